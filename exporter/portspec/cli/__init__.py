@@ -1,0 +1,163 @@
+"""The commands: arguments in, a result and an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from portspec import __version__
+from portspec.errors import ConfigError, PortspecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portspec.config import Config
+
+DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
+DEFAULT_LISTEN_ADDRESS = ":10190"
+COMMANDS = ("serve", "check", "scan", "learn")
+
+_EXAMPLES = """\
+examples:
+  portspec -c conf.yml                      run the exporter; http://localhost:10190/ shows all hosts
+  portspec check -c conf.yml                is the file right, and how long will a round take?
+  portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
+  portspec scan -c conf.yml --json | jq .   the same for programs
+  portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit code. `serve` is the default."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, "serve")
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = _run(options)
+    except PortspecError as error:
+        _report(error, options)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+        return 141
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    from portspec import log
+
+    is_server = options.command == "serve"
+    log.set_up(sys.stdout if is_server else sys.stderr, json=options.log_json, level=options.log_level)
+    if options.command == "learn":
+        from portspec.cli.learn import learn
+
+        return learn(options.hosts, ports=options.ports, ipv6=options.ipv6)
+    config = _load(options.config)
+    match options.command:
+        case "check":
+            from portspec.cli.check import check
+
+            return check(config)
+        case "scan":
+            from portspec.cli.scan import scan
+
+            return scan(config, options.hosts, as_json=options.json)
+        case _:
+            return _serve(config, options.listen_addresses or [DEFAULT_LISTEN_ADDRESS])
+
+
+def _load(path: str) -> Config:
+    from portspec.config import load
+
+    return load(path)
+
+
+def _serve(config: Config, listen_addresses: Sequence[str]) -> int:
+    import asyncio
+
+    from portspec.app import serve
+
+    asyncio.run(serve(config, listen_addresses))
+    return 0
+
+
+def _report(error: PortspecError, options: argparse.Namespace) -> None:
+    """Log an error where it is a log that is read, else print it as compilers do: file, line, what."""
+    if options.command != "serve" and not options.log_json:
+        print(error, file=sys.stderr)
+        return
+    from portspec import log
+
+    logger = log.get("cli")
+    if isinstance(error, ConfigError):
+        for line, problem in zip(error.lines(), error.problems, strict=True):
+            logger.error(line, file=error.path, line=problem.line, key=problem.key, problem=problem.message)
+    else:
+        logger.error(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="portspec",
+        description="Hold every host to the ports that it should have open.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"portspec {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    serve = _command(commands, "serve", "run the exporter (the default command)", level="info")
+    serve.add_argument(
+        "--web.listen-address",
+        dest="listen_addresses",
+        metavar="ADDR",
+        action="append",
+        help=f'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
+    )
+    _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="warning")
+    scan = _command(
+        commands,
+        "scan",
+        "scan once now; exit 0 if in spec, 1 if out of spec, 3 if unknown, 2 for errors of usage or configuration",
+        level="warning",
+    )
+    scan.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the configuration (default: all)")
+    scan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    learn = _command(
+        commands, "learn", "scan, and print a `hosts:` block that makes today's state the specification",
+        level="warning", with_config=False,
+    )  # fmt: skip
+    learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
+    learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
+    learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    *,
+    level: str,
+    with_config: bool = True,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    if with_config:
+        command.add_argument(
+            "-c", dest="config", metavar="FILE", default=DEFAULT_CONFIG, help="configuration (default %(default)s)"
+        )
+    command.add_argument("-j", dest="log_json", action="store_true", help="log in JSON, one object a line")
+    command.add_argument(
+        "--log.level",
+        dest="log_level",
+        metavar="LEVEL",
+        choices=("debug", "info", "warning", "error"),
+        default=level,
+        help="debug, info, warning or error (default %(default)s)",
+    )
+    return command

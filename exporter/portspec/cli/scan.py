@@ -1,0 +1,138 @@
+"""`portspec scan`: one round now, as a table or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from portspec.app import Survey, survey
+from portspec.document import host_document
+from portspec.inventory import select, targets
+from portspec.ports import PortSet
+from portspec.verdict import Kind, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from portspec.app import Progress as SurveyProgress
+    from portspec.config import Config
+    from portspec.snapshot import HostState
+
+_STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}
+
+
+def scan(config: Config, hosts: Sequence[str], *, as_json: bool) -> int:
+    """Scan the named hosts (all, if none is named) and print the result; gives the exit code."""
+    chosen = select(targets(config), hosts)
+    with progress_bar(len(chosen)) as report:
+        result = asyncio.run(survey(config, chosen, report))
+    if as_json:
+        _print_json(result)
+    else:
+        _print_table(result)
+    return exit_code(result.states)
+
+
+def exit_code(states: Sequence[HostState]) -> int:
+    """Give 1 if any host is out of spec, else 3 if any is unknown, else 0."""
+    verdicts = {state.verdict for state in states}
+    if Verdict.OUT_OF_SPEC in verdicts:
+        return 1
+    return 3 if Verdict.UNKNOWN in verdicts else 0
+
+
+@contextlib.contextmanager
+def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
+    """Show a bar on standard error while it is a terminal; elsewhere the progress goes nowhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.fields[hosts]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=None, hosts="", rate="")
+
+        def report(progress: SurveyProgress) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            bar.update(
+                task,
+                total=progress.ports_total,
+                completed=progress.ports_done,
+                hosts=f"{progress.hosts_done}/{hosts} hosts",
+                rate=f"{progress.probes_sent / elapsed:,.0f} probes/s" if elapsed else "",
+            )
+
+        yield report
+
+
+def _print_json(result: Survey) -> None:
+    document = {
+        "hosts": [host_document(state) for state in result.states],
+        "engine": result.engine,
+        "probes_sent": result.probes_sent,
+        "duration_seconds": round(result.duration, 6),
+    }
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def _print_table(result: Survey) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("HOST", "VERDICT", "MISSING", "UNEXPECTED", "OPEN", "NOTE"):
+        table.add_column(column, overflow="fold")
+    for state in result.states:
+        verdict = state.verdict
+        missing, unexpected = (_deviating(state, kind) for kind in (Kind.MISSING, Kind.UNEXPECTED))
+        failure = state.latest.judgement.failure if state.latest else None
+        table.add_row(
+            Text(state.host),
+            Text(verdict.value.replace("_", " "), style=_STYLES[verdict]),
+            Text(missing, style="red"),
+            Text(unexpected, style="bold red"),
+            Text(str(PortSet.of(state.conclusive.open_ports)) if state.conclusive else ""),
+            Text(failure.detail if failure else _note(state), style="dim"),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    counts = {verdict: sum(state.verdict is verdict for state in result.states) for verdict in Verdict}
+    summary = ", ".join(f"{count} {verdict.value.replace('_', ' ')}" for verdict, count in counts.items())
+    console.print(
+        f"{len(result.states)} hosts: {summary}; "
+        f"{result.probes_sent:,} probes in {result.duration:.2f} s ({result.engine} engine)",
+        highlight=False,
+    )
+
+
+def _deviating(state: HostState, kind: Kind) -> str:
+    """Name the ports that deviate, and the addresses where they do if that is not all of them."""
+    ports: dict[int, list[str]] = {}
+    for item in state.deviations:
+        if item.kind is kind:
+            ports.setdefault(item.port, []).append(item.address)
+    everywhere = len(state.conclusive.addresses) if state.conclusive else 0
+    whole = PortSet.of(port for port, addresses in ports.items() if len(addresses) == everywhere)
+    partly = [f"{port} ({', '.join(found)})" for port, found in ports.items() if len(found) != everywhere]
+    return ", ".join(whole.spellings() + partly)
+
+
+def _note(state: HostState) -> str:
+    return "" if state.latest is None or state.latest.is_up else "no answer to any probe"

@@ -1,0 +1,94 @@
+"""conf.yml → Config. The only place for YAML and validation."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from portspec.config.hostname import duplicates
+from portspec.config.model import Config, HostConfig, ScanConfig, Specification
+from portspec.config.schema import ConfModel, HostModel, describe, plain_host_path
+from portspec.config.source import Source, read
+from portspec.errors import ConfigError
+from portspec.ports import PortSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Config", "HostConfig", "ScanConfig", "Specification", "load"]
+
+
+def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a configuration file.
+
+    `environment` serves ${NAME}. Raises ConfigError, which holds every problem of the file with its line.
+    """
+    file = Path(path)
+    source = read(file, environment)
+    raw: Any = source.value
+    model = None
+    if not isinstance(raw, dict):
+        source.problem((), "expected keys such as hosts: and scanports:, found something else")
+    else:
+        _check_whole(source, raw)
+        try:
+            model = ConfModel.model_validate(raw, context=file.parent)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False):
+                key_path, message = describe(detail)
+                source.problem(plain_host_path(key_path, raw.get("hosts")), message)
+    if source.problems or model is None:
+        raise ConfigError(str(path), source.problems)
+    return _config(str(path), model)
+
+
+def _check_whole(source: Source, raw: dict[str, Any]) -> None:
+    """Check what no key can tell by itself."""
+    hosts = raw.get("hosts")
+    if isinstance(hosts, dict):
+        if not hosts:
+            source.problem(("hosts",), "is empty; name at least one host")
+        for later, first in duplicates(hosts).items():
+            source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
+        own = [isinstance(host, dict) and bool(host.get("scanports")) for host in hosts.values()]
+        if not raw.get("scanports") and not all(own):
+            source.problem(
+                ("scanports",) if "scanports" in raw else (),
+                'scanports: missing; list the ports to scan on every host, or write "all"'
+                if "scanports" not in raw
+                else 'is empty; list the ports to scan on every host, or write "all"',
+            )
+    if "smtppassword" in raw and "smtppassword_file" in raw:
+        source.problem(("smtppassword_file",), "stands beside smtppassword; give one of the two")
+
+
+def _config(path: str, model: ConfModel) -> Config:
+    scanports = _union(model.scanports)
+    return Config(
+        path=path,
+        hosts=tuple(_host(name, host, scanports, model.interval) for name, host in model.hosts.items()),
+        ipv6=model.ipv6,
+        parallelscans=model.parallelscans,
+        scan=ScanConfig(**model.scan.model_dump()),
+    )
+
+
+def _host(name: str, host: HostModel, scanports: PortSet, interval: float) -> HostConfig:
+    specification = Specification(_union(host.expect), _union(host.allow))
+    own = scanports if host.scanports is None else _union(host.scanports)
+    return HostConfig(
+        name=name,
+        specification=specification,
+        ports=own | specification.expect | specification.allow,
+        interval=host.interval or interval,
+        labels=MappingProxyType(dict(sorted(host.labels.items()))),
+    )
+
+
+def _union(sets: Iterable[PortSet]) -> PortSet:
+    return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in sets))

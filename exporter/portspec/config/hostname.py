@@ -1,0 +1,86 @@
+"""What may stand as a host in conf.yml: a name, an IPv4 or IPv6 address, or a CIDR."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NETWORK_ADDRESSES = 65_536  # a /16; each address is a host with a state of its own
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def check_host(text: str) -> str:
+    """Give the host back as it is; ValueError, with what to write instead, if it is none."""
+    canonical(text)
+    return text
+
+
+def canonical(text: str) -> str:
+    """Spell a host in the one form in which equal hosts are equal: lower case, no final dot, short IPv6.
+
+    Raises ValueError if the text is no host (names: RFC 1123 section 2.1, with underscores as DNS has them).
+    """
+    if "/" in text:
+        return str(parse_network(text))
+    if "%" in text:
+        raise ValueError(f'"{text}" has a zone (%…); portspec scans addresses without one')
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if ":" in text:
+        raise ValueError(f'"{text}" is not an IPv6 address (a host stands without port and scheme)')
+    return _canonical_name(text)
+
+
+def parse_network(text: str) -> Network:
+    """Read a CIDR such as 192.0.2.0/24; ValueError if it is none, has host bits, or too many addresses."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f'"{text}" is not a CIDR (expected for example "192.0.2.0/24")') from None
+    if str(network.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
+        raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
+    if network.num_addresses > MAX_NETWORK_ADDRESSES:
+        widest = network.max_prefixlen - 16
+        raise ValueError(
+            f'"{text}" is {network.num_addresses:,} addresses; '
+            f"a CIDR may have at most {MAX_NETWORK_ADDRESSES:,} (/{widest})"
+        )
+    return network
+
+
+def duplicates(hosts: Iterable[str]) -> dict[str, str]:
+    """Find hosts that are another one in a different spelling: {later: first}; what is no host is left out."""
+    seen: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for host in hosts:
+        try:
+            form = canonical(host)
+        except ValueError:
+            continue
+        if form in seen:
+            found[host] = seen[form]
+        else:
+            seen[form] = host
+    return found
+
+
+def _canonical_name(text: str) -> str:
+    expected = "expected a name, an IPv4 or IPv6 address, or a CIDR"
+    try:
+        ascii_name = text.removesuffix(".").encode("idna" if not text.isascii() else "ascii").decode().lower()
+    except UnicodeError:
+        raise ValueError(f'"{text[:80]}" is not a host ({expected})') from None
+    labels = ascii_name.split(".")
+    if len(ascii_name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004 - RFC 1035, 2.3.4
+        raise ValueError(f'"{text[:80]}" is not a host ({expected})')
+    if labels[-1].isdigit():
+        raise ValueError(f'"{text}" is not an IPv4 address')
+    return ascii_name

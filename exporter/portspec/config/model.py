@@ -1,0 +1,59 @@
+"""The configuration as the rest of portspec sees it: immutable, checked, every default filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from portspec.ports import NO_PORTS, PortSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EngineChoice = Literal["auto", "connect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """What one address of a host may look like: `expect` must be open, `allow` may be, nothing else."""
+
+    expect: PortSet = NO_PORTS
+    allow: PortSet = NO_PORTS
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """One entry under `hosts`: a name, an address, or a CIDR each address of which is a host.
+
+    `ports` are those to scan: the host's `scanports` and everything in its specification.
+    `interval` is in seconds.
+    """
+
+    name: str
+    specification: Specification
+    ports: PortSet
+    interval: float
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfig:
+    """The `scan` block. Rates are probes per second (None = no limit), `timeout` seconds for one probe."""
+
+    engine: EngineChoice = "auto"
+    rate: float | None = None
+    host_rate: float | None = None
+    timeout: float = 1.0
+    retries: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole conf.yml. `parallelscans` hosts are scanned at a time."""
+
+    path: str
+    hosts: tuple[HostConfig, ...]
+    ipv6: bool = False
+    parallelscans: int = 10
+    scan: ScanConfig = ScanConfig()

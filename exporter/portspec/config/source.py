@@ -1,0 +1,229 @@
+"""YAML text → plain values, with the line of each; the file's first border.
+
+PyYAML composes the node tree (which bounds nesting and keeps aliases shared); the walk over it is ours,
+since a configuration needs what a YAML library does not give: lines, duplicate keys as errors, all of
+them at once, and a limit to what aliases may expand to.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from portspec.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 32 * 1024 * 1024
+MAX_VALUES = 2_000_000  # 10,000 hosts with 20 ports each are 220,000
+MAX_DEPTH = 40
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MERGE = "tag:yaml.org,2002:merge"
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+_VARIABLE = re.compile(r"\$?\$\{([^}]*)\}?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(slots=True)
+class Source:
+    """The values of one file, the line (from 1) of each by its path, and what was wrong on the way."""
+
+    value: Any = None
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, path: KeyPath) -> int:
+        """Give the line of a path, or of the nearest thing above it that has one; 0 for the whole file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 0)
+
+    def problem(self, path: KeyPath, message: str) -> None:
+        """Note what is wrong at a path."""
+        self.problems.append(Problem(self.line(path), spell_path(path), message))
+
+
+def spell_path(path: KeyPath) -> str:
+    """Spell a path as `hosts."db1".expect`; the place in a list is left to the line number."""
+    words: list[str] = []
+    for place, step in enumerate(path):
+        if isinstance(step, str):
+            quoted = place > 0 and path[place - 1] in {"hosts", "labels"}
+            bare = not quoted and _NAME.fullmatch(step)
+            words.append(step if bare else f'"{step[:80]}"')
+    return ".".join(words)
+
+
+def read(path: Path, environment: Mapping[str, str]) -> Source:
+    """Read a YAML file; ConfigError when there is nothing in it to check."""
+    text = _text(path)
+    try:
+        loader = _LOADER(text)
+        try:
+            node = loader.get_single_node()
+            walker = _Walker(loader, environment)
+            if node is not None:
+                walker.source.value = walker.build(node, ())
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        message = f"character U+{ord(str(error.character)):04X} is not allowed in YAML; is this a text file?"
+        raise ConfigError(str(path), [Problem(line, "", message)]) from None
+    except _TooMuchError as error:
+        raise ConfigError(str(path), [Problem(error.line, "", error.message)]) from None
+    return walker.source
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise _file_error(path, "is a directory; name the configuration file in it") from None
+    except FileNotFoundError:
+        raise _file_error(path, "no such file; name the configuration file with -c FILE") from None
+    except PermissionError:
+        raise _file_error(path, "permission denied; the user that runs portspec must be able to read it") from None
+    except OSError as error:
+        raise _file_error(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise _file_error(path, f"cannot be read: {error}") from None
+    if len(data) > MAX_BYTES:
+        raise _file_error(path, f"is larger than {MAX_BYTES // 2**20} MiB; is this the right file?")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text; is this a text file?"
+        raise ConfigError(str(path), [Problem(line, "", message)]) from None
+    if not text.strip():
+        raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
+    return text
+
+
+def _file_error(path: Path, message: str) -> ConfigError:
+    return ConfigError(str(path), [Problem(0, "", message)])
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 0
+    lines = text.splitlines()
+    here = lines[line - 1] if 0 < line <= len(lines) else ""
+    said = " ".join(filter(None, (error.context, error.problem)))
+    if "\t" in here[: len(here) - len(here.lstrip())]:
+        said = "a tab indents this line; YAML takes spaces only"
+    return Problem(line, "", f"not valid YAML: {said}")
+
+
+class _TooMuchError(Exception):
+    def __init__(self, line: int, message: str) -> None:
+        self.line = line
+        self.message = message
+        super().__init__(message)
+
+
+class _Walker:
+    """Turns nodes into values; everything it finds wrong goes to `source.problems`."""
+
+    def __init__(self, loader: Any, environment: Mapping[str, str]) -> None:
+        self.source = Source()
+        self._loader = loader
+        self._environment = environment
+        self._values = 0
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        line = node.start_mark.line + 1
+        self.source.lines.setdefault(path, line)
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise _TooMuchError(line, f"more than {MAX_VALUES:,} values; do aliases (*name) expand too often?")
+        if len(path) > MAX_DEPTH:
+            raise _TooMuchError(line, f"nested more than {MAX_DEPTH} levels deep")
+        if id(node) in self._open:
+            raise _TooMuchError(line, "an alias (*name) contains itself")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.build(item, (*path, place)) for place, item in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.source.problem(path, "a key must be a plain word, not a list or a mapping")
+                continue
+            line = key_node.start_mark.line + 1
+            if key_node.tag == _MERGE:
+                merged |= self._merge(value_node, path)
+                continue
+            key = self._expand(key_node.value, path)
+            here = (*path, key)
+            if key in first:
+                self.source.problems.append(
+                    Problem(line, spell_path(here), f"stands twice; the first is in line {first[key]}")
+                )
+                continue
+            first[key] = line
+            self.source.lines[here] = line
+            values[key] = self.build(value_node, here)
+        return merged | values
+
+    def _merge(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+        """Give what `<<: *name` brings in; keys of the mapping itself win, as in YAML 1.1's merge."""
+        if isinstance(node, yaml.SequenceNode):
+            merged: dict[str, Any] = {}
+            for item in reversed(node.value):
+                merged |= self._merge(item, path)
+            return merged
+        if isinstance(node, yaml.MappingNode):
+            value: dict[str, Any] = self.build(node, path)
+            return value
+        self.source.problem(path, "<< takes a mapping or a list of mappings")
+        return {}
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        if node.tag not in _PLAIN_TAGS or node.style in {"'", '"', "|", ">"}:
+            return self._expand(node.value, path)
+        if node.tag.endswith("int") and not re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", node.value):
+            # 1:30 is 90 and 010 is 8 to YAML 1.1; nobody who types them here means that
+            return node.value
+        value = self._loader.construct_object(node)
+        return self._expand(value, path) if isinstance(value, str) else value
+
+    def _expand(self, text: str, path: KeyPath) -> str:
+        """Replace ${NAME} by the environment's value; $${ stands for a literal ${."""
+        if "${" not in text:
+            return text
+
+        def replace(found: re.Match[str]) -> str:
+            if found[0].startswith("$$"):
+                return found[0][1:]
+            if not found[0].endswith("}") or not _NAME.fullmatch(found[1]):
+                self.source.problem(path, "${ begins no variable such as ${NAME}; write $${ for a literal ${")
+                return ""
+            if found[1] not in self._environment:
+                self.source.problem(path, f"the environment variable {found[1]} is not set")
+                return ""
+            return self._environment[found[1]]
+
+        return _VARIABLE.sub(replace, text)

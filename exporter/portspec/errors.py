@@ -1,0 +1,53 @@
+"""The errors that portspec raises for what its users did or what their machine refuses; each becomes one clear line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class PortspecError(Exception):
+    """Base of all. The command line prints str(error) and leaves with exit_code; no traceback."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong in a configuration file: where (line from 1, 0 = the file as a whole), which key, what."""
+
+    line: int
+    key: str
+    message: str
+
+
+class ConfigError(PortspecError):
+    """A configuration that cannot be used; `problems` holds every one that was found, by line."""
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(self.lines()))
+
+    def lines(self) -> list[str]:
+        """Give one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
+        return [
+            ": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message)))
+            for p in self.problems
+        ]
+
+
+class ListenError(PortspecError):
+    """An address that the web server cannot listen on."""
+
+    def __init__(self, address: str, why: str) -> None:
+        self.address = address
+        self.why = why
+        super().__init__(f"cannot listen on {address}: {why}; choose another address with --web.listen-address")
+
+
+class UsageError(PortspecError):
+    """A command line that parses but makes no sense, such as a host that the configuration does not have."""

@@ -1,0 +1,94 @@
+"""One host, once: resolve, scan, judge. What the monitor repeats and `portspec scan` does a single time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING
+
+from portspec import log
+from portspec.scan import Failure, Reason, ScanJob
+from portspec.snapshot import ScanResult
+from portspec.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from portspec.inventory import Resolver, Target
+    from portspec.scan import AddressObservation, Engine
+
+_log = log.get("examine")
+
+
+class Examiner:
+    """Examines hosts, `parallel` of them scanned at a time; names are resolved outside of that limit."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        resolver: Resolver,
+        *,
+        parallel: int,
+        host_rate: float | None = None,
+        rng: random.Random | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._resolver = resolver
+        self._slots = asyncio.Semaphore(parallel)
+        self._host_rate = host_rate
+        self._rng = rng or random.Random()  # noqa: S311 - the order of probes is no secret
+        self._wall_clock = wall_clock
+        self.ports_started = 0  # of the hosts whose addresses are known, once for each host
+
+    @property
+    def probes_sent(self) -> int:
+        """The number of probes sent since the start."""
+        return self._engine.stats.probes_sent
+
+    async def examine(self, target: Target) -> ScanResult:
+        """Give the result of one scan; a fault on the way is logged and makes the host unknown."""
+        try:
+            result = await self._examine(target)
+        except Exception as error:
+            _log.exception("scan crashed", host=target.host)
+            failure = Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}")
+            return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
+        _log.info("host scanned", host=target.host, **_summary(result))
+        return result
+
+    async def _examine(self, target: Target) -> ScanResult:
+        addresses: tuple[str, ...] = (target.address,) if target.address else ()
+        failure = None
+        if not addresses:
+            resolution = await self._resolver.resolve(target.host)
+            addresses = resolution.addresses
+            failure = Failure(Reason.RESOLVE, resolution.failure) if resolution.failure else None
+        seen: tuple[AddressObservation, ...] = ()
+        duration = 0.0
+        async with self._slots:
+            self.ports_started += len(target.config.ports)
+            if addresses:
+                job = ScanJob(addresses, target.config.ports, self._host_rate, self._rng.getrandbits(64))
+                observation = await asyncio.wrap_future(self._engine.submit(job))
+                seen, duration = observation.addresses, observation.duration
+        judgement = judge(seen, target.config.specification, failure)
+        return ScanResult(seen, judgement, self._wall_clock(), duration)
+
+
+def _summary(result: ScanResult) -> dict[str, object]:
+    judgement = result.judgement
+    summary: dict[str, object] = {
+        "verdict": judgement.verdict.value,
+        "open": len(result.open_ports),
+        "missing": sorted({item.port for item in judgement.deviations if item.kind == "missing"}),
+        "unexpected": sorted({item.port for item in judgement.deviations if item.kind == "unexpected"}),
+        "duration_seconds": round(result.duration, 3),
+    }
+    if judgement.failure:
+        summary |= {"reason": judgement.failure.reason.value, "detail": judgement.failure.detail}
+    with contextlib.suppress(ValueError):
+        summary["rtt_seconds"] = round(min(seen.rtt for seen in result.addresses if seen.rtt is not None), 6)
+    return summary

@@ -1,0 +1,62 @@
+"""Logging: one event, rendered as coloured text on a terminal, as key=value lines elsewhere, or as JSON."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from structlog.typing import Processor
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
+    """Send every log line, the libraries' too, to `stream`; call once, first.
+
+    json gives one JSON object a line (`-j`); otherwise a terminal gets colours and anything else logfmt.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(stream, json=json),
+            ],
+            foreign_pre_chain=shared,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
+    if json:
+        return (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False))
+    if stream.isatty():
+        return (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),)
+    return (
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
+    )
+
+
+def get(name: str) -> Any:
+    """Give the logger of one module."""
+    return structlog.stdlib.get_logger(f"portspec.{name}")

@@ -1,0 +1,154 @@
+"""Ports and sets of ports, and the one way they are spelled (in conf.yml, metrics, mails and pages)."""
+
+from __future__ import annotations
+
+import re
+import socket
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MIN_PORT = 1
+MAX_PORT = 65535
+_RANGE = re.compile(r"([0-9]{1,9})\s*-\s*([0-9]{1,9})")
+_SHORTEST_RANGE = 3  # "80-81" is longer than it is clear; three ports and more are a range
+
+
+class PortError(ValueError):
+    """A port that is none; the message quotes it and says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortSet:
+    """An immutable set of TCP ports, kept as sorted, disjoint, non-adjacent, inclusive ranges.
+
+    All 65,535 ports take one range, so that a set can stand in every host's configuration and in
+    every observation. Membership is O(log ranges), iteration ascends.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, ports: Iterable[int]) -> PortSet:
+        """Make a set of single ports, each in 1..65535 (PortError otherwise), in any order."""
+        return cls.of_ranges((port, port) for port in ports)
+
+    @classmethod
+    def of_ranges(cls, ranges: Iterable[tuple[int, int]]) -> PortSet:
+        """Make a set of inclusive (first, last) ranges, in any order, overlapping or not."""
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted(ranges):
+            if not MIN_PORT <= first <= last <= MAX_PORT:
+                raise PortError(f"{first}-{last} is not a range of ports between 1 and 65535")
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+            else:
+                merged.append((first, last))
+        return cls(tuple(merged))
+
+    def __contains__(self, port: int) -> bool:
+        index = bisect_right(self.ranges, (port, MAX_PORT)) - 1
+        return index >= 0 and self.ranges[index][0] <= port <= self.ranges[index][1]
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(range(first, last + 1) for first, last in self.ranges)
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def __bool__(self) -> bool:
+        return bool(self.ranges)
+
+    def __or__(self, other: PortSet) -> PortSet:
+        if self.ranges == other.ranges or not other.ranges:
+            return self
+        return PortSet.of_ranges(self.ranges + other.ranges)
+
+    def __and__(self, other: PortSet) -> PortSet:
+        small, large = sorted((self, other), key=len)
+        return PortSet.of(port for port in small if port in large)
+
+    def __sub__(self, other: PortSet) -> PortSet:
+        return PortSet.of(port for port in self if port not in other)
+
+    def spellings(self) -> list[str]:
+        """Spell the set in the fewest words that parse_ports reads back, such as ["22", "8000-8100"]."""
+        if self == ALL_PORTS:
+            return ["all"]
+        words: list[str] = []
+        for first, last in self.ranges:
+            if last - first + 1 >= _SHORTEST_RANGE:
+                words.append(f"{first}-{last}")
+            else:
+                words.extend(str(port) for port in range(first, last + 1))
+        return words
+
+    def __str__(self) -> str:
+        return ", ".join(self.spellings()) or "none"
+
+
+NO_PORTS = PortSet()
+ALL_PORTS = PortSet(((MIN_PORT, MAX_PORT),))
+
+
+def spell(port: int) -> str:
+    """Spell one TCP port as users type and query it."""
+    return str(port)
+
+
+def parse_ports(text: object) -> PortSet:
+    """Read one entry of a list of ports: 22, "22", "22/tcp", "8000-8100", "ssh" or "all".
+
+    Service names are looked up in the system's database (services(5)). Raises PortError with a
+    message that quotes the entry and names the accepted forms.
+    """
+    if isinstance(text, bool) or not isinstance(text, int | str):
+        raise PortError(f"{_quote(text)} is not a port ({_EXPECTED})")
+    word = str(text).strip().lower()
+    if word.endswith("/udp"):
+        raise PortError(f"{_quote(text)} is a UDP port, and this version scans TCP only")
+    word = word.removesuffix("/tcp")
+    if word == "all":
+        return ALL_PORTS
+    if found := _RANGE.fullmatch(word):
+        return _parse_range(text, int(found[1]), int(found[2]))
+    if re.fullmatch(r"[+-]?(0|[1-9][0-9]*)", word):
+        port = int(word[:9])
+        if not MIN_PORT <= port <= MAX_PORT:
+            raise PortError(f"{_quote(text)} is not a port (ports are 1 to 65535)")
+        return PortSet(((port, port),))
+    return _parse_service(text, word)
+
+
+def _parse_range(text: object, first: int, last: int) -> PortSet:
+    if first > last:
+        raise PortError(f'{_quote(text)} is not a range of ports (the lower port comes first: "{last}-{first}")')
+    if first < MIN_PORT or last > MAX_PORT:
+        raise PortError(f"{_quote(text)} is not a range of ports (ports are 1 to 65535)")
+    return PortSet(((first, last),))
+
+
+def _parse_service(text: object, word: str) -> PortSet:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.+*-]*", word):
+        raise PortError(f"{_quote(text)} is not a port ({_EXPECTED})")
+    try:
+        port = socket.getservbyname(word, "tcp")
+    except OSError:
+        raise PortError(
+            f"{_quote(text)} is not a port ({_EXPECTED}); no TCP service of that name is in /etc/services"
+        ) from None
+    return PortSet(((port, port),))
+
+
+def _quote(value: object) -> str:
+    """Quote a value as it would stand in YAML, cut to a length that fits a line."""
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+
+
+_LONGEST_QUOTE = 60
+_EXPECTED = 'expected a number, "8000-8100", a service name such as "ssh", or "all"'

@@ -1,0 +1,42 @@
+"""How fast probes may be sent."""
+
+from __future__ import annotations
+
+import math
+
+UNLIMITED = 1 << 30
+
+
+class Pacer:
+    """Lets at most `rate` probes pass in any second, spread evenly, and never catches up after a pause.
+
+    A generic cell rate algorithm (ITU-T I.371) with a bucket of a hundredth of the rate: what an idle
+    second left unsent is lost, so that a pause is not followed by a burst. All times are seconds of
+    one monotonic clock, given by the caller. rate None: no limit.
+    """
+
+    __slots__ = ("_burst", "_full_at", "_interval")
+
+    def __init__(self, rate: float | None) -> None:
+        self._burst = 1 if rate is None else max(1, int(rate / 100))
+        # A full bucket and a second's refill together must not exceed the rate.
+        self._interval = 0.0 if rate is None else 1.0 / max(rate - (self._burst - 1), 1.0)
+        self._full_at = -math.inf
+
+    def allowance(self, now: float) -> int:
+        """Give how many probes may be sent now."""
+        if not self._interval:
+            return UNLIMITED
+        missing = max(0.0, self._full_at - now) / self._interval
+        return max(0, math.floor(self._burst - missing + 1e-9))
+
+    def spend(self, probes: int, now: float) -> None:
+        """Note that so many probes were sent now."""
+        if self._interval:
+            self._full_at = max(self._full_at, now) + probes * self._interval
+
+    def next_at(self, now: float) -> float:
+        """Give the time from which at least one probe may be sent (now, if one may already)."""
+        if not self._interval:
+            return now
+        return max(now, self._full_at - (self._burst - 1) * self._interval)

@@ -1,0 +1,100 @@
+"""The immutable state that everything downstream reads: metrics, pages, notification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from portspec.verdict import Deviation, Judgement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from portspec.inventory import Target
+    from portspec.scan import AddressObservation
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """One finished scan of a host; `finished_at` in Unix seconds, `duration` in seconds."""
+
+    addresses: tuple[AddressObservation, ...]
+    judgement: Judgement
+    finished_at: float
+    duration: float = 0.0
+
+    @property
+    def open_ports(self) -> tuple[int, ...]:
+        """The ports open on at least one address, ascending."""
+        return tuple(sorted({port for observation in self.addresses for port in observation.open}))
+
+    @property
+    def is_up(self) -> bool:
+        """True if any address answered any probe."""
+        return any(observation.answered for observation in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What is known of a host: its latest scan, and the latest that reached a verdict.
+
+    `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
+    """
+
+    target: Target
+    latest: ScanResult | None = None
+    conclusive: ScanResult | None = None
+    last_change: float | None = None
+
+    @property
+    def host(self) -> str:
+        """The name in conf.yml: the label `host`."""
+        return self.target.host
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the latest scan; unknown before the first."""
+        return self.latest.judgement.verdict if self.latest else Verdict.UNKNOWN
+
+    @property
+    def deviations(self) -> tuple[Deviation, ...]:
+        """The deviations of the latest conclusive scan."""
+        return self.conclusive.judgement.deviations if self.conclusive else ()
+
+    def after(self, result: ScanResult) -> HostState:
+        """Give the state once a scan has finished."""
+        if not result.judgement.conclusive:
+            return replace(self, latest=result)
+        changed = self.conclusive is not None and self.conclusive.open_ports != result.open_ports
+        return replace(
+            self,
+            latest=result,
+            conclusive=result,
+            last_change=result.finished_at if changed else self.last_change,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every host's state by its name, in the order of the configuration, and the monitor's totals."""
+
+    hosts: Mapping[str, HostState] = field(default_factory=lambda: MappingProxyType({}))
+    rounds: int = 0
+    overruns: int = 0
+    probes_sent: int = 0
+
+    @classmethod
+    def of(cls, targets: Iterable[Target]) -> Snapshot:
+        """Give the snapshot before the first scan."""
+        return cls(MappingProxyType({target.host: HostState(target) for target in targets}))
+
+    @property
+    def is_complete(self) -> bool:
+        """True once every host was scanned."""
+        return all(state.latest for state in self.hosts.values())
+
+    def after(self, host: str, result: ScanResult, *, probes_sent: int) -> Snapshot:
+        """Give the snapshot once a scan of `host` has finished."""
+        hosts = {**self.hosts, host: self.hosts[host].after(result)}
+        return replace(self, hosts=MappingProxyType(hosts), probes_sent=probes_sent)

@@ -1,0 +1,130 @@
+"""The routes, and the sockets they are served on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from portspec.errors import ListenError, UsageError
+from portspec.web.pages import Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from portspec.metrics import Exposition
+    from portspec.snapshot import Snapshot
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where to listen; host None is every address of the machine, port 0 any free one."""
+
+    host: str | None
+    port: int
+
+    def __str__(self) -> str:
+        host = self.host or ""
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+def parse_listen_address(text: str) -> Listener:
+    """Read ":10190", "127.0.0.1:10190" or "[::1]:10190"; UsageError if it is none of these."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535 or (":" in bare) != bracketed:  # noqa: PLR2004
+        raise UsageError(
+            f'--web.listen-address: "{text}" is not an address and port '
+            '(expected ":10190", "127.0.0.1:10190" or "[::1]:10190")'
+        )
+    return Listener(bare or None, int(port))
+
+
+class WebServer:
+    """Serves one Snapshot after the other, on any number of addresses."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], exposition: Exposition, listeners: Sequence[Listener]) -> None:
+        self._snapshot = snapshot
+        self._exposition = exposition
+        self._listeners = tuple(listeners)
+        self._pages = Pages()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> tuple[str, ...]:
+        """Listen; gives the URLs, with the real ports. Raises ListenError, and then listens nowhere."""
+        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
+        await self._runner.setup()
+        try:
+            for listener in self._listeners:
+                await self._listen(listener)
+        except BaseException:
+            await self.stop()
+            raise
+        return tuple(_url(address) for address in self._runner.addresses)
+
+    async def stop(self) -> None:
+        """Close every connection and socket."""
+        if self._runner:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _listen(self, listener: Listener) -> None:
+        assert self._runner is not None  # noqa: S101 - start() made it
+        try:
+            await web.TCPSite(self._runner, listener.host, listener.port, reuse_port=False).start()
+        except OSError as error:
+            raise ListenError(str(listener), _why(error)) from None
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        for path, handler in (
+            ("/", self._index),
+            ("/metrics", self._metrics),
+            ("/-/healthy", self._healthy),
+            ("/-/ready", self._ready),
+        ):
+            application.router.add_get(path, handler)
+        return application
+
+    async def _index(self, _: web.Request) -> web.Response:
+        html = await asyncio.to_thread(self._pages.index, self._snapshot())
+        return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await asyncio.to_thread(self._exposition.write, request.headers.get("Accept", ""))
+        response = web.Response(body=body, headers={"Content-Type": content_type})
+        response.enable_compression()
+        return response
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.Response(text="portspec is healthy.\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._snapshot().is_complete:
+            return web.Response(text="portspec is ready.\n")
+        return web.Response(status=503, text="portspec is not ready: the first round of scans is not complete.\n")
+
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "no such address"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def _url(address: Sequence[object]) -> str:
+    host, port = str(address[0]), address[1]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
