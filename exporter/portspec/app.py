@@ -40,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The states of some hosts after one scan each; `duration` in seconds, from the first look-up to the last answer."""
+    """The states of some hosts after one scan each; `duration` in seconds, from first look-up to last answer."""
 
     states: tuple[HostState, ...]
     engine: str

@@ -52,7 +52,7 @@ class Examiner:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown."""
         try:
             result = await self._examine(target)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("scan crashed", host=target.host)
             failure = Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}")
             return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())

@@ -45,7 +45,7 @@ def parse_network(text: str) -> Network:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise ValueError(f'"{text}" is not a CIDR (expected for example "192.0.2.0/24")') from None
-    if str(network.network_address) != str(ipaddress.ip_address(text.split("/")[0])):
+    if str(network.network_address) != str(ipaddress.ip_address(text.split("/", maxsplit=1)[0])):
         raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
     if network.num_addresses > MAX_NETWORK_ADDRESSES:
         widest = network.max_prefixlen - 16

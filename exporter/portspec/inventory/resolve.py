@@ -65,13 +65,18 @@ class SystemResolver:
         try:
             return await asyncio.wait_for(answer, self._time_limit), None
         except TimeoutError:
-            return [], f"{name} does not resolve (no answer from the name server in {self._time_limit:g} s)"
+            return [], _failed(name, family, f"no answer in {self._time_limit:g} s")
         except socket.gaierror as error:
             if error.errno in _NO_ADDRESS:
                 return [], None
-            return [], f"{name} does not resolve ({(error.strerror or 'lookup failed').lower()})"
+            return [], _failed(name, family, (error.strerror or str(error)).lower())
         except (OSError, UnicodeError) as error:
-            return [], f"{name} does not resolve ({error})"
+            return [], _failed(name, family, str(error))
+
+
+def _failed(name: str, family: socket.AddressFamily, why: str) -> str:
+    version = "IPv6" if family == socket.AF_INET6 else "IPv4"
+    return f"{name} does not resolve (looking up {version} addresses: {why})"
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:

@@ -312,7 +312,7 @@ class ConnectEngine:
         return sock.fileno(), sock
 
     def _not_sent(self, lane: _Lane, target: Target, code: int, what: str) -> None:
-        """A probe that this machine refused to send says nothing of the port: wait, or give the address up."""
+        """Wait, or give the address up: a probe that this machine did not send says nothing of the port."""
         lane.again.appendleft(target)
         detail = f"{what} to {lane.address}: {os.strerror(code).lower()}"
         if code in _NO_RESOURCE:

@@ -1,0 +1,1 @@
+"""Side-by-side measurements against other tools; `make bench` runs them."""

@@ -1,0 +1,187 @@
+"""The lab: a scanner's namespace and a hosts' namespace, joined by a veth pair, and nothing else.
+
+One namespace answers for all hosts: 198.18.0.0/17 and 2001:db8:18::/64 are local to it. What they do is made by
+listening sockets, by nftables rules, and, for closed ports, by the kernel's own RST; its limits are lifted (see
+:mod:`.plumbing`).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from . import plumbing, rules
+from .namespaces import LabError, Namespace, script, tool
+from .truth import HostTruth, State
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from types import TracebackType
+
+Side = Literal["scanner", "hosts"]
+
+_LISTENERS: Final = Path(__file__).with_name("listeners.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What the hosts' open ports received: accepted connections, and bytes that clients sent on them."""
+
+    connections: int
+    bytes: int
+
+
+class Lab:
+    """A context manager that builds the network on entry; see the module for what it is.
+
+    Until :meth:`apply` there are no hosts and every port is closed. On exit, and when this process dies, everything
+    that runs inside is ended and nothing is left. Its methods raise :exc:`LabError` when the system refuses a step.
+    Not for use by two threads at once, but for :meth:`argv`, :meth:`run` and :meth:`popen`.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._nft = tool("nft")
+        self._processes: list[subprocess.Popen[str]] = []
+        self._verdicts: rules.Verdicts = {}
+        #: the sockets that listen, and whether they reset their connections
+        self._sockets: dict[tuple[str, int], bool] = {}
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why the lab cannot be built on this machine, found by building one; None if it can."""
+        try:
+            with cls() as lab:
+                lab.loss(1)
+        except LabError as error:
+            return str(error)
+        return None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._scanner = Namespace()
+            stack.callback(self._scanner.close)
+            self._hosts = Namespace(inside=self._scanner)
+            stack.callback(self._hosts.close)
+            stack.callback(self._end_processes)
+            plumbing.connect(self._scanner, self._hosts)
+            self._listeners = self.popen(
+                script(_LISTENERS), side="hosts", cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            self.apply(())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def apply(self, hosts: Sequence[HostTruth]) -> None:
+        """Make ``hosts`` the whole truth; in force on return.
+
+        Whatever was set before is gone: hosts, ports, loss, and what :meth:`received` counted.
+        """
+        self._verdicts = rules.port_verdicts(hosts)
+        self._sockets = {
+            key: state is State.RESET for host in hosts for key, state in host.ports.items() if state.listens
+        }
+        self._ask({"do": "reset"})
+        self._ask({"do": "open", "sockets": [[*key, reset] for key, reset in self._sockets.items()]})
+        for transaction in rules.transactions(hosts, self._verdicts):
+            self._load(transaction)
+        self._scanner.run("write /etc/hosts", ["sh", "-c", "cat > /etc/hosts"], rules.hosts_file(hosts))
+
+    def set_state(self, address: str, port: int, state: State) -> None:
+        """Change what one port does; in force on return. Connections that were accepted go on."""
+        key, verdict = (address, port), rules.VERDICTS[state]
+        if key in self._sockets and (not state.listens or self._sockets[key] is not (state is State.RESET)):
+            del self._sockets[key]
+            self._ask({"do": "close", "sockets": [key]})
+        if state.listens and key not in self._sockets:
+            self._ask({"do": "open", "sockets": [[*key, state is State.RESET]]})
+            self._sockets[key] = state is State.RESET
+        if self._verdicts.get(key) != verdict:
+            self._load(rules.change(address, port, self._verdicts.get(key), verdict))
+            self._verdicts[key] = verdict
+
+    def open_port(self, address: str, port: int) -> None:
+        """Open a port, whatever it was; in force on return."""
+        self.set_state(address, port, State.OPEN)
+
+    def close_port(self, address: str, port: int) -> None:
+        """Close a port, whatever it was: from now on it answers with an RST; in force on return."""
+        self.set_state(address, port, State.CLOSED)
+
+    def loss(self, percent: float) -> None:
+        """Lose that share of the SYNs that reach the hosts, and of their answers, at random; 0 loses none.
+
+        In steps of 0.1; :exc:`ValueError` outside of 0 to 100. A probe is answered with probability (1 - share)².
+        """
+        self._load(rules.loss(percent))
+
+    def received(self) -> Received:
+        """Say what the open ports received since :meth:`apply`; from a scanner that only looks, no byte."""
+        answer = self._ask({"do": "received"})
+        return Received(connections=answer["connections"], bytes=answer["bytes"])
+
+    def argv(
+        self, argv: Sequence[str], *, side: Side = "scanner", cwd: str | os.PathLike[str] | None = None
+    ) -> list[str]:
+        """Give the command that runs ``argv`` inside, in the directory ``cwd`` (by default the present one).
+
+        The environment is that of who runs it. Signals and exit status are the program's own.
+        """
+        namespace = self._scanner if side == "scanner" else self._hosts
+        return namespace.argv(argv, cwd=cwd)
+
+    def run(
+        self, argv: Sequence[str], *, side: Side = "scanner", timeout: float = 30.0, check: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program inside, to its end; its output is captured as text.
+
+        ``options`` are those of :func:`subprocess.run`, which also says what is raised; ``timeout`` is in seconds.
+        """
+        command = self.argv(argv, side=side, cwd=options.pop("cwd", None))
+        options = {"capture_output": True, **options}
+        return subprocess.run(command, text=True, timeout=timeout, check=check, **options)
+
+    def popen(self, argv: Sequence[str], *, side: Side = "scanner", **options: Any) -> subprocess.Popen[str]:
+        """Start a program inside; it is killed with the lab, if it has not ended by then.
+
+        ``options`` are those of :class:`subprocess.Popen`; its pipes are text.
+        """
+        process = subprocess.Popen(self.argv(argv, side=side, cwd=options.pop("cwd", None)), text=True, **options)
+        self._processes.append(process)
+        return process
+
+    def _load(self, ruleset: str) -> None:
+        self._hosts.run("load nftables rules", [self._nft, "-f", "-"], ruleset)
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Have the listeners do something; return their answer, when it is done."""
+        assert self._listeners.stdin is not None
+        assert self._listeners.stdout is not None
+        try:
+            self._listeners.stdin.write(json.dumps(command) + "\n")
+            self._listeners.stdin.flush()
+            answer: dict[str, Any] = json.loads(self._listeners.stdout.readline() or '{"error": "they have ended"}')
+        except BrokenPipeError:
+            answer = {"error": "they have ended"}
+        if "error" in answer:
+            raise LabError(f"{command['do']} listeners", answer["error"])
+        return answer
+
+    def _end_processes(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):  # what was never flushed
+                        pipe.close()

@@ -1,0 +1,52 @@
+"""portspec in the lab: configurations for drawn truths, and the program run on the scanner's side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from .network import Lab
+    from .truth import HostTruth
+
+PROGRAM: Final = [sys.executable, "-m", "portspec"]
+# In the lab an answer is there at once; silence is known after a tenth of a second.
+QUICK: Final = {"timeout": 0.1, "retries": 1}
+
+
+def configure(directory: Path, hosts: dict[str, Any], scanports: Iterable[int | str] = (), **keys: Any) -> Path:
+    """Write a conf.yml (as JSON, which is YAML) with both families and quick timeouts."""
+    document = {"ipv6": True, "parallelscans": 16, "hosts": hosts, "scanports": list(scanports), "scan": QUICK} | keys
+    path = directory / "conf.yml"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def scan(lab: Lab, conf: Path, *arguments: str, prefix: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
+    """Run `portspec scan --json`; gives the exit code and what it printed."""
+    done = lab.run([*prefix, *PROGRAM, "scan", "-c", str(conf), "--json", *arguments], timeout=100)
+    assert done.stdout, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, document
+
+
+def with_descriptors(limit: int) -> list[str]:
+    """Give the words before a command that bound its open files, soft and hard."""
+    assert shutil.which("prlimit")
+    return ["prlimit", f"--nofile={limit}:{limit}"]
+
+
+def expected_addresses(truth: HostTruth, ports: Sequence[int]) -> list[tuple[str, list[str], int, int]]:
+    """Give (address, open ports, number closed, number filtered) for each address of a host."""
+    rows = []
+    for address in truth.addresses:
+        verdicts = {port: truth.expected(address, port) for port in ports}
+        states = list(verdicts.values())
+        open_ports = [str(port) for port, verdict in verdicts.items() if verdict == "open"]
+        rows.append((address, open_ports, states.count("closed"), states.count("filtered")))
+    return sorted(rows)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from .program import QUICK, configure, expected_addresses, scan, with_descriptors
+from .truth import HostTruth, State, draw
+
+if TYPE_CHECKING:
+    from .network import Lab
+
+SEEDS: Final = range(10)
+HOSTS: Final = 64
+PORTS: Final = [22, 25, 53, 80, 443, 3306, 5432, *range(8000, 8020), 32768, 50000, 60999, 61000, 65535]
+V4: Final = "198.18.1.1"
+V6: Final = "2001:db8:18::1"
+OBSERVE: Final = [sys.executable, str(Path(__file__).with_name("observe.py"))]
+
+
+def rows(document: dict[str, Any]) -> dict[str, list[tuple[str, list[str], int, int]]]:
+    """Give what `scan --json` says of each host, in the form of expected_addresses."""
+    return {
+        host["host"]: sorted(
+            (item["address"], item["open"], item["closed"], item["filtered"]) for item in host["addresses"]
+        )
+        for host in document["hosts"]
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_scan_tells_the_truth(lab: Lab, tmp_path: Path, seed: int) -> None:
+    """For 64 drawn hosts of both families, `scan --json` equals the truth, also with 64 descriptors."""
+    truth = draw(seed, HOSTS, PORTS)
+    lab.apply(truth)
+    expected = {host.name: expected_addresses(host, PORTS) for host in truth}
+    conf = configure(tmp_path, {host.name: [] for host in truth}, PORTS)
+    for prefix in ([], with_descriptors(64)):
+        code, document = scan(lab, conf, prefix=prefix)
+        assert rows(document) == expected
+        assert code == 1
+        assert {host["host"]: host["unexpected"] for host in document["hosts"]} == {
+            name: [str(p) for p in PORTS if any(str(p) in open_ports for _, open_ports, _, _ in addresses)]
+            for name, addresses in expected.items()
+        }
+    assert lab.received().bytes == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_engine_tells_the_state_of_every_port(lab: Lab, seed: int) -> None:
+    """Every single (address, port) is in the state of the truth."""
+    truth = draw(seed, HOSTS, PORTS)
+    lab.apply(truth)
+    order = {"engine": QUICK, "jobs": [{"addresses": host.addresses, "ports": PORTS} for host in truth]}
+    done = lab.run(OBSERVE, input=json.dumps(order), timeout=60, check=True)
+    found = {(address, port): state for address, port, state in json.loads(done.stdout)}
+    assert found == {
+        (address, port): host.expected(address, port) for host in truth for address in host.addresses for port in PORTS
+    }
+
+
+def test_in_spec_is_exit_0(lab: Lab, tmp_path: Path) -> None:
+    """A host with exactly the expected ports, and some of the allowed ones, is in spec."""
+    lab.apply([HostTruth("h.lab", (V4, V6), {(a, p): State.OPEN for a in (V4, V6) for p in (22, 80)})])
+    code, document = scan(lab, configure(tmp_path, {"h.lab": {"expect": [22], "allow": [80, 81]}}, range(1, 1025)))
+    assert code == 0
+    assert document["hosts"][0]["verdict"] == "in_spec"
+
+
+def test_expected_ports_are_missing_on_each_address(lab: Lab, tmp_path: Path) -> None:
+    """A port that is open on one address and not on the other is missing, though scanports lacks it."""
+    lab.apply([HostTruth("h.lab", (V4, V6), {(V4, 8443): State.OPEN, (V6, 8443): State.DROPPED})])
+    code, document = scan(lab, configure(tmp_path, {"h.lab": [8443]}, [22]))
+    assert code == 1
+    assert document["hosts"][0]["missing"] == ["8443"]
+
+
+def test_dead_host_misses_its_ports(lab: Lab, tmp_path: Path) -> None:
+    """A host that answers nothing is out of spec, its expected ports missing and filtered."""
+    lab.apply([HostTruth("h.lab", (V4,), default=State.DROPPED)])
+    code, document = scan(lab, configure(tmp_path, {"h.lab": [22]}, [22, 80]))
+    host = document["hosts"][0]
+    assert (code, host["verdict"], host["missing"]) == (1, "out_of_spec", ["22"])
+    assert (host["addresses"][0]["filtered"], host["addresses"][0]["rtt_seconds"]) == (2, None)
+
+
+def test_unknown_is_exit_3(lab: Lab, tmp_path: Path) -> None:
+    """A name that does not resolve and an address without a route are unknown, each with its reason."""
+    lab.apply([])
+    code, document = scan(lab, configure(tmp_path, {"nowhere.lab": [], "203.0.113.9": [22]}, [80]))
+    assert code == 3
+    assert [(host["verdict"], host["reason"]) for host in document["hosts"]] == [
+        ("unknown", "resolve"),
+        ("unknown", "no_route"),
+    ]
+
+
+def test_out_of_spec_outweighs_unknown(lab: Lab, tmp_path: Path) -> None:
+    """With one host out of spec and another unknown the exit code is 1."""
+    lab.apply([HostTruth("h.lab", (V4,), {(V4, 23): State.OPEN})])
+    code, _ = scan(lab, configure(tmp_path, {"nowhere.lab": [], "h.lab": []}, [23]))
+    assert code == 1
+
+
+def test_cidr_is_scanned_address_by_address(lab: Lab, tmp_path: Path) -> None:
+    """Each address of a CIDR is a host with a verdict of its own."""
+    lab.apply([HostTruth("h.lab", ("198.18.2.5",), {("198.18.2.5", 22): State.OPEN})])
+    code, document = scan(lab, configure(tmp_path, {"198.18.2.0/28": []}, [22]))
+    verdicts = {host["host"]: host["verdict"] for host in document["hosts"]}
+    assert code == 1
+    assert len(verdicts) == 16
+    assert [host for host, verdict in verdicts.items() if verdict == "out_of_spec"] == ["198.18.2.5"]
+
+
+def test_half_resolved_host_is_unknown(lab: Lab, tmp_path: Path) -> None:
+    """Where one family's look-up fails, the addresses that were found do not make the host in spec."""
+    lab.apply([HostTruth("h.lab", (V4,), {(V4, 22): State.OPEN})])
+    code, document = scan(lab, configure(tmp_path, {"h.lab": [22]}, [22]))
+    # The hosts file has no IPv6 address, and the name server that is asked for one does not answer.
+    host = document["hosts"][0]
+    assert (code, host["verdict"], host["reason"]) == (3, "unknown", "resolve")
+    assert host["addresses"][0]["open"] == ["22"]
+
+
+def test_all_ports_of_a_host(lab: Lab, tmp_path: Path) -> None:
+    """All 65,535 ports of an address are told apart, the ephemeral ones too."""
+    opened = {(V4, port): State.OPEN for port in (1, 22, 32768, 40001, 60999, 65535)}
+    lab.apply([HostTruth("h.lab", (V4,), opened)])
+    code, document = scan(lab, configure(tmp_path, {V4: []}, ["all"]))
+    address = document["hosts"][0]["addresses"][0]
+    assert code == 1
+    assert (address["open"], address["closed"]) == ([str(p) for _, p in opened], 65535 - len(opened))
