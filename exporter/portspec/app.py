@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import resource
 import signal
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from portspec import __version__, log
 from portspec.examine import Examiner
-from portspec.inventory import SystemResolver, targets
+from portspec.inventory import MAX_LOOKUPS, SystemResolver, targets
 from portspec.scan.connect import ConnectEngine
 from portspec.snapshot import HostState
 
@@ -61,7 +62,7 @@ async def serve(config: Config, listen_addresses: Sequence[str]) -> None:
     listeners = [parse_listen_address(address) for address in listen_addresses]
     known = targets(config)
     with _engine(config.scan) as engine:
-        monitor = Monitor(known, _examiner(config, engine))
+        monitor = Monitor(known, _examiner(config, engine), places=config.parallelscans + MAX_LOOKUPS)
         exposition = Exposition(lambda: monitor.snapshot, engine=engine.name, config_loaded_at=time.time())
         server = WebServer(lambda: monitor.snapshot, exposition, listeners)
         urls = await server.start()
@@ -88,7 +89,9 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
     with _engine(config.scan) as engine:
         examiner = _examiner(config, engine)
         started = time.monotonic()
-        scans = [asyncio.create_task(_examine(examiner, target)) for target in chosen]
+        order = random.sample(range(len(chosen)), len(chosen))
+        by_place = {place: asyncio.create_task(_examine(examiner, chosen[place])) for place in order}
+        scans = [by_place[place] for place in range(len(chosen))]
         ahead = sum(len(target.config.ports) for target in chosen)
 
         def report() -> None:

@@ -54,6 +54,7 @@ class Monitor:
     Targets of one interval form a group that is scanned in rounds: the first at once, each further one
     an interval after the one before, every host a random moment later (up to JITTER). A host that is still
     being scanned when its next round begins is left out of that round, and the round counts as an overrun.
+    At most `places` hosts are in progress, those whose names are being resolved included.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Monitor:
         targets: Sequence[Target],
         examiner: Examiner,
         *,
+        places: int = 128,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class Monitor:
         self._examiner = examiner
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._places = asyncio.Semaphore(places)
         self._busy: set[str] = set()
 
     async def run(self) -> None:
@@ -87,6 +90,7 @@ class Monitor:
             due = [target for target in group if target.host not in self._busy]
             if len(due) < len(group):
                 self._note_overrun(interval, len(group) - len(due))
+            self._rng.shuffle(due)
             self._busy.update(target.host for target in due)
             widest = min(interval * JITTER, MAX_JITTER) if number else 0.0
             tasks.create_task(self._round(interval, due, widest))
@@ -96,9 +100,13 @@ class Monitor:
 
     async def _round(self, interval: float, due: Sequence[Target], widest: float) -> None:
         started = self._clock.now()
+        delays = sorted(self._rng.uniform(0.0, widest) for _ in due)
         async with asyncio.TaskGroup() as scans:
-            for target in due:
-                scans.create_task(self._scan(target, self._rng.uniform(0.0, widest)))
+            for target, delay in zip(due, delays, strict=True):
+                if (ahead := started + delay - self._clock.now()) > 0:
+                    await self._clock.sleep(ahead)
+                await self._places.acquire()
+                scans.create_task(self._scan(target))
         self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)
         verdicts = Counter(self.snapshot.hosts[target.host].verdict.value for target in due)
         _log.info(
@@ -109,14 +117,13 @@ class Monitor:
             duration_seconds=round(self._clock.now() - started, 3),
         )
 
-    async def _scan(self, target: Target, delay: float) -> None:
+    async def _scan(self, target: Target) -> None:
         try:
-            if delay:
-                await self._clock.sleep(delay)
             result = await self._examiner.examine(target)
             self.snapshot = self.snapshot.after(target.host, result, probes_sent=self._examiner.probes_sent)
         finally:
             self._busy.discard(target.host)
+            self._places.release()
 
     def _note_overrun(self, interval: float, late: int) -> None:
         self.snapshot = replace(self.snapshot, overruns=self.snapshot.overruns + 1)

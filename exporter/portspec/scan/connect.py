@@ -236,9 +236,9 @@ class ConnectEngine:
         """Send what window and pace allow; give how many seconds to wait for events (None: until one comes)."""
         if not self._works:
             return LINGER if any(self._idle.values()) else None
-        ready = [lane for lane in self._lanes if lane.failure is None and lane.unsettled > lane.in_flight]
+        ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight]
         free = min(MAX_BATCH, self._window - len(self._flight), self._pacer.allowance(now))
-        quota = max(1, min(MAX_ADDRESS_WINDOW, self._window // len(self._lanes)))
+        quota = max(1, min(MAX_ADDRESS_WINDOW, self._window // max(1, len(self._lanes))))
         share = max(1, free // max(1, len(ready)))
         total = 0
         self._lanes.rotate(-1)
@@ -255,7 +255,7 @@ class ConnectEngine:
 
     def _patience(self, ready: list[_Lane], now: float) -> float | None:
         """Give how long nothing can happen but an event: until a probe expires or the pace allows the next."""
-        if any(lane.failure is not None for lane in self._lanes):
+        if any(map(self._is_over, self._works)):
             return 0.0
         times = [self._flight[next(iter(self._flight))][2] + self._timeout] if self._flight else []
         paced = max(self._pacer.next_at(now), min((lane.work.pacer.next_at(now) for lane in ready), default=now))
@@ -318,14 +318,16 @@ class ConnectEngine:
         if code in _NO_RESOURCE:
             if code in (errno.EMFILE, errno.ENFILE) and self._flight:
                 self._window = len(self._flight)
-            elif not lane.in_flight:
-                lane.failure = Failure(Reason.LOCAL_LIMIT, detail)
+                return
+            if lane.in_flight:
+                return
+            reason = Reason.LOCAL_LIMIT
         elif code in _NO_PERMISSION:
-            lane.failure = Failure(Reason.PERMISSION, detail)
-        elif code in _NO_ROUTE:
-            lane.failure = Failure(Reason.NO_ROUTE, detail)
+            reason = Reason.PERMISSION
         else:
-            lane.failure = Failure(Reason.INTERNAL, detail)
+            reason = Reason.NO_ROUTE if code in _NO_ROUTE else Reason.INTERNAL
+        lane.failure = Failure(reason, detail)
+        self._lanes.remove(lane)
 
     def _harvest(self, events: list[tuple[int, int]], now: float) -> None:
         flight = self._flight

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .network import Lab
+from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

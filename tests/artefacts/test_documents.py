@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from portspec.cli import COMMANDS
+from portspec.config import load
+from portspec.config.schema import ConfModel, HostModel, ScanModel
+from portspec.metrics import CATALOGUE
+from portspec.scan import Reason
+
+ROOT = Path(__file__).parents[2]
+
+
+def text(name: str) -> str:
+    """Give a document of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_metrics_page_lists_the_catalogue() -> None:
+    """docs/metrics.md names every metric with its type and labels, and no other."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| (gauge|counter) \| ([a-z_, ]*) ?\|", text("docs/metrics.md"), re.MULTILINE)
+    listed = {(name, kind, tuple(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows}
+    assert listed == {(metric.name, metric.kind, metric.labels) for metric in CATALOGUE}
+
+
+def test_metrics_are_spelled_in_the_catalogue_alone() -> None:
+    """No other module of the package spells the name of a metric."""
+    names = {metric.name for metric in CATALOGUE}
+    for module in (ROOT / "exporter").rglob("*.py"):
+        if module.name != "catalogue.py":
+            spelled = set(re.findall(r"[\"']([a-z_]+)[\"']", module.read_text(encoding="utf-8")))
+            assert not names & spelled, module
+
+
+def test_metrics_page_lists_every_reason() -> None:
+    """docs/metrics.md explains every reason of port_scan_failure."""
+    page = text("docs/metrics.md")
+    assert all(f"`{reason.value}`" in page for reason in Reason)
+
+
+@pytest.mark.parametrize("model", [ConfModel, HostModel, ScanModel])
+def test_configuration_page_lists_every_key(model: type[ConfModel | HostModel | ScanModel]) -> None:
+    """docs/configuration.md has a row for every key."""
+    page = text("docs/configuration.md")
+    cells = {key for row in re.findall(r"^\| ([^|]*)\|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert set(model.model_fields) <= cells
+
+
+def test_every_command_is_documented() -> None:
+    """The commands stand in docs/configuration.md."""
+    page = text("docs/configuration.md")
+    assert all(re.search(rf"`portspec \[?{command}", page) for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*"))]
+)
+def test_links_lead_somewhere(name: str) -> None:
+    """Every relative link of a document names a file that is there."""
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(name)):
+        if "://" not in link:
+            assert (ROOT / name).parent.joinpath(link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/configuration.md"])
+def test_yaml_examples_with_hosts_load(name: str, tmp_path: Path) -> None:
+    """Every example of a configuration in the documents is a right one."""
+    examples = [block for block in re.findall(r"```yaml\n(.*?)```", text(name), re.DOTALL) if "hosts:" in block]
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.yml"
+        path.write_text(example, encoding="utf-8")
+        assert load(path).hosts
+
+
+def test_shipped_configuration_is_right() -> None:
+    """`portspec check` finds nothing wrong with the shipped conf.yml."""
+    done = subprocess.run(
+        [sys.executable, "-m", "portspec", "check", "-c", "conf.yml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("conf.yml is right.\n")
