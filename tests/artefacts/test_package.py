@@ -34,7 +34,8 @@ def test_wheel_runs_by_itself(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     conf = tmp_path / "conf.yml"
     conf.write_text("hosts: {127.0.0.1: [22]}\nscanports: [22]\n", encoding="utf-8")
-    program = "import sys, portspec, portspec.cli as c; print(portspec.__file__); sys.exit(c.main(['check', '-c', 'conf.yml']))"
+    check = "c.main(['check', '-c', 'conf.yml'])"
+    program = f"import sys, portspec, portspec.cli as c; print(portspec.__file__); sys.exit({check})"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -50,7 +50,7 @@ def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]
 def _row(target: Target, resolution: Resolution | None) -> tuple[str, str, str]:
     addresses = ", ".join(_addresses(target, resolution))
     if resolution and resolution.failure:
-        addresses = ", ".join(filter(None, (addresses, f"({resolution.failure})")))
+        addresses = ", ".join(filter(None, (addresses, resolution.failure)))
     specification = target.config.specification
     ports = f"{len(target.config.ports):,} ports, expect {specification.expect}"
     if specification.allow:

@@ -23,6 +23,8 @@ def parse_duration(value: object) -> float:
 
 def spell_duration(seconds: float) -> str:
     """Spell a duration for people: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"."""
+    if seconds < 0.05:  # noqa: PLR2004 - what would be spelled 0.0
+        return "less than 0.1 s"
     if seconds < 10:  # noqa: PLR2004 - below ten seconds the tenths tell
         return f"{seconds:.1f} s"
     whole = round(seconds)

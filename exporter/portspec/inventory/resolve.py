@@ -56,7 +56,7 @@ class SystemResolver:
         failures = dict.fromkeys(failure for _, failure in answers if failure)
         if not addresses and not failures:
             wanted = "A or AAAA" if len(self._families) > 1 else "A"
-            return Resolution((), f"{name} does not resolve (no {wanted} record)")
+            return Resolution((), f"does not resolve (no {wanted} record)")
         return Resolution(addresses, "; ".join(failures) or None)
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], str | None]:
@@ -65,18 +65,18 @@ class SystemResolver:
         try:
             return await asyncio.wait_for(answer, self._time_limit), None
         except TimeoutError:
-            return [], _failed(name, family, f"no answer in {self._time_limit:g} s")
+            return [], _failed(family, f"no answer in {self._time_limit:g} s")
         except socket.gaierror as error:
             if error.errno in _NO_ADDRESS:
                 return [], None
-            return [], _failed(name, family, (error.strerror or str(error)).lower())
+            return [], _failed(family, (error.strerror or str(error)).lower())
         except (OSError, UnicodeError) as error:
-            return [], _failed(name, family, str(error))
+            return [], _failed(family, str(error))
 
 
-def _failed(name: str, family: socket.AddressFamily, why: str) -> str:
+def _failed(family: socket.AddressFamily, why: str) -> str:
     version = "IPv6" if family == socket.AF_INET6 else "IPv4"
-    return f"{name} does not resolve (looking up {version} addresses: {why})"
+    return f"does not resolve (looking up {version} addresses: {why})"
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:
