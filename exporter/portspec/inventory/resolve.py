@@ -76,7 +76,7 @@ class SystemResolver:
 
 def _failed(family: socket.AddressFamily, why: str) -> str:
     version = "IPv6" if family == socket.AF_INET6 else "IPv4"
-    return f"does not resolve (looking up {version} addresses: {why})"
+    return f"the look-up of its {version} addresses failed ({why})"
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:
