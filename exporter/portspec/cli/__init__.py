@@ -80,9 +80,16 @@ def _load(path: str) -> Config:
 def _serve(config: Config, listen_addresses: Sequence[str]) -> int:
     import asyncio
 
+    from portspec import log
     from portspec.app import serve
 
-    asyncio.run(serve(config, listen_addresses))
+    try:
+        asyncio.run(serve(config, listen_addresses))
+    except PortspecError:
+        raise
+    except Exception:
+        log.get("cli").exception("portspec crashed")
+        return 1
     return 0
 
 

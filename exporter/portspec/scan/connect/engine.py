@@ -1,15 +1,4 @@
-"""The connect engine: full TCP handshakes on non-blocking sockets and epoll(7), no privilege needed.
-
-Linux only. What it relies on, and where that is written:
-
-* A socket whose connect(2) failed may connect again (measured: 1.4 times as fast as a new socket for
-  each probe). The outcome of a connect in progress is collected by calling connect again: it gives the
-  error of the first one and leaves the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
-* RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error also stands in the
-  socket's error queue, also while connecting (Linux 5.8); SO_MEMINFO tells without an exception whether
-  something is in that queue.
-* An ICMP error that arrives while the socket is locked ends no connect, so the queue is asked then, too.
-"""
+"""The engine's thread: send, collect, expire; one epoll(7), edge-triggered. Linux only."""
 
 from __future__ import annotations
 
@@ -18,23 +7,32 @@ import os
 import resource
 import select
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from itertools import repeat
 from typing import TYPE_CHECKING
 
-from portspec.ports import PortSet
-from portspec.scan.job import AddressObservation, EngineStats, Failure, Observation, Reason, ScanJob
-from portspec.scan.order import shuffled
+from portspec.scan.connect.lane import CLOSED, FILTERED, OPEN, Lane, Work
+from portspec.scan.connect.sockets import (
+    HANDSHAKE_DONE,
+    NO_DESCRIPTOR,
+    NO_PERMISSION,
+    NO_RESOURCE,
+    NO_ROUTE,
+    QUEUE_EMPTY,
+    SO_MEMINFO,
+    icmp_offender,
+    is_self_connected,
+    open_socket,
+)
+from portspec.scan.job import EngineStats, Failure, Observation, Reason, ScanJob
 from portspec.scan.pacing import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    Target = tuple[str, int]
+    from portspec.scan.connect.lane import Target
 
 MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
 MAX_ADDRESS_WINDOW = 512  # measured in the lab: 300 to 1,000 are equally fast, more is slower and less polite
@@ -42,88 +40,10 @@ MAX_BATCH = 256  # probes sent before answers are looked at: sockets stay in the
 LINGER = 0.2  # seconds without work after which the idle sockets are closed
 RESERVE = 256  # descriptors left to the rest of the program
 
-_UNSETTLED, _OPEN, _CLOSED, _FILTERED = range(4)
-_SO_MEMINFO = 55  # asm-generic/socket.h
-_IP_RECVERR = 11  # linux/in.h
-_IPV6_RECVERR = 25  # linux/in6.h
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_QUEUE_EMPTY = b"\0\0\0\0"
-_SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # linux/errqueue.h, then the offender's sockaddr
-_ORIGIN_ICMP = {2, 3}
-
-_HANDSHAKE_DONE = {0, errno.EISCONN, errno.ECONNRESET, errno.EPIPE}
-_NO_ROUTE = {
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTDOWN,
-    errno.EAFNOSUPPORT,
-    errno.EINVAL,  # a blackhole route
-}
-_NO_PERMISSION = {errno.EPERM, errno.EACCES}
-_NO_RESOURCE = {errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-
 
 def window_for(limit: int) -> int:
     """Give how many sockets may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
     return max(1, min(MAX_WINDOW, limit - min(RESERVE, limit // 2)))
-
-
-class _Work:
-    """One job in progress."""
-
-    __slots__ = ("future", "job", "lanes", "pacer", "probes", "started")
-
-    def __init__(self, job: ScanJob, future: Future[Observation], now: float) -> None:
-        self.job = job
-        self.future = future
-        self.started = now
-        self.probes = 0
-        self.pacer = Pacer(job.host_rate)
-        self.lanes = [_Lane(self, address) for address in job.addresses]
-
-
-class _Lane:
-    """One address of a job: which ports wait, and what the others showed."""
-
-    __slots__ = (
-        "address", "again", "answered", "attempts", "failure", "family",
-        "fresh", "in_flight", "rtt", "states", "unsettled", "work",
-    )  # fmt: skip
-
-    def __init__(self, work: _Work, address: str) -> None:
-        self.work = work
-        self.address = address
-        self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.fresh: Iterator[Target] = zip(repeat(address), shuffled(work.job.ports, f"{work.job.seed}/{address}"))
-        self.again: deque[Target] = deque()
-        self.attempts: dict[int, int] = {}
-        self.states = bytearray(65536)
-        self.unsettled = len(work.job.ports)
-        self.in_flight = 0
-        self.answered = False
-        self.rtt = float("inf")
-        self.failure: Failure | None = None
-
-    def next(self) -> Target | None:
-        """Take the next target: every port once, then those that stayed silent."""
-        target = next(self.fresh, None)
-        if target is None and self.again:
-            return self.again.popleft()
-        return target
-
-    def observation(self) -> AddressObservation:
-        ports = self.work.job.ports
-        states = self.states
-        return AddressObservation(
-            address=self.address,
-            scanned=PortSet.of(port for port in ports if states[port]) if self.failure else ports,
-            open=PortSet.of(port for port in ports if states[port] == _OPEN),
-            filtered=PortSet.of(port for port in ports if states[port] == _FILTERED),
-            answered=self.answered,
-            rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
-            failure=self.failure,
-        )
 
 
 class ConnectEngine:
@@ -148,10 +68,10 @@ class ConnectEngine:
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
         self._inbox: deque[tuple[ScanJob, Future[Observation]]] = deque()
-        self._works: list[_Work] = []
-        self._lanes: deque[_Lane] = deque()
+        self._works: list[Work] = []
+        self._lanes: deque[Lane] = deque()
         # In the order of sending, and with one timeout for all, the first to expire stands first.
-        self._flight: dict[int, tuple[_Lane, Target, float, socket.socket]] = {}
+        self._flight: dict[int, tuple[Lane, Target, float, socket.socket]] = {}
         self._idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -202,7 +122,7 @@ class ConnectEngine:
 
     def _turn(self) -> None:
         while self._inbox:
-            work = _Work(*self._inbox.popleft(), self._clock())
+            work = Work(*self._inbox.popleft(), self._clock())
             self._works.append(work)
             self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
             self._lanes.extend(work.lanes)
@@ -229,7 +149,7 @@ class ConnectEngine:
                 addresses = tuple(lane.observation() for lane in work.lanes)
                 work.future.set_result(Observation(addresses, self._clock() - work.started, work.probes))
 
-    def _is_over(self, work: _Work) -> bool:
+    def _is_over(self, work: Work) -> bool:
         return work.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in work.lanes)
 
     def _launch(self, now: float) -> float | None:
@@ -253,7 +173,7 @@ class ConnectEngine:
         self.stats.probes_sent += total
         return 0.0 if total else self._patience(ready, now)
 
-    def _patience(self, ready: list[_Lane], now: float) -> float | None:
+    def _patience(self, ready: list[Lane], now: float) -> float | None:
         """Give how long nothing can happen but an event: until a probe expires or the pace allows the next."""
         if any(map(self._is_over, self._works)):
             return 0.0
@@ -263,7 +183,7 @@ class ConnectEngine:
             times.append(paced)
         return max(0.0, min(times) - self._clock()) if times else None
 
-    def _send(self, lane: _Lane, count: int) -> int:
+    def _send(self, lane: Lane, count: int) -> int:
         """Send up to `count` probes; give how many went out."""
         idle = self._idle[lane.family]
         flight = self._flight
@@ -289,50 +209,44 @@ class ConnectEngine:
             if is_new:
                 self._epoll.register(fd, select.EPOLLOUT | select.EPOLLET)
             flight[fd] = (lane, target, clock(), sock)
+            lane.in_flight += 1
             sent += 1
-        lane.in_flight += sent
         return sent
 
     def _open(self, family: int) -> tuple[int, socket.socket]:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         if len(self._flight) + sum(map(len, self._idle.values())) >= self._window:
             self._close_idle()
         try:
-            sock = socket.socket(family, kind)
+            sock = open_socket(family)
         except OSError:
             if not any(self._idle.values()):
                 raise
             self._close_idle()  # those of the other family
-            sock = socket.socket(family, kind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+            sock = open_socket(family)
         return sock.fileno(), sock
 
-    def _not_sent(self, lane: _Lane, target: Target, code: int, what: str) -> None:
+    def _not_sent(self, lane: Lane, target: Target, code: int, what: str) -> None:
         """Wait, or give the address up: a probe that this machine did not send says nothing of the port."""
         lane.again.appendleft(target)
         detail = f"{what} to {lane.address}: {os.strerror(code).lower()}"
-        if code in _NO_RESOURCE:
-            if code in (errno.EMFILE, errno.ENFILE) and self._flight:
+        if code in NO_RESOURCE:
+            if code in NO_DESCRIPTOR and self._flight:
                 self._window = len(self._flight)
                 return
             if lane.in_flight:
                 return
             reason = Reason.LOCAL_LIMIT
-        elif code in _NO_PERMISSION:
+        elif code in NO_PERMISSION:
             reason = Reason.PERMISSION
         else:
-            reason = Reason.NO_ROUTE if code in _NO_ROUTE else Reason.INTERNAL
+            reason = Reason.NO_ROUTE if code in NO_ROUTE else Reason.INTERNAL
         lane.failure = Failure(reason, detail)
         self._lanes.remove(lane)
 
     def _harvest(self, events: list[tuple[int, int]], now: float) -> None:
         flight = self._flight
         stats = self.stats
-        refused, meminfo, empty = errno.ECONNREFUSED, _SO_MEMINFO, _QUEUE_EMPTY
+        refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
         for fd, _ in events:
             entry = flight.get(fd)
             if entry is None:
@@ -345,7 +259,7 @@ class ConnectEngine:
                 # The common case, kept short: closed.
                 del flight[fd]
                 self._idle[lane.family].append((fd, sock))
-                lane.states[target[1]] = _CLOSED
+                lane.states[target[1]] = CLOSED
                 lane.unsettled -= 1
                 lane.in_flight -= 1
                 lane.answered = True
@@ -356,17 +270,17 @@ class ConnectEngine:
 
     def _harvest_other(self, fd: int, code: int, now: float) -> None:
         lane, target, sent_at, sock = self._flight[fd]
-        if code in _HANDSHAKE_DONE:
-            to_itself = _is_self_connected(sock)
+        if code in HANDSHAKE_DONE:
+            to_itself = is_self_connected(sock)
             self._take_back(fd)
             if to_itself:
                 lane.again.append(target)
                 return
             lane.answered = True
             lane.rtt = min(lane.rtt, now - sent_at)
-            self._settle(lane, target[1], _OPEN)
+            self._settle(lane, target[1], OPEN)
             return
-        offender = _icmp_offender(sock)
+        offender = icmp_offender(sock)
         if code == errno.EALREADY and offender is None:
             return
         self._take_back(fd)
@@ -375,10 +289,10 @@ class ConnectEngine:
         elif code == errno.ETIMEDOUT:
             self._silent(lane, target)
         elif code == errno.ECONNREFUSED and offender is None:
-            self._settle(lane, target[1], _CLOSED)
+            self._settle(lane, target[1], CLOSED)
         else:
             lane.answered = lane.answered or offender == lane.address
-            self._settle(lane, target[1], _FILTERED)
+            self._settle(lane, target[1], FILTERED)
 
     def _expire(self, now: float) -> None:
         flight = self._flight
@@ -390,16 +304,16 @@ class ConnectEngine:
             self._take_back(fd)
             self._silent(lane, target)
 
-    def _silent(self, lane: _Lane, target: Target) -> None:
+    def _silent(self, lane: Lane, target: Target) -> None:
         port = target[1]
         attempts = lane.attempts.get(port, 0) + 1
         if attempts > self._retries:
-            self._settle(lane, port, _FILTERED)
+            self._settle(lane, port, FILTERED)
         else:
             lane.attempts[port] = attempts
             lane.again.append(target)
 
-    def _settle(self, lane: _Lane, port: int, state: int) -> None:
+    def _settle(self, lane: Lane, port: int, state: int) -> None:
         lane.states[port] = state
         lane.unsettled -= 1
         self.stats.ports_settled += 1
@@ -409,7 +323,7 @@ class ConnectEngine:
         lane.in_flight -= 1
         sock.close()
 
-    def _call_back(self, lane: _Lane) -> None:
+    def _call_back(self, lane: Lane) -> None:
         for fd in [fd for fd, entry in self._flight.items() if entry[0] is lane]:
             self._take_back(fd)
 
@@ -432,30 +346,3 @@ class ConnectEngine:
                 future.cancel()
             elif future.set_running_or_notify_cancel():
                 future.set_exception(error)
-
-
-def _is_self_connected(sock: socket.socket) -> bool:
-    """Tell a connection that met itself (TCP simultaneous open, RFC 9293 section 3.5) from an open port."""
-    try:
-        return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # reset in the meantime
-        return False
-
-
-def _icmp_offender(sock: socket.socket) -> str | None:
-    """Take an ICMP error off the socket's queue (ip(7), IP_RECVERR): the address that sent it, or None."""
-    try:
-        _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
-    except OSError:
-        return None
-    for _, _, data in ancillary:
-        if len(data) <= _SOCK_EXTENDED_ERR.size or _SOCK_EXTENDED_ERR.unpack_from(data)[1] not in _ORIGIN_ICMP:
-            continue
-        offender = data[_SOCK_EXTENDED_ERR.size :]
-        family = struct.unpack_from("=H", offender)[0]
-        if family == socket.AF_INET:
-            return socket.inet_ntop(family, offender[4:8])
-        if family == socket.AF_INET6:
-            return socket.inet_ntop(family, offender[8:24])
-        return ""
-    return None

