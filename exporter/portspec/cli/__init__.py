@@ -87,7 +87,7 @@ def _serve(config: Config, listen_addresses: Sequence[str]) -> int:
         asyncio.run(serve(config, listen_addresses))
     except PortspecError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for
         log.get("cli").exception("portspec crashed")
         return 1
     return 0
