@@ -35,9 +35,14 @@ class ConfigError(PortspecError):
     def lines(self) -> list[str]:
         """Give one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
         return [
-            ": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message)))
+            _printable(": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message))))
             for p in self.problems
         ]
+
+
+def _printable(line: str) -> str:
+    """Escape what would break the line, move the cursor or not be seen: a message quotes what stood in the file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class ListenError(PortspecError):

@@ -121,6 +121,11 @@ def parse_ports(text: object) -> PortSet:
         if not MIN_PORT <= port <= MAX_PORT:
             raise PortError(f"{_quote(text)} is not a port (ports are 1 to 65535)")
         return PortSet(((port, port),))
+    if re.fullmatch(r"0[0-9]{1,8}", word):
+        raise PortError(f"{_quote(text)} is not a port (write it without leading zeros: {int(word)})")
+    several = re.split(r"[\s,]+", word)
+    if len(several) > 1 and all(several):
+        raise PortError(f"{_quote(text)} is not a port (several ports are a list: {_quote_list(several)})")
     return _parse_service(text, word)
 
 
@@ -146,8 +151,16 @@ def _parse_service(text: object, word: str) -> PortSet:
 
 def _quote(value: object) -> str:
     """Quote a value as it would stand in YAML, cut to a length that fits a line."""
-    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+    if value is None:
+        return "null"
+    text = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+    return f'"{text}"' if isinstance(value, str) else text
+
+
+def _quote_list(words: list[str]) -> str:
+    text = f"[{', '.join(words)}]"
+    return text if len(text) <= _LONGEST_QUOTE else "[22, 80]"
 
 
 _LONGEST_QUOTE = 60

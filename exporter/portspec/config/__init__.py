@@ -39,9 +39,12 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.envir
         try:
             model = ConfModel.model_validate(raw, context=file.parent)
         except ValidationError as error:
+            known = frozenset(source.faulty)
             for detail in error.errors(include_url=False, include_input=False):
                 key_path, message = describe(detail)
-                source.problem(plain_host_path(key_path, raw.get("hosts")), message)
+                place = plain_host_path(key_path, raw.get("hosts"))
+                if place not in known:  # one fault, one line: ${UNSET} is not a bad port as well
+                    source.problem(place, message)
     if source.problems or model is None:
         raise ConfigError(str(path), source.problems)
     return _config(str(path), model)
@@ -50,19 +53,20 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.envir
 def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     hosts = raw.get("hosts")
+    own = False
+    if "hosts" in raw and hosts in (None, {}):
+        source.problem(("hosts",), "is empty; name at least one host")
     if isinstance(hosts, dict):
-        if not hosts:
-            source.problem(("hosts",), "is empty; name at least one host")
         for later, first in duplicates(hosts).items():
             source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
-        own = [isinstance(host, dict) and bool(host.get("scanports")) for host in hosts.values()]
-        if not raw.get("scanports") and not all(own):
-            source.problem(
-                ("scanports",) if "scanports" in raw else (),
-                'scanports: missing; list the ports to scan on every host, or write "all"'
-                if "scanports" not in raw
-                else 'is empty; list the ports to scan on every host, or write "all"',
-            )
+        own = bool(hosts) and all(isinstance(host, dict) and host.get("scanports") for host in hosts.values())
+    if raw.get("scanports") in (None, []) and not own:
+        source.problem(
+            ("scanports",) if "scanports" in raw else (),
+            'scanports: missing; list the ports to scan on every host, or write "all"'
+            if "scanports" not in raw
+            else 'is empty; list the ports to scan on every host, or write "all"',
+        )
     if "smtppassword" in raw and "smtppassword_file" in raw:
         source.problem(("smtppassword_file",), "stands beside smtppassword; give one of the two")
 
@@ -80,7 +84,7 @@ def _config(path: str, model: ConfModel) -> Config:
 
 def _host(name: str, host: HostModel, scanports: PortSet, interval: float) -> HostConfig:
     specification = Specification(_union(host.expect), _union(host.allow))
-    own = scanports if host.scanports is None else _union(host.scanports)
+    own = _union(host.scanports or []) or scanports
     return HostConfig(
         name=name,
         specification=specification,

@@ -6,6 +6,8 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING
 
+from portspec.config.source import shorten
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,6 +28,8 @@ def canonical(text: str) -> str:
 
     Raises ValueError if the text is no host (names: RFC 1123 section 2.1, with underscores as DNS has them).
     """
+    if "://" in text:
+        raise ValueError(f'"{shorten(text)}" is not a host (a host stands without port and scheme)')
     if "/" in text:
         return str(parse_network(text))
     if "%" in text:
@@ -73,14 +77,16 @@ def duplicates(hosts: Iterable[str]) -> dict[str, str]:
 
 
 def _canonical_name(text: str) -> str:
-    expected = "expected a name, an IPv4 or IPv6 address, or a CIDR"
+    expected = "expected a name of letters, digits, - and _ with no - at an end, an IPv4 or IPv6 address, or a CIDR"
     try:
         ascii_name = text.removesuffix(".").encode("idna" if not text.isascii() else "ascii").decode().lower()
     except UnicodeError:
-        raise ValueError(f'"{text[:80]}" is not a host ({expected})') from None
+        raise ValueError(f'"{shorten(text)}" is not a host ({expected})') from None
     labels = ascii_name.split(".")
-    if len(ascii_name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):  # noqa: PLR2004 - RFC 1035, 2.3.4
-        raise ValueError(f'"{text[:80]}" is not a host ({expected})')
+    if len(ascii_name) > 253 or max(map(len, labels)) > 63:  # noqa: PLR2004 - RFC 1035, 2.3.4
+        raise ValueError(f'"{shorten(text)}" is not a host (a name has at most 253 characters, 63 between two dots)')
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(f'"{shorten(text)}" is not a host ({expected})')
     if labels[-1].isdigit():
-        raise ValueError(f'"{text}" is not an IPv4 address')
+        raise ValueError(f'"{text}" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)')
     return ascii_name

@@ -80,14 +80,14 @@ def _flag(value: object) -> bool:
 def _engine(value: object) -> str:
     if value == "syn":
         raise ValueError('this version has no "syn" engine yet; expected "auto" or "connect"')
-    if value not in {"auto", "connect"}:
+    if not isinstance(value, str) or value not in {"auto", "connect"}:
         raise ValueError('expected "auto" or "connect"')
     return str(value)
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("expected a text")  # noqa: TRY004 - pydantic takes ValueError
+        raise ValueError("expected a text (put it in quotes)")  # noqa: TRY004 - pydantic takes ValueError
     return str(value)
 
 
@@ -114,9 +114,14 @@ def _address(value: object) -> str:
 
 def _smtp_server(value: object) -> str:
     text = _text(value)
-    if "/" in text:
-        raise ValueError(f'"{text}" is not a mail server (expected a name, an IPv4 or an IPv6 address)')
-    return check_host(text)
+    try:
+        if "/" in text:
+            raise ValueError  # noqa: TRY301 - as check_host, which takes a CIDR
+        return check_host(text)
+    except ValueError:  # the value is not quoted: smtp://user:password@server has a secret in it
+        raise ValueError(
+            "expected the name or address of a mail server, without scheme and port (smtpport takes the port)"
+        ) from None
 
 
 def _readable(value: object, info: ValidationInfo) -> str:
@@ -197,7 +202,9 @@ _SHORT_FORM = "expect"
 
 def describe(error: ErrorDetails) -> tuple[KeyPath, str]:
     """Give the path in the file and the message of one pydantic error."""
-    path = tuple(step for step in error["loc"] if step != "[key]")
+    path = error["loc"]
+    if error["type"] == "value_error" and path[-1] == "[key]":  # how pydantic marks that the key itself is wrong
+        path = path[:-1]
     match error["type"]:
         case "value_error":
             message = str(error["ctx"]["error"])

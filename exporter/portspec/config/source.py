@@ -22,14 +22,27 @@ if TYPE_CHECKING:
 KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 32 * 1024 * 1024
-MAX_VALUES = 2_000_000  # 10,000 hosts with 20 ports each are 220,000
+MAX_VALUES = 1_000_000  # 10,000 hosts with 20 ports each are 220,000
 MAX_DEPTH = 40
+_NUMBERS = {"int": re.compile(r"0|-?[1-9][0-9]{0,17}"), "float": re.compile(r"-?[0-9]+\.[0-9]*")}
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
-_VARIABLE = re.compile(r"\$?\$\{([^}]*)\}?")
+_VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class SpelledFloat(float):
+    """A float that knows how it was written: 1.10 is a version or a password as often as a number."""
+
+    __slots__ = ("spelling",)
+    spelling: str
+
+    def __str__(self) -> str:
+        return self.spelling
+
+    __repr__ = __str__
 
 
 @dataclass(slots=True)
@@ -39,6 +52,7 @@ class Source:
     value: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    faulty: set[KeyPath] = field(default_factory=set)
 
     def line(self, path: KeyPath) -> int:
         """Give the line of a path, or of the nearest thing above it that has one; 0 for the whole file."""
@@ -46,9 +60,10 @@ class Source:
             path = path[:-1]
         return self.lines.get(path, 0)
 
-    def problem(self, path: KeyPath, message: str) -> None:
-        """Note what is wrong at a path."""
-        self.problems.append(Problem(self.line(path), spell_path(path), message))
+    def problem(self, path: KeyPath, message: str, line: int = 0) -> None:
+        """Note what is wrong at a path, and there in `line` if the path does not tell."""
+        self.faulty.add(path)
+        self.problems.append(Problem(line or self.line(path), spell_path(path), message))
 
 
 def spell_path(path: KeyPath) -> str:
@@ -58,14 +73,20 @@ def spell_path(path: KeyPath) -> str:
         if isinstance(step, str):
             quoted = place > 0 and path[place - 1] in {"hosts", "labels"}
             bare = not quoted and _NAME.fullmatch(step)
-            words.append(step if bare else f'"{step[:80]}"')
+            words.append(step if bare else f'"{shorten(step)}"')
     return ".".join(words)
+
+
+def shorten(text: str) -> str:
+    """Cut a quoted text to a length that fits a line."""
+    return text if len(text) <= 80 else f"{text[:80]}…"  # noqa: PLR2004 - a terminal's width
 
 
 def read(path: Path, environment: Mapping[str, str]) -> Source:
     """Read a YAML file; ConfigError when there is nothing in it to check."""
     text = _text(path)
     try:
+        _check_depth(text)
         loader = _LOADER(text)
         try:
             node = loader.get_single_node()
@@ -74,15 +95,30 @@ def read(path: Path, environment: Mapping[str, str]) -> Source:
                 walker.source.value = walker.build(node, ())
         finally:
             loader.dispose()
+        if walker.source.value is None:
+            raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        message = f"character U+{ord(str(error.character)):04X} is not allowed in YAML; is this a text file?"
+        code = int(error.character)  # libyaml gives the position in bytes: look for the character instead
+        line = text.count("\n", 0, max(0, text.find(chr(code)))) + 1
+        message = f"character U+{code:04X} is not allowed in YAML; is this a text file?"
         raise ConfigError(str(path), [Problem(line, "", message)]) from None
     except _TooMuchError as error:
         raise ConfigError(str(path), [Problem(error.line, "", error.message)]) from None
     return walker.source
+
+
+def _check_depth(text: str) -> None:
+    """Refuse deep nesting before a tree is composed: libyaml's composer recurses in C and overflows the stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH + 1:
+                raise _TooMuchError(_line(event), f"nested more than {MAX_DEPTH} levels deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _text(path: Path) -> str:
@@ -105,10 +141,8 @@ def _text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        message = f"byte 0x{data[error.start]:02x} is not UTF-8 text; is this a text file?"
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 text"
         raise ConfigError(str(path), [Problem(line, "", message)]) from None
-    if not text.strip():
-        raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
     return text
 
 
@@ -122,6 +156,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
     lines = text.splitlines()
     here = lines[line - 1] if 0 < line <= len(lines) else ""
     said = " ".join(filter(None, (error.context, error.problem)))
+    begin = error.context_mark.line + 1 if mark and error.context_mark else line
+    if begin != line and said.startswith("while"):
+        said += f" (it begins in line {begin})"
     if "\t" in here[: len(here) - len(here.lstrip())]:
         said = "a tab indents this line; YAML takes spaces only"
     return Problem(line, "", f"not valid YAML: {said}")
@@ -144,9 +181,9 @@ class _Walker:
         self._values = 0
         self._open: set[int] = set()
 
-    def build(self, node: yaml.Node, path: KeyPath) -> Any:
-        line = node.start_mark.line + 1
-        self.source.lines.setdefault(path, line)
+    def build(self, node: yaml.Node, path: KeyPath, key_line: int = 0) -> Any:
+        line = _line(node)
+        self.source.lines[path] = key_line or line
         self._values += 1
         if self._values > MAX_VALUES:
             raise _TooMuchError(line, f"more than {MAX_VALUES:,} values; do aliases (*name) expand too often?")
@@ -168,15 +205,17 @@ class _Walker:
         values: dict[str, Any] = {}
         first: dict[str, int] = {}
         merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.source.problem(path, "a key must be a plain word, not a list or a mapping")
-                continue
-            line = key_node.start_mark.line + 1
+        for key_node, value_node in node.value:  # first, so that the lines of the mapping's own keys hold
             if key_node.tag == _MERGE:
-                merged |= self._merge(value_node, path)
+                merged |= self._merge(value_node, path, _line(key_node))
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
                 continue
-            key = self._expand(key_node.value, path)
+            line = _line(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.source.problem(path, "a key must be a plain word, not a list or a mapping", line)
+                continue
+            key = self._expand(key_node.value, (*path, key_node.value), line)
             here = (*path, key)
             if key in first:
                 self.source.problems.append(
@@ -184,33 +223,37 @@ class _Walker:
                 )
                 continue
             first[key] = line
-            self.source.lines[here] = line
-            values[key] = self.build(value_node, here)
+            values[key] = self.build(value_node, here, line)
         return merged | values
 
-    def _merge(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
+    def _merge(self, node: yaml.Node, path: KeyPath, line: int) -> dict[str, Any]:
         """Give what `<<: *name` brings in; keys of the mapping itself win, as in YAML 1.1's merge."""
-        if isinstance(node, yaml.SequenceNode):
-            merged: dict[str, Any] = {}
-            for item in reversed(node.value):
-                merged |= self._merge(item, path)
-            return merged
-        if isinstance(node, yaml.MappingNode):
-            value: dict[str, Any] = self.build(node, path)
-            return value
-        self.source.problem(path, "<< takes a mapping or a list of mappings")
-        return {}
+        merged: dict[str, Any] = {}
+        for item in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
+            if isinstance(item, yaml.MappingNode):
+                merged |= self.build(item, path, self.source.lines[path])
+            else:
+                self.source.problem(path, "<< takes a mapping or a list of mappings", line)
+        return merged
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         if node.tag not in _PLAIN_TAGS or node.style in {"'", '"', "|", ">"}:
-            return self._expand(node.value, path)
-        if node.tag.endswith("int") and not re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", node.value):
+            return self._expand(node.value, path, _line(node))
+        kind = node.tag.rpartition(":")[2]
+        if kind in _NUMBERS and not _NUMBERS[kind].fullmatch(node.value):
             # 1:30 is 90 and 010 is 8 to YAML 1.1; nobody who types them here means that
             return node.value
-        value = self._loader.construct_object(node)
-        return self._expand(value, path) if isinstance(value, str) else value
+        try:
+            value = self._loader.construct_object(node)
+        except (KeyError, ValueError):
+            self.source.problem(path, f"the value is not what its tag says (!!{kind})", _line(node))
+            return None
+        if isinstance(value, float):
+            value = SpelledFloat(value)
+            value.spelling = node.value
+        return self._expand(value, path, _line(node)) if isinstance(value, str) else value
 
-    def _expand(self, text: str, path: KeyPath) -> str:
+    def _expand(self, text: str, path: KeyPath, line: int) -> str:
         """Replace ${NAME} by the environment's value; $${ stands for a literal ${."""
         if "${" not in text:
             return text
@@ -219,11 +262,19 @@ class _Walker:
             if found[0].startswith("$$"):
                 return found[0][1:]
             if not found[0].endswith("}") or not _NAME.fullmatch(found[1]):
-                self.source.problem(path, "${ begins no variable such as ${NAME}; write $${ for a literal ${")
-                return ""
+                self.source.problem(path, "${ begins no variable such as ${NAME}; write $${ for a literal ${", line)
+                return found[0]
             if found[1] not in self._environment:
-                self.source.problem(path, f"the environment variable {found[1]} is not set")
-                return ""
+                # what looks like a variable may be a piece of a password
+                name = "that it names" if path and "password" in str(path[-1]) else found[1]
+                self.source.problem(path, f"the environment variable {name} is not set", line)
+                return found[0]
             return self._environment[found[1]]
 
         return _VARIABLE.sub(replace, text)
+
+
+def _line(item: yaml.Node | yaml.Event) -> int:
+    mark: Any = item.start_mark
+    line: int = mark.line + 1
+    return line

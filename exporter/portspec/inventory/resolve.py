@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from dataclasses import dataclass
@@ -61,7 +62,11 @@ class SystemResolver:
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], str | None]:
         await self._slots.acquire()
-        answer = _in_thread(lambda: self._lookup(name, family), self._slots.release)
+        try:
+            answer = _in_thread(lambda: self._lookup(name, family), self._slots.release)
+        except RuntimeError as error:  # no thread to be had (RLIMIT_NPROC, cgroup): as good as no resolver
+            self._slots.release()
+            return [], _failed(family, str(error))
         try:
             return await asyncio.wait_for(answer, self._time_limit), None
         except TimeoutError:
@@ -108,7 +113,7 @@ def _in_thread(work: Callable[[], list[str]], done: Callable[[], None]) -> async
             result = work()
         except BaseException as caught:  # noqa: BLE001 - carried to the one who waits
             error = caught
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(finish, result, error)
 
     threading.Thread(target=run, name="portspec-resolve", daemon=True).start()

@@ -7,12 +7,16 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portspec.config.hostname import canonical
 from portspec.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from portspec.config import Config, HostConfig
+
+
+_HOST = 129  # above every prefix: an entry of its own is the most specific
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +34,35 @@ def targets(config: Config) -> tuple[Target, ...]:
     Where an address stands under several entries, the most specific one holds: the address itself,
     then the CIDR with the longest prefix.
     """
-    found: dict[str, Target] = {}
-    networks: list[tuple[int, int, HostConfig]] = []
+    found: dict[str, tuple[int, int, Target]] = {}  # by what is scanned: prefix, place in the file, target
     for place, entry in enumerate(config.hosts):
         if "/" in entry.name:
-            prefix = ipaddress.ip_network(entry.name).prefixlen
-            networks.append((-prefix, place, entry))
-            continue
-        address = _literal(entry.name)
-        found[address or entry.name] = Target(entry.name, entry, address)
-    for _, _, entry in sorted(networks, key=lambda item: item[:2]):
-        for ip in ipaddress.ip_network(entry.name):
-            found.setdefault(str(ip), Target(str(ip), entry, str(ip)))
-    return tuple(found.values())
+            network = ipaddress.ip_network(entry.name)
+            for ip in network:
+                held = found.get(str(ip))
+                if held is None or held[0] < network.prefixlen:
+                    found[str(ip)] = (network.prefixlen, place, Target(str(ip), entry, str(ip)))
+        else:
+            address = _literal(entry.name)
+            found[address or entry.name] = (_HOST, place, Target(entry.name, entry, address))
+    return tuple(target for _, _, target in sorted(found.values(), key=lambda item: item[1]))
 
 
 def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
     """Pick targets by host; UsageError for one that is not there. No hosts: all of them."""
-    by_host = {target.host.lower(): target for target in known}
+    by_host = {canonical(target.host): target for target in known}
     picked: list[Target] = []
     for host in hosts:
-        target = by_host.get(host.lower()) or by_host.get(_literal(host) or "")
+        try:
+            target = by_host.get(canonical(host))
+        except ValueError:
+            target = None
         if target is None:
-            close = difflib.get_close_matches(host, by_host, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = difflib.get_close_matches(host.lower(), by_host, n=1)
+            hint = f"; did you mean {by_host[close[0]].host}?" if close else ""
             raise UsageError(f'"{host}" is not a host of the configuration{hint}')
         picked.append(target)
-    return tuple(picked) or tuple(known)
+    return tuple({target.host: target for target in picked}.values()) or tuple(known)
 
 
 def _literal(text: str) -> str | None:

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portspec.inventory import Resolution, SystemResolver
+from portspec.inventory import resolve as resolve_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", socket.EAI_NONAME), "No address associated with hostname")
+TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+NO_RECORD = "does not resolve (no A or AAAA record)"
+LIMIT = 0.01
+
+
+class Lookup:
+    """Answers look-ups from a table; what is an exception in it is raised, what is an event is waited for."""
+
+    def __init__(self, answers: Mapping[socket.AddressFamily, list[str] | BaseException | threading.Event]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, socket.AddressFamily]] = []
+
+    def __call__(self, name: str, family: socket.AddressFamily) -> list[str]:
+        """Answer as getaddrinfo would."""
+        self.asked.append((name, family))
+        answer = self.answers[family]
+        if isinstance(answer, BaseException):
+            raise answer
+        if isinstance(answer, threading.Event):
+            assert answer.wait(30)
+            return ["192.0.2.99"]
+        return answer
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Give an event that look-ups hang on; it opens at the end, so that no thread outlives its test for long."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def slots(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let three look-ups run at a time, so that three that hang use them up."""
+    monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 3)
+    return 3
+
+
+def failed(family: str, why: str) -> str:
+    """Spell the failure of a look-up."""
+    return f"the look-up of its {family} addresses failed ({why})"
+
+
+def resolve(lookup: Callable[..., list[str]], *, ipv6: bool = True, time_limit: float = 30) -> Resolution:
+    """Look `db1` up with a scripted resolver."""
+    return asyncio.run(SystemResolver(ipv6=ipv6, time_limit=time_limit, lookup=lookup).resolve("db1"))
+
+
+async def drain(resolver: SystemResolver, slots: int) -> None:
+    """Wait until every look-up has given its slot back."""
+    for _ in range(slots):
+        await asyncio.wait_for(resolver._slots.acquire(), 30)
+
+
+def test_both_families_are_asked_and_ipv4_comes_first() -> None:
+    """With ipv6 a name has the addresses of its A and of its AAAA records."""
+    lookup = Lookup({V6: ["2001:db8::1"], V4: ["192.0.2.2", "192.0.2.1"]})
+    assert resolve(lookup) == Resolution(("192.0.2.2", "192.0.2.1", "2001:db8::1"))
+    assert sorted(lookup.asked) == [("db1", V4), ("db1", V6)]
+
+
+def test_without_ipv6_only_ipv4_is_asked() -> None:
+    """A machine without IPv6 need not wait for AAAA records."""
+    lookup = Lookup({V4: ["192.0.2.1"]})
+    assert resolve(lookup, ipv6=False) == Resolution(("192.0.2.1",))
+    assert lookup.asked == [("db1", V4)]
+
+
+def test_the_families_are_asked_at_the_same_time() -> None:
+    """A slow family costs its own time only."""
+    both = threading.Barrier(2)
+
+    def lookup(_: str, family: socket.AddressFamily) -> list[str]:
+        both.wait(30)
+        return ["192.0.2.1"] if family == V4 else ["2001:db8::1"]
+
+    assert resolve(lookup) == Resolution(("192.0.2.1", "2001:db8::1"))
+
+
+def test_each_address_is_given_once() -> None:
+    """The resolver may repeat an address, a scan must not."""
+    lookup = Lookup({V4: ["192.0.2.1", "192.0.2.2", "192.0.2.1"], V6: ["2001:db8::1", "2001:db8::1"]})
+    assert resolve(lookup) == Resolution(("192.0.2.1", "192.0.2.2", "2001:db8::1"))
+
+
+@pytest.mark.parametrize("nothing", [NO_DATA, NO_SUCH_NAME, socket.gaierror(socket.EAI_ADDRFAMILY, "no")])
+@pytest.mark.parametrize("family", [V4, V6])
+def test_a_family_without_records_is_no_failure(family: socket.AddressFamily, nothing: socket.gaierror) -> None:
+    """Most names have A records only, and some AAAA records only."""
+    lookup = Lookup({V4: ["192.0.2.1"], V6: ["2001:db8::1"]} | {family: nothing})
+    assert resolve(lookup) == Resolution(("2001:db8::1",) if family == V4 else ("192.0.2.1",))
+
+
+@pytest.mark.parametrize("nothing", [NO_DATA, NO_SUCH_NAME])
+def test_a_name_that_does_not_exist_has_a_failure_that_says_so(nothing: socket.gaierror) -> None:
+    """No address in any family that was asked is a failure, which names the records that are missing."""
+    lookup = Lookup({V4: nothing, V6: nothing})
+    assert resolve(lookup) == Resolution((), NO_RECORD)
+    assert resolve(lookup, ipv6=False) == Resolution((), "does not resolve (no A record)")
+
+
+def test_an_empty_answer_is_a_name_without_records() -> None:
+    """A resolver that answers with nothing at all leaves the host unknown, too."""
+    assert resolve(Lookup({V4: [], V6: []})).failure == NO_RECORD
+
+
+def test_a_failure_in_one_family_gives_the_addresses_of_the_other_and_the_failure() -> None:
+    """Half of the addresses are scanned, and it is said that they are half."""
+    assert resolve(Lookup({V4: ["192.0.2.1"], V6: TRY_AGAIN})) == Resolution(
+        ("192.0.2.1",), failed("IPv6", "temporary failure in name resolution")
+    )
+
+
+def test_no_records_in_one_family_do_not_hide_a_failure_in_the_other() -> None:
+    """A name without A records whose AAAA look-up fails has failed, and is not said to have no records."""
+    assert resolve(Lookup({V4: NO_DATA, V6: TRY_AGAIN})) == Resolution(
+        (), failed("IPv6", "temporary failure in name resolution")
+    )
+
+
+def test_a_failure_in_both_families_is_told_for_each() -> None:
+    """Each family that fails tells why, and nothing was found."""
+    assert resolve(Lookup({V4: TRY_AGAIN, V6: OSError("no descriptors")})) == Resolution(
+        (), f"{failed('IPv4', 'temporary failure in name resolution')}; {failed('IPv6', 'no descriptors')}"
+    )
+
+
+def test_a_name_that_cannot_be_encoded_is_a_failure() -> None:
+    """A label that IDNA refuses is told as a failure and raises nothing."""
+    lookup = Lookup({V4: UnicodeError("label too long")})
+    assert resolve(lookup, ipv6=False) == Resolution((), failed("IPv4", "label too long"))
+
+
+def test_a_look_up_has_a_time_limit(gate: threading.Event) -> None:
+    """A family whose name server does not answer is given up, and the other family's addresses stay."""
+    assert resolve(Lookup({V4: gate}), ipv6=False, time_limit=LIMIT) == Resolution(
+        (), failed("IPv4", "no answer in 0.01 s")
+    )
+    assert resolve(Lookup({V4: ["192.0.2.1"], V6: gate}), time_limit=LIMIT) == Resolution(
+        ("192.0.2.1",), failed("IPv6", "no answer in 0.01 s")
+    )
+
+
+def test_look_ups_that_hang_do_not_block_others_while_a_slot_is_free(slots: int, gate: threading.Event) -> None:
+    """A dead name server costs the hosts behind it, not the rest."""
+
+    async def scenario() -> Resolution:
+        answers: dict[str, Lookup] = {"slow": Lookup({V4: gate}), "fast": Lookup({V4: ["192.0.2.1"]})}
+        resolver = SystemResolver(ipv6=False, time_limit=30, lookup=lambda name, family: answers[name](name, family))
+        hanging = [asyncio.create_task(resolver.resolve("slow")) for _ in range(slots - 1)]
+        found = await asyncio.wait_for(resolver.resolve("fast"), 30)
+        assert not any(task.done() for task in hanging)
+        gate.set()
+        await asyncio.gather(*hanging)
+        await drain(resolver, slots)
+        return found
+
+    assert asyncio.run(scenario()) == Resolution(("192.0.2.1",))
+
+
+def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.Event) -> None:
+    """Look-ups past the slots wait for one that ends, also when those before have long been given up."""
+
+    async def scenario() -> None:
+        lookup = Lookup({V4: gate})
+        resolver = SystemResolver(ipv6=False, time_limit=LIMIT, lookup=lookup)
+        given_up = await asyncio.gather(*(resolver.resolve(f"slow{number}") for number in range(slots)))
+        assert all(resolution.failure for resolution in given_up)
+        assert resolver._slots.locked()  # the threads still hang in the C library
+
+        waiting = asyncio.create_task(resolver.resolve("next"))
+        await asyncio.wait([waiting], timeout=2 * LIMIT)
+        assert [name for name, _ in lookup.asked] == ["slow0", "slow1", "slow2"]
+
+        gate.set()
+        assert (await asyncio.wait_for(waiting, 30)).addresses == ("192.0.2.99",)
+        await drain(resolver, slots)
+
+    asyncio.run(scenario())
+
+
+def test_a_look_up_that_ends_after_the_loop_is_closed_is_silent(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that comes back when the program is on its way out has nobody to tell, and prints no traceback."""
+    complaints: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+    before = set(threading.enumerate())
+    resolve(Lookup({V4: gate}), ipv6=False, time_limit=LIMIT)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    gate.set()
+    thread.join(30)
+    assert complaints == []
+
+
+def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver raises nothing: with no thread to be had the host is unknown, and the slot is free again."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> tuple[Resolution, bool]:
+        resolver = SystemResolver(ipv6=False, lookup=Lookup({V4: []}))
+        return await resolver.resolve("db1"), resolver._slots.locked()
+
+    monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert asyncio.run(scenario()) == (Resolution((), failed("IPv4", "can't start new thread")), False)
+
+
+def test_the_system_resolver_reads_an_address_without_asking_anybody() -> None:
+    """The default look-up is getaddrinfo(3), which takes numbers as they are."""
+    resolver = SystemResolver(ipv6=False)
+    assert asyncio.run(resolver.resolve("127.0.0.1")) == Resolution(("127.0.0.1",))
+
+
+def test_the_system_resolver_refuses_a_label_that_dns_cannot_hold() -> None:
+    """A label of 64 characters fails before any packet is sent."""
+    resolution = asyncio.run(SystemResolver(ipv6=False).resolve("a" * 64 + ".example"))
+    assert resolution.addresses == ()
+    assert resolution.failure
+    assert resolution.failure.startswith("the look-up of its IPv4 addresses failed (")

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portspec.config import Config, HostConfig, Specification
+from portspec.errors import UsageError
+from portspec.inventory import Target, select, targets
+from portspec.ports import ALL_PORTS
+
+
+def config_of(*hosts: str) -> Config:
+    """Make a configuration with these entries under `hosts`."""
+    return Config("conf.yml", tuple(HostConfig(host, Specification(), ALL_PORTS, 60.0) for host in hosts))
+
+
+def hosts_of(*entries: str) -> list[str]:
+    """List the hosts that these entries stand for."""
+    return [target.host for target in targets(config_of(*entries))]
+
+
+def entry_of(host: str, *entries: str) -> str:
+    """Name the entry whose configuration holds for a host."""
+    return next(target.config.name for target in targets(config_of(*entries)) if target.host == host)
+
+
+def test_names_and_addresses_stand_in_the_order_of_the_file() -> None:
+    """A page that lists the hosts lists them as the file does."""
+    assert hosts_of("web", "192.0.2.1", "db", "2001:db8::1") == ["web", "192.0.2.1", "db", "2001:db8::1"]
+
+
+def test_a_network_stands_where_the_file_has_it() -> None:
+    """The addresses of a CIDR come before what is written below it."""
+    assert hosts_of("web", "192.0.2.0/31", "db") == ["web", "192.0.2.0", "192.0.2.1", "db"]
+
+
+def test_a_wide_network_before_a_narrow_one_stays_first() -> None:
+    """How specific a CIDR is decides what holds for an address, not where it stands."""
+    assert hosts_of("198.51.100.0/30", "192.0.2.8/31") == [
+        *(f"198.51.100.{last}" for last in range(4)),
+        *(f"192.0.2.{last}" for last in (8, 9)),
+    ]
+
+
+def test_a_name_has_no_address_yet() -> None:
+    """What has to be looked up is told by the missing address."""
+    assert [(target.host, target.address) for target in targets(config_of("db1", "192.0.2.1"))] == [
+        ("db1", None),
+        ("192.0.2.1", "192.0.2.1"),
+    ]
+
+
+def test_each_address_of_a_network_is_a_host() -> None:
+    """A CIDR stands for all of its addresses, the first and the last one included, each with the CIDR's entry."""
+    found = targets(config_of("192.0.2.8/30"))
+    assert [target.address for target in found] == ["192.0.2.8", "192.0.2.9", "192.0.2.10", "192.0.2.11"]
+    assert [target.host for target in found] == [target.address for target in found]
+    assert {target.config.name for target in found} == {"192.0.2.8/30"}
+
+
+def test_an_ipv6_network_is_spelled_in_the_short_form() -> None:
+    """The hosts of an IPv6 CIDR have the one spelling that everybody expects."""
+    assert hosts_of("2001:DB8:0::/127") == ["2001:db8::", "2001:db8::1"]
+
+
+def test_a_network_may_have_a_netmask() -> None:
+    """192.0.2.0/255.255.255.254 is 192.0.2.0/31."""
+    assert hosts_of("192.0.2.0/255.255.255.254") == ["192.0.2.0", "192.0.2.1"]
+
+
+@pytest.mark.parametrize("entries", [("192.0.2.0/30", "192.0.2.2"), ("192.0.2.2", "192.0.2.0/30")])
+def test_an_address_of_its_own_beats_every_network(entries: tuple[str, ...]) -> None:
+    """An entry for the address itself holds, before or after the CIDR, and the address is one host."""
+    assert entry_of("192.0.2.2", *entries) == "192.0.2.2"
+    assert entry_of("192.0.2.1", *entries) == "192.0.2.0/30"
+    assert sorted(hosts_of(*entries)) == ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3"]
+
+
+@pytest.mark.parametrize("entries", [("192.0.2.0/29", "192.0.2.4/31"), ("192.0.2.4/31", "192.0.2.0/29")])
+def test_the_longest_prefix_holds(entries: tuple[str, ...]) -> None:
+    """Where two CIDRs have an address, the narrower one configures it, whichever is first."""
+    assert entry_of("192.0.2.4", *entries) == "192.0.2.4/31"
+    assert entry_of("192.0.2.3", *entries) == "192.0.2.0/29"
+    assert len(hosts_of(*entries)) == 8
+
+
+def test_an_ipv6_address_in_a_long_spelling_is_the_one_of_the_network() -> None:
+    """An entry 2001:DB8::0:1 takes its address out of a CIDR that has 2001:db8::1, and keeps its spelling as label."""
+    found = targets(config_of("2001:db8::/127", "2001:DB8::0:1"))
+    assert sorted((target.host, str(target.address)) for target in found) == [
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("2001:db8::", "2001:db8::"),
+    ]
+
+
+def test_labels_are_spelled_as_the_file_spells_them() -> None:
+    """The label `host` is what the user typed, whatever the spelling that is compared."""
+    assert hosts_of("DB1.Example.org.", "2001:0DB8::1") == ["DB1.Example.org.", "2001:0DB8::1"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 63), st.integers(26, 32)).map(
+            lambda pair: str(ipaddress.ip_network((0xC0000200 + pair[0], pair[1]), strict=False))
+        ),
+        unique=True,
+        max_size=8,
+    )
+)
+def test_each_address_is_one_host_under_its_most_specific_entry(networks: list[str]) -> None:
+    """Whatever networks overlap, every address in any of them is there once, configured by the longest prefix."""
+    found = targets(config_of(*networks))
+    parsed = [ipaddress.ip_network(network) for network in networks]
+    assert {target.host for target in found} == {str(ip) for network in parsed for ip in network}
+    assert len({target.host for target in found}) == len(found)
+    for target in found:
+        holders = [network for network in parsed if ipaddress.ip_address(target.host) in network]
+        assert target.config.name == str(max(holders, key=lambda network: network.prefixlen))
+
+
+KNOWN = targets(config_of("db1", "DB2.example.org", "2001:db8::1", "2001:0DB8::2", "192.0.2.0/31"))
+
+
+def picked(*hosts: str) -> list[str]:
+    """List what `select` picks from KNOWN."""
+    return [target.host for target in select(KNOWN, hosts)]
+
+
+def test_no_host_selects_all() -> None:
+    """A command without hosts works on every host of the file, in its order."""
+    assert select(KNOWN, []) == KNOWN
+
+
+def test_hosts_are_selected_in_the_order_asked_for() -> None:
+    """What is named first comes first."""
+    assert picked("192.0.2.1", "db1") == ["192.0.2.1", "db1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "host"),
+    [
+        ("db1", "db1"),
+        ("DB1", "db1"),
+        ("db2.EXAMPLE.org", "DB2.example.org"),
+        ("db2.example.org.", "DB2.example.org"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0:0:0:0:0:1", "2001:db8::1"),
+        ("2001:0DB8::2", "2001:0DB8::2"),
+        ("2001:db8::2", "2001:0DB8::2"),
+        ("192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_a_host_is_found_in_any_spelling(asked: str, host: str) -> None:
+    """Case, a final dot and the way an IPv6 address is written make no difference, on either side."""
+    assert picked(asked) == [host]
+
+
+def test_a_host_that_is_named_twice_is_selected_once() -> None:
+    """No host is scanned twice in one scan, nor printed in two rows."""
+    assert picked("db1", "192.0.2.0", "DB1") == ["db1", "192.0.2.0"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("db3", '"db3" is not a host of the configuration; did you mean db1?'),
+        ("db2.example.com", '"db2.example.com" is not a host of the configuration; did you mean DB2.example.org?'),
+        ("DB2.EXAMPLE.COM", '"DB2.EXAMPLE.COM" is not a host of the configuration; did you mean DB2.example.org?'),
+        ("mail", '"mail" is not a host of the configuration'),
+        ("", '"" is not a host of the configuration'),
+        ("web 1%", '"web 1%" is not a host of the configuration'),
+    ],
+)
+def test_an_unknown_host_is_an_error_with_the_nearest_one(asked: str, message: str) -> None:
+    """A slip is answered with the host that was meant, spelled as in the file, and nothing is guessed from afar."""
+    with pytest.raises(UsageError) as caught:
+        select(KNOWN, ["db1", asked])
+    assert str(caught.value) == message
+
+
+def test_select_gives_the_targets_themselves() -> None:
+    """What is picked carries configuration and address with it."""
+    (target,) = select(KNOWN, ["192.0.2.1"])
+    assert target == Target("192.0.2.1", KNOWN[-1].config, "192.0.2.1")
