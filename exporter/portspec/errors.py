@@ -35,13 +35,13 @@ class ConfigError(PortspecError):
     def lines(self) -> list[str]:
         """Give one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
         return [
-            _printable(": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message))))
+            printable(": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message))))
             for p in self.problems
         ]
 
 
-def _printable(line: str) -> str:
-    """Escape what would break the line, move the cursor or not be seen: a message quotes what stood in the file."""
+def printable(line: str) -> str:
+    """Escape what would break the line, move the cursor or not be seen: a message quotes what others wrote."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

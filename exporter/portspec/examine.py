@@ -68,9 +68,11 @@ class Examiner:
             failure = Failure(Reason.RESOLVE, resolution.failure) if resolution.failure else None
         seen: tuple[AddressObservation, ...] = ()
         duration = 0.0
-        async with self._slots:
+        if not addresses:
             self.ports_started += len(target.config.ports)
-            if addresses:
+        else:
+            async with self._slots:
+                self.ports_started += len(target.config.ports)
                 job = ScanJob(addresses, target.config.ports, self._host_rate, self._rng.getrandbits(64))
                 observation = await asyncio.wrap_future(self._engine.submit(job))
                 seen, duration = observation.addresses, observation.duration

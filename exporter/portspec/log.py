@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
+from portspec.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -48,13 +50,23 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
 
 def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
     if json:
-        return (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False))
+        # Without local variables: there are passwords among them.
+        tracebacks = structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
+        return (tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False))
     if stream.isatty():
-        return (structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),)
+        return (_escape, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     return (
         structlog.processors.format_exc_info,
+        _escape,
         structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False),
     )
+
+
+def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Keep texts from elsewhere, such as host names and errors, from forging a line or driving the terminal."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def get(name: str) -> Any:

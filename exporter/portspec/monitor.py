@@ -93,7 +93,8 @@ class Monitor:
             self._rng.shuffle(due)
             self._busy.update(target.host for target in due)
             widest = min(interval * JITTER, MAX_JITTER) if number else 0.0
-            tasks.create_task(self._round(interval, due, widest))
+            if due:
+                tasks.create_task(self._round(interval, due, widest))
             # After a pause of the whole machine the missed rounds are not made up for.
             number = max(number, int((self._clock.now() - begin) / interval)) + 1
             await self._clock.sleep(begin + number * interval - self._clock.now())

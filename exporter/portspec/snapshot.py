@@ -36,6 +36,22 @@ class ScanResult:
         """True if any address answered any probe."""
         return any(observation.answered for observation in self.addresses)
 
+    def completed_by(self, earlier: ScanResult) -> ScanResult:
+        """Take over from an earlier result the addresses that this one could not see, with their deviations.
+
+        An address that could not be seen has not come into specification. One that has left the name is gone.
+        """
+        if self.judgement.failure is None:
+            return self
+        seen = {observation.address for observation in self.addresses if observation.failure is None}
+        kept = [old for old in earlier.addresses if old.failure is None and old.address not in seen]
+        addresses = {observation.address: observation for observation in (*self.addresses, *kept)}
+        kept_addresses = {old.address for old in kept}
+        old_deviations = (item for item in earlier.judgement.deviations if item.address in kept_addresses)
+        deviations = tuple(sorted((*self.judgement.deviations, *old_deviations)))
+        judgement = replace(self.judgement, deviations=deviations)
+        return replace(self, addresses=tuple(addresses.values()), judgement=judgement)
+
 
 @dataclass(frozen=True, slots=True)
 class HostState:
@@ -68,11 +84,12 @@ class HostState:
         """Give the state once a scan has finished."""
         if not result.judgement.conclusive:
             return replace(self, latest=result)
-        changed = self.conclusive is not None and self.conclusive.open_ports != result.open_ports
+        conclusive = result if self.conclusive is None else result.completed_by(self.conclusive)
+        changed = self.conclusive is not None and self.conclusive.open_ports != conclusive.open_ports
         return replace(
             self,
             latest=result,
-            conclusive=result,
+            conclusive=conclusive,
             last_change=result.finished_at if changed else self.last_change,
         )
 

@@ -32,11 +32,12 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code. `serve` is the default."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
         arguments.insert(0, "serve")
     options = _parser().parse_args(arguments)
     try:
         code: int = _run(options)
+        sys.stdout.flush()
     except PortspecError as error:
         _report(error, options)
         return error.exit_code

@@ -269,7 +269,10 @@ class _Walker:
                 name = "that it names" if path and "password" in str(path[-1]) else found[1]
                 self.source.problem(path, f"the environment variable {name} is not set", line)
                 return found[0]
-            return self._environment[found[1]]
+            value = self._environment[found[1]]
+            if any("\ud800" <= letter <= "\udfff" for letter in value):  # how Python carries bytes that are no text
+                self.source.problem(path, f"the environment variable {found[1]} is not UTF-8 text", line)
+            return value
 
         return _VARIABLE.sub(replace, text)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-import re
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from portspec import __version__
 from portspec.metrics import catalogue as m
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from portspec.snapshot import HostState, Snapshot
-
-# prometheus_client compares versions as numbers and fails on words (1.0.0 and 0.0.4 are what there is)
-_VERSION = re.compile(r"version=(?![0-9]+(\.[0-9]+)*\s*(;|,|$))[^;,]*")
 
 
 class Exposition:
@@ -39,8 +36,11 @@ class Exposition:
 
     def write(self, accept: str) -> tuple[bytes, str]:
         """Give the body and the content type for an Accept header (text 0.0.4 or OpenMetrics 1.0.0)."""
-        encode, content_type = choose_encoder(_VERSION.sub("", accept))
-        return encode(self._registry), content_type
+        if _wants_openmetrics(accept):
+            # typed nowhere in prometheus_client 0.26
+            body: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Family]:
         """Give every family that has samples; called by the registry."""
@@ -49,6 +49,18 @@ class Exposition:
         for family in _host_families(snapshot):
             if family.samples:
                 yield family
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    """Read an Accept header (RFC 9110, 12.5.1): the first format that we have decides, the text format without any."""
+    for accepted in accept.split(","):
+        media, *parameters = (word.strip().lower() for word in accepted.split(";"))
+        versions = [word.removeprefix("version=") for word in parameters if word.startswith("version=")]
+        if media == "application/openmetrics-text" and versions in ([], ["1.0.0"]):
+            return True
+        if media in ("text/plain", "text/*", "*/*"):
+            return False
+    return False
 
 
 def _gauge(metric: m.Metric) -> GaugeMetricFamily:

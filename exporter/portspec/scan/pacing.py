@@ -27,7 +27,8 @@ class Pacer:
         """Give how many probes may be sent now."""
         if not self._interval:
             return UNLIMITED
-        missing = max(0.0, self._full_at - now) / self._interval
+        rounding = 4 * math.ulp(now)  # or next_at() would be a moment at which nothing may be sent yet
+        missing = max(0.0, self._full_at - now - rounding) / self._interval
         return max(0, math.floor(self._burst - missing + 1e-9))
 
     def spend(self, probes: int, now: float) -> None:

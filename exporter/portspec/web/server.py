@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from portspec.errors import ListenError, UsageError
+from portspec.ports import MAX_PORT
 from portspec.web.pages import Pages
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def parse_listen_address(text: str) -> Listener:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
-    if not colon or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535 or (":" in bare) != bracketed:  # noqa: PLR2004
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= MAX_PORT
+    if not colon or not is_port or (":" in bare) != bracketed:
         raise UsageError(
             f'--web.listen-address: "{text}" is not an address and port '
             '(expected ":10190", "127.0.0.1:10190" or "[::1]:10190")'
@@ -79,7 +82,7 @@ class WebServer:
         assert self._runner is not None  # noqa: S101 - start() made it
         try:
             await web.TCPSite(self._runner, listener.host, listener.port, reuse_port=False).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise ListenError(str(listener), _why(error)) from None
 
     def _application(self) -> web.Application:
@@ -119,8 +122,8 @@ _PAGE_HEADERS = {
 }
 
 
-def _why(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
+def _why(error: OSError | UnicodeError) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
         return "no such address"
     return os.strerror(error.errno).lower() if error.errno else str(error)
 

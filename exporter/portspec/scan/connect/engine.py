@@ -22,6 +22,7 @@ from portspec.scan.connect.sockets import (
     NO_ROUTE,
     QUEUE_EMPTY,
     SO_MEMINFO,
+    has_source_address,
     icmp_offender,
     is_self_connected,
     open_socket,
@@ -121,11 +122,8 @@ class ConnectEngine:
             self._epoll.close()
 
     def _turn(self) -> None:
-        while self._inbox:
-            work = Work(*self._inbox.popleft(), self._clock())
-            self._works.append(work)
-            self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
-            self._lanes.extend(work.lanes)
+        while self._inbox and not self._closing:
+            self._begin(*self._inbox.popleft())
         self._finish()
         wait = self._launch(self._clock())
         events = self._epoll.poll(wait, self._limit + 1)
@@ -135,19 +133,32 @@ class ConnectEngine:
         self._harvest(events, now)
         self._expire(now)
 
+    def _begin(self, job: ScanJob, future: Future[Observation]) -> None:
+        try:
+            work = Work(job, future, self._clock())
+        except Exception as error:  # noqa: BLE001 - as in _run
+            _fail(future, error)
+            return
+        self._works.append(work)
+        self._lanes.extend(work.lanes)
+        self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
+
     def _finish(self) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones."""
         for work in [work for work in self._works if self._is_over(work)]:
-            self._works.remove(work)
-            self._window = min(self._limit, self._window + MAX_BATCH)
-            for lane in work.lanes:
-                if lane.in_flight:
-                    self._call_back(lane)
-                if lane in self._lanes:
-                    self._lanes.remove(lane)
+            self._drop(work)
             if work.future.set_running_or_notify_cancel():
                 addresses = tuple(lane.observation() for lane in work.lanes)
                 work.future.set_result(Observation(addresses, self._clock() - work.started, work.probes))
+
+    def _drop(self, work: Work) -> None:
+        self._works.remove(work)
+        self._window = min(self._limit, self._window + MAX_BATCH)
+        for lane in work.lanes:
+            if lane.in_flight:
+                self._call_back(lane)
+            if lane in self._lanes:
+                self._lanes.remove(lane)
 
     def _is_over(self, work: Work) -> bool:
         return work.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in work.lanes)
@@ -165,22 +176,31 @@ class ConnectEngine:
         for lane in ready:
             count = min(share, free - total, quota - lane.in_flight, lane.work.pacer.allowance(now))
             if count > 0:
-                sent = self._send(lane, count)
+                try:
+                    sent = self._send(lane, count)
+                except Exception as error:  # noqa: BLE001 - a fault in one job stops no other
+                    self._drop(lane.work)
+                    _fail(lane.work.future, error)
+                    break
                 lane.work.pacer.spend(sent, now)
                 lane.work.probes += sent
                 total += sent
         self._pacer.spend(total, now)
         self.stats.probes_sent += total
-        return 0.0 if total else self._patience(ready, now)
+        return 0.0 if total else self._patience([lane for lane in ready if lane.in_flight < quota], now)
 
-    def _patience(self, ready: list[Lane], now: float) -> float | None:
-        """Give how long nothing can happen but an event: until a probe expires or the pace allows the next."""
-        if any(map(self._is_over, self._works)):
+    def _patience(self, waiting: list[Lane], now: float) -> float | None:
+        """Give how long nothing can happen but an event: until a probe expires or the pace allows the next.
+
+        `waiting` are the lanes that have something to send and are held back by nothing but pace or window.
+        """
+        if not self._works or any(map(self._is_over, self._works)):
             return 0.0
         times = [self._flight[next(iter(self._flight))][2] + self._timeout] if self._flight else []
-        paced = max(self._pacer.next_at(now), min((lane.work.pacer.next_at(now) for lane in ready), default=now))
-        if paced > now:
-            times.append(paced)
+        if waiting and len(self._flight) < self._window:
+            paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
+            if paced > now:
+                times.append(paced)
         return max(0.0, min(times) - self._clock()) if times else None
 
     def _send(self, lane: Lane, count: int) -> int:
@@ -199,9 +219,13 @@ class ConnectEngine:
             except OSError as error:
                 self._not_sent(lane, target, error.errno or 0, "no socket")
                 break
-            code = sock.connect_ex(target)
-            if code == errno.ECONNABORTED:  # what is left of the last connect; the next call starts afresh
+            try:
                 code = sock.connect_ex(target)
+                if code == errno.ECONNABORTED:  # what is left of the last connect; the next call starts afresh
+                    code = sock.connect_ex(target)
+            except BaseException:
+                sock.close()
+                raise
             if code not in (errno.EINPROGRESS, 0):
                 sock.close()
                 self._not_sent(lane, target, code, "no connection")
@@ -235,7 +259,8 @@ class ConnectEngine:
                 return
             if lane.in_flight:
                 return
-            reason = Reason.LOCAL_LIMIT
+            is_cut_off = code == errno.EADDRNOTAVAIL and not has_source_address(lane.address, lane.family)
+            reason = Reason.NO_ROUTE if is_cut_off else Reason.LOCAL_LIMIT
         elif code in NO_PERMISSION:
             reason = Reason.PERMISSION
         else:
@@ -344,5 +369,10 @@ class ConnectEngine:
         for future in futures:
             if error is None:
                 future.cancel()
-            elif future.set_running_or_notify_cancel():
-                future.set_exception(error)
+            else:
+                _fail(future, error)
+
+
+def _fail(future: Future[Observation], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)

@@ -49,6 +49,19 @@ def open_socket(family: int) -> socket.socket:
     return sock
 
 
+def has_source_address(address: str, family: int) -> bool:
+    """Tell whether this machine has a route to an address and an address of its own to send from.
+
+    EADDRNOTAVAIL of a TCP connect may mean either that, or that every local port is taken. A UDP socket sends
+    nothing when it connects, and shares no port with TCP.
+    """
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            return probe.connect_ex((address, 9)) == 0
+    except OSError:
+        return True
+
+
 def is_self_connected(sock: socket.socket) -> bool:
     """Tell a connection that met itself (TCP simultaneous open, RFC 9293 section 3.5) from an open port."""
     try:
