@@ -34,10 +34,11 @@ def canonical(text: str) -> str:
         return str(parse_network(text))
     if "%" in text:
         raise ValueError(f'"{text}" has a zone (%…); portspec scans addresses without one')
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        pass
+    address = _address(text)
+    if address is not None:
+        if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
+            raise ValueError(f'"{text}" is not the address of one host')
+        return str(address)
     if ":" in text:
         raise ValueError(f'"{text}" is not an IPv6 address (a host stands without port and scheme)')
     return _canonical_name(text)
@@ -51,6 +52,8 @@ def parse_network(text: str) -> Network:
         raise ValueError(f'"{text}" is not a CIDR (expected for example "192.0.2.0/24")') from None
     if str(network.network_address) != str(ipaddress.ip_address(text.split("/", maxsplit=1)[0])):
         raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
+    if network.is_multicast:
+        raise ValueError(f'"{text}" is a range of multicast addresses, not of hosts')
     if network.num_addresses > MAX_NETWORK_ADDRESSES:
         widest = network.max_prefixlen - 16
         raise ValueError(
@@ -74,6 +77,13 @@ def duplicates(hosts: Iterable[str]) -> dict[str, str]:
         else:
             seen[form] = host
     return found
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _canonical_name(text: str) -> str:

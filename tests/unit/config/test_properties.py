@@ -67,9 +67,10 @@ labels = st.dictionaries(label_name, text, max_size=3).map(
         {name: value for name, (_, value) in pairs.items()},
     )
 )
+host_address = st.ip_addresses().filter(lambda address: not address.is_multicast and int(address) not in {0, 2**32 - 1})
 host_name = st.one_of(
     st.from_regex(r"[a-z_][a-z0-9_]{0,8}(-[a-z0-9]{1,3})?(\.[a-z]{2,5}){0,2}", fullmatch=True),
-    st.ip_addresses().map(str),
+    host_address.map(str),
     st.integers(0, 255).map(lambda third: f"10.0.{third}.0/24"),
 )
 host_mapping = st.fixed_dictionaries(
