@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from portspec.scan import Reason
 from portspec.verdict import Deviation, Judgement, Verdict
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class ScanResult:
         """
         if self.judgement.failure is None:
             return self
-        seen = {observation.address for observation in self.addresses if observation.failure is None}
-        kept = [old for old in earlier.addresses if old.failure is None and old.address not in seen]
+        # of a seen address None, of one that could not be seen its failure
+        found = {observation.address: observation.failure for observation in self.addresses}
+        is_whole = self.judgement.failure.reason is not Reason.RESOLVE
+        kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
         addresses = {observation.address: observation for observation in (*self.addresses, *kept)}
         kept_addresses = {old.address for old in kept}
         old_deviations = (item for item in earlier.judgement.deviations if item.address in kept_addresses)

@@ -17,12 +17,13 @@ class Metric:
 
 
 _AS_OF = "as of the last completed scan of the host"
+_AS_JUDGED = f"{_AS_OF} that reached a verdict"
 
 PORT_OPEN = Metric(
     "port_open",
     "gauge",
     f"1 if the port is open on at least one address of the host, else 0; for every expected port and every port "
-    f"found open, {_AS_OF}.",
+    f"found open, {_AS_JUDGED}.",
     ("host", "port"),
 )
 PORT_EXPECTED = Metric(
@@ -31,13 +32,13 @@ PORT_EXPECTED = Metric(
 PORT_DEVIATION = Metric(
     "port_deviation",
     "gauge",
-    f"1 for each port of an address that is not as specified, {_AS_OF}; absent otherwise.",
+    f"1 for each port of an address that is not as specified, {_AS_JUDGED}; absent otherwise.",
     ("host", "address", "port", "kind", "state"),
 )
 PORT_OUT_OF_SPEC = Metric(
     "port_out_of_spec",
     "gauge",
-    f"Number of deviations, {_AS_OF} that reached a verdict; 0 is in specification.",
+    f"Number of deviations, {_AS_JUDGED}; 0 is in specification.",
     ("host",),
 )
 PORT_HOST_UP = Metric(
@@ -61,13 +62,13 @@ PORT_LAST_SCAN = Metric(
 PORT_SCAN_DURATION = Metric(
     "port_scan_duration_seconds",
     "gauge",
-    f"Time the scan took, {_AS_OF} that reached a verdict.",
+    f"Time the scan took, {_AS_JUDGED}.",
     ("host",),
 )
 PORT_LAST_CHANGE = Metric(
     "port_last_change_timestamp_seconds",
     "gauge",
-    f"Unix time at which the set of open ports was last seen to change, {_AS_OF}; absent until it is.",
+    f"Unix time at which the set of open ports was last seen to change, {_AS_JUDGED}; absent until it is.",
     ("host",),
 )
 PORT_SCAN_INTERVAL = Metric(

@@ -122,11 +122,11 @@ class ConnectEngine:
             self._epoll.close()
 
     def _turn(self) -> None:
-        while self._inbox and not self._closing:
-            self._begin(*self._inbox.popleft())
+        if self._inbox:
+            self._begin(*self._inbox.popleft())  # one a turn: drawing the order of all ports takes 20 ms
         self._finish()
         wait = self._launch(self._clock())
-        events = self._epoll.poll(wait, self._limit + 1)
+        events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
         now = self._clock()
         if not events and not self._works:
             self._close_idle()
@@ -134,6 +134,8 @@ class ConnectEngine:
         self._expire(now)
 
     def _begin(self, job: ScanJob, future: Future[Observation]) -> None:
+        if future.cancelled():
+            return
         try:
             work = Work(job, future, self._clock())
         except Exception as error:  # noqa: BLE001 - as in _run
@@ -155,6 +157,7 @@ class ConnectEngine:
         self._works.remove(work)
         self._window = min(self._limit, self._window + MAX_BATCH)
         for lane in work.lanes:
+            self.stats.ports_settled += lane.unsettled
             if lane.in_flight:
                 self._call_back(lane)
             if lane in self._lanes:

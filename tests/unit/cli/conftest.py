@@ -1,0 +1,32 @@
+"""Configurations of hosts on loopback."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Configure(Protocol):
+    """Writes a configuration file; gives its path."""
+
+    def __call__(self, hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
+        """Write hosts, scanports and whatever other keys."""
+        ...
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Configure:
+    """Give a writer of configuration files (JSON is YAML)."""
+
+    def write(hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
+        path = tmp_path / "conf.yml"
+        path.write_text(json.dumps({"hosts": hosts, "scanports": scanports, **keys}), encoding="utf-8")
+        return str(path)
+
+    return write

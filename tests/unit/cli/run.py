@@ -1,0 +1,173 @@
+"""`python -m portspec` as a process of its own, as users start it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
+
+from tests.unit.scan.loopback import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+PROGRAM: Final = [sys.executable, "-m", "portspec"]
+STOP_LIMIT: Final = 1.0  # seconds in which a signal must end the program
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give an environment without name servers, and without what the developer's own says of colours or Python."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "PYTHONPATH": str(Path(__file__).with_name("hermetic")),
+        **(extra or {}),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> Done:
+    """Run a command to its end, with pipes for its output."""
+    done = subprocess.run(
+        [*PROGRAM, *arguments],
+        cwd=cwd,
+        env=environment(extra),
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def run_on_terminal(*arguments: str, out: bool = False, err: bool = False) -> Done:
+    """Run a command with a terminal as its output, its error output, or both; the others are pipes."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=slave if out else subprocess.PIPE,
+        stderr=slave if err else subprocess.PIPE,
+    )
+    os.close(slave)
+    shown = _drain(master)
+    try:
+        piped_out, piped_err = process.communicate(timeout=60.0)
+    finally:
+        process.kill()
+        process.wait()
+    terminal = shown()
+    return Done(process.returncode, terminal if out else piped_out.decode(), terminal if err else piped_err.decode())
+
+
+class _Drain(threading.Thread):
+    """Reads a terminal to its end, so that its writer never waits."""
+
+    def __init__(self, master: int) -> None:
+        super().__init__(daemon=True)
+        self._master = master
+        self._seen: list[bytes] = []
+        self.start()
+
+    def run(self) -> None:
+        """Read until the other end is closed, which Linux tells by EIO."""
+        try:
+            while part := os.read(self._master, 65536):
+                self._seen.append(part)
+        except OSError:
+            pass
+        finally:
+            os.close(self._master)
+
+    def __call__(self) -> str:
+        """Give all that was shown."""
+        self.join(PATIENCE)
+        return b"".join(self._seen).decode()
+
+
+_drain = _Drain
+
+
+class Server:
+    """`portspec serve -j` on a free port of loopback, killed at the end of the test."""
+
+    def __init__(self, conf: Path, *arguments: str, command: Sequence[str] = ("serve",)) -> None:
+        listen = ["--web.listen-address", "127.0.0.1:0"]
+        self.process = subprocess.Popen(
+            [*PROGRAM, *command, "-j", "-c", str(conf), *listen, *arguments],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        self.wait_for("listening")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        self.log.extend(json.loads(line) for line in iter(self.process.stdout.readline, ""))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Give the log lines of an event."""
+        return [entry for entry in list(self.log) if entry["event"] == name]
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Wait for a log line; give the first of that event."""
+        eventually(lambda: bool(self.events(event)) or self.process.poll() is not None, event)
+        assert self.events(event), f"ended without {event}: {self.log}"
+        return self.events(event)[0]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Fetch a path; gives status and text."""
+        address = urlsplit(self.wait_for("listening")["url"])
+        assert address.hostname
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send a signal; give the exit code. It is an error if the program has not ended within a second."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=STOP_LIMIT)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from portspec import __version__
+from portspec.cli import COMMANDS
+from tests.unit.cli.run import environment, run
+
+
+def test_version() -> None:
+    """`--version` prints the program's name and version."""
+    done = run("--version")
+    assert (done.code, done.out, done.err) == (0, f"portspec {__version__}\n", "")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_mentions_every_command(option: str) -> None:
+    """The help names each command with a line about it, and shows examples."""
+    done = run(option)
+    assert (done.code, done.err) == (0, "")
+    for command in COMMANDS:
+        assert f"\n    {command} " in done.out
+    assert "portspec -c conf.yml" in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_of_its_own(command: str) -> None:
+    """The help of a command names its options."""
+    done = run(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"usage: portspec {command}")
+    assert "--log.level" in done.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["-c"], ["--log.level", "info"]])
+def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> None:
+    """Without a command the exporter runs: here, with a file that is not there, it ends as `serve` does."""
+    conf = str(tmp_path / "missing.yml")
+    given = arguments[:-1] if arguments == ["-c"] else arguments
+    done = run(*given, "-c", conf)
+    assert (done.code, done.err) == (2, "")
+    assert "level=error" in done.out
+    assert f"{conf}: no such file; name the configuration file with -c FILE" in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--nonsense"], ["nonsense"], ["scan", "--nonsense"], ["learn"], ["scan", "-c"], ["check", "--log.level", "loud"]],
+)
+def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
+    """Arguments that make no sense print the usage on standard error, nothing on standard output, and exit 2."""
+    done = run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("usage: portspec")
+
+
+def test_unknown_command_is_named_as_such() -> None:
+    """A word that is no command is called an unknown command, with the commands that there are."""
+    done = run("scna", "-c", "conf.yml")
+    assert done.code == 2
+    assert "scna" in done.err
+    assert "scan" in done.err
+
+
+def test_console_script_is_the_same_program() -> None:
+    """The `portspec` that installation puts beside Python is the same as `python -m portspec`."""
+    script = Path(sys.executable).with_name("portspec")
+    done = subprocess.run([script, "--version"], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"portspec {__version__}\n")
+
+
+def test_help_is_quick_to_import() -> None:
+    """`--help` imports none of the large libraries that only some command needs."""
+    program = "import sys, portspec.cli; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert not {"aiohttp", "pydantic", "yaml", "rich", "jinja2", "prometheus_client"} & set(done.stdout.split())

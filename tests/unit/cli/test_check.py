@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.unit.cli.run import run
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import Configure
+
+EXAMPLE = Path(__file__).parents[3] / "conf.yml"
+
+
+def test_right_file_is_exit_0(configure: Configure) -> None:
+    """Check prints each host with its addresses and ports, then probes and duration of a round, and exits 0."""
+    conf = configure({"127.0.0.1": {"expect": [22, 80], "allow": [443]}, "::1": {"scanports": ["1-1000"]}}, ["1-100"])
+    done = run("check", "-c", conf)
+    assert (done.code, done.err) == (0, "")
+    first, second, *rest = done.out.splitlines()
+    assert " ".join(first.split()) == "127.0.0.1 127.0.0.1 101 ports, expect 22, 80, allow 443"
+    assert " ".join(second.split()) == "::1 ::1 1,000 ports, expect none"
+    assert rest[1] == "2 hosts, 2 addresses, 1,101 probes per round"
+    assert rest[-1] == f"{conf} is right."
+
+
+def test_estimate_heeds_the_rate(configure: Configure) -> None:
+    """The estimated duration is that of the rate, where that is what a round takes."""
+    conf = configure({"127.0.0.1": []}, ["1-6000"], scan={"rate": 100})
+    assert "estimated duration of a round: 1 min if every probe is answered at once" in run("check", "-c", conf).out
+
+
+def test_estimate_heeds_the_host_rate(configure: Configure) -> None:
+    """With a host rate a round takes as long as the host with the most ports, not as long as all of them."""
+    conf = configure({"127.0.0.1": [], "127.0.0.2": [], "::1": {"scanports": [1]}}, ["1-6000"], scan={"host_rate": 100})
+    assert "estimated duration of a round: 1 min if every probe is answered at once" in run("check", "-c", conf).out
+
+
+def test_name_that_does_not_resolve_is_a_warning(configure: Configure) -> None:
+    """A name without an address is told and warned of; the file is right nevertheless."""
+    done = run("check", "-c", configure({"nowhere.invalid": [], "localhost": []}))
+    assert done.code == 0
+    assert "nowhere.invalid  does not resolve (no A record)" in done.out
+    assert "1 of 2 hosts would be unknown" in done.out
+
+
+def test_wrong_file_is_exit_2_with_every_problem(configure: Configure) -> None:
+    """Each problem of a file is a line on standard error, as compilers print it; standard output stays empty."""
+    conf = configure({"db1": ["80a"], "web 1": []}, ["0"], intervall=60)
+    done = run("check", "-c", conf)
+    assert (done.code, done.out) == (2, "")
+    lines = done.err.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(f"{conf}:1: ") for line in lines)
+    assert any('hosts."db1": "80a" is not a port' in line for line in lines)
+    assert any("intervall: unknown key (did you mean interval?)" in line for line in lines)
+
+
+def test_missing_file_is_exit_2(tmp_path: Path) -> None:
+    """A file that is not there is exit 2, with the way to name another one."""
+    done = run("check", "-c", str(tmp_path / "none.yml"))
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"{tmp_path / 'none.yml'}: no such file; name the configuration file with -c FILE\n"
+
+
+def test_variable_that_is_not_utf_8_is_refused(configure: Configure) -> None:
+    """A ${VARIABLE} whose bytes are no text is a problem of the file: it could be written to no page and no metric."""
+    conf = configure({"127.0.0.1": {"labels": {"site": "${SITE}"}}})
+    done = run("check", "-c", conf, extra={"SITE": "caf\udce9"})
+    assert (done.code, done.out) == (2, "")
+    assert "SITE" in done.err
+
+
+def test_example_of_the_repository_is_right() -> None:
+    """The conf.yml of the repository passes its own check."""
+    done = run("check", "-c", str(EXAMPLE))
+    assert (done.code, done.err) == (0, "")
+    assert "localhost  127.0.0.1" in done.out

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.unit.cli.run import run
+from tests.unit.scan.loopback import V6, listeners, own_address, ports_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def wanted(*ports: int) -> str:
+    """Spell ports for --ports."""
+    return ",".join(map(str, ports))
+
+
+def test_learned_block_describes_what_listens() -> None:
+    """The output is a `hosts:` block in YAML: each host with exactly the ports that are open now."""
+    address = own_address()
+    with listeners(address, 3) as opened, listeners(V6) as on_v6:
+        ports, ports6 = ports_of(opened), ports_of(on_v6)
+        done = run("learn", address, V6, "--ports", wanted(1, 2, *ports, *ports6))
+    assert (done.code, done.err) == (0, "")
+    assert yaml.safe_load(done.out) == {"hosts": {address: list(ports), V6: list(ports6)}}
+
+
+def test_learned_block_is_a_configuration_that_is_in_spec(tmp_path: Path) -> None:
+    """A conf.yml made of the learned block is right, and a scan with it finds the host in spec."""
+    conf = tmp_path / "conf.yml"
+    with listeners(own_address(), 5) as opened:
+        ports = ports_of(opened)
+        done = run("learn", opened[0].getsockname()[0], "--ports", wanted(1, *ports))
+        conf.write_text(f"{done.out}scanports: [1, {wanted(*ports)}]\n", encoding="utf-8")
+        assert run("check", "-c", str(conf)).code == 0
+        assert run("scan", "-c", str(conf)).code == 0
+    assert run("scan", "-c", str(conf)).code == 1
+
+
+def test_name_is_learned_by_its_name() -> None:
+    """A name stands as itself in the block, not as its address."""
+    done = run("learn", "localhost", "--ports", "1")
+    assert yaml.safe_load(done.out) == {"hosts": {"localhost": []}}
+
+
+def test_host_that_could_not_be_seen_is_a_comment() -> None:
+    """A host without a verdict is told in a comment, and the exit is 3; the others are learned."""
+    done = run("learn", "nowhere.invalid", own_address(), "--ports", "1")
+    assert (done.code, done.err) == (3, "")
+    assert '  # "nowhere.invalid": does not resolve (no A record)\n' in done.out
+    assert list(yaml.safe_load(done.out)["hosts"].values()) == [[]]
+
+
+def test_same_host_twice_is_learned_once(tmp_path: Path) -> None:
+    """Two spellings of one host give a block that portspec reads: not the same host twice."""
+    done = run("learn", "localhost", "LOCALHOST", "::1", "0:0::1", "--ports", "1")
+    conf = tmp_path / "conf.yml"
+    conf.write_text(f"{done.out}scanports: [1]\n", encoding="utf-8")
+    checked = run("check", "-c", str(conf))
+    assert (checked.code, checked.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["127.0.0.1", "--ports", "80a"], '--ports: "80a" is not a port ('),
+        (["http://127.0.0.1/"], '"http://127.0.0.1/" is not'),
+    ],
+)
+def test_wrong_arguments_are_exit_2(arguments: list[str], message: str) -> None:
+    """What is no host or no port is exit 2 with a message, and nothing is scanned."""
+    done = run("learn", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err

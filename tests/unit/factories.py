@@ -1,0 +1,228 @@
+"""What unit tests are made of: targets, observations, results; an engine, a resolver, a clock that tests drive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+from concurrent.futures import Future
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import pytest
+import structlog
+from hypothesis import settings
+
+from portspec.config import HostConfig, Specification
+from portspec.inventory import Resolution, Target
+from portspec.ports import PortSet
+from portspec.scan import AddressObservation, EngineStats, Failure, Observation, Reason, ScanJob
+from portspec.snapshot import ScanResult, Snapshot
+from portspec.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+#: How thoroughly hypothesis looks: enough to find a fault, quick enough to run each time.
+MODEST: Final = settings(deadline=None, max_examples=60)
+
+ADDRESS: Final = "192.0.2.1"  # RFC 5737: nobody's; it stands in observations made by hand and is never probed
+NOW: Final = 1_700_000_000.0  # 2023-11-14T22:13:20Z
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip a test for want of a tool or a privilege; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def logging_restored() -> Iterator[None]:
+    """Undo log.set_up(), which is the whole process's, on leaving."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], level = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+
+
+def target(
+    host: str = "web1",
+    *,
+    expect: Iterable[int] = (),
+    allow: Iterable[int] = (),
+    scan: Iterable[int] = (22, 80, 443),
+    interval: float = 60.0,
+    labels: Mapping[str, str] | None = None,
+    address: str | None = ADDRESS,
+) -> Target:
+    """Make a target; `scan` are its scanports, to which its specification is added."""
+    specification = Specification(PortSet.of(expect), PortSet.of(allow))
+    ports = PortSet.of(scan) | specification.expect | specification.allow
+    config = HostConfig(host, specification, ports, interval, MappingProxyType(dict(labels or {})))
+    return Target(host, config, address)
+
+
+def seen(
+    address: str = ADDRESS,
+    *,
+    scanned: Iterable[int] = (22, 80, 443),
+    is_open: Iterable[int] = (),
+    filtered: Iterable[int] = (),
+    answered: bool | None = None,
+    rtt: float | None = None,
+    reason: Reason | None = None,
+) -> AddressObservation:
+    """Make the observation of one address, `scanned` and all that is open or filtered; with a reason, an unseen one."""
+    found, silent = PortSet.of(is_open), PortSet.of(filtered)
+    probed = PortSet.of(scanned) | found | silent
+    return AddressObservation(
+        address=address,
+        scanned=PortSet() if reason else probed,
+        open=PortSet() if reason else found,
+        filtered=PortSet() if reason else silent,
+        answered=len(silent) < len(probed) and reason is None if answered is None else answered,
+        rtt=rtt,
+        failure=Failure(reason, f"no connection to {address}: {reason.value}") if reason else None,
+    )
+
+
+def result(
+    of: Target,
+    *addresses: AddressObservation,
+    at: float = NOW,
+    duration: float = 1.5,
+    failure: Failure | None = None,
+) -> ScanResult:
+    """Make the result of one scan, judged by the target's specification."""
+    return ScanResult(addresses, judge(addresses, of.config.specification, failure), at, duration)
+
+
+def snapshot(*scans: tuple[Target, Sequence[ScanResult]], probes_sent: int = 0) -> Snapshot:
+    """Make the snapshot after the given scans of each target."""
+    made = Snapshot.of(of for of, _ in scans)
+    for of, results in scans:
+        for finished in results:
+            made = made.after(of.host, finished, probes_sent=probes_sent)
+    return made
+
+
+def all_closed(job: ScanJob) -> Observation:
+    """Answer a job: every port of every address is closed."""
+    seen_ones = tuple(seen(address, scanned=job.ports) for address in job.addresses)
+    return Observation(seen_ones, 0.25, len(seen_ones) * len(job.ports))
+
+
+class ScriptedEngine:
+    """An engine that answers each job as its script says (an exception is the job's fault); without one, jobs wait."""
+
+    name = "scripted"
+
+    def __init__(self, answer: Callable[[ScanJob], Observation] | None = None) -> None:
+        self.stats = EngineStats()
+        self.jobs: list[ScanJob] = []
+        self.futures: list[Future[Observation]] = []
+        self._answer = answer
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """The number of jobs that wait for an answer."""
+        return sum(not future.done() for future in self.futures)
+
+    def submit(self, job: ScanJob) -> Future[Observation]:
+        """Take a job; RuntimeError after close()."""
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        future: Future[Observation] = Future()
+        self.jobs.append(job)
+        self.futures.append(future)
+        if self._answer:
+            self.finish(len(self.jobs) - 1, self._answer)
+        return future
+
+    def finish(self, number: int, answer: Callable[[ScanJob], Observation] = all_closed) -> None:
+        """Answer the job of a number, in the order of submission from 0."""
+        try:
+            observation = answer(self.jobs[number])
+        except Exception as error:  # noqa: BLE001 - the script's
+            self.futures[number].set_exception(error)
+        else:
+            self.stats.probes_sent += observation.probes
+            self.futures[number].set_result(observation)
+
+    def close(self) -> None:
+        """Cancel what waits, and take no more."""
+        self._closed = True
+        for future in self.futures:
+            future.cancel()
+
+
+class ScriptedResolver:
+    """A resolver that knows the names it is given; `held` names answer only after release()."""
+
+    def __init__(self, names: Mapping[str, Resolution] | None = None, *, held: Iterable[str] = ()) -> None:
+        self.asked: list[str] = []
+        self._names = dict(names or {})
+        self._held = {name: asyncio.Event() for name in held}
+
+    async def resolve(self, name: str) -> Resolution:
+        """Look a name up."""
+        self.asked.append(name)
+        if name in self._held:
+            await self._held[name].wait()
+        return self._names.get(name, Resolution((), f"{name} is not in the script"))
+
+    def release(self, name: str) -> None:
+        """Let a held name answer."""
+        self._held[name].set()
+
+
+async def settle() -> None:
+    """Let every task run until all of them wait for something."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class ManualClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self._now = now
+        self._numbers = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        """Give the time."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the test has moved the clock so far."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + max(0.0, seconds), next(self._numbers), woken))
+        await woken
+
+    async def advance(self, seconds: float) -> None:
+        """Move on, and wake every sleeper at its moment."""
+        end = self._now + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            due, _, woken = heapq.heappop(self._sleepers)
+            self._now = max(self._now, due)
+            if not woken.done():
+                woken.set_result(None)
+            await settle()
+        self._now = end
+
+    async def freeze(self, seconds: float) -> None:
+        """Let time pass in which nothing runs, as when the whole machine sleeps; then wake who is due."""
+        await settle()
+        self._now += seconds
+        await self.advance(0.0)

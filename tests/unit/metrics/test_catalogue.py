@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from portspec.metrics import CATALOGUE
+from tests.unit.factories import missing, snapshot
+from tests.unit.metrics.scrape import text, zoo
+
+if TYPE_CHECKING:
+    from portspec.metrics import Metric
+    from portspec.snapshot import Snapshot
+
+NAME = re.compile(r"(port|portspec|process|python)_[a-z0-9_]+")
+OURS = re.compile(r"(port|portspec)_")
+
+
+def parsed() -> dict[str, tuple[str, str, set[str]]]:
+    """Give kind, help and labels of every family in the output; a counter has the name of its samples."""
+    families = {}
+    for family in text_string_to_metric_families(text(zoo())):
+        labels = {name for sample in family.samples for name in sample.labels}
+        suffix = "_total" if family.type == "counter" else ""
+        families[family.name + suffix] = (family.type, family.documentation, labels)
+    return families
+
+
+def test_every_family_is_in_the_catalogue_as_it_says() -> None:
+    """Each of portspec's own families is written with the kind, the help and the labels of the catalogue."""
+    written = {name: family for name, family in parsed().items() if OURS.match(name)}
+    catalogue = {metric.name: metric for metric in CATALOGUE}
+    assert set(written) <= set(catalogue)
+    for name, (kind, documentation, labels) in written.items():
+        assert (kind, documentation) == (catalogue[name].kind, catalogue[name].help)
+        if name != "port_host_info":  # whose labels are the configuration's
+            assert labels == set(catalogue[name].labels)
+
+
+def test_every_metric_of_the_catalogue_can_be_seen() -> None:
+    """A snapshot with a host of every kind shows each metric of the catalogue: none is a dead entry."""
+    assert {metric.name for metric in CATALOGUE} <= set(parsed())
+
+
+def test_every_family_has_help_and_type_before_its_samples() -> None:
+    """In the text each family begins with HELP and TYPE, once, and no sample stands outside of its family."""
+    current = None
+    begun: list[str] = []
+    helped = None
+    for line in text(zoo()).splitlines():
+        if line.startswith("# HELP "):
+            helped = line.split(" ", 3)[2]
+        elif line.startswith("# TYPE "):
+            current = line.split(" ", 3)[2]
+            assert helped == current
+            begun.append(current)
+        else:
+            assert re.split(r"[{ ]", line, maxsplit=1)[0] == current
+    assert len(begun) == len(set(begun))
+
+
+def test_names_have_a_known_prefix() -> None:
+    """Every family begins with port_, portspec_, process_ or python_."""
+    for name in parsed():
+        assert NAME.fullmatch(name), name
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_catalogue_follows_the_conventions(metric: Metric) -> None:
+    """Help is a sentence; a counter ends in _total, a gauge does not; a time has its unit; labels are plain words."""
+    assert metric.help.endswith(".")
+    assert (metric.kind == "counter") == metric.name.endswith("_total")
+    if "timestamp" in metric.name or "duration" in metric.name or "interval" in metric.name:
+        assert metric.name.endswith("_seconds")
+    assert all(re.fullmatch(r"[a-z][a-z_]*", label) for label in metric.labels)
+
+
+def test_names_of_the_catalogue_are_unique() -> None:
+    """No metric stands in the catalogue twice."""
+    names = [metric.name for metric in CATALOGUE]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("of", [zoo(), snapshot()], ids=["zoo", "no hosts"])
+def test_promtool_finds_nothing_to_say(of: Snapshot) -> None:
+    """`promtool check metrics` accepts the output without a word."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing("promtool (Debian: prometheus) is not installed")
+    done = subprocess.run([promtool, "check", "metrics"], input=text(of), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

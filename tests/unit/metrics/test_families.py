@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from portspec.scan import Reason
+from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.metrics.scrape import host_lines, text, zoo
+
+EXPECTED = r"""
+# TYPE port_open gauge
+port_open{host="good",port="22"} 1.0
+port_open{host="good",port="80"} 1.0
+port_open{host="good",port="443"} 1.0
+port_open{host="bad",port="22"} 1.0
+port_open{host="bad",port="25"} 0.0
+port_open{host="bad",port="80"} 1.0
+port_open{host="bad",port="8080"} 1.0
+port_open{host="lost",port="22"} 0.0
+port_open{host="lost",port="23"} 1.0
+# TYPE port_expected gauge
+port_expected{host="good",port="22"} 1.0
+port_expected{host="good",port="443"} 1.0
+port_expected{host="bad",port="22"} 1.0
+port_expected{host="bad",port="25"} 1.0
+port_expected{host="lost",port="22"} 1.0
+port_expected{host="never",port="80"} 1.0
+port_expected{host="waiting",port="443"} 1.0
+# TYPE port_deviation gauge
+port_deviation{address="192.0.2.2",host="bad",kind="missing",port="25",state="filtered"} 1.0
+port_deviation{address="192.0.2.2",host="bad",kind="unexpected",port="80",state="open"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="missing",port="25",state="closed"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="80",state="open"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="8080",state="open"} 1.0
+port_deviation{address="192.0.2.3",host="lost",kind="missing",port="22",state="closed"} 1.0
+port_deviation{address="192.0.2.3",host="lost",kind="unexpected",port="23",state="open"} 1.0
+# TYPE port_out_of_spec gauge
+port_out_of_spec{host="good"} 0.0
+port_out_of_spec{host="bad"} 5.0
+port_out_of_spec{host="lost"} 2.0
+port_out_of_spec{host="blind"} 0.0
+# TYPE port_host_up gauge
+port_host_up{host="good"} 1.0
+port_host_up{host="bad"} 1.0
+port_host_up{host="lost"} 0.0
+port_host_up{host="never"} 0.0
+port_host_up{host="blind"} 0.0
+# TYPE port_scan_success gauge
+port_scan_success{host="good"} 1.0
+port_scan_success{host="bad"} 1.0
+port_scan_success{host="lost"} 0.0
+port_scan_success{host="never"} 0.0
+port_scan_success{host="blind"} 1.0
+# TYPE port_scan_failure gauge
+port_scan_failure{host="lost",reason="resolve"} 1.0
+port_scan_failure{host="never",reason="local_limit"} 1.0
+port_scan_failure{host="never",reason="no_route"} 1.0
+# TYPE port_last_scan_timestamp_seconds gauge
+port_last_scan_timestamp_seconds{host="good"} 1.7e+09
+port_last_scan_timestamp_seconds{host="bad"} 1.700000000125e+09
+port_last_scan_timestamp_seconds{host="lost"} 1.7e+09
+port_last_scan_timestamp_seconds{host="blind"} 1.7e+09
+# TYPE port_scan_duration_seconds gauge
+port_scan_duration_seconds{host="good"} 2.5
+port_scan_duration_seconds{host="bad"} 0.001
+port_scan_duration_seconds{host="lost"} 1.5
+port_scan_duration_seconds{host="blind"} 1.5
+# TYPE port_last_change_timestamp_seconds gauge
+port_last_change_timestamp_seconds{host="bad"} 1.700000000125e+09
+# TYPE port_scan_interval_seconds gauge
+port_scan_interval_seconds{host="good"} 60.0
+port_scan_interval_seconds{host="bad"} 3600.0
+port_scan_interval_seconds{host="lost"} 60.5
+port_scan_interval_seconds{host="never"} 60.0
+port_scan_interval_seconds{host="waiting"} 60.0
+port_scan_interval_seconds{host="blind"} 60.0
+# TYPE port_host_info gauge
+port_host_info{host="good",nasty="quote \" backslash \\ newline \n and <b>&amp;</b>",site="here"} 1.0
+port_host_info{host="bad",nasty="",site="there"} 1.0
+"""
+
+
+def test_families_of_hosts_are_exactly_these() -> None:
+    """A snapshot with a host of every kind gives these lines, in this order."""
+    assert host_lines(zoo()) == EXPECTED.strip().splitlines()
+
+
+def of_host(lines: list[str], host: str) -> dict[str, str]:
+    """Give the values of the families of one host that have no other label."""
+    wanted = f'{{host="{host}"}} '
+    return dict(line.split(wanted) for line in lines if wanted in line)
+
+
+def test_host_that_never_reached_a_verdict_has_no_verdict() -> None:
+    """Of a host that was never conclusive there is no port_out_of_spec, port_open or time of a scan, but a failure."""
+    lines = host_lines(zoo())
+    assert of_host(lines, "never") == {
+        "port_host_up": "0.0",
+        "port_scan_success": "0.0",
+        "port_scan_interval_seconds": "60.0",
+    }
+    assert not any(line.startswith('port_open{host="never"') for line in lines)
+
+
+def test_host_that_was_never_scanned_has_only_what_the_configuration_says() -> None:
+    """Before its first scan a host has its interval and its expected ports, nothing that could look like a result."""
+    assert of_host(host_lines(zoo()), "waiting") == {"port_scan_interval_seconds": "60.0"}
+
+
+def test_unknown_keeps_the_series_of_the_last_conclusive_scan() -> None:
+    """When a scan fails only port_scan_success, port_scan_failure and port_host_up tell; no verdict is taken back."""
+    of = target("db1", expect=[22])
+    scans = [result(of, seen(is_open=[80]), at=NOW), result(of, seen(reason=Reason.NO_ROUTE), at=NOW + 60)]
+    before, after = (set(host_lines(snapshot((of, scans[:count])))) for count in (1, 2))
+    assert before - after == {'port_host_up{host="db1"} 1.0', 'port_scan_success{host="db1"} 1.0'}
+    assert after - before == {
+        'port_host_up{host="db1"} 0.0',
+        'port_scan_success{host="db1"} 0.0',
+        "# TYPE port_scan_failure gauge",
+        'port_scan_failure{host="db1",reason="no_route"} 1.0',
+    }
+
+
+def test_deviation_beside_an_unseen_address_shows_both() -> None:
+    """A host out of spec with an address that could not be seen has its deviations and the reason."""
+    of = target("db1", expect=[22])
+    lines = host_lines(snapshot((of, [result(of, seen(), seen("::1", reason=Reason.NO_ROUTE))])))
+    assert 'port_out_of_spec{host="db1"} 1.0' in lines
+    assert 'port_scan_success{host="db1"} 1.0' in lines
+    assert 'port_scan_failure{host="db1",reason="no_route"} 1.0' in lines
+
+
+def test_host_back_in_spec_has_no_deviations() -> None:
+    """A deviation that is over leaves no series behind."""
+    of = target("db1", expect=[22])
+    lines = host_lines(snapshot((of, [result(of, seen(), at=NOW), result(of, seen(is_open=[22]), at=NOW + 60)])))
+    assert 'port_out_of_spec{host="db1"} 0.0' in lines
+    assert not any("port_deviation" in line for line in lines)
+
+
+def test_exporter_tells_of_itself() -> None:
+    """The exporter's own families: hosts, probes, rounds, engine, configuration."""
+    lines = text(zoo()).splitlines()
+    for line in (
+        "portspec_hosts 6.0",
+        "portspec_first_round_complete 0.0",
+        "portspec_probes_sent_total 123456.0",
+        "portspec_scan_rounds_total 0.0",
+        "portspec_scan_overruns_total 0.0",
+        'portspec_engine_info{engine="scripted"} 1.0',
+        "portspec_config_last_reload_successful 1.0",
+        "portspec_config_last_reload_success_timestamp_seconds 1.7e+09",
+    ):
+        assert line in lines
+
+
+def test_snapshot_without_hosts_can_be_written() -> None:
+    """Without any host there are only the exporter's own families."""
+    assert host_lines(snapshot()) == []
+    assert "portspec_hosts 0.0" in text(snapshot())

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from portspec.ports import NO_PORTS, PortSet
+from portspec.scan import AddressObservation, PortState, ScanJob
+from portspec.scan.connect import ConnectEngine
+from tests.unit.scan.loopback import (
+    PATIENCE,
+    V4,
+    V6,
+    descriptors,
+    eventually,
+    full_queue,
+    listeners,
+    listening,
+    own_address,
+    ports_of,
+    silent_ports,
+)
+
+
+def scan(engine: ConnectEngine, *addresses: str, ports: PortSet, seed: int = 1) -> list[AddressObservation]:
+    """Scan once; give what each address showed."""
+    return list(engine.submit(ScanJob(addresses, ports, seed=seed)).result(timeout=PATIENCE).addresses)
+
+
+@pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
+def test_listener_is_open_and_its_absence_closed(engine: ConnectEngine, address: str) -> None:
+    """A port is open while somebody listens and closed afterwards, with IPv4 and IPv6."""
+    with listeners(address, 3) as opened:
+        ports = ports_of(opened)
+        (first,) = scan(engine, address, ports=ports)
+    (second,) = scan(engine, address, ports=ports)
+    assert first.open == ports
+    assert (first.filtered, first.closed, first.answered, first.failure) == (NO_PORTS, 0, True, None)
+    assert second.open == NO_PORTS
+    assert (second.filtered, second.closed, second.answered, second.failure) == (NO_PORTS, 3, True, None)
+
+
+def test_result_is_exact_over_thousands_of_ports(engine: ConnectEngine) -> None:
+    """Of 4,000 ports with 60 listeners among them, exactly those 60 are open and all others closed."""
+    address = own_address()
+    with listeners(address, 60) as opened:
+        ports = PortSet.of_ranges([(30000, 33939)]) | ports_of(opened)
+        before = listening(address)
+        assert set(ports_of(opened)) <= before
+        (observation,) = scan(engine, address, ports=ports)
+        after = listening(address)
+    found = set(observation.open)
+    assert (before & after).intersection(ports) <= found <= (before | after)
+    assert observation.scanned == ports
+    assert observation.filtered == NO_PORTS
+    assert observation.closed == len(ports) - len(found)
+
+
+def test_each_address_of_a_job_is_seen_by_itself(engine: ConnectEngine) -> None:
+    """A job with addresses of both families gives one observation for each, in the order of the job."""
+    first, second = own_address(), own_address()
+    with listeners(first) as on_first, listeners(second) as on_second, listeners(V6) as on_v6:
+        each = [ports_of(on_first), ports_of(on_second), ports_of(on_v6)]
+        ports = each[0] | each[1] | each[2]
+        observations = scan(engine, first, V6, second, ports=ports)
+    assert [observation.address for observation in observations] == [first, V6, second]
+    assert [observation.open for observation in observations] == [each[0], each[2], each[1]]
+    assert all(observation.scanned == ports for observation in observations)
+
+
+def test_rtt_is_that_of_an_answer(engine: ConnectEngine) -> None:
+    """The round-trip time of an address that answers on loopback is positive and far below a second."""
+    (observation,) = scan(engine, own_address(), ports=PortSet.of([1]))
+    assert observation.rtt is not None
+    assert 0.0 < observation.rtt < 1.0
+
+
+def test_silent_port_is_filtered_after_every_attempt(quick_engine: ConnectEngine) -> None:
+    """A port that never answers is probed 1 + retries times and then filtered; the address did not answer."""
+    address = own_address()
+    with silent_ports(address, 3) as ports:
+        observation = quick_engine.submit(ScanJob((address,), ports)).result(timeout=PATIENCE)
+    (silent,) = observation.addresses
+    assert silent.filtered == ports
+    assert (silent.open, silent.closed, silent.answered, silent.rtt) == (NO_PORTS, 0, False, None)
+    assert observation.probes == 2 * len(ports)
+    assert observation.duration >= 2 * 0.05
+
+
+def test_silent_open_and_closed_ports_are_told_apart(quick_engine: ConnectEngine) -> None:
+    """Ports in the three states stand beside each other on one address, each in its own state."""
+    address = own_address()
+    with silent_ports(address) as silent, listeners(address) as opened:
+        is_open = ports_of(opened)
+        (seen,) = scan(quick_engine, address, ports=silent | is_open | PortSet.of([1]))
+    states = {port: seen.state(port) for port in seen.scanned}
+    assert states == {
+        **dict.fromkeys(silent, PortState.FILTERED),
+        **dict.fromkeys(is_open, PortState.OPEN),
+        1: PortState.CLOSED,
+    }
+    assert seen.answered
+
+
+def test_port_that_answers_a_later_attempt_is_open() -> None:
+    """A listener that was too busy for the first probe is found open by a later one."""
+    address = own_address()
+    engine = ConnectEngine(timeout=0.05, retries=200)
+    try:
+        with listeners(address, backlog=0) as (listener,):
+            port = ports_of([listener])
+            with full_queue(listener):
+                future = engine.submit(ScanJob((address,), port))
+                eventually(lambda: engine.stats.probes_sent >= 2, "a second attempt")
+                assert not future.done()
+            assert future.result(timeout=PATIENCE).addresses[0].open == port
+    finally:
+        engine.close()
+
+
+def test_probes_are_counted(engine: ConnectEngine) -> None:
+    """On loopback each port takes one probe: in the observation, and in the engine's running totals."""
+    ports = PortSet.of_ranges([(1, 50)])
+    observation = engine.submit(ScanJob((own_address(), own_address()), ports)).result(timeout=PATIENCE)
+    assert observation.probes == 100
+    stats = engine.stats
+    assert (stats.probes_sent, stats.ports_submitted, stats.ports_settled) == (100, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ports"), [((), PortSet.of([1])), ((V4,), NO_PORTS), ((), NO_PORTS), ((V4, V6), NO_PORTS)]
+)
+def test_job_with_nothing_to_probe_ends_at_once(
+    engine: ConnectEngine, addresses: tuple[str, ...], ports: PortSet
+) -> None:
+    """A job without addresses or without ports gives an observation, and sends nothing."""
+    observation = engine.submit(ScanJob(addresses, ports)).result(timeout=PATIENCE)
+    assert [seen.address for seen in observation.addresses] == list(addresses)
+    assert observation.probes == 0
+
+
+def test_connection_to_itself_is_no_open_port(engine: ConnectEngine) -> None:
+    """Of this machine's own ephemeral ports, only those are reported open on which somebody listens."""
+    ephemeral = PortSet.of_ranges([(32768, 60999)])
+    for seed in range(4):
+        before = listening(V4)
+        (observation,) = scan(engine, V4, ports=ephemeral, seed=seed)
+        after = listening(V4)
+        assert set(observation.open) <= before | after
+        assert (before & after).intersection(ephemeral) <= set(observation.open)
+        assert observation.filtered == NO_PORTS
+
+
+def test_many_small_jobs_at_once_keep_their_answers_apart(engine: ConnectEngine) -> None:
+    """Two hundred jobs in progress together each get the result of their own address and ports."""
+    before = descriptors()
+    with listeners(own_address(), 4) as opened:
+        address = opened[0].getsockname()[0]
+        is_open = list(ports_of(opened))
+        jobs = [ScanJob((address,), PortSet.of([is_open[number % 4], number + 1])) for number in range(200)]
+        futures = [engine.submit(job) for job in jobs]
+        found = [future.result(timeout=PATIENCE).addresses[0].open for future in futures]
+    assert found == [PortSet.of([is_open[number % 4]]) for number in range(200)]
+    eventually(lambda: descriptors() <= before, "the engine gives its sockets back")

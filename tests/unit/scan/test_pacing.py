@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.scan.pacing import UNLIMITED, Pacer
+from tests.unit.factories import MODEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RATES = st.one_of(st.integers(1, 1_000_000), st.floats(1.0, 1e6))
+STARTS = st.floats(0.0, 1e6)  # the monotonic clock of a machine that is up for eleven days
+POLLS = st.lists(st.one_of(st.none(), st.floats(0.0, 0.02), st.floats(0.0, 2.0)), min_size=1, max_size=150)
+
+
+def send_greedily(pacer: Pacer, start: float, gaps: Iterable[float | None]) -> list[tuple[float, int]]:
+    """Send all that is allowed at each poll; gap None polls at the very moment that the pacer names."""
+    now = start
+    sent = []
+    for gap in gaps:
+        now = pacer.next_at(now) if gap is None else now + gap
+        probes = pacer.allowance(now)
+        pacer.spend(probes, now)
+        sent.append((now, probes))
+    return sent
+
+
+def most_in(sent: list[tuple[float, int]], seconds: float) -> int:
+    """Give how many probes the busiest window of so many seconds has."""
+    most = total = first = 0
+    for now, probes in sent:
+        total += probes
+        while now - sent[first][0] >= seconds:
+            total -= sent[first][1]
+            first += 1
+        most = max(most, total)
+    return most
+
+
+@MODEST
+@given(rate=RATES, start=STARTS, gaps=POLLS)
+def test_no_second_has_more_probes_than_the_rate(rate: float, start: float, gaps: list[float | None]) -> None:
+    """However often a greedy sender asks, also after a pause, no second holds more than `rate` probes (rounded up)."""
+    sent = send_greedily(Pacer(rate), start, [*gaps, 2.0, *[0.001] * 1200])
+    assert most_in(sent, 1.0 - 1e-6) <= math.ceil(rate)
+
+
+@MODEST
+@given(rate=RATES, start=STARTS)
+def test_a_greedy_sender_gets_nearly_the_whole_rate(rate: float, start: float) -> None:
+    """A sender that always asks at the right moment sends at least 98 percent of the rate, after the first burst."""
+    pacer = Pacer(rate)
+    now = start
+    for _ in range(500):
+        now = pacer.next_at(now)
+        pacer.spend(max(1, pacer.allowance(now)), now)
+    elapsed = now - start
+    assert math.floor(elapsed * rate * 0.98) <= 500
+
+
+@pytest.mark.parametrize("rate", [100, 1000, 10_000, 1_000_000])
+def test_probes_are_spread_evenly(rate: int) -> None:
+    """Asked every millisecond, each tenth of a second gets a tenth of the rate, to within one hundredth of the rate."""
+    sent = send_greedily(Pacer(rate), 0.0, [0.001] * 3000)
+    burst = max(1, rate // 100)
+    for tenth in range(1, 30):
+        inside = sum(probes for now, probes in sent if tenth * 0.1 < now <= (tenth + 1) * 0.1)
+        assert rate * 0.1 - burst - 1 <= inside <= rate * 0.1 + burst + 1
+
+
+@MODEST
+@given(rate=RATES, start=STARTS, pause=st.floats(0.0, 1e6))
+def test_a_pause_is_not_caught_up(rate: float, start: float, pause: float) -> None:
+    """However long nothing was sent, no more than a hundredth of the rate (at least one probe) may go at once."""
+    pacer = Pacer(rate)
+    pacer.spend(pacer.allowance(start), start)
+    assert pacer.allowance(start + pause) <= max(1, int(rate / 100))
+
+
+@MODEST
+@given(rate=RATES, start=STARTS, gaps=POLLS)
+def test_next_at_is_the_moment_that_allows_a_probe(rate: float, start: float, gaps: list[float | None]) -> None:
+    """Before next_at nothing may be sent; at next_at at least one probe may, or a sender would wait for ever."""
+    pacer = Pacer(rate)
+    now = send_greedily(pacer, start, gaps)[-1][0]
+    moment = pacer.next_at(now)
+    assert moment >= now
+    assert pacer.allowance(moment) >= 1
+    before = moment - 0.01 / rate
+    if before > now and before < moment:
+        assert pacer.allowance(before) == 0
+
+
+@MODEST
+@given(rate=RATES, start=STARTS)
+def test_next_at_is_now_while_a_probe_is_allowed(rate: float, start: float) -> None:
+    """A sender that may send already is not told to wait."""
+    assert Pacer(rate).next_at(start) == start
+
+
+@MODEST
+@given(now=STARTS, probes=st.integers(0, 1_000_000))
+def test_without_a_rate_there_is_no_limit(now: float, probes: int) -> None:
+    """A pacer of rate None lets everything pass at any moment."""
+    pacer = Pacer(None)
+    pacer.spend(probes, now)
+    assert pacer.allowance(now) == UNLIMITED
+    assert pacer.next_at(now) == now

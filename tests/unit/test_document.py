@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from portspec.document import host_document, timestamp
+from portspec.scan import Failure, Reason
+from portspec.snapshot import HostState
+from tests.unit.factories import NOW, result, seen, target
+
+KEYS = [
+    "host", "verdict", "reason", "expected", "missing", "unexpected", "excepted",
+    "addresses", "last_scan", "duration_seconds", "last_change", "audit",
+]  # fmt: skip
+
+
+def test_host_out_of_spec() -> None:
+    """The object of a host has the keys of the contract, ports as sorted strings and times in UTC."""
+    of = target("db1", expect=[22, 5432], allow=[80], scan=[22, 23, 80, 9000, 10000])
+    first = result(of, seen("192.0.2.1", scanned=of.config.ports, is_open=[22, 5432]), at=NOW - 60)
+    second = result(
+        of,
+        seen("192.0.2.1", scanned=of.config.ports, is_open=[22, 80, 10000, 9000], filtered=[23], rtt=0.0123456789),
+        seen("2001:db8::1", scanned=of.config.ports, is_open=[9000], rtt=None),
+        at=NOW + 0.5,
+        duration=1.23456789,
+    )
+    document = host_document(HostState(of).after(first).after(second))
+    assert document == {
+        "host": "db1",
+        "verdict": "out_of_spec",
+        "reason": None,
+        "expected": ["22", "5432"],
+        "missing": ["22", "5432"],
+        "unexpected": ["9000", "10000"],
+        "excepted": [],
+        "addresses": [
+            {
+                "address": "192.0.2.1",
+                "open": ["22", "80", "9000", "10000"],
+                "closed": 1,
+                "filtered": 1,
+                "rtt_seconds": 0.012346,
+            },
+            {"address": "2001:db8::1", "open": ["9000"], "closed": 5, "filtered": 0, "rtt_seconds": None},
+        ],
+        "last_scan": "2023-11-14T22:13:20.500Z",
+        "duration_seconds": 1.234568,
+        "last_change": "2023-11-14T22:13:20.500Z",
+        "audit": None,
+    }
+    assert list(document) == KEYS
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_host_in_spec() -> None:
+    """A host in spec has neither missing nor unexpected ports nor a reason."""
+    of = target("web1", expect=[22])
+    document = host_document(HostState(of).after(result(of, seen(is_open=[22]))))
+    assert (document["verdict"], document["reason"]) == ("in_spec", None)
+    assert (document["missing"], document["unexpected"], document["last_change"]) == ([], [], None)
+
+
+def test_host_before_its_first_scan() -> None:
+    """A host that was never scanned is unknown without a reason, and whatever a scan tells is null or empty."""
+    document = host_document(HostState(target("web1", expect=[22])))
+    assert list(document) == KEYS
+    assert (document["verdict"], document["reason"], document["expected"]) == ("unknown", None, ["22"])
+    assert (document["addresses"], document["missing"], document["unexpected"]) == ([], [], [])
+    assert (document["last_scan"], document["duration_seconds"], document["last_change"]) == (None, None, None)
+
+
+def test_unknown_host_shows_its_last_conclusive_scan() -> None:
+    """Verdict and reason are those of the latest scan, all else is as of the latest conclusive one."""
+    of = target("web1")
+    state = HostState(of).after(result(of, seen(is_open=[80]), at=NOW))
+    state = state.after(result(of, at=NOW + 60, failure=Failure(Reason.RESOLVE, "does not resolve")))
+    document = host_document(state)
+    assert (document["verdict"], document["reason"]) == ("unknown", "resolve")
+    assert (document["unexpected"], document["last_scan"]) == (["80"], "2023-11-14T22:13:20.000Z")
+    assert [row["open"] for row in document["addresses"]] == [["80"]]
+
+
+def test_host_that_was_never_conclusive_shows_what_was_seen() -> None:
+    """Without a conclusive scan the latest one is shown, the addresses that could not be seen included."""
+    of = target("web1")
+    document = host_document(
+        HostState(of).after(result(of, seen(is_open=[]), seen("192.0.2.2", reason=Reason.NO_ROUTE)))
+    )
+    assert (document["verdict"], document["reason"]) == ("unknown", "no_route")
+    assert [(row["address"], row["closed"]) for row in document["addresses"]] == [("192.0.2.1", 3), ("192.0.2.2", 0)]
+    assert document["last_scan"] == "2023-11-14T22:13:20.000Z"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, None),
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000.0, "2023-11-14T22:13:20.000Z"),
+        (1_700_000_000.1239, "2023-11-14T22:13:20.123Z"),
+        (4_102_444_799.0, "2099-12-31T23:59:59.000Z"),
+    ],
+)
+def test_times_are_rfc_3339_in_utc(seconds: float | None, text: str | None) -> None:
+    """A time is spelled to the millisecond with a Z, whatever the machine's time zone is."""
+    assert timestamp(seconds) == text

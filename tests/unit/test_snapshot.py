@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.scan import Failure, Reason
+from portspec.snapshot import HostState, HostTable, Snapshot
+from portspec.verdict import Verdict
+from tests.unit.factories import ADDRESS, MODEST, NOW, result, seen, snapshot, target
+
+OTHER = "192.0.2.2"
+WEB = target("web1", expect=[22])
+IN_SPEC = result(WEB, seen(is_open=[22]), at=NOW)
+OUT_OF_SPEC = result(WEB, seen(is_open=[22, 80]), at=NOW + 60)
+UNKNOWN = result(WEB, seen(reason=Reason.NO_ROUTE), at=NOW + 120)
+
+
+def test_host_is_unknown_before_its_first_scan() -> None:
+    """A host that was never scanned is unknown and has no deviations."""
+    state = HostState(WEB)
+    assert (state.host, state.verdict, state.deviations) == ("web1", Verdict.UNKNOWN, ())
+    assert (state.latest, state.conclusive, state.last_change) == (None, None, None)
+
+
+def test_conclusive_scan_is_latest_and_conclusive() -> None:
+    """A scan that reached a verdict is both the latest and the latest conclusive one."""
+    state = HostState(WEB).after(OUT_OF_SPEC)
+    assert state.latest is state.conclusive is OUT_OF_SPEC
+    assert state.verdict is Verdict.OUT_OF_SPEC
+    assert state.deviations == OUT_OF_SPEC.judgement.deviations
+
+
+def test_unknown_keeps_the_last_conclusive_result() -> None:
+    """A scan that reached no verdict makes the host unknown; its last conclusive result and its deviations stay."""
+    state = HostState(WEB).after(OUT_OF_SPEC).after(UNKNOWN)
+    assert state.verdict is Verdict.UNKNOWN
+    assert state.latest is UNKNOWN
+    assert state.conclusive is OUT_OF_SPEC
+    assert state.deviations == OUT_OF_SPEC.judgement.deviations
+
+
+def test_transition_leaves_the_state_before_it_alone() -> None:
+    """A state is a value: after() gives another one."""
+    before = HostState(WEB)
+    before.after(IN_SPEC)
+    assert before == HostState(WEB)
+
+
+@pytest.mark.parametrize(
+    ("scans", "last_change"),
+    [
+        ([IN_SPEC], None),
+        ([UNKNOWN, IN_SPEC], None),
+        ([IN_SPEC, dataclasses.replace(IN_SPEC, finished_at=NOW + 30)], None),
+        ([IN_SPEC, OUT_OF_SPEC], NOW + 60),
+        ([IN_SPEC, UNKNOWN], None),
+        ([IN_SPEC, OUT_OF_SPEC, UNKNOWN], NOW + 60),
+        ([IN_SPEC, OUT_OF_SPEC, UNKNOWN, dataclasses.replace(OUT_OF_SPEC, finished_at=NOW + 180)], NOW + 60),
+        ([IN_SPEC, OUT_OF_SPEC, UNKNOWN, dataclasses.replace(IN_SPEC, finished_at=NOW + 180)], NOW + 180),
+    ],
+    ids=["first", "unknown first", "same again", "change", "unknown", "change, unknown", "as before", "and back"],
+)
+def test_last_change_is_when_the_set_of_open_ports_changed(scans: list[object], last_change: float | None) -> None:
+    """Only a conclusive scan with other open ports than the conclusive one before it is a change."""
+    state = HostState(WEB)
+    for scan in scans:
+        assert isinstance(scan, type(IN_SPEC))
+        state = state.after(scan)
+    assert state.last_change == last_change
+
+
+def test_states_that_differ_only_in_what_is_closed_are_no_change() -> None:
+    """A port that turns from closed to filtered does not change the set of open ports."""
+    state = HostState(WEB).after(IN_SPEC)
+    state = state.after(result(WEB, seen(is_open=[22], filtered=[80, 443]), at=NOW + 60))
+    assert state.last_change is None
+
+
+def partly_seen() -> tuple[HostState, HostState]:
+    """Give a host of two addresses, both out of spec, before and after one of them could not be seen any more."""
+    both = HostState(WEB).after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80])))
+    return both, both.after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60))
+
+
+def test_address_that_could_not_be_seen_is_no_change() -> None:
+    """Where one address deviates and the other could not be seen, the set of open ports was not seen to change."""
+    _, after = partly_seen()
+    assert after.last_change is None
+
+
+def test_address_that_could_not_be_seen_keeps_its_deviations() -> None:
+    """Deviations of an address stay until that address is seen again: unseen is not in spec."""
+    before, after = partly_seen()
+    assert after.deviations == before.deviations
+
+
+def test_address_that_is_seen_again_replaces_what_was_kept() -> None:
+    """Once the address is seen again its own state counts, and the change is one of that moment."""
+    _, partly = partly_seen()
+    again = partly.after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22]), at=NOW + 120))
+    assert {item.address for item in again.deviations} == {ADDRESS}
+    assert again.last_change == NOW + 120
+
+
+def test_deviations_of_an_unseen_address_are_kept_however_long() -> None:
+    """Several scans in a row without the address change nothing of what is known of it."""
+    before, state = partly_seen()
+    for minute in range(2, 5):
+        state = state.after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60 * minute))
+    assert state.deviations == before.deviations
+    assert state.last_change is None
+
+
+def test_address_that_did_not_resolve_keeps_its_deviations() -> None:
+    """An address that a failed look-up left out is unseen like one without a route."""
+    before, _ = partly_seen()
+    failure = Failure(Reason.RESOLVE, "the look-up of its IPv6 addresses failed")
+    after = before.after(result(WEB, seen(ADDRESS), at=NOW + 60, failure=failure))
+    assert after.deviations == before.deviations
+    assert after.last_change is None
+
+
+def test_address_that_has_left_the_name_is_gone() -> None:
+    """An address that the name does not have any more takes its deviations with it."""
+    before, _ = partly_seen()
+    after = before.after(result(WEB, seen(ADDRESS), at=NOW + 60))
+    assert {item.address for item in after.deviations} == {ADDRESS}
+
+
+def test_address_that_has_left_the_name_is_gone_though_another_is_unseen() -> None:
+    """What could not be seen of one address keeps nothing of another that the name does not have any more."""
+    third = "192.0.2.3"
+    before = HostState(WEB).after(
+        result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80]), seen(third, is_open=[22, 443]))
+    )
+    after = before.after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60))
+    assert {item.address for item in after.deviations} == {ADDRESS, OTHER}
+
+
+def test_open_ports_are_those_of_all_addresses() -> None:
+    """A port is open if it is open on at least one address; ports ascend and stand once."""
+    scan = result(WEB, seen(ADDRESS, is_open=[443, 22]), seen(OTHER, is_open=[80, 22]))
+    assert scan.open_ports == (22, 80, 443)
+
+
+def test_host_is_up_if_any_address_answered() -> None:
+    """One answer from one address is enough to be up; silence everywhere is not."""
+    silent, loud = seen(ADDRESS, answered=False), seen(OTHER, answered=True)
+    assert result(WEB, silent, loud).is_up
+    assert not result(WEB, silent, silent).is_up
+    assert not result(WEB).is_up
+
+
+def test_snapshot_is_complete_once_every_host_was_scanned() -> None:
+    """A snapshot is complete when each host has a latest scan, a conclusive one or not."""
+    hosts = [WEB, target("web2")]
+    made = Snapshot.of(hosts)
+    assert not made.is_complete
+    made = made.after("web1", UNKNOWN, probes_sent=1)
+    assert not made.is_complete
+    assert made.after("web2", IN_SPEC, probes_sent=2).is_complete
+
+
+def test_snapshot_after_a_scan_leaves_the_one_before_it_alone() -> None:
+    """Whoever holds a snapshot keeps seeing the same hosts, whatever is scanned meanwhile."""
+    before = Snapshot.of([WEB, target("web2")])
+    after = before.after("web1", IN_SPEC, probes_sent=7)
+    assert (before.hosts["web1"].latest, before.probes_sent) == (None, 0)
+    assert (after.hosts["web1"].latest, after.probes_sent) == (IN_SPEC, 7)
+    assert after.hosts["web2"] is before.hosts["web2"]
+
+
+@pytest.mark.parametrize("name", ["hosts", "rounds"])
+def test_snapshot_cannot_be_changed(name: str) -> None:
+    """A snapshot's fields cannot be set, and its table of hosts takes no items."""
+    made = snapshot((WEB, [IN_SPEC]))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, name, None)
+    with pytest.raises(TypeError):
+        made.hosts["web1"] = HostState(WEB)  # type: ignore[index]
+
+
+def test_scan_of_a_host_that_is_not_there_is_an_error() -> None:
+    """A result of a host that the snapshot does not hold raises KeyError."""
+    with pytest.raises(KeyError):
+        Snapshot.of([WEB]).after("elsewhere", IN_SPEC, probes_sent=0)
+
+
+@MODEST
+@given(count=st.integers(1, 400), changed=st.lists(st.integers(0, 399), max_size=20))
+def test_table_is_a_dictionary_that_is_cheap_to_copy(count: int, changed: list[int]) -> None:
+    """After any replacements a table equals the dictionary with the same ones, in the order of the configuration."""
+    states = [HostState(target(f"host{number}")) for number in range(count)]
+    table, model = HostTable(states), {state.host: state for state in states}
+    for number in changed:
+        state = HostState(target(f"host{number % count}"), latest=IN_SPEC)
+        table, model[state.host] = table.replacing(state), state
+    assert list(table.items()) == list(model.items())
+    assert len(table) == count
+    assert "elsewhere" not in table

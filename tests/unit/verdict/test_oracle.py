@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.config import Specification
+from portspec.ports import PortSet
+from portspec.scan import AddressObservation, Failure, PortState, Reason
+from portspec.verdict import Deviation, Kind, Verdict, judge
+from tests.unit.factories import MODEST, seen
+
+PORTS = st.sets(st.integers(1, 12), max_size=12)
+STATES = st.dictionaries(st.integers(1, 12), st.sampled_from(PortState), max_size=12)
+FAILURES = st.none() | st.builds(Failure, st.sampled_from(Reason), st.just("why"))
+
+
+def observation(address: str, states: dict[int, PortState], reason: Reason | None) -> AddressObservation:
+    """Make an observation of single ports' states."""
+    by_state = {state: [port for port, found in states.items() if found is state] for state in PortState}
+    return seen(
+        address,
+        scanned=states,
+        is_open=by_state[PortState.OPEN],
+        filtered=by_state[PortState.FILTERED],
+        reason=reason,
+    )
+
+
+@MODEST
+@given(
+    expect=PORTS,
+    allow=PORTS,
+    shown=st.lists(st.tuples(STATES, st.none() | st.sampled_from(Reason)), max_size=4),
+    before=FAILURES,
+)
+def test_judge_agrees_with_a_naive_oracle(
+    expect: set[int], allow: set[int], shown: list[tuple[dict[int, PortState], Reason | None]], before: Failure | None
+) -> None:
+    """For any addresses, states and specification, judge says what going through the ports one by one says."""
+    deviations = []
+    blind = before is not None or not shown
+    for place, (states, reason) in enumerate(shown):
+        if reason:
+            blind = True
+            continue
+        for port, state in sorted(states.items()):
+            if port in expect:
+                if state is not PortState.OPEN:
+                    deviations.append(Deviation(f"192.0.2.{place}", port, Kind.MISSING, state))
+            elif state is PortState.OPEN and port not in allow:
+                deviations.append(Deviation(f"192.0.2.{place}", port, Kind.UNEXPECTED, state))
+
+    addresses = [observation(f"192.0.2.{place}", *one) for place, one in enumerate(shown)]
+    judgement = judge(addresses, Specification(PortSet.of(expect), PortSet.of(allow)), before)
+
+    assert judgement.deviations == tuple(deviations)
+    if deviations:
+        assert judgement.verdict is Verdict.OUT_OF_SPEC
+    else:
+        assert judgement.verdict is (Verdict.UNKNOWN if blind else Verdict.IN_SPEC)
+    assert (judgement.failure is not None) == blind
+    assert judgement.conclusive == (judgement.verdict is not Verdict.UNKNOWN)

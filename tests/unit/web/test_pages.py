@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from portspec.scan import Failure, Reason
+from portspec.snapshot import Snapshot
+from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.metrics.scrape import NASTY, zoo
+from tests.unit.web.site import ask
+
+EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;{{7*7}}"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page: the text of each row's cells, every tag, and whether tags are closed in their order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.rows: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a row or a cell."""
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "br":
+            self.handle_data(" ")
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the tag that was opened last."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Add to the cell."""
+        if {"td", "th"}.intersection(self._open):
+            self.rows[-1][-1] += data
+
+
+def page(of: Snapshot) -> Page:
+    """Fetch and read the first page."""
+    answer = ask(of, "/")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    return Page(answer.text)
+
+
+def row(of: Page, host: str) -> dict[str, str]:
+    """Give the cells of a host by their column, white space folded."""
+    columns, *rows = of.rows
+    (cells,) = [cells for cells in rows if cells[0].split()[0] == host]
+    return {column: " ".join(cell.split()) for column, cell in zip(columns, cells, strict=True)}
+
+
+def test_page_shows_every_host_those_that_need_attention_first() -> None:
+    """Each host has a row: out of spec first, then unknown, then in spec, by name."""
+    hosts = [cells[0].split()[0] for cells in page(zoo()).rows[1:]]
+    assert hosts == ["bad", "lost", "never", "waiting", "blind", "good"]
+
+
+def test_row_of_a_host_out_of_spec() -> None:
+    """A row has the verdict, unexpected, missing, open and expected ports, and when that was."""
+    assert row(page(zoo()), "bad") == {
+        "Host": "bad site=there",
+        "Verdict": "out of spec",
+        "Unexpected": "80, 8080",
+        "Missing": "25",
+        "Open": "22, 80, 8080",
+        "Expected": "22, 25",
+        "Last scan": "2023-11-14 22:13:20 UTC",
+    }
+
+
+def test_row_of_a_host_in_spec() -> None:
+    """A host in spec shows no deviations."""
+    good = row(page(zoo()), "good")
+    assert (good["Verdict"], good["Unexpected"], good["Missing"], good["Open"]) == ("in spec", "-", "-", "22, 80, 443")
+
+
+def test_row_of_an_unknown_host_says_why() -> None:
+    """An unknown host shows the reason, beside what the last conclusive scan found."""
+    lost = row(page(zoo()), "lost")
+    assert lost["Verdict"] == "unknown does not resolve"
+    assert (lost["Unexpected"], lost["Open"]) == ("23", "23")
+
+
+def test_row_of_a_host_that_was_not_scanned() -> None:
+    """Before its first scan a host is shown as that, with nothing that could look like a result."""
+    waiting = row(page(zoo()), "waiting")
+    assert (waiting["Verdict"], waiting["Expected"], waiting["Last scan"]) == ("not scanned yet", "443", "-")
+    assert (waiting["Unexpected"], waiting["Missing"], waiting["Open"]) == ("-", "-", "-")
+
+
+def test_page_counts_the_verdicts() -> None:
+    """The page begins with the number of hosts in each verdict."""
+    text = " ".join(ask(zoo(), "/").text.split())
+    assert "6 hosts:" in text
+    for count in ("1 out of spec", "3 unknown", "2 in spec"):
+        assert f">{count}</span>" in text
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_page_of_any_number_of_hosts(count: int) -> None:
+    """The page is whole without hosts, with one, and with many."""
+    assert len(page(Snapshot.of(target(f"host{number}") for number in range(count))).rows) == count + 1
+
+
+@pytest.mark.parametrize("text", [EVIL, NASTY])
+def test_markup_is_shown_as_text(text: str) -> None:
+    """Markup in a host's name, in labels and in what a failure says is text: no tag of it gets onto the page."""
+    of = target(text, labels={"note": text})
+    failure = Failure(Reason.RESOLVE, text)
+    shown = page(snapshot((of, [result(of, seen(is_open=[22]), at=NOW), result(of, at=NOW + 60, failure=failure)])))
+    assert shown.tags == page(snapshot((target("x", labels={"note": "y"}), [result(of, failure=failure)]))).tags
+    assert "script" not in shown.tags
+    assert "img" not in shown.tags
+    host, verdict, *_ = shown.rows[1]
+    assert text in host
+    assert f"note={text}" in host
+    assert text in verdict
+
+
+def test_page_runs_no_script_and_loads_nothing() -> None:
+    """The page's headers forbid scripts and foreign content, should markup ever get through."""
+    headers = ask(zoo(), "/").headers
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "script" not in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
