@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from portspec.scan.connect.lane import Target
 
 MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
-MAX_ADDRESS_WINDOW = 512  # measured in the lab: 300 to 1,000 are equally fast, more is slower and less polite
+MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
 MAX_BATCH = 256  # probes sent before answers are looked at: sockets stay in the processor's cache
 LINGER = 0.2  # seconds without work after which the idle sockets are closed
 RESERVE = 256  # descriptors left to the rest of the program

@@ -1,7 +1,6 @@
 """What the connect engine relies on in the kernel's sockets, and where that is written.
 
-* A socket whose connect(2) failed may connect again (measured: 1.4 times as fast as a new socket for
-  each probe). The outcome of a connect in progress is collected by calling connect again: it gives the
+* A socket whose connect(2) failed may connect again, which spares a socket for each probe. The outcome of a connect in progress is collected by calling connect again: it gives the
   error of the first one and leaves the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
 * RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error also stands in the
   socket's error queue, also while connecting (Linux 5.8); SO_MEMINFO tells without an exception whether
