@@ -59,6 +59,9 @@ async def serve(config: Config, listen_addresses: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
+    loop.add_signal_handler(
+        signal.SIGHUP, _log.warning, "SIGHUP is ignored: restart portspec to read a changed conf.yml"
+    )
     listeners = [parse_listen_address(address) for address in listen_addresses]
     known = targets(config)
     with _engine(config.scan) as engine:

@@ -54,5 +54,13 @@ class ListenError(PortspecError):
         super().__init__(f"cannot listen on {address}: {why}; choose another address with --web.listen-address")
 
 
+class OutputError(PortspecError):
+    """A result that could not be written: a full disk, a closed pipe."""
+
+    def __init__(self, error: OSError) -> None:
+        self.is_broken_pipe = isinstance(error, BrokenPipeError)
+        super().__init__(f"cannot write the result: {(error.strerror or str(error)).lower()}")
+
+
 class UsageError(PortspecError):
     """A command line that parses but makes no sense, such as a host that the configuration does not have."""

@@ -9,17 +9,21 @@ import time
 from typing import TYPE_CHECKING
 
 from portspec import log
+from portspec.ports import PortSet
 from portspec.scan import Failure, Reason, ScanJob
 from portspec.snapshot import ScanResult
-from portspec.verdict import judge
+from portspec.verdict import Kind, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portspec.inventory import Resolver, Target
     from portspec.scan import AddressObservation, Engine
+    from portspec.verdict import Judgement
 
 _log = log.get("examine")
+
+_LONGEST_PORTS = 200
 
 
 class Examiner:
@@ -56,7 +60,8 @@ class Examiner:
             _log.exception("scan crashed", host=target.host)
             failure = Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}")
             return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
-        _log.info("host scanned", host=target.host, **_summary(result))
+        say = _log.info if result.judgement.verdict is Verdict.IN_SPEC else _log.warning
+        say("host scanned", host=target.host, **_summary(result))
         return result
 
     async def _examine(self, target: Target) -> ScanResult:
@@ -65,7 +70,7 @@ class Examiner:
         if not addresses:
             resolution = await self._resolver.resolve(target.host)
             addresses = resolution.addresses
-            failure = Failure(Reason.RESOLVE, resolution.failure) if resolution.failure else None
+            failure = resolution.failure
         seen: tuple[AddressObservation, ...] = ()
         duration = 0.0
         if not addresses:
@@ -85,8 +90,8 @@ def _summary(result: ScanResult) -> dict[str, object]:
     summary: dict[str, object] = {
         "verdict": judgement.verdict.value,
         "open": len(result.open_ports),
-        "missing": sorted({item.port for item in judgement.deviations if item.kind == "missing"}),
-        "unexpected": sorted({item.port for item in judgement.deviations if item.kind == "unexpected"}),
+        "missing": _ports(judgement, Kind.MISSING),
+        "unexpected": _ports(judgement, Kind.UNEXPECTED),
         "duration_seconds": round(result.duration, 3),
     }
     if judgement.failure:
@@ -94,3 +99,9 @@ def _summary(result: ScanResult) -> dict[str, object]:
     with contextlib.suppress(ValueError):
         summary["rtt_seconds"] = round(min(seen.rtt for seen in result.addresses if seen.rtt is not None), 6)
     return summary
+
+
+def _ports(judgement: Judgement, kind: Kind) -> str:
+    """Spell the deviating ports in a line that stays short when a machine answers on all of them."""
+    spelled = str(PortSet.of(item.port for item in judgement.deviations if item.kind is kind))
+    return spelled if len(spelled) <= _LONGEST_PORTS else f"{spelled[:_LONGEST_PORTS]}…"

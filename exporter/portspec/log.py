@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     """Send every log line, the libraries' too, to `stream`; call once, first.
@@ -46,6 +44,7 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
             foreign_pre_chain=shared,
         )
     )
+    logging.raiseExceptions = False  # when the reader of the log has gone, the exporter goes on without one
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -54,7 +54,7 @@ class Monitor:
     Targets of one interval form a group that is scanned in rounds: the first at once, each further one
     an interval after the one before, every host a random moment later (up to JITTER). A host that is still
     being scanned when its next round begins is left out of that round, and the round counts as an overrun.
-    At most `places` hosts are in progress, those whose names are being resolved included.
+    At most `places` hosts with a name are in progress, those being resolved included, and as many with an address.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class Monitor:
         self._examiner = examiner
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._places = asyncio.Semaphore(places)
+        self._name_places = asyncio.Semaphore(places)
+        self._address_places = asyncio.Semaphore(places)
         self._busy: set[str] = set()
 
     async def run(self) -> None:
@@ -102,12 +103,12 @@ class Monitor:
     async def _round(self, interval: float, due: Sequence[Target], widest: float) -> None:
         started = self._clock.now()
         delays = sorted(self._rng.uniform(0.0, widest) for _ in due)
+        timed = [(started + delay, target) for delay, target in zip(delays, due, strict=True)]
         async with asyncio.TaskGroup() as scans:
-            for target, delay in zip(due, delays, strict=True):
-                if (ahead := started + delay - self._clock.now()) > 0:
-                    await self._clock.sleep(ahead)
-                await self._places.acquire()
-                scans.create_task(self._scan(target))
+            # Apart, so that a name server which does not answer holds up no host that needs none.
+            for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
+                share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
+                scans.create_task(self._start(share, places, scans))
         self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)
         verdicts = Counter(self.snapshot.hosts[target.host].verdict.value for target in due)
         _log.info(
@@ -118,13 +119,22 @@ class Monitor:
             duration_seconds=round(self._clock.now() - started, 3),
         )
 
-    async def _scan(self, target: Target) -> None:
+    async def _start(
+        self, timed: Sequence[tuple[float, Target]], places: asyncio.Semaphore, scans: asyncio.TaskGroup
+    ) -> None:
+        for at, target in timed:
+            if (ahead := at - self._clock.now()) > 0:
+                await self._clock.sleep(ahead)
+            await places.acquire()
+            scans.create_task(self._scan(target, places))
+
+    async def _scan(self, target: Target, places: asyncio.Semaphore) -> None:
         try:
             result = await self._examiner.examine(target)
             self.snapshot = self.snapshot.after(target.host, result, probes_sent=self._examiner.probes_sent)
         finally:
             self._busy.discard(target.host)
-            self._places.release()
+            places.release()
 
     def _note_overrun(self, interval: float, late: int) -> None:
         self.snapshot = replace(self.snapshot, overruns=self.snapshot.overruns + 1)

@@ -63,8 +63,15 @@ class PortSet:
     def __bool__(self) -> bool:
         return bool(self.ranges)
 
+    def __le__(self, other: PortSet) -> bool:
+        """Tell whether every port of this set is in the other; O(ranges of this)."""
+        return all(
+            (index := bisect_right(other.ranges, (first, MAX_PORT)) - 1) >= 0 and other.ranges[index][1] >= last
+            for first, last in self.ranges
+        )
+
     def __or__(self, other: PortSet) -> PortSet:
-        if self.ranges == other.ranges or not other.ranges:
+        if other <= self:
             return self
         return PortSet.of_ranges(self.ranges + other.ranges)
 

@@ -29,8 +29,14 @@ class ScanResult:
 
     @property
     def open_ports(self) -> tuple[int, ...]:
-        """The ports open on at least one address, ascending."""
-        return tuple(sorted({port for observation in self.addresses for port in observation.open}))
+        """The ports open on at least one address that was seen, ascending."""
+        seen = (observation for observation in self.addresses if observation.failure is None)
+        return tuple(sorted({port for observation in seen for port in observation.open}))
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """The addresses that could not be seen."""
+        return frozenset(observation.address for observation in self.addresses if observation.failure)
 
     @property
     def is_up(self) -> bool:
@@ -88,13 +94,25 @@ class HostState:
         if not result.judgement.conclusive:
             return replace(self, latest=result)
         conclusive = result if self.conclusive is None else result.completed_by(self.conclusive)
-        changed = self.conclusive is not None and self.conclusive.open_ports != conclusive.open_ports
+        changed = self.conclusive is not None and _has_changed(self.conclusive, conclusive)
         return replace(
             self,
             latest=result,
             conclusive=conclusive,
             last_change=result.finished_at if changed else self.last_change,
         )
+
+
+def _has_changed(before: ScanResult, after: ScanResult) -> bool:
+    """Tell whether the set of open ports changed on what both scans could see."""
+    unseen = before.unseen | after.unseen
+    if not unseen:
+        return before.open_ports != after.open_ports
+
+    def opened(result: ScanResult) -> set[int]:
+        return {port for item in result.addresses if item.address not in unseen for port in item.open}
+
+    return opened(before) != opened(after)
 
 
 class HostTable(Mapping[str, "HostState"]):

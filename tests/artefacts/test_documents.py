@@ -87,4 +87,4 @@ def test_shipped_configuration_is_right() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("conf.yml is right.\n")
+    assert done.stdout.endswith("conf.yml is valid.\n")

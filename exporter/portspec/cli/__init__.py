@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from portspec import __version__
-from portspec.errors import ConfigError, PortspecError
+from portspec.errors import ConfigError, OutputError, PortspecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
 DEFAULT_LISTEN_ADDRESS = ":10190"
 COMMANDS = ("serve", "check", "scan", "learn")
+CRASHED = 70  # sysexits(3), EX_SOFTWARE
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+_OPTIONS_WITH_VALUE = ("-c", "--log.level", "--web.listen-address", "--ports")
 
 _EXAMPLES = """\
 examples:
@@ -31,22 +36,42 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code. `serve` is the default."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
-        arguments.insert(0, "serve")
-    options = _parser().parse_args(arguments)
+    _open_missing_streams()
+    options = _parser().parse_args(_command_first(list(sys.argv[1:] if argv is None else argv)))
     try:
-        code: int = _run(options)
-        sys.stdout.flush()
+        return _run(options)
+    except OutputError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+        if error.is_broken_pipe:
+            return BROKEN_PIPE
+        _report(error, options)
+        return error.exit_code
     except PortspecError as error:
         _report(error, options)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
-        return 141
-    return code
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - a crash must not look like a verdict: 1 and 3 are those of scan
+        traceback.print_exc()
+        return CRASHED
+
+
+def _command_first(arguments: list[str]) -> list[str]:
+    """Let options stand before the command, as `portspec -c FILE check`; without a command it is `serve`."""
+    if arguments[:1] in (["-h"], ["--help"], ["--version"]):
+        return arguments
+    for place, word in enumerate(arguments):
+        if word in COMMANDS and (place == 0 or arguments[place - 1] not in _OPTIONS_WITH_VALUE):
+            return [word, *arguments[:place], *arguments[place + 1 :]]
+    return arguments if arguments and not arguments[0].startswith("-") else ["serve", *arguments]
+
+
+def _open_missing_streams() -> None:
+    """Give standard output and error somewhere to go when the caller closed them."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the life of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -90,7 +115,7 @@ def _serve(config: Config, listen_addresses: Sequence[str]) -> int:
         raise
     except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for
         log.get("cli").exception("portspec crashed")
-        return 1
+        return CRASHED
     return 0
 
 
@@ -104,7 +129,8 @@ def _report(error: PortspecError, options: argparse.Namespace) -> None:
     logger = log.get("cli")
     if isinstance(error, ConfigError):
         for line, problem in zip(error.lines(), error.problems, strict=True):
-            logger.error(line, file=error.path, line=problem.line, key=problem.key, problem=problem.message)
+            fields = {"file": error.path, "line": problem.line, "key": problem.key, "problem": problem.message}
+            logger.error(line, **(fields if options.log_json else {}))
     else:
         logger.error(str(error))
 
@@ -127,18 +153,18 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help=f'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
     )
-    _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="warning")
+    _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="error")
     scan = _command(
         commands,
         "scan",
         "scan once now; exit 0 if in spec, 1 if out of spec, 3 if unknown, 2 for errors of usage or configuration",
-        level="warning",
+        level="error",
     )
     scan.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the configuration (default: all)")
     scan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     learn = _command(
         commands, "learn", "scan, and print a `hosts:` block that makes today's state the specification",
-        level="warning", with_config=False,
+        level="error", with_config=False,
     )  # fmt: skip
     learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
     learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')

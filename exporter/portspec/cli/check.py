@@ -6,6 +6,7 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING
 
+from portspec.cli.output import write
 from portspec.config.duration import spell_duration
 from portspec.inventory import SystemResolver, targets
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
@@ -19,18 +20,23 @@ PROBES_PER_SECOND = 60_000
 
 
 def check(config: Config) -> int:
-    """Print hosts, addresses, probes per round and the estimated duration; a file that loads is right: 0."""
+    """Print hosts, addresses, probes per round and the estimated duration; a file that loads is valid: 0."""
     known = targets(config)
     resolutions = asyncio.run(_resolve(config, known))
     rows = [_row(target, resolution) for target, resolution in zip(known, resolutions, strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for host, addresses, ports in rows:
-        print(f"{host:<{widths[0]}}  {addresses:<{widths[1]}}  {ports}")
-    _print_round(config, known, [max(1, len(addresses)) for addresses in map(_addresses, known, resolutions)])
+    lines = [f"{host:<{widths[0]}}  {addresses:<{widths[1]}}  {ports}" for host, addresses, ports in rows]
+    lines += [
+        "",
+        *_round(config, known, [len(_addresses(*pair)) for pair in zip(known, resolutions, strict=True)]),
+    ]
     unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
     if unresolved:
-        print(f"\nwarning: {unresolved} of {len(known)} hosts would be unknown, since not all of their names resolve")
-    print(f"\n{config.path} is right.")
+        lines += [
+            "",
+            f"warning: {unresolved} of {len(known)} hosts would be unknown, since not all of their names resolve",
+        ]
+    write("\n".join((*lines, "", f"{config.path} is valid.", "")))
     return 0
 
 
@@ -50,7 +56,7 @@ def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]
 def _row(target: Target, resolution: Resolution | None) -> tuple[str, str, str]:
     addresses = ", ".join(_addresses(target, resolution))
     if resolution and resolution.failure:
-        addresses = ", ".join(filter(None, (addresses, resolution.failure)))
+        addresses = ", ".join(filter(None, (addresses, resolution.failure.detail)))
     specification = target.config.specification
     ports = f"{len(target.config.ports):,} ports, expect {specification.expect}"
     if specification.allow:
@@ -58,7 +64,7 @@ def _row(target: Target, resolution: Resolution | None) -> tuple[str, str, str]:
     return target.host, addresses, ports
 
 
-def _print_round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> None:
+def _round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> tuple[str, str]:
     lanes = [(len(target.config.ports), count) for target, count in zip(known, addresses, strict=True)]
     probes = sum(ports * count for ports, count in lanes)
     tries = 1 + config.scan.retries
@@ -71,10 +77,12 @@ def _print_round(config: Config, known: tuple[Target, ...], addresses: list[int]
         max(_alone(config, ports * count * tries), -(-ports // MAX_ADDRESS_WINDOW) * tries * config.scan.timeout)
         for ports, count in lanes
     )
-    print(
-        f"\n{len(known):,} hosts, {sum(addresses):,} addresses, {probes:,} probes per round\n"
-        f"estimated duration of a round: {spell_duration(best)} if every probe is answered at once, "
-        f"{spell_duration(max(silent, slowest))} if none is"
+    durations = (
+        f"{spell_duration(best)} if every probe is answered at once, {spell_duration(max(silent, slowest))} if none is"
+    )
+    return (
+        f"{len(known):,} hosts, {sum(addresses):,} addresses, {probes:,} probes per round",
+        f"estimated duration of a round: {durations}",
     )
 
 

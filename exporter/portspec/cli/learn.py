@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from portspec.app import survey
+from portspec.cli.output import write
 from portspec.cli.scan import progress_bar
 from portspec.config import Config, HostConfig, Specification
 from portspec.config.hostname import check_host
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 
 
 def learn(hosts: Sequence[str], *, ports: str, ipv6: bool) -> int:
-    """Scan hosts and print a `hosts:` block; gives 0, or 3 if a host could not be seen (it is a comment then)."""
+    """Scan hosts and print a `hosts:` block, with the `scanports` that were scanned: a whole conf.yml.
+
+    Gives 0, or 3 if a host could not be seen (it is a comment then).
+    """
     config = _config(hosts, ports, ipv6=ipv6)
     chosen = targets(config)
     with progress_bar(len(chosen)) as report:
         result = asyncio.run(survey(config, chosen, report))
-    print("hosts:")
-    for state in result.states:
-        for line in _block(state):
-            print(f"  {line}")
+    lines = ["hosts:", *(f"  {line}" for state in result.states for line in _block(state))]
+    lines.append(f"scanports: {_flow(config.hosts[0].ports)}")
+    write("\n".join(lines) + "\n")
     return 0 if all(state.conclusive for state in result.states) else 3
 
 

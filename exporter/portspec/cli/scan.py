@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import sys
 from typing import TYPE_CHECKING
 
 from portspec.app import Survey, survey
+from portspec.cli.output import write
 from portspec.document import host_document
 from portspec.inventory import select, targets
 from portspec.ports import PortSet
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from portspec.config import Config
     from portspec.snapshot import HostState
 
+_WIDTH_OF_A_PIPE = 200
 _STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
@@ -29,10 +32,7 @@ def scan(config: Config, hosts: Sequence[str], *, as_json: bool) -> int:
     chosen = select(targets(config), hosts)
     with progress_bar(len(chosen)) as report:
         result = asyncio.run(survey(config, chosen, report))
-    if as_json:
-        _print_json(result)
-    else:
-        _print_table(result)
+    write(_json(result) if as_json else _table(result))
     return exit_code(result.states)
 
 
@@ -79,18 +79,17 @@ def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
         yield report
 
 
-def _print_json(result: Survey) -> None:
+def _json(result: Survey) -> str:
     document = {
         "hosts": [host_document(state) for state in result.states],
         "engine": result.engine,
         "probes_sent": result.probes_sent,
         "duration_seconds": round(result.duration, 6),
     }
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    print()
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _print_table(result: Survey) -> None:
+def _table(result: Survey) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -111,7 +110,10 @@ def _print_table(result: Survey) -> None:
             Text(str(PortSet.of(state.conclusive.open_ports)) if state.conclusive else ""),
             Text(failure.detail if failure else _note(state), style="dim"),
         )
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    is_terminal = sys.stdout.isatty()
+    width = None if is_terminal else _WIDTH_OF_A_PIPE
+    page = io.StringIO()
+    console = Console(file=page, width=width, force_terminal=is_terminal, color_system="auto")
     console.print(table)
     counts = {verdict: sum(state.verdict is verdict for state in result.states) for verdict in Verdict}
     summary = ", ".join(f"{count} {verdict.value.replace('_', ' ')}" for verdict, count in counts.items())
@@ -120,6 +122,7 @@ def _print_table(result: Survey) -> None:
         f"{result.probes_sent:,} probes in {result.duration:.2f} s ({result.engine} engine)",
         highlight=False,
     )
+    return page.getvalue()
 
 
 def _deviating(state: HostState, kind: Kind) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -59,6 +60,11 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     if isinstance(hosts, dict):
         for later, first in duplicates(hosts).items():
             source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
+        for name, host in hosts.items():
+            if isinstance(host, dict) and host.get("scanports") == []:
+                source.problem(
+                    ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
+                )
         own = bool(hosts) and all(isinstance(host, dict) and host.get("scanports") for host in hosts.values())
     if raw.get("scanports") in (None, []) and not own:
         source.problem(
@@ -73,9 +79,11 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
 
 def _config(path: str, model: ConfModel) -> Config:
     scanports = _union(model.scanports)
+    shared: dict[PortSet, PortSet] = {}  # most hosts have the same ports: keep each set once
+    hosts = (_host(name, host, scanports, model.interval) for name, host in model.hosts.items())
     return Config(
         path=path,
-        hosts=tuple(_host(name, host, scanports, model.interval) for name, host in model.hosts.items()),
+        hosts=tuple(replace(host, ports=shared.setdefault(host.ports, host.ports)) for host in hosts),
         ipv6=model.ipv6,
         parallelscans=model.parallelscans,
         scan=ScanConfig(**model.scan.model_dump()),
@@ -84,7 +92,7 @@ def _config(path: str, model: ConfModel) -> Config:
 
 def _host(name: str, host: HostModel, scanports: PortSet, interval: float) -> HostConfig:
     specification = Specification(_union(host.expect), _union(host.allow))
-    own = _union(host.scanports or []) or scanports
+    own = scanports if host.scanports is None else _union(host.scanports)
     return HostConfig(
         name=name,
         specification=specification,

@@ -36,11 +36,12 @@ def canonical(text: str) -> str:
         raise ValueError(f'"{text}" has a zone (%…); portspec scans addresses without one')
     address = _address(text)
     if address is not None:
-        if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
-            raise ValueError(f'"{text}" is not the address of one host')
+        _check_address(text, address)
         return str(address)
+    if found := re.fullmatch(r"\[?([^:\[\]]+|[^\[\]]+(?=\]))\]?:([0-9]+)", text):
+        raise ValueError(f'"{text}" has a port; write it behind: "{found[1]}": [{found[2]}]')
     if ":" in text:
-        raise ValueError(f'"{text}" is not an IPv6 address (a host stands without port and scheme)')
+        raise ValueError(f'"{text}" is not an IPv6 address (a host stands without port, scheme and brackets)')
     return _canonical_name(text)
 
 
@@ -79,6 +80,16 @@ def duplicates(hosts: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _check_address(text: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
+        raise ValueError(f'"{text}" is not the address of one host')
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            raise ValueError(f'"{text}" is an IPv4 address in disguise; write {address.ipv4_mapped}')
+        if address.is_link_local:
+            raise ValueError(f'"{text}" is a link-local address, which means nothing without a zone; name another one')
+
+
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(text)
@@ -92,6 +103,8 @@ def _canonical_name(text: str) -> str:
         ascii_name = text.removesuffix(".").encode("idna" if not text.isascii() else "ascii").decode().lower()
     except UnicodeError:
         raise ValueError(f'"{shorten(text)}" is not a host ({expected})') from None
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)*-[0-9.]+", ascii_name):
+        raise ValueError(f'"{text}" looks like a range of addresses; write a CIDR, or one line for each address')
     labels = ascii_name.split(".")
     if len(ascii_name) > 253 or max(map(len, labels)) > 63:  # noqa: PLR2004 - RFC 1035, 2.3.4
         raise ValueError(f'"{shorten(text)}" is not a host (a name has at most 253 characters, 63 between two dots)')

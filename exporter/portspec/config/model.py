@@ -44,7 +44,7 @@ class ScanConfig:
     engine: EngineChoice = "auto"
     rate: float | None = None
     host_rate: float | None = None
-    timeout: float = 1.0
+    timeout: float = 0.9
     retries: int = 2
 
 

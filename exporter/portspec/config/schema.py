@@ -33,6 +33,10 @@ def _items(value: object) -> object:
     return [value] if isinstance(value, int | str | float) else value
 
 
+def _items_if_any(value: object) -> object:
+    return None if value is None else _items(value)
+
+
 def _seconds(value: object) -> float:
     seconds = parse_duration(value)
     if not 1 <= seconds <= 366 * 86400:
@@ -136,6 +140,7 @@ def _readable(value: object, info: ValidationInfo) -> str:
 
 
 Ports = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]], BeforeValidator(_items)]
+OptionalPorts = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]] | None, BeforeValidator(_items_if_any)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]
@@ -152,7 +157,7 @@ class HostModel(_Strict):
 
     expect: Ports = []
     allow: Ports = []
-    scanports: Ports | None = None
+    scanports: OptionalPorts = None
     interval: Interval | None = None
     labels: dict[Annotated[str, AfterValidator(_label_name)], Text] = {}
 
@@ -163,7 +168,7 @@ class ScanModel(_Strict):
     engine: Annotated[Literal["auto", "connect"], BeforeValidator(_engine)] = "auto"
     rate: Rate = None
     host_rate: Rate = None
-    timeout: Annotated[float, BeforeValidator(_timeout)] = 1.0
+    timeout: Annotated[float, BeforeValidator(_timeout)] = 0.9
     retries: Annotated[int, _whole(0, 10)] = 2
 
 
@@ -227,7 +232,11 @@ def _unknown_key(path: KeyPath) -> str:
     if key in PLANNED.get(place, ()):
         return "this version does not have this feature yet; remove the key"
     known = sorted(_MODELS[place].model_fields)
-    close = difflib.get_close_matches(str(key), known, n=1)
+    close = (
+        ["expect"]
+        if key in ("port", "ports") and "expect" in known
+        else difflib.get_close_matches(str(key), known, n=1)
+    )
     return f"unknown key (did you mean {close[0]}?)" if close else f"unknown key (known: {', '.join(known)})"
 
 

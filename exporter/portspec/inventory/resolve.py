@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import socket
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from portspec.scan import Failure, Reason
+from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,7 @@ TIME_LIMIT = 5.0  # seconds for one name and family; glibc itself may take 10 an
 
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
 _NO_ADDRESS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_ADDRFAMILY}
+_NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Resolution:
     """The addresses of a name, IPv4 first, each once; `failure` says why they may not be all."""
 
     addresses: tuple[str, ...] = ()
-    failure: str | None = None
+    failure: Failure | None = None
 
 
 class Resolver(Protocol):
@@ -39,7 +42,8 @@ class SystemResolver:
     """Looks up A records and, with `ipv6`, AAAA records; each family by itself.
 
     One family that fails while the other answers gives addresses and a failure, so that a host is not
-    judged by half of its addresses without anybody knowing.
+    judged by half of its addresses without anybody knowing. At most MAX_LOOKUPS threads look up; names beyond
+    that wait, and the time limit does not count that wait.
     """
 
     def __init__(
@@ -48,73 +52,55 @@ class SystemResolver:
         self._families = (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)
         self._time_limit = time_limit
         self._lookup = lookup or _getaddrinfo
+        self._turns = asyncio.Semaphore(MAX_LOOKUPS // len(self._families))
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
 
     async def resolve(self, name: str) -> Resolution:
         """Look a name up now; see Resolution."""
-        answers = await asyncio.gather(*(self._family(name, family) for family in self._families))
+        async with self._turns:
+            answers = await asyncio.gather(*(self._family(name, family) for family in self._families))
         addresses = tuple(dict.fromkeys(address for found, _ in answers for address in found))
-        failures = dict.fromkeys(failure for _, failure in answers if failure)
+        failures = [failure for _, failure in answers if failure]
         if not addresses and not failures:
             wanted = "A or AAAA" if len(self._families) > 1 else "A"
-            return Resolution((), f"does not resolve (no {wanted} record)")
-        return Resolution(addresses, "; ".join(failures) or None)
+            return Resolution((), Failure(Reason.RESOLVE, f"does not resolve (no {wanted} record)"))
+        if not failures:
+            return Resolution(addresses)
+        detail = "; ".join(dict.fromkeys(failure.detail for failure in failures))
+        return Resolution(addresses, Failure(failures[0].reason, detail))
 
-    async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], str | None]:
-        await self._slots.acquire()
+    async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], Failure | None]:
         try:
-            answer = _in_thread(lambda: self._lookup(name, family), self._slots.release)
-        except RuntimeError as error:  # no thread to be had (RLIMIT_NPROC, cgroup): as good as no resolver
-            self._slots.release()
-            return [], _failed(family, str(error))
-        try:
-            return await asyncio.wait_for(answer, self._time_limit), None
+            return await asyncio.wait_for(self._in_slot(name, family), self._time_limit), None
         except TimeoutError:
             return [], _failed(family, f"no answer in {self._time_limit:g} s")
         except socket.gaierror as error:
             if error.errno in _NO_ADDRESS:
                 return [], None
-            return [], _failed(family, (error.strerror or str(error)).lower())
-        except (OSError, UnicodeError) as error:
-            return [], _failed(family, str(error))
+            return [], _failed(family, (error.strerror or str(error)).lower(), error.errno == socket.EAI_MEMORY)
+        except OSError as error:
+            why = error.strerror.lower() if error.strerror else str(error)
+            return [], _failed(family, why, error.errno in _NO_RESOURCE)
+        except (UnicodeError, RuntimeError) as error:  # the latter: no thread to be had (RLIMIT_NPROC, cgroup)
+            return [], _failed(family, str(error), isinstance(error, RuntimeError))
+
+    async def _in_slot(self, name: str, family: socket.AddressFamily) -> list[str]:
+        """Look up in a thread; its slot is free again when the thread ends, which may be long after the time limit."""
+        await self._slots.acquire()
+        try:
+            answer = in_daemon_thread(lambda: self._lookup(name, family), self._slots.release)
+        except RuntimeError:
+            self._slots.release()
+            raise
+        return await answer
 
 
-def _failed(family: socket.AddressFamily, why: str) -> str:
+def _failed(family: socket.AddressFamily, why: str, is_local: bool = False) -> Failure:  # noqa: FBT001, FBT002
     version = "IPv6" if family == socket.AF_INET6 else "IPv4"
-    return f"the look-up of its {version} addresses failed ({why})"
+    reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
+    return Failure(reason, f"the look-up of its {version} addresses failed ({why})")
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:
     found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     return [str(sockaddr[0]) for *_, sockaddr in found]
-
-
-def _in_thread(work: Callable[[], list[str]], done: Callable[[], None]) -> asyncio.Future[list[str]]:
-    """Run `work` in a daemon thread: one that hangs in the C library must not hold up the exit of the program.
-
-    `done` is called on the event loop when the thread has really ended, also after a time limit.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[str]] = loop.create_future()
-
-    def finish(result: list[str] | None, error: BaseException | None) -> None:
-        done()
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result or [])
-
-    def run() -> None:
-        result: list[str] | None = None
-        error: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as caught:  # noqa: BLE001 - carried to the one who waits
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(finish, result, error)
-
-    threading.Thread(target=run, name="portspec-resolve", daemon=True).start()
-    return future

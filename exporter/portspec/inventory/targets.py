@@ -49,19 +49,23 @@ def targets(config: Config) -> tuple[Target, ...]:
 
 
 def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
-    """Pick targets by host; UsageError for one that is not there. No hosts: all of them."""
-    by_host = {canonical(target.host): target for target in known}
+    """Pick targets by host, or all of a CIDR by its name; UsageError for one that is not there. No hosts: all."""
+    by_name: dict[str, list[Target]] = {}
+    for target in known:
+        by_name.setdefault(canonical(target.host), []).append(target)
+        if "/" in target.config.name:
+            by_name.setdefault(canonical(target.config.name), []).append(target)
     picked: list[Target] = []
     for host in hosts:
         try:
-            target = by_host.get(canonical(host))
+            found = by_name.get(canonical(host))
         except ValueError:
-            target = None
-        if target is None:
-            close = difflib.get_close_matches(host.lower(), by_host, n=1)
-            hint = f"; did you mean {by_host[close[0]].host}?" if close else ""
+            found = None
+        if found is None:
+            close = difflib.get_close_matches(host.lower(), by_name, n=1)
+            hint = f"; did you mean {by_name[close[0]][0].host}?" if close else ""
             raise UsageError(f'"{host}" is not a host of the configuration{hint}')
-        picked.append(target)
+        picked += found
     return tuple({target.host: target for target in picked}.values()) or tuple(known)
 
 

@@ -42,7 +42,7 @@ PORT_OUT_OF_SPEC = Metric(
     ("host",),
 )
 PORT_HOST_UP = Metric(
-    "port_host_up", "gauge", f"1 if any address of the host answered any probe, {_AS_OF}, else 0.", ("host",)
+    "port_host_up", "gauge", f"1 if any address of the host answered any probe, {_AS_JUDGED}, else 0.", ("host",)
 )
 PORT_SCAN_SUCCESS = Metric(
     "port_scan_success", "gauge", f"1 if a verdict was reached, 0 if it could not be, {_AS_OF}.", ("host",)

@@ -103,7 +103,7 @@ def _host_families(snapshot: Snapshot) -> Iterator[Family]:
         family.add_metric((state.host,), len(state.deviations))
     yield family
     family = _gauge(m.PORT_HOST_UP)
-    for state, result in latest:
+    for state, result in conclusive:
         family.add_metric((state.host,), result.is_up)
     yield family
     family = _gauge(m.PORT_SCAN_SUCCESS)

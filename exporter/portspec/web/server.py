@@ -13,6 +13,8 @@ from aiohttp import web
 
 from portspec.errors import ListenError, UsageError
 from portspec.ports import MAX_PORT
+from portspec.threads import in_daemon_thread
+from portspec.web.connections import FIRST_REQUEST, MAX_CONNECTIONS, BoundedConnections
 from portspec.web.pages import Pages
 
 if TYPE_CHECKING:
@@ -53,40 +55,58 @@ def parse_listen_address(text: str) -> Listener:
 class WebServer:
     """Serves one Snapshot after the other, on any number of addresses."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], exposition: Exposition, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        exposition: Exposition,
+        listeners: Sequence[Listener],
+        *,
+        first_request: float = FIRST_REQUEST,
+    ) -> None:
         self._snapshot = snapshot
         self._exposition = exposition
         self._listeners = tuple(listeners)
         self._pages = Pages()
+        self._first_request = first_request
         self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> tuple[str, ...]:
         """Listen; gives the URLs, with the real ports. Raises ListenError, and then listens nowhere."""
         self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
+        if self._runner.server is None:
+            raise RuntimeError("aiohttp has set up no server")
+        self._connections = BoundedConnections(
+            self._runner.server, limit=MAX_CONNECTIONS, first_request=self._first_request
+        )
         try:
             for listener in self._listeners:
                 await self._listen(listener)
         except BaseException:
             await self.stop()
             raise
-        return tuple(_url(address) for address in self._runner.addresses)
+        urls = (_url(sock.getsockname()) for server in self._servers for sock in server.sockets)
+        return tuple(dict.fromkeys(urls))
 
     async def stop(self) -> None:
         """Close every connection and socket."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
 
     async def _listen(self, listener: Listener) -> None:
-        assert self._runner is not None  # noqa: S101 - start() made it
         try:
-            await web.TCPSite(self._runner, listener.host, listener.port, reuse_port=False).start()
+            server = await asyncio.get_running_loop().create_server(self._connections, listener.host, listener.port)
         except (OSError, UnicodeError) as error:
             raise ListenError(str(listener), _why(error)) from None
+        self._servers.append(server)
 
     def _application(self) -> web.Application:
-        application = web.Application()
+        application = web.Application(middlewares=[self._note_request])
         for path, handler in (
             ("/", self._index),
             ("/metrics", self._metrics),
@@ -96,12 +116,18 @@ class WebServer:
             application.router.add_get(path, handler)
         return application
 
+    @web.middleware
+    async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._connections.heard(request)
+        return await handler(request)
+
     async def _index(self, _: web.Request) -> web.Response:
-        html = await asyncio.to_thread(self._pages.index, self._snapshot())
+        html = await in_daemon_thread(lambda: self._pages.index(self._snapshot()))
         return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = await asyncio.to_thread(self._exposition.write, request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        body, content_type = await in_daemon_thread(lambda: self._exposition.write(accept))
         response = web.Response(body=body, headers={"Content-Type": content_type})
         response.enable_compression()
         return response
@@ -130,4 +156,6 @@ def _why(error: OSError | UnicodeError) -> str:
 
 def _url(address: Sequence[object]) -> str:
     host, port = str(address[0]), address[1]
+    if host in ("::", "0.0.0.0"):  # noqa: S104 - every address of this machine: one that a browser can open
+        host = "localhost"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -22,8 +22,10 @@ from portspec.scan.connect.sockets import (
     NO_ROUTE,
     QUEUE_EMPTY,
     SO_MEMINFO,
+    explain,
     has_source_address,
-    icmp_offender,
+    icmp_error,
+    is_own_address,
     is_self_connected,
     open_socket,
 )
@@ -39,6 +41,7 @@ MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
 MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
 MAX_BATCH = 256  # probes sent before answers are looked at: sockets stay in the processor's cache
 LINGER = 0.2  # seconds without work after which the idle sockets are closed
+RECOVERY = 1.0  # seconds after which a window that a lack of descriptors narrowed is doubled again
 RESERVE = 256  # descriptors left to the rest of the program
 
 
@@ -55,7 +58,7 @@ class ConnectEngine:
     def __init__(
         self,
         *,
-        timeout: float = 1.0,
+        timeout: float = 0.9,
         retries: int = 2,
         rate: float | None = None,
         window: int | None = None,
@@ -68,6 +71,7 @@ class ConnectEngine:
         self._pacer = Pacer(rate)
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
+        self._widen_at = 0.0
         self._inbox: deque[tuple[ScanJob, Future[Observation]]] = deque()
         self._works: list[Work] = []
         self._lanes: deque[Lane] = deque()
@@ -132,6 +136,9 @@ class ConnectEngine:
             self._close_idle()
         self._harvest(events, now)
         self._expire(now)
+        if self._window < self._limit and now >= self._widen_at:
+            self._window = min(self._limit, 2 * self._window)
+            self._widen_at = now + RECOVERY
 
     def _begin(self, job: ScanJob, future: Future[Observation]) -> None:
         if future.cancelled():
@@ -155,7 +162,6 @@ class ConnectEngine:
 
     def _drop(self, work: Work) -> None:
         self._works.remove(work)
-        self._window = min(self._limit, self._window + MAX_BATCH)
         for lane in work.lanes:
             self.stats.ports_settled += lane.unsettled
             if lane.in_flight:
@@ -255,10 +261,11 @@ class ConnectEngine:
     def _not_sent(self, lane: Lane, target: Target, code: int, what: str) -> None:
         """Wait, or give the address up: a probe that this machine did not send says nothing of the port."""
         lane.again.appendleft(target)
-        detail = f"{what} to {lane.address}: {os.strerror(code).lower()}"
+        detail = f"{what} to {lane.address}: {explain(code)}"
         if code in NO_RESOURCE:
             if code in NO_DESCRIPTOR and self._flight:
                 self._window = len(self._flight)
+                self._widen_at = self._clock() + RECOVERY
                 return
             if lane.in_flight:
                 return
@@ -268,8 +275,12 @@ class ConnectEngine:
             reason = Reason.PERMISSION
         else:
             reason = Reason.NO_ROUTE if code in NO_ROUTE else Reason.INTERNAL
-        lane.failure = Failure(reason, detail)
-        self._lanes.remove(lane)
+        self._give_up(lane, Failure(reason, detail))
+
+    def _give_up(self, lane: Lane, failure: Failure) -> None:
+        if lane.failure is None:
+            lane.failure = failure
+            self._lanes.remove(lane)
 
     def _harvest(self, events: list[tuple[int, int]], now: float) -> None:
         flight = self._flight
@@ -308,18 +319,23 @@ class ConnectEngine:
             lane.rtt = min(lane.rtt, now - sent_at)
             self._settle(lane, target[1], OPEN)
             return
-        offender = icmp_offender(sock)
-        if code == errno.EALREADY and offender is None:
+        icmp = icmp_error(sock)
+        if code == errno.EALREADY and icmp is None:
             return
         self._take_back(fd)
         if code == errno.ECONNABORTED:
             lane.again.append(target)
         elif code == errno.ETIMEDOUT:
             self._silent(lane, target)
-        elif code == errno.ECONNREFUSED and offender is None:
+        elif code == errno.ECONNREFUSED and icmp is None:
             self._settle(lane, target[1], CLOSED)
+        elif icmp and icmp.is_rejection and icmp.offender != lane.address and is_own_address(icmp.offender):
+            lane.again.append(target)
+            self._give_up(
+                lane, Failure(Reason.PERMISSION, f"a firewall of this machine rejects what it sends to {lane.address}")
+            )
         else:
-            lane.answered = lane.answered or offender == lane.address
+            lane.answered = lane.answered or (icmp is not None and icmp.offender == lane.address)
             self._settle(lane, target[1], FILTERED)
 
     def _expire(self, now: float) -> None:

@@ -1,7 +1,8 @@
 """What the connect engine relies on in the kernel's sockets, and where that is written.
 
-* A socket whose connect(2) failed may connect again, which spares a socket for each probe. The outcome of a connect in progress is collected by calling connect again: it gives the
-  error of the first one and leaves the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
+* A socket whose connect(2) failed may connect again, which spares a socket for each probe. The outcome of a
+  connect in progress is collected by calling connect again: it gives the error of the first one and leaves
+  the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
 * RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error also stands in the
   socket's error queue, also while connecting (Linux 5.8); SO_MEMINFO tells without an exception whether
   something is in that queue.
@@ -11,8 +12,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+from dataclasses import dataclass
 
 SO_MEMINFO = 55  # asm-generic/socket.h
 QUEUE_EMPTY = b"\0\0\0\0"  # the first word of SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC
@@ -34,7 +37,20 @@ _IP_RECVERR = 11  # linux/in.h
 _IPV6_RECVERR = 25  # linux/in6.h
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # linux/errqueue.h, then the offender's sockaddr
-_ORIGIN_ICMP = {2, 3}
+_ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
+# Types and codes that a packet filter rejects with (RFC 792, RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+_REJECTIONS = {
+    *((_ORIGIN_ICMP, 3, code) for code in (3, 9, 10, 13)),
+    *((_ORIGIN_ICMP6, 1, code) for code in (1, 4, 5, 6)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IcmpError:
+    """An ICMP error to a probe: who sent it ("" if the kernel does not say), and whether a filter rejects like that."""
+
+    offender: str
+    is_rejection: bool
 
 
 def open_socket(family: int) -> socket.socket:
@@ -69,20 +85,44 @@ def is_self_connected(sock: socket.socket) -> bool:
         return False
 
 
-def icmp_offender(sock: socket.socket) -> str | None:
-    """Take an ICMP error off the socket's queue (ip(7), IP_RECVERR): the address that sent it, or None."""
+def icmp_error(sock: socket.socket) -> IcmpError | None:
+    """Take an ICMP error off the socket's queue (ip(7), IP_RECVERR); None if there is none."""
     try:
         _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
     except OSError:
         return None
     for _, _, data in ancillary:
-        if len(data) <= _SOCK_EXTENDED_ERR.size or _SOCK_EXTENDED_ERR.unpack_from(data)[1] not in _ORIGIN_ICMP:
+        if len(data) <= _SOCK_EXTENDED_ERR.size:
             continue
-        offender = data[_SOCK_EXTENDED_ERR.size :]
-        family = struct.unpack_from("=H", offender)[0]
-        if family == socket.AF_INET:
-            return socket.inet_ntop(family, offender[4:8])
-        if family == socket.AF_INET6:
-            return socket.inet_ntop(family, offender[8:24])
-        return ""
+        _, origin, kind, code, *_ = _SOCK_EXTENDED_ERR.unpack_from(data)
+        if origin in (_ORIGIN_ICMP, _ORIGIN_ICMP6):
+            offender = _address(data[_SOCK_EXTENDED_ERR.size :])
+            return IcmpError(offender, (origin, kind, code) in _REJECTIONS)
     return None
+
+
+def is_own_address(address: str) -> bool:
+    """Tell whether an address is this machine's: only those can be bound (ip(7))."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def explain(code: int) -> str:
+    """Say what an error number of connect means for the address."""
+    if code == errno.EINVAL:
+        return "the route is a blackhole"
+    return os.strerror(code).lower()
+
+
+def _address(sockaddr: bytes) -> str:
+    family = struct.unpack_from("=H", sockaddr)[0]
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, sockaddr[4:8])
+    if family == socket.AF_INET6:
+        return socket.inet_ntop(family, sockaddr[8:24])
+    return ""

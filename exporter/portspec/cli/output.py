@@ -1,0 +1,16 @@
+"""Where the results of commands go."""
+
+from __future__ import annotations
+
+import sys
+
+from portspec.errors import OutputError
+
+
+def write(text: str) -> None:
+    """Write a result to standard output, now; OutputError when it cannot be written."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(error) from None

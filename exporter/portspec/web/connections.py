@@ -1,0 +1,45 @@
+"""A bound to the connections of the web server: those that say nothing, and those that are too many."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+MAX_CONNECTIONS = 128  # well below the descriptors that the scan leaves free
+FIRST_REQUEST = 10.0  # seconds in which a new connection must have sent a whole request header
+
+
+class BoundedConnections:
+    """Makes the protocol of each new connection of an aiohttp server."""
+
+    def __init__(self, server: web.Server, *, limit: int, first_request: float) -> None:
+        self._server = server
+        self._limit = limit
+        self._first_request = first_request
+        self._silent: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
+
+    def __call__(self) -> asyncio.Protocol:
+        """Make the protocol; one connection too many is closed at once."""
+        if len(self._server.connections) >= self._limit:
+            return _Refusal()
+        protocol = self._server()
+        loop = asyncio.get_running_loop()
+        self._silent[protocol] = loop.call_later(self._first_request, self._close_silent, protocol)
+        return protocol
+
+    def heard(self, request: web.BaseRequest) -> None:
+        """Note that a connection has sent a request."""
+        if timer := self._silent.pop(request.protocol, None):
+            timer.cancel()
+
+    def _close_silent(self, protocol: web.RequestHandler) -> None:
+        del self._silent[protocol]
+        protocol.force_close()
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
