@@ -52,6 +52,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'portspec needs Python 3.11 or later; name one: make PYTHON=python3.12 …'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tests/packages.sh python3-venv
+	@echo 'setting up $(VENV), once …'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: $(VENV)/bin/python constraints.txt pyproject.toml

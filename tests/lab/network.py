@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Side = Literal["scanner", "hosts"]
 
 _LISTENERS: Final = Path(__file__).with_name("listeners.py")
+_NAMES: Final = Path(__file__).with_name("names.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Lab:
             self._listeners = self.popen(
                 script(_LISTENERS), side="hosts", cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
+            self._names = self.popen(script(_NAMES), cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self.apply(())
             self._stack = stack.pop_all()
         return self
@@ -91,20 +93,26 @@ class Lab:
         self._sockets = {
             key: state is State.RESET for host in hosts for key, state in host.ports.items() if state.listens
         }
-        self._ask({"do": "reset"})
-        self._ask({"do": "open", "sockets": [[*key, reset] for key, reset in self._sockets.items()]})
+        self._listen({"do": "reset"})
+        self._listen({"do": "open", "sockets": [[*key, reset] for key, reset in self._sockets.items()]})
         for transaction in rules.transactions(hosts, self._verdicts):
             self._load(transaction)
         self._scanner.run("write /etc/hosts", ["sh", "-c", "cat > /etc/hosts"], rules.hosts_file(hosts))
+        names = {host.name: list(host.addresses) for host in hosts}
+        _ask(self._names, "set names", {"names": names, "fail": False})
+
+    def fail_lookups(self) -> None:
+        """Have the name server answer with SERVFAIL, until the next :meth:`apply`; /etc/hosts goes on to work."""
+        _ask(self._names, "fail look-ups", {"fail": True})
 
     def set_state(self, address: str, port: int, state: State) -> None:
         """Change what one port does; in force on return. Connections that were accepted go on."""
         key, verdict = (address, port), rules.VERDICTS[state]
         if key in self._sockets and (not state.listens or self._sockets[key] is not (state is State.RESET)):
             del self._sockets[key]
-            self._ask({"do": "close", "sockets": [key]})
+            self._listen({"do": "close", "sockets": [key]})
         if state.listens and key not in self._sockets:
-            self._ask({"do": "open", "sockets": [[*key, state is State.RESET]]})
+            self._listen({"do": "open", "sockets": [[*key, state is State.RESET]]})
             self._sockets[key] = state is State.RESET
         if self._verdicts.get(key) != verdict:
             self._load(rules.change(address, port, self._verdicts.get(key), verdict))
@@ -127,7 +135,7 @@ class Lab:
 
     def received(self) -> Received:
         """Say what the open ports received since :meth:`apply`; from a scanner that only looks, no byte."""
-        answer = self._ask({"do": "received"})
+        answer = self._listen({"do": "received"})
         return Received(connections=answer["connections"], bytes=answer["bytes"])
 
     def argv(
@@ -163,19 +171,8 @@ class Lab:
     def _load(self, ruleset: str) -> None:
         self._hosts.run("load nftables rules", [self._nft, "-f", "-"], ruleset)
 
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Have the listeners do something; return their answer, when it is done."""
-        assert self._listeners.stdin is not None
-        assert self._listeners.stdout is not None
-        try:
-            self._listeners.stdin.write(json.dumps(command) + "\n")
-            self._listeners.stdin.flush()
-            answer: dict[str, Any] = json.loads(self._listeners.stdout.readline() or '{"error": "they have ended"}')
-        except BrokenPipeError:
-            answer = {"error": "they have ended"}
-        if "error" in answer:
-            raise LabError(f"{command['do']} listeners", answer["error"])
-        return answer
+    def _listen(self, command: dict[str, Any]) -> dict[str, Any]:
+        return _ask(self._listeners, f"{command['do']} listeners", command)
 
     def _end_processes(self) -> None:
         for process in self._processes:
@@ -185,3 +182,18 @@ class Lab:
                 if pipe is not None:
                     with suppress(BrokenPipeError):  # what was never flushed
                         pipe.close()
+
+
+def _ask(server: subprocess.Popen[str], step: str, command: dict[str, Any]) -> dict[str, Any]:
+    """Have a server of the lab do something; return its answer, when it is done."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        server.stdin.write(json.dumps(command) + "\n")
+        server.stdin.flush()
+        answer: dict[str, Any] = json.loads(server.stdout.readline() or '{"error": "it has ended"}')
+    except BrokenPipeError:
+        answer = {"error": "it has ended"}
+    if "error" in answer:
+        raise LabError(step, answer["error"])
+    return answer

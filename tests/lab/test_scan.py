@@ -42,6 +42,10 @@ def test_scan_tells_the_truth(lab: Lab, tmp_path: Path, seed: int) -> None:
         code, document = scan(lab, conf, prefix=prefix)
         assert rows(document) == expected
         assert code == 1
+        assert {(host["verdict"], host["reason"]) for host in document["hosts"]} <= {
+            ("in_spec", None),
+            ("out_of_spec", None),
+        }
         assert {host["host"]: host["unexpected"] for host in document["hosts"]} == {
             name: [str(p) for p in PORTS if any(str(p) in open_ports for _, open_ports, _, _ in addresses)]
             for name, addresses in expected.items()
@@ -118,8 +122,9 @@ def test_cidr_is_scanned_address_by_address(lab: Lab, tmp_path: Path) -> None:
 def test_half_resolved_host_is_unknown(lab: Lab, tmp_path: Path) -> None:
     """Where one family's look-up fails, the addresses that were found do not make the host in spec."""
     lab.apply([HostTruth("h.lab", (V4,), {(V4, 22): State.OPEN})])
+    lab.fail_lookups()
     code, document = scan(lab, configure(tmp_path, {"h.lab": [22]}, [22]))
-    # The hosts file has no IPv6 address, and the name server that is asked for one does not answer.
+    # The hosts file has no IPv6 address, and the name server that is asked for one fails.
     host = document["hosts"][0]
     assert (code, host["verdict"], host["reason"]) == (3, "unknown", "resolve")
     assert host["addresses"][0]["open"] == ["22"]
@@ -133,3 +138,33 @@ def test_all_ports_of_a_host(lab: Lab, tmp_path: Path) -> None:
     address = document["hosts"][0]["addresses"][0]
     assert code == 1
     assert (address["open"], address["closed"]) == ([str(p) for _, p in opened], 65535 - len(opened))
+
+
+def test_own_firewall_that_rejects_is_no_verdict(lab: Lab, tmp_path: Path) -> None:
+    """Where this machine's own packet filter rejects what is sent, the host is unknown: nothing was seen of it."""
+    lab.apply([HostTruth("h.lab", (V4, V6), {(V4, 22): State.OPEN, (V6, 22): State.OPEN})])
+    rules = "table inet own { chain out { type filter hook output priority 0; tcp dport 80 reject with icmpx type %s; }; }"
+    for kind in ("admin-prohibited", "port-unreachable"):
+        lab.run(["nft", "-f", "-"], input=rules % kind, check=True)
+        try:
+            code, document = scan(lab, configure(tmp_path, {V4: [22], V6: [22]}, [22, 80]))
+        finally:
+            lab.run(["nft", "delete", "table", "inet", "own"], check=True)
+        assert code == 3, kind
+        assert {(host["verdict"], host["reason"]) for host in document["hosts"]} == {("unknown", "permission")}
+
+
+def test_link_that_goes_down_makes_hosts_unknown_until_it_is_back(lab: Lab, tmp_path: Path) -> None:
+    """Without a link there is no route and no verdict; with it the next scan sees the host again."""
+    lab.apply([HostTruth("h.lab", (V4,), {(V4, 22): State.OPEN})])
+    conf = configure(tmp_path, {V4: [22]}, ["1-1024"])
+    routes = lab.run(["ip", "route", "show"], check=True).stdout.splitlines()
+    lab.run(["ip", "link", "set", "lab0", "down"], check=True)
+    try:
+        code, document = scan(lab, conf)
+        assert (code, document["hosts"][0]["reason"]) == (3, "no_route")
+    finally:
+        lab.run(["ip", "link", "set", "lab0", "up"], check=True)
+        for route in routes:
+            lab.run(["ip", "route", "replace", *route.replace(" linkdown", "").split()], check=True)
+    assert scan(lab, conf)[0] == 0

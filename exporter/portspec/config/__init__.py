@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from portspec.errors import ConfigError
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Config", "HostConfig", "ScanConfig", "Specification", "load"]
 
@@ -79,27 +79,30 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
 
 def _config(path: str, model: ConfModel) -> Config:
     scanports = _union(model.scanports)
-    shared: dict[PortSet, PortSet] = {}  # most hosts have the same ports: keep each set once
-    hosts = (_host(name, host, scanports, model.interval) for name, host in model.hosts.items())
+    unite = cache(_unite)  # most hosts have the same ports: make and keep each set once
     return Config(
         path=path,
-        hosts=tuple(replace(host, ports=shared.setdefault(host.ports, host.ports)) for host in hosts),
+        hosts=tuple(_host(name, host, scanports, model.interval, unite) for name, host in model.hosts.items()),
         ipv6=model.ipv6,
         parallelscans=model.parallelscans,
         scan=ScanConfig(**model.scan.model_dump()),
     )
 
 
-def _host(name: str, host: HostModel, scanports: PortSet, interval: float) -> HostConfig:
+def _host(name: str, host: HostModel, scanports: PortSet, interval: float, unite: Callable[..., PortSet]) -> HostConfig:
     specification = Specification(_union(host.expect), _union(host.allow))
     own = scanports if host.scanports is None else _union(host.scanports)
     return HostConfig(
         name=name,
         specification=specification,
-        ports=own | specification.expect | specification.allow,
+        ports=unite(own, specification),
         interval=host.interval or interval,
         labels=MappingProxyType(dict(sorted(host.labels.items()))),
     )
+
+
+def _unite(scanports: PortSet, specification: Specification) -> PortSet:
+    return scanports | specification.expect | specification.allow
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:
