@@ -34,11 +34,6 @@ class ScanResult:
         return tuple(sorted({port for observation in seen for port in observation.open}))
 
     @property
-    def unseen(self) -> frozenset[str]:
-        """The addresses that could not be seen."""
-        return frozenset(observation.address for observation in self.addresses if observation.failure)
-
-    @property
     def is_up(self) -> bool:
         """True if any address answered any probe."""
         return any(observation.answered for observation in self.addresses)
@@ -105,14 +100,15 @@ class HostState:
 
 def _has_changed(before: ScanResult, after: ScanResult) -> bool:
     """Tell whether the set of open ports changed on what both scans could see."""
-    unseen = before.unseen | after.unseen
-    if not unseen:
+    if before.judgement.failure is None and after.judgement.failure is None:
         return before.open_ports != after.open_ports
-
-    def opened(result: ScanResult) -> set[int]:
-        return {port for item in result.addresses if item.address not in unseen for port in item.open}
-
-    return opened(before) != opened(after)
+    first, second = (
+        {item.address: item.open for item in result.addresses if not item.failure} for result in (before, after)
+    )
+    both = first.keys() & second.keys()
+    return {port for address in both for port in first[address]} != {
+        port for address in both for port in second[address]
+    }
 
 
 class HostTable(Mapping[str, "HostState"]):

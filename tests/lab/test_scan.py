@@ -143,7 +143,9 @@ def test_all_ports_of_a_host(lab: Lab, tmp_path: Path) -> None:
 def test_own_firewall_that_rejects_is_no_verdict(lab: Lab, tmp_path: Path) -> None:
     """Where this machine's own packet filter rejects what is sent, the host is unknown: nothing was seen of it."""
     lab.apply([HostTruth("h.lab", (V4, V6), {(V4, 22): State.OPEN, (V6, 22): State.OPEN})])
-    rules = "table inet own { chain out { type filter hook output priority 0; tcp dport 80 reject with icmpx type %s; }; }"
+    rules = (
+        "table inet own { chain out { type filter hook output priority 0; tcp dport 80 reject with icmpx type %s; }; }"
+    )
     for kind in ("admin-prohibited", "port-unreachable"):
         lab.run(["nft", "-f", "-"], input=rules % kind, check=True)
         try:

@@ -45,11 +45,13 @@ def logging_restored() -> Iterator[None]:
     """Undo log.set_up(), which is the whole process's, on leaving."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
+    raises = logging.raiseExceptions
     try:
         yield
     finally:
         root.handlers[:], level = before
         root.setLevel(level)
+        logging.raiseExceptions = raises
         structlog.reset_defaults()
 
 
@@ -178,7 +180,7 @@ class ScriptedResolver:
         self.asked.append(name)
         if name in self._held:
             await self._held[name].wait()
-        return self._names.get(name, Resolution((), f"{name} is not in the script"))
+        return self._names.get(name, Resolution((), Failure(Reason.RESOLVE, f"{name} is not in the script")))
 
     def release(self, name: str) -> None:
         """Let a held name answer."""

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
 from portspec.ports import PortSet
-from portspec.scan import Observation, Reason
+from portspec.scan import Failure, Observation, Reason
 from portspec.verdict import Judgement, Verdict
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, seen, settle, target
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from portspec.scan import ScanJob
 
 V4, V6 = "192.0.2.7", "2001:db8::7"
+LOOKUP_FAILED = Failure(Reason.RESOLVE, "the look-up of its IPv6 addresses failed")
 
 
 def examiner(
@@ -82,7 +83,7 @@ def test_name_is_looked_up_for_each_scan() -> None:
 def test_name_that_does_not_resolve_is_unknown_and_not_scanned() -> None:
     """Without an address the host is unknown, reason resolve, with what the look-up said; the engine is not asked."""
     engine = ScriptedEngine(all_closed)
-    resolver = ScriptedResolver({"web1": Resolution((), "does not resolve (no A record)")})
+    resolver = ScriptedResolver({"web1": Resolution((), Failure(Reason.RESOLVE, "does not resolve (no A record)"))})
     judgement = asyncio.run(examiner(engine, resolver).examine(target("web1", address=None))).judgement
     assert judgement.verdict is Verdict.UNKNOWN
     assert judgement.failure is not None
@@ -94,7 +95,7 @@ def test_name_that_does_not_resolve_is_unknown_and_not_scanned() -> None:
 def test_name_that_resolves_in_part_is_scanned_and_unknown() -> None:
     """Where one look-up failed the found addresses are scanned, and being in spec there is not enough."""
     engine = ScriptedEngine(all_closed)
-    resolver = ScriptedResolver({"web1": Resolution((V4,), "the look-up of its IPv6 addresses failed")})
+    resolver = ScriptedResolver({"web1": Resolution((V4,), LOOKUP_FAILED)})
     result = asyncio.run(examiner(engine, resolver).examine(target("web1", address=None)))
     assert engine.jobs[0].addresses == (V4,)
     assert [row.address for row in result.addresses] == [V4]
@@ -103,7 +104,7 @@ def test_name_that_resolves_in_part_is_scanned_and_unknown() -> None:
 
 def test_name_that_resolves_in_part_can_be_out_of_spec() -> None:
     """A deviation on the addresses that were found makes the host out of spec, though others are not known."""
-    resolver = ScriptedResolver({"web1": Resolution((V4,), "the look-up of its IPv6 addresses failed")})
+    resolver = ScriptedResolver({"web1": Resolution((V4,), LOOKUP_FAILED)})
     result = asyncio.run(examiner(ScriptedEngine(everything_open), resolver).examine(target("web1", address=None)))
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
     assert result.judgement.failure is not None
@@ -252,11 +253,49 @@ def test_scan_is_logged_with_what_it_found() -> None:
         asyncio.run(examiner(ScriptedEngine(everything_open)).examine(target("db1", expect=[22], scan=[80])))
         asyncio.run(examiner(ScriptedEngine()).examine(target("lost", address=None)))
     found, lost = logs
-    assert (found["event"], found["log_level"], found["host"]) == ("host scanned", "info", "db1")
-    assert (found["verdict"], found["open"], found["missing"]) == ("out_of_spec", 2, [])
-    assert (found["unexpected"], found["duration_seconds"]) == ([80], 0.5)
+    assert (found["event"], found["log_level"], found["host"]) == ("host scanned", "warning", "db1")
+    assert (found["verdict"], found["open"], found["missing"]) == ("out_of_spec", 2, "none")
+    assert (found["unexpected"], found["duration_seconds"]) == ("80", 0.5)
     assert (lost["host"], lost["verdict"], lost["reason"]) == ("lost", "unknown", "resolve")
     assert lost["detail"] == "lost is not in the script"
+
+
+def test_scan_in_spec_is_no_warning() -> None:
+    """A host in spec is logged as info, one out of spec or unknown as a warning."""
+    with capture_logs() as logs:
+        one = examiner(ScriptedEngine(all_closed))
+        for of in (target("good"), target("bad", expect=[22]), target("lost", address=None)):
+            asyncio.run(one.examine(of))
+    assert [(entry["host"], entry["log_level"]) for entry in logs] == [
+        ("good", "info"),
+        ("bad", "warning"),
+        ("lost", "warning"),
+    ]
+
+
+def test_ports_are_logged_as_they_are_spelled() -> None:
+    """Deviating ports are logged in the spelling of conf.yml, ranges as ranges."""
+    of = target("db1", expect=[22, *range(8000, 8101)], scan=[])
+    with capture_logs() as logs:
+        asyncio.run(examiner(ScriptedEngine(all_closed)).examine(of))
+    assert (logs[0]["missing"], logs[0]["unexpected"]) == ("22, 8000-8100", "none")
+
+
+def test_line_of_a_host_with_everything_open_stays_short() -> None:
+    """More deviating ports than a line should hold are cut at 200 characters."""
+    with capture_logs() as logs:
+        asyncio.run(examiner(ScriptedEngine(everything_open)).examine(target(scan=range(1, 65536, 2))))
+    spelled = logs[0]["unexpected"]
+    assert spelled.startswith("1, 3, 5, ")
+    assert (len(spelled), spelled[-1]) == (201, "…")
+
+
+def test_failure_of_a_look_up_keeps_its_reason() -> None:
+    """A look-up that this machine could not make is local_limit, not the fault of the name."""
+    resolver = ScriptedResolver({"web1": Resolution((), Failure(Reason.LOCAL_LIMIT, "no thread"))})
+    one = examiner(ScriptedEngine(), resolver)
+    judgement = asyncio.run(one.examine(target("web1", address=None))).judgement
+    assert judgement.failure == Failure(Reason.LOCAL_LIMIT, "no thread")
 
 
 def test_probes_are_those_of_the_engine() -> None:

@@ -290,3 +290,16 @@ def test_system_clock_is_monotonic_and_sleeps() -> None:
         return clock.now() - before
 
     assert asyncio.run(scenario()) >= 0.01
+
+
+def test_names_that_hang_hold_up_no_address() -> None:
+    """Hosts with an address are scanned while names, for which no name server answers, take all their places."""
+    names = [target(f"name{number}", address=None, interval=100.0) for number in range(3)]
+    scene = Scene(*names, *hosts(4), places=1, seconds={name.host: 1e6 for name in names})
+    scene.run(10.0)
+    began = Counter(host for host, _ in scene.examiner.began)
+    assert {host: began[host] for host in began if host.startswith("host")} == {
+        f"host{number}": 1 for number in range(4)
+    }
+    assert sum(host.startswith("name") for host in began) == 1
+    assert all(scene.monitor.snapshot.hosts[f"host{number}"].latest for number in range(4))

@@ -224,3 +224,26 @@ def test_anything_at_all_is_a_set_of_ports_or_a_port_error(entry: object) -> Non
     """No entry, however odd, raises anything but PortError."""
     with contextlib.suppress(PortError):
         assert parse_ports(entry)
+
+
+@properties
+@given(ranges, ranges)
+def test_subset_is_that_of_sets(left: list[tuple[int, int]], right: list[tuple[int, int]]) -> None:
+    """`<=` says what it says of Python's sets, and holds for every part of a whole."""
+    a, b = PortSet.of_ranges(left), PortSet.of_ranges(right)
+    assert (a <= b) == (members(left) <= members(right))
+    assert a <= a | b
+    assert b <= a | b
+    assert a & b <= a
+    assert NO_PORTS <= a <= ALL_PORTS
+
+
+@properties
+@given(ranges, ranges)
+def test_union_with_a_subset_is_the_set_itself(left: list[tuple[int, int]], right: list[tuple[int, int]]) -> None:
+    """Nothing is made anew where nothing is added: hosts that scan the same ports share one set."""
+    a = PortSet.of_ranges(left)
+    subset = a & PortSet.of_ranges(right)
+    assert a | subset is a
+    assert a | a is a
+    assert a | NO_PORTS is a

@@ -201,3 +201,32 @@ def test_table_is_a_dictionary_that_is_cheap_to_copy(count: int, changed: list[i
     assert list(table.items()) == list(model.items())
     assert len(table) == count
     assert "elsewhere" not in table
+
+
+def test_first_scan_of_a_part_is_no_change_when_all_is_seen() -> None:
+    """An address that could not be seen in the first scan has not changed when it is seen in the second."""
+    state = HostState(WEB).after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE)))
+    assert state.verdict is Verdict.OUT_OF_SPEC
+    state = state.after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80]), at=NOW + 60))
+    assert state.last_change is None
+
+
+def test_change_beside_an_address_that_was_never_seen_is_one() -> None:
+    """What both scans saw is compared, whatever else they could not see."""
+    state = HostState(WEB).after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE)))
+    state = state.after(result(WEB, seen(ADDRESS, is_open=[80]), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60))
+    assert state.last_change == NOW + 60
+
+
+def test_open_ports_leave_out_what_could_not_be_seen() -> None:
+    """What a scan found on an address before it had to give it up is not counted as open."""
+    given_up = dataclasses.replace(seen(OTHER, is_open=[8080]), failure=Failure(Reason.NO_ROUTE, "gone"))
+    scan = result(WEB, seen(ADDRESS, is_open=[22]), given_up)
+    assert scan.open_ports == (22,)
+
+
+def test_address_that_a_failed_look_up_had_hidden_is_no_change() -> None:
+    """An address that is first seen once its family resolves again had its ports open before, for all that is known."""
+    failure = Failure(Reason.RESOLVE, "the look-up of its IPv6 addresses failed")
+    state = HostState(WEB).after(result(WEB, seen(ADDRESS), failure=failure))
+    assert state.after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80]), at=NOW + 60)).last_change is None

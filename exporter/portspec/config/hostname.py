@@ -55,6 +55,7 @@ def parse_network(text: str) -> Network:
         raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
     if network.is_multicast:
         raise ValueError(f'"{text}" is a range of multicast addresses, not of hosts')
+    _check_address(text, network.network_address)
     if network.num_addresses > MAX_NETWORK_ADDRESSES:
         widest = network.max_prefixlen - 16
         raise ValueError(

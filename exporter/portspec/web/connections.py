@@ -19,16 +19,23 @@ class BoundedConnections:
         self._server = server
         self._limit = limit
         self._first_request = first_request
+        self._new = 0
         self._silent: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
 
     def __call__(self) -> asyncio.Protocol:
         """Make the protocol; one connection too many is closed at once."""
-        if len(self._server.connections) >= self._limit:
+        if len(self._server.connections) + self._new >= self._limit:
             return _Refusal()
         protocol = self._server()
         loop = asyncio.get_running_loop()
+        # The server counts a connection in the next turn of the loop; a whole backlog is accepted in this one.
+        self._new += 1
+        loop.call_soon(self._count_one_less)
         self._silent[protocol] = loop.call_later(self._first_request, self._close_silent, protocol)
         return protocol
+
+    def _count_one_less(self) -> None:
+        self._new -= 1
 
     def heard(self, request: web.BaseRequest) -> None:
         """Note that a connection has sent a request."""

@@ -113,10 +113,12 @@ _drain = _Drain
 class Server:
     """`portspec serve -j` on a free port of loopback, killed at the end of the test."""
 
-    def __init__(self, conf: Path, *arguments: str, command: Sequence[str] = ("serve",)) -> None:
+    def __init__(
+        self, conf: Path, *arguments: str, command: Sequence[str] = ("serve",), program: Sequence[str] = PROGRAM
+    ) -> None:
         listen = ["--web.listen-address", "127.0.0.1:0"]
         self.process = subprocess.Popen(
-            [*PROGRAM, *command, "-j", "-c", str(conf), *listen, *arguments],
+            [*program, *command, "-j", "-c", str(conf), *listen, *arguments],
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -80,3 +80,34 @@ def test_help_is_quick_to_import() -> None:
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
     assert not {"aiohttp", "pydantic", "yaml", "rich", "jinja2", "prometheus_client"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "scan", "scan"],
+        ["--log.level", "debug", "scan", "-c", "scan"],
+        ["-j", "-c", "scan", "scan", "--json"],
+        ["scan", "-c", "scan"],
+    ],
+)
+def test_options_may_stand_before_the_command(arguments: list[str], tmp_path: Path) -> None:
+    """A command is found behind options, and a file that is called like one is not taken for it."""
+    (tmp_path / "scan").write_text('{"hosts": {"127.0.0.1": {"allow": "all", "scanports": [1]}}}', encoding="utf-8")
+    done = run(*arguments, cwd=tmp_path)
+    assert (done.code, "127.0.0.1" in done.out) == (0, True), done.err
+
+
+def test_check_may_stand_behind_its_options(tmp_path: Path) -> None:
+    """`portspec -c F check` is `portspec check -c F`."""
+    (tmp_path / "conf.yml").write_text('{"hosts": {"127.0.0.1": []}, "scanports": [1]}', encoding="utf-8")
+    before, after = run("-c", "conf.yml", "check", cwd=tmp_path), run("check", "-c", "conf.yml", cwd=tmp_path)
+    assert before == after
+    assert before.code == 0
+
+
+def test_host_that_is_called_like_a_command_is_a_host() -> None:
+    """The first word that is a command is the command; what follows are its arguments."""
+    done = run("learn", "scan", "--ports", "1")
+    assert '# "scan": does not resolve' in done.out
+    assert done.code == 3

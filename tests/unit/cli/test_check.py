@@ -20,7 +20,7 @@ def test_right_file_is_exit_0(configure: Configure) -> None:
     assert " ".join(first.split()) == "127.0.0.1 127.0.0.1 101 ports, expect 22, 80, allow 443"
     assert " ".join(second.split()) == "::1 ::1 1,000 ports, expect none"
     assert rest[1] == "2 hosts, 2 addresses, 1,101 probes per round"
-    assert rest[-1] == f"{conf} is right."
+    assert rest[-1] == f"{conf} is valid."
 
 
 def test_estimate_heeds_the_rate(configure: Configure) -> None:

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.cli.run import PROGRAM, environment, run
+import portspec.cli.check
+import portspec.cli.scan
+from portspec.cli import main
+from tests.unit.cli.run import PROGRAM, Done, environment, run
+from tests.unit.factories import logging_restored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from portspec.config import Config
     from tests.unit.cli.conftest import Configure
 
 BROKEN = 'hosts:\n  "db1": [80a]\nscanports: all\nintervall: 60\n'
@@ -49,12 +54,12 @@ def test_commands_log_problems_in_json(broken: str, command: str) -> None:
 
 
 def test_serve_logs_problems_on_standard_output(broken: str) -> None:
-    """`serve` logs each problem as a key=value line on standard output, its log, and exits 2."""
+    """`serve` logs each problem once, as the event of a line on standard output, its log, and exits 2."""
     done = run("serve", "-c", broken)
     assert (done.code, done.err) == (2, "")
     first, second = done.out.splitlines()
     assert f'level=error event="{broken}:2: hosts.\\"db1\\": \\"80a\\" is not a port' in first
-    assert f"file={broken} line=4 key=intervall" in second
+    assert second.endswith(f'level=error event="{broken}:4: intervall: unknown key (did you mean interval?)"')
 
 
 def test_serve_logs_problems_in_json(broken: str) -> None:
@@ -85,3 +90,73 @@ def test_reader_that_goes_away_is_no_crash(configure: Configure) -> None:
     process.stdout.close()
     _, err = process.communicate(timeout=60.0)
     assert (process.returncode, err) == (141, "")
+
+
+def run_in_shell(arguments: list[str], redirection: str) -> Done:
+    """Run a command as a shell does that redirects its output."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *arguments],
+        env=environment(),
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+OUTPUTS = [["scan"], ["scan", "--json"], ["check"]]
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+@pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", ">&- 2>&- <&-"])
+def test_closed_output_leaves_the_exit_code_as_it_is(
+    configure: Configure, command: list[str], redirection: str
+) -> None:
+    """Who closes the output wants the exit code alone, and gets it."""
+    assert run_in_shell([*command, "-c", configure({"127.0.0.1": []})], redirection) == Done(0, "", "")
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_full_disk_is_exit_2(configure: Configure, command: list[str]) -> None:
+    """A result that cannot be written is no verdict: exit 2, with one line on standard error."""
+    done = run_in_shell([*command, "-c", configure({"127.0.0.1": []})], ">/dev/full")
+    assert done == Done(2, "", "cannot write the result: no space left on device\n")
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+@pytest.mark.parametrize("redirection", ["", "2>&-"])
+def test_reader_that_is_gone_is_exit_141(configure: Configure, command: list[str], redirection: str) -> None:
+    """A pipe without a reader ends each command as SIGPIPE does, also without standard error."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *command, "-c", configure({"127.0.0.1": []})],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    _, err = process.communicate(timeout=60.0)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_crash_of_a_command_is_exit_70(
+    configure: Configure, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of the program looks like no verdict: exit 70, with its traceback on standard error."""
+
+    def crash(_: Config) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    for module in (portspec.cli.scan, portspec.cli.check):
+        monkeypatch.setattr(module, "targets", crash)
+    with logging_restored():
+        assert main([*command, "-c", configure({"127.0.0.1": []})]) == 70
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Traceback ")
+    assert err.endswith("ZeroDivisionError: somewhere\n")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from portspec.ports import PortSet
 from tests.unit.cli.run import run
 from tests.unit.scan.loopback import V6, listeners, own_address, ports_of
 
@@ -18,22 +19,25 @@ def wanted(*ports: int) -> str:
 
 
 def test_learned_block_describes_what_listens() -> None:
-    """The output is a `hosts:` block in YAML: each host with exactly the ports that are open now."""
+    """The output is YAML: each host with exactly the ports that are open now, and the ports that were scanned."""
     address = own_address()
     with listeners(address, 3) as opened, listeners(V6) as on_v6:
         ports, ports6 = ports_of(opened), ports_of(on_v6)
         done = run("learn", address, V6, "--ports", wanted(1, 2, *ports, *ports6))
     assert (done.code, done.err) == (0, "")
-    assert yaml.safe_load(done.out) == {"hosts": {address: list(ports), V6: list(ports6)}}
+    assert yaml.safe_load(done.out) == {
+        "hosts": {address: list(ports), V6: list(ports6)},
+        "scanports": list(PortSet.of([1, 2]) | ports | ports6),
+    }
 
 
 def test_learned_block_is_a_configuration_that_is_in_spec(tmp_path: Path) -> None:
-    """A conf.yml made of the learned block is right, and a scan with it finds the host in spec."""
+    """The output is a whole conf.yml: check takes it as it is, and a scan with it finds the host in spec."""
     conf = tmp_path / "conf.yml"
     with listeners(own_address(), 5) as opened:
         ports = ports_of(opened)
         done = run("learn", opened[0].getsockname()[0], "--ports", wanted(1, *ports))
-        conf.write_text(f"{done.out}scanports: [1, {wanted(*ports)}]\n", encoding="utf-8")
+        conf.write_text(done.out, encoding="utf-8")
         assert run("check", "-c", str(conf)).code == 0
         assert run("scan", "-c", str(conf)).code == 0
     assert run("scan", "-c", str(conf)).code == 1
@@ -42,7 +46,7 @@ def test_learned_block_is_a_configuration_that_is_in_spec(tmp_path: Path) -> Non
 def test_name_is_learned_by_its_name() -> None:
     """A name stands as itself in the block, not as its address."""
     done = run("learn", "localhost", "--ports", "1")
-    assert yaml.safe_load(done.out) == {"hosts": {"localhost": []}}
+    assert yaml.safe_load(done.out) == {"hosts": {"localhost": []}, "scanports": [1]}
 
 
 def test_host_that_could_not_be_seen_is_a_comment() -> None:
@@ -57,7 +61,7 @@ def test_same_host_twice_is_learned_once(tmp_path: Path) -> None:
     """Two spellings of one host give a block that portspec reads: not the same host twice."""
     done = run("learn", "localhost", "LOCALHOST", "::1", "0:0::1", "--ports", "1")
     conf = tmp_path / "conf.yml"
-    conf.write_text(f"{done.out}scanports: [1]\n", encoding="utf-8")
+    conf.write_text(done.out, encoding="utf-8")
     checked = run("check", "-c", str(conf))
     assert (checked.code, checked.err) == (0, "")
 

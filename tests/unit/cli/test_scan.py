@@ -169,3 +169,19 @@ def test_interrupt_ends_a_scan(configure: Configure) -> None:
         process.kill()
         process.wait()
     assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_network_is_scanned_by_its_name(configure: Configure) -> None:
+    """`scan HOST` with a CIDR of the file, in any spelling, scans each of its addresses and no other host."""
+    conf = configure({"127.77.0.0/30": [], "127.78.0.1": []})
+    for name in ("127.77.0.0/30", "127.77.0.0/255.255.255.252"):
+        done = run("scan", "-c", conf, "--json", name)
+        assert done.code == 0
+        assert [host["host"] for host in json.loads(done.out)["hosts"]] == [f"127.77.0.{last}" for last in range(4)]
+
+
+@pytest.mark.parametrize("arguments", [("scan",), ("learn", "nowhere.invalid", "--ports", "1")])
+def test_commands_log_only_errors(configure: Configure, arguments: tuple[str, ...]) -> None:
+    """A host out of spec or unknown is told in the result alone; with --log.level warning it is logged, too."""
+    given = [*arguments] if arguments[0] == "learn" else [*arguments, "-c", unresolvable(configure)]
+    assert (run(*given).err, run(*given, "--log.level", "warning").err.count("host scanned")) == ("", 1)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -131,14 +133,52 @@ def test_several_addresses_are_listened_on(configure: Configure) -> None:
 def test_crash_of_the_exporter_is_logged(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault that ends the exporter is one line of the log with its traceback, and exit 1."""
+    """A fault that ends the exporter is one line of the log with its traceback, and exit 70."""
 
     async def crash(_: Config, __: Sequence[str]) -> None:
         raise ZeroDivisionError("somewhere")
 
     monkeypatch.setattr(portspec.app, "serve", crash)
     with logging_restored():
-        assert main(["-j", "-c", configure({own_address(): []})]) == 1
+        assert main(["-j", "-c", configure({own_address(): []})]) == 70
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["event"] == "portspec crashed"
     assert "ZeroDivisionError" in line
+
+
+def test_hang_up_is_told_and_survived(configure: Configure) -> None:
+    """SIGHUP, by which other programs read their configuration again, is a warning, and the exporter goes on."""
+    with Server(Path(configure({own_address(): []}))) as server:
+        server.process.send_signal(signal.SIGHUP)
+        told = server.wait_for("SIGHUP is ignored: restart portspec to read a changed conf.yml")
+        assert told["level"] == "warning"
+        assert server.get("/-/healthy")[0] == 200
+        assert server.stop(signal.SIGTERM) == 0
+
+
+HANGING = """\
+import sys, threading
+from portspec import log
+from portspec.cli import main
+from portspec.metrics import Exposition
+
+def write(*_):
+    log.get("test").info("rendering")
+    threading.Event().wait()
+
+Exposition.write = write
+sys.exit(main())
+"""
+
+
+def test_signal_stops_the_exporter_in_the_middle_of_a_scrape(configure: Configure) -> None:
+    """SIGTERM ends the exporter within a second while a scrape is being rendered that would take forever."""
+    program = [sys.executable, "-c", HANGING]
+    with Server(Path(configure({own_address(): []})), program=program) as server:
+        address = urlsplit(server.wait_for("listening")["url"])
+        assert address.port
+        with socket.create_connection(("127.0.0.1", address.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.wait_for("rendering")
+            assert server.stop(signal.SIGTERM) == 0
+    assert server.log[-1]["event"] == "portspec stopped"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,3 +79,31 @@ def test_duplicates_name_the_first_spelling() -> None:
         "0::1": "::1",
         "db1.": "db1",
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("db1:22", '"db1:22" has a port; write it behind: "db1": [22]'),
+        ("192.0.2.1:22", '"192.0.2.1:22" has a port; write it behind: "192.0.2.1": [22]'),
+        ("[2001:db8::1]:22", '"[2001:db8::1]:22" has a port; write it behind: "2001:db8::1": [22]'),
+        ("[::1]", '"[::1]" is not an IPv6 address (a host stands without port, scheme and brackets)'),
+        ("::ffff:192.0.2.1", '"::ffff:192.0.2.1" is an IPv4 address in disguise; write 192.0.2.1'),
+        ("fe80::1", '"fe80::1" is a link-local address, which means nothing without a zone; name another one'),
+        *(
+            (written, f'"{written}" looks like a range of addresses; write a CIDR, or one line for each address')
+            for written in ("127.0.0.1-20", "192.0.2.1-192.0.2.20", "10.0.0-3")
+        ),
+    ],
+)
+def test_what_is_nearly_a_host_is_told_what_to_write(written: str, message: str) -> None:
+    """Common slips have messages of their own."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        canonical(written)
+
+
+@pytest.mark.parametrize("network", ["fe80::/112", "::ffff:192.0.2.0/120", "0.0.0.0/24", "::/112", "224.0.1.0/24"])
+def test_cidr_of_addresses_that_are_no_hosts_is_refused(network: str) -> None:
+    """What may not stand as an address may not stand as a CIDR."""
+    with pytest.raises(ValueError, match=r"address"):
+        canonical(network)

@@ -124,7 +124,7 @@ def test_what_is_left_out_has_its_default(conf: Conf, tmp_path: Path) -> None:
         hosts=(HostConfig("db1", Specification(ports(22)), ports(22, 80), 3600.0),),
         ipv6=False,
         parallelscans=10,
-        scan=ScanConfig(engine="auto", rate=None, host_rate=None, timeout=1.0, retries=2),
+        scan=ScanConfig(engine="auto", rate=None, host_rate=None, timeout=0.9, retries=2),
     )
 
 
@@ -181,9 +181,9 @@ def test_a_host_with_scanports_of_its_own_needs_no_others(conf: Conf) -> None:
     assert host.ports == ports(22)
 
 
-@pytest.mark.parametrize("value", ["", "null", "[]"])
+@pytest.mark.parametrize("value", ["", "null", "~"])
 def test_a_host_without_scanports_of_its_own_is_scanned_as_all_others(conf: Conf, value: str) -> None:
-    """No value and an empty list both mean no list of its own: no host is in spec because nobody looks."""
+    """No value means no list of its own: the ports of the file are scanned."""
     config = conf.load(
         f"hosts: {{db1: {{expect: 80, scanports: {value}}}, db2: {{scanports: {value}}}}}\nscanports: 22\n"
     )
@@ -377,3 +377,19 @@ def test_nesting_that_would_overflow_the_stack_is_told(text: str, tmp_path: Path
     file.write_text(text)
     result = load_apart(file)
     assert (result.returncode, result.stdout) == (0, f"{file}:1: nested more than 40 levels deep\n"), result.stderr
+
+
+def test_a_host_whose_scanports_are_empty_is_an_error(conf: Conf) -> None:
+    """An empty list would be a host that is in spec because nobody looks: each one is told."""
+    line = "is empty; list ports, or remove the key to scan those of the file"
+    assert conf.problems("hosts:\n  db1: {scanports: []}\n  db2: {scanports: [], expect: 22}\nscanports: 22\n") == [
+        f'conf.yml:2: hosts."db1".scanports: {line}',
+        f'conf.yml:3: hosts."db2".scanports: {line}',
+    ]
+
+
+def test_hosts_with_the_same_ports_share_one_set(conf: Conf) -> None:
+    """Ten thousand hosts with the same ports cost one set of them."""
+    first, second, other = conf.load("hosts: {db1: [22, 80], db2: [80, 22], db3: 443}\nscanports: 1-10\n").hosts
+    assert first.ports is second.ports
+    assert other.ports != first.ports

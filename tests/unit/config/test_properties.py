@@ -67,7 +67,13 @@ labels = st.dictionaries(label_name, text, max_size=3).map(
         {name: value for name, (_, value) in pairs.items()},
     )
 )
-host_address = st.ip_addresses().filter(lambda address: not address.is_multicast and int(address) not in {0, 2**32 - 1})
+host_address = st.ip_addresses().filter(
+    lambda address: (
+        not address.is_multicast
+        and int(address) not in {0, 2**32 - 1}
+        and not (address.version == 6 and (address.is_link_local or address.ipv4_mapped))
+    )
+)
 host_name = st.one_of(
     st.from_regex(r"[a-z_][a-z0-9_]{0,8}(-[a-z0-9]{1,3})?(\.[a-z]{2,5}){0,2}", fullmatch=True),
     host_address.map(str),
@@ -78,7 +84,7 @@ host_mapping = st.fixed_dictionaries(
     optional={
         "expect": any_ports,
         "allow": any_ports,
-        "scanports": any_ports,
+        "scanports": st.one_of(st.just((None, NO_PORTS)), some_ports),
         "interval": interval,
         "labels": labels,
     },

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import pytest
 
 from portspec.inventory import Resolution, SystemResolver
 from portspec.inventory import resolve as resolve_module
+from portspec.scan import Failure, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,7 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
 NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", socket.EAI_NONAME), "No address associated with hostname")
 TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-NO_RECORD = "does not resolve (no A or AAAA record)"
+NO_RECORD = Failure(Reason.RESOLVE, "does not resolve (no A or AAAA record)")
 LIMIT = 0.01
 
 
@@ -55,9 +57,9 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> int:
     return 3
 
 
-def failed(family: str, why: str) -> str:
-    """Spell the failure of a look-up."""
-    return f"the look-up of its {family} addresses failed ({why})"
+def failed(family: str, why: str, reason: Reason = Reason.RESOLVE) -> Failure:
+    """Make the failure of a look-up."""
+    return Failure(reason, f"the look-up of its {family} addresses failed ({why})")
 
 
 def resolve(lookup: Callable[..., list[str]], *, ipv6: bool = True, time_limit: float = 30) -> Resolution:
@@ -69,6 +71,8 @@ async def drain(resolver: SystemResolver, slots: int) -> None:
     """Wait until every look-up has given its slot back."""
     for _ in range(slots):
         await asyncio.wait_for(resolver._slots.acquire(), 30)
+    for _ in range(slots):
+        resolver._slots.release()
 
 
 def test_both_families_are_asked_and_ipv4_comes_first() -> None:
@@ -115,7 +119,7 @@ def test_a_name_that_does_not_exist_has_a_failure_that_says_so(nothing: socket.g
     """No address in any family that was asked is a failure, which names the records that are missing."""
     lookup = Lookup({V4: nothing, V6: nothing})
     assert resolve(lookup) == Resolution((), NO_RECORD)
-    assert resolve(lookup, ipv6=False) == Resolution((), "does not resolve (no A record)")
+    assert resolve(lookup, ipv6=False) == Resolution((), Failure(Reason.RESOLVE, "does not resolve (no A record)"))
 
 
 def test_an_empty_answer_is_a_name_without_records() -> None:
@@ -139,9 +143,29 @@ def test_no_records_in_one_family_do_not_hide_a_failure_in_the_other() -> None:
 
 def test_a_failure_in_both_families_is_told_for_each() -> None:
     """Each family that fails tells why, and nothing was found."""
-    assert resolve(Lookup({V4: TRY_AGAIN, V6: OSError("no descriptors")})) == Resolution(
-        (), f"{failed('IPv4', 'temporary failure in name resolution')}; {failed('IPv6', 'no descriptors')}"
+    assert resolve(Lookup({V4: TRY_AGAIN, V6: OSError("no luck")})) == Resolution(
+        (),
+        Failure(
+            Reason.RESOLVE,
+            "the look-up of its IPv4 addresses failed (temporary failure in name resolution); "
+            "the look-up of its IPv6 addresses failed (no luck)",
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files"),
+        (OSError(errno.ENFILE, "Too many open files in system"), "too many open files in system"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "cannot allocate memory"),
+        (socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure"), "memory allocation failure"),
+    ],
+)
+def test_what_this_machine_lacks_is_not_the_fault_of_the_name(error: OSError, why: str) -> None:
+    """A look-up for which there is no descriptor or no memory is a failure of reason local_limit."""
+    found = resolve(Lookup({V4: error}), ipv6=False)
+    assert found == Resolution((), failed("IPv4", why, Reason.LOCAL_LIMIT))
 
 
 def test_a_name_that_cannot_be_encoded_is_a_failure() -> None:
@@ -178,7 +202,7 @@ def test_look_ups_that_hang_do_not_block_others_while_a_slot_is_free(slots: int,
 
 
 def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.Event) -> None:
-    """Look-ups past the slots wait for one that ends, also when those before have long been given up."""
+    """Where every thread hangs in the C library no further one is started, and a name is given up in the time limit."""
 
     async def scenario() -> None:
         lookup = Lookup({V4: gate})
@@ -187,15 +211,35 @@ def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.E
         assert all(resolution.failure for resolution in given_up)
         assert resolver._slots.locked()  # the threads still hang in the C library
 
-        waiting = asyncio.create_task(resolver.resolve("next"))
-        await asyncio.wait([waiting], timeout=2 * LIMIT)
+        following = await asyncio.wait_for(resolver.resolve("next"), 30)
+        assert following == Resolution((), failed("IPv4", "no answer in 0.01 s"))
         assert [name for name, _ in lookup.asked] == ["slow0", "slow1", "slow2"]
 
         gate.set()
-        assert (await asyncio.wait_for(waiting, 30)).addresses == ("192.0.2.99",)
+        await drain(resolver, slots)
+        resolver._time_limit = 30
+        assert (await asyncio.wait_for(resolver.resolve("late"), 30)).addresses == ("192.0.2.99",)
         await drain(resolver, slots)
 
     asyncio.run(scenario())
+
+
+def test_the_wait_for_a_turn_is_not_counted(slots: int) -> None:
+    """A name that others keep waiting longer than the time limit is looked up when its turn comes."""
+    limit = 0.3
+
+    async def scenario() -> Resolution:
+        lookup = Lookup({V4: ["192.0.2.1"]})
+        resolver = SystemResolver(ipv6=False, time_limit=limit, lookup=lookup)
+        for _ in range(slots):
+            await resolver._turns.acquire()
+        waiting = asyncio.create_task(resolver.resolve("next"))
+        done, _ = await asyncio.wait([waiting], timeout=1.5 * limit)
+        assert (done, lookup.asked) == (set(), [])
+        resolver._turns.release()
+        return await asyncio.wait_for(waiting, 30)
+
+    assert asyncio.run(scenario()) == Resolution(("192.0.2.1",))
 
 
 def test_a_look_up_that_ends_after_the_loop_is_closed_is_silent(
@@ -225,7 +269,10 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
 
     monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 1)
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert asyncio.run(scenario()) == (Resolution((), failed("IPv4", "can't start new thread")), False)
+    assert asyncio.run(scenario()) == (
+        Resolution((), failed("IPv4", "can't start new thread", Reason.LOCAL_LIMIT)),
+        False,
+    )
 
 
 def test_the_system_resolver_reads_an_address_without_asking_anybody() -> None:
@@ -239,4 +286,5 @@ def test_the_system_resolver_refuses_a_label_that_dns_cannot_hold() -> None:
     resolution = asyncio.run(SystemResolver(ipv6=False).resolve("a" * 64 + ".example"))
     assert resolution.addresses == ()
     assert resolution.failure
-    assert resolution.failure.startswith("the look-up of its IPv4 addresses failed (")
+    assert resolution.failure.reason is Reason.RESOLVE
+    assert resolution.failure.detail.startswith("the look-up of its IPv4 addresses failed (")

@@ -186,3 +186,22 @@ def test_select_gives_the_targets_themselves() -> None:
     """What is picked carries configuration and address with it."""
     (target,) = select(KNOWN, ["192.0.2.1"])
     assert target == Target("192.0.2.1", KNOWN[-1].config, "192.0.2.1")
+
+
+@pytest.mark.parametrize("asked", ["192.0.2.0/31", "192.0.2.0/255.255.255.254"])
+def test_a_network_is_selected_by_its_name(asked: str) -> None:
+    """A CIDR of the file stands for all of its addresses, in any spelling."""
+    assert picked(asked) == ["192.0.2.0", "192.0.2.1"]
+    assert picked("192.0.2.1", asked) == ["192.0.2.1", "192.0.2.0"]
+
+
+def test_a_network_selects_only_what_it_configures() -> None:
+    """An address with an entry of its own is not part of the CIDR around it."""
+    known = targets(config_of("192.0.2.0/30", "192.0.2.2"))
+    assert [target.host for target in select(known, ["192.0.2.0/30"])] == ["192.0.2.0", "192.0.2.1", "192.0.2.3"]
+
+
+def test_a_network_that_is_not_in_the_file_is_unknown() -> None:
+    """A part of a CIDR is not a host of the configuration."""
+    with pytest.raises(UsageError):
+        picked("192.0.2.0/32")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -9,9 +11,14 @@ from hypothesis import strategies as st
 from portspec.ports import PortSet
 from portspec.scan import ScanJob
 from portspec.scan.connect import ConnectEngine, window_for
+from portspec.scan.connect import engine as engine_module
 from portspec.scan.connect.engine import MAX_WINDOW, RESERVE
+from portspec.scan.connect.sockets import open_socket
 from tests.unit.factories import MODEST
 from tests.unit.scan.loopback import PATIENCE, descriptors, listeners, own_address, ports_of, silent_ports
+
+if TYPE_CHECKING:
+    import socket
 
 RATE = 300.0
 BURST = 3  # a hundredth of the rate
@@ -132,3 +139,30 @@ def test_window_leaves_descriptors_to_the_rest_of_the_program(limit: int) -> Non
 def test_window_for_known_limits(limit: int, window: int) -> None:
     """Limits that machines have give these windows."""
     assert window_for(limit) == window
+
+
+def test_window_recovers_after_it_was_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lack of descriptors narrows the window to what is in flight; then it is doubled, once each RECOVERY."""
+    opened: list[socket.socket] = []
+    now = [1000.0]
+
+    def scarce(family: int) -> socket.socket:
+        if len(opened) == 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        opened.append(open_socket(family))
+        return opened[-1]
+
+    monkeypatch.setattr(engine_module, "open_socket", scarce)
+    engine = ConnectEngine(timeout=30.0, retries=0, window=16, clock=lambda: now[0])
+    address = own_address()
+    try:
+        windows = []
+        for _ in range(4):
+            (row,) = engine.submit(ScanJob((address,), PortSet.of(range(1, 65)))).result(timeout=PATIENCE).addresses
+            assert (len(row.scanned), row.failure) == (64, None)
+            windows.append(engine._window)
+            monkeypatch.setattr(engine_module, "open_socket", open_socket)
+            now[0] += engine_module.RECOVERY
+    finally:
+        engine.close()
+    assert windows == [4, 8, 16, 16]

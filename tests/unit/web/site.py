@@ -11,6 +11,7 @@ import aiohttp
 
 from portspec.metrics import Exposition
 from portspec.web import Listener, WebServer
+from portspec.web.connections import FIRST_REQUEST
 from tests.unit.factories import NOW
 
 if TYPE_CHECKING:
@@ -35,17 +36,21 @@ class Answer:
         return self.body.decode("utf-8")
 
 
-def server(state: Callable[[], Snapshot], listeners: Sequence[Listener] = (LOOPBACK,)) -> WebServer:
+def server(
+    state: Callable[[], Snapshot], listeners: Sequence[Listener] = (LOOPBACK,), *, first_request: float = FIRST_REQUEST
+) -> WebServer:
     """Make a server of the snapshots that `state` gives."""
-    return WebServer(state, Exposition(state, engine="scripted", config_loaded_at=NOW), listeners)
+    return WebServer(
+        state, Exposition(state, engine="scripted", config_loaded_at=NOW), listeners, first_request=first_request
+    )
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    state: Callable[[], Snapshot], listeners: Sequence[Listener] = (LOOPBACK,)
+    state: Callable[[], Snapshot], listeners: Sequence[Listener] = (LOOPBACK,), *, first_request: float = FIRST_REQUEST
 ) -> AsyncIterator[tuple[str, ...]]:
     """Run a server; gives its URLs."""
-    one = server(state, listeners)
+    one = server(state, listeners, first_request=first_request)
     urls = await one.start()
     try:
         yield urls

@@ -102,7 +102,9 @@ def icmp_error(sock: socket.socket) -> IcmpError | None:
 
 
 def is_own_address(address: str) -> bool:
-    """Tell whether an address is this machine's: only those can be bound (ip(7))."""
+    """Tell whether an address is this machine's: only those can be bound (ip(7)). "" is nobody's."""
+    if not address:
+        return False
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
