@@ -112,7 +112,6 @@ def test_connection_too_many_is_refused_at_once(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("host", "own"), [("0.0.0.0", V4), ("::", V6)])  # noqa: S104
 def test_connections_of_one_burst_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog that is accepted in one turn of the event loop is held to the limit like any other connections."""
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", LIMIT)
@@ -130,6 +129,7 @@ def test_connections_of_one_burst_are_counted(monkeypatch: pytest.MonkeyPatch) -
     assert asyncio.run(scenario()) == LIMIT
 
 
+@pytest.mark.parametrize(("host", "own"), [("0.0.0.0", V4), ("::", V6)])  # noqa: S104
 def test_url_of_every_address_is_one_that_a_browser_can_open(host: str, own: str) -> None:
     """A server that listens on all addresses is told as localhost."""
 
