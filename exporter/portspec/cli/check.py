@@ -6,7 +6,7 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING
 
-from portspec.cli.output import write
+from portspec.cli.output import count, write
 from portspec.config.duration import spell_duration
 from portspec.inventory import SystemResolver, targets
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
@@ -34,7 +34,7 @@ def check(config: Config) -> int:
     if unresolved:
         lines += [
             "",
-            f"warning: {unresolved} of {len(known)} hosts would be unknown, since not all of their names resolve",
+            f"warning: {unresolved} of {count(len(known), 'host')} would be unknown, since not every name resolves",
         ]
     write("\n".join((*lines, "", f"{config.path} is valid.", "")))
     return 0
@@ -58,32 +58,27 @@ def _row(target: Target, resolution: Resolution | None) -> tuple[str, str, str]:
     if resolution and resolution.failure:
         addresses = ", ".join(filter(None, (addresses, resolution.failure.detail)))
     specification = target.config.specification
-    ports = f"{len(target.config.ports):,} ports, expect {specification.expect}"
+    ports = f"{count(len(target.config.ports), 'port')}, expect {specification.expect}"
     if specification.allow:
         ports += f", allow {specification.allow}"
     return target.host, addresses, ports
 
 
 def _round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> tuple[str, str]:
-    lanes = [(len(target.config.ports), count) for target, count in zip(known, addresses, strict=True)]
-    probes = sum(ports * count for ports, count in lanes)
+    hosts = [(len(target.config.ports), number) for target, number in zip(known, addresses, strict=True) if number]
+    probes = sum(ports * number for ports, number in hosts)
     tries = 1 + config.scan.retries
     rates = [PROBES_PER_SECOND, config.scan.rate or PROBES_PER_SECOND]
-    best = max(probes / min(rates), *(_alone(config, ports * count) for ports, count in lanes))
+    best = max([probes / min(rates), *(_alone(config, ports * number) for ports, number in hosts)])
 
     window = min(window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW * config.parallelscans)
-    silent = probes * tries / min(window / config.scan.timeout, *rates)
-    slowest = max(
-        max(_alone(config, ports * count * tries), -(-ports // MAX_ADDRESS_WINDOW) * tries * config.scan.timeout)
-        for ports, count in lanes
-    )
-    durations = (
-        f"{spell_duration(best)} if every probe is answered at once, {spell_duration(max(silent, slowest))} if none is"
-    )
-    return (
-        f"{len(known):,} hosts, {sum(addresses):,} addresses, {probes:,} probes per round",
-        f"estimated duration of a round: {durations}",
-    )
+    worst = [probes * tries / min(window / config.scan.timeout, *rates)]
+    for ports, number in hosts:
+        worst.append(_alone(config, ports * number * tries))
+        worst.append(-(-ports // MAX_ADDRESS_WINDOW) * tries * config.scan.timeout)
+    durations = f"{spell_duration(best)} if every probe is answered at once, {spell_duration(max(worst))} if none is"
+    size = (count(len(known), "host"), count(sum(addresses), "address", "addresses"), count(probes, "probe"))
+    return f"{', '.join(size)} per round", f"estimated duration of a round: {durations}"
 
 
 def _alone(config: Config, probes: int) -> float:

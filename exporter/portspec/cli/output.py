@@ -14,3 +14,8 @@ def write(text: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         raise OutputError(error) from None
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Spell a number of things: "1 host", "10,000 hosts"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

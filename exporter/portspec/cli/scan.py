@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from portspec.app import Survey, survey
-from portspec.cli.output import write
+from portspec.cli.output import count, write
 from portspec.document import host_document
 from portspec.inventory import select, targets
 from portspec.ports import PortSet
@@ -59,12 +59,12 @@ def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]}"),
         console=Console(stderr=True),
         transient=True,
     )
     with bar:
-        task = bar.add_task("", total=None, hosts="", rate="")
+        task = bar.add_task("", total=None, hosts="", rate="", left="")
 
         def report(progress: SurveyProgress) -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
@@ -74,6 +74,7 @@ def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
                 completed=progress.ports_done,
                 hosts=f"{progress.hosts_done}/{hosts} hosts",
                 rate=f"{progress.probes_sent / elapsed:,.0f} probes/s" if elapsed else "",
+                left="left",
             )
 
         yield report
@@ -116,10 +117,10 @@ def _table(result: Survey) -> str:
     console = Console(file=page, width=width, force_terminal=is_terminal, color_system="auto")
     console.print(table)
     counts = {verdict: sum(state.verdict is verdict for state in result.states) for verdict in Verdict}
-    summary = ", ".join(f"{count} {verdict.value.replace('_', ' ')}" for verdict, count in counts.items())
+    summary = ", ".join(f"{number} {verdict.value.replace('_', ' ')}" for verdict, number in counts.items())
     console.print(
-        f"{len(result.states)} hosts: {summary}; "
-        f"{result.probes_sent:,} probes in {result.duration:.2f} s ({result.engine} engine)",
+        f"{count(len(result.states), 'host')}: {summary}; "
+        f"{count(result.probes_sent, 'probe')} in {result.duration:.2f} s ({result.engine} engine)",
         highlight=False,
     )
     return page.getvalue()

@@ -38,7 +38,7 @@ def test_host_in_spec_is_exit_0(configure: Configure) -> None:
     assert header.split() == ["HOST", "VERDICT", "MISSING", "UNEXPECTED", "OPEN", "NOTE"]
     assert rule.strip(" ─") == ""
     assert row.split() == [address, "in", "spec", str(port)]
-    assert "1 hosts: 1 in spec, 0 out of spec, 0 unknown; 2 probes in " in done.out
+    assert "1 host: 1 in spec, 0 out of spec, 0 unknown; 2 probes in " in done.out
 
 
 @pytest.mark.parametrize("kind", ["missing", "unexpected"])
