@@ -53,11 +53,13 @@ def test_scan_tells_the_truth(lab: Lab, tmp_path: Path, seed: int) -> None:
     assert lab.received().bytes == 0
 
 
+@pytest.mark.parametrize("loss", [0, 2, 10])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_engine_tells_the_state_of_every_port(lab: Lab, seed: int) -> None:
-    """Every single (address, port) is in the state of the truth."""
+def test_engine_tells_the_state_of_every_port(lab: Lab, seed: int, loss: int) -> None:
+    """Every single (address, port) is in the state of the truth, also where packets of either direction get lost."""
     truth = draw(seed, HOSTS, PORTS)
     lab.apply(truth)
+    lab.loss(loss)
     order = {"engine": QUICK, "jobs": [{"addresses": host.addresses, "ports": PORTS} for host in truth]}
     done = lab.run(OBSERVE, input=json.dumps(order), timeout=60, check=True)
     found = {(address, port): state for address, port, state in json.loads(done.stdout)}

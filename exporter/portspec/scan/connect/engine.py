@@ -30,6 +30,7 @@ from portspec.scan.connect.sockets import (
     open_socket,
 )
 from portspec.scan.job import EngineStats, Failure, Observation, Reason, ScanJob
+from portspec.scan.loss import LossEstimate
 from portspec.scan.pacing import Pacer
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ConnectEngine:
         self._retries = retries
         self._clock = clock
         self._pacer = Pacer(rate)
+        self._loss = LossEstimate()
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
         self._widen_at = 0.0
@@ -128,6 +130,7 @@ class ConnectEngine:
     def _turn(self) -> None:
         if self._inbox:
             self._begin(*self._inbox.popleft())  # one a turn: drawing the order of all ports takes 20 ms
+        self._resolve_doubts()
         self._finish()
         wait = self._launch(self._clock())
         events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
@@ -172,11 +175,24 @@ class ConnectEngine:
     def _is_over(self, work: Work) -> bool:
         return work.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in work.lanes)
 
+    def _resolve_doubts(self) -> None:
+        """Where only silent ports are left, ask them again if probes are known to get lost, else call them filtered."""
+        for lane in self._lanes:
+            if not lane.doubtful or lane.unsettled > len(lane.doubtful):
+                continue
+            tries = self._loss.tries(1 + self._retries)
+            doubtful, lane.doubtful = lane.doubtful, []
+            for target in doubtful:
+                if lane.attempts[target[1]] < tries:
+                    lane.again.append(target)
+                else:
+                    self._settle(lane, target[1], FILTERED)
+
     def _launch(self, now: float) -> float | None:
         """Send what window and pace allow; give how many seconds to wait for events (None: until one comes)."""
         if not self._works:
             return LINGER if any(self._idle.values()) else None
-        ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight]
+        ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight + len(lane.doubtful)]
         free = min(MAX_BATCH, self._window - len(self._flight), self._pacer.allowance(now))
         quota = max(1, min(MAX_ADDRESS_WINDOW, self._window // max(1, len(self._lanes))))
         share = max(1, free // max(1, len(ready)))
@@ -204,6 +220,8 @@ class ConnectEngine:
         `waiting` are the lanes that have something to send and are held back by nothing but pace or window.
         """
         if not self._works or any(map(self._is_over, self._works)):
+            return 0.0
+        if any(lane.doubtful and lane.unsettled == len(lane.doubtful) for lane in self._lanes):
             return 0.0
         times = [self._flight[next(iter(self._flight))][2] + self._timeout] if self._flight else []
         if waiting and len(self._flight) < self._window:
@@ -286,6 +304,7 @@ class ConnectEngine:
         flight = self._flight
         stats = self.stats
         refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
+        closed = later = 0
         for fd, _ in events:
             entry = flight.get(fd)
             if entry is None:
@@ -302,10 +321,15 @@ class ConnectEngine:
                 lane.unsettled -= 1
                 lane.in_flight -= 1
                 lane.answered = True
-                stats.ports_settled += 1
+                closed += 1
+                if lane.attempts and target[1] in lane.attempts:
+                    later += 1
                 lane.rtt = min(lane.rtt, now - sent_at)
             else:
                 self._harvest_other(fd, code, now)
+        if closed:
+            stats.ports_settled += closed
+            self._loss.answered(first=closed - later, later=later)
 
     def _harvest_other(self, fd: int, code: int, now: float) -> None:
         lane, target, sent_at, sock = self._flight[fd]
@@ -317,6 +341,8 @@ class ConnectEngine:
                 return
             lane.answered = True
             lane.rtt = min(lane.rtt, now - sent_at)
+            is_later = target[1] in lane.attempts
+            self._loss.answered(first=not is_later, later=is_later)
             self._settle(lane, target[1], OPEN)
             return
         icmp = icmp_error(sock)
@@ -350,11 +376,10 @@ class ConnectEngine:
 
     def _silent(self, lane: Lane, target: Target) -> None:
         port = target[1]
-        attempts = lane.attempts.get(port, 0) + 1
+        attempts = lane.attempts[port] = lane.attempts.get(port, 0) + 1
         if attempts > self._retries:
-            self._settle(lane, port, FILTERED)
+            lane.doubtful.append(target)
         else:
-            lane.attempts[port] = attempts
             lane.again.append(target)
 
     def _settle(self, lane: Lane, port: int, state: int) -> None:

@@ -39,7 +39,7 @@ class Lane:
     """One address of a job: which ports wait, and what the others showed."""
 
     __slots__ = (
-        "address", "again", "answered", "attempts", "failure", "family",
+        "address", "again", "answered", "attempts", "doubtful", "failure", "family",
         "fresh", "in_flight", "rtt", "states", "unsettled", "work",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Lane:
         self.fresh: Iterator[Target] = zip(repeat(address), shuffled(work.job.ports, f"{work.job.seed}/{address}"))
         self.again: deque[Target] = deque()
         self.attempts: dict[int, int] = {}
+        self.doubtful: list[Target] = []  # silent on every try so far
         self.states = bytearray(65536)
         self.unsettled = len(work.job.ports)
         self.in_flight = 0
