@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "deploy" / "systemd" / "portspec.service"
+MOST_EXPOSED = 2.0  # of 10; systemd-analyze calls up to 2.0 "OK"
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """Give the unit with a program that is there."""
+    if not shutil.which("systemd-analyze"):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("systemd-analyze is not installed")
+    path = tmp_path / UNIT.name
+    text = UNIT.read_text(encoding="utf-8")
+    path.write_text(text.replace("/opt/portspec/bin/portspec", "/bin/true"), encoding="utf-8")
+    return path
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
+    """`systemd-analyze verify` says nothing."""
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    about_it = [line for line in (done.stdout + done.stderr).splitlines() if "portspec" in line]
+    assert (done.returncode, about_it) == (0, [])
+
+
+def test_unit_is_well_confined(unit: Path) -> None:
+    """`systemd-analyze security` counts little that the service could do beyond its work."""
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"Overall exposure level for portspec.service: ([0-9.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSED
+
+
+def test_unit_and_page_name_the_same_paths() -> None:
+    """The paths of docs/deployment.md are those of the unit, and the constraints it names are there."""
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    start = re.search(r"^ExecStart=(\S+) -c (\S+)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert start
+    assert start[1] in page
+    assert start[2] in page
+    assert (ROOT / "constraints.txt").exists()
