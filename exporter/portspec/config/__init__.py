@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.envir
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Spare a large file the search for cycles among values that all live to the end: half of the time to load it."""
+    """Spare a large file the search for cycles among values that all live to the end, much of the time to load it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
