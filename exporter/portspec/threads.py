@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -31,10 +32,9 @@ def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: 
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 - carried to the one who waits
-            caught = error
-            outcome = lambda: future.set_exception(caught)  # noqa: E731
+            outcome = partial(future.set_exception, error)
         else:
-            outcome = lambda: future.set_result(result)  # noqa: E731
+            outcome = partial(future.set_result, result)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(deliver, outcome)
 

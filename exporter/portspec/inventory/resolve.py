@@ -77,12 +77,14 @@ class SystemResolver:
         except socket.gaierror as error:
             if error.errno in _NO_ADDRESS:
                 return [], None
-            return [], _failed(family, (error.strerror or str(error)).lower(), error.errno == socket.EAI_MEMORY)
+            return [], _failed(
+                family, (error.strerror or str(error)).lower(), is_local=error.errno == socket.EAI_MEMORY
+            )
         except OSError as error:
             why = error.strerror.lower() if error.strerror else str(error)
-            return [], _failed(family, why, error.errno in _NO_RESOURCE)
+            return [], _failed(family, why, is_local=error.errno in _NO_RESOURCE)
         except (UnicodeError, RuntimeError) as error:  # the latter: no thread to be had (RLIMIT_NPROC, cgroup)
-            return [], _failed(family, str(error), isinstance(error, RuntimeError))
+            return [], _failed(family, str(error), is_local=isinstance(error, RuntimeError))
 
     async def _in_slot(self, name: str, family: socket.AddressFamily) -> list[str]:
         """Look up in a thread; its slot is free again when the thread ends, which may be long after the time limit."""
@@ -95,7 +97,7 @@ class SystemResolver:
         return await answer
 
 
-def _failed(family: socket.AddressFamily, why: str, is_local: bool = False) -> Failure:  # noqa: FBT001, FBT002
+def _failed(family: socket.AddressFamily, why: str, *, is_local: bool = False) -> Failure:
     version = "IPv6" if family == socket.AF_INET6 else "IPv4"
     reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
     return Failure(reason, f"the look-up of its {version} addresses failed ({why})")
