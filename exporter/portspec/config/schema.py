@@ -68,7 +68,7 @@ def _rate(value: object) -> float | None:
         return None
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10_000_000:  # noqa: PLR2004
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10_000_000:  # noqa: PLR2004 - below
         raise ValueError("expected probes per second, 1 to 10,000,000 (leave the key out for no limit)")
     return float(value)
 
