@@ -147,6 +147,8 @@ def idle_share(lab: Lab, workload: Workload, directory: Path, seconds: float = 1
         if json.loads(line)["event"] == "round finished":
             break
     before = _cpu_seconds(server.pid)
+    if before < 1:
+        raise RuntimeError(f"a round took {before} s of CPU: this is not the exporter's process")
     time.sleep(seconds)
     share = (_cpu_seconds(server.pid) - before) / seconds
     server.terminate()
