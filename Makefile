@@ -31,7 +31,7 @@ format: $(VENV)/test.stamp
 	$(BIN)/ruff format .
 
 bench: packages $(VENV)/test.stamp
-	$(BIN)/python -m benchmarks.connect
+	$(BIN)/python -m benchmarks
 
 lab: $(VENV)/test.stamp
 	$(BIN)/python -m tests.lab

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import resource
 import signal
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec import __version__, log
+from portspec.errors import EngineError
 from portspec.examine import Examiner
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, targets
-from portspec.scan.connect import ConnectEngine
+from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
+from portspec.scan.pacing import Pacer
+from portspec.scan.syn import privileges
 from portspec.snapshot import HostState
 
 if TYPE_CHECKING:
@@ -23,8 +27,10 @@ if TYPE_CHECKING:
     from portspec.config import Config, ScanConfig
     from portspec.inventory import Target
     from portspec.scan import Engine
+    from portspec.scan.syn.engine import SynEngine
 
 MAX_DESCRIPTORS = 65536
+MAX_CONFIRMING = 4096  # connections to one address at a time: its ports have answered once already
 
 _log = log.get("app")
 
@@ -64,11 +70,13 @@ async def serve(config: Config, listen_addresses: Sequence[str]) -> None:
     )
     listeners = [parse_listen_address(address) for address in listen_addresses]
     known = targets(config)
-    with _engine(config.scan) as engine:
-        monitor = Monitor(known, _examiner(config, engine), places=config.parallelscans + MAX_LOOKUPS)
+    with _engines(config.scan) as engines:
+        engine = engines.scanner
+        monitor = Monitor(known, _examiner(config, engines), places=config.parallelscans + MAX_LOOKUPS)
         exposition = Exposition(lambda: monitor.snapshot, engine=engine.name, config_loaded_at=time.time())
         server = WebServer(lambda: monitor.snapshot, exposition, listeners)
         urls = await server.start()
+        _drop_privileges()
         try:
             _log.info(
                 "portspec started",
@@ -82,15 +90,23 @@ async def serve(config: Config, listen_addresses: Sequence[str]) -> None:
                 _log.info("listening", url=url)
             await _run_until(stop, monitor.run())
         finally:
-            engine.close()
+            engines.close()
             await server.stop()
     _log.info("portspec stopped")
 
 
-async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable[[Progress], None]) -> Survey:
+async def survey(
+    config: Config,
+    chosen: Sequence[Target],
+    on_progress: Callable[[Progress], None],
+    *,
+    confirm_allowed: bool = False,
+) -> Survey:
     """Scan the chosen targets once; `on_progress` is called ten times a second and at the end."""
-    with _engine(config.scan) as engine:
-        examiner = _examiner(config, engine)
+    with _engines(config.scan) as engines:
+        _drop_privileges()
+        engine = engines.scanner
+        examiner = _examiner(config, engines, confirm_allowed=confirm_allowed)
         started = time.monotonic()
         order = random.sample(range(len(chosen)), len(chosen))
         by_place = {place: asyncio.create_task(_examine(examiner, chosen[place])) for place in order}
@@ -100,7 +116,7 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
         def report() -> None:
             total = engine.stats.ports_submitted + ahead - examiner.ports_started
             done = sum(scan.done() for scan in scans)
-            on_progress(Progress(done, engine.stats.ports_settled, total, engine.stats.probes_sent))
+            on_progress(Progress(done, engine.stats.ports_settled, total, examiner.probes_sent))
 
         pending: set[asyncio.Task[HostState]] = set(scans)
         while pending:
@@ -109,7 +125,7 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
         return Survey(
             tuple(scan.result() for scan in scans),
             engine.name,
-            engine.stats.probes_sent,
+            examiner.probes_sent,
             time.monotonic() - started,
         )
 
@@ -118,19 +134,80 @@ async def _examine(examiner: Examiner, target: Target) -> HostState:
     return HostState(target).after(await examiner.examine(target))
 
 
-def _examiner(config: Config, engine: Engine) -> Examiner:
-    resolver = SystemResolver(ipv6=config.ipv6)
-    return Examiner(engine, resolver, parallel=config.parallelscans, host_rate=config.scan.host_rate)
+def _examiner(config: Config, engines: _Engines, *, confirm_allowed: bool = False) -> Examiner:
+    return Examiner(
+        engines.scanner,
+        SystemResolver(ipv6=config.ipv6),
+        parallel=config.parallelscans,
+        confirmer=engines.confirmer,
+        confirm_allowed=confirm_allowed,
+        host_rate=config.scan.host_rate,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """The engine that scans, and the one that confirms what it found open (None: finding was connecting)."""
+
+    scanner: Engine
+    confirmer: Engine | None = None
+
+    def close(self) -> None:
+        """Close both; may be called twice."""
+        self.scanner.close()
+        if self.confirmer:
+            self.confirmer.close()
 
 
 @contextlib.contextmanager
-def _engine(scan: ScanConfig) -> Iterator[Engine]:
+def _engines(scan: ScanConfig) -> Iterator[_Engines]:
+    """Open the engine that the configuration chooses; EngineError if it cannot run here."""
     _raise_descriptor_limit()
-    engine = ConnectEngine(timeout=scan.timeout, retries=scan.retries, rate=scan.rate)
+    pacer = Pacer(scan.rate)
+    syn = _syn_engine(scan, pacer)
+    window = MAX_ADDRESS_WINDOW if syn is None else MAX_CONFIRMING
+    connect = ConnectEngine(timeout=scan.timeout, retries=scan.retries, pacer=pacer, address_window=window)
+    engines = _Engines(connect) if syn is None else _Engines(syn, connect)
+    with contextlib.closing(engines):
+        yield engines
+
+
+def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
+    """Make the SYN engine if it is asked for or may be had, and say once what was chosen and why."""
+    if scan.engine == "connect":
+        _log.info("engine chosen", engine="connect", why="conf.yml says so")
+        return None
     try:
-        yield engine
-    finally:
-        engine.close()
+        privileges.claim(privileges.CAP_NET_RAW)
+        if privileges.CAP_NET_RAW not in privileges.effective():
+            raise PermissionError("this process has no CAP_NET_RAW")
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's own threads would keep the capabilities
+        from portspec.scan.syn.engine import SynEngine
+        from portspec.scan.syn.socket import RawChannel
+
+        channel = RawChannel()
+    except OSError as error:
+        why = error.strerror.lower() if error.strerror else str(error)
+        if scan.engine == "syn":
+            raise EngineError(why, lacks_right=isinstance(error, PermissionError)) from None
+        _log.info("engine chosen", engine="connect", why=f"the syn engine cannot run: {why}")
+        return None
+    try:
+        engine = SynEngine(channel, timeout=scan.timeout, retries=scan.retries, pacer=pacer)
+    except BaseException:
+        channel.close()
+        raise
+    why = "conf.yml says so" if scan.engine == "syn" else "raw sockets may be used"
+    _log.info("engine chosen", engine="syn", why=why)
+    return engine
+
+
+def _drop_privileges() -> None:
+    """Give up every capability: the sockets are open, and nothing else needs one."""
+    try:
+        privileges.drop_all()
+    except OSError as error:
+        _log.warning("capabilities are kept: the kernel refuses to drop them", why=str(error.strerror).lower())
 
 
 def _raise_descriptor_limit() -> None:

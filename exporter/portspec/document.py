@@ -53,6 +53,7 @@ def _address(observation: AddressObservation) -> dict[str, Any]:
     return {
         "address": observation.address,
         "open": [spell(port) for port in observation.open],
+        "unconfirmed": [spell(port) for port in observation.unconfirmed],
         "closed": observation.closed,
         "filtered": len(observation.filtered),
         "rtt_seconds": None if observation.rtt is None else round(observation.rtt, 6),

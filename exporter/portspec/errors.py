@@ -54,6 +54,22 @@ class ListenError(PortspecError):
         super().__init__(f"cannot listen on {address}: {why}; choose another address with --web.listen-address")
 
 
+class EngineError(PortspecError):
+    """The SYN engine was asked for and cannot run here; `lacks_right` if that is for want of CAP_NET_RAW."""
+
+    def __init__(self, why: str, *, lacks_right: bool) -> None:
+        self.why = why
+        how = (
+            "it needs the right to use raw sockets: run as root, or `setcap cap_net_raw=ep` a private copy of the "
+            "Python interpreter, or set AmbientCapabilities=CAP_NET_RAW in the systemd unit, --cap-add NET_RAW for "
+            "Docker, securityContext.capabilities.add: [NET_RAW] for Kubernetes (docs/deployment.md says how); "
+        )
+        super().__init__(
+            f"the syn engine cannot run: {why}; {how if lacks_right else ''}`engine: auto` and `engine: connect` do "
+            "without"
+        )
+
+
 class OutputError(PortspecError):
     """A result that could not be written: a full disk, a closed pipe."""
 

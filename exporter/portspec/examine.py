@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import random
 import time
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason, ScanJob
+from portspec.scan.pacing import Pacer
 from portspec.snapshot import ScanResult
 from portspec.verdict import Kind, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from portspec.config import Specification
     from portspec.inventory import Resolver, Target
     from portspec.scan import AddressObservation, Engine
     from portspec.verdict import Judgement
@@ -24,10 +28,18 @@ if TYPE_CHECKING:
 _log = log.get("examine")
 
 _LONGEST_PORTS = 200
+# How long a connection that confirms is waited for, at least: seconds, in which the kernel repeats its SYN twice (it
+# must be as hard to overlook an open port as it was to find it), and round-trip times.
+_LEAST_PATIENCE = 3.5
+_PATIENCE = 3.0
 
 
 class Examiner:
-    """Examines hosts, `parallel` of them scanned at a time; names are resolved outside of that limit."""
+    """Examines hosts, `parallel` of them scanned at a time; names are resolved outside of that limit.
+
+    With a `confirmer`, open ports that would be a deviation are connected to with that engine before they count
+    (`confirm_allowed`: those of `allow`, too).
+    """
 
     def __init__(
         self,
@@ -35,11 +47,15 @@ class Examiner:
         resolver: Resolver,
         *,
         parallel: int,
+        confirmer: Engine | None = None,
+        confirm_allowed: bool = False,
         host_rate: float | None = None,
         rng: random.Random | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._confirmer = confirmer
+        self._confirm_allowed = confirm_allowed
         self._resolver = resolver
         self._slots = asyncio.Semaphore(parallel)
         self._host_rate = host_rate
@@ -50,7 +66,12 @@ class Examiner:
     @property
     def probes_sent(self) -> int:
         """The number of probes sent since the start."""
-        return self._engine.stats.probes_sent
+        return self._engine.stats.probes_sent + (self._confirmer.stats.probes_sent if self._confirmer else 0)
+
+    @property
+    def answers_dropped(self) -> int:
+        """The number of answers since the start that arrived faster than they were read."""
+        return self._engine.stats.answers_dropped
 
     async def examine(self, target: Target) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown."""
@@ -78,11 +99,60 @@ class Examiner:
         else:
             async with self._slots:
                 self.ports_started += len(target.config.ports)
-                job = ScanJob(addresses, target.config.ports, self._host_rate, self._rng.getrandbits(64))
+                job = ScanJob(
+                    addresses,
+                    target.config.ports,
+                    seed=self._rng.getrandbits(64),
+                    pacer=Pacer(self._host_rate),
+                )
                 observation = await asyncio.wrap_future(self._engine.submit(job))
                 seen, duration = observation.addresses, observation.duration
+                if self._confirmer:
+                    seen, more = await self._confirm(self._confirmer, target.config.specification, job, seen)
+                    duration += more
         judgement = judge(seen, target.config.specification, failure)
         return ScanResult(seen, judgement, self._wall_clock(), duration)
+
+    async def _confirm(
+        self, confirmer: Engine, specification: Specification, job: ScanJob, seen: tuple[AddressObservation, ...]
+    ) -> tuple[tuple[AddressObservation, ...], float]:
+        """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
+        known = specification.expect if self._confirm_allowed else specification.expect | specification.allow
+        futures = [asyncio.wrap_future(confirmer.submit(ask)) for item in seen for ask in _questions(item, known, job)]
+        try:
+            answers = [await future for future in futures]
+        finally:  # one that fails, or a cancellation, ends the others
+            for future in futures:
+                future.cancel()
+        connected = {found.address: found for answer in answers for found in answer.addresses}
+        confirmed = tuple(
+            _confirmed(item, known, connected[item.address]) if item.address in connected else item for item in seen
+        )
+        return confirmed, max((answer.duration for answer in answers), default=0.0)
+
+
+def _questions(item: AddressObservation, known: PortSet, job: ScanJob) -> Iterator[ScanJob]:
+    """Give the job that confirms the open ports of an address which are not known, if there are any.
+
+    One of the known ones goes along: where it does not even answer, no connection from here comes about.
+    """
+    doubtful = item.open - known
+    if item.failure is None and doubtful:
+        control = PortSet.of(islice(item.open & known, 1))
+        patience = max(_LEAST_PATIENCE, _PATIENCE * (item.rtt or 0.0))
+        yield replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience)
+
+
+def _confirmed(item: AddressObservation, known: PortSet, connected: AddressObservation) -> AddressObservation:
+    """Mark the open ports that no connection could be made to; if none could be tried, nothing is known."""
+    failure = connected.failure
+    if failure is None and connected.filtered == connected.scanned and connected.scanned & known:
+        failure = Failure(
+            Reason.PERMISSION,
+            f"SYNs to {item.address} are answered, and no connection is, not even to an expected port: does a packet "
+            "filter of this machine drop what comes in?",
+        )
+    return replace(item, unconfirmed=(item.open - known) - connected.open, failure=failure)
 
 
 def _summary(result: ScanResult) -> dict[str, object]:

@@ -131,7 +131,12 @@ class Monitor:
     async def _scan(self, target: Target, places: asyncio.Semaphore) -> None:
         try:
             result = await self._examiner.examine(target)
-            self.snapshot = self.snapshot.after(target.host, result, probes_sent=self._examiner.probes_sent)
+            self.snapshot = self.snapshot.after(
+                target.host,
+                result,
+                probes_sent=self._examiner.probes_sent,
+                answers_dropped=self._examiner.answers_dropped,
+            )
         finally:
             self._busy.discard(target.host)
             places.release()

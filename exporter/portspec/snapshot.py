@@ -31,7 +31,7 @@ class ScanResult:
     def open_ports(self) -> tuple[int, ...]:
         """The ports open on at least one address that was seen, ascending."""
         seen = (observation for observation in self.addresses if observation.failure is None)
-        return tuple(sorted({port for observation in seen for port in observation.open}))
+        return tuple(sorted({port for observation in seen for port in observation.accepting}))
 
     @property
     def is_up(self) -> bool:
@@ -103,7 +103,7 @@ def _has_changed(before: ScanResult, after: ScanResult) -> bool:
     if before.judgement.failure is None and after.judgement.failure is None:
         return before.open_ports != after.open_ports
     first, second = (
-        {item.address: item.open for item in result.addresses if not item.failure} for result in (before, after)
+        {item.address: item.accepting for item in result.addresses if not item.failure} for result in (before, after)
     )
     both = first.keys() & second.keys()
     return {port for address in both for port in first[address]} != {
@@ -154,6 +154,7 @@ class Snapshot:
     rounds: int = 0
     overruns: int = 0
     probes_sent: int = 0
+    answers_dropped: int = 0
 
     @classmethod
     def of(cls, targets: Iterable[Target]) -> Snapshot:
@@ -165,7 +166,7 @@ class Snapshot:
         """True once every host was scanned."""
         return all(state.latest for state in self.hosts.values())
 
-    def after(self, host: str, result: ScanResult, *, probes_sent: int) -> Snapshot:
-        """Give the snapshot once a scan of `host` has finished."""
+    def after(self, host: str, result: ScanResult, *, probes_sent: int, answers_dropped: int = 0) -> Snapshot:
+        """Give the snapshot once a scan of `host` has finished, with the engines' totals at that time."""
         hosts = self.hosts.replacing(self.hosts[host].after(result))
-        return replace(self, hosts=hosts, probes_sent=probes_sent)
+        return replace(self, hosts=hosts, probes_sent=probes_sent, answers_dropped=answers_dropped)

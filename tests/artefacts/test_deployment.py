@@ -10,17 +10,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "portspec.service"
+DROP_IN = UNIT.with_name("raw.conf")
 MOST_EXPOSED = 2.0  # of 10; systemd-analyze calls up to 2.0 "OK"
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """Give the unit with a program that is there."""
+@pytest.fixture(params=["plain", "raw"])
+def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Give the unit with a program that is there, without and with the drop-in for raw sockets."""
     if not shutil.which("systemd-analyze"):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("systemd-analyze is not installed")
     path = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8")
     path.write_text(text.replace("/opt/portspec/bin/portspec", "/bin/true"), encoding="utf-8")
+    if request.param == "raw":
+        directory = tmp_path / f"{UNIT.name}.d"
+        directory.mkdir()
+        shutil.copy(DROP_IN, directory)
     return path
 
 

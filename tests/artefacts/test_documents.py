@@ -4,14 +4,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from portspec.cli import COMMANDS
 from portspec.config import load
+from portspec.config.model import EngineChoice
 from portspec.config.schema import ConfModel, HostModel, ScanModel
+from portspec.document import host_document
 from portspec.metrics import CATALOGUE
 from portspec.scan import Reason
+from portspec.snapshot import HostState
+from tests.unit.factories import result, seen, target
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +54,20 @@ def test_configuration_page_lists_every_key(model: type[ConfModel | HostModel | 
     page = text("docs/configuration.md")
     cells = {key for row in re.findall(r"^\| ([^|]*)\|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     assert set(model.model_fields) <= cells
+
+
+def test_configuration_page_lists_every_engine() -> None:
+    """The row of `engine` in docs/configuration.md names what may stand there."""
+    (row,) = re.findall(r"^\| `engine` \|.*$", text("docs/configuration.md"), re.MULTILINE)
+    assert all(f"`{engine}`" in row for engine in get_args(EngineChoice))
+
+
+def test_configuration_page_lists_every_key_of_the_document() -> None:
+    """docs/configuration.md names each key of a host of `scan --json`, and of its addresses."""
+    of = target()
+    document = host_document(HostState(of).after(result(of, seen())))
+    section = text("docs/configuration.md").split("### `scan --json`")[1].split("\n## ")[0]
+    assert all(f"`{key}`" in section for key in {*document, *document["addresses"][0]})
 
 
 def test_every_command_is_documented() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -20,7 +20,7 @@ from .truth import HostTruth, State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
 Side = Literal["scanner", "hosts"]
@@ -132,6 +132,22 @@ class Lab:
         In steps of 0.1; :exc:`ValueError` outside of 0 to 100. A probe is answered with probability (1 - share)².
         """
         self._load(rules.loss(percent))
+
+    @contextmanager
+    def link_down(self, side: Side = "scanner") -> Iterator[None]:
+        """Take a side's end of the link down for a while: the other one has no carrier then."""
+        with self.link_restored():
+            namespace = self._scanner if side == "scanner" else self._hosts
+            namespace.run("take the link down", [tool("ip"), "link", "set", "lab0", "down"])
+            yield
+
+    @contextmanager
+    def link_restored(self) -> Iterator[None]:
+        """Put links, addresses, neighbours and routes back in the end, whatever was done to them."""
+        try:
+            yield
+        finally:
+            plumbing.configure(self._scanner, self._hosts)
 
     def received(self) -> Received:
         """Say what the open ports received since :meth:`apply`; from a scanner that only looks, no byte."""

@@ -28,7 +28,7 @@ SCANNER6: Final = "2001:db8:19::1"
 _GATEWAY4: Final = "198.18.128.2"
 _GATEWAY6: Final = "2001:db8:19::2"
 _SCANNER_MAC: Final = "02:00:00:00:00:01"
-_GATEWAY_MAC: Final = "02:00:00:00:00:02"
+GATEWAY_MAC: Final = "02:00:00:00:00:02"
 
 _IPV6: Final = {"net.ipv6.conf.all.disable_ipv6": "0"}
 _LIMITS: Final = {
@@ -47,25 +47,26 @@ _LIMITS: Final = {
     "net.ipv6.ip_nonlocal_bind": "1",
 }
 
+# All of it can be done again, which puts back what went with a link that was down.
 # Neighbours are permanent, so no packet waits for, or is lost in, their discovery; IPv6 without link-local addresses
 # has nothing to detect duplicates of.
 _LINK: Final = """\
 link set lo up
 link set lab0 addrgenmode none
 link set lab0 up
-address add {own4}/30 dev lab0
-address add {own6}/64 dev lab0 nodad
+address replace {own4}/30 dev lab0
+address replace {own6}/64 dev lab0 nodad
 neighbour replace {peer4} lladdr {mac} dev lab0 nud permanent
 neighbour replace {peer6} lladdr {mac} dev lab0 nud permanent
 """
+_PAIR: Final = f"link add lab0 address {_SCANNER_MAC} type veth peer name lab0 address {GATEWAY_MAC} netns {{pid}}\n"
 _SCANNER: Final = (
-    f"link add lab0 address {_SCANNER_MAC} type veth peer name lab0 address {_GATEWAY_MAC} netns {{pid}}\n"
-    + _LINK.format(own4=SCANNER4, own6=SCANNER6, peer4=_GATEWAY4, peer6=_GATEWAY6, mac=_GATEWAY_MAC)
-    + f"route add {NETWORK4} via {_GATEWAY4}\nroute add {NETWORK6} via {_GATEWAY6}\n"
+    _LINK.format(own4=SCANNER4, own6=SCANNER6, peer4=_GATEWAY4, peer6=_GATEWAY6, mac=GATEWAY_MAC)
+    + f"route replace {NETWORK4} via {_GATEWAY4}\nroute replace {NETWORK6} via {_GATEWAY6}\n"
 )
 _HOSTS: Final = (
     _LINK.format(own4=_GATEWAY4, own6=_GATEWAY6, peer4=SCANNER4, peer6=SCANNER6, mac=_SCANNER_MAC)
-    + f"route add local {NETWORK4} dev lo\nroute add local {NETWORK6} dev lo\n"
+    + f"route replace local {NETWORK4} dev lo\nroute replace local {NETWORK6} dev lo\n"
 )
 
 # The files live in a file system in memory that nothing but the bind mounts refers to, so they go with the namespace.
@@ -94,10 +95,16 @@ def connect(scanner: Namespace, hosts: Namespace) -> None:
     """
     scanner.run("set the scanner's sysctls", ["sh", "-ec", _sysctls(_IPV6)])
     hosts.run("set the hosts' sysctls", ["sh", "-ec", _sysctls(_IPV6 | _LIMITS)])
-    batch = [tool("ip"), "-batch", "-"]
-    scanner.run("configure the scanner's link", batch, _SCANNER.format(pid=hosts.pid))
-    hosts.run("configure the hosts' link", batch, _HOSTS)
+    scanner.run("make the link", [tool("ip"), "-batch", "-"], _PAIR.format(pid=hosts.pid))
+    configure(scanner, hosts)
     scanner.run("cover the scanner's files", ["sh", "-ec", _FILES])
+
+
+def configure(scanner: Namespace, hosts: Namespace) -> None:
+    """Set up both ends of the link, and what goes through it, whatever there is of it. Raises :exc:`LabError`."""
+    batch = [tool("ip"), "-batch", "-"]
+    scanner.run("configure the scanner's link", batch, _SCANNER)
+    hosts.run("configure the hosts' link", batch, _HOSTS)
 
 
 def _sysctls(values: Mapping[str, str]) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
     from .network import Lab
     from .truth import HostTruth
 
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
+OBSERVE: Final = [sys.executable, str(Path(__file__).with_name("observe.py"))]
 # In the lab an answer is there at once; silence is known after a tenth of a second.
 QUICK: Final = {"timeout": 0.1, "retries": 1}
 
@@ -33,6 +33,39 @@ def scan(lab: Lab, conf: Path, *arguments: str, prefix: Sequence[str] = ()) -> t
     assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, document
+
+
+#: The state of every (address, port); of (address, 0) the reason why an address could not be seen.
+States = dict[tuple[str, int], str]
+#: Addresses, and the ports to scan on each of them.
+Job = tuple[Sequence[str], Iterable[int]]
+
+
+def order(jobs: Iterable[Job], *, engine: str = "syn", **options: Any) -> str:
+    """Write what observe.py reads."""
+    listed = [{"addresses": list(addresses), "ports": list(ports)} for addresses, ports in jobs]
+    return json.dumps({"engine": engine, "options": options, "jobs": listed})
+
+
+def states(output: str) -> States:
+    """Read what observe.py wrote."""
+    return {(address, port): state for address, port, state in json.loads(output)}
+
+
+def observe(lab: Lab, jobs: Iterable[Job], *, engine: str = "syn", limit: float = 60, **options: Any) -> States:
+    """Scan with an engine alone, within `limit` seconds; its options are quick unless they are given."""
+    done = lab.run(OBSERVE, input=order(jobs, engine=engine, **(QUICK | options)), timeout=limit, check=True)
+    return states(done.stdout)
+
+
+def expected_states(truths: Iterable[HostTruth], ports: Iterable[int]) -> States:
+    """Give the state of every port of every address."""
+    return {
+        (address, port): truth.expected(address, port)
+        for truth in truths
+        for address in truth.addresses
+        for port in ports
+    }
 
 
 def with_descriptors(limit: int) -> list[str]:

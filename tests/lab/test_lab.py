@@ -319,7 +319,7 @@ def test_a_lab_that_cannot_be_built_says_why(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     monkeypatch.setattr("shutil.which", lambda name, **_: "false" if name == "ip" else name)
     before = children()
-    assert Lab.unavailable() == "configure the scanner's link: exit status 1"
+    assert Lab.unavailable() == "make the link: exit status 1"
     assert children() == before
 
 

@@ -78,11 +78,15 @@ def seen(
     scanned: Iterable[int] = (22, 80, 443),
     is_open: Iterable[int] = (),
     filtered: Iterable[int] = (),
+    unconfirmed: Iterable[int] = (),
     answered: bool | None = None,
     rtt: float | None = None,
     reason: Reason | None = None,
 ) -> AddressObservation:
-    """Make the observation of one address, `scanned` and all that is open or filtered; with a reason, an unseen one."""
+    """Make the observation of one address, `scanned` and all that is open or filtered; with a reason, an unseen one.
+
+    The `unconfirmed` are some of those that are open.
+    """
     found, silent = PortSet.of(is_open), PortSet.of(filtered)
     probed = PortSet.of(scanned) | found | silent
     return AddressObservation(
@@ -93,6 +97,7 @@ def seen(
         answered=len(silent) < len(probed) and reason is None if answered is None else answered,
         rtt=rtt,
         failure=Failure(reason, f"no connection to {address}: {reason.value}") if reason else None,
+        unconfirmed=PortSet() if reason else PortSet.of(unconfirmed),
     )
 
 
@@ -107,12 +112,12 @@ def result(
     return ScanResult(addresses, judge(addresses, of.config.specification, failure), at, duration)
 
 
-def snapshot(*scans: tuple[Target, Sequence[ScanResult]], probes_sent: int = 0) -> Snapshot:
+def snapshot(*scans: tuple[Target, Sequence[ScanResult]], probes_sent: int = 0, answers_dropped: int = 0) -> Snapshot:
     """Make the snapshot after the given scans of each target."""
     made = Snapshot.of(of for of, _ in scans)
     for of, results in scans:
         for finished in results:
-            made = made.after(of.host, finished, probes_sent=probes_sent)
+            made = made.after(of.host, finished, probes_sent=probes_sent, answers_dropped=answers_dropped)
     return made
 
 

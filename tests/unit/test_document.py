@@ -39,11 +39,19 @@ def test_host_out_of_spec() -> None:
             {
                 "address": "192.0.2.1",
                 "open": ["22", "80", "9000", "10000"],
+                "unconfirmed": [],
                 "closed": 1,
                 "filtered": 1,
                 "rtt_seconds": 0.012346,
             },
-            {"address": "2001:db8::1", "open": ["9000"], "closed": 5, "filtered": 0, "rtt_seconds": None},
+            {
+                "address": "2001:db8::1",
+                "open": ["9000"],
+                "unconfirmed": [],
+                "closed": 5,
+                "filtered": 0,
+                "rtt_seconds": None,
+            },
         ],
         "last_scan": "2023-11-14T22:13:20.500Z",
         "duration_seconds": 1.234568,
@@ -60,6 +68,17 @@ def test_host_in_spec() -> None:
     document = host_document(HostState(of).after(result(of, seen(is_open=[22]))))
     assert (document["verdict"], document["reason"]) == ("in_spec", None)
     assert (document["missing"], document["unexpected"], document["last_change"]) == ([], [], None)
+
+
+def test_unconfirmed_ports_are_shown_beside_the_open_ones() -> None:
+    """A port that takes no connection stands in `open` and in `unconfirmed`, and in nothing that says it deviates."""
+    of = target("web1", expect=[22])
+    observation = seen(is_open=[22, 80, 9000, 10000], unconfirmed=[10000, 80, 9000], filtered=[443])
+    document = host_document(HostState(of).after(result(of, observation)))
+    (row,) = document["addresses"]
+    assert (row["open"], row["unconfirmed"]) == (["22", "80", "9000", "10000"], ["80", "9000", "10000"])
+    assert (row["closed"], row["filtered"]) == (0, 1)
+    assert (document["verdict"], document["unexpected"]) == ("in_spec", [])
 
 
 def test_host_before_its_first_scan() -> None:

@@ -39,6 +39,11 @@ class ScriptedExaminer(Examiner):
         """Count a thousand probes for each scan."""
         return 1000 * len(self.began)
 
+    @property
+    def answers_dropped(self) -> int:
+        """Count ten dropped answers for each scan."""
+        return 10 * len(self.began)
+
     async def examine(self, target: Target) -> ScanResult:
         """Find all ports closed, after a while."""
         host = target.host
@@ -147,13 +152,13 @@ def test_each_interval_has_rounds_of_its_own() -> None:
 
 
 def test_finished_scan_is_in_the_snapshot_at_once() -> None:
-    """The snapshot has each result as soon as it is there, with the probes sent, not at the end of the round."""
+    """The snapshot has each result as soon as it is there, with the engines' totals, not at the end of the round."""
     scene = Scene(target("quick", interval=100.0), target("slow", interval=100.0), seconds={"slow": 50.0})
     scene.run(2.0)
     states = scene.monitor.snapshot.hosts
     assert states["quick"].latest is not None
     assert states["slow"].latest is None
-    assert scene.monitor.snapshot.probes_sent == 2000
+    assert (scene.monitor.snapshot.probes_sent, scene.monitor.snapshot.answers_dropped) == (2000, 20)
     assert scene.monitor.snapshot.rounds == 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from portspec.scan import Failure, Reason
 from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.verdict import Verdict
 from tests.unit.factories import ADDRESS, MODEST, NOW, result, seen, snapshot, target
+
+if TYPE_CHECKING:
+    from portspec.snapshot import ScanResult
 
 OTHER = "192.0.2.2"
 WEB = target("web1", expect=[22])
@@ -230,3 +234,50 @@ def test_address_that_a_failed_look_up_had_hidden_is_no_change() -> None:
     failure = Failure(Reason.RESOLVE, "the look-up of its IPv6 addresses failed")
     state = HostState(WEB).after(result(WEB, seen(ADDRESS), failure=failure))
     assert state.after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80]), at=NOW + 60)).last_change is None
+
+
+DOUBTED = result(WEB, seen(is_open=[22, 80], unconfirmed=[80]), at=NOW + 60)
+
+
+def test_open_ports_leave_out_what_is_unconfirmed() -> None:
+    """A port that takes no connection is not open, unless it takes one on another address."""
+    assert DOUBTED.open_ports == (22,)
+    both = result(WEB, seen(ADDRESS, is_open=[22, 80], unconfirmed=[80]), seen(OTHER, is_open=[80]))
+    assert both.open_ports == (22, 80)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "last_change"),
+    [
+        (IN_SPEC, DOUBTED, None),
+        (DOUBTED, dataclasses.replace(IN_SPEC, finished_at=NOW + 120), None),
+        (DOUBTED, dataclasses.replace(OUT_OF_SPEC, finished_at=NOW + 120), NOW + 120),
+        (dataclasses.replace(OUT_OF_SPEC, finished_at=NOW), DOUBTED, NOW + 60),
+    ],
+    ids=["comes", "goes", "is confirmed", "was confirmed"],
+)
+def test_only_what_takes_connections_can_change(
+    before: ScanResult, after: ScanResult, last_change: float | None
+) -> None:
+    """That an unconfirmed port comes or goes is no change; that it begins or ends to take connections is one."""
+    state = HostState(WEB).after(before).after(after)
+    assert state.last_change == last_change
+    assert state.verdict is after.judgement.verdict
+
+
+@pytest.mark.parametrize(("unconfirmed", "last_change"), [([80], None), ([], NOW + 60)])
+def test_only_what_takes_connections_can_change_beside_an_unseen_address(
+    unconfirmed: list[int], last_change: float | None
+) -> None:
+    """The same holds where another address could not be seen."""
+    unseen = seen(OTHER, reason=Reason.NO_ROUTE)
+    state = HostState(WEB).after(result(WEB, seen(ADDRESS), unseen))
+    state = state.after(result(WEB, seen(ADDRESS, is_open=[80], unconfirmed=unconfirmed), unseen, at=NOW + 60))
+    assert state.last_change == last_change
+
+
+def test_snapshot_has_the_totals_of_the_engines() -> None:
+    """Probes and dropped answers are as of the last scan; who drops no answers need not say so."""
+    made = Snapshot.of([WEB]).after("web1", IN_SPEC, probes_sent=7, answers_dropped=3)
+    assert (made.probes_sent, made.answers_dropped) == (7, 3)
+    assert snapshot((WEB, [IN_SPEC])).answers_dropped == 0

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.cli.output import count, write
 from portspec.config.duration import spell_duration
 from portspec.inventory import SystemResolver, targets
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
+from portspec.scan.syn import privileges
+from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
 
 if TYPE_CHECKING:
     from portspec.config import Config
     from portspec.inventory import Resolution, Target
 
-# What one core can do where every probe is answered at once (docs/performance.md).
-PROBES_PER_SECOND = 60_000
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """What an engine can do: probes a second where each is answered at once, and how many it waits for at a time."""
+
+    engine: str
+    probes_per_second: int
+    window: int
+    address_window: int
+
+
+def _pace(config: Config) -> _Pace:
+    """Give the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
+    privileges.claim(privileges.CAP_NET_RAW)
+    may_use_raw = privileges.CAP_NET_RAW in privileges.effective()
+    if config.scan.engine == "syn" or (config.scan.engine == "auto" and may_use_raw):
+        return _Pace("syn", 180_000, MOST_IN_FLIGHT, MOST_WINDOW)
+    return _Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
 
 
 def check(config: Config) -> int:
@@ -68,17 +87,18 @@ def _round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> t
     hosts = [(len(target.config.ports), number) for target, number in zip(known, addresses, strict=True) if number]
     probes = sum(ports * number for ports, number in hosts)
     tries = 1 + config.scan.retries
-    rates = [PROBES_PER_SECOND, config.scan.rate or PROBES_PER_SECOND]
+    pace = _pace(config)
+    rates = [pace.probes_per_second, config.scan.rate or pace.probes_per_second]
     best = max([probes / min(rates), *(_alone(config, ports * number) for ports, number in hosts)])
 
-    window = min(window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW * config.parallelscans)
+    window = min(pace.window, pace.address_window * config.parallelscans)
     worst = [probes * tries / min(window / config.scan.timeout, *rates)]
     for ports, number in hosts:
         worst.append(_alone(config, ports * number * tries))
-        worst.append(-(-ports // MAX_ADDRESS_WINDOW) * tries * config.scan.timeout)
+        worst.append(-(-ports // pace.address_window) * tries * config.scan.timeout)
     durations = f"{spell_duration(best)} if every probe is answered at once, {spell_duration(max(worst))} if none is"
     size = (count(len(known), "host"), count(sum(addresses), "address", "addresses"), count(probes, "probe"))
-    return f"{', '.join(size)} per round", f"estimated duration of a round: {durations}"
+    return f"{', '.join(size)} per round", f"estimated duration of a round with the {pace.engine} engine: {durations}"
 
 
 def _alone(config: Config, probes: int) -> float:

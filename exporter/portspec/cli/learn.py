@@ -29,7 +29,7 @@ def learn(hosts: Sequence[str], *, ports: str, ipv6: bool) -> int:
     config = _config(hosts, ports, ipv6=ipv6)
     chosen = targets(config)
     with progress_bar(len(chosen)) as report:
-        result = asyncio.run(survey(config, chosen, report))
+        result = asyncio.run(survey(config, chosen, report, confirm_allowed=True))
     lines = ["hosts:", *(f"  {line}" for state in result.states for line in _block(state))]
     lines.append(f"scanports: {_flow(config.hosts[0].ports)}")
     write("\n".join(lines) + "\n")
@@ -57,7 +57,7 @@ def _block(state: HostState) -> list[str]:
     if state.conclusive is None:
         failure = state.latest.judgement.failure if state.latest else None
         return [f"# {json.dumps(state.host)}: {failure.detail if failure else 'not scanned'}"]
-    open_sets = [observation.open for observation in state.conclusive.addresses]
+    open_sets = [observation.accepting for observation in state.conclusive.addresses]
     expect = open_sets[0]
     union = PortSet()
     for ports in open_sets:

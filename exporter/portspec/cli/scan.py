@@ -62,6 +62,7 @@ def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
         TextColumn("{task.fields[left]}"),
         console=Console(stderr=True),
         transient=True,
+        auto_refresh=False,  # a thread of its own would keep the capabilities
     )
     with bar:
         task = bar.add_task("", total=None, hosts="", rate="", left="")
@@ -75,6 +76,7 @@ def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
                 hosts=f"{progress.hosts_done}/{hosts} hosts",
                 rate=f"{progress.probes_sent / elapsed:,.0f} probes/s" if elapsed else "",
                 left="left",
+                refresh=True,
             )
 
         yield report

@@ -11,7 +11,7 @@ from portspec.ports import NO_PORTS, PortSet
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-EngineChoice = Literal["auto", "connect"]
+EngineChoice = Literal["auto", "syn", "connect"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,8 @@ def _flag(value: object) -> bool:
 
 
 def _engine(value: object) -> str:
-    if value == "syn":
-        raise ValueError('this version has no "syn" engine yet; expected "auto" or "connect"')
-    if not isinstance(value, str) or value not in {"auto", "connect"}:
-        raise ValueError('expected "auto" or "connect"')
+    if not isinstance(value, str) or value not in {"auto", "syn", "connect"}:
+        raise ValueError('expected "auto", "syn" or "connect"')
     return str(value)
 
 
@@ -165,7 +163,7 @@ class HostModel(_Strict):
 class ScanModel(_Strict):
     """The `scan` block."""
 
-    engine: Annotated[Literal["auto", "connect"], BeforeValidator(_engine)] = "auto"
+    engine: Annotated[Literal["auto", "syn", "connect"], BeforeValidator(_engine)] = "auto"
     rate: Rate = None
     host_rate: Rate = None
     timeout: Annotated[float, BeforeValidator(_timeout)] = 0.9

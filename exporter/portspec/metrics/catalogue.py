@@ -87,6 +87,12 @@ SCAN_OVERRUNS = Metric(
     "portspec_scan_overruns_total", "counter", "Rounds that began while hosts of the last one were still being scanned."
 )
 PROBES_SENT = Metric("portspec_probes_sent_total", "counter", "Probes sent, as of the last completed scan of any host.")
+ANSWERS_DROPPED = Metric(
+    "portspec_answers_dropped_total",
+    "counter",
+    "Answers that arrived faster than they were read, as of the last completed scan of any host; what they were about "
+    "is probed again.",
+)
 CONFIG_SUCCESSFUL = Metric(
     "portspec_config_last_reload_successful",
     "gauge",

@@ -85,6 +85,7 @@ def _own(snapshot: Snapshot, engine: str, config_loaded_at: float) -> Iterator[F
         (m.SCAN_ROUNDS, snapshot.rounds),
         (m.SCAN_OVERRUNS, snapshot.overruns),
         (m.PROBES_SENT, snapshot.probes_sent),
+        (m.ANSWERS_DROPPED, snapshot.answers_dropped),
     ):
         yield CounterMetricFamily(metric.name, metric.help, value=total)
 

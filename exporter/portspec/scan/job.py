@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from portspec.scan.pacing import Pacer
 
 
 class PortState(enum.StrEnum):
@@ -42,22 +44,26 @@ class Failure:
 class ScanJob:
     """One host to scan once: all `ports` on each of its addresses (IPv4 or IPv6 literals, no zone).
 
-    `host_rate` is in probes per second over all the addresses (None = no limit); the same `seed` gives
-    the same order of probes.
+    `host_rate` is in probes per second over all the addresses (None = no limit); a `pacer` in its stead is for jobs
+    about one host that come one after the other. The same `seed` gives the same order of probes. An answer is waited
+    for at least `patience` seconds.
     """
 
     addresses: tuple[str, ...]
     ports: PortSet
     host_rate: float | None = None
     seed: int = 0
+    pacer: Pacer | None = field(default=None, compare=False)
+    patience: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class AddressObservation:
-    """What one address showed. Ports of `scanned` that are in neither set are closed.
+    """What one address showed. Ports of `scanned` that are neither open nor filtered are closed.
 
-    `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in seconds,
-    between a probe and its answer. With a `failure` nothing is concluded, and the sets hold only the ports
+    `unconfirmed` are those of `open` where a SYN was answered and yet no connection could be made: somebody on the way
+    answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
+    seconds, between a probe and its answer. With a `failure` nothing is concluded, and the sets hold only the ports
     whose state was seen until then.
     """
 
@@ -68,6 +74,12 @@ class AddressObservation:
     answered: bool = False
     rtt: float | None = None
     failure: Failure | None = None
+    unconfirmed: PortSet = NO_PORTS
+
+    @property
+    def accepting(self) -> PortSet:
+        """The open ports but for the unconfirmed: those that count."""
+        return self.open - self.unconfirmed if self.unconfirmed else self.open
 
     @property
     def closed(self) -> int:
@@ -92,9 +104,13 @@ class Observation:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Running totals of an engine, safe to read from any thread; ports count once for each address."""
+    """Running totals of an engine, safe to read from any thread; ports count once for each address.
+
+    `answers_dropped` are those that arrived faster than they were read.
+    """
 
     probes_sent: int = 0
+    answers_dropped: int = 0
     ports_submitted: int = 0
     ports_settled: int = 0
 

@@ -27,9 +27,19 @@ class LossEstimate:
             self._first //= 2
             self._later //= 2
 
+    @property
+    def share(self) -> float:
+        """The share of probes that are lost, 0 to 1."""
+        return self._later / (self._first + self._later + _PRIOR)
+
+    def share_without(self, part: LossEstimate) -> float:
+        """Give the share of lost probes but for those that another estimate has learned from, too."""
+        first, later = max(0, self._first - part._first), max(0, self._later - part._later)
+        return later / (first + later + _PRIOR)
+
     def tries(self, least: int) -> int:
         """Give how often to probe before silence counts: `least`, and more, up to MAX_TRIES, where probes get lost."""
-        share = self._later / (self._first + self._later + _PRIOR)
+        share = self.share
         if not share:
             return least
         return max(least, min(MAX_TRIES, math.ceil(math.log(WRONG) / math.log(share))))

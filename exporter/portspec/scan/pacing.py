@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 UNLIMITED = 1 << 30
 
@@ -12,16 +13,17 @@ class Pacer:
 
     A generic cell rate algorithm (ITU-T I.371) with a bucket of a hundredth of the rate: what an idle
     second left unsent is lost, so that a pause is not followed by a burst. All times are seconds of
-    one monotonic clock, given by the caller. rate None: no limit.
+    one monotonic clock, given by the caller. rate None: no limit. Engines may share one: any thread may use it.
     """
 
-    __slots__ = ("_burst", "_full_at", "_interval")
+    __slots__ = ("_burst", "_full_at", "_interval", "_lock")
 
     def __init__(self, rate: float | None) -> None:
         self._burst = 1 if rate is None else max(1, int(rate / 100))
         # A full bucket and a second's refill together must not exceed the rate.
         self._interval = 0.0 if rate is None else 1.0 / max(rate - (self._burst - 1), 1.0)
         self._full_at = -math.inf
+        self._lock = threading.Lock()
 
     def allowance(self, now: float) -> int:
         """Give how many probes may be sent now."""
@@ -31,10 +33,20 @@ class Pacer:
         missing = max(0.0, self._full_at - now - rounding) / self._interval
         return max(0, math.floor(self._burst - missing + 1e-9))
 
-    def spend(self, probes: int, now: float) -> None:
-        """Note that so many probes were sent now."""
-        if self._interval:
+    def take(self, most: int, now: float) -> int:
+        """Take leave to send up to `most` probes now; gives for how many it was given."""
+        if not self._interval:
+            return most
+        with self._lock:
+            probes = min(most, self.allowance(now))
             self._full_at = max(self._full_at, now) + probes * self._interval
+        return probes
+
+    def put_back(self, probes: int) -> None:
+        """Return the leave for so many probes that were not sent after all."""
+        if self._interval:
+            with self._lock:
+                self._full_at -= probes * self._interval
 
     def next_at(self, now: float) -> float:
         """Give the time from which at least one probe may be sent (now, if one may already)."""

@@ -74,7 +74,7 @@ def judge(
 
 def _deviations(observation: AddressObservation, specification: Specification) -> Iterator[Deviation]:
     address = observation.address
-    for port in specification.expect | observation.open:
+    for port in specification.expect | observation.accepting:
         if port not in observation.scanned:
             continue
         state = observation.state(port)

@@ -100,7 +100,8 @@ class WebServer:
 
     async def _listen(self, listener: Listener) -> None:
         try:
-            server = await asyncio.get_running_loop().create_server(self._connections, listener.host, listener.port)
+            hosts = await in_daemon_thread(lambda: _addresses(listener))
+            server = await asyncio.get_running_loop().create_server(self._connections, hosts, listener.port)
         except (OSError, UnicodeError) as error:
             raise ListenError(str(listener), _why(error)) from None
         self._servers.append(server)
@@ -146,6 +147,12 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+def _addresses(listener: Listener) -> list[str]:
+    """Look a listener's name up; the event loop would do that in a thread that stays, with all rights it began with."""
+    found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [str(socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]) for *_, address in found]
 
 
 def _why(error: OSError | UnicodeError) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
+#: The same as if its interpreter had `setcap cap_net_raw=p`; to be started by root in the repository.
+ONLY_PERMITTED: Final = [sys.executable, "-m", "tests.unit.privileges_child", "portspec"]
 STOP_LIMIT: Final = 1.0  # seconds in which a signal must end the program
 
 
@@ -46,10 +48,15 @@ class Done:
     err: str
 
 
-def run(*arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> Done:
+def run(
+    *arguments: str,
+    cwd: Path | None = None,
+    extra: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
+) -> Done:
     """Run a command to its end, with pipes for its output."""
     done = subprocess.run(
-        [*PROGRAM, *arguments],
+        [*program, *arguments],
         cwd=cwd,
         env=environment(extra),
         capture_output=True,
@@ -114,12 +121,17 @@ class Server:
     """`portspec serve -j` on a free port of loopback, killed at the end of the test."""
 
     def __init__(
-        self, conf: Path, *arguments: str, command: Sequence[str] = ("serve",), program: Sequence[str] = PROGRAM
+        self,
+        conf: Path,
+        *arguments: str,
+        command: Sequence[str] = ("serve",),
+        program: Sequence[str] = PROGRAM,
+        extra: Mapping[str, str] | None = None,
     ) -> None:
         listen = ["--web.listen-address", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [*program, *command, "-j", "-c", str(conf), *listen, *arguments],
-            env=environment(),
+            env=environment(extra),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

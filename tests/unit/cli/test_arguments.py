@@ -79,7 +79,8 @@ def test_help_is_quick_to_import() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
-    assert not {"aiohttp", "pydantic", "yaml", "rich", "jinja2", "prometheus_client"} & set(done.stdout.split())
+    large = {"aiohttp", "jinja2", "numpy", "prometheus_client", "pydantic", "rich", "yaml"}
+    assert not large & set(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.unit.cli.run import run
+import pytest
+
+from tests.unit.capabilities import need_raw_sockets, unprivileged
+from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.unit.cli.conftest import Configure
 
-EXAMPLE = Path(__file__).parents[3] / "conf.yml"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "conf.yml"
+
+
+def estimate(conf: str, *, program: Sequence[str] = PROGRAM) -> tuple[str, str]:
+    """Give the engine that `check` counts with, and how long it estimates a round to take."""
+    done = run("check", "-c", conf, cwd=ROOT, program=program)
+    found = re.search(r"^estimated duration of a round with the (\w+) engine: (.*)$", done.out, re.MULTILINE)
+    assert found, done
+    return found[1], found[2]
 
 
 def test_right_file_is_exit_0(configure: Configure) -> None:
@@ -23,16 +38,36 @@ def test_right_file_is_exit_0(configure: Configure) -> None:
     assert rest[-1] == f"{conf} is valid."
 
 
-def test_estimate_heeds_the_rate(configure: Configure) -> None:
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+def test_estimate_heeds_the_rate(configure: Configure, engine: str) -> None:
     """The estimated duration is that of the rate, where that is what a round takes."""
-    conf = configure({"127.0.0.1": []}, ["1-6000"], scan={"rate": 100})
-    assert "estimated duration of a round: 1 min if every probe is answered at once" in run("check", "-c", conf).out
+    conf = configure({"127.0.0.1": []}, ["1-6000"], scan={"rate": 100, "engine": engine})
+    assert estimate(conf) == (engine, "1 min if every probe is answered at once, 3 min if none is")
 
 
-def test_estimate_heeds_the_host_rate(configure: Configure) -> None:
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+def test_estimate_heeds_the_host_rate(configure: Configure, engine: str) -> None:
     """With a host rate a round takes as long as the host with the most ports, not as long as all of them."""
-    conf = configure({"127.0.0.1": [], "127.0.0.2": [], "::1": {"scanports": [1]}}, ["1-6000"], scan={"host_rate": 100})
-    assert "estimated duration of a round: 1 min if every probe is answered at once" in run("check", "-c", conf).out
+    hosts = {"127.0.0.1": [], "127.0.0.2": [], "::1": {"scanports": [1]}}
+    conf = configure(hosts, ["1-6000"], scan={"host_rate": 100, "engine": engine})
+    assert estimate(conf) == (engine, "1 min if every probe is answered at once, 3 min if none is")
+
+
+def test_estimate_is_that_of_the_engine_that_would_scan(configure: Configure) -> None:
+    """With `engine: auto` the estimate is for connect(2) where raw sockets may not be used."""
+    conf = configure({"127.0.0.1": []})
+    assert estimate(conf, program=[*unprivileged(), *PROGRAM])[0] == "connect"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [PROGRAM, ONLY_PERMITTED],
+    ids=["effective", "permitted"],
+)
+def test_estimate_is_that_of_syns_where_they_may_be_sent(configure: Configure, program: Sequence[str]) -> None:
+    """With `engine: auto` the estimate is for the SYN engine where it would scan."""
+    need_raw_sockets()
+    assert estimate(configure({"127.0.0.1": []}), program=program)[0] == "syn"
 
 
 def test_name_that_does_not_resolve_is_a_warning(configure: Configure) -> None:

@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+import portspec.cli.learn
+from portspec.app import Survey
+from portspec.cli import main
 from portspec.ports import PortSet
+from portspec.snapshot import HostState
 from tests.unit.cli.run import run
+from tests.unit.factories import logging_restored, result, seen
 from tests.unit.scan.loopback import V6, listeners, own_address, ports_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from portspec.config import Config
+    from portspec.inventory import Target
 
 
 def wanted(*ports: int) -> str:
@@ -64,6 +73,32 @@ def test_same_host_twice_is_learned_once(tmp_path: Path) -> None:
     conf.write_text(done.out, encoding="utf-8")
     checked = run("check", "-c", str(conf))
     assert (checked.code, checked.err) == (0, "")
+
+
+def test_only_ports_that_take_connections_are_learned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every open port is to be confirmed, and one that takes no connection is not made a specification."""
+    confirms = []
+
+    async def survey(_: Config, chosen: Sequence[Target], __: object, *, confirm_allowed: bool) -> Survey:
+        confirms.append(confirm_allowed)
+        found = [
+            result(chosen[0], seen(is_open=[22, 80], unconfirmed=[80])),
+            result(chosen[1], seen(is_open=[22, 80], unconfirmed=[80]), seen("192.0.2.2", is_open=[22, 80, 443])),
+            result(chosen[2], seen(is_open=[80], unconfirmed=[80])),
+        ]
+        states = [HostState(of).after(scan) for of, scan in zip(chosen, found, strict=True)]
+        return Survey(tuple(states), "scripted", 0, 0.0)
+
+    monkeypatch.setattr(portspec.cli.learn, "survey", survey)
+    with logging_restored():
+        assert main(["learn", "192.0.2.1", "web1", "192.0.2.3", "--ports", "22,80,443"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {
+        "hosts": {"192.0.2.1": [22], "web1": {"expect": [22], "allow": [80, 443]}, "192.0.2.3": []},
+        "scanports": [22, 80, 443],
+    }
+    assert confirms == [True]
 
 
 @pytest.mark.parametrize(

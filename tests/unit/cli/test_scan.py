@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portspec.ports import PortSet
+from tests.unit.capabilities import need_raw_sockets
 from tests.unit.cli.run import PROGRAM, environment, run
 from tests.unit.scan.loopback import PATIENCE, V6, listeners, own_address, ports_of, silent_ports
 
@@ -101,25 +102,29 @@ def test_named_hosts_alone_are_scanned(configure: Configure) -> None:
     assert [host["host"] for host in json.loads(done.out)["hosts"]] == [third, "::1", first]
 
 
-def test_json_is_the_object_of_the_contract(configure: Configure) -> None:
-    """`--json` prints hosts, engine, probes_sent and duration_seconds, each host as everywhere else."""
+@pytest.mark.parametrize(("engine", "probes"), [("connect", 7), ("syn", 7 + 1)])
+def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, probes: int) -> None:
+    """`--json` prints hosts, engine, probes_sent (confirmations included) and duration_seconds."""
+    if engine == "syn":
+        need_raw_sockets()
     address = own_address()
     with listeners(address, 2) as opened, listeners(V6) as on_v6:
         is_open = ports_of(opened)
         first, second = is_open
-        conf = configure({address: {"expect": [1, first], "allow": [2]}, V6: []}, [3, second])
+        hosts = {address: {"expect": [1, first], "allow": [2]}, V6: []}
+        conf = configure(hosts, [3, second], scan={"engine": engine})
         done = run("scan", "-c", conf, "--json")
         assert ports_of(on_v6)
     assert (done.code, done.err) == (1, "")
     document: dict[str, Any] = json.loads(done.out)
     assert list(document) == ["hosts", "engine", "probes_sent", "duration_seconds"]
-    assert (document["engine"], document["probes_sent"]) == ("connect", 7)
+    assert (document["engine"], document["probes_sent"]) == (engine, probes)
     assert 0.0 < document["duration_seconds"] < PATIENCE
     host, on_v6_host = document["hosts"]
     assert list(host) == list(on_v6_host) == HOST_KEYS
     (row,) = host["addresses"]
     assert 0.0 < row.pop("rtt_seconds") < 1.0
-    assert row == {"address": address, "open": spelled(is_open), "closed": 3, "filtered": 0}
+    assert row == {"address": address, "open": spelled(is_open), "unconfirmed": [], "closed": 3, "filtered": 0}
     assert host["last_scan"].endswith("Z")
     assert {key: host[key] for key in HOST_KEYS if key not in {"addresses", "last_scan", "duration_seconds"}} == {
         "host": address,
@@ -162,7 +167,7 @@ def test_interrupt_ends_a_scan(configure: Configure) -> None:
     )
     try:
         assert process.stderr
-        assert f'event="host scanned" host={quick}' in process.stderr.readline()
+        assert any(f'event="host scanned" host={quick}' in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)
     finally:

@@ -44,8 +44,8 @@ def test_exporter_scans_and_serves(configure: Configure, command: Sequence[str])
 
 
 def test_exporter_tells_how_it_was_started(configure: Configure) -> None:
-    """The first line of the log has version, file, number of hosts and engine; the last says that it has stopped."""
-    conf = configure({own_address(): [], own_address(): []}, parallelscans=7)
+    """The log begins with the engine, then version, file, number of hosts; its last line says that it has stopped."""
+    conf = configure({own_address(): [], own_address(): []}, parallelscans=7, scan={"engine": "connect"})
     with Server(Path(conf)) as server:
         started = server.wait_for("portspec started")
         server.wait_for("round finished")
@@ -53,7 +53,7 @@ def test_exporter_tells_how_it_was_started(configure: Configure) -> None:
         server.wait_for("portspec stopped")
     assert (started["version"], started["config"], started["hosts"]) == (__version__, conf, 2)
     assert (started["engine"], started["parallelscans"]) == ("connect", 7)
-    assert server.log[0]["event"] == "portspec started"
+    assert [entry["event"] for entry in server.log[:2]] == ["engine chosen", "portspec started"]
     assert server.log[-1]["event"] == "portspec stopped"
     assert server.events("stopping")[0]["signal"] == "SIGTERM"
 
@@ -82,10 +82,14 @@ def test_signal_stops_the_idle_exporter(configure: Configure, number: signal.Sig
         assert server.process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("engine", ["auto", "connect"])
 @pytest.mark.parametrize("number", SIGNALS)
-def test_signal_stops_the_exporter_in_the_middle_of_a_scan(configure: Configure, number: signal.Signals) -> None:
+def test_signal_stops_the_exporter_in_the_middle_of_a_scan(
+    configure: Configure, number: signal.Signals, engine: str
+) -> None:
     """SIGTERM and SIGINT end the exporter within a second while all ports of localhost are being scanned."""
-    conf = configure({"localhost": [], "127.0.0.1": [], own_address(): []}, "all", scan={"host_rate": 100})
+    hosts: dict[str, list[int]] = {"localhost": [], "127.0.0.1": [], own_address(): []}
+    conf = configure(hosts, "all", scan={"host_rate": 100, "engine": engine})
     with Server(Path(conf)) as server:
         assert server.get("/-/ready")[0] == 503
         assert server.stop(number) == 0
@@ -94,9 +98,11 @@ def test_signal_stops_the_exporter_in_the_middle_of_a_scan(configure: Configure,
     assert server.events("round finished") == []
 
 
-def test_signal_stops_the_exporter_while_many_scans_begin(configure: Configure) -> None:
+@pytest.mark.parametrize("engine", ["auto", "connect"])
+def test_signal_stops_the_exporter_while_many_scans_begin(configure: Configure, engine: str) -> None:
     """SIGTERM ends the exporter within a second also in the moment in which scans of many hosts begin."""
-    with Server(Path(configure({"127.88.0.0/24": []}, "all", parallelscans=200))) as server:
+    conf = configure({"127.88.0.0/24": []}, "all", parallelscans=200, scan={"engine": engine})
+    with Server(Path(conf)) as server:
         assert server.stop(signal.SIGTERM) == 0
 
 
@@ -106,11 +112,13 @@ def test_address_in_use_is_exit_2(configure: Configure) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("-j", "-c", configure({own_address(): []}), "--web.listen-address", address)
     assert (done.code, done.err) == (2, "")
-    entry = json.loads(done.out)
-    assert (entry["level"], entry["event"]) == (
-        "error",
-        f"cannot listen on {address}: address already in use; choose another address with --web.listen-address",
-    )
+    entries = [json.loads(line) for line in done.out.splitlines()]
+    assert [(entry["level"], entry["event"]) for entry in entries if entry["level"] != "info"] == [
+        (
+            "error",
+            f"cannot listen on {address}: address already in use; choose another address with --web.listen-address",
+        )
+    ]
 
 
 @pytest.mark.parametrize("address", ["10190", "::1:80"])

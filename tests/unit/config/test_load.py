@@ -14,6 +14,7 @@ from portspec.errors import ConfigError, Problem
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 
 if TYPE_CHECKING:
+    from portspec.config.model import EngineChoice
     from tests.unit.config.conftest import Conf
 
 ROOT = Path(__file__).parents[3]
@@ -257,11 +258,12 @@ def test_a_flag_may_be_any_of_the_words_of_yaml(conf: Conf, word: str) -> None:
     assert conf.load(f"ipv6: {word}\nhosts: {{db1: 22}}\nscanports: 22\n").ipv6 is True
 
 
-def test_the_scan_block_is_read(conf: Conf) -> None:
+@pytest.mark.parametrize("engine", ["auto", "syn", "connect"])
+def test_the_scan_block_is_read(conf: Conf, engine: EngineChoice) -> None:
     """Engine, rates, time limit and retries come from the file."""
-    scan = "scan: {engine: connect, rate: 5000, host_rate: 99.5, timeout: 300ms, retries: 0}"
+    scan = f"scan: {{engine: {engine}, rate: 5000, host_rate: 99.5, timeout: 300ms, retries: 0}}"
     assert conf.load(f"hosts: {{db1: 22}}\nscanports: 22\n{scan}\n").scan == ScanConfig(
-        engine="connect", rate=5000.0, host_rate=99.5, timeout=0.3, retries=0
+        engine=engine, rate=5000.0, host_rate=99.5, timeout=0.3, retries=0
     )
 
 

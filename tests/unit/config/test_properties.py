@@ -95,7 +95,7 @@ rate = st.one_of(
 scan_block = st.fixed_dictionaries(
     {},
     optional={
-        "engine": st.sampled_from([("auto", "auto"), ("connect", "connect")]),
+        "engine": st.sampled_from([("auto", "auto"), ("syn", "syn"), ("connect", "connect")]),
         "rate": rate,
         "host_rate": rate,
         "timeout": st.sampled_from([(1, 1.0), ("500ms", 0.5), (0.25, 0.25), (60, 60.0)]),

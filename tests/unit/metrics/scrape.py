@@ -73,4 +73,5 @@ def zoo() -> Snapshot:
         (waiting, []),
         (blind, [result(blind, seen("192.0.2.6", filtered=[22, 80, 443]), at=NOW)]),
         probes_sent=123456,
+        answers_dropped=78,
     )

@@ -133,6 +133,26 @@ def test_host_back_in_spec_has_no_deviations() -> None:
     assert not any("port_deviation" in line for line in lines)
 
 
+def test_unconfirmed_ports_have_no_series() -> None:
+    """A port that answers SYNs and takes no connection is nowhere: neither open nor a deviation; the host is up."""
+    of = target("db1", expect=[22])
+    lines = host_lines(snapshot((of, [result(of, seen(is_open=[22, 80, 443], unconfirmed=[80, 443]))])))
+    assert [line for line in lines if line.startswith("port_open{")] == ['port_open{host="db1",port="22"} 1.0']
+    assert not any("port_deviation" in line for line in lines)
+    assert {'port_out_of_spec{host="db1"} 0.0', 'port_host_up{host="db1"} 1.0'} <= set(lines)
+
+
+def test_port_that_is_confirmed_on_one_address_is_open() -> None:
+    """A port is open that takes connections on at least one address, though it takes none on another."""
+    of = target("db1")
+    doubted, confirmed = seen(is_open=[80], unconfirmed=[80]), seen("192.0.2.2", is_open=[80])
+    lines = host_lines(snapshot((of, [result(of, doubted, confirmed)])))
+    assert 'port_open{host="db1",port="80"} 1.0' in lines
+    assert [line.split(",")[0] for line in lines if line.startswith("port_deviation{")] == [
+        'port_deviation{address="192.0.2.2"'
+    ]
+
+
 def test_exporter_tells_of_itself() -> None:
     """The exporter's own families: hosts, probes, rounds, engine, configuration."""
     lines = text(zoo()).splitlines()
@@ -140,6 +160,7 @@ def test_exporter_tells_of_itself() -> None:
         "portspec_hosts 6.0",
         "portspec_first_round_complete 0.0",
         "portspec_probes_sent_total 123456.0",
+        "portspec_answers_dropped_total 78.0",
         "portspec_scan_rounds_total 0.0",
         "portspec_scan_overruns_total 0.0",
         'portspec_engine_info{engine="scripted"} 1.0',

@@ -119,6 +119,27 @@ def test_close_wakes_those_who_wait() -> None:
     timer.join()
 
 
+def test_thread_starts_with_the_first_job() -> None:
+    """An engine without a job has no thread, so that what its maker gives up first its thread does not have."""
+    known = set(threading.enumerate())
+    engine = ConnectEngine()
+    try:
+        assert set(threading.enumerate()) <= known
+        for _ in range(2):
+            engine.submit(ScanJob((V4,), PortSet.of([1]))).result(timeout=PATIENCE)
+            assert [thread.name for thread in set(threading.enumerate()) - known] == ["portspec-connect"]
+    finally:
+        engine.close()
+    assert set(threading.enumerate()) <= known
+
+
+def test_engine_that_never_had_a_job_leaves_nothing_open() -> None:
+    """close() frees every descriptor also when no thread was ever started."""
+    before = descriptors()
+    ConnectEngine().close()
+    assert descriptors() == before
+
+
 def test_submit_after_close_is_an_error() -> None:
     """A closed engine takes no job, and may be closed once more."""
     engine = ConnectEngine()
@@ -175,9 +196,9 @@ def test_idle_engine_uses_no_processor_and_keeps_no_sockets() -> None:
     engine = ConnectEngine()
     try:
         own = descriptors()
+        engine.submit(ScanJob((own_address(), V6), SOME_PORTS)).result(timeout=PATIENCE)
         (thread_id,) = {thread.native_id for thread in threading.enumerate()} - known
         assert thread_id is not None
-        engine.submit(ScanJob((own_address(), V6), SOME_PORTS)).result(timeout=PATIENCE)
         eventually(lambda: descriptors() == own, "idle sockets are closed")
         quiet_since = [time.monotonic(), run_time(thread_id)]
 

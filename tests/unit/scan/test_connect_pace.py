@@ -14,6 +14,7 @@ from portspec.scan.connect import ConnectEngine, window_for
 from portspec.scan.connect import engine as engine_module
 from portspec.scan.connect.engine import MAX_WINDOW, RESERVE
 from portspec.scan.connect.sockets import open_socket
+from portspec.scan.pacing import Pacer
 from tests.unit.factories import MODEST
 from tests.unit.scan.loopback import PATIENCE, descriptors, listeners, own_address, ports_of, silent_ports
 
@@ -57,6 +58,33 @@ def test_rate_holds_for_all_jobs_together() -> None:
     finally:
         engine.close()
     assert longest >= (90 - BURST) / RATE - 0.05  # the jobs began one after the other
+
+
+def test_rate_holds_for_engines_that_share_a_pacer() -> None:
+    """Two engines at once that were given one pacer share its rate."""
+    pacer = Pacer(RATE)
+    engines = [ConnectEngine(timeout=5.0, pacer=pacer) for _ in range(2)]
+    try:
+        futures = [engine.submit(ScanJob((own_address(),), PortSet.of_ranges([(1, 45)]))) for engine in engines]
+        longest = max(future.result(timeout=PATIENCE).duration for future in futures)
+    finally:
+        for engine in engines:
+            engine.close()
+    assert longest >= (90 - BURST) / RATE - 0.05  # the jobs began one after the other
+
+
+def test_host_rate_holds_for_jobs_that_share_a_pacer() -> None:
+    """Jobs about one host that come one after the other are one stream of probes: the second begins with no burst."""
+    pacer = Pacer(RATE)
+    engine = ConnectEngine(timeout=5.0)
+    try:
+        started = time.monotonic()
+        for _ in range(30):
+            job = ScanJob((own_address(),), PortSet.of_ranges([(1, 3)]), pacer=pacer)
+            assert engine.submit(job).result(timeout=PATIENCE).probes == 3
+    finally:
+        engine.close()
+    assert time.monotonic() - started >= (90 - BURST) / RATE
 
 
 def test_host_rate_holds_for_each_job_by_itself() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RATES = st.one_of(st.integers(1, 1_000_000), st.floats(1.0, 1e6))
+MANY = 1 << 20  # more than any rate here allows at once
 STARTS = st.floats(0.0, 1e6)  # the monotonic clock of a machine that is up for eleven days
 POLLS = st.lists(st.one_of(st.none(), st.floats(0.0, 0.02), st.floats(0.0, 2.0)), min_size=1, max_size=150)
 
@@ -24,9 +28,7 @@ def send_greedily(pacer: Pacer, start: float, gaps: Iterable[float | None]) -> l
     sent = []
     for gap in gaps:
         now = pacer.next_at(now) if gap is None else now + gap
-        probes = pacer.allowance(now)
-        pacer.spend(probes, now)
-        sent.append((now, probes))
+        sent.append((now, pacer.take(MANY, now)))
     return sent
 
 
@@ -58,7 +60,7 @@ def test_a_greedy_sender_gets_nearly_the_whole_rate(rate: float, start: float) -
     now = start
     for _ in range(500):
         now = pacer.next_at(now)
-        pacer.spend(max(1, pacer.allowance(now)), now)
+        assert pacer.take(MANY, now) >= 1
     elapsed = now - start
     assert math.floor(elapsed * rate * 0.98) <= 500
 
@@ -78,7 +80,7 @@ def test_probes_are_spread_evenly(rate: int) -> None:
 def test_a_pause_is_not_caught_up(rate: float, start: float, pause: float) -> None:
     """However long nothing was sent, no more than a hundredth of the rate (at least one probe) may go at once."""
     pacer = Pacer(rate)
-    pacer.spend(pacer.allowance(start), start)
+    pacer.take(MANY, start)
     assert pacer.allowance(start + pause) <= max(1, int(rate / 100))
 
 
@@ -104,10 +106,97 @@ def test_next_at_is_now_while_a_probe_is_allowed(rate: float, start: float) -> N
 
 
 @MODEST
+@given(rate=RATES, start=STARTS, gaps=POLLS, most=st.integers(0, 20_000))
+def test_no_more_is_granted_than_asked_for_or_allowed(
+    rate: float, start: float, gaps: list[float | None], most: int
+) -> None:
+    """What is granted is the lesser of what was asked for and what is allowed, and is allowed no more."""
+    pacer = Pacer(rate)
+    now = send_greedily(pacer, start, gaps)[-1][0] + 0.007
+    allowed = pacer.allowance(now)
+    assert pacer.take(most, now) == min(most, allowed)
+    assert pacer.allowance(now) == allowed - min(most, allowed)
+
+
+@MODEST
+@given(rate=RATES, start=STARTS, gaps=POLLS, data=st.data())
+def test_what_is_put_back_may_be_taken_again(
+    rate: float, start: float, gaps: list[float | None], data: st.DataObject
+) -> None:
+    """Putting back what was not sent leaves the pacer as if that had never been taken."""
+    pacer, other = Pacer(rate), Pacer(rate)
+    now = send_greedily(pacer, start, gaps)[-1][0]
+    send_greedily(other, start, gaps)
+    now = max(now + 0.003, pacer.next_at(now))
+    granted = pacer.take(MANY, now)
+    unsent = data.draw(st.integers(0, granted))
+    pacer.put_back(unsent)
+    other.take(granted - unsent, now)
+    assert pacer.allowance(now) == other.allowance(now) == unsent
+    assert pacer.next_at(now + 0.01) == pytest.approx(other.next_at(now + 0.01), abs=1e-6)
+
+
+@MODEST
+@given(rate=RATES, start=STARTS, gaps=POLLS, data=st.data())
+def test_rate_holds_for_what_is_sent_when_some_is_put_back(
+    rate: float, start: float, gaps: list[float | None], data: st.DataObject
+) -> None:
+    """However much of each grant is put back at once, no second holds more probes than the rate (rounded up)."""
+    pacer = Pacer(rate)
+    now = start
+    sent = []
+    for gap in [*gaps, 2.0, *[None] * 20]:
+        now = pacer.next_at(now) if gap is None else now + gap
+        granted = pacer.take(MANY, now)
+        unsent = data.draw(st.integers(0, granted))
+        pacer.put_back(unsent)
+        sent.append((now, granted - unsent))
+    assert most_in(sent, 1.0 - 1e-6) <= math.ceil(rate)
+
+
+def test_putting_all_back_costs_nothing() -> None:
+    """A sender that takes its share and can send none of it, again and again, may still send all of it."""
+    pacer = Pacer(1000.0)
+    for _ in range(100):
+        assert pacer.take(MANY, 5.0) == 10
+        pacer.put_back(10)
+    assert pacer.take(MANY, 5.0) == 10
+    assert pacer.take(MANY, 5.0) == 0
+
+
+@pytest.mark.parametrize("puts_back", [False, True])
+def test_threads_share_the_rate(puts_back: bool) -> None:  # noqa: FBT001 - a parameter
+    """Threads that all want more than there is get, at one moment, as much together as one would get alone."""
+    pacer, threads = Pacer(400_000.0), 8
+    everybody = threading.Barrier(threads)
+
+    def take(_: int) -> int:
+        everybody.wait(timeout=60.0)
+        total = 0
+        for _ in range(2000):
+            granted = pacer.take(3, 5.0)
+            unsent = granted // 2 if puts_back else 0
+            pacer.put_back(unsent)
+            total += granted - unsent
+        return total
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads come between each other's lines
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            total = sum(pool.map(take, range(threads)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert total == pytest.approx(4000, abs=1)  # four thousand sums of floats
+    assert pacer.allowance(5.0) == 0
+
+
+@MODEST
 @given(now=STARTS, probes=st.integers(0, 1_000_000))
 def test_without_a_rate_there_is_no_limit(now: float, probes: int) -> None:
     """A pacer of rate None lets everything pass at any moment."""
     pacer = Pacer(None)
-    pacer.spend(probes, now)
+    assert pacer.take(probes, now) == probes
+    pacer.put_back(probes)
     assert pacer.allowance(now) == UNLIMITED
     assert pacer.next_at(now) == now

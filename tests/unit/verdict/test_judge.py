@@ -131,3 +131,23 @@ def test_unknown_address_is_never_missing_ports() -> None:
     judgement = judge([seen(reason=Reason.PERMISSION)], EXPECTED)
     assert (judgement.verdict, judgement.deviations) == (Verdict.UNKNOWN, ())
     assert seen(reason=Reason.PERMISSION).scanned == NO_PORTS
+
+
+def test_unconfirmed_port_is_not_unexpected() -> None:
+    """A port that answers SYNs and takes no connection is no deviation, and nothing that could not be seen."""
+    assert judge([seen(is_open=[80], unconfirmed=[80])], Specification()) == Judgement(Verdict.IN_SPEC)
+
+
+def test_unconfirmed_port_excuses_no_other() -> None:
+    """Beside an unconfirmed port another one that takes connections, and a missing one, are deviations as ever."""
+    observation = seen(is_open=[80, 443], unconfirmed=[80])
+    assert judge([observation], Specification(expect=PortSet.of([22]))).deviations == (
+        Deviation(ADDRESS, 22, Kind.MISSING, PortState.CLOSED),
+        Deviation(ADDRESS, 443, Kind.UNEXPECTED, PortState.OPEN),
+    )
+
+
+def test_unconfirmed_port_counts_where_it_is_confirmed() -> None:
+    """A port that takes connections on one address alone is a deviation of that address alone."""
+    addresses = [seen(ADDRESS, is_open=[80], unconfirmed=[80]), seen(OTHER, is_open=[80])]
+    assert judge(addresses, Specification()).deviations == (Deviation(OTHER, 80, Kind.UNEXPECTED, PortState.OPEN),)

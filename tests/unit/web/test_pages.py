@@ -102,6 +102,13 @@ def test_row_of_a_host_that_was_not_scanned() -> None:
     assert (waiting["Unexpected"], waiting["Missing"], waiting["Open"]) == ("-", "-", "-")
 
 
+def test_row_leaves_out_what_is_unconfirmed() -> None:
+    """Ports that take no connection are not shown as open."""
+    of = target("db1")
+    shown = row(page(snapshot((of, [result(of, seen(is_open=[22, 80], unconfirmed=[80]))]))), "db1")
+    assert (shown["Open"], shown["Unexpected"]) == ("22", "22")
+
+
 def test_page_counts_the_verdicts() -> None:
     """The page begins with the number of hosts in each verdict."""
     text = " ".join(ask(zoo(), "/").text.split())

@@ -7,13 +7,11 @@ import os
 import resource
 import select
 import socket
-import threading
 import time
 from collections import deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from portspec.scan.connect.lane import CLOSED, FILTERED, OPEN, Lane, Work
+from portspec.scan.connect.lane import CLOSED, FILTERED, OPEN, Lane
 from portspec.scan.connect.sockets import (
     HANDSHAKE_DONE,
     NO_DESCRIPTOR,
@@ -29,14 +27,17 @@ from portspec.scan.connect.sockets import (
     is_self_connected,
     open_socket,
 )
-from portspec.scan.job import EngineStats, Failure, Observation, Reason, ScanJob
+from portspec.scan.job import Failure, Reason
 from portspec.scan.loss import LossEstimate
 from portspec.scan.pacing import Pacer
+from portspec.scan.work import EngineThread, Work, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from portspec.scan.connect.lane import Target
+    from portspec.scan.job import Observation, ScanJob
 
 MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
 MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
@@ -51,8 +52,11 @@ def window_for(limit: int) -> int:
     return max(1, min(MAX_WINDOW, limit - min(RESERVE, limit // 2)))
 
 
-class ConnectEngine:
-    """Probes with connect(2). `timeout` in seconds for each of 1 + `retries` attempts, `rate` in probes per second."""
+class ConnectEngine(EngineThread):
+    """Probes with connect(2). `timeout` in seconds for each of 1 + `retries` attempts, `rate` in probes per second.
+
+    A `pacer` in the rate's stead is for engines that keep to one rate together.
+    """
 
     name = "connect"
 
@@ -62,70 +66,28 @@ class ConnectEngine:
         timeout: float = 0.9,
         retries: int = 2,
         rate: float | None = None,
+        pacer: Pacer | None = None,
         window: int | None = None,
+        address_window: int = MAX_ADDRESS_WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.stats = EngineStats()
+        super().__init__()
         self._timeout = timeout
         self._retries = retries
         self._clock = clock
-        self._pacer = Pacer(rate)
+        self._pacer = pacer or Pacer(rate)
         self._loss = LossEstimate()
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
+        self._address_window = address_window
         self._widen_at = 0.0
-        self._inbox: deque[tuple[ScanJob, Future[Observation]]] = deque()
-        self._works: list[Work] = []
+        self._works: list[Work[Lane]] = []
         self._lanes: deque[Lane] = deque()
-        # In the order of sending, and with one timeout for all, the first to expire stands first.
+        # In the order of sending: but for jobs with more patience the first to expire stands first.
         self._flight: dict[int, tuple[Lane, Target, float, socket.socket]] = {}
         self._idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
         self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._closing = False
-        self._closed = threading.Lock()  # guards _wake against use after close
-        self._thread = threading.Thread(target=self._run, name="portspec-connect", daemon=True)
-        self._thread.start()
-
-    def submit(self, job: ScanJob) -> Future[Observation]:
-        """Start a job; see Engine."""
-        future: Future[Observation] = Future()
-        future.add_done_callback(lambda _: self._ring())
-        with self._closed:
-            if self._closing:
-                raise RuntimeError("the engine is closed")
-            self._inbox.append((job, future))
-        self._ring()
-        return future
-
-    def close(self) -> None:
-        """End everything; see Engine. May be called twice."""
-        with self._closed:
-            self._closing = True
-        self._ring()
-        self._thread.join()
-
-    def _ring(self) -> None:
-        with self._closed:
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-
-    # The rest runs in the engine's thread.
-
-    def _run(self) -> None:
-        try:
-            while not self._closing:
-                try:
-                    self._turn()
-                except Exception as error:  # noqa: BLE001 - a fault here must reach those who wait, and stop nobody else
-                    self._abandon(error)
-        finally:
-            self._abandon(None)
-            with self._closed:
-                os.close(self._wake)
-                self._wake = -1
-            self._epoll.close()
 
     def _turn(self) -> None:
         if self._inbox:
@@ -147,9 +109,9 @@ class ConnectEngine:
         if future.cancelled():
             return
         try:
-            work = Work(job, future, self._clock())
+            work = Work(job, future, self._clock(), Lane)
         except Exception as error:  # noqa: BLE001 - as in _run
-            _fail(future, error)
+            fail(future, error)
             return
         self._works.append(work)
         self._lanes.extend(work.lanes)
@@ -157,13 +119,11 @@ class ConnectEngine:
 
     def _finish(self) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones."""
-        for work in [work for work in self._works if self._is_over(work)]:
+        for work in [work for work in self._works if work.is_over]:
             self._drop(work)
-            if work.future.set_running_or_notify_cancel():
-                addresses = tuple(lane.observation() for lane in work.lanes)
-                work.future.set_result(Observation(addresses, self._clock() - work.started, work.probes))
+            work.deliver(self._clock())
 
-    def _drop(self, work: Work) -> None:
+    def _drop(self, work: Work[Lane]) -> None:
         self._works.remove(work)
         for lane in work.lanes:
             self.stats.ports_settled += lane.unsettled
@@ -171,9 +131,6 @@ class ConnectEngine:
                 self._call_back(lane)
             if lane in self._lanes:
                 self._lanes.remove(lane)
-
-    def _is_over(self, work: Work) -> bool:
-        return work.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in work.lanes)
 
     def _resolve_doubts(self) -> None:
         """Where only silent ports are left, ask them again if probes are known to get lost, else call them filtered."""
@@ -193,24 +150,24 @@ class ConnectEngine:
         if not self._works:
             return LINGER if any(self._idle.values()) else None
         ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight + len(lane.doubtful)]
-        free = min(MAX_BATCH, self._window - len(self._flight), self._pacer.allowance(now))
-        quota = max(1, min(MAX_ADDRESS_WINDOW, self._window // max(1, len(self._lanes))))
+        free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flight))), now) if ready else 0
+        quota = max(1, min(self._address_window, self._window // max(1, len(self._lanes))))
         share = max(1, free // max(1, len(ready)))
         total = 0
         self._lanes.rotate(-1)
         for lane in ready:
-            count = min(share, free - total, quota - lane.in_flight, lane.work.pacer.allowance(now))
-            if count > 0:
+            count = lane.work.pacer.take(max(0, min(share, free - total, quota - lane.in_flight)), now)
+            if count:
                 try:
                     sent = self._send(lane, count)
                 except Exception as error:  # noqa: BLE001 - a fault in one job stops no other
                     self._drop(lane.work)
-                    _fail(lane.work.future, error)
+                    lane.work.fail(error)
                     break
-                lane.work.pacer.spend(sent, now)
+                lane.work.pacer.put_back(count - sent)
                 lane.work.probes += sent
                 total += sent
-        self._pacer.spend(total, now)
+        self._pacer.put_back(free - total)
         self.stats.probes_sent += total
         return 0.0 if total else self._patience([lane for lane in ready if lane.in_flight < quota], now)
 
@@ -219,11 +176,14 @@ class ConnectEngine:
 
         `waiting` are the lanes that have something to send and are held back by nothing but pace or window.
         """
-        if not self._works or any(map(self._is_over, self._works)):
+        if not self._works or any(work.is_over for work in self._works):
             return 0.0
         if any(lane.doubtful and lane.unsettled == len(lane.doubtful) for lane in self._lanes):
             return 0.0
-        times = [self._flight[next(iter(self._flight))][2] + self._timeout] if self._flight else []
+        times: list[float] = []
+        if self._flight:
+            lane, _, sent_at, _ = next(iter(self._flight.values()))
+            times.append(sent_at + max(self._timeout, lane.work.job.patience))
         if waiting and len(self._flight) < self._window:
             paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
             if paced > now:
@@ -369,8 +329,8 @@ class ConnectEngine:
         while flight:
             fd = next(iter(flight))
             lane, target, sent_at, _ = flight[fd]
-            if now - sent_at < self._timeout:
-                return
+            if now - sent_at < max(self._timeout, lane.work.job.patience):
+                return  # who waits behind one with more patience expires with it
             self._take_back(fd)
             self._silent(lane, target)
 
@@ -401,22 +361,14 @@ class ConnectEngine:
             while sockets:
                 sockets.pop()[1].close()
 
-    def _abandon(self, error: Exception | None) -> None:
-        """Drop everything; those who wait get the error, or a cancellation without one."""
+    def _forget(self) -> list[Future[Observation]]:
         for fd in list(self._flight):
             self._take_back(fd)
         self._close_idle()
-        futures = [work.future for work in self._works] + [future for _, future in self._inbox]
+        futures = [work.future for work in self._works]
         self._works.clear()
         self._lanes.clear()
-        self._inbox.clear()
-        for future in futures:
-            if error is None:
-                future.cancel()
-            else:
-                _fail(future, error)
+        return futures
 
-
-def _fail(future: Future[Observation], error: Exception) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+    def _release(self) -> None:
+        self._epoll.close()

@@ -8,31 +8,17 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from portspec.ports import PortSet
-from portspec.scan.job import AddressObservation, Failure, Observation, ScanJob
+from portspec.scan.job import AddressObservation, Failure
 from portspec.scan.order import shuffled
-from portspec.scan.pacing import Pacer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
+
+    from portspec.scan.work import Work
 
 Target = tuple[str, int]
 
 UNSETTLED, OPEN, CLOSED, FILTERED = range(4)
-
-
-class Work:
-    """One job in progress."""
-
-    __slots__ = ("future", "job", "lanes", "pacer", "probes", "started")
-
-    def __init__(self, job: ScanJob, future: Future[Observation], now: float) -> None:
-        self.job = job
-        self.future = future
-        self.started = now
-        self.probes = 0
-        self.pacer = Pacer(job.host_rate)
-        self.lanes = [Lane(self, address) for address in job.addresses]
 
 
 class Lane:
@@ -43,7 +29,7 @@ class Lane:
         "fresh", "in_flight", "rtt", "states", "unsettled", "work",
     )  # fmt: skip
 
-    def __init__(self, work: Work, address: str) -> None:
+    def __init__(self, work: Work[Lane], address: str) -> None:
         self.work = work
         self.address = address
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET

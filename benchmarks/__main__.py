@@ -1,0 +1,56 @@
+"""portspec beside its peers, alternately, in the lab: what each took and found, as tables in Markdown.
+
+    python -m benchmarks [--runs N] [connect] [syn] [forging] [large]
+
+Without a name all of them run. Times are seconds, medians; "scan" is the scanner's own figure (duration_seconds of
+`portspec scan --json`, "scanned in … seconds" of nmap, the process less its final wait for masscan), "process" is the
+whole process's. Ratios are portspec's time divided by the peer's, taken pair by pair. Exit code 1 if portspec missed a
+port or made one up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import connect, forging, syn
+from benchmarks.scanners import version
+from tests.lab.network import Lab
+
+PARTS = ("connect", "syn", "forging", "large")
+
+
+def main() -> int:
+    """Run and print what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each scanner on each workload (default 5)")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: no such part; known are {', '.join(PARTS)}")
+    chosen = options.parts or PARTS
+    peers = [version(name) for name in ("nmap", "masscan", "zmap", "naabu", "rustscan") if shutil.which(name)]
+    print(f"{', '.join(peers)}; Python {platform.python_version()}; Linux {platform.release()}; {options.runs} runs")
+    exact = True
+    with Lab() as lab, tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        if "connect" in chosen:
+            exact &= connect.report(lab, options.runs, directory)
+        if "syn" in chosen:
+            exact &= syn.report(lab, options.runs, directory)
+        if "forging" in chosen:
+            exact &= forging.report(lab)
+        if "large" in chosen:
+            exact &= syn.large(lab, directory)
+    print(f"\nportspec found every open port and no other, and every other port's state: {'yes' if exact else 'NO'}")
+    return 0 if exact else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""portspec's SYN engine beside the scanners that are installed; see benchmarks/__main__.py."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from typing import TYPE_CHECKING
+
+from benchmarks import sending
+from benchmarks.comparison import HEAD, Comparison
+from benchmarks.scanners import portspec, syn_peers
+from benchmarks.workload import many_hosts, one_host
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.network import Lab
+
+
+def report(lab: Lab, runs: int, directory: Path) -> bool:
+    """Print the tables; gives whether portspec was exact in every run."""
+    scanners = {"portspec": portspec("syn"), **syn_peers()}
+    workloads = (
+        one_host(),
+        many_hosts(256, 1000),
+        many_hosts(4096, 100),
+        many_hosts(256, 1000, silent=4, loss=2),
+    )
+    done = [Comparison.make(lab, workload, scanners, runs, directory) for workload in workloads]
+    lines = sending.table(lab, runs, directory)
+    print("\n## The SYN engine\n")
+    print(
+        "\n".join(
+            [HEAD, *(row for one in done for row in one.rows()), "", *(line for one in done for line in one.ratios())]
+        )
+    )
+    for one in done:
+        per_million = statistics.median(1e6 * run.usage.user / (run.probes or 1) for run in one.ours)
+        start = statistics.median(run.usage.wall - run.scan for run in one.ours)
+        print(
+            f"* {one.workload.name}: portspec takes {per_million:.1f} s of user CPU for a million probes, its process "
+            f"{start:.2f} s more than its scan"
+        )
+    print("\n## Sending alone\n")
+    print("\n".join(lines))
+    return all(one.is_exact for one in done)
+
+
+def large(lab: Lab, directory: Path) -> bool:
+    """Print what a round of 1,000 hosts with all their ports takes; gives whether it was exact and below 150 MB."""
+    workload = many_hosts(1000, 65535)
+    workload.apply(lab)
+    print(f"{workload.name}: one run", file=sys.stderr, flush=True)
+    run = portspec("syn", parallel=10)(lab, workload, directory)
+    megabytes = run.usage.memory * 1.048576
+    print(
+        f"\n## A large round\n\n* {workload.name}, 10 at a time: {run.scan:.0f} s, {run.probes:,} probes, "
+        f"at most {megabytes:.0f} MB of memory, {len(run.opened & workload.opened)} of {len(workload.opened)} open "
+        f"ports found, {len(run.opened - workload.opened)} false"
+    )
+    return run.opened == workload.opened and run.closed == workload.closed and megabytes < 150

@@ -1,0 +1,392 @@
+"""One address of a job: what was sent, what came back, what is to be sent next. No clock, no socket."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.random import default_rng
+
+from portspec.ports import PortSet
+from portspec.scan.job import AddressObservation, Failure
+from portspec.scan.loss import LossEstimate
+from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
+from portspec.scan.syn.packets import pack
+from portspec.scan.syn.state import FILTERED, FLYING, OPEN, WAITING
+from portspec.scan.syn.timing import LEAST_WAIT, TOO_MANY, RoundTrip, Window
+from portspec.scan.syn.wave import Waves
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from portspec.scan.syn.packets import U8, U16, Bools, Floats
+    from portspec.scan.syn.route import Route
+    from portspec.scan.work import Work
+
+ENOUGH = 50  # answers of an address tell its own share of lost ones
+TRIES = LAST_TRY + 1
+_MOST_LOSS = 0.25  # that is taken for chance
+PATIENCE = 5.0  # seconds for which a host that has answered may fall silent before its silence counts
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Probes to send to one address: `ports` as the try `attempt` (from 0), then `controls` as the try `control`."""
+
+    lane: Lane
+    ports: U16
+    attempt: int
+    controls: U16
+    control: int = AFTER
+
+    def __len__(self) -> int:
+        return len(self.ports) + len(self.controls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    began_at: float
+    sent_at: float
+    ports: U16
+
+
+_NONE: U16 = np.zeros(0, np.uint16)
+
+
+class Lane:
+    """One address of a job.
+
+    Silence is only believed where something would have been heard: the last try of the silent ports goes out together
+    with controls, probes to ports of the same address that have answered before. If too many controls stay silent too,
+    or too many answers needed a repeated probe, the address limits its answers, or cannot answer now; from then on it
+    is probed in waves that prove what is silent.
+    """
+
+    def __init__(
+        self, work: Work[Lane], address: str, *, timeout: float, retries: int, path_loss: LossEstimate, shift: int = 0
+    ) -> None:
+        self.work = work
+        self.address = address
+        self.packed = pack(address)
+        self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.route: Route | None = None
+        self.failure: Failure | None = None
+        self.in_flight = 0
+        self.answered = False
+        self.rtt = float("inf")
+        self._ports = _array(work.job.ports)
+        self.unsettled = len(self._ports)
+        self._window = Window()
+        self._timer = RoundTrip(timeout)
+        self._loss = LossEstimate()
+        self._path_loss = path_loss  # what all addresses show together, for those that say too little
+        self._answers = 0
+        self._heard_at = 0.0
+        self._waited = np.zeros(TRIES + 1)  # from the first try to each other one, in seconds, as it came about
+        self._least = 1 + retries
+        self._shift = shift % TRY_SLOTS
+        self._rng = default_rng((work.job.seed, zlib.crc32(address.encode())))
+        self._fresh = self._rng.permutation(self._ports)
+        self._next = 0
+        self._again: deque[tuple[int, U16]] = deque()  # ports to try again, by how often they were tried
+        self._doubtful: list[tuple[int, U16]] = []  # silent on every try that was due
+        self._flights: dict[int, deque[_Flight]] = {}
+        self._controls = Controls()
+        self._is_controls_turn = False
+        self._waves: Waves | None = None
+        size = int(self._ports.max(initial=0)) + 1
+        self._state = np.zeros(size, np.uint8)
+        self._tries = np.zeros(size, np.uint8)
+        self._sent_at = np.zeros(size)
+
+    @property
+    def is_over(self) -> bool:
+        """True once every port is settled, or nothing more can be seen."""
+        return not self.unsettled or self.failure is not None
+
+    @property
+    def room(self) -> int:
+        """How many probes may be sent at once, if there are as many; 0 if there is nothing to send."""
+        if self._waves:
+            return 0 if self._waves.current and self._waves.current.is_sent else self.unsettled
+        if self._next == len(self._fresh) and not self._again:
+            return 0
+        return max(0, self._window.size - self.in_flight)
+
+    @property
+    def rest_until(self) -> float:
+        """The time before which nothing should be sent."""
+        return self._waves.rest_until if self._waves else 0.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """True if there is silence to be believed, and nothing else to be done first."""
+        if self._waves:
+            return bool(self._doubtful)
+        has_more = self._next < len(self._fresh) or self._again or self.in_flight or any(self._flights.values())
+        return not has_more and self.unsettled > 0
+
+    def take(self, most: int) -> Load | None:
+        """Take up to `most` (at least 1) probes to send, those to repeat first; None if all were answered meanwhile."""
+        if self._waves:
+            return self._take_of_wave(self._waves, most)
+        while self._again:
+            attempt, ports = self._again.popleft()
+            ports = ports[self._state[ports] == WAITING]
+            if len(ports):
+                load = self._load(attempt, ports, most)
+                if len(ports) > len(load.ports):
+                    self._again.appendleft((attempt, ports[len(load.ports) :]))
+                return load
+        if self._next == len(self._fresh):
+            return None
+        load = self._load(0, self._fresh[self._next : self._next + most], most)
+        self._next += len(load.ports)
+        return load
+
+    def _load(self, attempt: int, ports: U16, most: int) -> Load:
+        controls = self._controls.pick(min(most, len(ports))) if attempt + 1 >= self._least else _NONE
+        if most == 1 and len(controls):  # a slow pace: in turn
+            self._is_controls_turn = not self._is_controls_turn
+            return (
+                Load(self, _NONE, attempt, controls[:1])
+                if self._is_controls_turn
+                else Load(self, ports[:1], attempt, _NONE)
+            )
+        controls = controls[: most // 2]
+        return Load(self, ports[: most - len(controls)], attempt, controls)
+
+    def _take_of_wave(self, waves: Waves, most: int) -> Load | None:
+        wave = waves.current or waves.begin(self._ports[self._state[self._ports] <= WAITING], self._controls.known)
+        while not wave.is_sent:
+            attempt, ports = wave.next(most)
+            if attempt in (BEFORE, AFTER):
+                return Load(self, _NONE, LAST_TRY, ports, attempt)
+            if (self._state[ports] <= WAITING).any():
+                return Load(self, ports, LAST_TRY, _NONE)
+            wave.sent(len(ports), 0.0)  # all were answered meanwhile
+        return None
+
+    def sent(self, load: Load, gone: Bools, at: Floats) -> int:
+        """Note what of a load was sent (`gone`, ports first), and when; the rest waits. Gives how many were sent."""
+        if self._waves:
+            return self._sent_of_wave(self._waves, load, gone, at)
+        was_sent = gone[: len(load.ports)]
+        ports, times = load.ports, at[: len(load.ports)]
+        if not was_sent.all():
+            self._state[ports[~was_sent]] = WAITING
+            self._again.appendleft((load.attempt, ports[~was_sent]))
+            ports, times = ports[was_sent], times[was_sent]
+        self._fly(ports, load.attempt, times)
+        if len(ports):
+            flight = _Flight(float(times[0]), float(times[-1]), ports)
+            self._flights.setdefault(load.attempt, deque()).append(flight)
+        asked = gone[len(load.ports) :]
+        if asked.any():
+            controls = load.controls[asked].tolist()
+            self._controls.asked(controls, float(times[0] if len(ports) else at[len(load.ports) :][asked][0]))
+        return int(np.count_nonzero(gone))
+
+    def _sent_of_wave(self, waves: Waves, load: Load, gone: Bools, at: Floats) -> int:
+        count = len(gone) if gone.all() else int(gone.argmin())  # what was sent after one that was not is sent again
+        if waves.current and count:
+            waves.current.sent(count, float(at[count - 1]))
+        ports, times = load.ports[:count], at[: len(load.ports)][:count]
+        waiting = self._state[ports] <= WAITING
+        self._fly(ports[waiting], load.attempt, times[waiting])
+        return int(np.count_nonzero(gone))
+
+    def _fly(self, ports: U16, attempt: int, times: Floats) -> None:
+        self._state[ports] = FLYING
+        self._tries[ports] = attempt + 1
+        self._sent_at[ports] = times
+        self.in_flight += len(ports)
+
+    def slot(self, attempt: int) -> int:
+        """Give the source port of a try, counted from the first one that is ours.
+
+        Each scan begins somewhere else: a target that was not told to forget the last one's probes is deaf to new ones
+        from the same port, for a minute.
+        """
+        return (attempt + self._shift) % TRY_SLOTS
+
+    def harvest(self, ports: U16, slots: U8, kinds: U8, at: Floats, direct: Bools) -> int:
+        """Take answers that are proven, `direct` those of the address itself; gives how many ports they settled."""
+        if int(ports.max()) >= len(self._state):  # a cookie that was guessed
+            return 0
+        attempts = np.where(slots < TRY_SLOTS, (slots + np.uint8(TRY_SLOTS - self._shift)) % np.uint8(TRY_SLOTS), slots)
+        self.answered = self.answered or bool(direct.any())
+        told = kinds != FILTERED
+        if told.any():
+            self._heard_at = max(self._heard_at, float(at[told].max()))
+        if (attempts >= BEFORE).any():
+            self._hear_controls(ports[told], attempts[told])
+        made = attempts < self._tries[ports]  # what was not sent cannot be answered, and a control is settled already
+        ports, attempts, kinds, at, told = ports[made], attempts[made], kinds[made], at[made], told[made]
+        before = self._state[ports]
+        pending = before <= WAITING
+        np.maximum.at(self._state, ports, kinds)
+        settled, rows = np.unique(ports[pending], return_index=True)
+        self.in_flight -= int(np.count_nonzero(before[pending][rows] == FLYING))
+        self.unsettled -= len(settled)
+        self._learn(settled, attempts[pending][rows], at[pending][rows], told[pending][rows])
+        return len(settled)
+
+    def _hear_controls(self, ports: U16, attempts: U8) -> None:
+        for control in (BEFORE, AFTER):
+            heard = ports[attempts == control].tolist()
+            if self._waves is None:
+                self._controls.heard(heard)
+            elif self._waves.current:
+                self._waves.current.heard(control, heard)
+
+    def _learn(self, ports: U16, attempts: U8, at: Floats, told: Bools) -> None:
+        """Learn round-trip time, loss, and whom to ask as a control, from the first answers of some ports."""
+        if not told.all():
+            ports, attempts, at = ports[told], attempts[told], at[told]
+        if not len(ports):
+            return
+        self._controls.learn(ports, self._state[ports])
+        if self._waves:  # their tries are all one, and what gets lost is the host's choice
+            return
+        # An answer to an earlier try took as long as the tries after it were waited for, and then some.
+        waited = self._waited[self._tries[ports] - np.uint8(1)] - self._waited[attempts]
+        took = np.maximum(at - self._sent_at[ports], 0.0) + waited
+        self.rtt = min(self.rtt, float(took.min()))
+        self._timer.measured(float(took.max()))
+        first = int(np.count_nonzero(attempts == 0))
+        later = len(ports) - first
+        self._answers += len(ports)
+        self._loss.answered(first=first, later=later)
+        self._path_loss.answered(first=first, later=later)
+        self._window.concluded(first=first, later=later)
+
+    def missed(self) -> None:
+        """Note that answers were lost on this side: what stays silent is asked once more than else."""
+        self._least = min(self._least + 1, LAST_TRY)
+
+    def next_expiry(self) -> float | None:
+        """Give when the next probe will have been waited for long enough; None if there is none."""
+        if self._waves:
+            wave = self._waves.current
+            return wave.expires_at(self._timer.wait(0)) if wave and wave.is_sent else None
+        waits = [
+            flights[0].sent_at + self._timer.wait(attempt) for attempt, flights in self._flights.items() if flights
+        ]
+        return min(waits, default=None)
+
+    def expire(self, now: float) -> None:
+        """Give up waiting for what was waited for long enough."""
+        for attempt, flights in list(self._flights.items()):
+            wait = self._timer.wait(attempt)
+            while flights and flights[0].sent_at + wait <= now:
+                self._silent(attempt, flights.popleft(), now)
+        if self._waves and self._waves.current and self._waves.current.is_sent:
+            wave = self._waves.current
+            if (wave.is_answered and not self.in_flight) or wave.expires_at(self._timer.wait(0)) <= now:
+                self._judge(self._waves, now)
+
+    def _silent(self, attempt: int, flight: _Flight, now: float) -> None:
+        ports = flight.ports
+        ports = ports[(self._state[ports] == FLYING) & (self._tries[ports] == attempt + 1)]
+        self.in_flight -= len(ports)
+        self._state[ports] = WAITING
+        self._waited[attempt + 1 :] += now - flight.sent_at - (self._waited[attempt + 1] - self._waited[attempt])
+        is_last = attempt + 1 >= self._least
+        self._controls.expire(flight.began_at)
+        loss = min(_MOST_LOSS, self._path_loss.share_without(self._loss))
+        deaf = self._controls.are_deaf(flight.began_at - LEAST_WAIT, loss) if is_last else None
+        if deaf or (attempt == LAST_TRY and self._controls and deaf is None):
+            self._be_strict(now)
+            return
+        if not len(ports):
+            return
+        self._window.concluded(silent=len(ports))
+        if is_last and (deaf is not None or not self._controls):
+            self._doubtful.append((attempt + 1, ports))
+        else:
+            self._again.append((min(attempt + 1, LAST_TRY), ports))
+
+    def _be_strict(self, now: float) -> None:
+        """Go over to waves, with everything that is not settled."""
+        self._window.shrink()
+        self._waves = Waves(len(self._state), self._window.size, self._rng)
+        self._heard_at = now
+        self._state[self._ports[self._state[self._ports] == FLYING]] = WAITING
+        self.in_flight = 0
+        self._next = len(self._fresh)
+        self._again.clear()
+        self._doubtful.clear()
+        self._flights.clear()
+
+    def _judge(self, waves: Waves, now: float) -> None:
+        """End a wave; silence that it proved often enough is to be believed, or all if nothing is heard any more."""
+        wave = waves.current
+        if wave is None:
+            return
+        silent = wave.ports[self._state[wave.ports] == FLYING]
+        self._state[silent] = WAITING
+        self.in_flight = 0
+        if wave.is_proven:
+            heard, lost = wave.lost
+            self._path_loss.answered(first=heard, later=lost)
+        proven = waves.judge(silent, self._path_loss.tries(self._least), now, self._timer.wait(0))
+        if waves.is_hopeless or now - self._heard_at >= PATIENCE:
+            proven = self._ports[self._state[self._ports] <= WAITING]
+        if len(proven):
+            self._doubtful.append((TRIES, proven))
+
+    def conclude(self) -> int:
+        """Call what was tried as often as the loss asks for and stayed silent filtered, try the rest again.
+
+        Gives how many ports were settled. `expire` is to be called before, in the same moment.
+        """
+        has_own = self._answers >= ENOUGH
+        if has_own and self._waves is None and self._controls and self._loss.share > TOO_MANY:
+            self._be_strict(self._heard_at)
+            return 0
+        loss = self._loss if has_own else self._path_loss
+        tries = 0 if self._waves else min(loss.tries(self._least), TRIES)
+        doubtful, self._doubtful = self._doubtful, []
+        settled = 0
+        for attempt, tried in doubtful:
+            ports = tried[self._state[tried] <= WAITING]
+            if attempt >= tries:
+                self._state[ports] = FILTERED
+                settled += len(ports)
+            elif len(ports):
+                self._again.append((attempt, ports))
+        self.unsettled -= settled
+        return settled
+
+    def observation(self) -> AddressObservation:
+        """Give what is known now."""
+        scanned = self.work.job.ports
+        return AddressObservation(
+            address=self.address,
+            scanned=_set(np.flatnonzero(self._state >= FILTERED)) if self.failure else scanned,
+            open=_set(np.flatnonzero(self._state == OPEN)),
+            filtered=_set(np.flatnonzero(self._state == FILTERED)),
+            answered=self.answered,
+            rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
+            failure=self.failure,
+        )
+
+
+def _array(ports: PortSet) -> U16:
+    ranges = [np.arange(first, last + 1, dtype=np.uint16) for first, last in ports.ranges]
+    return np.concatenate(ranges) if ranges else _NONE
+
+
+def _set(ports: NDArray[np.intp]) -> PortSet:
+    """Give ascending ports as a set, without an object for each."""
+    if not len(ports):
+        return PortSet()
+    ends = np.flatnonzero(np.diff(ports) > 1)
+    firsts = ports[np.concatenate([[0], ends + 1])].tolist()
+    lasts = ports[np.concatenate([ends, [len(ports) - 1]])].tolist()
+    return PortSet.of_ranges(zip(firsts, lasts, strict=True))

@@ -1,0 +1,44 @@
+"""The system calls that Python's standard library lacks: sendmmsg(2), prctl(2), capset(2). The only place for ctypes.
+
+Plain foreign calls only: a callback would need memory that is both writable and executable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+
+
+def sendmmsg(fd: int, address: int, count: int, flags: int) -> int:
+    """Send `count` messages whose struct mmsghdr stand at a memory address; gives how many went out, at least one.
+
+    Raises OSError if the first could not be sent. Other threads run meanwhile.
+    """
+    sent: int = _libc.sendmmsg(fd, address, count, flags)
+    if sent < 0:
+        raise _error()
+    return sent
+
+
+def prctl(option: int, argument: int, other: int = 0) -> int:
+    """Ask or change something about the calling thread; OSError if the kernel refuses."""
+    result: int = _libc.prctl(option, argument, other, 0, 0)
+    if result < 0:
+        raise _error()
+    return result
+
+
+def capset(header: bytes, data: bytes) -> None:
+    """Set the calling thread's capabilities from the kernel's structures, as bytes; OSError if the kernel refuses."""
+    if _libc.capset(header, data) < 0:
+        raise _error()
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

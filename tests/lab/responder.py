@@ -1,0 +1,201 @@
+"""Odd hosts behind a tunnel: answers TCP SYNs that arrive at a TUN device, each address in a way of its own.
+
+A script of the standard library only: ``responder.py DEVICE``, with a JSON object on the first line of standard input
+that says what each address does: ``{ADDRESS: {"kind": KIND, "open": [...], "dropped": [...], "rate": N, "delay": N}}``.
+It makes the device, writes "ready", and answers until standard input ends; the device, and the routes through it, go
+with it. Ports that are not named are closed; answers are sent ``delay`` seconds late. The kinds:
+
+``normal``
+    a SYN-ACK, an RST or nothing
+``thrice``
+    three RSTs for one SYN
+``limited``
+    sends at most ``rate`` RSTs per second, with a burst of as many
+``hasty``
+    follows each SYN-ACK by an RST
+``uncounted``
+    acknowledges the sequence number of the SYN in its RSTs, without counting the SYN
+``icmp``
+    answers for its dropped ports with an ICMP error that quotes 8 bytes of TCP
+``accepting``, ``refusing``, ``ignoring``
+    a SYN-ACK on every port to whom sends a SYN with no more than one option, as scanners do; others, who want to
+    connect, get the same, an RST, or nothing. Firewalls that answer for others look like that.
+
+An answer is only given to a packet whose checksums are right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from typing import Any, Final
+
+# linux/if_tun.h
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_SYN, _RST, _ACK = 2, 4, 16
+_TCP, _ICMP, _ICMP6 = 6, 1, 58
+_SEQUENCE: Final = 0x01020304
+_SCANNERS_HEADER: Final = 24
+
+
+def checksum(data: bytes) -> int:
+    """Give the checksum of RFC 1071; 0 over data that has its own in place."""
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def packet(source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
+    """Put an IPv4 or IPv6 header before a payload."""
+    if len(source) == 16:
+        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + source + destination + payload
+    header = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, protocol)
+    header += struct.pack("!H", checksum(header + source + destination)) + source + destination
+    return header + payload
+
+
+class Syn:
+    """A SYN as it was received, and the answers to it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.is_ip4 = data[0] >> 4 == 4
+        self.start = 20 if self.is_ip4 else 40
+        self.source, self.own = (data[12:16], data[16:20]) if self.is_ip4 else (data[8:24], data[24:40])
+        self.source_port, self.port, self.sequence = struct.unpack_from("!HHI", data, self.start)
+        self.header = (data[self.start + 12] >> 4) * 4
+
+    def is_right(self) -> bool:
+        """Tell whether the checksums are right."""
+        segment = self.data[self.start :]
+        pseudo = self.source + self.own + struct.pack("!HH", _TCP, len(segment))
+        return checksum(pseudo + segment) == 0 and (not self.is_ip4 or checksum(self.data[:20]) == 0)
+
+    def answer(self, flags: int, *, counted: bool = True) -> bytes:
+        """Make a segment that acknowledges it."""
+        sequence = _SEQUENCE if flags & _SYN else 0
+        acknowledged = (self.sequence + counted) & 0xFFFFFFFF
+        tcp = struct.pack("!HHIIBBHHH", self.port, self.source_port, sequence, acknowledged, 0x50, flags, 1000, 0, 0)
+        right = checksum(self.own + self.source + struct.pack("!HH", _TCP, len(tcp)) + tcp)
+        return packet(self.own, self.source, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
+
+    def unreachable(self) -> bytes:
+        """Make an ICMP error "port unreachable" that quotes as little as RFC 792 asks for, in both families."""
+        message = struct.pack("!BBHI", *((3, 3, 0, 0) if self.is_ip4 else (1, 4, 0, 0))) + self.data[: self.start + 8]
+        pseudo = b"" if self.is_ip4 else self.own + self.source + struct.pack("!II", len(message), _ICMP6)
+        message = message[:2] + struct.pack("!H", checksum(pseudo + message)) + message[4:]
+        return packet(self.own, self.source, _ICMP if self.is_ip4 else _ICMP6, message)
+
+
+class Host:
+    """What one address does."""
+
+    def __init__(self, *, kind: str, rate: float = 0, delay: float = 0, **ports: list[int]) -> None:
+        self._kind = kind
+        #: how long to wait before answering, in seconds
+        self.delay = delay
+        self._open = frozenset(ports.get("open", []))
+        self._dropped = frozenset(ports.get("dropped", []))
+        self._rate = self._tokens = rate
+        self._at = time.monotonic()
+
+    def answers(self, syn: Syn) -> list[bytes]:
+        """Give what to send."""
+        if self._kind in {"accepting", "refusing", "ignoring"}:
+            if self._kind == "accepting" or syn.header <= _SCANNERS_HEADER:
+                return [syn.answer(_SYN | _ACK)]
+            return [syn.answer(_RST | _ACK)] if self._kind == "refusing" else []
+        if syn.port in self._dropped:
+            return [syn.unreachable()] if self._kind == "icmp" else []
+        if syn.port in self._open:
+            return [syn.answer(_SYN | _ACK), *([syn.answer(_RST | _ACK)] if self._kind == "hasty" else [])]
+        if self._kind == "limited" and not self._has_token():
+            return []
+        return [syn.answer(_RST | _ACK, counted=self._kind != "uncounted")] * (3 if self._kind == "thrice" else 1)
+
+    def _has_token(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+def serve(device: int, hosts: dict[bytes, Host]) -> None:
+    """Answer until standard input ends."""
+    poll = select.poll()
+    poll.register(device, select.POLLIN)
+    poll.register(sys.stdin.fileno(), select.POLLIN)
+    later: list[tuple[float, int, bytes]] = []
+    number = 0
+    while True:
+        wait = max(0.0, later[0][0] - time.monotonic()) * 1000 if later else None
+        ready = {fd for fd, _ in poll.poll(wait)}
+        if sys.stdin.fileno() in ready:
+            return
+        while later and later[0][0] <= time.monotonic():
+            os.write(device, heapq.heappop(later)[2])
+        if device not in ready:
+            continue
+        for data in received(device):
+            host = hosts.get(data[16:20] if data[0] >> 4 == 4 else data[24:40])
+            start = 20 if data[0] >> 4 == 4 else 40
+            if host is None or data[9 if start == 20 else 6] != _TCP or data[start + 13] != _SYN:
+                continue
+            syn = Syn(data)
+            if not syn.is_right():
+                continue
+            for answer in host.answers(syn):
+                if host.delay:
+                    number += 1
+                    heapq.heappush(later, (time.monotonic() + host.delay, number, answer))
+                else:
+                    os.write(device, answer)
+
+
+def received(device: int) -> list[bytes]:
+    """Read what has arrived, up to a number of packets."""
+    packets = []
+    for _ in range(64):
+        try:
+            packets.append(os.read(device, 2048))
+        except BlockingIOError:
+            break
+    return packets
+
+
+def make_device(name: str) -> int:
+    """Make a TUN device without a header of its own (tuntap documentation of the kernel); gives its descriptor."""
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _IFF_TUN | _IFF_NO_PI))
+    return device
+
+
+def packed(address: str) -> bytes:
+    """Give the bytes of an address."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def main(name: str) -> None:
+    """Make the device and serve."""
+    told: dict[str, dict[str, Any]] = json.loads(sys.stdin.readline())
+    hosts = {packed(address): Host(**what) for address, what in told.items()}
+    device = make_device(name)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    serve(device, hosts)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

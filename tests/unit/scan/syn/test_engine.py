@@ -1,0 +1,636 @@
+from __future__ import annotations
+
+import errno
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
+from portspec.scan.job import PortState, Reason, ScanJob
+from portspec.scan.pacing import Pacer
+from portspec.scan.syn.control import AFTER as CONTROL
+from portspec.scan.syn.control import MOST, TRY_SLOTS
+from portspec.scan.syn.lane import PATIENCE
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from tests.unit.factories import MODEST
+from tests.unit.scan.syn.network import (
+    MODULUS,
+    NEVER,
+    OWN4,
+    START,
+    EachSecond,
+    Host,
+    Link,
+    Network,
+    Packet,
+    Send,
+    Simulation,
+    TokenBucket,
+    Truth,
+    assert_exact,
+    most_in_a_second,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.unit.scan.syn.network import Limit
+
+THOUSAND = PortSet.of_ranges([(1, 1000)])
+RTT = 0.05
+SILENT = {Truth.DROPPED}
+
+
+def mixed(address: str = "192.0.2.1", *, ports: PortSet = THOUSAND, seed: int = 0) -> Host:
+    """Make a host a quarter of whose ports is open, closed, dropped, rejected each."""
+    rng = random.Random(seed)  # noqa: S311 - not a secret
+    return Host(address, {port: rng.choice(list(Truth)) for port in ports})
+
+
+def counted(sends: Iterable[Send]) -> Counter[int]:
+    """Give how often each port was probed, but for controls."""
+    return Counter(send.port for send in sends if not send.is_control)
+
+
+def random_host(rng: random.Random, address: str, ports: PortSet, loss: float) -> Host:
+    """Make a host of random habits."""
+    weights = [rng.random() for _ in Truth]
+    truths = dict(zip(ports, rng.choices(list(Truth), weights, k=len(ports)), strict=True))
+    host = Host(address, truths, rtt=rng.choice([0.0002, 0.01, 0.05, 0.3]), loss=loss)
+    host.resets = rng.choice([1, 3])
+    host.is_syn_counted = rng.random() < 0.5
+    host.takes_back = not loss and rng.random() < 0.5  # or the RST might be all that arrives
+    host.is_rejecting_itself = rng.random() < 0.5
+    return host
+
+
+# What hosts do.
+
+
+def test_each_state_is_found() -> None:
+    """Open, closed, dropped and rejected ports are told apart in a moment; the round-trip time is the network's."""
+    host = mixed()
+    (seen,), sends = scan(host, ports=THOUSAND, within=2.0)
+    assert_exact(host, seen, THOUSAND)
+    assert seen.answered
+    assert seen.rtt == pytest.approx(RTT, abs=1e-4)
+    assert {send.port for send in sends} == set(THOUSAND)
+
+
+@pytest.mark.parametrize("retries", [1, 2, 4])
+def test_silent_ports_are_tried_as_configured_and_others_once(retries: int) -> None:
+    """Where nothing gets lost a silent port is probed 1 + `retries` times, and one that answers once."""
+    host = mixed()
+    _, sends = scan(host, ports=THOUSAND, retries=retries)
+    times = counted(sends)
+    assert {times[port] for port in THOUSAND if host.truth(port) in SILENT} == {1 + retries}
+    assert {times[port] for port in THOUSAND if host.truth(port) not in SILENT} == {1}
+
+
+def test_attempts_tell_themselves_apart() -> None:
+    """Each attempt at a port leaves from a source port of its own, in order, and no two probes share a number."""
+    _, sends = scan(mixed(), ports=THOUSAND)
+    attempts: dict[int, list[int]] = {}
+    for send in sends:
+        if not send.is_control:
+            attempts.setdefault(send.port, []).append(send.attempt)
+    (first,) = {made[0] for made in attempts.values()}
+    assert all(made == [(first + k) % TRY_SLOTS for k in range(len(made))] for made in attempts.values())
+    assert len({send.sequence for send in sends}) >= len(sends) - 2  # 2³² numbers, by chance
+
+
+def test_what_answered_is_left_alone() -> None:
+    """Ports that have answered are not probed again, but for the few controls of each batch of silent ones."""
+    host = mixed()
+    _, sends = scan(host, ports=THOUSAND)
+    controls = [send for send in sends if send.is_control]
+    assert controls
+    assert all(host.truth(send.port) is Truth.CLOSED for send in controls)
+    assert len(controls) <= MOST
+    heard_at: dict[int, float] = {}
+    for send in sends:
+        if host.truth(send.port) not in SILENT:
+            heard_at.setdefault(send.port, send.at + RTT)
+    assert not [send for send in sends if not send.is_control and send.at > heard_at.get(send.port, NEVER)]
+
+
+def test_silent_host_is_tried_for_three_waits() -> None:
+    """Of a host that drops everything each port is filtered after three waits, without controls; it did not answer."""
+    host = Host(others=Truth.DROPPED)
+    (seen,), sends = scan(host, ports=THOUSAND, within=3.0)
+    assert_exact(host, seen, THOUSAND)
+    assert (seen.answered, seen.rtt) == (False, None)
+    assert set(counted(sends).values()) == {3}
+    assert len(sends) == 3000
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_rejecting_host_is_asked_once(by_itself: bool) -> None:  # noqa: FBT001 - a parameter
+    """ICMP errors settle every port at the first probe; whether the address answered depends on who sent them."""
+    host = Host(others=Truth.REJECTED, is_rejecting_itself=by_itself)
+    (seen,), sends = scan(host, ports=THOUSAND, within=1.0)
+    assert_exact(host, seen, THOUSAND)
+    assert len(sends) == 1000
+    assert (seen.answered, seen.rtt) == (by_itself, None)
+
+
+@pytest.mark.parametrize("only", [Truth.OPEN, Truth.CLOSED])
+def test_single_port_that_answers_is_found(only: Truth) -> None:
+    """One port that answers among a thousand dropped ones is enough of a control, and costs no further try."""
+    host = Host(ports={700: only}, others=Truth.DROPPED)
+    (seen,), sends = scan(host, ports=THOUSAND, within=3.0)
+    assert_exact(host, seen, THOUSAND)
+    assert {times for port, times in counted(sends).items() if port != 700} == {3}
+
+
+def test_all_ports_at_once() -> None:
+    """All 65,535 ports of a host are scanned in seconds, each closed one with a single probe."""
+    host = Host(ports={1: Truth.OPEN, 443: Truth.OPEN, 65535: Truth.OPEN, 6000: Truth.DROPPED})
+    (seen,), sends = scan(host, ports=ALL_PORTS, within=3.0)
+    assert_exact(host, seen, ALL_PORTS)
+    assert len(sends) <= 65535 + 2 + 2
+
+
+def test_slow_answers_are_waited_for() -> None:
+    """A round trip of two seconds, more than the first wait, makes no port filtered that is not."""
+    host = mixed()
+    host.rtt = 2.0
+    (seen,), _ = scan(host, ports=THOUSAND, within=20.0)
+    assert_exact(host, seen, THOUSAND)
+    assert seen.answered
+    assert seen.rtt is None or seen.rtt == pytest.approx(2.0, abs=0.01)
+
+
+def test_three_resets_for_each_probe_are_one_answer() -> None:
+    """A host that sends every RST three times is not probed more or less for it."""
+    host = mixed()
+    host.resets = 3
+    (seen,), sends = scan(host, ports=THOUSAND, within=2.0)
+    assert_exact(host, seen, THOUSAND)
+    assert len(sends) <= 2 * 1000
+
+
+def test_reset_may_acknowledge_the_number_itself() -> None:
+    """A stack whose RSTs do not count the SYN is understood."""
+    host = mixed()
+    host.is_syn_counted = False
+    (seen,), _ = scan(host, ports=THOUSAND, within=2.0)
+    assert_exact(host, seen, THOUSAND)
+
+
+def test_open_port_that_resets_at_once_is_open() -> None:
+    """A SYN-ACK that an RST follows is still a SYN-ACK."""
+    host = mixed()
+    host.takes_back = True
+    (seen,), _ = scan(host, ports=THOUSAND, within=2.0)
+    assert_exact(host, seen, THOUSAND)
+
+
+def test_host_that_accepts_everything() -> None:
+    """A SYN-ACK on every port makes every port open, with one probe each."""
+    host = Host(others=Truth.OPEN)
+    (seen,), sends = scan(host, ports=THOUSAND, within=1.0)
+    assert_exact(host, seen, THOUSAND)
+    assert len(sends) == 1000
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_hosts_are_seen_as_they_are(seed: int, loss: float) -> None:
+    """Whatever a host's ports do, and with up to ten percent lost each way, every port's state is right."""
+    rng = random.Random(seed)  # noqa: S311 - not a secret
+    ports = PortSet.of(rng.sample(range(1, 65536), 400))
+    hosts = [random_host(rng, address, ports, loss) for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1")]
+    with Simulation(network=Network(hosts, seed=seed)) as simulation:
+        job = ScanJob(tuple(host.address for host in hosts), ports, seed=seed)
+        (observation,) = simulation.scan(job, within=60.0)
+    for host, seen in zip(hosts, observation.addresses, strict=True):
+        assert_exact(host, seen, ports)
+
+
+@pytest.mark.parametrize(
+    ("limit", "within"),
+    [
+        (lambda: EachSecond(200), 40.0),
+        (lambda: TokenBucket(200.0, 200.0), 40.0),
+        (lambda: TokenBucket(1000.0, 50.0), 40.0),
+        (lambda: TokenBucket(200.0, 50.0), 90.0),
+        (lambda: TokenBucket(200.0, 5.0), 90.0),
+        (lambda: TokenBucket(50.0, 50.0), 90.0),
+    ],
+    ids=["each second 200", "200 burst 200", "1000 burst 50", "200 burst 50", "200 burst 5", "50 burst 50"],
+)
+@pytest.mark.parametrize("dropped", [0, 300])
+def test_limited_resets_are_not_taken_for_silence(limit: Callable[[], Limit], within: float, dropped: int) -> None:
+    """A host that sends so many RSTs a second is asked for no more: closed ports are closed, dropped ones filtered."""
+    ports = PortSet.of_ranges([(1, 600)])
+    host = Host(ports=dict.fromkeys(range(1, dropped + 1), Truth.DROPPED) | {577: Truth.OPEN}, limit=limit())
+    (seen,), _ = scan(host, ports=ports, within=within)
+    assert_exact(host, seen, ports)
+
+
+def test_host_that_falls_silent_for_good_ends_the_scan() -> None:
+    """Of a host that dies while it is scanned the answers so far stand, the rest is filtered, after PATIENCE."""
+    ports = PortSet.of_ranges([(1, 5000)])
+    host = Host(ports=dict.fromkeys(range(1, 5000, 7), Truth.OPEN), silent_from=0.06)
+    (seen,), sends = scan(host, ports=ports, within=PATIENCE + 20.0)
+    heard = {send.port for send in sends if send.at + RTT / 2 < host.silent_from}
+    assert 1000 < len(heard) < 4000
+    assert set(seen.filtered) == set(ports) - heard
+    assert set(seen.open) == {port for port in heard if host.truth(port) is Truth.OPEN}
+    assert (seen.failure, seen.answered) == (None, True)
+
+
+@pytest.mark.parametrize("answers_late", [True, False])
+@pytest.mark.parametrize("start", [0.05, 0.3, 0.6])
+def test_stalled_host_is_seen_as_it_is(start: float, answers_late: bool) -> None:  # noqa: FBT001 - a parameter
+    """Half a second in which a host answers nothing, or only afterwards, changes no port's state, nor the rtt."""
+    ports = PortSet.of_ranges([(1, 3000)])
+    host = mixed(ports=ports)
+    host.stalls, host.answers_late = (start, start + 0.5), answers_late
+    (seen,), _ = scan(host, ports=ports, within=30.0)
+    assert_exact(host, seen, ports)
+    assert seen.rtt == pytest.approx(RTT, abs=1e-4)
+
+
+# This machine's limits.
+
+
+def test_full_ring_costs_time_and_nothing_else() -> None:
+    """Answers that found the ring full are counted and asked for again; no port is filtered for it."""
+    hosts = [mixed(f"192.0.2.{number}", seed=number) for number in range(1, 5)]
+    with Simulation(network=Network(hosts, room_to_receive=1200)) as simulation:
+        (observation,) = simulation.scan(ScanJob(tuple(host.address for host in hosts), THOUSAND), within=30.0)
+        assert simulation.engine.stats.answers_dropped == simulation.network.dropped > 0
+    for host, seen in zip(hosts, observation.addresses, strict=True):
+        assert_exact(host, seen, THOUSAND)
+
+
+def test_full_ring_makes_the_engine_ask_for_less() -> None:
+    """After an overflow fewer probes are out at once, and the engine rests while they are."""
+    hosts = [Host(f"192.0.2.{number}") for number in range(1, 9)]
+    ports = PortSet.of_ranges([(1, 2000)])
+    with Simulation(network=Network(hosts, room_to_receive=1500)) as simulation:
+        simulation.scan(ScanJob(tuple(host.address for host in hosts), ports), within=30.0)
+    assert simulation.network.dropped
+    assert simulation.idle == 0
+    first_overflow = RTT
+    sends = simulation.network.sends
+    soon = [send for send in sends if first_overflow < send.at <= first_overflow + RTT]
+    assert sum(send.at <= first_overflow for send in sends) == 8 * 1024
+    assert len(soon) <= 4 * 1024
+    assert simulation.turns < 3000
+
+
+@pytest.mark.parametrize(("start", "room"), [(0.0, 0), (0.0, 100), (0.05, 700)])
+def test_full_queue_is_waited_for(start: float, room: int) -> None:
+    """While the kernel has no room for probes the engine waits, and sends what is left when there is."""
+    ports = PortSet.of_ranges([(1, 3000)])
+    hosts = [mixed("192.0.2.1", ports=ports), mixed("2001:db8::1", ports=ports)]
+    with Simulation(network=Network(hosts, full=(start, start + 0.5), room=room)) as simulation:
+        (observation,) = simulation.scan(ScanJob(tuple(host.address for host in hosts), ports), within=5.0)
+    assert observation.probes == len(simulation.network.sends)
+    assert simulation.turns < 1000
+    for host, seen in zip(hosts, observation.addresses, strict=True):
+        assert_exact(host, seen, ports)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "word"),
+    [
+        (errno.EPERM, Reason.PERMISSION, "operation not permitted"),
+        (errno.EACCES, Reason.PERMISSION, "permission denied"),
+        (errno.ENETUNREACH, Reason.NO_ROUTE, "network is unreachable"),
+        (errno.EHOSTUNREACH, Reason.NO_ROUTE, "no route to host"),
+        (errno.ENETDOWN, Reason.NO_ROUTE, "network is down"),
+        (errno.EINVAL, Reason.NO_ROUTE, "blackhole"),
+        (errno.EMSGSIZE, Reason.INTERNAL, "message too long"),
+    ],
+)
+@pytest.mark.parametrize("start", [0.0, 0.06])
+def test_refused_probes_fail_their_address_alone(code: int, reason: Reason, word: str, start: float) -> None:
+    """An address that the kernel will not send to fails with a reason and a detail, with what was seen before."""
+    ports = PortSet.of_ranges([(1, 3000)])
+    refused, other = mixed("192.0.2.1", ports=ports), mixed("192.0.2.2", ports=ports)
+    refused.refused = (start, code)
+    (seen, seen_other), sends = scan(refused, other, ports=ports, within=5.0)
+    assert_exact(other, seen_other, ports)
+    assert seen.failure is not None
+    assert seen.failure.reason is reason
+    assert refused.address in seen.failure.detail
+    assert word in seen.failure.detail
+    assert bool(seen.scanned) == bool(start)
+    assert all((seen.state(port) is PortState.OPEN) == (refused.truth(port) is Truth.OPEN) for port in seen.scanned)
+    assert not [send for send in sends if send.address == refused.address and send.at > start]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (errno.ENETUNREACH, "network is unreachable"),
+        (Link(OWN4, "sim0", has_link=False), "sim0 is down"),
+        (Link("198.51.100.99", "sim0"), "198.51.100.99"),
+    ],
+    ids=["gone", "down", "another source"],
+)
+def test_silence_of_a_lost_way_is_not_believed(change: Link | int, word: str) -> None:
+    """Silence says nothing where the route has gone, or has changed, or its link is down; others are as they are."""
+    lost, other = mixed("192.0.2.1"), mixed("192.0.2.2")
+    lost.routes, lost.silent_from = [(0.01, change)], 0.01
+    (seen, seen_other), _ = scan(lost, other, ports=THOUSAND, within=PATIENCE + 10.0)
+    assert_exact(other, seen_other, THOUSAND)
+    assert seen.failure is not None
+    assert seen.failure.reason is Reason.NO_ROUTE
+    assert word in seen.failure.detail
+    assert (seen.scanned, seen.filtered) == (NO_PORTS, NO_PORTS)
+
+
+def test_no_route_from_the_start() -> None:
+    """Without a route an address fails at once, unprobed; an address of the other family is scanned."""
+    without, other = mixed("2001:db8::1"), mixed("192.0.2.1")
+    without.routes = [(0.0, errno.ENETUNREACH)]
+    (seen, seen_other), sends = scan(without, other, ports=THOUSAND)
+    assert seen.failure is not None
+    assert seen.failure.reason is Reason.NO_ROUTE
+    assert_exact(other, seen_other, THOUSAND)
+    assert not [send for send in sends if send.address == without.address]
+
+
+# What others try.
+
+
+def test_forged_answers_change_nothing() -> None:
+    """Whoever sees each probe but for its number can guess around it by the thousand: all states stay the true ones."""
+    hosts = [mixed("192.0.2.1"), mixed("192.0.2.2", seed=1)]
+    for host in hosts:
+        host.forgeries = True
+    seen, sends = scan(*hosts, ports=THOUSAND, within=2.0)
+    for host, one in zip(hosts, seen, strict=True):
+        assert_exact(host, one, THOUSAND)
+        assert one.rtt == pytest.approx(RTT, abs=1e-4)
+        times = counted(send for send in sends if send.address == host.address)
+        assert {times[port] for port in THOUSAND if host.truth(port) in SILENT} == {3}
+
+
+def test_flood_of_guesses_changes_nothing() -> None:
+    """Ten thousand random packets leave a silent host silent."""
+    host = Host(others=Truth.DROPPED)
+    rng = random.Random(1)  # noqa: S311 - not a secret
+    with Simulation(host) as simulation:
+        for _ in range(10_000):
+            packet = Packet(
+                rng.choice([host.address, "203.0.113.9"]),
+                OWN4,
+                rng.randrange(65536),
+                simulation.network.first_source_port + rng.randrange(16),
+                rng.randrange(MODULUS),
+                rng.choice([OPEN, CLOSED, FILTERED]),
+            )
+            simulation.network.arrive(packet, after=rng.randrange(100) / 50)
+        (observation,) = simulation.scan(ScanJob((host.address,), THOUSAND), within=3.0)
+    (seen,) = observation.addresses
+    assert_exact(host, seen, THOUSAND)
+    assert not seen.answered
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 9, CONTROL])
+def test_right_answers_to_probes_never_sent_change_nothing(attempt: int) -> None:
+    """An answer to an attempt that was not made is ignored, even if its number is the right one."""
+    host = Host(others=Truth.DROPPED)
+    with Simulation(host) as simulation:
+        future = simulation.submit(ScanJob((host.address,), THOUSAND))
+        simulation.run(lambda: len(simulation.network.sends) == 1000, within=0.1)
+        table, first = simulation.engine._table, simulation.network.first_source_port
+        (lane,) = simulation.engine._lanes
+        places = np.full(1000, table.place(lane), np.intp)
+        ports = np.arange(1, 1001, dtype=np.uint16)
+        probes = table.probes(places, np.full(1000, first + attempt, np.uint16), ports)
+        for port, sequence in zip(range(1, 1001), probes.sequence.tolist(), strict=True):
+            simulation.network.arrive(Packet(host.address, OWN4, port, first + attempt, sequence, OPEN), after=0.1)
+        simulation.run(future.done, within=3.0)
+    (seen,) = future.result(timeout=0).addresses
+    assert seen.open == NO_PORTS
+    assert seen.filtered == THOUSAND
+
+
+# Pace.
+
+
+@pytest.mark.parametrize("rate", [40.0, 100.0, 199.0, 500.0, 2000.0, 20_000.0])
+@pytest.mark.parametrize("whose", ["engine", "host", "both"])
+def test_rate_holds(rate: float, whose: str) -> None:
+    """No second has more probes than the rate of the engine or of the host, controls included; nor many fewer."""
+    ports = PortSet.of_ranges([(1, 60 if rate < 200 else 150)])
+    host = mixed(ports=ports)
+    with Simulation(host, rate=None if whose == "host" else rate) as simulation:
+        job = ScanJob((host.address,), ports, None if whose == "engine" else rate)
+        (observation,) = simulation.scan(job, within=4 * len(ports) / rate + 3.0)
+    assert_exact(host, observation.addresses[0], ports)
+    assert most_in_a_second(simulation.network.sends) <= rate
+
+
+def test_rate_holds_for_hosts_together_and_host_rate_for_each() -> None:
+    """Two jobs share the engine's rate, each has its own host's, and both are exact."""
+    ports = PortSet.of_ranges([(1, 150)])
+    hosts = [mixed("192.0.2.1", seed=1), mixed("192.0.2.2", seed=2), mixed("2001:db8::3", seed=3)]
+    with Simulation(*hosts, rate=1200.0) as simulation:
+        jobs = [ScanJob(("192.0.2.1", "2001:db8::3"), ports, 1000.0), ScanJob(("192.0.2.2",), ports, 800.0)]
+        both, single = simulation.scan(*jobs, within=20.0)
+    for host, seen in zip([hosts[0], hosts[2], hosts[1]], [*both.addresses, *single.addresses], strict=True):
+        assert_exact(host, seen, ports)
+    sends = simulation.network.sends
+    assert most_in_a_second(sends) <= 1200
+    assert most_in_a_second(send for send in sends if send.address != "192.0.2.2") <= 1000
+    assert most_in_a_second(send for send in sends if send.address == "192.0.2.2") <= 800
+    assert both.probes + single.probes == len(sends)
+
+
+def test_jobs_that_share_a_pacer_share_its_rate() -> None:
+    """Two jobs about one host, at once or one after the other, together keep the pace of their common pacer."""
+    hosts = [mixed("192.0.2.1", seed=1), mixed("192.0.2.2", seed=2)]
+    ports, pacer = PortSet.of_ranges([(1, 150)]), Pacer(500.0)
+    with Simulation(*hosts) as simulation:
+        jobs = [ScanJob((host.address,), ports, pacer=pacer) for host in hosts]
+        observations = simulation.scan(*jobs, within=20.0)
+        observations += simulation.scan(jobs[0], within=20.0)
+    for host, observation in zip([*hosts, hosts[0]], observations, strict=True):
+        assert_exact(host, observation.addresses[0], ports)
+    assert most_in_a_second(simulation.network.sends) <= 500
+
+
+def test_engine_may_share_its_pacer() -> None:
+    """An engine and somebody else with the same pacer keep its rate together, and both get on."""
+    hosts, pacer = [Host(), Host("192.0.2.2")], Pacer(1000.0)
+    ports = PortSet.of_ranges([(1, 400)])
+    with Simulation(*hosts, pacer=pacer) as simulation:
+        future = simulation.submit(ScanJob((hosts[0].address,), ports))
+        others: list[Send] = []
+
+        def is_done() -> bool:
+            now = simulation.network.clock()
+            if not simulation.turns % 3:
+                others.extend([Send(now - START, "", 1, 0, 0, 0)] * pacer.take(2, now))
+            return future.done()
+
+        simulation.run(is_done, within=5.0)
+    assert len(others) > 10
+    assert most_in_a_second([*simulation.network.sends, *others]) <= 1000
+    assert_exact(hosts[0], future.result(timeout=0).addresses[0], ports)
+
+
+def test_silent_host_does_not_hold_up_others() -> None:
+    """Under a rate every host gets its share: one that answers is done long before those that do not."""
+    silent = [Host(f"192.0.2.{number}", others=Truth.DROPPED) for number in range(1, 6)]
+    quick = Host("192.0.2.9")
+    with Simulation(*silent, quick, rate=2000.0) as simulation:
+        ports = PortSet.of_ranges([(1, 150)])
+        slow = [simulation.submit(ScanJob((host.address,), ports)) for host in silent]
+        future = simulation.submit(ScanJob((quick.address,), ports))
+        simulation.run(future.done, within=1.0)
+        assert not any(one.done() for one in slow)
+
+
+# Jobs.
+
+
+def test_jobs_on_one_address_are_not_mixed_up() -> None:
+    """Two jobs on one address that come together each get their own ports, exactly, whatever is answered to whom."""
+    host = mixed()
+    host.resets = 3
+    ports = [PortSet.of_ranges([(1, 600)]), PortSet.of_ranges([(400, 1000)]), PortSet.of([65535])]
+    with Simulation(host) as simulation:
+        observations = simulation.scan(*[ScanJob((host.address,), some, seed=1) for some in ports], within=10.0)
+    for observation, some in zip(observations, ports, strict=True):
+        assert_exact(host, observation.addresses[0], some)
+    assert sum(observation.probes for observation in observations) == len(simulation.network.sends)
+
+
+def test_late_answers_of_a_job_do_not_reach_the_next() -> None:
+    """What still arrives for a job that was cancelled tells the next job on that address nothing."""
+    host = Host(others=Truth.OPEN, rtt=0.5)
+    with Simulation(host) as simulation:
+        first = simulation.submit(ScanJob((host.address,), THOUSAND))
+        simulation.run(lambda: len(simulation.network.sends) == 1000, within=0.1)
+        first.cancel()
+        host.others = Truth.DROPPED
+        (observation,) = simulation.scan(ScanJob((host.address,), THOUSAND), within=5.0)
+    assert_exact(host, observation.addresses[0], THOUSAND)
+    assert not observation.addresses[0].answered
+
+
+@pytest.mark.parametrize("when", [0.0, 0.03, 0.06, 0.3])
+def test_cancelled_job_is_not_sent_for(when: float) -> None:
+    """From the moment when a job is cancelled none of its probes goes out; another job is unaffected."""
+    ports = PortSet.of_ranges([(1, 5000)])
+    hosts = [mixed("192.0.2.1", ports=ports), mixed("192.0.2.2", ports=ports)]
+    with Simulation(*hosts) as simulation:
+        cancelled, other = (simulation.submit(ScanJob((host.address,), ports)) for host in hosts)
+        if when:
+            simulation.run(lambda: simulation.network.elapsed >= when, within=1.0)
+        cancelled.cancel()
+        before = len([send for send in simulation.network.sends if send.address == hosts[0].address])
+        simulation.run(other.done, within=5.0)
+        stats = simulation.engine.stats
+        assert stats.ports_submitted == stats.ports_settled == (10_000 if when else 5000)
+    assert len([send for send in simulation.network.sends if send.address == hosts[0].address]) == before
+    assert_exact(hosts[1], other.result(timeout=0).addresses[0], ports)
+
+
+def test_cancelling_a_job_that_waits_for_its_address_frees_nothing_else() -> None:
+    """A job that waits behind another one on its address can be cancelled; the other one goes on."""
+    host = mixed()
+    with Simulation(host) as simulation:
+        first, second, third = (simulation.submit(ScanJob((host.address,), THOUSAND)) for _ in range(3))
+        simulation.run(lambda: simulation.network.elapsed >= 0.03, within=1.0)
+        second.cancel()
+        simulation.run(lambda: first.done() and third.done(), within=5.0)
+        stats = simulation.engine.stats
+        assert stats.ports_submitted == stats.ports_settled == 3000
+    for future in (first, third):
+        assert_exact(host, future.result(timeout=0).addresses[0], THOUSAND)
+
+
+def test_closed_engine_cancels_what_is_left() -> None:
+    """Closing the engine cancels its jobs, in whatever state, and closes the channel; no port is left unsettled."""
+    host = mixed()
+    with Simulation(host) as simulation:
+        futures = [simulation.submit(ScanJob((host.address,), THOUSAND)) for _ in range(2)]
+        simulation.run(lambda: bool(simulation.network.sends), within=1.0)
+        futures.append(simulation.submit(ScanJob((host.address,), THOUSAND)))
+    assert all(future.cancelled() for future in futures)
+    assert simulation.network.is_closed
+    assert simulation.engine.stats.ports_settled == simulation.engine.stats.ports_submitted
+
+
+def test_address_that_is_none_fails_its_job_alone() -> None:
+    """A job whose address cannot be read gets the error; the next one is scanned."""
+    host = mixed()
+    with Simulation(host) as simulation:
+        wrong = simulation.submit(ScanJob(("not an address",), THOUSAND))
+        (observation,) = simulation.scan(ScanJob((host.address,), THOUSAND))
+    assert isinstance(wrong.exception(timeout=0), OSError)
+    assert_exact(host, observation.addresses[0], THOUSAND)
+
+
+def test_job_without_ports_or_addresses_is_done_at_once() -> None:
+    """Where there is nothing to scan nothing is sent."""
+    with Simulation(Host()) as simulation:
+        no_ports, no_addresses = simulation.scan(ScanJob(("192.0.2.1",), NO_PORTS), ScanJob((), THOUSAND), within=0.1)
+    assert not simulation.network.sends
+    assert (no_ports.addresses[0].scanned, no_addresses.addresses) == (NO_PORTS, ())
+
+
+def test_same_seed_gives_the_same_scan() -> None:
+    """The order of probes is the seed's, whatever the sequence numbers are."""
+    orders = [[send.port for send in scan(mixed(), ports=THOUSAND, seed=seed)[1]] for seed in (5, 5, 6)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0][:1000] != sorted(orders[0][:1000])
+
+
+def test_many_addresses_of_both_families() -> None:
+    """Two hundred addresses at once are all seen as they are."""
+    ports = PortSet.of_ranges([(20, 40)])
+    hosts = [
+        mixed(f"192.0.2.{number}" if number % 2 else f"2001:db8::{number:x}", ports=ports, seed=number)
+        for number in range(1, 201)
+    ]
+    seen, _ = scan(*hosts, ports=ports, within=3.0)
+    for host, one in zip(hosts, seen, strict=True):
+        assert one.address == host.address
+        assert_exact(host, one, ports)
+
+
+@MODEST
+@given(
+    truths=st.dictionaries(
+        st.one_of(st.sampled_from([1, 2, 65534, 65535]), st.integers(1, 65535)), st.sampled_from(Truth), max_size=20
+    ),
+    seed=st.integers(0, 2**64 - 1),
+    retries=st.integers(0, 3),
+)
+def test_small_sets_are_exact(truths: dict[int, Truth], seed: int, retries: int) -> None:
+    """Whatever few ports are scanned, and whatever they do, each one's state is right, with few probes."""
+    host, ports = Host(ports=truths), PortSet.of(truths)
+    (seen,), sends = scan(host, ports=ports, within=6.0, seed=seed, retries=retries)
+    assert_exact(host, seen, ports)
+    assert seen.answered == any(truth is not Truth.DROPPED for truth in truths.values())
+    times = counted(sends)
+    assert all(times[port] == 1 for port in ports if host.truth(port) not in SILENT)
+    least = max(1 + retries, 2) if seen.rtt is not None else 1 + retries  # the last try takes controls along
+    assert all(1 + retries <= times[port] <= least for port in ports if host.truth(port) in SILENT)
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+@pytest.mark.parametrize("truth", Truth)
+def test_single_port_at_the_end_of_the_range(port: int, truth: Truth) -> None:
+    """The first and the last port that there is can be all that is scanned."""
+    host = Host(ports={port: truth})
+    (seen,), _ = scan(host, ports=PortSet.of([port]), within=3.0)
+    assert_exact(host, seen, PortSet.of([port]))

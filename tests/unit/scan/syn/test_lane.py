@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from portspec.ports import PortSet
+from portspec.scan.job import Failure, Reason, ScanJob
+from portspec.scan.loss import LossEstimate
+from portspec.scan.syn.control import AFTER, BEFORE
+from portspec.scan.syn.control import AFTER as CONTROL
+from portspec.scan.syn.lane import PATIENCE, Lane
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from portspec.scan.syn.lane import Load
+
+START = 1000.0
+TIMEOUT = 0.9
+RTT = 0.05
+
+
+def lane_of(ports: Iterable[int], *, retries: int = 2, seed: int = 0, address: str = "192.0.2.1") -> Lane:
+    """Make the lane of a job of one address."""
+
+    def make(work: Work[Lane], address: str) -> Lane:
+        return Lane(work, address, timeout=TIMEOUT, retries=retries, path_loss=LossEstimate())
+
+    work = Work(ScanJob((address,), PortSet.of(ports), seed=seed), Future(), START, make)
+    return work.lanes[0]
+
+
+def take(lane: Lane, most: int = 1000) -> Load:
+    """Take what is to be sent; there is something."""
+    load = lane.take(most)
+    assert load is not None
+    return load
+
+
+def send(lane: Lane, at: float, most: int = 1000) -> Load:
+    """Take what is to be sent, and send all of it."""
+    load = take(lane, most)
+    assert lane.sent(load, np.ones(len(load), np.bool_), np.full(len(load), START + at)) == len(load)
+    return load
+
+
+def answer(lane: Lane, ports: Iterable[int], kind: int, at: float, attempt: int = 0, *, direct: bool = True) -> int:
+    """Let answers come; gives how many ports they settled."""
+    some = np.array(list(ports), np.uint16)
+    count = len(some)
+    return lane.harvest(
+        some,
+        np.full(count, attempt, np.uint8),
+        np.full(count, kind, np.uint8),
+        np.full(count, START + at),
+        np.full(count, direct, np.bool_),
+    )
+
+
+def test_order_is_of_the_seed_and_of_the_address() -> None:
+    """The same seed gives the same order for an address, another seed or another address another one."""
+    orders = [
+        take(lane_of(range(1, 500), seed=seed, address=address)).ports.tolist()
+        for seed, address in ((7, "192.0.2.1"), (7, "192.0.2.1"), (8, "192.0.2.1"), (7, "192.0.2.2"))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != orders[3]
+    assert all(sorted(order) == list(range(1, 500)) for order in orders)
+
+
+def test_what_was_not_sent_comes_again_first() -> None:
+    """Probes that the kernel had no room for are taken again, as the same attempt, before any others."""
+    lane = lane_of(range(1, 101))
+    load = take(lane, 40)
+    gone = np.arange(40) < 25
+    assert lane.sent(load, gone, np.full(40, START)) == 25
+    assert lane.in_flight == 25
+    again = take(lane, 40)
+    assert again.attempt == 0
+    assert again.ports.tolist() == load.ports[25:].tolist()
+
+
+def test_nothing_sent_is_nothing_in_flight() -> None:
+    """A load none of which went out leaves nothing to wait for."""
+    lane = lane_of([22, 80])
+    load = take(lane)
+    assert lane.sent(load, np.zeros(2, np.bool_), np.zeros(2)) == 0
+    assert lane.in_flight == 0
+    assert lane.next_expiry() is None
+    assert not lane.is_doubtful
+    assert take(lane).ports.tolist() == load.ports.tolist()
+
+
+def test_late_answer_is_taken_and_nothing_sent_again() -> None:
+    """An answer that comes when its time was up settles the port, and the repeated probe stays away."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    lane.expire(START + 1.0)
+    assert lane.room
+    assert lane.in_flight == 0
+    assert answer(lane, [22, 80], CLOSED, 1.1) == 2
+    assert lane.in_flight == 0
+    assert lane.take(10) is None
+    assert lane.is_over
+
+
+def test_answer_to_an_earlier_attempt_counts() -> None:
+    """With the second probe on its way an answer to the first settles the port, once."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    lane.expire(START + 1.0)
+    send(lane, 1.0)
+    assert answer(lane, [22], OPEN, 1.02, attempt=0) == 1
+    assert answer(lane, [22], OPEN, 1.05, attempt=1) == 0
+    assert lane.in_flight == 1
+    assert lane.observation().open == PortSet.of([22])
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 14, CONTROL])
+def test_answer_to_what_was_not_sent_is_ignored(attempt: int) -> None:
+    """Whoever answers an attempt that was not made has guessed."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    assert answer(lane, [22], OPEN, RTT, attempt=attempt) == 0
+    assert lane.unsettled == 2
+    assert lane.observation().open == PortSet()
+
+
+@pytest.mark.parametrize("port", [23, 81, 65535])
+def test_answer_of_a_port_nobody_asked_is_ignored(port: int) -> None:
+    """Ports that are not scanned settle nothing, between those that are, or above."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    assert answer(lane, [port], OPEN, RTT) == 0
+    assert lane.observation().open == PortSet()
+
+
+def test_answer_before_anything_was_sent_is_ignored() -> None:
+    """A fresh port has not been asked."""
+    lane = lane_of([22, 80])
+    assert answer(lane, [22], OPEN, RTT) == 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ([OPEN, CLOSED], "open"),
+        ([CLOSED, OPEN], "open"),
+        ([FILTERED, CLOSED], "closed"),
+        ([CLOSED, FILTERED], "closed"),
+        ([FILTERED, OPEN, CLOSED], "open"),
+        ([CLOSED, CLOSED, CLOSED], "closed"),
+    ],
+)
+def test_stronger_answer_overrules(kinds: list[int], expected: str) -> None:
+    """Of several answers a SYN-ACK outweighs an RST, which outweighs an ICMP error; the port is settled once."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    assert [answer(lane, [22], kind, RTT) for kind in kinds] == [1, *[0] * (len(kinds) - 1)]
+    assert lane.unsettled == 1
+    assert lane.observation().state(22) == expected
+
+
+def test_several_answers_of_a_port_in_one_batch_settle_it_once() -> None:
+    """Three RSTs and a SYN-ACK that arrive together are one port."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    kinds = np.array([CLOSED, CLOSED, OPEN, CLOSED], np.uint8)
+    ports, attempts = np.full(4, 22, np.uint16), np.zeros(4, np.uint8)
+    assert lane.harvest(ports, attempts, kinds, np.full(4, START + RTT), np.ones(4, np.bool_)) == 1
+    assert (lane.unsettled, lane.in_flight) == (1, 1)
+    assert lane.observation().open == PortSet.of([22])
+
+
+def test_answer_after_silence_was_believed_overrules_it() -> None:
+    """A port that was called filtered and answers while its address is still being scanned has answered."""
+    lane = lane_of([22], retries=0)
+    send(lane, 0.0)
+    lane.expire(START + 1.0)
+    assert lane.is_doubtful
+    assert lane.conclude() == 1
+    assert answer(lane, [22], OPEN, 1.1) == 0
+    assert lane.observation().open == PortSet.of([22])
+
+
+def test_error_of_a_router_is_no_answer_of_the_address() -> None:
+    """An ICMP error from somebody on the way settles the port; the address has not answered."""
+    lane = lane_of([22, 80])
+    send(lane, 0.0)
+    assert answer(lane, [22], FILTERED, RTT, direct=False) == 1
+    assert not lane.observation().answered
+    assert lane.observation().rtt is None
+    assert answer(lane, [80], FILTERED, RTT, direct=True) == 1
+    assert lane.observation().answered
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_silence_is_believed_after_all_tries(retries: int) -> None:
+    """A host that never answers is asked 1 + `retries` times, each time for the configured wait."""
+    lane = lane_of([22, 80], retries=retries)
+    for attempt in range(1 + retries):
+        assert not lane.is_doubtful
+        load = send(lane, attempt * TIMEOUT)
+        assert (load.attempt, len(load.controls)) == (attempt, 0)
+        assert lane.next_expiry() == pytest.approx(START + (attempt + 1) * TIMEOUT)
+        lane.expire(START + (attempt + 1) * TIMEOUT - 0.001)
+        assert lane.in_flight == 2
+        lane.expire(START + (attempt + 1) * TIMEOUT + 0.001)
+        assert lane.in_flight == 0
+    assert lane.is_doubtful
+    assert lane.conclude() == 2
+    assert lane.is_over
+    assert lane.observation().filtered == PortSet.of([22, 80])
+
+
+def test_lost_answers_on_this_side_ask_for_one_more_try() -> None:
+    """When the ring overflowed, silence counts one try later."""
+    lane = lane_of([22], retries=0)
+    lane.missed()
+    send(lane, 0.0)
+    lane.expire(START + 1.0)
+    assert not lane.is_doubtful
+    assert send(lane, 1.0).attempt == 1
+    lane.expire(START + 2.0)
+    assert lane.is_doubtful
+
+
+def last_try(lane: Lane, silent: set[int], now: float) -> tuple[float, Load]:
+    """Let all but the silent answer and bring these to their last try; gives when it went out."""
+    load = send(lane, now)
+    answer(lane, set(load.ports.tolist()) - silent, CLOSED, now + RTT)
+    while True:
+        now += 1.0
+        lane.expire(START + now)
+        load = send(lane, now)
+        if load.attempt == 2:
+            return now, load
+
+
+def test_last_try_goes_out_with_controls() -> None:
+    """The last try of silent ports takes ports along that have answered; both fit into what was asked for."""
+    lane = lane_of(range(1, 21))
+    _, load = last_try(lane, {5, 6}, 0.0)
+    assert set(load.ports.tolist()) == {5, 6}
+    assert len(load.controls) == 2
+    assert not set(load.controls.tolist()) & {5, 6}
+
+
+def test_silence_counts_when_the_controls_were_heard() -> None:
+    """Silent ports whose controls answered are filtered."""
+    lane = lane_of(range(1, 21))
+    now, load = last_try(lane, {5, 6}, 0.0)
+    assert answer(lane, load.controls.tolist(), CLOSED, now + RTT, attempt=CONTROL) == 0
+    lane.expire(START + now + 1.0)
+    assert lane.is_doubtful
+    assert lane.conclude() == 2
+    assert lane.observation().filtered == PortSet.of([5, 6])
+
+
+def wave(lane: Lane, now: float, *, hears_before: bool, hears_after: bool) -> Load:
+    """Send a whole wave of a lane that is strict by now; gives the ports' part of it."""
+    before = send(lane, now)
+    assert (len(before.ports), before.control) == (0, BEFORE)
+    if hears_before:
+        answer(lane, before.controls.tolist(), CLOSED, now + RTT, attempt=BEFORE)
+    load = send(lane, now)
+    after = send(lane, now)
+    assert (len(after.ports), after.control) == (0, AFTER)
+    if hears_after:
+        answer(lane, after.controls.tolist(), CLOSED, now + RTT, attempt=AFTER)
+    assert lane.room == 0
+    return load
+
+
+def test_silence_does_not_count_while_the_host_is_deaf() -> None:
+    """Where the controls stay silent too the ports are tried again in waves, until nothing was heard for PATIENCE."""
+    lane = lane_of(range(1, 21))
+    now, _ = last_try(lane, {5, 6}, 0.0)
+    now += 1.0
+    lane.expire(START + now)
+    deaf_since = now
+    while now - deaf_since + 1.0 < PATIENCE:
+        assert not lane.is_doubtful
+        assert set(wave(lane, now, hears_before=False, hears_after=False).ports.tolist()) <= {5, 6}
+        now += 1.0
+        lane.expire(START + now)
+    wave(lane, now, hears_before=False, hears_after=False)
+    lane.expire(START + now + 1.0)
+    assert lane.is_doubtful
+    assert lane.conclude() == 2
+    assert lane.observation().filtered == PortSet.of([5, 6])
+
+
+@pytest.mark.parametrize(("hears_before", "hears_after"), [(True, False), (False, True)])
+def test_wave_proves_nothing_with_one_end_deaf(*, hears_before: bool, hears_after: bool) -> None:
+    """Controls that are heard at one end only prove no silence, however often; the next wave is after a rest."""
+    lane = lane_of(range(1, 21))
+    now, _ = last_try(lane, {5, 6}, 0.0)
+    now += 1.0
+    lane.expire(START + now)
+    for _ in range(20):
+        wave(lane, now, hears_before=hears_before, hears_after=hears_after)
+        now += 1.0
+        lane.expire(START + now)
+        assert not lane.is_doubtful
+        assert lane.rest_until > START + now
+        now += 1.0
+    assert lane.unsettled == 2
+
+
+def test_waves_prove_silence_as_often_as_there_are_tries() -> None:
+    """With the controls heard at both ends, silence is believed after 1 + retries waves."""
+    lane = lane_of(range(1, 21))
+    now, _ = last_try(lane, {5, 6}, 0.0)
+    now += 1.0
+    lane.expire(START + now)
+    for number in range(3):
+        assert not lane.is_doubtful, number
+        assert set(wave(lane, now, hears_before=True, hears_after=True).ports.tolist()) == {5, 6}
+        now += 1.0
+        lane.expire(START + now)
+    assert lane.is_doubtful
+    assert lane.conclude() == 2
+
+
+def test_wave_whose_ports_all_answer_ends_at_once() -> None:
+    """Nobody waits for the time to be up where everything was answered."""
+    lane = lane_of(range(1, 21))
+    now, _ = last_try(lane, {5, 6}, 0.0)
+    now += 1.0
+    lane.expire(START + now)
+    load = wave(lane, now, hears_before=True, hears_after=True)
+    answer(lane, load.ports.tolist(), OPEN, now + RTT, attempt=load.attempt)
+    assert lane.is_over
+    assert lane.observation().open == PortSet.of([5, 6])
+
+
+def test_failure_leaves_only_what_was_seen() -> None:
+    """With a failure the ports that have answered are all that was scanned."""
+    lane = lane_of([22, 80, 443])
+    send(lane, 0.0)
+    answer(lane, [22], OPEN, RTT)
+    answer(lane, [80], CLOSED, RTT)
+    lane.failure = Failure(Reason.NO_ROUTE, "gone")
+    seen = lane.observation()
+    assert lane.is_over
+    assert seen.scanned == PortSet.of([22, 80])
+    assert (seen.open, seen.filtered) == (PortSet.of([22]), PortSet())
+
+
+def test_rtt_is_the_shortest_of_answers_to_the_latest_probe() -> None:
+    """The round-trip time is the shortest that was seen; answers to earlier probes than the last do not count."""
+    lane = lane_of([22, 80, 443])
+    send(lane, 0.0)
+    answer(lane, [22], OPEN, 0.2)
+    assert lane.observation().rtt == pytest.approx(0.2, abs=1e-5)
+    lane.expire(START + 1.0)
+    send(lane, 1.0)
+    answer(lane, [80], CLOSED, 1.001, attempt=0)
+    assert lane.observation().rtt == pytest.approx(0.2, abs=1e-5)
+    answer(lane, [443], CLOSED, 1.1, attempt=1)
+    assert lane.observation().rtt == pytest.approx(0.1, abs=1e-5)

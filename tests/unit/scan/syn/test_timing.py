@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.scan.syn.timing import FIRST_WINDOW, LEAST_WAIT, LEAST_WINDOW, MOST_WAIT, MOST_WINDOW, RoundTrip, Window
+from tests.unit.factories import MODEST
+
+FIRST = 0.9
+COUNTS = st.integers(0, 5000)
+
+
+def timer(*samples: float, first: float = FIRST) -> RoundTrip:
+    """Make a timer that has learned from samples."""
+    made = RoundTrip(first)
+    for sample in samples:
+        made.measured(sample)
+    return made
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 5])
+def test_first_answer_is_waited_for_as_configured(attempt: int) -> None:
+    """Before the first answer every attempt waits for the configured time, without backing off."""
+    assert RoundTrip(FIRST).wait(attempt) == FIRST
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([0.2], 0.2 + 4 * 0.1),  # 2.2: SRTT = R, RTTVAR = R / 2
+        ([0.2, 0.4], 0.225 + 4 * 0.125),  # 2.3: RTTVAR = 3/4 · 0.1 + 1/4 · 0.2, SRTT = 7/8 · 0.2 + 1/8 · 0.4
+        ([0.2, 0.4, 0.1], 0.209375 + 4 * 0.125),  # 3/4 · 0.125 + 1/4 · 0.125; 7/8 · 0.225 + 1/8 · 0.1
+        ([1.0, 1.0, 1.0], 1.0 + 4 * 0.28125),  # 0.5 · (3/4)²
+    ],
+)
+def test_wait_follows_the_formulas(samples: list[float], expected: float) -> None:
+    """The wait is SRTT + 4 · RTTVAR of RFC 6298, sections 2.2 and 2.3, by hand."""
+    assert timer(*samples).wait(0) == pytest.approx(expected)
+
+
+def test_quick_answers_do_not_make_it_hasty() -> None:
+    """However quick the answers are, no wait is shorter than LEAST_WAIT, unless the configured one is."""
+    assert timer(*[1e-4] * 50).wait(0) == LEAST_WAIT
+    assert timer(*[1e-4] * 50, first=0.03).wait(0) == 0.03
+
+
+def test_slow_answers_do_not_make_it_wait_for_ever() -> None:
+    """However slow the answers are, no attempt waits longer than MOST_WAIT."""
+    assert timer(3.0).wait(0) == MOST_WAIT
+    assert timer(3.0).wait(4) == MOST_WAIT
+    assert timer(*[60.0] * 9).wait(0) == MOST_WAIT
+
+
+def test_wait_doubles_with_each_attempt() -> None:
+    """Each attempt in vain doubles the wait (5.5), up to the wait before the first answer."""
+    waits = [timer(0.05).wait(attempt) for attempt in range(6)]
+    assert waits == pytest.approx([0.15, 0.3, 0.6, FIRST, FIRST, FIRST])
+
+
+def test_backing_off_never_shortens_the_wait() -> None:
+    """Where the answers take longer than the configured time, a repeated probe is waited for as long as a first one."""
+    assert timer(0.5).wait(0) == pytest.approx(1.5)
+    assert timer(0.5).wait(1) == pytest.approx(1.5)
+
+
+def test_steady_answers_shorten_the_wait() -> None:
+    """Answers that always take the same time are waited for hardly longer than that."""
+    assert timer(*[0.4] * 60).wait(0) == pytest.approx(0.4, rel=0.01)
+
+
+@MODEST
+@given(samples=st.lists(st.floats(0.0, 100.0), max_size=30), attempt=st.integers(0, 14), first=st.floats(0.01, 10.0))
+def test_wait_is_bounded(samples: list[float], attempt: int, first: float) -> None:
+    """Whatever is measured, a wait is at least LEAST_WAIT or the configured one and at most MOST_WAIT or that."""
+    made = timer(*samples, first=first)
+    assert min(LEAST_WAIT, first) <= made.wait(attempt) <= max(MOST_WAIT, first)
+    assert made.wait(attempt) <= made.wait(attempt + 1)
+
+
+def test_window_shrinks_where_much_is_lost() -> None:
+    """If half of the answers came to repeated probes, the window is about half as wide."""
+    window = Window()
+    window.concluded(first=50, later=50)
+    assert window.size < 0.6 * FIRST_WINDOW
+
+
+@pytest.mark.parametrize("later", [0, 4, 20])
+def test_window_is_as_wide_where_chance_loses_some(later: int) -> None:
+    """A fifth of answers to repeated probes, as ten percent lost each way make, does not narrow the window."""
+    window = Window()
+    for _ in range(200):
+        before = window.size
+        window.concluded(first=100 - later, later=later)
+        assert window.size >= before
+    assert window.size == MOST_WINDOW
+
+
+def test_few_answers_are_no_reason_to_shrink() -> None:
+    """A handful of late answers at the start says nothing."""
+    window = Window()
+    window.concluded(later=10)
+    assert window.size >= FIRST_WINDOW
+
+
+def test_loss_of_long_ago_is_forgotten() -> None:
+    """Heavy loss is noticed however many answers came without loss before."""
+    window = Window()
+    for _ in range(100):
+        window.concluded(first=1000)
+    window.concluded(first=MOST_WINDOW)
+    window.concluded(first=60, later=60)
+    assert window.size < 0.6 * MOST_WINDOW
+
+
+def test_window_grows_back_carefully() -> None:
+    """After a loss the window grows with the answers, by at most an eighth of them, up to the widest."""
+    window = Window()
+    window.shrink()
+    narrow = window.size
+    window.concluded(first=narrow)
+    assert narrow < window.size <= narrow + narrow // 8
+    for _ in range(200):
+        window.concluded(first=window.size)
+    assert window.size == MOST_WINDOW
+
+
+def test_silence_widens_the_window() -> None:
+    """A host that drops all probes is no busy one: what stays silent makes room as answers do."""
+    window = Window()
+    window.concluded(silent=FIRST_WINDOW)
+    assert window.size == 2 * FIRST_WINDOW
+
+
+@MODEST
+@given(events=st.lists(st.one_of(st.none(), st.tuples(COUNTS, COUNTS, COUNTS)), max_size=40))
+def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
+    """Whatever happens, the window is between LEAST_WINDOW and MOST_WINDOW."""
+    window = Window()
+    for event in events:
+        if event is None:
+            window.shrink()
+        else:
+            first, later, silent = event
+            window.concluded(first=first, later=later, silent=silent)
+        assert LEAST_WINDOW <= window.size <= MOST_WINDOW
+
+
+def test_window_shrinks_to_the_least() -> None:
+    """Halved again and again, the window ends at LEAST_WINDOW."""
+    window = Window()
+    for _ in range(20):
+        window.shrink()
+    assert window.size == LEAST_WINDOW
