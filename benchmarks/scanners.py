@@ -32,7 +32,7 @@ def portspec(engine: str, *, parallel: int = PARALLEL) -> Scanner:
         conf = directory / "conf.yml"
         document = {
             "parallelscans": parallel,
-            "hosts": {address: [] for address in workload.addresses},
+            "hosts": {host.addresses[0]: [port for _, port in host.ports] for host in workload.hosts},
             "scanports": [workload.spelled],
             "scan": {"engine": engine},
         }

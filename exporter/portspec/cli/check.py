@@ -31,8 +31,7 @@ class _Pace:
 
 def _pace(config: Config) -> _Pace:
     """Give the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
-    privileges.claim(privileges.CAP_NET_RAW)
-    may_use_raw = privileges.CAP_NET_RAW in privileges.effective()
+    may_use_raw = privileges.CAP_NET_RAW in privileges.permitted()
     if config.scan.engine == "syn" or (config.scan.engine == "auto" and may_use_raw):
         return _Pace("syn", 180_000, MOST_IN_FLIGHT, MOST_WINDOW)
     return _Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)

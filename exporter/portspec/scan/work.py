@@ -53,9 +53,13 @@ class Work(Generic[L]):
         return self.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in self.lanes)
 
     def deliver(self, now: float) -> None:
-        """Give the observation to who waits for it."""
-        if self.future.set_running_or_notify_cancel():
+        """Give the observation to who waits for it, or what went wrong with it."""
+        try:
             addresses = tuple(lane.observation() for lane in self.lanes)
+        except Exception as error:  # noqa: BLE001 - a fault in one job stops no other
+            self.fail(error)
+            return
+        if self.future.set_running_or_notify_cancel():
             self.future.set_result(Observation(addresses, now - self.started, self.probes))
 
     def fail(self, error: Exception) -> None:
@@ -84,10 +88,11 @@ class EngineThread(ABC):
         with self._closed:
             if self._closing:
                 raise RuntimeError("the engine is closed")
-            self._inbox.append((job, future))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"portspec-{self.name}", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"portspec-{self.name}", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._inbox.append((job, future))
         self._ring()
         return future
 
@@ -124,8 +129,9 @@ class EngineThread(ABC):
 
     def _abandon(self, error: Exception | None) -> None:
         """Drop everything; those who wait get the error, or a cancellation without one."""
-        futures = self._forget() + [future for _, future in self._inbox]
-        self._inbox.clear()
+        futures = self._forget()
+        while self._inbox:
+            futures.append(self._inbox.popleft()[1])
         for future in futures:
             if error is None:
                 future.cancel()

@@ -39,6 +39,7 @@ LEAST_IN_FLIGHT = 1024
 PAUSE = 0.005  # seconds to wait when the kernel has no room for probes
 
 _NO_PERMISSION = {errno.EPERM, errno.EACCES}
+_NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _NO_ROUTE = {
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
@@ -46,6 +47,7 @@ _NO_ROUTE = {
     errno.EHOSTDOWN,
     errno.EADDRNOTAVAIL,
     errno.EAFNOSUPPORT,
+    errno.EOPNOTSUPP,
     errno.ENODEV,
     errno.ENXIO,
     errno.EINVAL,  # a blackhole route
@@ -325,10 +327,13 @@ class SynEngine(EngineThread):
             os.eventfd_read(self._wake)
 
     def _forget(self) -> list[Future[Observation]]:
-        works = list(self._works)
-        for work in works:
-            self._drop(work)
-        return [work.future for work in works]
+        futures = [work.future for work in self._works]
+        self.stats.ports_settled += sum(lane.unsettled for work in self._works for lane in work.lanes)
+        self._works.clear()
+        self._lanes.clear()
+        self._queued.clear()
+        self._table = LaneTable(self._entropy)
+        return futures
 
     def _release(self) -> None:
         self._channel.close()
@@ -348,6 +353,8 @@ def _grouped(places: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp] |
 def _failure(address: str, code: int) -> Failure:
     """Say what an error number of a send or of a look-up means for an address."""
     detail = f"no probe to {address}: {os.strerror(code).lower()}"
+    if code in _NO_RESOURCE:
+        return Failure(Reason.LOCAL_LIMIT, detail)
     if code in _NO_PERMISSION:
         return Failure(
             Reason.PERMISSION, f"{detail}; this machine's packet filter refuses it, or its connection table is full"

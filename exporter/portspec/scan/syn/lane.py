@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from portspec.scan.syn.packets import U8, U16, Bools, Floats
     from portspec.scan.syn.route import Route
+    from portspec.scan.syn.wave import Wave
     from portspec.scan.work import Work
 
 ENOUGH = 50  # answers of an address tell its own share of lost ones
 TRIES = LAST_TRY + 1
-_MOST_LOSS = 0.25  # that is taken for chance
-PATIENCE = 5.0  # seconds for which a host that has answered may fall silent before its silence counts
+_LEAST_LOSS, _MOST_LOSS = 0.02, 0.25  # that is taken for chance
+_MOST_SHARED = 256  # answers that one address adds to what is known of the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class Lane:
             ports, times = ports[was_sent], times[was_sent]
         self._fly(ports, load.attempt, times)
         if len(ports):
-            flight = _Flight(float(times[0]), float(times[-1]), ports)
+            flight = _Flight(float(times.min()), float(times.max()), ports)
             self._flights.setdefault(load.attempt, deque()).append(flight)
         asked = gone[len(load.ports) :]
         if asked.any():
@@ -216,15 +217,16 @@ class Lane:
 
     def harvest(self, ports: U16, slots: U8, kinds: U8, at: Floats, direct: Bools) -> int:
         """Take answers that are proven, `direct` those of the address itself; gives how many ports they settled."""
-        if int(ports.max()) >= len(self._state):  # a cookie that was guessed
-            return 0
+        inside = ports < len(self._state)
+        if not inside.all():  # a cookie that was guessed
+            ports, slots, kinds, at, direct = ports[inside], slots[inside], kinds[inside], at[inside], direct[inside]
         attempts = np.where(slots < TRY_SLOTS, (slots + np.uint8(TRY_SLOTS - self._shift)) % np.uint8(TRY_SLOTS), slots)
         self.answered = self.answered or bool(direct.any())
         told = kinds != FILTERED
         if told.any():
             self._heard_at = max(self._heard_at, float(at[told].max()))
         if (attempts >= BEFORE).any():
-            self._hear_controls(ports[told], attempts[told])
+            self._hear_controls(ports[told], attempts[told], at[told])
         made = attempts < self._tries[ports]  # what was not sent cannot be answered, and a control is settled already
         ports, attempts, kinds, at, told = ports[made], attempts[made], kinds[made], at[made], told[made]
         before = self._state[ports]
@@ -236,13 +238,16 @@ class Lane:
         self._learn(settled, attempts[pending][rows], at[pending][rows], told[pending][rows])
         return len(settled)
 
-    def _hear_controls(self, ports: U16, attempts: U8) -> None:
+    def _hear_controls(self, ports: U16, attempts: U8, at: Floats) -> None:
         for control in (BEFORE, AFTER):
-            heard = ports[attempts == control].tolist()
+            heard = attempts == control
             if self._waves is None:
-                self._controls.heard(heard)
+                self._controls.heard(ports[heard].tolist())
             elif self._waves.current:
-                self._waves.current.heard(control, heard)
+                times = zip(ports[heard].tolist(), at[heard].tolist(), strict=True)
+                took = [self._waves.current.heard(control, port, moment) for port, moment in times]
+                for sample in filter(None, took):
+                    self._timer.measured(sample)
 
     def _learn(self, ports: U16, attempts: U8, at: Floats, told: Bools) -> None:
         """Learn round-trip time, loss, and whom to ask as a control, from the first answers of some ports."""
@@ -262,7 +267,8 @@ class Lane:
         later = len(ports) - first
         self._answers += len(ports)
         self._loss.answered(first=first, later=later)
-        self._path_loss.answered(first=first, later=later)
+        if self._answers <= _MOST_SHARED:  # one address must not speak for the whole path
+            self._path_loss.answered(first=first, later=later)
         self._window.concluded(first=first, later=later)
 
     def missed(self) -> None:
@@ -273,7 +279,7 @@ class Lane:
         """Give when the next probe will have been waited for long enough; None if there is none."""
         if self._waves:
             wave = self._waves.current
-            return wave.expires_at(self._timer.wait(0)) if wave and wave.is_sent else None
+            return wave.expires_at(self._waves.wait(self._timer.wait(0))) if wave and wave.is_sent else None
         waits = [
             flights[0].sent_at + self._timer.wait(attempt) for attempt, flights in self._flights.items() if flights
         ]
@@ -287,10 +293,13 @@ class Lane:
                 self._silent(attempt, flights.popleft(), now)
         if self._waves and self._waves.current and self._waves.current.is_sent:
             wave = self._waves.current
-            if (wave.is_answered and not self.in_flight) or wave.expires_at(self._timer.wait(0)) <= now:
-                self._judge(self._waves, now)
+            wait = self._waves.wait(self._timer.wait(0))
+            if (wave.is_answered and not self.in_flight) or wave.expires_at(wait) <= now:
+                self._judge(self._waves, wave, now, wait)
 
     def _silent(self, attempt: int, flight: _Flight, now: float) -> None:
+        if self._waves:  # since a moment: all is theirs
+            return
         ports = flight.ports
         ports = ports[(self._state[ports] == FLYING) & (self._tries[ports] == attempt + 1)]
         self.in_flight -= len(ports)
@@ -298,7 +307,7 @@ class Lane:
         self._waited[attempt + 1 :] += now - flight.sent_at - (self._waited[attempt + 1] - self._waited[attempt])
         is_last = attempt + 1 >= self._least
         self._controls.expire(flight.began_at)
-        loss = min(_MOST_LOSS, self._path_loss.share_without(self._loss))
+        loss = min(_MOST_LOSS, max(_LEAST_LOSS, self._path_loss.share_without(self._loss)))
         deaf = self._controls.are_deaf(flight.began_at - LEAST_WAIT, loss) if is_last else None
         if deaf or (attempt == LAST_TRY and self._controls and deaf is None):
             self._be_strict(now)
@@ -314,7 +323,7 @@ class Lane:
     def _be_strict(self, now: float) -> None:
         """Go over to waves, with everything that is not settled."""
         self._window.shrink()
-        self._waves = Waves(len(self._state), self._window.size, self._rng)
+        self._waves = Waves(len(self._state), self._window.size, self._rng, now)
         self._heard_at = now
         self._state[self._ports[self._state[self._ports] == FLYING]] = WAITING
         self.in_flight = 0
@@ -323,22 +332,22 @@ class Lane:
         self._doubtful.clear()
         self._flights.clear()
 
-    def _judge(self, waves: Waves, now: float) -> None:
-        """End a wave; silence that it proved often enough is to be believed, or all if nothing is heard any more."""
-        wave = waves.current
-        if wave is None:
-            return
+    def _judge(self, waves: Waves, wave: Wave, now: float, wait: float) -> None:
+        """End a wave; silence that was proven often enough is to be believed, or all if proof is not to be had."""
         silent = wave.ports[self._state[wave.ports] == FLYING]
+        answered = wave.ports[self._state[wave.ports] > FILTERED]
         self._state[silent] = WAITING
         self.in_flight = 0
-        if wave.is_proven:
-            heard, lost = wave.lost
-            self._path_loss.answered(first=heard, later=lost)
-        proven = waves.judge(silent, self._path_loss.tries(self._least), now, self._timer.wait(0))
-        if waves.is_hopeless or now - self._heard_at >= PATIENCE:
-            proven = self._ports[self._state[self._ports] <= WAITING]
+        silent = waves.judge(silent, answered, now, wait)
+        proven = waves.proven(silent, self._tries_of_wave(waves))
+        if waves.is_hopeless(self.unsettled, self._heard_at, now):
+            proven = self._ports[self._state[self._ports] == WAITING]
         if len(proven):
             self._doubtful.append((TRIES, proven))
+
+    def _tries_of_wave(self, waves: Waves) -> int:
+        losses = [self._path_loss, waves.loss] + ([self._loss] if self._loss.share <= TOO_MANY else [])
+        return max(loss.tries(self._least) for loss in losses)
 
     def conclude(self) -> int:
         """Call what was tried as often as the loss asks for and stayed silent filtered, try the rest again.

@@ -55,6 +55,11 @@ def effective() -> frozenset[int]:
     return _numbers("CapEff")
 
 
+def permitted() -> frozenset[int]:
+    """Give the numbers of the capabilities that the calling thread may make effective (proc(5), CapPrm)."""
+    return _numbers("CapPrm")
+
+
 def _numbers(name: str) -> frozenset[int]:
     for line in Path("/proc/thread-self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):

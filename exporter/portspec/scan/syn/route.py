@@ -37,11 +37,12 @@ class Route:
 
     def is_up(self) -> bool:
         """Tell whether the interface is up and has a link (netdevice(7): IFF_UP, IFF_RUNNING)."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            try:
-                answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", self.interface.encode(), 0))
-            except OSError:  # it has gone
-                return False
+        request = struct.pack("16sH22x", self.interface.encode(), 0)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+        except OSError as error:
+            return error.errno != errno.ENODEV  # it has gone; else nothing is known
         flags = struct.unpack_from("=H", answer, 16)[0]
         return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
 

@@ -42,7 +42,7 @@ _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
 _TPACKET_V2 = 1
 _STATUS_USER, _STATUS_CSUM_NOT_READY, _STATUS_CSUM_VALID = 1, 1 << 3, 1 << 7
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_LOCK_FILTER = 26, 44
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _NET_OFFSET = 14  # in struct tpacket2_hdr: where the IP header of a frame stands
 _HEADER = np.dtype({"names": ["status", "length", "net", "seconds", "nanoseconds"],
@@ -54,6 +54,7 @@ _MMSGHDR = np.dtype(
      ("control", "u8"), ("control_length", "u8"), ("flags", "u4"), ("", "u4"), ("sent", "u4"), ("", "u4")]
 )  # fmt: skip
 MESSAGE_SIZE = _MMSGHDR.itemsize
+_LONGEST = 1.0  # seconds that an answer lies in the ring
 _LATER = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR}
 
 
@@ -81,6 +82,8 @@ class RawChannel:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes
+            raise OSError(errno.ENOSYS, "sending in batches is made for 64-bit systems")
         self.dropped = 0  # answers that found the ring full, in all
         self._clock = clock
         self._stack = contextlib.ExitStack()
@@ -117,10 +120,10 @@ class RawChannel:
 
     def receive(self) -> list[Answers]:
         """Give what has arrived since the last call."""
-        offset = time.time() - self._clock()
         answers: list[Answers] = []
         for ring in self._rings:
-            for frames in ring.take(offset):
+            now = self._clock()
+            for frames in ring.take(now, time.time() - now):
                 answers += parse(ring.family, frames)
             self.dropped += ring.dropped()
         return answers
@@ -310,10 +313,10 @@ class _Ring:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def take(self, offset: float) -> Iterator[Frames]:
+    def take(self, now: float, offset: float) -> Iterator[Frames]:
         """Give the frames that have come, in up to two runs; they are the kernel's again when the next is asked for.
 
-        `offset` is the wall clock's less the engine's, in seconds.
+        `now` is the engine's time, `offset` the wall clock's less that, in seconds: the kernel notes the wall clock's.
         """
         for _ in range(2):
             status = self._headers["status"][self._next :]
@@ -326,6 +329,7 @@ class _Ring:
             start = int(header["net"][0])
             sound = header["status"] & (_STATUS_CSUM_NOT_READY | _STATUS_CSUM_VALID) != 0
             at = header["seconds"] + header["nanoseconds"] * 1e-9 - offset
+            at = np.where((at > now) | (at < now - _LONGEST), now, at)  # somebody has set the clock
             yield Frames(self._frames[rows, start : start + SNAPSHOT], header["length"].copy(), sound, at)
             header["status"] = 0
             self._next = (self._next + count) % _FRAMES
@@ -429,3 +433,4 @@ def _assemble(program: list[Instruction]) -> bytes:
 def _attach(sock: socket.socket, program: bytes) -> None:
     code = np.frombuffer(program, np.uint8)
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, code.ctypes.data))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)  # whoever takes over this process cannot listen to the rest

@@ -7,33 +7,39 @@ bucket from the first probe to the last, and who stayed silent in between is sil
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from portspec.scan.loss import LossEstimate
 from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY
-from portspec.scan.syn.timing import MOST_WINDOW
+from portspec.scan.syn.timing import MOST_WAIT, MOST_WINDOW
 
 if TYPE_CHECKING:
     from portspec.scan.syn.packets import U16
 
-MOST_FAILURES = 1000  # waves without proof, in all, before silence is believed without one
+PATIENCE = 5.0  # seconds of waves in which nothing was heard, and
+_FEWEST = 3  # how many of them there must be, before silence is believed without proof;
+_STANDSTILL = 60.0  # the same once nothing was settled or proven for so many seconds, whatever was heard
 _LONGEST_REST = 1.0  # seconds, for buckets that are filled once a second
+_MOST_DOUBLED = 6
 _NONE: U16 = np.zeros(0, np.uint16)
 
 
 class Wave:
     """Controls, ports, controls, to be sent in this order."""
 
-    __slots__ = ("_asked", "_at", "_done", "_heard", "_parts", "_place", "ports")
+    __slots__ = ("_asked", "_asked_at", "_at", "_done", "_heard", "_parts", "_place", "ports")
 
     def __init__(self, ports: U16, controls: U16) -> None:
         self.ports = ports
         self._parts = ((BEFORE, controls), (LAST_TRY, ports), (AFTER, controls))
         self._asked = frozenset(controls.tolist())
         self._place = self._done = 0
-        self._at = 0.0
+        self._at = math.inf
+        self._asked_at = {BEFORE: math.inf, AFTER: math.inf}
         self._heard: dict[int, set[int]] = {BEFORE: set(), AFTER: set()}
 
     @property
@@ -48,14 +54,20 @@ class Wave:
 
     def sent(self, count: int, at: float) -> None:
         """Note that so many of the next ones went out."""
-        self._at = max(self._at, at)
+        attempt, _ = self._parts[self._place]
+        if attempt in self._asked_at:
+            self._asked_at[attempt] = min(self._asked_at[attempt], at)
+        self._at = at
         self._done += count
         if self._done >= len(self._parts[self._place][1]):
             self._place, self._done = self._place + 1, 0
 
-    def heard(self, attempt: int, ports: list[int]) -> None:
-        """Note that controls answered; others were those of an earlier wave."""
-        self._heard[attempt].update(self._asked.intersection(ports))
+    def heard(self, attempt: int, port: int, at: float) -> float | None:
+        """Note that a control answered; gives how long that took, None if it is one of an earlier wave."""
+        if port not in self._asked or at < self._asked_at[attempt]:
+            return None
+        self._heard[attempt].add(port)
+        return at - self._asked_at[attempt]
 
     @property
     def is_answered(self) -> bool:
@@ -81,16 +93,22 @@ class Wave:
 class Waves:
     """The waves to one address, one at a time: their size, and how often each port's silence was proven."""
 
-    __slots__ = ("_failed", "_failed_in_a_row", "_proven", "_queue", "_rng", "_size", "current", "rest_until")
+    __slots__ = (
+        "_failed", "_failing_since", "_progress", "_progress_at", "_proven", "_queue", "_rng", "_size",
+        "current", "loss", "rest_until",
+    )  # fmt: skip
 
-    def __init__(self, ports: int, size: int, rng: np.random.Generator) -> None:
+    def __init__(self, ports: int, size: int, rng: np.random.Generator, now: float) -> None:
         self.current: Wave | None = None
         self.rest_until = 0.0
+        self.loss = LossEstimate()  # of what was sent while nothing was limited
+        self._failing_since = self._progress_at = now
+        self._progress = -1
         self._proven = np.zeros(ports, np.uint8)
         self._size = size
         self._rng = rng
         self._queue: deque[U16] = deque()
-        self._failed = self._failed_in_a_row = 0
+        self._failed = 0  # waves in a row
 
     def begin(self, pending: U16, known: list[int]) -> Wave:
         """Make the next wave out of some of the pending ports, with some of the known ones as controls."""
@@ -107,21 +125,36 @@ class Waves:
         self.current = Wave(ports[: self._size], picked)
         return self.current
 
-    def judge(self, silent: U16, need: int, now: float, wait: float) -> U16:
-        """End the wave, of which some ports stayed silent; gives those whose silence was now proven `need` times."""
+    def wait(self, learned: float) -> float:
+        """Give how long the present wave is waited for: twice as long with each one that proved nothing."""
+        return min(MOST_WAIT, learned * (1 << min(self._failed, _MOST_DOUBLED)))
+
+    def judge(self, silent: U16, answered: U16, now: float, wait: float) -> U16:
+        """End the wave, in which some ports stayed silent and others answered; gives those whose silence was proven."""
         wave, self.current = self.current, None
         if wave is None or not wave.is_proven:
+            if not self._failed:
+                self._failing_since = now
             self._size = max(1, self._size // 2)
+            self.rest_until = now + min(_LONGEST_REST, wait)
             self._failed += 1
-            self.rest_until = now + min(_LONGEST_REST, wait * (1 << min(self._failed_in_a_row, 8)))
-            self._failed_in_a_row += 1
             return _NONE
+        heard, lost = wave.lost
+        late = int(np.count_nonzero(self._proven[answered]))  # what was proven silent, and was not
+        self.loss.answered(first=heard + len(answered) - late, later=lost + late)
         self._size = min(MOST_WINDOW, 2 * self._size)
-        self._failed_in_a_row = 0
+        self._failed = 0
         self._proven[silent] += 1
-        return silent[self._proven[silent] >= need]
+        return silent
 
-    @property
-    def is_hopeless(self) -> bool:
-        """True once proof was missed too often."""
-        return self._failed >= MOST_FAILURES
+    def proven(self, ports: U16, need: int) -> U16:
+        """Give those of some ports whose silence was proven so often."""
+        return ports[self._proven[ports] >= need]
+
+    def is_hopeless(self, unsettled: int, heard_at: float, now: float) -> bool:
+        """Tell whether proof is no longer to be had; `heard_at` is when the address was last heard."""
+        progress = int(self._proven.sum()) - unsettled
+        if progress != self._progress:
+            self._progress, self._progress_at = progress, now
+        is_gone = self._failed >= _FEWEST and now - max(heard_at, self._failing_since) >= PATIENCE
+        return is_gone or now - self._progress_at >= _STANDSTILL

@@ -15,8 +15,8 @@ from portspec.scan.job import PortState, Reason, ScanJob
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.control import MOST, TRY_SLOTS
-from portspec.scan.syn.lane import PATIENCE
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.wave import PATIENCE
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.network import (
     MODULUS,
