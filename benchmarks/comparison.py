@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from benchmarks.workload import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,19 +30,26 @@ class Comparison:
 
     workload: Workload
     runs: Mapping[str, Sequence[Run]]
+    endless: frozenset[str] = frozenset()
 
     @classmethod
     def make(
         cls, lab: Lab, workload: Workload, scanners: Mapping[str, Scanner], runs: int, directory: Path
     ) -> Comparison:
-        """Run all scanners in turn, `runs` times."""
+        """Run all scanners in turn, `runs` times; a peer that does not end within LIMIT is not run again."""
         workload.apply(lab)
         done: dict[str, list[Run]] = {name: [] for name in scanners}
+        endless: set[str] = set()
         for number in range(runs):
             for name, scan in scanners.items():
+                if name in endless:
+                    continue
                 print(f"{workload.name}: {name}, run {number + 1} of {runs}", file=sys.stderr, flush=True)
-                done[name].append(scan(lab, workload, directory))
-        return cls(workload, done)
+                try:
+                    done[name].append(scan(lab, workload, directory))
+                except subprocess.TimeoutExpired:
+                    endless.add(name)
+        return cls(workload, done, frozenset(endless))
 
     @property
     def ours(self) -> Sequence[Run]:
@@ -56,6 +66,8 @@ class Comparison:
         return [self._row(name, runs) for name, runs in self.runs.items()]
 
     def _row(self, name: str, runs: Sequence[Run]) -> str:
+        if name in self.endless:
+            return f"| {self.workload.name} | {name} | not done after {LIMIT:.0f} | | | | | | | |"
         found = {len(run.opened & self.workload.opened) for run in runs}
         wrong = max(len(run.opened - self.workload.opened) for run in runs)
         closed = {run.closed for run in runs if run.closed is not None}
@@ -83,6 +95,10 @@ class Comparison:
         """Give, for each peer, portspec's time divided by the peer's, pair by pair."""
         lines = []
         for name, theirs in list(self.runs.items())[1:]:
+            if name in self.endless:
+                share = statistics.median(run.scan for run in self.ours) / LIMIT
+                lines.append(f"* {self.workload.name}: portspec/{name} below {share:.2f} of the scan")
+                continue
             pairs = [a.scan / b.scan for a, b in zip(self.ours, theirs, strict=True)]
             whole = [a.usage.wall / b.usage.wall for a, b in zip(self.ours, theirs, strict=True)]
             recall = min(len(run.opened & self.workload.opened) for run in theirs) / max(1, len(self.workload.opened))

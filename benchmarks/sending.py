@@ -45,7 +45,9 @@ def table(lab: Lab, runs: int, directory: Path) -> list[str]:
     """Give the lines to print."""
     workload = many_hosts(256, PROBES // 256)
     workload.apply(lab)
-    senders: dict[str, Callable[[], object]] = {"portspec": lambda: portspec("syn")(lab, workload, directory)}
+    senders: dict[str, Callable[[], object]] = {
+        "portspec": lambda: portspec("syn", parallel=256)(lab, workload, directory)
+    }
     if shutil.which("masscan"):
         senders["masscan"] = lambda: masscan(lab, workload, directory)
     if shutil.which("zmap"):

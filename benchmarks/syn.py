@@ -51,7 +51,7 @@ def large(lab: Lab, directory: Path) -> bool:
     workload = many_hosts(1000, 65535)
     workload.apply(lab)
     print(f"{workload.name}: one run", file=sys.stderr, flush=True)
-    run = portspec("syn", parallel=10)(lab, workload, directory)
+    run = portspec("syn", parallel=10, limit=1800)(lab, workload, directory)
     megabytes = run.usage.memory * 1.048576
     print(
         f"\n## A large round\n\n* {workload.name}, 10 at a time: {run.scan:.0f} s, {run.probes:,} probes, "

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.lab.network import Lab
 
+LIMIT = 240.0  # seconds that any scanner has for a workload
 FEW = (22, 80, 443, 999)
 MANY = (22, 80, 443, 999, 5432, 8080, 31337, 65535)
 
@@ -114,7 +115,7 @@ class Run:
     probes: int | None = None
 
 
-def measure(lab: Lab, argv: Sequence[str], *, timeout: float = 900.0) -> tuple[str, str, Usage]:
+def measure(lab: Lab, argv: Sequence[str], *, timeout: float = LIMIT) -> tuple[str, str, Usage]:
     """Run a program in the lab; gives its standard output, its standard error and what it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()

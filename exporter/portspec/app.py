@@ -45,7 +45,7 @@ class Progress:
     probes_sent: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # asyncio.run() spells its result out, twice
 class Survey:
     """The states of some hosts after one scan each; `duration` in seconds, from first look-up to last answer."""
 
@@ -118,9 +118,9 @@ async def survey(
             done = sum(scan.done() for scan in scans)
             on_progress(Progress(done, engine.stats.ports_settled, total, examiner.probes_sent))
 
-        pending: set[asyncio.Task[HostState]] = set(scans)
-        while pending:
-            _, pending = await asyncio.wait(pending, timeout=0.1)
+        everything = asyncio.gather(*scans)
+        while not everything.done():
+            await asyncio.wait([everything], timeout=0.1)
             report()
         return Survey(
             tuple(scan.result() for scan in scans),
