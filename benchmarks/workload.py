@@ -116,22 +116,33 @@ class Run:
 
 
 def measure(lab: Lab, argv: Sequence[str], *, timeout: float = LIMIT) -> tuple[str, str, Usage]:
-    """Run a program in the lab; gives its standard output, its standard error and what it took."""
+    """Run a program in the lab; gives its standard output, its standard error and what it took.
+
+    Raises subprocess.TimeoutExpired, when it has been ended.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
         # The peak is read by the process's own parent inside, since getrusage here mixes all children.
-        done = lab.run([sys.executable, "-c", _PEAK, *argv], timeout=timeout, stdout=subprocess.PIPE, stderr=errors,
-                       capture_output=False)  # fmt: skip
+        done = lab.run([sys.executable, "-c", _PEAK, str(timeout), *argv], timeout=timeout + 30,
+                       stdout=subprocess.PIPE, stderr=errors, capture_output=False)  # fmt: skip
         wall = time.perf_counter() - started
         errors.seek(0)
         *said, peak = errors.read().splitlines()
+        if done.returncode == _ENDED:
+            raise subprocess.TimeoutExpired(list(argv), timeout)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     usage = Usage(wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, float(peak) / 1024)
     return done.stdout, "\n".join(said), usage
 
 
-_PEAK = (
-    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=False); "
-    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
-)
+_ENDED = 124  # as timeout(1) says it
+_PEAK = f"""
+import resource, subprocess, sys
+try:
+    code = subprocess.run(sys.argv[2:], check=False, timeout=float(sys.argv[1])) and 0
+except subprocess.TimeoutExpired:
+    code = {_ENDED}
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""

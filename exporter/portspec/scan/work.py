@@ -62,6 +62,10 @@ class Work(Generic[L]):
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(Observation(addresses, now - self.started, self.probes))
 
+    def release(self) -> None:
+        """Let go of the lanes, which know their job in turn: what they hold is freed now, not when cycles are sought."""
+        self.lanes.clear()
+
     def fail(self, error: Exception) -> None:
         """Give an error to who waits."""
         fail(self.future, error)

@@ -122,6 +122,7 @@ class ConnectEngine(EngineThread):
         for work in [work for work in self._works if work.is_over]:
             self._drop(work)
             work.deliver(self._clock())
+            work.release()
 
     def _drop(self, work: Work[Lane]) -> None:
         self._works.remove(work)

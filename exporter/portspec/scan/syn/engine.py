@@ -237,6 +237,7 @@ class SynEngine(EngineThread):
         for work in [work for work in self._works if work.is_over]:
             self._drop(work)
             work.deliver(now)
+            work.release()
 
     def _drop(self, work: Work[Lane]) -> None:
         self._works.remove(work)
