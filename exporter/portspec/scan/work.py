@@ -63,7 +63,7 @@ class Work(Generic[L]):
             self.future.set_result(Observation(addresses, now - self.started, self.probes))
 
     def release(self) -> None:
-        """Let go of the lanes, which know their job in turn: what they hold is freed now, not when cycles are sought."""
+        """Let go of the lanes, which know their job in turn, so that what they hold is freed at once."""
         self.lanes.clear()
 
     def fail(self, error: Exception) -> None:
