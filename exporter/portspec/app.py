@@ -118,7 +118,7 @@ async def survey(
             done = sum(scan.done() for scan in scans)
             on_progress(Progress(done, engine.stats.ports_settled, total, examiner.probes_sent))
 
-        everything = asyncio.gather(*scans)
+        everything = asyncio.gather(*scans, return_exceptions=True)  # each is asked for its own below
         while not everything.done():
             await asyncio.wait([everything], timeout=0.1)
             report()
