@@ -5,35 +5,20 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from tests.lab.forger import KINDS, scan_among_forgeries
+from tests.lab.forger import KINDS, PORTS, hosts, scan_among_forgeries
 from tests.lab.program import expected_states
-from tests.lab.truth import HostTruth, State
 
 if TYPE_CHECKING:
     from tests.lab.network import Lab
 
 PACKETS = 1_000_000
-PORTS = range(1, 201)
+SILENT = 2  # hosts of eight
 TIMEOUT = 15.0  # seconds: with two retries the scan of the silent hosts outlasts the forger
-
-
-def hosts() -> list[HostTruth]:
-    """Make hosts of both families with open, closed and silent ports, and hosts that are silent altogether."""
-    truths = []
-    for number in range(1, 9):
-        addresses = (f"198.18.5.{number}", f"2001:db8:18::5:{number}")
-        if number > 6:
-            truths.append(HostTruth(f"h{number}.lab", addresses, default=State.DROPPED))
-            continue
-        ports = {(address, port): State.OPEN for address in addresses for port in (22, 80)}
-        ports |= {(address, port): State.DROPPED for address in addresses for port in range(101, 161)}
-        truths.append(HostTruth(f"h{number}.lab", addresses, ports))
-    return truths
 
 
 def report(lab: Lab) -> bool:
     """Print what became of the scan; gives whether it was exact."""
-    truths = hosts()
+    truths = hosts(silent=SILENT)
     lab.apply(truths)
     print(f"{PACKETS:,} forged packets: one run", file=sys.stderr, flush=True)
     jobs = [(truth.addresses, PORTS) for truth in truths]

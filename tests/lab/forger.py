@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from .program import OBSERVE, order, states
+from .truth import HostTruth, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -405,6 +406,27 @@ class Forger:
 
 def _numbers(columns: U8) -> U32:
     return np.ascontiguousarray(columns).view(f">u{columns.shape[1]}")[:, 0].astype(np.uint32)
+
+
+#: The ports to scan on :func:`hosts`.
+PORTS: Final = range(1, 201)
+
+
+def hosts(*, silent: int = 0) -> list[HostTruth]:
+    """Make eight hosts of both families with ports in each state that a scan can be led astray from.
+
+    The last ``silent`` of them drop everything.
+    """
+    truths = []
+    for number in range(1, 9):
+        addresses = (f"198.18.5.{number}", f"2001:db8:18::5:{number}")
+        if number > 8 - silent:
+            truths.append(HostTruth(f"h{number}.lab", addresses, default=State.DROPPED))
+            continue
+        ports = {(address, port): State.OPEN for address in addresses for port in (22, 80)}
+        ports |= {(address, port): State.DROPPED for address in addresses for port in range(101, 161)}
+        truths.append(HostTruth(f"h{number}.lab", addresses, ports))
+    return truths
 
 
 @dataclass(frozen=True, slots=True)

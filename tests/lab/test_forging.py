@@ -4,26 +4,14 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from .forger import KINDS, scan_among_forgeries
+from .forger import KINDS, PORTS, hosts, scan_among_forgeries
 from .program import expected_states
 from .truth import HostTruth, State
 
 if TYPE_CHECKING:
     from .network import Lab
 
-PORTS: Final = range(1, 201)
 PACKETS: Final = 20_000
-
-
-def hosts() -> list[HostTruth]:
-    """Make hosts of both families with ports in each state that a scan can be led astray from."""
-    truths = []
-    for number in range(1, 9):
-        addresses = (f"198.18.5.{number}", f"2001:db8:18::5:{number}")
-        ports = {(address, port): State.OPEN for address in addresses for port in (22, 80)}
-        ports |= {(address, port): State.DROPPED for address in addresses for port in range(101, 161)}
-        truths.append(HostTruth(f"h{number}.lab", addresses, ports))
-    return truths
 
 
 def test_forged_answers_count_for_nothing(lab: Lab) -> None:

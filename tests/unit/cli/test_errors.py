@@ -77,33 +77,9 @@ def test_usage_errors_are_json_with_j(configure: Configure) -> None:
     assert (entry["level"], entry["event"]) == ("error", '"elsewhere" is not a host of the configuration')
 
 
-def test_reader_that_goes_away_is_no_crash(configure: Configure) -> None:
-    """When the reader of the output is gone the command ends without a traceback, as other programs in a pipe do."""
-    process = subprocess.Popen(
-        [*PROGRAM, "scan", "--json", "-c", configure({"127.0.0.1": []})],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    process.stdout.close()
-    _, err = process.communicate(timeout=60.0)
-    assert (process.returncode, err) == (141, "")
-
-
 def run_in_shell(arguments: list[str], redirection: str) -> Done:
     """Run a command as a shell does that redirects its output."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *arguments],
-        env=environment(),
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=60.0,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return run(*arguments, program=["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM])
 
 
 OUTPUTS = [["scan"], ["scan", "--json"], ["check"]]

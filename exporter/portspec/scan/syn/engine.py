@@ -231,9 +231,8 @@ class SynEngine(EngineThread):
 
     def _finish(self, now: float) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones, let go of lanes that are over."""
-        if any(lane.is_over for lane in self._lanes):
-            for lane in [lane for lane in self._lanes if lane.is_over]:
-                self._let_go(lane)
+        for lane in [lane for lane in self._lanes if lane.is_over]:
+            self._let_go(lane)
         for work in [work for work in self._works if work.is_over]:
             self._drop(work)
             work.deliver(now)
@@ -256,7 +255,7 @@ class SynEngine(EngineThread):
         """Send what windows and pace allow; gives whether anything was."""
         if now < self._pause_until:
             return False
-        ready = [(lane, lane.room) for lane in self._lanes if lane.room and lane.rest_until <= now]
+        ready = [(lane, room) for lane in self._lanes if (room := lane.room) and lane.rest_until <= now]
         if not ready:
             return False
         leave = self._pacer.take(min(MAX_BATCH, self._free()), now)
