@@ -96,6 +96,7 @@ class Monitor:
         self._groups: dict[float, _Group] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._busy: dict[str, float | None] = {}  # the interval whose round scans it; None beside the rounds
+        self._ended: Counter[float | None] = Counter()  # rounds, by interval
         self._running: dict[str, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._judged_at = wall_clock()
@@ -150,9 +151,9 @@ class Monitor:
             self._begin([target for target in new if target.config.interval not in begun])
 
     @property
-    def is_scanning(self) -> bool:
-        """True while any host is being scanned or waits for its turn."""
-        return bool(self._busy)
+    def under_way(self) -> Mapping[float | None, int]:
+        """The intervals of which a round is under way, None for scans beside the rounds; how many have ended before."""
+        return {interval: self._ended[interval] for interval in set(self._busy.values())}
 
     def scan_now(self, host: str) -> bool:
         """Start a scan of a host, KeyError if there is none of that name; False if one is on its way already."""
@@ -214,6 +215,7 @@ class Monitor:
             for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
                 share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
                 scans.create_task(self._start(share, places, scans))
+        self._ended[interval] += 1
         if interval is None:
             return
         self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)

@@ -8,27 +8,31 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tests.e2e.exporter import PATIENCE, parse, until, write
 from tests.e2e.smtp import PASSWORD, USER, Mail, MailServer
-from tests.lab.network import Lab
 from tests.lab.program import PROGRAM
 from tests.lab.truth import HostTruth, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from tests.lab.network import Lab
 
 HOST: Final = "web.lab"
 ADDRESS: Final = "198.18.9.1"
 EXPECTED: Final = 22
 PORT: Final = 8080
 OTHER: Final = 8081
-ALERTMANAGER: Final = 9093
-LISTEN: Final = "127.0.0.1:10190"  # in a namespace of its own
+# In a namespace of their own.
+ALERTMANAGER: Final = "127.0.0.1:9093"
+LISTEN: Final = "127.0.0.1:10190"
 RECIPIENTS: Final = ("security@example.org", "oncall@example.org", "boss@example.org")
 SENDER: Final = "portspec@example.org"
 ROUNDS: Final = 10
@@ -51,39 +55,6 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
     print("listening", flush=True)
     sys.stdin.read()
 """
-
-# What the exporter asks an Alertmanager: `python -c … PORT`. Each line of its input is a code and the seconds before.
-_HEALTH: Final = """
-import http.server, sys, threading, time
-state = ["200", "0"]
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        code, seconds = state
-        time.sleep(float(seconds))
-        self.send_response(int(code) if self.path == "/-/healthy" else 404)
-        self.end_headers()
-    def log_message(self, *_):
-        pass
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-print("listening", flush=True)
-for line in sys.stdin:
-    state[:] = line.split()
-    print("set", flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """Give a lab; the exporter and the mail server run on its scanner's side."""
-    why = Lab.unavailable()
-    if why is not None:
-        reason = f"no lab on this machine: {why}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with Lab() as built:
-        yield built
 
 
 @pytest.fixture
@@ -159,27 +130,22 @@ def serving(lab: Lab, conf: Path, log: Path) -> Iterator[Service]:
 
 
 @contextmanager
-def script(lab: Lab, code: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """Run one of the scripts above beside the exporter, from when it listens."""
-    argv = [sys.executable, "-c", code, str(port)]
-    process = lab.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdin is not None
+def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """End a program on leaving."""
     try:
-        assert process.stdout.readline() == "listening\n"
         yield process
     finally:
         process.kill()
         process.communicate()
 
 
-def tell(process: subprocess.Popen[str], order: str) -> None:
-    """Have the Alertmanager's stand-in answer in another way from now on."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{order}\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "set\n"
+def alertmanager(lab: Lab, directory: Path) -> AbstractContextManager[object]:
+    """Run an Alertmanager beside the exporter, which tells nobody anything."""
+    conf = directory / "alertmanager.yml"
+    conf.write_text(json.dumps({"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}), encoding="utf-8")
+    argv = ["prometheus-alertmanager", f"--config.file={conf}", f"--storage.path={directory / 'alertmanager'}"]
+    argv += [f"--web.listen-address={ALERTMANAGER}", "--cluster.listen-address="]
+    return ending(lab.popen(argv, stdout=DEVNULL, stderr=DEVNULL))
 
 
 def wait_for_mails(server: MailServer, count: int) -> list[Mail]:
@@ -287,17 +253,19 @@ def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(
     assert only_says_hello(server.clear)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
 def test_mail_that_may_have_been_taken_comes_again_as_the_same(
-    network: Lab, server: MailServer, tmp_path: Path
+    network: Lab, server: MailServer, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """Killed between the server's having a mail and its saying so, portspec sends the mail again, bytes and all."""
+    """Ended between the server's having a mail and its saying so, portspec waits for nobody; the mail comes again."""
     conf = configure(tmp_path / "conf.yml", server)
     with serving(network, conf, tmp_path / "first.log") as service:
         service.wait_for_rounds(1)
         server.hold(is_held=True)
         network.open_port(ADDRESS, PORT)
         until(server.mails)
-        service.kill()
+        service.process.send_signal(number)
+        assert service.process.wait(3.0) == code, service.log.read_text()
     server.hold(is_held=False)
     with serving(network, conf, tmp_path / "second.log") as service:
         until(lambda: len(server.mails()) >= 4)
@@ -311,7 +279,9 @@ def test_mail_that_may_have_been_taken_comes_again_as_the_same(
 
 def test_scans_go_on_while_the_mail_server_is_silent(network: Lab, server: MailServer, tmp_path: Path) -> None:
     """A mail server that never answers holds up neither the rounds nor the end of the program."""
-    with script(network, _SILENT, 2525):
+    with ending(network.popen([sys.executable, "-c", _SILENT, "2525"], stdin=PIPE, stdout=PIPE)) as silent:
+        assert silent.stdout is not None
+        assert silent.stdout.readline() == "listening\n"
         conf = configure(tmp_path / "conf.yml", server, smtpport=2525)
         with serving(network, conf, tmp_path / "log") as service:
             service.wait_for_rounds(1)
@@ -324,51 +294,31 @@ def test_scans_go_on_while_the_mail_server_is_silent(network: Lab, server: MailS
     assert server.mails() == []
 
 
-def test_end_does_not_wait_for_a_server_that_has_the_mail(network: Lab, server: MailServer, tmp_path: Path) -> None:
-    """SIGTERM in the middle of a mail ends the program soon, and the next one sends the mail again."""
-    conf = configure(tmp_path / "conf.yml", server)
-    with serving(network, conf, tmp_path / "first.log") as service:
-        service.wait_for_rounds(1)
-        server.hold(is_held=True)
-        network.open_port(ADDRESS, PORT)
-        until(server.mails)
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(3.0) == 0, service.log.read_text()
-    server.hold(is_held=False)
-    with serving(network, conf, tmp_path / "second.log") as service:
-        until(lambda: len({mail.identity for mail in server.mails()}) >= 3)
-        service.wait_for_outbox(0)
-
-
 def test_portspec_stands_in_for_alertmanager(network: Lab, server: MailServer, tmp_path: Path) -> None:
     """With `fallback` nothing is sent while Alertmanager is healthy; when it is not, what is wrong now is told."""
-    path = tmp_path / "conf.yml"
-    keys = {"sendemail": "fallback", "alertmanager": f"http://127.0.0.1:{ALERTMANAGER}"}
-    with script(network, _HEALTH, ALERTMANAGER) as alertmanager:
-        conf = configure(path, server, **keys, fallback_after=1)
-        with serving(network, conf, tmp_path / "log") as service:
-            service.wait_for_rounds(1)
-            until(lambda: service.events("Alertmanager is there to notify: portspec sends no mails"))
+    keys = {"sendemail": "fallback", "alertmanager": f"http://{ALERTMANAGER}", "fallback_after": 1}
+    conf = configure(tmp_path / "conf.yml", server, **keys)
+    with serving(network, conf, tmp_path / "log") as service:
+
+        def wait_for_silence(times: int) -> None:
+            until(lambda: len(service.events("Alertmanager is there to notify: portspec sends no mails")) == times)
+
+        with alertmanager(network, tmp_path):
+            wait_for_silence(1)
             network.open_port(ADDRESS, PORT)
             service.wait_for_rounds(2)
             assert server.mails() == []
             assert service.value("portspec_mail_outbox") == 0
+        opened = wait_for_mails(server, 3)
+        check(opened)
+        assert all(f"{ADDRESS}  {PORT}" in mail.text for mail in opened)
+        service.wait_for_rounds(2)
+        assert len(server.mails()) == 3
+        network.open_port(ADDRESS, OTHER)  # what changes is told, too
+        check(wait_for_mails(server, 6))
 
-            # It is asked every 30 s, and at once under new settings. It fails for longer than fallback_after.
-            tell(alertmanager, "503 1.5")
-            configure(path, server, **keys, fallback_after=1.1)
-            service.process.send_signal(signal.SIGHUP)
-            check(wait_for_mails(server, 3))
-            assert all(f"{ADDRESS}  {PORT}" in mail.text for mail in server.mails())
-            service.wait_for_rounds(2)
-            assert len(server.mails()) == 3
-            network.open_port(ADDRESS, OTHER)  # what changes is told, too
-            check(wait_for_mails(server, 6))
-
-            tell(alertmanager, "200 0")
-            configure(path, server, **keys, fallback_after=1.2)
-            service.process.send_signal(signal.SIGHUP)
-            until(lambda: len(service.events("Alertmanager is there to notify: portspec sends no mails")) == 2)
+        with alertmanager(network, tmp_path):
+            wait_for_silence(2)
             network.close_port(ADDRESS, PORT)
             service.wait_for_rounds(2)
             assert len(server.mails()) == 6

@@ -268,9 +268,8 @@ class Service:
         return Mailer(
             mail,
             self.store,
-            is_scanning=lambda: monitor.is_scanning,
-            rounds=lambda: monitor.snapshot.rounds,
-            states=lambda: monitor.snapshot.hosts.values(),  # noqa: PLW0108 - of the snapshot of that moment
+            under_way=lambda: monitor.under_way,
+            states=lambda: monitor.snapshot.hosts,
             counts=before.counts if before else None,
         )
 

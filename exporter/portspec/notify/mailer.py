@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from portspec import log
 from portspec.notify.letter import MAX_SINGLE, digest, letter, trouble_letter
@@ -20,13 +20,13 @@ from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portspec.config import MailConfig
     from portspec.notify.story import Notice, Story
     from portspec.snapshot import HostState
     from portspec.store import Store
-    from portspec.store.outbox import Letter
+    from portspec.store.outbox import Letter, NoticeRow
 
 LOOK: Final = 1.0  # seconds between two looks into the outbox while something waits in it
 HOLD: Final = 300.0  # seconds that a notice waits at most for the end of the round, so that many become one digest
@@ -39,6 +39,7 @@ FIRST_MAIL_PAUSE: Final = 60.0  # the same for one mail that the server did not 
 MAX_MAIL_PAUSE: Final = 3600.0
 
 T = TypeVar("T")
+Round: TypeAlias = tuple[float | None, int]  # its interval (None: scans beside the rounds), how many ended before it
 
 _AT_ONCE = 100  # hosts told of before the event loop may go on
 _BATCH = 50  # mails over one connection
@@ -70,9 +71,9 @@ class Counts:
 class Mailer:
     """Tells `mail.recipients` of hosts whose verdict changes.
 
-    `is_scanning` tells whether any host is being scanned, `rounds` how many rounds have ended, and `states` gives the
-    hosts as they are now. `wall_clock` gives Unix seconds; what waits does so by it, and so over a restart. `counts`
-    are those of a mailer with other settings.
+    `under_way` tells of which intervals a round is under way (None: scans beside the rounds), and how many have ended
+    before, and `states` gives the hosts as they are now. `wall_clock` gives Unix seconds; what waits does so by it, and
+    so over a restart. `counts` are those of a mailer with other settings.
     """
 
     def __init__(
@@ -80,17 +81,15 @@ class Mailer:
         mail: MailConfig,
         store: Store,
         *,
-        is_scanning: Callable[[], bool],
-        rounds: Callable[[], int],
-        states: Callable[[], Iterable[HostState]],
+        under_way: Callable[[], Mapping[float | None, int]],
+        states: Callable[[], Mapping[str, HostState]],
         counts: Counts | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.mail = mail
         self._store = store
-        self._is_scanning = is_scanning
-        self._rounds = rounds
-        self._rounds_at_notice = math.inf  # when the first of the notices that wait was seen
+        self._under_way = under_way
+        self._awaited: dict[str, Round] = {}  # by host, what was under way when its notice was seen first
         self._states = states
         self._wall_clock = wall_clock
         self._watch = (
@@ -154,14 +153,11 @@ class Mailer:
         """Make mails of the notices if it is time, and send what is due; give the seconds until the next look."""
         self._something_new.clear()
         now = self._wall_clock()
-        rounds = self._rounds()
-        is_quiet = rounds > self._rounds_at_notice or not self._is_scanning()
+        under_way = self._under_way()
         try:
             taken = tuple(self.counts.taken.values())
-            letters, waiting = await self._in_store(lambda file: self._take(file, taken, now, is_quiet=is_quiet))
+            letters, waiting, self._awaited = await self._in_store(lambda file: self._take(file, taken, under_way, now))
             self._note(waiting)
-            if not waiting.notices:
-                self._rounds_at_notice = math.inf
             for item in taken:
                 self.counts.taken.pop(item.number, None)
             if letters:
@@ -176,8 +172,6 @@ class Mailer:
         if not self._is_active:
             return MAX_PAUSE
         if waiting.notices:
-            if math.isinf(self._rounds_at_notice):
-                self._rounds_at_notice = rounds
             return LOOK
         due = math.inf if waiting.due is None else max(waiting.due, self._server_due)
         return min(max(due - self._wall_clock(), 0.0), MAX_PAUSE)
@@ -186,19 +180,37 @@ class Mailer:
         self.counts.waiting = waiting.notices + waiting.mails
 
     def _take(
-        self, file: sqlite3.Connection, taken: Iterable[Letter], now: float, *, is_quiet: bool
-    ) -> tuple[list[Letter], outbox.Waiting]:
-        """Make mails of the notices if it is time; give those that are due, and what waits in all."""
+        self, file: sqlite3.Connection, taken: Iterable[Letter], under_way: Mapping[float | None, int], now: float
+    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round]]:
+        """Make mails of the notices whose time it is; give those that are due, what waits in all, and what for."""
         for item in taken:
             outbox.remove(file, item)
         notices = outbox.read_notices(file)
-        if notices and (is_quiet or not 0 <= now - notices[0].at < HOLD):
-            outbox.post(file, notices, self._written(notices, now), now)
+        awaited = self._awaited_rounds(notices, under_way, now)
+        if ripe := [row for row in notices if row.host not in awaited]:
+            outbox.post(file, ripe, self._written(ripe, now), now)
         may_send = self._is_active and not 0 < self._server_due - now <= MAX_PAUSE
         due = outbox.read_due(file, now, _BATCH, MAX_MAIL_PAUSE) if may_send else []
-        return due, outbox.waiting(file)
+        return due, outbox.waiting(file), awaited
 
-    def _written(self, rows: Iterable[outbox.NoticeRow], now: float) -> Iterable[tuple[str, bytes]]:
+    def _awaited_rounds(
+        self, notices: Sequence[NoticeRow], under_way: Mapping[float | None, int], now: float
+    ) -> dict[str, Round]:
+        """Give, by host, the round whose end its notices wait for; hosts whose notices wait no more are left out."""
+        states = self._states()
+        rounds = {
+            row.host: self._awaited.get(row.host) or _round_of(state.target.config.interval, under_way)
+            for row in notices
+            if (state := states.get(row.host))
+        }
+        oldest = {rounds.get(row.host): row.at for row in reversed(notices)}
+        return {
+            host: awaited
+            for host, awaited in rounds.items()
+            if awaited and awaited in under_way.items() and 0 <= now - oldest[awaited] < HOLD
+        }
+
+    def _written(self, rows: Iterable[NoticeRow], now: float) -> Iterable[tuple[str, bytes]]:
         """Write the mails for some notices: one for each, or one for all when they are of many hosts."""
         found: list[tuple[int, Notice]] = []
         for row in rows:
@@ -338,23 +350,24 @@ class Mailer:
                 if watch.has_failed and not self._is_active:
                     self._is_active, self._is_settled = True, False
                     _log.warning("Alertmanager has failed: portspec sends mails in its stead", url=watch.url)
-                    for number, state in enumerate(list(self._states()), 1):
+                    for number, host in enumerate(tuple(self._states()), 1):
                         if number % _AT_ONCE == 0:
                             await asyncio.sleep(0)
-                        known = self._store.story(state.host)  # from before a restart in the middle of a failure
-                        self._tell(state, state, decode_story(known) if known else WATCHED_BY_OTHERS)
+                        if state := self._states().get(host):  # as it is by now
+                            known = self._store.story(host)  # from before a restart in the middle of a failure
+                            self._tell(state, state, decode_story(known) if known else WATCHED_BY_OTHERS)
                     self._something_new.set()  # what waited before the start, too
                 elif watch.is_healthy and not self._is_settled:
                     self._is_active = False
                     self._is_settled = await self._stand_back()
             except Exception:  # noqa: BLE001 - the mailer goes on whatever it comes to
                 _log.exception("it cannot be told whether Alertmanager is healthy", url=watch.url)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(min(EVERY, self.mail.fallback_after / 4))
 
     async def _stand_back(self) -> bool:
         """Forget what was told, since Alertmanager tells it now; gives whether mails that waited are withdrawn."""
-        for state in list(self._states()):
-            if self._store.story(state.host) is not None:
+        for host, state in self._states().items():
+            if self._store.story(host) is not None:
                 self._store.put(state, state)
         try:
             withdrawn = await self._in_store(outbox.clear)
@@ -372,3 +385,8 @@ class Mailer:
 def _pause(attempts: int) -> float:
     """Give how many seconds a mail waits that was tried so often before."""
     return min(FIRST_MAIL_PAUSE * 2.0 ** min(attempts, 10), MAX_MAIL_PAUSE)
+
+
+def _round_of(interval: float, under_way: Mapping[float | None, int]) -> Round | None:
+    """Give the round of an interval that is under way, or else the scans beside the rounds; None without either."""
+    return next(((found, under_way[found]) for found in (interval, None) if found in under_way), None)

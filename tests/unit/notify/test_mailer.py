@@ -27,6 +27,7 @@ from portspec.notify.mailer import (
     MAX_REFUSALS,
 )
 from portspec.notify.story import decode_notice, encode_notice
+from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
 from portspec.snapshot import HostState
 from portspec.store import StoreError, database, outbox
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 A, B, C = "a@example.org", "b@example.org", "c@example.org"
 HOSTS = [target(f"web{number}", expect=[22], address=f"192.0.2.{number}") for number in range(1, 13)]
 WEB = HOSTS[0]
+SHORT, LONG = WEB.config.interval, 3600.0  # of the hosts above, and of these
+SELDOM = [target(f"db{number}", expect=[22], address=f"198.51.100.{number}", interval=LONG) for number in range(1, 13)]
 DAY = 86_400.0
 DOWN = DeliveryError(Reason.CONNECT, "no connection to 192.0.2.9 port 587: connection refused")
 
@@ -134,8 +137,7 @@ class Scene:
     def __init__(self, store: Store, mail: MailConfig, clock: Clock) -> None:
         self.clock = clock
         self.store = FaultyStore(store)
-        self.is_scanning = False
-        self.rounds = 0
+        self.under_way: dict[float | None, int] = {}  # rounds that ended before, by interval
         self.states: dict[str, HostState] = {}
         self.mailer = self.made(mail)
 
@@ -144,9 +146,8 @@ class Scene:
         return Mailer(
             mail,
             self.store,  # type: ignore[arg-type]
-            is_scanning=lambda: self.is_scanning,
-            rounds=lambda: self.rounds,
-            states=self.states.values,
+            under_way=lambda: dict(self.under_way),
+            states=lambda: self.states,
             wall_clock=self.clock,
             **parts,
         )
@@ -225,7 +226,7 @@ class Stage:
     @contextlib.contextmanager
     def scene(self, *recipients: str, path: Path | None = None, **mail: Any) -> Iterator[Scene]:
         """Open the file, and make a mailer on it; what is restored is known."""
-        with opened(path or self._path, HOSTS, wall_clock=self._clock) as (store, restored):
+        with opened(path or self._path, HOSTS + SELDOM, wall_clock=self._clock) as (store, restored):
             made = Scene(store, mail_config(*recipients, **mail), self._clock)
             made.states.update(restored)
             yield made
@@ -293,7 +294,7 @@ def test_what_was_told_is_not_told_again_after_a_restart(stage: Stage, server: S
 def test_notice_is_sent_by_the_exporter_that_comes_next(stage: Stage, server: Server) -> None:
     """What was noted and not yet sent when portspec ended is sent by the next one."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         scene.look()
     assert server.told() == []
@@ -305,14 +306,14 @@ def test_notice_is_sent_by_the_exporter_that_comes_next(stage: Stage, server: Se
 def test_notices_wait_for_the_end_of_the_round(stage: Stage, server: Server, clock: Clock) -> None:
     """While hosts are scanned nothing is sent, but for `HOLD` seconds at most; it is looked at again soon."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
         clock.now += HOLD - 1
         assert scene.look() == LOOK
         assert server.told() == []
         assert scene.mailer.status.waiting == 1
-        scene.is_scanning = False
+        scene.under_way.clear()
         scene.look()
         assert server.told() == [(A, "[web1]")]
 
@@ -320,7 +321,7 @@ def test_notices_wait_for_the_end_of_the_round(stage: Stage, server: Server, clo
 def test_notices_do_not_wait_for_a_round_without_end(stage: Stage, server: Server, clock: Clock) -> None:
     """After five minutes what is known is sent, and with it what came later; then the next five begin."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(HOSTS[0], 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
         clock.now += HOLD - 1
@@ -338,17 +339,17 @@ def test_notices_do_not_wait_for_a_round_without_end(stage: Stage, server: Serve
 def test_notices_of_the_next_round_wait_for_its_end(stage: Stage, server: Server) -> None:
     """What is noted while the mails of a round are sent belongs to the round that has begun."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(HOSTS[0], 22, 80)
         scene.look()
-        scene.rounds += 1
+        scene.under_way[SHORT] += 1
         server.on_taken = lambda: scene.scan(HOSTS[1], 22, 80)
         scene.look()
         server.on_taken = lambda: None
         assert server.told() == [(A, "[web1]")]
         pauses = [scene.look() for _ in range(3)]
         assert (server.told(), pauses) == ([], [LOOK] * 3)
-        scene.rounds += 1
+        scene.under_way[SHORT] += 1
         scene.look()
         assert server.told() == [(A, "[web2]")]
 
@@ -356,7 +357,7 @@ def test_notices_of_the_next_round_wait_for_its_end(stage: Stage, server: Server
 def test_clock_that_is_set_back_holds_no_notice_up(stage: Stage, server: Server, clock: Clock) -> None:
     """A notice of a future that is no more is sent at once."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
         clock.now -= 1000 * DAY
@@ -367,16 +368,86 @@ def test_clock_that_is_set_back_holds_no_notice_up(stage: Stage, server: Server,
 def test_round_that_ended_sends_what_it_found_though_the_next_has_begun(stage: Stage, server: Server) -> None:
     """Where rounds follow each other without a pause, notices wait for the end of their round, not for a pause."""
     with stage.scene() as scene:
-        scene.is_scanning = True
+        scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         scene.look()
         assert server.told() == []
-        scene.rounds += 1
+        scene.under_way[SHORT] += 1
         scene.look()
         assert server.told() == [(A, "[web1]")]
         scene.scan(WEB, 22)
         scene.look()
         assert server.told() == []
+
+
+def test_each_interval_waits_for_a_round_of_its_own(stage: Stage, server: Server) -> None:
+    """What short rounds find is sent at the end of each; what a long one finds meanwhile is one mail at its end."""
+    with stage.scene() as scene:
+        scene.under_way = {SHORT: 0, LONG: 0}
+        for number, of in enumerate(SELDOM):
+            scene.scan(of, 22, 80)
+            scene.scan(HOSTS[number], 22, 80)
+            scene.look()
+            assert server.told() == []
+            scene.under_way[SHORT] += 1  # and the next has begun
+            scene.look()
+            assert server.told() == [(A, f"[{HOSTS[number].host}]")]
+        assert scene.waits() == (len(SELDOM), 0)
+        scene.under_way = {SHORT: 0}
+        scene.look()
+        assert server.told() == [(A, "[12 hosts]")]
+
+
+def test_long_round_takes_no_other_along_after_five_minutes(stage: Stage, server: Server, clock: Clock) -> None:
+    """When a round has gone on for too long, only what waits for its end is sent without it."""
+    with stage.scene() as scene:
+        scene.under_way = {SHORT: 0, LONG: 0}
+        scene.scan(SELDOM[0], 22, 80)
+        commit(scene.store)  # type: ignore[arg-type]
+        clock.now += HOLD
+        scene.scan(HOSTS[0], 22, 80)
+        scene.look()
+        assert server.told() == [(A, "[db1]")]
+        scene.under_way[SHORT] += 1
+        scene.look()
+        assert server.told() == [(A, "[web1]")]
+
+
+def test_new_hosts_are_one_mail_when_all_were_scanned(stage: Stage, server: Server) -> None:
+    """What is found of hosts that a reload brings, which are scanned beside the rounds, waits for the end of that."""
+    with stage.scene() as scene:
+        scene.under_way[None] = 0
+        for of in HOSTS:
+            scene.scan(of, 22, 80)
+            scene.look()
+        assert server.told() == []
+        scene.under_way.clear()
+        scene.look()
+        assert server.told() == [(A, "[12 hosts]")]
+
+
+def test_scan_beside_the_rounds_does_not_hold_up_what_a_round_found(stage: Stage, server: Server) -> None:
+    """What was noted in a round is sent at its end, while a scan that somebody asked for goes on."""
+    with stage.scene() as scene:
+        scene.under_way = {SHORT: 0, None: 0}
+        scene.scan(WEB, 22, 80)
+        scene.look()
+        assert server.told() == []
+        del scene.under_way[SHORT]
+        scene.look()
+        assert server.told() == [(A, "[web1]")]
+
+
+def test_notice_of_a_host_that_is_gone_is_sent_at_once(stage: Stage, server: Server) -> None:
+    """A host that has left conf.yml is in no round."""
+    with stage.scene() as scene:
+        scene.under_way = {SHORT: 0, None: 0}
+        scene.scan(WEB, 22, 80)
+        scene.look()
+        assert server.told() == []
+        del scene.states[WEB.host]
+        scene.look()
+        assert server.told() == [(A, "[web1]")]
 
 
 def test_clock_that_is_set_back_holds_no_mail_up(stage: Stage, server: Server, clock: Clock) -> None:
@@ -1049,6 +1120,43 @@ def test_stand_in_sends_what_waited_when_it_is_started_anew(stage: Stage, server
         assert scene.mailer._something_new.is_set()
         scene.look()
         assert server.told() == [(A, "[web1]")]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_stand_in_tells_hosts_as_they_are_by_then(
+    stage: Stage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is scanned, or leaves, while others are told of is not told as it was before; nor is it stored so."""
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+
+    def meanwhile() -> None:
+        scene.scan(HOSTS[1], 22)
+        del scene.states[HOSTS[2].host]
+
+    with stage.scene(**FALLBACK) as scene:
+        for of in HOSTS[:3]:
+            scene.scan(of, 22, 80)
+        stand_in(scene, lambda: asyncio.get_running_loop().call_soon(meanwhile), "failed")
+        scene.look()
+        assert server.told() == [(A, "[web1]")]
+    with stage.scene() as scene:
+        assert not scene.states[HOSTS[1].host].deviations
+
+
+@pytest.mark.parametrize(("fallback_after", "pause"), [(300.0, EVERY), (8.0, 2.0)])
+def test_alertmanager_is_asked_often_enough(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, fallback_after: float, pause: float
+) -> None:
+    """Between two questions are 30 seconds, or a quarter of `fallback_after` if that is less."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with stage.scene(**FALLBACK, fallback_after=fallback_after) as scene:
+        stand_in(scene, "healthy", "ailing")
+    assert pauses == [pause] * 2
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
