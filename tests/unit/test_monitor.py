@@ -225,6 +225,17 @@ def test_snapshot_names_every_host_before_anything_ran() -> None:
     assert list(scene.monitor.snapshot.hosts) == [of.host for of in known]
 
 
+def test_rounds_under_way_are_told_with_how_many_of_that_interval_have_ended() -> None:
+    scene = Scene(target("a", interval=60), target("b", interval=1000), seconds={"a": 10, "b": 100})
+    told: list[dict[float | None, int]] = []
+
+    def note() -> None:
+        told.append(dict(scene.monitor.under_way))
+
+    scene.run(5, note, 63, note, 60, note, lambda: scene.monitor.scan_now("b"), 1, note)
+    assert told == [{60.0: 0, 1000.0: 0}, {60.0: 1, 1000.0: 0}, {60.0: 2}, {60.0: 2, None: 0}]
+
+
 def test_host_that_is_still_scanned_is_left_out_of_the_round() -> None:
     """A host that takes longer than its interval is never scanned twice at once; the others keep their pace."""
     scene = Scene(target("slow", interval=100.0), target("quick", interval=100.0), seconds={"slow": 250.0})
