@@ -42,6 +42,8 @@ class ConfigError(PortspecError):
 
 def printable(line: str) -> str:
     """Escape what would break the line, move the cursor or not be seen: a message quotes what others wrote."""
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 

@@ -13,10 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
 from portspec.config.hostname import duplicates
 from portspec.config.mail import check_mail, mail_config
-from portspec.config.model import Config, HostConfig, MailConfig, Module, PortException, ScanConfig, Specification
+from portspec.config.model import (
+    AuditConfig,
+    Config,
+    HostConfig,
+    MailConfig,
+    Module,
+    PortException,
+    ScanConfig,
+    Specification,
+    VulnerabilityException,
+)
 from portspec.config.schema import ConfModel, ModuleModel, describe, plain_host_path
 from portspec.config.source import Source, read
 from portspec.errors import ConfigError
@@ -28,7 +39,18 @@ if TYPE_CHECKING:
     from portspec.config.fields import HostModel
     from portspec.config.source import KeyPath
 
-__all__ = ["Config", "HostConfig", "MailConfig", "Module", "PortException", "ScanConfig", "Specification", "load"]
+__all__ = [
+    "AuditConfig",
+    "Config",
+    "HostConfig",
+    "MailConfig",
+    "Module",
+    "PortException",
+    "ScanConfig",
+    "Specification",
+    "VulnerabilityException",
+    "load",
+]
 
 
 def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.environ) -> Config:
@@ -79,24 +101,16 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     hosts = raw.get("hosts")
     found = raw_sources(raw.get("discovery"))
-    if hosts in (None, {}) and not found:
-        source.problem(
-            ("hosts",),
-            "is empty; name at least one host"
-            if "hosts" in raw
-            else "missing; it names the hosts to scan, each with the ports that should be open",
-        )
-    if isinstance(hosts, dict):
-        for later, first in duplicates(hosts).items():
-            source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
-        for name, host in hosts.items():
-            if isinstance(host, dict) and host.get("scanports") == []:
-                source.problem(
-                    ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
-                )
-    _check_modules(source, raw)
     every = [*(hosts.values() if isinstance(hosts, dict) else ()), *found]
-    own = bool(every) and all(isinstance(entry, dict) and entry.get("scanports") for entry in every)
+    is_audited = isinstance(raw.get("audit"), dict)
+    if hosts in (None, {}) and not found and not (is_audited and raw["audit"].get("hosts")):
+        message = "missing; it names the hosts to scan, each with the ports that should be open"
+        message = "is empty; name at least one host" if "hosts" in raw else message
+        source.problem(("hosts",), f"{message} (those that only report: in audit.hosts)" if is_audited else message)
+    if isinstance(hosts, dict):
+        _check_hosts(source, hosts)
+    _check_modules(source, raw)
+    own = bool(every or is_audited) and all(isinstance(entry, dict) and entry.get("scanports") for entry in every)
     if raw.get("scanports") in (None, []) and not own:
         source.problem(
             ("scanports",) if "scanports" in raw else (),
@@ -104,7 +118,23 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
             if "scanports" not in raw
             else 'is empty; list the ports to scan on every host, or write "all"',
         )
+    exceptions = raw.get("exceptions")
+    for place, item in enumerate(exceptions if isinstance(exceptions, list) else ()):
+        if isinstance(item, dict) and not {"ports", "ids"} & item.keys():
+            message = "names neither ports nor ids; give the ports, or the ids of vulnerabilities, that are accepted"
+            source.problem(("exceptions", place), message)
     check_mail(source, raw)
+    check_audit(source, raw)
+
+
+def _check_hosts(source: Source, hosts: dict[str, Any]) -> None:
+    for later, first in duplicates(hosts).items():
+        source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
+    for name, host in hosts.items():
+        if isinstance(host, dict) and host.get("scanports") == []:
+            source.problem(
+                ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
+            )
 
 
 def _check_modules(source: Source, raw: dict[str, Any]) -> None:
@@ -132,6 +162,12 @@ def _config(path: str, model: ConfModel, environment: Mapping[str, str]) -> Conf
         exceptions=tuple(
             PortException(tuple(item.hosts), _union(item.ports), item.until, item.reason, item.owner)
             for item in model.exceptions
+            if item.ports
+        ),
+        accepted=tuple(
+            VulnerabilityException(tuple(item.hosts), tuple(item.ids), item.until, item.reason, item.owner)
+            for item in model.exceptions
+            if item.ids
         ),
         modules=MappingProxyType({name: _module(name, item, scanports) for name, item in model.modules.items()}),
         probe_allow=tuple(model.probe_allow),
@@ -140,6 +176,9 @@ def _config(path: str, model: ConfModel, environment: Mapping[str, str]) -> Conf
         history=model.history,
         autoreload=model.autoreload,
         mail=mail_config(model),
+        audit=audit_config(model.audit),
+        reportfile=model.reportfile,
+        reportmail=model.reportmail,
     )
 
 
@@ -165,6 +204,7 @@ def _host(name: str, host: HostModel, scanports: PortSet, interval: float, unite
         ports=unite(own, specification),
         interval=host.interval or interval,
         labels=MappingProxyType(dict(sorted(host.labels.items()))),
+        must_report=host.audit,
     )
 
 

@@ -195,6 +195,7 @@ def sources(model: DiscoveryModel, scanports: PortSet, interval: float) -> tuple
             scanports if item.scanports is None else _union(item.scanports),
             item.interval or interval,
             MappingProxyType(dict(sorted(item.labels.items()))),
+            item.audit,
         )
         return f"{kind}[{place}]", item.refresh, entry
 

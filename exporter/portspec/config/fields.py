@@ -18,6 +18,8 @@ from portspec.ports import PortSet, parse_ports
 T = TypeVar("T")
 MAX_HISTORY_DAYS = 36_500
 _DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")
+_ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
+_LONGEST_ID = 500  # characters, as audit.formats keeps
 
 
 def items(value: object) -> object:
@@ -74,12 +76,13 @@ def _rate(value: object) -> float | None:
     return float(value)
 
 
-def _flag(value: object) -> bool:
+def flag(value: object) -> bool:
+    """Read one of YAML's words for true and false; ValueError if it is none."""
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    flag = words.get(str(value).lower()) if isinstance(value, bool | str) else None
-    if flag is None:
+    found = words.get(str(value).lower()) if isinstance(value, bool | str) else None
+    if found is None:
         raise ValueError("expected true or false")
-    return flag
+    return found
 
 
 def _engine(value: object) -> str:
@@ -116,6 +119,18 @@ def _glob(value: object) -> str:
     if not text or any(letter.isspace() for letter in text):
         raise ValueError(f'"{shorten(text)}" is not a host or a glob such as "web*.example.org"')
     return text
+
+
+def _identifier(value: object) -> str:
+    """Take the id of a vulnerability in lower case; one without an id goes by its title, which has blanks."""
+    text = _text(value).strip()
+    words = re.split(r"[\s,;]+", text)
+    if len(words) > 1 and all(_ID.fullmatch(word) for word in words):
+        raise ValueError(f'"{shorten(text)}" is more than one id; write a list, such as [CVE-2026-12345, DSA-6789-1]')
+    is_glob = len(words) == 1 and re.search(r"[*?]", text)
+    if not text.isprintable() or not 0 < len(text) <= _LONGEST_ID or is_glob:
+        raise ValueError(f'"{shorten(text)}" is not the id of a vulnerability, such as "CVE-2026-12345"')
+    return text.lower()
 
 
 def some(given: list[T]) -> list[T]:
@@ -172,20 +187,24 @@ def check_label_name(name: str) -> str:
     return name
 
 
-def _readable(value: object, info: ValidationInfo) -> str:
-    """Take the path of a file that holds a secret, relative to conf.yml, and see that it can be read."""
+def read_secret(value: object, info: ValidationInfo) -> tuple[Path, str]:
+    """Give the path, relative to conf.yml, and the text of a file that holds a secret; ValueError if there is none."""
     path = Path(info.context or ".") / _text(value)
     try:
-        path.read_text(encoding="utf-8")
+        return path, path.read_text(encoding="utf-8")
     except (OSError, UnicodeError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not a text file"
         raise ValueError(f'the file "{path}" cannot be read: {why}') from None
+
+
+def _readable(value: object, info: ValidationInfo) -> str:
+    path, _ = read_secret(value, info)
     return str(path)
 
 
 Ports = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]], BeforeValidator(items)]
 OptionalPorts = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]] | None, BeforeValidator(_items_if_any)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
+Flag = Annotated[bool, BeforeValidator(flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]
 Text = Annotated[str, BeforeValidator(_text)]
@@ -193,6 +212,7 @@ ReadableFile = Annotated[str | None, BeforeValidator(_readable)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]
 EngineName = Annotated[EngineChoice, BeforeValidator(_engine)]
 Glob = Annotated[str, BeforeValidator(_glob)]
+Identifier = Annotated[str, BeforeValidator(_identifier)]
 Until = Annotated[float, BeforeValidator(_day_or_time)]
 Days = Annotated[float, BeforeValidator(_days)]
 Network = Annotated[str, BeforeValidator(_network)]
@@ -214,3 +234,4 @@ class HostModel(BaseModel):
     scanports: OptionalPorts = None
     interval: Interval | None = None
     labels: dict[LabelName, Text] = {}
+    audit: Flag = False

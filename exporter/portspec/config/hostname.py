@@ -45,6 +45,16 @@ def canonical(text: str) -> str:
     return _canonical_name(text)
 
 
+def canonical_one(text: str) -> str:
+    """Spell a name or an address as `canonical` does; ValueError for a CIDR, too, and for what has a port."""
+    if found := re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]+):[0-9]+", text):
+        raise ValueError(f'"{text}" has a port; name the host alone: "{found[1].strip("[]")}"')
+    form = canonical(text)
+    if "/" in form:
+        raise ValueError(f'"{text}" is a CIDR; name one host')
+    return form
+
+
 def parse_network(text: str) -> Network:
     """Read a CIDR such as 192.0.2.0/24; ValueError if it is none, has host bits, or too many addresses."""
     try:

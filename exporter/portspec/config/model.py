@@ -10,6 +10,7 @@ from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import time
 
 EngineChoice = Literal["auto", "syn", "connect"]
 RecordType = Literal["SRV", "A", "AAAA"]
@@ -31,7 +32,7 @@ class HostConfig:
     """One entry under `hosts`: a name, an address, or a CIDR each address of which is a host.
 
     `ports` are those to scan: the host's `scanports` and everything in its specification.
-    `interval` is in seconds.
+    `interval` is in seconds. A host that `must_report` is on the roster of audits.
     """
 
     name: str
@@ -39,6 +40,7 @@ class HostConfig:
     ports: PortSet
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    must_report: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class SourceEntry:
     scanports: PortSet
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    must_report: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,20 @@ class PortException:
 
 
 @dataclass(frozen=True, slots=True)
+class VulnerabilityException:
+    """Vulnerabilities that are accepted for a while: those of `ids`, in lower case, on hosts that a glob matches.
+
+    In force before `until`, in Unix seconds.
+    """
+
+    hosts: tuple[str, ...]
+    ids: tuple[str, ...]
+    until: float
+    reason: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """How /probe scans: `ports` are those to scan, `engine` one of those that this exporter has open."""
 
@@ -159,11 +176,28 @@ class MailConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """The `audit` block: who has to report beside the `hosts` that must, and what their keys are made from.
+
+    The first of the `passphrases` is the present one. `domain` is a regular expression of what is taken off names in
+    the report of all machines. A report is late after `max_age` seconds, and kept for `keep` seconds.
+    """
+
+    passphrases: tuple[str, ...] = field(repr=False)
+    hosts: tuple[str, ...] = ()
+    domain: str | None = None
+    max_age: float = 26 * 3600.0
+    keep: float = 90 * SECONDS_A_DAY
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole conf.yml. `parallelscans` hosts are scanned at a time.
 
     `state` is the path of the SQLite file, in which changes are kept for `history` seconds. `probe_allow` are the
-    CIDRs whose addresses /probe may scan beside the hosts. Without what a mail needs there is no `mail`.
+    CIDRs whose addresses /probe may scan beside the hosts. Without what a mail needs there is no `mail`. `accepted` are
+    the vulnerabilities among the exceptions. The report of all machines is kept in `reportfile`, and mailed each day at
+    `reportmail`, in the machine's local time.
     """
 
     path: str
@@ -180,3 +214,7 @@ class Config:
     history: float = 365 * SECONDS_A_DAY
     autoreload: bool = True
     mail: MailConfig | None = None
+    audit: AuditConfig | None = None
+    accepted: tuple[VulnerabilityException, ...] = ()
+    reportfile: str | None = None
+    reportmail: time | None = None

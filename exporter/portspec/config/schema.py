@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
+from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
 from portspec.config.fields import (
     STRICT,
@@ -15,6 +16,7 @@ from portspec.config.fields import (
     Flag,
     Glob,
     HostModel,
+    Identifier,
     Interval,
     ModuleName,
     Network,
@@ -39,13 +41,6 @@ if TYPE_CHECKING:
 
     from portspec.config.source import KeyPath
 
-# Keys of the design whose feature this version does not have: refused, so that nobody relies on them.
-PLANNED = {
-    (): {"audit", "reportfile"},
-    ("hosts", "*"): {"audit"},
-    ("exceptions",): {"ids"},
-}
-
 
 class _Strict(BaseModel):
     model_config = STRICT
@@ -66,7 +61,8 @@ class ExceptionModel(_Strict):
     """An item of `exceptions`."""
 
     hosts: Annotated[list[Glob], BeforeValidator(items), AfterValidator(some)]
-    ports: Annotated[Ports, AfterValidator(some)]
+    ports: Annotated[Ports, AfterValidator(some)] = []
+    ids: Annotated[list[Identifier], BeforeValidator(items), AfterValidator(some)] = []
     until: Until
     reason: Text = ""
     owner: Text = ""
@@ -115,12 +111,16 @@ class ConfModel(_Strict, MailModel):
     state: StateFile = None
     history: Days = 365 * SECONDS_A_DAY
     autoreload: Flag = True
+    audit: AuditModel | None = None
+    reportfile: ReportFile = None
+    reportmail: TimeOfDay = None
 
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): ConfModel,
     ("hosts", "*"): HostModel,
     ("scan",): ScanModel,
+    ("audit",): AuditModel,
     ("exceptions",): ExceptionModel,
     ("modules", "*"): ModuleModel,
     **MODELS,
@@ -128,8 +128,10 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 _NAMED = {"hosts", "modules"}  # mappings whose keys users choose
 _MISSING: dict[tuple[str, ...], str] = {
     ("exceptions", "hosts"): 'missing; it names the hosts that it is about, such as ["web*.example.org"]',
-    ("exceptions", "ports"): "missing; it names the ports whose deviations are accepted",
-    ("exceptions", "until"): "missing; an exception ends on a day (what is accepted for good belongs into allow)",
+    (
+        "exceptions",
+        "until",
+    ): "missing; an exception ends on a day (a port that is accepted for good belongs into allow)",
     **MISSING,
 }
 _SHORT_FORM = "expect"
@@ -165,8 +167,6 @@ def _place(path: KeyPath) -> tuple[str, ...]:
 def _unknown_key(path: KeyPath) -> str:
     *_, key = path
     place = _place(path)[:-1]
-    if key in PLANNED.get(place, ()):
-        return "this version does not have this feature yet; remove the key"
     known = sorted(_MODELS[place].model_fields)
     close = (
         ["expect"]

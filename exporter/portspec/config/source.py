@@ -31,6 +31,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"password|passphrase|token")  # in the name of a key
 
 
 class SpelledFloat(float):
@@ -266,7 +267,7 @@ class _Walker:
                 return found[0]
             if found[1] not in self._environment:
                 # what looks like a variable may be a piece of a password
-                name = "that it names" if path and "password" in str(path[-1]) else found[1]
+                name = "that it names" if path and _SECRET.search(str(path[-1])) else found[1]
                 self.source.problem(path, f"the environment variable {name} is not set", line)
                 return found[0]
             value = self._environment[found[1]]

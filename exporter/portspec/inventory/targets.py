@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from portspec.config.hostname import canonical
 from portspec.errors import UsageError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from portspec.config import Config, HostConfig, PortException
 
+E = TypeVar("E", bound="_Exception")
 
 _HOST = 129  # above every prefix: an entry of its own is the most specific
 
@@ -44,7 +45,10 @@ def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Targ
         found.setdefault(name, target)
     if not config.exceptions:
         return tuple(found.values())
-    return tuple(replace(target, exceptions=_matching(config.exceptions, target)) for target in found.values())
+    return tuple(
+        replace(target, exceptions=matching(config.exceptions, target.host, target.config.name))
+        for target in found.values()
+    )
 
 
 def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
@@ -86,10 +90,22 @@ def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
     return tuple({target.host: target for target in picked}.values()) or tuple(known)
 
 
-def _matching(exceptions: Sequence[PortException], target: Target) -> tuple[PortException, ...]:
-    """Give the exceptions one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under."""
-    hosts = {target.host.lower(), canonical(target.host)}
-    entries = {target.config.name.lower()} if "/" in target.config.name else set()
+class _Exception(Protocol):
+    """An exception of any kind."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The globs of the hosts that it is about."""
+        ...
+
+
+def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
+    """Give the exceptions one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under.
+
+    `entry` is the name of its entry in conf.yml.
+    """
+    hosts = {host.lower(), canonical(host)}
+    entries = {entry.lower(), canonical(entry)} if "/" in entry else set()
 
     def matches(glob: str) -> bool:
         return any(fnmatchcase(name, _plain(glob)) for name in (entries if "/" in glob else hosts))

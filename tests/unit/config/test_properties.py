@@ -257,6 +257,8 @@ keys = st.one_of(
         *("expect", "allow", "labels", "smtpserver", "smtpport", "smtppassword", "smtppassword_file", "alertemail"),
         *("sendemail", "fromemail", "smtptls", "smtpcafile", "smtpusername", "remind", "alertmanager"),
         *("fallback_after", "exceptions", "confirm", "db1", "[key]", "192.0.2.1", "22"),
+        *("audit", "passphrase", "passphrase_file", "previous_passphrase", "domain", "max_age", "keep", "reportfile"),
+        *("reportmail", "ids", "until"),
     ]),
     scalars,
 )  # fmt: skip
@@ -264,6 +266,19 @@ values = st.recursive(
     scalars,
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=4)),
     max_leaves=15,
+)
+texts = st.one_of(values, st.text(max_size=40))
+audits = st.fixed_dictionaries(
+    {},
+    optional={
+        "passphrase": texts,
+        "passphrase_file": texts,
+        "previous_passphrase": texts,
+        "hosts": st.one_of(values, st.lists(texts, max_size=3)),
+        "domain": texts,
+        "max_age": values,
+        "keep": values,
+    },
 )
 # Right at the top, so that what is below is looked at.
 documents = st.one_of(
@@ -285,6 +300,10 @@ documents = st.one_of(
             "sendemail": values,
             "remind": values,
             "alertmanager": values,
+            "audit": st.one_of(values, audits),
+            "reportfile": st.one_of(values, st.sampled_from(["a.html", "/a.html", "\0.html", ".html"])),
+            "reportmail": st.one_of(values, st.sampled_from(["7:00", "07:00", "24:00"])),
+            "exceptions": st.lists(values, max_size=2),
         },
     ),
 )

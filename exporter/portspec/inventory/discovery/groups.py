@@ -100,7 +100,9 @@ class _Finder:
                 name = host_of(target)
                 if name not in self.hosts:
                     self._count(name)
-                    self.hosts[name] = HostConfig(name, specification, ports, self._entry.interval, labels)
+                    self.hosts[name] = HostConfig(
+                        name, specification, ports, self._entry.interval, labels, self._entry.must_report
+                    )
             except ValueError as error:
                 self.refused += 1
                 self._complain(error)

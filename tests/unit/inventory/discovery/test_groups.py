@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,3 +307,11 @@ def test_any_bytes_are_groups_or_told(data: bytes) -> None:
             find_hosts(read(data), entry())
         except ListError as error:
             assert str(error)  # noqa: PT017 - may or may not be raised
+
+
+@pytest.mark.parametrize("must_report", [False, True])
+def test_hosts_of_a_source_have_to_report_if_it_says_so(must_report: bool) -> None:  # noqa: FBT001 - a value of the test
+    """`audit: true` at a source is about every host that it finds, whatever its group says of ports."""
+    source = replace(entry(), must_report=must_report)
+    found = find_hosts([group("web1"), group("192.0.2.0/30", __portspec_expect="443")], source).hosts
+    assert [(item.name, item.must_report) for item in found] == [("web1", must_report), ("192.0.2.0/30", must_report)]
