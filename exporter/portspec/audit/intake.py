@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.envelope import EnvelopeError, is_signed, key_of, unpack
-from portspec.audit.report import read_payload
+from portspec.audit.report import host_of, read_payload
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from portspec.audit.report import Report
 
+REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate")
 MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of a report as it is sent
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 MAX_AHEAD: Final = 600.0  # seconds that a host's clock may be ahead of ours
@@ -31,6 +32,11 @@ class RefusedError(Exception):
         self.host = host
         super().__init__(message)
 
+    @classmethod
+    def duplicate(cls, host: str, day: str) -> RefusedError:
+        """Make the one for a report of a day of which the host has sent another."""
+        return cls("duplicate", f"{host} has sent another report of {day} already, and one a day counts", host)
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -43,20 +49,24 @@ class Rules:
 def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
     """Give the report in an envelope and its payload, if it is one of a host of the roster, signed by it, and in time.
 
-    Size, roster, signature and time are checked in this order. Raises RefusedError.
+    Size, roster, signature and time are checked in this order; what strangers send is not read before its signature
+    is, but for the name of the host. Raises RefusedError.
     """
     if len(packed) > MAX_PACKED:
         raise RefusedError("too_large", f"it has {len(packed):,} bytes, more than {MAX_PACKED:,}")
     try:
         payload, signature = unpack(packed, MAX_PAYLOAD)
-        report = read_payload(payload)
+        host = host_of(payload)
     except EnvelopeError as error:
         raise RefusedError(error.reason, str(error)) from None
-    host = report.host
     if host not in rules.roster:
         raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
     if not is_signed(payload, signature, [key_of(host, passphrase) for passphrase in rules.passphrases]):
         raise RefusedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host)
+    try:
+        report = read_payload(payload)
+    except EnvelopeError as error:
+        raise RefusedError(error.reason, str(error), host) from None
     if report.at > now + MAX_AHEAD:
         raise RefusedError(
             "time", f"it is of {report.at - now:.0f} s ahead: the clock of {host} is wrong, or ours", host

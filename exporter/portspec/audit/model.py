@@ -44,7 +44,7 @@ class ToolRun:
     ended_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, order=True, weakref_slot=True)
 class Vulnerability:
     """One vulnerability of one package; texts are as the tool has them, "" where it says nothing.
 
@@ -67,10 +67,12 @@ class Audit:
     """What a run of a tool comes to.
 
     `reason` says in one line why it failed or what is stale; "" otherwise. `database_at` is when the tool's database
-    was made or fetched, as a Unix time, if the tool tells.
+    was made or fetched, as a Unix time, if the tool tells. `without` is what the status would be without
+    vulnerabilities, all of which may be excepted.
     """
 
     status: Status
     vulnerabilities: tuple[Vulnerability, ...] = ()
     reason: str = ""
     database_at: float | None = None
+    without: Status = Status.CLEAN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
@@ -17,6 +18,9 @@ from portspec.ports import MAX_PORT
 VERSION = 1
 _MAX_WORD = 1000  # characters of a name, a version, an address
 _MAX_LISTENERS = 200_000
+_MAX_BRACKETS = 2_000_000  # each may cost 100 bytes of memory; the JSON of 20 MB that a tool prints has some 200,000
+_MAX_HEAD = 4096  # bytes
+_HOST = re.compile(rb'\s*+\{[^{}\[\]]*?"host"\s*+:\s*+"([^"\\]++)"')
 
 T = TypeVar("T")
 
@@ -30,6 +34,11 @@ class Listener:
     port: int
     process: str | None = None
     user: str | None = None
+
+    @property
+    def spelled(self) -> str:
+        """The process and its user, as "redis-server (redis)", as far as they are known."""
+        return f"{self.process or 'unknown process'}{f' ({self.user})' if self.user else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +58,35 @@ class Report:
     listeners: tuple[Listener, ...] | None
 
 
-def read_payload(payload: bytes) -> Report:
-    """Read a payload, signed or not. Raises EnvelopeError, reason "malformed", whatever the bytes are."""
+def host_of(payload: bytes) -> str:
+    """Give the canonical name of the host that a payload says it is of, without reading the rest of it.
+
+    The name stands among its first members, before any that is a list or an object. Raises EnvelopeError, reason
+    "malformed".
+    """
+    found = _HOST.match(payload[:_MAX_HEAD])
+    if found is None:
+        raise EnvelopeError("malformed", 'the payload does not begin with an object that names its "host"')
     try:
-        plain = json.loads(payload.decode("utf-8"), parse_constant=_refuse)
+        host = canonical(found[1].decode("utf-8"))
+        if "/" in host:
+            raise ValueError("host: expected a name or an address")  # noqa: TRY301 - told below
+    except ValueError as error:
+        raise EnvelopeError("malformed", f"the payload cannot be read: {printable(str(error))}") from None
+    return host
+
+
+def read_payload(payload: bytes) -> Report:
+    """Read a payload whose signature was verified. Raises EnvelopeError, reason "malformed", whatever the bytes are."""
+    try:
+        if payload.count(b"[") + payload.count(b"{") > _MAX_BRACKETS:  # those within texts being among them
+            raise ValueError(f"more than {_MAX_BRACKETS:,} brackets")  # noqa: TRY301 - told below
+        plain = json.loads(payload.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unambiguous)
         if _typed(plain, dict).get("version") != VERSION:
             raise ValueError(f"version: expected {VERSION}, found {_quoted(plain.get('version'))}")  # noqa: TRY301 - told below
         at = _time(plain)
-        host = canonical(_word(plain, "host"))
-        if "/" in host:
-            raise ValueError("host: expected a name or an address")  # noqa: TRY301 - told below
         return Report(
-            host=host,
+            host=host_of(payload),
             day=_day(plain, at),
             at=at,
             nonce=_word(plain, "nonce"),
@@ -137,7 +163,7 @@ def _word(plain: dict[str, Any], name: str) -> str:
     value = plain[name]
     if not isinstance(value, str) or len(value) > _MAX_WORD:
         raise ValueError(f"{name}: expected a text of at most {_MAX_WORD} characters, found {_quoted(value)}")
-    return value
+    return printable(value)[:_MAX_WORD]
 
 
 def _word_if_any(plain: dict[str, Any], name: str) -> str | None:
@@ -153,6 +179,14 @@ def _typed(value: Any, kind: type[T]) -> T:
 def _quoted(value: object) -> str:
     text = repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
     return text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004 - a message of one line
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that has a key twice: each reader would take another one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:

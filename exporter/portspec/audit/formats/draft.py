@@ -161,16 +161,13 @@ class Draft:
         found = self._vulnerabilities()
         stale = self._stale or self._age()
         if self._fault or (not self._is_whole and not self._stale):
-            status, reason = Status.FAILED, self._fault or "the output could not be read to its end"
-        elif found:
-            status, reason = Status.VULNERABLE, "; ".join(filter(None, (stale, self._doubt)))
-        elif stale:
-            status, reason = Status.STALE_DATABASE, stale
-        elif self._doubt:
-            status, reason = Status.FAILED, self._doubt
-        else:
-            status, reason = Status.CLEAN, ""
-        return Audit(status, found, reason, self.database_at)
+            reason = self._fault or "the output could not be read to its end"
+            return Audit(Status.FAILED, found, reason, self.database_at, without=Status.FAILED)
+        without = Status.STALE_DATABASE if stale else Status.FAILED if self._doubt else Status.CLEAN
+        if found:
+            reason = "; ".join(filter(None, (stale, self._doubt)))
+            return Audit(Status.VULNERABLE, found, reason, self.database_at, without)
+        return Audit(without, (), stale or self._doubt, self.database_at, without)
 
     def _vulnerabilities(self) -> tuple[Vulnerability, ...]:
         entries = sorted(

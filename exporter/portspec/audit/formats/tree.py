@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from portspec.audit.formats.draft import plain, quote
 
@@ -132,6 +133,9 @@ def read_tree(text: str, draft: Draft, start: int = 0) -> Node | None:
     if depth_ends is None:
         try:
             value, end = _DECODER.raw_decode(text, start)
+        except _AmbiguousError as error:
+            draft.fail(str(error))
+            return None
         except json.JSONDecodeError as error:
             why = error.msg.lower().removesuffix(" at").removesuffix(" starting")
             draft.fail(f"the JSON document is broken or cut off in line {error.lineno}: {why}")
@@ -161,7 +165,7 @@ def _salvage(text: str, start: int, end: int, draft: Draft) -> Node | None:
             cut, missing = token.end(), "".join(reversed(stack))
     try:
         return Node(_DECODER.decode(text[start:cut] + missing), draft)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, _AmbiguousError):
         return None
 
 
@@ -216,4 +220,16 @@ def _line_at(text: str, position: int) -> str:
     return text[position : position + 200].partition("\n")[0]
 
 
-_DECODER: Final = json.JSONDecoder(parse_int=_integer)
+class _AmbiguousError(ValueError):
+    """An object has a key twice, and each reader would take another one: no tool writes such a thing."""
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise _AmbiguousError(f"an object of the JSON document has the key {quote(twice)} more than once")
+    return found
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_unambiguous)

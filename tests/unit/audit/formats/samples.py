@@ -40,6 +40,7 @@ def _load(path: Path) -> Sample:
         tuple(map(_vulnerability, expected.get("vulnerabilities", []))),
         expected.get("reason", ""),
         expected.get("database_at"),
+        Status(expected.get("without", "clean" if expected["status"] == "vulnerable" else expected["status"])),
     )
     tool = path.parent.name
     return Sample(f"{tool}/{path.stem}", ToolRun(tool=tool, output=output, **expected["run"]), audit)

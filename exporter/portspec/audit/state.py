@@ -1,0 +1,108 @@
+"""What is known of a host from the inside: its last report, judged by the exceptions at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from portspec.audit.model import Severity, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portspec.audit.model import Audit, Vulnerability
+    from portspec.audit.report import Listener
+    from portspec.config import VulnerabilityException
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What one report says of its host, its tool's output being read; `at` is when the tool ended, a Unix time.
+
+    `listeners` is None if the agent could not gather them.
+    """
+
+    at: float
+    tool: str
+    tool_version: str | None
+    audit: Audit
+    listeners: tuple[Listener, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditState:
+    """A host of the roster and its last report, if it has sent one.
+
+    `host` is its name in conf.yml, the label; `exceptions` those that are about it, in force or not. `judged_at` is
+    the time whose exceptions count, in Unix seconds.
+    """
+
+    host: str
+    exceptions: tuple[VulnerabilityException, ...] = ()
+    inspection: Inspection | None = None
+    judged_at: float = math.inf
+
+    @property
+    def vulnerabilities(self) -> tuple[Vulnerability, ...]:
+        """What counts: all that the tool found but for what is excepted."""
+        return self._found(is_excepted=False)
+
+    @property
+    def excepted(self) -> tuple[Vulnerability, ...]:
+        """What does not count, since an exception is in force."""
+        return self._found(is_excepted=True)
+
+    @property
+    def status(self) -> Status:
+        """What the last report comes to; vulnerable only by what counts."""
+        if self.inspection is None:
+            return Status.NEVER
+        audit = self.inspection.audit
+        if audit.status is not Status.VULNERABLE or self.vulnerabilities:
+            return audit.status
+        return audit.without
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, or what is stale; "" otherwise."""
+        return self.inspection.audit.reason if self.inspection else ""
+
+    @property
+    def is_counted(self) -> bool:
+        """True if the numbers of vulnerabilities mean something: none found by a run that failed is not none."""
+        return self.status in (Status.CLEAN, Status.VULNERABLE, Status.STALE_DATABASE) or bool(self.vulnerabilities)
+
+    @property
+    def vulnerable_packages(self) -> int:
+        """The number of packages, in each version, that have a vulnerability which counts."""
+        return len({(item.package, item.version) for item in self.vulnerabilities})
+
+    @property
+    def by_severity(self) -> Mapping[Severity, int]:
+        """The number of vulnerabilities of every severity, the worst first."""
+        counts = Counter(item.severity for item in self.vulnerabilities)
+        return {severity: counts[severity] for severity in Severity}
+
+    def judged(self, now: float) -> AuditState:
+        """Give the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
+        is_same = self._in_force(now) == self._in_force(self.judged_at)
+        return self if is_same else replace(self, judged_at=now)
+
+    def _found(self, *, is_excepted: bool) -> tuple[Vulnerability, ...]:
+        if self.inspection is None:
+            return ()
+        found = self.inspection.audit.vulnerabilities
+        accepted = {name for item in self._in_force(self.judged_at) for name in item.ids}
+        if not accepted:
+            return () if is_excepted else found
+        return tuple(item for item in found if _is_named(item, accepted) is is_excepted)
+
+    def _in_force(self, now: float) -> tuple[VulnerabilityException, ...]:
+        return tuple(item for item in self.exceptions if now < item.until)
+
+
+def _is_named(item: Vulnerability, ids: set[str]) -> bool:
+    """Tell whether a vulnerability has one of some ids, which are in lower case."""
+    return any(name.lower() in ids for name in (item.id, *item.aliases))
