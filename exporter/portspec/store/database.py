@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,13 +15,15 @@ from urllib.parse import quote
 from portspec.store import schema
 from portspec.store.trouble import Kind, Trouble, trouble_of
 
-#: Seconds that a lock of somebody else is waited for, by the writer and by a reader.
+#: Seconds that a lock of somebody else is waited for, by the writer, by a reader, and by a process for one deposit.
 WRITE_PATIENCE: Final = 1.0
 READ_PATIENCE: Final = 1.0
+DEPOSIT_PATIENCE: Final = 30.0
 
 _COMPANIONS: Final = ("-wal", "-shm")
 _CHECK_SECONDS = 2.0  # for the check at opening; a file that is too large for it is found out in running
 _CHECK_STEPS = 20_000  # of SQLite's virtual machine, a few milliseconds
+_PAUSE = 0.005  # seconds between two tries to switch a new file to a -wal
 _MAX_WAL = 16 << 20  # bytes that the -wal file keeps after a large batch
 
 # The header of a file (https://www.sqlite.org/fileformat.html#the_database_header)
@@ -41,18 +44,31 @@ def open_for_writing(path: str, *, is_suspect: bool = False) -> sqlite3.Connecti
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     try:
-        if not _look(path):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        connection = _connect(path, "mode=rw", WRITE_PATIENCE)
+        connection = _made(path, WRITE_PATIENCE)
         try:
             schema.verify(connection)
             _check(connection, is_suspect=is_suspect)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA journal_size_limit = {_MAX_WAL}")
-            schema.migrate(connection)
+            _prepare(connection, WRITE_PATIENCE)
             with schema.transaction(connection):  # refused where nothing may be written
                 pass
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise trouble_of(error) from error
+    return connection
+
+
+def open_for_deposit(path: str) -> sqlite3.Connection:
+    """Open or create the file for one transaction, beside a process that has it open; it is not checked.
+
+    As open_for_writing(), which see for what may not be open. Raises Trouble.
+    """
+    try:
+        connection = _made(path, DEPOSIT_PATIENCE)
+        try:
+            schema.verify(connection)
+            _prepare(connection, DEPOSIT_PATIENCE)
         except BaseException:
             connection.close()
             raise
@@ -67,6 +83,8 @@ def open_for_reading(path: str) -> sqlite3.Connection:
         return _verified(_connect(path, "mode=ro", READ_PATIENCE))
     except sqlite3.OperationalError as error:
         trouble = trouble_of(error)
+        if trouble.kind is Kind.NOT_WRITABLE and not Path(path).exists():
+            raise Trouble(Kind.ABSENT, "there is no such file") from error
         if trouble.kind is not Kind.NOT_WRITABLE or _size(f"{path}-wal"):
             raise trouble from error
         # SQLite wants to make a -shm file and may not. Without a -wal everything is in the file itself, and nobody
@@ -145,6 +163,31 @@ def _look_at_header(header: bytes) -> None:
         raise Trouble(Kind.FOREIGN, "it is the database of another program")
     if application_id:
         schema.refuse_newer(version)
+
+
+def _made(path: str, patience: float) -> sqlite3.Connection:
+    """Connect to a file that is ours by its looks, or to one that is made."""
+    if not _look(path):
+        with suppress(FileExistsError):  # another process has made it meanwhile
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    return _connect(path, "mode=rw", patience)
+
+
+def _prepare(connection: sqlite3.Connection, patience: float) -> None:
+    """Have what is committed be on the disk, and the file be of the present version."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait by itself while another process does the same to a new file
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_PAUSE)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {_MAX_WAL}")
+    schema.migrate(connection)
 
 
 def _connect(path: str, parameters: str, patience: float) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from portspec.store import archive
 from portspec.store.schema import transaction
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def advanced(reference: float | None, now: float, *, may_advance: bool) -> float
     return reference + _MAX_ADVANCE if may_advance else reference
 
 
-def forget(connection: sqlite3.Connection, history: float, now: float, *, may_advance: bool) -> bool:
+def forget(
+    connection: sqlite3.Connection, history: float, now: float, *, report_history: float, may_advance: bool
+) -> bool:
     """Delete some of the changes that are older than `history` seconds, and some of the states of hosts that are gone.
 
-    Gives whether there may be more.
+    The same of reports older than `report_history` seconds. Gives whether there may be more of any.
 
     `may_advance` in the first step of many.
     """
@@ -58,4 +61,5 @@ def forget(connection: sqlite3.Connection, history: float, now: float, *, may_ad
         states = connection.execute(
             "DELETE FROM state WHERE host IN (SELECT host FROM state WHERE saved_at < ? LIMIT ?)", (unseen, STEP)
         )
-    return STEP in (changes.rowcount, states.rowcount)
+        are_more_reports = archive.forget(connection, min(reference, now) - report_history, STEP)
+    return are_more_reports or STEP in (changes.rowcount, states.rowcount)

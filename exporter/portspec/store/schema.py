@@ -60,7 +60,52 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         )""",
         "CREATE INDEX mail_due ON mail (due)",
     ),
+    (
+        # what reports and documents are compressed with: the newest of a kind is for all hosts, each of "host" for one
+        """CREATE TABLE dictionary (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            made_after INTEGER NOT NULL,
+            due INTEGER NOT NULL,
+            content BLOB NOT NULL
+        )""",
+        "CREATE INDEX dictionary_kind ON dictionary (kind)",
+        """CREATE TABLE report (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            host TEXT NOT NULL,
+            day TEXT NOT NULL,
+            at REAL NOT NULL,
+            received_at REAL NOT NULL,
+            dictionary INTEGER,
+            is_sample INTEGER NOT NULL,
+            payload BLOB NOT NULL,
+            UNIQUE (host, day)
+        )""",
+        "CREATE INDEX report_received_at ON report (received_at)",
+        "CREATE INDEX report_dictionary ON report (dictionary) WHERE dictionary IS NOT NULL",
+        "CREATE INDEX report_sample ON report (is_sample) WHERE is_sample = 1",
+        # of each host the last report once it was read
+        """CREATE TABLE audit (
+            host TEXT PRIMARY KEY,
+            report INTEGER NOT NULL,
+            dictionary INTEGER,
+            is_sample INTEGER NOT NULL,
+            document BLOB NOT NULL
+        )""",
+        "CREATE INDEX audit_dictionary ON audit (dictionary) WHERE dictionary IS NOT NULL",
+        "CREATE INDEX audit_sample ON audit (is_sample, report) WHERE is_sample = 1",
+        # reports that were accepted, and refused by reason, ever
+        "CREATE TABLE report_count (outcome TEXT PRIMARY KEY, count INTEGER NOT NULL)",
+        # tells this file from one that is begun anew, in which the numbers of reports begin anew, too
+        "INSERT INTO meta (key, value) VALUES ('archive', hex(randomblob(16)))",
+    ),
 )
+
+#: In one statement: between two, another process may make the file.
+_LOOK: Final = """
+    SELECT application_id, user_version, EXISTS (SELECT 1 FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version
+"""
 
 
 @contextmanager
@@ -78,12 +123,12 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def verify(connection: sqlite3.Connection, newest: int | None = None) -> int:
     """Give the version of a file; Trouble if it is somebody else's or newer than `newest` (by default, this one's)."""
-    application_id, version = (_pragma(connection, name) for name in ("application_id", "user_version"))
+    application_id, version, has_tables = connection.execute(_LOOK).fetchone()
     if application_id == APPLICATION_ID:
         refuse_newer(version, newest)
-        return version
-    if application_id == 0 and not connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]:
-        return 0  # nothing at all: its making was interrupted
+        return int(version)
+    if application_id == 0 and not has_tables:
+        return 0  # nothing at all: its making was interrupted, or goes on in another process
     raise Trouble(Kind.FOREIGN, "it is the database of another program")
 
 
@@ -107,7 +152,3 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from portspec import log
-from portspec.store import records
+from portspec.store import archive, records
+from portspec.store.archive import Archive
 from portspec.store.encoding import DocumentError, Encoding
 from portspec.store.file import File
-from portspec.store.trouble import Kind, StoreError
+from portspec.store.packing import PackingError
+from portspec.store.schema import verify
+from portspec.store.trouble import Kind, StoreError, Trouble
 from portspec.store.writer import StoreStatus, Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from portspec.changes import Change
     from portspec.inventory import Target
     from portspec.snapshot import HostState
+    from portspec.store.archive import Archived
 
 T = TypeVar("T")
+
+REPORT_HISTORY: Final = 90 * 86_400.0  # seconds
 
 _log = log.get("store")
 
 
 class Store:
-    """The last state of every host and the log of their changes, in the SQLite file at `path`.
+    """The last state of every host, the log of their changes and their reports, in the SQLite file at `path`.
 
-    Changes are kept for `history` seconds. While the file cannot be written, what is put is kept in memory, the oldest
-    changes being dropped beyond writer.MAX_CHANGES, and the writing is tried again every `retry` seconds.
-    `wall_clock` gives Unix seconds.
+    Changes are kept for `history` seconds, reports for `report_history`. While the file cannot be written, what is put
+    is kept in memory, the oldest changes being dropped beyond writer.MAX_CHANGES, and the writing is tried again every
+    `retry` seconds. `wall_clock` gives Unix seconds.
     """
 
     def __init__(
-        self, path: str, *, history: float, wall_clock: Callable[[], float] = time.time, retry: float = 10.0
+        self,
+        path: str,
+        *,
+        history: float,
+        report_history: float = REPORT_HISTORY,
+        wall_clock: Callable[[], float] = time.time,
+        retry: float = 10.0,
     ) -> None:
         self._wall_clock = wall_clock
         self._file = File(path, wall_clock)
-        self._writer = Writer(self._file, history=history, wall_clock=wall_clock, retry=retry)
+        self._writer = Writer(
+            self._file, history=history, report_history=report_history, wall_clock=wall_clock, retry=retry
+        )
         self._restored: dict[str, HostState] = {}
 
     def open(self, targets: Iterable[Target]) -> dict[str, HostState]:
@@ -88,6 +103,15 @@ class Store:
     @history.setter
     def history(self, seconds: float) -> None:
         self._writer.history = seconds
+
+    @property
+    def report_history(self) -> float:
+        """How long reports of hosts are kept, in seconds; may be set anew."""
+        return self._writer.report_history
+
+    @report_history.setter
+    def report_history(self, seconds: float) -> None:
+        self._writer.report_history = seconds
 
     def start(self) -> None:
         """Start the thread that writes, once. Raises RuntimeError when no thread can be started."""
@@ -143,6 +167,39 @@ class Store:
             self._suspect(error)
             raise
 
+    def archived(self, host: str, day: str | None = None) -> Archived | None:
+        """Give the report of a host and day ("2026-11-22"), by default the last that can be read.
+
+        This and what follows need neither open() nor start(), are for any thread, and raise StoreError when the file is
+        not there or cannot be read. A file that an earlier portspec wrote has no reports.
+        """
+        with self._reading_archive() as connection:
+            try:
+                if connection is None:
+                    return None
+                held = Archive()
+                return held.last(connection, host) if day is None else held.of_day(connection, host, day)
+            except PackingError as error:
+                why = f"the report of {host} of {day} is garbled: {error}"
+                raise StoreError(self._file.path, Trouble(Kind.CORRUPT, why)) from error
+
+    def archived_days(self, host: str) -> list[str]:
+        """Give the days of which there is a report of a host, the newest first."""
+        with self._reading_archive() as connection:
+            return [] if connection is None else Archive().days(connection, host)
+
+    def last_reports(self) -> dict[str, int]:
+        """Give the number of each host's report of the last day."""
+        with self._reading_archive() as connection:
+            return {} if connection is None else archive.last_numbers(connection)
+
+    def audit_documents(self) -> dict[str, tuple[int, str]]:
+        """Give by host the number of the report that was read last, and what it came to, as a document."""
+        with self._reading_archive() as connection:
+            if connection is None:
+                return {}
+            return {host: (number, document) for host, number, document in Archive().documents(connection)}
+
     @property
     def status(self) -> StoreStatus:
         """How the store does; callable from any thread."""
@@ -154,6 +211,12 @@ class Store:
         After `timeout` seconds it is left to itself.
         """
         self._writer.close(timeout)
+
+    @contextmanager
+    def _reading_archive(self) -> Iterator[sqlite3.Connection | None]:
+        """Give a connection that reads; None if the file is of a version without an archive."""
+        with self._file.reading() as connection:
+            yield connection if verify(connection) >= archive.VERSION else None
 
     def _restore(self, targets: dict[str, Target]) -> dict[str, HostState]:
         """Read the states of targets, leaving out those that cannot be read. Raises StoreError."""

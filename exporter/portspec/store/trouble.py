@@ -23,6 +23,7 @@ class Kind(enum.Enum):
     CORRUPT = "look for a failing disk in the log of the system"
     FOREIGN = "name another file as `state` in conf.yml, or move this one away"
     NEWER = "run a portspec as new as the one that wrote it, or move the file away"
+    ABSENT = "start the exporter, which makes it, or name the right file as `state` in conf.yml"
     GONE = "leave the file to portspec while it runs"
     OTHER = "look for the cause in the log of the system"
 
@@ -37,13 +38,13 @@ class Trouble(Exception):  # noqa: N818 - within the package; what leaves it is 
 
 
 class StoreError(PortspecError):
-    """The file at `path` cannot be read, and `why`."""
+    """The file at `path` cannot be read, or written, and `why`."""
 
-    def __init__(self, path: str, trouble: Trouble) -> None:
+    def __init__(self, path: str, trouble: Trouble, what: str = "read") -> None:
         self.path = path
         self.kind = trouble.kind
         self.why = trouble.why
-        super().__init__(f"cannot read {path}: {trouble.why}; {trouble.kind.value}")
+        super().__init__(f"cannot {what} {path}: {trouble.why}; {trouble.kind.value}")
 
 
 #: Result codes of SQLite (https://www.sqlite.org/rescode.html); an extended code has the primary one in its low byte.

@@ -63,9 +63,12 @@ class StoreStatus:
 class Writer:
     """Writes to a file in a thread of its own. The public methods are for any thread."""
 
-    def __init__(self, file: File, *, history: float, wall_clock: Callable[[], float], retry: float) -> None:
+    def __init__(
+        self, file: File, *, history: float, report_history: float, wall_clock: Callable[[], float], retry: float
+    ) -> None:
         self._file = file
         self.history = history
+        self.report_history = report_history
         self._wall_clock = wall_clock
         self._retry = retry
         self._thread: threading.Thread | None = None
@@ -318,7 +321,13 @@ class Writer:
             self._file.verify_place(is_after_commit=True)
             self._backlog.remove(len(batch))
         if time.monotonic() >= self._next_forgetting:
-            is_more = history.forget(connection, self.history, self._wall_clock(), may_advance=self._may_advance)
+            is_more = history.forget(
+                connection,
+                self.history,
+                self._wall_clock(),
+                report_history=self.report_history,
+                may_advance=self._may_advance,
+            )
             self._may_advance = not is_more
             if not is_more:
                 self._next_forgetting = time.monotonic() + history.EVERY

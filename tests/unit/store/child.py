@@ -1,10 +1,11 @@
 """What the tests of the store run in a process of their own: `python -m tests.unit.store.child NAME DIRECTORY`.
 
-Each prints one JSON object. Those that mount something are started in a mount namespace of their own.
+Each prints one JSON value. Those that mount something are started in a mount namespace of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,13 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portspec.snapshot import HostState
+from portspec.store import Archive, Arrival, Store, StoreError, deposit
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, WEB, Logs, opened, scan, told
 
 if TYPE_CHECKING:
-    from portspec.store import Store
+    from collections.abc import Callable
+
+    from portspec.store import Outcome
 
 NOBODY = 65534
+TODAY = "2023-11-14"
 
 
 def _mount(*arguments: str) -> None:
@@ -119,6 +124,79 @@ def nobody(directory: Path) -> None:
     print(json.dumps(found))  # noqa: T201
 
 
+def _deposited(path: Path, host: str, payload: bytes = b"{}") -> str:
+    """Deposit a report; give what became of it, or what the error says without the path."""
+    try:
+        return deposit(str(path), Arrival(host, TODAY, NOW, payload), NOW).value
+    except StoreError as error:
+        return str(error).replace(f" {path}", "")
+
+
+def full_deposit(directory: Path) -> None:
+    """Fill a small file system under an archive, and make space again."""
+    _mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(directory))
+    path = directory / "portspec.db"
+    noise = os.urandom(200_000)
+    found: dict[str, Any] = {"before": [_deposited(path, "web1", noise)]}
+    filler = _fill(directory)
+    found["full"] = [_deposited(path, "db1", noise[::-1])]
+    os.truncate(filler, filler.stat().st_size - 100_000)  # room for the -shm and the beginning of the -wal
+    found["full"] += [_deposited(path, host, noise[::-1]) for host in ("db1", "db2")]
+    filler.unlink()
+    found["there"] = [len(Store(str(path), history=1.0).archived_days(host)) for host in ("web1", "db1", "db2")]
+    found["again"] = [_deposited(path, host, noise[::-1]) for host in ("web1", "db1", "db2")]
+    archived = Store(str(path), history=1.0).archived("db1")
+    found["is_whole"] = archived is not None and archived.payload == noise[::-1]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        found["check"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    print(json.dumps(found))  # noqa: T201
+
+
+def full_from_the_start_deposit(directory: Path) -> None:
+    """Deposit where not a byte is left, and make space."""
+    _mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(directory))
+    filler = _fill(directory)
+    full = _deposited(directory / "portspec.db", "web1")
+    filler.unlink()
+    print(json.dumps([full, _deposited(directory / "portspec.db", "web1")]))  # noqa: T201
+
+
+def read_only_deposit(directory: Path) -> None:
+    """Deposit on a file system that has become read-only, with and without a file, and is writable later."""
+    paths = [directory / "portspec.db", directory / "none.db"]
+    _mount("--bind", str(directory), str(directory))
+    found = [_deposited(paths[0], "web1")]
+    _mount("-o", "remount,bind,ro", str(directory))
+    found += [_deposited(path, "db1") for path in paths]
+    _mount("-o", "remount,bind,rw", str(directory))
+    found += [_deposited(path, "db1") for path in paths]
+    print(json.dumps(found))  # noqa: T201
+
+
+def depositor() -> None:
+    """Deposit a report for each line of the input, a path and a host, and print what became of it."""
+    _race(lambda path, arrival: deposit(path, arrival, NOW))
+
+
+def exporter(path: str) -> None:
+    """Do the same with a store that has the file open, and open the file first."""
+    archive = Archive()
+    store = Store(path, history=1.0, wall_clock=lambda: NOW)
+    store.open([])
+    store.start()
+    _race(lambda _, arrival: store.perform(lambda file: archive.add(file, [arrival], NOW))[0])
+    store.close()
+
+
+def _race(add: Callable[[str, Arrival], Outcome]) -> None:
+    os.write(1, b"ready\n")  # at once and whole, as every line: it may be killed
+    for line in sys.stdin:
+        path, host = json.loads(line)
+        payload = os.urandom(500) + 50 * host.encode()
+        outcome = add(path, Arrival(host, TODAY, NOW, payload))
+        os.write(1, f"{outcome} {payload.hex()}\n".encode())
+
+
 def hold(directory: Path, mode: str) -> None:
     """Lock the file, say so, and hold it until the input ends; `mode` "exclusive" keeps readers out, too."""
     connection = sqlite3.connect(directory / "portspec.db", isolation_level=None)
@@ -135,10 +213,17 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["hold", directory, mode]:
             hold(Path(directory), mode)
+        case ["depositor"]:
+            depositor()
+        case ["exporter", path]:
+            exporter(path)
         case [name, directory]:
             {
                 "full_disk": full_disk,
+                "full_deposit": full_deposit,
                 "full_from_the_start": full_from_the_start,
+                "full_from_the_start_deposit": full_from_the_start_deposit,
                 "read_only": read_only,
+                "read_only_deposit": read_only_deposit,
                 "nobody": nobody,
             }[name](Path(directory))

@@ -56,7 +56,7 @@ def test_state_that_nobody_renews_for_two_years_is_deleted(path: Path) -> None:
             "INSERT INTO state (host, saved_at, document) VALUES ('db1', ?, '{}'), ('web1', ?, '{}')",
             (NOW, NOW + 2 * DAY),
         )
-        history.forget(connection, DAY, NOW + 733 * DAY, may_advance=True)
+        history.forget(connection, DAY, NOW + 733 * DAY, report_history=DAY, may_advance=True)
         assert connection.execute("SELECT host FROM state").fetchall() == [("web1",)]
 
 

@@ -1,0 +1,287 @@
+"""The statements of the archive: the reports of hosts as they came, one a host and day, and what they came to."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from portspec import log
+from portspec.store import meta
+from portspec.store.packing import DOCUMENTS, PAYLOADS, Packed, Packer, PackingError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+VERSION: Final = 3  # of the schema: a file of an earlier one has no archive
+
+_MAX_READ: Final = 64 << 20  # bytes of payloads, from which on no more are read at once
+_LONGEST_SILENCE: Final = 2 * 366 * 86_400.0  # seconds for which the last report of a host outlives the others
+_MARK = "audit_mark"
+_REPORT = "id, host, day, at, dictionary, is_sample, payload"
+_OF_DAY: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND day = ?"  # noqa: S608 - of constants
+_LAST: Final = f"SELECT {_REPORT} FROM report WHERE host = ? ORDER BY day DESC"  # noqa: S608 - the same
+_NEWER: Final = f"SELECT {_REPORT} FROM report WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
+_PUT_REPORT: Final = """
+    INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+# a report of an earlier day may come after that of a later one; the report itself may be forgotten by now
+_PUT_DOCUMENT: Final = """
+    INSERT INTO audit (host, report, dictionary, is_sample, document) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (host) DO UPDATE SET report = excluded.report, dictionary = excluded.dictionary,
+        is_sample = excluded.is_sample, document = excluded.document
+    WHERE (coalesce((SELECT day FROM report WHERE id = excluded.report), ''), excluded.report)
+        >= (coalesce((SELECT day FROM report WHERE id = audit.report), ''), audit.report)
+"""
+_COUNT: Final = """
+    INSERT INTO report_count (outcome, count) VALUES (?, ?)
+    ON CONFLICT (outcome) DO UPDATE SET count = count + excluded.count
+"""
+_FORGET_REPORTS: Final = """
+    DELETE FROM report WHERE id IN (
+        SELECT id FROM report AS old WHERE received_at < :before AND (
+            received_at < :silent_since OR EXISTS (SELECT 1 FROM report WHERE host = old.host AND day > old.day)
+        ) LIMIT :limit
+    )
+"""
+_FORGET_DOCUMENTS: Final = """
+    DELETE FROM audit WHERE host IN (
+        SELECT host FROM audit WHERE NOT EXISTS (SELECT 1 FROM report WHERE host = audit.host) LIMIT ?
+    )
+"""
+_FORGET_DICTIONARIES: Final = """
+    DELETE FROM dictionary WHERE id IN (
+        SELECT id FROM dictionary AS old
+        WHERE NOT EXISTS (SELECT 1 FROM report WHERE dictionary = old.id)
+            AND NOT EXISTS (SELECT 1 FROM audit WHERE dictionary = old.id)
+            AND (kind = 'host' OR id < (SELECT max(id) FROM dictionary WHERE kind = old.kind))
+        LIMIT ?
+    )
+"""
+
+_log = log.get("store")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A report that was admitted: `host` is canonical, `day` in UTC ("2026-11-22"), `at` when it was made (Unix)."""
+
+    host: str
+    day: str
+    at: float
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A report in the archive; a later one to come in has a greater number."""
+
+    number: int
+    host: str
+    day: str
+    at: float
+    payload: bytes
+
+
+class Outcome(enum.StrEnum):
+    """What became of an arrival: it is new, or the archive has the very same bytes, or others of that host and day."""
+
+    ACCEPTED = "accepted"
+    SAME = "same"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Up to where somebody has read: which archive, since a file may be begun anew, and the number of a report."""
+
+    archive: str
+    number: int
+
+
+class _Row(NamedTuple):
+    """A row of reports."""
+
+    number: int
+    host: str
+    day: str
+    at: float
+    dictionary: int | None
+    is_sample: bool
+    blob: bytes
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(self.dictionary, self.is_sample, self.blob)
+
+
+class Archive:
+    """Adds and reads reports and what they came to, by any connection; for one thread at a time.
+
+    It holds what they are compressed with. What is garbled is told in the log once, and does not stop the others.
+    """
+
+    def __init__(self) -> None:
+        self._payloads = Packer(PAYLOADS)
+        self._documents = Packer(DOCUMENTS)
+        self._told: set[str | int] = set()  # hosts and numbers
+
+    def add(self, connection: sqlite3.Connection, arrivals: Sequence[Arrival], now: float) -> list[Outcome]:
+        """Add reports that came in at `now`, in Unix seconds, count the accepted ones, and give what became of each.
+
+        To be called in a transaction that holds the lock for writing: so one wins for each host and day. Raises
+        PackingError for a payload of more than packing.MAX_SIZE.
+        """
+        outcomes = [self._added(connection, arrival, now) for arrival in arrivals]
+        if accepted := outcomes.count(Outcome.ACCEPTED):
+            count(connection, {Outcome.ACCEPTED: accepted})
+        return outcomes
+
+    def last(self, connection: sqlite3.Connection, host: str) -> Archived | None:
+        """Give the report of the last day of a host, of those that can be read."""
+        rows = connection.execute(_LAST, (host,))
+        return next(filter(None, (self._readable(connection, _Row(*row)) for row in rows)), None)
+
+    def of_day(self, connection: sqlite3.Connection, host: str, day: str) -> Archived | None:
+        """Give the report of a host and day, if there is one. Raises PackingError if it is garbled."""
+        row = connection.execute(_OF_DAY, (host, day)).fetchone()
+        return self._archived(connection, _Row(*row)) if row else None
+
+    def days(self, connection: sqlite3.Connection, host: str) -> list[str]:
+        """Give the days of which there is a report of a host, the newest first."""
+        return [
+            day for (day,) in connection.execute("SELECT day FROM report WHERE host = ? ORDER BY day DESC", (host,))
+        ]
+
+    def newer(self, connection: sqlite3.Connection, mark: Mark | None, limit: int) -> tuple[list[Archived], Mark, int]:
+        """Give the reports after a mark, in the order in which they came: `limit` at most, and fewer if they are large.
+
+        Then the mark up to where they are, and how many are left after it, counting some that are forgotten by now. A
+        mark of another archive, or of this one before it was set back, is no mark: it begins with the first report.
+        """
+        identity = _identity(connection)
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'report'").fetchone()
+        newest: int = row[0] if row else 0
+        last = mark.number if mark and mark.archive == identity and mark.number <= newest else 0
+        found: list[Archived] = []
+        rows = size = 0
+        for row in connection.execute(_NEWER, (last, limit)):
+            rows, last = rows + 1, row[0]
+            if item := self._readable(connection, _Row(*row)):
+                found.append(item)
+                size += len(item.payload)
+            if size >= _MAX_READ:
+                break
+        else:
+            last = last if rows >= limit else max(last, newest)
+        return found, Mark(identity, last), max(0, newest - last)
+
+    def put_documents(
+        self, connection: sqlite3.Connection, documents: Iterable[tuple[str, int, str]], mark: Mark
+    ) -> None:
+        """Put what reports came to, each with its host and the number of the report, and up to where they were read.
+
+        The document of an earlier day does not replace that of a later one. Nothing is put into another archive than
+        that of the mark.
+        """
+        if mark.archive != _identity(connection):
+            return
+        for host, number, document in documents:
+            try:
+                packed = self._documents.pack(connection, document.encode("utf-8", "surrogatepass"))
+            except PackingError as error:
+                _log.error("what a report comes to cannot be kept", host=host, why=str(error))
+                continue
+            connection.execute(_PUT_DOCUMENT, (host, number, *packed))
+            if packed.is_sample:
+                self._documents.learn(connection)
+        meta.write(connection, _MARK, str(mark.number))
+
+    def documents(self, connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
+        """Give each host, the number of the report that was read last, and its document, but for those garbled."""
+        for host, number, *packed in connection.execute(
+            "SELECT host, report, dictionary, is_sample, document FROM audit ORDER BY host"
+        ):
+            try:
+                document = self._documents.unpack(connection, Packed(*packed)).decode("utf-8", "surrogatepass")
+            except ValueError as error:
+                self._tell(host, "what a report came to is garbled in the archive", host=host, why=str(error))
+            else:
+                yield host, number, document
+
+    def mark(self, connection: sqlite3.Connection) -> Mark | None:
+        """Give the mark that was put last."""
+        number = meta.read(connection, _MARK)
+        return Mark(_identity(connection), int(number)) if number and number.isdecimal() else None
+
+    def _added(self, connection: sqlite3.Connection, arrival: Arrival, now: float) -> Outcome:
+        host, day, payload = arrival.host, arrival.day, arrival.payload
+        if row := connection.execute(_OF_DAY, (host, day)).fetchone():
+            if known := self._readable(connection, _Row(*row)):
+                return Outcome.SAME if known.payload == payload else Outcome.OTHER
+            connection.execute("DELETE FROM report WHERE id = ?", row[:1])  # nobody can say what it was
+        packed = self._payloads.pack(connection, payload)
+        if packed.is_sample and (row := connection.execute(_LAST, (host,)).fetchone()):
+            packed = self._payloads.pack_like(connection, payload, _Row(*row).packed) or packed
+        connection.execute(_PUT_REPORT, (host, day, arrival.at, now, *packed))
+        if packed.is_sample:
+            self._payloads.learn(connection)
+        return Outcome.ACCEPTED
+
+    def _archived(self, connection: sqlite3.Connection, row: _Row) -> Archived:
+        return Archived(row.number, row.host, row.day, row.at, self._payloads.unpack(connection, row.packed))
+
+    def _readable(self, connection: sqlite3.Connection, row: _Row) -> Archived | None:
+        try:
+            return self._archived(connection, row)
+        except PackingError as error:
+            self._tell(
+                row.number,
+                "a report in the archive is garbled: it is left out",
+                host=row.host,
+                day=row.day,
+                why=str(error),
+            )
+            return None
+
+    def _tell(self, what: str | int, event: str, **values: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            _log.error(event, **values)
+
+
+def count(connection: sqlite3.Connection, outcomes: Mapping[str, int]) -> None:
+    """Add to the totals of what became of reports: those accepted, and those refused by reason."""
+    connection.executemany(_COUNT, ((str(outcome), number) for outcome, number in outcomes.items()))
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Give the totals, of all processes that count in this file."""
+    return dict(connection.execute("SELECT outcome, count FROM report_count"))
+
+
+def last_numbers(connection: sqlite3.Connection) -> dict[str, int]:
+    """Give the number of each host's report of the last day."""
+    return {
+        host: number for host, number, _ in connection.execute("SELECT host, id, max(day) FROM report GROUP BY host")
+    }
+
+
+def forget(connection: sqlite3.Connection, before: float, limit: int) -> bool:
+    """Delete some of the reports that came in before a Unix time, and what nothing refers to any more.
+
+    The last report of each host stays for two years more: a host that is silent has not come into order. Then its
+    document goes, too. Of what there is each, `limit` at most are deleted; gives whether there may be more.
+    """
+    reports = connection.execute(
+        _FORGET_REPORTS, {"before": before, "silent_since": before - _LONGEST_SILENCE, "limit": limit}
+    )
+    documents = connection.execute(_FORGET_DOCUMENTS, (limit,))
+    dictionaries = connection.execute(_FORGET_DICTIONARIES, (limit,))
+    return limit in (reports.rowcount, documents.rowcount, dictionaries.rowcount)
+
+
+def _identity(connection: sqlite3.Connection) -> str:
+    """Give the random name of the archive in a file."""
+    return meta.read(connection, "archive") or ""

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing, suppress
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.store import packing, schema
+from portspec.store.packing import DOCUMENTS, PAYLOADS, Packed, Packer, PackingError
+from portspec.store.schema import transaction
+from tests.unit.factories import MODEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.store.scenes import Logs
+
+
+@pytest.fixture
+def connection(path: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection to a new file."""
+    with closing(connected(path)) as found:
+        yield found
+
+
+def connected(path: Path | str) -> sqlite3.Connection:
+    """Open or make a file."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    schema.migrate(connection)
+    return connection
+
+
+def put(connection: sqlite3.Connection, packer: Packer, content: bytes) -> Packed:
+    """Put a payload into a row, as the archive does; give what was put."""
+    packed = packer.pack(connection, content)
+    connection.execute(
+        """INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload)
+        SELECT 'web1', count(*), 0, 0, ?, ?, ? FROM report""",
+        packed,
+    )
+    if packed.is_sample:
+        packer.learn(connection)
+    return packed
+
+
+def dictionaries(connection: sqlite3.Connection) -> int:
+    """Count them."""
+    return int(connection.execute("SELECT count(*) FROM dictionary").fetchone()[0])
+
+
+def noise(seed: int, size: int = 5_000) -> bytes:
+    """Give bytes that resemble no others."""
+    return random.Random(seed).randbytes(size)  # noqa: S311 - repeatable
+
+
+@MODEST
+@given(st.lists(st.binary(max_size=2000) | st.text(max_size=500).map(lambda text: 20 * text.encode()), max_size=12))
+def test_what_was_packed_is_unpacked_byte_for_byte(contents: list[bytes]) -> None:
+    """Whatever the bytes are, and whatever dictionaries came of them, another packer gives them back."""
+    with closing(connected(":memory:")) as connection:
+        packer = Packer(PAYLOADS)
+        packed = [put(connection, packer, content) for content in (*contents, *contents)]
+        other = Packer(PAYLOADS)
+        assert [other.unpack(connection, item) for item in packed] == [*contents, *contents]
+
+
+@pytest.mark.parametrize("content", [b"", bytes(20 << 20), noise(1, 20 << 20)], ids=["empty", "zeros", "noise"])
+def test_largest_and_smallest_are_unpacked(connection: sqlite3.Connection, content: bytes) -> None:
+    """Nothing at all, and 20 MB with and without a pattern, are given back, once more with a dictionary."""
+    packer = Packer(PAYLOADS)
+    put(connection, packer, b"".join(noise(number, 300) for number in range(10)))
+    for _ in range(2):
+        assert packer.unpack(connection, put(connection, packer, content)) == content
+
+
+def test_more_than_the_largest_is_refused(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be unpacked again is not packed."""
+    monkeypatch.setattr(packing, "MAX_SIZE", 1000)
+    Packer(PAYLOADS).pack(connection, bytes(1000))
+    with pytest.raises(PackingError, match="1,001 bytes are more than 1,000"):
+        Packer(PAYLOADS).pack(connection, bytes(1001))
+
+
+def test_what_resembles_an_earlier_one_is_small(connection: sqlite3.Connection) -> None:
+    """The first of its kind takes its size, the next, which differ in a few bytes, hardly any."""
+    packer = Packer(PAYLOADS)
+    sizes = [len(put(connection, packer, noise(1, 50_000) + noise(number, 20)).blob) for number in range(5)]
+    assert sizes[0] > 50_000
+    assert max(sizes[1:]) < 100
+    assert dictionaries(connection) == 1
+
+
+def test_dictionaries_become_rare_when_they_do_not_help(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What resembles nothing costs a dictionary for 1, 2, 4 and so on, and in the end for each so many."""
+    monkeypatch.setattr(packing, "_MAX_DUE", 8)
+    packer = Packer(PAYLOADS)
+    made = [0]
+    for number in range(40):
+        put(connection, packer, noise(number))
+        made.append(dictionaries(connection))
+    assert [number for number, (before, after) in enumerate(pairwise(made), 1) if before != after] == [
+        1,
+        1 + 2,
+        1 + 2 + 4,
+        1 + 2 + 4 + 8,
+        1 + 2 + 4 + 2 * 8,
+        1 + 2 + 4 + 3 * 8,
+        1 + 2 + 4 + 4 * 8,
+    ]
+
+
+def test_dictionary_is_bounded_and_has_the_newest(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made of the newest samples, then of what the one before it ended with, up to a size."""
+    monkeypatch.setattr(packing, "MAX_DICTIONARY", 12_000)
+    packer = Packer(PAYLOADS)
+    for number in range(3):
+        put(connection, packer, noise(number))
+    (newest,) = connection.execute("SELECT content FROM dictionary ORDER BY id DESC LIMIT 1").fetchone()
+    content = packer.unpack(connection, Packed(None, is_sample=False, blob=newest))
+    assert content == (noise(0) + noise(1) + noise(2))[-12_000:]
+
+
+def test_series_have_dictionaries_of_their_own(connection: sqlite3.Connection) -> None:
+    """What is known of payloads is not used for documents."""
+    put(connection, Packer(PAYLOADS), noise(1))
+    assert Packer(PAYLOADS).pack(connection, noise(1)).dictionary is not None
+    assert Packer(DOCUMENTS).pack(connection, noise(1)).dictionary is None
+
+
+def test_dictionary_of_another_process_is_used(path: Path) -> None:
+    """Each packer uses the newest dictionary in the file, whoever made it, and reads what the other packed."""
+    with closing(connected(path)) as one, closing(connected(path)) as other:
+        mine, theirs = Packer(PAYLOADS), Packer(PAYLOADS)
+        put(one, mine, noise(1))
+        assert len(put(other, theirs, noise(1)).blob) < 100
+        put(other, theirs, noise(2))
+        put(other, theirs, noise(3))
+        packed = put(one, mine, noise(3))
+        assert len(packed.blob) < 100
+        assert theirs.unpack(other, packed) == noise(3)
+
+
+def test_dictionary_that_was_rolled_back_is_forgotten(connection: sqlite3.Connection) -> None:
+    """What a transaction made that was not committed is not taken for what the next one makes in its place."""
+    packer = Packer(PAYLOADS)
+
+    def fail() -> None:
+        with transaction(connection):
+            for number in (1, 1, 2, 2):
+                put(connection, packer, noise(number))
+            raise InterruptedError
+
+    for _ in range(3):
+        with pytest.raises(InterruptedError):
+            fail()
+    with transaction(connection):
+        packed = [put(connection, packer, noise(number)) for number in (3, 3, 4, 4)]
+    assert [Packer(PAYLOADS).unpack(connection, item) for item in packed] == [noise(number) for number in (3, 3, 4, 4)]
+
+
+def test_few_dictionaries_are_held(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, they are loaded when they are needed, and the oldest make room."""
+    monkeypatch.setattr(packing, "_MAX_DUE", 1)
+    packer = Packer(PAYLOADS)
+    packed = [put(connection, packer, noise(number // 2)) for number in range(40)]
+    assert len({item.dictionary for item in packed}) > packing.MAX_LOADED + 2
+    for item, number in zip(packed, range(40), strict=True):
+        assert packer.unpack(connection, item) == noise(number // 2)
+        assert len(packer._codecs) <= packing.MAX_LOADED
+
+
+@MODEST
+@given(st.data())
+def test_garbled_blob_is_an_error(data: st.DataObject) -> None:
+    """A blob with a byte changed, cut off or added gives what was packed or a PackingError, and never another thing."""
+    with closing(connected(":memory:")) as connection:
+        packer = Packer(PAYLOADS)
+        content = noise(1, 2000) + bytes(3000)
+        put(connection, packer, content)
+        packed = packer.pack(connection, noise(1, 1000) + noise(2, 1000) + bytes(3000))
+        place = data.draw(st.integers(0, len(packed.blob) - 1))
+        new = data.draw(st.binary(max_size=2))
+        garbled = packed.blob[:place] + new + packed.blob[place + 1 :]
+        try:
+            found = packer.unpack(connection, packed._replace(blob=garbled))
+        except PackingError:
+            return
+        assert found == noise(1, 1000) + noise(2, 1000) + bytes(3000)
+
+
+@MODEST
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x28\xb5\x2f\xfd" + tail))
+def test_any_bytes_are_read_or_refused(blob: bytes) -> None:
+    """What nobody packed is refused, frames that begin well included."""
+    with closing(connected(":memory:")) as connection, suppress(PackingError):
+        Packer(PAYLOADS).unpack(connection, Packed(None, is_sample=False, blob=blob))
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"\x28\xb5\x2f\xfd\xe0" + (1 << 60).to_bytes(8, "little") + bytes(20),
+        b"\x28\xb5\x2f\xfd\xa0" + (200 << 20).to_bytes(4, "little") + bytes(20),
+        b"\x28\xb5\x2f\xfd\x00\xff" + bytes(20),
+        b"",
+        "text",
+        None,
+    ],
+    ids=["exabyte", "more than it can hold", "no size, large window", "empty", "text", "null"],
+)
+def test_size_that_cannot_be_is_not_believed(connection: sqlite3.Connection, blob: object) -> None:
+    """No memory is taken for what a blob says it holds, but cannot."""
+    with pytest.raises(PackingError):
+        Packer(PAYLOADS).unpack(connection, Packed(None, is_sample=False, blob=blob))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DELETE FROM dictionary", "UPDATE dictionary SET content = x'00'", "UPDATE dictionary SET content = 'text'"],
+)
+def test_garbled_dictionary_is_told_and_made_anew(connection: sqlite3.Connection, logs: Logs, statement: str) -> None:
+    """What was packed with it is lost, and said to be; what comes next is packed with another."""
+    for number in range(7):
+        put(connection, Packer(PAYLOADS), noise(number))
+    packed = put(connection, Packer(PAYLOADS), noise(6))
+    connection.execute(statement)
+    packer = Packer(PAYLOADS)
+    with pytest.raises(PackingError, match=f"dictionary {packed.dictionary} is"):
+        packer.unpack(connection, packed)
+    for _ in range(2):
+        found = put(connection, packer, noise(8))
+        assert packer.unpack(connection, found) == noise(8)
+    assert len(found.blob) < 100
+    assert logs.levels == ([] if statement.startswith("DELETE") else ["error"])
