@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.ports import PortSet
 from portspec.scan import Reason
@@ -16,6 +16,7 @@ from portspec.verdict import Deviation, Judgement, Verdict, excepted_ports, in_f
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from portspec.audit.state import AuditState
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
 
@@ -164,7 +165,19 @@ def _union(sets: Iterable[PortSet]) -> PortSet:
     return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in sets))
 
 
-class HostTable(Mapping[str, "HostState"]):
+class OfHost(Protocol):
+    """A state of a host."""
+
+    @property
+    def host(self) -> str:
+        """The name in conf.yml: the label `host`."""
+        ...
+
+
+S = TypeVar("S", bound=OfHost)
+
+
+class HostTable(Mapping[str, S], Generic[S]):
     """An immutable mapping of host to state whose copy with one host replaced is cheap.
 
     States lie in chunks; a new table shares all of them but one, so that 10,000 hosts cost two tuples,
@@ -173,12 +186,14 @@ class HostTable(Mapping[str, "HostState"]):
 
     __slots__ = ("_chunks", "_places")
 
-    def __init__(self, states: Iterable[HostState] = ()) -> None:
+    def __init__(self, states: Iterable[S] = ()) -> None:
         every = tuple(states)
         self._places = {state.host: divmod(place, _CHUNK) for place, state in enumerate(every)}
-        self._chunks = tuple(every[start : start + _CHUNK] for start in range(0, len(every), _CHUNK))
+        self._chunks: tuple[tuple[S, ...], ...] = tuple(
+            every[start : start + _CHUNK] for start in range(0, len(every), _CHUNK)
+        )
 
-    def __getitem__(self, host: str) -> HostState:
+    def __getitem__(self, host: str) -> S:
         chunk, place = self._places[host]
         return self._chunks[chunk][place]
 
@@ -189,7 +204,7 @@ class HostTable(Mapping[str, "HostState"]):
         return len(self._places)
 
     @property
-    def chunks(self) -> tuple[tuple[HostState, ...], ...]:
+    def chunks(self) -> tuple[tuple[S, ...], ...]:
         """The states, some at a time; a chunk without a changed state is the same object in the next table."""
         return self._chunks
 
@@ -198,12 +213,12 @@ class HostTable(Mapping[str, "HostState"]):
         """The number of the chunk of each host, and the host's place in it."""
         return self._places
 
-    def replacing(self, state: HostState) -> HostTable:
+    def replacing(self, state: S) -> HostTable[S]:
         """Give the table with the state of one host replaced; KeyError if it does not hold that host."""
         number, place = self._places[state.host]
         chunk = self._chunks[number]
         chunk = (*chunk[:place], state, *chunk[place + 1 :])
-        table = HostTable()
+        table: HostTable[S] = HostTable()
         table._places = self._places
         table._chunks = (*self._chunks[:number], chunk, *self._chunks[number + 1 :])
         return table
@@ -211,9 +226,13 @@ class HostTable(Mapping[str, "HostState"]):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every host's state by its name, in the order of the configuration, and the monitor's totals."""
+    """Every host's state by its name, in the order of the configuration, and the monitor's totals.
 
-    hosts: HostTable = field(default_factory=HostTable)
+    `audits` are the hosts that have to report, scanned here or not.
+    """
+
+    hosts: HostTable[HostState] = field(default_factory=HostTable)
+    audits: HostTable[AuditState] = field(default_factory=HostTable)
     rounds: int = 0
     overruns: int = 0
     probes_sent: int = 0

@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
 from portspec.changes import Change
-from portspec.document import change_document, host_document, timestamp
+from portspec.config import VulnerabilityException
+from portspec.document import audit_document, change_document, host_document, timestamp, unscanned_document
 from portspec.scan import Failure, PortState, Reason
 from portspec.snapshot import HostState
 from tests.unit.factories import NOW, exception, result, seen, target
@@ -121,6 +125,8 @@ def test_host_that_was_never_conclusive_shows_what_was_seen() -> None:
         (1_700_000_000.0, "2023-11-14T22:13:20.000Z"),
         (1_700_000_000.1239, "2023-11-14T22:13:20.123Z"),
         (4_102_444_799.0, "2099-12-31T23:59:59.000Z"),
+        (300_000_000_000.0, "9999-12-31T23:59:59.000Z"),
+        (-1e15, "0001-01-01T00:00:00.000Z"),
     ],
 )
 def test_times_are_rfc_3339_in_utc(seconds: float | None, text: str | None) -> None:
@@ -162,3 +168,117 @@ def test_change_as_an_object(before: PortState | None, text: str | None) -> None
         "to": "open",
         "first_seen": "2023-11-14T22:12:20.000Z",
     }
+
+
+FOUND = Vulnerability(
+    "openssl", "3.0.11", "CVE-2023-1", Severity.HIGH, ("DSA-1", "GHSA-a"), ("3.0.12", "3.1"), "a title", "https://a/b"
+)
+OBJECT = {
+    "package": "openssl",
+    "version": "3.0.11",
+    "id": "CVE-2023-1",
+    "aliases": ["DSA-1", "GHSA-a"],
+    "severity": "high",
+    "fixed_in": ["3.0.12", "3.1"],
+    "title": "a title",
+    "url": "https://a/b",
+}
+
+
+def accept(until: float, *ids: str, owner: str = "") -> VulnerabilityException:
+    """Make an exception for vulnerabilities."""
+    return VulnerabilityException(("*",), ids, until, "because", owner)
+
+
+def audited(
+    audit: Audit,
+    *exceptions: VulnerabilityException,
+    host: str = "web1",
+    listeners: tuple[Listener, ...] | None = None,
+) -> AuditState:
+    """Make the audit of a host, judged at NOW."""
+    return AuditState(host, exceptions, Inspection(NOW - 60, "debsecan", "0.4", audit, listeners), NOW)
+
+
+def test_audit_of_a_scanned_host() -> None:
+    """What a host reports stands in its object, with what both views say together."""
+    listeners = (
+        Listener("tcp", "::", 6379, "redis", "r"),
+        Listener("tcp", "192.0.2.1", 6379, "redis", "r"),
+        Listener("tcp", "192.0.2.1", 6379, None, "root"),
+        Listener("tcp", "::", 443, "nginx", "root"),
+        Listener("tcp", "127.0.0.1", 25, "exim", "mail"),
+        Listener("udp", "::", 53, None, None),
+    )
+    of = target("web1", expect=[22], scan=[22, 25, 80, 443, 6379])
+    state = HostState(of).after(result(of, seen(scanned=of.config.ports, is_open=[22, 80, 6379])))
+    audit = audited(Audit(Status.VULNERABLE, (FOUND,), "an old database", NOW - 120), listeners=listeners)
+    document = host_document(state, audit)
+    assert list(document) == KEYS
+    assert document["audit"] == {
+        "status": "vulnerable",
+        "reason": "an old database",
+        "reported_at": "2023-11-14T22:12:20.000Z",
+        "tool": "debsecan",
+        "tool_version": "0.4",
+        "database_at": "2023-11-14T22:11:20.000Z",
+        "vulnerable_packages": 1,
+        "vulnerabilities": [OBJECT],
+        "excepted": [],
+        "listeners": [
+            {"protocol": "tcp", "address": "::", "port": 6379, "process": "redis", "user": "r"},
+            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": "redis", "user": "r"},
+            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": None, "user": "root"},
+            {"protocol": "tcp", "address": "::", "port": 443, "process": "nginx", "user": "root"},
+            {"protocol": "tcp", "address": "127.0.0.1", "port": 25, "process": "exim", "user": "mail"},
+            {"protocol": "udp", "address": "::", "port": 53, "process": None, "user": None},
+        ],
+        "unexpected_listeners": {"6379": [{"process": "redis", "user": "r"}, {"process": None, "user": "root"}]},
+        "listening_unreachable": ["443"],
+        "reachable_unheld": ["22", "80"],
+    }
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_host_that_never_reported() -> None:
+    """Of a host without a report there is null, and nothing found is no number."""
+    document = host_document(HostState(target("web1")), AuditState("web1"))["audit"]
+    assert (document["status"], document["reason"]) == ("never", None)
+    unknown = ["reported_at", "tool", "tool_version", "database_at", "vulnerable_packages", "listeners"]
+    assert [document[key] for key in unknown] == [None] * 6
+    empty = ["vulnerabilities", "excepted", "unexpected_listeners", "listening_unreachable", "reachable_unheld"]
+    assert not any(document[key] for key in empty)
+
+
+def test_host_that_is_not_scanned() -> None:
+    """A host that only reports has the keys of the others, no verdict, and nothing that was scanned."""
+    audit = audited(Audit(Status.CLEAN), host="laptop", listeners=(Listener("tcp", "::", 22, "sshd", "root"),))
+    document = unscanned_document(audit)
+    assert list(document) == KEYS
+    assert (document["host"], document["verdict"], document["last_scan"]) == ("laptop", None, None)
+    assert (document["expected"], document["addresses"]) == ([], [])
+    assert document["audit"] == audit_document(audit, None) | {"unexpected_listeners": {}}
+    assert document["audit"]["listening_unreachable"] == []
+
+
+def test_failed_audit_has_no_number_of_packages() -> None:
+    """None found by a run that failed is not none; what it found all the same counts."""
+    assert audit_document(audited(Audit(Status.FAILED, (), "why")), None)["vulnerable_packages"] is None
+    assert audit_document(audited(Audit(Status.FAILED, (FOUND,), "why")), None)["vulnerable_packages"] == 1
+    assert audit_document(audited(Audit(Status.CLEAN)), None)["vulnerable_packages"] == 0
+
+
+def test_accepted_vulnerabilities_stand_apart() -> None:
+    """What is accepted, by any of its ids, tells until when, why and by whom: of several exceptions by the longest."""
+    exceptions = [
+        accept(NOW + 60, "cve-2023-1"),
+        accept(NOW + 120, "ghsa-a", owner="Ada"),
+        accept(NOW - 1, "dsa-1", owner="nobody"),
+    ]
+    audit = audited(Audit(Status.VULNERABLE, (FOUND,)), *exceptions)
+    document = audit_document(audit, None)
+    assert (document["status"], document["vulnerabilities"]) == ("clean", [])
+    accepted = {"until": "2023-11-14T22:15:20.000Z", "reason": "because", "owner": "Ada"}
+    assert document["excepted"] == [OBJECT | accepted]
+    later = audit_document(audit.judged(NOW + 120), None)
+    assert (later["status"], later["vulnerabilities"], later["excepted"]) == ("vulnerable", [OBJECT], [])

@@ -83,6 +83,53 @@ PORT_SCAN_INTERVAL = Metric(
 )
 PORT_HOST_INFO = Metric("port_host_info", "gauge", "1, with the labels that conf.yml gives the host.", ("host",))
 
+_AS_REPORTED = "as of the last accepted report of the host"
+AUDIT_REPORT_TIMESTAMP = Metric(
+    "audit_report_timestamp_seconds",
+    "gauge",
+    "Unix time at which the audit of the last accepted report ended on its host; 0 for a host of the roster that "
+    "never reported.",
+    ("host",),
+)
+AUDIT_STATUS = Metric(
+    "audit_status", "gauge", f"1 for the status of the host's packages, {_AS_REPORTED}, else 0.", ("host", "status")
+)
+AUDIT_VULNERABLE_PACKAGES = Metric(
+    "audit_vulnerable_packages",
+    "gauge",
+    f"Number of packages with a vulnerability that is not excepted, {_AS_REPORTED}; absent if nothing is known.",
+    ("host",),
+)
+AUDIT_VULNERABILITIES = Metric(
+    "audit_vulnerabilities",
+    "gauge",
+    f"Number of vulnerabilities of packages that are not excepted, {_AS_REPORTED}; absent if nothing is known.",
+    ("host", "severity"),
+)
+AUDIT_VULNERABILITY = Metric(
+    "audit_vulnerability",
+    "gauge",
+    f"1 for each vulnerability of a package that is not excepted, {_AS_REPORTED}; absent otherwise.",
+    ("host", "package", "version", "id", "severity"),
+)
+PORT_LISTENER_INFO = Metric(
+    "port_listener_info",
+    "gauge",
+    f"1 for each process that listens on a port of another than a loopback address, {_AS_REPORTED}; process and user "
+    "are empty where the agent may not see them.",
+    ("host", "port", "process", "user"),
+)
+AUDIT_RECEIVED = Metric("audit_reports_received_total", "counter", "Reports of hosts that were accepted.")
+AUDIT_REJECTED = Metric(
+    "audit_reports_rejected_total", "counter", "Reports that were not accepted, by reason.", ("reason",)
+)
+AUDIT_MAX_AGE = Metric(
+    "portspec_audit_max_age_seconds", "gauge", "Time after which the report of a host is late, as configured."
+)
+AUDIT_UNREAD = Metric(
+    "portspec_audit_reports_unread", "gauge", "Accepted reports whose tool's output is still to be read."
+)
+
 BUILD_INFO = Metric(
     "portspec_build_info", "gauge", "1, with the versions of portspec and of Python.", ("version", "python_version")
 )
@@ -100,7 +147,8 @@ READY = Metric(
 SERIES_DROPPED = Metric(
     "portspec_series_dropped",
     "gauge",
-    "Number of per-port series that are left out of this page: beyond series_budget, or too many for one host.",
+    "Number of series of ports, vulnerabilities and listeners that are left out of this page: beyond series_budget, or "
+    "too many for one host.",
 )
 SCAN_ROUNDS = Metric("portspec_scan_rounds_total", "counter", "Completed scan rounds.")
 SCAN_OVERRUNS = Metric(

@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from portspec.metrics.block import Block, Gzip
+from portspec.metrics.families import AUDITS, PORTS
 from portspec.metrics.own import own_families, probe_families
 from portspec.metrics.render import Renderer
 from portspec.snapshot import HostTable
@@ -49,7 +50,7 @@ class Exposition:
     ) -> None:
         self._snapshot = snapshot
         self._status = status
-        self._renderer = Renderer(series_budget)
+        self._ports, self._audits = Renderer(PORTS, series_budget), Renderer(AUDITS, series_budget)
         self._gzip = Gzip()
         self._turn = threading.Lock()
         self._process = CollectorRegistry(auto_describe=False)
@@ -58,17 +59,17 @@ class Exposition:
 
     @property
     def series_budget(self) -> int:
-        """The number of per-port series that a page may have."""
-        return self._renderer.series_budget
+        """The number of series of ports, vulnerabilities and listeners that a page may have."""
+        return self._ports.series_budget
 
     @series_budget.setter
     def series_budget(self, budget: int) -> None:
-        self._renderer.series_budget = budget
+        self._ports.series_budget = budget
 
     def write_ahead(self) -> None:
         """Write what has changed since the last page already, so that the next one need not."""
         with self._turn:
-            self._renderer.render(self._snapshot().hosts)
+            self._render(self._snapshot())
 
     def write(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Page:
         """Give the page for the header fields of a request; with `names`, only the samples of these names.
@@ -77,14 +78,21 @@ class Exposition:
         """
         with self._turn:
             snapshot = self._snapshot()
-            families, dropped = self._renderer.render(snapshot.hosts)
+            families, dropped = self._render(snapshot)
             own = (*own_families(snapshot, self._status(), dropped), *self._process.collect())
             return _page(own, families, names, accept, accept_encoding, self._gzip)
+
+    def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[Block]]], int]:
+        """Give the families of all hosts and the number of series left out; ports come before what hosts report."""
+        families, dropped = self._ports.render(snapshot.hosts)
+        self._audits.series_budget = self._ports.left
+        more, more_dropped = self._audits.render(snapshot.audits)
+        return families + more, dropped + more_dropped
 
 
 def probe_page(state: HostState, *, duration: float, series_budget: int, accept: str, accept_encoding: str) -> Page:
     """Give the page of one probe, which took `duration` seconds; see Exposition.write."""
-    families, dropped = Renderer(series_budget).render(HostTable([state]))
+    families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
     return _page(probe_families(state, duration, dropped), families, (), accept, accept_encoding, Gzip())
 
 

@@ -1,23 +1,29 @@
-"""HostState → samples of the host families. Pure: what /metrics says of one host depends on that host alone."""
+"""HostState and AuditState → samples of the host families. Pure: those of one host depend on that host alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from portspec.audit.model import Status
+from portspec.exposure import expose
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
+from portspec.snapshot import OfHost
 from portspec.verdict import in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from portspec.audit.state import AuditState
     from portspec.config import PortException
     from portspec.snapshot import HostState, ScanResult
     from portspec.verdict import Deviation
 
     Samples = Iterable[tuple[Mapping[str, str], float]]
+
+S = TypeVar("S", bound=OfHost)
 
 # Ports of one address, kind and state that get a series each; more are one series with all of them in its label.
 MAX_SINGLE_DEVIATIONS = 100
@@ -25,7 +31,7 @@ MAX_PORT_LABEL = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Part(Generic[S]):
     """Samples of one family; those of `metric` stand together.
 
     `rank` says what the series budget cuts first: the lowest. None is never cut, for there are few. `is_timed` ones
@@ -34,14 +40,21 @@ class Part:
     """
 
     metric: m.Metric
-    samples: Callable[[HostState], Samples]
+    samples: Callable[[S], Samples]
     rank: int | None = None
     is_timed: bool = False
-    value: Callable[[HostState], float | None] | None = None
+    value: Callable[[S], float | None] | None = None
 
 
-def has_news(before: HostState, after: HostState) -> bool:
-    """Tell whether a host may have other samples than before in the parts that are not timed."""
+@dataclass(frozen=True, slots=True)
+class Families(Generic[S]):
+    """The families of a kind of state, in their order; `has_news` tells whether parts that are not timed may differ."""
+
+    parts: tuple[Part[S], ...]
+    has_news: Callable[[S, S], bool]
+
+
+def _has_news(before: HostState, after: HostState) -> bool:
     return (
         before.target is not after.target
         or _findings(before.latest) != _findings(after.latest)
@@ -129,17 +142,51 @@ def _host_info(state: HostState) -> Samples:
         yield {"host": state.host, **labels}, 1
 
 
-def _of_host(metric: m.Metric, value: Callable[[HostState], float | None], *, is_timed: bool = False) -> Part:
+def _of_host(metric: m.Metric, value: Callable[[S], float | None], *, is_timed: bool = False) -> Part[S]:
     """Make the part of a family that has one sample for each host, or none (None)."""
 
-    def samples(state: HostState) -> Samples:
+    def samples(state: S) -> Samples:
         found = value(state)
         return () if found is None else (({"host": state.host}, found),)
 
     return Part(metric, samples, is_timed=is_timed, value=value)
 
 
-PARTS: tuple[Part, ...] = (
+def _statuses(state: AuditState) -> Samples:
+    present = state.status
+    for status in Status:
+        yield {"host": state.host, "status": status.value}, status is present
+
+
+def _severities(state: AuditState) -> Samples:
+    if state.is_counted:
+        for severity, count in state.by_severity.items():
+            yield {"host": state.host, "severity": severity.value}, count
+
+
+def _vulnerabilities(state: AuditState) -> Samples:
+    found = {(item.package, item.version, item.id): item for item in state.vulnerabilities}
+    for item in found.values():
+        yield (
+            {
+                "host": state.host,
+                "package": item.package,
+                "version": item.version,
+                "id": item.id,
+                "severity": item.severity.value,
+            },
+            1,
+        )
+
+
+def _listeners(state: AuditState) -> Samples:
+    exposure = expose(None, state)
+    for port, listeners in sorted(exposure.listeners.items()) if exposure else ():
+        for process, user in sorted({(item.process or "", item.user or "") for item in listeners}):
+            yield {"host": state.host, "port": spell(port), "process": process, "user": user}, 1
+
+
+PORT_PARTS: tuple[Part[HostState], ...] = (
     Part(m.PORT_OPEN, _expected_open, rank=2),
     Part(m.PORT_OPEN, _other_open, rank=0),
     Part(m.PORT_EXPECTED, _expected, rank=1),
@@ -157,3 +204,13 @@ PARTS: tuple[Part, ...] = (
     _of_host(m.PORT_SCAN_INTERVAL, lambda state: state.target.config.interval or None),
     Part(m.PORT_HOST_INFO, _host_info),
 )
+AUDIT_PARTS: tuple[Part[AuditState], ...] = (
+    _of_host(m.AUDIT_REPORT_TIMESTAMP, lambda state: state.inspection.at if state.inspection else 0.0),
+    Part(m.AUDIT_STATUS, _statuses),
+    _of_host(m.AUDIT_VULNERABLE_PACKAGES, lambda state: state.vulnerable_packages if state.is_counted else None),
+    Part(m.AUDIT_VULNERABILITIES, _severities),
+    Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
+    Part(m.PORT_LISTENER_INFO, _listeners, rank=0),
+)
+PORTS = Families(PORT_PARTS, _has_news)
+AUDITS = Families(AUDIT_PARTS, lambda *_: True)

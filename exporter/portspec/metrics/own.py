@@ -48,6 +48,11 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         yield _family(m.MAILS_SENT, [((), mail.sent)])
         yield _family(m.MAILS_GIVEN_UP, [((), mail.given_up)])
         yield _family(m.MAILS_FAILED, [((reason,), count) for reason, count in mail.failed.items()])
+    if audit := status.audit:
+        yield _family(m.AUDIT_RECEIVED, [((), audit.received)])
+        yield _family(m.AUDIT_REJECTED, [((reason,), count) for reason, count in audit.rejected.items()])
+        yield _family(m.AUDIT_MAX_AGE, [((), audit.max_age)])
+        yield _family(m.AUDIT_UNREAD, [((), audit.unread)])
     if sources := status.sources:
         yield _family(m.DISCOVERED_HOSTS, [((source.name,), source.hosts) for source in sources])
         yield _family(m.DISCOVERY_REFRESHES, [((source.name,), source.refreshes) for source in sources])

@@ -11,27 +11,25 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.utils import floatToGoString
 
 from portspec.metrics.block import Block
-from portspec.metrics.families import PARTS, has_news
+from portspec.snapshot import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.metrics.catalogue import Metric
-    from portspec.metrics.families import Part
-    from portspec.snapshot import HostState, HostTable
+    from portspec.metrics.families import Families, Part
+    from portspec.snapshot import HostTable
 
-    _Run = tuple["_Chunk | None", int, int]
+    _Run = tuple["_Chunk[S] | None", int, int]
+
+S = TypeVar("S", bound=OfHost)
 
 MAX_HOST_SERIES = 1000  # in one part of a family that the budget may cut: no host floods the others
-
-_KEPT_FIRST = sorted(
-    (place for place, part in enumerate(PARTS) if part.rank is not None), key=lambda place: -(PARTS[place].rank or 0)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +45,56 @@ class _Column:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(Generic[S]):
     """The lines of a chunk of hosts, a column for each part."""
 
-    states: tuple[HostState, ...]
+    states: tuple[S, ...]
     columns: tuple[_Column, ...]
 
 
-class Renderer:
-    """Writes the host families of one table of hosts after the other. Not for two threads at a time."""
+class Renderer(Generic[S]):
+    """Writes families of one table of hosts after the other. Not for two threads at a time.
 
-    def __init__(self, series_budget: int) -> None:
+    `left` is what the last one left of the series budget, for others; nothing if it was cut itself.
+    """
+
+    def __init__(self, families: Families[S], series_budget: int) -> None:
+        self._families = families
+        self._kept_first = sorted(
+            (place for place, part in enumerate(families.parts) if part.rank is not None),
+            key=lambda place: -(families.parts[place].rank or 0),
+        )
         self.series_budget = series_budget
-        self._chunks: tuple[_Chunk, ...] = ()
+        self.left = series_budget
+        self._chunks: tuple[_Chunk[S], ...] = ()
         self._places: Mapping[str, tuple[int, int]] = {}
 
-    def render(self, hosts: HostTable) -> tuple[list[tuple[Metric, list[Block]]], int]:
+    def render(self, hosts: HostTable[S]) -> tuple[list[tuple[Metric, list[Block]]], int]:
         """Give the families that have samples, each with its blocks, and the number of series left out.
 
-        The series budget holds for the per-port families. What is beyond it is cut family by family, ports that are
-        open and not expected first and deviations last, and within a family from the last host on.
+        The series budget holds for the parts that have a rank. What is beyond it is cut part by part, by their ranks:
+        of ports those that are open and not expected first and deviations last, of audits the listeners first. Within
+        a part it is cut from the last host on.
         """
+        parts = self._families.parts
         chunks = tuple(self._chunk(number, states) for number, states in enumerate(hosts.chunks))
         self._chunks, self._places = chunks, hosts.places
-        columns = [[chunk.columns[place] for chunk in chunks] for place in range(len(PARTS))]
+        columns = [[chunk.columns[place] for chunk in chunks] for place in range(len(parts))]
         blocks = [[column.block for column in every] for every in columns]
         dropped = sum(column.total_left_out for every in columns for column in every)
         left = self.series_budget
-        for place in _KEPT_FIRST:
+        for place in self._kept_first:
             kept, blocks[place] = _within(left, columns[place])
             missing = sum(column.total for column in columns[place]) - kept
             dropped += missing
             left = 0 if missing else left - kept
+        self.left = left
         families: dict[Metric, list[Block]] = {}
-        for part, found in zip(PARTS, blocks, strict=True):
+        for part, found in zip(parts, blocks, strict=True):
             families.setdefault(part.metric, []).extend(block for block in found if block.text)
         return [(metric, found) for metric, found in families.items() if found], dropped
 
-    def _chunk(self, number: int, states: tuple[HostState, ...]) -> _Chunk:
+    def _chunk(self, number: int, states: tuple[S, ...]) -> _Chunk[S]:
         old = self._chunks[number] if number < len(self._chunks) else None
         if old is None or len(old.states) != len(states):
             return self._regrouped(states)
@@ -93,21 +103,22 @@ class Renderer:
         changed = [place for place, state in enumerate(states) if state is not old.states[place]]
         if any(states[place].host != old.states[place].host for place in changed):
             return self._regrouped(states)
-        news = [place for place in changed if has_news(old.states[place], states[place])]
+        news = [place for place in changed if self._families.has_news(old.states[place], states[place])]
         columns = (
             _rewritten(column, part, changed if part.is_timed else news, states)
-            for part, column in zip(PARTS, old.columns, strict=True)
+            for part, column in zip(self._families.parts, old.columns, strict=True)
         )
         return _Chunk(states, tuple(columns))
 
-    def _regrouped(self, states: tuple[HostState, ...]) -> _Chunk:
+    def _regrouped(self, states: tuple[S, ...]) -> _Chunk[S]:
         """Put a chunk together of hosts from anywhere: what is written already is copied."""
         runs = tuple(self._runs(states))
-        return _Chunk(states, tuple(_column(place, part, runs, states) for place, part in enumerate(PARTS)))
+        columns = (_column(place, part, runs, states) for place, part in enumerate(self._families.parts))
+        return _Chunk(states, tuple(columns))
 
-    def _runs(self, states: Sequence[HostState]) -> Iterator[_Run]:
+    def _runs(self, states: Sequence[S]) -> Iterator[_Run[S]]:
         """Split a chunk into runs: hosts [first, last) of an earlier chunk that are the same, or are to be written."""
-        run: _Run | None = None
+        run: _Run[S] | None = None
         for here, state in enumerate(states):
             source, place = self._earlier(state)
             place = here if source is None else place
@@ -120,7 +131,7 @@ class Renderer:
         if run:
             yield run
 
-    def _earlier(self, state: HostState) -> tuple[_Chunk | None, int]:
+    def _earlier(self, state: S) -> tuple[_Chunk[S] | None, int]:
         """Find the lines of a host as they were written, if its state is still the same."""
         if found := self._places.get(state.host):
             chunk = self._chunks[found[0]]
@@ -129,7 +140,7 @@ class Renderer:
         return None, 0
 
 
-def _rewritten(old: _Column, part: Part, places: Sequence[int], states: Sequence[HostState]) -> _Column:
+def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Sequence[S]) -> _Column:
     """Give a column in which the hosts at some places are written anew."""
     if not places:
         return old
@@ -153,7 +164,7 @@ def _rewritten(old: _Column, part: Part, places: Sequence[int], states: Sequence
     return _Column(block, sizes, lines, left_out, total, total_left_out)
 
 
-def _column(place: int, part: Part, runs: Iterable[_Run], states: Sequence[HostState]) -> _Column:
+def _column(place: int, part: Part[S], runs: Iterable[_Run[S]], states: Sequence[S]) -> _Column:
     """Write a column, copying what is written already."""
     sizes, lines, left_out = array("L"), array("L"), array("L")
     pieces: list[bytes | memoryview] = []
@@ -194,7 +205,7 @@ def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[Block]]:
     return kept, blocks
 
 
-def render_host(part: Part, state: HostState) -> tuple[list[str], int]:
+def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
     """Give the lines of a host in one part of a family, and the number of those that are too many for one host."""
     name = part.metric.name
     if part.value:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from portspec.inventory import Shard
     from portspec.inventory.discovery import SourceStats
     from portspec.notify import MailStatus
@@ -13,8 +15,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditStatus:
+    """How the intake of reports does.
+
+    `received` and `rejected` count reports; the latter has every reason of audit.intake.REASONS, from 0 on, so that the
+    first refusal is an increase. A report is late after `max_age` seconds. The tool's output of `unread` accepted ones
+    is still to be read.
+    """
+
+    received: int
+    rejected: Mapping[str, int]
+    max_age: float
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds."""
+    """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds.
+
+    Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`.
+    """
 
     engine: str
     config_loaded_at: float
@@ -24,3 +44,4 @@ class ServiceStatus:
     store: StoreStatus
     sources: tuple[SourceStats, ...] = ()
     mail: MailStatus | None = None
+    audit: AuditStatus | None = None

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily
 
-from portspec.metrics.families import PARTS
+from portspec.metrics.families import AUDITS, PORTS
+from portspec.snapshot import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
+    from portspec.audit.state import AuditState
+    from portspec.metrics.families import Families
     from portspec.snapshot import HostState
 
+S = TypeVar("S", bound=OfHost)
 
-def families(states: Collection[HostState]) -> Iterator[GaugeMetricFamily]:
+
+def families(of: Families[S], states: Collection[S]) -> Iterator[GaugeMetricFamily]:
     """Give each family that has samples of these hosts; consecutive parts of one metric are one family."""
     made: dict[str, GaugeMetricFamily] = {}
-    for part in PARTS:
+    for part in of.parts:
         metric = part.metric
         family = made.setdefault(metric.name, GaugeMetricFamily(metric.name, metric.help))
         for state in states:
@@ -27,11 +33,14 @@ def families(states: Collection[HostState]) -> Iterator[GaugeMetricFamily]:
 
 
 class Peer:
-    """A collector of the families of the hosts that `states` gives at the moment it is asked."""
+    """A collector of the families of the hosts that `states`, and `audits`, give at the moment it is asked."""
 
-    def __init__(self, states: Callable[[], Collection[HostState]]) -> None:
+    def __init__(
+        self, states: Callable[[], Collection[HostState]], audits: Callable[[], Collection[AuditState]] = tuple
+    ) -> None:
         self._states = states
+        self._audits = audits
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Give the families."""
-        return families(self._states())
+        return chain(families(PORTS, self._states()), families(AUDITS, self._audits()))

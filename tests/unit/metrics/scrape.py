@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from portspec.config import PortException
+from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
+from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
-from portspec.metrics import Exposition, ServiceStatus
-from portspec.metrics.families import PARTS
+from portspec.metrics import AuditStatus, Exposition, ServiceStatus
+from portspec.metrics.families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
+from portspec.snapshot import HostTable
 from portspec.store import StoreStatus
 from tests.unit.factories import NOW, result, seen, snapshot, target
 
@@ -27,7 +31,9 @@ PROMETHEUS: Final = (  # as sent by Prometheus 3
     "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
     "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 )
-HOST_FAMILIES: Final = frozenset(part.metric.name for part in PARTS)
+HOST_FAMILIES: Final = frozenset(
+    [*(part.metric.name for part in PORTS.parts), *(part.metric.name for part in AUDITS.parts)]
+)
 UNLIMITED: Final = 10**9  # series
 STATUS: Final = ServiceStatus(
     engine="scripted",
@@ -41,6 +47,7 @@ STATUS: Final = ServiceStatus(
         SourceStats("dns", hosts=0, refreshes=1, failures=1, targets_refused=0, last_success=None),
     ),
     mail=MailStatus(waiting=9, sent=10, given_up=11, failed={"timeout": 12, "refused": 0}),
+    audit=AuditStatus(received=13, rejected={"signature": 14, "time": 0}, max_age=93_600.0, unread=15),
 )
 
 NASTY: Final = 'quote " backslash \\ newline \n and <b>&amp;</b>'
@@ -63,8 +70,8 @@ def text(of: Snapshot, accept: str = TEXT) -> str:
 
 def host_lines(of: Snapshot) -> list[str]:
     """Give the lines of the families about hosts, without HELP."""
-    lines = text(of).splitlines()
-    return [line for line in lines if "port_" in line.split("{")[0] and not line.startswith("# HELP")]
+    lines = body(exposition(of).write(TEXT, "", HOST_FAMILIES)).decode().splitlines()
+    return [line for line in lines if not line.startswith("# HELP")]
 
 
 def zoo() -> Snapshot:
@@ -107,3 +114,51 @@ def zoo() -> Snapshot:
         probes_sent=123456,
         answers_dropped=78,
     )
+
+
+def inspected(
+    status: Status,
+    *found: Vulnerability,
+    at: float = NOW,
+    reason: str = "",
+    listeners: tuple[Listener, ...] | None = None,
+) -> Inspection:
+    """Make what one report said of its host; a vulnerable one with a reason has an old database."""
+    without = Status.STALE_DATABASE if reason else Status.CLEAN
+    return Inspection(at, "pkg-audit", "2.1.2", Audit(status, found, reason, without=without), listeners)
+
+
+def audited_zoo() -> Snapshot:
+    """Make the snapshot of the zoo with a host of the roster of every kind, some of them of the zoo."""
+    openssl = Vulnerability("openssl", "3.0.1,1", "CVE-2026-0001", Severity.CRITICAL, aliases=("GHSA-abcd",))
+    curl = Vulnerability("curl", "8.1", "CVE-2026-0002", Severity.HIGH)
+    old_curl = Vulnerability("curl", "7.9", "CVE-2026-0002", Severity.HIGH)
+    xz = Vulnerability("xz", "", "xz -- something", aliases=("vid-1",))
+    strange = Vulnerability(NASTY, "\u00e9\U0001f600\\", NASTY, Severity.LOW)
+    exceptions = (
+        VulnerabilityException(("*",), ("ghsa-abcd",), until=NOW + 3600),
+        VulnerabilityException(("*",), ("cve-2026-0002",), until=NOW - 1),
+    )
+    sockets = (
+        Listener("tcp", "0.0.0.0", 443, "nginx", "www"),  # noqa: S104 - of a report
+        Listener("tcp", "::", 443, "nginx", "www"),
+        Listener("tcp", "*", 443, "haproxy", "root"),
+        Listener("tcp", "192.0.2.1", 22, NASTY, None),
+        Listener("tcp", "192.0.2.1", 8080),
+        Listener("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
+        Listener("tcp", "::1", 5432, "postgres", "postgres"),
+        Listener("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
+    )
+    inspections = {
+        "good": inspected(Status.CLEAN, listeners=sockets),
+        "bad": inspected(Status.VULNERABLE, openssl, curl, old_curl, xz, at=NOW - 0.5, listeners=()),
+        "excused": inspected(Status.VULNERABLE, openssl),
+        "excused and stale": inspected(Status.VULNERABLE, openssl, reason="the database is of 2023-01-01"),
+        "stale": inspected(Status.STALE_DATABASE, reason="the database is of 2023-01-01"),
+        "failed": inspected(Status.FAILED, reason="no output"),
+        "cut off": inspected(Status.FAILED, strange, reason="the output was cut off"),
+        "strange": inspected(Status.UNSUPPORTED, reason="the tool is not known"),
+        NASTY: None,
+    }
+    states = (AuditState(host, exceptions, found, NOW) for host, found in inspections.items())
+    return replace(zoo(), audits=HostTable(states))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from portspec import snapshot as snapshot_module
 from portspec.metrics.block import EMPTY, Block, Gzip
 from tests.unit.factories import MODEST, missing, result, seen, snapshot, target
-from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, body, exposition, zoo
+from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
 from tests.unit.metrics.worlds import snapshots
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def test_system_reads_the_compressed_page(accept: str) -> None:
     program = shutil.which("gzip")
     if program is None:
         missing("gzip is not installed")
-    page = exposition(zoo()).write(accept, "gzip", HOST_FAMILIES)
+    page = exposition(audited_zoo()).write(accept, "gzip", HOST_FAMILIES)
     done = subprocess.run([program, "-dc"], input=body(page), capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == body(exposition(zoo()).write(accept, "", HOST_FAMILIES))
+    assert done.stdout == body(exposition(audited_zoo()).write(accept, "", HOST_FAMILIES))
 
 
 @MODEST

@@ -11,19 +11,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from portspec.metrics import CATALOGUE, probe_page
 from tests.unit.factories import missing, snapshot
-from tests.unit.metrics.scrape import TEXT, UNLIMITED, body, text, zoo
+from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, text, zoo
 
 if TYPE_CHECKING:
     from portspec.metrics import Metric
 
-NAME = re.compile(r"(port|portspec|probe|process|python)_[a-z0-9_]+")
-OURS = re.compile(r"(port|portspec|probe)_")
+NAME = re.compile(r"(audit|port|portspec|probe|process|python)_[a-z0-9_]+")
+OURS = re.compile(r"(audit|port|portspec|probe)_")
 
 
 def parsed() -> dict[str, tuple[str, str, set[str]]]:
     """Give kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
-    pages = (text(zoo()), probed("bad"))
+    pages = (text(audited_zoo()), probed("bad"))
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):
         labels = {name for sample in family.samples for name in sample.labels}
         suffix = "_total" if family.type == "counter" else ""
@@ -59,7 +59,7 @@ def test_every_family_has_help_and_type_before_its_samples() -> None:
     current = None
     begun: list[str] = []
     helped = None
-    for line in text(zoo()).splitlines():
+    for line in text(audited_zoo()).splitlines():
         if line.startswith("# HELP "):
             helped = line.split(" ", 3)[2]
         elif line.startswith("# TYPE "):
@@ -72,7 +72,7 @@ def test_every_family_has_help_and_type_before_its_samples() -> None:
 
 
 def test_names_have_a_known_prefix() -> None:
-    """Every family begins with port_, portspec_, probe_, process_ or python_."""
+    """Every family begins with audit_, port_, portspec_, probe_, process_ or python_."""
     for name in parsed():
         assert NAME.fullmatch(name), name
 
@@ -82,7 +82,7 @@ def test_catalogue_follows_the_conventions(metric: Metric) -> None:
     """Help is a sentence; a counter ends in _total, a gauge does not; a time has its unit; labels are plain words."""
     assert metric.help.endswith(".")
     assert (metric.kind == "counter") == metric.name.endswith("_total")
-    if "timestamp" in metric.name or "duration" in metric.name or "interval" in metric.name:
+    if any(word in metric.name for word in ("timestamp", "duration", "interval", "max_age")):
         assert metric.name.endswith("_seconds")
     assert all(re.fullmatch(r"[a-z][a-z_]*", label) for label in metric.labels)
 
@@ -93,7 +93,9 @@ def test_names_of_the_catalogue_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("page", [text(zoo()), text(snapshot()), probed("bad")], ids=["zoo", "no hosts", "probe"])
+@pytest.mark.parametrize(
+    "page", [text(audited_zoo()), text(snapshot()), probed("bad")], ids=["zoo", "no hosts", "probe"]
+)
 def test_promtool_finds_nothing_to_say(page: str) -> None:
     """`promtool check metrics` accepts the output without a word."""
     promtool = shutil.which("promtool")

@@ -1,8 +1,30 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from portspec.audit.intake import REASONS
+from portspec.audit.model import Severity, Status, Vulnerability
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
+from portspec.config import VulnerabilityException
+from portspec.metrics import AuditStatus, Exposition
 from portspec.scan import Reason
+from portspec.snapshot import HostTable, Snapshot
 from tests.unit.factories import NOW, result, seen, snapshot, target
-from tests.unit.metrics.scrape import host_lines, text, zoo
+from tests.unit.metrics.scrape import (
+    NASTY,
+    OPENMETRICS,
+    STATUS,
+    TEXT,
+    audited_zoo,
+    body,
+    host_lines,
+    inspected,
+    text,
+    zoo,
+)
 
 EXPECTED = r"""
 # TYPE port_open gauge
@@ -157,7 +179,7 @@ def test_port_that_is_confirmed_on_one_address_is_open() -> None:
 
 
 def test_exporter_tells_of_itself() -> None:
-    """The exporter's own families: hosts, probes, rounds, engine, configuration, shard, store, discovery."""
+    """The exporter's own families: hosts, probes, rounds, engine, configuration, shard, store, discovery, reports."""
     lines = text(zoo()).splitlines()
     for line in (
         "portspec_hosts 6.0",
@@ -180,6 +202,11 @@ def test_exporter_tells_of_itself() -> None:
         'portspec_discovery_targets_refused{source="file_sd"} 8.0',
         'portspec_discovery_last_success_timestamp_seconds{source="file_sd"} 1.7e+09',
         "portspec_config_last_reload_success_timestamp_seconds 1.7e+09",
+        "audit_reports_received_total 13.0",
+        'audit_reports_rejected_total{reason="signature"} 14.0',
+        'audit_reports_rejected_total{reason="time"} 0.0',
+        "portspec_audit_max_age_seconds 93600.0",
+        "portspec_audit_reports_unread 15.0",
     ):
         assert line in lines
 
@@ -241,3 +268,159 @@ def test_expected_port_that_was_not_looked_at_yet_is_neither_open_nor_closed() -
     lines = host_lines(made.with_targets([target("db1", expect=[22, 8443])], NOW))
     assert [line for line in lines if line.startswith("port_open{")] == ['port_open{host="db1",port="22"} 1.0']
     assert 'port_expected{host="db1",port="8443"} 1.0' in lines
+
+
+OPENSSL = Vulnerability("openssl", "3.0.1,1", "CVE-2026-0001", Severity.CRITICAL, aliases=("GHSA-abcd",))
+CURL = Vulnerability("curl", "8.1", "CVE-2026-0002", Severity.HIGH)
+OLD_CURL = Vulnerability("curl", "7.9", "CVE-2026-0002", Severity.HIGH)
+EXPECTED_OF_BAD = r"""
+# TYPE audit_report_timestamp_seconds gauge
+audit_report_timestamp_seconds{host="bad \"1\""} 1.6999999995e+09
+# TYPE audit_status gauge
+audit_status{host="bad \"1\"",status="clean"} 0.0
+audit_status{host="bad \"1\"",status="vulnerable"} 1.0
+audit_status{host="bad \"1\"",status="failed"} 0.0
+audit_status{host="bad \"1\"",status="stale_database"} 0.0
+audit_status{host="bad \"1\"",status="unsupported"} 0.0
+audit_status{host="bad \"1\"",status="never"} 0.0
+# TYPE audit_vulnerable_packages gauge
+audit_vulnerable_packages{host="bad \"1\""} 4.0
+# TYPE audit_vulnerabilities gauge
+audit_vulnerabilities{host="bad \"1\"",severity="critical"} 1.0
+audit_vulnerabilities{host="bad \"1\"",severity="high"} 2.0
+audit_vulnerabilities{host="bad \"1\"",severity="medium"} 0.0
+audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
+audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0
+audit_vulnerabilities{host="bad \"1\"",severity="unknown"} 1.0
+# TYPE audit_vulnerability gauge
+audit_vulnerability{host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
+audit_vulnerability{host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
+audit_vulnerability{host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
+audit_vulnerability{host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
+# TYPE port_listener_info gauge
+port_listener_info{host="bad \"1\"",port="22",process="",user=""} 1.0
+port_listener_info{host="bad \"1\"",port="443",process="haproxy",user="root"} 1.0
+port_listener_info{host="bad \"1\"",port="443",process="quote \" backslash \\ newline \n and <b>&amp;</b>",user=""} 1.0
+"""
+
+
+def reporting(inspection: Inspection | None, *exceptions: VulnerabilityException, host: str = "db1") -> Snapshot:
+    """Make the snapshot of a host that is on the roster and not scanned, judged at NOW."""
+    return Snapshot(audits=HostTable([AuditState(host, exceptions, inspection, NOW)]))
+
+
+def accepted(*ids: str, until: float) -> VulnerabilityException:
+    """Make an exception for vulnerabilities of these ids, in lower case."""
+    return VulnerabilityException(("*",), ids, until)
+
+
+def test_families_of_audits_are_exactly_these() -> None:
+    """A host of the roster gives these lines: of listeners those of TCP, not on loopback, each process once."""
+    listeners = (
+        Listener("tcp", "0.0.0.0", 443, NASTY),  # noqa: S104 - of a report
+        Listener("tcp", "::", 443, NASTY),
+        Listener("tcp", "*", 443, "haproxy", "root"),
+        Listener("tcp", "192.0.2.1", 22),
+        Listener("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
+        Listener("tcp", "::1", 5432, "postgres", "postgres"),
+        Listener("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
+    )
+    strange = Vulnerability('a " and \\ and \n', "", "é\\😀")
+    found = inspected(Status.VULNERABLE, OPENSSL, CURL, OLD_CURL, strange, at=NOW - 0.5, listeners=listeners)
+    assert host_lines(reporting(found, host='bad "1"')) == EXPECTED_OF_BAD.strip().splitlines()
+
+
+def test_audits_come_after_ports() -> None:
+    """Hosts of the roster take nothing from what is said of those that are scanned, the same ones or others."""
+    ports, lines = host_lines(zoo()), host_lines(audited_zoo())
+    assert lines[: len(ports)] == ports
+    assert lines[len(ports)] == "# TYPE audit_report_timestamp_seconds gauge"
+
+
+def values(of: Snapshot, name: str) -> dict[str, str]:
+    """Give the values of a family of the one host there is, by its other label."""
+    lines = [line for line in host_lines(of) if line.startswith(f"{name}{{")]
+    return {line.split('"')[3] if "," in line else "": line.rpartition(" ")[2] for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("inspection", "status", "is_counted"),
+    [
+        (None, "never", False),
+        (inspected(Status.CLEAN), "clean", True),
+        (inspected(Status.VULNERABLE, CURL), "vulnerable", True),
+        (inspected(Status.FAILED, reason="no output"), "failed", False),
+        (inspected(Status.FAILED, CURL, reason="cut off"), "failed", True),
+        (inspected(Status.STALE_DATABASE, reason="old"), "stale_database", True),
+        (inspected(Status.UNSUPPORTED, reason="unknown tool"), "unsupported", False),
+    ],
+)
+def test_numbers_are_absent_where_nothing_is_known(
+    inspection: Inspection | None, status: str, *, is_counted: bool
+) -> None:
+    """Each status is 1 for itself and 0 for all others; where packages are unknown, no number says that there are 0."""
+    of = reporting(inspection)
+    found = values(of, "audit_status")
+    assert found == {one.value: "1.0" if one == status else "0.0" for one in Status}
+    number = len(inspection.audit.vulnerabilities) if inspection else 0
+    assert values(of, "audit_vulnerable_packages") == ({"": f"{number}.0"} if is_counted else {})
+    assert len(values(of, "audit_vulnerabilities")) == (len(Severity) if is_counted else 0)
+    assert values(of, "audit_report_timestamp_seconds") == {"": "1.7e+09" if inspection else "0.0"}
+
+
+@pytest.mark.parametrize(
+    ("exception", "status", "ids"),
+    [
+        (accepted("cve-2026-0001", until=NOW + 1), "vulnerable", ["CVE-2026-0002"]),
+        (accepted("ghsa-abcd", until=NOW + 1), "vulnerable", ["CVE-2026-0002"]),
+        (accepted("ghsa-abcd", "cve-2026-0002", until=NOW + 1), "clean", []),
+        (accepted("cve-2026-0001", "cve-2026-0002", until=NOW), "vulnerable", ["CVE-2026-0001", "CVE-2026-0002"]),
+        (accepted("cve-2026-000", until=NOW + 1), "vulnerable", ["CVE-2026-0001", "CVE-2026-0002"]),
+    ],
+    ids=["by id", "by alias", "all of them", "lapsed", "of another id"],
+)
+def test_excepted_vulnerabilities_do_not_count(exception: VulnerabilityException, status: str, ids: list[str]) -> None:
+    """While an exception is in force its vulnerabilities have no series, and are in no number and no status."""
+    of = reporting(inspected(Status.VULNERABLE, OPENSSL, CURL), exception)
+    lines = host_lines(of)
+    assert [line.split('id="')[1].split('"')[0] for line in lines if line.startswith("audit_vulnerability{")] == ids
+    assert values(of, "audit_vulnerable_packages") == {"": f"{len(ids)}.0"}
+    assert sum(map(float, values(of, "audit_vulnerabilities").values())) == len(ids)
+    assert values(of, "audit_status")[status] == "1.0"
+
+
+def test_stale_database_shows_once_all_that_it_found_is_excepted() -> None:
+    """A host that would be clean but for its old database is not clean."""
+    found = inspected(Status.VULNERABLE, OPENSSL, reason="the database is of 2023-01-01")
+    of = reporting(found, accepted("cve-2026-0001", until=NOW + 1))
+    assert values(of, "audit_status")["stale_database"] == "1.0"
+
+
+def test_vulnerability_that_an_audit_has_twice_is_one_series() -> None:
+    """Two entries with the same package, version and id are one series, or Prometheus would refuse the page."""
+    lines = host_lines(reporting(inspected(Status.VULNERABLE, CURL, replace(CURL, severity=Severity.LOW))))
+    assert len([line for line in lines if line.startswith("audit_vulnerability{")]) == 1
+
+
+def own_lines(audit: AuditStatus | None, accept: str = TEXT) -> list[str]:
+    """Give the lines of the exporter's own families about audits, without HELP and TYPE."""
+    one = Exposition(Snapshot, lambda: replace(STATUS, audit=audit))
+    lines = body(one.write(accept)).decode().splitlines()
+    return [line for line in lines if line.startswith(("audit_", "portspec_audit_"))]
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_every_reason_is_counted_from_nought(accept: str) -> None:
+    """Before any report came each counter is there with 0, so that the first refusal is an increase."""
+    found = own_lines(AuditStatus(received=0, rejected=dict.fromkeys(REASONS, 0), max_age=93_600.0, unread=0), accept)
+    assert found == [
+        "audit_reports_received_total 0.0",
+        *(f'audit_reports_rejected_total{{reason="{reason}"}} 0.0' for reason in REASONS),
+        "portspec_audit_max_age_seconds 93600.0",
+        "portspec_audit_reports_unread 0.0",
+    ]
+
+
+def test_exporter_without_audits_says_nothing_of_them() -> None:
+    """Without `audit` in conf.yml there is no family about reports."""
+    assert own_lines(None) == []

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from portspec.snapshot import Snapshot
 from tests.unit.factories import MODEST, result, seen, snapshot, target
-from tests.unit.metrics.scrape import NASTY, OPENMETRICS, PROMETHEUS, TEXT, body, exposition, text, zoo
+from tests.unit.metrics.scrape import NASTY, OPENMETRICS, PROMETHEUS, TEXT, audited_zoo, body, exposition, text, zoo
 
 KNOWN_TYPES = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "application/openmetrics-text; version=1.0.0")
 EMPTY = exposition(Snapshot.of(()))
@@ -181,26 +181,30 @@ def test_names_of_nothing_choose_nothing() -> None:
 
 def samples(accept: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Write the zoo in a format, and read it back; what the process itself does is left out."""
-    families = (parse_openmetrics if accept else parse_text)(text(zoo(), accept))
+    families = (parse_openmetrics if accept else parse_text)(text(audited_zoo(), accept))
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
-        if sample.name.startswith("port")
+        if sample.name.startswith(("port", "audit"))
     }
 
 
 def test_both_formats_parse_and_say_the_same() -> None:
     """The text format and OpenMetrics are read by their parsers, and hold the same samples."""
     assert samples(TEXT) == samples(OPENMETRICS)
-    assert len(samples(TEXT)) > 50
+    assert len(samples(TEXT)) > 150
 
 
 def test_labels_survive_quotes_backslashes_and_newlines() -> None:
-    """Any label value comes out of the parser as it stood in conf.yml, in both formats."""
+    """Any label value comes out of the parser as it stood in conf.yml or in a report, in both formats."""
     for accept in (TEXT, OPENMETRICS):
         (labels,) = [dict(labels) for name, labels in samples(accept) if ("nasty", NASTY) in labels]
         assert labels == {"host": "good", "nasty": NASTY, "site": "here"}
+        (labels,) = [dict(labels) for _, labels in samples(accept) if ("package", NASTY) in labels]
+        assert labels == {"host": "cut off", "package": NASTY, "version": "é😀\\", "id": NASTY, "severity": "low"}
+        (labels,) = [dict(labels) for _, labels in samples(accept) if ("process", NASTY) in labels]
+        assert labels == {"host": "good", "port": "22", "process": NASTY, "user": ""}
 
 
 @MODEST

@@ -12,14 +12,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from portspec.snapshot import Snapshot
-from tests.unit.factories import MODEST, target
+from tests.unit.factories import MODEST, NOW, target
 from tests.unit.metrics.peer import Peer
-from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, body, exposition, zoo
+from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
 from tests.unit.metrics.worlds import snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from portspec.audit.state import AuditState
     from portspec.snapshot import HostState
 
     Key = tuple[str, frozenset[tuple[str, str]]]
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def written_by_prometheus_client(of: Snapshot, accept: str) -> bytes:
     """Write the host families with prometheus_client."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Peer(lambda: tuple(of.hosts.values())))
+    registry.register(Peer(lambda: tuple(of.hosts.values()), lambda: tuple(of.audits.values())))
     if accept == OPENMETRICS:
         written: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return written
@@ -37,7 +38,7 @@ def written_by_prometheus_client(of: Snapshot, accept: str) -> bytes:
 
 @MODEST
 @given(of=snapshots())
-@example(zoo())
+@example(audited_zoo())
 def test_page_is_what_prometheus_client_writes(of: Snapshot) -> None:
     """Whatever the hosts are like, their families are byte for byte what prometheus_client writes, in both formats."""
     for accept in (TEXT, OPENMETRICS):
@@ -82,6 +83,34 @@ def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
         yield "port_scan_duration_seconds", {}, state.conclusive.duration
 
 
+def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Give what /metrics should say of a host of the roster, by the contract and without the code that says it."""
+    report = state.inspection
+    accepted = {name for item in state.exceptions if item.until > NOW for name in item.ids}
+    every = report.audit.vulnerabilities if report else ()
+    found = [item for item in every if not accepted & {name.lower() for name in (item.id, *item.aliases)}]
+    status = str(report.audit.status) if report else "never"
+    if report and status == "vulnerable" and not found:
+        status = "stale_database" if report.audit.reason else "clean"
+    yield "audit_report_timestamp_seconds", {}, report.at if report else 0
+    for name in ("clean", "vulnerable", "failed", "stale_database", "unsupported", "never"):
+        yield "audit_status", {"status": name}, name == status
+    if found or status in {"clean", "stale_database", "vulnerable"}:
+        yield "audit_vulnerable_packages", {}, len({(item.package, item.version) for item in found})
+        for severity in ("critical", "high", "medium", "low", "negligible", "unknown"):
+            count = sum(item.severity == severity for item in found)
+            yield "audit_vulnerabilities", {"severity": severity}, count
+    for one in {(item.package, item.version, item.id): item for item in found}.values():
+        labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
+        yield "audit_vulnerability", labels, 1
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]
+    for port, process, user in {
+        (item.port, item.process or "", item.user or "") for item in sockets if item.protocol == "tcp"
+    }:
+        yield "port_listener_info", {"port": str(port), "process": process, "user": user}, 1
+
+
 def key(name: str, labels: dict[str, str]) -> Key:
     """Give what tells one series from another."""
     return name, frozenset((name, value) for name, value in labels.items())
@@ -89,13 +118,16 @@ def key(name: str, labels: dict[str, str]) -> Key:
 
 @MODEST
 @given(of=snapshots())
-@example(zoo())
+@example(audited_zoo())
 def test_page_says_what_is_known_of_the_hosts(of: Snapshot) -> None:
     """Read by prometheus_client's parsers, the page has each sample that the contract asks for, once, and no other."""
     expected: dict[Key, float] = {}
     for state in of.hosts.values():
         for name, labels, value in said_of(state):
             expected[key(name, {"host": state.host, **labels})] = float(value)
+    for audit in of.audits.values():
+        for name, labels, value in said_of_audit(audit):
+            expected[key(name, {"host": audit.host, **labels})] = float(value)
     for accept, parse in ((TEXT, parse_text), (OPENMETRICS, parse_openmetrics)):
         page = body(exposition(of).write(accept, "", HOST_FAMILIES)).decode()
         samples = [sample for family in parse(page) for sample in family.samples]

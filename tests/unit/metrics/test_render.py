@@ -5,32 +5,50 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec import snapshot as snapshot_module
-from portspec.metrics import render
-from portspec.metrics.families import PARTS, Part
-from portspec.metrics.render import MAX_HOST_SERIES, Renderer, render_host
-from portspec.ports import ALL_PORTS
-from portspec.scan import AddressObservation
-from tests.unit.factories import MODEST, NOW, result, seen, snapshot, target
-from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, UNLIMITED, body, exposition
-from tests.unit.metrics.worlds import TEXTS, results, snapshots, targets
+from portspec.audit.model import Severity, Status, Vulnerability
+from portspec.audit.state import AuditState
+from portspec.config import VulnerabilityException
+from portspec.metrics import exposition as exposition_module
+from portspec.metrics.families import AUDITS, PORTS, Families, Part
+from portspec.metrics.render import Renderer
+from portspec.snapshot import HostTable
+from tests.unit.factories import MODEST, NOW, target
+from tests.unit.metrics.scrape import (
+    HOST_FAMILIES,
+    OPENMETRICS,
+    TEXT,
+    UNLIMITED,
+    audited_zoo,
+    body,
+    exposition,
+    inspected,
+)
+from tests.unit.metrics.worlds import (
+    TEXTS,
+    audit_states,
+    audited,
+    many,
+    rescanned,
+    results,
+    rosters,
+    snapshots,
+    targets,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from portspec.metrics import Metric
     from portspec.metrics.block import Block
     from portspec.metrics.families import Samples
-    from portspec.snapshot import HostState, HostTable, Snapshot
+    from portspec.snapshot import HostState, Snapshot
 
 NAMES = [*HOST_FAMILIES, "portspec_series_dropped", "portspec_hosts"]
-KEPT_FIRST = ["exceptions", "deviations", "expected, open or not", "expected", "open and not expected"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,23 +57,26 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_module, "_CHUNK", 128)
 
 
-def many(count: int = 300) -> Snapshot:
-    """Make a snapshot of more hosts than go into one chunk, each with a deviation."""
-    every = [target(f"host{number}", expect=[22, 80], labels={"site": "here"}) for number in range(count)]
-    return snapshot(*((of, [result(of, seen(is_open=[22, 443]))]) for of in every))
-
-
-def rescanned(of: Snapshot, host: str, *opened: int, at: float = NOW + 60) -> Snapshot:
-    """Give the snapshot after a host was found with these ports open."""
-    return of.after(host, result(of.hosts[host].target, seen(is_open=opened), at=at), probes_sent=0)
-
-
 # Caching
 
 
 @st.composite
+def reported(draw: st.DrawFn, of: Snapshot) -> Snapshot:
+    """Let something happen to the roster: reports, exceptions that lapse, or another roster."""
+    if draw(st.booleans()):
+        audits = of.audits
+        for host in draw(st.lists(st.sampled_from(list(audits)), max_size=4)) if audits else ():
+            audits = audits.replacing(draw(st.just(audits[host].judged(NOW + 1)) | audit_states(host)))
+        return replace(of, audits=audits)
+    stay = [state for state in of.audits.values() if draw(st.integers(0, 4))]
+    new = [state for host, state in draw(rosters(of.hosts)).items() if host not in {old.host for old in stay}]
+    return replace(of, audits=HostTable(draw(st.permutations([*stay, *new]))))
+
+
+@st.composite
 def changed(draw: st.DrawFn, of: Snapshot) -> Snapshot:
-    """Let something happen: scans, or other targets (some gone, some new, some changed, some moved), or nothing."""
+    """Let something happen: scans, reports, or other targets (some gone, new, changed or moved), or nothing."""
+    of = draw(reported(of)) if draw(st.booleans()) else of
     if draw(st.booleans()):
         for host in draw(st.lists(st.sampled_from(list(of.hosts)), max_size=4)) if of.hosts else ():
             of = of.after(host, draw(results(of.hosts[host].target)), probes_sent=0)
@@ -121,7 +142,7 @@ def test_block_whose_text_did_not_change_is_the_same_object(data: st.DataObject)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot_module, "_CHUNK", 2)
         of = data.draw(snapshots())
-        renderer = Renderer(UNLIMITED)
+        renderer = Renderer(PORTS, UNLIMITED)
         before = blocks_of(renderer.render(of.hosts))
         for host in data.draw(st.lists(st.sampled_from(list(of.hosts)), max_size=4)) if of.hosts else ():
             of = of.after(host, data.draw(results(of.hosts[host].target)), probes_sent=0)
@@ -133,7 +154,7 @@ def test_block_whose_text_did_not_change_is_the_same_object(data: st.DataObject)
 def test_scan_that_finds_nothing_new_changes_one_block() -> None:
     """A scan with the result of the one before changes nothing but the block with the time of the scan."""
     of = many()
-    renderer = Renderer(UNLIMITED)
+    renderer = Renderer(PORTS, UNLIMITED)
     before = blocks_of(renderer.render(of.hosts))
     after = blocks_of(renderer.render(rescanned(of, "host200", 22, 443).hosts))
     (fresh,) = [block for text, block in after.items() if before.get(text) is not block]
@@ -146,9 +167,10 @@ class Calls:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.hosts: list[str] = []
-        patch.setattr(render, "PARTS", tuple(self._counting(part) for part in PARTS))
+        self.families = Families(tuple(self._counting(part) for part in PORTS.parts), PORTS.has_news)
+        patch.setattr(exposition_module, "PORTS", self.families)
 
-    def _counting(self, part: Part) -> Part:
+    def _counting(self, part: Part[HostState]) -> Part[HostState]:
         def samples(state: HostState) -> Samples:
             self.hosts.append(state.host)
             return part.samples(state)
@@ -159,7 +181,7 @@ class Calls:
 
         return replace(part, samples=samples, value=part.value and value)
 
-    def of(self, renderer: Renderer, hosts: HostTable) -> list[str]:
+    def of(self, renderer: Renderer[HostState], hosts: HostTable[HostState]) -> list[str]:
         """Render; gives the hosts of which anything was written."""
         self.hosts.clear()
         renderer.render(hosts)
@@ -169,7 +191,7 @@ class Calls:
 def test_only_hosts_that_changed_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host is written when it is new or was scanned; not because of a neighbour, nor when it stands elsewhere."""
     calls = Calls(monkeypatch)
-    renderer = Renderer(UNLIMITED)
+    renderer = Renderer(calls.families, UNLIMITED)
     of = many()
     every = [state.target for state in of.hosts.values()]
     assert len(calls.of(renderer, of.hosts)) == 300
@@ -195,7 +217,7 @@ def test_what_was_written_ahead_is_not_written_by_the_scrape(monkeypatch: pytest
     assert len(set(calls.hosts)) == 300
     calls.hosts.clear()
     assert body(one.write(TEXT, "", NAMES)) == body(exposition(many()).write(TEXT, "", NAMES))
-    assert len(calls.hosts) == len(PARTS) * 300  # those that the other one wrote
+    assert len(calls.hosts) == len(PORTS.parts) * 300  # those that the other one wrote
 
 
 @MODEST
@@ -205,7 +227,7 @@ def test_host_whose_state_is_the_same_is_never_written_again(data: st.DataObject
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot_module, "_CHUNK", 3)
         calls = Calls(patch)
-        renderer = Renderer(UNLIMITED)
+        renderer = Renderer(calls.families, UNLIMITED)
         before: Snapshot = data.draw(snapshots())
         calls.of(renderer, before.hosts)
         after = data.draw(changed(before))
@@ -226,7 +248,7 @@ def test_threads_may_scrape_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     overlaps = []
     rendering = Renderer.render
 
-    def render_alone(renderer: Renderer, hosts: HostTable) -> tuple[list[tuple[Metric, list[Block]]], int]:
+    def render_alone(renderer: Renderer[Any], hosts: HostTable[Any]) -> tuple[list[tuple[Metric, list[Block]]], int]:
         overlaps.append(not within.acquire(blocking=False))
         try:
             return rendering(renderer, hosts)
@@ -246,164 +268,33 @@ def test_threads_may_scrape_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(written) == pages
 
 
-# The series budget
+def test_exception_that_lapses_is_seen_in_the_next_page() -> None:
+    """Once an exception is over, its vulnerability is there, and the host is vulnerable."""
+    found = Vulnerability("openssl", "3.0.1", "CVE-2026-0001", Severity.HIGH)
+    exceptions = (VulnerabilityException(("*",), ("cve-2026-0001",), until=NOW + 10),)
+    state = AuditState("db1", exceptions, inspected(Status.VULNERABLE, found), NOW)
+    current = replace(audited_zoo(), audits=HostTable([state]))
+    one = exposition(current)
+    one._snapshot = lambda: current
+    before = body(one.write(TEXT, "", NAMES)).decode()
+    assert 'audit_status{host="db1",status="clean"} 1.0\n' in before
+    assert "audit_vulnerability{" not in before
+    current = replace(current, audits=current.audits.replacing(state.judged(NOW + 10)))
+    after = body(one.write(TEXT, "", NAMES)).decode()
+    assert 'audit_status{host="db1",status="vulnerable"} 1.0\n' in after
+    assert (
+        'audit_vulnerability{host="db1",id="CVE-2026-0001",package="openssl",severity="high",version="3.0.1"} 1.0\n'
+        in after
+    )
 
 
-def per_port(of: Snapshot) -> list[list[list[str]]]:
-    """Give, of each per-port part, what is kept first in front, the lines of each host, without a budget."""
-    parts = sorted((part for part in PARTS if part.rank is not None), key=lambda part: -(part.rank or 0))
-    assert len(parts) == len(KEPT_FIRST)
-    return [[render_host(part, state)[0] for state in of.hosts.values()] for part in parts]
-
-
-def page_of(of: Snapshot, budget: int) -> tuple[list[str], int]:
-    """Give the lines of the host families, and portspec_series_dropped."""
-    lines = body(exposition(of, budget).write(TEXT, "", NAMES)).decode().split("\n")
-    samples = [f"{line}\n" for line in lines if line and not line.startswith("#")]
-    (dropped,) = [line for line in samples if line.startswith("portspec_series_dropped ")]
-    return [line for line in samples if line.startswith("port_")], int(float(dropped.split()[1]))
-
-
-def kept_within(budget: int, parts: list[list[list[str]]]) -> Iterator[str]:
-    """Give the per-port lines that a budget leaves: whole hosts from the first on, until one does not fit."""
-    left = budget
-    for part in parts:
-        for lines in part:
-            if len(lines) > left:
-                return
-            left -= len(lines)
-            yield from lines
-
-
-@MODEST
-@given(data=st.data(), of=snapshots())
-def test_budget_cuts_what_matters_least(data: st.DataObject, of: Snapshot) -> None:
-    """Deviations are cut last, open ports that nobody expects first, in a family the last hosts; all is counted."""
-    parts = per_port(of)
-    total = sum(len(lines) for part in parts for lines in part)
-    budget = data.draw(st.integers(0, total + 1))
-    everything, none_dropped = page_of(of, UNLIMITED)
-    written, dropped = page_of(of, budget)
-    cuttable = {line for part in parts for lines in part for line in lines}
-    kept = set(kept_within(budget, parts))
-    assert written == [line for line in everything if line not in cuttable or line in kept]
-    assert len(kept) <= budget
-    assert none_dropped == 0
-    assert len(written) + dropped == len(everything)
-
-
-def test_budget_is_not_filled_up_with_smaller_hosts() -> None:
-    """Behind the first host that does not fit no other one of the family is written, though it would fit."""
-    every = [target("large", scan=[22, 80, 443]), target("small", scan=[22])]
-    of = snapshot(*((one, [result(one, seen(scanned=one.config.ports, is_open=one.config.ports))]) for one in every))
-    written, dropped = page_of(of, 2)
-    assert not any('port="' in line for line in written)
-    assert dropped == 2 * (3 + 1)
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Snapshot:
-    """Make 300 hosts with 22 expected and open, 80 expected and closed, 443 open: seven per-port series each."""
-    return many()
-
-
-PER_HOST = 7  # per-port series: port_open 2 + 1, port_expected 2, port_deviation 2
-
-
-def names_of(lines: list[str]) -> dict[str, int]:
-    """Count lines by metric."""
-    counts: dict[str, int] = {}
-    for line in lines:
-        name = line.split("{")[0]
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-@pytest.mark.parametrize(
-    ("budget", "deviations", "opened", "expected"),
-    [
-        (0, 0, 0, 0),
-        (1, 0, 0, 0),  # of a host all series of a family or none
-        (2, 2, 0, 0),
-        (599, 598, 0, 0),
-        (600, 600, 0, 0),
-        (603, 600, 2, 0),
-        (1200, 600, 600, 0),
-        (1800, 600, 600, 600),
-        (1801, 600, 601, 600),
-        (300 * PER_HOST - 1, 600, 899, 600),
-        (300 * PER_HOST, 600, 900, 600),
-        (UNLIMITED, 600, 900, 600),
-    ],
-)
-def test_budget_of_many_hosts(hosts: Snapshot, budget: int, deviations: int, opened: int, expected: int) -> None:
-    """The budget goes to deviations, then expected ports open or not, then the expectation, then other open ports."""
-    written, dropped = page_of(hosts, budget)
-    counts = names_of(written)
-    found = [counts.get(name, 0) for name in ("port_deviation", "port_open", "port_expected")]
-    assert found == [deviations, opened, expected]
-    assert dropped == 300 * PER_HOST - sum(found)
-
-
-def test_families_without_ports_are_never_cut(hosts: Snapshot) -> None:
-    """With no budget at all each host still has every series that has no port."""
-    written, _ = page_of(hosts, 0)
-    everything, _ = page_of(hosts, UNLIMITED)
-    assert written == [line for line in everything if 'port="' not in line]
-    assert set(names_of(written).values()) == {300}
-    assert len(names_of(written)) == 7
-
-
-def test_family_that_is_cut_whole_is_not_announced(hosts: Snapshot) -> None:
-    """A family of which nothing is left has no HELP and no TYPE."""
-    page = body(exposition(hosts, 0).write(TEXT, "", NAMES))
-    assert b"# TYPE port_out_of_spec gauge\n" in page
-    assert b"port_deviation" not in page.replace(b"# HELP port_deviation_", b"")
-
-
-def test_cut_is_the_same_each_time(hosts: Snapshot) -> None:
-    """What is cut depends on the hosts and nothing else: not on the scrapes before."""
-    one = exposition(hosts, 700)
-    pages = [body(one.write(TEXT, "", NAMES)) for _ in range(3)]
-    assert pages == [body(exposition(hosts, 700).write(TEXT, "", NAMES))] * 3
-
-
-def test_host_with_all_ports_open_floods_nobody() -> None:
-    """A host with all 65,535 ports open has few series, one deviation for each address, and the true count of them."""
-    of = target("honeypot", expect=[22, 80], scan=range(1, 65536))
-    both = [AddressObservation(address, ALL_PORTS, open=ALL_PORTS, answered=True) for address in ("192.0.2.1", "::1")]
-    written, dropped = page_of(snapshot((of, [result(of, both[0])])), 100_000)
-    assert names_of(written)["port_open"] == 2 + MAX_HOST_SERIES
-    assert 'port_out_of_spec{host="honeypot"} 65533.0\n' in written
-    (deviation,) = [line for line in written if line.startswith("port_deviation")]
-    assert 'kind="unexpected",port="1-21,23-79,81-65535",state="open"} 1.0\n' in deviation
-    assert dropped == 65533 - MAX_HOST_SERIES
-    written, _ = page_of(snapshot((of, [result(of, *both)])), 100_000)
-    assert names_of(written)["port_deviation"] == 2
-    assert 'port_out_of_spec{host="honeypot"} 131066.0\n' in written
-
-
-def test_host_with_too_many_series_leaves_the_others_theirs() -> None:
-    """What one host has too much is not taken from the budget, and counted once."""
-    honeypot = target("honeypot", scan=range(1, 65536))
-    everything = AddressObservation("192.0.2.1", ALL_PORTS, open=ALL_PORTS, answered=True)
-    other = target("other", expect=[22])
-    of = snapshot((honeypot, [result(honeypot, everything)]), (other, [result(other, seen(is_open=[22, 80]))]))
-    budget = MAX_HOST_SERIES + 5  # and 1 + 1 deviations, 1 port_open, 1 port_expected, 1 port_open of another port
-    written, dropped = page_of(of, budget)
-    assert 'port_open{host="other",port="80"} 1.0\n' in written
-    assert dropped == 65535 - MAX_HOST_SERIES
-    written, dropped = page_of(of, budget - 1)
-    assert 'port_open{host="other",port="80"} 1.0\n' not in written
-    assert dropped == 65535 - MAX_HOST_SERIES + 1
-
-
-def test_what_a_host_has_too_much_is_counted_in_every_page() -> None:
-    """The series that a host has too much are counted, too, when its lines are those of an earlier page."""
-    honeypot, other = target("honeypot", scan=range(1, 65536)), target("other")
-    everything = AddressObservation("192.0.2.1", ALL_PORTS, open=ALL_PORTS, answered=True)
-    of = snapshot((honeypot, [result(honeypot, everything)]), (other, []))
-    renderer = Renderer(UNLIMITED)
-    _, first = renderer.render(of.hosts)
-    _, second = renderer.render(rescanned(of, "other", 22).hosts)
-    assert first == second == 65535 - MAX_HOST_SERIES
+def test_hosts_without_a_new_report_are_not_written_again() -> None:
+    """A report of one host leaves the blocks of the other chunks as they are, the compressed ones, too."""
+    of = audited(300)
+    renderer = Renderer(AUDITS, UNLIMITED)
+    before = {id(block) for _, blocks in renderer.render(of.audits)[0] for block in blocks}
+    changed = AuditState("host200", (), inspected(Status.CLEAN, at=NOW + 1, listeners=()), NOW)
+    after = [block for _, blocks in renderer.render(of.audits.replacing(changed))[0] for block in blocks]
+    fresh = [block for block in after if id(block) not in before]
+    assert len(fresh) == len(AUDITS.parts)
+    assert len(after) == 3 * len(AUDITS.parts)

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from portspec.config import PortException
+from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
+from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.snapshot import Snapshot
-from tests.unit.factories import NOW, result, seen, target
-from tests.unit.metrics.scrape import NASTY
+from portspec.snapshot import HostTable, Snapshot
+from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.metrics.scrape import NASTY, inspected
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from portspec.inventory import Target
     from portspec.snapshot import ScanResult
 
@@ -75,11 +80,83 @@ def results(draw: st.DrawFn, of: Target) -> ScanResult:
     return result(of, *addresses, at=draw(VALUES), duration=draw(VALUES), failure=failure)
 
 
+_IDS = st.sampled_from(["CVE-2026-0001", "cve-2026-0002", "GHSA-ab", NASTY])
+_VULNERABILITIES = st.builds(
+    Vulnerability,
+    st.sampled_from(["curl", "openssl", NASTY]) | TEXTS,
+    st.sampled_from(["1.0", ""]) | TEXTS,
+    _IDS | TEXTS,
+    st.sampled_from(Severity),
+    aliases=st.lists(_IDS, max_size=2).map(tuple),
+)
+_LISTENERS = st.builds(
+    Listener,
+    st.sampled_from(["tcp", "tcp", "udp"]),
+    st.sampled_from(["0.0.0.0", "::", "*", "192.0.2.1", "127.0.0.1", "::1", "fe80::1%eth0", "::ffff:127.0.0.1"]),  # noqa: S104 - of a report
+    _PORTS,
+    st.none() | st.sampled_from(["nginx", ""]) | TEXTS,
+    st.none() | TEXTS,
+)
+
+
+@st.composite
+def inspections(draw: st.DrawFn) -> Inspection:
+    """Make what a report says: any status of a run, with up to five vulnerabilities and eight listeners."""
+    status = draw(st.sampled_from([status for status in Status if status is not Status.NEVER]))
+    found = () if status is Status.CLEAN else tuple(draw(st.lists(_VULNERABILITIES, max_size=5)))
+    without = draw(st.sampled_from([Status.CLEAN, Status.FAILED, Status.STALE_DATABASE]))
+    audit = Audit(status, found, draw(st.sampled_from(["", "the database is old"])), without=without)
+    listeners = draw(st.none() | st.lists(_LISTENERS, max_size=8).map(tuple))
+    return Inspection(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners)
+
+
+@st.composite
+def audit_states(draw: st.DrawFn, host: str) -> AuditState:
+    """Make a host of the roster, with exceptions in force and lapsed, and perhaps a report."""
+    exceptions = tuple(
+        VulnerabilityException(
+            ("*",),
+            tuple(name.lower() for name in draw(st.lists(_IDS, min_size=1, max_size=2))),
+            until=NOW + draw(st.sampled_from([-1, 0, 1])),
+        )
+        for _ in range(draw(st.integers(0, 2)))
+    )
+    return AuditState(host, exceptions, draw(st.none() | inspections()), NOW)
+
+
+@st.composite
+def rosters(draw: st.DrawFn, hosts: Collection[str]) -> HostTable[AuditState]:
+    """Make a roster of some of the hosts and of others."""
+    own = draw(st.lists(st.sampled_from(sorted(hosts)), unique=True)) if hosts else []
+    names = dict.fromkeys([*own, *draw(st.lists(TEXTS, unique=True, max_size=3))])
+    return HostTable([draw(audit_states(name)) for name in names])
+
+
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    """Make a snapshot of hosts that were scanned up to three times."""
+    """Make a snapshot of hosts that were scanned up to three times, and of a roster."""
     of = Snapshot.of([draw(targets(host)) for host in draw(HOSTS)])
     for host in of.hosts:
         for _ in range(draw(st.integers(0, 3))):
             of = of.after(host, draw(results(of.hosts[host].target)), probes_sent=0)
-    return of
+    return replace(of, audits=draw(rosters(of.hosts)))
+
+
+def many(count: int = 300) -> Snapshot:
+    """Make a snapshot of more hosts than go into one chunk, each with a deviation."""
+    every = [target(f"host{number}", expect=[22, 80], labels={"site": "here"}) for number in range(count)]
+    return snapshot(*((of, [result(of, seen(is_open=[22, 443]))]) for of in every))
+
+
+def rescanned(of: Snapshot, host: str, *opened: int, at: float = NOW + 60) -> Snapshot:
+    """Give the snapshot after a host was found with these ports open."""
+    return of.after(host, result(of.hosts[host].target, seen(is_open=opened), at=at), probes_sent=0)
+
+
+def audited(count: int, found: int = 3) -> Snapshot:
+    """Make the roster of many() hosts: each has so many vulnerabilities, and two listeners."""
+    vulnerabilities = [Vulnerability("curl", "8.1", f"CVE-2026-{number:04}", Severity.LOW) for number in range(found)]
+    listeners = (Listener("tcp", "192.0.2.1", 443, "nginx", "www"), Listener("tcp", "192.0.2.1", 22))
+    inspection = inspected(Status.VULNERABLE, *vulnerabilities, listeners=listeners)
+    states = (AuditState(f"host{number}", (), inspection, NOW) for number in range(count))
+    return replace(many(count), audits=HostTable(states))
