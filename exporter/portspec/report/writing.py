@@ -1,0 +1,77 @@
+"""The forms of the report, by their names."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from portspec.document import host_document, timestamp, unscanned_document
+from portspec.report.contents import Contents, ReportSettings
+from portspec.report.page import write_page
+from portspec.report.plain import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from portspec.report.fleet import Machine
+    from portspec.report.summary import Summary
+    from portspec.snapshot import Snapshot
+
+FORMATS: Final = ("html", "text", "json")
+_PIECE: Final = 1 << 16  # characters, at least, of a piece but for the last
+
+__all__ = ["FORMATS", "ReportSettings", "write_report"]
+
+
+def write_report(snapshot: Snapshot, settings: ReportSettings, now: float, form: str) -> Iterator[str]:
+    """Write the report of all machines at a Unix time, in pieces of text; `form` is one of FORMATS, or ValueError."""
+    if form not in FORMATS:
+        raise ValueError(f'"{form}" is not a format (expected {", ".join(FORMATS)})')
+    write = {"html": write_page, "text": write_text, "json": _write_json}[form]
+    return _gathered(write(Contents.of(snapshot, settings, now)))
+
+
+def _gathered(pieces: Iterable[str]) -> Iterator[str]:
+    held: list[str] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= _PIECE:
+            yield "".join(held)
+            held.clear()
+            size = 0
+    yield "".join(held)
+
+
+def _write_json(contents: Contents) -> Iterator[str]:
+    """Write one JSON object, each machine on a line of its own; ASCII, for a host may send half a surrogate pair."""
+    yield f'{{"generated_at": {json.dumps(timestamp(contents.now))},\n'
+    yield f'"summary": {json.dumps(_summary(contents.summary))},\n"machines": ['
+    separator = "\n"
+    for machine in contents.fleet:
+        yield f"{separator}{json.dumps(_document(machine))}"
+        separator = ",\n"
+    yield "\n]}\n" if contents.fleet else "]}\n"
+
+
+def _document(machine: Machine) -> dict[str, Any]:
+    if machine.state is not None:
+        return host_document(machine.state, machine.audit)
+    return unscanned_document(machine.audit) if machine.audit else {}
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    return {
+        "machines": summary.machines,
+        "need_attention": summary.attention,
+        "in_spec": summary.in_spec,
+        "out_of_spec": summary.out_of_spec,
+        "unknown": summary.unknown,
+        "not_scanned_yet": summary.waiting,
+        "not_scanned": summary.unscanned,
+        "audits": {status.value: count for status, count in summary.audits.items()},
+        "vulnerabilities": {severity.value: count for severity, count in summary.vulnerabilities.items()},
+        "vulnerable_machines": summary.vulnerable,
+        "late_reports": summary.late,
+    }

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+from portspec.audit.model import Severity, Status
+from portspec.report import Need, ReportSettings, summary
+from portspec.report.fleet import machines
+from portspec.scan import Reason
+from portspec.snapshot import HostState, Snapshot
+from portspec.verdict import Verdict
+from tests.unit.factories import NOW, result, seen, target
+from tests.unit.report.fleets import DAY, HOUR, accept, audited, fleet, never, scanned, snapshot_of, vulnerability
+
+MAX_AGE = ReportSettings().max_age
+
+
+def order(of: Snapshot) -> list[str]:
+    """Give the machines' names in the order of the report."""
+    return [machine.host for machine in machines(of, NOW, MAX_AGE)]
+
+
+def needs(of: Snapshot) -> dict[str, Need]:
+    """Give why each machine needs attention."""
+    return {machine.host: machine.need for machine in machines(of, NOW, MAX_AGE)}
+
+
+def test_most_pressing_machines_come_first() -> None:
+    """Each machine is ranked by the worst that is known of it, from both sides; what is in order comes last."""
+    assert list(needs(fleet()).items()) == [
+        ("shop.example.org", Need.UNEXPECTED_AND_VULNERABLE),
+        ("db1.example.org", Need.UNEXPECTED),
+        ("web1.example.org", Need.VULNERABLE),
+        ("web2.example.org", Need.MISSING),
+        ("192.0.2.130", Need.AUDIT),
+        ("2001:db8::25", Need.AUDIT),
+        ("laptop7.example.org", Need.AUDIT),
+        ("dns1.example.org", Need.REPORT),
+        ("laptop10.example.org", Need.REPORT),
+        ("gone.example.org", Need.UNKNOWN),
+        ("new.example.org", Need.UNKNOWN),
+        ("app1.example.org", Need.NONE),
+    ]
+
+
+def test_vulnerable_machines_stand_by_how_bad_it_is() -> None:
+    """Worse vulnerabilities come before more of them, and more before fewer, with an unexpected port or without."""
+    one = [
+        audited("a", vulnerability("1", Severity.LOW), vulnerability("2", Severity.LOW)),
+        audited("b", vulnerability("1", Severity.HIGH)),
+        audited("c", vulnerability("1", Severity.HIGH), vulnerability("2", Severity.LOW)),
+        audited("d", *(vulnerability(str(number), Severity.MEDIUM) for number in range(9))),
+        audited("e", vulnerability("1", Severity.CRITICAL)),
+        audited("f", vulnerability("1", Severity.UNKNOWN)),
+        audited("g", vulnerability("1", Severity.LOW), vulnerability("2", Severity.LOW)),
+    ]
+    assert order(snapshot_of(audits=one)) == ["e", "c", "b", "d", "a", "g", "f"]
+    hosts = [scanned(target(name), seen(is_open=[80])) for name in "ad"]
+    assert order(snapshot_of(hosts, one)) == ["d", "a", "e", "c", "b", "g", "f"]
+
+
+def test_names_stand_by_their_numbers() -> None:
+    """What is alike stands by name, a number in it by its value."""
+    names = ["web10", "192.0.2.10", "web9", "192.0.2.9", "db1", "2001:db8::1", "web09"]
+    hosts = [scanned(target(name, expect=[22]), seen(is_open=[22])) for name in names]
+    assert order(snapshot_of(hosts)) == ["192.0.2.9", "192.0.2.10", "2001:db8::1", "db1", "web09", "web9", "web10"]
+
+
+def test_a_machine_of_both_sides_is_one() -> None:
+    """A machine that is scanned and reports stands once; one that does only one of it stands, too."""
+    of = snapshot_of(
+        [scanned(target(name, expect=[22]), seen(is_open=[22])) for name in ("both", "scanned")],
+        [audited("both"), audited("reports")],
+    )
+    assert order(of) == ["both", "reports", "scanned"]
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORTED])
+def test_audit_that_tells_nothing_needs_attention(status: Status) -> None:
+    """An audit that failed, or is of an old database, or of an unknown tool, is not in order."""
+    assert needs(snapshot_of(audits=[audited("a", status=status, reason="why")])) == {"a": Need.AUDIT}
+
+
+def test_what_a_failed_audit_found_counts() -> None:
+    """Vulnerabilities count whatever became of the rest of the audit."""
+    of = snapshot_of(audits=[audited("a", vulnerability(), status=Status.FAILED, reason="cut off")])
+    assert needs(of) == {"a": Need.VULNERABLE}
+
+
+def test_accepted_vulnerabilities_need_no_attention() -> None:
+    """A machine all of whose vulnerabilities are accepted is in order until the exception ends."""
+    state = audited("a", vulnerability("CVE-2023-1"), exceptions=[accept("cve-2023-1", until=NOW + DAY)])
+    assert needs(snapshot_of(audits=[state])) == {"a": Need.NONE}
+    assert needs(snapshot_of(audits=[state.judged(NOW + DAY)])) == {"a": Need.VULNERABLE}
+
+
+@pytest.mark.parametrize(
+    ("age", "need"), [(26 * HOUR, Need.NONE), (26 * HOUR + 1, Need.REPORT), (-600.0, Need.NONE), (9 * DAY, Need.REPORT)]
+)
+def test_late_reports_need_attention(age: float, need: Need) -> None:
+    """A report is late once it is older than allowed; one of a clock that is ahead is not."""
+    assert needs(snapshot_of(audits=[audited("a", age=age)])) == {"a": need}
+    assert summary(snapshot_of(audits=[audited("a", age=age)]), NOW, MAX_AGE).late == (need is Need.REPORT)
+
+
+def test_what_deviated_when_it_was_last_seen_counts() -> None:
+    """A machine that cannot be seen now is ranked by what was seen last."""
+    of = target("a")
+    state = scanned(of, seen(is_open=[80])).after(result(of, seen(reason=Reason.NO_ROUTE), at=NOW))
+    assert state.verdict is Verdict.UNKNOWN
+    assert needs(snapshot_of([state])) == {"a": Need.UNEXPECTED}
+
+
+def test_summary_counts_everything_once() -> None:
+    """Machines by verdict, audits by status, vulnerabilities by severity without what is accepted, late reports."""
+    found = summary(fleet(), NOW, MAX_AGE)
+    assert (found.machines, found.attention, found.late, found.vulnerable) == (12, 11, 1, 2)
+    ports = (found.in_spec, found.out_of_spec, found.unknown, found.waiting, found.unscanned)
+    assert ports == (5, 2, 2, 1, 2)
+    assert sum(ports) == found.machines
+    assert {status.value: count for status, count in found.audits.items()} == {
+        "clean": 3,
+        "vulnerable": 2,
+        "failed": 1,
+        "stale_database": 1,
+        "unsupported": 1,
+        "never": 1,
+    }
+    assert {severity.value: count for severity, count in found.vulnerabilities.items()} == {
+        "critical": 1,
+        "high": 1,
+        "medium": 1,
+        "low": 1,
+        "negligible": 0,
+        "unknown": 0,
+    }
+
+
+def test_summary_of_nothing() -> None:
+    """Without a machine every number is 0."""
+    found = summary(Snapshot(), NOW, MAX_AGE)
+    assert (found.machines, found.attention, found.late, found.vulnerable) == (0, 0, 0, 0)
+    assert not any(found.audits.values())
+    assert not any(found.vulnerabilities.values())
+
+
+def test_first_scan_and_first_report_are_waited_for_apart() -> None:
+    """What was not scanned yet and what never reported are counted, and need attention."""
+    found = summary(snapshot_of([HostState(target("a"))], [never("b")]), NOW, MAX_AGE)
+    assert (found.waiting, found.unscanned, found.unknown, found.attention) == (1, 1, 0, 2)
+    assert found.audits[Status.NEVER] == 1
