@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+import trustme
 
-from portspec.cli import COMMANDS
-from portspec.config import load
+from portspec.audit.model import Audit, Status, Vulnerability
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
+from portspec.cli.arguments import COMMANDS
+from portspec.config import VulnerabilityException, load
+from portspec.config.audit import AuditModel
 from portspec.config.discovery import DnsModel, FileModel, HttpModel
 from portspec.config.fields import HostModel
 from portspec.config.model import EngineChoice
 from portspec.config.schema import ConfModel, ExceptionModel, ModuleModel, ScanModel
-from portspec.document import host_document
+from portspec.document import audit_document, host_document
 from portspec.metrics import CATALOGUE
 from portspec.scan import Reason
 from portspec.snapshot import HostState
-from tests.unit.factories import result, seen, target
+from tests.unit.factories import NOW, result, seen, target
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -54,7 +59,7 @@ def test_metrics_page_lists_every_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [ConfModel, HostModel, ScanModel, ExceptionModel, ModuleModel, FileModel, HttpModel, DnsModel]
+    "model", [ConfModel, HostModel, ScanModel, ExceptionModel, AuditModel, ModuleModel, FileModel, HttpModel, DnsModel]
 )
 def test_configuration_page_lists_every_key(model: type[BaseModel]) -> None:
     """docs/configuration.md has a row for every key."""
@@ -75,7 +80,13 @@ def test_configuration_page_lists_every_key_of_the_document() -> None:
     of = target()
     document = host_document(HostState(of).after(result(of, seen())))
     section = text("docs/configuration.md").split("### `scan --json`")[1].split("\n## ")[0]
-    assert all(f"`{key}`" in section for key in {*document, *document["addresses"][0]})
+    vulnerability = Vulnerability("curl", "7.50.1", "CVE-2016-7167")
+    listener = Listener("tcp", "192.0.2.9", 22)
+    inspection = Inspection(NOW, "pkg-audit", None, Audit(Status.VULNERABLE, (vulnerability,)), (listener,))
+    accepted = VulnerabilityException(("*",), ("cve-2016-7167",), until=NOW + 1)
+    excepted = audit_document(AuditState("web1", (accepted,), inspection, NOW), None)
+    own = {*document, *document["addresses"][0], *excepted, *excepted["excepted"][0], *excepted["listeners"][0]}
+    assert all(f"`{key}`" in section for key in own)
 
 
 def test_every_command_is_documented() -> None:
@@ -87,7 +98,7 @@ def test_every_command_is_documented() -> None:
 def test_http_page_lists_every_path() -> None:
     """docs/http.md has a row for each route, with its method."""
     page = set(re.findall(r"^\| `(/\S*)` \| (GET|POST) \|", text("docs/http.md"), re.MULTILINE))
-    sources = "".join(text(f"exporter/portspec/web/{name}.py") for name in ("server", "api"))
+    sources = "".join(text(f"exporter/portspec/web/{name}.py") for name in ("server", "api", "intake"))
     added = {(path, method.upper()) for method, path in re.findall(r'router\.add_(get|post)\("([^"]+)"', sources)}
     pages = {(path, "GET") for path in re.findall(r'^ +\("(/[^"]*)", self\._\w+\),$', sources, re.MULTILINE)}
     assert page == {(path.replace("{host}", "NAME"), method) for path, method in added | pages}
@@ -107,10 +118,31 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_yaml_examples_with_hosts_load(name: str, tmp_path: Path) -> None:
     """Every example of a configuration in the documents is a right one."""
     examples = [block for block in re.findall(r"```yaml\n(.*?)```", text(name), re.DOTALL) if "hosts:" in block]
+    (tmp_path / "passphrase").write_text("correct horse battery staple\n", encoding="utf-8")
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.yml"
         path.write_text(example, encoding="utf-8")
         assert load(path).hosts
+
+
+def test_what_the_shipped_configuration_comments_out_is_right(tmp_path: Path) -> None:
+    """Every key of conf.yml that is commented out is a right one once the # in front of it is gone."""
+    (tmp_path / "secret").write_text("correct horse battery staple\n", encoding="utf-8")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    lines = re.sub(r"^( *)# ( *(?:[a-z_]+:|- |[\"'#]))", r"\1\2", text("conf.yml"), flags=re.MULTILINE)
+    lines = re.sub(r"^( *)# ( *[a-z_]+: )", r"\1\2", lines, flags=re.MULTILINE)  # previous_passphrase_file, once more
+    lines = lines.replace("/etc/portspec/passphrase.old", "secret.old").replace("/etc/portspec/passphrase", "secret")
+    lines = lines.replace("/etc/portspec/smtp_password", "secret").replace("/etc/portspec/ca.pem", "ca.pem")
+    (tmp_path / "secret.old").write_text("tuna mayonnaise sandwich\n", encoding="utf-8")
+    path = tmp_path / "conf.yml"
+    path.write_text(lines.replace("/var/www/portspec/", ""), encoding="utf-8")
+    config = load(path)
+    assert config.audit
+    assert (len(config.audit.passphrases), config.audit.hosts) == (2, ("db1.example.org",))
+    assert config.mail
+    assert config.reportmail
+    assert config.reportfile == str(tmp_path / "index.html")
+    assert (len(config.exceptions), len(config.accepted), len(config.discovery), len(config.modules)) == (1, 1, 3, 1)
 
 
 def test_shipped_configuration_is_right() -> None:

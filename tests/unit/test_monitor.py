@@ -226,6 +226,7 @@ def test_snapshot_names_every_host_before_anything_ran() -> None:
 
 
 def test_rounds_under_way_are_told_with_how_many_of_that_interval_have_ended() -> None:
+    """A round is under way while any host of it is scanned; scans beside the rounds have no interval."""
     scene = Scene(target("a", interval=60), target("b", interval=1000), seconds={"a": 10, "b": 100})
     told: list[dict[float | None, int]] = []
 

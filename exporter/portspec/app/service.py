@@ -9,31 +9,35 @@ import hashlib
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portspec import __version__, log
 from portspec.app.engines import drop_privileges, open_engines
+from portspec.app.reportfile import ReportFile
+from portspec.app.reportmail import ReportMail
 from portspec.config import load
 from portspec.config.hostname import canonical
 from portspec.errors import ConfigError
-from portspec.inventory import MAX_LOOKUPS, Shard, targets
+from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
-from portspec.metrics import Exposition, ServiceStatus
+from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.monitor import Monitor
 from portspec.notify import Mailer
 from portspec.probe import Prober
+from portspec.report import ReportSettings
+from portspec.reports import Reports
 from portspec.store import Store, StoreError, outbox
 from portspec.threads import in_daemon_thread
 from portspec.web import WebServer, parse_listen_address
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Coroutine, Sequence
+    from collections.abc import Container, Coroutine, Mapping, Sequence
 
     from portspec.app.engines import Engines
     from portspec.config import Config, HostConfig, MailConfig
-    from portspec.inventory import Target
+    from portspec.inventory import Rostered, Target
     from portspec.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -50,13 +54,14 @@ _log = log.get("app")
 
 @dataclass(frozen=True, slots=True)
 class _Hosts:
-    """The targets of this shard, their hosts by canonical name, what is known of the new ones from before.
+    """The targets of this shard, their hosts by canonical name, its roster, what is known of new ones from before.
 
     The prober knows the targets of all shards.
     """
 
     targets: tuple[Target, ...]
     names: dict[str, str]
+    roster: Mapping[str, Rostered]
     restored: dict[str, HostState]
     prober: Prober
 
@@ -80,7 +85,9 @@ class Service:
         self._prober: Prober | None = None
         self._mailer: Mailer | None = None
         self._mailing: asyncio.Task[None] | None = None
+        self._publishing: tuple[asyncio.Task[None], ...] = ()
         self.store = Store(config.state, history=config.history)
+        self.reports = Reports(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
@@ -88,6 +95,7 @@ class Service:
         known = self.store.open(self._mine(targets(self._config)))
         hosts = self._hosts_of(self._config, (), known)
         self._prober, self._names = hosts.prober, hosts.names
+        self._apply_audit(self._config, hosts.roster)
         self._monitor = Monitor(
             hosts.targets,
             self._engines.examiner(self._config),
@@ -98,8 +106,9 @@ class Service:
         self._set_mailer(self._config.mail)
 
     async def start(self) -> None:
-        """Start to write the state, and ask the sources of hosts for the first time."""
+        """Start to write the state, take up the last reports, and ask the sources of hosts for the first time."""
         self.store.start()
+        await self.reports.restore()
         if self._config.discovery:
             try:
                 await asyncio.wait_for(self._discovery.refresh_all(), FIRST_ANSWERS)
@@ -114,7 +123,9 @@ class Service:
             self._tasks.create_task(self._monitor.run())
             self._tasks.create_task(self._watch_file())
             self._tasks.create_task(self._write_ahead())
+            self._tasks.create_task(self.reports.run())
             self._set_mailer(self._config.mail)
+            self._publish(self._config)
             if self._is_reload_wanted:
                 self.reload_soon()
 
@@ -134,7 +145,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The state of all hosts now."""
-        return self._monitor.snapshot
+        return replace(self._monitor.snapshot, audits=self.reports.audits)
 
     @property
     def is_ready(self) -> bool:
@@ -206,6 +217,14 @@ class Service:
             store=self.store.status,
             sources=self._discovery.stats,
             mail=self._mailer.status if self._mailer else None,
+            audit=AuditStatus(
+                received=self.reports.received,
+                rejected=self.reports.rejected,
+                max_age=audit.max_age,
+                unread=self.reports.unread,
+            )
+            if (audit := self._config.audit)
+            else None,
         )
 
     async def _go_on_by(self, config: Config) -> None:
@@ -231,10 +250,17 @@ class Service:
         self.exposition.series_budget = config.series_budget
         self.store.history = config.history
         self._set_mailer(config.mail)
+        self._apply_audit(config, hosts.roster)
+        self._publish(config)
         self._monitor.apply(hosts.targets, examiner, places=config.parallelscans + MAX_LOOKUPS, restored=hosts.restored)
         if discovery is not self._discovery:
             self._discovery = discovery
             self._discover()
+
+    def _apply_audit(self, config: Config, roster: Mapping[str, Rostered]) -> None:
+        self.reports.apply(config.audit, roster)
+        if config.audit:
+            self.store.report_history = config.audit.keep
 
     def _on_state(self, before: HostState, after: HostState) -> None:
         (self._mailer.on_state if self._mailer else self.store.put)(before, after)
@@ -248,6 +274,21 @@ class Service:
                 self._mailing = None
         if self._tasks and self._mailing is None:
             self._mailing = self._tasks.create_task(self._mailer.run() if self._mailer else self._withdraw_mails())
+
+    def _publish(self, config: Config) -> None:
+        """Begin to write and to mail the report of all machines by these settings, and no longer by those before."""
+        for task in self._publishing:
+            task.cancel()
+        if self._tasks is None:
+            return
+        audit = config.audit
+        settings = ReportSettings(audit.domain, audit.max_age) if audit else ReportSettings()
+        parts: list[ReportFile | ReportMail] = []
+        if config.reportfile:
+            parts.append(ReportFile(config.reportfile, settings, lambda: self.snapshot))
+        if config.reportmail and config.mail:
+            parts.append(ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store))
+        self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
 
     async def _withdraw_mails(self) -> None:
         """Forget mails that wait though none are sent any more: in a month they would be no news."""
@@ -282,7 +323,9 @@ class Service:
         mine = self._mine(every)
         new = [target for target in mine if target.host not in present]
         names = {canonical(target.host): target.host for target in mine}
-        return _Hosts(mine, names, self.store.restore(new) if new else {}, self._new_prober(config, every))
+        reporting = {name: entry for name, entry in roster(config, every).items() if self._shard.holds(entry.host)}
+        restored = self.store.restore(new) if new else {}
+        return _Hosts(mine, names, reporting, restored, self._new_prober(config, every))
 
     def _new_prober(self, config: Config, every: Sequence[Target]) -> Prober:
         examiners = {name: self._engines.examiner(config, engine=name) for name in ("auto", "connect")}
@@ -305,6 +348,7 @@ class Service:
                 config, discovered, present = self._config, self._discovery.hosts, self.snapshot.hosts
                 hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
                 self._prober, self._names = hosts.prober, hosts.names
+                self.reports.apply(config.audit, hosts.roster)
                 self.store.keep(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=hosts.restored)
             except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
@@ -312,13 +356,14 @@ class Service:
 
     async def _write_ahead(self) -> None:
         """Keep the text of /metrics up to date while scans finish: a scrape finds most of it written."""
-        written = None
+        written: Snapshot | None = None
         while True:
             await asyncio.sleep(WRITE_AHEAD)
-            if (hosts := self.snapshot.hosts) is not written:
+            snapshot = self.snapshot
+            if written is None or snapshot.hosts is not written.hosts or snapshot.audits is not written.audits:
                 with contextlib.suppress(RuntimeError):  # no thread is to be had now: the scrape writes it
                     await in_daemon_thread(self.exposition.write_ahead)
-                    written = hosts
+                    written = snapshot
 
     async def _watch_file(self) -> None:
         path = self._config.path

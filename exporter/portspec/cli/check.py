@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from portspec.cli.output import count, write
 from portspec.config.duration import spell_duration
 from portspec.document import timestamp
-from portspec.inventory import SystemResolver, targets
+from portspec.inventory import SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from portspec.config import Config, MailConfig
-    from portspec.inventory import Resolution, Target
+    from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
+    from portspec.inventory import Resolution, Rostered, Target
     from portspec.inventory.discovery import SourceStats
 
 
@@ -53,14 +53,24 @@ def check(config: Config) -> int:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     lines = [f"{host:<{widths[0]}}  {addresses:<{widths[1]}}  {ports}" for host, addresses, ports in rows]
     lines += [
-        "",
+        *([""] if rows else []),
         *_round(config, known, [len(_addresses(*pair)) for pair in zip(known, resolutions, strict=True)]),
     ]
+    expected = roster(config, known)
     if config.mail and config.mail.mode != "off":
         lines.append(_mail(config.mail))
+    if config.audit:
+        lines.append(_reports(config.audit, len(expected)))
+    if config.reportfile or config.reportmail:
+        lines.append(_report_of_all(config))
     unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
-    warnings = [*source_warnings(discovery.stats), *_exception_warnings(config, known, time.time())]
-    if config.mail and config.mail.mode != "off" and config.mail.tls == "none":
+    now = time.time()
+    warnings = [
+        *source_warnings(discovery.stats),
+        *_exception_warnings(config, known, now),
+        *_audit_warnings(config, expected, now),
+    ]
+    if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
     if unresolved:
         warnings.append(f"{unresolved} of {count(len(known), 'host')} would be unknown, since not every name resolves")
@@ -81,10 +91,8 @@ def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:
 
 def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> Iterator[str]:
     """Tell of exceptions that do nothing: they have lapsed, or are about no host or no port that is scanned."""
-    for number, item in enumerate(config.exceptions, 1):
-        told = [f"hosts {', '.join(item.hosts)}", f"ports {item.ports}"]
-        told += [f"{name} {text}" for name, text in (("reason", item.reason), ("owner", item.owner)) if text]
-        what = f"exception {number} ({'; '.join(told)})"
+    for item in config.exceptions:
+        what = _exception(item, f"ports {item.ports}")
         ports = [target.config.ports for target in known if item in target.exceptions]
         if item.until <= now:
             yield f"{what} has lapsed on {timestamp(item.until)}: its deviations count; remove it, or give it a new end"
@@ -92,6 +100,28 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
             yield f"{what} matches no host"
         elif not any(item.ports & scanned for scanned in ports):
             yield f"{what} is about ports that are not scanned"
+
+
+def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float) -> Iterator[str]:
+    """Tell of exceptions of vulnerabilities that do nothing, and of an audit block that asks nobody."""
+    for item in config.accepted:
+        what = _exception(item, f"ids {', '.join(item.ids)}")
+        if item.until <= now:
+            yield (
+                f"{what} has lapsed on {timestamp(item.until)}: its vulnerabilities count; remove it, or give it a new "
+                "end"
+            )
+        elif not any(item in entry.exceptions for entry in expected.values()):
+            yield f"{what} matches no host that has to report"
+    if config.audit and not expected:
+        yield "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+
+
+def _exception(item: PortException | VulnerabilityException, about: str) -> str:
+    """Name an exception by what it is about, and who knows."""
+    told = [f"hosts {', '.join(item.hosts)}", about]
+    told += [f"{name} {text}" for name, text in (("reason", item.reason), ("owner", item.owner)) if text]
+    return f"the exception ({'; '.join(told)})"
 
 
 def _mail(mail: MailConfig) -> str:
@@ -147,3 +177,19 @@ def _round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> t
 def _alone(config: Config, probes: int) -> float:
     """Give the seconds that one host takes for the sake of host_rate."""
     return probes / config.scan.host_rate if config.scan.host_rate else 0.0
+
+
+def _reports(audit: AuditConfig, hosts: int) -> str:
+    more = "; of two passphrases both are good" if len(audit.passphrases) > 1 else ""
+    return (
+        f"reports: expected of {count(hosts, 'host')}, late after {spell_duration(audit.max_age)}, "
+        f"kept for {spell_duration(audit.keep)}{more}"
+    )
+
+
+def _report_of_all(config: Config) -> str:
+    ways = [f"written to {config.reportfile}"] if config.reportfile else []
+    if config.reportmail and config.mail:
+        to = count(len(config.mail.recipients), "address", "addresses")
+        ways.append(f"mailed at {config.reportmail:%H:%M} each day to {to} by {config.mail.server}")
+    return f"report of all machines: {', '.join(ways)}"

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 from portspec.cli.output import write
 from portspec.errors import UsageError
-from portspec.notify import DeliveryError, Session, trial_letter
+from portspec.notify import send_each, trial_letter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from portspec.config import Config, MailConfig
 
 FAILED = 1
@@ -31,31 +29,13 @@ async def _send_all(mail: MailConfig) -> int:
         f"{mail.server} port {mail.port}, {how}, {f'as {mail.username}' if mail.username else 'without credentials'}\n"
     )
     is_taken = True
-    async for recipient, answer, error in _outcomes(mail):
+    letters = {
+        recipient: trial_letter(sender=mail.sender, recipient=recipient, now=time.time())
+        for recipient in mail.recipients
+    }
+    async for recipient, answer, error in send_each(mail, letters):
         is_taken = is_taken and error is None
         write(f"{recipient}: {'taken' if error is None else 'NOT taken'}: {error or answer}\n")
     if mail.mode == "off":
         write("note: sendemail is false; nothing but this test is sent\n")
     return 0 if is_taken else FAILED
-
-
-async def _outcomes(mail: MailConfig) -> AsyncIterator[tuple[str, str, DeliveryError | None]]:
-    """Send to each recipient; what no dialogue could be had about fails for all that are left."""
-    left = list(mail.recipients)
-    try:
-        async with Session(mail) as session:
-            while left:
-                recipient = left[0]
-                message = trial_letter(sender=mail.sender, recipient=recipient, now=time.time())
-                try:
-                    answer = await session.send(recipient, message)
-                except DeliveryError as error:
-                    if not error.is_of_mail:
-                        raise
-                    yield recipient, "", error
-                else:
-                    yield recipient, answer, None
-                left.pop(0)
-    except DeliveryError as error:
-        for recipient in left:
-            yield recipient, "", error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from portspec.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def write(text: str) -> None:
@@ -12,6 +16,16 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def write_bytes(pieces: Iterable[bytes]) -> None:
+    """Write a result to standard output piece by piece; OutputError when it cannot be written."""
+    try:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(error) from None
 

@@ -1,8 +1,18 @@
 """Telling people by mail: what to tell of a host, the mails, the outbox that loses none, the dialogue with a server."""
 
-from portspec.notify.letter import trial_letter
+from portspec.notify.letter import report_letter, trial_letter
 from portspec.notify.mailer import Mailer, MailStatus
-from portspec.notify.smtp import DeliveryError, Reason, Session
+from portspec.notify.smtp import DeliveryError, Reason, Session, send_each
 from portspec.notify.watch import Watch
 
-__all__ = ["DeliveryError", "MailStatus", "Mailer", "Reason", "Session", "Watch", "trial_letter"]
+__all__ = [
+    "DeliveryError",
+    "MailStatus",
+    "Mailer",
+    "Reason",
+    "Session",
+    "Watch",
+    "report_letter",
+    "send_each",
+    "trial_letter",
+]

@@ -79,6 +79,15 @@ def trial_letter(*, sender: str, recipient: str, now: float) -> bytes:
     return message.as_bytes()
 
 
+def report_letter(subject: str, body: str, page: bytes | None, *, sender: str, recipient: str, now: float) -> bytes:
+    """Write the daily mail of the report of all machines, with the HTML `page` attached if there is one."""
+    message = _message(subject, body, sender=sender, recipient=recipient, now=now)
+    message["Message-ID"] = f"<report.{_digest(f'{now!r} {recipient}')}@{_domain(sender)}>"
+    if page is not None:
+        message.add_attachment(page, maintype="text", subtype="html", filename="portspec.html")
+    return message.as_bytes()
+
+
 def trouble_letter(why: str, *, sender: str, recipient: str, now: float) -> bytes:
     """Write the mail which tells that mails about hosts wait because the state file cannot be written."""
     body = f"""\

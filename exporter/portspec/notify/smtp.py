@@ -23,6 +23,8 @@ from portspec.errors import PortspecError, printable
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
     from portspec.config import MailConfig
 
 TIMEOUT: Final = 30.0  # seconds for each step of the dialogue
@@ -283,3 +285,29 @@ def _short(text: str) -> str:
     """Make one line of what a server said."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= _MAX_ANSWER else f"{line[:_MAX_ANSWER]}…"
+
+
+async def send_each(
+    mail: MailConfig, letters: Mapping[str, bytes]
+) -> AsyncIterator[tuple[str, str, DeliveryError | None]]:
+    """Send a letter to each recipient; give what the server answered, or why it was not taken.
+
+    What no dialogue could be had about fails for all that are left.
+    """
+    left = list(letters)
+    try:
+        async with Session(mail) as session:
+            while left:
+                recipient = left[0]
+                try:
+                    answer = await session.send(recipient, letters[recipient])
+                except DeliveryError as error:
+                    if not error.is_of_mail:
+                        raise
+                    yield recipient, "", error
+                else:
+                    yield recipient, answer, None
+                left.pop(0)
+    except DeliveryError as error:
+        for recipient in left:
+            yield recipient, "", error

@@ -1,4 +1,4 @@
-"""The HTTP server. The only place for aiohttp and jinja2."""
+"""The HTTP server. The only place for aiohttp."""
 
 from portspec.web.server import Listener, WebServer, parse_listen_address
 

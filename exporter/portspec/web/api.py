@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from portspec.document import change_document, host_document
+from portspec.document import change_document, host_document, unscanned_document
 from portspec.metrics import probe_page
 from portspec.ports import PortSet
 from portspec.probe import Probe, ProbeError
@@ -57,7 +57,8 @@ class Api:
             raise _bad(f'verdict: "{verdict}" is none (expected {", ".join(Verdict)})')
         limit = _number(request, "limit", DEFAULT_PAGE, 1, LARGEST_PAGE)
         offset = _number(request, "offset", 0, 0, 10**9)
-        hosts = self._service.snapshot.hosts
+        snapshot = self._service.snapshot
+        hosts, audits = snapshot.hosts, snapshot.audits
 
         def page() -> bytes:
             chosen = [
@@ -65,7 +66,7 @@ class Api:
                 for state in hosts.values()
                 if fnmatchcase(state.host.lower(), glob) and verdict in (None, state.verdict)
             ]
-            documents = [host_document(state) for state in chosen[offset : offset + limit]]
+            documents = [host_document(state, audits.get(state.host)) for state in chosen[offset : offset + limit]]
             end = offset + len(documents)
             return _dump({"hosts": documents, "total": len(chosen), "next_offset": end if end < len(chosen) else None})
 
@@ -73,11 +74,14 @@ class Api:
 
     async def _host(self, request: web.Request) -> web.Response:
         name = request.match_info["host"]
+        audit = self._service.reports.find(name)
         try:
             state = self._service.find(name)
         except KeyError:
-            raise _error(web.HTTPNotFound, f'"{name}" is not a host of this exporter') from None
-        return _json(await in_daemon_thread(lambda: _dump(host_document(state))))
+            if audit is None:
+                raise _error(web.HTTPNotFound, f'"{name}" is not a host of this exporter') from None
+            return _json(await in_daemon_thread(lambda: _dump(unscanned_document(audit))))
+        return _json(await in_daemon_thread(lambda: _dump(host_document(state, audit))))
 
     async def _changes(self, request: web.Request) -> web.Response:
         """Give the change log, newest first: `host`, `since`, `until`, `limit`, `before` (an id, for the next page)."""

@@ -8,12 +8,29 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from portspec import __version__
-from portspec.ports import PortSet
+from portspec.audit.model import Status
+from portspec.exposure import expose
+from portspec.ports import PortSet, spell
 from portspec.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from portspec.audit.report import Listener
+    from portspec.audit.state import AuditState
+    from portspec.exposure import Exposure
     from portspec.snapshot import HostState, Snapshot
 
+MAX_HELD = 20  # unexpected ports of a host whose processes are named
+MAX_HOLDERS = 5  # processes that are named of a port
+_AUDIT_CSS = {
+    Status.CLEAN: "in_spec",
+    Status.VULNERABLE: "out_of_spec",
+    Status.FAILED: "out_of_spec",
+    Status.STALE_DATABASE: "unknown",
+    Status.UNSUPPORTED: "unknown",
+    Status.NEVER: "waiting",
+}
 _ORDER = {Verdict.OUT_OF_SPEC: 0, Verdict.UNKNOWN: 1, Verdict.IN_SPEC: 2}
 
 
@@ -36,11 +53,15 @@ class Pages:
         states = sorted(snapshot.hosts.values(), key=lambda state: (_ORDER[state.verdict], state.host))
         counts = {verdict: sum(state.verdict is verdict for state in states) for verdict in Verdict}
         return self._environment.get_template("index.html").render(
-            version=__version__, rows=[_row(state) for state in states], counts=counts, snapshot=snapshot
+            version=__version__,
+            rows=[_row(state, snapshot.audits.get(state.host)) for state in states],
+            unscanned=[_audit(audit) for host, audit in snapshot.audits.items() if host not in snapshot.hosts],
+            has_audits=bool(snapshot.audits),
+            counts=counts,
         )
 
 
-def _row(state: HostState) -> dict[str, object]:
+def _row(state: HostState, audit: AuditState | None) -> dict[str, object]:
     failure = state.latest.judgement.failure if state.latest else None
     return {
         "state": state,
@@ -49,7 +70,37 @@ def _row(state: HostState) -> dict[str, object]:
         "missing": {item.port for item in state.deviations if item.kind is Kind.MISSING},
         "unexpected": {item.port for item in state.deviations if item.kind is Kind.UNEXPECTED},
         "failure": failure.detail if failure else "",
+        "audit": audit and _audit(audit),
+        "listeners": _who_listens(expose(state, audit)),
     }
+
+
+def _audit(audit: AuditState) -> dict[str, object]:
+    """Give what the template shows of an audit; there may be many findings, so they are gone through once."""
+    status, vulnerabilities = audit.status, audit.vulnerabilities
+    return {
+        "host": audit.host,
+        "css": _AUDIT_CSS[status],
+        "status": status.value.replace("_", " "),
+        "vulnerabilities": len(vulnerabilities),
+        "packages": len({(item.package, item.version) for item in vulnerabilities}),
+        "reason": audit.reason,
+        "at": audit.inspection.at if audit.inspection else None,
+    }
+
+
+def _who_listens(exposure: Exposure | None) -> list[tuple[str, str]]:
+    """Give the processes on the unexpected ports of a host, the first few."""
+    if exposure is None:
+        return []
+    held = [port for port in exposure.unexpected if port in exposure.listeners]
+    return [(spell(port), _names(exposure.listeners[port])) for port in held[:MAX_HELD]]
+
+
+def _names(listeners: Iterable[Listener]) -> str:
+    names = sorted({item.spelled for item in listeners})
+    more = [f"{len(names) - MAX_HOLDERS:,} more"] if len(names) > MAX_HOLDERS else []
+    return ", ".join(names[:MAX_HOLDERS] + more)
 
 
 def _time(seconds: float) -> str:

@@ -17,6 +17,7 @@ from portspec.ports import MAX_PORT
 from portspec.threads import in_daemon_thread
 from portspec.web.api import Api
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
+from portspec.web.intake import Intake
 from portspec.web.pages import Pages
 from portspec.web.scrape import respond_with
 
@@ -120,6 +121,7 @@ class WebServer:
         ):
             application.router.add_get(path, handler)
         Api(self._service).add_to(application.router)
+        Intake(self._service).add_to(application.router)
         return application
 
     @web.middleware

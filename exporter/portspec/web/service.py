@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from portspec.metrics import Exposition
     from portspec.probe import Prober
+    from portspec.reports import Reports
     from portspec.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -15,6 +16,7 @@ class Service(Protocol):
     """The running exporter."""
 
     exposition: Exposition
+    reports: Reports
 
     @property
     def snapshot(self) -> Snapshot:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from portspec import __version__
-from portspec.cli import COMMANDS
+from portspec.cli.arguments import COMMANDS
 from tests.unit.cli.run import environment, run
 
 

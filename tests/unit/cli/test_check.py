@@ -111,11 +111,11 @@ def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:
     )
     assert warnings(conf) == [
         (
-            "exception 1 (hosts 127.0.0.1; ports 80) has lapsed on 2020-03-01T00:00:00.000Z: its deviations count; "
+            "the exception (hosts 127.0.0.1; ports 80) has lapsed on 2020-03-01T00:00:00.000Z: its deviations count; "
             "remove it, or give it a new end"
         ),
-        "exception 2 (hosts db*, web1; ports 80, 443) matches no host",
-        "exception 3 (hosts 127.*; ports 8000-8100) is about ports that are not scanned",
+        "the exception (hosts db*, web1; ports 80, 443) matches no host",
+        "the exception (hosts 127.*; ports 8000-8100) is about ports that are not scanned",
     ]
 
 
@@ -180,5 +180,100 @@ def test_warning_of_an_exception_names_who_knows(configure: Configure) -> None:
     """Reason and owner stand in the warning of an exception that does nothing, so that one knows whom to ask."""
     item = {"hosts": ["nowhere"], "ports": [80], "until": "2999-01-01", "reason": "old balancer", "owner": "web team"}
     done = run("check", "-c", configure({own_address(): []}, exceptions=[item]))
-    told = "exception 1 (hosts nowhere; ports 80; reason old balancer; owner web team) matches no host"
+    told = "the exception (hosts nowhere; ports 80; reason old balancer; owner web team) matches no host"
     assert f"warning: {told}" in done.out.splitlines()
+
+
+AUDIT = {"passphrase": "correct horse battery staple"}
+
+
+def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> None:
+    """The hosts of the roster are counted, each once, wherever they stand; so are discovered ones."""
+    (tmp_path / "found.json").write_text('[{"targets": ["127.0.0.9:9100", "127.0.0.1"]}]', encoding="utf-8")
+    conf = configure(
+        {"127.0.0.1": {"audit": True}, "127.1.0.0/30": {"audit": True}, "::1": []},
+        audit=AUDIT | {"hosts": ["127.0.0.1", "127.0.0.2"], "max_age": "50h", "keep": 30},
+        discovery={"file_sd": [{"files": ["found.json"], "audit": True}]},
+    )
+    done = run("check", "-c", conf)
+    assert (done.code, done.err) == (0, "")
+    told = "reports: expected of 7 hosts, late after 2 d 2 h, kept for 30 d"
+    assert told in done.out.splitlines()
+    assert "warning" not in done.out
+    assert "correct horse" not in done.out
+
+
+def test_check_tells_of_a_change_over(configure: Configure) -> None:
+    """As long as two passphrases are good, that is said."""
+    audit = AUDIT | {"previous_passphrase": "tuna mayonnaise sandwich", "hosts": ["127.0.0.1"]}
+    out = run("check", "-c", configure({"127.0.0.1": []}, audit=audit)).out
+    told = "reports: expected of 1 host, late after 1 d 2 h, kept for 90 d; of two passphrases both are good"
+    assert told in out.splitlines()
+
+
+def test_check_tells_where_the_report_goes(configure: Configure, tmp_path: Path) -> None:
+    """The file and the daily mail are told, also where no other mail is sent; without TLS there is a warning."""
+    mail = {"smtpserver": "smtp.example.org", "alertemail": ["a@example.org", "b@example.org"], "fromemail": "p@x.org"}
+    conf = configure({"127.0.0.1": []}, reportfile="all.html", reportmail="7:05", smtptls="none", **mail)
+    done = run("check", "-c", conf)
+    assert (done.code, done.err) == (0, "")
+    written = f"report of all machines: written to {tmp_path / 'all.html'}"
+    told = f"{written}, mailed at 07:05 each day to 2 addresses by smtp.example.org"
+    assert told in done.out.splitlines()
+    assert "mails to" not in done.out
+    assert 'warning: mails are sent without TLS, since smtptls is "none"' in done.out
+    assert written in run("check", "-c", configure({"127.0.0.1": []}, reportfile="all.html")).out.splitlines()
+
+
+def test_exception_of_vulnerabilities_that_does_nothing_is_a_warning(configure: Configure) -> None:
+    """An exception by id that has lapsed, or is about no host that has to report, is told, and who knows of it."""
+    ids = {"ids": ["CVE-2026-12345", "DSA-6789-1"], "until": "2999-12-31"}
+    conf = configure(
+        {"127.0.0.1": {"audit": True}, "127.1.0.0/30": []},
+        [22, 80],
+        audit=AUDIT | {"hosts": ["127.1.0.2"]},
+        exceptions=[
+            {"hosts": ["127.0.0.1"], **ids},
+            {"hosts": ["127.1.0.0/30"], **ids},
+            {"hosts": ["127.0.0.1"], **ids, "until": "2020-02-29"},
+            {"hosts": ["127.1.0.1", "db*"], **ids, "reason": "not reachable", "owner": "web team"},
+            {"hosts": ["127.1.0.3"], **ids, "ports": [80]},
+        ],
+    )
+    known = "ids cve-2026-12345, dsa-6789-1"
+    assert warnings(conf) == [
+        (
+            f"the exception (hosts 127.0.0.1; {known}) has lapsed on 2020-03-01T00:00:00.000Z: its vulnerabilities "
+            "count; remove it, or give it a new end"
+        ),
+        (
+            f"the exception (hosts 127.1.0.1, db*; {known}; reason not reachable; owner web team) matches no host that "
+            "has to report"
+        ),
+        f"the exception (hosts 127.1.0.3; {known}) matches no host that has to report",
+    ]
+
+
+def test_exception_of_vulnerabilities_without_reports_is_a_warning(configure: Configure) -> None:
+    """Without an audit block there are no vulnerabilities to accept."""
+    item = {"hosts": ["*"], "ids": ["CVE-2026-12345"], "until": "2999-12-31"}
+    assert warnings(configure({"127.0.0.1": []}, exceptions=[item])) == [
+        "the exception (hosts *; ids cve-2026-12345) matches no host that has to report"
+    ]
+
+
+def test_passphrase_that_nobody_uses_is_a_warning(configure: Configure) -> None:
+    """An audit block without a roster asks nobody for a report."""
+    assert warnings(configure({"127.0.0.1": []}, audit=AUDIT)) == [
+        "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+    ]
+
+
+def test_file_for_reports_alone_is_right(tmp_path: Path) -> None:
+    """Where hosts only report there is nothing to scan, and check says so."""
+    conf = tmp_path / "conf.yml"
+    conf.write_text("audit: {passphrase: correct horse battery staple, hosts: [db1, db2]}\n", encoding="utf-8")
+    done = run("check", "-c", str(conf))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("0 hosts, 0 addresses, 0 probes per round\n")
+    assert "reports: expected of 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out

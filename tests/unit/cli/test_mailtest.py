@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-import portspec.cli.mailtest
+import portspec.notify.smtp
 from portspec.cli import main
 from portspec.notify import DeliveryError, Reason
 from tests.unit.cli.run import run
@@ -71,7 +71,7 @@ class Runner:
     ) -> tuple[int, str]:
         """Run it; gives exit code and output."""
         self.server = Server(refusals or {}, why)
-        self._monkeypatch.setattr(portspec.cli.mailtest, "Session", self.server)
+        self._monkeypatch.setattr(portspec.notify.smtp, "Session", self.server)
         with logging_restored():
             code = main(["mail-test", "-c", self._configure({"127.0.0.1": []}, **{**MAIL, **keys})])
         done = self._capsys.readouterr()

@@ -17,12 +17,13 @@ from portspec.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
-from tests.unit.web.site import LOOPBACK, Answer, fetch
+from tests.unit.web.site import LOOPBACK, Answer, fetch, no_reports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from portspec.inventory import Target
+    from portspec.reports import Reports
     from portspec.snapshot import HostState
     from portspec.store import Change, StoreError
 
@@ -56,6 +57,7 @@ class Exporter:
     rows: Sequence[tuple[int, Change]] = ()
     fault: StoreError | None = None
     problem: str | None = None
+    reports: Reports = field(default_factory=no_reports)
     series_budget: int = 100_000
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from portspec.metrics import Exposition
+from portspec.reports import Reports
+from portspec.store import Store
 from portspec.web import Listener, WebServer
 from portspec.web.connections import FIRST_REQUEST
 from tests.unit.metrics.scrape import STATUS
@@ -38,12 +40,18 @@ class Answer:
         return self.body.decode("utf-8")
 
 
+def no_reports() -> Reports:
+    """Make what takes no reports, since nobody gave it a passphrase."""
+    return Reports(Store("portspec.db", history=1.0))  # which is opened by nobody
+
+
 class ScriptedService:
     """An exporter whose hosts are the snapshots that `state` gives; it probes, scans and reads nothing."""
 
     def __init__(self, state: Callable[[], Snapshot]) -> None:
         self._state = state
         self.exposition = Exposition(state, lambda: STATUS)
+        self.reports = no_reports()
 
     @property
     def snapshot(self) -> Snapshot:

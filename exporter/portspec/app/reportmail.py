@@ -1,0 +1,169 @@
+"""The report of all machines as a mail a day."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.notify import report_letter, send_each
+from portspec.report import mail_report, write_report
+from portspec.store import StoreError, meta
+from portspec.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import time as TimeOfDay  # noqa: N812 - beside the module of that name
+
+    from portspec.config import MailConfig
+    from portspec.report import ReportSettings
+    from portspec.snapshot import Snapshot
+    from portspec.store import Store
+
+LOOK: Final = 20.0  # seconds between two looks at the clock, which may be set at any time
+AGAIN: Final = 600.0  # seconds between two attempts
+LATE: Final = timedelta(hours=6)  # after which a report that could not be sent is given up
+MAX_PAGE: Final = 5 << 20  # bytes of the page that is attached: many servers take no more than 10 MB, in base64
+_KEY: Final = "report_mail"
+
+_log = log.get("report")
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """The day of the last report, and who is to get it still."""
+
+    day: str
+    left: tuple[str, ...]
+
+
+class ReportMail:
+    """Mails the report each day `at` a time of the machine's local day, to each recipient once.
+
+    A mail that cannot be sent is tried again for LATE, also after a restart. What is due while nothing runs is sent
+    within that time, too. `wall_clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        at: TimeOfDay,
+        mail: MailConfig,
+        settings: ReportSettings,
+        snapshot: Callable[[], Snapshot],
+        store: Store,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.at = at
+        self.mail = mail
+        self.settings = settings
+        self._snapshot = snapshot
+        self._store = store
+        self._wall_clock = wall_clock
+        self._noted: _Noted | None = None
+        self._is_kept = True  # what is noted, by the file
+        self._tried_at = -math.inf
+
+    async def run(self) -> None:
+        """Send the report when it is time, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except StoreError:
+                pass  # the store tells of it; without it nobody knows what was sent already
+            except Exception:  # noqa: BLE001 - tomorrow's may do better
+                _log.exception("the report cannot be mailed")
+            await asyncio.sleep(LOOK)
+
+    async def look(self) -> None:
+        """Send what is due now. Raises StoreError."""
+        now = self._wall_clock()
+        local = datetime.fromtimestamp(now).astimezone()
+        due = self._last_due(local)
+        day = due.date().isoformat()
+        noted = await self._known()
+        if noted is None:  # it begins with the next one, not with that of this morning
+            await self._note(_Noted(day, ()))
+            return
+        is_begun = noted.day == day
+        left = tuple(item for item in self.mail.recipients if not is_begun or item in noted.left)
+        if not left:
+            return
+        if local >= due + LATE:
+            if is_begun:
+                _log.error("the report was not mailed to everybody today", recipients=left)
+                await self._note(_Noted(day, ()))
+        elif abs(now - self._tried_at) >= AGAIN:  # the clock may have been set back
+            self._tried_at = now
+            await self._note(_Noted(day, left))
+            await self._send(day, left, now)
+
+    def _last_due(self, local: datetime) -> datetime:
+        """Give when a report was due last, by the local time."""
+        due = datetime.combine(local.date(), self.at).astimezone()
+        return due if due <= local else datetime.combine(local.date() - timedelta(days=1), self.at).astimezone()
+
+    async def _known(self) -> _Noted | None:
+        """Give what was noted, and see that the file has it. Raises StoreError."""
+        if self._noted is None:
+            text = await in_daemon_thread(lambda: self._store.perform(lambda file: meta.read(file, _KEY)))
+            self._noted = None if text is None else _noted(text)
+        elif not self._is_kept:
+            await self._note(self._noted)
+        return self._noted
+
+    async def _note(self, noted: _Noted) -> None:
+        """Note something, here in any case, and in the file. Raises StoreError."""
+        self._noted, self._is_kept = noted, False
+        text = json.dumps({"day": noted.day, "left": noted.left})
+        await in_daemon_thread(lambda: self._store.perform(lambda file: meta.write(file, _KEY, text)))
+        self._is_kept = True
+
+    async def _send(self, day: str, recipients: Sequence[str], now: float) -> None:
+        """Send to some recipients, and note each whose mail was taken."""
+        left = list(recipients)
+        letters = await in_daemon_thread(lambda: self._letters(recipients, now))
+        async for recipient, _, error in send_each(self.mail, letters):
+            if error is None:
+                _log.info("the report is mailed", recipient=recipient)
+                left.remove(recipient)
+                with contextlib.suppress(StoreError):  # the next look tries again, and sends nothing before
+                    await self._note(_Noted(day, tuple(left)))
+            else:
+                _log.warning("the report cannot be mailed now", recipient=recipient, why=str(error))
+
+    def _letters(self, recipients: Sequence[str], now: float) -> dict[str, bytes]:
+        """Write the mail to each recipient."""
+        snapshot = self._snapshot()
+        subject, body = mail_report(snapshot, self.settings, now)
+        page = _page(snapshot, self.settings, now)
+        if page is None:
+            body += "\nThe whole report is too large for a mail: see reportfile, or `portspec report`.\n"
+        return {
+            recipient: report_letter(subject, body, page, sender=self.mail.sender, recipient=recipient, now=now)
+            for recipient in recipients
+        }
+
+
+def _noted(text: str) -> _Noted | None:
+    """Read what was noted; None, as if nothing were, of what makes no sense."""
+    try:
+        plain = json.loads(text)
+        return _Noted(str(plain["day"]), tuple(map(str, plain["left"])))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _page(snapshot: Snapshot, settings: ReportSettings, now: float) -> bytes | None:
+    """Give the HTML page, or None if it is too large for a mail."""
+    page = bytearray()
+    for piece in write_report(snapshot, settings, now, "html"):
+        page += piece.encode(errors="replace")
+        if len(page) > MAX_PAGE:
+            return None
+    return bytes(page)

@@ -1,0 +1,142 @@
+"""The command line: what may stand on it, and its help."""
+
+from __future__ import annotations
+
+import argparse
+
+from portspec import __version__
+
+DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
+DEFAULT_LISTEN_ADDRESS = ":10190"
+COMMANDS = ("serve", "check", "scan", "learn", "key", "receive", "report", "mail-test")
+_OPTIONS_WITH_VALUE = (
+    *("-c", "--log.level", "--web.listen-address", "--shard", "--ports"),
+    *("-o", "--format", "--host", "--day"),
+)
+
+_EXAMPLES = """\
+examples:
+  portspec -c conf.yml                      run the exporter; http://localhost:10190/ shows all hosts
+  portspec check -c conf.yml                is the file right, and how long will a round take?
+  portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
+  portspec scan -c conf.yml --json | jq .   the same for programs
+  portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
+  portspec mail-test -c conf.yml            does the built-in mailer reach everybody?
+  portspec key db1 -c conf.yml              the key by which db1 signs its audit reports
+  portspec report -c conf.yml -o all.html   the report of all machines: ports and vulnerable packages
+"""
+
+
+def command_first(arguments: list[str]) -> list[str]:
+    """Let options stand before the command, as `portspec -c FILE check`; without a command it is `serve`."""
+    if arguments[:1] in (["-h"], ["--help"], ["--version"]):
+        return arguments
+    for place, word in enumerate(arguments):
+        if word in COMMANDS and (place == 0 or arguments[place - 1] not in _OPTIONS_WITH_VALUE):
+            return [word, *arguments[:place], *arguments[place + 1 :]]
+    return arguments if arguments and not arguments[0].startswith("-") else ["serve", *arguments]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands and their options."""
+    found = argparse.ArgumentParser(
+        prog="portspec",
+        description="Hold every host to the ports that it should have open.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--version", action="version", version=f"portspec {__version__}")
+    commands = found.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    serve = _command(commands, "serve", "run the exporter (the default command)", level="info")
+    serve.add_argument(
+        "--web.listen-address",
+        dest="listen_addresses",
+        metavar="ADDR",
+        action="append",
+        help=f'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
+    )
+    serve.add_argument(
+        "--shard",
+        metavar="I/N",
+        default="0/1",
+        help="scan only the hosts of shard I of N, as Prometheus's hashmod numbers them, from 0 (default: all)",
+    )
+    _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="error")
+    scan = _command(
+        commands,
+        "scan",
+        "scan once now; exit 0 if in spec, 1 if out of spec, 3 if unknown, 2 for errors of usage or configuration",
+        level="error",
+    )
+    scan.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the configuration (default: all)")
+    scan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    learn = _command(
+        commands, "learn", "scan, and print a `hosts:` block that makes today's state the specification",
+        level="error", with_config=False,
+    )  # fmt: skip
+    learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
+    learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
+    learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
+    key = _command(commands, "key", "print the key by which a host signs its audit reports", level="error")
+    key.add_argument("host", metavar="HOST", help="its name or address in conf.yml")
+    _command(
+        commands,
+        "receive",
+        "read a mail with a host's audit report from standard input, for the MTA's pipe; exit 0 if it is archived, "
+        "65 if it is refused, 75 if the MTA shall try again later",
+        level="warning",
+    )
+    report = _command(
+        commands, "report", "write the report of all machines: ports, deviations, vulnerable packages", level="error"
+    )
+    report.add_argument(
+        "-o", dest="output", metavar="FILE", help="write to this file, whole or not at all (default: standard output)"
+    )
+    report.add_argument(
+        "--format", choices=("html", "text", "json"), default="html", help="html, text or json (default %(default)s)"
+    )
+    report.add_argument("--host", metavar="HOST", help="of this machine only")
+    report.add_argument("--day", metavar="DAY", type=_day, help='as it reported on this day, such as "2027-03-31"')
+    report.add_argument("--raw", action="store_true", help="what the host sent, byte for byte")
+    _command(
+        commands,
+        "mail-test",
+        "send a test message to every alertemail and say what the mail server answered; exit 1 if any was not taken",
+        level="error",
+    )
+    return found
+
+
+def _day(text: str) -> str:
+    from datetime import date
+
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a day (expected for example "2027-03-31")') from None
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    *,
+    level: str,
+    with_config: bool = True,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    if with_config:
+        command.add_argument(
+            "-c", dest="config", metavar="FILE", default=DEFAULT_CONFIG, help="configuration (default %(default)s)"
+        )
+    command.add_argument("-j", dest="log_json", action="store_true", help="log in JSON, one object a line")
+    command.add_argument(
+        "--log.level",
+        dest="log_level",
+        metavar="LEVEL",
+        choices=("debug", "info", "warning", "error"),
+        default=level,
+        help="debug, info, warning or error (default %(default)s)",
+    )
+    return command

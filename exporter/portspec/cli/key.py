@@ -1,0 +1,50 @@
+"""`portspec key`: the key by which a host signs its reports."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from portspec.audit.envelope import key_of
+from portspec.cli.check import source_warnings
+from portspec.cli.output import write
+from portspec.config.hostname import canonical_one
+from portspec.errors import UsageError
+from portspec.inventory import roster, targets
+from portspec.inventory.discovery import Discovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portspec.config import Config
+
+
+def key(config: Config, host: str) -> int:
+    """Print the key of a host, 64 hexadecimal digits; a host that is not on the roster is warned of."""
+    if config.audit is None:
+        raise UsageError(f"{config.path}: has no audit block; keys are made from its passphrase")
+    try:
+        name = canonical_one(host)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for warning in _warnings(config, name):
+        print(f"warning: {warning}", file=sys.stderr)
+    write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
+    return 0
+
+
+def _warnings(config: Config, name: str) -> Iterator[str]:
+    """Say that a host is not on the roster; sources of discovery are only asked if they may put it there."""
+    if name in roster(config, targets(config)):
+        return
+    if any(source.entry.must_report for source in config.discovery):
+        discovery = Discovery(config.discovery)
+        asyncio.run(discovery.refresh_all())
+        if name in roster(config, targets(config, discovery.hosts)):
+            return
+        yield from source_warnings(discovery.stats)
+    yield (
+        f"{name} is not on the roster of {config.path}: its reports are refused until it stands in audit.hosts, or has "
+        "audit: true under hosts or at its source of discovery"
+    )

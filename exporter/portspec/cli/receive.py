@@ -1,0 +1,94 @@
+"""`portspec receive`: one mail from the MTA's pipe into the archive.
+
+The exit codes are those of sysexits(3), by which an MTA knows what to do: 65 returns the mail to its sender, 75 keeps
+it in the queue and tries again. Whatever keeps a good report from being archived is 75, a mistake in conf.yml too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from portspec import log
+from portspec.audit.intake import RefusedError, Rules, admit
+from portspec.audit.mail import MAX_MAIL, postmark, read_mail
+from portspec.config import load
+from portspec.errors import PortspecError
+from portspec.inventory import roster, targets
+from portspec.inventory.discovery import Discovery
+from portspec.store import Arrival, Outcome, deposit, note_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portspec.audit.report import Report
+    from portspec.config import Config
+
+EX_OK: Final = 0
+EX_DATAERR: Final = 65
+EX_TEMPFAIL: Final = 75
+_CHUNK = 1 << 20
+
+_log = log.get("receive")
+
+
+def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """Take the mail on standard input by the configuration at `path`; gives the exit code."""
+    try:
+        return _receive(path, _read(stdin or sys.stdin.buffer), environment)
+    except PortspecError as error:
+        _log.error("the mail has to wait", why=str(error))
+    except Exception:  # noqa: BLE001 - a fault of ours must not lose a report
+        _log.exception("the mail has to wait: portspec crashed")
+    return EX_TEMPFAIL
+
+
+def _receive(path: str, raw: bytes, environment: Mapping[str, str]) -> int:
+    config = load(path)
+    if config.audit is None:
+        raise PortspecError(f"{path}: has no audit block, so no report is expected")
+    now = time.time()
+    try:
+        report, payload = _admit(config, read_mail(raw), now)
+        outcome = deposit(config.state, Arrival(report.host, report.day, report.at, payload), now)
+        if outcome is Outcome.OTHER:
+            raise RefusedError.duplicate(report.host, report.day)
+    except RefusedError as error:
+        known = {"host": error.host} if error.host else {}
+        _log.error(
+            "a report was refused", reason=error.reason, why=str(error), **known, **asdict(postmark(raw, environment))
+        )
+        note_refusal(config.state, error.reason)
+        return EX_DATAERR
+    _log.info(
+        "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already", host=report.host
+    )
+    return EX_OK
+
+
+def _admit(config: Config, packed: bytes, now: float) -> tuple[Report, bytes]:
+    """Admit a report; hosts that a source of discovery puts on the roster are only looked for if need be."""
+    passphrases = config.audit.passphrases if config.audit else ()
+    try:
+        return admit(packed, Rules(roster(config, targets(config)), passphrases), now)
+    except RefusedError as error:
+        naming = {source.name for source in config.discovery if source.entry.must_report}
+        if error.reason != "roster" or not naming:
+            raise
+        discovery = Discovery(config.discovery)
+        asyncio.run(discovery.refresh_all())
+        if failed := [item.name for item in discovery.stats if item.failures and item.name in naming]:
+            raise PortspecError(f"{error}, and {', '.join(failed)}, which may name it, cannot be asked") from None
+        return admit(packed, Rules(roster(config, targets(config, discovery.hosts)), passphrases), now)
+
+
+def _read(stdin: BinaryIO) -> bytes:
+    """Read the mail; of one that is too large no more is kept than shows that, and the MTA gets rid of the rest."""
+    raw = stdin.read(MAX_MAIL + 1)
+    while len(raw) > MAX_MAIL and stdin.read(_CHUNK):
+        pass
+    return raw

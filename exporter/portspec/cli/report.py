@@ -1,0 +1,121 @@
+"""`portspec report`: the report of all machines, or what one machine sent on a day."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from portspec.audit.encoding import Decoder
+from portspec.audit.state import AuditState
+from portspec.cli.check import source_warnings
+from portspec.cli.output import write_bytes
+from portspec.config.hostname import canonical
+from portspec.errors import PortspecError, UsageError
+from portspec.inventory import roster, targets
+from portspec.inventory.discovery import Discovery
+from portspec.report import ReportSettings, write_report
+from portspec.report.file import write_file
+from portspec.reports import decoded, inspect
+from portspec.snapshot import HostState, HostTable, Snapshot
+from portspec.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from portspec.audit.state import Inspection
+    from portspec.config import Config
+    from portspec.store import Archived
+
+
+def report(config: Config, *, form: str, output: str | None, host: str | None, day: str | None) -> int:
+    """Write the report of all machines, or of one, with its audit of a day (by default, the last)."""
+    now = time.time()
+    snapshot = _snapshot(config, now, host, day)
+    audit = config.audit
+    settings = ReportSettings(domain=audit.domain, max_age=audit.max_age) if audit else ReportSettings()
+    pieces = (piece.encode("utf-8", "backslashreplace") for piece in write_report(snapshot, settings, now, form))
+    _put(pieces, output)
+    return 0
+
+
+def raw_report(config: Config, *, output: str | None, host: str, day: str | None) -> int:
+    """Write what a host sent on a day (by default, the last), byte for byte."""
+    _put((_archived(_store(config), host, day).payload,), output)
+    return 0
+
+
+def _put(pieces: Iterable[bytes], output: str | None) -> None:
+    if output is None or output == "-":
+        write_bytes(pieces)
+        return
+    try:
+        write_file(output, pieces)
+    except OSError as error:
+        raise PortspecError(f"cannot write {output}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _store(config: Config) -> Store:
+    return Store(config.state, history=config.history)
+
+
+def _archived(store: Store, host: str, day: str | None) -> Archived:
+    name = _canonical(host)
+    found = store.archived(name, day)
+    if found is None:
+        days = store.archived_days(name)
+        there = f"there are those of {', '.join(days[:7])}{' and earlier' if len(days) > 7 else ''}" if days else ""  # noqa: PLR2004 - a line
+        raise UsageError(f"there is no report of {host}{f' for {day}' if day else ''}{f'; {there}' if there else ''}")
+    return found
+
+
+def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> Snapshot:
+    """Give what the state file knows of all machines, or of one. Raises StoreError, UsageError."""
+    store = _store(config)
+    discovery = Discovery(config.discovery)
+    asyncio.run(discovery.refresh_all())
+    for warning in source_warnings(discovery.stats):
+        print(f"warning: {warning}", file=sys.stderr)
+    every = targets(config, discovery.hosts)
+    expected = roster(config, every)
+    if host is not None:
+        name = _canonical(host)
+        every = tuple(target for target in every if canonical(target.host) == name)
+        expected = {name: expected[name]} if name in expected else {}
+        if not every and not expected:
+            raise UsageError(f'"{host}" is not a host of the configuration')
+        if day is not None and not expected:
+            raise UsageError(f"--day: {host} need not report by the configuration; --raw gives what it has sent")
+    inspections = _inspections(store, expected, day)
+    states = store.restore(every)
+    return Snapshot(
+        hosts=HostTable(states.get(target.host) or HostState(target) for target in every),
+        audits=HostTable(
+            AuditState(entry.host, entry.exceptions, inspections.get(name), now) for name, entry in expected.items()
+        ),
+    )
+
+
+def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[str, Inspection]:
+    """Give the inspection of each host by canonical name: of a day, or the last; what nobody has read yet is read."""
+    if day is not None:
+        return {name: inspect(_archived(store, name, day)) for name in names}
+    decoder = Decoder()
+    documents, last = store.audit_documents(), store.last_reports()
+    found: dict[str, Inspection] = {}
+    for name in names:
+        number, document = documents.get(name, (0, ""))
+        inspection = decoded(decoder, name, document) if document and number == last.get(name) else None
+        if inspection is None and name in last and (archived := store.archived(name)):
+            inspection = inspect(archived)
+        if inspection:
+            found[name] = inspection
+    return found
+
+
+def _canonical(host: str) -> str:
+    try:
+        return canonical(host)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

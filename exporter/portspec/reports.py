@@ -1,0 +1,403 @@
+"""The reports of hosts as they come in: admitted, archived, read; and what is known of every host that has to report.
+
+Whether a report was posted or `portspec receive` took it from a mail, its way ends in the archive. From there all that
+is new is read, at leisure: a morning's burst of reports is taken as fast as it can be written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from bisect import bisect_right
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.audit.encoding import Decoder, encode
+from portspec.audit.formats import parse
+from portspec.audit.intake import REASONS, RefusedError, Rules, admit
+from portspec.audit.model import Audit, Status
+from portspec.audit.report import read_payload
+from portspec.audit.state import AuditState, Inspection
+from portspec.config.hostname import canonical
+from portspec.snapshot import HostTable
+from portspec.store import Archive, Arrival, Outcome, StoreError, archive
+from portspec.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from portspec.audit.report import Report
+    from portspec.config import AuditConfig
+    from portspec.inventory import Rostered
+    from portspec.store import Archived, Mark, Store
+
+POLL: Final = 2.0  # seconds between two looks for reports that `portspec receive` has archived
+MAX_BATCH: Final = 32  # reports that are archived in one transaction: it costs a disk's fsync, not one a report
+MAX_BATCH_BYTES: Final = 4 << 20  # as they are sent
+MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' states are replaced
+MAX_LOGGED: Final = 60  # refused reports a minute that get a line in the log: anybody may post
+
+_log = log.get("reports")
+
+
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """A report that waits for its turn, from an address."""
+
+    packed: bytes
+    origin: str
+    outcome: asyncio.Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Reports that were accepted, and refused by reason: totals of the file, and refused ones not counted there yet."""
+
+    counted: Mapping[str, int] = field(default_factory=dict)
+    pending: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look into the file found: totals, some hosts' last reports, new ones, up to where, how many are left."""
+
+    counted: Mapping[str, int]
+    last: Sequence[Archived | None]
+    new: Sequence[Archived]
+    mark: Mark
+    left: int
+
+
+class Reports:
+    """Takes reports, and knows the last of each host: `audits`, by the label `host`.
+
+    A host of the roster is in there once the archive was asked for it. `wall_clock` gives Unix seconds.
+    """
+
+    def __init__(self, store: Store, wall_clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._wall_clock = wall_clock
+        self._roster: Mapping[str, Rostered] = {}
+        self._rules = Rules(frozenset(), ())
+        self._states: dict[str, AuditState] = {}  # by canonical name
+        self._ends: list[float] = []  # of exceptions, in Unix seconds
+        self._lapsed = 0  # of these, as the states know
+        self._is_restored = True
+        self.audits: HostTable[AuditState] = HostTable()
+        self.unread = 0
+        self._queue: deque[_Posted] = deque()
+        self._has_posted = asyncio.Event()
+        self._has_news = asyncio.Event()
+        self._tally = _Tally()
+        self._logged = _Log(wall_clock)
+        # Of the threads that read and write, one at a time each:
+        self._adding, self._reading = Archive(), Archive()
+        self._decoder = Decoder()
+        self._mark: Mark | None = None
+
+    def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
+        """Go on with another roster: hosts that stay keep what is known of them."""
+        self._roster = roster
+        self._rules = Rules(frozenset(roster), audit.passphrases if audit else ())
+        now = self._wall_clock()
+        self._states = {
+            name: AuditState(entry.host, entry.exceptions, self._states[name].inspection, now)
+            for name, entry in roster.items()
+            if name in self._states
+        }
+        self._ends = sorted({item.until for entry in roster.values() for item in entry.exceptions})
+        self._lapsed = bisect_right(self._ends, now)
+        self._is_restored = len(roster) - len(self._states) <= MAX_READ  # so few are read as fast
+        self._tabulate()
+        self._has_news.set()
+
+    @property
+    def is_expecting(self) -> bool:
+        """True if there is a passphrase that reports can be signed by."""
+        return bool(self._rules.passphrases)
+
+    @property
+    def received(self) -> int:
+        """The number of reports that were accepted, ever."""
+        return self._tally.counted.get(Outcome.ACCEPTED, 0)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """The number of reports that were not accepted, ever, by reason."""
+        tally = self._tally
+        return {reason: tally.counted.get(reason, 0) + tally.pending[reason] for reason in REASONS}
+
+    def find(self, host: str) -> AuditState | None:
+        """Give what is known of a host, however its name is spelled; None if it need not report."""
+        try:
+            return self._states.get(canonical(host))
+        except ValueError:
+            return None
+
+    async def take(self, packed: bytes, origin: str) -> Outcome:
+        """Archive a report that came from an address; gives whether it is new, or the same once more.
+
+        Raises RefusedError, and StoreError when it cannot be archived now.
+        """
+        posted = _Posted(packed, origin, asyncio.get_running_loop().create_future())
+        self._queue.append(posted)
+        self._has_posted.set()
+        return await posted.outcome
+
+    def refuse(self, error: RefusedError, origin: str) -> None:
+        """Take note of a report that is refused."""
+        self._tally = replace(self._tally, pending=self._tally.pending + Counter([error.reason]))
+        self._logged.tell(error, origin)
+
+    async def restore(self) -> None:
+        """Take up what the file knows of the hosts of the roster; what is not read yet comes later."""
+        self._is_restored = True
+        names = [name for name in self._roster if name not in self._states]
+        try:
+            if names:
+                self._know(await in_daemon_thread(lambda: self._documented(names)))
+        except StoreError as error:
+            _log.error("the last reports cannot be read", file=error.path, why=error.why, todo=error.kind.value)
+        with contextlib.suppress(StoreError):  # the next look tells of it
+            counted = await in_daemon_thread(lambda: self._store.perform(archive.counts))
+            self._tally = replace(self._tally, counted=counted)
+
+    async def run(self) -> None:
+        """Archive what is posted, and read what is new, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._archive_posted())
+            tasks.create_task(self._read_new())
+
+    # --- Into the archive ---
+
+    async def _archive_posted(self) -> None:
+        while True:
+            await self._has_posted.wait()
+            batch = self._batch()
+            if not self._queue:
+                self._has_posted.clear()
+            try:
+                outcomes = await in_daemon_thread(lambda batch=batch: self._archive(batch))  # type: ignore[misc]
+            except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
+                _log.exception("reports cannot be taken")
+                outcomes = [error] * len(batch)
+            for posted, outcome in zip(batch, outcomes, strict=True):
+                self._answer(posted, outcome)
+            self._has_news.set()
+
+    def _batch(self) -> list[_Posted]:
+        """Take some of what waits, those that nobody waits for any more left out."""
+        batch: list[_Posted] = []
+        size = 0
+        while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            posted = self._queue.popleft()
+            if not posted.outcome.done():
+                batch.append(posted)
+                size += len(posted.packed)
+        return batch
+
+    def _archive(self, batch: Sequence[_Posted]) -> list[Outcome | Exception]:
+        """Admit and archive reports; gives what became of each."""
+        now, rules = self._wall_clock(), self._rules
+        outcomes: list[Outcome | Exception] = []
+        arrivals: list[Arrival] = []
+        for posted in batch:
+            try:
+                report, payload = admit(posted.packed, rules, now)
+            except RefusedError as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(Outcome.ACCEPTED)  # if the archive has none of that day
+                arrivals.append(Arrival(report.host, report.day, report.at, payload))
+        try:
+            found = iter(self._store.perform(lambda file: self._adding.add(file, arrivals, now)) if arrivals else ())
+        except StoreError as error:
+            return [item if isinstance(item, RefusedError) else error for item in outcomes]
+        hosts = iter(arrivals)
+        return [item if isinstance(item, RefusedError) else _or_refused(next(found), next(hosts)) for item in outcomes]
+
+    def _answer(self, posted: _Posted, outcome: Outcome | Exception) -> None:
+        if isinstance(outcome, RefusedError):
+            self.refuse(outcome, posted.origin)
+        if posted.outcome.done():
+            return
+        if isinstance(outcome, Exception):
+            posted.outcome.set_exception(outcome)
+        else:
+            posted.outcome.set_result(outcome)
+
+    # --- Out of the archive ---
+
+    async def _read_new(self) -> None:
+        is_told = False
+        while True:
+            self._has_news.clear()
+            try:
+                if not self._is_restored:
+                    await self.restore()
+                await self._read_some()
+                is_told = False
+            except Exception as error:  # noqa: BLE001 - the next look may do better
+                self.unread = 0
+                if not is_told:
+                    is_told = True
+                    _tell_unreadable(error)
+            self._judge_again()
+            self._logged.tell_rest()
+            if not self.unread:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):  # wait_for() of Python 3.11 may miss that it is cancelled
+                        await self._has_news.wait()
+
+    def _documented(self, names: Sequence[str]) -> dict[str, Inspection | None]:
+        """Give the last inspection of each host as far as it is at hand; None of those without a report.
+
+        Raises StoreError.
+        """
+        documents, last = self._store.audit_documents(), self._store.last_reports()
+        found: dict[str, Inspection | None] = {name: None for name in names if name not in last}
+        for name in names:
+            _, document = documents.get(name, (0, None))
+            if document is not None and (inspection := decoded(self._decoder, name, document)):
+                found[name] = inspection
+        return found
+
+    async def _read_some(self) -> None:
+        """Read some reports: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
+        unknown = [name for name in self._roster if name not in self._states][:MAX_READ]
+        pending = self._tally.pending
+
+        def look(file: sqlite3.Connection) -> _Look:
+            archive.count(file, pending)
+            new, mark, left = self._reading.newer(
+                file, self._mark or self._reading.mark(file), 0 if unknown else MAX_READ
+            )
+            last = [self._reading.last(file, name) for name in unknown]
+            return _Look(archive.counts(file), last, new, mark, left)
+
+        seen = await in_daemon_thread(lambda: self._store.perform(look))
+        self._tally = _Tally(seen.counted, self._tally.pending - pending)  # at once, for a scrape
+        self.unread = seen.left + max(0, len(self._roster) - len(self._states) - len(unknown))
+        last, new = await in_daemon_thread(lambda: self._read(seen))
+        self._know(dict(zip(unknown, last, strict=True)))
+        self._renew(new)
+
+    def _read(self, seen: _Look) -> tuple[list[Inspection | None], list[tuple[str, Inspection]]]:
+        """Read the output of tools in what was seen, and keep what it comes to. Raises StoreError.
+
+        Gives what the last reports come to, and the new ones, each of these with its host.
+        """
+        documents: list[tuple[str, int, str]] = []
+
+        def kept(item: Archived) -> Inspection:
+            inspection = inspect(item)
+            document = encode(inspection)
+            documents.append((item.host, item.number, document))
+            return self._decoder.decode(document) or inspection  # in the former what hosts share is one object
+
+        last = [kept(item) if item else None for item in seen.last]
+        new = [(item.host, kept(item)) for item in seen.new]
+        if documents or seen.mark != self._mark:
+            self._store.perform(lambda file: self._reading.put_documents(file, documents, seen.mark))
+        self._mark = seen.mark
+        return last, new
+
+    def _know(self, found: Mapping[str, Inspection | None]) -> None:
+        """Take up the last inspections of hosts that are new, by canonical name; None of those that never reported."""
+        now = self._wall_clock()
+        new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
+        if new:
+            self._states |= {
+                name: AuditState(entry.host, entry.exceptions, found[name], now) for name, entry in new.items()
+            }
+            self._tabulate()
+
+    def _renew(self, found: Iterable[tuple[str, Inspection]]) -> None:
+        """Take up inspections of hosts that are known, by canonical name; one of an earlier time changes nothing."""
+        now = self._wall_clock()
+        for name, inspection in found:
+            state = self._states.get(name)
+            if state and (state.inspection is None or state.inspection.at <= inspection.at):
+                self._replace(name, replace(state, inspection=inspection, judged_at=now))
+
+    def _judge_again(self) -> None:
+        """Judge all hosts anew if an exception has lapsed."""
+        now = self._wall_clock()
+        lapsed = bisect_right(self._ends, now)
+        if lapsed != self._lapsed:
+            self._lapsed = lapsed
+            self._states = {name: state.judged(now) for name, state in self._states.items()}
+            self._tabulate()
+
+    def _replace(self, name: str, state: AuditState) -> None:
+        self._states[name] = state
+        self.audits = self.audits.replacing(state)
+
+    def _tabulate(self) -> None:
+        self.audits = HostTable(self._states[name] for name in self._roster if name in self._states)
+
+
+def decoded(decoder: Decoder, host: str, document: str) -> Inspection | None:
+    """Read what is kept of a host's report; None where the output of the tool is to be read anew."""
+    try:
+        return decoder.decode(document)
+    except ValueError as error:
+        _log.error("what was kept of a report is garbled: its tool's output is read anew", host=host, why=str(error))
+        return None
+
+
+def inspect(archived: Archived) -> Inspection:
+    """Read the tool's output in an archived report; what makes that fail is the reason of a failed audit."""
+    try:
+        report = read_payload(archived.payload)
+        audit = parse(report.run)
+    except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
+        _log.exception("an archived report cannot be read", host=archived.host, day=archived.day)
+        audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
+        return Inspection(archived.at, "", None, audit, None)
+    return inspection_of(report, audit)
+
+
+def inspection_of(report: Report, audit: Audit) -> Inspection:
+    """Join a report and what its tool's output came to."""
+    return Inspection(report.at, report.run.tool, report.tool_version, audit, report.listeners)
+
+
+def _tell_unreadable(error: Exception) -> None:
+    if isinstance(error, StoreError):  # the store tells what to do
+        _log.warning("the reports cannot be read now", file=error.path, why=error.why)
+    else:
+        _log.error("the reports cannot be read", exc_info=error)
+
+
+def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RefusedError:
+    if outcome is Outcome.OTHER:
+        return RefusedError.duplicate(arrival.host, arrival.day)
+    return outcome
+
+
+class _Log:
+    """Tells of refused reports in the log, and of too many of them in a minute only how many there were."""
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._minute = 0
+        self._count = 0
+
+    def tell(self, error: RefusedError, origin: str) -> None:
+        self.tell_rest()
+        self._count += 1
+        if self._count <= MAX_LOGGED:
+            known = {"host": error.host} if error.host else {}
+            _log.error("a report was refused", reason=error.reason, why=str(error), origin=origin, **known)
+
+    def tell_rest(self) -> None:
+        minute = int(self._wall_clock() // 60)
+        if minute != self._minute:
+            if self._count > MAX_LOGGED:
+                _log.error("more reports were refused", reports=self._count - MAX_LOGGED)
+            self._minute, self._count = minute, 0
