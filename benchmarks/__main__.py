@@ -1,6 +1,6 @@
 """portspec beside its peers, alternately, in the lab: what each took and found, as tables in Markdown.
 
-    python -m benchmarks [--runs N] [connect] [syn] [forging] [large] [exposition] [kill] [soak]
+    python -m benchmarks [--runs N] [connect] [syn] [forging] [large] [exposition] [kill] [soak] [reports]
 
 Without a name all of them run. Times are seconds, medians; "scan" is the scanner's own figure (duration_seconds of
 `portspec scan --json`, "scanned in … seconds" of nmap, the process less its final wait for masscan), "process" is the
@@ -18,14 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import connect, exposition, forging, kill, soak, syn
+from benchmarks import connect, exposition, forging, kill, reports, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "forging", "large", "exposition", "kill", "soak")
+PARTS = ("connect", "syn", "forging", "large", "exposition", "kill", "soak", "reports")
 _IN_LAB = {"connect", "syn", "forging", "large"}
 
 
@@ -49,6 +49,8 @@ def main() -> int:
         kill.report()
     if "soak" in chosen:
         soak.report()
+    if "reports" in chosen:
+        reports.report()
     return 0 if is_exact else 1
 
 

@@ -156,7 +156,7 @@ class Posting:
         )
 
 
-def report(hosts: int = 10_000, *, connections: int = 32, interval: float = 60.0) -> None:
+def report(hosts: int = 10_000, *, connections: int = 32, interval: float = 10.0) -> None:
     """Print what came of each; `interval` in seconds."""
     print(f"\n## Reports: {hosts:,} hosts, 50 kB each, {connections} connections\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -218,12 +218,15 @@ def _ours(lab: Lab, folder: Path, hosts: int, connections: int, interval: float)
             lab.run([sys.executable, "-c", _WAIT, f"http://{ADDRESS}/-/ready"], check=True, timeout=PATIENCE)
             scraper = lab.popen([sys.executable, "-c", _SCRAPER, ADDRESS])
             time.sleep(2 * 1.0)  # the scraper's first page, which is written anew
+            before = _metric(lab, "portspec_probes_sent_total")
             found = _post(lab, f"http://{ADDRESS}/api/v1/reports", connections, folder / "reports")
+            probes = _metric(lab, "portspec_probes_sent_total") - before
             until = time.monotonic() + PATIENCE
-            while _unread(lab) and time.monotonic() < until:
+            while _metric(lab, "portspec_audit_reports_unread") and time.monotonic() < until:
                 time.sleep(1)
             print(
-                f"all reports are read {time.time() - found.ended:.0f} s after the last one was accepted\n", flush=True
+                f"{probes:,.0f} probes were sent meanwhile; all reports are read {time.time() - found.ended:.0f} s "
+                "after the last one was accepted\n"
             )
         finally:
             for process in filter(None, (scraper, exporter)):
@@ -241,14 +244,16 @@ while True:
     except OSError:
         time.sleep(0.2)
 """
-_UNREAD = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
+_FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
 
 
-def _unread(lab: Lab) -> bool:
-    url = f"http://{ADDRESS}/metrics?name[]=portspec_audit_reports_unread"
-    page = lab.run([sys.executable, "-c", _UNREAD, url], check=True, timeout=60).stdout
-    found = re.search(r"^portspec_audit_reports_unread (\S+)$", page, re.MULTILINE)
-    return found is None or float(found[1]) > 0
+def _metric(lab: Lab, name: str) -> float:
+    url = f"http://{ADDRESS}/metrics?name[]={name}"
+    page = lab.run([sys.executable, "-c", _FETCH, url], check=True, timeout=60).stdout
+    found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{name} is not on /metrics")
+    return float(found[1])
 
 
 def _peer(lab: Lab, folder: Path, hosts: int, connections: int) -> Posting:
@@ -347,7 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reports")
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--interval", type=float, default=60.0, help="seconds")
+    parser.add_argument("--interval", type=float, default=10.0, help="seconds")
     options = parser.parse_args()
     report(options.hosts, connections=options.connections, interval=options.interval)
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 POLL: Final = 2.0  # seconds between two looks for reports that `portspec receive` has archived
 MAX_BATCH: Final = 32  # reports that are archived in one transaction: it costs a disk's fsync, not one a report
 MAX_BATCH_BYTES: Final = 4 << 20  # as they are sent
+BUSY: Final = 8  # reports waiting to be archived, with which the reading of others waits,
+LOOK: Final = 0.05  # seconds between two looks for that,
+MAX_PAUSE: Final = 5.0  # and seconds for which it waits
 MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' states are replaced
 MAX_LOGGED: Final = 60  # refused reports a minute that get a line in the log: anybody may post
 
@@ -90,6 +93,7 @@ class Reports:
         self.audits: HostTable[AuditState] = HostTable()
         self.unread = 0
         self._queue: deque[_Posted] = deque()
+        self._waiting = 0  # posted, and not answered yet
         self._has_posted = asyncio.Event()
         self._has_news = asyncio.Event()
         self._tally = _Tally()
@@ -146,12 +150,17 @@ class Reports:
         posted = _Posted(packed, origin, asyncio.get_running_loop().create_future())
         self._queue.append(posted)
         self._has_posted.set()
-        return await posted.outcome
+        self._waiting += 1
+        try:
+            return await posted.outcome
+        finally:
+            self._waiting -= 1
 
     def refuse(self, error: RefusedError, origin: str) -> None:
         """Take note of a report that is refused."""
         self._tally = replace(self._tally, pending=self._tally.pending + Counter([error.reason]))
         self._logged.tell(error, origin)
+        self._has_news.set()  # so that it is counted in the file soon
 
     async def restore(self) -> None:
         """Take up what the file knows of the hosts of the roster; what is not read yet comes later."""
@@ -248,10 +257,18 @@ class Reports:
                     _tell_unreadable(error)
             self._judge_again()
             self._logged.tell_rest()
+            await self._let_posts_go_first()
             if not self.unread:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):  # wait_for() of Python 3.11 may miss that it is cancelled
                         await self._has_news.wait()
+
+    async def _let_posts_go_first(self) -> None:
+        """Wait while many reports come in, but not for ever: taking one is quick, and reading it is not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_PAUSE):
+                while self._waiting >= BUSY:  # noqa: ASYNC110 - a count, not an event
+                    await asyncio.sleep(LOOK)
 
     def _documented(self, names: Sequence[str]) -> dict[str, Inspection | None]:
         """Give the last inspection of each host as far as it is at hand; None of those without a report.

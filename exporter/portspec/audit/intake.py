@@ -69,7 +69,7 @@ def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
         raise RefusedError(error.reason, str(error), host) from None
     if report.at > now + MAX_AHEAD:
         raise RefusedError(
-            "time", f"it is of {report.at - now:.0f} s ahead: the clock of {host} is wrong, or ours", host
+            "time", f"it is {report.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours", host
         )
     if report.at < now - MAX_DELAY:
         raise RefusedError(

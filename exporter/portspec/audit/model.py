@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
+from typing import Final
+
+_CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
+_OSV: Final = re.compile(r"(?:GHSA|PYSEC|DSA|DLA|GO|RUSTSEC|OSV)-[A-Za-z0-9-]{1,80}")  # https://osv.dev/list
 
 
 class Status(enum.StrEnum):
@@ -60,6 +65,15 @@ class Vulnerability:
     fixed_in: tuple[str, ...] = ()
     title: str = ""
     url: str = ""
+
+    @property
+    def link(self) -> str:
+        """Where to read about it: as the tool says, else by its id; "" if that is of no kind that is known."""
+        if self.url:
+            return self.url
+        if _CVE.fullmatch(self.id):
+            return f"https://www.cve.org/CVERecord?id={self.id}"
+        return f"https://osv.dev/vulnerability/{self.id}" if _OSV.fullmatch(self.id) else ""
 
 
 @dataclass(frozen=True, slots=True)

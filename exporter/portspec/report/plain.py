@@ -76,7 +76,7 @@ def _section(machine: Machine, contents: Contents) -> Iterator[str]:
 def _finding(item: Vulnerability) -> str:
     fixed_in = f", fixed in {', '.join(item.fixed_in)}" if item.fixed_in else ""
     first = f"{item.severity}: {item.package} {item.version}: {item.id or 'without an id'}{fixed_in}"
-    more = [text for text in (item.title, item.url) if text and text != item.id]
+    more = [text for text in (item.title, item.link) if text and text != item.id]
     return _line(first, "    ", "  ") + "".join([_line(text, "    ") for text in more])
 
 

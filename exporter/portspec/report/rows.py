@@ -88,7 +88,7 @@ def _finding_rows(found: Sequence[Vulnerability]) -> list[str]:
 
 def _fields(item: Vulnerability) -> Sequence[str]:
     fixed_in = ", ".join(item.fixed_in) if item.fixed_in else "-"
-    return item.package, item.version, item.id, fixed_in, item.title, item.url
+    return item.package, item.version, item.id, fixed_in, item.title, item.link
 
 
 def _cells(severity: Severity, escaped: Sequence[str]) -> str:

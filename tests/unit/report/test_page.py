@@ -306,7 +306,6 @@ def test_very_many_programs_are_cut() -> None:
         "\x01javascript:alert(1)",
         "java\nscript:alert(1)",
         "https",
-        "",
     ],
 )
 def test_only_web_pages_are_linked(url: str) -> None:
@@ -314,6 +313,21 @@ def test_only_web_pages_are_linked(url: str) -> None:
     found = page(snapshot_of(audits=[audited("a", vulnerability(url=url, title=""))]), ReportSettings())
     assert [href for href, _ in found.links] == ["#host-a"]
     assert found.named("a").rows("Vulnerabilities")[0][2] == "CVE-2023-0001"
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        ("CVE-2026-12345", ["https://www.cve.org/CVERecord?id=CVE-2026-12345"]),
+        ("GHSA-5wv5-4vpf-pj6m", ["https://osv.dev/vulnerability/GHSA-5wv5-4vpf-pj6m"]),
+        ("TEMP-0000000-ABCDEF", []),
+        ("CVE-2026-1<b>", []),
+    ],
+)
+def test_id_leads_to_its_page_where_the_tool_names_none(name: str, link: list[str]) -> None:
+    """Some tools print no URL: an id of a known kind is a link to where it is described."""
+    found = page(snapshot_of(audits=[audited("a", vulnerability(name, url="", title=""))]), ReportSettings())
+    assert [href for href, _ in found.links if href != "#host-a"] == link
 
 
 @pytest.mark.parametrize("url", ["https://a/b?c=1&d=<2>", "HTTPS://A/", "http://a/'\"", "https://a/\udc80\u202e"])
