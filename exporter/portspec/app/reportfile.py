@@ -72,7 +72,7 @@ class ReportFile:
         try:
             await in_daemon_thread(write)
         except OSError as error:
-            self._tell(error.strerror or str(error))
+            self._tell((error.strerror or str(error)).lower())
         except Exception:  # noqa: BLE001 - a report that cannot be made must not end the exporter
             _log.exception("the report cannot be made", file=self.path)
         else:

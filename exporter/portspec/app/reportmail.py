@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LOOK: Final = 20.0  # seconds between two looks at the clock, which may be set at any time
 AGAIN: Final = 600.0  # seconds between two attempts
-LATE: Final = timedelta(hours=6)  # after which a report that could not be sent is given up
+LATE: Final = 6 * 3600.0  # seconds after which a report that could not be sent is given up
 MAX_PAGE: Final = 5 << 20  # bytes of the page that is attached: many servers take no more than 10 MB, in base64
 _KEY: Final = "report_mail"
 
@@ -71,6 +71,7 @@ class ReportMail:
 
     async def run(self) -> None:
         """Send the report when it is time, until cancelled."""
+        this = asyncio.current_task()
         while True:
             try:
                 await self.look()
@@ -78,14 +79,14 @@ class ReportMail:
                 pass  # the store tells of it; without it nobody knows what was sent already
             except Exception:  # noqa: BLE001 - tomorrow's may do better
                 _log.exception("the report cannot be mailed")
+            if this and this.cancelling():  # wait_for() of Python 3.11, in aiosmtplib, may hide it
+                return
             await asyncio.sleep(LOOK)
 
     async def look(self) -> None:
         """Send what is due now. Raises StoreError."""
         now = self._wall_clock()
-        local = datetime.fromtimestamp(now).astimezone()
-        due = self._last_due(local)
-        day = due.date().isoformat()
+        day, due = self._last_due(now)
         noted = await self._known()
         if noted is None:  # it begins with the next one, not with that of this morning
             await self._note(_Noted(day, ()))
@@ -94,7 +95,7 @@ class ReportMail:
         left = tuple(item for item in self.mail.recipients if not is_begun or item in noted.left)
         if not left:
             return
-        if local >= due + LATE:
+        if now >= due + LATE:
             if is_begun:
                 _log.error("the report was not mailed to everybody today", recipients=left)
                 await self._note(_Noted(day, ()))
@@ -103,10 +104,15 @@ class ReportMail:
             await self._note(_Noted(day, left))
             await self._send(day, left, now)
 
-    def _last_due(self, local: datetime) -> datetime:
-        """Give when a report was due last, by the local time."""
-        due = datetime.combine(local.date(), self.at).astimezone()
-        return due if due <= local else datetime.combine(local.date() - timedelta(days=1), self.at).astimezone()
+    def _last_due(self, now: float) -> tuple[str, float]:
+        """Give the local day of which a report was due last, and when that was, in Unix seconds.
+
+        A time of day that a day does not have is an hour later, of one that comes twice it is the first.
+        """
+        day = datetime.fromtimestamp(now).astimezone().date()
+        while (due := datetime.combine(day, self.at).timestamp()) > now:
+            day -= timedelta(days=1)
+        return day.isoformat(), due
 
     async def _known(self) -> _Noted | None:
         """Give what was noted, and see that the file has it. Raises StoreError."""

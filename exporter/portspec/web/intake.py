@@ -52,6 +52,8 @@ class Intake:
             return _answer(503, "store", f"the report cannot be archived now: {error.why}; try again later")
         except _UnableError as error:
             return _answer(503, "unable", str(error))
+        except ConnectionError:  # the client has gone: nobody gets this answer
+            return _answer(400, "malformed", "it is cut off")
         status, message = _STORED[outcome]
         return _answer(status, None, message)
 

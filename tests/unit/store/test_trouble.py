@@ -18,7 +18,7 @@ from tests.unit.factories import NOW, missing
 from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, opened, scan, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[3]
 CHILD = [sys.executable, "-m", "tests.unit.store.child"]
@@ -31,15 +31,15 @@ def run(*command: str) -> Any:
     return json.loads(done.stdout)
 
 
-def with_mounts(name: str, directory: Path) -> Any:
-    """Run a scene of the child that mounts something, where nobody else sees it."""
+def with_mounts(name: str, directory: Path, child: Sequence[str] = CHILD) -> Any:
+    """Run a scene of a child that mounts something, where nobody else sees it."""
     unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
     if (
         shutil.which("unshare") is None
         or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
     ):
         missing("no mount namespaces here: they need root, or user namespaces")
-    return run(*unshare, *CHILD, name, str(directory))
+    return run(*unshare, *child, name, str(directory))
 
 
 def answers(flushed: str, *, is_up: bool, pending: int, levels: list[str], why: list[str]) -> dict[str, Any]:

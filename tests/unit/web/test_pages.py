@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING
 
 import pytest
 
+from portspec.audit.model import Status
 from portspec.scan import Failure, Reason
-from portspec.snapshot import Snapshot
+from portspec.snapshot import HostState, Snapshot
+from portspec.web.pages import MAX_HELD, MAX_HOLDERS
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo
+from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
 from tests.unit.web.site import ask
+
+if TYPE_CHECKING:
+    from portspec.audit.state import AuditState
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;{{7*7}}"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -136,6 +143,115 @@ def test_markup_is_shown_as_text(text: str) -> None:
     assert text in host
     assert f"note={text}" in host
     assert text in verdict
+
+
+# --- What hosts report ---
+
+DB = target("db1", expect=[22])
+OPEN = scanned(DB, seen(is_open=[22, 80]))  # 80 is unexpected
+
+
+def test_page_has_no_column_of_audits_where_nobody_reports() -> None:
+    """Without a roster the page is as it was."""
+    assert "Audit" not in page(zoo()).rows[0]
+
+
+def test_row_has_what_the_host_reported() -> None:
+    """A host of the roster shows status, numbers and age of its last report; the others show that they have none."""
+    curl = [vulnerability(f"CVE-2023-{number}", package="curl") for number in range(2)]
+    of = snapshot_of(
+        [OPEN, HostState(target("web1"))], [audited("db1", *curl, vulnerability("CVE-2023-9", package="xz"))]
+    )
+    shown = page(of)
+    assert row(shown, "db1")["Audit"] == "vulnerable: 3 in 2 packages 2023-11-14 19:13:20 UTC"
+    assert row(shown, "web1")["Audit"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("audit", "cell"),
+    [
+        (never("db1"), "never"),
+        (audited("db1"), "clean 2023-11-14 19:13:20 UTC"),
+        (audited("db1", vulnerability()), "vulnerable: 1 in 1 package 2023-11-14 19:13:20 UTC"),
+        (audited("db1", vulnerability(), exceptions=[accept("cve-2023-0001")]), "clean 2023-11-14 19:13:20 UTC"),
+        (audited("db1", status=Status.FAILED, reason="no output"), "failed no output 2023-11-14 19:13:20 UTC"),
+        (
+            audited("db1", vulnerability(), status=Status.FAILED, reason="it was cut off"),
+            "failed: 1 in 1 package it was cut off 2023-11-14 19:13:20 UTC",
+        ),
+        (
+            audited("db1", status=Status.STALE_DATABASE, reason="it is of 2020"),
+            "stale database it is of 2020 2023-11-14 19:13:20 UTC",
+        ),
+        (audited("db1", status=Status.UNSUPPORTED, reason="winget"), "unsupported winget 2023-11-14 19:13:20 UTC"),
+    ],
+)
+def test_each_status_is_told_apart(audit: AuditState, cell: str) -> None:
+    """Each status has its words, with the reason where there is one; what is accepted does not count."""
+    assert row(page(snapshot_of([OPEN], [audit])), "db1")["Audit"] == cell
+
+
+def test_processes_on_unexpected_ports_are_named() -> None:
+    """Beside an unexpected port stands who listens there, each once; nobody is named of a port that is expected."""
+    sockets = [
+        listener(22, "sshd", "root"),
+        listener(80, "nginx", "www"),
+        listener(80, "nginx", "www", address="::"),
+        listener(80, None, "root"),
+        listener(80, "redis", None),
+        listener(80, "hidden", "root", address="127.0.0.1"),
+        listener(80, "named", "bind", protocol="udp"),
+    ]
+    shown = row(page(snapshot_of([OPEN], [audited("db1", listeners=sockets)])), "db1")
+    assert shown["Unexpected"] == "80 80: nginx (www), redis, unknown process (root)"
+
+
+def test_nobody_is_named_where_the_report_does_not_tell() -> None:
+    """Without a report, without listeners in it, and of a port on which nothing listens, the port stands alone."""
+    for audits in ([], [never("db1")], [audited("db1", listeners=None)], [audited("db1", listeners=[])]):
+        assert row(page(snapshot_of([OPEN], audits)), "db1")["Unexpected"] == "80"
+
+
+def test_no_report_makes_the_page_endless() -> None:
+    """Of thousands of ports and processes the first ones are named, and how many more there are."""
+    ports = range(1000, 1000 + MAX_HELD + 10)
+    state = scanned(target("db1"), seen(scanned=ports, is_open=ports))
+    sockets = [listener(port, f"p{number:04}") for port in ports for number in range(MAX_HOLDERS + 1995)]
+    shown = row(page(snapshot_of([state], [audited("db1", listeners=sockets)])), "db1")["Unexpected"]
+    assert shown.count(": p0000, p0001, p0002, p0003, p0004, 1,995 more") == MAX_HELD
+    assert len(shown) < 10_000
+
+
+def test_host_that_only_reports_has_a_row() -> None:
+    """A host of the roster that is not scanned stands below the others, with its audit and nothing about ports."""
+    of = snapshot_of([OPEN], [audited("laptop7", vulnerability()), audited("db1"), never("laptop10")])
+    shown = page(of)
+    assert [cells[0].split()[0] for cells in shown.rows[1:]] == ["db1", "laptop7", "laptop10"]
+    assert row(shown, "laptop7") == {
+        "Host": "laptop7",
+        "Verdict": "not scanned",
+        "Unexpected": "-",
+        "Missing": "-",
+        "Open": "-",
+        "Expected": "-",
+        "Last scan": "-",
+        "Audit": "vulnerable: 1 in 1 package 2023-11-14 19:13:20 UTC",
+    }
+    assert row(shown, "laptop10")["Audit"] == "never"
+
+
+@pytest.mark.parametrize("text", [EVIL, NASTY])
+def test_markup_in_a_report_is_shown_as_text(text: str) -> None:
+    """What a host sends is text: its name, its processes and users, and why its audit failed."""
+    sockets = [listener(80, text, text)]
+    audits = [audited("db1", status=Status.FAILED, reason=text, listeners=sockets), audited(text, reason=text)]
+    shown = page(snapshot_of([OPEN], audits))
+    plain = [audited("db1", status=Status.FAILED, reason="x", listeners=[listener(80, "x", "x")])]
+    assert shown.tags == page(snapshot_of([OPEN], [*plain, audited("y", reason="x")])).tags
+    assert not {"script", "img", "b"}.intersection(shown.tags)
+    assert f"{text} ({text})" in shown.rows[1][2]
+    assert text in shown.rows[1][-1]
+    assert text in shown.rows[2][0]
 
 
 def test_page_runs_no_script_and_loads_nothing() -> None:
