@@ -10,34 +10,34 @@ import asyncio
 import contextlib
 import time
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.audit.encoding import Decoder, encode
 from portspec.audit.formats import parse
-from portspec.audit.intake import REASONS, RefusedError, Rules, admit
+from portspec.audit.intake import MAX_AHEAD, REASONS, Rules
 from portspec.audit.model import Audit, Status
 from portspec.audit.report import read_payload
 from portspec.audit.state import AuditState, Inspection
 from portspec.config.hostname import canonical
+from portspec.posting import Posting
 from portspec.snapshot import HostTable
-from portspec.store import Archive, Arrival, Outcome, StoreError, archive
+from portspec.store import Archive, Outcome, StoreError, archive
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from portspec.audit.intake import RefusedError
     from portspec.audit.report import Report
     from portspec.config import AuditConfig
     from portspec.inventory import Rostered
     from portspec.store import Archived, Mark, Store
 
 POLL: Final = 2.0  # seconds between two looks for reports that `portspec receive` has archived
-MAX_BATCH: Final = 32  # reports that are archived in one transaction: it costs a disk's fsync, not one a report
-MAX_BATCH_BYTES: Final = 4 << 20  # as they are sent
 BUSY: Final = 8  # reports waiting to be archived, with which the reading of others waits,
 LOOK: Final = 0.05  # seconds between two looks for that,
 MAX_PAUSE: Final = 5.0  # and seconds for which it waits
@@ -45,15 +45,6 @@ MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' st
 MAX_LOGGED: Final = 60  # refused reports a minute that get a line in the log: anybody may post
 
 _log = log.get("reports")
-
-
-@dataclass(frozen=True, slots=True)
-class _Posted:
-    """A report that waits for its turn, from an address."""
-
-    packed: bytes
-    origin: str
-    outcome: asyncio.Future[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +76,25 @@ class Reports:
         self._store = store
         self._wall_clock = wall_clock
         self._roster: Mapping[str, Rostered] = {}
-        self._rules = Rules(frozenset(), ())
         self._states: dict[str, AuditState] = {}  # by canonical name
         self._ends: list[float] = []  # of exceptions, in Unix seconds
         self._lapsed = 0  # of these, as the states know
         self._is_restored = True
         self.audits: HostTable[AuditState] = HostTable()
         self.unread = 0
-        self._queue: deque[_Posted] = deque()
-        self._waiting = 0  # posted, and not answered yet
-        self._has_posted = asyncio.Event()
         self._has_news = asyncio.Event()
+        self._posting = Posting(store, wall_clock, self.refuse, self._has_news.set)
         self._tally = _Tally()
         self._logged = _Log(wall_clock)
         # Of the threads that read and write, one at a time each:
-        self._adding, self._reading = Archive(), Archive()
+        self._reading = Archive()
         self._decoder = Decoder()
         self._mark: Mark | None = None
 
     def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
         """Go on with another roster: hosts that stay keep what is known of them."""
         self._roster = roster
-        self._rules = Rules(frozenset(roster), audit.passphrases if audit else ())
+        self._posting.rules = Rules(frozenset(roster), audit.passphrases if audit else ())
         now = self._wall_clock()
         self._states = {
             name: AuditState(entry.host, entry.exceptions, self._states[name].inspection, now)
@@ -122,7 +110,7 @@ class Reports:
     @property
     def is_expecting(self) -> bool:
         """True if there is a passphrase that reports can be signed by."""
-        return bool(self._rules.passphrases)
+        return bool(self._posting.rules.passphrases)
 
     @property
     def received(self) -> int:
@@ -143,18 +131,8 @@ class Reports:
             return None
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
-        """Archive a report that came from an address; gives whether it is new, or the same once more.
-
-        Raises RefusedError, and StoreError when it cannot be archived now.
-        """
-        posted = _Posted(packed, origin, asyncio.get_running_loop().create_future())
-        self._queue.append(posted)
-        self._has_posted.set()
-        self._waiting += 1
-        try:
-            return await posted.outcome
-        finally:
-            self._waiting -= 1
+        """Archive a report that came from an address; see Posting.take()."""
+        return await self._posting.take(packed, origin)
 
     def refuse(self, error: RefusedError, origin: str) -> None:
         """Take note of a report that is refused."""
@@ -178,68 +156,8 @@ class Reports:
     async def run(self) -> None:
         """Archive what is posted, and read what is new, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._archive_posted())
+            tasks.create_task(self._posting.run())
             tasks.create_task(self._read_new())
-
-    # --- Into the archive ---
-
-    async def _archive_posted(self) -> None:
-        while True:
-            await self._has_posted.wait()
-            batch = self._batch()
-            if not self._queue:
-                self._has_posted.clear()
-            try:
-                outcomes = await in_daemon_thread(lambda batch=batch: self._archive(batch))  # type: ignore[misc]
-            except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
-                _log.exception("reports cannot be taken")
-                outcomes = [error] * len(batch)
-            for posted, outcome in zip(batch, outcomes, strict=True):
-                self._answer(posted, outcome)
-            self._has_news.set()
-
-    def _batch(self) -> list[_Posted]:
-        """Take some of what waits, those that nobody waits for any more left out."""
-        batch: list[_Posted] = []
-        size = 0
-        while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
-            posted = self._queue.popleft()
-            if not posted.outcome.done():
-                batch.append(posted)
-                size += len(posted.packed)
-        return batch
-
-    def _archive(self, batch: Sequence[_Posted]) -> list[Outcome | Exception]:
-        """Admit and archive reports; gives what became of each."""
-        now, rules = self._wall_clock(), self._rules
-        outcomes: list[Outcome | Exception] = []
-        arrivals: list[Arrival] = []
-        for posted in batch:
-            try:
-                report, payload = admit(posted.packed, rules, now)
-            except RefusedError as error:
-                outcomes.append(error)
-            else:
-                outcomes.append(Outcome.ACCEPTED)  # if the archive has none of that day
-                arrivals.append(Arrival(report.host, report.day, report.at, payload))
-        try:
-            found = iter(self._store.perform(lambda file: self._adding.add(file, arrivals, now)) if arrivals else ())
-        except StoreError as error:
-            return [item if isinstance(item, RefusedError) else error for item in outcomes]
-        hosts = iter(arrivals)
-        return [item if isinstance(item, RefusedError) else _or_refused(next(found), next(hosts)) for item in outcomes]
-
-    def _answer(self, posted: _Posted, outcome: Outcome | Exception) -> None:
-        if isinstance(outcome, RefusedError):
-            self.refuse(outcome, posted.origin)
-        if posted.outcome.done():
-            return
-        if isinstance(outcome, Exception):
-            posted.outcome.set_exception(outcome)
-        else:
-            posted.outcome.set_result(outcome)
-
-    # --- Out of the archive ---
 
     async def _read_new(self) -> None:
         is_told = False
@@ -267,7 +185,7 @@ class Reports:
         """Wait while many reports come in, but not for ever: taking one is quick, and reading it is not."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_PAUSE):
-                while self._waiting >= BUSY:  # noqa: ASYNC110 - a count, not an event
+                while self._posting.waiting >= BUSY:  # noqa: ASYNC110 - a count, not an event
                     await asyncio.sleep(LOOK)
 
     def _documented(self, names: Sequence[str]) -> dict[str, Inspection | None]:
@@ -275,25 +193,27 @@ class Reports:
 
         Raises StoreError.
         """
-        documents, last = self._store.audit_documents(), self._store.last_reports()
+        until = self._until()
+        documents, last = self._store.audit_documents(), self._store.last_reports(until)
         found: dict[str, Inspection | None] = {name: None for name in names if name not in last}
         for name in names:
             _, document = documents.get(name, (0, None))
-            if document is not None and (inspection := decoded(self._decoder, name, document)):
+            inspection = None if document is None else decoded(self._decoder, name, document)
+            if inspection and inspection.at <= until:
                 found[name] = inspection
         return found
 
     async def _read_some(self) -> None:
         """Read some reports: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
         unknown = [name for name in self._roster if name not in self._states][:MAX_READ]
-        pending = self._tally.pending
+        pending, until = self._tally.pending, self._until()
 
         def look(file: sqlite3.Connection) -> _Look:
             archive.count(file, pending)
             new, mark, left = self._reading.newer(
                 file, self._mark or self._reading.mark(file), 0 if unknown else MAX_READ
             )
-            last = [self._reading.last(file, name) for name in unknown]
+            last = [self._reading.last(file, name, until) for name in unknown]
             return _Look(archive.counts(file), last, new, mark, left)
 
         seen = await in_daemon_thread(lambda: self._store.perform(look))
@@ -312,6 +232,7 @@ class Reports:
 
         def kept(item: Archived) -> Inspection:
             inspection = inspect(item)
+            _log.info("report read", host=item.host, day=item.day, **_told(inspection.audit))
             document = encode(inspection)
             documents.append((item.host, item.number, document))
             return self._decoder.decode(document) or inspection  # in the former what hosts share is one object
@@ -319,7 +240,8 @@ class Reports:
         last = [kept(item) if item else None for item in seen.last]
         new = [(item.host, kept(item)) for item in seen.new]
         if documents or seen.mark != self._mark:
-            self._store.perform(lambda file: self._reading.put_documents(file, documents, seen.mark))
+            until = self._until()
+            self._store.perform(lambda file: self._reading.put_documents(file, documents, seen.mark, until))
         self._mark = seen.mark
         return last, new
 
@@ -335,11 +257,18 @@ class Reports:
 
     def _renew(self, found: Iterable[tuple[str, Inspection]]) -> None:
         """Take up inspections of hosts that are known, by canonical name; one of an earlier time changes nothing."""
-        now = self._wall_clock()
+        now, until = self._wall_clock(), self._until()
         for name, inspection in found:
             state = self._states.get(name)
-            if state and (state.inspection is None or state.inspection.at <= inspection.at):
+            if state is None or inspection.at > until:
+                continue
+            known = state.inspection
+            if known is None or not inspection.at < known.at <= until:
                 self._replace(name, replace(state, inspection=inspection, judged_at=now))
+
+    def _until(self) -> float:
+        """Give the Unix time after which no report can be: what is of later came while our clock was ahead."""
+        return self._wall_clock() + MAX_AHEAD
 
     def _judge_again(self) -> None:
         """Judge all hosts anew if an exception has lapsed."""
@@ -379,6 +308,12 @@ def inspect(archived: Archived) -> Inspection:
     return inspection_of(report, audit)
 
 
+def _told(audit: Audit) -> dict[str, str | int]:
+    """Give what the log says of an audit."""
+    reason = {"reason": audit.reason} if audit.reason else {}
+    return {"status": audit.status.value, "vulnerabilities": len(audit.vulnerabilities), **reason}
+
+
 def inspection_of(report: Report, audit: Audit) -> Inspection:
     """Join a report and what its tool's output came to."""
     return Inspection(report.at, report.run.tool, report.tool_version, audit, report.listeners)
@@ -389,12 +324,6 @@ def _tell_unreadable(error: Exception) -> None:
         _log.warning("the reports cannot be read now", file=error.path, why=error.why)
     else:
         _log.error("the reports cannot be read", exc_info=error)
-
-
-def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RefusedError:
-    if outcome is Outcome.OTHER:
-        return RefusedError.duplicate(arrival.host, arrival.day)
-    return outcome
 
 
 class _Log:

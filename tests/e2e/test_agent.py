@@ -38,6 +38,8 @@ MAX_PAYLOAD = 100_000_000
 OUTPUT = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n"
 PROOF = "# portspec: debsecan ended with 0\n"
 NO_VERSION = '[ "$1" = --version ] && exit;'
+ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
+SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; another one of today would be refused\n"
 CHILD = 'sh -c "echo \\$\\$ > $D/child; exec tail -f /dev/null"'
 
 
@@ -49,6 +51,7 @@ class Server:
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.is_reading = True
+        self.body = b""  # of every answer, in place of portspec's JSON
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +60,8 @@ class Server:
                 if server.is_reading:
                     server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 code = server.codes.pop(0) if len(server.codes) > 1 else server.codes[0]
-                body = json.dumps({"error": "word", "message": f"what {code} means"}).encode()
+                said = {"error": ERRORS.get(code, "store")} if code >= 300 else {}
+                body = server.body or json.dumps({**said, "message": f"what {code} means"}).encode()
                 self.send_response(code)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Location", "https://elsewhere.example/")
@@ -273,7 +277,7 @@ def test_report_that_was_there_already_is_fine(machine: Machine, server: Server)
     assert machine.waiting() == []
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 413, 422])
+@pytest.mark.parametrize("code", [400, 403, 409, 413])
 def test_refused_report_is_not_kept(machine: Machine, server: Server, code: int) -> None:
     """A report that the server refuses for good is sent once, not kept, and the server's reason is told; exit 1."""
     server.codes = [code]
@@ -288,6 +292,39 @@ def test_refused_report_is_not_kept(machine: Machine, server: Server, code: int)
     )
     assert len(server.bodies) == 1
     assert machine.waiting() == []
+
+
+@pytest.mark.parametrize("code", [200, 201, 401, 403, 404, 405, 413, 422])
+def test_report_is_kept_where_no_portspec_answers(machine: Machine, server: Server, code: int) -> None:
+    """Whatever a login page, a proxy or another program says, the report waits until portspec has it; exit 75."""
+    server.codes, server.body = [code], b"<html>\n"
+    server.start()
+    machine.configure(url=server.url)
+    status, out, err = machine.run()
+    assert (status, out) == (75, "")
+    assert "no portspec answers " in err
+    assert len(machine.waiting()) == 1
+    server.codes, server.body = [201], b""
+    status, out, err = machine.run("--flush")
+    assert (status, err, machine.waiting()) == (0, "", [])
+    assert out.endswith(" was accepted\n")
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
+    """--flush sends what waits without a new audit; that it goes on waiting is no trouble, and with nothing it is 0."""
+    machine.configure(url=server.url)
+    assert machine.run()[0] == 75
+    machine.script("debsecan", "touch $D/ran")
+    code, out, err = machine.run("--flush")
+    assert (code, err) == (75, "")
+    assert out.endswith(f"; it waits in {machine.spool} for the next time\n")
+    server.start()
+    assert machine.run("--flush")[::2] == (0, "")
+    assert machine.run("--flush") == (0, f"portspec-send: nothing waits in {machine.spool}\n", "")
+    assert len(server.reports()) == 1
+    assert not (machine.path / "ran").exists()
+    assert machine.run("--flush", "--dry-run")[0] == 78
 
 
 def test_refusal_is_heard_before_all_is_sent(machine: Machine, server: Server) -> None:
@@ -433,11 +470,12 @@ def test_tool_that_prints_for_ever_is_cut(machine: Machine, server: Server) -> N
     machine.script("debsecan", 'echo $$ > $D/pid; sh -c "echo \\$\\$ > $D/child; while :; do echo CVE; done"')
     server.start()
     code, _, err = machine.run("--url", server.url, "--max-output", "100kB")
-    assert (code, err) == (0, "portspec-send: debsecan printed more than 100,000 bytes and was ended\n")
+    why = "portspec-send: debsecan printed more than 100,000 bytes and was ended (setting: max_output)"
+    assert (code, err) == (0, why + SENT_ALL_THE_SAME)
     (report,) = server.reports()
     tool = report["tool"]
     assert (tool["exit_status"], tool["truncated"], len(tool["output"])) == (None, True, 100_000)
-    assert tool["errors"] == "portspec-send: debsecan printed more than 100,000 bytes and was ended\n"
+    assert tool["errors"] == f"{why}\n"
     assert audited(report).status is Status.FAILED
     assert not any(is_running(int(machine.said(name))) for name in ("pid", "child"))
 
@@ -449,7 +487,8 @@ def test_errors_without_end_are_cut(machine: Machine) -> None:
     assert (tool["exit_status"], tool["truncated"]) == (None, False)
     assert tool["errors"].startswith("first\nagain\n")
     assert " bytes left out]\n" in tool["errors"]
-    assert tool["errors"].endswith("portspec-send: debsecan printed more than 500,000 bytes and was ended\n")
+    why = "portspec-send: debsecan printed more than 500,000 bytes and was ended (setting: max_output)"
+    assert tool["errors"].endswith(f"\n{why}\n")
     assert len(tool["errors"]) < 70_000
 
 
@@ -459,7 +498,7 @@ def test_tool_that_hangs_is_ended(machine: Machine) -> None:
     report = machine.report("--timeout", "1s")
     tool = report["tool"]
     assert (tool["exit_status"], tool["output"]) == (None, "part\n")
-    assert tool["errors"] == "portspec-send: debsecan took longer than 1 s and was ended\n"
+    assert tool["errors"] == "portspec-send: debsecan took longer than 1 s and was ended (setting: timeout)\n"
     assert audited(report).status is Status.FAILED
     assert not any(is_running(int(machine.said(name))) for name in ("pid", "child"))
 
@@ -531,9 +570,13 @@ def test_silence_of_debsecan_is_clean_only_if_it_ended_well(
     assert audited(report).status is status
 
 
-def test_debsecan_that_fails_is_failed(machine: Machine) -> None:
-    """A debsecan that could not load its data is failed, with its reason."""
-    machine.script("debsecan", "echo error: while downloading: no route to host >&2; exit 1")
+def test_debsecan_that_fails_is_failed(machine: Machine, server: Server) -> None:
+    """A debsecan that could not load its data is failed, with its reason, and the agent says so, in a dry run too."""
+    machine.script("debsecan", "echo trying >&2; echo error: while downloading: no route to host >&2; exit 1")
+    why = "portspec-send: debsecan ended with 1 and printed nothing: error: while downloading: no route to host"
+    assert machine.run("--dry-run")[::2] == (0, f"{why}; sent, the report would count as failed\n")
+    server.start()
+    assert machine.run("--url", server.url)[::2] == (0, why + SENT_ALL_THE_SAME)
     audit = audited(machine.report())
     assert audit.status is Status.FAILED
     assert "no route to host" in audit.reason
@@ -622,10 +665,10 @@ def test_given_command_is_run_in_place(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "errors"),
     [
-        (["--tool", "portaudit"], "portspec-send: portaudit is not installed\n"),
+        (["--tool", "portaudit"], "portspec-send: portaudit is not installed (setting: tool)"),
         (
             ["--tool", "debsecan", "--command", "/no/such/tool"],
-            "portspec-send: /no/such/tool could not be run: no such file or directory\n",
+            "portspec-send: /no/such/tool could not be run: no such file or directory (setting: command)",
         ),
     ],
 )
@@ -633,10 +676,10 @@ def test_missing_tool_is_reported(machine: Machine, server: Server, arguments: l
     """A host whose tool is missing reports all the same, as failed, and the agent says what is missing."""
     server.start()
     code, _, err = machine.run("--url", server.url, *arguments)
-    assert (code, err) == (0, errors)
+    assert (code, err) == (0, errors + SENT_ALL_THE_SAME)
     (report,) = server.reports()
     assert report["tool"]["exit_status"] is None
-    assert report["tool"]["errors"] == errors
+    assert report["tool"]["errors"] == f"{errors}\n"
     assert audited(report).status is Status.FAILED
 
 
@@ -648,7 +691,7 @@ def test_host_without_any_tool_reports(machine: Machine) -> None:
     report = machine.report("--tool", "auto")
     assert report["tool"]["name"] in agent.TOOLS
     assert (report["tool"]["command"], report["tool"]["exit_status"]) == ([], None)
-    assert report["tool"]["errors"].startswith("portspec-send: no audit tool is installed, expected one of ")
+    assert report["tool"]["errors"].endswith(" (setting: tool)\n")
 
 
 def test_tool_is_found_by_itself(machine: Machine) -> None:
@@ -774,11 +817,9 @@ def test_two_agents_do_not_meet(machine: Machine, server: Server) -> None:
     machine.script("debsecan", "[ $1 = --version ] || { echo > $D/begun; cat $D/go; }")
     first = machine.start()
     assert (machine.path / "begun").read_text(encoding="ascii") == "\n"
-    assert machine.run() == (
-        75,
-        "",
-        f"portspec-send: another portspec-send is at work (it holds {machine.spool}/lock)\n",
-    )
+    said = f"portspec-send: another portspec-send is at work (it holds {machine.spool}/lock)\n"
+    assert machine.run() == (75, "", said)
+    assert machine.run("--flush") == (75, said, "")
     (machine.path / "go").write_text(OUTPUT, encoding="ascii")
     assert ended(first)[::2] == (0, "")
     assert len(server.reports()) == 1
@@ -861,7 +902,8 @@ def test_schedules_are_those_that_are_shipped(machine: Machine) -> None:
         found = re.search(r"^([0-9]+) 3 ", out, re.MULTILINE)
         assert found
         minutes.add(int(found[1]))
-        assert re.sub(r"(?m)^[0-9]+ ", "17 ", out) == shipped[".cron"].replace(COMMAND, own)
+        minute = re.compile(r"(?m)^[0-9]+ ")
+        assert minute.sub("", out) == minute.sub("", shipped[".cron"].replace(COMMAND, own))
     assert minutes <= set(range(60))
     assert len(minutes) > 1
 

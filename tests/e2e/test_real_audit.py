@@ -172,9 +172,10 @@ def audit(path: Path, tracker: Tracker, suite: str) -> tuple[str | None, dict[st
         until(lambda: status(service, host) == "never")
         agent.configure(url=f"http://{service.address}", command=command)
         done = agent.send()
-        assert (done.code, done.errors) == (0, "")
+        assert done.code == 0
         until(lambda: status(service, host) != "never")
         found = status(service, host), service.series()
+        assert ("ended with 1 and printed nothing" in done.errors) == (found[0] == "failed")
     return *found, printed(PORTSPEC, "report", "--format", "text", "-c", str(conf)).decode()
 
 

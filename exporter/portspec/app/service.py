@@ -86,6 +86,7 @@ class Service:
         self._mailer: Mailer | None = None
         self._mailing: asyncio.Task[None] | None = None
         self._publishing: tuple[asyncio.Task[None], ...] = ()
+        self._published: object = None  # by which settings
         self.store = Store(config.state, history=config.history)
         self.reports = Reports(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
@@ -277,12 +278,14 @@ class Service:
 
     def _publish(self, config: Config) -> None:
         """Begin to write and to mail the report of all machines by these settings, and no longer by those before."""
-        for task in self._publishing:
-            task.cancel()
-        if self._tasks is None:
-            return
         audit = config.audit
         settings = ReportSettings(audit.domain, audit.max_age) if audit else ReportSettings()
+        published = (settings, config.reportfile, config.reportmail, config.mail)
+        if self._tasks is None or published == self._published:
+            return
+        self._published = published
+        for task in self._publishing:
+            task.cancel()
         parts: list[ReportFile | ReportMail] = []
         if config.reportfile:
             parts.append(ReportFile(config.reportfile, settings, lambda: self.snapshot))
@@ -361,9 +364,13 @@ class Service:
             await asyncio.sleep(WRITE_AHEAD)
             snapshot = self.snapshot
             if written is None or snapshot.hosts is not written.hosts or snapshot.audits is not written.audits:
-                with contextlib.suppress(RuntimeError):  # no thread is to be had now: the scrape writes it
+                try:
                     await in_daemon_thread(self.exposition.write_ahead)
-                    written = snapshot
+                except RuntimeError:  # no thread is to be had now: the scrape writes it
+                    continue
+                except Exception:  # noqa: BLE001 - the exporter goes on; the scrape tells of it, too
+                    _log.exception("metrics cannot be written")
+                written = snapshot
 
     async def _watch_file(self) -> None:
         path = self._config.path

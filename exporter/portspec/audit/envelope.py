@@ -58,17 +58,31 @@ def unpack(data: bytes, max_payload: int) -> tuple[bytes, str]:
 
     Raises EnvelopeError, also for a payload of more than `max_payload` bytes, of which no more than that is ever held.
     """
-    head, newline, body = data[: len(_MAGIC) + _SIGNATURE_DIGITS + 1].partition(b"\n")
-    if not newline or body or not head.startswith(_MAGIC):
-        raise EnvelopeError("malformed", f'it does not begin with "{_MAGIC.decode()}", a signature and a line feed')
-    signature = head[len(_MAGIC) :].decode("ascii", "replace")
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        payload = inflater.decompress(data[len(head) + 1 :], max_payload + 1)
-    except zlib.error:
-        raise EnvelopeError("malformed", "what follows the signature is no gzip file") from None
+    signature, packed = _opened(data)
+    payload, inflater = _inflated(packed, max_payload + 1)
     if len(payload) > max_payload:
         raise EnvelopeError("too_large", f"the payload has more than {max_payload:,} bytes")
     if not inflater.eof or inflater.unused_data:
         raise EnvelopeError("malformed", "it is cut off, or more follows")
     return payload, signature
+
+
+def peek(data: bytes, size: int) -> bytes:
+    """Give so many bytes from the beginning of the payload of an envelope, or all. Raises EnvelopeError."""
+    return _inflated(_opened(data)[1], size)[0]
+
+
+def _opened(data: bytes) -> tuple[str, memoryview]:
+    """Give the signature and the gzip file."""
+    head, newline, body = data[: len(_MAGIC) + _SIGNATURE_DIGITS + 1].partition(b"\n")
+    if not newline or body or not head.startswith(_MAGIC):
+        raise EnvelopeError("malformed", f'it does not begin with "{_MAGIC.decode()}", a signature and a line feed')
+    return head[len(_MAGIC) :].decode("ascii", "replace"), memoryview(data)[len(head) + 1 :]
+
+
+def _inflated(packed: memoryview, size: int) -> tuple[bytes, zlib._Decompress]:
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        return inflater.decompress(packed, size), inflater
+    except zlib.error:
+        raise EnvelopeError("malformed", "what follows the signature is no gzip file") from None

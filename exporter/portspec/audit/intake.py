@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.envelope import EnvelopeError, is_signed, key_of, unpack
-from portspec.audit.report import host_of, read_payload
+from portspec.audit.envelope import EnvelopeError, is_signed, key_of, peek, unpack
+from portspec.audit.report import MAX_HEAD, host_of, read_payload
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate")
 MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of a report as it is sent
-MAX_PAYLOAD: Final = 64 * 1024 * 1024
+MAX_PAYLOAD: Final = 32 * 1024 * 1024  # the agent's has 21 MB at most
 MAX_AHEAD: Final = 600.0  # seconds that a host's clock may be ahead of ours
 MAX_DELAY: Final = 5 * 86_400.0  # seconds that a report may be on its way: mail is tried as long (RFC 5321, 4.5.4.1)
 
@@ -24,12 +24,13 @@ class RefusedError(Exception):
     """A report that is not accepted.
 
     `reason` is a word for metrics: too_large, malformed, roster, signature, time, duplicate. `host` is what it says
-    it is of, if that could be read; anybody may say so.
+    it is of, if that could be read; anybody may say so. `size` is that of its payload in bytes, if it was unpacked.
     """
 
-    def __init__(self, reason: str, message: str, host: str | None = None) -> None:
+    def __init__(self, reason: str, message: str, host: str | None = None, size: int = 0) -> None:
         self.reason = reason
         self.host = host
+        self.size = size
         super().__init__(message)
 
     @classmethod
@@ -55,24 +56,26 @@ def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
     if len(packed) > MAX_PACKED:
         raise RefusedError("too_large", f"it has {len(packed):,} bytes, more than {MAX_PACKED:,}")
     try:
-        payload, signature = unpack(packed, MAX_PAYLOAD)
-        host = host_of(payload)
+        host = host_of(peek(packed, MAX_HEAD))
     except EnvelopeError as error:
         raise RefusedError(error.reason, str(error)) from None
     if host not in rules.roster:
         raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
+    try:
+        payload, signature = unpack(packed, MAX_PAYLOAD)
+    except EnvelopeError as error:
+        raise RefusedError(error.reason, str(error), host, MAX_PAYLOAD) from None
+    size = len(payload)
     if not is_signed(payload, signature, [key_of(host, passphrase) for passphrase in rules.passphrases]):
-        raise RefusedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host)
+        raise RefusedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host, size)
     try:
         report = read_payload(payload)
     except EnvelopeError as error:
-        raise RefusedError(error.reason, str(error), host) from None
+        raise RefusedError(error.reason, str(error), host, size) from None
     if report.at > now + MAX_AHEAD:
-        raise RefusedError(
-            "time", f"it is {report.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours", host
-        )
+        why = f"it is {report.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours"
+        raise RefusedError("time", why, host, size)
     if report.at < now - MAX_DELAY:
-        raise RefusedError(
-            "time", f"it is {(now - report.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}", host
-        )
+        why = f"it is {(now - report.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"
+        raise RefusedError("time", why, host, size)
     return report, payload

@@ -18,8 +18,8 @@ from portspec.ports import MAX_PORT
 VERSION = 1
 _MAX_WORD = 1000  # characters of a name, a version, an address
 _MAX_LISTENERS = 200_000
-_MAX_BRACKETS = 2_000_000  # each may cost 100 bytes of memory; the JSON of 20 MB that a tool prints has some 200,000
-_MAX_HEAD = 4096  # bytes
+_MAX_BRACKETS = 500_000  # each may cost 100 bytes of memory; the JSON of 20 MB that a tool prints has some 200,000
+MAX_HEAD = 4096  # bytes of a payload, among which its host is named
 _HOST = re.compile(rb'\s*+\{[^{}\[\]]*?"host"\s*+:\s*+"([^"\\]++)"')
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def host_of(payload: bytes) -> str:
     The name stands among its first members, before any that is a list or an object. Raises EnvelopeError, reason
     "malformed".
     """
-    found = _HOST.match(payload[:_MAX_HEAD])
+    found = _HOST.match(payload[:MAX_HEAD])
     if found is None:
         raise EnvelopeError("malformed", 'the payload does not begin with an object that names its "host"')
     try:

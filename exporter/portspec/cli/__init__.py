@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception:  # noqa: BLE001 - a crash must not look like a verdict: 1 and 3 are those of scan
         traceback.print_exc()
-        return CRASHED
+        return TRY_AGAIN if options.command == "receive" else CRASHED
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:

@@ -20,10 +20,10 @@ def mail_test(config: Config) -> int:
     """Send a message to every alertemail and print what the server answered to each; 1 if any was not taken."""
     if config.mail is None:
         raise UsageError(f"{config.path}: names no mail server to test; set smtpserver, alertemail and fromemail")
-    return asyncio.run(_send_all(config.mail))
+    return asyncio.run(_send_all(config.mail, others="" if config.reportmail is None else " and the daily report"))
 
 
-async def _send_all(mail: MailConfig) -> int:
+async def _send_all(mail: MailConfig, others: str) -> int:
     how = {"starttls": "STARTTLS", "implicit": "TLS", "none": "WITHOUT TLS"}[mail.tls]
     write(
         f"{mail.server} port {mail.port}, {how}, {f'as {mail.username}' if mail.username else 'without credentials'}\n"
@@ -37,5 +37,5 @@ async def _send_all(mail: MailConfig) -> int:
         is_taken = is_taken and error is None
         write(f"{recipient}: {'taken' if error is None else 'NOT taken'}: {error or answer}\n")
     if mail.mode == "off":
-        write("note: sendemail is false; nothing but this test is sent\n")
+        write(f"note: sendemail is false; nothing but this test{others} is sent\n")
     return 0 if is_taken else FAILED

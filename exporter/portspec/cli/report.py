@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from portspec.audit.encoding import Decoder
+from portspec.audit.intake import MAX_AHEAD
 from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write_bytes
@@ -102,12 +103,13 @@ def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[st
     if day is not None:
         return {name: inspect(_archived(store, name, day)) for name in names}
     decoder = Decoder()
-    documents, last = store.audit_documents(), store.last_reports()
+    until = time.time() + MAX_AHEAD
+    documents, last = store.audit_documents(), store.last_reports(until)
     found: dict[str, Inspection] = {}
     for name in names:
         number, document = documents.get(name, (0, ""))
         inspection = decoded(decoder, name, document) if document and number == last.get(name) else None
-        if inspection is None and name in last and (archived := store.archived(name)):
+        if inspection is None and name in last and (archived := store.archived(name, until=until)):
             inspection = inspect(archived)
         if inspection:
             found[name] = inspection

@@ -135,10 +135,11 @@ class Mailer:
 
     async def run(self) -> None:
         """Send what waits until cancelled; nothing that goes wrong ends it."""
+        this = asyncio.current_task()
         async with asyncio.TaskGroup() as tasks:
             if self._watch:
                 tasks.create_task(self._stand_in(self._watch))
-            while True:
+            while not (this and this.cancelling()):  # wait_for() of Python 3.11, in aiosmtplib, may hide it
                 try:
                     pause = await self.look()
                 except Exception:  # noqa: BLE001 - the mailer goes on whatever it comes to

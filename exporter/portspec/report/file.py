@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,15 @@ def write_file(path: str, pieces: Iterable[bytes]) -> None:
 
     What is no file, such as a pipe, is written to. Raises OSError; the file is as it was then.
     """
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():  # /dev/stdout, a pipe
-        with place.open("wb") as device:
+    given = Path(path)
+    if given.exists() and not given.is_file():  # /dev/stdout, a pipe
+        with given.open("wb") as device:
             device.writelines(pieces)
         return
-    new = place.with_name(f".{place.name}.new")
+    place = Path(os.path.realpath(path))
+    new = place.with_name(f".{place.name}.{secrets.token_hex(4)}.new")
     try:
-        with new.open("wb") as file:
+        with new.open("xb") as file:
             file.writelines(pieces)
             with suppress(FileNotFoundError):
                 os.fchmod(file.fileno(), place.stat().st_mode & 0o7777)

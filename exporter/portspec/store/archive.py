@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,7 +22,7 @@ _LONGEST_SILENCE: Final = 2 * 366 * 86_400.0  # seconds for which the last repor
 _MARK = "audit_mark"
 _REPORT = "id, host, day, at, dictionary, is_sample, payload"
 _OF_DAY: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND day = ?"  # noqa: S608 - of constants
-_LAST: Final = f"SELECT {_REPORT} FROM report WHERE host = ? ORDER BY day DESC"  # noqa: S608 - the same
+_LAST: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND at <= ? ORDER BY day DESC"  # noqa: S608 - the same
 _NEWER: Final = f"SELECT {_REPORT} FROM report WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
 _PUT_REPORT: Final = """
     INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -33,6 +34,7 @@ _PUT_DOCUMENT: Final = """
         is_sample = excluded.is_sample, document = excluded.document
     WHERE (coalesce((SELECT day FROM report WHERE id = excluded.report), ''), excluded.report)
         >= (coalesce((SELECT day FROM report WHERE id = audit.report), ''), audit.report)
+        OR (SELECT at FROM report WHERE id = audit.report) > ?
 """
 _COUNT: Final = """
     INSERT INTO report_count (outcome, count) VALUES (?, ?)
@@ -138,9 +140,9 @@ class Archive:
             count(connection, {Outcome.ACCEPTED: accepted})
         return outcomes
 
-    def last(self, connection: sqlite3.Connection, host: str) -> Archived | None:
-        """Give the report of the last day of a host, of those that can be read."""
-        rows = connection.execute(_LAST, (host,))
+    def last(self, connection: sqlite3.Connection, host: str, until: float = math.inf) -> Archived | None:
+        """Give the report of the last day of a host, of those that can be read and were made until a Unix time."""
+        rows = connection.execute(_LAST, (host, until))
         return next(filter(None, (self._readable(connection, _Row(*row)) for row in rows)), None)
 
     def of_day(self, connection: sqlite3.Connection, host: str, day: str) -> Archived | None:
@@ -178,11 +180,16 @@ class Archive:
         return found, Mark(identity, last), max(0, newest - last)
 
     def put_documents(
-        self, connection: sqlite3.Connection, documents: Iterable[tuple[str, int, str]], mark: Mark
+        self,
+        connection: sqlite3.Connection,
+        documents: Iterable[tuple[str, int, str]],
+        mark: Mark,
+        until: float = math.inf,
     ) -> None:
         """Put what reports came to, each with its host and the number of the report, and up to where they were read.
 
-        The document of an earlier day does not replace that of a later one. Nothing is put into another archive than
+        The document of an earlier day does not replace that of a later one, but for one that was made after `until`,
+        in Unix seconds: it came while our clock was ahead. Nothing is put into another archive than
         that of the mark.
         """
         if mark.archive != _identity(connection):
@@ -193,7 +200,7 @@ class Archive:
             except PackingError as error:
                 _log.error("what a report comes to cannot be kept", host=host, why=str(error))
                 continue
-            connection.execute(_PUT_DOCUMENT, (host, number, *packed))
+            connection.execute(_PUT_DOCUMENT, (host, number, *packed, until))
             if packed.is_sample:
                 self._documents.learn(connection)
         meta.write(connection, _MARK, str(mark.number))
@@ -222,7 +229,7 @@ class Archive:
                 return Outcome.SAME if known.payload == payload else Outcome.OTHER
             connection.execute("DELETE FROM report WHERE id = ?", row[:1])  # nobody can say what it was
         packed = self._payloads.pack(connection, payload)
-        if packed.is_sample and (row := connection.execute(_LAST, (host,)).fetchone()):
+        if packed.is_sample and (row := connection.execute(_LAST, (host, math.inf)).fetchone()):
             packed = self._payloads.pack_like(connection, payload, _Row(*row).packed) or packed
         connection.execute(_PUT_REPORT, (host, day, arrival.at, now, *packed))
         if packed.is_sample:
@@ -261,11 +268,10 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT outcome, count FROM report_count"))
 
 
-def last_numbers(connection: sqlite3.Connection) -> dict[str, int]:
-    """Give the number of each host's report of the last day."""
-    return {
-        host: number for host, number, _ in connection.execute("SELECT host, id, max(day) FROM report GROUP BY host")
-    }
+def last_numbers(connection: sqlite3.Connection, until: float = math.inf) -> dict[str, int]:
+    """Give the number of each host's report of the last day, of those that were made until a Unix time."""
+    rows = connection.execute("SELECT host, id, max(day) FROM report WHERE at <= ? GROUP BY host", (until,))
+    return {host: number for host, number, _ in rows}
 
 
 def forget(connection: sqlite3.Connection, before: float, limit: int) -> bool:

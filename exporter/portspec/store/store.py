@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -167,8 +168,8 @@ class Store:
             self._suspect(error)
             raise
 
-    def archived(self, host: str, day: str | None = None) -> Archived | None:
-        """Give the report of a host and day ("2026-11-22"), by default the last that can be read.
+    def archived(self, host: str, day: str | None = None, *, until: float = math.inf) -> Archived | None:
+        """Give the report of a host and day ("2026-11-22"), by default the last that was made until a Unix time.
 
         This and what follows need neither open() nor start(), are for any thread, and raise StoreError when the file is
         not there or cannot be read. A file that an earlier portspec wrote has no reports.
@@ -178,7 +179,7 @@ class Store:
                 if connection is None:
                     return None
                 held = Archive()
-                return held.last(connection, host) if day is None else held.of_day(connection, host, day)
+                return held.last(connection, host, until) if day is None else held.of_day(connection, host, day)
             except PackingError as error:
                 why = f"the report of {host} of {day} is garbled: {error}"
                 raise StoreError(self._file.path, Trouble(Kind.CORRUPT, why)) from error
@@ -188,10 +189,10 @@ class Store:
         with self._reading_archive() as connection:
             return [] if connection is None else Archive().days(connection, host)
 
-    def last_reports(self) -> dict[str, int]:
-        """Give the number of each host's report of the last day."""
+    def last_reports(self, until: float = math.inf) -> dict[str, int]:
+        """Give the number of each host's report of the last day, of those that were made until a Unix time."""
         with self._reading_archive() as connection:
-            return {} if connection is None else archive.last_numbers(connection)
+            return {} if connection is None else archive.last_numbers(connection, until)
 
     def audit_documents(self) -> dict[str, tuple[int, str]]:
         """Give by host the number of the report that was read last, and what it came to, as a document."""

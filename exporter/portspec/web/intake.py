@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from portspec.web.service import Service
 
 MAX_HELD: Final = 128 << 20  # bytes of reports that have come in and are not archived yet: strangers may send some, too
+MAX_SHARE: Final = 32 << 20  # of these, bytes from one address: no stranger shuts the others out
 MAX_TIME: Final = 60.0  # seconds for the body of a request
 RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
@@ -31,7 +33,7 @@ class Intake:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._held = 0
+        self._held: Counter[str] = Counter()  # bytes, by address
         self._agent = files("portspec").joinpath("agent.py").read_bytes()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -67,21 +69,23 @@ class Intake:
             raise error
         body = bytearray()
         try:
-            await self._receive(request, body)
+            await self._receive(request, origin, body)
             return await reports.take(bytes(body), origin)
         finally:
-            self._held -= len(body)
+            self._held[origin] -= len(body)
+            self._held = +self._held  # those with none are left out
 
-    async def _receive(self, request: web.Request, body: bytearray) -> None:
+    async def _receive(self, request: web.Request, origin: str, body: bytearray) -> None:
         """Read the body of a request, of one that is too large no more than shows that.
 
         Raises TimeoutError if it takes too long.
         """
         async with asyncio.timeout(MAX_TIME):
             async for piece in request.content.iter_any():
-                if self._held + len(piece) > MAX_HELD:
+                size = len(piece)
+                if self._held[origin] + size > MAX_SHARE or self._held.total() + size > MAX_HELD:
                     raise _UnableError("too many reports are on their way in; try again later")
-                self._held += len(piece)
+                self._held[origin] += size
                 body += piece
                 if len(body) > MAX_PACKED:  # admit() refuses it
                     break

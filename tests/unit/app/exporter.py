@@ -88,7 +88,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Let everything run until a condition holds."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in threads, too
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # a loop that spins would keep them from running
 
 
 def metric(service: Service, name: str) -> list[str]:

@@ -121,7 +121,7 @@ def test_day_that_is_not_that_of_the_time_is_refused() -> None:
 def test_report_that_is_too_large_is_refused_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that stand for megabytes are not inflated beyond the limit."""
     monkeypatch.setattr(intake, "MAX_PAYLOAD", 10_000)
-    assert refusal(packed(b"0" * 10_000_000)).reason == "too_large"
+    assert refusal(packed(payload() + b" " * 10_000_000)).reason == "too_large"
     monkeypatch.setattr(intake, "MAX_PACKED", 100)
     assert refusal(packed(payload())).reason == "too_large"
 

@@ -91,7 +91,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     found = [item for item in every if not accepted & {name.lower() for name in (item.id, *item.aliases)}]
     status = str(report.audit.status) if report else "never"
     if report and status == "vulnerable" and not found:
-        status = "stale_database" if report.audit.reason else "clean"
+        status = report.audit.without.value
     yield "audit_report_timestamp_seconds", {}, report.at if report else 0
     for name in ("clean", "vulnerable", "failed", "stale_database", "unsupported", "never"):
         yield "audit_status", {"status": name}, name == status

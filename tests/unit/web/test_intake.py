@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from portspec.audit.intake import MAX_PACKED, RefusedError
+from portspec.audit.intake import MAX_PACKED, MAX_PAYLOAD, RefusedError
 from portspec.audit.model import Status
 from portspec.store import database
 from portspec.web import intake
@@ -156,7 +156,7 @@ def test_same_report_again_is_200(path: Path) -> None:
         (packed(at=NOW - 6 * DAY), 403, "time", "it is 6.0 days old, more than 5"),
         (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another report of {TODAY} already"),
         (bytes(MAX_PACKED + 1), 413, "too_large", "it has 16,777,217 bytes, more than 16,777,216"),
-        (signed(bytes((64 << 20) + 1)), 413, "too_large", "the payload has more than 67,108,864 bytes"),
+        (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 33,554,432 bytes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -277,6 +277,17 @@ def test_body_that_does_not_arrive_is_408(path: Path, monkeypatch: pytest.Monkey
     serving(path, scenario)
 
 
+def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends much and slowly shuts out himself, not the others."""
+    monkeypatch.setattr(intake, "MAX_SHARE", 100)
+
+    async def scenario(at: Site) -> None:
+        status, told = await at.told(packed(WEB))
+        assert (status, told["error"]) == (503, "unable")
+
+    serving(path, scenario)
+
+
 def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
     first, second = packed(WEB), packed(DB)
@@ -285,7 +296,7 @@ def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.Monkey
     async def served() -> None:
         async with prepared(path, Clock(), rostered(WEB, DB)) as scene, site(scene) as at:
             waiting = asyncio.create_task(at.told(first))  # there is nobody yet who archives it
-            await until(lambda: scene.reports._queue)
+            await until(lambda: scene.reports._posting.waiting)
             status, told = await at.told(second)
             assert (status, told["error"]) == (503, "unable")
             assert told["message"] == "too many reports are on their way in; try again later"

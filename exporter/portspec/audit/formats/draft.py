@@ -59,9 +59,9 @@ class Draft:
         self._strange_lines = self._count = 0
         self._is_whole = False
         if run.is_truncated:
-            self.fail("the output was cut off, it is longer than a report may be")
+            self.fail(f"the output was cut off, it is longer than a report may be{self._said()}")
         elif run.exit_status is None:
-            self.fail("the tool was ended by a signal, or could not be run")
+            self.fail(f"the tool was ended by a signal, or could not be run{self._said()}")
 
     @property
     def is_lost(self) -> bool:
@@ -197,8 +197,17 @@ class Draft:
 
     def _ending(self) -> str:
         """Give how the run ended: its exit status and the last line of standard error."""
-        last = self.run.errors[-10 * _LONGEST :].strip().rpartition("\n")[2]
-        return f" (exit status {self.run.exit_status}{f', standard error ends with {quote(last)}' if last else ''})"
+        last = f", standard error ends with {quote(self._last)}" if self._last else ""
+        return f" (exit status {self.run.exit_status}{last})"
+
+    def _said(self) -> str:
+        """Give what the agent says about that in the last line of standard error; "" if it says nothing."""
+        return f": {quote(self._last)}" if self._last.startswith("portspec-send: ") else ""
+
+    @property
+    def _last(self) -> str:
+        """The last line of standard error."""
+        return self.run.errors[-10 * _LONGEST :].strip().rpartition("\n")[2]
 
 
 def quote(text: str) -> str:

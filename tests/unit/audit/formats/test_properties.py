@@ -108,6 +108,14 @@ def test_a_run_that_is_marked_as_truncated_failed_and_keeps_what_was_read(sample
     assert audit.vulnerabilities == sample.audit.vulnerabilities
 
 
+@pytest.mark.parametrize("part", [{"is_truncated": True}, {"exit_status": None}])
+def test_what_the_agent_says_of_a_run_is_in_the_reason(part: dict[str, Any]) -> None:
+    """The agent knows why there is no whole output, and which of its settings changes that."""
+    said = "portspec-send: it took longer than 30m (timeout)"
+    run = replace(WHOLE[0].run, errors=f"the tool's own words\n{said}\n", **part)
+    assert parse(run).reason.endswith(f': "{said}"')
+
+
 @pytest.mark.parametrize("sample", WHOLE, ids=lambda sample: sample.name)
 def test_a_tool_that_was_ended_by_a_signal_failed(sample: Sample) -> None:
     """Without an exit status nothing is clean, and vulnerabilities are kept."""
