@@ -109,7 +109,7 @@ class SettingsError(Exception):
 
 
 def _parse_url(text: str) -> str:
-    expected = "expected for example https://portspec.example.org:10190"
+    expected = "expected for example http://portspec.example.org:10190"
     if not text:
         return text
     try:
@@ -207,7 +207,10 @@ class Setting(NamedTuple):
 
 
 KEYS: dict[str, Setting] = {
-    "url": Setting(_parse_url, "send by HTTP, to this portspec: https://portspec.example.org:10190"),
+    "url": Setting(
+        _parse_url,
+        "send by HTTP, to this portspec: http://portspec.example.org:10190 (https if a proxy in front does TLS)",
+    ),
     "ca_file": Setting(
         _parse_optional_path, "PEM file of the authority that signed the server's certificate, if private"
     ),
@@ -372,7 +375,8 @@ class Stopped(BaseException):
 class Run:
     """How a program ran: `status` is None if it was ended by a signal or could not be run, and `note` says why.
 
-    `is_cut` tells that it printed more than it may; then `output` is the begin of it.
+    `is_cut` tells that it printed more than it may; then `output` is the begin of it. `setting` names the key of the
+    settings that an audit tool with this note would need changed, "" if none would help.
     """
 
     status: int | None
@@ -380,6 +384,14 @@ class Run:
     errors: bytes = b""
     is_cut: bool = False
     note: str = ""
+    setting: str = ""
+
+
+class _End(NamedTuple):
+    """Why a program had to be ended, and the setting that would have let it go on."""
+
+    note: str
+    setting: str = ""
 
 
 class _Kept:
@@ -422,34 +434,34 @@ def run(
             start_new_session=True,
         )
     except OSError as error:
-        return Run(None, note=f"{command[0]} could not be run: {_reason(error)}")
+        return Run(None, note=f"{command[0]} could not be run: {_reason(error)}", setting="command")
     output, errors = _Kept(limit, 0), _Kept(_MAX_ERRORS // 2, _MAX_ERRORS // 2)
-    note: str | None = "this program was stopped"
+    end: _End | None = _End("this program was stopped")
     try:
-        note = _attend(process, output, errors, timeout, limit)
+        end = _attend(process, output, errors, timeout, limit)
     finally:
-        if note is not None:
+        if end is not None:
             _end_group(process)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
-    program = Path(command[0]).name
     status: int | None = process.returncode
-    if note is None and status is not None and status < 0:
-        note = f"was ended by {_name_of_signal(-status)}"
+    if end is None and status is not None and status < 0:
+        end = _End(f"was ended by {_name_of_signal(-status)}")
     return Run(
-        status=status if note is None else None,
+        status=status if end is None else None,
         output=output.bytes(),
         errors=errors.bytes(),
         is_cut=output.length > limit,
-        note=f"{program} {note}" if note is not None else "",
+        note=f"{Path(command[0]).name} {end.note}" if end is not None else "",
+        setting=end.setting if end is not None else "",
     )
 
 
-def _attend(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, timeout: float, limit: int) -> str | None:
+def _attend(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, timeout: float, limit: int) -> _End | None:
     """Read both streams until the program has ended; give why it has to be ended, None if it ended by itself."""
     deadline = time.monotonic() + timeout
-    too_long = f"took longer than {timeout:.0f} s and was ended"
+    too_long = _End(f"took longer than {timeout:.0f} s and was ended", "timeout")
     with selectors.DefaultSelector() as selector:
         for stream, kept in ((process.stdout, output), (process.stderr, errors)):
             if stream is not None:
@@ -468,7 +480,7 @@ def _attend(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, time
                 if not data:
                     selector.unregister(event.fileobj)
                 elif event.data.length > limit:
-                    return f"printed more than {limit:,} bytes and was ended"
+                    return _End(f"printed more than {limit:,} bytes and was ended", "max_output")
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -491,11 +503,16 @@ def _name_of_signal(number: int) -> str:
         return f"signal {number}"
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # of OpenSSL, and of OpenSSL since 3.2
+
+
 def _reason(error: BaseException) -> str:
     """Say in a few words what went wrong."""
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {inner.verify_message}"
+    if isinstance(inner, ssl.SSLError) and inner.reason in _NO_TLS:
+        return f"{inner.strerror} (no TLS there? then url begins with http://)"
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror[:1].lower() + inner.strerror[1:]
     return str(inner) or type(inner).__name__
@@ -623,17 +640,18 @@ class Audit:
         self._deadline = time.monotonic() + settings.timeout
 
     def run(self) -> tuple[dict[str, Any], float, str]:
-        """Run the tool; give the "tool" of the report, when it ended, and what somebody should look at, "" if fine."""
+        """Run the tool; give the "tool" of the report, when it ended, and how it failed, "" if that is not evident."""
         settings = self._settings
         tool = choose_tool(self._system, self._find) if settings.tool == "auto" else TOOLS[settings.tool]
+        usual = usual_tool(self._system)
         command: tuple[str, ...] = ()
         of_fetch = ""
         if tool is None:
-            done = Run(None, note="no audit tool is installed, expected one of " + ", ".join(TOOLS))
+            done = Run(None, note=f"no audit tool is installed, the usual one here is {usual}", setting="tool")
         elif settings.command:
             command, done = self._run_first([settings.command])
         elif self._find(tool.program) is None:
-            done = Run(None, note=f"{tool.program} is not installed")
+            done = Run(None, note=f"{tool.program} is not installed", setting="tool")
         else:
             of_fetch = self._fetch(tool)
             command, done = self._run_first(self._commands(tool))
@@ -641,11 +659,12 @@ class Audit:
         version, of_database = self._ask_version(tool, command)
         output = _with_proof(tool, command, done)
         text = fit(output, 2 * settings.max_output)
-        note = f"portspec-send: {done.note}" if done.note else ""
+        note = f"{done.note} (setting: {done.setting})" if done.setting else done.note
+        of_run = f"portspec-send: {note}" if note else ""
         # The reason of a failure comes last: that is where the server looks for it.
-        errors = "\n".join(filter(None, (of_database, of_fetch, readable(done.errors).rstrip("\n"), note)))
+        errors = "\n".join(filter(None, (of_database, of_fetch, readable(done.errors).rstrip("\n"), of_run)))
         report = {
-            "name": tool.name if tool else usual_tool(self._system),
+            "name": tool.name if tool else usual,
             "version": version,
             "command": [readable(os.fsencode(word)) for word in command],
             "exit_status": done.status,
@@ -653,7 +672,7 @@ class Audit:
             "errors": errors and errors + "\n",
             "truncated": done.is_cut or len(text) < len(output),
         }
-        return report, ended_at, done.note
+        return report, ended_at, _describe_failure(Path("".join(command[:1])).name, note, output, done)
 
     def _find(self, program: str) -> str | None:
         return shutil.which(program, path=self._environ["PATH"])
@@ -705,6 +724,17 @@ class Audit:
             database_at = f"{updated[1]}T{updated[2]}Z" if updated else ""
         found = re.search(r"[0-9]+(\.[0-9A-Za-z_+~-]+)+", text)
         return (found[0] if found else None), f"# portspec: database of {database_at}" if database_at else ""
+
+
+def _describe_failure(program: str, note: str, output: str, done: Run) -> str:
+    """Say how a tool failed, with its last words; "" if that is not evident."""
+    how = note or ("" if output.strip() else f"{program} ended with {done.status} and printed nothing")
+    last = _last_line(done.errors)
+    return f"{how}: {last}" if how and last else how
+
+
+def _last_line(data: bytes) -> str:
+    return readable(data).strip().rpartition("\n")[2][:300]
 
 
 def _with_proof(tool: Tool | None, command: tuple[str, ...], done: Run) -> str:
@@ -895,7 +925,7 @@ def spell_time(moment: float) -> str:
 
 
 def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, str]:
-    """Audit this host; give the report's bytes, and what somebody should look at, "" if nothing."""
+    """Audit this host; give the report's bytes, and how the tool failed, "" if that is not evident."""
     system = this_system()
     tool, ended_at, trouble = Audit(settings, environ, system).run()
     moment = spell_time(ended_at)
@@ -956,26 +986,24 @@ class Spool:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._lock = -1
 
     def __enter__(self) -> Spool:  # noqa: PYI034 - Self is of 3.11
         try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self._path.lstat()
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.path.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise SettingsError(
-                    f"spool: {self._path} must be a directory of this user alone: chmod 700 {self._path}"
-                )
-            self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                raise SettingsError(f"spool: {self.path} must be a directory of this user alone: chmod 700 {self.path}")
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise SettingsError(f"spool: {self._path}: {_reason(error)}; set it to a directory of this user") from None
+            raise SettingsError(f"spool: {self.path}: {_reason(error)}; set it to a directory of this user") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise BusyError(f"another portspec-send is at work (it holds {self._path}/lock)") from None
-        for path in self._path.glob("*.new"):  # of one that was killed while writing
+            raise BusyError(f"another portspec-send is at work (it holds {self.path}/lock)") from None
+        for path in self.path.glob("*.new"):  # of one that was killed while writing
             path.unlink()
         return self
 
@@ -985,7 +1013,7 @@ class Spool:
     def add(self, packed: bytes) -> Parcel:
         """Keep a report, whole or not at all; it is on the disk when this returns."""
         parcel = make_parcel(packed, None)
-        path = self._path / f"{time.time_ns():020}-{parcel.nonce}.report"
+        path = self.path / f"{time.time_ns():020}-{parcel.nonce}.report"
         new = path.with_suffix(".new")
         try:
             with new.open("wb") as file:
@@ -997,7 +1025,7 @@ class Spool:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
-        directory = os.open(self._path, os.O_RDONLY)
+        directory = os.open(self.path, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):
                 os.fsync(directory)
@@ -1007,7 +1035,7 @@ class Spool:
 
     def waiting(self) -> list[Path]:
         """Give the reports that wait, oldest first."""
-        return sorted(self._path.glob("*.report"))
+        return sorted(self.path.glob("*.report"))
 
     def take(self, path: Path) -> Parcel | None:
         """Give a report that waits; None, and it is dropped, if it is not whole."""
@@ -1026,7 +1054,7 @@ class Spool:
             parcel = self.take(path)
             if parcel is not None:
                 parcel.drop()
-                warn(f"{parcel.name} was dropped: more than {MAX_SPOOLED} wait in {self._path}")
+                warn(f"{parcel.name} was dropped: more than {MAX_SPOOLED} wait in {self.path}")
 
 
 # --- Sending ----------------------------------------------------------------------------------------------------------
@@ -1087,17 +1115,29 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 _ACCEPTED = {201: "was accepted", 200: "was there already"}
-_REFUSALS = frozenset(range(400, 500)) - {408, 429}  # request timeout, too many requests: RFC 9110, RFC 6585
-_REDIRECTS = range(300, 400)
+_REFUSALS = frozenset({"too_large", "malformed", "roster", "signature", "time", "duplicate"})  # audit/intake.py
+_SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(400, 500)
+_LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
+_HINTS = {  # what may be wrong where something other than portspec answers
+    401: "if a proxy in front of it wants a password: url = http://USER:PASSWORD@…",
+    413: "what is there takes no report of this size",
+}
+_REMEDIES = {
+    "signature": "; put what `portspec key {host}` on the server prints into {key_file}",
+    "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
+}
 
 
 class HttpSender:
     """Posts reports to portspec."""
 
     def __init__(self, settings: Settings) -> None:
+        self._key_file = settings.key_file
         parts = urllib.parse.urlsplit(settings.url)
         address = parts.netloc.rpartition("@")[2]
         self._endpoint = f"{parts.scheme}://{address}{parts.path}/api/v1/reports"
+        proxy = proxy_of(parts.scheme, address)
+        self._where = f"{self._endpoint} through the proxy {proxy}" if proxy else self._endpoint
         self._headers = {"Content-Type": CONTENT_TYPE, "User-Agent": AGENT.replace(" ", "/")}
         if parts.username is not None:
             pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
@@ -1118,33 +1158,74 @@ class HttpSender:
                 except urllib.error.HTTPError as error:
                     response = error
                 with response:
-                    return self._judge(response.getcode(), response.headers, response.read(_MAX_REPLY))
+                    status, headers, body = response.getcode(), response.headers, response.read(_MAX_REPLY)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Attempt(Fate.UNREACHABLE, f"could not be sent to {self._endpoint}: {_reason(error)}")
+            return Attempt(Fate.UNREACHABLE, f"could not be sent to {self._where}: {_reason(error)}")
+        return self._judge(parcel, status, headers, body)
 
-    def _judge(self, status: int, headers: email.message.Message, body: bytes) -> Attempt:
-        if status in _ACCEPTED:
+    def _judge(self, parcel: Parcel, status: int, headers: email.message.Message, body: bytes) -> Attempt:
+        """Believe portspec alone: what a proxy or another server says neither takes a report nor refuses it."""
+        reply = read_reply(body)
+        if status in _ACCEPTED and reply is not None and not reply.error:
             return Attempt(Fate.SENT, _ACCEPTED[status])
-        said = f"{read_reply(body)} ({status} from {self._endpoint})".strip()
-        if status in _REFUSALS:
-            return Attempt(Fate.REFUSED, f"was refused: {said}")
+        if status in _REJECTIONS and reply is not None and reply.error in _REFUSALS:
+            remedy = _REMEDIES.get(reply.error, "").format(host=parcel.host, key_file=self._key_file)
+            return Attempt(Fate.REFUSED, f"was refused: {reply.message} ({status} from {self._where}){remedy}")
         if status in _REDIRECTS:
-            said = f"{self._endpoint} redirects to {headers.get('Location')} ({status}): set url to where portspec is"
+            said = f"{self._where} redirects to {headers.get('Location')} ({status}): set url to where portspec is"
+        elif reply is not None and reply.error:
+            said = f"{reply.message} ({status} from {self._where})"
+        else:
+            said = self._describe_stranger(status, first_line(body))
         wanted = headers.get("Retry-After") or ""
         pause = min(float(wanted), _LONGEST_PAUSE) if re.fullmatch(r"[0-9]{1,9}", wanted) else 0.0
         return Attempt(Fate.FAILED, f"could not be taken: {said}", pause)
 
+    def _describe_stranger(self, status: int, line: str) -> str:
+        """Say who answered instead of portspec."""
+        if status in _SUCCESSES:
+            return f"no portspec answers at {self._where} ({status}{': ' if line else ''}{line})"
+        said = f"{line} ({status} from {self._where})".strip()
+        if status in _REJECTIONS and status not in _LATER:
+            said += f": no portspec answers there; {_HINTS.get(status, 'url ends behind the port')}"
+        return said
 
-def read_reply(body: bytes) -> str:
-    """Give what a server says of an error: the message of its JSON, or its first line."""
-    text = readable(body).strip()
+
+def proxy_of(scheme: str, address: str) -> str:
+    """Give the proxy of the environment on the way to an address, without its password, and its variable; "" if none.
+
+    It is found as urllib.request.ProxyHandler does.
+    """
+    proxy = urllib.request.getproxies().get(scheme, "")
+    if not proxy or urllib.request.proxy_bypass(address):
+        return ""
+    return f"{proxy.rpartition('@')[2].rpartition('//')[2].rstrip('/')} ({scheme}_proxy)"
+
+
+class Reply(NamedTuple):
+    """An answer of portspec: a sentence, and the word for what is wrong, "" if nothing is."""
+
+    message: str
+    error: str
+
+
+def read_reply(body: bytes) -> Reply | None:
+    """Read the JSON of portspec/web/intake.py; None if somebody else wrote this."""
     try:
-        reply = json.loads(text)
+        reply = json.loads(readable(body))
     except (ValueError, RecursionError):
-        return printable(text.partition("\n")[0], 300)
+        return None
     if not isinstance(reply, dict):
-        return printable(text, 300)
-    return printable(str(reply.get("message") or reply.get("error") or ""), 500)
+        return None
+    message, error = reply.get("message"), reply.get("error", "")
+    if not isinstance(message, str) or not isinstance(error, str):
+        return None
+    return Reply(printable(message, 500), error)
+
+
+def first_line(body: bytes) -> str:
+    """Give what somebody else said, as far as it fits a line."""
+    return printable(readable(body).strip().partition("\n")[0], 300)
 
 
 @contextlib.contextmanager
@@ -1183,8 +1264,8 @@ class MailSender:
             return Attempt(Fate.UNREACHABLE, f"could not be handed to {settings.sendmail}: {_reason(error)}")
         if done.status == 0:
             return Attempt(Fate.SENT, f"was handed to {settings.sendmail} for {settings.mail_to}")
-        last = readable(done.errors or done.output).strip().rpartition("\n")[2]
-        reason = done.note or f"it ended with {done.status}{': ' if last else ''}{last[:300]}"
+        last = _last_line(done.errors or done.output)
+        reason = done.note or f"it ended with {done.status}{': ' if last else ''}{last}"
         return Attempt(Fate.UNREACHABLE, f"could not be handed to {settings.sendmail}: {reason}")
 
 
@@ -1222,6 +1303,8 @@ class Delivery:
         attempt = self._sender.send(parcel)
         while attempt.fate in {Fate.FAILED, Fate.UNREACHABLE} and self._pauses:
             pause = max(self._pauses.pop(0) * random.uniform(0.5, 1.5), attempt.pause)  # noqa: S311 - not a secret
+            if sys.stderr.isatty():  # somebody waits; cron's mails are for what came of it
+                warn(f"{parcel.name} {attempt.text}; trying again in {pause:.0f} s")
             self._sleep(pause)
             attempt = self._sender.send(parcel)
         if attempt.fate in {Fate.SENT, Fate.REFUSED}:
@@ -1230,8 +1313,10 @@ class Delivery:
         return attempt
 
 
-def deliver(spool: Spool | None, own: Parcel, delivery: Delivery) -> int:
-    """Send the report of today after the older ones; give the exit code."""
+def deliver(
+    spool: Spool | None, own: Parcel | None, delivery: Delivery, tell_waiting: Callable[[str], None] = warn
+) -> int:
+    """Send what waits, and after it the report of today if there is one; give the exit code."""
     refused: list[Parcel] = []
     left: list[Parcel] = []
     is_stuck = False
@@ -1246,23 +1331,26 @@ def deliver(spool: Spool | None, own: Parcel, delivery: Delivery) -> int:
             failure = attempt.text
             is_stuck = attempt.fate is Fate.UNREACHABLE
         left.append(parcel)
-    if spool is None or own.path is None:
-        if own in left:
-            warn(f"{own.name} {failure}; it could not be kept, and is lost")
-    elif left:
-        names = f"{left[0].name} {failure}; it waits" if len(left) == 1 else f"{len(left)} reports {failure}; they wait"
-        warn(f"{names} in {own.path.parent} for the next time")
+    lost = [parcel for parcel in left if parcel.path is None]
+    kept = [parcel for parcel in left if parcel.path is not None]
+    for parcel in lost:
+        warn(f"{parcel.name} {failure}; it could not be kept, and is lost")
+    if kept and spool is not None:
+        names = f"{kept[0].name} {failure}; it waits" if len(kept) == 1 else f"{len(kept)} reports {failure}; they wait"
+        tell_waiting(f"{names} in {spool.path} for the next time")
     if own in refused or (refused and not left):
         return REFUSED
     return SPOOLED if left else SENT
 
 
-def _queue(spool: Spool | None, own: Parcel) -> Iterator[Parcel]:
+def _queue(spool: Spool | None, own: Parcel | None) -> Iterator[Parcel]:
+    of_today = own.path if own is not None else None
     for path in spool.waiting() if spool is not None else ():
-        older = spool.take(path) if spool is not None and path != own.path else None
+        older = spool.take(path) if spool is not None and path != of_today else None
         if older is not None:
             yield older
-    yield own
+    if own is not None:
+        yield own
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
@@ -1314,6 +1402,7 @@ RandomizedDelaySec=1h
 FixedRandomDelay=true
 # After a night without power, when it starts again.
 Persistent=true
+# What could not be sent waits for the next day; a timer for portspec-send --flush may send it each hour.
 
 [Install]
 WantedBy=timers.target
@@ -1321,8 +1410,12 @@ WantedBy=timers.target
 
 _CRON = """\
 # portspec-send, for root's crontab: (crontab -l; portspec-send --cron) | crontab -
+# Nothing here waits a random time, so that not all hosts report at once each needs a minute of its own: take another,
+# or let --cron choose one. It also writes the path of the python3 that runs it, on FreeBSD /usr/local/bin/python3.
 # Only trouble is mailed: what went well is said on standard output.
 {minute} {hour} * * * {command} >/dev/null
+# What could not be sent then, once an hour. That it still waits is mailed once, by the line above.
+{minute_of_flush} * * * * {command} --flush >/dev/null
 """
 
 
@@ -1347,7 +1440,9 @@ def cron_line(command: str, minute: int, utc_offset: int) -> str:
     if not _MARGIN <= minute_of_utc < _DAY - _MARGIN:
         hour += 3
     # A per cent sign ends the command in a crontab.
-    return _CRON.format(minute=minute, hour=hour, command=command.replace("%", "\\%"))
+    return _CRON.format(
+        minute=minute, hour=hour, minute_of_flush=(minute + 30) % 60, command=command.replace("%", "\\%")
+    )
 
 
 def unit_texts(command: str, kind: str) -> str:
@@ -1373,8 +1468,13 @@ Tools: {", ".join(TOOLS)}.
 trivy, grype, osv-scanner, pip-audit. osv-scanner is no choice on Ubuntu, where it finds nothing.
 
 Exit codes: {SENT} sent, {REFUSED} refused, {SPOOLED} waits in the spool, {MISCONFIGURED} to be put right.
+An audit tool that failed changes none of them: that is told on standard error, and its report
+is sent, as portspec counts it. --flush ends with {SENT} if nothing is left.
 
-To try it:    portspec-send --url https://portspec.example.org:10190 --dry-run
+portspec serves no TLS by itself; a url with https works through a proxy in front of it.
+HTTP_PROXY, HTTPS_PROXY and NO_PROXY are respected.
+
+To try it:    portspec-send --url http://portspec.example.org:10190 --dry-run
 Every day:    (crontab -l; portspec-send --cron) | crontab -
 or:           portspec-send --systemd service > /etc/systemd/system/portspec-send.service
               portspec-send --systemd timer > /etc/systemd/system/portspec-send.timer
@@ -1397,10 +1497,14 @@ def _parser() -> _Parser:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file")
     parser.add_argument("--version", action="version", version=AGENT)
-    parser.add_argument("--dry-run", action="store_true", help="print the report, and send nothing")
-    parser.add_argument("--print", action="store_true", help="print the report, and send it")
-    parser.add_argument("--cron", action="store_true", help="print a line for root's crontab, at a random minute")
-    parser.add_argument(
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--dry-run", action="store_true", help="print the report, and send nothing")
+    ways.add_argument("--print", action="store_true", help="print the report, and send it")
+    ways.add_argument("--flush", action="store_true", help="send what waits in the spool, without a new audit")
+    ways.add_argument(
+        "--cron", action="store_true", help="print lines for root's crontab, at a minute chosen at random"
+    )
+    ways.add_argument(
         "--systemd",
         nargs="?",
         const="both",
@@ -1462,12 +1566,21 @@ def _main(arguments: argparse.Namespace) -> int:
     settings = gather_settings(arguments.config, environ, given)
     if arguments.dry_run:
         payload, trouble = make_payload(settings, environ)
-        _show(payload, trouble)
+        if trouble:
+            warn(f"{trouble}; sent, the report would count as failed")
+        _print(payload)
         return SENT
     if bool(settings.url) == bool(settings.mail_to):
         raise SettingsError("set either url or mail_to" + (", not both" if settings.url else ""))
-    key = read_key(settings.key_file)
     delivery = Delivery(HttpSender(settings) if settings.url else MailSender(settings, environ), settings)
+    if arguments.flush:
+        return _flush(settings, delivery)
+    return _report(settings, environ, delivery, is_printed=arguments.print)
+
+
+def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, is_printed: bool) -> int:
+    """Audit this host, and send what waits and the new report."""
+    key = read_key(settings.key_file)
     with contextlib.ExitStack() as stack:
         spool: Spool | None = None
         try:
@@ -1475,7 +1588,11 @@ def _main(arguments: argparse.Namespace) -> int:
         except OSError as error:
             warn(f"{settings.spool} cannot be used, what cannot be sent will be lost: {_reason(error)}")
         payload, trouble = make_payload(settings, environ)
-        _show(payload if arguments.print else None, trouble)
+        if trouble:
+            counts = "the report is sent all the same, and counts as failed; another one of today would be refused"
+            warn(f"{trouble}; {counts}")
+        if is_printed:
+            _print(payload)
         own = _keep(spool, pack(payload, key))
         code = deliver(spool, own, delivery)
         if spool is not None:
@@ -1483,13 +1600,22 @@ def _main(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _show(payload: bytes | None, trouble: str) -> None:
-    if trouble:
-        warn(trouble)
-    if payload is not None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(payload + b"\n")
-        sys.stdout.flush()
+def _flush(settings: Settings, delivery: Delivery) -> int:
+    """Send what waits; that it goes on waiting is no news, so neither that nor another agent at work is trouble."""
+    try:
+        with Spool(settings.spool) as spool:
+            if not spool.waiting():
+                say(f"nothing waits in {spool.path}")
+            return deliver(spool, None, delivery, say)
+    except BusyError as error:
+        say(str(error))
+        return SPOOLED
+
+
+def _print(payload: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(payload + b"\n")
+    sys.stdout.flush()
 
 
 def _keep(spool: Spool | None, packed: bytes) -> Parcel:

@@ -14,8 +14,8 @@ from portspec.agent import cron_line, unit_texts
 def test_cron_runs_far_from_midnight_of_utc(minute: int, quarters: int) -> None:
     """In every time zone, in summer too, the run of each day begins and ends on one day of UTC."""
     offset = timedelta(minutes=15 * quarters)
-    line = cron_line("portspec-send", minute, int(offset.total_seconds())).splitlines()[-1]
-    found = re.fullmatch(r"([0-9]+) ([0-9]+) \* \* \* portspec-send >/dev/null", line)
+    text = cron_line("portspec-send", minute, int(offset.total_seconds()))
+    found = re.search(r"(?m)^([0-9]+) ([0-9]+) \* \* \* portspec-send >/dev/null$", text)
     assert found
     assert int(found[1]) == minute
     local = datetime(2026, 11, 22, int(found[2]), minute, tzinfo=timezone(offset))
@@ -30,6 +30,22 @@ def test_cron_runs_far_from_midnight_of_utc(minute: int, quarters: int) -> None:
 def test_cron_takes_a_per_cent_sign_for_a_line_end(written: str, shown: str) -> None:
     """A per cent sign in the command is escaped for cron."""
     assert f" {shown} >/dev/null\n" in cron_line(written, 0, 0)
+
+
+@given(st.integers(0, 59))
+def test_cron_sends_what_waits_each_hour(minute: int) -> None:
+    """Half an hour from the audit, each hour, what waits is sent without an audit."""
+    (line,) = [each for each in cron_line("portspec-send", minute, 0).splitlines() if "--flush" in each]
+    found = re.fullmatch(r"([0-9]+) \* \* \* \* portspec-send --flush >/dev/null", line)
+    assert found
+    assert abs(int(found[1]) - minute) == 30
+
+
+def test_cron_example_tells_what_it_does_not_do() -> None:
+    """The lines for cron say that nothing waits a random time, and where python3 is on FreeBSD."""
+    text = cron_line("portspec-send", 17, 0)
+    assert "Nothing here waits a random time" in text
+    assert "on FreeBSD /usr/local/bin/python3" in text
 
 
 def test_systemd_takes_per_cent_and_dollar_for_its_own() -> None:

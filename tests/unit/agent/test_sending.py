@@ -3,13 +3,28 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from portspec import agent
-from portspec.agent import Attempt, Delivery, Fate, HttpSender, Parcel, Settings, Spool, deliver, read_reply
+from portspec.agent import (
+    Attempt,
+    Delivery,
+    Fate,
+    HttpSender,
+    Parcel,
+    Reply,
+    Settings,
+    Spool,
+    deliver,
+    first_line,
+    proxy_of,
+    read_reply,
+)
+from portspec.audit.intake import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +65,11 @@ class Post:
             spool.trim()
             return code
 
+    def flush(self) -> int:
+        """Send what is there."""
+        with Spool(str(self.path)) as spool:
+            return deliver(spool, None, self._delivery, agent.say)
+
     @property
     def waiting(self) -> int:
         """How many reports wait."""
@@ -73,6 +93,34 @@ def test_server_may_ask_for_a_longer_pause(tmp_path: Path) -> None:
     """A pause that the server asks for is kept if it is longer than ours."""
     post = Post(tmp_path / "spool", Fate.FAILED, Fate.SENT, retries=1, pause=100.0)
     assert (post.run(), post.pauses) == (0, [100.0])
+
+
+def test_wait_for_a_retry_is_told_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits at a terminal is told why and how long; cron is not."""
+    for is_terminal, count in ((False, 0), (True, 1)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda found=is_terminal: found)
+        post = Post(tmp_path / "spool", Fate.UNREACHABLE, Fate.SENT, retries=1, pause=60.0)
+        assert post.run() == 0
+        said = capsys.readouterr().err
+        assert said.count("the report of db1 for 2026-11-22 was unreachable; trying again in 60 s\n") == count
+
+
+def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flush sends the reports of the spool; that one goes on waiting is no trouble, that one is refused is."""
+    for day in ("2026-11-19", "2026-11-20", "2026-11-21"):
+        Post(tmp_path / "spool", *[Fate.UNREACHABLE] * 3).run(day)
+    capsys.readouterr()
+    post = Post(tmp_path / "spool", Fate.SENT, Fate.UNREACHABLE)
+    assert (post.flush(), post.waiting) == (75, 2)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert f"2 reports was unreachable; they wait in {tmp_path}/spool for the next time" in said.out
+    post = Post(tmp_path / "spool", Fate.REFUSED, Fate.SENT)
+    assert (post.flush(), post.waiting) == (1, 0)
+    assert "2026-11-20 was refused" in capsys.readouterr().err
+    assert Post(tmp_path / "spool").flush() == 0
 
 
 def test_one_report_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,23 +205,138 @@ def test_spool_is_for_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "text"),
+    ("body", "reply", "line"),
     [
-        (
-            b'{"error": "replayed", "message": "another report of that day was\\naccepted"}',
-            "another report of that day was accepted",
-        ),
-        (b'{"error": "replayed"}', "replayed"),
-        (b"<html>\n<title>502</title>", "<html>"),
-        (b"[1]", "[1]"),
-        (b"\x1b[31m\xff", "?[31m\\xff"),
-        (b"[" * 60_000, "[" * 300),
-        (b"", ""),
+        (b'{"message": "accepted"}', Reply("accepted", ""), '{"message": "accepted"}'),
+        (b'{"error": "time", "message": "a\\nb"}', Reply("a b", "time"), '{"error": "time", "message": "a\\nb"}'),
+        (b'{"error": "time"}', None, '{"error": "time"}'),
+        (b'{"message": {}}', None, '{"message": {}}'),
+        (b'{"error": 1, "message": ""}', None, '{"error": 1, "message": ""}'),
+        (b"<html>\n<title>502</title>", None, "<html>"),
+        (b"[1]", None, "[1]"),
+        (b"\x1b[31m\xff", None, "?[31m\\xff"),
+        (b"[" * 60_000, None, "[" * 300),
+        (b"", None, ""),
     ],
 )
-def test_answer_of_the_server_is_read(body: bytes, text: str) -> None:
-    """The message of the server's JSON is told, else the beginning of what it says."""
-    assert read_reply(body) == text
+def test_answer_of_the_server_is_read(body: bytes, reply: Reply | None, line: str) -> None:
+    """Portspec's JSON is told from what others say, of which there is the beginning."""
+    assert (read_reply(body), first_line(body)) == (reply, line)
+
+
+class Desk:
+    """Answers each connection with the same bytes, after it has read the request."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._answer = answer
+        self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self.heard: list[bytes] = []
+
+    def take(self) -> None:
+        """Serve one connection."""
+        connection, _ = self._server.accept()
+        with connection, connection.makefile("rb") as stream:
+            self.heard.extend(iter(stream.readline, b"\r\n"))
+            stream.read(1)
+            connection.sendall(self._answer)
+
+    def reject(self) -> None:
+        """Serve one connection of something else than HTTP."""
+        connection, _ = self._server.accept()
+        with connection, self._server:
+            connection.recv(1)
+            connection.sendall(self._answer)
+
+    def attempt(self, settings: Settings) -> Attempt:
+        """Send a report of db1 to where the settings say, and answer it."""
+        thread = threading.Thread(target=self.take)
+        thread.start()
+        try:
+            return HttpSender(settings).send(Parcel(b"x", "db1", "", "", None))
+        finally:
+            thread.join()
+            self._server.close()
+
+
+def answer(status: int, body: str) -> tuple[Attempt, str]:
+    """Give what becomes of a report that is answered with this, and the URL that it went to."""
+    desk = Desk(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    attempt = desk.attempt(Settings(url=f"http://{desk.address}", key_file="/etc/the.key"))
+    return attempt, f"http://{desk.address}/api/v1/reports"
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_only_portspec_accepts(status: int) -> None:
+    """A login page or another program that says 200 or 201 has not taken a report; portspec's own JSON has."""
+    assert answer(status, '{"message": "accepted"}\n')[0].fate is Fate.SENT
+    for body, said in (("<html>\n", ": <html>"), ("", ""), ('{"ok": true}', ': {"ok": true}')):
+        attempt, url = answer(status, body)
+        assert attempt == Attempt(Fate.FAILED, f"could not be taken: no portspec answers at {url} ({status}{said})")
+
+
+def test_reasons_of_refusals_are_those_of_portspec() -> None:
+    """The words by which a refusal is known are those that portspec gives."""
+    assert set(REASONS) == agent._REFUSALS
+
+
+REMEDIES = {
+    "signature": "; put what `portspec key db1` on the server prints into /etc/the.key",
+    "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_only_portspec_refuses(reason: str) -> None:
+    """A 4xx with a word of portspec's refuses, and what can be done about it is told."""
+    attempt, url = answer(403, json.dumps({"error": reason, "message": "why"}))
+    assert attempt == Attempt(Fate.REFUSED, f"was refused: why (403 from {url}){REMEDIES.get(reason, '')}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, "404: Not Found", "404: Not Found (404 from URL): no portspec answers there; url ends behind the port"),
+        (405, "", "(405 from URL): no portspec answers there; url ends behind the port"),
+        (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url ends behind'),
+        (401, "", "(401 from URL): no portspec answers there; if a proxy in front of it wants a password: url = "),
+        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no report of this size"),
+        (429, "slowly", "slowly (429 from URL)"),
+        (408, '{"error": "timeout", "message": "too slow"}', "too slow (408 from URL)"),
+        (503, '{"error": "unable", "message": "no audit block"}', "no audit block (503 from URL)"),
+        (502, "<html>", "<html> (502 from URL)"),
+    ],
+)
+def test_report_is_kept_whatever_others_say(status: int, body: str, said: str) -> None:
+    """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the report, and tells what may be wrong."""
+    attempt, url = answer(status, body)
+    assert attempt.fate is Fate.FAILED
+    assert attempt.text.startswith("could not be taken: " + said.replace("URL", url))
+
+
+def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on the way through a proxy of the environment names it, without its password."""
+    desk = Desk(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:word@{desk.address}/")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,local.example")
+    attempt = desk.attempt(Settings(url="http://portspec.example"))
+    assert desk.heard[0] == b"POST http://portspec.example/api/v1/reports HTTP/1.1\r\n"
+    where = f"http://portspec.example/api/v1/reports through the proxy {desk.address} (http_proxy)"
+    assert attempt.text.startswith(f"could not be taken: (403 from {where}): no portspec answers there; ")
+    attempt = HttpSender(Settings(url="http://portspec.example")).send(Parcel(b"x", "", "", "", None))
+    assert attempt == Attempt(Fate.UNREACHABLE, f"could not be sent to {where}: connection refused")
+    assert proxy_of("http", "10.0.0.1:10190") == proxy_of("http", "local.example") == proxy_of("https", "a") == ""
+
+
+def test_https_to_a_server_without_tls_is_told() -> None:
+    """Of a server that speaks no TLS it is said that url may have to begin with http://."""
+    desk = Desk(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    thread = threading.Thread(target=desk.reject)
+    thread.start()
+    attempt = HttpSender(Settings(url=f"https://{desk.address}")).send(Parcel(b"x", "", "", "", None))
+    thread.join()
+    assert attempt.fate is Fate.UNREACHABLE
+    assert attempt.text.endswith(" (no TLS there? then url begins with http://)")
 
 
 @contextlib.contextmanager
@@ -196,29 +359,12 @@ def test_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_password_in_the_url_is_sent_and_not_told() -> None:
     """User and password in url are basic authentication, and are in no message."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        sender = HttpSender(Settings(url=f"http://db1:a%40b@{address}/x"))
-        heard: list[bytes] = []
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection, connection.makefile("rb") as stream:
-                heard.extend(iter(stream.readline, b"\r\n"))
-                stream.read(1)
-                connection.sendall(b"HTTP/1.1 500 No\r\n\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        attempt = sender.send(Parcel(b"x", "", "", "", None))
-        thread.join()
-    assert heard[0] == b"POST /x/api/v1/reports HTTP/1.1\r\n"
-    assert b"Authorization: Basic ZGIxOmFAYg==\r\n" in heard
-    assert f"Host: {address}\r\n".encode() in heard
-    assert (attempt.fate, attempt.text) == (
-        Fate.FAILED,
-        f"could not be taken: (500 from http://{address}/x/api/v1/reports)",
-    )
+    desk = Desk(b"HTTP/1.1 500 No\r\n\r\n")
+    attempt = desk.attempt(Settings(url=f"http://db1:a%40b@{desk.address}/x"))
+    assert desk.heard[0] == b"POST /x/api/v1/reports HTTP/1.1\r\n"
+    assert b"Authorization: Basic ZGIxOmFAYg==\r\n" in desk.heard
+    assert f"Host: {desk.address}\r\n".encode() in desk.heard
+    assert attempt == Attempt(Fate.FAILED, f"could not be taken: (500 from http://{desk.address}/x/api/v1/reports)")
 
 
 def test_authority_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_defaults_are_those_of_the_example(tmp_path: Path) -> None:
     path = tmp_path / "portspec-send.conf"
     path.write_text(text, encoding="utf-8")
     found = gather_settings(str(path), {}, {})
-    assert found.url == "https://portspec.example.org:10190"
+    assert found.url == "http://portspec.example.org:10190"
     same = {"sendmail", "tool", "timeout", "max_output", "spool", "retries", "pause"}
     assert {name: getattr(found, name) for name in same} == {name: shown[name] for name in same}
     assert found.key_file == str(tmp_path / "portspec-send.key")
@@ -94,7 +94,7 @@ def test_empty_flag_takes_a_transport_away(tmp_path: Path) -> None:
         ("url = https://a\nurl = https://b\n", "FILE:2: url is set in line 1 already"),
         ("\n# x\nulr = https://a\n", f'FILE:3: "ulr" is no key, expected one of {", ".join(KEYS)}'),
         ("url https://a\n", 'FILE:1: "url https://a" is no setting, expected key = value'),
-        ("url = ftp://a\n", 'FILE:1: url is "ftp://a", expected for example https://portspec.example.org:10190'),
+        ("url = ftp://a\n", 'FILE:1: url is "ftp://a", expected for example http://portspec.example.org:10190'),
         ("url = https://a:b\n", "FILE:1: url is "),
         ("url = https://a?b\n", "FILE:1: url is "),
         ("url = https://a b\n", "FILE:1: url is "),
