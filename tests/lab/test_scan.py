@@ -72,6 +72,18 @@ def test_engine_tells_the_state_of_every_port(lab: Lab, engine: str, loss: int, 
     assert found == expected_states(truth, PORTS)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_first_host_that_is_through_knows_of_the_loss(lab: Lab, engine: str) -> None:
+    """A host that is through while others still give their first answers is told apart as exactly as they are."""
+    first = HostTruth("first.lab", (V4,), {(V4, 1500): State.DROPPED})
+    others = [HostTruth(f"h{n}.lab", (f"198.18.3.{n}",)) for n in range(1, 64)]
+    few, many = range(1300, 1600), range(1000, 2000)
+    lab.apply([first, *others])
+    lab.loss(10)
+    found = observe(lab, [(first.addresses, few), *((host.addresses, many) for host in others)], engine=engine)
+    assert {key: state for key, state in found.items() if key[0] == V4} == expected_states([first], few)
+
+
 def test_in_spec_is_exit_0(lab: Lab, tmp_path: Path, settings: dict[str, Any]) -> None:
     """A host with exactly the expected ports, and some of the allowed ones, is in spec."""
     lab.apply([HostTruth("h.lab", (V4, V6), {(a, p): State.OPEN for a in (V4, V6) for p in (22, 80)})])

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.loss import MAX_TRIES, WRONG, LossEstimate
+from portspec.scan.loss import ENOUGH, MAX_TRIES, WRONG, AddressLoss, LossEstimate, PathLoss
 from tests.unit.factories import MODEST
+
+
+def told(path: PathLoss, *, first: int = 0, later: int = 0) -> AddressLoss:
+    """Make an address that has told the path of so many answers."""
+    address = AddressLoss(path)
+    address.answered(first=first, later=later)
+    address.tell()
+    return address
 
 
 def test_without_loss_the_least_number_of_tries_holds() -> None:
@@ -25,7 +34,7 @@ def test_one_late_answer_among_many_is_no_loss() -> None:
 @MODEST
 @given(share=st.floats(0.01, 0.3), least=st.integers(1, 4))
 def test_tries_are_enough_for_the_loss(share: float, least: int) -> None:
-    """With enough answers to learn from, the chance that all tries of a port get lost is below one in a million."""
+    """With enough answers to learn from, the chance that all tries of a port get lost is one in a hundred million."""
     estimate = LossEstimate()
     later = round(9000 * share)
     estimate.answered(first=9000 - later, later=later)
@@ -36,17 +45,62 @@ def test_tries_are_enough_for_the_loss(share: float, least: int) -> None:
 @given(answers=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_size=20), least=st.integers(1, 11))
 def test_tries_are_bounded(answers: list[tuple[int, int]], least: int) -> None:
     """Whatever is learned, a port is probed no less than configured and no more than MAX_TRIES times."""
-    estimate = LossEstimate()
+    address = AddressLoss(PathLoss())
     for first, later in answers:
-        estimate.answered(first=first, later=later)
-        assert least <= estimate.tries(least) <= MAX_TRIES
+        address.answered(first=first, later=later)
+        address.tell()
+        assert least <= address.path.tries(least) <= MAX_TRIES
+        assert least <= address.tries(least) <= MAX_TRIES
 
 
 def test_loss_that_is_over_is_forgotten() -> None:
     """After enough answers without loss the configured number of tries is enough again."""
-    estimate = LossEstimate()
-    estimate.answered(first=800, later=200)
-    assert estimate.tries(3) > 3
+    path = PathLoss()
+    path.answered(first=800, later=200)
+    assert path.tries(3) > 3
     for _ in range(200):
-        estimate.answered(first=1000)
-    assert estimate.tries(3) == 3
+        path.answered(first=1000)
+    assert path.tries(3) == 3
+
+
+def test_address_with_few_answers_goes_by_the_path() -> None:
+    """Where an address has answered little, what all addresses show tells how often to ask it."""
+    path = PathLoss()
+    told(path, first=200, later=50)
+    few = AddressLoss(path)
+    few.answered(first=ENOUGH - 1)
+    assert few.tries(3) == path.tries(3) > 3
+
+
+@pytest.mark.parametrize(("first", "later"), [(80, 20), (4000, 1000)])
+def test_address_that_loses_more_than_others_is_asked_more_often(first: int, later: int) -> None:
+    """An address behind a lossy link is asked as often as its own answers show, be the path to all others clean."""
+    path = PathLoss()
+    for _ in range(30):
+        told(path, first=256)
+    address = told(path, first=first, later=later)
+    alone = LossEstimate()
+    alone.answered(first=first, later=later)
+    assert path.tries(3) < address.tries(3) == alone.tries(3)
+
+
+def test_one_address_does_not_speak_for_the_path() -> None:
+    """However many answers an address gives, and whenever it tells, the path takes as many as from a small one."""
+    path = PathLoss()
+    address = told(path, first=40_000, later=10_000)
+    address.answered(later=500)
+    address.tell()
+    address.tell()
+    assert path.first + path.later == pytest.approx(256, rel=0.02)
+    assert path.share == pytest.approx(0.2, rel=0.05)
+
+
+def test_what_was_told_can_be_taken_back() -> None:
+    """An address that limits its answers leaves nothing behind in what is known of the path."""
+    path = PathLoss()
+    told(path, first=190, later=10)
+    address = told(path, first=100, later=100)
+    assert address.elsewhere == pytest.approx(10 / 210)
+    assert path.share > 0.2
+    address.withdraw()
+    assert path.share == address.elsewhere == pytest.approx(10 / 210)

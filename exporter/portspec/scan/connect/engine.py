@@ -28,7 +28,7 @@ from portspec.scan.connect.sockets import (
     open_socket,
 )
 from portspec.scan.job import Failure, Reason
-from portspec.scan.loss import LossEstimate
+from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
 from portspec.scan.work import EngineThread, Work, fail
 
@@ -77,7 +77,7 @@ class ConnectEngine(EngineThread):
         self.retries = retries
         self._clock = clock
         self._pacer = pacer or Pacer(rate)
-        self._loss = LossEstimate()
+        self._loss = PathLoss()
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
         self._address_window = address_window
@@ -110,13 +110,16 @@ class ConnectEngine(EngineThread):
         if future.cancelled():
             return
         try:
-            work = Work(job, future, self._clock(), Lane)
+            work = Work(job, future, self._clock(), self._lane)
         except Exception as error:  # noqa: BLE001 - as in _run
             fail(future, error)
             return
         self._works.append(work)
         self._lanes.extend(work.lanes)
         self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
+
+    def _lane(self, work: Work[Lane], address: str) -> Lane:
+        return Lane(work, address, self._loss)
 
     def _finish(self) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones."""
@@ -137,9 +140,11 @@ class ConnectEngine(EngineThread):
     def _resolve_doubts(self) -> None:
         """Where only silent ports are left, ask them again if probes are known to get lost, else call them filtered."""
         for lane in self._lanes:
+            if lane.has_asked_again:
+                lane.loss.tell()
             if not lane.doubtful or lane.unsettled > len(lane.doubtful):
                 continue
-            tries = self._loss.tries(1 + self.retries)
+            tries = lane.loss.tries(1 + self.retries)
             doubtful, lane.doubtful = lane.doubtful, []
             for target in doubtful:
                 if lane.attempts[target[1]] < tries:
@@ -266,7 +271,7 @@ class ConnectEngine(EngineThread):
         flight = self._flight
         stats = self.stats
         refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
-        closed = later = 0
+        closed = 0
         for fd, _ in events:
             entry = flight.get(fd)
             if entry is None:
@@ -284,14 +289,14 @@ class ConnectEngine(EngineThread):
                 lane.in_flight -= 1
                 lane.answered = True
                 closed += 1
-                if lane.attempts and target[1] in lane.attempts:
-                    later += 1
+                if lane.attempts and lane.attempts.pop(target[1], 0):
+                    lane.loss.later += 1
+                else:
+                    lane.loss.first += 1
                 lane.rtt = min(lane.rtt, now - sent_at)
             else:
                 self._harvest_other(fd, code, now)
-        if closed:
-            stats.ports_settled += closed
-            self._loss.answered(first=closed - later, later=later)
+        stats.ports_settled += closed
 
     def _harvest_other(self, fd: int, code: int, now: float) -> None:
         lane, target, sent_at, sock = self._flight[fd]
@@ -304,7 +309,7 @@ class ConnectEngine(EngineThread):
             lane.answered = True
             lane.rtt = min(lane.rtt, now - sent_at)
             is_later = target[1] in lane.attempts
-            self._loss.answered(first=not is_later, later=is_later)
+            lane.loss.answered(first=not is_later, later=is_later)
             self._settle(lane, target[1], OPEN)
             return
         icmp = icmp_error(sock)
@@ -346,6 +351,7 @@ class ConnectEngine(EngineThread):
 
     def _settle(self, lane: Lane, port: int, state: int) -> None:
         lane.states[port] = state
+        lane.attempts.pop(port, None)
         lane.unsettled -= 1
         self.stats.ports_settled += 1
 

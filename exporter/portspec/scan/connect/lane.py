@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
+from portspec.scan.loss import AddressLoss
 from portspec.scan.order import shuffled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from portspec.scan.loss import PathLoss
     from portspec.scan.work import Work
 
 Target = tuple[str, int]
@@ -26,16 +28,16 @@ class Lane:
 
     __slots__ = (
         "address", "again", "answered", "attempts", "doubtful", "failure", "family",
-        "fresh", "in_flight", "rtt", "states", "unsettled", "work",
+        "fresh", "in_flight", "loss", "rtt", "states", "unsettled", "work",
     )  # fmt: skip
 
-    def __init__(self, work: Work[Lane], address: str) -> None:
+    def __init__(self, work: Work[Lane], address: str, path_loss: PathLoss) -> None:
         self.work = work
         self.address = address
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.fresh: Iterator[Target] = zip(repeat(address), shuffled(work.job.ports, f"{work.job.seed}/{address}"))
         self.again: deque[Target] = deque()
-        self.attempts: dict[int, int] = {}
+        self.attempts: dict[int, int] = {}  # of the ports that are silent so far
         self.doubtful: list[Target] = []  # silent on every try so far
         self.states = bytearray(65536)
         self.unsettled = len(work.job.ports)
@@ -43,6 +45,12 @@ class Lane:
         self.answered = False
         self.rtt = float("inf")
         self.failure: Failure | None = None
+        self.loss = AddressLoss(path_loss)
+
+    @property
+    def has_asked_again(self) -> bool:
+        """True while no port waits for the answer to its first probe, or to be asked again."""
+        return len(self.attempts) == self.unsettled and not self.again
 
     def next(self) -> Target | None:
         """Take the next target: every port once, then those that stayed silent."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from portspec.scan.loss import MAX_TRIES
 from portspec.scan.syn.state import CLOSED, OPEN
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # The source ports, counted from the first one that is ours: the last two are left to controls.
 TRY_SLOTS = 62
 BEFORE, AFTER = 62, 63
-LAST_TRY = 13  # what is tried more often is tried as this again
+LAST_TRY = MAX_TRIES - 1  # what is tried more often is tried as this again
 
 MOST = 8  # among the probes that are sent at once
 _SHARE = 16  # silent ports for one control

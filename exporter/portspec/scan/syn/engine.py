@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from portspec.scan.job import Failure, Reason
-from portspec.scan.loss import LossEstimate
+from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn.lane import Lane
 from portspec.scan.syn.packets import Answers
@@ -114,7 +114,7 @@ class SynEngine(EngineThread):
         self._clock = clock
         self._entropy = entropy
         self._table = LaneTable(entropy)
-        self._loss = LossEstimate()
+        self._loss = PathLoss()
         self._works: list[Work[Lane]] = []
         self._lanes: deque[Lane] = deque()
         self._queued: deque[Lane] = deque()  # whose address another lane is busy with

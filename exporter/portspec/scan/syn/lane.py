@@ -13,7 +13,7 @@ from numpy.random import default_rng
 
 from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
-from portspec.scan.loss import LossEstimate
+from portspec.scan.loss import AddressLoss
 from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
 from portspec.scan.syn.packets import pack
 from portspec.scan.syn.state import FILTERED, FLYING, OPEN, WAITING
@@ -23,15 +23,14 @@ from portspec.scan.syn.wave import Waves
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from portspec.scan.loss import PathLoss
     from portspec.scan.syn.packets import U8, U16, Bools, Floats
     from portspec.scan.syn.route import Route
     from portspec.scan.syn.wave import Wave
     from portspec.scan.work import Work
 
-ENOUGH = 50  # answers of an address tell its own share of lost ones
 TRIES = LAST_TRY + 1
 _LEAST_LOSS, _MOST_LOSS = 0.02, 0.25  # that is taken for chance
-_MOST_SHARED = 256  # answers that one address adds to what is known of the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Lane:
     """
 
     def __init__(
-        self, work: Work[Lane], address: str, *, timeout: float, retries: int, path_loss: LossEstimate, shift: int = 0
+        self, work: Work[Lane], address: str, *, timeout: float, retries: int, path_loss: PathLoss, shift: int = 0
     ) -> None:
         self.work = work
         self.address = address
@@ -83,9 +82,7 @@ class Lane:
         self.unsettled = len(self._ports)
         self._window = Window()
         self._timer = RoundTrip(timeout)
-        self._loss = LossEstimate()
-        self._path_loss = path_loss  # what all addresses show together, for those that say too little
-        self._answers = 0
+        self._loss = AddressLoss(path_loss)
         self._heard_at = 0.0
         self._waited = np.zeros(TRIES + 1)  # from the first try to each other one, in seconds, as it came about
         self._least = 1 + retries
@@ -130,6 +127,11 @@ class Lane:
             return bool(self._doubtful)
         has_more = self._next < len(self._fresh) or self._again or self.in_flight or any(self._flights.values())
         return not has_more and self.unsettled > 0
+
+    @property
+    def _has_asked_again(self) -> bool:
+        """True while no port waits for the answer to its first probe, or to be asked again."""
+        return not self.unsettled or not (self._next < len(self._fresh) or self._again or self._flights.get(0))
 
     def take(self, most: int) -> Load | None:
         """Take up to `most` (at least 1) probes to send, those to repeat first; None if all were answered meanwhile."""
@@ -265,10 +267,9 @@ class Lane:
         self._timer.measured(float(took.max()))
         first = int(np.count_nonzero(attempts == 0))
         later = len(ports) - first
-        self._answers += len(ports)
         self._loss.answered(first=first, later=later)
-        if self._answers <= _MOST_SHARED:  # one address must not speak for the whole path
-            self._path_loss.answered(first=first, later=later)
+        if self._has_asked_again:
+            self._loss.tell()
         self._window.concluded(first=first, later=later)
 
     def missed(self) -> None:
@@ -307,7 +308,7 @@ class Lane:
         self._waited[attempt + 1 :] += now - flight.sent_at - (self._waited[attempt + 1] - self._waited[attempt])
         is_last = attempt + 1 >= self._least
         self._controls.expire(flight.began_at)
-        loss = min(_MOST_LOSS, max(_LEAST_LOSS, self._path_loss.share_without(self._loss)))
+        loss = min(_MOST_LOSS, max(_LEAST_LOSS, self._loss.elsewhere))
         deaf = self._controls.are_deaf(flight.began_at - LEAST_WAIT, loss) if is_last else None
         if deaf or (attempt == LAST_TRY and self._controls and deaf is None):
             self._be_strict(now)
@@ -323,6 +324,7 @@ class Lane:
     def _be_strict(self, now: float) -> None:
         """Go over to waves, with everything that is not settled."""
         self._window.shrink()
+        self._loss.withdraw()
         self._waves = Waves(len(self._state), self._window.size, self._rng, now)
         self._heard_at = now
         self._state[self._ports[self._state[self._ports] == FLYING]] = WAITING
@@ -346,20 +348,20 @@ class Lane:
             self._doubtful.append((TRIES, proven))
 
     def _tries_of_wave(self, waves: Waves) -> int:
-        losses = [self._path_loss, waves.loss] + ([self._loss] if self._loss.share <= TOO_MANY else [])
-        return max(loss.tries(self._least) for loss in losses)
+        own = self._loss if self._loss.share <= TOO_MANY else self._loss.path
+        return max(own.tries(self._least), waves.loss.tries(self._least))
 
     def conclude(self) -> int:
         """Call what was tried as often as the loss asks for and stayed silent filtered, try the rest again.
 
         Gives how many ports were settled. `expire` is to be called before, in the same moment.
         """
-        has_own = self._answers >= ENOUGH
-        if has_own and self._waves is None and self._controls and self._loss.share > TOO_MANY:
-            self._be_strict(self._heard_at)
-            return 0
-        loss = self._loss if has_own else self._path_loss
-        tries = 0 if self._waves else min(loss.tries(self._least), TRIES)
+        if self._waves is None:
+            self._loss.tell()
+            if self._loss.has_enough and self._controls and self._loss.share > TOO_MANY:
+                self._be_strict(self._heard_at)
+                return 0
+        tries = 0 if self._waves else min(self._loss.tries(self._least), TRIES)
         doubtful, self._doubtful = self._doubtful, []
         settled = 0
         for attempt, tried in doubtful:

@@ -8,7 +8,7 @@ import pytest
 
 from portspec.ports import PortSet
 from portspec.scan.job import Failure, Reason, ScanJob
-from portspec.scan.loss import LossEstimate
+from portspec.scan.loss import PathLoss
 from portspec.scan.syn.control import AFTER, BEFORE
 from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.lane import Lane
@@ -27,11 +27,19 @@ TIMEOUT = 0.9
 RTT = 0.05
 
 
-def lane_of(ports: Iterable[int], *, retries: int = 2, seed: int = 0, address: str = "192.0.2.1") -> Lane:
+def lane_of(
+    ports: Iterable[int],
+    *,
+    retries: int = 2,
+    seed: int = 0,
+    address: str = "192.0.2.1",
+    path_loss: PathLoss | None = None,
+) -> Lane:
     """Make the lane of a job of one address."""
+    path = path_loss or PathLoss()
 
     def make(work: Work[Lane], address: str) -> Lane:
-        return Lane(work, address, timeout=TIMEOUT, retries=retries, path_loss=LossEstimate())
+        return Lane(work, address, timeout=TIMEOUT, retries=retries, path_loss=path)
 
     work = Work(ScanJob((address,), PortSet.of(ports), seed=seed), Future(), START, make)
     return work.lanes[0]
@@ -392,3 +400,25 @@ def test_rtt_is_the_shortest_of_answers_to_the_latest_probe() -> None:
     assert lane.observation().rtt == pytest.approx(0.2, abs=1e-5)
     answer(lane, [443], CLOSED, 1.1, attempt=1)
     assert lane.observation().rtt == pytest.approx(0.1, abs=1e-5)
+
+
+def test_path_hears_of_answers_when_the_silent_ports_were_asked_again() -> None:
+    """Answers to first probes, which come first, do not make the path look as if nothing got lost."""
+    path = PathLoss()
+    lane = lane_of(range(1, 101), path_loss=path)
+    send(lane, 0.0)
+    answer(lane, range(1, 81), CLOSED, RTT)
+    assert path.first == path.later == 0
+    lane.expire(START + 1.0)
+    send(lane, 1.0)
+    answer(lane, range(81, 97), CLOSED, 1.0 + RTT, attempt=1)
+    assert (path.first, path.later) == (80, 16)
+
+
+def test_path_hears_of_an_address_that_answers_all_first_probes() -> None:
+    """An address without a silent port is heard of at once."""
+    path = PathLoss()
+    lane = lane_of(range(1, 101), path_loss=path)
+    send(lane, 0.0)
+    answer(lane, range(1, 101), CLOSED, RTT)
+    assert (path.first, path.later) == (100, 0)
