@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from benchmarks.fleet import PASSPHRASE, Fleet
 from benchmarks.soak import percentile
 from benchmarks.workload import Workload
+from portspec import log
 from portspec.config import load
 from portspec.inventory import roster
 from portspec.reports import Reports
@@ -321,6 +322,7 @@ def _tell_page(hosts: int) -> None:
 
 async def _fill(conf: str, fleet: Fleet, hosts: int) -> None:
     """Have the reports of a fleet taken and read, as the exporter does."""
+    log.set_up(sys.stderr, level="warning")
     config = load(conf)
     store = Store(config.state, history=config.history)
     store.open(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from portspec.exposure import expose
@@ -97,7 +98,7 @@ def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, An
         "tool_version": inspection.tool_version if inspection else None,
         "database_at": timestamp(inspection.audit.database_at) if inspection else None,
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
-        "vulnerabilities": [_vulnerability(item) for item in audit.vulnerabilities],
+        "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
         "listeners": None if listeners is None else [_listener(item) for item in listeners],
         "unexpected_listeners": _unexpected_listeners(exposure) if exposure else {},
@@ -147,7 +148,9 @@ def _address(observation: AddressObservation) -> dict[str, Any]:
     }
 
 
-def _vulnerability(item: Vulnerability) -> dict[str, Any]:
+@lru_cache(maxsize=20_000)  # many hosts have the same; nobody changes what is given
+def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
+    """Give the JSON object of a vulnerability."""
     return {
         "package": item.package,
         "version": item.version,
@@ -162,7 +165,7 @@ def _vulnerability(item: Vulnerability) -> dict[str, Any]:
 
 def _excepted(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> dict[str, Any]:
     exception = exception_for(item, by_id)
-    return _vulnerability(item) | {
+    return vulnerability_document(item) | {
         "until": timestamp(exception.until) if exception else None,
         "reason": exception.reason if exception else "",
         "owner": exception.owner if exception else "",

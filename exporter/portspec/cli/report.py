@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def report(config: Config, *, form: str, output: str | None, host: str | None, day: str | None) -> int:
     """Write the report of all machines, or of one, with its audit of a day (by default, the last)."""
     now = time.time()
+    gc.disable()  # all that is read lives to the end: a fifth of the time would go into searching it for cycles
     snapshot = _snapshot(config, now, host, day)
     audit = config.audit
     settings = ReportSettings(domain=audit.domain, max_age=audit.max_age) if audit else ReportSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.document import accepting, exception_for
@@ -73,6 +74,7 @@ def _section(machine: Machine, contents: Contents) -> Iterator[str]:
         yield from _sockets(machine.audit)
 
 
+@lru_cache(maxsize=20_000)  # many machines have the same
 def _finding(item: Vulnerability) -> str:
     fixed_in = f", fixed in {', '.join(item.fixed_in)}" if item.fixed_in else ""
     first = f"{item.severity}: {item.package} {item.version}: {item.id or 'without an id'}{fixed_in}"

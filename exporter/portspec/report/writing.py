@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from portspec.document import host_document, timestamp, unscanned_document
+from portspec.document import host_document, timestamp, unscanned_document, vulnerability_document
 from portspec.report.contents import Contents, ReportSettings
 from portspec.report.page import write_page
 from portspec.report.plain import write_text
@@ -13,6 +14,7 @@ from portspec.report.plain import write_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from portspec.audit.model import Vulnerability
     from portspec.report.fleet import Machine
     from portspec.report.summary import Summary
     from portspec.snapshot import Snapshot
@@ -50,9 +52,25 @@ def _write_json(contents: Contents) -> Iterator[str]:
     yield f'"summary": {json.dumps(_summary(contents.summary))},\n"machines": ['
     separator = "\n"
     for machine in contents.fleet:
-        yield f"{separator}{json.dumps(_document(machine))}"
+        yield separator + _machine(machine)
         separator = ",\n"
     yield "\n]}\n" if contents.fleet else "]}\n"
+
+
+def _machine(machine: Machine) -> str:
+    """Give a machine's JSON object; the text of a vulnerability that many machines have is made once."""
+    document = _document(machine)
+    if not machine.vulnerabilities:
+        return json.dumps(document)
+    document["audit"]["vulnerabilities"] = []
+    found = ", ".join(map(_vulnerability, machine.vulnerabilities))
+    # stands there once: within a text its quotes would be escaped
+    return json.dumps(document).replace('"vulnerabilities": []', f'"vulnerabilities": [{found}]', 1)
+
+
+@lru_cache(maxsize=20_000)
+def _vulnerability(item: Vulnerability) -> str:
+    return json.dumps(vulnerability_document(item))
 
 
 def _document(machine: Machine) -> dict[str, Any]:
