@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
+from portspec.limit import Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.pacing import Pacer
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
-    from portspec.scan import Engine, Observation
+    from portspec.limit import Limit
+    from portspec.scan import Observation
+    from portspec.scan.addresses import AddressScans
     from portspec.verdict import Deviation, Judgement
 
 _log = log.get("examine")
@@ -40,7 +43,7 @@ _PATIENCE = 3.0
 
 
 class Examiner:
-    """Examines hosts, `parallel` of them scanned at a time; names are resolved outside of that limit.
+    """Examines hosts, as many of them scanned at a time as `parallel` has places; names are resolved outside of it.
 
     A deviation counts once it was seen `confirm` times, the repeats being made at once. With a `confirmer`, open ports
     that would be a deviation are connected to with that engine before they count; that is one of the repeats.
@@ -48,43 +51,57 @@ class Examiner:
 
     def __init__(
         self,
-        engine: Engine,
+        scans: AddressScans,
         resolver: Resolver,
+        parallel: Limit,
         *,
-        parallel: int,
-        confirmer: Engine | None = None,
+        confirmer: AddressScans | None = None,
         confirm: int = 1,
         host_rate: float | None = None,
         rng: random.Random | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine = engine
+        self._scans = scans
         self._confirmer = confirmer
         self._repeats = {Kind.MISSING: confirm - 1, Kind.UNEXPECTED: confirm - 1 - bool(confirmer)}
         self._resolver = resolver
-        self._slots = asyncio.Semaphore(parallel)
+        self._parallel = parallel
         self._host_rate = host_rate
         self._rng = rng or random.Random()  # noqa: S311 - the order of probes is no secret
         self._wall_clock = wall_clock
-        self.ports_started = 0  # of the hosts whose addresses are known, once for each host
+        self.ports_started = 0  # of the hosts whose scan has begun, once for each host
 
     @property
     def probes_sent(self) -> int:
         """The number of probes sent since the start."""
-        return self._engine.stats.probes_sent + (self._confirmer.stats.probes_sent if self._confirmer else 0)
+        engines = {scans.engine for scans in (self._scans, self._confirmer) if scans}
+        return sum(engine.stats.probes_sent for engine in engines)
 
     @property
     def answers_dropped(self) -> int:
         """The number of answers since the start that arrived faster than they were read."""
-        return self._engine.stats.answers_dropped
+        return self._scans.engine.stats.answers_dropped
 
-    async def examine(self, target: Target, earlier: ScanResult | None = None) -> ScanResult:
+    async def examine(
+        self,
+        target: Target,
+        earlier: ScanResult | None = None,
+        *,
+        is_fresh: bool = False,
+        is_urgent: bool = False,
+        on_shared: Callable[[], object] = lambda: None,
+    ) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
-        What deviates as it did in an `earlier` result need not be seen again before it counts.
+        What deviates as it did in an `earlier` result need not be seen again before it counts. With `is_fresh` no
+        port's state is older than this call; else it may come from a scan of the same address for another host
+        that began up to addresses.FRESH seconds ago. An urgent host is scanned before those that wait and are not
+        urgent. `on_shared` is called when the host waits for the scans of others only.
         """
         try:
-            result = await self._examine(target, earlier)
+            result = await self._examine(
+                target, earlier, Place(self._parallel, is_urgent=is_urgent), is_fresh=is_fresh, on_shared=on_shared
+            )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
         except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("scan crashed", host=target.host)
@@ -94,7 +111,16 @@ class Examiner:
         say("host scanned", host=target.host, **summary)
         return result
 
-    async def _examine(self, target: Target, earlier: ScanResult | None) -> ScanResult:
+    async def _examine(
+        self,
+        target: Target,
+        earlier: ScanResult | None,
+        place: Place,
+        *,
+        is_fresh: bool,
+        on_shared: Callable[[], object],
+    ) -> ScanResult:
+        since = self._scans.now() if is_fresh else None
         addresses: tuple[str, ...] = (target.address,) if target.address else ()
         failure = None
         if not addresses:
@@ -104,25 +130,26 @@ class Examiner:
         seen: tuple[AddressObservation, ...] = ()
         duration = 0.0
         specification = target.config.specification
+
+        def on_begin(is_shared: bool) -> None:  # noqa: FBT001 - AddressScans calls it so
+            self.ports_started += len(target.config.ports)
+            if is_shared:
+                on_shared()
+
         if not addresses:
             self.ports_started += len(target.config.ports)
         else:
-            async with self._slots:
-                self.ports_started += len(target.config.ports)
-                job = ScanJob(
-                    addresses,
-                    target.config.ports,
-                    seed=self._rng.getrandbits(64),
-                    pacer=Pacer(self._host_rate),
-                )
-                observation = await asyncio.wrap_future(self._engine.submit(job))
+            job = ScanJob(addresses, target.config.ports, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
+            with contextlib.closing(place):
+                observation = await self._scans.scan(job, place, since=since, on_begin=on_begin)
                 seen, duration = observation.addresses, observation.duration
+                place.is_urgent = True  # a host that was seen in part goes before those that were not looked at yet
                 for number in range(max(self._repeats.values())):
                     kinds = [kind for kind, repeats in self._repeats.items() if number < repeats]
-                    seen, more = await self._repeat(specification, job, seen, kinds, earlier)
+                    seen, more = await self._repeat(specification, job, place, seen, kinds, earlier)
                     duration += more
                 if self._confirmer:
-                    seen, more = await self._confirm(self._confirmer, specification, job, seen)
+                    seen, more = await self._confirm(self._confirmer, specification, job, place, seen)
                     duration += more
         now = self._wall_clock()
         excepted = excepted_ports(target.exceptions, now)
@@ -133,6 +160,7 @@ class Examiner:
         self,
         specification: Specification,
         job: ScanJob,
+        place: Place,
         seen: tuple[AddressObservation, ...],
         kinds: Collection[Kind],
         earlier: ScanResult | None,
@@ -152,7 +180,7 @@ class Examiner:
             for item in seen
             if (ports := asked.get(item.address))
         ]
-        answers = await _all_of(self._engine, jobs)
+        answers = await _all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
         merged = tuple(
             _merged(item, asked[item.address], again[item.address]) if item.address in again else item for item in seen
@@ -160,11 +188,16 @@ class Examiner:
         return merged, max((answer.duration for answer in answers), default=0.0)
 
     async def _confirm(
-        self, confirmer: Engine, specification: Specification, job: ScanJob, seen: tuple[AddressObservation, ...]
+        self,
+        confirmer: AddressScans,
+        specification: Specification,
+        job: ScanJob,
+        place: Place,
+        seen: tuple[AddressObservation, ...],
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
         known = specification.expect | specification.allow
-        answers = await _all_of(confirmer, [ask for item in seen for ask in _questions(item, known, job)])
+        answers = await _all_of(confirmer, place, [ask for item in seen for ask in _questions(item, known, job)])
         connected = {found.address: found for answer in answers for found in answer.addresses}
         confirmed = tuple(
             _confirmed(item, known, connected[item.address]) if item.address in connected else item for item in seen
@@ -193,14 +226,15 @@ async def _apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: C
     return work() if size <= _MANY else await in_daemon_thread(work)
 
 
-async def _all_of(engine: Engine, jobs: Iterable[ScanJob]) -> list[Observation]:
-    futures: list[asyncio.Future[Observation]] = []
+async def _all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) -> list[Observation]:
+    """Run jobs that look again at what was seen just now: with what begins from now on."""
+    since = scans.now()
+    tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
     try:
-        futures.extend(asyncio.wrap_future(engine.submit(job)) for job in jobs)
-        return [await future for future in futures]
+        return [await task for task in tasks]
     finally:  # one that fails, or a cancellation, ends the others
-        for future in futures:
-            future.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 def _answering(item: AddressObservation, but: PortSet) -> PortSet:

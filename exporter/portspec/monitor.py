@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from portspec import log
+from portspec.limit import Limit
 from portspec.snapshot import HostState, HostTable, Snapshot
 
 if TYPE_CHECKING:
@@ -61,13 +62,29 @@ class _Group:
     keeper: asyncio.Task[None] | None = None
 
 
+class _Place:
+    """A place of a limit, given back once."""
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit: Limit | None = limit
+
+    def release(self) -> None:
+        """Give the place back, unless that was done before."""
+        if self._limit:
+            self._limit.release()
+            self._limit = None
+
+
 class Monitor:
     """Scans every target on its interval and keeps `snapshot` up to date.
 
     Targets of one interval form a group that is scanned in rounds: the first at once, each further one
     an interval after the one before, every host a random moment later (up to JITTER). A host that is still
     being scanned when its next round begins is left out of that round, and the round counts as an overrun.
-    At most `places` hosts with a name are in progress, those being resolved included, and as many with an address.
+    At most `places` hosts with a name are in progress, those being resolved included, and as many with an address;
+    hosts that wait for the scan of another host with the same address are not counted.
 
     `restored` are states from before the start. `on_state` is told of each host's state before and after a scan.
     """
@@ -92,7 +109,7 @@ class Monitor:
         self._clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._set_places(places)
+        self._name_places, self._address_places = Limit(places), Limit(places)
         self._groups: dict[float, _Group] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._busy: dict[str, float | None] = {}  # the interval whose round scans it; None beside the rounds
@@ -135,8 +152,8 @@ class Monitor:
                 self._on_state(state, after)  # of the others the scan that is about to begin tells
         if examiner:
             self._examiner = examiner
-        if places and places != self._places:
-            self._set_places(places)
+        if places:
+            self._name_places.most = self._address_places.most = places
         new = [target for target in targets if _is_scanned_otherwise(target, old.get(target.host))]
         fresh = {target.host for target in new}
         gone = old.keys() - self._targets.keys()
@@ -162,10 +179,6 @@ class Monitor:
             return False
         self._begin([target])
         return True
-
-    def _set_places(self, places: int) -> None:
-        self._places = places
-        self._name_places, self._address_places = asyncio.Semaphore(places), asyncio.Semaphore(places)
 
     def _regroup(self) -> set[float]:
         """Sort the targets into groups; gives the intervals of the groups that begin."""
@@ -214,7 +227,7 @@ class Monitor:
             # Apart, so that a name server which does not answer holds up no host that needs none.
             for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
                 share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
-                scans.create_task(self._start(share, places, scans))
+                scans.create_task(self._start(share, places, scans, interval))
         self._ended[interval] += 1
         if interval is None:
             return
@@ -230,18 +243,23 @@ class Monitor:
         )
 
     async def _start(
-        self, timed: Sequence[tuple[float, Target]], places: asyncio.Semaphore, scans: asyncio.TaskGroup
+        self,
+        timed: Sequence[tuple[float, Target]],
+        places: Limit,
+        scans: asyncio.TaskGroup,
+        interval: float | None,
     ) -> None:
         for at, target in timed:
             if (ahead := at - self._clock.now()) > 0:
                 await self._clock.sleep(ahead)
             await places.acquire()
+            place = _Place(places)
             if self._is_due(target):
-                scan = scans.create_task(self._scan(target))
+                scan = scans.create_task(self._scan(target, place, is_fresh=interval is None))
                 self._running[target.host] = scan
-                scan.add_done_callback(partial(self._end_scan, target.host, places))
+                scan.add_done_callback(partial(self._end_scan, target.host, place))
             else:
-                places.release()
+                place.release()
 
     def _is_due(self, target: Target) -> bool:
         """Tell whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
@@ -249,9 +267,11 @@ class Monitor:
         is_waiting = host in self._busy and host not in self._running
         return is_waiting and not _is_scanned_otherwise(target, self._targets.get(host))
 
-    async def _scan(self, target: Target) -> None:
+    async def _scan(self, target: Target, place: _Place, *, is_fresh: bool) -> None:
         host = target.host
-        result = await self._examiner.examine(target, self.snapshot.hosts[host].conclusive)
+        result = await self._examiner.examine(
+            target, self.snapshot.hosts[host].conclusive, is_fresh=is_fresh, on_shared=place.release
+        )
         before = self.snapshot.hosts[host]
         if before.target != target or self._has_lapsed(target, result.finished_at):
             result = result.judged(before.target, self._wall_clock())
@@ -269,9 +289,9 @@ class Monitor:
             judged_at < item.until <= self._wall_clock() for item in target.exceptions
         )
 
-    def _end_scan(self, host: str, places: asyncio.Semaphore, scan: asyncio.Task[None]) -> None:
+    def _end_scan(self, host: str, place: _Place, scan: asyncio.Task[None]) -> None:
         """Make room for the next; called for a scan that was cancelled before it began, too."""
-        places.release()
+        place.release()
         if self._running.get(host) is scan:
             del self._running[host]
             self._busy.pop(host, None)

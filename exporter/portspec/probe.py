@@ -84,7 +84,7 @@ class Prober:
             limit = min(max(0.1, (time_limit or LONGEST + SHORTER) - SHORTER), LONGEST)
             examiner = self._examiners["connect" if engine == "connect" else "auto"]
             try:
-                result = await asyncio.wait_for(examiner.examine(chosen), limit)
+                result = await asyncio.wait_for(examiner.examine(chosen, is_urgent=True), limit)
             except TimeoutError:
                 failure = Failure(
                     Reason.TIMEOUT, f"the scan was not done after {limit:g} s, the limit of the one who asked"

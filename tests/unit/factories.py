@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 from concurrent.futures import Future
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -163,6 +164,12 @@ class ScriptedEngine:
         if self._answer:
             self.finish(len(self.jobs) - 1, self._answer)
         return future
+
+    def add_ports(self, running: Future[Observation], ports: PortSet) -> None:
+        """Add ports to a job that waits for an answer."""
+        number = self.futures.index(running)
+        if not running.done():
+            self.jobs[number] = replace(self.jobs[number], ports=self.jobs[number].ports | ports)
 
     def finish(self, number: int, answer: Callable[[ScanJob], Observation] = all_closed) -> None:
         """Answer the job of a number, in the order of submission from 0."""

@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
+from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, PortState, Reason
+from portspec.scan.addresses import AddressScans
 from portspec.verdict import Judgement, Kind, Verdict
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, exception, seen, settle, target
 from tests.unit.factories import result as result_of
@@ -41,10 +43,10 @@ def examiner(
 ) -> Examiner:
     """Make an examiner of scripted parts."""
     return Examiner(
-        engine,
+        AddressScans(engine),
         resolver or ScriptedResolver(),
-        parallel=parallel,
-        confirmer=confirmer,
+        Limit(parallel),
+        confirmer=AddressScans(confirmer) if confirmer else None,
         confirm=confirm,
         host_rate=host_rate,
         rng=random.Random(seed),  # noqa: S311
@@ -77,7 +79,7 @@ def test_host_is_scanned_at_the_host_rate(host_rate: float | None, probes: int) 
 
     async def scenario() -> None:
         one = examiner(engine, host_rate=host_rate)
-        await asyncio.gather(one.examine(target("db1")), one.examine(target("db2")))
+        await asyncio.gather(one.examine(target("db1")), one.examine(target("db2", address=V6)))
 
     asyncio.run(scenario())
     first, second = (job.pacer for job in engine.jobs)
@@ -90,7 +92,7 @@ def test_name_is_scanned_at_all_its_addresses() -> None:
     engine = ScriptedEngine(all_closed)
     resolver = ScriptedResolver({"web1": Resolution((V4, V6))})
     result = asyncio.run(examiner(engine, resolver).examine(target("web1", address=None)))
-    assert engine.jobs[0].addresses == (V4, V6)
+    assert [job.addresses for job in engine.jobs] == [(V4,), (V6,)]
     assert result.judgement.verdict is Verdict.IN_SPEC
 
 
@@ -143,7 +145,8 @@ def test_no_more_hosts_are_scanned_than_allowed() -> None:
 
     async def scenario() -> list[int]:
         one = examiner(engine, parallel=3)
-        tasks = [asyncio.create_task(one.examine(target(f"host{number}"))) for number in range(10)]
+        hosts = [target(f"host{number}", address=f"192.0.2.{number}") for number in range(10)]
+        tasks = [asyncio.create_task(one.examine(host)) for host in hosts]
         running = []
         for number in range(10):
             await settle()
@@ -244,7 +247,7 @@ def test_cancelled_examination_cancels_its_job_and_frees_its_place() -> None:
     async def scenario() -> None:
         one = examiner(engine, parallel=1)
         given_up = asyncio.create_task(one.examine(target("given up")))
-        following = asyncio.create_task(one.examine(target("following")))
+        following = asyncio.create_task(one.examine(target("following", address=V6)))
         await settle()
         given_up.cancel()
         await settle()
@@ -497,9 +500,9 @@ def test_confirmation_keeps_to_the_pace_of_the_scan() -> None:
     resolver = ScriptedResolver({"web1": Resolution((V4, V6))})
     one = examiner(engine, resolver, confirmer=confirmer, host_rate=50.0)
     asyncio.run(one.examine(target("web1", address=None)))
-    (job,) = engine.jobs
-    assert job.pacer is not None
-    assert [confirming.pacer is job.pacer for confirming in confirmer.jobs] == [True, True]
+    pacer = engine.jobs[0].pacer
+    assert pacer is not None
+    assert [job.pacer is pacer for job in (*engine.jobs, *confirmer.jobs)] == [True] * 4
 
 
 def test_duration_includes_the_longest_confirmation() -> None:
@@ -556,7 +559,8 @@ def test_host_keeps_its_place_until_it_is_confirmed() -> None:
 
     async def scenario() -> list[int]:
         one = examiner(engine, parallel=1, confirmer=confirmer)
-        tasks = [asyncio.create_task(one.examine(target(f"host{number}"))) for number in range(3)]
+        hosts = [target(f"host{number}", address=f"192.0.2.{number}") for number in range(3)]
+        tasks = [asyncio.create_task(one.examine(host)) for host in hosts]
         begun = []
         for number in range(3):
             await settle()
@@ -575,7 +579,7 @@ def test_cancelled_examination_cancels_its_confirmation_and_frees_its_place() ->
     async def scenario() -> None:
         one = examiner(engine, parallel=1, confirmer=confirmer)
         given_up = asyncio.create_task(one.examine(target("given up")))
-        following = asyncio.create_task(one.examine(target("following")))
+        following = asyncio.create_task(one.examine(target("following", address=V6)))
         await settle()
         given_up.cancel()
         await settle()
@@ -834,7 +838,7 @@ def test_each_address_is_repeated_by_itself() -> None:
     engine = ScriptedEngine(by_address(v4=shows(22, 80), v6=shows(22)))
     one = examiner(engine, ScriptedResolver({"web1": Resolution((V4, V6))}), confirm=2)
     result = asyncio.run(one.examine(target("web1", expect=[22], address=None)))
-    assert [job.addresses for job in engine.jobs] == [(V4, V6), (V4,)]
+    assert [job.addresses for job in engine.jobs] == [(V4,), (V6,), (V4,)]
     assert [(item.address, item.port) for item in result.judgement.deviations] == [(V4, 80)]
 
 
@@ -851,10 +855,10 @@ def test_address_that_fails_on_the_repeat_keeps_its_earlier_deviations() -> None
     """Beside an address that deviates, one that fails on the repeat stays as it was last seen."""
     of = target("web1", scan=[80, 8080], address=None)
     before = earlier_of(of, seen(V4, scanned=[80, 8080], is_open=[8080]), seen(V6, scanned=[80, 8080]))
-    engine = ScriptedEngine(in_turn(shows(80), fails, shows(80)))
+    engine = ScriptedEngine(in_turn(shows(80), shows(80), fails, shows(80)))
     one = examiner(engine, ScriptedResolver({"web1": Resolution((V4, V6))}), confirm=2)
     result = asyncio.run(one.examine(of, before))
-    assert [job.addresses for job in engine.jobs] == [(V4, V6), (V4,), (V6,)]
+    assert [job.addresses for job in engine.jobs] == [(V4,), (V6,), (V4,), (V6,)]
     assert [(item.address, item.port) for item in result.judgement.deviations] == [(V6, 80)]
     assert result.judgement.failure is not None
     whole = result.completed_by(before)
@@ -887,10 +891,10 @@ def test_duration_includes_the_longest_repeat() -> None:
     def slowly(job: ScanJob) -> Observation:
         return dataclasses.replace(shows(80)(job), duration=2.0)
 
-    engine = ScriptedEngine(in_turn(shows(80), shows(80), slowly, shows(80), slowly))
+    engine = ScriptedEngine(in_turn(shows(80), shows(80), shows(80), slowly, shows(80), slowly))
     one = examiner(engine, ScriptedResolver({"web1": Resolution((V4, V6))}), confirm=3)
     result = asyncio.run(one.examine(target("web1", address=None)))
-    assert len(engine.jobs) == 5
+    assert len(engine.jobs) == 6
     assert result.duration == 0.25 + 2.0 + 2.0
 
 
@@ -901,17 +905,18 @@ def test_cancelled_examination_cancels_its_repeats_and_frees_its_place() -> None
     async def scenario() -> None:
         one = examiner(engine, ScriptedResolver({"web1": Resolution((V4, V6))}), parallel=1, confirm=2)
         given_up = asyncio.create_task(one.examine(target("web1", address=None)))
-        following = asyncio.create_task(one.examine(target("following", address=V4)))
+        following = asyncio.create_task(one.examine(target("following", address="192.0.2.8")))
         await settle()
         engine.finish(0, shows(80))
+        engine.finish(1, shows(80))
         await settle()
-        assert [job.addresses for job in engine.jobs] == [(V4, V6), (V4,), (V6,)]
+        assert [job.addresses for job in engine.jobs] == [(V4,), (V6,), (V4,), (V6,)]
         given_up.cancel()
         await settle()
-        assert [future.cancelled() for future in engine.futures[1:3]] == [True, True]
+        assert [future.cancelled() for future in engine.futures[2:4]] == [True, True]
         with pytest.raises(asyncio.CancelledError):
             await given_up
-        engine.finish(3)
+        engine.finish(4)
         assert (await following).judgement.verdict is Verdict.IN_SPEC
 
     asyncio.run(scenario())

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from portspec.examine import Examiner
+from portspec.limit import Limit
 from portspec.monitor import JITTER, LONGEST_LOOK_AWAY, MAX_JITTER, Monitor, SystemClock
 from portspec.scan import Failure, Reason
+from portspec.scan.addresses import AddressScans
 from portspec.snapshot import HostState, ScanResult, Snapshot
 from portspec.verdict import Verdict
 from tests.unit.factories import (
@@ -49,10 +51,12 @@ class ScriptedExaminer(Examiner):
     def __init__(
         self, clock: ManualClock, wall: ManualWallClock | None = None, seconds: Mapping[str, float] | None = None
     ) -> None:
-        super().__init__(ScriptedEngine(), ScriptedResolver(), parallel=1)
+        super().__init__(AddressScans(ScriptedEngine()), ScriptedResolver(), Limit(1))
         self.began: list[tuple[str, float]] = []
         self.scanned: list[Target] = []
         self.earlier: list[ScanResult | None] = []
+        self.fresh: list[bool] = []
+        self.shared: set[str] = set()  # hosts that wait for the scans of others only
         self.cancelled: list[str] = []
         self.busy: Counter[str] = Counter()
         self.most_at_once = 0
@@ -71,12 +75,23 @@ class ScriptedExaminer(Examiner):
         """Count ten dropped answers for each scan."""
         return 10 * len(self.began)
 
-    async def examine(self, target: Target, earlier: ScanResult | None = None) -> ScanResult:
+    async def examine(
+        self,
+        target: Target,
+        earlier: ScanResult | None = None,
+        *,
+        is_fresh: bool = False,
+        is_urgent: bool = False,  # noqa: ARG002 - it concerns the places of the real one
+        on_shared: Callable[[], object] = lambda: None,
+    ) -> ScanResult:
         """Find all ports closed but those that the script has, after a while."""
         host = target.host
         self.began.append((host, self._clock.now() - BEGIN))
         self.scanned.append(target)
         self.earlier.append(earlier)
+        self.fresh.append(is_fresh)
+        if host in self.shared:
+            on_shared()
         self.busy[host] += 1
         assert self.busy[host] == 1, f"{host} is scanned twice at once"
         self.most_at_once = max(self.most_at_once, self.busy.total())
@@ -932,8 +947,8 @@ def test_exception_that_lapses_while_a_result_is_on_its_way_does_not_count() -> 
     scene = found_open(Scene(excepted_web(5.0)))
     examine = scene.examiner.examine
 
-    async def take_long_to_tell(target: Target, earlier: ScanResult | None = None) -> ScanResult:
-        judged = await examine(target, earlier)
+    async def take_long_to_tell(target: Target, earlier: ScanResult | None = None, **how: Any) -> ScanResult:
+        judged = await examine(target, earlier, **how)
         await scene.clock.sleep(10.0)  # as when the line of the log is made in a thread
         return judged
 
@@ -976,3 +991,38 @@ def test_lapse_that_makes_a_verdict_is_a_change() -> None:
     assert (before.conclusive, before.verdict, after.verdict) == (None, Verdict.UNKNOWN, Verdict.OUT_OF_SPEC)
     assert [item.port for item in after.deviations] == [80]
     assert "exceptions ended: hosts judged anew" in [line["event"] for line in logs]
+
+
+def test_host_that_waits_for_the_scan_of_another_takes_no_place() -> None:
+    """A hundred names on one address do not keep a host of another address from being scanned at once."""
+    names = [target(f"name{number}", address=None) for number in range(100)]
+    other = target("other", address=None)
+    scene = Scene(*names, other, seconds={of.host: 50.0 for of in names}, places=2)
+    scene.examiner.shared = {of.host for of in names[1:]}
+    scene.run(10.0)
+    assert scene.examiner.times("other") == [0.0]
+    assert scene.examiner.most_at_once > 50
+
+
+def test_reload_does_not_add_places() -> None:
+    """The number of hosts in progress holds over reloads: the scans of before count, and those that begin later wait."""
+    hosts = [target(f"host{number}") for number in range(20)]
+    scene = Scene(*hosts, seconds={of.host: 5.0 for of in hosts}, places=2)
+    reloads = [lambda: scene.monitor.apply(hosts, scene.examiner, places=2)] * 4
+    scene.run(*[step for reload in reloads for step in (1.0, reload)], 5.0)
+    assert scene.examiner.most_at_once == 2
+
+
+def test_fewer_places_hold_as_soon_as_enough_scans_have_ended() -> None:
+    """Fewer places end no scan; none begins until fewer are in progress than there may be now."""
+    hosts = [target(f"host{number}") for number in range(8)]
+    scene = Scene(*hosts, seconds={of.host: 5.0 for of in hosts}, places=4)
+    scene.run(1.0, lambda: scene.monitor.apply(hosts, places=1), 30.0)
+    assert sorted(when for _, when in scene.examiner.began) == [0.0, 0.0, 0.0, 0.0, 5.0, 10.0, 15.0, 20.0]
+
+
+def test_only_a_scan_that_somebody_asked_for_must_be_fresh() -> None:
+    """A scan beside the rounds shares nothing that was seen before it was asked for; one of a round may."""
+    scene = Scene(target("web1", interval=100.0))
+    scene.run(50.0, lambda: scene.monitor.scan_now("web1"), 60.0)
+    assert scene.examiner.fresh == [False, True, False]

@@ -89,7 +89,7 @@ def test_name_is_looked_up() -> None:
     engine = ScriptedEngine(opened(22))
     resolver = ScriptedResolver({NAME.host: Resolution(("192.0.2.8", "192.0.2.9"))})
     made = probe(prober(config(), [NAME], scanner=engine, resolver=resolver), NAME.host)
-    assert engine.jobs[0].addresses == ("192.0.2.8", "192.0.2.9")
+    assert [job.addresses for job in engine.jobs] == [("192.0.2.8",), ("192.0.2.9",)]
     assert made.state.verdict is Verdict.IN_SPEC
 
 
@@ -278,15 +278,16 @@ def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         engine = ScriptedEngine()
-        one = prober(config(), [WEB], scanner=engine)
-        running = [asyncio.create_task(one.probe("web1", None, None)) for _ in range(2)]
+        hosts = [target(f"web{number}", address=f"192.0.2.{number}") for number in (1, 2, 3)]
+        one = prober(config(), hosts, scanner=engine)
+        running = [asyncio.create_task(one.probe(host.host, None, None)) for host in hosts[:2]]
         await settle()
         with pytest.raises(ProbeError, match="2 probes are being made already; ask again later") as caught:
             await one.probe("web1", None, None)
         assert caught.value.status == 429
         engine.finish(0)
         await running[0]
-        third = asyncio.create_task(one.probe("web1", None, None))
+        third = asyncio.create_task(one.probe("web3", None, None))
         await settle()
         assert engine.running == 2
         engine.finish(1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.errors import EngineError
 from portspec.examine import Examiner
-from portspec.inventory import SystemResolver
+from portspec.inventory import Lookups, SystemResolver
+from portspec.limit import Limit
+from portspec.scan.addresses import AddressScans
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn import privileges
@@ -29,34 +30,39 @@ MAX_CONFIRMING = 4096  # connections to one address at a time: its ports have an
 _log = log.get("app")
 
 
-@dataclass(frozen=True, slots=True)
 class Engines:
-    """The engine that scans, and the one that confirms what it found open (None: finding was connecting)."""
+    """The engine that scans, and the one that confirms what it found open (None: finding was connecting).
 
-    scanner: Engine
-    confirmer: Engine | None
-    pacer: Pacer  # which all of them keep to
+    What is limited here is limited for the process: for every scan, whichever configuration it began under, and for
+    /probe. `lookups` is the number of names that are looked up at a time, `parallel` that of hosts that are scanned.
+    """
 
-    @property
-    def connect(self) -> Engine:
-        """The engine that connects."""
-        return self.confirmer or self.scanner
+    def __init__(self, scanner: Engine, confirmer: Engine | None, pacer: Pacer, config: Config) -> None:
+        self.scanner = scanner
+        self.confirmer = confirmer
+        self._pacer = pacer  # which both keep to
+        self._parallel = Limit(config.parallelscans)
+        self._lookups = Lookups(families=_families(config))
+        self._scans = AddressScans(scanner)
+        self._connections = AddressScans(confirmer) if confirmer else self._scans
 
-    def tune(self, scan: ScanConfig) -> None:
-        """Keep to another rate, timeout and number of retries from now on."""
-        self.pacer.keep_to(scan.rate)
-        for engine in (self.scanner, self.connect):
-            engine.timeout = scan.timeout
-            engine.retries = scan.retries
+    def tune(self, config: Config) -> None:
+        """Keep to the limits, timeout and number of retries of another configuration from now on."""
+        self._pacer.keep_to(config.scan.rate)
+        self._parallel.most = config.parallelscans
+        self._lookups.tune(families=_families(config))
+        for scans in (self._scans, self._connections):
+            scans.engine.timeout = config.scan.timeout
+            scans.engine.retries = config.scan.retries
 
     def examiner(self, config: Config, *, engine: str = "auto") -> Examiner:
         """Make an examiner; `engine` "connect" is the one that connects, any other the one that scans."""
         is_connect = engine == "connect" or self.confirmer is None
         return Examiner(
-            self.connect if is_connect else self.scanner,
-            SystemResolver(ipv6=config.ipv6),
-            parallel=config.parallelscans,
-            confirmer=None if is_connect else self.confirmer,
+            self._connections if is_connect else self._scans,
+            SystemResolver(ipv6=config.ipv6, lookups=self._lookups),
+            self._parallel,
+            confirmer=None if is_connect else self._connections,
             confirm=config.scan.confirm,
             host_rate=config.scan.host_rate,
         )
@@ -69,16 +75,22 @@ class Engines:
 
 
 @contextlib.contextmanager
-def open_engines(scan: ScanConfig) -> Iterator[Engines]:
+def open_engines(config: Config) -> Iterator[Engines]:
     """Open the engine that the configuration chooses; EngineError if it cannot run here."""
     _raise_descriptor_limit()
+    scan = config.scan
     pacer = Pacer(scan.rate)
     syn = _syn_engine(scan, pacer)
     window = MAX_ADDRESS_WINDOW if syn is None else MAX_CONFIRMING
     connect = ConnectEngine(timeout=scan.timeout, retries=scan.retries, pacer=pacer, address_window=window)
-    engines = Engines(connect, None, pacer) if syn is None else Engines(syn, connect, pacer)
+    engines = Engines(connect, None, pacer, config) if syn is None else Engines(syn, connect, pacer, config)
     with contextlib.closing(engines):
         yield engines
+
+
+def _families(config: Config) -> int:
+    """Give the number of address families that names are looked up in."""
+    return 2 if config.ipv6 else 1
 
 
 def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:

@@ -247,7 +247,7 @@ class Service:
         examiner = self._engines.examiner(config)
         # From here on nothing waits, and nothing fails.
         self._config, self._prober, self._names = config, hosts.prober, hosts.names
-        self._engines.tune(config.scan)
+        self._engines.tune(config)
         self.exposition.series_budget = config.series_budget
         self.store.history = config.history
         self._set_mailer(config.mail)
@@ -394,7 +394,7 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
     listeners = [parse_listen_address(address) for address in listen_addresses]
-    with open_engines(config.scan) as engines:
+    with open_engines(config) as engines:
         service = Service(config, engines, shard)
         loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
         ready = asyncio.Event()

@@ -41,7 +41,7 @@ class Survey:
 
 async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable[[Progress], None]) -> Survey:
     """Scan the chosen targets once; `on_progress` is called ten times a second and at the end."""
-    with open_engines(config.scan) as engines:
+    with open_engines(config) as engines:
         drop_privileges()
         engine = engines.scanner
         examiner = engines.examiner(config)

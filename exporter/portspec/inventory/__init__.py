@@ -1,12 +1,13 @@
 """Config → targets, and names → addresses."""
 
-from portspec.inventory.resolve import MAX_LOOKUPS, Resolution, Resolver, SystemResolver
+from portspec.inventory.resolve import MAX_LOOKUPS, Lookups, Resolution, Resolver, SystemResolver
 from portspec.inventory.roster import Rostered, roster
 from portspec.inventory.shard import Shard, parse_shard
 from portspec.inventory.targets import Target, select, targets
 
 __all__ = [
     "MAX_LOOKUPS",
+    "Lookups",
     "Resolution",
     "Resolver",
     "Rostered",

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from portspec.limit import Limit
 from portspec.scan import Failure, Reason
 from portspec.threads import in_daemon_thread
 
@@ -38,27 +39,49 @@ class Resolver(Protocol):
         ...
 
 
+class Lookups:
+    """How many look-ups a process makes at a time: threads that look up, and names that wait for them.
+
+    A name has its turn when there is a thread for each of its address families, `families` of them.
+    """
+
+    def __init__(self, *, families: int = 1) -> None:
+        self.threads = Limit(MAX_LOOKUPS)
+        self.turns = Limit(MAX_LOOKUPS // families)
+
+    def tune(self, *, families: int) -> None:
+        """Look up in so many families from now on."""
+        self.turns.most = MAX_LOOKUPS // families
+
+
 class SystemResolver:
     """Looks up A records and, with `ipv6`, AAAA records; each family by itself.
 
     One family that fails while the other answers gives addresses and a failure, so that a host is not
-    judged by half of its addresses without anybody knowing. At most MAX_LOOKUPS threads look up; names beyond
+    judged by half of its addresses without anybody knowing. `lookups` limits how many threads look up; names beyond
     that wait, and the time limit does not count that wait.
     """
 
     def __init__(
-        self, *, ipv6: bool, time_limit: float = TIME_LIMIT, lookup: Callable[..., list[str]] | None = None
+        self,
+        *,
+        ipv6: bool,
+        time_limit: float = TIME_LIMIT,
+        lookup: Callable[..., list[str]] | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         self._families = (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)
         self._time_limit = time_limit
         self._lookup = lookup or _getaddrinfo
-        self._turns = asyncio.Semaphore(MAX_LOOKUPS // len(self._families))
-        self._slots = asyncio.Semaphore(MAX_LOOKUPS)
+        self._lookups = lookups or Lookups(families=len(self._families))
 
     async def resolve(self, name: str) -> Resolution:
         """Look a name up now; see Resolution."""
-        async with self._turns:
+        await self._lookups.turns.acquire()
+        try:
             answers = await asyncio.gather(*(self._family(name, family) for family in self._families))
+        finally:
+            self._lookups.turns.release()
         addresses = tuple(dict.fromkeys(address for found, _ in answers for address in found))
         failures = [failure for _, failure in answers if failure]
         if not addresses and not failures:
@@ -71,7 +94,7 @@ class SystemResolver:
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], Failure | None]:
         try:
-            return await asyncio.wait_for(self._in_slot(name, family), self._time_limit), None
+            return await asyncio.wait_for(self._in_thread(name, family), self._time_limit), None
         except TimeoutError:
             return [], _failed(family, f"no answer in {self._time_limit:g} s")
         except socket.gaierror as error:
@@ -86,13 +109,14 @@ class SystemResolver:
         except (UnicodeError, RuntimeError) as error:  # the latter: no thread to be had (RLIMIT_NPROC, cgroup)
             return [], _failed(family, str(error), is_local=isinstance(error, RuntimeError))
 
-    async def _in_slot(self, name: str, family: socket.AddressFamily) -> list[str]:
-        """Look up in a thread; its slot is free again when the thread ends, which may be long after the time limit."""
-        await self._slots.acquire()
+    async def _in_thread(self, name: str, family: socket.AddressFamily) -> list[str]:
+        """Look up in a thread; its place is free again when the thread ends, which may be long after the time limit."""
+        threads = self._lookups.threads
+        await threads.acquire()
         try:
-            answer = in_daemon_thread(lambda: self._lookup(name, family), self._slots.release)
+            answer = in_daemon_thread(lambda: self._lookup(name, family), threads.release)
         except RuntimeError:
-            self._slots.release()
+            threads.release()
             raise
         return await answer
 

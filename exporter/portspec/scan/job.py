@@ -128,6 +128,13 @@ class Engine(Protocol):
         """Start a job; cancelling the future ends it early. Raises RuntimeError after close()."""
         ...
 
+    def add_ports(self, running: Future[Observation], ports: PortSet) -> None:
+        """Scan more ports for a job that was submitted; one that is over by then stays as it is.
+
+        Whether the ports were added shows in what was `scanned`.
+        """
+        ...
+
     def close(self) -> None:
         """End all jobs (their futures are cancelled), close every socket and join the thread, at once."""
         ...

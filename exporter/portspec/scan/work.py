@@ -7,14 +7,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.scan.job import EngineStats, Failure, Observation, ScanJob
 from portspec.scan.pacing import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from portspec.ports import PortSet
     from portspec.scan.job import AddressObservation
 
 
@@ -23,6 +25,10 @@ class AnyLane(Protocol):
 
     unsettled: int
     failure: Failure | None
+
+    def add_ports(self, ports: PortSet) -> None:
+        """Scan more ports, none of which the job has yet."""
+        ...
 
     def observation(self) -> AddressObservation:
         """Give what is known now."""
@@ -52,6 +58,17 @@ class Work(Generic[L]):
         """True once it was cancelled, or every address is settled or has failed."""
         return self.future.cancelled() or not any(lane.unsettled and lane.failure is None for lane in self.lanes)
 
+    def add_ports(self, ports: PortSet) -> int:
+        """Scan more ports, unless an address is settled already; gives how many, once for each address."""
+        asked = [lane for lane in self.lanes if lane.failure is None]
+        if not all(lane.unsettled for lane in asked):
+            return 0
+        more = ports - self.job.ports
+        self.job = replace(self.job, ports=self.job.ports | ports)
+        for lane in asked:
+            lane.add_ports(more)
+        return len(more) * len(asked)
+
     def deliver(self, now: float) -> None:
         """Give the observation to who waits for it, or what went wrong with it."""
         try:
@@ -79,6 +96,7 @@ class EngineThread(ABC):
     def __init__(self) -> None:
         self.stats = EngineStats()
         self._inbox: deque[tuple[ScanJob, Future[Observation]]] = deque()
+        self._more: deque[tuple[Future[Observation], PortSet]] = deque()  # ports for jobs that were submitted
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._closed = threading.Lock()  # guards _wake against use after close
@@ -99,6 +117,11 @@ class EngineThread(ABC):
             self._inbox.append((job, future))
         self._ring()
         return future
+
+    def add_ports(self, running: Future[Observation], ports: PortSet) -> None:
+        """Scan more ports for a job; see Engine."""
+        self._more.append((running, ports))
+        self._ring()
 
     def close(self) -> None:
         """End everything; see Engine. May be called twice."""
@@ -131,9 +154,18 @@ class EngineThread(ABC):
                 self._wake = -1
             self._release()
 
+    def _take_more_ports(self, works: Iterable[Work[L]]) -> None:
+        """Add the ports that have come to their jobs; to be called when every job of the inbox has begun."""
+        while self._more:
+            future, ports = self._more.popleft()
+            for work in works:
+                if work.future is future:
+                    self.stats.ports_submitted += work.add_ports(ports)
+
     def _abandon(self, error: Exception | None) -> None:
         """Drop everything; those who wait get the error, or a cancellation without one."""
         futures = self._forget()
+        self._more.clear()
         while self._inbox:
             futures.append(self._inbox.popleft()[1])
         for future in futures:

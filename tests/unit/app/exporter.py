@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from portspec.app.engines import Engines
 from portspec.app.service import Service
-from portspec.config import load
+from portspec.config import Config, load
 from portspec.inventory import Shard
 from portspec.ports import PortSet
 from portspec.scan import Observation
@@ -43,7 +43,7 @@ def remove(path: Path) -> None:
 
 def engines(scanner: ScriptedEngine | None = None, confirmer: ScriptedEngine | None = None) -> Engines:
     """Make engines of scripts; without one every port is closed."""
-    return Engines(scanner or ScriptedEngine(all_closed), confirmer, Pacer(None))
+    return Engines(scanner or ScriptedEngine(all_closed), confirmer, Pacer(None), Config("conf.yml", ()))
 
 
 def answering(*is_open: int) -> Callable[[ScanJob], Observation]:

@@ -334,12 +334,12 @@ def test_reload_tunes_the_engines(conf: Path) -> None:
         async with running(conf, of) as service:
             write(conf, {A: []}, scan={"rate": 500, "timeout": "300ms", "retries": 7})
             await service.reload()
-            assert [(one.timeout, one.retries) for one in (of.scanner, of.connect)] == [(0.3, 7)] * 2
-            assert of.pacer.allowance(0.0) == 5
+            assert [(one.timeout, one.retries) for one in (scanner, confirmer)] == [(0.3, 7)] * 2
+            assert of._pacer.allowance(0.0) == 5
             write(conf, {A: []})
             await service.reload()
-            assert [(one.timeout, one.retries) for one in (of.scanner, of.connect)] == [(0.9, 2)] * 2
-            assert of.pacer.allowance(0.0) > 1_000_000
+            assert [(one.timeout, one.retries) for one in (scanner, confirmer)] == [(0.9, 2)] * 2
+            assert of._pacer.allowance(0.0) > 1_000_000
 
     asyncio.run(scenario())
 

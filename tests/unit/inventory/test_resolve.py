@@ -70,9 +70,9 @@ def resolve(lookup: Callable[..., list[str]], *, ipv6: bool = True, time_limit: 
 async def drain(resolver: SystemResolver, slots: int) -> None:
     """Wait until every look-up has given its slot back."""
     for _ in range(slots):
-        await asyncio.wait_for(resolver._slots.acquire(), 30)
+        await asyncio.wait_for(resolver._lookups.threads.acquire(), 30)
     for _ in range(slots):
-        resolver._slots.release()
+        resolver._lookups.threads.release()
 
 
 def test_both_families_are_asked_and_ipv4_comes_first() -> None:
@@ -209,7 +209,7 @@ def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.E
         resolver = SystemResolver(ipv6=False, time_limit=LIMIT, lookup=lookup)
         given_up = await asyncio.gather(*(resolver.resolve(f"slow{number}") for number in range(slots)))
         assert all(resolution.failure for resolution in given_up)
-        assert resolver._slots.locked()  # the threads still hang in the C library
+        assert resolver._lookups.threads.is_full  # the threads still hang in the C library
 
         following = await asyncio.wait_for(resolver.resolve("next"), 30)
         assert following == Resolution((), failed("IPv4", "no answer in 0.01 s"))
@@ -232,11 +232,11 @@ def test_the_wait_for_a_turn_is_not_counted(slots: int) -> None:
         lookup = Lookup({V4: ["192.0.2.1"]})
         resolver = SystemResolver(ipv6=False, time_limit=limit, lookup=lookup)
         for _ in range(slots):
-            await resolver._turns.acquire()
+            await resolver._lookups.turns.acquire()
         waiting = asyncio.create_task(resolver.resolve("next"))
         done, _ = await asyncio.wait([waiting], timeout=1.5 * limit)
         assert (done, lookup.asked) == (set(), [])
-        resolver._turns.release()
+        resolver._lookups.turns.release()
         return await asyncio.wait_for(waiting, 30)
 
     assert asyncio.run(scenario()) == Resolution(("192.0.2.1",))
@@ -265,7 +265,7 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
 
     async def scenario() -> tuple[Resolution, bool]:
         resolver = SystemResolver(ipv6=False, lookup=Lookup({V4: []}))
-        return await resolver.resolve("db1"), resolver._slots.locked()
+        return await resolver.resolve("db1"), resolver._lookups.threads.is_full
 
     monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 1)
     monkeypatch.setattr(threading.Thread, "start", start)

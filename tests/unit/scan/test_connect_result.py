@@ -160,3 +160,36 @@ def test_many_small_jobs_at_once_keep_their_answers_apart(engine: ConnectEngine)
         found = [future.result(timeout=PATIENCE).addresses[0].open for future in futures]
     assert found == [PortSet.of([is_open[number % 4]]) for number in range(200)]
     eventually(lambda: descriptors() <= before, "the engine gives its sockets back")
+
+
+def test_ports_can_be_added_to_a_job_that_runs() -> None:
+    """Ports that are added while a job waits for silent ones are scanned with it, exactly; then it is done."""
+    address = own_address()
+    engine = ConnectEngine(timeout=0.3, retries=2)
+    try:
+        with silent_ports(address, 5) as silent, listeners(address, 5) as opened:
+            first = engine.submit(ScanJob((address,), silent))
+            others = ports_of(opened) | PortSet.of_ranges([(1, 50)])
+            engine.add_ports(first, others | silent)
+            (row,) = first.result(timeout=PATIENCE).addresses
+            assert (row.scanned, row.open, row.filtered) == (silent | others, ports_of(opened), silent)
+        assert engine.stats.ports_submitted == engine.stats.ports_settled == len(silent | others)
+        engine.add_ports(first, PortSet.of([99]))  # it is over
+        assert engine.submit(ScanJob((address,), PortSet.of([1]))).result(timeout=PATIENCE).addresses[0].closed == 1
+        assert engine.stats.ports_submitted == len(silent | others) + 1
+    finally:
+        engine.close()
+
+
+def test_ports_are_not_added_when_an_address_is_done() -> None:
+    """A job one of whose addresses is settled already stays as it is: what was scanned is the same for all of them."""
+    quick, slow = own_address(), own_address()
+    engine = ConnectEngine(timeout=0.3, retries=2)
+    try:
+        with silent_ports(slow) as ports:
+            future = engine.submit(ScanJob((quick, slow), ports))
+            eventually(lambda: engine.stats.ports_settled >= 1, "the quick address is settled")
+            engine.add_ports(future, PortSet.of([1, 2, 3]))
+            assert [row.scanned for row in future.result(timeout=PATIENCE).addresses] == [ports, ports]
+    finally:
+        engine.close()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from portspec.config import Config
 from portspec.config.hostname import canonical
 from portspec.examine import Examiner
+from portspec.limit import Limit
 from portspec.metrics import Exposition
 from portspec.probe import Prober
+from portspec.scan.addresses import AddressScans
 from portspec.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
@@ -40,7 +42,10 @@ def prober(
     """Make a prober of scripted engines; one that is not given says that every port is closed."""
     examiners = {
         name: Examiner(
-            one or ScriptedEngine(all_closed), resolver or ScriptedResolver(), parallel=100, wall_clock=lambda: NOW
+            AddressScans(one or ScriptedEngine(all_closed)),
+            resolver or ScriptedResolver(),
+            Limit(100),
+            wall_clock=lambda: NOW,
         )
         for name, one in (("auto", scanner), ("connect", connector))
     }

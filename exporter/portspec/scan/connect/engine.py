@@ -93,6 +93,8 @@ class ConnectEngine(EngineThread):
     def _turn(self) -> None:
         if self._inbox:
             self._begin(*self._inbox.popleft())  # one a turn: drawing the order of all ports takes 20 ms
+        else:
+            self._take_more_ports(self._works)
         self._resolve_doubts()
         self._finish()
         wait = self._launch(self._clock())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from portspec.ports import PortSet
@@ -51,6 +51,12 @@ class Lane:
     def has_asked_again(self) -> bool:
         """True while no port waits for the answer to its first probe, or to be asked again."""
         return len(self.attempts) == self.unsettled and not self.again
+
+    def add_ports(self, ports: PortSet) -> None:
+        """Scan more ports, none of which the job has yet."""
+        seed = f"{self.work.job.seed}/{self.address}"
+        self.fresh = chain(self.fresh, zip(repeat(self.address), shuffled(ports, seed)))
+        self.unsettled += len(ports)
 
     def next(self) -> Target | None:
         """Take the next target: every port once, then those that stayed silent."""

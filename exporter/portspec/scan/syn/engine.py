@@ -152,6 +152,7 @@ class SynEngine(EngineThread):
             self._works.append(work)
             self._queued.extend(work.lanes)
             self.stats.ports_submitted += len(work.lanes) * len(job.ports)
+        self._take_more_ports(self._works)
         starting: dict[str, tuple[Lane, str]] = {}
         for _ in range(len(self._queued)):
             lane = self._queued.popleft()

@@ -101,6 +101,21 @@ class Lane:
         self._tries = np.zeros(size, np.uint8)
         self._sent_at = np.zeros(size)
 
+    def add_ports(self, ports: PortSet) -> None:
+        """Scan more ports, none of which the job has yet."""
+        more = _array(ports)
+        self._ports = np.union1d(self._ports, more)
+        if missing := int(self._ports.max(initial=0)) + 1 - len(self._state):
+            self._state = np.pad(self._state, (0, missing))
+            self._tries = np.pad(self._tries, (0, missing))
+            self._sent_at = np.pad(self._sent_at, (0, missing))
+        self.unsettled += len(more)
+        if self._waves:  # they take what is not settled, whether it was asked before or not
+            self._waves.add_ports(len(self._state))
+        else:
+            self._fresh = np.concatenate([self._fresh[self._next :], self._rng.permutation(more)])
+            self._next = 0
+
     @property
     def is_over(self) -> bool:
         """True once every port is settled, or nothing more can be seen."""

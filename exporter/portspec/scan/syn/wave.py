@@ -110,6 +110,10 @@ class Waves:
         self._queue: deque[U16] = deque()
         self._failed = 0  # waves in a row
 
+    def add_ports(self, size: int) -> None:
+        """Make room for ports below `size`, which are not proven to be silent."""
+        self._proven = np.pad(self._proven, (0, size - len(self._proven)))
+
     def begin(self, pending: U16, known: list[int]) -> Wave:
         """Make the next wave out of some of the pending ports, with some of the known ones as controls."""
         if not self._queue:

@@ -634,3 +634,37 @@ def test_single_port_at_the_end_of_the_range(port: int, truth: Truth) -> None:
     host = Host(ports={port: truth})
     (seen,), _ = scan(host, ports=PortSet.of([port]), within=3.0)
     assert_exact(host, seen, PortSet.of([port]))
+
+
+@pytest.mark.parametrize("when", [0.0, 0.03, 0.5, 1.5])
+@pytest.mark.parametrize("limit", [None, 50.0], ids=["quick", "limited"])
+def test_ports_can_be_added_to_a_job_that_runs(when: float, limit: float | None) -> None:
+    """Ports that are added to a job at any time are scanned with it, exactly, also at a host that limits its answers."""
+    few, more = PortSet.of_ranges([(1, 400)]), PortSet.of_ranges([(300, 600), (60_000, 60_100)])
+    host = mixed(ports=few | more)
+    if limit:
+        host.limit = TokenBucket(limit, 50)
+    with Simulation(host) as simulation:
+        future = simulation.submit(ScanJob((host.address,), few, seed=1))
+        if when:
+            simulation.run(lambda: simulation.network.elapsed >= when or future.done(), within=5.0)
+        simulation.engine.add_ports(future, more)
+        simulation.run(future.done, within=120.0)
+        stats = simulation.engine.stats
+        assert stats.ports_submitted == stats.ports_settled
+    row = future.result(timeout=0).addresses[0]
+    assert_exact(host, row, few | more if len(row.scanned) > len(few) else few)
+    assert limit is None or len(row.scanned) > len(few)
+
+
+def test_ports_are_not_added_when_an_address_is_done() -> None:
+    """A job one of whose addresses is settled already stays as it is: what was scanned is the same for all of them."""
+    quick, silent = mixed("192.0.2.1"), Host("192.0.2.2", others=Truth.DROPPED)
+    quick.others = Truth.CLOSED
+    ports = PortSet.of_ranges([(2000, 2010)])
+    with Simulation(quick, silent) as simulation:
+        future = simulation.submit(ScanJob((quick.address, silent.address), ports))
+        simulation.run(lambda: simulation.engine.stats.ports_settled == len(ports), within=1.0)
+        simulation.engine.add_ports(future, PortSet.of([1, 2, 3]))
+        simulation.run(future.done, within=10.0)
+    assert [row.scanned for row in future.result(timeout=0).addresses] == [ports, ports]

@@ -1,0 +1,204 @@
+"""Scans of addresses, each address once at a time, however many names lead to it.
+
+Hundreds of names on one load balancer are ordinary. Each name is a host with a specification of its own, but a port of
+their address has one state. So jobs that ask the same address at about the same time share one scan:
+
+* A scan that began a short time ago serves later jobs, too. Ports that it lacks are added to it while it runs.
+* Where that does not do, the job waits for the next scan of the address, which serves all jobs that come meanwhile.
+* A job that starts no scan of its own takes no place, and no job takes a place while its address is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from portspec.scan.job import Observation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from portspec.limit import Place
+    from portspec.scan.job import AddressObservation, Engine, ScanJob
+
+FRESH = 5.0  # seconds after its start in which a scan serves jobs that come
+# A job shares a scan of at most so many ports more than its own: who asks for one port does not wait for all of them.
+_MORE_PORTS = 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Scan:
+    """One scan of one address for `jobs` jobs, which waits to begin until `began`, or runs."""
+
+    job: ScanJob
+    done: asyncio.Future[Observation]
+    jobs: int = 1
+    began: float | None = None
+    running: Future[Observation] | None = None
+
+    def serves(self, job: ScanJob, since: float) -> bool:
+        """Tell whether this scan is what a job asks for: no older than `since`, and about as large."""
+        is_given_up = self.began is not None and not self.jobs
+        is_old = self.began is not None and self.began < since
+        if is_given_up or is_old or job.patience > self.job.patience:
+            return False
+        together = len(self.job.ports | job.ports)
+        return all(together <= max(2 * len(one.ports), len(one.ports) + _MORE_PORTS) for one in (job, self.job))
+
+
+@dataclass(slots=True)
+class _Address:
+    """The scan of an address that runs, and those that wait for its end or for a place."""
+
+    running: _Scan | None = None
+    waiting: list[_Scan] = field(default_factory=list)
+
+
+class AddressScans:
+    """Scans addresses with one engine. For one event loop, and for the whole life of the process.
+
+    So scans are shared between the background loop and /probe, and between an old configuration and a new one.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = engine
+        self._clock = clock
+        self._addresses: dict[str, _Address] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def now(self) -> float:
+        """Give the time in seconds by which `since` of scan() is meant."""
+        return self._clock()
+
+    async def scan(
+        self,
+        job: ScanJob,
+        place: Place,
+        *,
+        since: float | None = None,
+        on_begin: Callable[[bool], object] = lambda _: None,
+    ) -> Observation:
+        """Scan the addresses of a job, together with others that ask the same; `place` is for scans of its own.
+
+        What is seen of a port is not older than `since`, a time of now(), by default FRESH seconds ago. `on_begin` is
+        called once: with True as soon as all addresses are scanned for other jobs anyway, else with False when a scan
+        begins.
+        """
+        since = self._clock() - FRESH if since is None else since
+        found = [self._find(address, job, since) for address in job.addresses]
+        scans = [scan or self._plan(address, job) for address, scan in zip(job.addresses, found, strict=True)]
+        is_shared = all(found)
+        has_begun = False
+
+        def begin() -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                on_begin(is_shared)
+
+        if is_shared:
+            begin()
+        for scan, is_found in zip(scans, found, strict=True):
+            # Who has a place already begins what others wait for a place with: they might wait for this very place.
+            if not is_found or (place.is_held and scan.began is None):
+                task = asyncio.create_task(self._run(scan, place, begin))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        try:
+            observations = [await asyncio.shield(scan.done) for scan in scans]
+        finally:
+            for scan in scans:
+                self._leave(scan)
+        for number, scan in enumerate(scans):
+            if not _is_complete(observations[number], job):  # it ended before its ports were added
+                observations[number] = await self.scan(replace(scan.job, ports=job.ports), place, since=since)
+        return Observation(
+            tuple(_only(item, job) for observation in observations for item in observation.addresses),
+            max((observation.duration for observation in observations), default=0.0),
+            sum(observation.probes for observation in observations),
+        )
+
+    def _find(self, address: str, job: ScanJob, since: float) -> _Scan | None:
+        """Find the scan of an address that serves a job, too, and let it do so."""
+        entry = self._addresses.get(address) or _Address()
+        for scan in (*filter(None, [entry.running]), *entry.waiting):
+            if scan.serves(job, since):
+                scan.jobs += 1
+                if not job.ports <= scan.job.ports:
+                    scan.job = replace(scan.job, ports=scan.job.ports | job.ports)
+                    if scan.running:
+                        self.engine.add_ports(scan.running, job.ports)
+                return scan
+        return None
+
+    def _plan(self, address: str, job: ScanJob) -> _Scan:
+        scan = _Scan(replace(job, addresses=(address,)), asyncio.get_running_loop().create_future())
+        self._addresses.setdefault(address, _Address()).waiting.append(scan)
+        return scan
+
+    def _leave(self, scan: _Scan) -> None:
+        """Note that a job no longer waits for a scan; one that nobody waits for ends."""
+        scan.jobs -= 1
+        if not scan.jobs and scan.running:
+            scan.running.cancel()
+
+    async def _run(self, scan: _Scan, place: Place, begin: Callable[[], None]) -> None:
+        """Run a scan when its address is free and there is a place, unless somebody else did or nobody waits for it."""
+        (address,) = scan.job.addresses
+        entry = self._addresses[address]
+        if not await self._take(scan, entry, place):
+            return
+        try:
+            entry.waiting.remove(scan)
+            if scan.jobs:
+                place.keep()
+                begin()
+                await self._ask(scan, entry)
+        finally:
+            place.put_back()
+            scan.done.cancel()  # unless it has an outcome
+            if entry.running is None and not entry.waiting:
+                self._addresses.pop(address, None)
+
+    async def _take(self, scan: _Scan, entry: _Address, place: Place) -> bool:
+        """Take a place at a moment when the address is free; False if somebody else began the scan meanwhile.
+
+        Only for a scan that runs, and so has its place, is ever waited with a place in hand.
+        """
+        while scan in entry.waiting:
+            if entry.running:
+                await asyncio.wait([entry.running.done])
+                continue
+            await place.take()
+            if entry.running is None and scan in entry.waiting:
+                return True
+            place.put_back()  # another one was quicker
+        return False
+
+    async def _ask(self, scan: _Scan, entry: _Address) -> None:
+        entry.running = scan
+        scan.began = self._clock()
+        try:
+            scan.running = self.engine.submit(scan.job)
+            scan.done.set_result(await asyncio.wrap_future(scan.running))
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            scan.done.set_exception(error)
+            scan.done.exception()  # it is no loss if nobody waits any more
+        finally:
+            entry.running = None
+
+
+def _is_complete(observation: Observation, job: ScanJob) -> bool:
+    return all(item.failure or job.ports <= item.scanned for item in observation.addresses)
+
+
+def _only(item: AddressObservation, job: ScanJob) -> AddressObservation:
+    """Give what was seen of a job's own ports."""
+    if item.scanned <= job.ports:
+        return item
+    return replace(
+        item, scanned=item.scanned & job.ports, open=item.open & job.ports, filtered=item.filtered & job.ports
+    )

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.limit import Limit, Place
+from portspec.ports import ALL_PORTS, PortSet
+from portspec.scan import Failure, Observation, Reason, ScanJob
+from portspec.scan.addresses import FRESH, AddressScans
+from tests.unit.factories import ScriptedEngine, seen, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+A, B = "192.0.2.1", "192.0.2.2"
+FEW = PortSet.of([22, 80])
+
+
+class Scene:
+    """Scans of addresses by an engine whose jobs the test ends, with a clock that the test moves."""
+
+    def __init__(self, places: int = 10) -> None:
+        self.engine = ScriptedEngine()
+        self.limit = Limit(places)
+        self.time = 0.0
+        self.scans = AddressScans(self.engine, clock=lambda: self.time)
+        self.begun: list[bool] = []
+
+    def ask(
+        self, *addresses: str, ports: PortSet = FEW, since: float | None = None, patience: float = 0.0
+    ) -> asyncio.Task[Observation]:
+        """Ask for a scan."""
+
+        async def ask() -> Observation:
+            with contextlib.closing(Place(self.limit)) as place:
+                job = ScanJob(addresses, ports, patience=patience)
+                return await self.scans.scan(job, place, since=since, on_begin=self.begun.append)
+
+        return asyncio.create_task(ask())
+
+    def finish(self, number: int, *is_open: int) -> None:
+        """End a job of the engine: these ports are open, as far as they are asked, the others closed."""
+        job = self.engine.jobs[number]
+        found = [seen(address, scanned=job.ports, is_open=PortSet.of(is_open) & job.ports) for address in job.addresses]
+        self.engine.finish(number, lambda _: Observation(tuple(found), 2.0, len(job.ports)))
+
+
+def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
+    """All jobs that ask one address at once get the answer of one scan, each of them for its own ports."""
+
+    async def scenario() -> None:
+        scene = Scene(places=2)
+        tasks = [scene.ask(A, ports=PortSet.of([22, 80, 1000 + number])) for number in range(200)]
+        await settle()
+        assert (len(scene.engine.jobs), scene.limit.held) == (1, 1)
+        assert scene.begun == [True] * 199 + [False]
+        scene.finish(0, 80, 1007)
+        observations = await asyncio.gather(*tasks)
+        for number, observation in enumerate(observations):
+            (item,) = observation.addresses
+            assert item.scanned == PortSet.of([22, 80, 1000 + number])
+            assert set(item.open) == ({80, 1007} if number == 7 else {80})
+            assert observation.duration == 2.0
+        assert scene.limit.held == 0
+        assert scene.scans._addresses == {}
+
+    asyncio.run(scenario())
+
+
+def test_ports_are_added_to_a_scan_that_runs() -> None:
+    """A job that asks for more ports of an address soon after another one has them added to the scan that runs."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        first = scene.ask(A)
+        await settle()
+        second = scene.ask(A, ports=PortSet.of([443]))
+        await settle()
+        assert [job.ports for job in scene.engine.jobs] == [PortSet.of([22, 80, 443])]
+        scene.finish(0, 443)
+        assert (await first).addresses[0] == seen(A, scanned=FEW)
+        assert (await second).addresses[0] == seen(A, scanned=[443], is_open=[443])
+
+    asyncio.run(scenario())
+
+
+def test_ports_that_come_too_late_are_scanned_by_themselves() -> None:
+    """Where the scan ended before the ports could be added, they are asked for in another one."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        first = scene.ask(A)
+        await settle()
+        before = scene.engine.jobs[0]
+        second = scene.ask(A, ports=PortSet.of([443]))
+        await settle()
+        scene.engine.jobs[0] = before  # the engine was done with it already
+        scene.finish(0)
+        await settle()
+        assert first.done()
+        assert scene.engine.jobs[1].ports == PortSet.of([443])
+        scene.finish(1, 443)
+        assert (await second).addresses[0] == seen(A, scanned=[443], is_open=[443])
+
+    asyncio.run(scenario())
+
+
+def test_failure_of_an_address_is_everybodys() -> None:
+    """A scan that could not be made tells each job so, whichever ports it has seen."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        tasks = [scene.ask(A), scene.ask(A, ports=PortSet.of([443]))]
+        await settle()
+        failed = replace(seen(A, scanned=[22]), failure=Failure(Reason.NO_ROUTE, "no link"))
+        scene.engine.finish(0, lambda _: Observation((failed,), 1.0, 1))
+        for observation in await asyncio.gather(*tasks):
+            assert observation.addresses[0].failure == failed.failure
+        assert len(scene.engine.jobs) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("age", "since", "is_shared"), [(FRESH, None, True), (FRESH + 1, None, False), (1.0, 1.0, False), (1.0, 0.0, True)]
+)
+def test_only_a_scan_that_is_new_enough_is_shared(age: float, since: float | None, is_shared: bool) -> None:  # noqa: FBT001
+    """Nobody is told what was seen of a port long ago, or before the time from which on it is to be looked at."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        first = scene.ask(A)
+        await settle()
+        scene.time = age
+        second = scene.ask(A, since=since)
+        await settle()
+        assert len(scene.engine.jobs) == 1  # an address is scanned once at a time
+        assert scene.begun == ([False, True] if is_shared else [False])
+        scene.finish(0)
+        await settle()
+        assert (first.done(), second.done()) == (True, is_shared)
+        if not is_shared:
+            scene.finish(1)
+            await second
+
+    asyncio.run(scenario())
+
+
+def test_few_ports_do_not_wait_for_all_of_them() -> None:
+    """A job shares no scan that is much larger than itself, and has none of its own made much larger."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        every = scene.ask(A, ports=ALL_PORTS)
+        await settle()
+        few = [scene.ask(A) for _ in range(3)]
+        await settle()
+        scene.finish(0)
+        await settle()
+        assert every.done()
+        again = scene.ask(A, ports=ALL_PORTS)
+        await settle()
+        assert [job.ports for job in scene.engine.jobs] == [ALL_PORTS, FEW]
+        scene.finish(1)
+        await asyncio.gather(*few)
+        await settle()
+        scene.finish(2)
+        await again
+
+    asyncio.run(scenario())
+
+
+def test_more_patience_than_a_scan_has_is_not_shared() -> None:
+    """A job that waits longer for each answer does not take a shorter wait for an answer."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        tasks = [scene.ask(A, patience=patience) for patience in (1.0, 3.5, 0.5)]
+        await settle()
+        scene.finish(0)
+        await settle()
+        assert [task.done() for task in tasks] == [True, False, True]
+        scene.finish(1)
+        await tasks[1]
+
+    asyncio.run(scenario())
+
+
+def test_address_that_is_busy_takes_no_place_from_another() -> None:
+    """Of two places one is free while any number of jobs wait for one address, whatever they ask."""
+
+    async def scenario() -> None:
+        scene = Scene(places=2)
+        waiting = [scene.ask(A, since=float(number)) for number in range(10)]  # none serves the next
+        await settle()
+        other = scene.ask(B)
+        await settle()
+        assert [job.addresses for job in scene.engine.jobs] == [(A,), (B,)]
+        scene.finish(1)
+        await other
+        await end(scene, waiting)
+
+    asyncio.run(scenario())
+
+
+def test_scan_goes_on_for_those_who_still_wait() -> None:
+    """Who gives up ends a scan only if nobody else waits for it; who comes after that gets a new one."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        first, second = scene.ask(A), scene.ask(A)
+        await settle()
+        first.cancel()
+        await settle()
+        assert not scene.engine.futures[0].cancelled()
+        second.cancel()
+        third = scene.ask(A)
+        await settle()
+        assert scene.engine.futures[0].cancelled()
+        assert len(scene.engine.jobs) == 2
+        scene.finish(1, 22)
+        assert set((await third).addresses[0].open) == {22}
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+def test_job_that_is_given_up_before_its_turn_is_not_scanned() -> None:
+    """A job that waits for a place and is cancelled never reaches the engine."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        first, second = scene.ask(A), scene.ask(B)
+        await settle()
+        second.cancel()
+        scene.finish(0)
+        await first
+        await settle()
+        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._addresses) == (1, 0, {})
+
+    asyncio.run(scenario())
+
+
+def test_fault_of_the_engine_reaches_all_who_wait() -> None:
+    """An exception is everybody's, and leaves nothing behind."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        tasks = [scene.ask(A), scene.ask(A)]
+        await settle()
+        scene.engine.futures[0].set_exception(ZeroDivisionError())
+        assert all(isinstance(one, ZeroDivisionError) for one in await asyncio.gather(*tasks, return_exceptions=True))
+        scene.engine.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await scene.ask(A)
+        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+
+    asyncio.run(scenario())
+
+
+def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
+    """A host that looks again at an address for which others wait gets its second look with the one place there is."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+
+        async def twice() -> None:
+            with contextlib.closing(Place(scene.limit)) as place:
+                for since in (0.0, 1.0):
+                    await scene.scans.scan(ScanJob((A, B), FEW), place, since=since)
+
+        looking = asyncio.create_task(twice())
+        await settle()
+        scene.time = 1.0
+        others = [scene.ask(A, since=0.5), scene.ask(B, A, since=0.6), scene.ask(B, since=0.7)]
+        await end(scene, [looking, *others])
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3"]), min_size=1, max_size=3, unique=True),
+            st.sets(st.sampled_from([1, 2, 3, 2000, 4000]), min_size=1),
+            st.sampled_from([None, 0.0, 1.0, 2.0]),
+            st.sampled_from(["", "finish", "cancel"]),
+        ),
+        max_size=15,
+    ),
+    st.integers(1, 3),
+)
+def test_every_job_gets_its_ports_whatever_is_shared(
+    asked: Sequence[tuple[list[str], set[int], float | None, str]], places: int
+) -> None:
+    """Jobs on common addresses that come, end and are given up in any order: each gets its ports, no place is lost."""
+
+    async def scenario() -> None:
+        scene = Scene(places=places)
+        jobs: list[tuple[asyncio.Task[Observation], tuple[str, ...], PortSet]] = []
+        for number, (addresses, ports, since, then) in enumerate(asked):
+            scene.time = number / 4
+            jobs.append(
+                (scene.ask(*addresses, ports=PortSet.of(ports), since=since), tuple(addresses), PortSet.of(ports))
+            )
+            await settle()
+            running = [place for place, future in enumerate(scene.engine.futures) if not future.done()]
+            assert len(running) <= 3 * places
+            assert scene.limit.held <= places
+            addresses_asked = [address for place in running for address in scene.engine.jobs[place].addresses]
+            assert len(addresses_asked) == len(set(addresses_asked))
+            if then == "finish" and running:
+                scene.finish(running[0], 1)
+            elif then == "cancel":
+                jobs[len(jobs) // 2][0].cancel()
+        await end(scene, [task for task, _, _ in jobs])
+        for task, hosts, some in jobs:
+            if not task.cancelled():
+                assert [item.address for item in task.result().addresses] == list(hosts)
+                assert all(
+                    item == seen(item.address, scanned=some, is_open=some & PortSet.of([1]))
+                    for item in task.result().addresses
+                )
+        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+
+    asyncio.run(scenario())
+
+
+async def end(scene: Scene, tasks: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[Observation]]) -> None:
+    """End the engine's jobs one after the other until every task has its answer."""
+    for _ in range(1000):
+        await settle()
+        if all(task.done() for task in tasks):
+            return
+        for number, future in enumerate(scene.engine.futures):
+            if not future.done():
+                scene.finish(number, 1)
+                break
+        else:
+            pytest.fail("jobs wait, and the engine has nothing to do")
+    pytest.fail("the jobs do not end")
