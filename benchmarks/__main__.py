@@ -1,6 +1,6 @@
 """portspec beside its peers, alternately, in the lab: what each took and found, as tables in Markdown.
 
-    python -m benchmarks [--runs N] [connect] [syn] [forging] [large] [exposition] [kill] [soak] [reports]
+    python -m benchmarks [--runs N] [connect] [syn] [names] [forging] [large] [exposition] [kill] [soak] [reports]
 
 Without a name all of them run. Times are seconds, medians; "scan" is the scanner's own figure (duration_seconds of
 `portspec scan --json`, "scanned in … seconds" of nmap, the process less its final wait for masscan), "process" is the
@@ -18,15 +18,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import connect, exposition, forging, kill, reports, soak, syn
+from benchmarks import connect, exposition, forging, kill, names, reports, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "forging", "large", "exposition", "kill", "soak", "reports")
-_IN_LAB = {"connect", "syn", "forging", "large"}
+PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "reports")
+_IN_LAB = {"connect", "syn", "names", "forging", "large"}
 
 
 def main() -> int:
@@ -57,12 +57,14 @@ def main() -> int:
 def _compare(chosen: Sequence[str], runs: int) -> bool:
     """Compare the scanners; tell whether portspec found every state."""
     exact = True
-    with Lab() as lab, tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with Lab() as lab, tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
         if "connect" in chosen:
             exact &= connect.report(lab, runs, directory)
         if "syn" in chosen:
             exact &= syn.report(lab, runs, directory)
+        if "names" in chosen:
+            exact &= names.report(lab, runs, directory)
         if "forging" in chosen:
             exact &= forging.report(lab)
         if "large" in chosen:

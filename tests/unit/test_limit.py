@@ -71,7 +71,7 @@ def test_fewer_places_take_nothing_away_and_more_let_in_at_once() -> None:
     st.lists(st.sampled_from(["take", "urgent", "release", "cancel", "fewer", "more"]), max_size=40),
 )
 def test_no_place_is_lost_and_none_is_given_twice(most: int, steps: list[str]) -> None:
-    """Whatever is taken, given back, given up and changed: never more places are taken than there are, and none idles."""
+    """Whatever is taken, given back and given up: no more places are held than there are, and none is left idle."""
 
     async def scenario() -> None:
         limit = Limit(most)

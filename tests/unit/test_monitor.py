@@ -1005,7 +1005,7 @@ def test_host_that_waits_for_the_scan_of_another_takes_no_place() -> None:
 
 
 def test_reload_does_not_add_places() -> None:
-    """The number of hosts in progress holds over reloads: the scans of before count, and those that begin later wait."""
+    """The number of hosts in progress holds over reloads: scans that began before count, too."""
     hosts = [target(f"host{number}") for number in range(20)]
     scene = Scene(*hosts, seconds={of.host: 5.0 for of in hosts}, places=2)
     reloads = [lambda: scene.monitor.apply(hosts, scene.examiner, places=2)] * 4

@@ -639,7 +639,7 @@ def test_single_port_at_the_end_of_the_range(port: int, truth: Truth) -> None:
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.5, 1.5])
 @pytest.mark.parametrize("limit", [None, 50.0], ids=["quick", "limited"])
 def test_ports_can_be_added_to_a_job_that_runs(when: float, limit: float | None) -> None:
-    """Ports that are added to a job at any time are scanned with it, exactly, also at a host that limits its answers."""
+    """Ports that are added to a job at any time are scanned with it, exactly, also where answers are limited."""
     few, more = PortSet.of_ranges([(1, 400)]), PortSet.of_ranges([(300, 600), (60_000, 60_100)])
     host = mixed(ports=few | more)
     if limit:

@@ -1,0 +1,46 @@
+"""Two hundred names of one address beside one name; see benchmarks/__main__.py."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+from tests.lab.program import configure, scan
+from tests.lab.truth import HostTruth, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.network import Lab
+
+NAMES = 200
+ADDRESS = "198.18.1.1"
+PORTS = ["1-1000"]
+
+
+def report(lab: Lab, runs: int, directory: Path) -> bool:
+    """Print how long all names take beside one; gives whether each of them was seen as it is."""
+    is_right = True
+    print(f"\n## {NAMES} names of one address, 1,000 ports\n")
+    print("| engine | address | one name | all names | ratio |")
+    print("|---|---|---|---|---|")
+    names = [f"www{number}.test" for number in range(NAMES)]
+    for engine in ("syn", "connect"):
+        for kind, default in (("answers", State.CLOSED), ("is silent", State.DROPPED)):
+            lab.apply([HostTruth("one", (ADDRESS,), {(ADDRESS, 22): State.OPEN}, default=default)])
+            lines = "".join(f"{ADDRESS} {name}\n" for name in names)
+            lab.run(["sh", "-c", "cat > /etc/hosts"], input=lines, check=True)
+            times: list[tuple[float, float]] = []
+            for _ in range(runs):
+                pair = []
+                for some in (names[:1], names):
+                    hosts = {name: [22] for name in some}
+                    conf = configure(directory, hosts, PORTS, scan={"engine": engine}, ipv6=False)
+                    _, document = scan(lab, conf)
+                    is_right &= {host["verdict"] for host in document["hosts"]} == {"in_spec"}
+                    pair.append(document["duration_seconds"])
+                times.append((pair[0], pair[1]))
+            one, every = (statistics.median(column) for column in zip(*times, strict=True))
+            ratio = statistics.median(every / one for one, every in times)
+            print(f"| {engine} | {kind} | {one:.2f} s | {every:.2f} s | {ratio:.2f} |")
+    return is_right
