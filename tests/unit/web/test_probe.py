@@ -133,8 +133,7 @@ def test_too_many_probes_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
             asked = [asyncio.create_task(fetch(f"{url}/probe?target=web1")) for _ in range(40)]
             for answered in itertools.islice(asyncio.as_completed(asked), 36):
                 assert (await answered).status == 429
-            for number in range(4):
-                engine.finish(number)
+            engine.finish(0)  # the scan of the one address that all of them ask
             return await asyncio.gather(*asked)
 
     answers = asyncio.run(asyncio.wait_for(scenario(), 30.0))
