@@ -6,7 +6,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help run test venv lint format bench lab packages constraints clean
+# Many tests wait more than they compute, hence more workers than processors.
+WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
+PARALLEL := --numprocesses $(WORKERS) --dist worksteal
+
+.PHONY: help run test check venv lint format bench lab packages constraints clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -16,7 +20,10 @@ run: $(VENV)/run.stamp
 	$(BIN)/portspec -c conf.yml
 
 test: packages lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
+
+check: packages lint
+	$(BIN)/pytest $(PARALLEL) tests/unit
 
 venv: $(VENV)/test.stamp
 

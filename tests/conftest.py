@@ -1,16 +1,69 @@
-"""The fixture that gives tests a lab."""
+"""What all tests share: the same surroundings wherever they are started, the lab, and a count of what needs root."""
 
 from __future__ import annotations
 
+import gc
 import os
-from typing import TYPE_CHECKING
+import signal
+import time
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.lab.network import Lab
+from tests.requirements import NEEDS_ROOT, forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
+
+# A shell's background job ignores the first two (POSIX.1-2017, XCU 2.11), and a program under nohup(1) the third.
+_IGNORABLE: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+#: Variables that change what portspec, its agent, curl or a terminal do, by the beginning of their names.
+_FOREIGN: Final = (
+    "LC_",
+    "LANGUAGE",
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "PORTSPEC_SEND_",
+    "STATE_DIRECTORY",
+)
+
+
+def pytest_configure() -> None:
+    """Give this process and the programs that tests start the surroundings of a login shell."""
+    for number in _IGNORABLE:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # pytest itself goes on ignoring it. A program that is started has the default action again: execve(2)
+            # keeps what is ignored, and resets what is handled.
+            signal.signal(number, _ignored)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ.update(LANG="C.UTF-8", TZ="UTC")
+    time.tzset()
+
+
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal by doing nothing."""
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected out of all later searches for cycles, which tests ask for to find what leaks."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests only root can run, where some were skipped for that."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NEEDS_ROOT in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} tests were skipped because they need root; sudo make test runs them")
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +71,6 @@ def lab() -> Iterator[Lab]:
     """One lab for all tests: each calls ``lab.apply`` first, which undoes whatever the one before did."""
     why = Lab.unavailable()
     if why is not None:
-        reason = f"no lab on this machine: {why}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        forbidden(f"no lab on this machine: {why}")
     with Lab() as built:
         yield built

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import promql_parser
 import yaml
 
-from tests.unit.factories import missing
+from tests.requirements import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "portspec.service"
@@ -18,7 +19,7 @@ MOST_EXPOSED = 2.0  # of 10; systemd-analyze calls up to 2.0 "OK"
 def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Give the unit with a program that is there, without and with the drop-in for raw sockets."""
     if not shutil.which("systemd-analyze"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("systemd-analyze is not installed")
+        missing("systemd-analyze (Debian: systemd) is not installed")
     path = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8")
     path.write_text(text.replace("/opt/portspec/bin/portspec", "/bin/true"), encoding="utf-8")

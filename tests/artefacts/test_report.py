@@ -12,7 +12,8 @@ import pytest
 
 from portspec import __version__
 from portspec.report import mail_report, write_report
-from tests.unit.factories import NOW, missing
+from tests.requirements import missing
+from tests.unit.factories import NOW
 from tests.unit.report.fleets import SETTINGS, fleet
 
 if TYPE_CHECKING:

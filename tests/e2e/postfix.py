@@ -25,7 +25,7 @@ import portspec
 from tests.e2e.exporter import Exporter, until
 from tests.e2e.reports import PORTSPEC, configure, run
 from tests.lab.namespaces import LabError, Namespace, tool
-from tests.unit.factories import missing
+from tests.requirements import forbidden, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +97,7 @@ class MailHost:
         except LabError as error:
             missing(f"{error} (Debian: postfix)")
         if os.geteuid() != 0:
-            missing("Postfix needs root")
+            forbidden("Postfix")
         self._hosts = hosts
         self._stack = ExitStack()
 
@@ -106,7 +106,7 @@ class MailHost:
             try:
                 self._namespace = Namespace()
             except LabError as error:
-                missing(str(error))
+                forbidden(str(error))
             # Not pytest's directory, which nobody but root may enter. Removed after the namespaces are.
             self.directory = Path(stack.enter_context(TemporaryDirectory(prefix="portspec-mail-")))
             stack.callback(self._namespace.close)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.exporter import exporter, until
 from tests.e2e.reports import PORTSPEC, Agent, configure, key, printed, status
-from tests.unit.factories import missing
+from tests.requirements import forbidden, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,7 +118,7 @@ def mounted_over(path: str, file: Path) -> tuple[str, ...]:
         shutil.which("unshare") is None
         or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
     ):
-        missing("no mount namespaces here: they need root, or user namespaces")
+        forbidden("no mount namespaces here: they need root, or user namespaces")
     return (*unshare, "sh", "-c", f'mount --bind "$0" {path} && exec "$@"', str(file))
 
 

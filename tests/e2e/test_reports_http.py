@@ -44,7 +44,7 @@ from tests.e2e.reports import (
     run,
     status,
 )
-from tests.unit.factories import missing
+from tests.requirements import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
+from tests.requirements import forbidden
 
 from .namespaces import script
 from .plumbing import SCANNER4
@@ -56,7 +56,7 @@ def tunnel(lab: Lab, hosts: dict[str, dict[str, Any]]) -> Iterator[None]:
     responder.stdin.flush()
     try:
         if responder.stdout.readline() != "ready\n":
-            pytest.skip(f"no TUN device: {responder.stderr.read().splitlines()[-1]}")
+            forbidden(f"no TUN device: {responder.stderr.read().splitlines()[-1]}")
         lab.run(["ip", "-batch", "-"], input=ROUTES, check=True)
         yield
     finally:

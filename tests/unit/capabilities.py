@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from tests.unit.factories import missing
+from tests.requirements import forbidden, missing
 
 SETPCAP: Final = 8  # linux/capability.h
 NET_RAW: Final = 13
@@ -48,13 +48,13 @@ def _own() -> int:
 def need_raw_sockets() -> None:
     """Leave a test to those who may open raw sockets."""
     if not _own() >> NET_RAW & 1:
-        missing("only who has CAP_NET_RAW, such as root, may open raw sockets")
+        forbidden("only who has CAP_NET_RAW, such as root, may open raw sockets")
 
 
 def setpriv(*options: str) -> list[str]:
     """Give the beginning of a command that starts a program with other capabilities than root's."""
     if os.geteuid() or not _own() >> SETPCAP & 1:
-        missing("only root may start programs with some capabilities of its own")
+        forbidden("only root may start programs with some capabilities of its own")
     tool = shutil.which("setpriv")
     if tool is None:
         missing("setpriv (util-linux) is not installed")

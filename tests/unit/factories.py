@@ -7,13 +7,11 @@ import contextlib
 import heapq
 import itertools
 import logging
-import os
 from concurrent.futures import Future
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-import pytest
 import structlog
 from hypothesis import settings
 
@@ -32,13 +30,6 @@ MODEST: Final = settings(deadline=None, max_examples=60)
 
 ADDRESS: Final = "192.0.2.1"  # RFC 5737: nobody's; it stands in observations made by hand and is never probed
 NOW: Final = 1_700_000_000.0  # 2023-11-14T22:13:20Z
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip a test for want of a tool or a privilege; in CI that is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @contextlib.contextmanager

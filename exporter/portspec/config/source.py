@@ -24,6 +24,7 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 32 * 1024 * 1024
 MAX_VALUES = 1_000_000  # 10,000 hosts with 20 ports each are 220,000
 MAX_DEPTH = 40
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _NUMBERS = {"int": re.compile(r"0|-?[1-9][0-9]{0,17}"), "float": re.compile(r"-?[0-9]+\.[0-9]*")}
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -83,6 +84,14 @@ def shorten(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"  # noqa: PLR2004 - a terminal's width
 
 
+def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:
+    """Tell whether libyaml itself gave up at its own limit of nesting, which newer versions have.
+
+    Its scanner reads ahead of the events, so it gets there before a limit on the events does.
+    """
+    return error.problem == "exceeded maximum nesting depth"
+
+
 def read(path: Path, environment: Mapping[str, str]) -> Source:
     """Read a YAML file; ConfigError when there is nothing in it to check."""
     text = _text(path)
@@ -99,6 +108,8 @@ def read(path: Path, environment: Mapping[str, str]) -> Source:
         if walker.source.value is None:
             raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
+        if is_depth_limit(error):
+            raise ConfigError(str(path), [Problem(error.problem_mark.line + 1, "", _TOO_DEEP)]) from None
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
     except yaml.reader.ReaderError as error:
         code = int(error.character)  # libyaml gives the position in bytes: look for the character instead
@@ -117,7 +128,7 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH + 1:
-                raise _TooMuchError(_line(event), f"nested more than {MAX_DEPTH} levels deep")
+                raise _TooMuchError(_line(event), _TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -189,7 +200,7 @@ class _Walker:
         if self._values > MAX_VALUES:
             raise _TooMuchError(line, f"more than {MAX_VALUES:,} values; do aliases (*name) expand too often?")
         if len(path) > MAX_DEPTH:
-            raise _TooMuchError(line, f"nested more than {MAX_DEPTH} levels deep")
+            raise _TooMuchError(line, _TOO_DEEP)
         if id(node) in self._open:
             raise _TooMuchError(line, "an alias (*name) contains itself")
         if isinstance(node, yaml.ScalarNode):

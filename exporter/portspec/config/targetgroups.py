@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from portspec.config.fields import check_label_name
-from portspec.config.source import MAX_DEPTH, MAX_VALUES, shorten
+from portspec.config.source import MAX_DEPTH, MAX_VALUES, is_depth_limit, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +77,8 @@ def read_yaml(data: bytes) -> tuple[TargetGroup, ...]:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
+        if is_depth_limit(error):
+            raise ListError(_TOO_DEEP) from None
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ListError(f"is not valid YAML: {error.problem or error.context}{where}") from None
     except yaml.YAMLError:

@@ -19,9 +19,9 @@ from portspec.config.model import ScanConfig
 from portspec.errors import EngineError
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn import privileges
+from tests.requirements import forbidden, missing
 from tests.unit.capabilities import AS_DOCKER, AS_SYSTEMD, fields, need_raw_sockets, of_threads, setpriv, unprivileged
 from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, Server, environment, run
-from tests.unit.factories import missing
 from tests.unit.scan.loopback import eventually, listeners, own_address, ports_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def test_right_that_does_not_reach_the_network_is_none(configure: Configure) -> 
         missing("unshare (util-linux) is not installed")
     apart = [unshare, "--user", "--map-root-user"]
     if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
-        missing("this user may not make user namespaces")
+        forbidden("this user may not make user namespaces")
     chosen = scan_listener(configure, "auto", apart)
     assert chosen == {"engine": "connect", "why": "the syn engine cannot run: operation not permitted"}
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from portspec import snapshot as snapshot_module
 from portspec.metrics.block import EMPTY, Block, Gzip
-from tests.unit.factories import MODEST, missing, result, seen, snapshot, target
+from tests.requirements import missing
+from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
 from tests.unit.metrics.worlds import snapshots
 

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from portspec.metrics import CATALOGUE, probe_page
-from tests.unit.factories import missing, snapshot
+from tests.requirements import missing
+from tests.unit.factories import snapshot
 from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, text, zoo
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.factories import missing
+from tests.requirements import forbidden, missing
 
 ROOT = Path(__file__).parents[3]
 CHILD = [sys.executable, "-m", "tests.unit.scan.child"]
@@ -56,7 +56,7 @@ def scan_without_routes() -> list[dict[str, Any]]:
     if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
         apart = [unshare, "--net"]
         if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode:
-            missing("this user may not make network namespaces")
+            forbidden("this user may not make network namespaces")
     (observation,) = run(*apart, *CHILD, "unreachable")
     rows: list[dict[str, Any]] = observation["addresses"]
     return rows

@@ -8,7 +8,7 @@ from portspec.scan.connect.sockets import explain, is_own_address
 from tests.unit.scan.loopback import V4, V6, own_address
 
 
-@pytest.mark.parametrize("address", [V4, V6, own_address()])
+@pytest.mark.parametrize("address", [V4, V6, pytest.param(own_address(), id="another")])
 def test_addresses_of_this_machine_are_its_own(address: str) -> None:
     """All of loopback is this machine's, in both families."""
     assert is_own_address(address)

@@ -14,7 +14,8 @@ import pytest
 
 from portspec.snapshot import HostState
 from portspec.store import records, writer
-from tests.unit.factories import NOW, missing
+from tests.requirements import forbidden
+from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, opened, scan, told
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def with_mounts(name: str, directory: Path, child: Sequence[str] = CHILD) -> Any
         shutil.which("unshare") is None
         or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode
     ):
-        missing("no mount namespaces here: they need root, or user namespaces")
+        forbidden("no mount namespaces here: they need root, or user namespaces")
     return run(*unshare, *child, name, str(directory))
 
 

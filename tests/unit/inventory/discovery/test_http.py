@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from portspec.inventory.discovery.http import HttpClient
-from tests.unit.factories import missing
+from tests.requirements import missing
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, http_source, inventory, names
 
 if TYPE_CHECKING:
