@@ -108,8 +108,6 @@ def read(path: Path, environment: Mapping[str, str]) -> Source:
         if walker.source.value is None:
             raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
-        if is_depth_limit(error):
-            raise ConfigError(str(path), [Problem(error.problem_mark.line + 1, "", _TOO_DEEP)]) from None
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
     except yaml.reader.ReaderError as error:
         code = int(error.character)  # libyaml gives the position in bytes: look for the character instead
@@ -165,6 +163,8 @@ def _file_error(path: Path, message: str) -> ConfigError:
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 0
+    if is_depth_limit(error):
+        return Problem(line, "", _TOO_DEEP)
     lines = text.splitlines()
     here = lines[line - 1] if 0 < line <= len(lines) else ""
     said = " ".join(filter(None, (error.context, error.problem)))
