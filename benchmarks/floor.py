@@ -15,7 +15,8 @@ import time
 
 import numpy as np
 
-from portspec.scan.syn import libc, route
+from portspec.scan.route import Netlink
+from portspec.scan.syn import libc
 from portspec.scan.syn.packets import Probes, pack, partial_checksum
 from portspec.scan.syn.socket import MAX_BATCH, MESSAGE_SIZE, Block
 
@@ -23,7 +24,7 @@ from portspec.scan.syn.socket import MAX_BATCH, MESSAGE_SIZE, Block
 def main() -> None:
     """Prepare, send, print."""
     order = json.load(sys.stdin)
-    source = route.look_up(order["addresses"][0]).source
+    source = Netlink().route(order["addresses"][0]).source
     blocks = _prepare([pack(address) for address in order["addresses"]], order["ports"], pack(source))
     shares = sorted({1, min(4, len(os.sched_getaffinity(0)))})
     json.dump({threads: _send(blocks, threads) for threads in shares}, sys.stdout)

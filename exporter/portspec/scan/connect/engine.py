@@ -11,13 +11,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from portspec.scan.connect.flights import Flights
 from portspec.scan.connect.lane import CLOSED, FILTERED, OPEN, Lane
 from portspec.scan.connect.sockets import (
     HANDSHAKE_DONE,
     NO_DESCRIPTOR,
-    NO_PERMISSION,
     NO_RESOURCE,
-    NO_ROUTE,
     QUEUE_EMPTY,
     SO_MEMINFO,
     explain,
@@ -30,6 +29,8 @@ from portspec.scan.connect.sockets import (
 from portspec.scan.job import Failure, Reason
 from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
+from portspec.scan.route import Netlink
+from portspec.scan.way import NO_PERMISSION, NO_ROUTE, Silence, Ways, failure, rejected_here
 from portspec.scan.work import EngineThread, Work, fail
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from portspec.scan.connect.lane import Target
     from portspec.scan.job import Observation, ScanJob
+    from portspec.scan.way import Network, Way
 
 MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
 MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
@@ -50,6 +52,16 @@ RESERVE = 256  # descriptors left to the rest of the program
 def window_for(limit: int) -> int:
     """Give how many sockets may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
     return max(1, min(MAX_WINDOW, limit - min(RESERVE, limit // 2)))
+
+
+def _netlink() -> Netlink | None:
+    """Give what asks the kernel about routes; None where a sandbox forbids that: silence then counts unasked."""
+    try:
+        return Netlink()
+    except OSError as error:
+        if error.errno in (*NO_PERMISSION, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+            return None
+        raise
 
 
 class ConnectEngine(EngineThread):
@@ -71,6 +83,7 @@ class ConnectEngine(EngineThread):
         window: int | None = None,
         address_window: int = MAX_ADDRESS_WINDOW,
         clock: Callable[[], float] = time.monotonic,
+        network: Network | None = None,
     ) -> None:
         super().__init__()
         self.timeout = timeout
@@ -78,14 +91,16 @@ class ConnectEngine(EngineThread):
         self._clock = clock
         self._pacer = pacer or Pacer(rate)
         self._loss = PathLoss()
+        self._netlink = None if network else _netlink()
+        network = network or self._netlink
+        self._ways = Ways(network) if network else None
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._window = self._limit
         self._address_window = address_window
         self._widen_at = 0.0
         self._works: list[Work[Lane]] = []
         self._lanes: deque[Lane] = deque()
-        # In the order of sending: but for jobs with more patience the first to expire stands first.
-        self._flight: dict[int, tuple[Lane, Target, float, socket.socket]] = {}
+        self._flights = Flights()
         self._idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -95,7 +110,7 @@ class ConnectEngine(EngineThread):
             self._begin(*self._inbox.popleft())  # one a turn: drawing the order of all ports takes 20 ms
         else:
             self._take_more_ports(self._works)
-        self._resolve_doubts()
+        self._resolve_doubts(self._clock())
         self._finish()
         wait = self._launch(self._clock())
         events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
@@ -117,11 +132,23 @@ class ConnectEngine(EngineThread):
             fail(future, error)
             return
         self._works.append(work)
-        self._lanes.extend(work.lanes)
+        for lane in work.lanes:
+            lane.way = self._way(lane)
+        self._lanes.extend(lane for lane in work.lanes if lane.failure is None)
         self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
 
     def _lane(self, work: Work[Lane], address: str) -> Lane:
         return Lane(work, address, self._loss)
+
+    def _way(self, lane: Lane) -> Way | None:
+        if self._ways is None:
+            return None
+        try:
+            return self._ways.to(lane.address, self._clock())
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # the kernel does not say; connect will
+                lane.failure = failure(lane.address, error.errno or 0)
+            return None
 
     def _finish(self) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones."""
@@ -139,27 +166,39 @@ class ConnectEngine(EngineThread):
             if lane in self._lanes:
                 self._lanes.remove(lane)
 
-    def _resolve_doubts(self) -> None:
+    def _resolve_doubts(self, now: float) -> None:
         """Where only silent ports are left, ask them again if probes are known to get lost, else call them filtered."""
+        unheard: list[tuple[Lane, Failure]] = []
         for lane in self._lanes:
             if lane.has_asked_again:
                 lane.loss.tell()
-            if not lane.doubtful or lane.unsettled > len(lane.doubtful):
+            if not lane.is_doubtful:
                 continue
             tries = lane.loss.tries(1 + self.retries)
+            has_due = any(lane.attempts[port] >= tries for _, port in lane.doubtful)
+            silence = lane.way.silence(now, has_answered=lane.answered) if lane.way and has_due else Silence.COUNTS
+            if isinstance(silence, Failure):
+                unheard.append((lane, silence))
+                continue
+            if silence is Silence.ASK_LATER:
+                continue
             doubtful, lane.doubtful = lane.doubtful, []
             for target in doubtful:
+                if silence is Silence.ASK_AGAIN:
+                    lane.attempts[target[1]] = 0
                 if lane.attempts[target[1]] < tries:
                     lane.again.append(target)
                 else:
                     self._settle(lane, target[1], FILTERED)
+        for lane, why in unheard:
+            self._give_up(lane, why)
 
     def _launch(self, now: float) -> float | None:
         """Send what window and pace allow; give how many seconds to wait for events (None: until one comes)."""
         if not self._works:
             return LINGER if any(self._idle.values()) else None
         ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight + len(lane.doubtful)]
-        free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flight))), now) if ready else 0
+        free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flights))), now) if ready else 0
         quota = max(1, min(self._address_window, self._window // max(1, len(self._lanes))))
         share = max(1, free // max(1, len(ready)))
         total = 0
@@ -187,13 +226,9 @@ class ConnectEngine(EngineThread):
         """
         if not self._works or any(work.is_over for work in self._works):
             return 0.0
-        if any(lane.doubtful and lane.unsettled == len(lane.doubtful) for lane in self._lanes):
-            return 0.0
-        times: list[float] = []
-        if self._flight:
-            lane, _, sent_at, _ = next(iter(self._flight.values()))
-            times.append(sent_at + max(self.timeout, lane.work.job.patience))
-        if waiting and len(self._flight) < self._window:
+        times = [lane.way.ask_at if lane.way else now for lane in self._lanes if lane.is_doubtful]
+        times += self._flights.expiries(self.timeout)
+        if waiting and len(self._flights) < self._window:
             paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
             if paced > now:
                 times.append(paced)
@@ -202,7 +237,7 @@ class ConnectEngine(EngineThread):
     def _send(self, lane: Lane, count: int) -> int:
         """Send up to `count` probes; give how many went out."""
         idle = self._idle[lane.family]
-        flight = self._flight
+        flight = self._flights.of(lane.work.job.patience)
         clock = self._clock
         sent = 0
         while sent < count:
@@ -234,7 +269,7 @@ class ConnectEngine(EngineThread):
         return sent
 
     def _open(self, family: int) -> tuple[int, socket.socket]:
-        if len(self._flight) + sum(map(len, self._idle.values())) >= self._window:
+        if len(self._flights) + sum(map(len, self._idle.values())) >= self._window:
             self._close_idle()
         try:
             sock = open_socket(family)
@@ -250,8 +285,8 @@ class ConnectEngine(EngineThread):
         lane.again.appendleft(target)
         detail = f"{what} to {lane.address}: {explain(code)}"
         if code in NO_RESOURCE:
-            if code in NO_DESCRIPTOR and self._flight:
-                self._window = len(self._flight)
+            if code in NO_DESCRIPTOR and len(self._flights):
+                self._window = len(self._flights)
                 self._widen_at = self._clock() + RECOVERY
                 return
             if lane.in_flight:
@@ -270,12 +305,16 @@ class ConnectEngine(EngineThread):
             self._lanes.remove(lane)
 
     def _harvest(self, events: list[tuple[int, int]], now: float) -> None:
-        flight = self._flight
+        flight, others = self._flights.hasty, self._flights.others
         stats = self.stats
         refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
         closed = 0
         for fd, _ in events:
             entry = flight.get(fd)
+            home = flight
+            if entry is None and others:
+                home = self._flights.home(fd)
+                entry = home.get(fd)
             if entry is None:
                 if fd == self._wake:
                     os.eventfd_read(fd)
@@ -284,7 +323,7 @@ class ConnectEngine(EngineThread):
             code = sock.connect_ex(target)
             if code == refused and sock.getsockopt(socket.SOL_SOCKET, meminfo, 4) == empty:
                 # The common case, kept short: closed.
-                del flight[fd]
+                del home[fd]
                 self._idle[lane.family].append((fd, sock))
                 lane.states[target[1]] = CLOSED
                 lane.unsettled -= 1
@@ -301,7 +340,7 @@ class ConnectEngine(EngineThread):
         stats.ports_settled += closed
 
     def _harvest_other(self, fd: int, code: int, now: float) -> None:
-        lane, target, sent_at, sock = self._flight[fd]
+        lane, target, sent_at, sock = self._flights.home(fd)[fd]
         if code in HANDSHAKE_DONE:
             to_itself = is_self_connected(sock)
             self._take_back(fd)
@@ -310,7 +349,7 @@ class ConnectEngine(EngineThread):
                 return
             lane.answered = True
             lane.rtt = min(lane.rtt, now - sent_at)
-            is_later = target[1] in lane.attempts
+            is_later = bool(lane.attempts.get(target[1]))
             lane.loss.answered(first=not is_later, later=is_later)
             self._settle(lane, target[1], OPEN)
             return
@@ -324,22 +363,17 @@ class ConnectEngine(EngineThread):
             self._silent(lane, target)
         elif code == errno.ECONNREFUSED and icmp is None:
             self._settle(lane, target[1], CLOSED)
-        elif icmp and icmp.is_rejection and icmp.offender != lane.address and is_own_address(icmp.offender):
+        elif icmp is None and code in NO_ROUTE:  # said by nobody on the way: it is as good as silence
+            self._silent(lane, target)
+        elif icmp and icmp.offender != lane.address and is_own_address(icmp.offender):
             lane.again.append(target)
-            self._give_up(
-                lane, Failure(Reason.PERMISSION, f"a firewall of this machine rejects what it sends to {lane.address}")
-            )
+            self._give_up(lane, rejected_here(lane.address, is_filter=icmp.is_rejection))
         else:
             lane.answered = lane.answered or (icmp is not None and icmp.offender == lane.address)
             self._settle(lane, target[1], FILTERED)
 
     def _expire(self, now: float) -> None:
-        flight = self._flight
-        while flight:
-            fd = next(iter(flight))
-            lane, target, sent_at, _ = flight[fd]
-            if now - sent_at < max(self.timeout, lane.work.job.patience):
-                return  # who waits behind one with more patience expires with it
+        for fd, lane, target in self._flights.expired(self.timeout, now):
             self._take_back(fd)
             self._silent(lane, target)
 
@@ -358,12 +392,12 @@ class ConnectEngine(EngineThread):
         self.stats.ports_settled += 1
 
     def _take_back(self, fd: int) -> None:
-        lane, _, _, sock = self._flight.pop(fd)
+        lane, _, _, sock = self._flights.home(fd).pop(fd)
         lane.in_flight -= 1
         sock.close()
 
     def _call_back(self, lane: Lane) -> None:
-        for fd in [fd for fd, entry in self._flight.items() if entry[0] is lane]:
+        for fd in self._flights.of_lane(lane):
             self._take_back(fd)
 
     def _close_idle(self) -> None:
@@ -372,7 +406,7 @@ class ConnectEngine(EngineThread):
                 sockets.pop()[1].close()
 
     def _forget(self) -> list[Future[Observation]]:
-        for fd in list(self._flight):
+        for fd in self._flights.all():
             self._take_back(fd)
         self._close_idle()
         futures = [work.future for work in self._works]
@@ -382,3 +416,5 @@ class ConnectEngine(EngineThread):
 
     def _release(self) -> None:
         self._epoll.close()
+        if self._netlink:
+            self._netlink.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.scan.loss import PathLoss
+    from portspec.scan.way import Way
     from portspec.scan.work import Work
 
 Target = tuple[str, int]
@@ -28,7 +29,7 @@ class Lane:
 
     __slots__ = (
         "address", "again", "answered", "attempts", "doubtful", "failure", "family",
-        "fresh", "in_flight", "loss", "rtt", "states", "unsettled", "work",
+        "fresh", "in_flight", "loss", "rtt", "states", "unsettled", "way", "work",
     )  # fmt: skip
 
     def __init__(self, work: Work[Lane], address: str, path_loss: PathLoss) -> None:
@@ -46,11 +47,17 @@ class Lane:
         self.rtt = float("inf")
         self.failure: Failure | None = None
         self.loss = AddressLoss(path_loss)
+        self.way: Way | None = None
 
     @property
     def has_asked_again(self) -> bool:
         """True while no port waits for the answer to its first probe, or to be asked again."""
         return len(self.attempts) == self.unsettled and not self.again
+
+    @property
+    def is_doubtful(self) -> bool:
+        """True if there is silence to be believed, and nothing else to be done first."""
+        return bool(self.doubtful) and self.unsettled == len(self.doubtful)
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""

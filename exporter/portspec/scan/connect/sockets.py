@@ -21,15 +21,6 @@ SO_MEMINFO = 55  # asm-generic/socket.h
 QUEUE_EMPTY = b"\0\0\0\0"  # the first word of SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC
 
 HANDSHAKE_DONE = {0, errno.EISCONN, errno.ECONNRESET, errno.EPIPE}
-NO_ROUTE = {
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTDOWN,
-    errno.EAFNOSUPPORT,
-    errno.EINVAL,  # a blackhole route
-}
-NO_PERMISSION = {errno.EPERM, errno.EACCES}
 NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 NO_RESOURCE = {errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, *NO_DESCRIPTOR}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import time
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from portspec.scan.job import Failure, Reason
+from portspec.scan.job import Failure
 from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn.lane import Lane
 from portspec.scan.syn.packets import Answers
+from portspec.scan.syn.state import UNSENT
 from portspec.scan.syn.table import LaneTable
 from portspec.scan.syn.timing import MOST_IN_FLIGHT
+from portspec.scan.way import Silence, Ways, failure, rejected_here
 from portspec.scan.work import EngineThread, Work, fail
 
 if TYPE_CHECKING:
@@ -30,28 +31,13 @@ if TYPE_CHECKING:
     from portspec.scan.job import Observation
     from portspec.scan.syn.lane import Load
     from portspec.scan.syn.packets import Probes
-    from portspec.scan.syn.route import Route
     from portspec.scan.syn.socket import Sent
+    from portspec.scan.way import Network, Way
 
 MAX_BATCH = 2048  # probes in one call
 LEAST_SHARE = 128  # probes to one address in a batch, if it has so many: each address costs as much as tens of probes
 LEAST_IN_FLIGHT = 1024
 PAUSE = 0.005  # seconds to wait when the kernel has no room for probes
-
-_NO_PERMISSION = {errno.EPERM, errno.EACCES}
-_NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-_NO_ROUTE = {
-    errno.ENETUNREACH,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.EHOSTDOWN,
-    errno.EADDRNOTAVAIL,
-    errno.EAFNOSUPPORT,
-    errno.EOPNOTSUPP,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.EINVAL,  # a blackhole route
-}
 
 
 class Channel(Protocol):
@@ -60,8 +46,9 @@ class Channel(Protocol):
     first_source_port: int
     dropped: int
 
-    def look_up(self, address: str) -> Route:
-        """Give the route to an address; OSError if there is none."""
+    @property
+    def network(self) -> Network:
+        """What is asked about routes."""
         ...
 
     def wake_on(self, fd: int) -> None:
@@ -110,6 +97,7 @@ class SynEngine(EngineThread):
         self._channel = channel
         self.timeout = timeout
         self.retries = retries
+        self._ways = Ways(channel.network)
         self._pacer = pacer or Pacer(rate)
         self._clock = clock
         self._entropy = entropy
@@ -153,14 +141,15 @@ class SynEngine(EngineThread):
             self._queued.extend(work.lanes)
             self.stats.ports_submitted += len(work.lanes) * len(job.ports)
         self._take_more_ports(self._works)
+        now = self._clock()
         starting: dict[str, tuple[Lane, str]] = {}
         for _ in range(len(self._queued)):
             lane = self._queued.popleft()
             if lane.address in self._table or lane.address in starting:
                 self._queued.append(lane)
-            elif (route := self._route(lane)) is not None:
-                lane.route = route
-                starting[lane.address] = (lane, route.source)
+            elif (way := self._way(lane, now)) is not None:
+                lane.way = way
+                starting[lane.address] = (lane, way.route.source)
                 self._lanes.append(lane)
         self._table.add(list(starting.values()))
 
@@ -177,11 +166,11 @@ class SynEngine(EngineThread):
             shift=self._entropy(1)[0],
         )
 
-    def _route(self, lane: Lane) -> Route | None:
+    def _way(self, lane: Lane, now: float) -> Way | None:
         try:
-            return self._channel.look_up(lane.address)
+            return self._ways.to(lane.address, now)
         except OSError as error:
-            lane.failure = _failure(lane.address, error.errno or 0)
+            lane.failure = failure(lane.address, error.errno or 0)
             return None
 
     def _harvest(self) -> None:
@@ -196,6 +185,11 @@ class SynEngine(EngineThread):
         places, good = self._table.proven(answers)
         if not good.all():
             answers, places = answers.only(good), places[good]
+        if (own := answers.kind == UNSENT).any():
+            for place, _ in _grouped(places[own]):
+                lane = self._table.lane(place)
+                lane.failure = lane.failure or rejected_here(lane.address)
+            answers, places = answers.only(~own), places[~own]
         if not len(answers):
             return
         slots = (answers.source_port - np.uint16(self._channel.first_source_port)).astype(np.uint8)
@@ -216,20 +210,17 @@ class SynEngine(EngineThread):
         for lane in self._lanes:
             lane.expire(now)
             if lane.is_doubtful:
-                self._conclude(lane)
+                self._conclude(lane, now)
 
-    def _conclude(self, lane: Lane) -> None:
-        """Let silence count, unless the way to the address is another one by now, or none."""
-        route = self._route(lane)
-        if route is None:
-            return
-        if not route.is_up():
-            lane.failure = Failure(Reason.NO_ROUTE, f"no link to {lane.address}: {route.interface} is down")
-        elif lane.route is not None and route.source != lane.route.source:
-            detail = f"this machine's address towards {lane.address} changed from {lane.route.source} to {route.source}"
-            lane.failure = Failure(Reason.NO_ROUTE, detail)
-        else:
+    def _conclude(self, lane: Lane, now: float) -> None:
+        """Let silence count, if something could have been heard."""
+        silence = lane.way.silence(now, has_answered=lane.answered) if lane.way else Silence.COUNTS
+        if isinstance(silence, Failure):
+            lane.failure = silence
+        elif silence is Silence.COUNTS:
             self.stats.ports_settled += lane.conclude()
+        elif silence is Silence.ASK_AGAIN:
+            lane.ask_again(now)
 
     def _finish(self, now: float) -> None:
         """Deliver the jobs that are complete, drop the cancelled ones, let go of lanes that are over."""
@@ -308,7 +299,7 @@ class SynEngine(EngineThread):
         for unsent in report.unsent:
             lane = self._table.lane(int(places[unsent.first]))
             if unsent.error:
-                lane.failure = lane.failure or _failure(lane.address, unsent.error)
+                lane.failure = lane.failure or failure(lane.address, unsent.error)
             else:
                 self._pause_until = self._clock() + PAUSE
         return total
@@ -320,7 +311,8 @@ class SynEngine(EngineThread):
             held_back = [max(lane.work.pacer.next_at(now), lane.rest_until) for lane in self._lanes if lane.room]
             if held_back:
                 times.append(max(self._pacer.next_at(now), min(held_back), self._pause_until))
-        if any(lane.is_doubtful or lane.is_over for lane in self._lanes) or any(work.is_over for work in self._works):
+        times.extend(lane.ask_at for lane in self._lanes if lane.is_doubtful)
+        if any(lane.is_over for lane in self._lanes) or any(work.is_over for work in self._works):
             return 0.0
         return max(0.0, min(times) - self._clock()) if times else None
 
@@ -350,17 +342,3 @@ def _grouped(places: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp] |
     edges = np.flatnonzero(np.diff(places[order])) + 1
     for rows in np.split(order, edges):
         yield int(places[rows[0]]), rows
-
-
-def _failure(address: str, code: int) -> Failure:
-    """Say what an error number of a send or of a look-up means for an address."""
-    detail = f"no probe to {address}: {os.strerror(code).lower()}"
-    if code in _NO_RESOURCE:
-        return Failure(Reason.LOCAL_LIMIT, detail)
-    if code in _NO_PERMISSION:
-        return Failure(
-            Reason.PERMISSION, f"{detail}; this machine's packet filter refuses it, or its connection table is full"
-        )
-    if code == errno.EINVAL:
-        detail = f"no probe to {address}: the route is a blackhole"
-    return Failure(Reason.NO_ROUTE if code in _NO_ROUTE else Reason.INTERNAL, detail)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from portspec.scan.loss import PathLoss
     from portspec.scan.syn.packets import U8, U16, Bools, Floats
-    from portspec.scan.syn.route import Route
     from portspec.scan.syn.wave import Wave
+    from portspec.scan.way import Way
     from portspec.scan.work import Work
 
 TRIES = LAST_TRY + 1
@@ -73,7 +73,7 @@ class Lane:
         self.address = address
         self.packed = pack(address)
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.route: Route | None = None
+        self.way: Way | None = None
         self.failure: Failure | None = None
         self.in_flight = 0
         self.answered = False
@@ -85,7 +85,7 @@ class Lane:
         self._loss = AddressLoss(path_loss)
         self._heard_at = 0.0
         self._waited = np.zeros(TRIES + 1)  # from the first try to each other one, in seconds, as it came about
-        self._least = 1 + retries
+        self._least = self._retried = 1 + retries
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((work.job.seed, zlib.crc32(address.encode())))
         self._fresh = self._rng.permutation(self._ports)
@@ -142,6 +142,11 @@ class Lane:
             return bool(self._doubtful)
         has_more = self._next < len(self._fresh) or self._again or self.in_flight or any(self._flights.values())
         return not has_more and self.unsettled > 0
+
+    @property
+    def ask_at(self) -> float:
+        """The time before which it is not known whether silence is to be believed."""
+        return self.way.ask_at if self.way else 0.0
 
     @property
     def _has_asked_again(self) -> bool:
@@ -388,6 +393,16 @@ class Lane:
                 self._again.append((attempt, ports))
         self.unsettled -= settled
         return settled
+
+    def ask_again(self, now: float) -> None:
+        """Ask what stayed silent as often again as if it had never been asked: nothing could have been heard."""
+        if self._waves:
+            self._waves.begin_anew(now)
+            self._heard_at = now
+        doubtful, self._doubtful = self._doubtful, []
+        if not self._waves and doubtful:
+            self._least = min(TRIES, max(attempt for attempt, _ in doubtful) + self._retried)
+            self._again.extend((min(attempt, LAST_TRY), ports) for attempt, ports in doubtful)
 
     def observation(self) -> AddressObservation:
         """Give what is known now."""

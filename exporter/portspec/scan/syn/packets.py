@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,8 @@ class Answers:
     """Packets that may answer probes, column by column.
 
     `sequence` is that of the probe they claim to answer; a `kind` is OPEN for a SYN-ACK, CLOSED for an RST, FILTERED
-    for an ICMP error. `direct` is false where an ICMP error came from somebody on the way. `at` is when, in seconds.
+    for an ICMP error, UNSENT for one by which this machine says that it did not send the probe. `direct` is false where
+    an ICMP error came from somebody on the way. `at` is when, in seconds.
     """
 
     peer_high: U64
@@ -282,7 +283,9 @@ def _parse_icmp4(frames: Frames, start: int, size: U32, chosen: Bools, sender: U
         high, peer = np.zeros(len(some), np.uint64), _mapped(quoted, 16)
         addresses = (high, peer, high, _mapped(quoted, 12))
         direct = sender[some] == peer
-        parts.append(_quoted(quoted[:, length:], addresses, own[some] == addresses[3], direct, frames.at[some]))
+        is_own = sender[some] == own[some]
+        for_us = own[some] == addresses[3]
+        parts.append(_quoted(quoted[:, length:], addresses, for_us, direct, is_own, frames.at[some]))
     return parts
 
 
@@ -298,11 +301,15 @@ def _parse_icmp6(frames: Frames, size: U32, addresses: list[U64]) -> Answers:
     peer_high, peer_low, own_high, own_low = (_u64(quoted, 24), _u64(quoted, 32), _u64(quoted, 8), _u64(quoted, 16))
     for_us = (addresses[2][rows] == own_high) & (addresses[3][rows] == own_low)
     direct = (addresses[0][rows] == peer_high) & (addresses[1][rows] == peer_low)
-    return _quoted(quoted[:, _IP6_LENGTH:], (peer_high, peer_low, own_high, own_low), for_us, direct, frames.at[rows])
+    is_own = (addresses[0][rows] == own_high) & (addresses[1][rows] == own_low)
+    quotes = (peer_high, peer_low, own_high, own_low)
+    return _quoted(quoted[:, _IP6_LENGTH:], quotes, for_us, direct, is_own, frames.at[rows])
 
 
-def _quoted(tcp: U8, addresses: tuple[U64, U64, U64, U64], for_us: Bools, direct: Bools, at: Floats) -> Answers:
-    kind = np.full(len(tcp), FILTERED, np.uint8)
+def _quoted(
+    tcp: U8, addresses: tuple[U64, U64, U64, U64], for_us: Bools, direct: Bools, is_own: Bools, at: Floats
+) -> Answers:
+    kind = np.where(is_own & ~direct, UNSENT, FILTERED).astype(np.uint8)
     return Answers(*addresses, _u16(tcp, 2), _u16(tcp, 0), _u32(tcp, 4), kind, direct, at).only(for_us)
 
 

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from portspec.scan.syn import libc, route
+from portspec.scan.route import Netlink
+from portspec.scan.syn import libc
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames, Probes, Template, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from portspec.scan.way import Network
 
 SOURCE_PORTS = 64  # one for each try, so that an answer tells which try it answers
 FIRST_SOURCE_PORT = 61056  # above those that Linux gives to connections (ip_local_port_range)
@@ -89,6 +92,7 @@ class RawChannel:
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             self._epoll = stack.enter_context(select.epoll())
+            self.network: Network = stack.enter_context(contextlib.closing(Netlink()))
             self.first_source_port = stack.enter_context(_reserve_source_ports())
             senders = max(1, min(4, len(os.sched_getaffinity(0))))
             self._rings = [
@@ -101,10 +105,6 @@ class RawChannel:
             for ring in self._rings:
                 self._epoll.register(ring.fileno(), select.EPOLLIN)
             self._stack = stack.pop_all()
-
-    def look_up(self, address: str) -> route.Route:
-        """Give the route to an address; OSError if there is none."""
-        return route.look_up(address)
 
     def wake_on(self, fd: int) -> None:
         """Have wait() return, too, when a descriptor is readable."""

@@ -155,6 +155,12 @@ class Waves:
         """Give those of some ports whose silence was proven so often."""
         return ports[self._proven[ports] >= need]
 
+    def begin_anew(self, now: float) -> None:
+        """Forget what was proven, and for how long proof was missing: nobody could be heard meanwhile."""
+        self._proven[:] = 0
+        self._failed = 0
+        self._failing_since = self._progress_at = now
+
     def is_hopeless(self, unsettled: int, heard_at: float, now: float) -> bool:
         """Tell whether proof is no longer to be had; `heard_at` is when the address was last heard."""
         progress = int(self._proven.sum()) - unsettled

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 import numpy as np
 
 from portspec.scan.job import Observation, ScanJob
+from portspec.scan.route import Link, Neighbour, Route
 from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.engine import SynEngine
 from portspec.scan.syn.packets import Answers, pack
-from portspec.scan.syn.route import Route
 from portspec.scan.syn.socket import FIRST_SOURCE_PORT, MAX_BATCH, SOURCE_PORTS, Sent, Unsent
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 
@@ -95,14 +95,18 @@ class EachSecond:
 
 
 @dataclass(frozen=True, slots=True)
-class Link(Route):
-    """A route whose link is as the test says."""
+class Via:
+    """How a host is reached: from which address of this machine, through which link, and who is next on it.
 
+    `next_hop` "" is the host itself; `changes` of the link's carrier.
+    """
+
+    source: str
+    interface: str = "sim0"
     has_link: bool = True
-
-    def is_up(self) -> bool:
-        """Tell whether there is a link."""
-        return self.has_link
+    changes: int = 0
+    next_hop: str = ""
+    neighbour: Neighbour = Neighbour.KNOWN
 
 
 @dataclass(slots=True)
@@ -123,20 +127,20 @@ class Host:
     stalls: tuple[float, float] = (NEVER, NEVER)
     answers_late: bool = False  # what came during the stall is answered after it, not lost
     refused: tuple[float, int] = (NEVER, 0)  # from when on a send fails, with which errno
-    routes: list[tuple[float, Link | int]] = field(default_factory=list)  # from when on, the route or an errno
+    routes: list[tuple[float, Via | int]] = field(default_factory=list)  # from when on, the way or an errno
     forgeries: bool = False  # somebody guesses at answers to each probe, and nearly hits
 
     def truth(self, port: int) -> Truth:
         """Give the truth of a port."""
         return self.ports.get(port, self.others)
 
-    def route(self, now: float) -> Link:
-        """Give the route to the host; OSError if there is none."""
-        current: Link | int = Link(OWN6 if ":" in self.address else OWN4, "sim0")
+    def via(self, now: float) -> Via:
+        """Give the way to the host; OSError if there is none."""
+        current: Via | int = Via(OWN6 if ":" in self.address else OWN4)
         for since, route in self.routes:
             if since <= now:
                 current = route
-        if isinstance(current, Link):
+        if isinstance(current, Via):
             return current
         raise OSError(current, os.strerror(current))
 
@@ -191,6 +195,7 @@ class Network:
         self.dropped = 0
         self._room_to_receive = room_to_receive
         self.sends: list[Send] = []
+        self.questions = 0  # about routes
         self.received = 0
         self.is_closed = False
         self.is_rung = False  # somebody called the engine meanwhile
@@ -236,9 +241,25 @@ class Network:
 
     # What follows is the channel.
 
-    def look_up(self, address: str) -> Route:
-        """Give the route to an address."""
-        return self.hosts[address].route(self.elapsed)
+    @property
+    def network(self) -> Self:
+        """Give what is asked about routes."""
+        return self
+
+    def route(self, address: str) -> Route:
+        """Give the route to an address: each has an interface of its own."""
+        via = self.hosts[address].via(self.elapsed)
+        self.questions += 1
+        return Route(via.source, 1 + list(self.hosts).index(address), via.next_hop or address)
+
+    def link(self, index: int) -> Link:
+        """Tell how an interface is."""
+        via = list(self.hosts.values())[index - 1].via(self.elapsed)
+        return Link(via.interface, via.has_link, via.changes, has_neighbours=True)
+
+    def neighbour(self, route: Route) -> Neighbour:
+        """Tell what is known of the next hop."""
+        return list(self.hosts.values())[route.index - 1].via(self.elapsed).neighbour
 
     def wake_on(self, fd: int) -> None:
         """Do nothing: nobody waits here."""
@@ -262,7 +283,7 @@ class Network:
             if first < last and host.refused[0] <= self.elapsed:
                 report.unsent.append(Unsent(first, min(end, last), host.refused[1]))
                 continue
-            own = host.route(0.0).source
+            own = host.via(0.0).source
             assert probes.own[first].tobytes() == pack(own)
             columns = (probes.port, probes.source_port, probes.sequence)
             rows = zip(*(column[first : min(end, last)].tolist() for column in columns), strict=True)

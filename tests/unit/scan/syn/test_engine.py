@@ -25,13 +25,13 @@ from tests.unit.scan.syn.network import (
     START,
     EachSecond,
     Host,
-    Link,
     Network,
     Packet,
     Send,
     Simulation,
     TokenBucket,
     Truth,
+    Via,
     assert_exact,
     most_in_a_second,
     scan,
@@ -334,12 +334,12 @@ def test_refused_probes_fail_their_address_alone(code: int, reason: Reason, word
     ("change", "word"),
     [
         (errno.ENETUNREACH, "network is unreachable"),
-        (Link(OWN4, "sim0", has_link=False), "sim0 is down"),
-        (Link("198.51.100.99", "sim0"), "198.51.100.99"),
+        (Via(OWN4, "sim0", has_link=False), "sim0 is down"),
+        (Via("198.51.100.99", "sim0"), "198.51.100.99"),
     ],
     ids=["gone", "down", "another source"],
 )
-def test_silence_of_a_lost_way_is_not_believed(change: Link | int, word: str) -> None:
+def test_silence_of_a_lost_way_is_not_believed(change: Via | int, word: str) -> None:
     """Silence says nothing where the route has gone, or has changed, or its link is down; others are as they are."""
     lost, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     lost.routes, lost.silent_from = [(0.01, change)], 0.01

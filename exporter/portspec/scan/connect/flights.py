@@ -1,0 +1,67 @@
+"""The probes that are waited for. No clock, no socket of its own."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from portspec.scan.connect.lane import Lane, Target
+
+    Flight = dict[int, tuple[Lane, Target, float, socket.socket]]  # by descriptor; the time is when it was sent
+
+
+class Flights:
+    """Probes in flight: a queue for each patience of jobs, in the order of sending, hence of expiry.
+
+    In one queue for all, a probe that is waited for long would hold up all that were sent after it. Times in seconds.
+    """
+
+    __slots__ = ("hasty", "others")
+
+    def __init__(self) -> None:
+        self.hasty: Flight = {}  # of jobs without a patience of their own: nearly all
+        self.others: dict[float, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self.hasty) + sum(map(len, self.others.values()))
+
+    def of(self, patience: float) -> Flight:
+        """Give the queue of jobs with such a patience."""
+        return self.others.setdefault(patience, {}) if patience else self.hasty
+
+    def home(self, fd: int) -> Flight:
+        """Give the queue in which a descriptor is; one in which it is not if there is none."""
+        if fd in self.hasty:
+            return self.hasty
+        return next((flight for flight in self.others.values() if fd in flight), self.hasty)
+
+    def expiries(self, timeout: float) -> list[float]:
+        """Give when the first probe of each queue was waited for long enough: at least the timeout."""
+        waits = [(0.0, self.hasty), *self.others.items()]
+        return [_first_sent(flight) + max(timeout, patience) for patience, flight in waits if flight]
+
+    def expired(self, timeout: float, now: float) -> Iterator[tuple[int, Lane, Target]]:
+        """Give each probe that was waited for long enough; it is to be taken out before the next."""
+        for patience, flight in ((0.0, self.hasty), *self.others.items()):
+            while flight and now - _first_sent(flight) >= max(timeout, patience):
+                fd = next(iter(flight))
+                lane, target, _, _ = flight[fd]
+                yield fd, lane, target
+        for patience in [patience for patience, flight in self.others.items() if not flight]:
+            del self.others[patience]
+
+    def of_lane(self, lane: Lane) -> list[int]:
+        """Give the descriptors of one lane."""
+        return [fd for fd, entry in self.of(lane.work.job.patience).items() if entry[0] is lane]
+
+    def all(self) -> list[int]:
+        """Give all descriptors."""
+        return list(itertools.chain(self.hasty, *self.others.values()))
+
+
+def _first_sent(flight: Flight) -> float:
+    return next(iter(flight.values()))[2]
