@@ -31,13 +31,14 @@ _SKIP_STATISTICS = struct.pack("=I", 1 << 3)  # RTEXT_FILTER_SKIP_STATS: they ar
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x8, 0x40, 0x80, 0x10000
 _ALL_UP = _IFF_UP | _IFF_RUNNING | _IFF_LOWER_UP
 _MOST_STACKED = 8  # links upon one another; the kernel's MAX_NEST_DEV
-# RTN_BROADCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT
+# RTN_BROADCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT; a send says EACCES of
+# the last one, as it does of a packet filter
 _UNUSABLE = {
     3: errno.ENETUNREACH,
     5: errno.ENETUNREACH,
     6: errno.EINVAL,
     7: errno.EHOSTUNREACH,
-    8: errno.EACCES,
+    8: errno.EHOSTUNREACH,
 }
 _ANSWER = 65536  # bytes; the kernel's answers are far shorter
 _SECONDS = 5.0  # the kernel answers at once

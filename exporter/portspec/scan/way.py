@@ -26,6 +26,7 @@ PAUSE = 0.25  # seconds between two questions about a neighbour
 # How long the kernel's decision about a neighbour is waited for, in seconds. Linux asks three times, a second apart,
 # and a neighbour that was known not before 5 seconds (arp(7): mcast_solicit, ucast_solicit, delay_first_probe_time).
 LONGEST = {Neighbour.UNRESOLVED: 4.0, Neighbour.UNSURE: 10.0}
+_RESOLVED = {Neighbour.KNOWN, Neighbour.UNSURE}
 MOST_TIMES = 3  # silent ports are asked anew so often because the way had changed
 
 NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -102,16 +103,19 @@ class Ways:
 class Way:
     """The way to one address: as it was when its ports were first asked, and whether it held since."""
 
-    __slots__ = ("_changes", "_since", "_times", "_was_unresolved", "_ways", "address", "ask_at", "route")
+    __slots__ = ("_changes", "_since", "_times", "_was_known", "_was_lost", "_ways", "address", "ask_at", "route")
 
     def __init__(self, ways: Ways, address: str, now: float) -> None:
         self._ways = ways
         self.address = address
         self.route = ways.network.route(address)
-        self._changes = ways.link(self.route.index, now).changes
+        link = ways.link(self.route.index, now)
+        self._changes = link.changes
+        # What is sent while the next hop is asked for waits in a short queue, and most of it is lost.
+        self._was_known = not link.has_neighbours or ways.neighbour(self.route, now) in _RESOLVED
         self._times = 0  # asked anew
         self._since: float | None = None  # when a decision of the kernel was first waited for
-        self._was_unresolved = False
+        self._was_lost = False  # the next hop, as seen while it was waited for
         self.ask_at = -math.inf  # not before this
 
     def silence(self, now: float, *, has_answered: bool) -> Silence | Failure:
@@ -127,17 +131,20 @@ class Way:
             neighbour = self._ways.neighbour(route, now) if link.has_neighbours else Neighbour.KNOWN
         except OSError as error:
             return failure(self.address, error.errno or 0)
-        why = self._lost(route, link, neighbour)
+        was_reached = self._was_known or has_answered
+        is_gone = neighbour is Neighbour.ABSENT and (self._was_lost or not was_reached)
+        why = self._lost(route, link, has_neighbour=not is_gone and neighbour is not Neighbour.FAILED)
         if why:
             return why
         if neighbour is Neighbour.UNRESOLVED or (neighbour is Neighbour.UNSURE and not has_answered):
             return self._wait(now, route, link, neighbour)
-        is_unknown = neighbour is Neighbour.ABSENT and not has_answered
-        if is_unknown or self._was_unresolved or route != self.route or link.changes != self._changes:
+        is_forgotten = neighbour is Neighbour.ABSENT and not has_answered
+        has_changed = route != self.route or link.changes != self._changes
+        if has_changed or is_forgotten or self._was_lost or not was_reached:
             return self._begin_anew(route, link, neighbour)
         return Silence.COUNTS
 
-    def _lost(self, route: Route, link: Link, neighbour: Neighbour) -> Failure | None:
+    def _lost(self, route: Route, link: Link, *, has_neighbour: bool) -> Failure | None:
         """Say why nothing can be heard now, if so."""
         if not link.is_up:
             return _no_route(f"no link to {self.address}: {link.name} is down")
@@ -145,9 +152,7 @@ class Way:
             return _no_route(
                 f"this machine's address towards {self.address} changed from {self.route.source} to {route.source}"
             )
-        if neighbour is Neighbour.FAILED or (neighbour is Neighbour.ABSENT and self._was_unresolved):
-            return self._unsent(route, link)
-        return None
+        return None if has_neighbour else self._unsent(route, link)
 
     def _wait(self, now: float, route: Route, link: Link, neighbour: Neighbour) -> Silence | Failure:
         """Wait for the kernel's decision about a neighbour, but not for ever."""
@@ -155,7 +160,7 @@ class Way:
             self._since = now
         if now - self._since >= LONGEST[neighbour]:
             return self._unsent(route, link)
-        self._was_unresolved = self._was_unresolved or neighbour is Neighbour.UNRESOLVED
+        self._was_lost = self._was_lost or neighbour is Neighbour.UNRESOLVED
         # All who wait ask in the same moment, so that one question serves for a gateway.
         self.ask_at = (math.floor(now / PAUSE) + 1) * PAUSE
         return Silence.ASK_LATER
@@ -163,15 +168,14 @@ class Way:
     def _begin_anew(self, route: Route, link: Link, neighbour: Neighbour) -> Silence | Failure:
         """Have the silent ports asked anew: what was sent until now may not have got away."""
         if self._times == MOST_TIMES:
-            if neighbour is Neighbour.ABSENT:
-                return self._unsent(route, link)
             return _no_route(
                 f"the way to {self.address} did not hold while it was scanned: the link {link.name}, or the route, "
                 "changes again and again"
             )
         self._times += 1
         self.route, self._changes = route, link.changes
-        self._since, self._was_unresolved = None, False
+        self._was_known = neighbour in _RESOLVED
+        self._since, self._was_lost = None, False
         return Silence.ASK_AGAIN
 
     def _unsent(self, route: Route, link: Link) -> Failure:

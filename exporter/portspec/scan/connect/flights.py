@@ -47,7 +47,7 @@ class Flights:
     def expired(self, timeout: float, now: float) -> Iterator[tuple[int, Lane, Target]]:
         """Give each probe that was waited for long enough; it is to be taken out before the next."""
         for patience, flight in ((0.0, self.hasty), *self.others.items()):
-            while flight and now - _first_sent(flight) >= max(timeout, patience):
+            while flight and _first_sent(flight) + max(timeout, patience) <= now:
                 fd = next(iter(flight))
                 lane, target, _, _ = flight[fd]
                 yield fd, lane, target

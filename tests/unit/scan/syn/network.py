@@ -20,7 +20,7 @@ from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.engine import SynEngine
 from portspec.scan.syn.packets import Answers, pack
 from portspec.scan.syn.socket import FIRST_SOURCE_PORT, MAX_BATCH, SOURCE_PORTS, Sent, Unsent
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -123,6 +123,7 @@ class Host:
     is_syn_counted: bool = True  # by an RST: it acknowledges the sequence number + 1
     takes_back: bool = False  # a SYN-ACK, by an RST that follows
     is_rejecting_itself: bool = True  # the ICMP errors come from the host, not from a router
+    is_unsent: bool = False  # this machine itself answers each probe with an ICMP error
     silent_from: float = NEVER
     stalls: tuple[float, float] = (NEVER, NEVER)
     answers_late: bool = False  # what came during the stall is answered after it, not lost
@@ -339,6 +340,8 @@ class Network:
 
     def _answers_to(self, host: Host, port: int, now: float) -> list[tuple[int, int, bool]]:
         """Give the kinds of the answers to a SYN, how far behind its sequence number each is, whose it is."""
+        if host.is_unsent:
+            return [(UNSENT, 0, False)]
         truth = host.truth(port)
         behind = 0 if host.is_syn_counted else 1
         if truth is Truth.OPEN:

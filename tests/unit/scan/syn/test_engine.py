@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan.job import PortState, Reason, ScanJob
 from portspec.scan.pacing import Pacer
+from portspec.scan.route import Neighbour
 from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.control import MOST, TRY_SLOTS
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.wave import PATIENCE
+from portspec.scan.way import MOST_TIMES
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.network import (
     MODULUS,
@@ -349,6 +352,90 @@ def test_silence_of_a_lost_way_is_not_believed(change: Via | int, word: str) -> 
     assert seen.failure.reason is Reason.NO_ROUTE
     assert word in seen.failure.detail
     assert (seen.scanned, seen.filtered) == (NO_PORTS, NO_PORTS)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [Via(OWN4, changes=2), Via(OWN4, next_hop="198.51.100.7"), Via(OWN4, "sim0", neighbour=Neighbour.UNRESOLVED)],
+    ids=["link lost and regained", "another gateway", "neighbour asked for"],
+)
+@pytest.mark.parametrize("start", [0.0, 0.06])
+def test_silence_while_the_way_was_interrupted_does_not_count(again: Via, start: float) -> None:
+    """Ports that were asked while the link was lost, or the next hop was not known, are asked again, and told right."""
+    host = mixed("192.0.2.1")
+    end = 2.6  # the last try of the first ones is waited for until then
+    host.stalls = (start, end)
+    taken = Via(OWN4) if again.neighbour is Neighbour.KNOWN or start else again
+    host.routes = [(0.0, taken), (start + 0.01, again), (end, replace(again, neighbour=Neighbour.KNOWN))]
+    (seen,), sends = scan(host, ports=THOUSAND, within=60.0)
+    assert_exact(host, seen, THOUSAND)
+    assert max(send.at for send in sends) > end
+
+
+def test_way_that_never_holds_is_given_up() -> None:
+    """Where the link is lost and regained before each conclusion, the address is unknown, in a bounded time."""
+    host = mixed("192.0.2.1")
+    host.silent_from = 0.0
+    host.routes = [(tenth / 10, Via(OWN4, changes=tenth)) for tenth in range(600)]
+    (seen,), sends = scan(host, ports=THOUSAND, within=30.0)
+    assert seen.failure is not None
+    assert (seen.failure.reason, seen.scanned) == (Reason.NO_ROUTE, NO_PORTS)
+    assert "again and again" in seen.failure.detail
+    assert len(sends) <= (1 + MOST_TIMES) * 3 * len(THOUSAND)
+
+
+@pytest.mark.parametrize(
+    ("states", "word"),
+    [
+        ([(0.0, Neighbour.UNRESOLVED), (3.0, Neighbour.FAILED)], "192.0.2.1 does not answer ARP"),
+        ([(0.0, Neighbour.UNRESOLVED)], "192.0.2.1 does not answer ARP"),  # asked for by others again and again
+        ([(0.0, Neighbour.UNRESOLVED), (3.0, Neighbour.ABSENT)], "192.0.2.1 does not answer ARP"),  # forgotten
+        ([(0.0, Neighbour.UNSURE), (8.0, Neighbour.FAILED)], "192.0.2.1 does not answer ARP"),
+        ([(0.0, Neighbour.ABSENT)], "192.0.2.1 does not answer ARP"),
+    ],
+)
+def test_neighbour_that_does_not_answer_is_no_route(states: list[tuple[float, Neighbour]], word: str) -> None:
+    """Where the next hop is not known nothing was sent: its decision is waited for, within bounds and at rest."""
+    host = mixed("192.0.2.1")
+    host.silent_from = 0.0
+    host.routes = [(at, Via(OWN4, neighbour=state)) for at, state in states]
+    with Simulation(host) as simulation:
+        (observation,) = simulation.scan(ScanJob((host.address,), THOUSAND), within=15.0)
+        questions = simulation.network.questions
+    (seen,) = observation.addresses
+    assert seen.failure is not None
+    assert (seen.failure.reason, seen.scanned) == (Reason.NO_ROUTE, NO_PORTS)
+    assert word in seen.failure.detail
+    assert simulation.idle == 0
+    assert questions < 50
+
+
+def test_neighbour_that_is_confirmed_late_lets_silence_count() -> None:
+    """A host that drops everything is filtered as soon as the kernel has confirmed the neighbour."""
+    host = Host("192.0.2.1", others=Truth.DROPPED)
+    host.routes = [(0.0, Via(OWN4, neighbour=Neighbour.UNSURE)), (5.0, Via(OWN4))]
+    (seen,), sends = scan(host, ports=THOUSAND, within=6.0)
+    assert_exact(host, seen, THOUSAND)
+    assert len(sends) == 3 * len(THOUSAND)
+
+
+def test_neighbour_is_not_asked_about_where_all_ports_answer() -> None:
+    """Answers need no proof that they could be heard: of a host that answers on every port one question is asked."""
+    host = Host("192.0.2.1", ports={22: Truth.OPEN})
+    with Simulation(host) as simulation:
+        simulation.scan(ScanJob((host.address,), THOUSAND))
+        assert simulation.network.questions == 1
+
+
+def test_error_of_this_machine_is_no_route() -> None:
+    """A probe that this machine answers itself with "host unreachable" was not sent: the address is unknown."""
+    host, other = mixed("192.0.2.1"), mixed("192.0.2.2")
+    host.is_unsent = True
+    (seen, seen_other), _ = scan(host, other, ports=THOUSAND, within=PATIENCE + 10.0)
+    assert seen.failure is not None
+    assert seen.failure.reason is Reason.NO_ROUTE
+    assert "this machine answers" in seen.failure.detail
+    assert_exact(other, seen_other, THOUSAND)
 
 
 def test_no_route_from_the_start() -> None:

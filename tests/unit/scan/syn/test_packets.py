@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames, Probes, Template, pack, parse, partial_checksum
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.wire import (
     ACK,
@@ -552,6 +552,14 @@ def test_error_from_somebody_on_the_way(probe: Probe) -> None:
     router = ROUTER4 if probe.family == socket.AF_INET else ROUTER6
     assert parsed(probe.unreachable(sender=router)) == [probe.answer(FILTERED, direct=False)]
     assert parsed(probe.unreachable(sender=probe.peer)) == [probe.answer(FILTERED, direct=True)]
+
+
+@BOTH
+def test_error_from_this_machine_itself(probe: Probe) -> None:
+    """An error from the address that the probe was sent from says that it was not sent, unless that is the target."""
+    assert parsed(probe.unreachable(sender=probe.own)) == [probe.answer(UNSENT, direct=False)]
+    itself = replace(probe, peer=probe.own)
+    assert parsed(itself.unreachable(sender=probe.own)) == [itself.answer(FILTERED, direct=True)]
 
 
 @MODEST

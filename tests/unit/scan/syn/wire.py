@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -287,7 +287,8 @@ def _error(source: bytes, destination: bytes, message: bytes, size: int, at: flo
         return None
     source_port, port, sequence = struct.unpack("!HHI", quoted[header : header + 8])
     is_direct = source == peer
-    return Answer(packed(peer), packed(own), port, source_port, sequence, FILTERED, direct=is_direct, at=at)
+    kind = UNSENT if source == own and not is_direct else FILTERED
+    return Answer(packed(peer), packed(own), port, source_port, sequence, kind, direct=is_direct, at=at)
 
 
 # What hypothesis makes.

@@ -1,0 +1,81 @@
+"""The queues of probes that are waited for; and that nobody waits longer for another's patience."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.ports import PortSet
+from portspec.scan import ScanJob
+from portspec.scan.connect import ConnectEngine
+from portspec.scan.connect.flights import Flights
+from tests.unit.factories import MODEST
+from tests.unit.scan.loopback import PATIENCE, own_address, silent_ports
+
+if TYPE_CHECKING:
+    from portspec.scan.connect.lane import Lane
+
+TIMEOUT = 0.9
+
+
+def lane(patience: float) -> Lane:
+    """Make what stands for a lane whose job has such a patience."""
+    return cast("Lane", SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(patience=patience))))
+
+
+@MODEST
+@given(
+    sent=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 3.5, 7.25]), st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=30
+    )
+)
+def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, float, bool]]) -> None:
+    """Each probe expires once its own wait is over and not before, whichever were sent or answered before it."""
+    flights = Flights()
+    expiry: dict[int, float] = {}
+    now = 0.0
+    for fd, (patience, pause, is_answered) in enumerate(sent):
+        now += pause
+        flights.of(patience)[fd] = (lane(patience), ("192.0.2.1", fd), now, cast("Any", None))
+        if is_answered:
+            flights.home(fd).pop(fd)
+        else:
+            expiry[fd] = now + max(TIMEOUT, patience)
+    assert sorted(flights.all()) == sorted(expiry)
+    while expiry:
+        assert len(flights) == len(expiry)
+        now = max(now, min(flights.expiries(TIMEOUT)))
+        assert now >= min(expiry.values())
+        due = []
+        for fd, _, (_, port) in flights.expired(TIMEOUT, now):
+            assert fd == port
+            flights.home(fd).pop(fd)
+            due.append(fd)
+        assert due
+        assert all(expiry[fd] <= now + 1e-9 for fd in due)
+        for fd in due:
+            del expiry[fd]
+        assert all(end > now - 1e-9 for end in expiry.values())
+    assert not list(flights.expired(TIMEOUT, now))
+    assert (len(flights), flights.expiries(TIMEOUT), flights.others) == (0, [], {})
+
+
+def test_patient_job_holds_up_no_other() -> None:
+    """A scan that comes after a job of long patience on a silent port ends in its own time, long before that one."""
+    address = own_address()
+    engine = ConnectEngine(timeout=0.05, retries=0)
+    with silent_ports(address, 2) as silent:
+        first, second = silent
+        try:
+            patient = engine.submit(ScanJob((address,), PortSet.of([first]), patience=100 * PATIENCE))
+            while not engine.stats.probes_sent:
+                time.sleep(0.001)
+            (seen,) = engine.submit(ScanJob((address,), PortSet.of([second]))).result(timeout=PATIENCE).addresses
+            assert not patient.done()
+        finally:
+            engine.close()
+    assert seen.filtered == PortSet.of([second])

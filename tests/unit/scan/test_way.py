@@ -1,0 +1,165 @@
+"""When silence counts, on a made-up kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.scan import Failure, Reason
+from portspec.scan.route import Link, Neighbour, Route
+from portspec.scan.way import LONGEST, MOST_TIMES, PAUSE, Silence, Ways
+from tests.unit.factories import MODEST
+
+ADDRESS: Final = "192.0.2.7"
+GATEWAY: Final = "192.0.2.1"
+ROUTE: Final = Route("192.0.2.9", 2, ADDRESS)
+LINK: Final = Link("eth0", is_up=True, changes=4, has_neighbours=True)
+KNOWN: Final = Neighbour.KNOWN
+
+
+@dataclass
+class Kernel:
+    """What the kernel says now; an errno in the place of a route is raised."""
+
+    way: Route | int = ROUTE
+    interface: Link = LINK
+    next_hop: Neighbour = KNOWN
+    asked: list[str] = field(default_factory=list)
+
+    def route(self, address: str) -> Route:
+        """Give the route."""
+        self.asked.append(f"route {address}")
+        if isinstance(self.way, Route):
+            return self.way
+        raise OSError(self.way, os.strerror(self.way))
+
+    def link(self, index: int) -> Link:
+        """Give the link."""
+        self.asked.append(f"link {index}")
+        return self.interface
+
+    def neighbour(self, route: Route) -> Neighbour:
+        """Give the neighbour."""
+        self.asked.append(f"neighbour {route.next_hop}")
+        return self.next_hop
+
+
+def link(*, is_up: bool = True, changes: int = 4, has_neighbours: bool = True) -> Link:
+    """Make a link."""
+    return Link("eth0", is_up, changes, has_neighbours)
+
+
+STATES: Final = st.builds(
+    Kernel,
+    st.sampled_from([ROUTE, Route("192.0.2.9", 2, GATEWAY), Route("192.0.2.10", 3, ADDRESS), errno.ENETUNREACH]),
+    st.builds(link, is_up=st.booleans(), changes=st.sampled_from([4, 6])),
+    st.sampled_from(Neighbour),
+)
+
+
+@MODEST
+@given(states=st.lists(st.tuples(STATES, st.booleans()), min_size=1, max_size=40))
+def test_silence_counts_only_where_something_could_be_heard_all_the_time(states: list[tuple[Kernel, bool]]) -> None:
+    """Whatever happens, silence counts only over a link, route and next hop that held since the ports were asked.
+
+    Ports are asked anew at most so often, and a decision of the kernel is waited for at most so long.
+    """
+    kernel = Kernel()
+    way = Ways(kernel).to(ADDRESS, 0.0)
+    taken, waited, times, now = Kernel(), 0, 0, 0.0
+    for state, has_answered in states:
+        now = max(now + PAUSE, way.ask_at)
+        kernel.way, kernel.interface, kernel.next_hop = state.way, state.interface, state.next_hop
+        said = way.silence(now, has_answered=has_answered)
+        if isinstance(said, Failure):
+            assert said.reason is Reason.NO_ROUTE
+            return
+        assert state.interface.is_up
+        assert isinstance(state.way, Route)
+        assert state.way.source == ROUTE.source
+        assert state.next_hop is not Neighbour.FAILED
+        if said is Silence.ASK_LATER:
+            waited += 1
+            assert now < way.ask_at <= now + PAUSE
+            assert waited <= max(LONGEST.values()) / PAUSE + 1
+            continue
+        if said is Silence.ASK_AGAIN:
+            taken, waited, times = state, 0, times + 1
+            assert times <= MOST_TIMES
+            continue
+        assert (state.way, state.interface.changes) == (taken.way, taken.interface.changes)
+        assert state.next_hop is KNOWN or has_answered
+        assert state.next_hop is not Neighbour.UNRESOLVED
+        return
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"way": errno.ENETUNREACH}, "network is unreachable"),
+        ({"way": errno.EINVAL}, "blackhole"),
+        ({"interface": link(is_up=False)}, "eth0 is down"),
+        ({"way": Route("192.0.2.10", 2, ADDRESS)}, "changed from 192.0.2.9 to 192.0.2.10"),
+        ({"next_hop": Neighbour.FAILED}, "192.0.2.7 does not answer ARP on eth0: no probe was sent to it"),
+        (
+            {"next_hop": Neighbour.FAILED, "way": Route("192.0.2.9", 2, GATEWAY)},
+            "the gateway 192.0.2.1 does not answer ARP on eth0: no probe was sent to 192.0.2.7",
+        ),
+        ({"next_hop": Neighbour.FAILED, "way": Route("192.0.2.9", 2, "fe80::1")}, "fe80::1 does not answer neighbour"),
+    ],
+)
+def test_lost_way_is_no_route(changed: dict[str, object], word: str) -> None:
+    """Where nothing can be sent or heard, the reason is no_route, and the sentence names what is in the way."""
+    kernel = Kernel()
+    way = Ways(kernel).to(ADDRESS, 0.0)
+    for name, value in changed.items():
+        setattr(kernel, name, value)
+    said = way.silence(1.0, has_answered=True)
+    assert isinstance(said, Failure)
+    assert said.reason is Reason.NO_ROUTE
+    assert word in said.detail
+
+
+def test_silence_counts_again_after_the_link_is_back() -> None:
+    """A link that was lost and is back has the ports asked anew; what stays silent then counts."""
+    kernel = Kernel()
+    way = Ways(kernel).to(ADDRESS, 0.0)
+    kernel.interface = link(changes=6)
+    assert way.silence(1.0, has_answered=False) is Silence.ASK_AGAIN
+    assert way.silence(2.0, has_answered=False) is Silence.COUNTS
+
+
+@pytest.mark.parametrize("state", [Neighbour.ABSENT, Neighbour.UNRESOLVED, Neighbour.FAILED])
+def test_next_hop_that_was_found_meanwhile(state: Neighbour) -> None:
+    """Of probes to a next hop that was not known most are lost: the ports are asked anew, unless something answered."""
+    kernel = Kernel(next_hop=state)
+    way, other = (Ways(kernel).to(ADDRESS, 0.0) for _ in range(2))
+    kernel.next_hop = KNOWN
+    assert way.silence(1.0, has_answered=False) is Silence.ASK_AGAIN
+    assert way.silence(2.0, has_answered=False) is Silence.COUNTS
+    assert other.silence(1.0, has_answered=True) is Silence.COUNTS
+
+
+def test_tunnels_have_no_neighbours() -> None:
+    """Where packets need no link-layer address, none is asked for."""
+    kernel = Kernel(interface=link(has_neighbours=False), next_hop=Neighbour.FAILED)
+    assert Ways(kernel).to(ADDRESS, 0.0).silence(1.0, has_answered=False) is Silence.COUNTS
+    assert not [question for question in kernel.asked if question.startswith("neighbour")]
+
+
+def test_link_and_gateway_are_asked_about_once_for_all_addresses() -> None:
+    """A thousand silent addresses behind one gateway are a thousand routes, and one question about link and gateway."""
+    kernel = Kernel(way=Route("192.0.2.9", 2, GATEWAY))
+    ways = Ways(kernel)
+    taken = [ways.to(f"198.51.100.{number % 250}", 0.0) for number in range(1000)]
+    kernel.asked.clear()
+    assert {way.silence(1.0, has_answered=False) for way in taken} == {Silence.COUNTS}
+    assert len(kernel.asked) == 1002
+    kernel.interface = link(is_up=False)
+    assert isinstance(taken[0].silence(1.5, has_answered=False), Failure)
