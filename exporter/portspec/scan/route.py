@@ -31,14 +31,14 @@ _SKIP_STATISTICS = struct.pack("=I", 1 << 3)  # RTEXT_FILTER_SKIP_STATS: they ar
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x8, 0x40, 0x80, 0x10000
 _ALL_UP = _IFF_UP | _IFF_RUNNING | _IFF_LOWER_UP
 _MOST_STACKED = 8  # links upon one another; the kernel's MAX_NEST_DEV
-# RTN_BROADCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT; a send says EACCES of
-# the last one, as it does of a packet filter
+# RTN_BROADCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT
+_PROHIBITED = errno.EHOSTUNREACH  # the kernel says EACCES, as it does of a packet filter
 _UNUSABLE = {
     3: errno.ENETUNREACH,
     5: errno.ENETUNREACH,
     6: errno.EINVAL,
     7: errno.EHOSTUNREACH,
-    8: errno.EHOSTUNREACH,
+    8: _PROHIBITED,
 }
 _ANSWER = 65536  # bytes; the kernel's answers are far shorter
 _SECONDS = 5.0  # the kernel answers at once
@@ -174,7 +174,8 @@ class Netlink:
             if number != self._number:  # the late answer to a question that timed out
                 continue
             if got == _NLMSG_ERROR:
-                raise _error(-struct.unpack_from("=i", answer, _NLMSG.size)[0])
+                code = -struct.unpack_from("=i", answer, _NLMSG.size)[0]
+                raise _error(_PROHIBITED if question == _RTM_GETROUTE and code == errno.EACCES else code)
             if got != kind:
                 raise _error(errno.EOPNOTSUPP)
             return answer[_NLMSG.size : length]

@@ -100,6 +100,7 @@ class Lane:
         self._state = np.zeros(size, np.uint8)
         self._tries = np.zeros(size, np.uint8)
         self._sent_at = np.zeros(size)
+        self._begun: U8 | None = None  # the try with which a port was asked anew, where some were
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""
@@ -285,7 +286,7 @@ class Lane:
         took = np.maximum(at - self._sent_at[ports], 0.0) + waited
         self.rtt = min(self.rtt, float(took.min()))
         self._timer.measured(float(took.max()))
-        first = int(np.count_nonzero(attempts == 0))
+        first = int(np.count_nonzero(attempts <= (0 if self._begun is None else self._begun[ports])))
         later = len(ports) - first
         self._loss.answered(first=first, later=later)
         if self._has_asked_again:
@@ -402,7 +403,10 @@ class Lane:
         doubtful, self._doubtful = self._doubtful, []
         if not self._waves and doubtful:
             self._least = min(TRIES, max(attempt for attempt, _ in doubtful) + self._retried)
-            self._again.extend((min(attempt, LAST_TRY), ports) for attempt, ports in doubtful)
+            self._begun = np.zeros(len(self._state), np.uint8) if self._begun is None else self._begun
+            for attempt, ports in doubtful:
+                self._begun[ports] = attempt  # what an outage swallowed says nothing of how much gets lost
+                self._again.append((min(attempt, LAST_TRY), ports))
 
     def observation(self) -> AddressObservation:
         """Give what is known now."""
