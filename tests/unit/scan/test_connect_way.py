@@ -1,0 +1,87 @@
+"""What the connect engine makes of silence where a made-up kernel says that the way was lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portspec.ports import NO_PORTS, PortSet
+from portspec.scan import Reason, ScanJob
+from portspec.scan.connect import ConnectEngine
+from portspec.scan.connect import engine as engine_module
+from portspec.scan.route import Link, Neighbour
+from tests.unit.scan.kernel import LINK, Kernel
+from tests.unit.scan.loopback import PATIENCE, listeners, own_address, ports_of, silent_ports
+
+if TYPE_CHECKING:
+    from portspec.scan import Observation
+
+TIMEOUT, RETRIES = 0.05, 1
+
+
+class Passing(Kernel):
+    """A kernel that says one thing after the other of link and neighbour, and the last one from then on."""
+
+    def __init__(self, *states: tuple[Link, Neighbour]) -> None:
+        super().__init__()
+        self.states = list(states)
+
+    def link(self, index: int) -> Link:
+        """Give the next one."""
+        if len(self.asked) > 1:
+            self.interface, self.next_hop = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return super().link(index)
+
+
+def scan(kernel: Kernel | None, *, with_open: bool = False) -> tuple[Observation, PortSet, PortSet]:
+    """Scan silent ports, and one open one if it is to be; gives what was seen, the silent ports and the open ones."""
+    address = own_address()
+    engine = ConnectEngine(timeout=TIMEOUT, retries=RETRIES, network=kernel)
+    with silent_ports(address, 3) as silent, listeners(address, int(with_open)) as opened:
+        try:
+            job = ScanJob((address,), silent | ports_of(opened))
+            return engine.submit(job).result(timeout=PATIENCE), silent, ports_of(opened)
+        finally:
+            engine.close()
+
+
+def test_silence_over_a_lost_link_is_no_route() -> None:
+    """Where the link is down when silence would count nothing is concluded; what was seen before stays seen."""
+    observation, _, opened = scan(Passing((replace(LINK, is_up=False), Neighbour.KNOWN)), with_open=True)
+    (seen,) = observation.addresses
+    assert seen.failure is not None
+    assert seen.failure.reason is Reason.NO_ROUTE
+    assert "eth0 is down" in seen.failure.detail
+    assert (seen.scanned, seen.open, seen.filtered) == (opened, opened, NO_PORTS)
+
+
+def test_silence_is_asked_again_after_an_outage() -> None:
+    """Where the link was lost and is back each silent port is asked as often again before it is filtered."""
+    observation, silent, opened = scan(Passing((replace(LINK, changes=6), Neighbour.KNOWN)), with_open=True)
+    (seen,) = observation.addresses
+    assert (seen.failure, seen.open, seen.filtered) == (None, opened, silent)
+    assert observation.probes == 2 * (1 + RETRIES) * len(silent) + len(opened)
+
+
+@pytest.mark.parametrize("end", [Neighbour.FAILED, Neighbour.ABSENT])
+def test_decision_about_a_neighbour_is_waited_for(end: Neighbour) -> None:
+    """A neighbour that is asked for when silence would count is waited for, and no_route if it does not answer."""
+    observation, _, _ = scan(Passing((LINK, Neighbour.UNRESOLVED), (LINK, Neighbour.UNRESOLVED), (LINK, end)))
+    (seen,) = observation.addresses
+    assert seen.failure is not None
+    assert (seen.failure.reason, seen.scanned) == (Reason.NO_ROUTE, NO_PORTS)
+    assert "does not answer ARP" in seen.failure.detail
+    assert observation.probes == (1 + RETRIES) * 3
+
+
+def test_silence_counts_where_the_kernel_may_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sandbox without netlink the engine scans as ever."""
+
+    def forbidden() -> None:
+        raise PermissionError(1, "operation not permitted")
+
+    monkeypatch.setattr(engine_module, "Netlink", forbidden)
+    observation, silent, _ = scan(None)
+    assert observation.addresses[0].filtered == silent
