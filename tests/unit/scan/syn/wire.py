@@ -329,6 +329,9 @@ def exchanges(draw: st.DrawFn, probes: st.SearchStrategy[Probe] = PROBES, *, mos
     whole = probe.packet()
     quoted = whole[: draw(st.integers(len(whole) - 16, len(whole)))] + draw(st.binary(max_size=most))
     code = draw(st.sampled_from([0, 1, 2, 3, 9, 10, 13] if len(probe.own) == 4 else [0, 1, 2, 3, 4, 5, 6]))
-    sender = draw(st.just(probe.peer) | (ADDRESSES4 if len(probe.own) == 4 else ADDRESSES6))
+    others = ADDRESSES4 if len(probe.own) == 4 else ADDRESSES6
+    sender = draw(st.just(probe.peer) | st.just(probe.own) | others)
     packet = probe.unreachable(code, sender=sender, quoted=quoted, ip_options=ip_options)
-    return Exchange(probe, packet, probe.answer(FILTERED, direct=sender == probe.peer))
+    is_direct = sender == probe.peer
+    answer = probe.answer(UNSENT if sender == probe.own and not is_direct else FILTERED, direct=is_direct)
+    return Exchange(probe, packet, answer)
