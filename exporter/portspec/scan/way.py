@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAUSE = 0.25  # seconds between two questions about a neighbour
+_AGE = 0.05  # seconds that an answer about link or next hop holds for ways that are taken
+_MOST_ANSWERS = 4096
 # How long the kernel's decision about a neighbour is waited for, in seconds. Linux asks three times, a second apart,
 # and a neighbour that was known not before 5 seconds (arp(7): mcast_solicit, ucast_solicit, delay_first_probe_time).
 LONGEST = {Neighbour.UNRESOLVED: 4.0, Neighbour.UNSURE: 10.0}
@@ -70,34 +72,33 @@ class Network(Protocol):
 
 
 class Ways:
-    """Makes ways, and asks about what they share (links, gateways) once for each moment. Times in seconds."""
+    """Makes ways, and asks about what they share (links, gateways) once for many. Times in seconds."""
 
-    __slots__ = ("_answers", "_asked_at", "network")
+    __slots__ = ("_answers", "network")
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._asked_at = -math.inf
-        self._answers: dict[Hashable, object] = {}
+        self._answers: dict[Hashable, tuple[float, object]] = {}
 
     def to(self, address: str, now: float) -> Way:
         """Take the way to an address as it is now; OSError, with the errno of a send, if there is none."""
         return Way(self, address, now)
 
-    def link(self, index: int, now: float) -> Link:
-        """Tell how an interface is at a moment."""
-        return self._once(index, now, lambda: self.network.link(index))
+    def link(self, index: int, now: float, age: float = 0.0) -> Link:
+        """Tell how an interface is, or was at most so long ago."""
+        return self._once(index, now, age, lambda: self.network.link(index))
 
-    def neighbour(self, route: Route, now: float) -> Neighbour:
-        """Tell what is known of the next hop of a route at a moment."""
-        return self._once((route.index, route.next_hop), now, lambda: self.network.neighbour(route))
+    def neighbour(self, route: Route, now: float, age: float = 0.0) -> Neighbour:
+        """Tell what is known of the next hop of a route, or was at most so long ago."""
+        return self._once((route.index, route.next_hop), now, age, lambda: self.network.neighbour(route))
 
-    def _once(self, key: Hashable, now: float, ask: Callable[[], T]) -> T:
-        if now != self._asked_at:
-            self._asked_at = now
-            self._answers.clear()
-        if key not in self._answers:
-            self._answers[key] = ask()
-        return self._answers[key]  # type: ignore[return-value] # the key says which
+    def _once(self, key: Hashable, now: float, age: float, ask: Callable[[], T]) -> T:
+        answer = self._answers.get(key)
+        if answer is None or now - answer[0] > age:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            answer = self._answers[key] = now, ask()
+        return answer[1]  # type: ignore[return-value] # the key says which
 
 
 class Way:
@@ -109,10 +110,11 @@ class Way:
         self._ways = ways
         self.address = address
         self.route = ways.network.route(address)
-        link = ways.link(self.route.index, now)
+        # An older answer does no harm: what changed since has ports asked anew that need not be.
+        link = ways.link(self.route.index, now, _AGE)
         self._changes = link.changes
         # What is sent while the next hop is asked for waits in a short queue, and most of it is lost.
-        self._was_known = not link.has_neighbours or ways.neighbour(self.route, now) in _RESOLVED
+        self._was_known = not link.has_neighbours or ways.neighbour(self.route, now, _AGE) in _RESOLVED
         self._times = 0  # asked anew
         self._since: float | None = None  # when a decision of the kernel was first waited for
         self._was_lost = False  # the next hop, as seen while it was waited for

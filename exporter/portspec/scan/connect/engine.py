@@ -172,7 +172,7 @@ class ConnectEngine(EngineThread):
         for lane in self._lanes:
             if lane.has_asked_again:
                 lane.loss.tell()
-            if not lane.is_doubtful:
+            if not lane.doubtful or not lane.is_doubtful:
                 continue
             tries = lane.loss.tries(1 + self.retries)
             has_due = any(lane.attempts[port] >= tries for _, port in lane.doubtful)
@@ -226,7 +226,7 @@ class ConnectEngine(EngineThread):
         """
         if not self._works or any(work.is_over for work in self._works):
             return 0.0
-        times = [lane.way.ask_at if lane.way else now for lane in self._lanes if lane.is_doubtful]
+        times = [lane.way.ask_at if lane.way else now for lane in self._lanes if lane.doubtful and lane.is_doubtful]
         times += self._flights.expiries(self.timeout)
         if waiting and len(self._flights) < self._window:
             paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
