@@ -110,6 +110,7 @@ class Lane:
             self._state = np.pad(self._state, (0, missing))
             self._tries = np.pad(self._tries, (0, missing))
             self._sent_at = np.pad(self._sent_at, (0, missing))
+            self._begun = None if self._begun is None else np.pad(self._begun, (0, missing))
         self.unsettled += len(more)
         if self._waves:  # they take what is not settled, whether it was asked before or not
             self._waves.add_ports(len(self._state))
