@@ -9,10 +9,10 @@ import os
 import pytest
 
 from portspec.scan.route import Netlink, Route
-from tests.unit.scan.loopback import V4, V6, own_address
+from tests.unit.scan.loopback import V4, V6
 
 
-@pytest.mark.parametrize("address", [V4, V6, own_address()])
+@pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
 def test_way_to_this_machine_is_loopback(address: str) -> None:
     """This machine's own addresses are reached over loopback, which is up and has no neighbours."""
     with contextlib.closing(Netlink()) as netlink:

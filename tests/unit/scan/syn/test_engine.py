@@ -372,6 +372,21 @@ def test_silence_while_the_way_was_interrupted_does_not_count(again: Via, start:
     assert max(send.at for send in sends) > end
 
 
+def test_ports_that_are_added_after_an_outage() -> None:
+    """Ports that are added while others are asked anew are told right like them."""
+    host, end = mixed("192.0.2.1", ports=PortSet.of_ranges([(1, 1000), (5000, 5200)])), 2.6
+    host.stalls = (0.0, end)
+    host.routes = [(0.01, Via(OWN4, changes=2))]
+    more = PortSet.of_ranges([(5000, 5200)])
+    with Simulation(host) as simulation:
+        future = simulation.submit(ScanJob((host.address,), THOUSAND))
+        simulation.run(lambda: simulation.network.elapsed >= end + 0.2, within=5.0)
+        simulation.engine.add_ports(future, more)
+        simulation.run(future.done, within=30.0)
+    (seen,) = future.result(timeout=0).addresses
+    assert_exact(host, seen, THOUSAND | more)
+
+
 def test_way_that_never_holds_is_given_up() -> None:
     """Where the link is lost and regained before each conclusion, the address is unknown, in a bounded time."""
     host = mixed("192.0.2.1")
