@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOOK: Final = 1.0  # seconds between two looks whether there is anything new
 SHARE: Final = 0.1  # of the time that writing may take: the file of 10,000 hosts takes seconds
+MODE: Final = 0o644  # of a new file, whatever the umask: it is for a web server; a file that is there keeps its own
 STALE: Final = 3600.0  # seconds after which it is written anew in any case: it tells how old reports are
 
 _log = log.get("report")
@@ -67,7 +68,7 @@ class ReportFile:
     async def _write(self, snapshot: Snapshot) -> None:
         def write() -> None:
             pieces = write_report(snapshot, self.settings, time.time(), "html")  # which sorts all machines at once
-            write_file(self.path, (piece.encode(errors="replace") for piece in pieces))
+            write_file(self.path, (piece.encode(errors="replace") for piece in pieces), MODE)
 
         try:
             await in_daemon_thread(write)
