@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
+from portspec.metrics import ReportFileStatus
 from portspec.report import write_report
 from portspec.report.file import write_file
 from portspec.threads import in_daemon_thread
@@ -45,6 +46,7 @@ class ReportFile:
         self._written: Snapshot | None = None
         self._written_at = 0.0
         self._has_failed = False
+        self.status: ReportFileStatus | None = None  # until it was first tried
 
     async def run(self) -> None:
         """Keep the file up to date until cancelled."""
@@ -76,13 +78,20 @@ class ReportFile:
             self._tell((error.strerror or str(error)).lower())
         except Exception:  # noqa: BLE001 - a report that cannot be made must not end the exporter
             _log.exception("the report cannot be made", file=self.path)
+            self._note(is_up=False)
         else:
             if self._has_failed:
                 _log.info("the report is written again", file=self.path)
             self._has_failed = False
+            self._note(is_up=True)
         self._written, self._written_at = snapshot, self._clock()
 
+    def _note(self, *, is_up: bool) -> None:
+        before = self.status.last_success if self.status else 0.0
+        self.status = ReportFileStatus(is_up, time.time() if is_up else before)
+
     def _tell(self, why: str) -> None:
+        self._note(is_up=False)
         if not self._has_failed:
             _log.error("the report cannot be written; it is tried again after the next round", file=self.path, why=why)
         self._has_failed = True

@@ -21,6 +21,7 @@ from portspec.app.reportmail import ReportMail
 from portspec.app.servicemanager import ServiceManager, control_socket
 from portspec.config import load
 from portspec.config.hostname import canonical
+from portspec.config.trust import complaints
 from portspec.errors import ConfigError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
@@ -90,6 +91,7 @@ class Service:
         self._mailing: asyncio.Task[None] | None = None
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
+        self._reportfile: ReportFile | None = None
         self.store = Store(config.state, history=config.history)
         self.reports = Reports(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
@@ -145,7 +147,13 @@ class Service:
             parallelscans=self._config.parallelscans,
             **({"shard": f"{shard.index}/{shard.count}"} if shard.count > 1 else {}),
         )
+        self._warn()
         self._manager.ready(f"{len(self.snapshot.hosts)} hosts")
+
+    def _warn(self) -> None:
+        """Log who else may change what is trusted, or read what is secret."""
+        for complaint in complaints(self._config):
+            _log.warning("a file of the configuration is not safe", problem=complaint)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -184,6 +192,7 @@ class Service:
             return f"{path}: the reload failed: {error}"
         self._loaded_at = time.time()
         self._is_good = True
+        self._warn()
         _log.info("configuration reloaded", config=path, hosts=len(self.snapshot.hosts))
         return None
 
@@ -238,6 +247,7 @@ class Service:
             )
             if (audit := self._config.audit)
             else None,
+            reportfile=self._reportfile.status if self._reportfile else None,
         )
 
     async def _go_on_by(self, config: Config) -> None:
@@ -299,8 +309,10 @@ class Service:
         for task in self._publishing:
             task.cancel()
         parts: list[ReportFile | ReportMail] = []
+        self._reportfile = None
         if config.reportfile:
-            parts.append(ReportFile(config.reportfile, settings, lambda: self.snapshot))
+            self._reportfile = ReportFile(config.reportfile, settings, lambda: self.snapshot)
+            parts.append(self._reportfile)
         if config.reportmail and config.mail:
             parts.append(ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store))
         self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
