@@ -148,7 +148,11 @@ class Service:
             **({"shard": f"{shard.index}/{shard.count}"} if shard.count > 1 else {}),
         )
         self._warn()
-        self._manager.ready(f"{len(self.snapshot.hosts)} hosts")
+        self._manager.ready(self._count())
+
+    def _count(self) -> str:
+        hosts = len(self.snapshot.hosts)
+        return f"{hosts:,} host{'' if hosts == 1 else 's'}"
 
     def _warn(self) -> None:
         """Log who else may change what is trusted, or read what is secret."""
@@ -171,9 +175,7 @@ class Service:
         async with self._turn:
             self._manager.reloading()
             message = await self._reload()
-            self._manager.ready(
-                f"{len(self.snapshot.hosts)} hosts" if message is None else f"the last reload failed: {message}"
-            )
+            self._manager.ready(self._count() if message is None else f"the last reload failed: {message}")
             return message
 
     async def _reload(self) -> str | None:
