@@ -1,12 +1,13 @@
-"""A machine that systemd-nspawn boots with systemd: this machine's own files under a layer that is thrown away.
+"""A machine that systemd-nspawn boots with systemd: a system's files under a layer that is thrown away.
 
-It has a network of its own with nothing but loopback, no service of this machine's, and pip installs from a directory
+The system is this machine's own, or the one in the directory $PORTSPEC_TEST_ROOT, such as debootstrap makes it. It has a network of its own with nothing but loopback, no service of this machine's, and pip installs from a directory
 of wheels there. Needs root, overlayfs and the right to make cgroups.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,21 +24,23 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ROOT: Final = Path(__file__).parents[2]
+SYSTEM: Final = Path(os.environ.get("PORTSPEC_TEST_ROOT", "/"))
 SOURCE: Final = "/usr/src/portspec"  # the clone of the repository, there
 WAIT: Final = 100.0  # seconds for a command; pip takes some 20
 _PYTHON: Final = "/usr/bin/python3"  # with which `python3 -m venv` is run there
+_SYSTEMD: Final = "/usr/lib/systemd/systemd"
 _WHEELS: Final = "/usr/src/wheels"
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The names of what is mounted are in a mount namespace of its own, which ends with the machine.
 _BOOT: Final = f"""\
 set -eu
-space=$1 source=$2 wheels=$3 name=$4
-shift 4
+system=$1 space=$2 source=$3 wheels=$4 name=$5
+shift 5
 for group; do echo $$ > "$group/cgroup.procs"; done
 mount -t tmpfs -o mode=755 portspec-test "$space"
 mkdir "$space/upper" "$space/work" "$space/root"
-mount -t overlay -o "lowerdir=/,upperdir=$space/upper,workdir=$space/work" overlay "$space/root"
+mount -t overlay -o "lowerdir=$system,upperdir=$space/upper,workdir=$space/work" overlay "$space/root"
 cd "$space/root"
 # Nothing that is installed on this machine is started there.
 rm -rf etc/systemd/system etc/init.d etc/rc?.d opt/portspec etc/portspec var/lib/portspec var/www/portspec
@@ -77,9 +80,8 @@ class Machine:
         """Give what this machine lacks, by its looks; None if nothing is."""
         if os.geteuid() != 0:
             return "systemd-nspawn needs root"
-        needed = [name for name in ("systemd-nspawn", "nsenter", "unshare", _PYTHON) if not shutil.which(name)]
-        if not Path("/sbin/init").resolve().name.startswith("systemd"):
-            needed.append("systemd as /sbin/init")
+        needed = [name for name in ("systemd-nspawn", "nsenter", "unshare") if not shutil.which(name)]
+        needed += [name for name in (_SYSTEMD, _PYTHON) if not (SYSTEM / name.lstrip("/")).exists()]
         return f"not installed: {', '.join(needed)}" if needed else None
 
     def __enter__(self) -> Self:
@@ -91,7 +93,7 @@ class Machine:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-c", _BOOT, "sh",
-                 str(space), str(source), str(self._wheels), self._name, *map(str, self._groups)],
+                 str(SYSTEM), str(space), str(source), str(self._wheels), self._name, *map(str, self._groups)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -140,10 +142,7 @@ class Machine:
         for child in children:
             with suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text(encoding="utf-8")
-                if (
-                    status.startswith("Name:\tsystemd\n")
-                    and status.split("NSpid:")[1].split("\n")[0].split()[-1] == "1"
-                ):
+                if re.match(r"Name:\tsystemd\n.*^NSpid:[\t0-9]*\t1$", status, re.DOTALL | re.MULTILINE):
                     return int(child)
         return None
 
@@ -164,7 +163,7 @@ class Machine:
 
 def _make_groups(name: str) -> list[Path]:
     """Make a cgroup in the hierarchy that systemd uses, or in both of a hybrid one: nspawn makes others in its own."""
-    made = []
+    made: list[Path] = []
     for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "name=systemd":
@@ -196,7 +195,10 @@ def _remove_group(group: Path) -> bool:
 def wheels(directory: Path) -> Path:
     """Give a directory of the wheels that constraints.txt names; what is not there is fetched. Raises MachineError."""
     version = subprocess.run(
-        [_PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
+        ["chroot", str(SYSTEM), _PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
                "--only-binary=:all:", f"--python-version={version}", f"--dest={directory}",
