@@ -1,7 +1,8 @@
 """A machine that systemd-nspawn boots with systemd: a system's files under a layer that is thrown away.
 
-The system is this machine's own, or the one in the directory $PORTSPEC_TEST_ROOT, such as debootstrap makes it. It has a network of its own with nothing but loopback, no service of this machine's, and pip installs from a directory
-of wheels there. Needs root, overlayfs and the right to make cgroups.
+The system is this machine's own, or the one in the directory $PORTSPEC_TEST_ROOT, such as debootstrap makes it. It has
+a network of its own with nothing but loopback, no service of this machine's, and pip installs from a directory of
+wheels there. Needs root, overlayfs and the right to make cgroups.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
+
+from packaging.markers import Marker
 
 from tests.e2e.exporter import until
 
@@ -193,18 +196,30 @@ def _remove_group(group: Path) -> bool:
 
 
 def wheels(directory: Path) -> Path:
-    """Give a directory of the wheels that constraints.txt names; what is not there is fetched. Raises MachineError."""
-    version = subprocess.run(
-        ["chroot", str(SYSTEM), _PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    """Give a directory with the wheels of constraints.txt; what is not there is fetched. Raises MachineError."""
+    asked = ["chroot", str(SYSTEM), _PYTHON, "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    requirements = directory / f"{version}.txt"
+    requirements.write_text(_requirements(version), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
-               "--only-binary=:all:", f"--python-version={version}", f"--dest={directory}",
-               "-r", str(ROOT / "constraints.txt")]  # fmt: skip
+               "--no-deps", "--only-binary=:all:", f"--python-version={version}", f"--dest={directory}",
+               "-r", str(requirements)]  # fmt: skip
     for more in (["--no-index", f"--find-links={directory}"], []):
         done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=WAIT, check=False)
         if done.returncode == 0:
             return directory
     raise MachineError(f"the wheels of constraints.txt cannot be fetched: {done.stderr.strip()[-300:]}")
+
+
+def _requirements(version: str) -> str:
+    """Give constraints.txt for one version of Python: pip judges its markers by the interpreter that runs pip."""
+    chosen = []
+    is_chosen = True
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line.startswith((" ", "#")):
+            requirement, _, marker = line.removesuffix("\\").partition(";")
+            is_chosen = not marker or Marker(marker).evaluate({"python_full_version": version})
+            line = f"{requirement.strip()} \\"  # noqa: PLW2901 - without its marker
+        if is_chosen:
+            chosen.append(line)
+    return "\n".join((*chosen, ""))
