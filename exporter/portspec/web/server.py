@@ -135,7 +135,7 @@ class WebServer:
         for path, handler in (
             ("/", self._index),
             ("/metrics", self._metrics),
-            (_HEALTHY, self._healthy),
+            ("/-/healthy", self._healthy),
             ("/-/ready", self._ready),
         ):
             application.router.add_get(path, handler)
