@@ -7,6 +7,7 @@ wheels there. Needs root, overlayfs and the right to make cgroups.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -81,8 +82,6 @@ class Machine:
     @staticmethod
     def missing() -> str | None:
         """Give what this machine lacks, by its looks; None if nothing is."""
-        if os.geteuid() != 0:
-            return "systemd-nspawn needs root"
         needed = [name for name in ("systemd-nspawn", "nsenter", "unshare") if not shutil.which(name)]
         needed += [name for name in (_SYSTEMD, _PYTHON) if not (SYSTEM / name.lstrip("/")).exists()]
         return f"not installed: {', '.join(needed)}" if needed else None
@@ -200,14 +199,16 @@ def wheels(directory: Path) -> Path:
     asked = ["chroot", str(SYSTEM), _PYTHON, "-c", "import platform; print(platform.python_version())"]
     version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     requirements = directory / f"{version}.txt"
-    requirements.write_text(_requirements(version), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
                "--no-deps", "--only-binary=:all:", f"--python-version={version}", f"--dest={directory}",
                "-r", str(requirements)]  # fmt: skip
-    for more in (["--no-index", f"--find-links={directory}"], []):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=WAIT, check=False)
-        if done.returncode == 0:
-            return directory
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may run tests
+        requirements.write_text(_requirements(version), encoding="utf-8")
+        for more in (["--no-index", f"--find-links={directory}"], []):
+            done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300.0, check=False)
+            if done.returncode == 0:
+                return directory
     raise MachineError(f"the wheels of constraints.txt cannot be fetched: {done.stderr.strip()[-300:]}")
 
 

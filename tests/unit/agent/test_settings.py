@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from portspec import agent
 from portspec.agent import KEYS, Settings, SettingsError, gather_settings, read_key, read_settings
 from portspec.config.hostname import canonical
+from tests.requirements import NEEDS_ROOT
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "agent" / "portspec-send.conf"
 
@@ -261,7 +262,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
         read_key(str(path))
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can give files away")
 STRANGER = 12345
 
 

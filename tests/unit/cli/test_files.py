@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from portspec.directories import ForeignLinkError, directory_of, followed
 from portspec.report.file import write_file, write_output
 from portspec.store import Store
+from tests.requirements import NEEDS_ROOT
 from tests.unit.cli.run import PROGRAM, run
 from tests.unit.store.scenes import Logs
 
@@ -29,7 +30,7 @@ PAGE = [b"<p>", b"page"]
 both = pytest.mark.parametrize(
     "write", [write_output, lambda path, pieces: write_file(path, pieces, 0o644)], ids=["-o", "reportfile"]
 )
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make links of another user")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can make links of another user")
 
 
 def foreign_link(link: Path, target: Path) -> Path:

@@ -10,6 +10,7 @@ import pytest
 
 from portspec.config import load
 from portspec.config.trust import complaints
+from tests.requirements import NEEDS_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 STRANGER, SERVICE = 12345, 999
 SECRET = "a passphrase of the tests"  # noqa: S105 - of nobody
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can give files away")
 
 
 def configure(tmp_path: Path, *, mode: int = 0o600, environment: Mapping[str, str] | None = None, **keys: Any) -> Any:
