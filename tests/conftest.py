@@ -29,6 +29,8 @@ _FOREIGN: Final = (
     "FORCE_COLOR",
     "PORTSPEC_SEND_",
     "STATE_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "NOTIFY_SOCKET",
 )
 
 

@@ -290,7 +290,7 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = read_settings(Path(path).read_bytes().decode("utf-8-sig"), path)
+            values = read_settings(_read_own(path).decode("utf-8-sig"), path)
         except OSError as error:
             raise SettingsError(f"{path}: {_reason(error)}") from None
         except UnicodeDecodeError:
@@ -313,6 +313,28 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
         user = name_of_user(os.geteuid())
         values["mail_from"] = user if re.fullmatch(r"[0-9.]+|.*:.*", values["host"]) else f"{user}@{values['host']}"
     return Settings(**values)
+
+
+def _read_own(path: str) -> bytes:
+    """Read a file that decides what runs here, or who is believed; SettingsError if another user decides it.
+
+    In the manner of sshd's StrictModes: the file belongs to root or to the user who runs this, and so do the
+    directories above it; nobody else may write to it. As root the group may not either.
+    """
+    own = (0, os.geteuid())
+    others = stat.S_IWOTH if own[1] else stat.S_IWGRP | stat.S_IWOTH
+    with open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
+        found = os.fstat(file.fileno())
+        if found.st_uid not in own:
+            raise SettingsError(f"{path}: belongs to {name_of_user(found.st_uid)}, who may change it: chown it")
+        if found.st_mode & others:
+            raise SettingsError(f"{path}: may be changed by other users: chmod go-w {shlex.quote(path)}")
+        text = file.read()
+    for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
+        above = directory.stat()
+        if above.st_uid not in own or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
+            raise SettingsError(f"{path}: may be replaced by other users, who may write to {directory}")
+    return text
 
 
 def _own_name() -> str:
@@ -1143,6 +1165,8 @@ class HttpSender:
             pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
         try:
+            if settings.ca_file:
+                _read_own(settings.ca_file)  # who may change it may read and answer what is sent
             context = ssl.create_default_context(cafile=settings.ca_file or None)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise SettingsError(f"ca_file: {settings.ca_file}: {_reason(error)}") from None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,34 @@ def test_shipped_configuration_is_right() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("conf.yml is valid.\n")
+
+
+DOCUMENTED = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy" / "agent").iterdir())
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_agent_is_run_isolated(name: str) -> None:
+    """Wherever python3 is told to run the agent it is with -I: else it imports what lies beside the file."""
+    for line in text(name).splitlines():
+        if found := re.search(r"python3?\b(.*?)(?:\S*/)?(?:agent\.py|portspec-send)(?![\w.-])", line):
+            assert "-I" in found[1], line
+
+
+def test_agent_run_isolated_imports_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+    """`python3 -I agent.py` in a directory with another's argparse.py does not run that."""
+    shutil.copy(ROOT / "exporter" / "portspec" / "agent.py", tmp_path)
+    (tmp_path / "argparse.py").write_text("raise SystemExit('another one ran')", encoding="utf-8")
+    (command,) = re.findall(r"python3 (-I agent\.py)$", text("README.md"), re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_readme_warns_of_code_that_came_over_http() -> None:
+    """Beside the command that fetches the agent stands what that trusts."""
+    page = text("README.md")
+    assert "may have been changed on the way" in page[page.index("curl -O http") :][:600]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import os
 import signal
 import sys
 import time
@@ -17,8 +18,10 @@ from portspec import __version__, log
 from portspec.app.engines import drop_privileges, open_engines
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
+from portspec.app.servicemanager import ServiceManager, control_socket
 from portspec.config import load
 from portspec.config.hostname import canonical
+from portspec.config.trust import complaints
 from portspec.errors import ConfigError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
@@ -69,8 +72,9 @@ class _Hosts:
 class Service:
     """What runs behind the web server: monitor, store, discovery and prober, under the present configuration."""
 
-    def __init__(self, config: Config, engines: Engines, shard: Shard) -> None:
+    def __init__(self, config: Config, engines: Engines, shard: Shard, manager: ServiceManager | None = None) -> None:
         self._config = self._begun_by = config
+        self._manager = manager or ServiceManager({})
         self._engines = engines
         self._shard = shard
         self._loaded_at = time.time()
@@ -87,6 +91,7 @@ class Service:
         self._mailing: asyncio.Task[None] | None = None
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
+        self._reportfile: ReportFile | None = None
         self.store = Store(config.state, history=config.history)
         self.reports = Reports(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
@@ -142,6 +147,17 @@ class Service:
             parallelscans=self._config.parallelscans,
             **({"shard": f"{shard.index}/{shard.count}"} if shard.count > 1 else {}),
         )
+        self._warn()
+        self._manager.ready(self._count())
+
+    def _count(self) -> str:
+        hosts = len(self.snapshot.hosts)
+        return f"{hosts:,} host{'' if hosts == 1 else 's'}"
+
+    def _warn(self) -> None:
+        """Log who else may change what is trusted, or read what is secret."""
+        for complaint in complaints(self._config):
+            _log.warning("a file of the configuration is not safe", problem=complaint)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -157,21 +173,28 @@ class Service:
     async def reload(self) -> str | None:
         """Read conf.yml again and go on by it; if it is not right go on as before, and give the message."""
         async with self._turn:
-            path = self._config.path
-            try:
-                self._checksum = await in_daemon_thread(lambda: _checksum(path))
-                await self._go_on_by(await in_daemon_thread(lambda: load(path)))
-            except ConfigError as error:
-                self._is_good = False
-                for line in error.lines():
-                    _log.error("conf.yml is not right, the last good one stays in force", problem=line)
-                return str(error)
-            except Exception as error:  # noqa: BLE001 - the exporter goes on whatever a reload comes to
-                self._is_good = False
-                _log.exception("the reload failed", config=path)
-                return f"{path}: the reload failed: {error}"
+            self._manager.reloading()
+            message = await self._reload()
+            self._manager.ready(self._count() if message is None else f"the last reload failed: {message}")
+            return message
+
+    async def _reload(self) -> str | None:
+        path = self._config.path
+        try:
+            self._checksum = await in_daemon_thread(lambda: _checksum(path))
+            await self._go_on_by(await in_daemon_thread(lambda: load(path)))
+        except ConfigError as error:
+            self._is_good = False
+            for line in error.lines():
+                _log.error("conf.yml is not right, the last good one stays in force", problem=line)
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - the exporter goes on whatever a reload comes to
+            self._is_good = False
+            _log.exception("the reload failed", config=path)
+            return f"{path}: the reload failed: {error}"
         self._loaded_at = time.time()
         self._is_good = True
+        self._warn()
         _log.info("configuration reloaded", config=path, hosts=len(self.snapshot.hosts))
         return None
 
@@ -226,6 +249,7 @@ class Service:
             )
             if (audit := self._config.audit)
             else None,
+            reportfile=self._reportfile.status if self._reportfile else None,
         )
 
     async def _go_on_by(self, config: Config) -> None:
@@ -287,8 +311,10 @@ class Service:
         for task in self._publishing:
             task.cancel()
         parts: list[ReportFile | ReportMail] = []
+        self._reportfile = None
         if config.reportfile:
-            parts.append(ReportFile(config.reportfile, settings, lambda: self.snapshot))
+            self._reportfile = ReportFile(config.reportfile, settings, lambda: self.snapshot)
+            parts.append(self._reportfile)
         if config.reportmail and config.mail:
             parts.append(ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store))
         self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
@@ -395,23 +421,29 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
         loop.add_signal_handler(number, _on_signal, number, stop)
     listeners = [parse_listen_address(address) for address in listen_addresses]
     with open_engines(config) as engines:
-        service = Service(config, engines, shard)
+        manager = ServiceManager(os.environ)
+        service = Service(config, engines, shard, manager)
         loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
         ready = asyncio.Event()
-        server = WebServer(service, listeners, ready=ready)
+        server = WebServer(service, listeners, ready=ready, control=control_socket(os.environ))
+        opened: asyncio.Future[None] | None = None
         try:
-            service.open()
             urls = await server.start()
+            # Its thread keeps the rights that opening the file may take, as root in another user's directory.
+            opened = in_daemon_thread(service.open)
             drop_privileges()
-            await _run_until(stop, _serve(service, urls, ready))
+            await _run_until(stop, _serve(service, opened, urls, ready))
         finally:
+            manager.tell("STOPPING=1")
             engines.close()
             await server.stop()
-            service.store.close()
+            if opened is None or opened.done():  # else its thread is at the file, and nothing was written yet
+                service.store.close()
     _log.info("portspec stopped")
 
 
-async def _serve(service: Service, urls: Sequence[str], ready: asyncio.Event) -> None:
+async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event) -> None:
+    await asyncio.shield(opened)
     await service.start()
     await in_daemon_thread(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
     ready.set()

@@ -73,6 +73,10 @@ def _run(options: argparse.Namespace) -> int:
         from portspec.cli.receive import receive
 
         return receive(options.config)
+    if options.command == "reload":
+        from portspec.cli.reload import reload
+
+        return reload(os.environ)
     return _run_with(_load(options.config), options)
 
 

@@ -8,7 +8,7 @@ from portspec import __version__
 
 DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
 DEFAULT_LISTEN_ADDRESS = ":10190"
-COMMANDS = ("serve", "check", "scan", "learn", "key", "receive", "report", "mail-test")
+COMMANDS = ("serve", "check", "scan", "learn", "key", "receive", "report", "mail-test", "reload")
 _OPTIONS_WITH_VALUE = (
     *("-c", "--log.level", "--web.listen-address", "--shard", "--ports"),
     *("-o", "--format", "--host", "--day"),
@@ -105,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
         "send a test message to every alertemail and say what the mail server answered; exit 1 if any was not taken",
         level="error",
     )
+    _command(
+        commands,
+        "reload",
+        "have the exporter of the systemd unit read its configuration again, and wait for it; exit 0 if that is right, "
+        "else 2",
+        level="error", with_config=False,
+    )  # fmt: skip
     return found
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.cli.output import count, write
 from portspec.config.duration import spell_duration
+from portspec.config.trust import complaints
+from portspec.directories import directory_of
 from portspec.document import timestamp
 from portspec.inventory import SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
@@ -69,6 +73,8 @@ def check(config: Config) -> int:
         *source_warnings(discovery.stats),
         *_exception_warnings(config, known, now),
         *_audit_warnings(config, expected, now),
+        *complaints(config, for_others=True),
+        *_reportfile_warnings(config),
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
@@ -115,6 +121,25 @@ def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float
             yield f"{what} matches no host that has to report"
     if config.audit and not expected:
         yield "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+
+
+def _reportfile_warnings(config: Config) -> Iterator[str]:
+    """Tell of a report of all machines that this user could not write."""
+    path = config.reportfile
+    if path is None:
+        return
+    why = None
+    try:
+        with directory_of(path) as place:
+            if not os.access(f"/proc/self/fd/{place.directory}", os.W_OK | os.X_OK, effective_ids=True):
+                is_read_only = os.fstatvfs(place.directory).f_flag & os.ST_RDONLY
+                why = "its file system is read-only" if is_read_only else "this user may not write to its directory"
+            elif place.status and not stat.S_ISREG(place.status.st_mode):
+                why = "it is there and is no regular file"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        yield f"reportfile {path} cannot be written: {why}"
 
 
 def _exception(item: PortException | VulnerabilityException, about: str) -> str:

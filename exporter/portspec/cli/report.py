@@ -18,7 +18,7 @@ from portspec.errors import PortspecError, UsageError
 from portspec.inventory import roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.report import ReportSettings, write_report
-from portspec.report.file import write_file
+from portspec.report.file import write_output
 from portspec.reports import decoded, inspect
 from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.store import Store
@@ -54,7 +54,7 @@ def _put(pieces: Iterable[bytes], output: str | None) -> None:
         write_bytes(pieces)
         return
     try:
-        write_file(output, pieces)
+        write_output(output, pieces)
     except OSError as error:
         raise PortspecError(f"cannot write {output}: {(error.strerror or str(error)).lower()}") from None
 

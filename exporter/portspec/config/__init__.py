@@ -30,6 +30,7 @@ from portspec.config.model import (
 )
 from portspec.config.schema import ConfModel, ModuleModel, describe, plain_host_path
 from portspec.config.source import Source, read
+from portspec.config.trust import trusted_files
 from portspec.errors import ConfigError
 from portspec.ports import PortSet
 
@@ -94,7 +95,7 @@ def _load(path: str, environment: Mapping[str, str]) -> Config:
                     source.problem(place, message)
     if source.problems or model is None:
         raise ConfigError(path, source.problems)
-    return _config(path, model, environment)
+    return _config(path, model, environment, trusted_files(raw, file, source.expanded))
 
 
 def _check_whole(source: Source, raw: dict[str, Any]) -> None:
@@ -149,7 +150,9 @@ def _check_modules(source: Source, raw: dict[str, Any]) -> None:
                 source.problem(("modules", name), "has nothing to scan; give it scanports")
 
 
-def _config(path: str, model: ConfModel, environment: Mapping[str, str]) -> Config:
+def _config(
+    path: str, model: ConfModel, environment: Mapping[str, str], trusted: tuple[tuple[str, bool], ...]
+) -> Config:
     scanports = _union(model.scanports)
     unite = cache(_unite)  # most hosts have the same ports: make and keep each set once
     return Config(
@@ -175,6 +178,7 @@ def _config(path: str, model: ConfModel, environment: Mapping[str, str]) -> Conf
         state=_state_file(Path(path), model.state, environment),
         history=model.history,
         autoreload=model.autoreload,
+        trusted=trusted,
         mail=mail_config(model),
         audit=audit_config(model.audit),
         reportfile=model.reportfile,

@@ -196,8 +196,9 @@ class Config:
 
     `state` is the path of the SQLite file, in which changes are kept for `history` seconds. `probe_allow` are the
     CIDRs whose addresses /probe may scan beside the hosts. Without what a mail needs there is no `mail`. `accepted` are
-    the vulnerabilities among the exceptions. The report of all machines is kept in `reportfile`, and mailed each day at
-    `reportmail`, in the machine's local time.
+    the vulnerabilities among the exceptions. `trusted` are the paths of conf.yml and of the files that it names whose
+    content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
+    mailed each day at `reportmail`, in the machine's local time.
     """
 
     path: str
@@ -213,6 +214,7 @@ class Config:
     state: str = "portspec.db"
     history: float = 365 * SECONDS_A_DAY
     autoreload: bool = True
+    trusted: tuple[tuple[str, bool], ...] = field(default=(), compare=False)
     mail: MailConfig | None = None
     audit: AuditConfig | None = None
     accepted: tuple[VulnerabilityException, ...] = ()

@@ -55,6 +55,7 @@ class Source:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     faulty: set[KeyPath] = field(default_factory=set)
+    expanded: set[KeyPath] = field(default_factory=set)  # whose values have something of the environment in them
 
     def line(self, path: KeyPath) -> int:
         """Give the line of a path, or of the nearest thing above it that has one; 0 for the whole file."""
@@ -281,6 +282,7 @@ class _Walker:
                 name = "that it names" if path and _SECRET.search(str(path[-1])) else found[1]
                 self.source.problem(path, f"the environment variable {name} is not set", line)
                 return found[0]
+            self.source.expanded.add(path)
             value = self._environment[found[1]]
             if any("\ud800" <= letter <= "\udfff" for letter in value):  # how Python carries bytes that are no text
                 self.source.problem(path, f"the environment variable {found[1]} is not UTF-8 text", line)

@@ -3,6 +3,16 @@
 from portspec.metrics.block import joined
 from portspec.metrics.catalogue import CATALOGUE, Metric
 from portspec.metrics.exposition import Exposition, Page, probe_page
-from portspec.metrics.status import AuditStatus, ServiceStatus
+from portspec.metrics.status import AuditStatus, ReportFileStatus, ServiceStatus
 
-__all__ = ["CATALOGUE", "AuditStatus", "Exposition", "Metric", "Page", "ServiceStatus", "joined", "probe_page"]
+__all__ = [
+    "CATALOGUE",
+    "AuditStatus",
+    "Exposition",
+    "Metric",
+    "Page",
+    "ReportFileStatus",
+    "ServiceStatus",
+    "joined",
+    "probe_page",
+]

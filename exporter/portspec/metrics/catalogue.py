@@ -182,6 +182,14 @@ STORE_DROPPED = Metric(
     "counter",
     "Changes that were never written, since the state file could not be written for too long.",
 )
+REPORTFILE_UP = Metric(
+    "portspec_reportfile_up", "gauge", "1 if the file of the report of all machines could last be written, else 0."
+)
+REPORTFILE_SUCCESS = Metric(
+    "portspec_reportfile_last_success_timestamp_seconds",
+    "gauge",
+    "Unix time at which the file of the report of all machines was last written; 0 if it never was.",
+)
 MAIL_OUTBOX = Metric(
     "portspec_mail_outbox", "gauge", "Mails, and notices that become mails, which wait in the state file to be sent."
 )

@@ -43,6 +43,9 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         (m.STORE_DROPPED, status.store.dropped),
     ):
         yield _family(metric, [((), value)])
+    if report := status.reportfile:
+        yield _family(m.REPORTFILE_UP, [((), report.is_up)])
+        yield _family(m.REPORTFILE_SUCCESS, [((), report.last_success)])
     if mail := status.mail:
         yield _family(m.MAIL_OUTBOX, [((), mail.waiting)])
         yield _family(m.MAILS_SENT, [((), mail.sent)])

@@ -30,10 +30,19 @@ class AuditStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFileStatus:
+    """Whether the file of the report of all machines could last be written, and when it last was, in Unix seconds."""
+
+    is_up: bool
+    last_success: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds.
 
-    Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`.
+    Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`, and no `reportfile` until it was
+    first tried to write that.
     """
 
     engine: str
@@ -45,3 +54,4 @@ class ServiceStatus:
     sources: tuple[SourceStats, ...] = ()
     mail: MailStatus | None = None
     audit: AuditStatus | None = None
+    reportfile: ReportFileStatus | None = None

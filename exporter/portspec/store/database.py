@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from portspec.directories import ForeignLinkError, directory_of
 from portspec.store import schema
 from portspec.store.trouble import Kind, Trouble, trouble_of
 
@@ -167,10 +168,20 @@ def _look_at_header(header: bytes) -> None:
 
 def _made(path: str, patience: float) -> sqlite3.Connection:
     """Connect to a file that is ours by its looks, or to one that is made."""
+    _refuse_links(path)
     if not _look(path):
         with suppress(FileExistsError):  # another process has made it meanwhile
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     return _connect(path, "mode=rw", patience)
+
+
+def _refuse_links(path: str) -> None:
+    """Raise Trouble where the path leads through a symbolic link of another user."""
+    try:
+        with directory_of(path):
+            pass
+    except ForeignLinkError as error:
+        raise Trouble(Kind.FOREIGN, str(error.strerror)) from None
 
 
 def _prepare(connection: sqlite3.Connection, patience: float) -> None:

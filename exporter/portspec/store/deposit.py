@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from portspec.directories import followed
 from portspec.store import archive, database
 from portspec.store.archive import Archive
 from portspec.store.schema import transaction
@@ -39,7 +39,7 @@ def note_refusal(path: str, reason: str) -> None:
 def _writing(path: str) -> Iterator[sqlite3.Connection]:
     """Give a connection in a transaction, whose file has the name before and after it. Raises StoreError."""
     try:
-        place = os.path.realpath(path)  # as SQLite does for what is beside it
+        place = followed(path)  # as SQLite does for what is beside it
         before = database.identity(place)[0]
         with closing(database.open_for_deposit(place)) as connection:
             opened = before or database.identity(place)[0]

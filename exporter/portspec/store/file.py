@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from portspec import log
+from portspec.directories import followed
 from portspec.store import database
 from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
 
@@ -24,7 +24,7 @@ class File:
     """The SQLite file at a path, with one connection that writes; for one thread at a time, reading() for any."""
 
     def __init__(self, path: str, wall_clock: Callable[[], float]) -> None:
-        self.path = _resolved(path)
+        self.path = followed(path)  # as SQLite does for the files beside it
         self.errors = 0
         self.is_up = False
         self._wall_clock = wall_clock
@@ -154,11 +154,3 @@ class File:
             todo=trouble.kind.value,
         )
         return True
-
-
-def _resolved(path: str) -> str:
-    """Follow symbolic links, as SQLite does for the files beside it; what is wrong with a path is told at opening."""
-    try:
-        return os.path.realpath(path)
-    except (OSError, ValueError):
-        return os.path.abspath(path)  # noqa: PTH100 - pathlib raises here, too

@@ -23,8 +23,9 @@ from portspec.verdict import Kind, Verdict
 from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
+    from portspec.web.renderings import Renderings
     from portspec.web.service import Service
 
 DEFAULT_PAGE = 1000  # hosts or changes
@@ -35,8 +36,9 @@ _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 class Api:
     """Handlers over a service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, renderings: Renderings) -> None:
         self._service = service
+        self._renderings = renderings
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -70,7 +72,8 @@ class Api:
             end = offset + len(documents)
             return _dump({"hosts": documents, "total": len(chosen), "next_offset": end if end < len(chosen) else None})
 
-        return _json(await in_daemon_thread(page))
+        key = ("hosts", glob, verdict, limit, offset)
+        return _json(await self._renderings.page(request, key, (hosts, audits), lambda: in_daemon_thread(page)))
 
     async def _host(self, request: web.Request) -> web.Response:
         name = request.match_info["host"]
@@ -80,8 +83,8 @@ class Api:
         except KeyError:
             if audit is None:
                 raise _error(web.HTTPNotFound, f'"{name}" is not a host of this exporter') from None
-            return _json(await in_daemon_thread(lambda: _dump(unscanned_document(audit))))
-        return _json(await in_daemon_thread(lambda: _dump(host_document(state, audit))))
+            return await self._written(request, ("unscanned", name), (audit,), lambda: unscanned_document(audit))
+        return await self._written(request, ("host", state.host), (state, audit), lambda: host_document(state, audit))
 
     async def _changes(self, request: web.Request) -> web.Response:
         """Give the change log, newest first: `host`, `since`, `until`, `limit`, `before` (an id, for the next page)."""
@@ -91,18 +94,21 @@ class Api:
         if host is not None:
             with contextlib.suppress(KeyError):  # a host that has left has its changes, too
                 host = self._service.find(host).host
+        since, until = _time(request, "since"), _time(request, "until")
+        before = _number(request, "before", 0, 0, 2**62) or None
+        read = partial(self._service.changes, host=host, since=since, until=until, before_id=before, limit=limit)
+
+        async def page() -> bytes:
+            rows = await read()
+            more = {"next_before": rows[-1][0] if len(rows) == limit else None}
+            return await in_daemon_thread(lambda: _dump({"changes": [change_document(*row) for row in rows]} | more))
+
         try:
-            rows = await self._service.changes(
-                host=host,
-                since=_time(request, "since"),
-                until=_time(request, "until"),
-                before_id=_number(request, "before", 0, 0, 2**62) or None,
-                limit=limit,
+            return _json(
+                await self._renderings.page(request, ("changes", host, since, until, before, limit), None, page)
             )
         except StoreError as error:
             raise _error(web.HTTPServiceUnavailable, str(error)) from None
-        page = {"next_before": rows[-1][0] if len(rows) == limit else None}
-        return _json(await in_daemon_thread(lambda: _dump({"changes": [change_document(*row) for row in rows]} | page)))
 
     async def _scan(self, request: web.Request) -> web.Response:
         _check(request, "host")
@@ -114,7 +120,7 @@ class Api:
             raise _error(web.HTTPNotFound if host else web.HTTPBadRequest, message) from None
         return _json(_dump({"host": host, "scan": "started" if begun else "on its way already"}), status=202)
 
-    async def _targets(self, _: web.Request) -> web.Response:
+    async def _targets(self, request: web.Request) -> web.Response:
         """Give every host of this exporter as Prometheus's HTTP service discovery has it."""
         hosts = self._service.snapshot.hosts
 
@@ -123,7 +129,15 @@ class Api:
                 [{"targets": [state.host], "labels": dict(state.target.config.labels)} for state in hosts.values()]
             )
 
-        return _json(await in_daemon_thread(groups))
+        return _json(await self._renderings.page(request, "targets", (hosts,), lambda: in_daemon_thread(groups)))
+
+    async def _written(
+        self, request: web.Request, key: Hashable, parts: tuple[object, ...], document: Callable[[], object]
+    ) -> web.Response:
+        def page() -> bytes:
+            return _dump(document())
+
+        return _json(await self._renderings.page(request, key, parts, lambda: in_daemon_thread(page)))
 
     async def _probe(self, request: web.Request) -> web.StreamResponse:
         debug = request.query.get("debug", "false").lower()

@@ -8,17 +8,19 @@ import re
 import resource
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from portspec.errors import ListenError, UsageError
+from portspec.errors import ListenError, PortspecError, UsageError
 from portspec.ports import MAX_PORT
 from portspec.threads import in_daemon_thread
 from portspec.web.api import Api
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
 from portspec.web.intake import Intake
 from portspec.web.pages import Pages
+from portspec.web.renderings import BusyError, GoneError, Renderings
 from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ def parse_listen_address(text: str) -> Listener:
 
 
 class WebServer:
-    """Serves what a service gives, on any number of addresses; requests wait until it is `ready`."""
+    """Serves what a service gives, on any number of addresses, and on a Unix socket at the path `control`.
+
+    Until the service is `ready`, /-/healthy is 200 and all else 503: nothing of the service is asked.
+    """
 
     def __init__(
         self,
@@ -66,12 +71,15 @@ class WebServer:
         first_request: float = FIRST_REQUEST,
         max_connections: int | None = None,
         ready: asyncio.Event | None = None,
+        control: str | None = None,
     ) -> None:
         self._service = service
         self._listeners = tuple(listeners)
         self._pages = Pages()
         self._first_request = first_request
         self._may_answer = ready
+        self._control = control
+        self._renderings = Renderings()
         self._max_connections = max_connections or connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.Server] = []
@@ -88,10 +96,12 @@ class WebServer:
         try:
             for listener in self._listeners:
                 await self._listen(listener)
+            urls = [_url(sock.getsockname()) for server in self._servers for sock in server.sockets]
+            if self._control:
+                await self._listen_at(self._control)
         except BaseException:
             await self.stop()
             raise
-        urls = (_url(sock.getsockname()) for server in self._servers for sock in server.sockets)
         return tuple(dict.fromkeys(urls))
 
     async def stop(self) -> None:
@@ -111,6 +121,15 @@ class WebServer:
             raise ListenError(str(listener), _why(error)) from None
         self._servers.append(server)
 
+    async def _listen_at(self, path: str) -> None:
+        """Listen on a Unix socket that is for this user and root; one that an earlier process left is replaced."""
+        try:
+            server = await asyncio.get_running_loop().create_unix_server(self._connections, path)
+            self._servers.append(server)
+            await in_daemon_thread(lambda: Path(path).chmod(0o600))
+        except OSError as error:
+            raise PortspecError(f"cannot listen on {path}, which `portspec reload` asks: {_why(error)}") from None
+
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._note_request])
         for path, handler in (
@@ -120,22 +139,34 @@ class WebServer:
             ("/-/ready", self._ready),
         ):
             application.router.add_get(path, handler)
-        Api(self._service).add_to(application.router)
+        Api(self._service, self._renderings).add_to(application.router)
         Intake(self._service).add_to(application.router)
         return application
 
     @web.middleware
     async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._connections.heard(request)
-        if self._may_answer:
-            await self._may_answer.wait()
+        if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
+            return _later("portspec is not ready: it is starting.\n", 1)
         if request.method == "POST" and _is_of_another_site(request):
             return web.Response(status=403, text="pages of other sites may not do this.\n")
-        return await handler(request)
+        try:
+            return await handler(request)
+        except BusyError:
+            return _later("too many pages are asked for at once; ask again later.\n", 5)
+        except GoneError:  # nobody gets this answer
+            return _later("the client has gone.\n", 5)
 
-    async def _index(self, _: web.Request) -> web.Response:
-        html = await in_daemon_thread(lambda: self._pages.index(self._service.snapshot))
-        return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)
+    async def _index(self, request: web.Request) -> web.Response:
+        snapshot = self._service.snapshot
+
+        def write() -> bytes:
+            return self._pages.index(snapshot).encode()
+
+        html = await self._renderings.page(
+            request, "index", (snapshot.hosts, snapshot.audits), lambda: in_daemon_thread(write)
+        )
+        return web.Response(body=html, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         names = frozenset(request.query.getall("name[]", ()))
@@ -152,11 +183,17 @@ class WebServer:
         return web.Response(status=503, text="portspec is not ready: the first round of scans is not complete.\n")
 
 
+_HEALTHY = "/-/healthy"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+def _later(text: str, seconds: int) -> web.Response:
+    """Answer that it cannot be done now, and when to ask again (RFC 9110, 15.6.4)."""
+    return web.Response(status=503, text=text, headers={"Retry-After": str(seconds)})
 
 
 def _is_of_another_site(request: web.Request) -> bool:

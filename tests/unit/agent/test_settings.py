@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from portspec import agent
 from portspec.agent import KEYS, Settings, SettingsError, gather_settings, read_key, read_settings
 from portspec.config.hostname import canonical
+from tests.requirements import NEEDS_ROOT
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "agent" / "portspec-send.conf"
 
@@ -259,3 +260,74 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
         SettingsError, match="expected the key of this host, 64 hexadecimal digits; `portspec key HOST`"
     ):
         read_key(str(path))
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can give files away")
+STRANGER = 12345
+
+
+def refusal(path: Path) -> str | None:
+    """Give why a settings file is refused."""
+    try:
+        gather_settings(str(path), {}, {})
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    """Give a settings file that names a command."""
+    path = tmp_path / "etc" / "send.conf"
+    path.parent.mkdir()
+    path.write_text("command = trivy rootfs /\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o600, False), (0o644, False), (0o666, True), (0o602, True)])
+def test_settings_that_others_may_change_are_refused(own_file: Path, mode: int, *, is_refused: bool) -> None:
+    """What runs here, perhaps as root, is not for everybody to decide."""
+    own_file.chmod(mode)
+    told = f"{own_file}: may be changed by other users: chmod go-w {own_file}"
+    assert refusal(own_file) == (told if is_refused else None)
+
+
+@as_root
+def test_root_s_settings_are_not_for_a_group(own_file: Path) -> None:
+    """As root a file that its group may change is refused, too."""
+    own_file.chmod(0o660)
+    assert refusal(own_file) == f"{own_file}: may be changed by other users: chmod go-w {own_file}"
+
+
+@as_root
+def test_settings_of_another_user_are_refused(own_file: Path) -> None:
+    """Whatever their mode, their owner may change them."""
+    os.chown(own_file, STRANGER, STRANGER)
+    assert refusal(own_file) == f"{own_file}: belongs to {STRANGER}, who may change it: chown it"
+
+
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o755, False), (0o777, True), (0o1777, False)])
+def test_settings_in_a_directory_of_others_are_refused(own_file: Path, mode: int, *, is_refused: bool) -> None:
+    """Who may write to a directory may put another file in the place of this one, unless its sticky bit is set."""
+    own_file.parent.chmod(mode)
+    told = f"{own_file}: may be replaced by other users, who may write to {own_file.parent}"
+    assert refusal(own_file) == (told if is_refused else None)
+
+
+@as_root
+def test_settings_behind_a_link_are_judged_where_they_are(own_file: Path, tmp_path: Path) -> None:
+    """A link in a directory of root's own leads to what another user may replace: refused."""
+    link = tmp_path / "link.conf"
+    link.symlink_to(own_file)
+    os.chown(own_file.parent, STRANGER, STRANGER)
+    assert refusal(link) == f"{link}: may be replaced by other users, who may write to {own_file.parent}"
+
+
+def test_authority_that_others_may_change_is_refused(tmp_path: Path) -> None:
+    """Who may change `ca_file` may pose as the server, and read what is sent."""
+    authority = tmp_path / "ca.pem"
+    authority.write_text("", encoding="utf-8")
+    authority.chmod(0o666)
+    with pytest.raises(SettingsError, match=r"ca\.pem: may be changed by other users"):
+        agent.HttpSender(gathered(tmp_path, f"url = https://p.example.org\nca_file = {authority}\nhost = db1\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +18,7 @@ from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_file
 from portspec.snapshot import HostTable
 from portspec.store import Outcome
-from tests.unit.app.exporter import remove, running, until, write
+from tests.unit.app.exporter import metric, remove, running, until, write
 from tests.unit.factories import result, seen, settle, snapshot, target
 from tests.unit.report.fleets import audited, vulnerability
 from tests.unit.signed import CURL, PASSPHRASE, VULNERABLE, WEB, payload, signed
@@ -299,3 +300,33 @@ def test_reload_moves_the_file(tmp_path: Path, page: Path) -> None:
             assert [entry.name for entry in page.parent.iterdir()] == []
 
     run(scenario)
+
+
+def test_metrics_tell_whether_the_file_is_written(tmp_path: Path, page: Path) -> None:
+    """1 and the time while it is, 0 while it cannot be; absent without the key."""
+    conf = tmp_path / "conf.yml"
+    write(conf, {A: [22]}, reportfile=str(page))
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            await until(lambda: metric(service, "portspec_reportfile_up") == ["portspec_reportfile_up 1.0"])
+            (line,) = metric(service, "portspec_reportfile_last_success_timestamp_seconds")
+            assert abs(float(line.split()[1]) - time.time()) < 60
+            other = page.with_name("other.html")
+            make_pipe(other)
+            write(conf, {A: [22]}, reportfile=str(other))
+            assert await service.reload() is None
+            await until(lambda: metric(service, "portspec_reportfile_up") == ["portspec_reportfile_up 0.0"])
+            assert metric(service, "portspec_reportfile_last_success_timestamp_seconds") == [
+                "portspec_reportfile_last_success_timestamp_seconds 0.0"
+            ]
+            write(conf, {A: [22]})
+            assert await service.reload() is None
+            assert metric(service, "portspec_reportfile_up") == []
+
+    run(scenario)
+
+
+def make_pipe(path: Path) -> None:
+    """Make a named pipe."""
+    os.mkfifo(path)

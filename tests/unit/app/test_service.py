@@ -635,3 +635,27 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
 
     asyncio.run(scenario())
     assert len(refused) == 3
+
+
+def test_files_that_others_may_change_are_told_at_start_and_reload(tmp_path: Path) -> None:
+    """The log warns of a conf.yml of mode 0666, at the start and at each reload as long as it is so."""
+    conf = tmp_path / "conf.yml"
+    write(conf, {A: []})
+    conf.chmod(0o666)
+
+    async def scenario() -> None:
+        async with prepared(conf) as service:
+            service.tell()
+            await service.reload()
+            set_mode(conf, 0o600)
+            await service.reload()
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    told = [event["problem"] for event in logs if event["event"] == "a file of the configuration is not safe"]
+    assert told == [f"{conf} may be changed by every user: chmod o-w {conf}"] * 2
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Change the mode of a file."""
+    path.chmod(mode)

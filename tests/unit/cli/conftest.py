@@ -27,6 +27,7 @@ def configure(tmp_path: Path) -> Configure:
     def write(hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
         path = tmp_path / "conf.yml"
         path.write_text(json.dumps({"hosts": hosts, "scanports": scanports, **keys}), encoding="utf-8")
+        path.chmod(0o600)  # there may be a passphrase in it
         return str(path)
 
     return write

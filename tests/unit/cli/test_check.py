@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -277,3 +278,42 @@ def test_file_for_reports_alone_is_right(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("0 hosts, 0 addresses, 0 probes per round\n")
     assert "reports: expected of 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out
+
+
+@pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o666, True)])
+def test_check_warns_of_files_that_others_may_change(configure: Configure, mode: int, *, is_told: bool) -> None:
+    """A configuration of mode 0666 is a warning with what to do; it is valid nevertheless."""
+    conf = configure({"127.0.0.1": []})
+    Path(conf).chmod(mode)
+    done = run("check", "-c", conf)
+    assert done.code == 0
+    assert (f"warning: {conf} may be changed by every user: chmod o-w {conf}" in done.out.splitlines()) == is_told
+
+
+def test_check_warns_of_a_secret_that_everybody_may_read(configure: Configure, tmp_path: Path) -> None:
+    """A file of a passphrase of mode 0644 is a warning, without a word of the passphrase."""
+    (tmp_path / "secret").write_text("open sesame, open sesame", encoding="utf-8")
+    (tmp_path / "secret").chmod(0o644)
+    done = run("check", "-c", configure({"127.0.0.1": {"audit": True}}, audit={"passphrase_file": "secret"}))
+    told = f"warning: {tmp_path}/secret holds a secret, and every user may read it: chmod o-r {tmp_path}/secret"
+    assert told in done.out.splitlines()
+    assert "sesame" not in done.out
+
+
+def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tmp_path: Path) -> None:
+    """Where this user may not write `reportfile` there is a warning, and a directory that is not there is an error."""
+    (tmp_path / "pages").mkdir()
+    conf = configure({"127.0.0.1": []}, reportfile="pages/index.html")
+    assert "warning" not in run("check", "-c", conf).out
+    os.mkfifo(tmp_path / "pages" / "index.html")
+    told = f"warning: reportfile {tmp_path}/pages/index.html cannot be written: it is there and is no regular file"
+    assert told in run("check", "-c", conf).out.splitlines()
+    (tmp_path / "pages" / "index.html").unlink()
+    tmp_path.chmod(0o755)
+    (tmp_path / "pages").chmod(0o555)
+    prefix = unprivileged() if os.geteuid() == 0 else ()
+    done = run("check", "-c", conf, program=[*prefix, *PROGRAM])
+    assert f"{tmp_path}/pages/index.html cannot be written: this user may not write to its directory" in done.out
+    (tmp_path / "pages").rmdir()
+    done = run("check", "-c", conf)
+    assert (done.code, f'there is no directory "{tmp_path}/pages"' in done.err) == (2, True)

@@ -1,0 +1,51 @@
+"""`portspec reload`: have the exporter of the systemd unit read its configuration again, and say what became of it."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from portspec.app.servicemanager import SOCKET, control_socket
+from portspec.cli.output import write
+from portspec.errors import PortspecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT: Final = f"/run/portspec/{SOCKET}"  # where deploy/systemd/portspec.service has it
+PATIENCE: Final = 300.0  # seconds for the answer: a configuration of 100,000 hosts takes a few
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def reload(environment: Mapping[str, str]) -> int:
+    """Ask at the unit's socket. Raises PortspecError when nobody answers there, or the configuration is not right."""
+    path = control_socket(environment) or DEFAULT
+    try:
+        with closing(_Connection(path)) as connection:
+            connection.request("POST", "/-/reload")
+            response = connection.getresponse()
+            text = response.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        raise PortspecError(
+            f"no exporter answers at {path}: {why}; `portspec reload` is for the exporter of the systemd unit, any "
+            "other one reloads at SIGHUP"
+        ) from None
+    if response.status != http.client.OK:
+        raise PortspecError(text.rstrip("\n"))
+    write(text)
+    return 0

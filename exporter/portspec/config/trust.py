@@ -1,0 +1,114 @@
+"""Which files a configuration trusts, and who else may change or read them; in the manner of sshd's StrictModes."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shlex
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from portspec.config.model import Config
+    from portspec.config.source import KeyPath
+
+_SECRETS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
+_AUTHORITIES = ("smtpcafile", "ca_file")
+_ROOT = 0
+_FIRST_PERSON = 1000  # the user ids below are of services and of root (login.defs(5), SYS_UID_MAX)
+
+
+def trusted_files(raw: dict[str, Any], conf: Path, expanded: Collection[KeyPath]) -> tuple[tuple[str, bool], ...]:
+    """Give the files whose content decides, and of each whether it holds a secret; conf.yml is the first.
+
+    A secret at one of the `expanded` paths is from the environment, not in the file.
+    """
+    found: dict[str, bool] = {}
+    holds_secrets = False
+    for path, block in _blocks(raw):
+        for name in _SECRETS:
+            holds_secrets = holds_secrets or (block.get(name) is not None and (*path, name) not in expanded)
+            if isinstance(file := block.get(f"{name}_file"), str):
+                found[str(conf.parent / file)] = True
+        for name in _AUTHORITIES:
+            if isinstance(file := block.get(name), str):
+                found.setdefault(str(conf.parent / file), False)
+    return ((str(conf), holds_secrets), *found.items())
+
+
+def _blocks(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Give the mappings that may hold secrets."""
+    yield (), raw
+    if isinstance(audit := raw.get("audit"), dict):
+        yield ("audit",), audit
+    discovery = raw.get("discovery")
+    sources = discovery.get("http_sd") if isinstance(discovery, dict) else None
+    for place, source in enumerate(sources if isinstance(sources, list) else [sources]):
+        if isinstance(source, dict):
+            yield ("discovery", "http_sd", place), source
+
+
+def complaints(config: Config, *, for_others: bool = False) -> list[str]:
+    """Tell of files that others may change, and of secrets that everybody may read; what to do is part of each.
+
+    With `for_others` root looks at what a service of another account will read: that may own the files, too.
+    """
+    user = os.geteuid()
+
+    def is_trusted(owner: int) -> bool:
+        return owner in (_ROOT, user) or (for_others and user == _ROOT and owner < _FIRST_PERSON)
+
+    return [
+        complaint
+        for path, is_secret in config.trusted
+        for complaint in _complaints(path, is_trusted, is_secret=is_secret)
+    ]
+
+
+def _complaints(path: str, is_trusted: Callable[[int], bool], *, is_secret: bool) -> Iterator[str]:
+    try:
+        real = Path(path).resolve()
+        status = real.stat()
+    except (OSError, RuntimeError):
+        return  # whoever reads it tells
+    if not stat.S_ISREG(status.st_mode):
+        return  # a pipe: what comes out of it has no owner
+    quoted = shlex.quote(path)
+    if not is_trusted(status.st_uid):
+        yield f"{path} belongs to {_name(status.st_uid)}, who may change it: chown it to root or to portspec's user"
+    if status.st_mode & stat.S_IWOTH:
+        yield f"{path} may be changed by every user: chmod o-w {quoted}"
+    elif status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, status.st_uid):
+        yield f"{path} may be changed by its group: chmod g-w {quoted}"
+    if is_secret and status.st_mode & stat.S_IROTH:
+        yield f"{path} holds a secret, and every user may read it: chmod o-r {quoted}"
+    for directory in real.parents:
+        try:
+            above = directory.stat()
+        except OSError:
+            continue
+        is_open = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
+        if is_open or not is_trusted(above.st_uid):
+            who = "every user" if is_open else _name(above.st_uid)
+            yield f"{path} may be replaced by {who}, who may write to the directory {directory}"
+            break
+
+
+def _is_private(group: int, owner: int) -> bool:
+    """Tell whether a group is just its user, as most have it whose umask is 002."""
+    try:
+        found, user = grp.getgrgid(group), pwd.getpwuid(owner)
+    except KeyError:
+        return False
+    return owner != _ROOT and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"

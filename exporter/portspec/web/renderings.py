@@ -1,0 +1,142 @@
+"""Pages that are written once for all who ask for them, a few at a time, and for nobody who has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from aiohttp import web
+
+    Parts = tuple[object, ...]
+    Write = Callable[[], Awaitable[bytes]]
+
+MAX_RUNNING: Final = 2  # pages being written: each takes a processor for as long as it lasts
+MAX_QUEUED: Final = 16  # pages that wait for that, each with other parameters
+MAX_WAITING: Final = 512  # requests that wait for any of them
+MAX_KEPT: Final = 8  # pages that were written
+KEEP: Final = 10.0  # seconds for which a page is kept: it holds on to the states of all hosts that it was made of
+
+
+class BusyError(Exception):
+    """Too many pages are asked for at once."""
+
+
+class GoneError(Exception):
+    """The client has gone before its page was begun."""
+
+
+@dataclass(slots=True, eq=False)
+class _Rendering:
+    """A page that is to be written, what it is made of (None: of what nobody can compare), and who waits for it."""
+
+    parts: Parts | None
+    write: Write
+    done: asyncio.Future[bytes]
+    requests: list[web.Request] = field(default_factory=list)
+
+
+class Renderings:
+    """Writes pages for the handlers of one event loop.
+
+    A page is known by its key and by the objects that it is made of. Those who ask for a page that waits to be written
+    share it, whatever it was made of when the first of them asked: it is made of what there is when it is begun. So an
+    answer is never older than its question, and each page is written at most once for each state of the hosts.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[Parts, bytes]] = {}
+        self._running: dict[Hashable, _Rendering] = {}
+        self._queue: dict[Hashable, _Rendering] = {}  # the first to begin first
+        self._waiting = 0
+
+    async def page(self, request: web.Request, key: Hashable, parts: Parts | None, write: Write) -> bytes:
+        """Give what `write` writes of `parts`, which are compared by identity; None is never the same.
+
+        Raises BusyError when too much is asked for at once, GoneError when the client of the request has gone before
+        its page was begun, and whatever `write` raises.
+        """
+        kept = self._kept.get(key)
+        if kept and _are_same(kept[0], parts):
+            return kept[1]
+        running = self._running.get(key)
+        one = running if running and _are_same(running.parts, parts) else self._queue.get(key)
+        if self._waiting >= MAX_WAITING or (one is None and len(self._queue) >= MAX_QUEUED):
+            raise BusyError
+        if one is None:
+            one = self._queue[key] = _Rendering(parts, write, asyncio.get_running_loop().create_future())
+        elif one is not running:
+            one.parts, one.write = parts, write
+        one.requests.append(request)
+        self._waiting += 1
+        self._begin()
+        try:
+            return await asyncio.shield(one.done)  # of those who share it one may be cancelled
+        finally:
+            self._waiting -= 1
+
+    def _begin(self) -> None:
+        """Begin what may begin: no page that is being written already, and none for which nobody waits any more."""
+        for key in [key for key in self._queue if key not in self._running]:
+            if len(self._running) >= MAX_RUNNING:
+                return
+            one = self._queue.pop(key)
+            if not any(map(_is_there, one.requests)):
+                _fail(one, GoneError())
+                continue
+            try:
+                task = asyncio.ensure_future(one.write())
+            except RuntimeError:  # no thread is to be had
+                _fail(one, BusyError())
+                continue
+            self._running[key] = one
+            task.add_done_callback(partial(self._end, key))
+
+    def _end(self, key: Hashable, task: asyncio.Future[bytes]) -> None:
+        one = self._running.pop(key)
+        if task.cancelled():
+            one.done.cancel()
+        elif error := task.exception():
+            _fail(one, error)
+        else:
+            page = task.result()
+            self._keep(key, one.parts, page)
+            if not one.done.done():
+                one.done.set_result(page)
+        self._begin()
+
+    def _keep(self, key: Hashable, parts: Parts | None, page: bytes) -> None:
+        self._kept.pop(key, None)
+        if parts is None:
+            return
+        kept = self._kept[key] = (parts, page)
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        asyncio.get_running_loop().call_later(KEEP, self._forget, key, kept)
+
+    def _forget(self, key: Hashable, kept: tuple[Parts, bytes]) -> None:
+        if self._kept.get(key) is kept:
+            del self._kept[key]
+
+
+def _are_same(these: Parts | None, those: Parts | None) -> bool:
+    return (
+        these is not None
+        and those is not None
+        and len(these) == len(those)
+        and all(this is that for this, that in zip(these, those, strict=True))
+    )
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
+
+
+def _fail(one: _Rendering, error: BaseException) -> None:
+    if not one.done.done():
+        one.done.set_exception(error)
+        one.done.exception()  # it is no news to the event loop when nobody waits any more
