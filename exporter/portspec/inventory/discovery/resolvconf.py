@@ -104,13 +104,14 @@ def _server(word: bytes) -> str | None:
         address = ipaddress.IPv6Address(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, ValueError):
         return None
-    index = _zone_index(zone) if address.is_link_local or address.is_multicast else 0
+    index = _zone_index(zone, may_be_name=address.is_link_local or address.is_multicast)
     return f"{address}%{index}" if index else str(address)
 
 
-def _zone_index(zone: str) -> int:
+def _zone_index(zone: str, *, may_be_name: bool) -> int:
+    """Give the number of an interface; 0 for none that there is, which the C library goes on without."""
     try:
-        return socket.if_nametoindex(zone)
+        return socket.if_nametoindex(zone if may_be_name else "")
     except (OSError, ValueError):
         return int(zone) if re.fullmatch(r"[0-9]{1,9}", zone) else 0
 
