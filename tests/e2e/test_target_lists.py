@@ -38,7 +38,13 @@ GOOD = {
     "capitals.json": b'[{"Targets": ["web1"], "LABELS": {"x": "y"}}]',
     "latin1.json": b'[{"targets": ["web1"], "labels": {"x": "\xe9"}}]',
 }
-EMPTY = {"comment.yml": b"# nothing\n", "null.yml": b"null\n", "start.yml": b"---\n", "list.yml": b"[]\n", "null.json": b"null"}
+EMPTY = {
+    "comment.yml": b"# nothing\n",
+    "null.yml": b"null\n",
+    "start.yml": b"---\n",
+    "list.yml": b"[]\n",
+    "null.json": b"null",
+}
 BAD = {
     "null_group.yml": b"-\n" + WEB1,
     "text.yml": b"- targets: web1\n",

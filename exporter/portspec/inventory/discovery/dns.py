@@ -86,9 +86,7 @@ class DnsClient:
         return Answer(failure=why)
 
 
-def _resolver(
-    found: ResolvConf, query: dns.name.Name, port: int, lifetime: float
-) -> dns.asyncresolver.Resolver:
+def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: float) -> dns.asyncresolver.Resolver:
     """Make the resolver of one look-up; `lifetime` (seconds) is enough to ask each server once.
 
     Raises DNSException where the name of this machine is none that the DNS could have: dnspython wants to know it.

@@ -152,9 +152,7 @@ def test_a_look_up_that_names_no_server_says_whom_it_asked() -> None:
     good, failed = asyncio.run(scenario())
     assert names(good) == ["web1.example.org", "web2.example.org"]
     assert failed.failure
-    assert failed.failure.endswith(
-        "(/etc/resolv.conf names no name server that can be used, so 127.0.0.1 was asked)"
-    )
+    assert failed.failure.endswith("(/etc/resolv.conf names no name server that can be used, so 127.0.0.1 was asked)")
 
 
 def test_servers_that_cannot_be_asked_leave_the_others() -> None:

@@ -219,7 +219,9 @@ def test_yaml_holds_no_surprise(
         read_yaml(content.encode())
 
 
-@pytest.mark.parametrize("text", ["- {}\n", "- labels: {a: b}\n", "- source: x\n", "# nothing\n", "null\n", "---\n...\n"])
+@pytest.mark.parametrize(
+    "text", ["- {}\n", "- labels: {a: b}\n", "- source: x\n", "# nothing\n", "null\n", "---\n...\n"]
+)
 def test_a_group_or_a_document_that_holds_nothing_is_empty(text: str) -> None:
     """Generators leave out what is empty: the other groups are taken, and so are the other documents."""
     found = read_yaml(f"{text}---\n- targets: [web1]\n---\n".encode())

@@ -87,7 +87,17 @@ def test_a_file_that_is_not_there_says_nothing(tmp_path: Path) -> None:
 pieces = st.sampled_from(
     [
         *(b"nameserver", b"search", b"domain", b"options", b"sortlist", b" ", b"\t", b"\n", b"\r\n", b"#", b";", b"\0"),
-        *(b"127.0.0.1", b"::1", b"fe80::1%eth0", b"fe80::1%1", b"127.1", b"localhost", b"ndots:", b"timeout:", b"9" * 9),
+        *(
+            b"127.0.0.1",
+            b"::1",
+            b"fe80::1%eth0",
+            b"fe80::1%1",
+            b"127.1",
+            b"localhost",
+            b"ndots:",
+            b"timeout:",
+            b"9" * 9,
+        ),
         *(b".", b"..", b"a.b", b"a" * 64, b".".join([b"a" * 60] * 5), b"\xff", b"rotate", b"edns0", b"use-vc", b"\\3"),
     ]
 )
