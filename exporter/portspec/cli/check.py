@@ -16,6 +16,7 @@ from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
+from portspec.verdict import last_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
         what = _exception(item, f"ports {item.ports}")
         ports = [target.config.ports for target in known if item in target.exceptions]
         if item.until <= now:
-            yield f"{what} has lapsed on {timestamp(item.until)}: its deviations count; remove it, or give it a new end"
+            yield f"{what} {_lapsed(item.until)}: its deviations count; remove it, or give it a new end"
         elif not ports:
             yield f"{what} matches no host"
         elif not any(item.ports & scanned for scanned in ports):
@@ -107,14 +108,16 @@ def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float
     for item in config.accepted:
         what = _exception(item, f"ids {', '.join(item.ids)}")
         if item.until <= now:
-            yield (
-                f"{what} has lapsed on {timestamp(item.until)}: its vulnerabilities count; remove it, or give it a new "
-                "end"
-            )
+            yield f"{what} {_lapsed(item.until)}: its vulnerabilities count; remove it, or give it a new end"
         elif not any(item in entry.exceptions for entry in expected.values()):
             yield f"{what} matches no host that has to report"
     if config.audit and not expected:
         yield "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+
+
+def _lapsed(until: float) -> str:
+    day = last_day(until)
+    return f"has lapsed after {day}" if day else f"has lapsed on {timestamp(until)}"
 
 
 def _exception(item: PortException | VulnerabilityException, about: str) -> str:

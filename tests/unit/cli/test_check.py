@@ -111,7 +111,7 @@ def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:
     )
     assert warnings(conf) == [
         (
-            "the exception (hosts 127.0.0.1; ports 80) has lapsed on 2020-03-01T00:00:00.000Z: its deviations count; "
+            "the exception (hosts 127.0.0.1; ports 80) has lapsed after 2020-02-29: its deviations count; "
             "remove it, or give it a new end"
         ),
         "the exception (hosts db*, web1; ports 80, 443) matches no host",
@@ -243,7 +243,7 @@ def test_exception_of_vulnerabilities_that_does_nothing_is_a_warning(configure: 
     known = "ids cve-2026-12345, dsa-6789-1"
     assert warnings(conf) == [
         (
-            f"the exception (hosts 127.0.0.1; {known}) has lapsed on 2020-03-01T00:00:00.000Z: its vulnerabilities "
+            f"the exception (hosts 127.0.0.1; {known}) has lapsed after 2020-02-29: its vulnerabilities "
             "count; remove it, or give it a new end"
         ),
         (
