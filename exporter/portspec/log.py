@@ -67,8 +67,19 @@ def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Keep texts from elsewhere, such as host names and errors, from forging a line or driving the terminal."""
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    """Keep texts from elsewhere, such as host names and errors, from forging a line or driving the terminal.
+
+    Small numbers are spelled as people write them: 0.000004, not 4e-06.
+    """
+    return {key: _plain(value) for key, value in event.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float) and "e-" in repr(value):
+        return f"{value:.12f}".rstrip("0").rstrip(".")
+    return value
 
 
 def get(name: str) -> Any:

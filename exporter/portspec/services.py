@@ -1,8 +1,7 @@
 """Names of TCP services and their ports, also where there is no services(5) database, as in small images.
 
-/etc/services has precedence. The table holds names of the IANA registry (RFC 6335), of Debian's /etc/services, and those
-by which software that has no assigned name is known, for the ports that are most often found open and those of common
-servers. Tests hold it to /etc/services and to nmap's table where these are installed.
+/etc/services has precedence. The table holds names of the IANA registry (RFC 6335), names in Debian's /etc/services, and
+the usual names of software without an assigned one: for ports that are often found open, and those of common servers.
 """
 
 from __future__ import annotations

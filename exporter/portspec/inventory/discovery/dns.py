@@ -89,13 +89,13 @@ class DnsClient:
 def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: float) -> dns.asyncresolver.Resolver:
     """Make the resolver of one look-up; `lifetime` (seconds) is enough to ask each server once.
 
-    Raises DNSException where the name of this machine is none that the DNS could have: dnspython wants to know it.
+    Raises OSError where the name of this machine is none that the DNS could have: dnspython wants to know it.
     """
     servers = found.servers or (resolvconf.DEFAULT_SERVER,)
     try:
         resolver = dns.asyncresolver.Resolver(configure=False)
     except dns.exception.DNSException as error:
-        raise dns.exception.DNSException(f"the name of this machine is not a host name: {error}") from None
+        raise OSError(f"the name of this machine is not a host name: {error}") from None
     resolver.domain = dns.name.root
     resolver.nameservers = list(servers)
     resolver.port = port
