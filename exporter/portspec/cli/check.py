@@ -22,10 +22,10 @@ from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
 from portspec.verdict import last_day
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
-    from portspec.inventory import Resolution, Rostered, Target
+    from portspec.inventory import Resolution, Resolver, Rostered, Target
     from portspec.inventory.discovery import SourceStats
 
 MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
@@ -58,7 +58,8 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     known = targets(config, discovery.hosts)
-    looked_up = asyncio.run(_resolve(config, known, math.inf if everything else LOOKUP_SECONDS, shows_progress))
+    resolver, seconds = SystemResolver(ipv6=config.ipv6), math.inf if everything else LOOKUP_SECONDS
+    looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
     lines = _hosts(known, looked_up, everything=everything)
     addresses = [len(_addresses(target, looked_up.get(place))) for place, target in enumerate(known)]
     lines += [*([""] if lines else []), *_round(config, known, addresses)]
@@ -80,7 +81,9 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
     if unresolved:
-        warnings.append(f"{unresolved} of {count(len(known), 'host')} would be unknown, since not every name resolves")
+        warnings.append(
+            f"{unresolved:,} of {count(len(known), 'host')} would be unknown, since not every name resolves"
+        )
     if not_asked:
         warnings.append(
             f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_SECONDS:.0f} s, and "
@@ -144,25 +147,29 @@ def _mail(mail: MailConfig) -> str:
     return f"mails {when}to {to} by {mail.server} port {mail.port}; `portspec mail-test` tries that"
 
 
-async def _resolve(
-    config: Config, known: Sequence[Target], seconds: float, shows_progress: bool  # noqa: FBT001 - as in check()
+async def look_up(
+    known: Sequence[Target],
+    resolver: Resolver,
+    *,
+    seconds: float,
+    shows_progress: bool,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[int, Resolution]:
     """Look names up for so many seconds; gives the resolutions by the place of the target."""
     names = [(place, target.host) for place, target in enumerate(known) if target.address is None]
-    resolver = SystemResolver(ipv6=config.ipv6)
     found: dict[int, Resolution] = {}
     rest = iter(names)
-    end = time.monotonic() + seconds
+    end = clock() + seconds
     with lookup_progress(len(names), is_shown=shows_progress) as report:
 
-        async def look_up() -> None:
+        async def take_some() -> None:
             for place, name in rest:
-                if time.monotonic() >= end:
+                if clock() >= end:
                     return
                 found[place] = await resolver.resolve(name)
                 report(len(found))
 
-        await asyncio.gather(*(look_up() for _ in range(min(MAX_LOOKUPS, len(names)))))
+        await asyncio.gather(*(take_some() for _ in range(min(MAX_LOOKUPS, len(names)))))
     return found
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FIRST_LINE, NEXT_LINE = 3.0, 15.0  # seconds: what is over sooner says nothing
 
+REDRAWN = 0.09  # seconds between two drawings of a bar, each of which costs as much as many look-ups
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -98,7 +100,13 @@ def _display(doing: str, *, is_shown: bool) -> Iterator[Callable[[Step], None]]:
     with bar:
         task = bar.add_task("", total=None, counted=doing, rate="", left="")
 
+        drawn = -REDRAWN
+
         def show(step: Step) -> None:
+            nonlocal drawn
+            if (now := time.monotonic()) < drawn + REDRAWN and step.done < step.total:
+                return
+            drawn = now
             bar.update(
                 task,
                 total=step.total,

@@ -277,3 +277,31 @@ def test_file_for_reports_alone_is_right(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("0 hosts, 0 addresses, 0 probes per round\n")
     assert "reports: expected of 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out
+
+
+def test_a_network_is_one_line(configure: Configure) -> None:
+    """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
+    conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])
+    done = run("check", "-c", conf)
+    assert [" ".join(line.split()) for line in done.out.splitlines()[:4]] == [
+        "10.0.0.0/16 65,535 addresses 1 port, expect 22",
+        "10.0.0.5 10.0.0.5 2 ports, expect 22, 80",
+        "10.1.0.0/30 4 addresses 2 ports, expect 22, allow 80",
+        "",
+    ]
+    assert "65,540 hosts, 65,540 addresses" in done.out
+    everything = run("check", "-c", conf, "--all").out.splitlines()
+    assert len(everything) - len(done.out.splitlines()) == 65_540 - 3
+
+
+def test_many_hosts_are_told_in_few_lines(configure: Configure) -> None:
+    """Names that do not resolve come first, and the conclusion is seen; --all lists every host in its order."""
+    hosts = {f"127.0.1.{last}": [22] for last in range(150)} | {"nowhere.invalid": [22]}
+    conf = configure(hosts, [22])
+    lines = run("check", "-c", conf).out.splitlines()
+    assert len(lines) < 115
+    assert lines[0].startswith("nowhere.invalid  does not resolve")
+    assert lines[100] == "… and 51 more lines (--all shows every host)"
+    assert lines[-1] == f"{conf} is valid."
+    everything = run("check", "-c", conf, "--all").out.splitlines()
+    assert [line.split()[0] for line in everything[:151]] == list(hosts)

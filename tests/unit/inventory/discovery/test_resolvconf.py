@@ -114,5 +114,8 @@ def test_any_file_gives_a_resolver(data: bytes, environment: dict[bytes, bytes],
         query = dns.name.from_text(text, origin=None)
         resolver = _resolver(found, query, 53, 5.0)
         assert resolver.nameservers == list(found.servers or ["127.0.0.1"])
-        assert all(sum(len(label) + 1 for label in name.labels) <= 255 for name in resolver._get_qnames_to_try(query, search=True))
+        assert all(
+            sum(len(label) + 1 for label in name.labels) <= 255
+            for name in resolver._get_qnames_to_try(query, search=True)
+        )
         assert 0 < resolver.timeout <= 5.0 / len(resolver.nameservers)
