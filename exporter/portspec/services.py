@@ -1,7 +1,7 @@
 """Names of TCP services and their ports, also where there is no services(5) database, as in small images.
 
-/etc/services has precedence. The table holds names of the IANA registry (RFC 6335), names in Debian's /etc/services, and
-the usual names of software without an assigned one: for ports that are often found open, and those of common servers.
+/etc/services has precedence. The table holds names of the IANA registry (RFC 6335), names in Debian's /etc/services,
+and the usual names of software without an assigned one: for ports that are often found open, and for common servers.
 """
 
 from __future__ import annotations

@@ -547,7 +547,6 @@ def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
     audit: AuditConfig | None, tmp_path: Path, clock: Clock, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an `audit` block a state file that cannot be made is no matter of reports."""
-
     looks = 0
 
     async def scenario() -> None:

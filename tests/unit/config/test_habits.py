@@ -93,8 +93,10 @@ def test_nested_lists_are_as_good_as_flat_ones(ports: list[object]) -> None:
             ["3: audit.passphase: unknown key (did you mean passphrase?)"],
         ),
         (
-            "hosts: {db1: [22]}\nscanports: [22]\nsendemail: true\nsmtpserv: mail.example.org\n"
-            "alertemail: a@example.org\nfromemail: a@example.org",
+            (
+                "hosts: {db1: [22]}\nscanports: [22]\nsendemail: true\nsmtpserv: mail.example.org\n"
+                "alertemail: a@example.org\nfromemail: a@example.org"
+            ),
             ["4: smtpserv: unknown key (did you mean smtpserver?)"],
         ),
         (
