@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor
 
+_WARNINGS = "portspec.command"
+
 
 def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     """Send every log line, the libraries' too, to `stream`; call once, first.
@@ -48,6 +50,17 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    warnings = logging.getLogger(_WARNINGS)
+    plain = logging.StreamHandler(stream)
+    plain.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.handlers[:] = [handler if json else plain]
+    warnings.setLevel(logging.WARNING)
+    warnings.propagate = False
+
+
+def warn(text: str) -> None:
+    """Warn of something that belongs to the result of a command, whatever the level of the log; in JSON with `-j`."""
+    logging.getLogger(_WARNINGS).warning("%s", printable(text))
 
 
 def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:

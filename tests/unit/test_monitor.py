@@ -297,7 +297,7 @@ def test_a_verdict_that_changes_is_logged() -> None:
     """Whatever level the line of the scan itself has, and not at the first scan."""
     scene = Scene(*hosts(2))
     with capture_logs() as logs:
-        scene.run(50.0, lambda: scene.examiner.found.update(host0=[80]), 400.0)
+        scene.run(50.0, lambda: scene.examiner.found.update(host0=(80,)), 400.0)
     changes = [entry for entry in logs if entry["event"] == "verdict changed"]
     assert [(entry["host"], entry["before"], entry["after"]) for entry in changes] == [
         ("host0", "in_spec", "out_of_spec")

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from portspec import log
 from portspec.app.survey import Survey, survey
 from portspec.cli.check import source_warnings
 from portspec.cli.output import count, write
@@ -33,7 +34,7 @@ def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress:
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     for warning in source_warnings(discovery.stats):
-        print(f"warning: {warning}", file=sys.stderr)
+        log.warn(warning)
     chosen = select(targets(config, discovery.hosts), hosts)
     with scan_progress(len(chosen), is_shown=shows_progress) as report:
         result = asyncio.run(survey(config, chosen, report))

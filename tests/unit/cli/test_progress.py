@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from portspec.cli.progress import FIRST_LINE, NEXT_LINE, Lines, Step
 from portspec.config import HostConfig, Specification
 from portspec.inventory import MAX_LOOKUPS, Resolution, Target
 from portspec.ports import PortSet
-from tests.unit.cli.run import run_on_terminal
+from tests.unit.cli.run import run, run_on_terminal
 from tests.unit.scan.loopback import own_address
 
 if TYPE_CHECKING:
@@ -88,3 +89,13 @@ def test_names_are_looked_up_for_a_limited_time() -> None:
     assert sorted(found) == list(range(1, len(found) + 1))
     everything = asyncio.run(look_up(known, resolver, seconds=float("inf"), shows_progress=False, clock=clock))
     assert len(everything) == 1000
+
+
+def test_warnings_are_json_where_the_log_is(configure: Configure) -> None:
+    """With -j each line of standard error is an object; otherwise a warning is a line for people."""
+    conf = configure({own_address(): []}, [1], discovery={"file_sd": [{"files": "none.json"}]})
+    warning = "discovery.file_sd[0] failed and gave 0 hosts: "
+    assert run("scan", "-c", conf).err.startswith(f"warning: {warning}")
+    (line,) = run("scan", "-j", "-c", conf).err.splitlines()
+    told = json.loads(line)
+    assert (told["level"], told["event"].startswith(warning)) == ("warning", True)
