@@ -192,7 +192,7 @@ def _why(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind
             number = error.os_error.errno
             why = os.strerror(number).lower() if number else "no address answers"
             return f"no connection to {error.host} port {error.port}: {why}"
-        case OSError() if error.errno:
-            return os.strerror(error.errno).lower()
+        case OSError() if error.strerror:
+            return error.strerror.lower()
         case _:
             return f"not an answer in HTTP ({type(error).__name__})"
