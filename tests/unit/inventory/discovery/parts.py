@@ -177,10 +177,10 @@ class NameServer(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def name_server(records: Mapping[tuple[str, str], list[str]]) -> AsyncIterator[NameServer]:
-    """Run a name server on a free port of the loopback, UDP and TCP."""
+async def name_server(records: Mapping[tuple[str, str], list[str]], port: int = 0) -> AsyncIterator[NameServer]:
+    """Run a name server on a port of the loopback, by default a free one, UDP and TCP."""
     served = NameServer(records)
-    tcp = await asyncio.start_server(served.over_tcp, "127.0.0.1", 0)
+    tcp = await asyncio.start_server(served.over_tcp, "127.0.0.1", port)
     served.port = tcp.sockets[0].getsockname()[1]
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: served, local_addr=("127.0.0.1", served.port)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import os
+import shutil
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 import dns.name
 import pytest
@@ -13,10 +18,9 @@ from hypothesis import strategies as st
 
 from portspec.inventory.discovery.dns import _resolver
 from portspec.inventory.discovery.resolvconf import ResolvConf, parse, read
+from tests.unit.factories import missing
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parents[4]
 EXAMPLE = (b"example", b"org")
 
 
@@ -119,3 +123,35 @@ def test_any_file_gives_a_resolver(data: bytes, environment: dict[bytes, bytes],
             for name in resolver._get_qnames_to_try(query, search=True)
         )
         assert 0 < resolver.timeout <= 5.0 / len(resolver.nameservers)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"nameserver localhost\nnameserver 127.0.0.1\n", "www.example.org"),
+        (b"nameserver localhost\n", "www.example.org"),
+        (b"", "www.example.org"),
+        (b"nameserver 192.0.2.1\r\n\xff\xfe\n", "www.example.org"),
+        (b"nameserver 127.1 # here\noptions nonsense ndots:x timeout\nsortlist x\n", "www.example.org"),
+        (b"nameserver fe80::1%nowhere\nnameserver\t127.0.0.1\noptions timeout:1\n", "www.example.org"),
+        (b"search none.example. .example.org\nnameserver 127.0.0.1", "www"),
+        (b"nameserver 127.0.0.1\nsearch example.net\ndomain example.org\noptions use-vc\n", "www"),
+    ],
+)
+def test_a_name_is_found_where_the_c_library_finds_it(text: bytes, name: str, tmp_path: Path) -> None:
+    """With a real /etc/resolv.conf the `dns` source has the addresses that getaddrinfo(3) has in the same process."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
+    if any(shutil.which(tool) is None for tool in ("unshare", "ip")):
+        missing("unshare and ip are not installed")
+    if subprocess.run([*unshare, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode:
+        missing("this machine allows no namespaces")
+    (tmp_path / "resolv.conf").write_bytes(text)
+    (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n", encoding="utf-8")
+    mounts = "; ".join(f"mount --bind {tmp_path / file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf"))
+    child = f"{sys.executable} -m tests.unit.inventory.discovery.resolver_child {name}"
+    command = [*unshare, "sh", "-ec", f"ip link set lo up; {mounts}; exec {child}"]
+    environment = {key: value for key, value in os.environ.items() if key not in {"LOCALDOMAIN", "RES_OPTIONS"}}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["source"] == found["system"] == ["192.0.2.10", "192.0.2.9"], found
