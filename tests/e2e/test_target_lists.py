@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portspec.config.targetgroups import ListError, read_json, read_yaml
-from tests.unit.factories import missing
+from tests.requirements import missing
 
 if TYPE_CHECKING:
     from pathlib import Path

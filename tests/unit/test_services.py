@@ -12,7 +12,7 @@ import pytest
 
 from portspec import services
 from portspec.ports import PortSet, parse_ports
-from tests.unit.factories import missing
+from tests.requirements import missing
 
 ETC = Path("/etc/services")
 NMAP = Path("/usr/share/nmap/nmap-services")

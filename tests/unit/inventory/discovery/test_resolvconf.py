@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from portspec.inventory.discovery.dns import _resolver
 from portspec.inventory.discovery.resolvconf import ResolvConf, parse, read
-from tests.unit.factories import missing
+from tests.requirements import missing
 
 ROOT = Path(__file__).parents[4]
 EXAMPLE = (b"example", b"org")
