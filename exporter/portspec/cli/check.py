@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from portspec.inventory.discovery import SourceStats
 
 MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
+MAX_ADDRESSES = 8  # of one name, with the same exception
 LOOKUP_SECONDS = 30.0  # for the names of a file, unless all of them are to be looked up
 
 
@@ -60,7 +61,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     known = targets(config, discovery.hosts)
     resolver, seconds = SystemResolver(ipv6=config.ipv6), math.inf if everything else LOOKUP_SECONDS
     looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
-    lines = _hosts(known, looked_up, everything=everything)
+    lines = host_lines(known, looked_up, everything=everything)
     addresses = [len(_addresses(target, looked_up.get(place))) for place, target in enumerate(known)]
     lines += [*([""] if lines else []), *_round(config, known, addresses)]
     expected = roster(config, known)
@@ -177,18 +178,19 @@ def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]
     return resolution.addresses if resolution else (target.address or "",)
 
 
-def _hosts(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, everything: bool) -> list[str]:
+def host_lines(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, everything: bool) -> list[str]:
     """Give the lines of the hosts; unless `everything` is wanted a CIDR is one, and there are not too many of them.
 
     Where there are, names that cannot be looked up come first.
     """
     rows: list[tuple[bool, tuple[str, str, str]]] = []
+    most = None if everything else MAX_ADDRESSES
     sizes = Counter(target.config.name for target in known if "/" in target.config.name and not everything)
     for place, target in enumerate(known):
         name = target.config.name
         if name not in sizes:
             resolution = looked_up.get(place)
-            rows.append((_is_faulty(resolution), (target.host, _spelled(target, resolution), _ports(target))))
+            rows.append((_is_faulty(resolution), (target.host, _spelled(target, resolution, most), _ports(target))))
         elif size := sizes[name]:
             rows.append((False, (name, count(size, "address", "addresses"), _ports(target))))
             sizes[name] = 0
@@ -208,11 +210,16 @@ def _is_faulty(resolution: Resolution | None) -> bool:
     return resolution is not None and resolution.failure is not None
 
 
-def _spelled(target: Target, resolution: Resolution | None) -> str:
+def _spelled(target: Target, resolution: Resolution | None, most: int | None) -> str:
+    """Spell the addresses of a host, at most so many, and what went wrong."""
     if resolution is None:
         return target.address or "not looked up"
-    addresses = ", ".join(resolution.addresses)
-    return ", ".join(filter(None, (addresses, resolution.failure.detail if resolution.failure else "")))
+    words = list(resolution.addresses[:most])
+    if more := len(resolution.addresses) - len(words):
+        words.append(f"and {more:,} more")
+    if resolution.failure:
+        words.append(resolution.failure.detail)
+    return ", ".join(words)
 
 
 def _ports(target: Target) -> str:

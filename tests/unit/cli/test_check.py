@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portspec.cli.check import host_lines
+from portspec.config import HostConfig, Specification
+from portspec.inventory import Resolution, Target
+from portspec.ports import PortSet
 from tests.unit.capabilities import need_raw_sockets, unprivileged
 from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, run
 from tests.unit.scan.loopback import own_address
@@ -305,3 +309,13 @@ def test_many_hosts_are_told_in_few_lines(configure: Configure) -> None:
     assert lines[-1] == f"{conf} is valid."
     everything = run("check", "-c", conf, "--all").out.splitlines()
     assert [line.split()[0] for line in everything[:151]] == list(hosts)
+
+
+def test_many_addresses_of_a_name_are_told_in_few_words() -> None:
+    """A name with hundreds of addresses makes no line that nobody can read."""
+    host = Target("many.example.org", HostConfig("many.example.org", Specification(), PortSet.of([22]), interval=60.0))
+    found = {0: Resolution(tuple(f"192.0.2.{last}" for last in range(1, 101)))}
+    (line,) = host_lines([host], found, everything=False)
+    assert "192.0.2.8, and 92 more  1 port" in line
+    (line,) = host_lines([host], found, everything=True)
+    assert line.count("192.0.2.") == 100
