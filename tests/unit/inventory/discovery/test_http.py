@@ -118,6 +118,7 @@ PACKED = gzip.compress(LIST.encode())
         ("identity", LIST.encode()),
         ("", LIST.encode()),
     ],
+    ids=range(8),
 )
 def test_an_answer_that_is_compressed_unasked_is_unpacked(encoding: str, body: bytes) -> None:
     """Some servers compress whatever the request says."""
@@ -137,6 +138,7 @@ def test_an_answer_that_is_compressed_unasked_is_unpacked(encoding: str, body: b
         ("gzip", gzip.compress(bytes(40 * 2**20)), "is larger than 32 MiB"),
         ("deflate", deflated(bytes(40 * 2**20)), "is larger than 32 MiB"),
     ],
+    ids=range(9),
 )
 def test_what_cannot_be_unpacked_is_a_failure(encoding: str, body: bytes, why: str) -> None:
     """The limit holds for what comes out, and nothing is unpacked beyond it."""
