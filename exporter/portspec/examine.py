@@ -107,7 +107,10 @@ class Examiner:
             _log.exception("scan crashed", host=target.host)
             failure = Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}")
             return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
-        say = _log.info if result.judgement.verdict is Verdict.IN_SPEC else _log.warning
+        if result.judgement.verdict is not Verdict.IN_SPEC:
+            say = _log.warning
+        else:  # ten thousand hosts that are as they were are no news, each hour
+            say = _log.debug if earlier and _is_same(result, earlier) else _log.info
         say("host scanned", host=target.host, **summary)
         return result
 
@@ -279,6 +282,16 @@ def _confirmed(item: AddressObservation, known: PortSet, connected: AddressObser
             "filter of this machine drop what comes in?",
         )
     return replace(item, unconfirmed=(item.open - known) - connected.open, failure=failure)
+
+
+def _is_same(result: ScanResult, earlier: ScanResult) -> bool:
+    """Tell whether two results say the same: verdict, excepted deviations, and what is open on which address."""
+
+    def told(found: ScanResult) -> tuple[object, ...]:
+        judgement = found.judgement
+        return judgement.verdict, judgement.excepted, {seen.address: seen.open for seen in found.addresses}
+
+    return told(result) == told(earlier)
 
 
 def _summary(result: ScanResult) -> dict[str, object]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor
 
+_WARNINGS = "portspec.command"
+
 
 def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     """Send every log line, the libraries' too, to `stream`; call once, first.
@@ -48,6 +50,17 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    warnings = logging.getLogger(_WARNINGS)
+    plain = logging.StreamHandler(stream)
+    plain.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.handlers[:] = [handler if json else plain]
+    warnings.setLevel(logging.WARNING)
+    warnings.propagate = False
+
+
+def warn(text: str) -> None:
+    """Warn of something that belongs to the result of a command, whatever the level of the log; in JSON with `-j`."""
+    logging.getLogger(_WARNINGS).warning("%s", printable(text))
 
 
 def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
@@ -67,8 +80,19 @@ def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Keep texts from elsewhere, such as host names and errors, from forging a line or driving the terminal."""
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    """Keep texts from elsewhere, such as host names and errors, from forging a line or driving the terminal.
+
+    Small numbers are spelled as people write them: 0.000004, not 4e-06.
+    """
+    return {key: _plain(value) for key, value in event.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float) and "e-" in repr(value):
+        return f"{value:.12f}".rstrip("0").rstrip(".")
+    return value
 
 
 def get(name: str) -> Any:

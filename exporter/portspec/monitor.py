@@ -281,7 +281,10 @@ class Monitor:
             probes_sent=self._examiner.probes_sent,
             answers_dropped=self._examiner.answers_dropped,
         )
-        self._on_state(before, self.snapshot.hosts[host])
+        after = self.snapshot.hosts[host]
+        if before.latest and before.verdict is not after.verdict:  # a host in spec as before it was unknown is news
+            _log.info("verdict changed", host=host, before=before.verdict.value, after=after.verdict.value)
+        self._on_state(before, after)
 
     def _has_lapsed(self, target: Target, judged_at: float) -> bool:
         """Tell whether an exception has ended since a result was judged."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from portspec import services
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,7 +119,7 @@ def spell(port: int) -> str:
 def parse_ports(text: object) -> PortSet:
     """Read one entry of a list of ports: 22, "22", "22/tcp", "8000-8100", "ssh" or "all".
 
-    Service names are looked up in the system's database (services(5)). Raises PortError with a
+    Service names are those of services(5), and of a table for where there is none. Raises PortError with a
     message that quotes the entry and names the accepted forms.
     """
     if isinstance(text, bool) or not isinstance(text, int | str):
@@ -155,12 +156,9 @@ def _parse_range(text: object, first: int, last: int) -> PortSet:
 def _parse_service(text: object, word: str) -> PortSet:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.+*-]*", word):
         raise PortError(f"{_quote(text)} is not a port ({_EXPECTED})")
-    try:
-        port = socket.getservbyname(word, "tcp")
-    except OSError:
-        raise PortError(
-            f"{_quote(text)} is not a port ({_EXPECTED}); no TCP service of that name is in /etc/services"
-        ) from None
+    port = services.port_of(word)
+    if port is None:
+        raise PortError(f"{_quote(text)} is not a port ({_EXPECTED}); no TCP service of that name is known")
     return PortSet(((port, port),))
 
 

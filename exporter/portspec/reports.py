@@ -170,7 +170,7 @@ class Reports:
                 is_told = False
             except Exception as error:  # noqa: BLE001 - the next look may do better
                 self.unread = 0
-                if not is_told:
+                if not is_told and (self._roster or self.is_expecting):  # else there are none to be read
                     is_told = True
                     _tell_unreadable(error)
             self._judge_again()

@@ -952,3 +952,18 @@ def test_host_with_everything_open_is_judged_as_any_other() -> None:
     result, _, _ = repeated(target(expect=[22], scan=range(1, 3001), address=V4), shows(*range(1, 3001)))
     assert len(result.judgement.deviations) == 2999
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
+
+
+def test_a_scan_that_finds_what_the_last_one_found_is_logged_at_debug() -> None:
+    """A host in spec is news when something is open that was not, and one out of spec always is."""
+    with capture_logs() as logs:
+        one = examiner(ScriptedEngine(all_closed))
+        opened = target("db1", scan=[80])
+        first = asyncio.run(one.examine(opened))
+        again = asyncio.run(one.examine(opened, first))
+        allowed = target("db1", allow=[80], scan=[80])
+        more = asyncio.run(examiner(ScriptedEngine(everything_open)).examine(allowed, again))
+        other = target("db1", expect=[22], scan=[80])
+        bad = asyncio.run(one.examine(other, more))
+        asyncio.run(one.examine(other, bad))
+    assert [entry["log_level"] for entry in logs] == ["info", "debug", "info", "warning", "warning"]

@@ -58,6 +58,16 @@ def test_line_on_a_pipe_is_logfmt() -> None:
     assert rest == 'level=info event="host scanned" host=db1 open=2 note="two words" ok=true\n'
 
 
+@pytest.mark.parametrize(
+    ("number", "spelled"),
+    [(4e-06, "0.000004"), (1e-05, "0.00001"), (0.25, "0.25"), (-2.5e-7, "-0.00000025"), (0.0, "0.0")],
+)
+def test_small_numbers_are_spelled_in_full(number: float, spelled: str) -> None:
+    """A time of some microseconds is no 4e-06; in JSON a number is a number."""
+    assert f"rtt_seconds={spelled}\n" in written(lambda: log.get("test").info("x", rtt_seconds=number))
+    assert json.loads(written(lambda: log.get("test").info("x", rtt=number), as_json=True))["rtt"] == number
+
+
 def test_line_in_json_is_one_object() -> None:
     """With json=True a line is one JSON object with the event's own types, umlauts readable."""
     line = written(lambda: log.get("test").warning("scanned", host="münchen", open=2, ports=[22]), as_json=True)

@@ -293,6 +293,17 @@ def test_finished_round_is_counted_and_logged() -> None:
     assert (entry["interval_seconds"], entry["duration_seconds"]) == (100.0, 7.0)
 
 
+def test_a_verdict_that_changes_is_logged() -> None:
+    """Whatever level the line of the scan itself has, and not at the first scan."""
+    scene = Scene(*hosts(2))
+    with capture_logs() as logs:
+        scene.run(50.0, lambda: scene.examiner.found.update(host0=(80,)), 400.0)
+    changes = [entry for entry in logs if entry["event"] == "verdict changed"]
+    assert [(entry["host"], entry["before"], entry["after"]) for entry in changes] == [
+        ("host0", "in_spec", "out_of_spec")
+    ]
+
+
 def test_round_in_which_every_host_was_left_out_is_not_completed() -> None:
     """A round that scanned nothing does not count as a completed round."""
     scene = Scene(*hosts(2), seconds={"host0": 250.0, "host1": 250.0})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from portspec.ports import ALL_PORTS, MAX_PORT, MIN_PORT, NO_PORTS, PortError, PortSet, parse_ports, spell
 
 FORMS = 'expected a number, "8000-8100", a service name such as "ssh", or "all"'
-NO_SERVICE = "no TCP service of that name is in /etc/services"
+NO_SERVICE = "no TCP service of that name is known"
 SERVICES = {"ssh": 22, "https": 443, "iso-tsap": 102, "whois++": 63, "3com-tsmux": 106}
 
 single = st.integers(MIN_PORT, MAX_PORT)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Coroutine, Iterator, MutableMapping
 
+    from portspec.config import AuditConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -539,6 +540,34 @@ def test_host_is_absent_while_the_archive_cannot_be_asked(tmp_path: Path, clock:
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("audit", [None, AUDIT])
+def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
+    audit: AuditConfig | None, tmp_path: Path, clock: Clock, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an `audit` block a state file that cannot be made is no matter of reports."""
+    looks = 0
+
+    async def scenario() -> None:
+        async with prepared(tmp_path / "later" / "portspec.db", clock, {}) as scene:
+            perform = scene.store.perform
+
+            def counting(work: Callable[[sqlite3.Connection], object]) -> object:
+                nonlocal looks
+                looks += 1
+                return perform(work)
+
+            monkeypatch.setattr(scene.store, "perform", counting)
+            scene.reports.apply(audit, {})
+            async with scene.running():
+                await until(lambda: looks > 0)
+                scene.reports.apply(audit, {})  # the next look comes after the first one was dealt with
+                await until(lambda: looks > 1)
+
+    run(scenario)
+    unread = [entry for entry in logs.events if entry["event"] == "the reports cannot be read now"]
+    assert len(unread) == bool(audit)
 
 
 def test_restart_reads_no_output_again(path: Path, clock: Clock, parsing: Parsing) -> None:

@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "learn":
         from portspec.cli.learn import learn
 
-        return learn(options.hosts, ports=options.ports, ipv6=options.ipv6)
+        return learn(options.hosts, ports=options.ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
     if options.command == "receive":
         from portspec.cli.receive import receive
 
@@ -86,11 +86,11 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
         case "check":
             from portspec.cli.check import check
 
-            code = check(config)
+            code = check(config, everything=options.all, shows_progress=_shows_progress(options))
         case "scan":
             from portspec.cli.scan import scan
 
-            code = scan(config, options.hosts, as_json=options.json)
+            code = scan(config, options.hosts, as_json=options.json, shows_progress=_shows_progress(options))
         case "key":
             from portspec.cli.key import key
 
@@ -104,6 +104,11 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
         case _:
             code = _serve(config, options.listen_addresses or [DEFAULT_LISTEN_ADDRESS], options.shard)
     return code
+
+
+def _shows_progress(options: argparse.Namespace) -> bool:
+    """Tell whether standard error is free for a bar: it is not where log lines go there, or JSON is asked for."""
+    return not options.log_json and options.log_level not in {"debug", "info"}
 
 
 def _load(path: str) -> Config:

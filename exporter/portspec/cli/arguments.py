@@ -62,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
         default="0/1",
         help="scan only the hosts of shard I of N, as Prometheus's hashmod numbers them, from 0 (default: all)",
     )
-    _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="error")
+    check = _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="error")
+    check.add_argument(
+        "--all", action="store_true", help="list every host and look every name up, however long that takes"
+    )
     scan = _command(
         commands,
         "scan",

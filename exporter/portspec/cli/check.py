@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import math
 import resource
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.cli.output import count, write
+from portspec.cli.progress import lookup_progress
 from portspec.config.duration import spell_duration
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
 from portspec.document import timestamp
-from portspec.inventory import SystemResolver, roster, targets
+from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
+from portspec.verdict import last_day
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
-    from portspec.inventory import Resolution, Rostered, Target
+    from portspec.inventory import Resolution, Resolver, Rostered, Target
     from portspec.inventory.discovery import SourceStats
+
+MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
+MAX_ADDRESSES = 8  # of one name, with the same exception
+LOOKUP_SECONDS = 30.0  # for the names of a file, unless all of them are to be looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +55,19 @@ def _pace(config: Config) -> _Pace:
     return _Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
 
 
-def check(config: Config) -> int:
-    """Print hosts, addresses, probes per round and the estimated duration; a file that loads is valid: 0."""
+def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
+    """Print hosts, addresses, probes per round and the estimated duration; a file that loads is valid: 0.
+
+    Unless `everything` is wanted, many hosts are told in few lines, and names are looked up for a limited time.
+    """
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     known = targets(config, discovery.hosts)
-    resolutions = asyncio.run(_resolve(config, known))
-    rows = [_row(target, resolution) for target, resolution in zip(known, resolutions, strict=True)]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{host:<{widths[0]}}  {addresses:<{widths[1]}}  {ports}" for host, addresses, ports in rows]
-    lines += [
-        *([""] if rows else []),
-        *_round(config, known, [len(_addresses(*pair)) for pair in zip(known, resolutions, strict=True)]),
-    ]
+    resolver, seconds = SystemResolver(ipv6=config.ipv6), math.inf if everything else LOOKUP_SECONDS
+    looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
+    lines = host_lines(known, looked_up, everything=everything)
+    addresses = [len(_addresses(target, looked_up.get(place))) for place, target in enumerate(known)]
+    lines += [*([""] if lines else []), *_round(config, known, addresses)]
     expected = roster(config, known)
     if config.mail and config.mail.mode != "off":
         lines.append(_mail(config.mail))
@@ -67,7 +75,8 @@ def check(config: Config) -> int:
         lines.append(_reports(config.audit, len(expected)))
     if config.reportfile or config.reportmail:
         lines.append(_report_of_all(config))
-    unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
+    unresolved = sum(_is_faulty(resolution) for resolution in looked_up.values())
+    not_asked = sum(target.address is None for target in known) - len(looked_up)
     now = time.time()
     warnings = [
         *source_warnings(discovery.stats),
@@ -79,7 +88,14 @@ def check(config: Config) -> int:
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
     if unresolved:
-        warnings.append(f"{unresolved} of {count(len(known), 'host')} would be unknown, since not every name resolves")
+        warnings.append(
+            f"{unresolved:,} of {count(len(known), 'host')} would be unknown, since not every name resolves"
+        )
+    if not_asked:
+        warnings.append(
+            f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_SECONDS:.0f} s, and "
+            f"{'counts' if not_asked == 1 else 'count'} as one address each (--all looks all of them up)"
+        )
     if warnings:
         lines += ["", *(f"warning: {warning}" for warning in warnings)]
     write("\n".join((*lines, "", f"{config.path} is valid.", "")))
@@ -101,7 +117,7 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
         what = _exception(item, f"ports {item.ports}")
         ports = [target.config.ports for target in known if item in target.exceptions]
         if item.until <= now:
-            yield f"{what} has lapsed on {timestamp(item.until)}: its deviations count; remove it, or give it a new end"
+            yield f"{what} {_lapsed(item.until)}: its deviations count; remove it, or give it a new end"
         elif not ports:
             yield f"{what} matches no host"
         elif not any(item.ports & scanned for scanned in ports):
@@ -113,10 +129,7 @@ def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float
     for item in config.accepted:
         what = _exception(item, f"ids {', '.join(item.ids)}")
         if item.until <= now:
-            yield (
-                f"{what} has lapsed on {timestamp(item.until)}: its vulnerabilities count; remove it, or give it a new "
-                "end"
-            )
+            yield f"{what} {_lapsed(item.until)}: its vulnerabilities count; remove it, or give it a new end"
         elif not any(item in entry.exceptions for entry in expected.values()):
             yield f"{what} matches no host that has to report"
     if config.audit and not expected:
@@ -140,6 +153,9 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
         why = error.strerror or str(error)
     if why:
         yield f"reportfile {path} cannot be written: {why}"
+def _lapsed(until: float) -> str:
+    day = last_day(until)
+    return f"has lapsed after {day}" if day else f"has lapsed on {timestamp(until)}"
 
 
 def _exception(item: PortException | VulnerabilityException, about: str) -> str:
@@ -155,31 +171,87 @@ def _mail(mail: MailConfig) -> str:
     return f"mails {when}to {to} by {mail.server} port {mail.port}; `portspec mail-test` tries that"
 
 
-async def _resolve(config: Config, known: tuple[Target, ...]) -> list[Resolution | None]:
-    resolver = SystemResolver(ipv6=config.ipv6)
+async def look_up(
+    known: Sequence[Target],
+    resolver: Resolver,
+    *,
+    seconds: float,
+    shows_progress: bool,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[int, Resolution]:
+    """Look names up for so many seconds; gives the resolutions by the place of the target."""
+    names = [(place, target.host) for place, target in enumerate(known) if target.address is None]
+    found: dict[int, Resolution] = {}
+    rest = iter(names)
+    end = clock() + seconds
+    with lookup_progress(len(names), is_shown=shows_progress) as report:
 
-    async def one(target: Target) -> Resolution | None:
-        return None if target.address else await resolver.resolve(target.host)
+        async def take_some() -> None:
+            for place, name in rest:
+                if clock() >= end:
+                    return
+                found[place] = await resolver.resolve(name)
+                report(len(found))
 
-    return await asyncio.gather(*map(one, known))
+        await asyncio.gather(*(take_some() for _ in range(min(MAX_LOOKUPS, len(names)))))
+    return found
 
 
 def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]:
     return resolution.addresses if resolution else (target.address or "",)
 
 
-def _row(target: Target, resolution: Resolution | None) -> tuple[str, str, str]:
-    addresses = ", ".join(_addresses(target, resolution))
-    if resolution and resolution.failure:
-        addresses = ", ".join(filter(None, (addresses, resolution.failure.detail)))
+def host_lines(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, everything: bool) -> list[str]:
+    """Give the lines of the hosts; unless `everything` is wanted a CIDR is one, and there are not too many of them.
+
+    Where there are, names that cannot be looked up come first.
+    """
+    rows: list[tuple[bool, tuple[str, str, str]]] = []
+    most = None if everything else MAX_ADDRESSES
+    sizes = Counter(target.config.name for target in known if "/" in target.config.name and not everything)
+    for place, target in enumerate(known):
+        name = target.config.name
+        if name not in sizes:
+            resolution = looked_up.get(place)
+            rows.append((_is_faulty(resolution), (target.host, _spelled(target, resolution, most), _ports(target))))
+        elif size := sizes[name]:
+            rows.append((False, (name, count(size, "address", "addresses"), _ports(target))))
+            sizes[name] = 0
+    if everything or len(rows) <= MAX_LINES:
+        return _columns([row for _, row in rows])
+    shown = sorted(rows, key=lambda row: not row[0])[:MAX_LINES]
+    left = f"… and {count(len(rows) - MAX_LINES, 'more line')} (--all shows every host)"
+    return [*_columns([row for _, row in shown]), left]
+
+
+def _columns(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    return [f"{host:<{widths[0]}}  {addresses:<{widths[1]}}  {ports}" for host, addresses, ports in rows]
+
+
+def _is_faulty(resolution: Resolution | None) -> bool:
+    return resolution is not None and resolution.failure is not None
+
+
+def _spelled(target: Target, resolution: Resolution | None, most: int | None) -> str:
+    """Spell the addresses of a host, at most so many, and what went wrong."""
+    if resolution is None:
+        return target.address or "not looked up"
+    words = list(resolution.addresses[:most])
+    if more := len(resolution.addresses) - len(words):
+        words.append(f"and {more:,} more")
+    if resolution.failure:
+        words.append(resolution.failure.detail)
+    return ", ".join(words)
+
+
+def _ports(target: Target) -> str:
     specification = target.config.specification
     ports = f"{count(len(target.config.ports), 'port')}, expect {specification.expect}"
-    if specification.allow:
-        ports += f", allow {specification.allow}"
-    return target.host, addresses, ports
+    return f"{ports}, allow {specification.allow}" if specification.allow else ports
 
 
-def _round(config: Config, known: tuple[Target, ...], addresses: list[int]) -> tuple[str, str]:
+def _round(config: Config, known: Sequence[Target], addresses: Sequence[int]) -> tuple[str, str]:
     hosts = [(len(target.config.ports), number) for target, number in zip(known, addresses, strict=True) if number]
     probes = sum(ports * number for ports, number in hosts)
     tries = 1 + config.scan.retries

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING
 
+from portspec import log
 from portspec.audit.envelope import key_of
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write
@@ -29,7 +29,7 @@ def key(config: Config, host: str) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     for warning in _warnings(config, name):
-        print(f"warning: {warning}", file=sys.stderr)
+        log.warn(warning)
     write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
     return 0
 

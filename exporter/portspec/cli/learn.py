@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portspec.app.survey import survey
 from portspec.cli.output import write
-from portspec.cli.scan import progress_bar
+from portspec.cli.progress import scan_progress
 from portspec.config import Config, HostConfig, Specification
 from portspec.config.hostname import check_host
 from portspec.errors import UsageError
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from portspec.snapshot import HostState
 
 
-def learn(hosts: Sequence[str], *, ports: str, ipv6: bool) -> int:
+def learn(hosts: Sequence[str], *, ports: str, ipv6: bool, shows_progress: bool) -> int:
     """Scan hosts and print a `hosts:` block, with the `scanports` that were scanned: a whole conf.yml.
 
     Gives 0, or 3 if a host could not be seen (it is a comment then).
     """
     config = _config(hosts, ports, ipv6=ipv6)
     chosen = targets(config)
-    with progress_bar(len(chosen)) as report:
+    with scan_progress(len(chosen), is_shown=shows_progress) as report:
         result = asyncio.run(survey(config, chosen, report))
     lines = ["hosts:", *(f"  {line}" for state in result.states for line in _block(state))]
     lines.append(f"scanports: {_flow(config.hosts[0].ports)}")

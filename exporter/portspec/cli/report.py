@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import time
 from typing import TYPE_CHECKING
 
+from portspec import log
 from portspec.audit.encoding import Decoder
 from portspec.audit.intake import MAX_AHEAD
 from portspec.audit.state import AuditState
@@ -79,7 +79,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     for warning in source_warnings(discovery.stats):
-        print(f"warning: {warning}", file=sys.stderr)
+        log.warn(warning)
     every = targets(config, discovery.hosts)
     expected = roster(config, every)
     if host is not None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import sys
 from typing import TYPE_CHECKING
 
+from portspec import log
 from portspec.app.survey import Survey, survey
 from portspec.cli.check import source_warnings
 from portspec.cli.output import count, write
+from portspec.cli.progress import scan_progress
 from portspec.document import host_document
 from portspec.inventory import select, targets
 from portspec.inventory.discovery import Discovery
@@ -19,9 +20,8 @@ from portspec.ports import PortSet
 from portspec.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from portspec.app.survey import Progress as SurveyProgress
     from portspec.config import Config
     from portspec.snapshot import HostState
 
@@ -29,14 +29,14 @@ _WIDTH_OF_A_PIPE = 200
 _STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
-def scan(config: Config, hosts: Sequence[str], *, as_json: bool) -> int:
+def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress: bool) -> int:
     """Scan the named hosts (all, if none is named) and print the result; gives the exit code."""
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     for warning in source_warnings(discovery.stats):
-        print(f"warning: {warning}", file=sys.stderr)
+        log.warn(warning)
     chosen = select(targets(config, discovery.hosts), hosts)
-    with progress_bar(len(chosen)) as report:
+    with scan_progress(len(chosen), is_shown=shows_progress) as report:
         result = asyncio.run(survey(config, chosen, report))
     write(_json(result) if as_json else _table(result))
     return exit_code(result.states)
@@ -48,44 +48,6 @@ def exit_code(states: Sequence[HostState]) -> int:
     if Verdict.OUT_OF_SPEC in verdicts:
         return 1
     return 3 if Verdict.UNKNOWN in verdicts else 0
-
-
-@contextlib.contextmanager
-def progress_bar(hosts: int) -> Iterator[Callable[[SurveyProgress], None]]:
-    """Show a bar on standard error while it is a terminal; elsewhere the progress goes nowhere."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.fields[hosts]}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[left]}"),
-        console=Console(stderr=True),
-        transient=True,
-        auto_refresh=False,  # a thread of its own would keep the capabilities
-    )
-    with bar:
-        task = bar.add_task("", total=None, hosts="", rate="", left="")
-
-        def report(progress: SurveyProgress) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            bar.update(
-                task,
-                total=progress.ports_total,
-                completed=progress.ports_done,
-                hosts=f"{progress.hosts_done}/{hosts} hosts",
-                rate=f"{progress.probes_sent / elapsed:,.0f} probes/s" if elapsed else "",
-                left="left",
-                refresh=True,
-            )
-
-        yield report
 
 
 def _json(result: Survey) -> str:
@@ -104,7 +66,7 @@ def _table(result: Survey) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)  # the edges would be empty lines
     for column in ("HOST", "VERDICT", "MISSING", "UNEXPECTED", "OPEN", "NOTE"):
         table.add_column(column, overflow="fold")
     for state in result.states:
@@ -124,6 +86,7 @@ def _table(result: Survey) -> str:
     page = io.StringIO()
     console = Console(file=page, width=width, force_terminal=is_terminal, color_system="auto")
     console.print(table)
+    console.print()
     counts = {verdict: sum(state.verdict is verdict for state in result.states) for verdict in Verdict}
     summary = ", ".join(f"{number} {verdict.value.replace('_', ' ')}" for verdict, number in counts.items())
     console.print(

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
+from portspec.config.fields import lists_nothing
 from portspec.config.hostname import duplicates
 from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
@@ -28,7 +29,7 @@ from portspec.config.model import (
     Specification,
     VulnerabilityException,
 )
-from portspec.config.schema import ConfModel, ModuleModel, describe, plain_host_path
+from portspec.config.schema import ConfModel, ModuleModel, describe, misspelt, plain_host_path, respelt
 from portspec.config.source import Source, read
 from portspec.config.trust import trusted_files
 from portspec.errors import ConfigError
@@ -36,6 +37,8 @@ from portspec.ports import PortSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pydantic_core import ErrorDetails
 
     from portspec.config.fields import HostModel
     from portspec.config.source import KeyPath
@@ -83,16 +86,20 @@ def _load(path: str, environment: Mapping[str, str]) -> Config:
     if not isinstance(raw, dict):
         source.problem((), "expected keys such as hosts: and scanports:, found something else")
     else:
-        _check_whole(source, raw)
+        details: list[ErrorDetails] = []
         try:
             model = ConfModel.model_validate(raw, context=file.parent)
         except ValidationError as error:
-            known = frozenset(source.faulty)
-            for detail in error.errors(include_url=False, include_input=False):
-                key_path, message = describe(detail)
-                place = plain_host_path(key_path, raw.get("hosts"))
-                if place not in known:  # one fault, one line: ${UNSET} is not a bad port as well
-                    source.problem(place, message)
+            details = error.errors(include_url=False, include_input=False)
+        meant = misspelt(details)
+        _check_whole(source, respelt(raw, meant))
+        known = frozenset(source.faulty)
+        for detail in details:
+            key_path, message = describe(detail)
+            place = plain_host_path(key_path, raw.get("hosts"))
+            # One fault, one line: ${UNSET} is not a bad port as well, and a key that is misspelt is not missing.
+            if place not in known and not (detail["type"] == "missing" and detail["loc"] in meant.values()):
+                source.problem(place, message)
     if source.problems or model is None:
         raise ConfigError(path, source.problems)
     return _config(path, model, environment, trusted_files(raw, file, source.expanded))
@@ -111,8 +118,8 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     if isinstance(hosts, dict):
         _check_hosts(source, hosts)
     _check_modules(source, raw)
-    own = bool(every or is_audited) and all(isinstance(entry, dict) and entry.get("scanports") for entry in every)
-    if raw.get("scanports") in (None, []) and not own:
+    own = bool(every or is_audited) and all(isinstance(entry, dict) and _has_ports(entry) for entry in every)
+    if (raw.get("scanports") is None or lists_nothing(raw["scanports"])) and not own:
         source.problem(
             ("scanports",) if "scanports" in raw else (),
             'scanports: missing; list the ports to scan on every host, or write "all"'
@@ -132,10 +139,15 @@ def _check_hosts(source: Source, hosts: dict[str, Any]) -> None:
     for later, first in duplicates(hosts).items():
         source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
     for name, host in hosts.items():
-        if isinstance(host, dict) and host.get("scanports") == []:
+        if isinstance(host, dict) and lists_nothing(host.get("scanports")):
             source.problem(
                 ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
             )
+
+
+def _has_ports(raw: dict[str, Any], *keys: str) -> bool:
+    """Tell whether a mapping, unchecked as it is, lists ports under one of these keys, by default `scanports`."""
+    return any(raw.get(key) and not lists_nothing(raw[key]) for key in keys or ("scanports",))
 
 
 def _check_modules(source: Source, raw: dict[str, Any]) -> None:
@@ -143,10 +155,10 @@ def _check_modules(source: Source, raw: dict[str, Any]) -> None:
     modules = raw.get("modules")
     for name, module in modules.items() if isinstance(modules, dict) else ():
         if isinstance(module, dict):
-            if module.get("scanports") == []:
+            if lists_nothing(module.get("scanports")):
                 path: KeyPath = ("modules", name, "scanports")
                 source.problem(path, "is empty; list ports, or remove the key to scan those of the file")
-            elif not any((module.get("scanports"), raw.get("scanports"), module.get("expect"), module.get("allow"))):
+            elif not (_has_ports(module, "scanports", "expect", "allow") or _has_ports(raw)):
                 source.problem(("modules", name), "has nothing to scan; give it scanports")
 
 

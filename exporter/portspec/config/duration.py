@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import re
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhdw])")
+_UNITS = {
+    **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86_400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 604_800.0),
+    **dict.fromkeys(("y", "year", "years"), 365 * 86_400.0),  # as Prometheus has it
+}
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_PART = re.compile(rf"\s*({_NUMBER})\s*([A-Za-z]+)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_EXPECTED = 'expected seconds, such as 3600, or a duration, such as "90m" or "1h30m"'
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number without a unit, such as "3600", "0.5" or ".5"."""
+    return re.fullmatch(_NUMBER, text.strip()) is not None
 
 
 def parse_duration(value: object) -> float:
-    """Read a duration in seconds; ValueError if it is none (a number counts seconds, units as Prometheus has them)."""
+    """Read a duration in seconds; ValueError if it is none.
+
+    A number counts seconds. Units are those of Prometheus and their names in English: "90m", "1h 30min", "2 weeks".
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = value.strip() if isinstance(value, str) else ""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+    if is_number(text):
         return float(text)
     if not _DURATION.fullmatch(text):
-        raise ValueError('expected seconds, such as 3600, or a duration, such as "90m" or "1h30m"')
-    return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+        raise ValueError(_EXPECTED)
+    return sum(float(amount) * _factor(unit) for amount, unit in _PART.findall(text))
+
+
+def _factor(unit: str) -> float:
+    """Give the seconds of a unit, in any case but for M, which might be months."""
+    seconds = _UNITS.get(unit.lower()) if unit != "M" else None
+    if seconds is None:
+        raise ValueError(_EXPECTED)
+    return seconds
 
 
 def spell_duration(seconds: float) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
-from portspec.config.duration import parse_duration
+from portspec.config.duration import is_number, parse_duration
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.config.source import shorten
 from portspec.ports import PortSet, parse_ports
 
 T = TypeVar("T")
+L = TypeVar("L", list[PortSet], list[PortSet] | None)
 MAX_HISTORY_DAYS = 36_500
 _DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
@@ -36,6 +38,25 @@ def none_as_empty(value: object) -> object:
 
 def _items_if_any(value: object) -> object:
     return None if value is None else items(value)
+
+
+def _ports(value: object) -> PortSet:
+    """Read an item of a list of ports; a list in a list, as an alias (*name) makes it, is as good as its items."""
+    if isinstance(value, list):
+        return PortSet.of_ranges(chain.from_iterable(_ports(item).ranges for item in value))
+    return parse_ports(value)
+
+
+def _not_empty_sets(ports: L) -> L:
+    """Leave out what a list in a list adds nothing by, so that only a list of some ports is not empty."""
+    if isinstance(ports, list):
+        ports[:] = filter(None, ports)
+    return ports
+
+
+def lists_nothing(value: object) -> bool:
+    """Tell whether a list of ports, unchecked as it is, is empty; one in which there are only empty ones is."""
+    return isinstance(value, list) and all(map(lists_nothing, value))
 
 
 def _seconds(value: object) -> float:
@@ -69,7 +90,7 @@ def whole(low: int, high: int) -> BeforeValidator:
 def _rate(value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value.strip()):
+    if isinstance(value, str) and is_number(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10_000_000:  # noqa: PLR2004 - below
         raise ValueError("expected probes per second, 1 to 10,000,000 (leave the key out for no limit)")
@@ -102,15 +123,16 @@ def _day_or_time(value: object) -> float:
     expected = 'expected the last day on which it holds, such as "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
     if not isinstance(value, str):
         raise ValueError(expected)  # noqa: TRY004 - pydantic takes ValueError
+    # No other form of ISO 8601: few could read them.
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9.:]+(Z|[+-][0-9:]+)?)?", value.strip()):
+        raise ValueError(expected)
     try:
-        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:.*)?", value.strip()):
-            raise ValueError(expected)  # noqa: TRY301 - the other forms of ISO 8601, which few could read
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value.strip()):
-            end = datetime.combine(date.fromisoformat(value.strip()), time(), UTC) + timedelta(days=1)
-        else:
-            end = datetime.fromisoformat(value.strip())
-    except (ValueError, OverflowError):
-        raise ValueError(expected) from None
+            day = datetime.combine(date.fromisoformat(value.strip()), time(), UTC)
+            return day.timestamp() + SECONDS_A_DAY  # of 9999-12-31 there is no next day
+        end = datetime.fromisoformat(value.strip())
+    except ValueError:
+        raise ValueError(f'there is no "{shorten(value.strip())}" in the calendar; {expected}') from None
     return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
 
 
@@ -142,9 +164,9 @@ def some(given: list[T]) -> list[T]:
 
 def _days(value: object) -> float:
     """Read a number of days, or a duration; gives seconds."""
-    is_number = not isinstance(value, str) or re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", value)
+    has_no_unit = not isinstance(value, str) or is_number(value)
     try:
-        seconds = parse_duration(value) * (SECONDS_A_DAY if is_number else 1)
+        seconds = parse_duration(value) * (SECONDS_A_DAY if has_no_unit else 1)
     except ValueError:
         seconds = 0.0
     if not SECONDS_A_DAY <= seconds <= MAX_HISTORY_DAYS * SECONDS_A_DAY:
@@ -202,8 +224,9 @@ def _readable(value: object, info: ValidationInfo) -> str:
     return str(path)
 
 
-Ports = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]], BeforeValidator(items)]
-OptionalPorts = Annotated[list[Annotated[PortSet, BeforeValidator(parse_ports)]] | None, BeforeValidator(_items_if_any)]
+_PortsItem = Annotated[PortSet, BeforeValidator(_ports)]
+Ports = Annotated[list[_PortsItem], BeforeValidator(items), AfterValidator(_not_empty_sets)]
+OptionalPorts = Annotated[list[_PortsItem] | None, BeforeValidator(_items_if_any), AfterValidator(_not_empty_sets)]
 Flag = Annotated[bool, BeforeValidator(flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]

@@ -37,6 +37,8 @@ from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from pydantic_core import ErrorDetails
 
     from portspec.config.source import KeyPath
@@ -165,15 +167,44 @@ def _place(path: KeyPath) -> tuple[str, ...]:
 
 
 def _unknown_key(path: KeyPath) -> str:
+    close = _close_key(path)
+    known = ", ".join(sorted(_MODELS[_place(path)[:-1]].model_fields))
+    return f"unknown key (did you mean {close}?)" if close else f"unknown key (known: {known})"
+
+
+def _close_key(path: KeyPath) -> str | None:
+    """Give the key that an unknown one is close to, if there is one."""
     *_, key = path
-    place = _place(path)[:-1]
-    known = sorted(_MODELS[place].model_fields)
-    close = (
-        ["expect"]
-        if key in ("port", "ports") and "expect" in known
-        else difflib.get_close_matches(str(key), known, n=1)
-    )
-    return f"unknown key (did you mean {close[0]}?)" if close else f"unknown key (known: {', '.join(known)})"
+    known = sorted(_MODELS[_place(path)[:-1]].model_fields)
+    if key in ("port", "ports") and "expect" in known:
+        return "expect"
+    return next(iter(difflib.get_close_matches(str(key), known, n=1)), None)
+
+
+def misspelt(errors: Iterable[ErrorDetails]) -> dict[KeyPath, KeyPath]:
+    """Give the paths of unknown keys, each with the path that was meant."""
+    unknown = (error["loc"] for error in errors if error["type"] == "extra_forbidden")
+    return {path: (*path[:-1], close) for path in unknown if (close := _close_key(path))}
+
+
+def respelt(raw: dict[str, Any], meant: Mapping[KeyPath, KeyPath]) -> dict[str, Any]:
+    """Give the values of a file with its keys as they were `meant`; the values given are not changed."""
+    found: Any = raw
+    for path, right in meant.items():
+        found = _renamed(found, path, str(right[-1]))
+    return dict(found)
+
+
+def _renamed(value: Any, path: KeyPath, key: str) -> Any:
+    """Give a value in which the last key of a path is called otherwise, unless there is one of that name."""
+    step, *rest = path
+    if isinstance(value, list) and isinstance(step, int):
+        return [_renamed(item, tuple(rest), key) if place == step else item for place, item in enumerate(value)]
+    if not isinstance(value, dict) or step not in value:
+        return value
+    if rest:
+        return value | {step: _renamed(value[step], tuple(rest), key)}
+    return {key: value[step]} | {other: item for other, item in value.items() if other != step}
 
 
 def plain_host_path(path: KeyPath, raw_hosts: object) -> KeyPath:

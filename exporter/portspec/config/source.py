@@ -32,6 +32,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWN_KEYS = "x-"  # at the top level: a place for anchors, which is not read by itself
 _SECRET = re.compile(r"password|passphrase|token")  # in the name of a key
 
 
@@ -230,6 +231,8 @@ class _Walker:
                 continue
             key = self._expand(key_node.value, (*path, key_node.value), line)
             here = (*path, key)
+            if not path and key.startswith(_OWN_KEYS):
+                continue
             if key in first:
                 self.source.problems.append(
                     Problem(line, spell_path(here), f"stands twice; the first is in line {first[key]}")
@@ -278,9 +281,12 @@ class _Walker:
                 self.source.problem(path, "${ begins no variable such as ${NAME}; write $${ for a literal ${", line)
                 return found[0]
             if found[1] not in self._environment:
-                # what looks like a variable may be a piece of a password
-                name = "that it names" if path and _SECRET.search(str(path[-1])) else found[1]
-                self.source.problem(path, f"the environment variable {name} is not set", line)
+                if path and _SECRET.search(str(path[-1])) and found[0] != text.strip():
+                    # what looks like a variable may be a piece of a password
+                    message = "an environment variable that it names is not set (write $${ for a literal ${)"
+                else:
+                    message = f"the environment variable {found[1]} is not set"
+                self.source.problem(path, message, line)
                 return found[0]
             self.source.expanded.add(path)
             value = self._environment[found[1]]

@@ -5,10 +5,11 @@ https://prometheus.io/docs/prometheus/latest/http_sd/
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from portspec.config.fields import check_label_name
 from portspec.config.source import MAX_DEPTH, MAX_VALUES, is_depth_limit, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 
 def check_label(name: str, value: object) -> str:
@@ -54,24 +55,35 @@ _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def read_json(data: bytes) -> tuple[TargetGroup, ...]:
-    """Read target groups from JSON; numbers become texts as they are spelled. Raises ListError."""
-    text = _text(data)
+    """Read target groups from JSON; numbers become texts as they are spelled. Raises ListError.
+
+    As in Go, which reads them for Prometheus, null is an empty list, keys of a group may be written in capitals, and
+    bytes in a string that are not UTF-8 become U+FFFD.
+    """
+    text = data.decode("utf-8-sig", errors="replace")
     structure = _STRING.sub("", text)
+    if "\ufffd" in structure:
+        text = _text(data)
     if max(sum(map(structure.count, "[{,")), sum(map(structure.count, "]}"))) > MAX_VALUES:
         raise ListError(_TOO_MUCH)
     # The C scanner recurses, and how deep a thread's stack goes depends on the C library.
     if max(accumulate(_STEPS[bracket] for bracket in re.findall(r"[\[\]{}]", structure)), default=0) > MAX_DEPTH:
         raise ListError(_TOO_DEEP)
+    if not text.strip():
+        raise ListError(_EMPTY)
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except json.JSONDecodeError as error:
         raise ListError(f"is not valid JSON: {error.msg.lower()} in line {error.lineno}") from None
-    return _groups(value)
+    return _groups(value, keys=str.lower)
 
 
 def read_yaml(data: bytes) -> tuple[TargetGroup, ...]:
-    """Read target groups from YAML; every scalar is a text, or None. Raises ListError."""
-    text = _text(data)
+    """Read target groups from YAML; every scalar is a text, or None. Raises ListError.
+
+    Of several documents each is a list. One that holds nothing is an empty list, as it is to Prometheus.
+    """
+    text = _text(data, "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     builder = _YamlBuilder()
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -87,12 +99,12 @@ def read_yaml(data: bytes) -> tuple[TargetGroup, ...]:
         raise
     except (ValueError, OverflowError):  # PyYAML's own scanner, of an escape beyond Unicode
         raise ListError("is not valid YAML: an escape stands for no character") from None
-    return _groups(builder.documents[0] if builder.documents else None)
+    return tuple(chain.from_iterable(map(_groups, builder.documents)))
 
 
-def _text(data: bytes) -> str:
+def _text(data: bytes, encoding: str = "utf-8-sig") -> str:
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ListError(f"is not UTF-8 text (byte 0x{data[error.start]:02x} at {error.start})") from None
     if not text.strip():
@@ -100,36 +112,43 @@ def _text(data: bytes) -> str:
     return text
 
 
-def _groups(value: object) -> tuple[TargetGroup, ...]:
+def _groups(value: object, keys: Callable[[str], str] = str) -> tuple[TargetGroup, ...]:
     if value is None:
-        raise ListError(_EMPTY)
+        return ()
     if not isinstance(value, list):
         raise ListError('is not a list of target groups, [{"targets": […], "labels": {…}}, …]')
-    groups = tuple(_group(number, item) for number, item in enumerate(value, 1))
+    groups = tuple(_group(number, item, keys) for number, item in enumerate(value, 1))
     if sum(len(group.targets) for group in groups) > MAX_VALUES:  # aliases of YAML multiply
         raise ListError(_TOO_MUCH)
     return groups
 
 
-def _group(number: int, item: object) -> TargetGroup:
+def _group(number: int, item: object, keys: Callable[[str], str]) -> TargetGroup:
+    """Read a group; one without targets is an empty one, unless another key looks as if it held them."""
     if not isinstance(item, dict):
         raise ListError(f"has a target group, number {number}, that is not a mapping")
-    targets = item.get("targets", ...)
-    labels = item.get("labels")
+    group = {keys(key): value for key, value in item.items()} | item
+    targets = group.get("targets")
+    labels = group.get("labels")
     if targets is not None and not isinstance(targets, list):
-        raise ListError(f"has a target group, number {number}, without a list of targets")
+        raise ListError(f"has a target group, number {number}, whose targets are not a list")
+    if "targets" not in group and (others := group.keys() - {"labels", "source"}):
+        key = shorten(min(others))
+        raise ListError(f'has a target group, number {number}, with "{key}" and without targets')
     if labels is not None and not isinstance(labels, dict):
         raise ListError(f"has a target group, number {number}, whose labels are not a mapping")
     return TargetGroup(tuple(targets or ()), labels or {})
 
 
 class _YamlBuilder:
-    """Makes plain values of YAML's events, without recursion, tags and merges; an alias is the same object again."""
+    """Makes plain values of YAML's events, without recursion and tags; an alias is the same object again."""
 
     def __init__(self) -> None:
         self.documents: list[Any] = []
         self._open: list[list[Any] | dict[str, Any]] = [self.documents]
         self._keys: list[str | None] = [None]  # of the mapping at each level, the key whose value comes next
+        self._merges: list[list[Any]] = [[]]  # of the mapping at each level, what << brings in, the nearest first
+        self._is_merge = False  # the next value is such a one
         self._anchors: dict[str, Any] = {}
         self._values = 0
 
@@ -137,8 +156,9 @@ class _YamlBuilder:
         """Take the next event."""
         if isinstance(event, yaml.ScalarEvent):
             is_plain = event.style not in {"'", '"', "|", ">"}
-            if is_plain and event.value == "<<" and isinstance(self._open[-1], dict) and self._keys[-1] is None:
-                raise ListError("has a merge (<<), which lists of targets cannot have")
+            if is_plain and event.value == "<<" and self._expects_key():
+                self._is_merge = True
+                return
             self._add(None if is_plain and event.value in {"", "~", "null", "Null", "NULL"} else event.value, event)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
@@ -149,22 +169,35 @@ class _YamlBuilder:
             self._add(opened, event)
             self._open.append(opened)
             self._keys.append(None)
+            self._merges.append([])
             if len(self._open) > MAX_DEPTH + 1:
                 raise ListError(_TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
-            self._open.pop()
             self._keys.pop()
-        elif isinstance(event, yaml.DocumentStartEvent) and self.documents:
-            raise ListError("has more than one YAML document")
+            self._merge(self._open.pop(), self._merges.pop())
+
+    def _expects_key(self) -> bool:
+        return isinstance(self._open[-1], dict) and self._keys[-1] is None and not self._is_merge
+
+    def _merge(self, into: list[Any] | dict[str, Any], merges: Sequence[Any]) -> None:
+        """Take what << brings into a mapping, whose own keys win (https://yaml.org/type/merge.html)."""
+        for merged in merges:
+            for item in merged if isinstance(merged, list) else [merged]:
+                if not isinstance(item, dict) or not isinstance(into, dict):
+                    raise ListError("has a merge (<<) of what is neither a mapping nor a list of mappings")
+                self._count(1 + len(item))
+                for key, value in item.items() if item is not into else ():
+                    into.setdefault(key, value)
 
     def _add(self, value: Any, event: yaml.NodeEvent | None) -> None:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise ListError(_TOO_MUCH)
+        self._count(1)
         if event is not None and event.anchor is not None:
             self._anchors[event.anchor] = value
         above = self._open[-1]
-        if isinstance(above, list):
+        if self._is_merge:
+            self._is_merge = False
+            self._merges[-1].append(value)
+        elif isinstance(above, list):
             above.append(value)
         elif (key := self._keys[-1]) is not None:
             above[key] = value
@@ -173,3 +206,8 @@ class _YamlBuilder:
             self._keys[-1] = value
         else:
             raise ListError("has a key that is not a plain word")
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            raise ListError(_TOO_MUCH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
 from portspec.notify.story import News
-from portspec.verdict import Kind
+from portspec.services import name_of
+from portspec.verdict import Kind, last_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -197,7 +197,7 @@ def _digest_body(notices: Sequence[Notice]) -> Iterator[str]:
 
 def _expiry(ports: str, until: float, reason: str, owner: str) -> str:
     about = ", ".join(filter(None, (_plain(reason), _plain(owner) and f"owner: {_plain(owner)}")))
-    return f"Until {spell_time(until)}: ports {_shortened(ports)}{f' ({about})' if about else ''}"
+    return f"Until {last_day(until) or spell_time(until)}: ports {_shortened(ports)}{f' ({about})' if about else ''}"
 
 
 def _line(line: Line) -> str:
@@ -206,7 +206,7 @@ def _line(line: Line) -> str:
 
 
 def _named(ports: str) -> str:
-    """Name the service of each port that the system knows: "22 (ssh), 8000-8100"."""
+    """Name the service of each port that is known: "22 (ssh), 8000-8100"."""
     words = ports.split(", ")
     if len(words) > 20:  # noqa: PLR2004 - a line that is read
         return _shortened(ports)
@@ -215,10 +215,7 @@ def _named(ports: str) -> str:
 
 @cache
 def _service(port: str) -> str | None:
-    try:
-        return socket.getservbyport(int(port), "tcp")
-    except (OSError, ValueError, OverflowError):
-        return None
+    return name_of(int(port)) if port.isascii() and port.isdigit() else None
 
 
 def _shortened(ports: str) -> str:

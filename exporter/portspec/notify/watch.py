@@ -83,4 +83,5 @@ class Watch:
             error.close()
             return f"it answers {error.code}"
         except (OSError, HTTPException, ValueError) as error:
-            return str(getattr(error, "reason", error)).lower() or type(error).__name__
+            why = getattr(error, "reason", error)
+            return ((isinstance(why, OSError) and why.strerror) or str(why) or type(error).__name__).lower()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity
 from portspec.document import moment
+from portspec.verdict import last_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +85,9 @@ def acceptance(exception: PortException | VulnerabilityException | None) -> str:
     if exception is None:
         return "accepted"
     owner = f"owner: {exception.owner}" if exception.owner else ""
-    return "; ".join(filter(None, (f"until {time(exception.until)}", exception.reason, owner)))
+    return "; ".join(
+        filter(None, (f"until {last_day(exception.until) or time(exception.until)}", exception.reason, owner))
+    )
 
 
 def some(lines: Iterable[str]) -> Iterator[str]:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portspec.cli.check import host_lines
+from portspec.config import HostConfig, Specification
+from portspec.inventory import Resolution, Target
+from portspec.ports import PortSet
 from tests.unit.capabilities import need_raw_sockets, unprivileged
 from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, run
 from tests.unit.scan.loopback import own_address
@@ -112,7 +116,7 @@ def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:
     )
     assert warnings(conf) == [
         (
-            "the exception (hosts 127.0.0.1; ports 80) has lapsed on 2020-03-01T00:00:00.000Z: its deviations count; "
+            "the exception (hosts 127.0.0.1; ports 80) has lapsed after 2020-02-29: its deviations count; "
             "remove it, or give it a new end"
         ),
         "the exception (hosts db*, web1; ports 80, 443) matches no host",
@@ -244,7 +248,7 @@ def test_exception_of_vulnerabilities_that_does_nothing_is_a_warning(configure: 
     known = "ids cve-2026-12345, dsa-6789-1"
     assert warnings(conf) == [
         (
-            f"the exception (hosts 127.0.0.1; {known}) has lapsed on 2020-03-01T00:00:00.000Z: its vulnerabilities "
+            f"the exception (hosts 127.0.0.1; {known}) has lapsed after 2020-02-29: its vulnerabilities "
             "count; remove it, or give it a new end"
         ),
         (
@@ -317,3 +321,39 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     (tmp_path / "pages").rmdir()
     done = run("check", "-c", conf)
     assert (done.code, f'there is no directory "{tmp_path}/pages"' in done.err) == (2, True)
+def test_a_network_is_one_line(configure: Configure) -> None:
+    """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
+    conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])
+    done = run("check", "-c", conf)
+    assert [" ".join(line.split()) for line in done.out.splitlines()[:4]] == [
+        "10.0.0.0/16 65,535 addresses 1 port, expect 22",
+        "10.0.0.5 10.0.0.5 2 ports, expect 22, 80",
+        "10.1.0.0/30 4 addresses 2 ports, expect 22, allow 80",
+        "",
+    ]
+    assert "65,540 hosts, 65,540 addresses" in done.out
+    everything = run("check", "-c", conf, "--all").out.splitlines()
+    assert len(everything) - len(done.out.splitlines()) == 65_540 - 3
+
+
+def test_many_hosts_are_told_in_few_lines(configure: Configure) -> None:
+    """Names that do not resolve come first, and the conclusion is seen; --all lists every host in its order."""
+    hosts = {f"127.0.1.{last}": [22] for last in range(150)} | {"nowhere.invalid": [22]}
+    conf = configure(hosts, [22])
+    lines = run("check", "-c", conf).out.splitlines()
+    assert len(lines) < 115
+    assert lines[0].startswith("nowhere.invalid  does not resolve")
+    assert lines[100] == "… and 51 more lines (--all shows every host)"
+    assert lines[-1] == f"{conf} is valid."
+    everything = run("check", "-c", conf, "--all").out.splitlines()
+    assert [line.split()[0] for line in everything[:151]] == list(hosts)
+
+
+def test_many_addresses_of_a_name_are_told_in_few_words() -> None:
+    """A name with hundreds of addresses makes no line that nobody can read."""
+    host = Target("many.example.org", HostConfig("many.example.org", Specification(), PortSet.of([22]), interval=60.0))
+    found = {0: Resolution(tuple(f"192.0.2.{last}" for last in range(1, 101)))}
+    (line,) = host_lines([host], found, everything=False)
+    assert "192.0.2.8, and 92 more  1 port" in line
+    (line,) = host_lines([host], found, everything=True)
+    assert line.count("192.0.2.") == 100

@@ -203,7 +203,7 @@ def test_exporter_scans_without_any_capability(configure: Configure, listen: str
         def scans(host: str) -> list[str]:
             return [entry["verdict"] for entry in server.events("host scanned") if entry["host"] == host]
 
-        with Server(Path(conf), "--web.listen-address", listen) as server:
+        with Server(Path(conf), "--web.listen-address", listen, "--log.level", "debug") as server:
             eventually(lambda: all(len(scans(host)) > 1 for host in hosts), "each host is scanned twice")
             assert {*scans(address), *scans("localhost")} == {"in_spec"}
             assert 'portspec_engine_info{engine="syn"} 1.0' in server.get("/metrics")[1]

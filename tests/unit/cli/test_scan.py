@@ -57,6 +57,14 @@ def test_host_out_of_spec_is_exit_1(configure: Configure, kind: str) -> None:
     assert row[4:] == (["1", str(port)] if kind == "missing" else [str(port), str(port)])
 
 
+def test_table_begins_with_its_header(configure: Configure) -> None:
+    """In a pipe the first line is no empty one, and no line begins with a blank."""
+    lines = run("scan", "-c", configure({own_address(): []}, [1])).out.splitlines()
+    assert lines[0].startswith("HOST ")
+    assert lines[2].startswith("127.")
+    assert [line for line in lines if line.startswith(" ")] == []
+
+
 def test_silent_host_is_noted(configure: Configure) -> None:
     """A host that answers nothing is out of spec for what it should have open, with a note."""
     address = own_address()

@@ -24,14 +24,25 @@ from portspec.config.duration import parse_duration, spell_duration
         ("1.5h", 5400.0),
         ("2d", 172800.0),
         ("1w", 604800.0),
+        (".5", 0.5),
+        (".5h", 1800.0),
+        ("1y", 31_536_000.0),
+        ("1h 30m", 5400.0),
+        ("90 seconds", 90.0),
+        ("5 min", 300.0),
+        ("1 hour 30 minutes", 5400.0),
+        ("2 Weeks", 1_209_600.0),
+        ("7D", 604_800.0),
     ],
 )
 def test_a_duration_is_read(written: object, seconds: float) -> None:
-    """Numbers count seconds, units are those of Prometheus, and parts add up."""
+    """Numbers count seconds, units are those of Prometheus and their names, and parts add up."""
     assert parse_duration(written) == seconds
 
 
-@pytest.mark.parametrize("written", ["", "90x", "m", "1h 30m", "-1s", "1e3", "٣s", "1.s", True, None, [60], {}])
+@pytest.mark.parametrize(
+    "written", ["", "90x", "m", "30M", "1h and", "1h30", "-1s", "1e3", "٣s", "1.s", True, None, [60], {}]
+)
 def test_what_is_no_duration_is_refused(written: object) -> None:
     """Nothing is guessed: the message shows what a duration looks like."""
     with pytest.raises(ValueError, match=r'^expected seconds, such as 3600, or a duration, such as "90m" or "1h30m"$'):

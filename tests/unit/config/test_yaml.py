@@ -113,8 +113,8 @@ def test_aliases_in_a_merge_do_not_expand_without_end(conf: Conf, monkeypatch: p
 @pytest.mark.parametrize("depth", [35, 36, 100])
 def test_nesting_is_bounded(conf: Conf, depth: int) -> None:
     """A configuration needs few levels: those that a file may have are told as what they are, more are refused."""
-    (line,) = conf.problems(f"hosts:\n  db1: [{'[' * depth}{']' * depth}]\n{ENDING}")
-    wanted = "nested more than 40 levels deep" if depth == 100 else 'hosts."db1": [['
+    (line,) = conf.problems(f"hosts:\n  db1: [{'[' * depth}~{']' * depth}]\n{ENDING}")
+    wanted = "nested more than 40 levels deep" if depth == 100 else 'hosts."db1": null is not a port'
     assert line.startswith(f"conf.yml:2: {wanted}")
 
 

@@ -405,9 +405,9 @@ def test_host_with_very_many_ports_is_a_mail_that_can_be_read() -> None:
 
 
 def test_ports_are_named_by_the_services_of_the_system() -> None:
-    """Each port that the system knows has its name; ranges and others have none; many ports are not named."""
-    text = body(mail(told(lines=(line("22, 80-82, 8080"), line(", ".join(map(str, range(1, 100, 2))))))))
-    assert "  22 (ssh), 80-82, 8080  open" in text
+    """Each port has its name, by the system or by the table; ranges and others have none; many ports are not named."""
+    text = body(mail(told(lines=(line("4, 22, 80-82, 8080"), line(", ".join(map(str, range(1, 100, 2))))))))
+    assert "  4, 22 (ssh), 80-82, 8080 (http-alt)  open" in text
     assert "  1, 3, 5, 7, 9, 11, 13" in text
 
 

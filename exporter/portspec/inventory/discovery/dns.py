@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 
 import dns.asyncresolver
 import dns.exception
+import dns.name
 import dns.resolver
 
 from portspec.config.targetgroups import TargetGroup
+from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from portspec.config.model import DnsSource
+    from portspec.inventory.discovery.resolvconf import ResolvConf
+
+_PORT = 53
+_PATIENCE = 2.0  # seconds for one question to one server where resolv.conf does not say
 
 
 class DnsClient:
@@ -29,35 +36,47 @@ class DnsClient:
     poll = math.inf
 
     def __init__(
-        self, source: DnsSource, *, resolver: Callable[[], dns.asyncresolver.Resolver] = dns.asyncresolver.Resolver
+        self, source: DnsSource, *, configuration: Callable[[], ResolvConf] = resolvconf.read, port: int = _PORT
     ) -> None:
         self._source = source
-        self._resolver = resolver  # made for each look: resolv.conf may have changed
+        self._configuration = configuration  # read for each look: resolv.conf may have changed
+        self._port = port
 
     async def ask(self) -> Mapping[str, Answer]:
         """Look every name up; the answers are by name."""
         names = self._source.names
-        return dict(zip(names, await asyncio.gather(*map(self._answer, names)), strict=True))
+        try:
+            async with asyncio.timeout(self._source.timeout):
+                found = await in_daemon_thread(self._configuration)
+        except (OSError, RuntimeError) as error:  # a time-out is one of the former; the latter: no thread to be had
+            why = (isinstance(error, OSError) and error.strerror) or str(error) or "the disk gives no answer"
+            return dict.fromkeys(names, Answer(failure=f"{resolvconf.PATH} cannot be read: {why.lower()}"))
+        return dict(zip(names, await asyncio.gather(*(self._answer(name, found) for name in names)), strict=True))
 
     async def is_changed(self) -> bool:
         """Nobody tells before one asks."""
         return False
 
-    async def _answer(self, name: str) -> Answer:
+    async def _answer(self, name: str, found: ResolvConf) -> Answer:
         source = self._source
         try:
+            query = dns.name.from_text(name, origin=None)
+            resolver = _resolver(found, query, self._port, source.timeout)
             async with asyncio.timeout(source.timeout + 1):  # the resolver's own limit comes first
-                answer = await self._resolver().resolve(
-                    name, source.type, raise_on_no_answer=False, lifetime=source.timeout, search=True
+                answer = await resolver.resolve(
+                    query,
+                    source.type,
+                    tcp=found.use_tcp,
+                    raise_on_no_answer=False,
+                    lifetime=source.timeout,
+                    search=True,
                 )
         except (TimeoutError, dns.exception.Timeout):
-            why = f"no answer in {source.timeout:g} s"
+            why = f"no answer in {source.timeout:g} s{_default(found)}"
         except dns.resolver.NXDOMAIN:
             why = "the name does not exist"
         except dns.resolver.NoNameservers as error:
-            why = f"no name server answers it: {str(error).partition(': ')[2] or 'all failed'}"
-        except dns.resolver.NoResolverConfiguration:
-            why = "no name server is known; see /etc/resolv.conf"
+            why = f"no name server answers it: {str(error).partition(': ')[2] or 'all failed'}{_default(found)}"
         except dns.exception.DNSException as error:
             why = f"the look-up failed: {str(error) or type(error).__name__}"
         except OSError as error:
@@ -65,6 +84,49 @@ class DnsClient:
         else:
             return find_hosts([TargetGroup(_targets(answer, source.type))], source.entry)
         return Answer(failure=why)
+
+
+def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: float) -> dns.asyncresolver.Resolver:
+    """Make the resolver of one look-up; `lifetime` (seconds) is enough to ask each server once.
+
+    Raises OSError where the name of this machine is none that the DNS could have: dnspython wants to know it.
+    """
+    servers = found.servers or (resolvconf.DEFAULT_SERVER,)
+    try:
+        resolver = dns.asyncresolver.Resolver(configure=False)
+    except dns.exception.DNSException as error:
+        raise OSError(f"the name of this machine is not a host name: {error}") from None
+    resolver.domain = dns.name.root
+    resolver.nameservers = list(servers)
+    resolver.port = port
+    resolver.search = [suffix for suffix in map(_absolute, found.search) if suffix and _is_name(query, suffix)]
+    resolver.ndots = found.ndots
+    resolver.rotate = found.rotate
+    resolver.timeout = min(max(1, found.timeout) if found.timeout is not None else _PATIENCE, lifetime / len(servers))
+    if found.edns0:
+        resolver.use_edns()
+    return resolver
+
+
+def _absolute(labels: tuple[bytes, ...]) -> dns.name.Name | None:
+    try:
+        return dns.name.Name([*labels, b""])
+    except dns.exception.DNSException:  # longer than a name may be
+        return None
+
+
+def _is_name(query: dns.name.Name, suffix: dns.name.Name) -> bool:
+    """Tell whether a name with a suffix is no longer than a name may be."""
+    try:
+        return query.is_absolute() or bool(query + suffix)
+    except dns.exception.DNSException:
+        return False
+
+
+def _default(found: ResolvConf) -> str:
+    """Say who was asked where resolv.conf names nobody."""
+    nobody = f" ({resolvconf.PATH} names no name server that can be used, so {resolvconf.DEFAULT_SERVER} was asked)"
+    return "" if found.servers else nobody
 
 
 def _targets(answer: dns.resolver.Answer, kind: str) -> tuple[str, ...]:

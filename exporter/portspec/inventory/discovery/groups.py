@@ -134,6 +134,9 @@ class _Finder:
         for name, value in labels.items():
             if name.startswith("__"):
                 continue
+            if value is None:  # as an empty label to Prometheus: none
+                kept.pop(name, None)
+                continue
             try:
                 kept[name] = check_label(name, value)
             except ValueError as error:

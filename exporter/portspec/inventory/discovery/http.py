@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import os
 import socket
 import ssl
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from portspec import __version__
 from portspec.config.source import MAX_BYTES
 from portspec.config.targetgroups import ListError, read_json
+from portspec.inventory.discovery.compression import CompressionError, check_encodings, unpack
 from portspec.inventory.discovery.groups import Answer, find_hosts
 from portspec.threads import in_daemon_thread
 
@@ -56,11 +58,11 @@ class HttpClient:
         source = self._source
         try:
             async with asyncio.timeout(source.timeout):
-                body = await self._fetch()
-                return await in_daemon_thread(lambda: find_hosts(read_json(body), source.entry))
+                body, schemes = await self._fetch()
+                return await in_daemon_thread(lambda: self._read(body, schemes))
         except TimeoutError:
             why = f"no whole answer in {source.timeout:g} s"
-        except ListError as error:
+        except (ListError, CompressionError) as error:
             why = f"the answer {error}"
         except _RefusedError as error:
             why = str(error)
@@ -68,9 +70,16 @@ class HttpClient:
             why = _why(error)
         return Answer(failure=why)
 
-    async def _fetch(self) -> bytes:
+    def _read(self, body: bytes, schemes: tuple[str, ...]) -> Answer:
+        """Make hosts of an answer; this blocks."""
+        body = unpack(body, schemes, self._max_bytes)
+        if len(body) > self._max_bytes:
+            raise self._too_large()
+        return find_hosts(read_json(body), self._source.entry)
+
+    async def _fetch(self) -> tuple[bytes, tuple[str, ...]]:
         authorization, trust = await in_daemon_thread(self._prepare)
-        # Not compressed: a few kilobytes could stand for gigabytes.
+        # Not compressed: a list is small, and what some servers compress all the same is unpacked up to the limit.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"portspec/{__version__}"}
         if authorization:
             headers["Authorization"] = authorization
@@ -84,14 +93,12 @@ class HttpClient:
             ) as session,
             session.get(self._source.url, headers=headers, max_redirects=MAX_REDIRECTS) as response,
         ):
-            return await self._body(response)
+            return await self._body(response), check_encodings(response.headers.get("Content-Encoding", ""))
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         """Read an answer piece by piece, and no further than the limit."""
         if response.status != 200:  # noqa: PLR2004 - OK
             raise _RefusedError(f"the server answers {response.status}")
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise _RefusedError("the answer is compressed, though that was not asked for")
         body = bytearray()
         if (response.content_length or 0) <= self._max_bytes:
             async for chunk in response.content.iter_chunked(_CHUNK):
@@ -100,7 +107,10 @@ class HttpClient:
                     break
             else:
                 return bytes(body)
-        raise _RefusedError(f"the answer is larger than {self._max_bytes // 2**20} MiB")
+        raise self._too_large()
+
+    def _too_large(self) -> _RefusedError:
+        return _RefusedError(f"the answer is larger than {self._max_bytes // 2**20} MiB")
 
     def _prepare(self) -> tuple[str | None, ssl.SSLContext | bool]:
         """Read the files that may have changed since; this blocks."""
@@ -178,6 +188,10 @@ def _why(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind
             return "the answer breaks off"
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | aiohttp.RedirectClientError():
             return "the URL, or the one that it redirects to, is not valid"
+        case aiohttp.ClientConnectorError():  # its text has addresses and Python's own words
+            number = error.os_error.errno
+            why = os.strerror(number).lower() if number else "no address answers"
+            return f"no connection to {error.host} port {error.port}: {why}"
         case OSError() if error.strerror:
             return error.strerror.lower()
         case _:

@@ -8,7 +8,6 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import dns.asyncresolver
 import dns.flags
 import dns.message
 import dns.rcode
@@ -18,6 +17,8 @@ from aiohttp import web
 from portspec.config import HostConfig, Specification
 from portspec.config.model import DnsSource, FileSource, HttpSource, SourceEntry
 from portspec.inventory.discovery import Answer
+from portspec.inventory.discovery.dns import DnsClient
+from portspec.inventory.discovery.resolvconf import ResolvConf
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:
@@ -134,13 +135,10 @@ class NameServer(asyncio.DatagramProtocol):
         self.port = 0
         self._transport: asyncio.DatagramTransport | None = None
 
-    def resolver(self) -> dns.asyncresolver.Resolver:
-        """Make a resolver that asks this server."""
-        resolver = dns.asyncresolver.Resolver(configure=False)
-        resolver.nameservers = ["127.0.0.1"]
-        resolver.port = self.port
-        resolver.timeout = PATIENCE
-        return resolver
+    def client(self, source: DnsSource, **configured: Any) -> DnsClient:
+        """Make a client that asks this server; `configured` is what resolv.conf says beside that."""
+        found = ResolvConf(("127.0.0.1",), **configured)
+        return DnsClient(source, configuration=lambda: found, port=self.port)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way back."""
@@ -179,10 +177,10 @@ class NameServer(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def name_server(records: Mapping[tuple[str, str], list[str]]) -> AsyncIterator[NameServer]:
-    """Run a name server on a free port of the loopback, UDP and TCP."""
+async def name_server(records: Mapping[tuple[str, str], list[str]], port: int = 0) -> AsyncIterator[NameServer]:
+    """Run a name server on a port of the loopback, by default a free one, UDP and TCP."""
     served = NameServer(records)
-    tcp = await asyncio.start_server(served.over_tcp, "127.0.0.1", 0)
+    tcp = await asyncio.start_server(served.over_tcp, "127.0.0.1", port)
     served.port = tcp.sockets[0].getsockname()[1]
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: served, local_addr=("127.0.0.1", served.port)

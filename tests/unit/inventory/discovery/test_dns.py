@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import dns.asyncresolver
-import dns.exception
 import dns.rcode
-import dns.resolver
 import pytest
 
 from portspec.inventory.discovery.dns import DnsClient
+from portspec.inventory.discovery.resolvconf import ResolvConf, parse
 from tests.unit.inventory.discovery.parts import NameServer, dns_source, name_server, names
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def looked_up(
     async def scenario() -> tuple[dict[str, Answer], NameServer]:
         async with name_server(RECORDS) as served:
             prepare(served)
-            client = DnsClient(dns_source(*queries, kind=kind, timeout=timeout), resolver=served.resolver)
+            client = served.client(dns_source(*queries, kind=kind, timeout=timeout))
             return dict(await client.ask()), served
 
     return asyncio.run(scenario())
@@ -123,33 +122,62 @@ def test_the_search_list_is_used_for_a_name_without_a_final_dot() -> None:
 
     async def scenario() -> Answer:
         async with name_server(RECORDS) as served:
-
-            def resolver() -> dns.asyncresolver.Resolver:
-                made = served.resolver()
-                made.search = [dns.name.from_text("example.org")]
-                return made
-
-            return (await DnsClient(dns_source("_ssh._tcp"), resolver=resolver).ask())["_ssh._tcp"]
+            client = served.client(dns_source("_ssh._tcp"), search=((b"example", b"org"),))
+            return (await client.ask())["_ssh._tcp"]
 
     assert names(asyncio.run(scenario())) == ["web1.example.org", "web2.example.org"]
 
 
-@pytest.mark.parametrize(
-    ("error", "why"),
-    [
-        (dns.resolver.NoResolverConfiguration, "no name server is known; see /etc/resolv.conf"),
-        (dns.exception.FormError, "the look-up failed: DNS message is malformed."),
-        (OSError(24, "Too many open files"), "the look-up failed: too many open files"),
-    ],
-)
-def test_what_else_goes_wrong_is_a_failure(error: Exception | type[Exception], why: str) -> None:
-    """A machine without name servers and one without descriptors raise nothing."""
+def test_what_cannot_be_read_is_a_failure_of_each_name() -> None:
+    """A machine without descriptors raises nothing."""
 
-    def resolver() -> dns.asyncresolver.Resolver:
-        raise error
+    def configuration() -> ResolvConf:
+        raise OSError(24, "Too many open files")
 
-    answers = asyncio.run(DnsClient(dns_source(SSH), resolver=resolver).ask())
-    assert answers[SSH].failure == why
+    answers = asyncio.run(DnsClient(dns_source(SSH), configuration=configuration).ask())
+    assert answers[SSH].failure == "/etc/resolv.conf cannot be read: too many open files"
+
+
+def test_a_look_up_that_names_no_server_says_whom_it_asked() -> None:
+    """Where resolv.conf names nobody that can be used this machine is asked, as getaddrinfo(3) does."""
+
+    async def scenario() -> tuple[Answer, Answer]:
+        async with name_server(RECORDS) as served:
+            found = parse(b"nameserver localhost\n", {})
+            client = DnsClient(dns_source(SSH), configuration=lambda: found, port=served.port)
+            good = (await client.ask())[SSH]
+            served.rcodes[SSH] = dns.rcode.REFUSED
+            return good, (await client.ask())[SSH]
+
+    good, failed = asyncio.run(scenario())
+    assert names(good) == ["web1.example.org", "web2.example.org"]
+    assert failed.failure
+    assert failed.failure.endswith("(/etc/resolv.conf names no name server that can be used, so 127.0.0.1 was asked)")
+
+
+def test_servers_that_cannot_be_asked_leave_the_others() -> None:
+    """Each server has its turn within the time limit, whatever the first one does and resolv.conf says."""
+
+    async def scenario() -> Answer:
+        async with name_server(RECORDS) as served:
+            text = b"nameserver 127.0.0.53\nnameserver ::1%nowhere\nnameserver 127.0.0.1\noptions timeout:30\n"
+            client = DnsClient(dns_source(SSH), configuration=lambda: parse(text, {}), port=served.port)
+            return (await client.ask())[SSH]
+
+    assert names(asyncio.run(scenario())) == ["web1.example.org", "web2.example.org"]
+
+
+def test_a_search_list_that_makes_a_name_too_long_is_passed_over() -> None:
+    """What is left of the list is tried."""
+
+    async def scenario() -> Answer:
+        async with name_server(RECORDS) as served:
+            text = b"search " + b".".join([b"a" * 60] * 4) + b" a..b .example.org\n"
+            found = replace(parse(text, {}), servers=("127.0.0.1",))
+            client = DnsClient(dns_source("_ssh._tcp"), configuration=lambda: found, port=served.port)
+            return (await client.ask())["_ssh._tcp"]
+
+    assert names(asyncio.run(scenario())) == ["web1.example.org", "web2.example.org"]
 
 
 def test_nothing_tells_beforehand_that_a_name_changed() -> None:

@@ -117,7 +117,7 @@ def test_labels_of_the_group_stand_over_those_of_the_source() -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [{"host": "x"}, {"a-b": "x"}, {"": "x"}, {"a": None}, {"a": []}, {"a": "\ud800"}, {"\ud800": "x"}]
+    "labels", [{"host": "x"}, {"a-b": "x"}, {"": "x"}, {"a": True}, {"a": []}, {"a": "\ud800"}, {"\ud800": "x"}]
 )
 def test_a_label_that_conf_yml_would_refuse_is_dropped_and_told(labels: dict[str, object]) -> None:
     """The host is kept; the label is what is wrong."""
@@ -166,22 +166,21 @@ def test_json_and_yaml_are_read_alike() -> None:
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"null", "is empty"),
         (b'"web1"', "is not a list of target groups"),
         (b'{"targets": ["web1"]}', "is not a list of target groups"),
         (b'["web1"]', "number 1, that is not a mapping"),
-        (b'[{"targets": ["web1"]}, {"target": ["web1"]}]', "number 2, without a list of targets"),
-        (b'[{"targets": "web1"}]', "number 1, without a list of targets"),
+        (b'[{"targets": ["web1"]}, {"target": ["web1"]}]', 'number 2, with "target" and without targets'),
+        (b'[{"targets": "web1"}]', "number 1, whose targets are not a list"),
         (b'[{"targets": [], "labels": ["x"]}]', "number 1, whose labels are not a mapping"),
         (b'[{"targets": ["web1"', "is not valid (JSON|YAML)"),
-        (b"\xff\xfe[\x00]\x00", "is not UTF-8 text"),
+        (b"\xff[]", "is not UTF-8 text"),
         (b"\x1f\x8b\x08", "is not UTF-8 text"),
         (b"[" * 100_000, "nested more than"),
         (b'{"a":' * 100_000, "nested more than"),
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested more than"),
         (b"[" + b"1," * (MAX_VALUES + 1) + b"1]", "more than 1,000,000 values"),
     ],
-    ids=range(16),
+    ids=range(15),
 )
 @pytest.mark.parametrize("read", [read_json, read_yaml])
 def test_what_is_no_list_is_told(read: Any, content: bytes, why: str) -> None:
@@ -195,12 +194,14 @@ def test_what_is_no_list_is_told(read: Any, content: bytes, why: str) -> None:
     [
         ("a: [", "is not valid YAML: .* in line [12]"),
         ("- *x", r"stands for nothing|undefined"),
-        ("- {<<: {targets: [web1]}}", "has a merge"),
+        ("- {<<: 3}", "has a merge"),
+        ("- {<<: [{}, 3]}", "has a merge"),
+        ("- {<<: }", "has a merge"),
+        ("- &a {<<: &b {<<: *a, x: *b}, targets: web1}", "whose targets are not a list"),
         ("- {[a]: b}", "a key that is not a plain word"),
-        ("[]\n---\n[]\n", "more than one YAML document"),
+        ("[]\n---\n3\n", "is not a list of target groups"),
         ("\x01", "a character that YAML does not allow"),
         ('["\\UFFFFFFFF"]', "is not valid YAML"),
-        ("# nothing\n", "is empty"),
         ("&a [*a]", "number 1, that is not a mapping"),
         ("- targets: &t [a,a,a,a,a,a,a,a,a,a]\n- targets: &u [" + "*t," * 10 + "]\n", None),
     ],
@@ -209,13 +210,69 @@ def test_what_is_no_list_is_told(read: Any, content: bytes, why: str) -> None:
 def test_yaml_holds_no_surprise(
     content: str, why: str | None, loader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """Aliases multiply nothing, no tag makes an object, and merges are refused, whichever parser PyYAML has."""
+    """Aliases multiply nothing, and what is no list is told, whichever parser PyYAML has."""
     monkeypatch.setattr("portspec.config.targetgroups._LOADER", getattr(yaml, loader))
     if why is None:
         assert [len(found.targets) for found in read_yaml(content.encode())] == [10, 10]
         return
     with pytest.raises(ListError, match=why):
         read_yaml(content.encode())
+
+
+@pytest.mark.parametrize(
+    "text", ["- {}\n", "- labels: {a: b}\n", "- source: x\n", "# nothing\n", "null\n", "---\n...\n"]
+)
+def test_a_group_or_a_document_that_holds_nothing_is_empty(text: str) -> None:
+    """Generators leave out what is empty: the other groups are taken, and so are the other documents."""
+    found = read_yaml(f"{text}---\n- targets: [web1]\n---\n".encode())
+    assert [target for each in found for target in each.targets] == ["web1"]
+    assert read_json(b'[{"labels": {"a": "b"}}, {}, {"targets": ["web1"]}]')[-1].targets == ("web1",)
+    assert read_json(b"null") == ()
+
+
+def test_merges_bring_in_what_a_mapping_does_not_have_itself() -> None:
+    """As in YAML 1.1: of several mappings the first wins, and the mapping's own keys win over all of them."""
+    text = """
+    - &one {targets: [web1], labels: &x {team: web, site: a}}
+    - &two {labels: {team: db}}
+    - {targets: [web2], <<: *one}
+    - {<<: [*two, *one]}
+    - targets: [web3]
+      labels: {<<: *x, site: b}
+    """
+    _, _, *merged = read_yaml(text.encode())
+    assert merged == [
+        TargetGroup(("web2",), {"team": "web", "site": "a"}),
+        TargetGroup(("web1",), {"team": "db"}),
+        TargetGroup(("web3",), {"team": "web", "site": "b"}),
+    ]
+
+
+def test_merges_cannot_stand_for_more_values_than_a_list_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a merge copies counts."""
+    monkeypatch.setattr("portspec.config.targetgroups.MAX_VALUES", 200)
+    content = "- labels: &x {" + ", ".join(f"a{n}: b" for n in range(40)) + "}\n" + "- labels: {<<: *x}\n" * 5
+    with pytest.raises(ListError, match="more than"):
+        read_yaml(content.encode())
+
+
+def test_json_is_read_as_go_reads_it() -> None:
+    """Keys of a group may be in capitals, and a byte in a label that is not UTF-8 costs that letter only."""
+    (found,) = read_json(b'[{"Targets": ["web1"], "Labels": {"Name": "caf\xe9"}}]')
+    assert found == TargetGroup(("web1",), {"Name": "caf\ufffd"})
+
+
+def test_yaml_may_be_utf_16() -> None:
+    """A byte order mark tells, as it does to Prometheus."""
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert read_yaml("- targets: [web1]\n".encode(encoding)) == (TargetGroup(("web1",)),)
+
+
+def test_a_label_that_is_null_is_none() -> None:
+    """A label without a value is no fault, and takes that of the source away."""
+    answer = find_hosts(read_yaml(b"- targets: [web1]\n  labels: {team: , rack: 7}\n"), entry(labels={"team": "web"}))
+    assert answer.dropped == 0
+    assert dict(answer.hosts[0].labels) == {"rack": "7"}
 
 
 def test_aliases_cannot_stand_for_more_targets_than_a_list_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +335,7 @@ json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["targets", "labels", "x"]), inner, max_size=3),
+        st.dictionaries(st.sampled_from(["targets", "labels", "Targets", "<<", "x"]), inner, max_size=3),
     ),
     max_leaves=12,
 )

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
+from portspec.inventory.discovery.compression import CompressionError, unpack
 from portspec.inventory.discovery.http import HttpClient
 from tests.requirements import missing
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, http_source, inventory, names
@@ -92,10 +97,66 @@ def test_any_status_but_200_is_a_failure(status: int) -> None:
     assert answered(gives(LIST, status=status)).failure == f"the server answers {status}"
 
 
-def test_an_answer_that_is_compressed_is_not_unpacked() -> None:
-    """Compression is not asked for: a little of it can stand for gigabytes."""
-    answer = answered(gives(LIST, headers={"Content-Encoding": "gzip"}))
-    assert answer.failure == "the answer is compressed, though that was not asked for"
+def deflated(data: bytes) -> bytes:
+    """Compress without a header, as some servers do under the name of deflate."""
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(data) + stream.flush()
+
+
+PACKED = gzip.compress(LIST.encode())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", PACKED),
+        ("GZip", gzip.compress(LIST[:9].encode()) + gzip.compress(LIST[9:].encode()) + bytes(512)),
+        ("x-gzip", PACKED),
+        ("identity, gzip", PACKED),
+        ("deflate", zlib.compress(LIST.encode())),
+        ("deflate", deflated(LIST.encode())),
+        ("identity", LIST.encode()),
+        ("", LIST.encode()),
+    ],
+    ids=range(8),
+)
+def test_an_answer_that_is_compressed_unasked_is_unpacked(encoding: str, body: bytes) -> None:
+    """Some servers compress whatever the request says."""
+    assert names(answered(gives(body, headers={"Content-Encoding": encoding}))) == ["web1", "192.0.2.7"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "why"),
+    [
+        ("gzip", LIST.encode(), "is not gzip, as its header says"),
+        ("deflate", LIST.encode(), "is not deflate, as its header says"),
+        ("gzip", PACKED[:-9], "breaks off"),
+        ("gzip", PACKED + b"more", "is not gzip, as its header says"),
+        ("gzip", b"", "is empty; a list without targets is []"),
+        ("br", LIST.encode(), "is compressed in a way that was not asked for (known are gzip and deflate)"),
+        ("gzip, gzip", PACKED, "is compressed in a way that was not asked for (known are gzip and deflate)"),
+        ("gzip", gzip.compress(bytes(40 * 2**20)), "is larger than 32 MiB"),
+        ("deflate", deflated(bytes(40 * 2**20)), "is larger than 32 MiB"),
+    ],
+    ids=range(9),
+)
+def test_what_cannot_be_unpacked_is_a_failure(encoding: str, body: bytes, why: str) -> None:
+    """The limit holds for what comes out, and nothing is unpacked beyond it."""
+    answer = answered(gives(body, headers={"Content-Encoding": encoding}))
+    assert answer.failure
+    assert answer.failure.removeprefix("the answer ") == why
+
+
+@given(st.binary(max_size=300), st.integers(0, 400), st.integers(1, 400))
+def test_no_more_is_unpacked_than_the_limit_and_a_byte(data: bytes, cut: int, limit: int) -> None:
+    """Whatever a server sends, whole or cut off."""
+    for packed in (gzip.compress(data), zlib.compress(data), deflated(data), data):
+        for scheme in ("gzip", "deflate"):
+            try:
+                found = unpack(packed[:cut], (scheme,), limit)
+            except CompressionError:
+                continue
+            assert len(found) <= limit + 1
 
 
 @pytest.mark.parametrize("is_told", [True, False])
@@ -203,8 +264,10 @@ def test_a_server_that_is_not_there_is_a_failure() -> None:
     with socket.socket() as reserved:  # bound, and nobody listens
         reserved.bind(("127.0.0.1", 0))
         answer = asyncio.run(ask(f"http://127.0.0.1:{reserved.getsockname()[1]}/"))
-    assert answer.failure
-    assert "connect" in answer.failure
+        port = reserved.getsockname()[1]
+        of_a_name = asyncio.run(ask(f"http://localhost:{port}/"))
+    assert answer.failure == f"no connection to 127.0.0.1 port {port}: connection refused"
+    assert of_a_name.failure == f"no connection to localhost port {port}: connection refused"
 
 
 def test_a_name_that_does_not_resolve_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
