@@ -18,12 +18,12 @@ from portspec.app.engines import drop_privileges, open_engines
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
 from portspec.config import load
-from portspec.config.hostname import canonical
 from portspec.errors import ConfigError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.monitor import Monitor
+from portspec.names import canonical
 from portspec.notify import Mailer
 from portspec.probe import Prober
 from portspec.report import ReportSettings

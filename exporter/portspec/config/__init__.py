@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
-from portspec.config.hostname import duplicates
 from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
     AuditConfig,
@@ -31,6 +30,7 @@ from portspec.config.model import (
 from portspec.config.schema import ConfModel, ModuleModel, describe, plain_host_path
 from portspec.config.source import Source, read
 from portspec.errors import ConfigError
+from portspec.names import duplicates
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:

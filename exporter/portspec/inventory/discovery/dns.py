@@ -12,6 +12,7 @@ import dns.resolver
 
 from portspec.config.targetgroups import TargetGroup
 from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.names import query_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ class DnsClient:
         try:
             async with asyncio.timeout(source.timeout + 1):  # the resolver's own limit comes first
                 answer = await self._resolver().resolve(
-                    name, source.type, raise_on_no_answer=False, lifetime=source.timeout, search=True
+                    query_name(name), source.type, raise_on_no_answer=False, lifetime=source.timeout, search=True
                 )
         except (TimeoutError, dns.exception.Timeout):
             why = f"no answer in {source.timeout:g} s"

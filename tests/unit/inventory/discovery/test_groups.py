@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.config import Specification
-from portspec.config.hostname import canonical, check_host
 from portspec.config.source import MAX_DEPTH, MAX_VALUES
 from portspec.config.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.inventory.discovery import groups as groups_module
 from portspec.inventory.discovery.groups import find_hosts, host_of
+from portspec.names import canonical, check_host
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from tests.unit.factories import MODEST
 from tests.unit.inventory.discovery.parts import entry, host, names

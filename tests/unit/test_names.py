@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portspec.config.hostname import canonical, duplicates
+from portspec.names import canonical, duplicates
 
 if TYPE_CHECKING:
     import ipaddress
