@@ -234,6 +234,8 @@ def _encoded(text: str, label: str) -> str:
     try:
         return idna.alabel(label).decode()
     except idna.IDNAError as error:
+        if "too long" in str(error):
+            raise _too_long(text) from None
         raise ValueError(_not_idna(text, error)) from None
 
 
