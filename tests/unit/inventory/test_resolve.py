@@ -203,7 +203,7 @@ def test_a_name_is_asked_for_in_its_canonical_form(name: str, asked: str) -> Non
     [
         *(
             (one, "is not the address of one host")
-            for one in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1")
+            for one in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1")  # noqa: S104
         ),
         ("::ffff:192.0.2.1", "is an IPv4 address in disguise; write 192.0.2.1"),
         ("fe80::1", "is a link-local address, which means nothing without a zone; name another one"),
