@@ -131,19 +131,24 @@ def _parse_address(text: str) -> str:
 
 
 def _parse_host(text: str) -> str:
-    """Spell a host's name as portspec does (config/hostname.py): its key is derived from exactly this."""
+    """Spell a host's name or address as portspec does (names.py): its key is derived from exactly this."""
+    if not text.isascii():  # Python's own codec, IDNA 2003, would take some for the name of another host
+        raise ValueError("expected ASCII; write a name with other letters in its xn-- form, which `portspec key` tells")
     expected = "expected a name of letters, digits, - and _, or an address"
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(text.replace("%", "/")))  # an address with a zone is none
-    text = re.sub(r"\.\Z", "", text)
-    try:
-        name = text.encode("ascii" if text.isascii() else "idna").decode().lower()
-    except UnicodeError:
-        raise ValueError(expected) from None
-    labels = name.split(".")
-    if len(name) > _LONGEST_NAME or labels[-1].isdigit():
+    name = re.sub(r"\.\Z", "", text.lower())
+    if ":" in text:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.IPv6Address(text.replace("%", "/")))  # an address with a zone is none
         raise ValueError(expected)
-    if not all(re.fullmatch(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", label) for label in labels):
+    if all(re.fullmatch("[0-9]+|0x[0-9a-f]*", label) for label in name.split(".")):
+        # Python before 3.8.12 takes numbers with leading zeros, which others read as octal
+        if re.fullmatch(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}", text):
+            with contextlib.suppress(ValueError):
+                return str(ipaddress.IPv4Address(text))
+        raise ValueError(f"{expected}; an IPv4 address is four numbers from 0 to 255 without leading zeros")
+    is_range = "." in name and re.fullmatch(r"[0-9]+(\.[0-9]+)*-[0-9.]+", name)
+    is_name = all(re.fullmatch(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", label) for label in name.split("."))
+    if is_range or not is_name or len(name) > _LONGEST_NAME:
         raise ValueError(expected)
     return name
 

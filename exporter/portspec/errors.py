@@ -47,6 +47,11 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
+def shorten(text: str) -> str:
+    """Cut a quoted text to a length that fits a line."""
+    return text if len(text) <= 80 else f"{text[:80]}…"  # noqa: PLR2004 - a terminal's width
+
+
 class ListenError(PortspecError):
     """An address that the web server cannot listen on."""
 

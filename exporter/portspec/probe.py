@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig
-from portspec.config.hostname import canonical
 from portspec.inventory import Target
+from portspec.names import address_of, canonical
 from portspec.scan import Failure, Reason
 from portspec.snapshot import HostState, ScanResult
 from portspec.verdict import judge
@@ -120,11 +120,8 @@ class Prober:
         return Target(host, _as_host(module), host)
 
     def _is_allowed(self, host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        return any(address in network for network in self._allowed)
+        address = address_of(host)
+        return address is not None and any(address in network for network in self._allowed)
 
 
 def _as_host(module: Module) -> HostConfig:

@@ -1,8 +1,9 @@
 """Run on the scanner's side: a name server (RFC 1035, over UDP) on 127.0.0.1 that knows the hosts of the lab.
 
-Standard input: JSON lines such as {"names": {name: [address, ...]}, "fail": false}; each is answered by a line when
-it is in force.
-With "fail" every question is answered with SERVFAIL. Names that are not known do not exist (NXDOMAIN).
+Standard input: JSON lines such as {"names": {name: [address, ...]}, "fail": [], "silent": ["AAAA"]}; each is
+answered by a line when it is in force.
+Questions for records of a type in "fail" are answered with SERVFAIL, in "silent" not at all. Names that are not known
+do not exist (NXDOMAIN).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ NOERROR, SERVFAIL, NXDOMAIN = 0, 2, 3
 ANSWER, AUTHORITATIVE, RECURSION_DESIRED, RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0100, 0x0080
 
 
-def answer(query: bytes, names: dict[str, list[str]], *, fail: bool) -> bytes:
-    """Answer one question; the name in the answers is a pointer to that of the question."""
+def answer(query: bytes, names: dict[str, list[str]], fail: list[str], silent: list[str]) -> bytes | None:
+    """Answer one question, if at all; the name in the answers is a pointer to that of the question."""
     identity, flags = struct.unpack_from("!HH", query)
     labels, end = [], 12
     while length := query[end]:
@@ -30,7 +31,10 @@ def answer(query: bytes, names: dict[str, list[str]], *, fail: bool) -> bytes:
     kind = struct.unpack_from("!H", query, end + 1)[0]
     question = query[12 : end + 5]
     addresses = names.get(".".join(labels))
-    code = SERVFAIL if fail else NXDOMAIN if addresses is None else NOERROR
+    word = {A: "A", AAAA: "AAAA"}.get(kind, "")
+    if word in silent:
+        return None
+    code = SERVFAIL if word in fail else NXDOMAIN if addresses is None else NOERROR
     family = {A: socket.AF_INET, AAAA: socket.AF_INET6}.get(kind)
     records = b""
     count = 0
@@ -45,7 +49,7 @@ def answer(query: bytes, names: dict[str, list[str]], *, fail: bool) -> bytes:
 
 def main() -> None:
     """Serve until standard input ends."""
-    state: dict[str, Any] = {"names": {}, "fail": False}
+    state: dict[str, Any] = {"names": {}, "fail": [], "silent": []}
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 53))
     pending = b""
@@ -53,7 +57,8 @@ def main() -> None:
         for ready in select.select([server, sys.stdin.fileno()], [], [])[0]:
             if ready is server:
                 query, client = server.recvfrom(4096)
-                server.sendto(answer(query, state["names"], fail=state["fail"]), client)
+                if (said := answer(query, **state)) is not None:
+                    server.sendto(said, client)
                 continue
             chunk = os.read(sys.stdin.fileno(), 1 << 16)
             if not chunk:

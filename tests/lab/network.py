@@ -20,7 +20,7 @@ from .truth import HostTruth, State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 Side = Literal["scanner", "hosts"]
@@ -97,13 +97,23 @@ class Lab:
         self._listen({"do": "open", "sockets": [[*key, reset] for key, reset in self._sockets.items()]})
         for transaction in rules.transactions(hosts, self._verdicts):
             self._load(transaction)
-        self._scanner.run("write /etc/hosts", ["sh", "-c", "cat > /etc/hosts"], rules.hosts_file(hosts))
+        self.write_hosts(rules.hosts_file(hosts))
         names = {host.name: list(host.addresses) for host in hosts}
-        _ask(self._names, "set names", {"names": names, "fail": False})
+        self.serve_names(names)
 
-    def fail_lookups(self) -> None:
-        """Have the name server answer with SERVFAIL, until the next :meth:`apply`; /etc/hosts goes on to work."""
-        _ask(self._names, "fail look-ups", {"fail": True})
+    def serve_names(
+        self, names: Mapping[str, Sequence[str]], *, fail: Sequence[str] = (), silent: Sequence[str] = ()
+    ) -> None:
+        """Have the name server know these names alone, until the next :meth:`apply`; /etc/hosts stays as it is.
+
+        Questions for record types ("A", "AAAA") in ``fail`` are answered with SERVFAIL, in ``silent`` not at all.
+        """
+        state = {"names": {name: list(found) for name, found in names.items()}, "fail": fail, "silent": silent}
+        _ask(self._names, "set names", state)
+
+    def write_hosts(self, text: str) -> None:
+        """Write the scanner's /etc/hosts, until the next :meth:`apply`; the name server stays as it is."""
+        self._scanner.run("write /etc/hosts", ["sh", "-c", "cat > /etc/hosts"], text)
 
     def set_state(self, address: str, port: int, state: State) -> None:
         """Change what one port does; in force on return. Connections that were accepted go on."""

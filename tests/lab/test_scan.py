@@ -139,17 +139,6 @@ def test_cidr_is_scanned_address_by_address(lab: Lab, tmp_path: Path, settings: 
     assert [host for host, verdict in verdicts.items() if verdict == "out_of_spec"] == ["198.18.2.5"]
 
 
-def test_half_resolved_host_is_unknown(lab: Lab, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Where one family's look-up fails, the addresses that were found do not make the host in spec."""
-    lab.apply([HostTruth("h.lab", (V4,), {(V4, 22): State.OPEN})])
-    lab.fail_lookups()
-    code, document = scan(lab, configure(tmp_path, {"h.lab": [22]}, [22], scan=settings))
-    # The hosts file has no IPv6 address, and the name server that is asked for one fails.
-    host = document["hosts"][0]
-    assert (code, host["verdict"], host["reason"]) == (3, "unknown", "resolve")
-    assert host["addresses"][0]["open"] == ["22"]
-
-
 def test_all_ports_of_a_host(lab: Lab, tmp_path: Path, settings: dict[str, Any]) -> None:
     """All 65,535 ports of an address are told apart, the ephemeral ones too."""
     opened = {(V4, port): State.OPEN for port in (1, 22, 32768, 40001, 60999, 65535)}

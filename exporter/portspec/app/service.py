@@ -27,6 +27,7 @@ from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.monitor import Monitor
+from portspec.names import canonical
 from portspec.notify import Mailer
 from portspec.probe import Prober
 from portspec.report import ReportSettings

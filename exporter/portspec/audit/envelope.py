@@ -21,7 +21,7 @@ _SIGNATURE_DIGITS: Final = 64  # hexadecimal
 
 
 def key_of(host: str, passphrase: str) -> bytes:
-    """Derive the key of a host, 32 bytes, by its canonical name (config.hostname.canonical)."""
+    """Derive the key of a host, 32 bytes, by its canonical name (names.canonical)."""
     pseudorandom = hmac.digest(_SALT, passphrase.encode(), hashlib.sha256)  # RFC 5869, 2.2
     return hmac.digest(pseudorandom, b"portspec host " + host.encode() + b"\x01", hashlib.sha256)  # 2.3, one block
 

@@ -11,8 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 from portspec.audit.envelope import EnvelopeError
 from portspec.audit.model import ToolRun
-from portspec.config.hostname import canonical
 from portspec.errors import printable
+from portspec.names import canonical_one
 from portspec.ports import MAX_PORT
 
 VERSION = 1
@@ -68,9 +68,7 @@ def host_of(payload: bytes) -> str:
     if found is None:
         raise EnvelopeError("malformed", 'the payload does not begin with an object that names its "host"')
     try:
-        host = canonical(found[1].decode("utf-8"))
-        if "/" in host:
-            raise ValueError("host: expected a name or an address")  # noqa: TRY301 - told below
+        host = canonical_one(found[1].decode("utf-8"))
     except ValueError as error:
         raise EnvelopeError("malformed", f"the payload cannot be read: {printable(str(error))}") from None
     return host

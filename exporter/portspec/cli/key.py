@@ -9,10 +9,10 @@ from portspec import log
 from portspec.audit.envelope import key_of
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write
-from portspec.config.hostname import canonical_one
 from portspec.errors import UsageError
 from portspec.inventory import roster, targets
 from portspec.inventory.discovery import Discovery
+from portspec.names import canonical_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,9 @@ def key(config: Config, host: str) -> int:
         raise UsageError(str(error)) from None
     for warning in _warnings(config, name):
         log.warn(warning)
+        print(f"warning: {warning}", file=sys.stderr)
+    if not host.isascii():
+        print(f"note: the settings of its agent name it as {name}", file=sys.stderr)
     write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
     return 0
 

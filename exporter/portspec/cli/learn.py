@@ -10,9 +10,9 @@ from portspec.app.survey import survey
 from portspec.cli.output import write
 from portspec.cli.progress import scan_progress
 from portspec.config import Config, HostConfig, Specification
-from portspec.config.hostname import check_host
 from portspec.errors import UsageError
 from portspec.inventory import targets
+from portspec.names import check_host
 from portspec.ports import NO_PORTS, PortError, PortSet, parse_ports
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from portspec.audit.intake import MAX_AHEAD
 from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write_bytes
-from portspec.config.hostname import canonical
 from portspec.errors import PortspecError, UsageError
 from portspec.inventory import roster, targets
 from portspec.inventory.discovery import Discovery
+from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_output
 from portspec.reports import decoded, inspect

@@ -33,6 +33,7 @@ from portspec.config.schema import ConfModel, ModuleModel, describe, misspelt, p
 from portspec.config.source import Source, read
 from portspec.config.trust import trusted_files
 from portspec.errors import ConfigError
+from portspec.names import duplicates
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from portspec.config.duration import parse_duration
 from portspec.config.fields import STRICT, Days, Text, flag, items, none_as_empty, read_secret
-from portspec.config.hostname import canonical, canonical_one
 from portspec.config.model import SECONDS_A_DAY, AuditConfig
+from portspec.names import canonical, canonical_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

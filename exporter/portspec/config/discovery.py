@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from itertools import chain
@@ -23,9 +22,9 @@ from portspec.config.fields import (
     Timeout,
     some,
 )
-from portspec.config.hostname import canonical
 from portspec.config.model import DnsSource, FileSource, HttpSource, RecordType, SourceEntry, Specification
-from portspec.config.source import shorten
+from portspec.errors import shorten
+from portspec.names import address_of, canonical
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:
@@ -94,11 +93,9 @@ def _look_up(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(expected)  # noqa: TRY004 - pydantic takes ValueError
     form = canonical(value)
-    try:
-        ipaddress.ip_network(form)
-    except ValueError:
-        return value
-    raise ValueError(f'"{value}" is an address; {expected}')
+    if "/" in form or address_of(form):
+        raise ValueError(f'"{value}" is an address; {expected}')
+    return value
 
 
 def _record_type(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from datetime import UTC, date, datetime, time
 from itertools import chain
@@ -13,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from portspec.config.duration import is_number, parse_duration
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
-from portspec.config.source import shorten
+from portspec.errors import shorten
+from portspec.names import parse_range
 from portspec.ports import PortSet, parse_ports
 
 T = TypeVar("T")
@@ -175,14 +175,7 @@ def _days(value: object) -> float:
 
 
 def _network(value: object) -> str:
-    text = _text(value).strip()
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(f'"{shorten(text)}" is not an address or a CIDR, such as "192.0.2.0/24"') from None
-    if network.network_address != ipaddress.ip_address(text.partition("/")[0]):
-        raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
-    return str(network)
+    return str(parse_range(_text(value).strip()))
 
 
 def _module_name(name: str) -> str:

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from portspec.config.duration import parse_duration
 from portspec.config.fields import STRICT, Interval, ReadableFile, Text, items, whole
-from portspec.config.hostname import check_host
 from portspec.config.model import MailConfig, Mailing, SmtpTls
-from portspec.config.source import shorten
+from portspec.errors import shorten
+from portspec.names import check_host
 
 if TYPE_CHECKING:
     from typing import Any

@@ -32,9 +32,9 @@ from portspec.config.fields import (
     some,
     whole,
 )
-from portspec.config.hostname import check_host
 from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
+from portspec.names import check_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from portspec.errors import ConfigError, Problem
+from portspec.errors import ConfigError, Problem, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,11 +79,6 @@ def spell_path(path: KeyPath) -> str:
             bare = not quoted and _NAME.fullmatch(step)
             words.append(step if bare else f'"{shorten(step)}"')
     return ".".join(words)
-
-
-def shorten(text: str) -> str:
-    """Cut a quoted text to a length that fits a line."""
-    return text if len(text) <= 80 else f"{text[:80]}…"  # noqa: PLR2004 - a terminal's width
 
 
 def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:

@@ -6,9 +6,11 @@ import asyncio
 import errno
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from portspec.inventory.hostsfile import HostsFile
 from portspec.limit import Limit
+from portspec.names import address_of, fault_of, query_name
 from portspec.scan import Failure, Reason
 from portspec.threads import in_daemon_thread
 
@@ -20,6 +22,9 @@ TIME_LIMIT = 5.0  # seconds for one name and family; glibc itself may take 10 an
 
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
 _NO_ADDRESS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_ADDRFAMILY}
+_BOTH = socket.AF_UNSPEC
+_MOST_FAULTS = 3  # addresses of a name that a failure tells of
+_LOCAL_NAMES = {"localhost", "localhost.localdomain"}  # RFC 6761, 6.3, and nss-myhostname(8)
 _NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
 
@@ -58,8 +63,10 @@ class SystemResolver:
     """Looks up A records and, with `ipv6`, AAAA records; each family by itself.
 
     One family that fails while the other answers gives addresses and a failure, so that a host is not
-    judged by half of its addresses without anybody knowing. `lookups` limits how many threads look up; names beyond
-    that wait, and the time limit does not count that wait.
+    judged by half of its addresses without anybody knowing. A name that /etc/hosts answers for, before any name
+    server is asked, has the addresses that stand there, and no family can fail. An address that may not stand in
+    conf.yml is a failure, and so is a loopback address of a name that is not this machine's own. `lookups`
+    limits how many threads look up; names beyond that wait, and the time limit does not count that wait.
     """
 
     def __init__(
@@ -69,21 +76,35 @@ class SystemResolver:
         time_limit: float = TIME_LIMIT,
         lookup: Callable[..., list[str]] | None = None,
         lookups: Lookups | None = None,
+        hosts_file: HostsFile | None = None,
     ) -> None:
         self._families = (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)
         self._time_limit = time_limit
         self._lookup = lookup or _getaddrinfo
         self._lookups = lookups or Lookups(families=len(self._families))
+        self._hosts_file = hosts_file or HostsFile()
 
     async def resolve(self, name: str) -> Resolution:
         """Look a name up now; see Resolution."""
+        try:
+            query = query_name(name)
+        except ValueError as error:
+            return Resolution((), Failure(Reason.RESOLVE, str(error)))
         await self._lookups.turns.acquire()
         try:
-            answers = await asyncio.gather(*(self._family(name, family) for family in self._families))
+            families = await self._families_of(query)
+            answers = await asyncio.gather(*(self._family(query, family) for family in families))
+            found = sorted({text: None for texts, _ in answers for text in texts}, key=lambda text: ":" in text)
+            is_local = any(map(_is_loopback, found)) and await self._is_local(query)
         finally:
             self._lookups.turns.release()
-        addresses = tuple(dict.fromkeys(address for found, _ in answers for address in found))
+        faults = {text: _fault(text, is_local=is_local) for text in found}
+        addresses = tuple(text for text, fault in faults.items() if fault is None)
         failures = [failure for _, failure in answers if failure]
+        bad = [f"its address {text} {fault}" for text, fault in faults.items() if fault]
+        if len(bad) > _MOST_FAULTS:
+            bad[_MOST_FAULTS:] = [f"and {len(bad) - _MOST_FAULTS} more cannot be scanned"]
+        failures += [Failure(Reason.RESOLVE, why) for why in bad]
         if not addresses and not failures:
             wanted = "A or AAAA" if len(self._families) > 1 else "A"
             return Resolution((), Failure(Reason.RESOLVE, f"does not resolve (no {wanted} record)"))
@@ -91,6 +112,25 @@ class SystemResolver:
             return Resolution(addresses)
         detail = "; ".join(dict.fromkeys(failure.detail for failure in failures))
         return Resolution(addresses, Failure(failures[0].reason, detail))
+
+    async def _families_of(self, query: str) -> tuple[socket.AddressFamily, ...]:
+        """Give the families to ask for: both in one where the file answers for both."""
+        if len(self._families) > 1 and await self._of_file(lambda: self._hosts_file.answers_alone(query)):
+            return (_BOTH,)
+        return self._families
+
+    async def _is_local(self, query: str) -> bool:
+        """Tell whether a name may have a loopback address: by its meaning, or since /etc/hosts gives it one."""
+        name = query.removesuffix(".")
+        if name in _LOCAL_NAMES or name.endswith(".localhost") or name == socket.gethostname().lower():
+            return True
+        return await self._of_file(lambda: any(item.is_loopback for item in self._hosts_file.addresses(query)))
+
+    async def _of_file(self, question: Callable[[], bool]) -> bool:
+        try:
+            return await in_daemon_thread(question)
+        except RuntimeError:  # no thread to be had, which the look-up itself tells
+            return False
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], Failure | None]:
         try:
@@ -106,8 +146,8 @@ class SystemResolver:
         except OSError as error:
             why = error.strerror.lower() if error.strerror else str(error)
             return [], _failed(family, why, is_local=error.errno in _NO_RESOURCE)
-        except (UnicodeError, RuntimeError) as error:  # the latter: no thread to be had (RLIMIT_NPROC, cgroup)
-            return [], _failed(family, str(error), is_local=isinstance(error, RuntimeError))
+        except RuntimeError as error:  # no thread to be had (RLIMIT_NPROC, cgroup)
+            return [], _failed(family, str(error), is_local=True)
 
     async def _in_thread(self, name: str, family: socket.AddressFamily) -> list[str]:
         """Look up in a thread; its place is free again when the thread ends, which may be long after the time limit."""
@@ -122,11 +162,33 @@ class SystemResolver:
 
 
 def _failed(family: socket.AddressFamily, why: str, *, is_local: bool = False) -> Failure:
-    version = "IPv6" if family == socket.AF_INET6 else "IPv4"
+    version = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}.get(family, "")
     reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
-    return Failure(reason, f"the look-up of its {version} addresses failed ({why})")
+    return Failure(reason, f"the look-up of its {version}addresses failed ({why})")
+
+
+def _is_loopback(text: str) -> bool:
+    address = address_of(text)
+    return address is not None and fault_of(address) is None and address.is_loopback
+
+
+def _fault(text: str, *, is_local: bool) -> str | None:
+    """Say why an address that a name resolved to cannot be scanned; None if it can be."""
+    address = address_of(text)
+    if "%" in text:
+        return "has a zone (%…); portspec scans addresses without one"
+    fault = fault_of(address) if address else "is none"
+    if fault is None and not is_local and _is_loopback(text):
+        return "is this machine's own (loopback); if that is meant, list the name in /etc/hosts"
+    return fault
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:
+    """Look a name of ASCII up: Python would encode any other by IDNA 2003. The zone of an address is kept (`…%2`)."""
     found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+    return [_spelled(sockaddr) for *_, sockaddr in found]
+
+
+def _spelled(sockaddr: tuple[Any, ...]) -> str:
+    address, _, *more = sockaddr  # IPv6: flow label and zone
+    return f"{address}%{more[1]}" if more and more[1] else str(address)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portspec.config.hostname import canonical
 from portspec.inventory.targets import matching
+from portspec.names import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

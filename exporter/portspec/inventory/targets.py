@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from portspec.config.hostname import canonical
 from portspec.errors import UsageError
+from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,8 +62,8 @@ def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
                 if held is None or held[0] < network.prefixlen:
                     found[str(ip)] = (network.prefixlen, place, Target(str(ip), entry, str(ip)))
         else:
-            address = _literal(entry.name)
-            key = address or canonical(entry.name)
+            key = canonical(entry.name)
+            address = key if address_of(key) else None
             if key not in found or found[key][0] < _HOST:
                 found[key] = (_HOST, place, Target(entry.name, entry, address))
     return {name: target for name, (_, _, target) in sorted(found.items(), key=lambda item: item[1][1])}
@@ -108,21 +108,6 @@ def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
     entries = {entry.lower(), canonical(entry)} if "/" in entry else set()
 
     def matches(glob: str) -> bool:
-        return any(fnmatchcase(name, _plain(glob)) for name in (entries if "/" in glob else hosts))
+        return any(fnmatchcase(name, canonical_glob(glob)) for name in (entries if "/" in glob else hosts))
 
     return tuple(item for item in exceptions if any(map(matches, item.hosts)))
-
-
-def _plain(glob: str) -> str:
-    """Spell a glob that is a plain host, or a CIDR, as canonical() does, and any other in lower case."""
-    try:
-        return canonical(glob)
-    except ValueError:
-        return glob.lower()
-
-
-def _literal(text: str) -> str | None:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return None

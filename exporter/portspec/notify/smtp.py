@@ -20,6 +20,7 @@ import aiosmtplib
 from aiosmtplib import errors
 
 from portspec.errors import PortspecError, printable
+from portspec.names import canonical, query_name
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Session:
         prepared = await in_daemon_thread(lambda: _prepare(mail))
         self._socket = connected = await self._connect(prepared)
         self._client = client = aiosmtplib.SMTP(
-            hostname=mail.server.rstrip("."),
+            hostname=canonical(mail.server),
             local_hostname=prepared.own_name,
             timeout=self._timeout,
             use_tls=mail.tls == "implicit",
@@ -254,9 +255,9 @@ def _prepare(mail: MailConfig) -> _Prepared:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         raise DeliveryError(Reason.SETTINGS, f"smtpcafile or smtppassword_file cannot be read: {why}") from None
     try:
-        found = socket.getaddrinfo(mail.server, mail.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "no such name"
+        found = socket.getaddrinfo(query_name(mail.server), mail.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        why = error.strerror or "no such name"
         raise DeliveryError(Reason.RESOLVE, f"{mail.server} cannot be looked up: {why.lower()}") from None
     addresses = tuple(dict.fromkeys((int(family), tuple(address)) for family, _, _, _, address in found))
     return _Prepared(addresses, _own_name(), trust, password)

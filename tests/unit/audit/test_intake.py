@@ -43,6 +43,11 @@ def payload(**changes: Any) -> bytes:
     return json.dumps(PLAIN | changes).encode()
 
 
+def spoken(host: str) -> bytes:
+    """Give the payload of a host whose name may have any letters, which stand there as they are."""
+    return json.dumps(PLAIN | {"host": host}, ensure_ascii=False).encode()
+
+
 def packed(body: bytes, host: str = HOST, words: str = PASSPHRASE) -> bytes:
     """Give a payload as a host sends it."""
     return pack(body, key_of(host, words))
@@ -53,6 +58,22 @@ def refusal(data: bytes, now: float = NOW, rules: Rules = RULES) -> RefusedError
     with pytest.raises(RefusedError) as caught:
         admit(data, rules, now)
     return caught.value
+
+
+def test_host_of_a_report_is_spelled_by_idna_2008() -> None:
+    """The name in a report leads to the key that `portspec key` gives for it, and never to that of another host."""
+    rules = Rules(frozenset({"xn--fa-hia.test", "fass.test"}), (PASSPHRASE,))
+    for name in ("faß.test", "XN--FA-HIA.test."):
+        report, _ = admit(packed(spoken(name), "xn--fa-hia.test"), rules, NOW)
+        assert report.host == "xn--fa-hia.test"
+        assert refusal(packed(spoken(name), "fass.test"), rules=rules).reason == "signature"
+
+
+@pytest.mark.parametrize("name", ["192.0.2.0/24", "0x7f000001", "127.1", "2001:db8::1%eth0", "::ffff:192.0.2.1", "☕"])
+def test_report_of_no_host_is_malformed(name: str) -> None:
+    """What conf.yml may not name as one host has no key, so nobody can sign for it."""
+    refused = refusal(packed(spoken(name), name))
+    assert (refused.reason, refused.host) == ("malformed", None)
 
 
 def test_report_of_a_host_is_admitted() -> None:

@@ -49,6 +49,14 @@ def test_key_of_an_address_is_that_of_its_short_form(configure: Configure) -> No
     assert (done.code, done.err, done.out) == (0, "", f"{key_of('2001:db8::7', WORDS).hex()}\n")
 
 
+def test_key_of_an_international_name_is_that_of_its_ascii_form(configure: Configure) -> None:
+    """IDNA 2008 gives the form, which the settings of the agent need, and which is told."""
+    conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["faß.test", "fass.test"]})
+    done = run("key", "faß.test", "-c", conf)
+    assert (done.code, done.out) == (0, f"{key_of('xn--fa-hia.test', WORDS).hex()}\n")
+    assert done.err == "note: the settings of its agent name it as xn--fa-hia.test\n"
+
+
 def test_each_host_has_a_key_of_its_own(configure: Configure) -> None:
     """A host that is broken into has no other one's key."""
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["db1", "db2"]})
@@ -109,6 +117,8 @@ def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
     [
         ("192.0.2.0/24", '"192.0.2.0/24" is a CIDR; name one host'),
         ("db1:22", '"db1:22" has a port; name the host alone: "db1"'),
+        ("0x7f000001", '"0x7f000001" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)'),
+        ("2001:db8::1%eth0/128", '"2001:db8::1%eth0/128" has a zone (%…); portspec scans addresses without one'),
         ("https://db1", '"https://db1" is not a host (a host stands without port and scheme)'),
         ("192.0.2.256", '"192.0.2.256" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)'),
     ],

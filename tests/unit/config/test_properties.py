@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from portspec.config import Config, HostConfig, ScanConfig, Specification, load
 from portspec.config import source as source_module
 from portspec.errors import ConfigError
+from portspec.names import fault_of
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 
 if TYPE_CHECKING:
@@ -67,13 +68,7 @@ labels = st.dictionaries(label_name, text, max_size=3).map(
         {name: value for name, (_, value) in pairs.items()},
     )
 )
-host_address = st.ip_addresses().filter(
-    lambda address: (
-        not address.is_multicast
-        and int(address) not in {0, 2**32 - 1}
-        and not (address.version == 6 and (address.is_link_local or address.ipv4_mapped))
-    )
-)
+host_address = st.ip_addresses().filter(lambda address: fault_of(address) is None)
 host_name = st.one_of(
     st.from_regex(r"[a-z_][a-z0-9_]{0,8}(-[a-z0-9]{1,3})?(\.[a-z]{2,5}){0,2}", fullmatch=True),
     host_address.map(str),

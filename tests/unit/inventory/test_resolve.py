@@ -4,18 +4,20 @@ import asyncio
 import errno
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from portspec.inventory import Resolution, SystemResolver
 from portspec.inventory import resolve as resolve_module
+from portspec.inventory.hostsfile import HostsFile
 from portspec.scan import Failure, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
-V4, V6 = socket.AF_INET, socket.AF_INET6
+V4, V6, BOTH = socket.AF_INET, socket.AF_INET6, socket.AF_UNSPEC
 NO_SUCH_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", socket.EAI_NONAME), "No address associated with hostname")
 TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -168,10 +170,91 @@ def test_what_this_machine_lacks_is_not_the_fault_of_the_name(error: OSError, wh
     assert found == Resolution((), failed("IPv4", why, Reason.LOCAL_LIMIT))
 
 
-def test_a_name_that_cannot_be_encoded_is_a_failure() -> None:
-    """A label that IDNA refuses is told as a failure and raises nothing."""
-    lookup = Lookup({V4: UnicodeError("label too long")})
-    assert resolve(lookup, ipv6=False) == Resolution((), failed("IPv4", "label too long"))
+@pytest.mark.parametrize("name", ["a" * 64 + ".example", "☕.example", "0x7f000001", "127.1"])
+def test_what_is_no_name_is_a_failure_and_nobody_is_asked(name: str) -> None:
+    """A resolver raises nothing; what is no name, or an address to the C library, is told before any look-up."""
+    lookup = Lookup({V4: ["192.0.2.1"]})
+    found = asyncio.run(SystemResolver(ipv6=False, lookup=lookup).resolve(name))
+    assert found.addresses == ()
+    assert found.failure
+    assert found.failure.reason is Reason.RESOLVE
+    assert found.failure.detail.startswith(f'"{name}" is not a')
+    assert lookup.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("faß.test", "xn--fa-hia.test"),
+        ("DB1.Test", "db1.test"),
+        ("db1.", "db1."),
+        ("bücher。test", "xn--bcher-kva.test"),
+    ],
+)
+def test_a_name_is_asked_for_in_its_canonical_form(name: str, asked: str) -> None:
+    """IDNA 2008 and not Python's own codec says what a name server is asked for; a final dot stays."""
+    lookup = Lookup({V4: ["192.0.2.1"]})
+    assert asyncio.run(SystemResolver(ipv6=False, lookup=lookup).resolve(name)) == Resolution(("192.0.2.1",))
+    assert lookup.asked == [(asked, V4)]
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        *(
+            (one, "is not the address of one host")
+            for one in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1")  # noqa: S104
+        ),
+        ("::ffff:192.0.2.1", "is an IPv4 address in disguise; write 192.0.2.1"),
+        ("fe80::1", "is a link-local address, which means nothing without a zone; name another one"),
+        ("fe80::1%2", "has a zone (%…); portspec scans addresses without one"),
+        ("64:ff9b::", "is translated to 0.0.0.0, which is not the address of one host"),
+        ("127.0.0.1", "is this machine's own (loopback); if that is meant, list the name in /etc/hosts"),
+        ("::1", "is this machine's own (loopback); if that is meant, list the name in /etc/hosts"),
+    ],
+)
+def test_an_address_that_conf_yml_may_not_name_is_a_failure(address: str, why: str) -> None:
+    """What a sinkhole or a typing error in DNS leads to is not scanned, and it is said what is wrong with it."""
+    failure = Failure(Reason.RESOLVE, f"its address {address} {why}")
+    answer: dict[socket.AddressFamily, Any] = {V4: NO_DATA, V6: NO_DATA}
+    family = V6 if ":" in address else V4
+    assert resolve(Lookup(answer | {family: [address]})) == Resolution((), failure)
+    good = "2001:db8::1" if family == V6 else "192.0.2.1"
+    assert resolve(Lookup(answer | {family: [address, good]})) == Resolution((good,), failure)
+
+
+def test_many_wrong_addresses_are_counted() -> None:
+    """A failure stays a line that can be read."""
+    resolution = resolve(Lookup({V4: [f"224.0.0.{number}" for number in range(9)], V6: NO_DATA}))
+    assert resolution.failure
+    assert resolution.failure.detail.count("its address") == 3
+    assert resolution.failure.detail.endswith("; and 6 more cannot be scanned")
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "db1.localhost", "db1", "here"])
+def test_this_machine_s_own_names_may_have_loopback_addresses(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Localhost and the machine's name mean this machine, and so does what /etc/hosts says."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "Here")
+    (tmp_path / "hosts").write_text("127.0.1.1 db1\n")
+    hosts = HostsFile(tmp_path / "hosts", tmp_path / "nsswitch.conf")
+    lookup = Lookup({V4: ["127.0.1.1"]})
+    resolver = SystemResolver(ipv6=False, lookup=lookup, hosts_file=hosts)
+    assert asyncio.run(resolver.resolve(name)) == Resolution(("127.0.1.1",))
+
+
+def test_a_name_that_the_file_answers_for_is_looked_up_once_for_both_families(tmp_path: Path) -> None:
+    """The C library asks no name server for what stands in /etc/hosts, so no family can fail."""
+    (tmp_path / "hosts").write_text("2001:db8::1 db1\n192.0.2.1 db1 # both\n192.0.2.2 db2\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: files dns\n")
+    hosts = HostsFile(tmp_path / "hosts", tmp_path / "nsswitch.conf")
+    lookup = Lookup({BOTH: ["2001:db8::1", "192.0.2.1"], V4: ["192.0.2.3"], V6: TRY_AGAIN})
+    resolver = SystemResolver(ipv6=True, lookup=lookup, hosts_file=hosts)
+    assert asyncio.run(resolver.resolve("DB1")) == Resolution(("192.0.2.1", "2001:db8::1"))
+    assert lookup.asked == [("db1", BOTH)]
+    half = Resolution(("192.0.2.3",), failed("IPv6", "temporary failure in name resolution"))
+    assert asyncio.run(resolver.resolve("db3")) == half
 
 
 def test_a_look_up_has_a_time_limit(gate: threading.Event) -> None:
@@ -275,16 +358,6 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
     )
 
 
-def test_the_system_resolver_reads_an_address_without_asking_anybody() -> None:
-    """The default look-up is getaddrinfo(3), which takes numbers as they are."""
-    resolver = SystemResolver(ipv6=False)
-    assert asyncio.run(resolver.resolve("127.0.0.1")) == Resolution(("127.0.0.1",))
-
-
-def test_the_system_resolver_refuses_a_label_that_dns_cannot_hold() -> None:
-    """A label of 64 characters fails before any packet is sent."""
-    resolution = asyncio.run(SystemResolver(ipv6=False).resolve("a" * 64 + ".example"))
-    assert resolution.addresses == ()
-    assert resolution.failure
-    assert resolution.failure.reason is Reason.RESOLVE
-    assert resolution.failure.detail.startswith("the look-up of its IPv4 addresses failed (")
+def test_the_system_resolver_is_getaddrinfo() -> None:
+    """The default look-up is getaddrinfo(3), which knows this machine."""
+    assert asyncio.run(SystemResolver(ipv6=False).resolve("localhost")) == Resolution(("127.0.0.1",))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portspec.config import Config
-from portspec.config.hostname import canonical
 from portspec.examine import Examiner
 from portspec.limit import Limit
 from portspec.metrics import Exposition
+from portspec.names import canonical
 from portspec.probe import Prober
 from portspec.scan.addresses import AddressScans
 from portspec.snapshot import Snapshot

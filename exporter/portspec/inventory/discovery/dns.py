@@ -15,6 +15,7 @@ from portspec.config.targetgroups import TargetGroup
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.groups import Answer, find_hosts
 from portspec.threads import in_daemon_thread
+from portspec.names import query_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +71,8 @@ class DnsClient:
                     raise_on_no_answer=False,
                     lifetime=source.timeout,
                     search=True,
+                answer = await self._resolver().resolve(
+                    query_name(name), source.type, raise_on_no_answer=False, lifetime=source.timeout, search=True
                 )
         except (TimeoutError, dns.exception.Timeout):
             why = f"no answer in {source.timeout:g} s{_default(found)}"

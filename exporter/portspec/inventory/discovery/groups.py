@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig, Specification
-from portspec.config.hostname import canonical
 from portspec.config.targetgroups import check_label
+from portspec.names import canonical
 from portspec.ports import NO_PORTS, PortSet, parse_ports
 
 if TYPE_CHECKING:

@@ -24,6 +24,8 @@ RECORDS = {
     ("www.example.org.", "A"): ["192.0.2.9", "192.0.2.10", "192.0.2.9"],
     ("www.example.org.", "AAAA"): ["2001:db8::1"],
     ("alias.example.org.", "CNAME"): ["www.example.org."],
+    ("_ssh._tcp.xn--fa-hia.test.", "SRV"): ["0 0 22 xn--fa-hia.test."],
+    ("sinkhole.example.org.", "A"): ["0.0.0.0", "192.0.2.9"],  # noqa: S104 - what a name server says
     ("many.example.org.", "A"): [f"198.51.100.{last}" for last in range(1, 201)],
 }
 
@@ -67,6 +69,20 @@ def test_srv_target_that_is_no_host_is_refused() -> None:
     answers, _ = looked_up("odd.example.org.")
     answer = answers["odd.example.org."]
     assert (names(answer), answer.refused) == (["web1.example.org"], 1)
+
+
+def test_name_is_asked_for_by_idna_2008() -> None:
+    """The name server is asked for what conf.yml means by the name, and not for fass."""
+    answers, _ = looked_up("_ssh._tcp.faß.test.")
+    assert names(answers["_ssh._tcp.faß.test."]) == ["xn--fa-hia.test"]
+
+
+def test_address_that_conf_yml_may_not_name_is_refused() -> None:
+    """What a sinkhole answers with is counted, and no host."""
+    answers, _ = looked_up("sinkhole.example.org.", kind="A")
+    answer = answers["sinkhole.example.org."]
+    assert (names(answer), answer.refused) == (["192.0.2.9"], 1)
+    assert answer.complaints == ('"0.0.0.0" is not the address of one host',)
 
 
 def test_a_and_aaaa_give_each_address() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.config import Specification
-from portspec.config.hostname import canonical, check_host
 from portspec.config.source import MAX_DEPTH, MAX_VALUES
 from portspec.config.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.inventory.discovery import groups as groups_module
 from portspec.inventory.discovery.groups import find_hosts, host_of
+from portspec.names import canonical, check_host
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from tests.unit.factories import MODEST
 from tests.unit.inventory.discovery.parts import entry, host, names
@@ -38,6 +38,8 @@ def group(*targets: object, **labels: object) -> TargetGroup:
         ("2001:db8:0:0::1", "2001:db8::1"),
         ("192.0.2.0/255.255.255.248", "192.0.2.0/29"),
         ("bücher.example:80", "xn--bcher-kva.example"),
+        ("faß.test:80", "xn--fa-hia.test"),
+        ("web.1:9100", "web.1"),
     ],
 )
 def test_a_target_names_a_host_in_its_one_spelling(target: str, name: str) -> None:
@@ -51,6 +53,7 @@ def test_a_target_names_a_host_in_its_one_spelling(target: str, name: str) -> No
         *("", ".", ":9100", "web1:", "web1:http", "web1:999999", "web1:80:80", "http://web1:9100/metrics"),
         *("web1:9100/metrics", "web1/24", "[web1]:80", "[192.0.2.1]:80", "[2001:db8::1", "[2001:db8::1]80", "[]:80"),
         *("fe80::1%eth0", "[fe80::1%eth0]:80", "192.0.2.256", "224.0.0.1", "10.0.0.0/8", "192.0.2.1/24", "a b"),
+        *("2001:db8::1%eth0/128", "0x7f000001", "127.1:80", "2130706433:80", "::ffff:192.0.2.1", "::"),
         *("-web1", "a" * 64, "web1\n", "\ud800", "x" * 1000, None, 7, ["web1"], {}),
     ],
 )  # fmt: skip
