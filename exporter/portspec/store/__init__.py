@@ -3,6 +3,8 @@
 from portspec.changes import Change
 from portspec.store.archive import Archive, Archived, Arrival, Mark, Outcome
 from portspec.store.deposit import deposit, note_refusal
+from portspec.store.lock import present_holder
+from portspec.store.place import announce, is_same_file, place_of, place_of_exporter
 from portspec.store.store import Store
 from portspec.store.trouble import StoreError
 from portspec.store.writer import StoreStatus
@@ -17,6 +19,11 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreStatus",
+    "announce",
     "deposit",
+    "is_same_file",
     "note_refusal",
+    "place_of",
+    "place_of_exporter",
+    "present_holder",
 ]
