@@ -61,7 +61,7 @@ def _put(pieces: Iterable[bytes], output: str | None) -> None:
 
 def _store(config: Config) -> Store:
     place = place_of(config)
-    if not place.is_certain:
+    if place.unread and not place.is_certain:
         raise PortspecError(place.why)
     return Store(place.path, history=config.history)
 

@@ -62,7 +62,9 @@ class File:
         if is_suspect:
             self.close()  # for it would look at what it has in memory
         if self._connection is None:
-            self._lock.acquire()  # before the file is looked at: nobody but its holder may set it aside
+            with self._opening:
+                database.refuse_foreign(self.path)  # beside which nothing is made
+            self._lock.acquire()  # before the file is opened: nobody but its holder may set it aside
             with self._opening:
                 self._connection = database.open_for_writing(self.path, is_suspect=is_suspect)
                 self._identity = database.identity(self.path)

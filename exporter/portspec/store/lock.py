@@ -105,7 +105,10 @@ class Lock:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         except PermissionError as error:
-            raise Trouble(Kind.NOT_WRITABLE, f"its lock file {self._path} may not be opened") from error
+            if Path(self._path).exists():
+                why = f"its lock file {self._path} belongs to another user: remove it if that user runs no exporter"
+                raise Trouble(Kind.NOT_WRITABLE, why) from error
+            raise
         if os.geteuid() == 0:  # as SQLite does with its -wal: root must lock out nobody who owns the state file
             with suppress(OSError):
                 state = Path(self._state)

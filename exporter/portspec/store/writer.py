@@ -241,7 +241,7 @@ class Writer:
                 hosts=len(self._backlog),
                 changes=self._backlog.changes,
             )
-        self._file.close()
+        self._file.release()
         self._file.is_up = False
         with self._condition:
             self._has_ended = True

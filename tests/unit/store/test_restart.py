@@ -74,18 +74,21 @@ def test_document_that_cannot_be_read_is_left_out_and_told(path: Path, logs: Log
 
 
 def test_file_is_for_its_owner_alone(path: Path) -> None:
-    """The file and what SQLite makes beside it hold a map of the network: mode 0600."""
+    """The file, what SQLite makes beside it and its lock hold a map of the network: mode 0600."""
     with opened(path):
         files = list(path.parent.iterdir())
-        assert {file.name for file in files} == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+        assert {file.name for file in files} == {
+            path.name,
+            *(f"{path.name}{suffix}" for suffix in ("-wal", "-shm", ".lock")),
+        }
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_closed_store_is_one_file(path: Path) -> None:
-    """After close() everything is in the file itself."""
+    """After close() everything is in the file itself; its lock stays, and says who held it last."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) == {path, path.with_name("portspec.db.lock")}
 
 
 def test_host_with_every_port_open_is_small(path: Path) -> None:
