@@ -105,7 +105,7 @@ class Lock:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         except PermissionError as error:
-            if Path(self._path).exists():
+            if os.access(self._path, os.F_OK):
                 why = f"its lock file {self._path} belongs to another user: remove it if that user runs no exporter"
                 raise Trouble(Kind.NOT_WRITABLE, why) from error
             raise

@@ -73,7 +73,7 @@ def place_of(config: Config, system: Path = SYSTEM) -> Place:
         return Place(remembered)
     unread = tuple(str(path) for path in sorted(system.glob(_OF_UNITS)) if not os.access(path, os.X_OK))
     for path in (config.state, _beside(config)):  # which an earlier portspec wrote, without a lock
-        if Path(path).exists():
+        if _exists(path):
             return Place(path, not unread, unread)
     return Place(config.state, is_certain=False, unread=unread)
 
@@ -109,6 +109,10 @@ def is_same_file(one: str, other: str) -> bool:
     return False
 
 
+def _exists(path: str) -> bool:
+    return os.access(path, os.F_OK)  # False, too, in a directory that may not be searched
+
+
 def _beside(config: Config) -> str:
     return str(Path(config.path).parent / NAME)
 
@@ -142,6 +146,6 @@ def _last_held(conf: str, paths: Iterable[str]) -> str | None:
     found = [
         (holder.since, path)
         for path in paths
-        if (holder := last_holder(path)) and holder.config == conf and not holder.shard and Path(path).exists()
+        if (holder := last_holder(path)) and holder.config == conf and not holder.shard and _exists(path)
     ]
     return max(found)[1] if found else None

@@ -177,7 +177,7 @@ class Writer:
         """
         future: Future[T] = Future()
         with self._condition:
-            if self._is_closing or self._thread is None:
+            if self._is_closing or self._has_ended or self._thread is None:
                 raise StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed"))
             self._jobs.append((job, future))
             self._condition.notify_all()
@@ -222,18 +222,34 @@ class Writer:
             _log.error("the state file does not answer: what waits to be written is lost", file=self._file.path)
 
     def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            queue, jobs, put, asked, is_last = self._wait()
+        try:
+            while not self._turn():
+                pass
+            self._tell_lost()
+        finally:
+            self._end()
+
+    def _turn(self) -> bool:
+        """Wait for something to do and do it; return whether it was the last. No error ends the thread."""
+        queue, jobs, put, asked, is_last = self._wait()
+        is_written = False
+        try:
             self._absorb(queue)
             is_written = self._is_time(is_asked=asked > self._answered, is_last=is_last) and self._try()
-            with self._condition:
-                if is_written:
-                    self._settled = put
-                self._answered = asked
-                self._condition.notify_all()
-            for job, future in jobs:
-                self._perform(job, future)
+        except Exception:  # noqa: BLE001 - others wait for this thread
+            _log.exception("the thread that writes the state failed, and goes on", file=self._file.path)
+            self._file.is_up = False
+            self._next_try = time.monotonic() + self._retry
+        with self._condition:
+            if is_written:
+                self._settled = put
+            self._answered = asked
+            self._condition.notify_all()
+        for job, future in jobs:
+            self._perform(job, future)
+        return is_last
+
+    def _tell_lost(self) -> None:
         if self._backlog:
             _log.error(
                 "the state could not be written before the end: it is lost",
@@ -241,11 +257,19 @@ class Writer:
                 hosts=len(self._backlog),
                 changes=self._backlog.changes,
             )
-        self._file.release()
+
+    def _end(self) -> None:
+        """Let go of the file, and of everybody who waits."""
         self._file.is_up = False
-        with self._condition:
-            self._has_ended = True
-            self._condition.notify_all()
+        try:
+            self._file.release()
+        finally:
+            with self._condition:
+                self._has_ended = True
+                jobs, self._jobs = self._jobs, deque()
+                self._condition.notify_all()
+            for _, future in jobs:
+                future.set_exception(StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed")))
 
     def _wait(self) -> tuple[deque[_Put], deque[tuple[Job, Future[Any]]], int, int, bool]:
         """Wait for something to do.
@@ -280,7 +304,7 @@ class Writer:
             self._file.failed(error)
             self._next_try = time.monotonic() + self._retry
             future.set_exception(StoreError(self._file.path, trouble_of(error)))
-        except Exception as error:  # noqa: BLE001 - of the one who asked
+        except BaseException as error:  # noqa: BLE001 - of the one who asked, who waits for it
             future.set_exception(error)
         else:
             future.set_result(result)
