@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
+from portspec.store import place_of, present_holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
     from portspec.inventory import Resolution, Rostered, Target
     from portspec.inventory.discovery import SourceStats
+    from portspec.store import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ def check(config: Config) -> int:
         lines.append(_reports(config.audit, len(expected)))
     if config.reportfile or config.reportmail:
         lines.append(_report_of_all(config))
+    place = place_of(config)
+    lines.append(_state(place))
     unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
     now = time.time()
     warnings = [
@@ -72,6 +77,8 @@ def check(config: Config) -> int:
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
+    if place.unread and not place.is_certain:
+        warnings.append(place.why)
     if unresolved:
         warnings.append(f"{unresolved} of {count(len(known), 'host')} would be unknown, since not every name resolves")
     if warnings:
@@ -185,6 +192,13 @@ def _reports(audit: AuditConfig, hosts: int) -> str:
         f"reports: expected of {count(hosts, 'host')}, late after {spell_duration(audit.max_age)}, "
         f"kept for {spell_duration(audit.keep)}{more}"
     )
+
+
+def _state(place: Place) -> str:
+    """Tell where the state file is, and which exporter holds it now."""
+    if holder := present_holder(place.path):
+        return f"state file: {place.path}, held by {holder}"
+    return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which is not there yet'}"
 
 
 def _report_of_all(config: Config) -> str:

@@ -70,6 +70,7 @@ class Lock:
         self._path = f"{path}{SUFFIX}"
         self._holder = holder
         self._descriptor: int | None = None
+        self._is_written = False
 
     def acquire(self) -> None:
         """Take the lock, or see that the lock taken earlier still is the one that others look at.
@@ -78,6 +79,7 @@ class Lock:
         """
         if self._descriptor is not None:
             if _is_at(self._descriptor, self._path):
+                self._write(self._descriptor)
                 return
             self.release()
         for _ in range(_TRIES):
@@ -97,7 +99,7 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back; may be called again. The file stays: to remove it would part those who wait for it."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self._descriptor, self._is_written = self._descriptor, None, False
         if descriptor is not None:
             os.close(descriptor)
 
@@ -117,10 +119,12 @@ class Lock:
         return descriptor
 
     def _write(self, descriptor: int) -> None:
-        """Write down who holds it; a full disk does not matter."""
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(self._holder)).encode(), 0)
+        """Write down who holds it, once; while the disk is full, nobody can tell."""
+        if not self._is_written:
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(asdict(self._holder)).encode(), 0)
+                self._is_written = True
 
 
 def last_holder(path: str) -> Holder | None:
