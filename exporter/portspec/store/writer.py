@@ -91,6 +91,7 @@ class Writer:
         self._told: dict[str, str] = {}  # the stories of what is known
         self._kept: frozenset[str] | None = None  # None is all
         self._adopted: dict[str, HostState] = {}  # what another exporter wrote, until the next scan here
+        self._taken: deque[tuple[Job, Future[Any]]] = deque()  # of the jobs, those of this turn
         self._stands_by = False  # another exporter holds the file, or held it when it was last tried
         self._next_try = 0.0
         self._next_forgetting = 0.0
@@ -232,6 +233,7 @@ class Writer:
     def _turn(self) -> bool:
         """Wait for something to do and do it; return whether it was the last. No error ends the thread."""
         queue, jobs, put, asked, is_last = self._wait()
+        self._taken = jobs
         is_written = False
         try:
             self._absorb(queue)
@@ -247,6 +249,7 @@ class Writer:
             self._condition.notify_all()
         for job, future in jobs:
             self._perform(job, future)
+        self._taken = deque()
         return is_last
 
     def _tell_lost(self) -> None:
@@ -266,9 +269,9 @@ class Writer:
         finally:
             with self._condition:
                 self._has_ended = True
-                jobs, self._jobs = self._jobs, deque()
+                jobs, self._jobs = (*self._taken, *self._jobs), deque()
                 self._condition.notify_all()
-            for _, future in jobs:
+            for future in (future for _, future in jobs if not future.done()):
                 future.set_exception(StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed")))
 
     def _wait(self) -> tuple[deque[_Put], deque[tuple[Job, Future[Any]]], int, int, bool]:
