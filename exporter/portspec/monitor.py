@@ -16,7 +16,7 @@ from portspec.limit import Limit
 from portspec.snapshot import HostState, HostTable, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portspec.examine import Examiner
     from portspec.inventory import Target
@@ -166,6 +166,13 @@ class Monitor:
             self._watcher = self._tasks.create_task(self._watch_exceptions())
             begun = self._regroup()
             self._begin([target for target in new if target.config.interval not in begun])
+
+    def adopt(self, states: Iterable[HostState]) -> None:
+        """Go on from states that another exporter found later, as far as their hosts are scanned here."""
+        for state in states:
+            if before := self.snapshot.hosts.get(state.host):
+                after = state.under(before.target, self._wall_clock())
+                self.snapshot = self.snapshot.with_state(after)
 
     @property
     def under_way(self) -> Mapping[float | None, int]:

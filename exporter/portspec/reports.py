@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
@@ -97,9 +98,7 @@ class Reports:
         self._posting.rules = Rules(frozenset(roster), audit.passphrases if audit else ())
         now = self._wall_clock()
         self._states = {
-            name: AuditState(entry.host, entry.exceptions, self._states[name].inspection, now)
-            for name, entry in roster.items()
-            if name in self._states
+            name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
         }
         self._ends = sorted({item.until for entry in roster.values() for item in entry.exceptions})
         self._lapsed = bisect_right(self._ends, now)
@@ -284,7 +283,19 @@ class Reports:
         self.audits = self.audits.replacing(state)
 
     def _tabulate(self) -> None:
-        self.audits = HostTable(self._states[name] for name in self._roster if name in self._states)
+        """Make the table anew, unless nothing in it differs: what is the same object is not rendered again."""
+        states = [self._states[name] for name in self._roster if name in self._states]
+        if len(states) != len(self.audits) or any(
+            state is not known for state, known in zip(states, chain.from_iterable(self.audits.chunks), strict=True)
+        ):
+            self.audits = HostTable(states)
+
+
+def _under(entry: Rostered, state: AuditState, now: float) -> AuditState:
+    """Return the state of a host by another roster; the same object if nothing differs."""
+    if (entry.host, entry.exceptions) == (state.host, state.exceptions):
+        return state.judged(now)
+    return AuditState(entry.host, entry.exceptions, state.inspection, now)
 
 
 def decoded(decoder: Decoder, host: str, document: str) -> Inspection | None:

@@ -24,9 +24,11 @@ def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: 
     future: asyncio.Future[T] = loop.create_future()
 
     def deliver(set_outcome: Callable[[], None]) -> None:
-        ended()
-        if not future.done():
-            set_outcome()
+        try:
+            ended()
+        finally:
+            if not future.done():
+                set_outcome()
 
     def run() -> None:
         try:

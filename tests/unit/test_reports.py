@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from portspec.audit import encoding
 from portspec.audit.formats import parse
 from portspec.audit.intake import RefusedError
 from portspec.audit.model import Status
+from portspec.config import VulnerabilityException
 from portspec.inventory import Rostered
 from portspec.reports import MAX_LOGGED, MAX_READ, Reports
 from portspec.store import Archive, Arrival, Outcome, StoreError, database
@@ -795,6 +797,28 @@ def test_host_that_is_spelled_otherwise_is_the_same_host(path: Path, clock: Cloc
             later = signed(payload("WEB1.EXAMPLE.org", clock.now, VULNERABLE))
             assert await scene.reports.take(later, HERE) is Outcome.ACCEPTED
             await until(lambda: scene.statuses() == {"Web1.Example.ORG.": Status.VULNERABLE})
+
+    run(scenario)
+
+
+def test_audits_that_another_roster_leaves_alone_are_the_same_objects(path: Path, clock: Clock) -> None:
+    """A change of discovery makes nothing anew of which nothing differs, so that it is not rendered again."""
+    names = [f"host{number}.example.org" for number in range(3)]
+    accepted = VulnerabilityException(("*",), ("cve-2026-1",), until=clock.now + DAY)
+
+    async def scenario() -> None:
+        async with running(path, clock, roster={name: Rostered(name, (accepted,)) for name in names}) as scene:
+            await until(lambda: len(scene.reports.audits) == len(names))
+            before = scene.reports.audits
+            clock.now += DAY / 2
+            scene.reports.apply(AUDIT, {name: Rostered(name, (replace(accepted),)) for name in names})
+            assert scene.reports.audits is before
+            scene.reports.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            await until(lambda: len(scene.reports.audits) == len(names) + 1)
+            assert all(scene.reports.audits[name] is before[name] for name in names)
+            clock.now += DAY
+            scene.reports.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            assert all(scene.reports.audits[name].judged_at == clock.now for name in names)
 
     run(scenario)
 

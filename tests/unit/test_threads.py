@@ -97,3 +97,15 @@ def test_thread_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(threading.Thread, "start", start)
     asyncio.run(scenario())
     assert called == []
+
+
+def test_failure_of_what_is_called_at_the_end_keeps_no_result_back() -> None:
+    """Who waits for the work gets what it came to; the failure itself is the event loop's to tell."""
+    told: list[object] = []
+
+    async def scenario() -> int:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        return await asyncio.wait_for(in_daemon_thread(lambda: 7, fail), PATIENCE)
+
+    assert asyncio.run(scenario()) == 7
+    assert isinstance(told[0], ZeroDivisionError)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import time as TimeOfDay  # noqa: N812 - beside the module of that name
 
     from portspec.config import MailConfig
+    from portspec.notify import DeliveryError
     from portspec.report import ReportSettings
     from portspec.snapshot import Snapshot
     from portspec.store import Store
@@ -134,7 +135,8 @@ class ReportMail:
         """Send to some recipients, and note each whose mail was taken."""
         left = list(recipients)
         letters = await in_daemon_thread(lambda: self._letters(recipients, now))
-        async for recipient, _, error in send_each(self.mail, letters):
+
+        async def note(recipient: str, _: str, error: DeliveryError | None) -> None:
             if error is None:
                 _log.info("the report is mailed", recipient=recipient)
                 left.remove(recipient)
@@ -142,6 +144,8 @@ class ReportMail:
                     await self._note(_Noted(day, tuple(left)))
             else:
                 _log.warning("the report cannot be mailed now", recipient=recipient, why=str(error))
+
+        await send_each(self.mail, letters, note)
 
     def _letters(self, recipients: Sequence[str], now: float) -> dict[str, bytes]:
         """Write the mail to each recipient."""

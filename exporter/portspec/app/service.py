@@ -32,7 +32,7 @@ from portspec.notify import Mailer
 from portspec.probe import Prober
 from portspec.report import ReportSettings
 from portspec.reports import Reports
-from portspec.store import Store, StoreError, outbox
+from portspec.store import Store, StoreError, announce, is_same_file, outbox, place_of_exporter
 from portspec.threads import in_daemon_thread
 from portspec.web import WebServer, parse_listen_address
 
@@ -51,6 +51,7 @@ WRITE_AHEAD = 0.25  # seconds between two looks whether hosts have changed that 
 # New objects before the youngest, the middle-aged and all are searched for cycles. States of hosts come and go by the
 # ten thousand, without any cycle; a search through all of them holds every thread up.
 COLLECT = (10_000, 10, 50)
+AT_ONCE = 100  # hosts told of before the event loop may go on
 SWITCH = 0.001  # seconds that a thread waits for the interpreter: a scrape lets go of it, and wants it back, often
 
 _log = log.get("app")
@@ -94,12 +95,25 @@ class Service:
         self._published: object = None  # by which settings
         self._reportfile: ReportFile | None = None
         self.store = Store(config.state, history=config.history)
+        self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
+        self.store = Store(
+            place_of_exporter(config),
+            history=config.history,
+            config=config.path,
+            shard=f"{shard.index}/{shard.count}" if shard.count > 1 else "",
+            on_takeover=self._on_takeover,
+        )
         self.reports = Reports(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
         """Open the state file while it may be, and take up what it knows of the hosts of conf.yml."""
         known = self.store.open(self._mine(targets(self._config)))
+        if not announce(self._config, self.store.path, is_sharded=self._shard.count > 1):
+            _log.warning(
+                "`portspec receive` and `report` may not find the state file: name it as `state` in conf.yml",
+                file=self.store.path,
+            )
         hosts = self._hosts_of(self._config, (), known)
         self._prober, self._names = hosts.prober, hosts.names
         self._apply_audit(self._config, hosts.roster)
@@ -114,6 +128,7 @@ class Service:
 
     async def start(self) -> None:
         """Start to write the state, take up the last reports, and ask the sources of hosts for the first time."""
+        self._loop = asyncio.get_running_loop()
         self.store.start()
         await self.reports.restore()
         if self._config.discovery:
@@ -146,6 +161,7 @@ class Service:
             hosts=len(self.snapshot.hosts),
             engine=self._engines.scanner.name,
             parallelscans=self._config.parallelscans,
+            state=self.store.path,
             **({"shard": f"{shard.index}/{shard.count}"} if shard.count > 1 else {}),
         )
         self._warn()
@@ -228,9 +244,13 @@ class Service:
         self, *, host: str | None, since: float | None, until: float | None, before_id: int | None, limit: int
     ) -> tuple[tuple[int, Change], ...]:
         """Give rows of the change log, newest first; StoreError if it cannot be read."""
-        return await in_daemon_thread(
-            lambda: self.store.changes(host=host, since=since, until=until, before_id=before_id, limit=limit)
-        )
+        names = self._names
+
+        def read() -> tuple[tuple[int, Change], ...]:
+            rows = self.store.changes(host=host, since=since, until=until, before_id=before_id, limit=limit)
+            return tuple((number, replace(row, host=names.get(row.host, row.host))) for number, row in rows)
+
+        return await in_daemon_thread(read)
 
     def _status(self) -> ServiceStatus:
         return ServiceStatus(
@@ -255,13 +275,12 @@ class Service:
 
     async def _go_on_by(self, config: Config) -> None:
         """Build what another configuration needs, and then go on by it."""
-        begun = self._begun_by
-        for key, now, then in (
-            ("scan.engine", begun.scan.engine, config.scan.engine),
-            ("state", begun.state, config.state),
-        ):
-            if now != then:
-                _log.warning(f"{key} takes effect at the next start", now=now, then=then)
+        now, then = self._begun_by.scan.engine, config.scan.engine
+        if now != then:
+            _log.warning("scan.engine takes effect at the next start", now=now, then=then)
+        path = await in_daemon_thread(lambda: place_of_exporter(config))
+        if not is_same_file(path, self.store.path):
+            _log.warning("state takes effect at the next start", now=self.store.path, then=path)
         discovery = self._discovery
         if config.discovery != self._config.discovery:
             discovery = Discovery(config.discovery, before=discovery)
@@ -271,6 +290,7 @@ class Service:
         self.store.keep(hosts.names.values())
         examiner = self._engines.examiner(config)
         # From here on nothing waits, and nothing fails.
+        restored = self._restored(hosts)
         self._config, self._prober, self._names = config, hosts.prober, hosts.names
         self._engines.tune(config)
         self.exposition.series_budget = config.series_budget
@@ -278,7 +298,7 @@ class Service:
         self._set_mailer(config.mail)
         self._apply_audit(config, hosts.roster)
         self._publish(config)
-        self._monitor.apply(hosts.targets, examiner, places=config.parallelscans + MAX_LOOKUPS, restored=hosts.restored)
+        self._monitor.apply(hosts.targets, examiner, places=config.parallelscans + MAX_LOOKUPS, restored=restored)
         if discovery is not self._discovery:
             self._discovery = discovery
             self._discover()
@@ -357,6 +377,35 @@ class Service:
         restored = self.store.restore(new) if new else {}
         return _Hosts(mine, names, reporting, restored, self._new_prober(config, every))
 
+    def _restored(self, hosts: _Hosts) -> dict[str, HostState]:
+        """Return the states of hosts that are new, and of those that only have another spelling from now on."""
+        states = self._monitor.snapshot.hosts
+        respelled = {
+            host: states[before]
+            for name, host in hosts.names.items()
+            if (before := self._names.get(name, host)) != host and before in states
+        }
+        return hosts.restored | respelled
+
+    def _on_takeover(self, newer: Sequence[HostState]) -> None:
+        """Go on from what another exporter wrote to the state file; called in the thread that writes."""
+        if self._loop:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._take_over, newer)
+
+    def _take_over(self, newer: Sequence[HostState]) -> None:
+        self._monitor.adopt(newer)
+        if self._tasks:
+            self._tasks.create_task(self._tell_again())
+
+    async def _tell_again(self) -> None:
+        """Have the recipients of mails told what the exporter that wrote the state file until now did not tell."""
+        for number, host in enumerate(tuple(self.snapshot.hosts), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if (state := self._monitor.snapshot.hosts.get(host)) and state.latest:
+                self._on_state(state, state)
+
     def _new_prober(self, config: Config, every: Sequence[Target]) -> Prober:
         examiners = {name: self._engines.examiner(config, engine=name) for name in ("auto", "connect")}
         return Prober(config, every, examiners, engine=self._engines.scanner.name, before=self._prober)
@@ -377,10 +426,11 @@ class Service:
             try:
                 config, discovered, present = self._config, self._discovery.hosts, self.snapshot.hosts
                 hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
+                restored = self._restored(hosts)
                 self._prober, self._names = hosts.prober, hosts.names
                 self.reports.apply(config.audit, hosts.roster)
                 self.store.keep(hosts.names.values())
-                self._monitor.apply(hosts.targets, restored=hosts.restored)
+                self._monitor.apply(hosts.targets, restored=restored)
             except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
                 _log.exception("the hosts that were discovered cannot be taken up")
 

@@ -24,6 +24,7 @@ from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
 from portspec.verdict import last_day
+from portspec.store import place_of, present_holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
     from portspec.inventory import Resolution, Resolver, Rostered, Target
     from portspec.inventory.discovery import SourceStats
+    from portspec.store import Place
 
 MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
 MAX_ADDRESSES = 8  # of one name, with the same exception
@@ -77,6 +79,9 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         lines.append(_report_of_all(config))
     unresolved = sum(_is_faulty(resolution) for resolution in looked_up.values())
     not_asked = sum(target.address is None for target in known) - len(looked_up)
+    place = place_of(config)
+    lines.append(_state(place))
+    unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
     now = time.time()
     warnings = [
         *source_warnings(discovery.stats),
@@ -87,6 +92,8 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
+    if place.unread and not place.is_certain:
+        warnings.append(place.why)
     if unresolved:
         warnings.append(
             f"{unresolved:,} of {count(len(known), 'host')} would be unknown, since not every name resolves"
@@ -282,6 +289,13 @@ def _reports(audit: AuditConfig, hosts: int) -> str:
         f"reports: expected of {count(hosts, 'host')}, late after {spell_duration(audit.max_age)}, "
         f"kept for {spell_duration(audit.keep)}{more}"
     )
+
+
+def _state(place: Place) -> str:
+    """Tell where the state file is, and which exporter holds it now."""
+    if holder := present_holder(place.path):
+        return f"state file: {place.path}, held by {holder}"
+    return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which is not there yet'}"
 
 
 def _report_of_all(config: Config) -> str:

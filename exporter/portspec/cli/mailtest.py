@@ -12,6 +12,7 @@ from portspec.notify import send_each, trial_letter
 
 if TYPE_CHECKING:
     from portspec.config import Config, MailConfig
+    from portspec.notify import DeliveryError
 
 FAILED = 1
 
@@ -33,9 +34,13 @@ async def _send_all(mail: MailConfig, others: str) -> int:
         recipient: trial_letter(sender=mail.sender, recipient=recipient, now=time.time())
         for recipient in mail.recipients
     }
-    async for recipient, answer, error in send_each(mail, letters):
+
+    async def tell(recipient: str, answer: str, error: DeliveryError | None) -> None:
+        nonlocal is_taken
         is_taken = is_taken and error is None
         write(f"{recipient}: {'taken' if error is None else 'NOT taken'}: {error or answer}\n")
+
+    await send_each(mail, letters, tell)
     if mail.mode == "off":
         write(f"note: sendemail is false; nothing but this test{others} is sent\n")
     return 0 if is_taken else FAILED

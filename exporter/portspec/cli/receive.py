@@ -20,7 +20,7 @@ from portspec.config import load
 from portspec.errors import PortspecError
 from portspec.inventory import roster, targets
 from portspec.inventory.discovery import Discovery
-from portspec.store import Arrival, Outcome, deposit, note_refusal
+from portspec.store import Arrival, Outcome, deposit, note_refusal, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,10 +51,13 @@ def _receive(path: str, raw: bytes, environment: Mapping[str, str]) -> int:
     config = load(path)
     if config.audit is None:
         raise PortspecError(f"{path}: has no audit block, so no report is expected")
+    place = place_of(config)
+    if not place.is_certain:
+        raise PortspecError(place.why)  # an archive begun by a guess is one that nobody reads
     now = time.time()
     try:
         report, payload = _admit(config, read_mail(raw), now)
-        outcome = deposit(config.state, Arrival(report.host, report.day, report.at, payload), now)
+        outcome = deposit(place.path, Arrival(report.host, report.day, report.at, payload), now)
         if outcome is Outcome.OTHER:
             raise RefusedError.duplicate(report.host, report.day)
     except RefusedError as error:
@@ -62,7 +65,7 @@ def _receive(path: str, raw: bytes, environment: Mapping[str, str]) -> int:
         _log.error(
             "a report was refused", reason=error.reason, why=str(error), **known, **asdict(postmark(raw, environment))
         )
-        note_refusal(config.state, error.reason)
+        note_refusal(place.path, error.reason)
         return EX_DATAERR
     _log.info(
         "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already", host=report.host

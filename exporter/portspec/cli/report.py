@@ -21,7 +21,7 @@ from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_output
 from portspec.reports import decoded, inspect
 from portspec.snapshot import HostState, HostTable, Snapshot
-from portspec.store import Store
+from portspec.store import Store, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,10 @@ def _put(pieces: Iterable[bytes], output: str | None) -> None:
 
 
 def _store(config: Config) -> Store:
-    return Store(config.state, history=config.history)
+    place = place_of(config)
+    if place.unread and not place.is_certain:
+        raise PortspecError(place.why)
+    return Store(place.path, history=config.history)
 
 
 def _archived(store: Store, host: str, day: str | None) -> Archived:

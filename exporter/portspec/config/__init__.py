@@ -189,6 +189,7 @@ def _config(
         probe_allow=tuple(model.probe_allow),
         series_budget=model.series_budget,
         state=_state_file(Path(path), model.state, environment),
+        is_state_named=model.state is not None,
         history=model.history,
         autoreload=model.autoreload,
         trusted=trusted,

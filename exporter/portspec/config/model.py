@@ -194,7 +194,8 @@ class AuditConfig:
 class Config:
     """A whole conf.yml. `parallelscans` hosts are scanned at a time.
 
-    `state` is the path of the SQLite file, in which changes are kept for `history` seconds. `probe_allow` are the
+    `state` is the path of the SQLite file, in which changes are kept for `history` seconds; a default unless the file
+    names it (`is_state_named`), see store.place. `probe_allow` are the
     CIDRs whose addresses /probe may scan beside the hosts. Without what a mail needs there is no `mail`. `accepted` are
     the vulnerabilities among the exceptions. `trusted` are the paths of conf.yml and of the files that it names whose
     content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
@@ -212,6 +213,7 @@ class Config:
     probe_allow: tuple[str, ...] = ()
     series_budget: int = 100_000
     state: str = "portspec.db"
+    is_state_named: bool = False
     history: float = 365 * SECONDS_A_DAY
     autoreload: bool = True
     trusted: tuple[tuple[str, bool], ...] = field(default=(), compare=False)

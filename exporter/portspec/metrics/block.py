@@ -24,9 +24,6 @@ class Block:
     deflated: bytes | None = None
 
 
-EMPTY = Block(b"", b"")
-
-
 class Gzip:
     """Makes gzip files (RFC 1952) out of blocks, each of which is compressed once.
 

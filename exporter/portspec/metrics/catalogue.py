@@ -173,6 +173,11 @@ CONFIG_TIMESTAMP = Metric(
 )
 
 STORE_UP = Metric("portspec_store_up", "gauge", "1 if the state file could last be written, else 0.")
+STORE_HELD = Metric(
+    "portspec_store_held",
+    "gauge",
+    "1 while another exporter holds the state file and this one writes nothing, else 0.",
+)
 STORE_ERRORS = Metric("portspec_store_errors_total", "counter", "Failed attempts to read or write the state file.")
 STORE_PENDING = Metric(
     "portspec_store_pending", "gauge", "Scan results that wait in memory to be written to the state file."

@@ -38,6 +38,7 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         (m.PROBES_SENT, snapshot.probes_sent),
         (m.ANSWERS_DROPPED, snapshot.answers_dropped),
         (m.STORE_UP, status.store.is_up),
+        (m.STORE_HELD, status.store.is_held),
         (m.STORE_ERRORS, status.store.errors),
         (m.STORE_PENDING, status.store.pending),
         (m.STORE_DROPPED, status.store.dropped),

@@ -24,7 +24,7 @@ from portspec.names import canonical, query_name
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from portspec.config import MailConfig
 
@@ -289,26 +289,29 @@ def _short(text: str) -> str:
 
 
 async def send_each(
-    mail: MailConfig, letters: Mapping[str, bytes]
-) -> AsyncIterator[tuple[str, str, DeliveryError | None]]:
-    """Send a letter to each recipient; give what the server answered, or why it was not taken.
+    mail: MailConfig,
+    letters: Mapping[str, bytes],
+    on_outcome: Callable[[str, str, DeliveryError | None], Awaitable[None]],
+) -> None:
+    """Send a letter to each recipient, and tell of each what the server answered, or why it was not taken.
 
-    What no dialogue could be had about fails for all that are left.
+    `on_outcome` is awaited before the next letter is sent. What no dialogue could be had about fails for all that are
+    left. The connection is closed when this returns, is cancelled, or `on_outcome` raises.
     """
     left = list(letters)
     try:
         async with Session(mail) as session:
             while left:
-                recipient = left[0]
+                recipient, answer = left[0], ""
+                refusal: DeliveryError | None = None
                 try:
                     answer = await session.send(recipient, letters[recipient])
                 except DeliveryError as error:
                     if not error.is_of_mail:
                         raise
-                    yield recipient, "", error
-                else:
-                    yield recipient, answer, None
+                    refusal = error
                 left.pop(0)
+                await on_outcome(recipient, answer, refusal)
     except DeliveryError as error:
         for recipient in left:
-            yield recipient, "", error
+            await on_outcome(recipient, "", error)

@@ -5,7 +5,6 @@ The only place beside web for jinja2.
 
 from portspec.report.fleet import Need
 from portspec.report.mail import mail_report
-from portspec.report.summary import Summary, summary
 from portspec.report.writing import FORMATS, ReportSettings, write_report
 
-__all__ = ["FORMATS", "Need", "ReportSettings", "Summary", "mail_report", "summary", "write_report"]
+__all__ = ["FORMATS", "Need", "ReportSettings", "mail_report", "write_report"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.errors import printable
 from portspec.report import phrases
 from portspec.report.contents import Contents
 from portspec.report.plain import head
@@ -16,14 +15,10 @@ if TYPE_CHECKING:
 MAX_MACHINES: Final = 100  # a mail is to be read
 
 
-def mail_report(
-    snapshot: Snapshot, settings: ReportSettings, now: float, *, reportfile: str | None = None
-) -> tuple[str, str]:
-    """Give subject and body of the daily mail, as of a Unix time; `reportfile` is where the whole report is."""
+def mail_report(snapshot: Snapshot, settings: ReportSettings, now: float) -> tuple[str, str]:
+    """Give subject and body of the daily mail, as of a Unix time."""
     contents = Contents.of(snapshot, settings, now)
     lines = [*head(contents, MAX_MACHINES), "\n", f"As of {phrases.time(now)}.\n"]
-    if reportfile is not None:
-        lines.append(f"The whole report: {printable(reportfile)}\n")
     return f"PortSpec Report [{_outcome(contents)}]", "".join(lines)
 
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.audit.model import Severity, Status
-from portspec.report.fleet import Machine, Need, machines
+from portspec.report.fleet import Machine, Need
 from portspec.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from portspec.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +35,6 @@ class Summary:
     vulnerable: int
     late: int
     max_age: float
-
-
-def summary(snapshot: Snapshot, now: float, max_age: float) -> Summary:
-    """Count the machines of a snapshot at a Unix time; a report is late after `max_age` seconds."""
-    return summary_of(machines(snapshot, now, max_age), max_age)
 
 
 def summary_of(fleet: Sequence[Machine], max_age: float) -> Summary:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from portspec.store.encoding import host_key
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,6 +28,11 @@ class Entry:
     story: str | None = None
     notice: str | None = None
 
+    @property
+    def key(self) -> str:
+        """The key of its host: the same however conf.yml spells the name."""
+        return host_key(self.state.host)
+
 
 class Backlog:
     """Entries in the order they came; use it in one thread.
@@ -35,31 +42,31 @@ class Backlog:
     the others.
     """
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, dropped: int = 0) -> None:
         self.changes = 0
-        self.dropped = 0
+        self.dropped = dropped
         self._bound = bound
         self._numbers = count()
         self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._last: dict[str, int] = {}  # by host: the number of its last entry
+        self._last: dict[str, int] = {}  # by the key of a host: the number of its last entry
         self._changed: deque[int] = deque()  # the numbers of entries with changes
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, host: str) -> bool:
-        return host in self._last
+    def __contains__(self, key: str) -> bool:
+        return key in self._last
 
     def add(self, entry: Entry) -> None:
         """Append an entry, and drop the oldest changes beyond the bound, those of a whole entry at a time."""
-        host = entry.state.host
-        number = self._last.get(host)
+        key = entry.key
+        number = self._last.get(key)
         if number is not None and not entry.changes and entry.notice is None:
             self._entries[number] = replace(self._entries[number], state=entry.state, story=entry.story)
             return
         if number is not None and not self._entries[number].changes and self._entries[number].notice is None:
             del self._entries[number]
-        number = self._last[host] = next(self._numbers)
+        number = self._last[key] = next(self._numbers)
         self._entries[number] = entry
         if entry.changes:
             self._changed.append(number)
@@ -84,8 +91,8 @@ class Backlog:
             if entry.changes:
                 self._changed.popleft()
             self.changes -= len(entry.changes)
-            if self._last[entry.state.host] == number:
-                del self._last[entry.state.host]
+            if self._last[entry.key] == number:
+                del self._last[entry.key]
 
     def _drop_oldest(self) -> None:
         """Drop the oldest changes, and their entry unless it has the last state of its host, or a notice."""
@@ -93,7 +100,7 @@ class Backlog:
         entry = self._entries[number]
         self.changes -= len(entry.changes)
         self.dropped += len(entry.changes)
-        if self._last[entry.state.host] == number or entry.notice is not None:
+        if self._last[entry.key] == number or entry.notice is not None:
             self._entries[number] = replace(entry, changes=())
         else:
             del self._entries[number]

@@ -60,6 +60,20 @@ def open_for_writing(path: str, *, is_suspect: bool = False) -> sqlite3.Connecti
     return connection
 
 
+def refuse_foreign(path: str) -> None:
+    """Raise Trouble if a file is that of another program or of a newer portspec; what else is wrong comes later.
+
+    See open_for_writing() for what may not be open.
+    """
+    try:
+        _look(path)
+    except Trouble as trouble:
+        if trouble.kind in (Kind.FOREIGN, Kind.NEWER):
+            raise
+    except (OSError, ValueError):
+        pass
+
+
 def open_for_deposit(path: str) -> sqlite3.Connection:
     """Open or create the file for one transaction, beside a process that has it open; it is not checked.
 

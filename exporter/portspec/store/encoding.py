@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from portspec.config.hostname import canonical
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, Reason
 from portspec.snapshot import HostState, ScanResult
@@ -30,6 +31,14 @@ _MAX_CACHED = 1024
 
 class DocumentError(ValueError):
     """A document that does not hold a state."""
+
+
+def host_key(host: str) -> str:
+    """Return the key of a host in the file: the same however conf.yml spells it. What is no host is its own key."""
+    try:
+        return canonical(host)
+    except ValueError:
+        return host
 
 
 class Encoding:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from portspec import log
 from portspec.directories import followed
 from portspec.store import database
+from portspec.store.lock import HeldTrouble, Lock
 from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from portspec.store.lock import Holder
 
 _MAX_SET_ASIDE = 10  # files in the life of a process: a disk that garbles everything is not to be filled with them
 
@@ -25,6 +28,9 @@ class File:
 
     def __init__(self, path: str, wall_clock: Callable[[], float]) -> None:
         self.path = followed(path)  # as SQLite does for the files beside it
+    def __init__(self, path: str, wall_clock: Callable[[], float], holder: Holder) -> None:
+        self.path = _resolved(path)
+        self._lock = Lock(self.path, holder)
         self.errors = 0
         self.is_up = False
         self._wall_clock = wall_clock
@@ -41,6 +47,11 @@ class File:
         return self._trouble or Trouble(Kind.OTHER, "it was not opened yet")
 
     @property
+    def is_held(self) -> bool:
+        """True while another exporter holds it, as far as the last try told."""
+        return self._trouble is not None and self._trouble.kind is Kind.HELD
+
+    @property
     def is_open(self) -> bool:
         """True while there is a connection that writes; the next one may be to another file."""
         return self._connection is not None
@@ -48,11 +59,14 @@ class File:
     def opened(self, *, is_suspect: bool = False) -> sqlite3.Connection:
         """Give the connection that writes; if the file is suspect, a new one to a file that was checked.
 
-        Raises Trouble.
+        Raises Trouble, and OSError.
         """
         if is_suspect:
             self.close()  # for it would look at what it has in memory
         if self._connection is None:
+            with self._opening:
+                database.refuse_foreign(self.path)  # beside which nothing is made
+            self._lock.acquire()  # before the file is opened: nobody but its holder may set it aside
             with self._opening:
                 self._connection = database.open_for_writing(self.path, is_suspect=is_suspect)
                 self._identity = database.identity(self.path)
@@ -62,7 +76,9 @@ class File:
         """Raise Trouble if the name leads to another file than is open, or to none: SQLite would not notice.
 
         After a commit only the file itself counts: a -wal that was removed is written back when the file is closed.
+        The lock is looked at, too, since another exporter would get it if its file were removed.
         """
+        self._lock.acquire()
         for was, found in zip(self._identity, database.identity(self.path), strict=True):
             if was not in (None, found):
                 raise Trouble(Kind.GONE, "it was removed or replaced")
@@ -81,7 +97,9 @@ class File:
             self.close()
         if trouble.kind is Kind.CORRUPT and self._has_set_aside(trouble):
             return True
-        if trouble.kind not in self._told:
+        if isinstance(trouble, HeldTrouble):
+            self._tell_holder(trouble.holder)
+        elif trouble.kind not in self._told:
             self._told.add(trouble.kind)
             is_expected = isinstance(error, Trouble | sqlite3.Error | OSError)
             _log.error(
@@ -93,9 +111,23 @@ class File:
             )
         return trouble.kind is Kind.GONE
 
+    def _tell_holder(self, holder: Holder | None) -> None:
+        """Tell in the log which exporter holds the file, once."""
+        if Kind.HELD not in self._told:
+            self._told.add(Kind.HELD)
+            _log.error(
+                "another exporter holds the state file: scanning goes on, and nothing is written or mailed here until "
+                "that one ends",
+                file=self.path,
+                **(holder.fields if holder else {}),
+                todo=Kind.HELD.value,
+            )
+
     def succeeded(self, dropped: int = 0) -> None:
         """Take note that all was written, but for so many changes ever, and tell it in the log after a trouble."""
-        if self._told:
+        if Kind.HELD in self._told:
+            _log.info("the state file is free: it is written from now on", file=self.path)
+        elif self._told:
             _log.info("the state is written again", file=self.path, changes_dropped=dropped)
         self._told.clear()
         self._trouble = None
@@ -117,6 +149,11 @@ class File:
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
+
+    def release(self) -> None:
+        """Close it, and let another exporter have it; may be called again."""
+        self.close()
+        self._lock.release()
 
     def _leave(self) -> None:
         """Close a file that has another name now, or none: what is in its -wal belongs there, not into the next file.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.changes import Change
 from portspec.scan import PortState
+from portspec.store.encoding import host_key
 from portspec.store.schema import transaction
 
 if TYPE_CHECKING:
@@ -41,18 +42,22 @@ def write(
 ) -> None:
     """Write each host's document and story, changes, and notices of hosts, in one transaction at `now`, a Unix time.
 
+    Documents and changes get the key of their host, so that both outlive another spelling in conf.yml.
     A change's `first_seen` becomes the earliest that the log has of the same ports of the address in that state.
     """
     with transaction(connection):
         connection.executemany(_PUT_CHANGE, map(_parameters, changes))
-        connection.executemany(_PUT_STATE, ((host, document, story, now) for host, document, story in documents))
+        states = ((host_key(host), document, story, now) for host, document, story in documents)
+        connection.executemany(_PUT_STATE, states)
         connection.executemany(_PUT_NOTICE, ((now, host, notice) for host, notice in notices))
 
 
 def read_documents(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str | None]]:
-    """Give every host that is known, its document, and its story if it has one."""
+    """Give the key of every host that is known, its document, and its story if it has one."""
     story = "story" if _has_stories(connection) else "NULL"
-    yield from connection.execute(f"SELECT host, document, {story} FROM state")  # noqa: S608 - of constants
+    rows = connection.execute(f"SELECT host, document, {story} FROM state ORDER BY saved_at")  # noqa: S608 - of constants
+    for host, document, told in rows:
+        yield host_key(host), document, told  # an earlier portspec wrote hosts as conf.yml spells them
 
 
 def _has_stories(connection: sqlite3.Connection) -> bool:
@@ -71,7 +76,7 @@ def read_changes(
 ) -> tuple[tuple[int, Change], ...]:
     """Give changes with their numbers, the newest first; see Store.changes()."""
     parameters = {
-        "host": host,
+        "host": None if host is None else host_key(host),
         "since": -math.inf if since is None else since,
         "until": math.inf if until is None else until,
         "before_id": _MAX_ID if before_id is None else max(-_MAX_ID, min(before_id, _MAX_ID)),
@@ -84,7 +89,7 @@ def read_changes(
 def _parameters(change: Change) -> dict[str, Any]:
     return {
         "at": change.at,
-        "host": change.host,
+        "host": host_key(change.host),
         "address": change.address,
         "ports": change.ports,
         "was": change.before and change.before.value,

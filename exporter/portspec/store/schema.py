@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from portspec.store.encoding import host_key
 from portspec.store.trouble import Kind, Trouble
 
 if TYPE_CHECKING:
@@ -99,6 +100,17 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         # tells this file from one that is begun anew, in which the numbers of reports begin anew, too
         "INSERT INTO meta (key, value) VALUES ('archive', hex(randomblob(16)))",
     ),
+    (
+        # hosts were written as conf.yml spelled them: of two spellings of one host the later state holds
+        """DELETE FROM state WHERE rowid NOT IN (
+            SELECT number FROM (SELECT rowid AS number, max(saved_at) FROM state GROUP BY host_key(host))
+        )""",
+        "UPDATE state SET host = host_key(host) WHERE host <> host_key(host)",
+        # few hosts have millions of rows
+        """UPDATE change SET host = host_key(host) WHERE host IN (
+            SELECT host FROM (SELECT DISTINCT host FROM change) WHERE host <> host_key(host)
+        )""",
+    ),
 )
 
 #: In one statement: between two, another process may make the file.
@@ -145,6 +157,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
     """Bring a file to the present version, all steps in one transaction."""
     if verify(connection, len(migrations)) == len(migrations):
         return
+    connection.create_function("host_key", 1, host_key, deterministic=True)
     with transaction(connection):
         # looked at again, now that nobody else can be at it
         for statements in migrations[verify(connection, len(migrations)) :]:

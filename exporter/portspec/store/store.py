@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from portspec import log
 from portspec.store import archive, records
 from portspec.store.archive import Archive
-from portspec.store.encoding import DocumentError, Encoding
+from portspec.store.encoding import DocumentError, Encoding, host_key
 from portspec.store.file import File
+from portspec.store.lock import Holder
 from portspec.store.packing import PackingError
 from portspec.store.schema import verify
 from portspec.store.trouble import Kind, StoreError, Trouble
@@ -19,7 +22,7 @@ from portspec.store.writer import StoreStatus, Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from portspec.changes import Change
     from portspec.inventory import Target
@@ -39,6 +42,11 @@ class Store:
     Changes are kept for `history` seconds, reports for `report_history`. While the file cannot be written, what is put
     is kept in memory, the oldest changes being dropped beyond writer.MAX_CHANGES, and the writing is tried again every
     `retry` seconds. `wall_clock` gives Unix seconds.
+
+    open() takes the lock of the file for this process, which runs with the conf.yml at `config`, as one `shard` ("0/3")
+    of several or as the only one; close() releases it. While another process has the lock nothing is written, nothing
+    waits, and it is tried again. Once the lock is free, `on_takeover` is called in the thread that writes, with the
+    states in the file that are newer than those that were put.
     """
 
     def __init__(
@@ -49,13 +57,27 @@ class Store:
         report_history: float = REPORT_HISTORY,
         wall_clock: Callable[[], float] = time.time,
         retry: float = 10.0,
+        config: str = "",
+        shard: str = "",
+        on_takeover: Callable[[Sequence[HostState]], None] = lambda _: None,
     ) -> None:
         self._wall_clock = wall_clock
-        self._file = File(path, wall_clock)
+        holder = Holder(os.getpid(), socket.gethostname(), os.path.realpath(config), time.time(), shard)
+        self._file = File(path, wall_clock, holder)
         self._writer = Writer(
-            self._file, history=history, report_history=report_history, wall_clock=wall_clock, retry=retry
+            self._file,
+            history=history,
+            report_history=report_history,
+            wall_clock=wall_clock,
+            retry=retry,
+            on_takeover=on_takeover,
         )
         self._restored: dict[str, HostState] = {}
+
+    @property
+    def path(self) -> str:
+        """The real path of the file."""
+        return self._file.path
 
     def open(self, targets: Iterable[Target]) -> dict[str, HostState]:
         """Open or create the file, and give what it has of these targets, judged anew, by host.
@@ -73,7 +95,7 @@ class Store:
                 self._file.succeeded()
                 break
         try:
-            self._restored = self._restore({target.host: target for target in targets})
+            self._restored = self._restore(targets)
         except StoreError as error:
             if self._file.is_up:
                 self._file.errors += 1
@@ -85,7 +107,7 @@ class Store:
         """Give what is known of targets that open() was not told of: what was put, else what the file has."""
         wanted = {target.host: target for target in targets}
         try:
-            found = self._restore(wanted)
+            found = self._restore(wanted.values())
         except StoreError as error:
             self._suspect(error)
             found = {}
@@ -156,8 +178,9 @@ class Store:
     ) -> tuple[tuple[int, Change], ...]:
         """Give committed changes with their numbers, the newest first: `limit` at most, of all hosts or one.
 
-        since ≤ at < until, in Unix seconds. `before_id` turns the page: the last number of the one before. Callable
-        from any thread; raises StoreError when the file cannot be read.
+        Their `host` is the key of the host, however conf.yml spells it. since ≤ at < until, in Unix seconds.
+        `before_id` turns the page: the last number of the one before. Callable from any thread; raises StoreError when
+        the file cannot be read.
         """
         try:
             with self._file.reading() as connection:
@@ -219,20 +242,21 @@ class Store:
         with self._file.reading() as connection:
             yield connection if verify(connection) >= archive.VERSION else None
 
-    def _restore(self, targets: dict[str, Target]) -> dict[str, HostState]:
-        """Read the states of targets, leaving out those that cannot be read. Raises StoreError."""
+    def _restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
+        """Read the states of targets by host, leaving out those that cannot be read. Raises StoreError."""
+        wanted = {host_key(target.host): target for target in targets}
         encoding, now = Encoding(), self._wall_clock()
         found: dict[str, HostState] = {}
         unreadable: dict[str, DocumentError] = {}
         with self._file.reading() as connection:
-            for host, document, story in records.read_documents(connection):
-                if target := targets.get(host):
+            for key, document, story in records.read_documents(connection):
+                if target := wanted.get(key):
                     if story is not None:
-                        self._writer.restore_story(host, story)
+                        self._writer.restore_story(key, story)
                     try:
-                        found[host] = encoding.decode(document, target, now)
+                        found[target.host] = encoding.decode(document, target, now)
                     except DocumentError as error:
-                        unreadable[host] = error
+                        unreadable[target.host] = error
         if unreadable:
             self._file.errors += len(unreadable)
             host, first = next(iter(unreadable.items()))

@@ -20,6 +20,7 @@ class Kind(enum.Enum):
     FULL = "free space on its file system, or raise the quota"
     NOT_WRITABLE = _RIGHTS
     LOCKED = "end the process that holds it open and locked (`fuser FILE` names it)"
+    HELD = "end one of the two exporters, or name another file as `state` in the conf.yml of one"
     CORRUPT = "look for a failing disk in the log of the system"
     FOREIGN = "name another file as `state` in conf.yml, or move this one away"
     NEWER = "run a portspec as new as the one that wrote it, or move the file away"

@@ -7,21 +7,21 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from portspec import log
-from portspec.changes import changes
+from portspec.changes import Change, changes
+from portspec.snapshot import HostState
 from portspec.store import history, records
 from portspec.store.backlog import Backlog, Entry
-from portspec.store.encoding import Encoding
+from portspec.store.encoding import DocumentError, Encoding, host_key
 from portspec.store.schema import transaction
 from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from portspec.snapshot import HostState
     from portspec.store.file import File
 
     Job = Callable[[sqlite3.Connection], Any]
@@ -39,8 +39,9 @@ _log = log.get("store")
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    """A host's states before and after a scan, what its recipients were told so far, and what they are to be told."""
+    """A host's key, its states before and after a scan, what its recipients were told, and what they are to be told."""
 
+    key: str
     before: HostState
     after: HostState
     story: str | None
@@ -51,22 +52,32 @@ class _Put:
 class StoreStatus:
     """How the store does: `errors` counts failures, `dropped` changes that are lost.
 
-    `pending` is how many scans wait to be written, several of one host that changed nothing counting once.
+    `pending` is how many scans wait to be written, several of one host that changed nothing counting once. While
+    another exporter holds the file, `is_held`, nothing waits: it is that one's to write.
     """
 
     is_up: bool
     errors: int
     pending: int
     dropped: int
+    is_held: bool = False
 
 
 class Writer:
     """Writes to a file in a thread of its own. The public methods are for any thread."""
 
     def __init__(
-        self, file: File, *, history: float, report_history: float, wall_clock: Callable[[], float], retry: float
+        self,
+        file: File,
+        *,
+        history: float,
+        report_history: float,
+        wall_clock: Callable[[], float],
+        retry: float,
+        on_takeover: Callable[[Sequence[HostState]], None] = lambda _: None,
     ) -> None:
         self._file = file
+        self._on_takeover = on_takeover
         self.history = history
         self.report_history = report_history
         self._wall_clock = wall_clock
@@ -75,16 +86,20 @@ class Writer:
         # Of the thread that writes alone; times are of the monotonic clock:
         self._backlog = Backlog(MAX_CHANGES)
         self._encoding = Encoding()
+        # By the key of a host:
         self._known: dict[str, HostState] = {}
         self._told: dict[str, str] = {}  # the stories of what is known
-        self._kept: frozenset[str] | None = None  # hosts; None is all
+        self._kept: frozenset[str] | None = None  # None is all
+        self._adopted: dict[str, HostState] = {}  # what another exporter wrote, until the next scan here
+        self._taken: deque[tuple[Job, Future[Any]]] = deque()  # of the jobs, those of this turn
+        self._stands_by = False  # another exporter holds the file, or held it when it was last tried
         self._next_try = 0.0
         self._next_forgetting = 0.0
         self._may_advance = False  # not by a restart
         # Shared, by the condition:
         self._condition = threading.Condition()
         self._queue: deque[_Put] = deque()
-        self._stories: dict[str, str] = {}  # as they were put last
+        self._stories: dict[str, str] = {}  # by the key of a host, as they were put last
         self._jobs: deque[tuple[Job, Future[Any]]] = deque()
         self._queued_since = 0.0
         self._put = self._settled = 0  # scans, ever; those of them that wait no longer
@@ -102,6 +117,7 @@ class Writer:
             errors=self._file.errors,
             pending=len(self._queue) + len(self._backlog),
             dropped=self._backlog.dropped + self._overflowed,
+            is_held=self._file.is_held,
         )
 
     def start(self, known: Mapping[str, HostState]) -> None:
@@ -109,7 +125,8 @@ class Writer:
 
         Raises RuntimeError when no thread can be started.
         """
-        self._known = {**known, **self._known}
+        self._known = {**{host_key(host): state for host, state in known.items()}, **self._known}
+        self._stands_by = self._file.is_held
         self._told = {host: story for host, story in self._stories.items() if host in self._known}
         self._next_try = time.monotonic() + self._retry
         thread = threading.Thread(target=self._run, name="portspec-store", daemon=True)
@@ -118,6 +135,7 @@ class Writer:
 
     def put(self, before: HostState, after: HostState, story: str | None, notice: str | None) -> None:
         """Take a host's states before and after a scan, its story and perhaps a notice; at once."""
+        key = host_key(after.host)
         with self._condition:
             if self._is_closing:
                 return
@@ -126,13 +144,13 @@ class Writer:
                 self._condition.notify_all()
             elif len(self._queue) >= MAX_PUT:
                 self._drop_oldest()
-            self._queue.append(_Put(before, after, story, notice))
+            self._queue.append(_Put(key, before, after, story, notice))
             self._put += 1
-            _note(self._stories, after.host, story)
+            _note(self._stories, key, story)
 
     def known(self, hosts: Iterable[str]) -> dict[str, HostState]:
         """Give the states of some hosts that were put and are kept."""
-        return {host: state for host in hosts if (state := self._known.get(host))}
+        return {host: state for host in hosts if (state := self._known.get(host_key(host)))}
 
     def _drop_oldest(self) -> None:
         """Drop the oldest scan that waits to be looked at, but for those with a notice."""
@@ -144,13 +162,14 @@ class Writer:
 
     def story(self, host: str) -> str | None:
         """Give what was told of a host, as it was put last or restored."""
-        return self._stories.get(host)
+        return self._stories.get(host_key(host))
 
     def restore_story(self, host: str, story: str) -> None:
         """Take up what the file has, of a host that was not put."""
+        key = host_key(host)
         with self._condition:
-            if host not in self._known:
-                self._stories.setdefault(host, story)
+            if key not in self._known:
+                self._stories.setdefault(key, story)
 
     def perform(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Have the thread do something in a transaction, after what was put so far, and wait for it.
@@ -159,7 +178,7 @@ class Writer:
         """
         future: Future[T] = Future()
         with self._condition:
-            if self._is_closing or self._thread is None:
+            if self._is_closing or self._has_ended or self._thread is None:
                 raise StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed"))
             self._jobs.append((job, future))
             self._condition.notify_all()
@@ -167,8 +186,9 @@ class Writer:
 
     def keep(self, hosts: Iterable[str]) -> None:
         """Keep the states of these hosts only, from when the others are written."""
+        kept = frozenset(map(host_key, hosts))
         with self._condition:
-            self._kept = frozenset(hosts)
+            self._kept = kept
 
     def flush(self, timeout: float) -> bool:
         """Try at once to write what was put so far, for `timeout` seconds at most; tell whether it is committed."""
@@ -203,18 +223,36 @@ class Writer:
             _log.error("the state file does not answer: what waits to be written is lost", file=self._file.path)
 
     def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            queue, jobs, put, asked, is_last = self._wait()
+        try:
+            while not self._turn():
+                pass
+            self._tell_lost()
+        finally:
+            self._end()
+
+    def _turn(self) -> bool:
+        """Wait for something to do and do it; return whether it was the last. No error ends the thread."""
+        queue, jobs, put, asked, is_last = self._wait()
+        self._taken = jobs
+        is_written = False
+        try:
             self._absorb(queue)
             is_written = self._is_time(is_asked=asked > self._answered, is_last=is_last) and self._try()
-            with self._condition:
-                if is_written:
-                    self._settled = put
-                self._answered = asked
-                self._condition.notify_all()
-            for job, future in jobs:
-                self._perform(job, future)
+        except Exception:  # noqa: BLE001 - others wait for this thread
+            _log.exception("the thread that writes the state failed, and goes on", file=self._file.path)
+            self._file.is_up = False
+            self._next_try = time.monotonic() + self._retry
+        with self._condition:
+            if is_written:
+                self._settled = put
+            self._answered = asked
+            self._condition.notify_all()
+        for job, future in jobs:
+            self._perform(job, future)
+        self._taken = deque()
+        return is_last
+
+    def _tell_lost(self) -> None:
         if self._backlog:
             _log.error(
                 "the state could not be written before the end: it is lost",
@@ -222,11 +260,19 @@ class Writer:
                 hosts=len(self._backlog),
                 changes=self._backlog.changes,
             )
-        self._file.close()
+
+    def _end(self) -> None:
+        """Let go of the file, and of everybody who waits."""
         self._file.is_up = False
-        with self._condition:
-            self._has_ended = True
-            self._condition.notify_all()
+        try:
+            self._file.release()
+        finally:
+            with self._condition:
+                self._has_ended = True
+                jobs, self._jobs = (*self._taken, *self._jobs), deque()
+                self._condition.notify_all()
+            for future in (future for _, future in jobs if not future.done()):
+                future.set_exception(StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed")))
 
     def _wait(self) -> tuple[deque[_Put], deque[tuple[Job, Future[Any]]], int, int, bool]:
         """Wait for something to do.
@@ -261,22 +307,24 @@ class Writer:
             self._file.failed(error)
             self._next_try = time.monotonic() + self._retry
             future.set_exception(StoreError(self._file.path, trouble_of(error)))
-        except Exception as error:  # noqa: BLE001 - of the one who asked
+        except BaseException as error:  # noqa: BLE001 - of the one who asked, who waits for it
             future.set_exception(error)
         else:
             future.set_result(result)
 
-    def _absorb(self, queue: deque[_Put]) -> None:
+    def _absorb(self, queue: Iterable[_Put]) -> None:
         for put in queue:
             after = put.after
-            try:
-                found = tuple(changes(put.before, after))
-            except Exception:  # noqa: BLE001 - one host's must not keep the others' from being written
-                _log.exception("what changed cannot be told, and is not in the log", host=after.host)
-                found = ()
-            self._known[after.host] = after
-            _note(self._told, after.host, put.story)
-            self._backlog.add(Entry(after, found, put.story, put.notice))
+            if self._stands_by:  # what changed, and whom to tell, is found out by what the other one wrote in the end
+                self._known[put.key] = after
+                continue
+            theirs = self._adopted.get(put.key)
+            if theirs is not None and _is_newer(theirs, after):
+                continue  # the other one has seen more
+            before = self._adopted.pop(put.key, put.before)
+            self._known[put.key] = after
+            _note(self._told, put.key, put.story)
+            self._backlog.add(Entry(after, _changes(before, after), put.story, put.notice))
 
     def _is_time(self, *, is_asked: bool, is_last: bool) -> bool:
         if is_last:
@@ -289,7 +337,9 @@ class Writer:
             try:
                 self._write()
             except Exception as error:  # noqa: BLE001 - told in the log, and tried again
-                if not self._file.failed(error):
+                is_to_be_tried = self._file.failed(error)
+                self._stands_by = self._stands_by or self._file.is_held
+                if not is_to_be_tried:
                     break
             else:
                 self._file.succeeded(self.status.dropped)
@@ -307,12 +357,14 @@ class Writer:
         is_suspect, self._is_suspect = self._is_suspect, False
         is_another = is_suspect or not self._file.is_open
         connection = self._file.opened(is_suspect=is_suspect)
-        if is_another:
+        if self._stands_by:
+            self._take_over(connection)
+        elif is_another:
             if not connection.execute("SELECT EXISTS (SELECT 1 FROM state)").fetchone()[0]:
                 self._forget_stories()  # the mails that were to tell them are gone: they are told anew
-            for state in self._known.values():
-                if state.host not in self._backlog:
-                    self._backlog.add(Entry(state, story=self._told.get(state.host)))
+            for key, state in self._known.items():
+                if key not in self._backlog:
+                    self._backlog.add(Entry(state, story=self._told.get(key)))
         self._file.verify_place()
         while batch := self._backlog.batch(_BATCH_ENTRIES, _BATCH_CHANGES):
             found = [change for entry in batch for change in entry.changes]
@@ -332,6 +384,41 @@ class Writer:
             if not is_more:
                 self._next_forgetting = time.monotonic() + history.EVERY
 
+    def _take_over(self, connection: sqlite3.Connection) -> None:
+        """Go on from what another exporter wrote: its states, and what it told the recipients of mails.
+
+        Of a host that was scanned here later, what changed since its scan is written. What waited here is dropped: the
+        other one has written the same, and sent the same mails.
+        """
+        filed = {host_key(host): (document, story) for host, document, story in records.read_documents(connection)}
+        with self._condition:
+            self._absorb(self._queue)
+            self._queue.clear()
+            self._stories = {key: story for key, (_, story) in filed.items() if story is not None}
+        self._told = {key: self._stories[key] for key in self._known if key in self._stories}
+        self._backlog = Backlog(MAX_CHANGES, self._backlog.dropped)
+        self._adopted = {}
+        for key, state in self._known.items():
+            theirs = self._filed(filed.get(key), state)
+            if _is_newer(theirs, state):
+                self._adopted[key] = theirs
+            else:
+                last_change = max(filter(None, (state.last_change, theirs.last_change)), default=None)
+                merged = replace(state, last_change=last_change)
+                self._backlog.add(Entry(merged, _changes(theirs, merged), self._told.get(key)))
+        self._known |= self._adopted
+        self._stands_by = False
+        self._on_takeover(tuple(self._adopted.values()))
+
+    def _filed(self, row: tuple[str, str | None] | None, state: HostState) -> HostState:
+        """Read the state of a host in the file; that before a first scan if there is none."""
+        if row is not None:
+            try:
+                return self._encoding.decode(row[0], state.target, self._wall_clock())
+            except DocumentError as error:
+                _log.error("a state in the file cannot be read", host=state.host, why=str(error))
+        return HostState(state.target)
+
     def _forget_stories(self) -> None:
         self._told.clear()
         with self._condition:
@@ -340,7 +427,7 @@ class Writer:
     def _documents(self, batch: Sequence[Entry]) -> list[tuple[str, str, str | None]]:
         """Give the document of each host's last state, and its story."""
         documents = []
-        for entry in {entry.state.host: entry for entry in batch}.values():
+        for entry in {entry.key: entry for entry in batch}.values():
             host = entry.state.host
             try:
                 documents.append((host, self._encoding.encode(entry.state), entry.story))
@@ -349,8 +436,22 @@ class Writer:
         return documents
 
 
-def _note(stories: dict[str, str], host: str, story: str | None) -> None:
+def _note(stories: dict[str, str], key: str, story: str | None) -> None:
     if story is None:
-        stories.pop(host, None)
+        stories.pop(key, None)
     else:
-        stories[host] = story
+        stories[key] = story
+
+
+def _changes(before: HostState, after: HostState) -> tuple[Change, ...]:
+    try:
+        return tuple(changes(before, after))
+    except Exception:  # noqa: BLE001 - one host's must not keep the others' from being written
+        _log.exception("what changed cannot be told, and is not in the log", host=after.host)
+        return ()
+
+
+def _is_newer(one: HostState, other: HostState) -> bool:
+    """Tell whether a state knows of a later scan than another, be it of one that reached a verdict."""
+    pairs = ((one.latest, other.latest), (one.conclusive, other.conclusive))
+    return any(a is not None and (b is None or a.finished_at > b.finished_at) for a, b in pairs)

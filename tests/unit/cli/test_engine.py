@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import pty
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from portspec.scan.pacing import Pacer
 from portspec.scan.syn import privileges
 from tests.requirements import forbidden, missing
 from tests.unit.capabilities import AS_DOCKER, AS_SYSTEMD, fields, need_raw_sockets, of_threads, setpriv, unprivileged
+from tests.unit.cli.limited import NUMBERS
 from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, Server, environment, run
 from tests.unit.scan.loopback import eventually, listeners, own_address, ports_of
 
@@ -264,3 +266,15 @@ def test_exporter_listens_before_it_gives_up_its_capabilities(configure: Configu
         assert server.events("listening")[1]["url"] == "http://127.0.0.1:80/"
         assert server.wait_for("host scanned")["verdict"] == "in_spec"
         assert set(powers(server.process.pid)) == {(0, 0, 1)}
+
+
+def test_limit_of_open_files_that_cannot_be_raised_ends_nothing(configure: Configure) -> None:
+    """Where the system refuses that, a warning says so, and the scan is made with what there is."""
+    if platform.machine() not in NUMBERS:
+        missing("the number of prlimit64 on this machine")
+    conf = configure({own_address(): []}, scan={"engine": "connect"})
+    program = [sys.executable, "-m", "tests.unit.cli.limited"]
+    done = run("scan", "-c", conf, "-j", "--log.level", "warning", cwd=ROOT, program=program)
+    (warning,) = [json.loads(line) for line in done.err.splitlines() if "limit of open files" in line]
+    assert (warning["level"], warning["limit"]) == ("warning", 256)
+    assert done.code == 0, done

@@ -75,7 +75,7 @@ def archived(conf: str, host: str = WEB) -> bytes | None:
 @pytest.fixture
 def conf(configure: Configure) -> str:
     """Give a configuration by which two hosts have to report."""
-    return configure({"127.0.0.1": []}, audit=AUDIT)
+    return configure({"127.0.0.1": []}, audit=AUDIT, state="portspec.db")
 
 
 def test_good_mail_is_0_and_silent(conf: str) -> None:
@@ -97,7 +97,7 @@ def test_good_mail_is_told_to_who_asks(conf: str) -> None:
 def test_report_of_the_passphrase_before_is_taken(configure: Configure) -> None:
     """During a change-over either key is good by mail, too."""
     before = "a passphrase from before"
-    conf = configure({"127.0.0.1": []}, audit=AUDIT | {"previous_passphrase": before})
+    conf = configure({"127.0.0.1": []}, audit=AUDIT | {"previous_passphrase": before}, state="portspec.db")
     assert receive("-c", conf, mail=mail(signed(today(), WEB, before))).code == KEPT
 
 
@@ -284,7 +284,8 @@ def test_crash_is_75(
 
 def discovering(configure: Configure, *sources: Mapping[str, Any], kind: str = "file_sd") -> str:
     """Configure sources of discovery."""
-    return configure({"127.0.0.1": []}, audit={"passphrase": PASSPHRASE}, discovery={kind: list(sources)})
+    audit = {"passphrase": PASSPHRASE}
+    return configure({"127.0.0.1": []}, audit=audit, discovery={kind: list(sources)}, state="portspec.db")
 
 
 def test_host_that_a_source_names_may_report(configure: Configure, tmp_path: Path) -> None:
@@ -326,5 +327,5 @@ def test_source_that_puts_nobody_on_the_roster_is_not_asked(configure: Configure
 def test_host_of_conf_yml_needs_no_source(configure: Configure) -> None:
     """While a source is down, hosts that conf.yml names report as ever."""
     source = {"file_sd": [{"files": ["none.json"], "audit": True}]}
-    conf = configure({"127.0.0.1": []}, audit=AUDIT, discovery=source)
+    conf = configure({"127.0.0.1": []}, audit=AUDIT, discovery=source, state="portspec.db")
     assert receive("-c", conf, mail=mail(signed(today()))).code == KEPT

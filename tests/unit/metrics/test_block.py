@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec import snapshot as snapshot_module
-from portspec.metrics.block import EMPTY, Block, Gzip
+from portspec.metrics.block import Block, Gzip
 from tests.requirements import missing
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
@@ -51,7 +51,8 @@ def test_empty_blocks_make_gzip_files(texts: list[bytes]) -> None:
     """Blocks without text, and no blocks at all, are no trouble, also where nothing was compressed before."""
     plain = b"".join(texts)
     assert is_one_member(b"".join(Gzip().file([Block(text) for text in texts])), plain)
-    assert is_one_member(b"".join(Gzip().file([EMPTY, *(Block(text) for text in texts), EMPTY])), plain)
+    blocks = [Block(text) for text in (b"", *texts, b"")]
+    assert is_one_member(b"".join(Gzip().file(blocks)), plain)
 
 
 def test_block_is_compressed_once() -> None:

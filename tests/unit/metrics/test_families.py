@@ -193,6 +193,7 @@ def test_exporter_tells_of_itself() -> None:
         "portspec_config_last_reload_successful 1.0",
         'portspec_shard_info{shard="1",shards="3"} 1.0',
         "portspec_store_up 1.0",
+        "portspec_store_held 0.0",
         "portspec_store_errors_total 2.0",
         "portspec_store_pending 3.0",
         "portspec_store_changes_dropped_total 4.0",

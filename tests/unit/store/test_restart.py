@@ -3,9 +3,14 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import stat
+import tempfile
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from portspec.config import PortException
 from portspec.ports import ALL_PORTS, PortSet
@@ -17,8 +22,6 @@ from tests.unit.factories import NOW, result, seen, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.store.scenes import Logs
 
 
@@ -34,6 +37,33 @@ def test_states_are_there_after_a_restart_with_their_times(path: Path) -> None:
         assert restored == {host.host: dataclasses.replace(host, judged_at=NOW) for host in (web, db)}
         assert restored["web1"].last_change == NOW - 60
         assert restored["db1"].verdict is Verdict.UNKNOWN
+
+
+@given(
+    spellings=st.lists(st.text("Ww", min_size=3, max_size=3), min_size=2, max_size=2),
+    dots=st.tuples(*2 * [st.sampled_from(["", "."])]),
+)
+@settings(max_examples=15, deadline=None)
+def test_host_is_the_same_however_it_is_spelled(spellings: list[str], dots: tuple[str, str]) -> None:
+    """State, story, last change and change log are found by any spelling of the name, in the file and in memory."""
+    before, after = (target(f"{name}.example.org{dot}") for name, dot in zip(spellings, dots, strict=True))
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "portspec.db"
+        with opened(path, [before]) as (store, _):
+            state = scan(store, scan(store, HostState(before), 22, at=NOW - 9), 22, 80, at=NOW - 5)
+            store.put(state, state, "told")
+            commit(store)
+            store.keep([after.host])
+            assert store.restore([after])[after.host].latest == state.latest
+        with opened(path, [after]) as (store, restored):
+            assert (restored[after.host].last_change, restored[after.host].target) == (NOW - 5, after)
+            assert store.story(after.host) == store.story(before.host) == "told"
+            assert [change.ports for _, change in store.changes(host=after.host)] == ["80", "22"]
+            scan(store, restored[after.host], 22, 80)
+            commit(store)
+            assert len(store.changes()) == 2
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT host FROM state").fetchall() == [("www.example.org",)]
 
 
 def test_state_is_judged_by_the_configuration_of_the_day(path: Path) -> None:
@@ -74,18 +104,21 @@ def test_document_that_cannot_be_read_is_left_out_and_told(path: Path, logs: Log
 
 
 def test_file_is_for_its_owner_alone(path: Path) -> None:
-    """The file and what SQLite makes beside it hold a map of the network: mode 0600."""
+    """The file, what SQLite makes beside it and its lock hold a map of the network: mode 0600."""
     with opened(path):
         files = list(path.parent.iterdir())
-        assert {file.name for file in files} == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
+        assert {file.name for file in files} == {
+            path.name,
+            *(f"{path.name}{suffix}" for suffix in ("-wal", "-shm", ".lock")),
+        }
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_closed_store_is_one_file(path: Path) -> None:
-    """After close() everything is in the file itself."""
+    """After close() everything is in the file itself; its lock stays, and says who held it last."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) == {path, path.with_name("portspec.db.lock")}
 
 
 def test_host_with_every_port_open_is_small(path: Path) -> None:

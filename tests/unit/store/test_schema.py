@@ -45,6 +45,23 @@ def test_older_file_is_brought_to_the_present_version(path: Path) -> None:
     assert pragma(path, "user_version") == len(NEXT)
 
 
+def test_hosts_of_an_older_file_get_their_keys(path: Path) -> None:
+    """Hosts were written as conf.yml spelled them; of two spellings the later state holds, and the log is one."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.migrate(connection, MIGRATIONS[:3])
+        for host, saved_at in (("WWW.Example.org", 2.0), ("www.example.org.", 1.0), ("2001:DB8::1", 3.0), ("a b", 4.0)):
+            connection.execute("INSERT INTO state VALUES (?, ?, ?, NULL)", (host, saved_at, f"of {saved_at:g}"))
+            row = (saved_at, host, "192.0.2.1", "22", "open", saved_at)
+            connection.execute(
+                "INSERT INTO change (at, host, address, ports, became, first_seen) VALUES (?, ?, ?, ?, ?, ?)", row
+            )
+        schema.migrate(connection)
+        states = connection.execute("SELECT host, document FROM state ORDER BY saved_at").fetchall()
+        assert states == [("www.example.org", "of 2"), ("2001:db8::1", "of 3"), ("a b", "of 4")]
+        hosts = connection.execute("SELECT host FROM change ORDER BY id").fetchall()
+        assert [host for (host,) in hosts] == ["www.example.org", "www.example.org", "2001:db8::1", "a b"]
+
+
 def test_migration_that_fails_changes_nothing(path: Path) -> None:
     """All steps are one transaction."""
     with opened(path):
@@ -86,6 +103,7 @@ def test_file_of_a_newer_portspec_is_not_touched(path: Path, logs: Logs) -> None
         pass
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    path.with_name("portspec.db.lock").unlink()
     refused(path, logs, "a newer portspec wrote it")
 
 
