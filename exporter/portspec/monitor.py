@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.clock import SystemClock
 from portspec.document import timestamp
-from portspec.lapse import are_others, is_outdated, next_end, outdated
+from portspec.expiry import LONGEST_LOOK_AWAY, watch
+from portspec.lapse import are_others, is_outdated
 from portspec.limit import Limit
 from portspec.looks import Looks
 from portspec.ports import PortSet
@@ -22,7 +24,7 @@ from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portspec.clock import Clock
     from portspec.examine import Examiner
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["JITTER", "LONGEST_LOOK_AWAY", "MAX_JITTER", "Monitor", "SystemClock"]
 
 _LONGEST_PORTS = 200  # characters
-_AT_ONCE = 100  # hosts judged before the event loop may go on
-LONGEST_LOOK_AWAY = 30.0  # seconds between two looks at the wall clock, which may be set at any time
 
 _log = log.get("monitor")
 
@@ -121,7 +121,7 @@ class Monitor:
             async with asyncio.TaskGroup() as self._tasks:
                 self._regroup()
                 self._tasks.create_task(self._looks.run())
-                self._watcher = self._tasks.create_task(self._watch_exceptions())
+                self._watch_exceptions(self._tasks)
         finally:
             self._tasks = None
 
@@ -146,7 +146,7 @@ class Monitor:
         self.snapshot = self.snapshot.with_targets(targets, self._wall_clock(), restored or {})
         if examiner:
             self._examiner = examiner
-        new = [target for target in targets if _is_scanned_otherwise(target, old.get(target.host))]
+        new = [target for target in targets if target.is_scanned_otherwise(old.get(target.host))]
         fresh = {target.host for target in new}
         gone = old.keys() - self._targets.keys()
         for host in gone | fresh:
@@ -162,9 +162,8 @@ class Monitor:
         for host, state in before.items():
             if host in stay:  # of the latter the scan that is about to begin tells
                 self._go_on(state, self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
-        if self._tasks and self._watcher:
-            self._watcher.cancel()
-            self._watcher = self._tasks.create_task(self._watch_exceptions())
+        if self._tasks:
+            self._watch_exceptions(self._tasks)
             self._begin([target for target in new if target.config.interval not in begun])
 
     def _give_up(self, host: str) -> None:
@@ -289,7 +288,7 @@ class Monitor:
         """Tell whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
         host = target.host
         is_waiting = host in self._busy and host not in self._running
-        return is_waiting and not _is_scanned_otherwise(target, self._targets.get(host))
+        return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
 
     async def _scan(
         self, target: Target, on_shared: Callable[[], object] = lambda: None, *, is_fresh: bool = False
@@ -393,30 +392,20 @@ class Monitor:
             _log.debug("host is looked at again before its next round", host=state.host, next_scan=timestamp(next_scan))
         return replace(state, next_scan=next_scan)
 
-    async def _watch_exceptions(self) -> None:
-        """Judge hosts anew when an exception lapses: its deviations count from then on, not from the next scan."""
-        while True:
-            now = self._wall_clock()
-            await self._judge_outdated(now)
-            end = next_end(self._with_exceptions(), now)
-            await self._clock.sleep(min(max(end - now, 0.0), LONGEST_LOOK_AWAY))
+    def _watch_exceptions(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to watch the exceptions that there are now."""
+        if self._watcher:
+            self._watcher.cancel()
+        watching = watch(self._states, self._judge, self._clock, self._wall_clock)
+        self._watcher = tasks.create_task(watching)
 
-    def _with_exceptions(self) -> list[HostState]:
-        """Give the states of the hosts that were scanned and that an exception is about."""
-        every = (state for states in self.snapshot.hosts.chunks for state in states)
-        return [state for state in every if state.exceptions and state.latest]
+    def _states(self) -> Iterator[HostState]:
+        return chain.from_iterable(self.snapshot.hosts.chunks)
 
-    async def _judge_outdated(self, now: float) -> None:
-        """Judge the hosts anew one of whose exceptions has ended, or is in force again since the clock was set back."""
-        found = [state.host for state in outdated(self._with_exceptions(), now)]
-        for number, host in enumerate(found, 1):
-            before = self.snapshot.hosts.get(host)
-            if before and is_outdated(before, now):
-                self._take(before, before.judged(before.target, now), None)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
-        if found:
-            _log.info("exceptions ended: hosts judged anew", hosts=len(found), first=found[0])
+    def _judge(self, host: str, now: float) -> None:
+        before = self.snapshot.hosts.get(host)
+        if before and is_outdated(before, now):
+            self._take(before, before.judged(before.target, now), None)
 
     def _note_overrun(self, interval: float, late: int) -> None:
         self.snapshot = replace(self.snapshot, overruns=self.snapshot.overruns + 1)
@@ -426,12 +415,3 @@ class Monitor:
             interval_seconds=interval,
             hosts_left_out=late,
         )
-
-
-def _is_scanned_otherwise(target: Target, old: Target | None) -> bool:
-    """Tell whether a target needs another scan than the one it is compared with."""
-    return old is None or (target.address, target.config.ports, target.config.specification) != (
-        old.address,
-        old.config.ports,
-        old.config.specification,
-    )
