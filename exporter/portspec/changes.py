@@ -34,13 +34,13 @@ class Change:
 
 
 def changes(before: HostState, after: HostState) -> Iterator[Change]:
-    """Give what the latest conclusive scan of a host changed: ports that opened, ports that were open, expected ports.
+    """Give what the latest conclusive look at a host changed: ports that opened, ports that were open, expected ports.
 
     Closed ports that become filtered, or the other way round, are no change unless they are expected. Only what both
     scans could see is compared; of an address that is new, the open ports are told. `first_seen` is `at`.
     """
     new = after.conclusive
-    if new is None or (before.conclusive and before.conclusive.finished_at == new.finished_at):
+    if new is None or (before.conclusive and before.conclusive.seen_at == new.seen_at):
         return
     earlier = {item.address: item for item in before.conclusive.addresses} if before.conclusive else {}
     expected = after.target.config.specification.expect
@@ -50,7 +50,7 @@ def changes(before: HostState, after: HostState) -> Iterator[Change]:
             found = _changed(None if old is None or old.failure else old, item, expected)
             for (was, is_now), ports in found.items():
                 for spelled in _spell(ports):
-                    yield Change(new.finished_at, after.host, item.address, spelled, was, is_now, new.finished_at)
+                    yield Change(new.seen_at, after.host, item.address, spelled, was, is_now, new.seen_at)
 
 
 def _changed(

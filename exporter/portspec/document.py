@@ -42,7 +42,9 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
     """Give the JSON object of a host; ports are strings, sorted by number.
 
     `verdict` and `reason` are those of the latest scan, the rest is as of the latest conclusive one
-    (of the latest at all while there was none). `audit` is null for a host that need not report.
+    (of the latest at all while there was none). `next_scan` is when the host, or what deviates of it, is looked
+    at next; null before its first scan, and where nobody scans it again. `audit` is null for a host that need not
+    report.
     """
     latest = state.latest
     shown = state.conclusive or latest
@@ -59,6 +61,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
         "last_scan": timestamp(shown.finished_at) if shown else None,
         "duration_seconds": round(shown.duration, 6) if shown else None,
         "last_change": timestamp(state.last_change),
+        "next_scan": timestamp(state.next_scan),
         "audit": None if audit is None else audit_document(audit, expose(state, audit)),
     }
 
@@ -77,6 +80,7 @@ def unscanned_document(audit: AuditState) -> dict[str, Any]:
         "last_scan": None,
         "duration_seconds": None,
         "last_change": None,
+        "next_scan": None,
         "audit": audit_document(audit, expose(None, audit)),
     }
 

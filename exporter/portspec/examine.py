@@ -21,7 +21,7 @@ from portspec.threads import in_daemon_thread
 from portspec.verdict import Kind, Verdict, excepted_ports, judge, missing, unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
@@ -114,6 +114,62 @@ class Examiner:
         say("host scanned", host=target.host, **summary)
         return result
 
+    async def recheck(self, target: Target, result: ScanResult) -> tuple[AddressObservation, ...] | None:
+        """Look again at the ports that deviate in a result; give its addresses with what was seen of them now.
+
+        What could not be seen stays as it was, and so does an address that answers nothing, since its silence tells
+        nothing of its ports. None if only a scan of all ports can tell: the name leads to other addresses than
+        those of the result, or an address answers which was silent then. A fault is logged and changes nothing.
+        """
+        try:
+            return await self._recheck(target, result)
+        except Exception:  # noqa: BLE001 - one host must not end the scans of the others
+            _log.exception("recheck crashed", host=target.host)
+            return result.addresses
+
+    async def _recheck(self, target: Target, result: ScanResult) -> tuple[AddressObservation, ...] | None:
+        present: Collection[str] = (target.address,) if target.address else ()
+        if not present:
+            resolution = await self._resolver.resolve(target.host)
+            present = resolution.addresses
+            if resolution.failure is None and set(present) != {item.address for item in result.addresses}:
+                return None
+        found: dict[str, list[int]] = {}
+        for deviation in result.judgement.deviations:
+            found.setdefault(deviation.address, []).append(deviation.port)
+        asked = {
+            item.address: PortSet.of(found[item.address])
+            for item in result.addresses
+            if item.address in found and item.address in present
+        }
+        if not asked:
+            return result.addresses
+        with contextlib.closing(Place(self._parallel)) as place:
+            return await self._ask_again(target.config.specification, result.addresses, asked, place)
+
+    async def _ask_again(
+        self,
+        specification: Specification,
+        seen: tuple[AddressObservation, ...],
+        asked: Mapping[str, PortSet],
+        place: Place,
+    ) -> tuple[AddressObservation, ...] | None:
+        """Ask for some ports of some addresses; see recheck()."""
+        known = specification.expect | specification.allow
+        job = ScanJob((), NO_PORTS, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
+        again, _ = await self._look_again(job, place, seen, asked)
+        if any(item.address in again and again[item.address].answered and not item.answered for item in seen):
+            return None
+        if self._confirmer:
+            # Of the ports that go along only the known ones are asked by connecting, as one that must answer.
+            heard = tuple(replace(item, open=item.open & (asked[item.address] | known)) for item in again.values())
+            confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard)
+            again = {item.address: item for item in confirmed}
+        return tuple(
+            _rechecked(item, asked[item.address], again[item.address]) if item.address in again else item
+            for item in seen
+        )
+
     async def _examine(
         self,
         target: Target,
@@ -178,6 +234,19 @@ class Examiner:
             for item in seen
             if not item.failure
         }
+        again, duration = await self._look_again(job, place, seen, asked)
+        merged = tuple(
+            _merged(item, asked[item.address], again[item.address]) if item.address in again else item for item in seen
+        )
+        return merged, duration
+
+    async def _look_again(
+        self, job: ScanJob, place: Place, seen: Iterable[AddressObservation], asked: Mapping[str, PortSet]
+    ) -> tuple[dict[str, AddressObservation], float]:
+        """Ask for some ports of some addresses once more, and for others that have answered.
+
+        Gives what is seen, by address, and the seconds it took.
+        """
         jobs = [
             replace(job, addresses=(item.address,), ports=ports | _answering(item, ports))
             for item in seen
@@ -185,10 +254,7 @@ class Examiner:
         ]
         answers = await _all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
-        merged = tuple(
-            _merged(item, asked[item.address], again[item.address]) if item.address in again else item for item in seen
-        )
-        return merged, max((answer.duration for answer in answers), default=0.0)
+        return again, max((answer.duration for answer in answers), default=0.0)
 
     async def _confirm(
         self,
@@ -255,9 +321,19 @@ def _merged(item: AddressObservation, ports: PortSet, again: AddressObservation)
         item,
         open=(item.open - ports) | (again.open & ports),
         filtered=(item.filtered - ports) | silent,
+        unconfirmed=(item.unconfirmed - ports) | (again.unconfirmed & ports),
         answered=item.answered or again.answered,
         rtt=min(times, default=None),
     )
+
+
+def _rechecked(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
+    """Put the newer state of some ports in the place of the older if it is another one, and the address answered."""
+    if again.failure or not again.answered:
+        return item
+    merged = _merged(item, ports, again)
+    is_same = (merged.open, merged.filtered, merged.unconfirmed) == (item.open, item.filtered, item.unconfirmed)
+    return item if is_same else merged
 
 
 def _questions(item: AddressObservation, known: PortSet, job: ScanJob) -> Iterator[ScanJob]:

@@ -3,61 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from portspec import log
+from portspec.clock import SystemClock
+from portspec.document import timestamp
+from portspec.expiry import LONGEST_LOOK_AWAY, watch
+from portspec.lapse import are_others, is_outdated
 from portspec.limit import Limit
+from portspec.looks import Looks
+from portspec.ports import PortSet
+from portspec.schedule import JITTER, MAX_JITTER, Look, jitter
 from portspec.snapshot import HostState, HostTable, Snapshot
+from portspec.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from portspec.clock import Clock
     from portspec.examine import Examiner
     from portspec.inventory import Target
 
-JITTER = 0.1  # of the interval: hosts of one round do not all start in one moment
-MAX_JITTER = 60.0  # seconds
-_AT_ONCE = 100  # hosts judged before the event loop may go on
-LONGEST_LOOK_AWAY = 30.0  # seconds between two looks at the wall clock, which may be set at any time
+__all__ = ["JITTER", "LONGEST_LOOK_AWAY", "MAX_JITTER", "Monitor", "SystemClock"]
+
+_LONGEST_PORTS = 200  # characters
 
 _log = log.get("monitor")
 
 
-class Clock(Protocol):
-    """A monotonic clock that one can wait on; tests drive their own."""
-
-    def now(self) -> float:
-        """Give the time in seconds, from no particular beginning."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait so long."""
-        ...
-
-
-class SystemClock:
-    """The monotonic clock of the system: it does not jump when somebody sets the time."""
-
-    def now(self) -> float:
-        """Give time.monotonic()."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait on the event loop."""
-        await asyncio.sleep(seconds)
-
-
 @dataclass(slots=True)
 class _Group:
-    """The hosts of one interval: those of a round begin together."""
+    """The hosts of one interval: those of a round begin together, the next one at `next_at` by the clock."""
 
     interval: float
+    next_at: float
     hosts: dict[str, Target] = field(default_factory=dict)
     keeper: asyncio.Task[None] | None = None
 
@@ -86,15 +72,19 @@ class Monitor:
     At most `places` hosts with a name are in progress, those being resolved included, and as many with an address;
     hosts that wait for the scan of another host with the same address are not counted.
 
+    Between the rounds a host that could not be seen is scanned again after a pause that grows, and ports that deviate
+    are looked at again every `recheck` seconds (0: never), in places of their own; see schedule.pauses().
+
     `restored` are states from before the start. `on_state` is told of each host's state before and after a scan.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - half of them are what tests replace
         self,
         targets: Sequence[Target],
         examiner: Examiner,
         *,
         places: int = 128,
+        recheck: float = 0.0,
         restored: Mapping[str, HostState] | None = None,
         on_state: Callable[[HostState, HostState], object] = lambda *_: None,
         clock: Clock | None = None,
@@ -109,21 +99,30 @@ class Monitor:
         self._clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._looks = Looks(
+            self._begin_look,
+            lambda: self._ended.update([None]),
+            places=places,
+            recheck=recheck,
+            clock=self._clock,
+            rng=self._rng,
+        )
         self._name_places, self._address_places = Limit(places), Limit(places)
         self._groups: dict[float, _Group] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._busy: dict[str, float | None] = {}  # the interval whose round scans it; None beside the rounds
         self._ended: Counter[float | None] = Counter()  # rounds, by interval
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._rechecking: dict[str, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
-        self._judged_at = wall_clock()
 
     async def run(self) -> None:
         """Scan until cancelled."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._regroup()
-                self._watcher = self._tasks.create_task(self._watch_exceptions())
+                self._tasks.create_task(self._looks.run())
+                self._watch_exceptions(self._tasks)
         finally:
             self._tasks = None
 
@@ -133,9 +132,10 @@ class Monitor:
         examiner: Examiner | None = None,
         *,
         places: int | None = None,
+        recheck: float | None = None,
         restored: Mapping[str, HostState] | None = None,
     ) -> None:
-        """Go on with other targets, and with another examiner and other places if given.
+        """Go on with other targets, and with another examiner, other places and another `recheck` if given.
 
         `restored` are states of new targets, from before. Hosts that are gone, or are to be scanned otherwise, stop
         being scanned; those to be scanned otherwise and those that are new are scanned at once; all others keep their
@@ -145,26 +145,26 @@ class Monitor:
         self._targets = {target.host: target for target in targets}
         before = self.snapshot.hosts
         self.snapshot = self.snapshot.with_targets(targets, self._wall_clock(), restored or {})
-        for host, state in before.items():
-            after = self.snapshot.hosts.get(host)
-            is_scanned_anew = after is not None and _is_scanned_otherwise(after.target, old.get(host))
-            if after is not None and after.conclusive is not state.conclusive and not is_scanned_anew:
-                self._on_state(state, after)  # of the others the scan that is about to begin tells
         if examiner:
             self._examiner = examiner
-        if places:
-            self._name_places.most = self._address_places.most = places
-        new = [target for target in targets if _is_scanned_otherwise(target, old.get(target.host))]
+        new = [target for target in targets if target.is_scanned_otherwise(old.get(target.host))]
         fresh = {target.host for target in new}
         gone = old.keys() - self._targets.keys()
         for host in gone | fresh:
-            self._busy.pop(host, None)
-            if scan := self._running.pop(host, None):
-                scan.cancel()
-        if self._tasks and self._watcher:
-            self._watcher.cancel()
-            self._watcher = self._tasks.create_task(self._watch_exceptions())
-            begun = self._regroup()
+            self._give_up(host)
+        if places:
+            self._name_places.most = self._address_places.most = places
+            self._looks.set_places(places)
+        begun = self._regroup()
+        is_recheck_new = recheck not in (None, self._looks.recheck)
+        if recheck is not None:
+            self._looks.recheck = recheck
+        stay = before.keys() - gone - fresh
+        for host, state in before.items():
+            if host in stay:  # of the latter the scan that is about to begin tells
+                self._go_on(state, self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
+        if self._tasks:
+            self._watch_exceptions(self._tasks)
             self._begin([target for target in new if target.config.interval not in begun])
 
     def adopt(self, states: Iterable[HostState]) -> None:
@@ -173,11 +173,27 @@ class Monitor:
             if before := self.snapshot.hosts.get(state.host):
                 after = state.under(before.target, self._wall_clock())
                 self.snapshot = self.snapshot.with_state(after)
+    def _give_up(self, host: str) -> None:
+        """Scan a host no longer, or not as it was begun."""
+        self._busy.pop(host, None)
+        self._looks.forget(host)
+        for running in (self._running, self._rechecking):
+            if task := running.pop(host, None):
+                task.cancel()
+
+    def _go_on(self, before: HostState, after: HostState, *, is_recheck_new: bool) -> None:
+        """Tell of a host that is judged otherwise now, and plan its looks anew where they come at other times."""
+        done = Look.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
+        if after.conclusive is not before.conclusive:
+            self._take(before, after, done)
+        elif done or after.target.config.interval != before.target.config.interval:
+            self._store(self._planned(after, done))
 
     @property
     def under_way(self) -> Mapping[float | None, int]:
-        """The intervals of which a round is under way, None for scans beside the rounds; how many have ended before."""
-        return {interval: self._ended[interval] for interval in set(self._busy.values())}
+        """The intervals of which a round is under way, None for looks beside the rounds; how many have ended before."""
+        beside = {None} if self._looks.is_under_way else set()
+        return {interval: self._ended[interval] for interval in beside | set(self._busy.values())}
 
     def scan_now(self, host: str) -> bool:
         """Start a scan of a host, KeyError if there is none of that name; False if one is on its way already."""
@@ -193,7 +209,8 @@ class Monitor:
             group.hosts = {}
         for target in self._targets.values():
             interval = target.config.interval
-            self._groups.setdefault(interval, _Group(interval)).hosts[target.host] = target
+            group = self._groups.setdefault(interval, _Group(interval, self._clock.now()))
+            group.hosts[target.host] = target
         begun = set()
         for interval, group in list(self._groups.items()):
             if not group.hosts:
@@ -214,11 +231,12 @@ class Monitor:
             if late := sum(self._busy.get(host) == interval for host in group.hosts):
                 self._note_overrun(interval, late)
             self._rng.shuffle(due)
-            widest = min(interval * JITTER, MAX_JITTER) if number else 0.0
+            widest = jitter(interval) if number else 0.0
             self._begin(due, widest, interval)
             # After a pause of the whole machine the missed rounds are not made up for.
             number = max(number, int((self._clock.now() - begin) / interval)) + 1
-            await self._clock.sleep(begin + number * interval - self._clock.now())
+            group.next_at = begin + number * interval
+            await self._clock.sleep(group.next_at - self._clock.now())
 
     def _begin(self, due: Sequence[Target], widest: float = 0.0, interval: float | None = None) -> None:
         """Begin to scan targets over the next `widest` seconds: a round of an interval, or some of them beside it."""
@@ -241,11 +259,14 @@ class Monitor:
         self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)
         states = [state for target in due if (state := self.snapshot.hosts.get(target.host))]
         verdicts = Counter(state.verdict.value for state in states)
+        soon = self._looks.next_at
+        after = None if soon is None else self._wall_clock() + max(soon - self._clock.now(), 0.0)
         _log.info(
             "round finished",
             interval_seconds=interval,
             hosts=len(states),
             **{name: verdicts[name] for name in ("in_spec", "out_of_spec", "unknown")},
+            **({"looked_at_again": self._looks.planned, "next_look": timestamp(after)} if after else {}),
             duration_seconds=round(self._clock.now() - started, 3),
         )
 
@@ -262,7 +283,9 @@ class Monitor:
             await places.acquire()
             place = _Place(places)
             if self._is_due(target):
-                scan = scans.create_task(self._scan(target, place, is_fresh=interval is None))
+                if recheck := self._rechecking.pop(target.host, None):
+                    recheck.cancel()  # the scan looks at these ports, too
+                scan = scans.create_task(self._scan(target, place.release, is_fresh=interval is None))
                 self._running[target.host] = scan
                 scan.add_done_callback(partial(self._end_scan, target.host, place))
             else:
@@ -272,19 +295,95 @@ class Monitor:
         """Tell whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
         host = target.host
         is_waiting = host in self._busy and host not in self._running
-        return is_waiting and not _is_scanned_otherwise(target, self._targets.get(host))
+        return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
 
-    async def _scan(self, target: Target, place: _Place, *, is_fresh: bool) -> None:
+    async def _scan(
+        self, target: Target, on_shared: Callable[[], object] = lambda: None, *, is_fresh: bool = False
+    ) -> None:
         host = target.host
         result = await self._examiner.examine(
-            target, self.snapshot.hosts[host].conclusive, is_fresh=is_fresh, on_shared=place.release
+            target, self.snapshot.hosts[host].conclusive, is_fresh=is_fresh, on_shared=on_shared
         )
         before = self.snapshot.hosts[host]
-        if before.target != target or self._has_lapsed(target, result.finished_at):
-            result = result.judged(before.target, self._wall_clock())
-        self.snapshot = self.snapshot.after(
-            host,
-            result,
+        judged_at = result.finished_at
+        if before.target != target or are_others(before.exceptions, judged_at, self._wall_clock()):
+            judged_at = self._wall_clock()
+            result = result.judged(before.target, judged_at)
+        self._looks.note(host, result)
+        self._count()
+        self._take(before, before.after(result, judged_at), Look.SCAN)
+
+    async def _recheck(self, target: Target) -> None:
+        """Look again at the ports of a host that deviate; where that does not suffice, have it scanned."""
+        host = target.host
+        known = self.snapshot.hosts[host].conclusive
+        if known is None:
+            return
+        addresses = await self._examiner.recheck(target, known)
+        self._count(rechecks=1)
+        if addresses is None:
+            self._looks.put(target, Look.SCAN, 0.0)
+            return
+        before = self.snapshot.hosts[host]
+        after = before.after_recheck(addresses, self._wall_clock())
+        if after is before:
+            self._store(self._planned(after, Look.RECHECK))
+        else:
+            self._take(before, after, Look.RECHECK)
+            mended = PortSet.of(item.port for item in set(before.deviations) - set(after.deviations))
+            _log.info(
+                "deviating ports looked at again",
+                host=host,
+                verdict=after.verdict.value,
+                no_longer_so=str(mended)[:_LONGEST_PORTS],
+                deviations=len(after.deviations),
+            )
+
+    def _begin_look(self, host: str, look: Look, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+        """Begin a look beside the rounds; None if the host is being scanned, or is about to be."""
+        target = self._targets[host]
+        if look is Look.RECHECK:
+            if host in self._running:
+                return None
+            task = self._rechecking[host] = tasks.create_task(self._recheck(target))
+            task.add_done_callback(partial(self._forget, self._rechecking, host))
+            return task
+        if host in self._busy:
+            return None
+        if recheck := self._rechecking.pop(host, None):
+            recheck.cancel()
+        self._busy[host] = None
+        self._count(retries=1)
+        task = self._running[host] = tasks.create_task(self._scan(target))
+        task.add_done_callback(partial(self._forget, self._running, host))
+        return task
+
+    def _end_scan(self, host: str, place: _Place, scan: asyncio.Task[None]) -> None:
+        """Make room for the next; called for a scan that was cancelled before it began, too."""
+        place.release()
+        self._forget(self._running, host, scan)
+
+    def _forget(self, running: dict[str, asyncio.Task[None]], host: str, task: asyncio.Task[None]) -> None:
+        if running.get(host) is task:
+            del running[host]
+            if running is self._running:
+                self._busy.pop(host, None)
+
+    def _take(self, before: HostState, after: HostState, done: Look | None) -> None:
+        """Go on with another state of a host, after a look of that kind, or none; tell of it."""
+        after = self._planned(after, done)
+        self._store(after)
+        self._on_state(before, after)
+
+    def _store(self, state: HostState) -> None:
+        if state is not self.snapshot.hosts[state.host]:
+            self.snapshot = self.snapshot.with_state(state)
+
+    def _count(self, *, retries: int = 0, rechecks: int = 0) -> None:
+        self.snapshot = replace(
+            self.snapshot,
+            retries=self.snapshot.retries + retries,
+            rechecks=self.snapshot.rechecks + rechecks,
             probes_sent=self._examiner.probes_sent,
             answers_dropped=self._examiner.answers_dropped,
         )
@@ -293,46 +392,31 @@ class Monitor:
             _log.info("verdict changed", host=host, before=before.verdict.value, after=after.verdict.value)
         self._on_state(before, after)
 
-    def _has_lapsed(self, target: Target, judged_at: float) -> bool:
-        """Tell whether an exception has ended since a result was judged."""
-        return bool(target.exceptions) and any(
-            judged_at < item.until <= self._wall_clock() for item in target.exceptions
-        )
+    def _planned(self, state: HostState, done: Look | None) -> HostState:
+        """Plan the looks at a host before its next round, after one of a kind or none; gives the state that tells."""
+        if state.latest is None:
+            return state
+        again_at = self._looks.plan(state, done)
+        at = min(self._groups[state.target.config.interval].next_at, again_at)
+        next_scan = self._wall_clock() + at - self._clock.now()
+        if at == again_at:
+            _log.debug("host is looked at again before its next round", host=state.host, next_scan=timestamp(next_scan))
+        return replace(state, next_scan=next_scan)
 
-    def _end_scan(self, host: str, place: _Place, scan: asyncio.Task[None]) -> None:
-        """Make room for the next; called for a scan that was cancelled before it began, too."""
-        place.release()
-        if self._running.get(host) is scan:
-            del self._running[host]
-            self._busy.pop(host, None)
+    def _watch_exceptions(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to watch the exceptions that there are now."""
+        if self._watcher:
+            self._watcher.cancel()
+        watching = watch(self._states, self._judge, self._clock, self._wall_clock)
+        self._watcher = tasks.create_task(watching)
 
-    async def _watch_exceptions(self) -> None:
-        """Judge hosts anew when an exception lapses: its deviations count from then on, not from the next scan."""
-        while True:
-            since, now = self._judged_at, self._wall_clock()
-            self._judged_at = now
-            await self._judge_lapsed(since, now)
-            ends = [item.until for target in self._targets.values() for item in target.exceptions if now < item.until]
-            await self._clock.sleep(min(max(min(ends, default=math.inf) - now, 0.0), LONGEST_LOOK_AWAY))
+    def _states(self) -> Iterator[HostState]:
+        return chain.from_iterable(self.snapshot.hosts.chunks)
 
-    async def _judge_lapsed(self, since: float, now: float) -> None:
-        """Judge the hosts anew one of whose exceptions has ended, or is in force again since the clock was set back."""
-        earlier, later = sorted((since, now))
-        lapsed = [
-            target.host
-            for target in self._targets.values()
-            if any(earlier < item.until <= later for item in target.exceptions)
-        ]
-        for number, host in enumerate(lapsed, 1):
-            if before := self.snapshot.hosts.get(host):
-                after = before.judged(before.target, now)
-                if after is not before:
-                    self.snapshot = self.snapshot.with_state(after)
-                    self._on_state(before, after)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
-        if lapsed:
-            _log.info("exceptions ended: hosts judged anew", hosts=len(lapsed), first=lapsed[0])
+    def _judge(self, host: str, now: float) -> None:
+        before = self.snapshot.hosts.get(host)
+        if before and is_outdated(before, now):
+            self._take(before, before.judged(before.target, now), None)
 
     def _note_overrun(self, interval: float, late: int) -> None:
         self.snapshot = replace(self.snapshot, overruns=self.snapshot.overruns + 1)
@@ -342,12 +426,3 @@ class Monitor:
             interval_seconds=interval,
             hosts_left_out=late,
         )
-
-
-def _is_scanned_otherwise(target: Target, old: Target | None) -> bool:
-    """Tell whether a target needs another scan than the one it is compared with."""
-    return old is None or (target.address, target.config.ports, target.config.specification) != (
-        old.address,
-        old.config.ports,
-        old.config.specification,
-    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -23,6 +22,8 @@ from portspec.audit.model import Audit, Status
 from portspec.audit.report import read_payload
 from portspec.audit.state import AuditState, Inspection
 from portspec.names import canonical
+from portspec.config.hostname import canonical
+from portspec.lapse import outdated
 from portspec.posting import Posting
 from portspec.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive
@@ -78,8 +79,6 @@ class Reports:
         self._wall_clock = wall_clock
         self._roster: Mapping[str, Rostered] = {}
         self._states: dict[str, AuditState] = {}  # by canonical name
-        self._ends: list[float] = []  # of exceptions, in Unix seconds
-        self._lapsed = 0  # of these, as the states know
         self._is_restored = True
         self.audits: HostTable[AuditState] = HostTable()
         self.unread = 0
@@ -100,8 +99,6 @@ class Reports:
         self._states = {
             name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
         }
-        self._ends = sorted({item.until for entry in roster.values() for item in entry.exceptions})
-        self._lapsed = bisect_right(self._ends, now)
         self._is_restored = len(roster) - len(self._states) <= MAX_READ  # so few are read as fast
         self._tabulate()
         self._has_news.set()
@@ -270,13 +267,14 @@ class Reports:
         return self._wall_clock() + MAX_AHEAD
 
     def _judge_again(self) -> None:
-        """Judge all hosts anew if an exception has lapsed."""
+        """Judge hosts anew one of whose exceptions has ended, or is in force again since the clock was set back."""
         now = self._wall_clock()
-        lapsed = bisect_right(self._ends, now)
-        if lapsed != self._lapsed:
-            self._lapsed = lapsed
-            self._states = {name: state.judged(now) for name, state in self._states.items()}
+        if found := {state.host for state in outdated(self._states.values(), now)}:
+            self._states = {
+                name: state.judged(now) if state.host in found else state for name, state in self._states.items()
+            }
             self._tabulate()
+            _log.info("exceptions ended: reports judged anew", hosts=len(found), first=min(found))
 
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state

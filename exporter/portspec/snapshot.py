@@ -9,14 +9,16 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from portspec.lapse import is_outdated
 from portspec.ports import PortSet
 from portspec.scan import Reason
-from portspec.verdict import Deviation, Judgement, Verdict, excepted_ports, in_force, judge
+from portspec.verdict import Deviation, Judgement, Verdict, excepted_ports, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from portspec.audit.state import AuditState
+    from portspec.config import PortException
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
 
@@ -25,12 +27,22 @@ _CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """One finished scan of a host; `finished_at` in Unix seconds, `duration` in seconds."""
+    """One finished scan of a host; `finished_at` in Unix seconds, `duration` in seconds.
+
+    If ports that deviated were looked at again since then, `rechecked_at` is when that last changed what is known of
+    them, in Unix seconds; the two others stay those of the scan of all ports.
+    """
 
     addresses: tuple[AddressObservation, ...]
     judgement: Judgement
     finished_at: float
     duration: float = 0.0
+    rechecked_at: float | None = None
+
+    @property
+    def seen_at(self) -> float:
+        """When what it tells was last seen to be so, in Unix seconds."""
+        return self.finished_at if self.rechecked_at is None else self.rechecked_at
 
     @property
     def open_ports(self) -> PortSet:
@@ -65,6 +77,15 @@ class ScanResult:
         judgement = replace(self.judgement, deviations=deviations, excepted=excepted)
         return replace(self, addresses=tuple(addresses.values()), judgement=judgement)
 
+    def with_newer(self, addresses: Iterable[AddressObservation], at: float) -> ScanResult:
+        """Put newer observations, of a Unix time, in the place of those of the same addresses; judge it afterwards.
+
+        Where an address could not be seen it stays so: a look at some of its ports tells nothing of the others.
+        """
+        newer = {item.address: item for item in addresses}
+        merged = tuple(item if item.failure else newer.get(item.address, item) for item in self.addresses)
+        return replace(self, addresses=merged, rechecked_at=at)
+
     def judged(self, target: Target, now: float) -> ScanResult:
         """Judge what was observed by the specification of `target`, and its exceptions at `now`, in Unix seconds."""
         judgement = judge(
@@ -81,7 +102,8 @@ class HostState:
     """What is known of a host: its latest scan, and the latest that reached a verdict.
 
     `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
-    `judged_at` is the time whose exceptions the judgements know, in Unix seconds.
+    `judged_at` is the time whose exceptions the judgements know, in Unix seconds. `next_scan` is when the host, or what
+    deviates of it, is looked at next, in Unix seconds; None while nobody knows.
     """
 
     target: Target
@@ -89,11 +111,17 @@ class HostState:
     conclusive: ScanResult | None = None
     last_change: float | None = None
     judged_at: float = math.inf
+    next_scan: float | None = None
 
     @property
     def host(self) -> str:
         """The name in conf.yml: the label `host`."""
         return self.target.host
+
+    @property
+    def exceptions(self) -> tuple[PortException, ...]:
+        """The exceptions that are about it, in force or not."""
+        return self.target.exceptions
 
     @property
     def verdict(self) -> Verdict:
@@ -122,7 +150,7 @@ class HostState:
             promoted = replace(self, target=target, conclusive=conclusive).after(latest)
             return replace(promoted, judged_at=now)
         is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
-        if is_same and in_force(target.exceptions, now) == in_force(target.exceptions, self.judged_at):
+        if is_same and not is_outdated(self, now):
             return self
         return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now)
 
@@ -135,19 +163,45 @@ class HostState:
             return replace(self, target=target)
         return self.judged(target, now)
 
-    def after(self, result: ScanResult) -> HostState:
-        """Give the state once a scan has finished."""
+    def after(self, result: ScanResult, judged_at: float | None = None) -> HostState:
+        """Give the state once a scan has finished, its result judged at a Unix time (by default when it finished).
+
+        What is kept from earlier scans is brought to that time.
+        """
+        at = result.finished_at if judged_at is None else judged_at
+        known = self.judged(self.target, at) if is_outdated(self, at) else self
         if not result.judgement.conclusive:
-            return replace(self, latest=result, judged_at=result.finished_at)
-        conclusive = result if self.conclusive is None else result.completed_by(self.conclusive)
-        changed = self.conclusive is not None and _has_changed(self.conclusive, conclusive)
+            return replace(known, latest=result, judged_at=at)
+        conclusive = result if known.conclusive is None else result.completed_by(known.conclusive)
+        changed = known.conclusive is not None and _has_changed(known.conclusive, conclusive)
         return replace(
-            self,
+            known,
             latest=result,
             conclusive=conclusive,
-            last_change=result.finished_at if changed else self.last_change,
-            judged_at=result.finished_at,
+            last_change=result.finished_at if changed else known.last_change,
+            judged_at=at,
         )
+
+    def after_recheck(self, addresses: Sequence[AddressObservation], now: float) -> HostState:
+        """Give the state once ports that deviated were looked at again; `now` in Unix seconds.
+
+        `addresses` are those of the latest conclusive scan, with what was seen now. The same object if that is nothing
+        new. Times of the scan stay; a host of which an address could not be seen is unknown without a deviation.
+        """
+        if self.conclusive is None or self.latest is None or tuple(addresses) == self.conclusive.addresses:
+            return self
+        conclusive = self.conclusive.with_newer(addresses, now).judged(self.target, now)
+        latest = (
+            conclusive
+            if self.latest is self.conclusive
+            else self.latest.with_newer(addresses, now).judged(self.target, now)
+        )
+        if not latest.judgement.conclusive:
+            known = self.judged(self.target, now) if is_outdated(self, now) else self
+            return replace(known, latest=latest, judged_at=now)
+        changed = _has_changed(self.conclusive, conclusive)
+        last_change = now if changed else self.last_change
+        return replace(self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now)
 
 
 def _has_changed(before: ScanResult, after: ScanResult) -> bool:
@@ -235,6 +289,8 @@ class Snapshot:
     audits: HostTable[AuditState] = field(default_factory=HostTable)
     rounds: int = 0
     overruns: int = 0
+    retries: int = 0
+    rechecks: int = 0
     probes_sent: int = 0
     answers_dropped: int = 0
 

@@ -73,9 +73,16 @@ def server(network: Lab, tmp_path: Path) -> Iterator[MailServer]:
 
 def configure(path: Path, server: MailServer, **keys: Any) -> Path:
     """Write a conf.yml that scans the host all the time and mails all recipients; keys that are None are left out."""
-    mail = {"sendemail": True, "fromemail": SENDER, "alertemail": list(RECIPIENTS), **server.keys(), **keys}
+    mail = {
+        "interval": INTERVAL,
+        "sendemail": True,
+        "fromemail": SENDER,
+        "alertemail": list(RECIPIENTS),
+        **server.keys(),
+        **keys,
+    }
     given = {name: value for name, value in mail.items() if value is not None}
-    return write(path, {HOST: [EXPECTED]}, scanports=[EXPECTED, PORT, OTHER], interval=INTERVAL, **given)
+    return write(path, {HOST: [EXPECTED]}, scanports=[EXPECTED, PORT, OTHER], **given)
 
 
 class Service:
@@ -216,6 +223,24 @@ def test_each_change_is_one_mail_to_each_recipient(network: Lab, server: MailSer
         assert page["portspec_mails_given_up_total"] == {"": 0.0}
         assert sum(page["portspec_mails_failed_total"].values()) == 0
     assert only_says_hello(server.clear)
+
+
+def test_end_of_a_deviation_is_mailed_though_the_host_is_scanned_once_a_day(
+    network: Lab, server: MailServer, tmp_path: Path
+) -> None:
+    """An open port is closed, and the mail that says so comes within `recheck`, long before the next scan."""
+    network.open_port(ADDRESS, PORT)
+    conf = configure(tmp_path / "conf.yml", server, interval="1d", recheck="2s")
+    with serving(network, conf, tmp_path / "log") as service:
+        check(wait_for_mails(server, 3))
+        network.close_port(ADDRESS, PORT)
+        closed = wait_for_mails(server, 6)
+        check(closed)
+        for mail in closed:
+            assert f"{HOST} is in specification again." in mail.text
+            assert f"{ADDRESS}  {PORT}" in mail.text.partition("No longer so:\n")[2].splitlines()[0]
+        assert service.value("portspec_scan_rounds_total") == 1
+        assert service.value("portspec_rechecks_total") >= 1
 
 
 def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.lab.program import PROGRAM, configure
@@ -11,7 +12,6 @@ from tests.lab.truth import HostTruth, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.lab.network import Lab
 
@@ -19,6 +19,7 @@ WEB: Final = "198.18.3.1"
 DB: Final = "2001:db8:18::3"
 GONE: Final = "198.18.3.2"
 PATIENCE: Final = 30.0
+RULES: Final = Path(__file__).parents[2] / "alert_rules/portspec.rules.yml"
 
 # The namespace is the test's own, so that ports in it are free.
 PROMETHEUS: Final = "127.0.0.1:9090"
@@ -118,6 +119,46 @@ def test_a_real_prometheus_sees_the_verdicts(lab: Lab, tmp_path: Path) -> None:
     prometheus.terminate()
     exporter.terminate()
     assert exporter.wait(timeout=5) == 0
+
+
+def test_alert_of_a_port_that_closed_ends_though_hosts_are_scanned_once_a_day(lab: Lab, tmp_path: Path) -> None:
+    """The alert ends within `recheck` of the moment at which the port is closed, and the last scan stays the last."""
+    lab.apply([HostTruth("web.lab", (WEB,), {(WEB, 80): State.OPEN, (WEB, 1000): State.OPEN})])
+    conf = configure(tmp_path, {WEB: [80]}, ["1-1024"], interval="1d", recheck="2s")
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "scrape_configs": [{"job_name": "portspec", "static_configs": [{"targets": [PORTSPEC]}]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
+    with (tmp_path / "log").open("w") as log:
+        programs = [
+            lab.popen([*PROGRAM, "-c", str(conf), "--web.listen-address", PORTSPEC], stdout=log, stderr=log),
+            lab.popen(
+                [
+                    "prometheus",
+                    f"--config.file={tmp_path / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+                    f"--web.listen-address={PROMETHEUS}",
+                ],
+                stdout=log,
+                stderr=log,
+            ),
+        ]
+    try:
+        alerts = 'ALERTS{alertname="PortspecUnexpectedPortOpen",alertstate="firing",port="1000"}'
+        eventually(lambda: query(lab, alerts), {WEB: 1.0})
+        scanned_at = query(lab, "port_last_scan_timestamp_seconds")
+        lab.close_port(WEB, 1000)
+        eventually(lambda: query(lab, alerts), {})
+        eventually(lambda: query(lab, "port_out_of_spec"), {WEB: 0.0})
+        assert query(lab, 'port_open{port="80"}') == {WEB: 1.0}
+        assert query(lab, "port_last_scan_timestamp_seconds") == scanned_at
+        assert query(lab, "port_last_change_timestamp_seconds")[WEB] > scanned_at[WEB]
+    finally:
+        for program in programs:
+            program.terminate()
+            program.wait(timeout=10)
 
 
 def test_the_page_shows_every_host(lab: Lab, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_change_has_host_and_time() -> None:
     assert list(changes(before, after)) == [Change(LATER, "web1", ADDRESS, "80", CLOSED, OPEN, LATER)]
 
 
+def test_change_that_a_recheck_saw_is_of_its_time() -> None:
+    """A port that was found closed between two scans is told then, and once."""
+    before = HostState(WEB).after(result(WEB, seen(is_open=[80])))
+    after = before.after_recheck([seen()], LATER)
+    assert list(changes(before, after)) == [Change(LATER, "web1", ADDRESS, "80", OPEN, CLOSED, LATER)]
+    assert list(changes(after, after.after(result(WEB, seen(), at=LATER + 60)))) == []
+
+
 def test_first_scan_tells_the_open_ports() -> None:
     """Of a host that was never seen the open ports are told, not what is closed, expected or not."""
     assert between(result(WEB, seen(is_open=[80, 443]))) == [

@@ -967,3 +967,80 @@ def test_a_scan_that_finds_what_the_last_one_found_is_logged_at_debug() -> None:
         bad = asyncio.run(one.examine(other, more))
         asyncio.run(one.examine(other, bad))
     assert [entry["log_level"] for entry in logs] == ["info", "debug", "info", "warning", "warning"]
+def rechecked(
+    of: Target, first: Script, second: Script, *, confirmed: tuple[Script, Script] | None = None
+) -> tuple[tuple[AddressObservation, ...], tuple[AddressObservation, ...] | None, list[ScanJob], list[ScanJob]]:
+    """Examine a host, and look again at what deviates; gives what was seen, before and after, and the jobs of that."""
+    engine, confirmer = (
+        ScriptedEngine(in_turn(first, second)),
+        ScriptedEngine(in_turn(*confirmed) if confirmed else None),
+    )
+    one = examiner(engine, confirmer=confirmer if confirmed else None)
+
+    async def scenario() -> tuple[ScanResult, tuple[AddressObservation, ...] | None]:
+        before = await one.examine(of)
+        return before, await one.recheck(of, before)
+
+    before, after = asyncio.run(scenario())
+    return before.addresses, after, engine.jobs[1:], confirmer.jobs[1:]
+
+
+SYN_FOUND = target(expect=[22], scan=[80, 443, 8080], address=V4)
+
+
+def test_recheck_connects_to_what_answers_a_syn() -> None:
+    """A port that was confirmed by connecting still deviates only if it still takes a connection."""
+    both = shows(22, 80)
+    before, after, (asked,), (connected,) = rechecked(SYN_FOUND, both, both, confirmed=(both, both))
+    assert after == before
+    assert asked.ports == PortSet.of([22, 80, 443, 8080])
+    assert connected.ports == PortSet.of([22, 80])  # an expected port for control
+    before, after, _, _ = rechecked(SYN_FOUND, both, both, confirmed=(both, shows(22)))
+    assert before[0].accepting == PortSet.of([22, 80])
+    assert after is not None
+    assert (after[0].open, after[0].accepting) == (PortSet.of([22, 80]), PortSet.of([22]))
+
+
+def test_recheck_from_which_no_connection_comes_about_changes_nothing() -> None:
+    """Where not even an expected port takes a connection from here nothing is concluded of the others."""
+    both = shows(22, 80)
+    before, after, _, connected = rechecked(SYN_FOUND, both, both, confirmed=(both, shows(silent=True)))
+    assert after == before
+    assert len(connected) == 1
+
+
+def test_recheck_leaves_ports_alone_that_take_no_connection() -> None:
+    """Of thousands of ports that somebody on the way answers for none is connected to again for the sake of one."""
+    of = target(expect=[22], scan=range(1000, 3000), address=V4)
+    every = shows(22, *range(1000, 3000))
+    _, after, (asked,), (connected,) = rechecked(of, every, every, confirmed=(shows(22, 2000), shows(22)))
+    assert after is not None
+    assert after[0].accepting == PortSet.of([22])
+    assert len(asked.ports) <= 65
+    assert connected.ports == PortSet.of([22, 2000])
+
+
+def test_recheck_takes_no_port_along_that_changed_but_did_not_deviate() -> None:
+    """Ports that go along for control stay as the scan found them: a look claims nothing of other ports."""
+    before, after, _, _ = rechecked(SYN_FOUND, shows(22, 80), shows(443))
+    assert after is not None
+    assert (before[0].open, after[0].open) == (PortSet.of([22, 80]), PortSet.of([22]))
+
+
+def test_recheck_that_is_cancelled_frees_its_place() -> None:
+    """Who gives up a look ends its jobs, and the next host takes its place."""
+    engine = ScriptedEngine()
+
+    async def scenario() -> None:
+        one = examiner(engine, parallel=1)
+        given_up = asyncio.create_task(one.recheck(SYN_FOUND, result_of(SYN_FOUND, seen(V4, is_open=[22, 80]))))
+        await settle()
+        following = asyncio.create_task(one.examine(target(expect=[22], address=V6)))
+        await settle()
+        given_up.cancel()
+        await settle()
+        assert engine.futures[0].cancelled()
+        engine.finish(1, shows(22))
+        assert (await following).judgement.verdict is Verdict.IN_SPEC
+
+    asyncio.run(scenario())

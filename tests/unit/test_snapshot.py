@@ -420,3 +420,54 @@ def test_chunks_without_the_changed_host_are_the_same(count: int, changed: int) 
     for other, (old, new) in enumerate(zip(before.chunks, after.chunks, strict=True)):
         assert (old is new) == (other != number)
     assert [one.host for chunk in after.chunks for one in chunk] == list(after)
+
+
+def test_recheck_changes_what_was_seen_and_no_time_of_the_scan() -> None:
+    """A port that was closed is a change of that time; the scan stays of its own time and duration."""
+    state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80])))
+    after = state.after_recheck([seen(is_open=[22])], NOW + 900)
+    assert after.latest is after.conclusive
+    assert after.conclusive is not None
+    assert (after.verdict, after.last_change, after.judged_at) == (Verdict.IN_SPEC, NOW + 900, NOW + 900)
+    assert (after.conclusive.finished_at, after.conclusive.duration) == (NOW, 1.5)
+    assert (after.conclusive.rechecked_at, after.conclusive.seen_at) == (NOW + 900, NOW + 900)
+
+
+def test_recheck_that_saw_the_same_is_the_same_state() -> None:
+    """Nothing has to be written or told of a look that found nothing new."""
+    state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80])))
+    assert state.after_recheck([seen(is_open=[22, 80])], NOW + 900) is state
+
+
+def test_recheck_clears_no_host_of_which_an_address_was_not_seen() -> None:
+    """Without its deviation a host is unknown whose other address could not be seen, as after a scan."""
+    unseen = seen(OTHER, reason=Reason.NO_ROUTE)
+    state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80]), unseen))
+    assert state.verdict is Verdict.OUT_OF_SPEC
+    after = state.after_recheck([seen(is_open=[22]), unseen], NOW + 900)
+    assert after.verdict is Verdict.UNKNOWN
+    assert after.conclusive is state.conclusive
+
+
+def test_recheck_keeps_what_deviates_on_an_address_that_is_not_seen_now() -> None:
+    """A deviation of an address that was seen before, and not in the last scan, ends when that address shows it."""
+    state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80]), seen(OTHER, is_open=[22, 443])))
+    state = state.after(result(WEB, seen(is_open=[22, 80]), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60))
+    assert {item.port for item in state.deviations} == {80, 443}
+    after = state.after_recheck([seen(is_open=[22, 80]), seen(OTHER, is_open=[22])], NOW + 900)
+    assert {item.port for item in after.deviations} == {80}
+    assert after.latest is not None
+    assert after.latest.addresses[1].failure is not None
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_scan_brings_what_is_kept_to_its_own_time(is_seen: bool) -> None:  # noqa: FBT001
+    """An exception that ended before a scan does not count for what earlier scans found, whatever the scan saw."""
+    both = result(ACCEPTED, seen(is_open=[22]), seen(OTHER, is_open=[22, 80]))
+    state = HostState(ACCEPTED).after(both)
+    assert state.verdict is Verdict.IN_SPEC
+    first = seen(is_open=[80]) if is_seen else seen(reason=Reason.NO_ROUTE)
+    state = state.after(result(ACCEPTED, first, seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 300))
+    assert (OTHER, 80) in {(item.address, item.port) for item in state.deviations}
+    assert state.excepted == ()
+    assert state.judged_at == NOW + 300

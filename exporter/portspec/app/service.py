@@ -121,6 +121,7 @@ class Service:
             hosts.targets,
             self._engines.examiner(self._config),
             places=self._config.parallelscans + MAX_LOOKUPS,
+            recheck=self._config.recheck,
             restored=known,
             on_state=self._on_state,
         )
@@ -299,6 +300,13 @@ class Service:
         self._apply_audit(config, hosts.roster)
         self._publish(config)
         self._monitor.apply(hosts.targets, examiner, places=config.parallelscans + MAX_LOOKUPS, restored=restored)
+        self._monitor.apply(
+            hosts.targets,
+            examiner,
+            places=config.parallelscans + MAX_LOOKUPS,
+            recheck=config.recheck,
+            restored=hosts.restored,
+        )
         if discovery is not self._discovery:
             self._discovery = discovery
             self._discover()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.audit.model import Severity, Status
+from portspec.lapse import in_force, is_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,20 +88,16 @@ class AuditState:
 
     def judged(self, now: float) -> AuditState:
         """Give the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
-        is_same = self._in_force(now) == self._in_force(self.judged_at)
-        return self if is_same else replace(self, judged_at=now)
+        return replace(self, judged_at=now) if is_outdated(self, now) else self
 
     def _found(self, *, is_excepted: bool) -> tuple[Vulnerability, ...]:
         if self.inspection is None:
             return ()
         found = self.inspection.audit.vulnerabilities
-        accepted = {name for item in self._in_force(self.judged_at) for name in item.ids}
+        accepted = {name for item in in_force(self.exceptions, self.judged_at) for name in item.ids}
         if not accepted:
             return () if is_excepted else found
         return tuple(item for item in found if _is_named(item, accepted) is is_excepted)
-
-    def _in_force(self, now: float) -> tuple[VulnerabilityException, ...]:
-        return tuple(item for item in self.exceptions if now < item.until)
 
 
 def _is_named(item: Vulnerability, ids: set[str]) -> bool:

@@ -173,6 +173,7 @@ def _config(
         hosts=tuple(_host(name, host, scanports, model.interval, unite) for name, host in model.hosts.items()),
         ipv6=model.ipv6,
         parallelscans=model.parallelscans,
+        recheck=model.recheck,
         discovery=sources(model.discovery, scanports, model.interval),
         scan=ScanConfig(**model.scan.model_dump()),
         exceptions=tuple(

@@ -66,6 +66,13 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _recheck(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds != 0 and not 1 <= seconds <= 366 * 86400:
+        raise ValueError("expected a duration between 1 second and 366 days, or 0 for never")
+    return seconds
+
+
 def _timeout(value: object) -> float:
     seconds = parse_duration(value)
     if not 0.01 <= seconds <= 60:  # noqa: PLR2004 - the range is in the message
@@ -222,6 +229,7 @@ Ports = Annotated[list[_PortsItem], BeforeValidator(items), AfterValidator(_not_
 OptionalPorts = Annotated[list[_PortsItem] | None, BeforeValidator(_items_if_any), AfterValidator(_not_empty_sets)]
 Flag = Annotated[bool, BeforeValidator(flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
+Recheck = Annotated[float, BeforeValidator(_recheck)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]
 Text = Annotated[str, BeforeValidator(_text)]
 ReadableFile = Annotated[str | None, BeforeValidator(_readable)]

@@ -192,7 +192,7 @@ class AuditConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole conf.yml. `parallelscans` hosts are scanned at a time.
+    """A whole conf.yml. `parallelscans` hosts are scanned at a time, ports that deviate again every `recheck` seconds.
 
     `state` is the path of the SQLite file, in which changes are kept for `history` seconds; a default unless the file
     names it (`is_state_named`), see store.place. `probe_allow` are the
@@ -206,6 +206,7 @@ class Config:
     hosts: tuple[HostConfig, ...]
     ipv6: bool = False
     parallelscans: int = 10
+    recheck: float = 900.0
     scan: ScanConfig = ScanConfig()
     discovery: tuple[AnySource, ...] = ()
     exceptions: tuple[PortException, ...] = ()

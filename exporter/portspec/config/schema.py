@@ -23,6 +23,7 @@ from portspec.config.fields import (
     OptionalPorts,
     Ports,
     Rate,
+    Recheck,
     StateFile,
     Text,
     Timeout,
@@ -97,6 +98,7 @@ class ConfModel(_Strict, MailModel):
     """A whole file; the keys of mail stand among the others."""
 
     interval: Interval = 3600.0
+    recheck: Recheck = 900.0
     ipv6: Flag = False
     parallelscans: Annotated[int, whole(1, 10_000)] = 10
     hosts: Annotated[

@@ -33,6 +33,14 @@ class Target:
     address: str | None = None
     exceptions: tuple[PortException, ...] = ()
 
+    def is_scanned_otherwise(self, old: Target | None) -> bool:
+        """Tell whether it needs another scan than the target it is compared with."""
+        return old is None or (self.address, self.config.ports, self.config.specification) != (
+            old.address,
+            old.config.ports,
+            old.config.specification,
+        )
+
 
 def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Target, ...]:
     """Give every host of a configuration, in the order of the file, and then those discovered.

@@ -154,6 +154,14 @@ SCAN_ROUNDS = Metric("portspec_scan_rounds_total", "counter", "Completed scan ro
 SCAN_OVERRUNS = Metric(
     "portspec_scan_overruns_total", "counter", "Rounds that began while hosts of the last one were still being scanned."
 )
+SCAN_RETRIES = Metric(
+    "portspec_scan_retries_total",
+    "counter",
+    "Scans beside the rounds of hosts that could not be seen, or not all of them.",
+)
+RECHECKS = Metric(
+    "portspec_rechecks_total", "counter", "Times that the deviating ports of a host were looked at beside its scans."
+)
 PROBES_SENT = Metric("portspec_probes_sent_total", "counter", "Probes sent, as of the last completed scan of any host.")
 ANSWERS_DROPPED = Metric(
     "portspec_answers_dropped_total",

@@ -35,6 +35,8 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         (m.CONFIG_TIMESTAMP, status.config_loaded_at),
         (m.SCAN_ROUNDS, snapshot.rounds),
         (m.SCAN_OVERRUNS, snapshot.overruns),
+        (m.SCAN_RETRIES, snapshot.retries),
+        (m.RECHECKS, snapshot.rechecks),
         (m.PROBES_SENT, snapshot.probes_sent),
         (m.ANSWERS_DROPPED, snapshot.answers_dropped),
         (m.STORE_UP, status.store.is_up),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from portspec.config import PortException
     from portspec.snapshot import HostState
 
-UNKNOWN_SCANS: Final = 2  # in a row, before somebody is bothered: names fail to resolve for a moment
+UNKNOWN_SCANS: Final = 2  # in a row, before somebody is bothered: names fail to resolve for a moment,
+UNKNOWN_FOR: Final = 300.0  # seconds, and where the interval is longer so long, too: the first tries come soon
 _END_OF_TIME = 253_402_300_800.0 - 86_400  # Unix seconds; a day less, for local time may be ahead
 EXPIRES_SOON: Final = 3 * 86_400.0  # seconds before the end of an exception that covers a deviation
 
@@ -111,7 +112,7 @@ def tell(story: Story, state: HostState, now: float, remind: float) -> tuple[Sto
     if not latest.judgement.conclusive:
         return _tell_unknown(story, state, now, remind)
     story = replace(story, unknown_scans=0, unknown_at=0.0, unknown_since=0.0)
-    findings = _findings(story.findings, state, latest.finished_at)
+    findings = _findings(story.findings, state, latest.seen_at)
     known, found = _extent(story.findings, state), _extent(findings, state)
     news = None
     if findings:
@@ -199,9 +200,10 @@ def _tell_unknown(story: Story, state: HostState, now: float, remind: float) -> 
         return story, None
     at = latest.finished_at
     since = story.unknown_since or at
+    is_brief = 0 < at - since < UNKNOWN_FOR < state.target.config.interval
     story = replace(story, unknown_scans=story.unknown_scans + 1, unknown_at=at, unknown_since=since)
     is_new = story.told is not Verdict.UNKNOWN
-    if story.unknown_scans < UNKNOWN_SCANS or not (is_new or _is_due(story, now, remind)):
+    if story.unknown_scans < UNKNOWN_SCANS or is_brief or not (is_new or _is_due(story, now, remind)):
         return story, None
     notice = _notice(state, News.UNKNOWN if is_new else News.REMINDER, story.findings)
     return replace(story, told=Verdict.UNKNOWN, told_at=now), replace(notice, since=since, is_unknown=True)
@@ -283,7 +285,7 @@ def _notice(state: HostState, news: News, findings: Iterable[Finding], over: Ite
     return Notice(
         host=state.host,
         news=news,
-        at=latest.finished_at if latest else 0.0,
+        at=latest.seen_at if latest else 0.0,
         expected=str(state.target.config.specification.expect),
         open=str(shown.open_ports) if shown else "none",
         lines=lines,

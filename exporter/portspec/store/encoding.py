@@ -82,12 +82,13 @@ class Encoding:
     def _plain_result(self, result: ScanResult | None) -> dict[str, Any] | None:
         if result is None:
             return None
-        return {
+        plain = {
             "at": result.finished_at,
             "seconds": result.duration,
             "failure": _plain_failure(result.judgement.failure),
             "addresses": [self._plain_observation(item) for item in result.addresses],
         }
+        return plain if result.rechecked_at is None else {**plain, "rechecked_at": result.rechecked_at}
 
     def _plain_observation(self, item: AddressObservation) -> dict[str, Any]:
         """Leave out what is as by default."""
@@ -109,7 +110,14 @@ class Encoding:
         addresses = tuple(self._observation(item) for item in _typed(plain["addresses"], list))
         # what is unknown until it is judged
         judgement = Judgement(Verdict.UNKNOWN, failure=_failure(plain["failure"]))
-        return ScanResult(addresses, judgement, _time(plain["at"]), _seconds(plain["seconds"]))
+        rechecked_at = plain.get("rechecked_at")
+        return ScanResult(
+            addresses,
+            judgement,
+            _time(plain["at"]),
+            _seconds(plain["seconds"]),
+            None if rechecked_at is None else _time(rechecked_at),
+        )
 
     def _observation(self, plain: Any) -> AddressObservation:
         rtt = plain.get("rtt")

@@ -1,4 +1,4 @@
-"""Which exceptions are in force, and what they cover. Pure: the time is an argument."""
+"""What the exceptions in force cover. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from portspec.config.model import SECONDS_A_DAY
+from portspec.lapse import in_force
 from portspec.ports import PortSet
 
 if TYPE_CHECKING:
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from datetime import date
 
     from portspec.config import PortException
-
-
-def in_force(exceptions: Iterable[PortException], now: float) -> tuple[PortException, ...]:
-    """Give the exceptions that have not lapsed at `now`, in Unix seconds."""
-    return tuple(item for item in exceptions if now < item.until)
 
 
 def excepted_ports(exceptions: Iterable[PortException], now: float) -> PortSet:

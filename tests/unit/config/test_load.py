@@ -261,6 +261,25 @@ def test_an_interval_is_seconds_or_a_duration(conf: Conf, value: str, seconds: f
     assert host.interval == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", 900.0), ("recheck: 0\n", 0.0), ("recheck: 0s\n", 0.0), ("recheck: 90\n", 90.0), ("recheck: 1h30m\n", 5400.0)],
+)
+def test_recheck_is_seconds_or_a_duration_or_never(conf: Conf, text: str, seconds: float) -> None:
+    """Ports that deviate are looked at again every 15 minutes unless the file says otherwise; 0 is never."""
+    assert conf.load(f"{text}hosts: {{db1: 22}}\nscanports: 22\n").recheck == seconds
+
+
+@pytest.mark.parametrize("value", ["0.5", "-1", "367d", "never", "true", "[]"])
+def test_recheck_that_is_no_duration_is_an_error(conf: Conf, value: str) -> None:
+    """The message says what may stand there."""
+    with pytest.raises(ConfigError) as caught:
+        conf.load(f"recheck: {value}\nhosts: {{db1: 22}}\nscanports: 22\n")
+    (problem,) = caught.value.problems
+    assert (problem.line, str(problem.key)) == (1, "recheck")
+    assert problem.message.startswith("expected ")
+
+
 @pytest.mark.parametrize("word", ["true", "yes", "on", "True", '"true"', '"YES"'])
 def test_a_flag_may_be_any_of_the_words_of_yaml(conf: Conf, word: str) -> None:
     """What YAML 1.1 takes for true is true, in quotes, too."""

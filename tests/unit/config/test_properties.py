@@ -124,6 +124,7 @@ top = st.fixed_dictionaries(
         "interval": interval,
         "ipv6": st.sampled_from([(True, True), (False, False), ("yes", True), ("OFF", False)]),
         "parallelscans": st.integers(1, 10_000).map(lambda value: (value, value)),
+        "recheck": st.one_of(interval, st.sampled_from([(0, 0.0), ("0s", 0.0)])),
         "scan": scan_block.map(
             lambda block: (
                 {key: written for key, (written, _) in block.items()},
@@ -168,6 +169,7 @@ def configurations(draw: Draw) -> tuple[dict[str, Any], Config]:
         hosts=tuple(entries),
         ipv6=meant.get("ipv6", False),
         parallelscans=meant.get("parallelscans", 10),
+        recheck=meant.get("recheck", 900.0),
         scan=ScanConfig(**meant.get("scan", {})),
     )
 
@@ -185,6 +187,7 @@ def test_a_valid_configuration_loads_into_what_it_describes(
     loaded = load(file, {})
     assert loaded.hosts == config.hosts
     assert (loaded.ipv6, loaded.parallelscans, loaded.scan) == (config.ipv6, config.parallelscans, config.scan)
+    assert loaded.recheck == config.recheck
 
 
 def loads_or_is_told(file: Path, content: bytes, loader: str = LOADERS[0]) -> None:

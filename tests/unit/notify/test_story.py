@@ -732,3 +732,24 @@ def test_notice_with_values_of_another_kind_is_a_value_error(changed: dict[str, 
 def test_nothing_in_the_file_is_no_story() -> None:
     """A host without a story is one of which nothing was told."""
     assert decode_story(None) == decode_story("") == decode_story("null") == NOTHING_TOLD
+
+
+def test_host_that_is_tried_again_soon_is_not_told_as_unknown_at_once() -> None:
+    """Where the interval is longer than five minutes a host is not told as unknown before it was for so long."""
+    host = Host(target("web1", expect=[22], interval=HOUR))
+    assert [host.fail(NOW + minute * MINUTE) for minute in (0, 1, 3)] == [None, None, None]
+    told = host.fail(NOW + 8 * MINUTE)
+    assert told
+    assert (told.news, told.since) == (News.UNKNOWN, NOW)
+
+
+def test_deviation_that_a_recheck_ends_is_told_as_of_then() -> None:
+    """What is no longer so is told with the time at which that was seen, not that of the scan before."""
+    host = Host()
+    assert host.scan(22, 80, at=NOW)
+    host.state = host.state.after_recheck([seen(is_open=[22])], NOW + 15 * MINUTE)
+    told = host.told(NOW + 15 * MINUTE)
+    assert told
+    assert (told.news, told.at, told.over) == (News.IN_SPEC, NOW + 15 * MINUTE, (over(unexpected("80", NOW)),))
+    assert host.state.latest is not None
+    assert host.state.latest.finished_at == NOW

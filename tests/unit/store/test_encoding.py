@@ -44,6 +44,11 @@ def states(draw: st.DrawFn) -> HostState:
     for _ in range(draw(st.integers(0, 3))):
         addresses = draw(st.lists(observations(), max_size=3, unique_by=lambda item: item.address))
         state = state.after(result(WEB, *addresses, at=draw(seconds), duration=draw(seconds), failure=draw(failures)))
+    if state.conclusive and draw(st.booleans()):
+        closed = [
+            dataclasses.replace(item, open=PortSet(), unconfirmed=PortSet()) for item in state.conclusive.addresses
+        ]
+        state = state.after_recheck(closed, draw(seconds))
     return state
 
 
