@@ -24,8 +24,7 @@ from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from portspec.clock import Clock
     from portspec.examine import Examiner
@@ -173,6 +172,7 @@ class Monitor:
             if before := self.snapshot.hosts.get(state.host):
                 after = state.under(before.target, self._wall_clock())
                 self.snapshot = self.snapshot.with_state(after)
+
     def _give_up(self, host: str) -> None:
         """Scan a host no longer, or not as it was begun."""
         self._busy.pop(host, None)
@@ -373,6 +373,8 @@ class Monitor:
         """Go on with another state of a host, after a look of that kind, or none; tell of it."""
         after = self._planned(after, done)
         self._store(after)
+        if before.latest and before.verdict is not after.verdict:  # a host in spec as before it was unknown is news
+            _log.info("verdict changed", host=after.host, before=before.verdict.value, after=after.verdict.value)
         self._on_state(before, after)
 
     def _store(self, state: HostState) -> None:
@@ -387,10 +389,6 @@ class Monitor:
             probes_sent=self._examiner.probes_sent,
             answers_dropped=self._examiner.answers_dropped,
         )
-        after = self.snapshot.hosts[host]
-        if before.latest and before.verdict is not after.verdict:  # a host in spec as before it was unknown is news
-            _log.info("verdict changed", host=host, before=before.verdict.value, after=after.verdict.value)
-        self._on_state(before, after)
 
     def _planned(self, state: HostState, done: Look | None) -> HostState:
         """Plan the looks at a host before its next round, after one of a kind or none; gives the state that tells."""

@@ -21,9 +21,8 @@ from portspec.audit.intake import MAX_AHEAD, REASONS, Rules
 from portspec.audit.model import Audit, Status
 from portspec.audit.report import read_payload
 from portspec.audit.state import AuditState, Inspection
-from portspec.names import canonical
-from portspec.config.hostname import canonical
 from portspec.lapse import outdated
+from portspec.names import canonical
 from portspec.posting import Posting
 from portspec.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive

@@ -967,6 +967,8 @@ def test_a_scan_that_finds_what_the_last_one_found_is_logged_at_debug() -> None:
         bad = asyncio.run(one.examine(other, more))
         asyncio.run(one.examine(other, bad))
     assert [entry["log_level"] for entry in logs] == ["info", "debug", "info", "warning", "warning"]
+
+
 def rechecked(
     of: Target, first: Script, second: Script, *, confirmed: tuple[Script, Script] | None = None
 ) -> tuple[tuple[AddressObservation, ...], tuple[AddressObservation, ...] | None, list[ScanJob], list[ScanJob]]:

@@ -20,7 +20,6 @@ from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
 from portspec.app.servicemanager import ServiceManager, control_socket
 from portspec.config import load
-from portspec.config.hostname import canonical
 from portspec.config.trust import complaints
 from portspec.errors import ConfigError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import math
+import os
 import resource
 import stat
 import time
@@ -23,8 +23,8 @@ from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
-from portspec.verdict import last_day
 from portspec.store import place_of, present_holder
+from portspec.verdict import last_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,6 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     not_asked = sum(target.address is None for target in known) - len(looked_up)
     place = place_of(config)
     lines.append(_state(place))
-    unresolved = sum(resolution is not None and bool(resolution.failure) for resolution in resolutions)
     now = time.time()
     warnings = [
         *source_warnings(discovery.stats),
@@ -160,6 +159,8 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
         why = error.strerror or str(error)
     if why:
         yield f"reportfile {path} cannot be written: {why}"
+
+
 def _lapsed(until: float) -> str:
     day = last_day(until)
     return f"has lapsed after {day}" if day else f"has lapsed on {timestamp(until)}"

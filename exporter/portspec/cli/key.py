@@ -30,9 +30,8 @@ def key(config: Config, host: str) -> int:
         raise UsageError(str(error)) from None
     for warning in _warnings(config, name):
         log.warn(warning)
-        print(f"warning: {warning}", file=sys.stderr)
     if not host.isascii():
-        print(f"note: the settings of its agent name it as {name}", file=sys.stderr)
+        log.warn(f"the settings of its agent name it as {name}")
     write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
     return 0
 

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
 from portspec.config.fields import lists_nothing
-from portspec.config.hostname import duplicates
 from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
     AuditConfig,

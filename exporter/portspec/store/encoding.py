@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from portspec.config.hostname import canonical
+from portspec.names import canonical
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, Reason
 from portspec.snapshot import HostState, ScanResult

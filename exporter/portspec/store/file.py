@@ -26,10 +26,8 @@ _log = log.get("store")
 class File:
     """The SQLite file at a path, with one connection that writes; for one thread at a time, reading() for any."""
 
-    def __init__(self, path: str, wall_clock: Callable[[], float]) -> None:
-        self.path = followed(path)  # as SQLite does for the files beside it
     def __init__(self, path: str, wall_clock: Callable[[], float], holder: Holder) -> None:
-        self.path = _resolved(path)
+        self.path = followed(path)  # as SQLite does for the files beside it
         self._lock = Lock(self.path, holder)
         self.errors = 0
         self.is_up = False

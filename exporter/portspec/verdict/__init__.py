@@ -1,8 +1,7 @@
 """Observation and specification → verdict. Pure."""
 
-from portspec.verdict.exceptions import excepted_ports, in_force, last_day
 from portspec.lapse import in_force
-from portspec.verdict.exceptions import excepted_ports
+from portspec.verdict.exceptions import excepted_ports, last_day
 from portspec.verdict.judge import Deviation, Judgement, Kind, Verdict, judge, missing, unexpected
 
 __all__ = [

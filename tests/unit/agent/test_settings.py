@@ -10,11 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec import agent
-from portspec.agent import KEYS, Settings, SettingsError, gather_settings, read_key, read_settings
-from portspec.config.hostname import canonical
-from tests.requirements import NEEDS_ROOT
 from portspec.agent import KEYS, Settings, SettingsError, gather_settings, read_settings
 from portspec.names import canonical_one
+from tests.requirements import NEEDS_ROOT
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "agent" / "portspec-send.conf"
 
@@ -202,55 +200,39 @@ def test_host_is_spelled_as_portspec_spells_it(text: str) -> None:
     except ValueError:
         form = None
     try:
-        values = read_settings(text, "file")
-    except SettingsError as error:
-        assert str(error).startswith("file:")  # noqa: PT017 - only if there is one
-    else:
-        assert set(values) <= set(KEYS)
+        own: str | None = KEYS["host"].parse(text)
+    except ValueError:
+        own = None
+    if form is None and is_address(own):
+        return  # one that portspec does not scan, and makes no key for
+    assert own == (form if text.isascii() else None)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "host": st.from_regex(r"[a-z][a-z0-9]{0,20}(\.[a-z][a-z0-9]{0,20}){0,3}", fullmatch=True),
-            "timeout": st.integers(1, 1440).map(lambda minutes: f"{minutes}m"),
-            "retries": st.integers(0, 10).map(str),
-            "spool": st.from_regex(r"/[a-z#=/]{0,30}", fullmatch=True),
-        },
-    ),
-    st.sampled_from(["\n", "\r\n", "\n\n# key = value\n"]),
-    st.sampled_from(["=", " = ", "\t=  "]),
-)
-def test_layout_makes_no_difference(values: dict[str, str], end: str, equals: str) -> None:
-    """Line ends, comments and space around keys and values do not matter, and = and # within a value are part of it."""
-    text = "".join(f"{name}{equals}{value}{end}" for name, value in values.items())
-    found: dict[str, Any] = {name: KEYS[name].parse(value) for name, value in values.items()}
-    assert read_settings(text, "file") == found
+def is_address(text: str | None) -> bool:
+    """Tell whether a text is an address."""
+    try:
+        return text is not None and bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
-def test_key_is_read_and_its_mode_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A key file of mode 0600 is read without a word, one that others can read with a warning that says what to do."""
-    path = tmp_path / "key"
-    path.write_text(f"{'0f' * 32}\n", encoding="ascii")
-    path.chmod(0o600)
-    assert read_key(str(path)) == b"\x0f" * 32
-    assert capsys.readouterr().err == ""
-    path.chmod(0o640)
-    assert read_key(str(path)) == b"\x0f" * 32
-    assert f"chmod 600 {path}" in capsys.readouterr().err
+@pytest.mark.parametrize("host", ["faß.test", "fa\u1e9e.test", "ΒΌΛΟΣ.example", "bücher.example", "１.２.３.４"])  # noqa: RUF001
+def test_host_with_other_letters_is_asked_for_in_ascii(tmp_path: Path, host: str) -> None:
+    """An international name is not guessed: Python's own codec takes faß for fass, which is somebody else."""
+    with pytest.raises(SettingsError, match="expected ASCII; write a name with other letters in its xn-- form"):
+        gathered(tmp_path, f"host = {host}")
 
 
-@pytest.mark.parametrize("text", ["", "0f" * 31, "0f" * 33, "xy" * 32, "the passphrase"])
-def test_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
-    """A key file with anything but 64 hexadecimal digits is an error that says where the key comes from."""
-    path = tmp_path / "key"
-    path.write_text(text, encoding="ascii")
-    with pytest.raises(
-        SettingsError, match="expected the key of this host, 64 hexadecimal digits; `portspec key HOST`"
-    ):
-        read_key(str(path))
+def test_host_may_be_an_international_name_in_ascii(tmp_path: Path) -> None:
+    """The xn-- form of a name is what portspec derives its key from."""
+    assert gathered(tmp_path, "host = XN--fa-hia.test.").host == canonical_one("faß.test")
+
+
+@pytest.mark.parametrize("host", ["0x7f000001", "127.1", "010.0.0.1", "2130706433", "1", "10.0.0.256", "1.2.3.4."])
+def test_host_is_no_address_spelled_otherwise(tmp_path: Path, host: str) -> None:
+    """What only looks like an address is refused, also where an old Python would take it for one."""
+    with pytest.raises(SettingsError, match="; an IPv4 address is four numbers from 0 to 255 without leading zeros"):
+        gathered(tmp_path, f"host = {host}")
 
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can give files away")
@@ -322,36 +304,3 @@ def test_authority_that_others_may_change_is_refused(tmp_path: Path) -> None:
     authority.chmod(0o666)
     with pytest.raises(SettingsError, match=r"ca\.pem: may be changed by other users"):
         agent.HttpSender(gathered(tmp_path, f"url = https://p.example.org\nca_file = {authority}\nhost = db1\n"))
-        own: str | None = KEYS["host"].parse(text)
-    except ValueError:
-        own = None
-    if form is None and is_address(own):
-        return  # one that portspec does not scan, and makes no key for
-    assert own == (form if text.isascii() else None)
-
-
-def is_address(text: str | None) -> bool:
-    """Tell whether a text is an address."""
-    try:
-        return text is not None and bool(ipaddress.ip_address(text))
-    except ValueError:
-        return False
-
-
-@pytest.mark.parametrize("host", ["faß.test", "fa\u1e9e.test", "ΒΌΛΟΣ.example", "bücher.example", "１.２.３.４"])  # noqa: RUF001
-def test_host_with_other_letters_is_asked_for_in_ascii(tmp_path: Path, host: str) -> None:
-    """An international name is not guessed: Python's own codec takes faß for fass, which is somebody else."""
-    with pytest.raises(SettingsError, match="expected ASCII; write a name with other letters in its xn-- form"):
-        gathered(tmp_path, f"host = {host}")
-
-
-def test_host_may_be_an_international_name_in_ascii(tmp_path: Path) -> None:
-    """The xn-- form of a name is what portspec derives its key from."""
-    assert gathered(tmp_path, "host = XN--fa-hia.test.").host == canonical_one("faß.test")
-
-
-@pytest.mark.parametrize("host", ["0x7f000001", "127.1", "010.0.0.1", "2130706433", "1", "10.0.0.256", "1.2.3.4."])
-def test_host_is_no_address_spelled_otherwise(tmp_path: Path, host: str) -> None:
-    """What only looks like an address is refused, also where an old Python would take it for one."""
-    with pytest.raises(SettingsError, match="; an IPv4 address is four numbers from 0 to 255 without leading zeros"):
-        gathered(tmp_path, f"host = {host}")

@@ -321,6 +321,8 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     (tmp_path / "pages").rmdir()
     done = run("check", "-c", conf)
     assert (done.code, f'there is no directory "{tmp_path}/pages"' in done.err) == (2, True)
+
+
 def test_a_network_is_one_line(configure: Configure) -> None:
     """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
     conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])

@@ -14,8 +14,8 @@ import dns.resolver
 from portspec.config.targetgroups import TargetGroup
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.groups import Answer, find_hosts
-from portspec.threads import in_daemon_thread
 from portspec.names import query_name
+from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class DnsClient:
     async def _answer(self, name: str, found: ResolvConf) -> Answer:
         source = self._source
         try:
-            query = dns.name.from_text(name, origin=None)
+            query = dns.name.from_text(query_name(name), origin=None)
             resolver = _resolver(found, query, self._port, source.timeout)
             async with asyncio.timeout(source.timeout + 1):  # the resolver's own limit comes first
                 answer = await resolver.resolve(
@@ -71,8 +71,6 @@ class DnsClient:
                     raise_on_no_answer=False,
                     lifetime=source.timeout,
                     search=True,
-                answer = await self._resolver().resolve(
-                    query_name(name), source.type, raise_on_no_answer=False, lifetime=source.timeout, search=True
                 )
         except (TimeoutError, dns.exception.Timeout):
             why = f"no answer in {source.timeout:g} s{_default(found)}"
