@@ -9,9 +9,9 @@ import resource
 import stat
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portspec.cli.estimate import Pace, estimate
 from portspec.cli.output import count, write
 from portspec.cli.progress import lookup_progress
 from portspec.config.duration import spell_duration
@@ -39,22 +39,12 @@ MAX_ADDRESSES = 8  # of one name, with the same exception
 LOOKUP_SECONDS = 30.0  # for the names of a file, unless all of them are to be looked up
 
 
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    """What an engine can do: probes a second where each is answered at once, and how many it waits for at a time."""
-
-    engine: str
-    probes_per_second: int
-    window: int
-    address_window: int
-
-
-def _pace(config: Config) -> _Pace:
+def _pace(config: Config) -> Pace:
     """Give the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
     may_use_raw = privileges.CAP_NET_RAW in privileges.permitted()
     if config.scan.engine == "syn" or (config.scan.engine == "auto" and may_use_raw):
-        return _Pace("syn", 180_000, MOST_IN_FLIGHT, MOST_WINDOW)
-    return _Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
+        return Pace("syn", 180_000, MOST_IN_FLIGHT, MOST_WINDOW)
+    return Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
 
 
 def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
@@ -68,8 +58,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     resolver, seconds = SystemResolver(ipv6=config.ipv6), math.inf if everything else LOOKUP_SECONDS
     looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
     lines = host_lines(known, looked_up, everything=everything)
-    addresses = [len(_addresses(target, looked_up.get(place))) for place, target in enumerate(known)]
-    lines += [*([""] if lines else []), *_round(config, known, addresses)]
+    lines += [*([""] if lines else []), *_round(config, known, looked_up)]
     expected = roster(config, known)
     if config.mail and config.mail.mode != "off":
         lines.append(_mail(config.mail))
@@ -206,7 +195,8 @@ async def look_up(
 
 
 def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]:
-    return resolution.addresses if resolution else (target.address or "",)
+    """Give the addresses of a host; a name that was not looked up stands for one."""
+    return resolution.addresses if resolution else (target.address or target.host,)
 
 
 def host_lines(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, everything: bool) -> list[str]:
@@ -259,29 +249,19 @@ def _ports(target: Target) -> str:
     return f"{ports}, allow {specification.allow}" if specification.allow else ports
 
 
-def _round(config: Config, known: Sequence[Target], addresses: Sequence[int]) -> tuple[str, str]:
-    hosts = [(len(target.config.ports), number) for target, number in zip(known, addresses, strict=True) if number]
-    probes = sum(ports * number for ports, number in hosts)
-    tries = 1 + config.scan.retries
+def _round(config: Config, known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> tuple[str, str]:
     pace = _pace(config)
-    rates = [pace.probes_per_second, config.scan.rate or pace.probes_per_second]
-    if config.scan.host_rate:
-        rates.append(config.scan.host_rate * min(config.parallelscans, len(hosts) or 1))
-    best = max([probes / min(rates), *(_alone(config, ports * number) for ports, number in hosts)])
-
-    window = min(pace.window, pace.address_window * config.parallelscans)
-    worst = [probes * tries / min(window / config.scan.timeout, *rates)]
-    for ports, number in hosts:
-        worst.append(_alone(config, ports * number * tries))
-        worst.append(-(-ports // pace.address_window) * tries * config.scan.timeout)
-    durations = f"{spell_duration(best)} if every probe is answered at once, {spell_duration(max(worst))} if none is"
-    size = (count(len(known), "host"), count(sum(addresses), "address", "addresses"), count(probes, "probe"))
+    hosts = ((_addresses(target, looked_up.get(place)), target.config.ports) for place, target in enumerate(known))
+    found = estimate(config, hosts, pace)
+    durations = (
+        f"{spell_duration(found.best)} if every probe is answered at once, {spell_duration(found.worst)} if none is"
+    )
+    size = (
+        count(len(known), "host"),
+        count(found.addresses, "address", "addresses"),
+        count(found.probes, "probe"),
+    )
     return f"{', '.join(size)} per round", f"estimated duration of a round with the {pace.engine} engine: {durations}"
-
-
-def _alone(config: Config, probes: int) -> float:
-    """Give the seconds that one host takes for the sake of host_rate."""
-    return probes / config.scan.host_rate if config.scan.host_rate else 0.0
 
 
 def _reports(audit: AuditConfig, hosts: int) -> str:

@@ -54,7 +54,7 @@ def test_key_of_an_international_name_is_that_of_its_ascii_form(configure: Confi
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["faß.test", "fass.test"]})
     done = run("key", "faß.test", "-c", conf)
     assert (done.code, done.out) == (0, f"{key_of('xn--fa-hia.test', WORDS).hex()}\n")
-    assert done.err == "note: the settings of its agent name it as xn--fa-hia.test\n"
+    assert done.err == "warning: the settings of its agent name it as xn--fa-hia.test\n"
 
 
 def test_each_host_has_a_key_of_its_own(configure: Configure) -> None:
