@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from portspec.app.survey import Progress as SurveyProgress
 
-FIRST_LINE, NEXT_LINE = 3.0, 15.0  # seconds: what is over sooner says nothing
+EVERY = 15.0  # seconds between two lines: what is over sooner says nothing
 
 REDRAWN = 0.09  # seconds between two drawings of a bar, each of which costs as much as many look-ups
 
@@ -62,13 +62,13 @@ class Lines:
         self._doing = doing
         self._stream = stream
         self._clock = clock
-        self._next = clock() + FIRST_LINE
+        self._next = clock() + EVERY
 
     def show(self, step: Step) -> None:
         """Take note of how far it is."""
         if self._clock() < self._next:
             return
-        self._next = self._clock() + NEXT_LINE
+        self._next = self._clock() + EVERY
         share = f"{100 * step.done // step.total} %" if step.total else ""
         with contextlib.suppress(OSError):  # nobody reads it any more
             print(f"{self._doing}: {', '.join(filter(None, (step.counted, share, step.rate)))}", file=self._stream)

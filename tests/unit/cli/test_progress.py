@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from portspec.cli.check import look_up
-from portspec.cli.progress import FIRST_LINE, NEXT_LINE, Lines, Step
+from portspec.cli.progress import EVERY, Lines, Step
 from portspec.config import HostConfig, Specification
 from portspec.inventory import MAX_LOOKUPS, Resolution, Target
 from portspec.ports import PortSet
@@ -43,12 +43,12 @@ class _SlowResolver:
 
 
 def test_without_a_terminal_what_takes_long_says_so_now_and_then() -> None:
-    """What is over soon says nothing; then there is a line at once, and the next ones are far apart."""
+    """What is over soon says nothing, and lines are far apart."""
     clock, stream = _Clock(), io.StringIO()
     lines = Lines("scanning", stream, clock)
     for _ in range(1000):
         lines.show(Step(500, 1000, "1/2 hosts", "100 probes/s"))
-        clock.now += (FIRST_LINE + 2.5 * NEXT_LINE) / 1000
+        clock.now += 3.5 * EVERY / 1000
     assert stream.getvalue().splitlines() == ["scanning: 1/2 hosts, 50 %, 100 probes/s"] * 3
 
 
@@ -56,7 +56,7 @@ def test_nothing_to_do_yet_is_no_division_by_zero() -> None:
     """Before the first name resolves there is no share to tell."""
     clock, stream = _Clock(), io.StringIO()
     lines = Lines("looking up", stream, clock)
-    clock.now += FIRST_LINE
+    clock.now += EVERY
     lines.show(Step(0, 0, "0/0 names"))
     assert stream.getvalue() == "looking up: 0/0 names\n"
 
