@@ -148,6 +148,8 @@ class EngineThread(ABC):
                 except Exception as error:  # noqa: BLE001 - a fault here must reach those who wait, and stop nobody else
                     self._abandon(error)
         finally:
+            with self._closed:
+                self._closing = True  # also if the thread ends as it never should: no job is taken that nobody does
             self._abandon(None)
             with self._closed:
                 os.close(self._wake)

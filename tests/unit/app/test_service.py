@@ -362,11 +362,14 @@ def test_reload_takes_up_the_keys_of_the_service(conf: Path) -> None:
     [
         ({"scan": {"engine": "connect"}}, [("scan.engine", "auto", "connect")]),
         ({"state": "other.db"}, [("state", "portspec.db", "other.db")]),
+        ({"state": "nowhere/../portspec.db"}, []),
+        ({"state": "link.db"}, []),
         ({"parallelscans": 20}, []),
     ],
 )
 def test_what_needs_a_restart_is_told(conf: Path, keys: dict[str, object], said: list[tuple[str, str, str]]) -> None:
-    """A change of the engine or of the state file is a warning: it takes effect at the next start."""
+    """A change of the engine or of the state file is a warning; another path to the same file changes nothing."""
+    conf.with_name("link.db").symlink_to("portspec.db")
 
     async def scenario() -> None:
         async with running(conf) as service:

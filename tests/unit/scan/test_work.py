@@ -1,0 +1,46 @@
+"""The thread of an engine: whatever ends it, nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from portspec.ports import PortSet
+from portspec.scan import ScanJob
+from portspec.scan.work import EngineThread
+from tests.unit.scan.loopback import PATIENCE
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from portspec.scan import Observation
+
+
+class Ending(EngineThread):
+    """An engine whose thread ends in its first turn."""
+
+    name = "ending"
+
+    def _turn(self) -> NoReturn:
+        raise SystemExit
+
+    def _forget(self) -> list[Future[Observation]]:
+        return []
+
+    def _release(self) -> None:
+        pass
+
+
+def test_thread_that_ends_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that waits is cancelled, and further ones are refused."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    engine = Ending()
+    job = ScanJob(("127.0.0.1",), PortSet.of([1]))
+    with pytest.raises(CancelledError):
+        engine.submit(job).result(PATIENCE)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.submit(job)
+    engine.close()
