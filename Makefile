@@ -4,6 +4,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 # Many tests wait more than they compute, hence more workers than processors.
 WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
+# Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
+unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help run test check matrix matrix-quick venv lint format bench lab packages constraints clean
