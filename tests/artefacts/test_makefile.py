@@ -70,12 +70,10 @@ class Checkout:
             "PYTHON": str(Path(sys.executable).resolve()),
         }
 
-    def make(
-        self, *arguments: str, before: tuple[str, ...] = (), **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run make to its end; ``before`` is a command that it is an argument of."""
+    def make(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, such as make, to its end."""
         return subprocess.run(
-            [*before, "make", *arguments],
+            command,
             cwd=self.directory,
             env={**self.environment, **environment},
             capture_output=True,
