@@ -84,7 +84,7 @@ def run_on_terminal(*arguments: str, out: bool = False, err: bool = False) -> Do
         piped_out, piped_err = process.communicate(timeout=60.0)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     terminal = shown()
     return Done(process.returncode, terminal if out else piped_out.decode(), terminal if err else piped_err.decode())
 
