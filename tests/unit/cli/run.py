@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
 #: The same as if its interpreter had `setcap cap_net_raw=p`; to be started by root in the repository.
 ONLY_PERMITTED: Final = [sys.executable, "-m", "tests.unit.privileges_child", "portspec"]
-STOP_LIMIT: Final = 1.0  # seconds in which a signal must end the program
+STOP_LIMIT: Final = PATIENCE  # seconds in which a signal must end the program; less than any scan or page would take
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

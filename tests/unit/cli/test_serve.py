@@ -77,7 +77,7 @@ def test_hosts_are_scanned_again(configure: Configure) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_stops_the_idle_exporter(configure: Configure, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT end the exporter between two rounds within a second: exit 0, nothing on standard error."""
+    """SIGTERM and SIGINT end the exporter between two rounds: exit 0, nothing on standard error."""
     with Server(Path(configure({own_address(): []}))) as server:
         server.wait_for("round finished")
         assert server.stop(number) == 0
@@ -90,7 +90,7 @@ def test_signal_stops_the_idle_exporter(configure: Configure, number: signal.Sig
 def test_signal_stops_the_exporter_in_the_middle_of_a_scan(
     configure: Configure, number: signal.Signals, engine: str
 ) -> None:
-    """SIGTERM and SIGINT end the exporter within a second while all ports of localhost are being scanned."""
+    """SIGTERM and SIGINT end the exporter while all ports of localhost are being scanned."""
     hosts: dict[str, list[int]] = {"localhost": [], "127.0.0.1": [], own_address(): []}
     conf = configure(hosts, "all", scan={"host_rate": 100, "engine": engine})
     with Server(Path(conf)) as server:
