@@ -108,8 +108,6 @@ def read(path: Path, environment: Mapping[str, str]) -> Source:
         if walker.source.value is None:
             raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
-        if is_depth_limit(error):
-            raise ConfigError(str(path), [Problem(error.problem_mark.line + 1, "", _TOO_DEEP)]) from None
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
     except yaml.reader.ReaderError as error:
         code = int(error.character)  # libyaml gives the position in bytes: look for the character instead
