@@ -182,6 +182,6 @@ class Server:
             connection.close()
 
     def stop(self, number: signal.Signals) -> int:
-        """Send a signal; give the exit code. It is an error if the program has not ended within a second."""
+        """Send a signal; give the exit code. It is an error if the program has not ended in STOP_LIMIT seconds."""
         self.process.send_signal(number)
         return self.process.wait(timeout=STOP_LIMIT)
