@@ -1,75 +1,63 @@
-# make run     set up .venv and run the exporter on conf.yml
-# make test    set up all that the tests need and run everything: lint, types, layering, tests
-# Needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu it installs the rest.
+# Targets with a line of their own in `make help` have it after "##".
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-
+VENV := .venv
+BIN  := $(VENV)/bin
 # Many tests wait more than they compute, hence more workers than processors.
 WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
+# Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
+unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check venv lint format bench lab packages constraints clean
+.PHONY: help run test check matrix matrix-quick venv lint format bench lab packages constraints clean
 
-help:
-	@sed -n 's/^# //p' Makefile
-	@echo 'also: venv lint format bench lab packages constraints clean'
+help:  ## show this list
+	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@echo 'make PYTHON=python3.12 … takes another interpreter, make WORKERS=1 … runs the tests one after the other.'
 
-run: $(VENV)/run.stamp
+run:  ## set up .venv and run the exporter on conf.yml
+	@sh tests/venv.sh run
 	$(BIN)/portspec -c conf.yml
 
-test: packages lint
+test: packages lint matrix-quick  ## set up all that the tests need and run everything
 	$(BIN)/pytest $(PARALLEL)
 
-check: packages lint
+check: packages lint  ## lint and the unit tests
 	$(BIN)/pytest $(PARALLEL) tests/unit
 
-venv: $(VENV)/test.stamp
+matrix: venv  ## the unit tests under each Python that is found, and with the oldest libraries that pyproject.toml allows
+	$(BIN)/python -m tests.matrix --workers $(WORKERS)
 
-lint: $(VENV)/test.stamp
+matrix-quick: venv
+	$(BIN)/python -m tests.matrix --workers $(WORKERS) --quick
+
+venv:  ## set up .venv for development
+	@sh tests/venv.sh test
+
+lint: venv  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/test.stamp
+format: venv  ## let ruff mend and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: packages $(VENV)/test.stamp
+bench: packages venv  ## measure beside nmap, masscan and zmap
 	$(BIN)/python -m benchmarks
 
-lab: $(VENV)/test.stamp
-	$(BIN)/python -m tests.lab
+lab: venv  ## a shell in a small network of hosts whose truth is known
+	@$(BIN)/python -m tests.lab
 
-# What the tests start as programs of their own; see tests/packages.txt.
-packages:
-	sh tests/packages.sh
+packages:  ## install the Debian packages that the tests start as programs, as root
+	@sh tests/packages.sh
 
-# The versions that are installed, with hashes; after a change of the dependencies in pyproject.toml.
-constraints: $(VENV)/test.stamp
-	$(BIN)/python -m pip install --quiet uv
+constraints: venv  ## pin the newest versions of all dependencies, with hashes; after a change of those in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in --group test -o tests/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo 'portspec needs Python 3.11 or later; name one: make PYTHON=python3.12 …'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tests/packages.sh python3-venv
-	@echo 'setting up $(VENV), once …'
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/run.stamp: $(VENV)/bin/python constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
-
-$(VENV)/test.stamp: $(VENV)/run.stamp tests/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/constraints.txt
-	@touch $@
-
-clean:
+clean:  ## remove .venv and all that tools left behind
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

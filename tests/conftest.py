@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A shell's background job ignores the first two (POSIX.1-2017, XCU 2.11), and a program under nohup(1) the third.
 _IGNORABLE: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
-#: Variables that change what portspec, its agent, curl or a terminal do, by the beginning of their names.
+#: Variables that change what portspec, its agent, Python, curl or a terminal do, by the beginning of their names.
 _FOREIGN: Final = (
     "LC_",
     "LANGUAGE",
@@ -31,6 +31,7 @@ _FOREIGN: Final = (
     "STATE_DIRECTORY",
     "RUNTIME_DIRECTORY",
     "NOTIFY_SOCKET",
+    "PYTHON",
 )
 
 

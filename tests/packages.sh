@@ -4,7 +4,8 @@
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 
-missing=$*
+missing=
+[ $# -eq 0 ] || missing=" $*"
 if [ $# -eq 0 ]; then
     while read -r package program; do
         case $package in \#* | '') continue ;; esac
@@ -28,6 +29,7 @@ if [ ! -e $policy ]; then
     chmod +x $policy
     trap 'rm -f $policy' EXIT
 fi
+echo "installing:$missing …"
 apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
 apt-get install -y -qq --no-install-recommends $missing >/dev/null

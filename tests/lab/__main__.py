@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .namespaces import LabError
 from .network import Lab
 from .program import configure
 from .truth import HostTruth, State
@@ -40,4 +41,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(f"make lab: no lab on this machine: {error}; `sudo make packages` installs the programs that it needs")

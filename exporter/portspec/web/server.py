@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import resource
@@ -213,7 +214,10 @@ def _addresses(listener: Listener) -> list[str]:
 def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, socket.gaierror | UnicodeError):
         return "no such address"
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+    # asyncio of Python 3.13 passes over this one error and then raises one without a number.
+    is_nobodys = error.errno is None and "could not bind on any address" in str(error)
+    number = errno.EADDRNOTAVAIL if is_nobodys else error.errno
+    return os.strerror(number).lower() if number else str(error)
 
 
 def _url(address: Sequence[object]) -> str:

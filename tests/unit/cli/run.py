@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
 #: The same as if its interpreter had `setcap cap_net_raw=p`; to be started by root in the repository.
 ONLY_PERMITTED: Final = [sys.executable, "-m", "tests.unit.privileges_child", "portspec"]
-STOP_LIMIT: Final = 1.0  # seconds in which a signal must end the program
+STOP_LIMIT: Final = PATIENCE  # seconds in which a signal must end the program; less than any scan or page would take
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -84,7 +84,7 @@ def run_on_terminal(*arguments: str, out: bool = False, err: bool = False) -> Do
         piped_out, piped_err = process.communicate(timeout=60.0)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     terminal = shown()
     return Done(process.returncode, terminal if out else piped_out.decode(), terminal if err else piped_err.decode())
 
@@ -182,6 +182,6 @@ class Server:
             connection.close()
 
     def stop(self, number: signal.Signals) -> int:
-        """Send a signal; give the exit code. It is an error if the program has not ended within a second."""
+        """Send a signal; give the exit code. It is an error if the program has not ended in STOP_LIMIT seconds."""
         self.process.send_signal(number)
         return self.process.wait(timeout=STOP_LIMIT)

@@ -187,7 +187,7 @@ def test_interrupt_ends_a_scan(configure: Configure) -> None:
         out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()  # closes its pipes, too, which would be the fault of a later test
     assert (process.returncode, out, err) == (130, "", "")
 
 

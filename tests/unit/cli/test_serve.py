@@ -77,7 +77,7 @@ def test_hosts_are_scanned_again(configure: Configure) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_stops_the_idle_exporter(configure: Configure, number: signal.Signals) -> None:
-    """SIGTERM and SIGINT end the exporter between two rounds within a second: exit 0, nothing on standard error."""
+    """SIGTERM and SIGINT end the exporter between two rounds: exit 0, nothing on standard error."""
     with Server(Path(configure({own_address(): []}))) as server:
         server.wait_for("round finished")
         assert server.stop(number) == 0
@@ -90,7 +90,7 @@ def test_signal_stops_the_idle_exporter(configure: Configure, number: signal.Sig
 def test_signal_stops_the_exporter_in_the_middle_of_a_scan(
     configure: Configure, number: signal.Signals, engine: str
 ) -> None:
-    """SIGTERM and SIGINT end the exporter within a second while all ports of localhost are being scanned."""
+    """SIGTERM and SIGINT end the exporter while all ports of localhost are being scanned."""
     hosts: dict[str, list[int]] = {"localhost": [], "127.0.0.1": [], own_address(): []}
     conf = configure(hosts, "all", scan={"host_rate": 100, "engine": engine})
     with Server(Path(conf)) as server:
@@ -103,7 +103,7 @@ def test_signal_stops_the_exporter_in_the_middle_of_a_scan(
 
 @pytest.mark.parametrize("engine", ["auto", "connect"])
 def test_signal_stops_the_exporter_while_many_scans_begin(configure: Configure, engine: str) -> None:
-    """SIGTERM ends the exporter within a second also in the moment in which scans of many hosts begin."""
+    """SIGTERM ends the exporter also in the moment in which scans of many hosts begin."""
     conf = configure({"127.88.0.0/24": []}, "all", parallelscans=200, scan={"engine": engine})
     with Server(Path(conf)) as server:
         assert server.stop(signal.SIGTERM) == 0
@@ -158,7 +158,7 @@ def test_crash_of_the_exporter_is_logged(
 
 
 def test_signal_stops_the_exporter_while_a_source_of_hosts_does_not_answer(configure: Configure) -> None:
-    """SIGTERM ends the exporter within a second also before it listens, while discovery is waited for."""
+    """SIGTERM ends the exporter also before it listens, while discovery is waited for."""
     with socket.create_server(("127.0.0.1", 0)) as mute, contextlib.ExitStack() as stack:
         source = {"url": f"http://127.0.0.1:{mute.getsockname()[1]}/"}
         server = Server(Path(configure({own_address(): []}, discovery={"http_sd": [source]})))
@@ -259,7 +259,7 @@ sys.exit(main())
 
 
 def test_signal_stops_the_exporter_in_the_middle_of_a_scrape(configure: Configure) -> None:
-    """SIGTERM ends the exporter within a second while a scrape is being rendered that would take forever."""
+    """SIGTERM ends the exporter while a scrape is being rendered that would take forever."""
     program = [sys.executable, "-c", HANGING]
     with Server(Path(configure({own_address(): []})), program=program) as server:
         address = urlsplit(server.wait_for("listening")["url"])

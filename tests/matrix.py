@@ -1,0 +1,131 @@
+"""`make matrix`: the unit tests under each Python that is found, and with the oldest libraries that are allowed.
+
+The oldest are what `uv pip install --resolution lowest-direct` takes: the lower bounds in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+UV: Final = str(Path(sys.executable).with_name("uv"))
+VERSIONS: Final = ("3.11", "3.12", "3.13")  # as in the classifiers of pyproject.toml
+#: Tests at the borders to each library and to what changes between versions of Python; half a minute.
+QUICK: Final = (
+    "config/test_load.py",
+    "inventory/discovery/test_dns.py",
+    "metrics/test_golden.py",
+    "notify/test_mailer.py",
+    "scan/syn/test_packets.py",
+    "store/test_archive.py",
+    "test_log.py",
+    "web/test_pages.py",
+    "web/test_server.py",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One environment: an interpreter, and whether its libraries are the oldest or the pinned ones."""
+
+    python: Path
+    version: str
+    is_oldest: bool = False
+
+    def __str__(self) -> str:
+        return f"Python {self.version}, {'oldest' if self.is_oldest else 'pinned'} libraries"
+
+
+def interpreters() -> list[tuple[str, Path]]:
+    """Find the supported interpreters: one of each version, on PATH or among those of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = []
+    for version in VERSIONS:
+        candidates = [f"python{version}", *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)]
+        running = filter(None, (executable(candidate, version) for candidate in candidates))
+        if python := next(running, None):
+            found.append((version, python))
+    return found
+
+
+def executable(python: str, version: str) -> Path | None:
+    """Give the file of an interpreter if it runs and is of that version; a shim of pyenv may do neither."""
+    told = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
+    try:
+        done = subprocess.run([python, "-c", told], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    told_version, _, path = done.stdout.strip().partition(" ")
+    return Path(path) if told_version == version else None
+
+
+def rows(*, is_quick: bool) -> list[Row]:
+    """List what is to be tested; a quick run takes the newest other interpreter and the oldest libraries."""
+    found = interpreters()
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    pinned = [Row(python, version) for version, python in found if not is_quick or version != own]
+    if is_quick:
+        pinned = pinned[-1:]
+    version, python = found[0] if found else (own, Path(sys.executable))
+    return [*pinned, Row(python, version, is_oldest=True)]
+
+
+def install(row: Row, directory: Path) -> Path:
+    """Make the environment of a row; give its interpreter. Raises CalledProcessError."""
+    uv([UV, "venv", "--quiet", "--python", str(row.python), str(directory)])
+    python = directory / "bin" / "python"
+    pip = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+    if row.is_oldest:
+        uv([*pip, "--resolution", "lowest-direct", "-e", ".", "--group", "test"])
+    else:
+        uv([*pip, "--require-hashes", "-r", "tests/constraints.txt"])
+        uv([*pip, "--no-deps", "--no-build-isolation", "-e", "."])
+    return python
+
+
+def uv(command: list[str]) -> None:
+    """Run uv in the checkout. Raises CalledProcessError."""
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def passes(row: Row, workers: int, *, is_quick: bool) -> bool:
+    """Run the tests of a row, and tell whether all passed."""
+    with tempfile.TemporaryDirectory(prefix="portspec-matrix-") as name:
+        python = install(row, Path(name) / "venv")
+        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--dist", "worksteal"]
+        command += ["--numprocesses", str(workers)]
+        command += [f"tests/unit/{part}" for part in QUICK] if is_quick else ["tests/unit"]
+        environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(Path(name) / "hypothesis")}
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+
+
+def main() -> int:
+    """Test all rows, and say of each what came of it; exit code 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="make matrix", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="some of the tests in some of the environments")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that run tests (default: 2)")
+    options = parser.parse_args()
+    said = []
+    for row in rows(is_quick=options.quick):
+        print(f"== {row}", flush=True)
+        began = time.monotonic()
+        try:
+            is_right = passes(row, options.workers, is_quick=options.quick)
+        except subprocess.CalledProcessError as error:
+            print(f"{' '.join(error.cmd)} failed", file=sys.stderr)
+            is_right = False
+        said.append((is_right, f"{row}: {'passed' if is_right else 'FAILED'} in {time.monotonic() - began:.0f} s"))
+    print(*(line for _, line in said), sep="\n")
+    return 0 if all(is_right for is_right, _ in said) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
