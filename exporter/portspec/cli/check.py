@@ -23,7 +23,6 @@ from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
-from portspec.store import place_of, present_holder
 from portspec.verdict import last_day
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
 
     Unless `everything` is wanted, many hosts are told in few lines, and names are looked up for a limited time.
     """
+    from portspec.store import place_of  # `scan` imports this module, and needs no state file
+
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     known = targets(config, discovery.hosts)
@@ -274,6 +275,8 @@ def _reports(audit: AuditConfig, hosts: int) -> str:
 
 def _state(place: Place) -> str:
     """Tell where the state file is, and which exporter holds it now."""
+    from portspec.store import present_holder
+
     if holder := present_holder(place.path):
         return f"state file: {place.path}, held by {holder}"
     return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which is not there yet'}"

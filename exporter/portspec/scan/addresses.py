@@ -101,9 +101,10 @@ class AddressScans:
 
         if is_shared:
             begin()
+        has_place = place.is_held or not is_shared  # now, or before all of the scans have begun
         for scan, is_found in zip(scans, found, strict=True):
-            # Who has a place already begins what others wait for a place with: they might wait for this very place.
-            if not is_found or (place.is_held and scan.began is None):
+            # Who has a place begins what others wait for a place with: they might wait for this very place.
+            if not is_found or (has_place and scan.began is None):
                 task = asyncio.create_task(self._run(scan, place, begin))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
