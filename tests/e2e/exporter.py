@@ -34,11 +34,11 @@ class Answer:
     headers: Mapping[str, str]
 
 
-def until(look: Callable[[], Any]) -> Any:
-    """Look again and again until what is seen is true; gives it."""
-    deadline = time.monotonic() + PATIENCE
+def until(look: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
+    """Look again and again until what is seen is true; gives it. Fails after so many seconds."""
+    deadline = time.monotonic() + patience
     while not (seen := look()):
-        assert time.monotonic() < deadline, f"not seen in {PATIENCE} s; the last look gave {seen!r}"
+        assert time.monotonic() < deadline, f"not seen in {patience} s; the last look gave {seen!r}"
         time.sleep(PAUSE)
     return seen
 

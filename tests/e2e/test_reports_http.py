@@ -17,6 +17,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -279,17 +280,18 @@ class Senders:
 
     def send(self, made: Made) -> None:
         """Post a report until there is an answer, in a thread of its own."""
-        self.acknowledged[made.host] = until(lambda: self._answer(made))
+        self.acknowledged[made.host] = until(lambda: self._answer(made), patience=6 * PATIENCE)  # over all starts
 
     def _answer(self, made: Made) -> int | None:
         try:
-            return post(self._address, made.packed)[0]
+            status = post(self._address, made.packed)[0]
         except ConnectionRefusedError:
             return None
         except (OSError, http.client.HTTPException):  # it was there, and is there no more
             with self._lock:
                 self.lost += 1
             return None
+        return None if status == HTTPStatus.SERVICE_UNAVAILABLE else status  # it starts: again later
 
 
 def free_port() -> int:

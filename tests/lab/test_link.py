@@ -38,7 +38,8 @@ SECONDS: Final = 30.0  # for anything that should come soon
 @contextmanager
 def exporter(lab: Lab, conf: Path) -> Iterator[Iterator[dict[str, Any]]]:
     """Run the exporter; gives what it says of each finished scan."""
-    server = lab.popen([*PROGRAM, "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:10191"],
+    server = lab.popen([*PROGRAM, "-c", str(conf), "-j", "--log.level", "debug",
+                        "--web.listen-address", "127.0.0.1:10191"],
                        stdout=subprocess.PIPE)  # fmt: skip
     assert server.stdout is not None
     try:
