@@ -148,13 +148,14 @@ class WebServer:
     async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._connections.heard(request)
         if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
-            return _later("portspec is not ready: it is starting.\n", 1)
+            return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
         if request.method == "POST" and _is_of_another_site(request):
             return web.Response(status=403, text="pages of other sites may not do this.\n")
         try:
             return await handler(request)
         except BusyError:
-            return _later("too many pages are asked for at once; ask again later.\n", 5)
+            is_json = request.path.startswith("/api/")
+            return _later("too many pages are asked for at once; ask again later.\n", 5, is_json=is_json)
         except GoneError:  # nobody gets this answer
             return _later("the client has gone.\n", 5)
 
@@ -192,9 +193,12 @@ _PAGE_HEADERS = {
 }
 
 
-def _later(text: str, seconds: int) -> web.Response:
+def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
     """Answer that it cannot be done now, and when to ask again (RFC 9110, 15.6.4)."""
-    return web.Response(status=503, text=text, headers={"Retry-After": str(seconds)})
+    headers = {"Retry-After": str(seconds)}
+    if is_json:
+        return web.json_response({"error": "unavailable", "message": text.strip()}, status=503, headers=headers)
+    return web.Response(status=503, text=text, headers=headers)
 
 
 def _is_of_another_site(request: web.Request) -> bool:
