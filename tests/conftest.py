@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-# A shell's background job ignores the first two (POSIX.1-2017, XCU 2.11), and a program under nohup(1) the third.
-_IGNORABLE: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+# A shell's background job ignores SIGINT and SIGQUIT (POSIX.1-2017, XCU 2.11), a program under nohup(1) SIGHUP. These
+# two Python ignores itself, and resets them for the programs that it starts.
+_IGNORED_BY_PYTHON: Final = {signal.SIGPIPE, signal.SIGXFSZ}
 #: Variables that change what portspec, its agent, Python, curl or a terminal do, by the beginning of their names.
 _FOREIGN: Final = (
     "LC_",
@@ -37,7 +38,7 @@ _FOREIGN: Final = (
 
 def pytest_configure() -> None:
     """Give this process and the programs that tests start the surroundings of a login shell."""
-    for number in _IGNORABLE:
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
             # pytest itself goes on ignoring it. A program that is started has the default action again: execve(2)
             # keeps what is ignored, and resets what is handled.
