@@ -53,7 +53,7 @@ PATIENCE = 300.0  # seconds
 _EXPORTER = """
 import asyncio, json, sys, time
 from portspec import log
-from portspec.app.service import serve
+from portspec.app.process import serve
 from portspec.config import load
 from portspec.inventory import Shard
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import hashlib
-import os
-import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portspec import __version__, log
-from portspec.app.engines import drop_privileges, open_engines
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
-from portspec.app.servicemanager import ServiceManager, control_socket
+from portspec.app.servicemanager import ServiceManager
 from portspec.config import load
 from portspec.config.trust import complaints
 from portspec.errors import ConfigError
@@ -33,10 +28,9 @@ from portspec.report import ReportSettings
 from portspec.reports import Reports
 from portspec.store import Store, StoreError, announce, is_same_file, outbox, place_of_exporter
 from portspec.threads import in_daemon_thread
-from portspec.web import WebServer, parse_listen_address
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Coroutine, Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from portspec.app.engines import Engines
     from portspec.config import Config, HostConfig, MailConfig
@@ -47,11 +41,7 @@ if TYPE_CHECKING:
 FIRST_ANSWERS = 5.0  # seconds in which the sources of discovery are waited for before the first round begins
 LOOK_AT_FILE = 30.0  # seconds between two looks whether conf.yml has changed
 WRITE_AHEAD = 0.25  # seconds between two looks whether hosts have changed that the next scrape would have to write
-# New objects before the youngest, the middle-aged and all are searched for cycles. States of hosts come and go by the
-# ten thousand, without any cycle; a search through all of them holds every thread up.
-COLLECT = (10_000, 10, 50)
 AT_ONCE = 100  # hosts told of before the event loop may go on
-SWITCH = 0.001  # seconds that a thread waits for the interpreter: a scrape lets go of it, and wants it back, often
 
 _log = log.get("app")
 
@@ -469,70 +459,9 @@ class Service:
                 await self.reload()
 
 
-async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -> None:
-    """Run the exporter until SIGTERM or SIGINT. Raises ListenError when it cannot listen."""
-    sys.setswitchinterval(SWITCH)
-    gc.set_threshold(*COLLECT)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, number, stop)
-    listeners = [parse_listen_address(address) for address in listen_addresses]
-    with open_engines(config) as engines:
-        manager = ServiceManager(os.environ)
-        service = Service(config, engines, shard, manager)
-        loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
-        ready = asyncio.Event()
-        server = WebServer(service, listeners, ready=ready, control=control_socket(os.environ))
-        opened: asyncio.Future[None] | None = None
-        try:
-            urls = await server.start()
-            # Its thread keeps the rights that opening the file may take, as root in another user's directory.
-            opened = in_daemon_thread(service.open)
-            drop_privileges()
-            await _run_until(stop, _serve(service, opened, urls, ready))
-        finally:
-            manager.tell("STOPPING=1")
-            engines.close()
-            await server.stop()
-            if opened is None or opened.done():  # else its thread is at the file, and nothing was written yet
-                service.store.close()
-    _log.info("portspec stopped")
-
-
-async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event) -> None:
-    await asyncio.shield(opened)
-    await service.start()
-    await in_daemon_thread(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
-    ready.set()
-    service.tell()
-    for url in urls:
-        _log.info("listening", url=url)
-    await service.run()
-
-
 def _checksum(path: str) -> bytes | None:
     """Give a checksum of a file; None if it cannot be read."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).digest()
     except OSError:
         return None
-
-
-def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
-    _log.info("stopping", signal=number.name)
-    stop.set()
-
-
-async def _run_until(stop: asyncio.Event, forever: Coroutine[None, None, None]) -> None:
-    """Run a coroutine that should not end until `stop` is set; if it fails, so does this."""
-    running = asyncio.create_task(forever)
-    waiting = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-    finally:
-        waiting.cancel()
-        running.cancel()
-        await asyncio.gather(running, waiting, return_exceptions=True)

@@ -121,7 +121,7 @@ def _serve(config: Config, listen_addresses: Sequence[str], shard: str) -> int:
     import asyncio
 
     from portspec import log
-    from portspec.app.service import serve
+    from portspec.app.process import serve
     from portspec.inventory import parse_shard
 
     try:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import portspec.app.service
+import portspec.app.process
 from portspec import __version__
 from portspec.cli import main
 from tests.unit.cli.run import Server, run
@@ -149,7 +149,7 @@ def test_crash_of_the_exporter_is_logged(
     async def crash(_: Config, __: Sequence[str], ___: Shard) -> None:
         raise ZeroDivisionError("somewhere")
 
-    monkeypatch.setattr(portspec.app.service, "serve", crash)
+    monkeypatch.setattr(portspec.app.process, "serve", crash)
     with logging_restored():
         assert main(["-j", "-c", configure({own_address(): []})]) == 70
     (line,) = capsys.readouterr().out.splitlines()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-import portspec.app.service
-from portspec.app.service import Service, serve
+import portspec.app.process
+from portspec.app.process import serve
+from portspec.app.service import Service
 from portspec.config import load
 from portspec.inventory import Shard
 from portspec.web import WebServer
@@ -91,7 +92,7 @@ def test_exporter_answers_while_its_state_file_is_opened(tmp_path: Path, monkeyp
         open_(service)
 
     monkeypatch.setattr(Service, "open", slow)
-    monkeypatch.setattr(portspec.app.service, "drop_privileges", lambda: None)  # of the process of all tests
+    monkeypatch.setattr(portspec.app.process, "drop_privileges", lambda: None)  # of the process of all tests
 
     async def scenario() -> None:
         exporter = asyncio.create_task(serve(load(tmp_path / "conf.yml", {}), ["127.0.0.1:0"], Shard()))

@@ -1,0 +1,91 @@
+"""The exporter as a process: how it starts, what signals do, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from portspec import log
+from portspec.app.engines import drop_privileges, open_engines
+from portspec.app.service import Service
+from portspec.app.servicemanager import ServiceManager, control_socket
+from portspec.threads import in_daemon_thread
+from portspec.web import WebServer, parse_listen_address
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from portspec.config import Config
+    from portspec.inventory import Shard
+
+# New objects before the youngest, the middle-aged and all are searched for cycles. States of hosts come and go by the
+# ten thousand, without any cycle; a search through all of them holds every thread up.
+COLLECT = (10_000, 10, 50)
+SWITCH = 0.001  # seconds that a thread waits for the interpreter: a scrape lets go of it, and wants it back, often
+
+_log = log.get("app")
+
+
+async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -> None:
+    """Run the exporter until SIGTERM or SIGINT. Raises ListenError when it cannot listen."""
+    sys.setswitchinterval(SWITCH)
+    gc.set_threshold(*COLLECT)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, stop)
+    listeners = [parse_listen_address(address) for address in listen_addresses]
+    with open_engines(config) as engines:
+        manager = ServiceManager(os.environ)
+        service = Service(config, engines, shard, manager)
+        loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
+        ready = asyncio.Event()
+        server = WebServer(service, listeners, ready=ready, control=control_socket(os.environ))
+        opened: asyncio.Future[None] | None = None
+        try:
+            urls = await server.start()
+            # Its thread keeps the rights that opening the file may take, as root in another user's directory.
+            opened = in_daemon_thread(service.open)
+            drop_privileges()
+            await _run_until(stop, _serve(service, opened, urls, ready))
+        finally:
+            manager.tell("STOPPING=1")
+            engines.close()
+            await server.stop()
+            if opened is None or opened.done():  # else its thread is at the file, and nothing was written yet
+                service.store.close()
+    _log.info("portspec stopped")
+
+
+async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event) -> None:
+    await asyncio.shield(opened)
+    await service.start()
+    await in_daemon_thread(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
+    ready.set()
+    service.tell()
+    for url in urls:
+        _log.info("listening", url=url)
+    await service.run()
+
+
+def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
+    _log.info("stopping", signal=number.name)
+    stop.set()
+
+
+async def _run_until(stop: asyncio.Event, forever: Coroutine[None, None, None]) -> None:
+    """Run a coroutine that should not end until `stop` is set; if it fails, so does this."""
+    running = asyncio.create_task(forever)
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        waiting.cancel()
+        running.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
