@@ -7,9 +7,11 @@ releases it when the process ends, however it ends, so a lock file that is left 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -105,7 +107,7 @@ class Lock:
 
     def _opened(self) -> int:
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+            descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT, _MODE)
         except PermissionError as error:
             if os.access(self._path, os.F_OK):
                 why = f"its lock file {self._path} belongs to another user: remove it if that user runs no exporter"
@@ -127,11 +129,23 @@ class Lock:
                 self._is_written = True
 
 
+def open_regular(path: str, flags: int, mode: int = _MODE) -> int:
+    """Open a file beside the state file or conf.yml; raises OSError, also where a link or a pipe has its name.
+
+    Whoever may write to the directory could have put it there for this user, who may be root, to follow or wait for.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
+
+
 def last_holder(path: str) -> Holder | None:
     """Read who holds the lock of the state file at a path, or held it last; None if there is nothing to read."""
     for _ in range(_TRIES):
         try:
-            with Path(f"{os.path.realpath(path)}{SUFFIX}").open("rb") as file:
+            with os.fdopen(open_regular(f"{os.path.realpath(path)}{SUFFIX}", os.O_RDONLY), "rb") as file:
                 plain = json.loads(file.read(_MAX_SIZE))
             return Holder(
                 int(plain["pid"]),
@@ -150,7 +164,7 @@ def last_holder(path: str) -> Holder | None:
 def present_holder(path: str) -> Holder | None:
     """Read who holds the lock of the state file at a path now; None if nobody does, or it cannot be told."""
     try:
-        descriptor = os.open(f"{os.path.realpath(path)}{SUFFIX}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(f"{os.path.realpath(path)}{SUFFIX}", os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from portspec.store.lock import last_holder
+from portspec.store.lock import last_holder, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -94,7 +94,8 @@ def announce(config: Config, path: str, *, is_sharded: bool, system: Path = SYST
     target = os.path.realpath(path)
     try:
         if _pointed(config) != target:
-            pointer.write_text(f"{target}\n", encoding="utf-8", errors="surrogateescape")
+            with os.fdopen(open_regular(str(pointer), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "wb") as file:
+                file.write(os.fsencode(f"{target}\n"))
     except OSError:
         return False
     return True
@@ -130,8 +131,8 @@ def _usual(config: Config, system: Path) -> Iterator[str]:
 def _pointed(config: Config) -> str | None:
     """Read where the exporter of this conf.yml said that its file is."""
     try:
-        with Path(f"{config.path}{_POINTER}").open(encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(_MAX_SIZE).removesuffix("\n") or None
+        with os.fdopen(open_regular(f"{config.path}{_POINTER}", os.O_RDONLY), "rb") as file:
+            return os.fsdecode(file.read(_MAX_SIZE)).removesuffix("\n") or None
     except OSError:
         return None
 

@@ -183,3 +183,20 @@ def test_same_file_by_other_paths(tmp_path: Path) -> None:
     (tmp_path / "hard.db").hardlink_to(path)
     assert is_same_file(str(path), str(tmp_path / "hard.db"))
     assert is_same_file(str(path), os.path.relpath(path))
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_nothing_is_written_to_what_another_user_put_in_the_place(machine: Machine, tmp_path: Path, kind: str) -> None:
+    """A link or a pipe that has the name of the lock or of the pointer is neither followed nor waited for."""
+    victim = tmp_path / "victim"
+    if kind == "link":
+        victim.write_text("precious")
+    config = machine.config(tmp_path)
+    for name in (f"{tmp_path}/portspec.db.lock", f"{config.path}.state"):
+        os.mkfifo(name) if kind == "pipe" else Path(name).symlink_to(victim)
+    lock = Lock(f"{tmp_path}/portspec.db", Holder(1, "scan1", config.path, NOW, ""))
+    with pytest.raises(OSError, match=r"no regular file|symbolic links"):
+        lock.acquire()
+    assert not announce(config, config.state, is_sharded=False, system=machine.system)
+    assert place_of(machine.config(), machine.system).path == machine.config().state
+    assert (victim.read_text() if victim.exists() else None) == ("precious" if kind == "link" else None)
