@@ -44,10 +44,16 @@ class Limit:
         """True while whoever comes has to wait."""
         return self._held >= self._most
 
+    def acquire_now(self) -> bool:
+        """Take a place if one is free; gives whether it was."""
+        if self.is_full:
+            return False
+        self._held += 1  # nobody waits: a place that becomes free is given away at once
+        return True
+
     async def acquire(self, *, is_urgent: bool = False) -> None:
         """Take a place, as soon as one is free."""
-        if not self.is_full:  # nobody waits: a place that becomes free is given away at once
-            self._held += 1
+        if self.acquire_now():
             return
         turn = asyncio.get_running_loop().create_future()
         (self._urgent if is_urgent else self._ordinary).append(turn)
@@ -95,6 +101,14 @@ class Place:
     @property
     def is_held(self) -> bool:
         """True while the limit counts this place."""
+        return self._is_held
+
+    def take_now(self) -> bool:
+        """Use the place if it is held, or the limit has one at this moment; gives whether it is."""
+        if not self._is_held and not self._turn.locked():
+            self._is_held = self._limit.acquire_now()
+        if self._is_held:
+            self._users += 1
         return self._is_held
 
     async def take(self) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from portspec.scan.job import Observation
@@ -31,17 +33,17 @@ _MORE_PORTS = 1024
 
 @dataclass(slots=True, eq=False)
 class _Scan:
-    """One scan of one address for `jobs` jobs, which waits to begin until `began`, or runs."""
+    """One scan of one address, which waits to begin until `began`, then runs; `waiters` are the jobs that it is for."""
 
     job: ScanJob
-    done: asyncio.Future[Observation]
-    jobs: int = 1
+    waiters: list[asyncio.Future[Observation]] = field(default_factory=list)
     began: float | None = None
     running: Future[Observation] | None = None
+    over: asyncio.Future[None] | None = None  # if anybody waits for the address
 
     def serves(self, job: ScanJob, since: float) -> bool:
         """Tell whether this scan is what a job asks for: no older than `since`, and about as large."""
-        is_given_up = self.began is not None and not self.jobs
+        is_given_up = self.began is not None and not self.waiters
         is_old = self.began is not None and self.began < since
         if is_given_up or is_old or job.patience > self.job.patience:
             return False
@@ -90,6 +92,10 @@ class AddressScans:
         since = self._clock() - FRESH if since is None else since
         found = [self._find(address, job, since) for address in job.addresses]
         scans = [scan or self._plan(address, job) for address, scan in zip(job.addresses, found, strict=True)]
+        loop = asyncio.get_running_loop()
+        waiters = [loop.create_future() for _ in scans]
+        for scan, waiter in zip(scans, waiters, strict=True):
+            scan.waiters.append(waiter)
         is_shared = all(found)
         has_begun = False
 
@@ -105,14 +111,12 @@ class AddressScans:
         for scan, is_found in zip(scans, found, strict=True):
             # Who has a place begins what others wait for a place with: they might wait for this very place.
             if not is_found or (has_place and scan.began is None):
-                task = asyncio.create_task(self._run(scan, place, begin))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(scan, place, begin)
         try:
-            observations = [await asyncio.shield(scan.done) for scan in scans]
+            observations = [await waiter for waiter in waiters]
         finally:
-            for scan in scans:
-                self._leave(scan)
+            for scan, waiter in zip(scans, waiters, strict=True):
+                self._leave(scan, waiter)
         for number, scan in enumerate(scans):
             if not _is_complete(observations[number], job):  # it ended before its ports were added
                 observations[number] = await self.scan(replace(scan.job, ports=job.ports), place, since=since)
@@ -127,7 +131,6 @@ class AddressScans:
         entry = self._addresses.get(address) or _Address()
         for scan in (*filter(None, [entry.running]), *entry.waiting):
             if scan.serves(job, since):
-                scan.jobs += 1
                 if not job.ports <= scan.job.ports:
                     scan.job = replace(scan.job, ports=scan.job.ports | job.ports)
                     if scan.running:
@@ -136,60 +139,89 @@ class AddressScans:
         return None
 
     def _plan(self, address: str, job: ScanJob) -> _Scan:
-        scan = _Scan(replace(job, addresses=(address,)), asyncio.get_running_loop().create_future())
+        scan = _Scan(replace(job, addresses=(address,)))
         self._addresses.setdefault(address, _Address()).waiting.append(scan)
         return scan
 
-    def _leave(self, scan: _Scan) -> None:
+    def _leave(self, scan: _Scan, waiter: asyncio.Future[Observation]) -> None:
         """Note that a job no longer waits for a scan; one that nobody waits for ends."""
-        scan.jobs -= 1
-        if not scan.jobs and scan.running:
-            scan.running.cancel()
+        if waiter in scan.waiters:
+            scan.waiters.remove(waiter)
+            if not scan.waiters and scan.running:
+                scan.running.cancel()
+        elif not waiter.cancelled():
+            waiter.exception()  # it is no loss that a job with several addresses does not look at all of them
 
-    async def _run(self, scan: _Scan, place: Place, begin: Callable[[], None]) -> None:
-        """Run a scan when its address is free and there is a place, unless somebody else did or nobody waits for it."""
-        (address,) = scan.job.addresses
-        entry = self._addresses[address]
-        if not await self._take(scan, entry, place):
+    def _begin(self, scan: _Scan, place: Place, begin: Callable[[], None]) -> None:
+        """Run a scan when its address is free and there is a place."""
+        entry = self._addresses[scan.job.addresses[0]]
+        if entry.running is None and place.take_now():
+            self._run(scan, entry, place, begin)
             return
-        try:
-            entry.waiting.remove(scan)
-            if scan.jobs:
-                place.keep()
-                begin()
-                await self._ask(scan, entry)
-        finally:
-            place.put_back()
-            scan.done.cancel()  # unless it has an outcome
-            if entry.running is None and not entry.waiting:
-                self._addresses.pop(address, None)
+        task = asyncio.create_task(self._run_in_turn(scan, entry, place, begin))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _take(self, scan: _Scan, entry: _Address, place: Place) -> bool:
-        """Take a place at a moment when the address is free; False if somebody else began the scan meanwhile.
+    async def _run_in_turn(self, scan: _Scan, entry: _Address, place: Place, begin: Callable[[], None]) -> None:
+        """Run a scan at a moment when its address is free and there is a place, unless somebody else began it.
 
         Only for a scan that runs, and so has its place, is ever waited with a place in hand.
         """
         while scan in entry.waiting:
             if entry.running:
-                await asyncio.wait([entry.running.done])
+                entry.running.over = entry.running.over or asyncio.get_running_loop().create_future()
+                await asyncio.wait([entry.running.over])
                 continue
             await place.take()
             if entry.running is None and scan in entry.waiting:
-                return True
+                self._run(scan, entry, place, begin)
+                return
             place.put_back()  # another one was quicker
-        return False
 
-    async def _ask(self, scan: _Scan, entry: _Address) -> None:
+    def _run(self, scan: _Scan, entry: _Address, place: Place, begin: Callable[[], None]) -> None:
+        """Have the engine scan, with a place that was taken, unless nobody waits for it any more."""
+        entry.waiting.remove(scan)
+        if not scan.waiters:
+            self._end(scan, entry, place)
+            return
+        place.keep()
+        begin()
         entry.running = scan
         scan.began = self._clock()
         try:
             scan.running = self.engine.submit(scan.job)
-            scan.done.set_result(await asyncio.wrap_future(scan.running))
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            scan.done.set_exception(error)
-            scan.done.exception()  # it is no loss if nobody waits any more
-        finally:
+            self._end(scan, entry, place, methodcaller("set_exception", error))
+            return
+        asyncio.wrap_future(scan.running).add_done_callback(partial(self._answered, scan, entry, place))
+
+    def _answered(self, scan: _Scan, entry: _Address, place: Place, answer: asyncio.Future[Observation]) -> None:
+        if answer.cancelled():
+            self._end(scan, entry, place, methodcaller("cancel"))
+        elif error := answer.exception():
+            self._end(scan, entry, place, methodcaller("set_exception", error))
+        else:
+            self._end(scan, entry, place, methodcaller("set_result", answer.result()))
+
+    def _end(
+        self,
+        scan: _Scan,
+        entry: _Address,
+        place: Place,
+        tell: Callable[[asyncio.Future[Observation]], object] = lambda _: None,
+    ) -> None:
+        """Tell those who wait what came of a scan, give its place back, and forget an address that nobody asks."""
+        if entry.running is scan:
             entry.running = None
+        waiters, scan.waiters = scan.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                tell(waiter)
+        if scan.over:
+            scan.over.set_result(None)
+        place.put_back()
+        if entry.running is None and not entry.waiting:
+            self._addresses.pop(scan.job.addresses[0], None)
 
 
 def _is_complete(observation: Observation, job: ScanJob) -> bool:

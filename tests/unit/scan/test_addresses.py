@@ -59,7 +59,7 @@ def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
         tasks = [scene.ask(A, ports=PortSet.of([22, 80, 1000 + number])) for number in range(200)]
         await settle()
         assert (len(scene.engine.jobs), scene.limit.held) == (1, 1)
-        assert scene.begun == [True] * 199 + [False]
+        assert scene.begun == [False] + [True] * 199
         scene.finish(0, 80, 1007)
         observations = await asyncio.gather(*tasks)
         for number, observation in enumerate(observations):
