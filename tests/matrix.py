@@ -1,6 +1,7 @@
 """`make matrix`: the unit tests under each Python that is found, and with the oldest libraries that are allowed.
 
-The oldest are what `uv pip install --resolution lowest-direct` takes: the lower bounds in pyproject.toml.
+The oldest are what `uv pip install --resolution lowest-direct` takes: the lower bounds in pyproject.toml. They are
+tested under the oldest Python alone: for later ones there are no built packages of them.
 """
 
 from __future__ import annotations
@@ -74,8 +75,7 @@ def rows(*, is_quick: bool) -> list[Row]:
     pinned = [Row(python, version) for version, python in found if not is_quick or version != own]
     if is_quick:
         pinned = pinned[-1:]
-    version, python = found[0] if found else (own, Path(sys.executable))
-    return [*pinned, Row(python, version, is_oldest=True)]
+    return [*pinned, *(Row(python, version, is_oldest=True) for version, python in found if version == VERSIONS[0])]
 
 
 def install(row: Row, directory: Path) -> Path:
@@ -113,8 +113,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="some of the tests in some of the environments")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that run tests (default: 2)")
     options = parser.parse_args()
+    chosen = rows(is_quick=options.quick)
+    if not any(row.is_oldest for row in chosen):
+        print(f"Python {VERSIONS[0]} is not found: the oldest libraries are not tested")
     said = []
-    for row in rows(is_quick=options.quick):
+    for row in chosen:
         print(f"== {row}", flush=True)
         began = time.monotonic()
         try:
