@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import portspec.app.service
+from portspec.config import load
 from portspec.inventory import Shard
 from portspec.store import StoreError
 from portspec.threads import in_daemon_thread
@@ -662,3 +663,35 @@ def test_files_that_others_may_change_are_told_at_start_and_reload(tmp_path: Pat
 def set_mode(path: Path, mode: int) -> None:
     """Change the mode of a file."""
     path.chmod(mode)
+
+
+def test_hosts_at_a_time_are_bounded_over_reloads_and_beside_probes(conf: Path) -> None:
+    """`parallelscans: 1` is one host at a time, whatever began under an earlier configuration; a probe waits."""
+
+    async def scenario() -> None:
+        scanner = ScriptedEngine()  # whose scans do not end by themselves
+        of = engines(scanner)
+        addresses: dict[str, list[int]] = {f"192.0.2.{number}": [] for number in range(1, 21)}
+        write(conf, addresses, parallelscans=1)
+        of.tune(load(conf, {}))
+        async with running(conf, of) as service:
+            for number in range(4):
+                write(conf, addresses, parallelscans=1, history=100 + number, scan={"host_rate": 1000 + number})
+                assert await service.reload() is None
+                await settle()
+                assert scanner.running == 1
+            begun = next(iter(scanner.jobs)).addresses[0]
+            probed = next(host for host in addresses if host != begun)
+            probe = asyncio.create_task(service.prober.probe(probed, None, None))
+            await settle()
+            assert scanner.running == 1
+            scanner.finish(0)  # the next place is the probe's
+            await until(lambda: len(scanner.jobs) == 2)
+            assert (scanner.running, scanner.jobs[1].addresses) == (1, (probed,))
+            scanner.finish(1)
+            assert (await probe).state.host == probed
+            write(conf, addresses, parallelscans=3)
+            assert await service.reload() is None
+            await until(lambda: scanner.running == 3)
+
+    asyncio.run(scenario())
