@@ -107,10 +107,11 @@ class AddressScans:
 
         if is_shared:
             begin()
-        has_place = place.is_held or not is_shared  # now, or before all of the scans have begun
+        # Who is urgent, or has a place now or before all of the scans have begun, begins what others wait for a place
+        # with: nobody urgent waits for those who are not, and nobody for the very place that is held here.
+        may_begin = place.is_urgent or place.is_held or not is_shared
         for scan, is_found in zip(scans, found, strict=True):
-            # Who has a place begins what others wait for a place with: they might wait for this very place.
-            if not is_found or (has_place and scan.began is None):
+            if not is_found or (may_begin and scan.began is None):
                 self._begin(scan, place, begin)
         try:
             observations = [await waiter for waiter in waiters]
