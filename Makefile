@@ -22,8 +22,8 @@ run:  ## set up .venv and run the exporter on conf.yml
 test: packages lint matrix-quick  ## set up all that the tests need and run everything
 	$(BIN)/pytest $(PARALLEL)
 
-check: packages lint  ## lint and the unit tests
-	$(BIN)/pytest $(PARALLEL) tests/unit
+check: packages lint  ## lint and the unit tests, but for those of the commands, which start the program
+	$(BIN)/pytest $(PARALLEL) tests/unit --ignore=tests/unit/cli
 
 matrix: venv  ## the unit tests under each Python that is found, and with the oldest libraries that pyproject.toml allows
 	$(BIN)/python -m tests.matrix --workers $(WORKERS)

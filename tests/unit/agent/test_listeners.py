@@ -79,7 +79,7 @@ def test_sockets_that_wait_for_nobody_are_left_out(protocol: str, text: str) -> 
     assert read_proc_net([text], protocol) == []
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.one_of(
