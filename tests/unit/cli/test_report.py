@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -387,7 +388,8 @@ def test_missing_state_file_is_exit_2(conf: str) -> None:
 def test_state_file_of_an_earlier_portspec_has_scans_and_no_reports(conf: str) -> None:
     """A file from before there were reports is read as it is."""
     scan(conf, 22, 80)
-    (document,) = sqlite3.connect(state_file(conf)).execute("SELECT document FROM state").fetchone()
+    with closing(sqlite3.connect(state_file(conf))) as connection:
+        (document,) = connection.execute("SELECT document FROM state").fetchone()
     for path in state_file(conf).parent.glob("portspec.db*"):
         path.unlink()
     with contextlib.closing(sqlite3.connect(state_file(conf), isolation_level=None)) as connection:

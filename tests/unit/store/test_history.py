@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
@@ -50,7 +51,7 @@ def test_changes_older_than_the_history_are_deleted(path: Path) -> None:
 
 def test_state_that_nobody_renews_for_two_years_is_deleted(path: Path) -> None:
     """A host that is scanned once a year stays known, one that has left does not for ever."""
-    with sqlite3.connect(path, isolation_level=None) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection)
         connection.execute(
             "INSERT INTO state (host, saved_at, document) VALUES ('db1', ?, '{}'), ('web1', ?, '{}')",
