@@ -563,6 +563,14 @@ def own_sockets() -> set[str]:
     return {name for name in found if name.startswith("socket:")}
 
 
+def socket_name(of: socket.socket) -> str | None:
+    """Give the name of a socket as the links of /proc/self/fd have it; None if the server's thread has closed it."""
+    try:
+        return f"socket:[{os.fstat(of.fileno()).st_ino}]"
+    except OSError:
+        return None
+
+
 @contextlib.asynccontextmanager
 async def nothing_left(server: Server) -> AsyncIterator[None]:
     """See that within, no socket is left but those of the server, though that does not close them."""
@@ -570,9 +578,7 @@ async def nothing_left(server: Server) -> AsyncIterator[None]:
     yield
     async with asyncio.timeout(2.0):  # a transport that waits for the other side does so for 30 s
         while True:
-            held = {
-                f"socket:[{os.fstat(number).st_ino}]" for peer in server.peers if (number := peer.socket.fileno()) >= 0
-            }
+            held = {name for peer in server.peers if (name := socket_name(peer.socket))}
             if not (left := own_sockets() - before - held):
                 break
             try:
