@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,8 @@ def test_pipe_of_another_user_is_not_written_to(tmp_path: Path) -> None:
 def test_standard_output_by_its_name(configure: Configure, tmp_path: Path, name: str, *, is_pipe: bool) -> None:
     """`-o /dev/stdout` writes to standard output, a pipe or a file, behind what is there."""
     conf = configure({"127.0.0.1": []})
-    Store(str(Path(conf).with_name("portspec.db")), history=1.0).open(())
+    with closing(Store(str(Path(conf).with_name("portspec.db")), history=1.0)) as store:
+        store.open(())
     command = f'echo first; exec "$@" -o {name}'
     out = tmp_path / "out"
     shell = ["/bin/sh", "-c", f"({command}) {'| cat ' if is_pipe else ''}> {out}", "sh"]
