@@ -82,6 +82,10 @@ class Examiner:
         """The number of answers since the start that arrived faster than they were read."""
         return self._scans.engine.stats.answers_dropped
 
+    def now(self) -> float:
+        """Give the time in seconds by which `round_began` of examine() is meant."""
+        return self._scans.now()
+
     async def examine(
         self,
         target: Target,
@@ -89,18 +93,25 @@ class Examiner:
         *,
         is_fresh: bool = False,
         is_urgent: bool = False,
+        round_began: float | None = None,
         on_shared: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
         What deviates as it did in an `earlier` result need not be seen again before it counts. With `is_fresh` no
         port's state is older than this call; else it may come from a scan of the same address for another host
-        that began up to addresses.FRESH seconds ago. An urgent host is scanned before those that wait and are not
-        urgent. `on_shared` is called when the host waits for the scans of others only.
+        that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time `round_began` of
+        now() or later. An urgent host is scanned before those that wait and are not urgent. `on_shared` is called when
+        the host waits for the scans of others only.
         """
         try:
             result = await self._examine(
-                target, earlier, Place(self._parallel, is_urgent=is_urgent), is_fresh=is_fresh, on_shared=on_shared
+                target,
+                earlier,
+                Place(self._parallel, is_urgent=is_urgent),
+                is_fresh=is_fresh,
+                round_began=round_began,
+                on_shared=on_shared,
             )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
         except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
@@ -177,6 +188,7 @@ class Examiner:
         place: Place,
         *,
         is_fresh: bool,
+        round_began: float | None,
         on_shared: Callable[[], object],
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
@@ -200,7 +212,9 @@ class Examiner:
         else:
             job = ScanJob(addresses, target.config.ports, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
             with contextlib.closing(place):
-                observation = await self._scans.scan(job, place, since=since, on_begin=on_begin)
+                observation = await self._scans.scan(
+                    job, place, since=since, round_began=round_began, on_begin=on_begin
+                )
                 seen, duration = observation.addresses, observation.duration
                 place.is_urgent = True  # a host that was seen in part goes before those that were not looked at yet
                 for number in range(max(self._repeats.values())):

@@ -246,13 +246,14 @@ class Monitor:
 
     async def _round(self, due: Sequence[Target], widest: float, interval: float | None) -> None:
         started = self._clock.now()
+        began = None if interval is None else self._examiner.now()
         delays = sorted(self._rng.uniform(0.0, widest) for _ in due)
         timed = [(started + delay, target) for delay, target in zip(delays, due, strict=True)]
         async with asyncio.TaskGroup() as scans:
             # Apart, so that a name server which does not answer holds up no host that needs none.
             for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
                 share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
-                scans.create_task(self._start(share, places, scans, interval))
+                scans.create_task(self._start(share, places, scans, began))
         self._ended[interval] += 1
         if interval is None:
             return
@@ -275,8 +276,9 @@ class Monitor:
         timed: Sequence[tuple[float, Target]],
         places: Limit,
         scans: asyncio.TaskGroup,
-        interval: float | None,
+        began: float | None,
     ) -> None:
+        """Scan targets at their times; `began` tells when their round did by the examiner's clock, None beside one."""
         for at, target in timed:
             if (ahead := at - self._clock.now()) > 0:
                 await self._clock.sleep(ahead)
@@ -285,7 +287,7 @@ class Monitor:
             if self._is_due(target):
                 if recheck := self._rechecking.pop(target.host, None):
                     recheck.cancel()  # the scan looks at these ports, too
-                scan = scans.create_task(self._scan(target, place.release, is_fresh=interval is None))
+                scan = scans.create_task(self._scan(target, place.release, is_fresh=began is None, round_began=began))
                 self._running[target.host] = scan
                 scan.add_done_callback(partial(self._end_scan, target.host, place))
             else:
@@ -298,11 +300,20 @@ class Monitor:
         return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
 
     async def _scan(
-        self, target: Target, on_shared: Callable[[], object] = lambda: None, *, is_fresh: bool = False
+        self,
+        target: Target,
+        on_shared: Callable[[], object] = lambda: None,
+        *,
+        is_fresh: bool = False,
+        round_began: float | None = None,
     ) -> None:
         host = target.host
         result = await self._examiner.examine(
-            target, self.snapshot.hosts[host].conclusive, is_fresh=is_fresh, on_shared=on_shared
+            target,
+            self.snapshot.hosts[host].conclusive,
+            is_fresh=is_fresh,
+            round_began=round_began,
+            on_shared=on_shared,
         )
         before = self.snapshot.hosts[host]
         judged_at = result.finished_at

@@ -82,6 +82,7 @@ class ScriptedExaminer(Examiner):
         *,
         is_fresh: bool = False,
         is_urgent: bool = False,  # noqa: ARG002 - it concerns the places of the real one
+        round_began: float | None = None,  # noqa: ARG002 - and this what it shares
         on_shared: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Find all ports closed but those that the script has, after a while."""

@@ -47,7 +47,8 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
         examiner = engines.examiner(config)
         started = time.monotonic()
         order = random.sample(range(len(chosen)), len(chosen))
-        by_place = {place: asyncio.create_task(_examine(examiner, chosen[place])) for place in order}
+        began = examiner.now()
+        by_place = {place: asyncio.create_task(_examine(examiner, chosen[place], began)) for place in order}
         scans = [by_place[place] for place in range(len(chosen))]
         ahead = sum(len(target.config.ports) for target in chosen)
 
@@ -68,5 +69,5 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
         )
 
 
-async def _examine(examiner: Examiner, target: Target) -> HostState:
-    return HostState(target).after(await examiner.examine(target))
+async def _examine(examiner: Examiner, target: Target, began: float) -> HostState:
+    return HostState(target).after(await examiner.examine(target, round_began=began))

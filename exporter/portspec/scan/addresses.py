@@ -4,6 +4,7 @@ Hundreds of names on one load balancer are ordinary. Each name is a host with a 
 their address has one state. So jobs that ask the same address at about the same time share one scan:
 
 * A scan that began a short time ago serves later jobs, too. Ports that it lacks are added to it while it runs.
+* What it saw serves jobs of the same round also after its end; only ports that it lacks are scanned then.
 * Where that does not do, the job waits for the next scan of the address, which serves all jobs that come meanwhile.
 * A job that starts no scan of its own takes no place, and no job takes a place while its address is busy.
 """
@@ -15,16 +16,16 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import methodcaller
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from portspec.scan.job import Observation
+from portspec.scan.job import AddressObservation, Observation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from portspec.limit import Place
-    from portspec.scan.job import AddressObservation, Engine, ScanJob
+    from portspec.scan.job import Engine, ScanJob
 
 FRESH = 5.0  # seconds after its start in which a scan serves jobs that come
 # A job shares a scan of at most so many ports more than its own: who asks for one port does not wait for all of them.
@@ -40,6 +41,7 @@ class _Scan:
     began: float | None = None
     running: Future[Observation] | None = None
     over: asyncio.Future[None] | None = None  # if anybody waits for the address
+    seen: Observation | None = None  # what the engine answered
 
     def serves(self, job: ScanJob, since: float) -> bool:
         """Tell whether this scan is what a job asks for: no older than `since`, and about as large."""
@@ -69,6 +71,7 @@ class AddressScans:
         self.engine = engine
         self._clock = clock
         self._addresses: dict[str, _Address] = {}
+        self._ended: dict[str, _Scan] = {}  # those that began in the last FRESH seconds, the first to end first
         self._tasks: set[asyncio.Task[None]] = set()
 
     def now(self) -> float:
@@ -81,55 +84,77 @@ class AddressScans:
         place: Place,
         *,
         since: float | None = None,
+        round_began: float | None = None,
         on_begin: Callable[[bool], object] = lambda _: None,
     ) -> Observation:
         """Scan the addresses of a job, together with others that ask the same; `place` is for scans of its own.
 
-        What is seen of a port is not older than `since`, a time of now(), by default FRESH seconds ago. `on_begin` is
-        called once: with True as soon as all addresses are scanned for other jobs anyway, else with False when a scan
-        begins.
+        What is seen of a port is not older than `since`, a time of now(), by default FRESH seconds ago. It may come
+        from a scan that has ended if that one began in the same round, `round_began` ago or later; without one it
+        may not. `on_begin` is called once: with True as soon as all addresses are scanned for other jobs anyway, else
+        with False when a scan begins.
         """
         since = self._clock() - FRESH if since is None else since
-        found = [self._find(address, job, since) for address in job.addresses]
-        scans = [scan or self._plan(address, job) for address, scan in zip(job.addresses, found, strict=True)]
+        known = [self._known(address, job, since, round_began) for address in job.addresses]
+        jobs = [_rest(job, address, seen) for address, seen in zip(job.addresses, known, strict=True)]
+        found = [self._find(one, since) if one else None for one in jobs]
+        scans = [scan or (self._plan(one) if one else None) for one, scan in zip(jobs, found, strict=True)]
         loop = asyncio.get_running_loop()
-        waiters = [loop.create_future() for _ in scans]
-        for scan, waiter in zip(scans, waiters, strict=True):
+        waiters = {scan: loop.create_future() for scan in scans if scan}
+        for scan, waiter in waiters.items():
             scan.waiters.append(waiter)
-        is_shared = all(found)
+        planned = [scan for scan, shared in zip(scans, found, strict=True) if scan and not shared]
         has_begun = False
 
         def begin() -> None:
             nonlocal has_begun
             if not has_begun:
                 has_begun = True
-                on_begin(is_shared)
+                on_begin(not planned)
 
-        if is_shared:
+        if not planned:
             begin()
         # Who is urgent, or has a place now or before all of the scans have begun, begins what others wait for a place
         # with: nobody urgent waits for those who are not, and nobody for the very place that is held here.
-        may_begin = place.is_urgent or place.is_held or not is_shared
-        for scan, is_found in zip(scans, found, strict=True):
-            if not is_found or (may_begin and scan.began is None):
+        may_begin = place.is_urgent or place.is_held or bool(planned)
+        for scan in waiters:
+            if scan in planned or (may_begin and scan.began is None):
                 self._begin(scan, place, begin)
         try:
-            observations = [await waiter for waiter in waiters]
+            answers = {scan: await waiter for scan, waiter in waiters.items()}
         finally:
-            for scan, waiter in zip(scans, waiters, strict=True):
+            for scan, waiter in waiters.items():
                 self._leave(scan, waiter)
-        for number, scan in enumerate(scans):
-            if not _is_complete(observations[number], job):  # it ended before its ports were added
-                observations[number] = await self.scan(replace(scan.job, ports=job.ports), place, since=since)
+        observations = []
+        for address, seen, asked in zip(job.addresses, known, scans, strict=True):
+            together = _together(seen, answers[asked] if asked else None)
+            if left := _rest(job, address, together):  # it ended before its ports were added
+                together = _together(together, await self.scan(left, place, since=since))
+            observations.append(together)
         return Observation(
             tuple(_only(item, job) for observation in observations for item in observation.addresses),
             max((observation.duration for observation in observations), default=0.0),
             sum(observation.probes for observation in observations),
         )
 
-    def _find(self, address: str, job: ScanJob, since: float) -> _Scan | None:
-        """Find the scan of an address that serves a job, too, and let it do so."""
-        entry = self._addresses.get(address) or _Address()
+    def _known(self, address: str, job: ScanJob, since: float, round_began: float | None) -> Observation | None:
+        """Give what a scan of an address saw that has ended, if it may serve a job."""
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if self._is_fresh(self._ended[oldest]):
+                break
+            del self._ended[oldest]
+        scan = self._ended.get(address)
+        if round_began is None or scan is None or scan.began is None or job.patience > scan.job.patience:
+            return None
+        return scan.seen if scan.began >= max(since, round_began) else None
+
+    def _is_fresh(self, scan: _Scan) -> bool:
+        return scan.began is not None and scan.began >= self._clock() - FRESH
+
+    def _find(self, job: ScanJob, since: float) -> _Scan | None:
+        """Find the scan of an address that serves a job of it, too, and let it do so."""
+        entry = self._addresses.get(job.addresses[0]) or _Address()
         for scan in (*filter(None, [entry.running]), *entry.waiting):
             if scan.serves(job, since):
                 if not job.ports <= scan.job.ports:
@@ -139,9 +164,9 @@ class AddressScans:
                 return scan
         return None
 
-    def _plan(self, address: str, job: ScanJob) -> _Scan:
-        scan = _Scan(replace(job, addresses=(address,)))
-        self._addresses.setdefault(address, _Address()).waiting.append(scan)
+    def _plan(self, job: ScanJob) -> _Scan:
+        scan = _Scan(job)
+        self._addresses.setdefault(job.addresses[0], _Address()).waiting.append(scan)
         return scan
 
     def _leave(self, scan: _Scan, waiter: asyncio.Future[Observation]) -> None:
@@ -202,7 +227,19 @@ class AddressScans:
         elif error := answer.exception():
             self._end(scan, entry, place, methodcaller("set_exception", error))
         else:
-            self._end(scan, entry, place, methodcaller("set_result", answer.result()))
+            scan.seen = answer.result()
+            self._remember(scan)
+            self._end(scan, entry, place, methodcaller("set_result", scan.seen))
+
+    def _remember(self, scan: _Scan) -> None:
+        """Keep what a scan saw for the jobs that come, unless that is known of more ports already."""
+        address = scan.job.addresses[0]
+        other = self._ended.get(address)
+        if self._is_fresh(scan) and not (
+            other and self._is_fresh(other) and len(other.job.ports) > len(scan.job.ports)
+        ):
+            self._ended.pop(address, None)  # so that it is the last one
+            self._ended[address] = scan
 
     def _end(
         self,
@@ -225,8 +262,32 @@ class AddressScans:
             self._addresses.pop(scan.job.addresses[0], None)
 
 
-def _is_complete(observation: Observation, job: ScanJob) -> bool:
-    return all(item.failure or job.ports <= item.scanned for item in observation.addresses)
+def _rest(job: ScanJob, address: str, seen: Observation | None) -> ScanJob | None:
+    """Give the job for what is left to scan of an address; None if nothing is, or if it cannot be seen."""
+    if seen is None:
+        return replace(job, addresses=(address,))
+    (item,) = seen.addresses
+    ports = job.ports - item.scanned
+    return replace(job, addresses=(address,), ports=ports) if ports and not item.failure else None
+
+
+def _together(first: Observation | None, second: Observation | None) -> Observation:
+    """Put together what scans of different ports of an address saw; one of them may not have been made."""
+    if first is None or second is None:
+        return cast("Observation", first or second)
+    (one,), (other,) = first.addresses, second.addresses
+    times = [rtt for rtt in (one.rtt, other.rtt) if rtt is not None]
+    both = AddressObservation(
+        one.address,
+        scanned=one.scanned | other.scanned,
+        open=one.open | other.open,
+        filtered=one.filtered | other.filtered,
+        answered=one.answered or other.answered,
+        rtt=min(times, default=None),
+        failure=one.failure or other.failure,
+        unconfirmed=one.unconfirmed | other.unconfirmed,
+    )
+    return Observation((both,), first.duration + second.duration, first.probes + second.probes)
 
 
 def _only(item: AddressObservation, job: ScanJob) -> AddressObservation:

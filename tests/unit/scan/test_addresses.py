@@ -33,14 +33,21 @@ class Scene:
         self.begun: list[bool] = []
 
     def ask(
-        self, *addresses: str, ports: PortSet = FEW, since: float | None = None, patience: float = 0.0
+        self,
+        *addresses: str,
+        ports: PortSet = FEW,
+        since: float | None = None,
+        patience: float = 0.0,
+        round_began: float | None = None,
     ) -> asyncio.Task[Observation]:
         """Ask for a scan."""
 
         async def ask() -> Observation:
             with contextlib.closing(Place(self.limit)) as place:
                 job = ScanJob(addresses, ports, patience=patience)
-                return await self.scans.scan(job, place, since=since, on_begin=self.begun.append)
+                return await self.scans.scan(
+                    job, place, since=since, round_began=round_began, on_begin=self.begun.append
+                )
 
         return asyncio.create_task(ask())
 
@@ -107,6 +114,80 @@ def test_ports_that_come_too_late_are_scanned_by_themselves() -> None:
         assert scene.engine.jobs[1].ports == PortSet.of([443])
         scene.finish(1, 443)
         assert (await second).addresses[0] == seen(A, scanned=[443], is_open=[443])
+
+    asyncio.run(scenario())
+
+
+def test_names_that_are_resolved_late_in_a_round_get_what_was_seen_in_it() -> None:
+    """A job of the round in which an address was scanned has only the ports scanned that nobody asked for yet."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        first = scene.ask(A, round_began=0.0)
+        await settle()
+        scene.finish(0, 80)
+        await first
+        scene.time = 1.0
+        same = await scene.ask(A, round_began=0.0)
+        assert same.addresses[0] == seen(A, scanned=FEW, is_open=[80])
+        assert len(scene.engine.jobs) == 1
+        more = scene.ask(A, B, ports=PortSet.of([22, 80, 443]), round_began=0.0)
+        await settle()
+        assert [(job.addresses, job.ports) for job in scene.engine.jobs[1:]] == [
+            ((A,), PortSet.of([443])),
+            ((B,), PortSet.of([22, 80, 443])),
+        ]
+        scene.finish(1, 443)
+        scene.finish(2)
+        assert (await more).addresses == (
+            seen(A, scanned=[22, 80, 443], is_open=[80, 443]),
+            seen(B, scanned=[22, 80, 443]),
+        )
+        assert scene.begun == [False, True, False]
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "round_began", "since"),
+    [(0.0, 1.0, 0.5, None), (0.0, 1.0, None, None), (0.0, FRESH + 1, 0.0, None), (0.0, 1.0, 0.0, 0.5)],
+    ids=["earlier round", "no round", "old", "to be seen later"],
+)
+def test_scan_that_has_ended_is_not_used_for_another_round(
+    began: float, now: float, round_began: float | None, since: float | None
+) -> None:
+    """A port is looked at once in each round, however short the interval is."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        scene.time = began
+        first = scene.ask(A, round_began=began)
+        await settle()
+        scene.finish(0, 80)
+        await first
+        scene.time = now
+        second = scene.ask(A, round_began=round_began, since=since)
+        await settle()
+        assert len(scene.engine.jobs) == 2
+        scene.finish(1)
+        assert (await second).addresses[0] == seen(A, scanned=FEW)
+
+    asyncio.run(scenario())
+
+
+def test_scans_that_have_ended_are_forgotten() -> None:
+    """What was seen is kept for some seconds only, whatever else is asked."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        for number in range(100):
+            scene.time = number / 2
+            task = scene.ask(f"192.0.2.{number}")
+            await settle()
+            scene.finish(number)
+            await task
+            assert len(scene.scans._ended) <= 2 * FRESH + 1
 
     asyncio.run(scenario())
 
@@ -291,6 +372,7 @@ def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
             st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3"]), min_size=1, max_size=3, unique=True),
             st.sets(st.sampled_from([1, 2, 3, 2000, 4000]), min_size=1),
             st.sampled_from([None, 0.0, 1.0, 2.0]),
+            st.sampled_from([None, 0.0, 1.0]),
             st.sampled_from(["", "finish", "cancel"]),
         ),
         max_size=15,
@@ -298,18 +380,17 @@ def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
     st.integers(1, 3),
 )
 def test_every_job_gets_its_ports_whatever_is_shared(
-    asked: Sequence[tuple[list[str], set[int], float | None, str]], places: int
+    asked: Sequence[tuple[list[str], set[int], float | None, float | None, str]], places: int
 ) -> None:
     """Jobs on common addresses that come, end and are given up in any order: each gets its ports, no place is lost."""
 
     async def scenario() -> None:
         scene = Scene(places=places)
         jobs: list[tuple[asyncio.Task[Observation], tuple[str, ...], PortSet]] = []
-        for number, (addresses, ports, since, then) in enumerate(asked):
+        for number, (addresses, ports, since, round_began, then) in enumerate(asked):
             scene.time = number / 4
-            jobs.append(
-                (scene.ask(*addresses, ports=PortSet.of(ports), since=since), tuple(addresses), PortSet.of(ports))
-            )
+            task = scene.ask(*addresses, ports=PortSet.of(ports), since=since, round_began=round_began)
+            jobs.append((task, tuple(addresses), PortSet.of(ports)))
             await settle()
             running = [place for place, future in enumerate(scene.engine.futures) if not future.done()]
             assert len(running) <= 3 * places
