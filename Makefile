@@ -8,7 +8,7 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check matrix matrix-quick venv lint format bench lab packages constraints clean
+.PHONY: help run test check matrix matrix-quick venv lint format bench soak-truth lab packages constraints clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -46,6 +46,9 @@ format: venv  ## let ruff mend and format the code
 
 bench: packages venv  ## measure beside nmap, masscan and zmap
 	$(BIN)/python -m benchmarks
+
+soak-truth: packages venv  ## spoil 200 scans in each of many ways, and count wrong verdicts (hours)
+	$(BIN)/python -m tests.lab.spoiling
 
 lab: venv  ## a shell in a small network of hosts whose truth is known
 	@$(BIN)/python -m tests.lab

@@ -8,7 +8,7 @@ import random
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
@@ -21,7 +21,7 @@ from portspec.threads import in_daemon_thread
 from portspec.verdict import Kind, Verdict, excepted_ports, judge, missing, unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
@@ -94,11 +94,13 @@ class Examiner:
         is_fresh: bool = False,
         is_urgent: bool = False,
         round_began: float | None = None,
+        silenced: Collection[str] = (),
         on_shared: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
-        What deviates as it did in an `earlier` result need not be seen again before it counts. With `is_fresh` no
+        What deviates as it did in an `earlier` result need not be seen again before it counts. An address of `silenced`
+        was cut off when it was last scanned; while it answers nothing it still is. With `is_fresh` no
         port's state is older than this call; else it may come from a scan of the same address for another host
         that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time `round_began` of
         now() or later. An urgent host is scanned before those that wait and are not urgent. `on_shared` is called when
@@ -111,6 +113,7 @@ class Examiner:
                 Place(self._parallel, is_urgent=is_urgent),
                 is_fresh=is_fresh,
                 round_began=round_began,
+                silenced=silenced,
                 on_shared=on_shared,
             )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
@@ -189,6 +192,7 @@ class Examiner:
         *,
         is_fresh: bool,
         round_began: float | None,
+        silenced: Collection[str],
         on_shared: Callable[[], object],
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
@@ -210,7 +214,13 @@ class Examiner:
         if not addresses:
             self.ports_started += len(target.config.ports)
         else:
-            job = ScanJob(addresses, target.config.ports, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
+            job = ScanJob(
+                addresses,
+                target.config.ports,
+                seed=self._rng.getrandbits(64),
+                pacer=Pacer(self._host_rate),
+                first=_probably_open(target, earlier),
+            )
             with contextlib.closing(place):
                 observation = await self._scans.scan(
                     job, place, since=since, round_began=round_began, on_begin=on_begin
@@ -224,6 +234,7 @@ class Examiner:
                 if self._confirmer:
                     seen, more = await self._confirm(self._confirmer, specification, job, place, seen)
                     duration += more
+        seen = tuple(_still_silent(item) if item.address in silenced else item for item in seen)
         now = self._wall_clock()
         excepted = excepted_ports(target.exceptions, now)
         judgement = await _apart(seen, partial(judge, seen, specification, failure, excepted))
@@ -246,7 +257,7 @@ class Examiner:
         asked = {
             item.address: _new_deviations(item, specification, kinds, before.get(item.address))
             for item in seen
-            if not item.failure
+            if item.is_usable
         }
         again, duration = await self._look_again(job, place, seen, asked)
         merged = tuple(
@@ -261,11 +272,12 @@ class Examiner:
 
         Gives what is seen, by address, and the seconds it took.
         """
-        jobs = [
-            replace(job, addresses=(item.address,), ports=ports | _answering(item, ports))
-            for item in seen
-            if (ports := asked.get(item.address))
-        ]
+        jobs = []
+        for item in seen:
+            if ports := asked.get(item.address):
+                # An address that was cut off is not waited for again.
+                alive = NO_PORTS if item.failure else _answering(item, ports)
+                jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
         answers = await _all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
         return again, max((answer.duration for answer in answers), default=0.0)
@@ -280,12 +292,23 @@ class Examiner:
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
         known = specification.expect | specification.allow
-        answers = await _all_of(confirmer, place, [ask for item in seen for ask in _questions(item, known, job)])
+        questions = {item.address: question for item in seen if (question := _question(item, known, job))}
+        answers = await _all_of(confirmer, place, questions.values())
         connected = {found.address: found for answer in answers for found in answer.addresses}
+        duration = max((answer.duration for answer in answers), default=0.0)
+        # Where nothing is heard of connections: are SYNs still answered?
+        deaf = [a for a, found in connected.items() if not (found.answered or found.failure)]
+        jobs = [replace(questions[address], patience=0.0) for address in deaf]
+        answers = await _all_of(self._scans, place, jobs)
+        again = {found.address: found for answer in answers for found in answer.addresses}
+        duration += max((answer.duration for answer in answers), default=0.0)
         confirmed = tuple(
-            _confirmed(item, known, connected[item.address]) if item.address in connected else item for item in seen
+            _confirmed(item, known, connected[item.address], again.get(item.address))
+            if item.address in connected
+            else item
+            for item in seen
         )
-        return confirmed, max((answer.duration for answer in answers), default=0.0)
+        return confirmed, duration
 
 
 def _new_deviations(
@@ -326,9 +349,14 @@ def _answering(item: AddressObservation, but: PortSet) -> PortSet:
 
 
 def _merged(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
-    """Put the newer state of some ports in the place of the older; silence does not undo that one was closed."""
+    """Put the newer state of some ports in the place of the older; silence does not undo that one was closed.
+
+    Where the address fell silent it is not known what they are.
+    """
     if again.failure:
-        return replace(item, failure=again.failure)
+        return replace(_without(item, ports), failure=item.failure or again.failure)
+    if item.failure:  # it was cut off: what is not seen again counts no more
+        return _without(item, ports - (item.open & again.open) - (again.scanned - again.open - again.filtered))
     silent = again.filtered & ports & (item.open | item.filtered)
     times = [rtt for rtt in (item.rtt, again.rtt) if rtt is not None]
     return replace(
@@ -341,6 +369,17 @@ def _merged(item: AddressObservation, ports: PortSet, again: AddressObservation)
     )
 
 
+def _without(item: AddressObservation, ports: PortSet) -> AddressObservation:
+    """Leave out what was seen of some ports."""
+    return replace(
+        item,
+        scanned=item.scanned - ports,
+        open=item.open - ports,
+        filtered=item.filtered - ports,
+        unconfirmed=item.unconfirmed - ports,
+    )
+
+
 def _rechecked(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
     """Put the newer state of some ports in the place of the older if it is another one, and the address answered."""
     if again.failure or not again.answered:
@@ -350,28 +389,67 @@ def _rechecked(item: AddressObservation, ports: PortSet, again: AddressObservati
     return item if is_same else merged
 
 
-def _questions(item: AddressObservation, known: PortSet, job: ScanJob) -> Iterator[ScanJob]:
+def _question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob | None:
     """Give the job that confirms the open ports of an address which are not known, if there are any.
 
-    One of the known ones goes along: where it does not even answer, no connection from here comes about.
+    One port that has answered goes along, a known one if possible: where it does not answer either, no connection from
+    here comes about.
     """
     doubtful = item.open - known
-    if item.failure is None and doubtful:
-        control = PortSet.of(islice(item.open & known, 1))
-        patience = max(_LEAST_PATIENCE, _PATIENCE * (item.rtt or 0.0))
-        yield replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience)
+    if not (item.is_usable and doubtful):
+        return None
+    closed = item.scanned - item.open - item.filtered
+    control = PortSet.of(islice(item.open & known or closed, 1))
+    patience = max(_LEAST_PATIENCE, _PATIENCE * (item.rtt or 0.0))
+    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience)
 
 
-def _confirmed(item: AddressObservation, known: PortSet, connected: AddressObservation) -> AddressObservation:
-    """Mark the open ports that no connection could be made to; if none could be tried, nothing is known."""
+def _confirmed(
+    item: AddressObservation, known: PortSet, connected: AddressObservation, again: AddressObservation | None
+) -> AddressObservation:
+    """Mark the open ports that no connection could be made to; if none could be tried, nothing is known of them.
+
+    `again` tells what SYNs to the same ports were answered with afterwards, where nothing was heard of connections.
+    """
+    address, doubtful = item.address, item.open - known
     failure = connected.failure
-    if failure is None and connected.filtered == connected.scanned and connected.scanned & known:
-        failure = Failure(
-            Reason.PERMISSION,
-            f"SYNs to {item.address} are answered, and no connection is, not even to an expected port: does a packet "
-            "filter of this machine drop what comes in?",
-        )
-    return replace(item, unconfirmed=(item.open - known) - connected.open, failure=failure)
+    if failure is None and again is not None:
+        if not again.answered:
+            failure = Failure(
+                Reason.CUT_OFF,
+                f"{address} stopped answering before connections could tell whether {_named(doubtful)} "
+                f"{'is' if len(doubtful) == 1 else 'are'} open: did something ban this scanner?",
+            )
+        elif connected.scanned - doubtful:
+            failure = Failure(
+                Reason.PERMISSION,
+                f"SYNs to {address} are answered, and no connection is, not even to "
+                f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop what comes in?",
+            )
+    if item.failure or (failure and failure.reason is Reason.CUT_OFF):
+        return replace(_without(item, doubtful - connected.open), failure=item.failure or failure)
+    return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
+
+
+def _still_silent(item: AddressObservation) -> AddressObservation:
+    """Say of an address that was cut off when it was last scanned, and answers nothing, that it still is."""
+    if item.answered or item.failure:
+        return item
+    detail = (
+        f"{item.address} stopped answering during an earlier scan, and answers nothing since: is this scanner banned?"
+    )
+    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail))
+
+
+def _probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
+    """Give the ports that are asked first: those that should be open, or were."""
+    specification = target.config.specification
+    was_open = earlier.open_ports if earlier else NO_PORTS
+    return PortSet.of(chain(islice(specification.expect, _CONTROLS), islice(was_open, _CONTROLS)))
+
+
+def _named(ports: PortSet) -> str:
+    return f"port{'' if len(ports) == 1 else 's'} {_shortened(ports)}"
 
 
 def _is_same(result: ScanResult, earlier: ScanResult) -> bool:
@@ -408,5 +486,9 @@ def _ports(judgement: Judgement, kind: Kind) -> str:
 
 def _spelled(deviations: Iterable[Deviation]) -> str:
     """Spell the deviating ports in a line that stays short when a machine answers on all of them."""
-    spelled = str(PortSet.of(item.port for item in deviations))
+    return _shortened(PortSet.of(item.port for item in deviations))
+
+
+def _shortened(ports: PortSet) -> str:
+    spelled = str(ports)
     return spelled if len(spelled) <= _LONGEST_PORTS else f"{spelled[:_LONGEST_PORTS]}…"

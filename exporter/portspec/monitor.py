@@ -313,6 +313,7 @@ class Monitor:
             self.snapshot.hosts[host].conclusive,
             is_fresh=is_fresh,
             round_began=round_began,
+            silenced=self.snapshot.hosts[host].silenced,
             on_shared=on_shared,
         )
         before = self.snapshot.hosts[host]

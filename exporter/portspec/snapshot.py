@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.lapse import is_outdated
-from portspec.ports import PortSet
+from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.verdict import Deviation, Judgement, Verdict, excepted_ports, judge
 
@@ -47,7 +47,7 @@ class ScanResult:
     @property
     def open_ports(self) -> PortSet:
         """The ports open on at least one address that was seen."""
-        return _union(item.accepting for item in self.addresses if item.failure is None)
+        return _union(item.accepting for item in self.addresses if item.is_usable)
 
     @property
     def is_up(self) -> bool:
@@ -65,10 +65,13 @@ class ScanResult:
         found = {observation.address: observation.failure for observation in self.addresses}
         is_whole = self.judgement.failure.reason is not Reason.RESOLVE
         kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
-        addresses = {observation.address: observation for observation in (*self.addresses, *kept)}
-        kept_addresses = {old.address for old in kept}
+        newer = {item.address: item for item in self.addresses if item.is_usable}
+        addresses = {item.address: item for item in self.addresses}
+        addresses |= {old.address: _updated(old, newer.get(old.address)) for old in kept}
+        # of the ports of a kept address those count that were not seen anew
+        seen = {old.address: newer[old.address].scanned if old.address in newer else NO_PORTS for old in kept}
         deviations, excepted = (
-            tuple(sorted((*new, *(item for item in old if item.address in kept_addresses))))
+            tuple(sorted((*new, *(item for item in old if item.port not in seen.get(item.address, ALL_PORTS)))))
             for new, old in (
                 (self.judgement.deviations, earlier.judgement.deviations),
                 (self.judgement.excepted, earlier.judgement.excepted),
@@ -122,6 +125,12 @@ class HostState:
     def exceptions(self) -> tuple[PortException, ...]:
         """The exceptions that are about it, in force or not."""
         return self.target.exceptions
+
+    @property
+    def silenced(self) -> frozenset[str]:
+        """The addresses that were cut off in the latest scan: they answered, and then did not."""
+        seen = self.latest.addresses if self.latest else ()
+        return frozenset(item.address for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF)
 
     @property
     def verdict(self) -> Verdict:
@@ -202,6 +211,18 @@ class HostState:
         changed = _has_changed(self.conclusive, conclusive)
         last_change = now if changed else self.last_change
         return replace(self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now)
+
+
+def _updated(old: AddressObservation, newer: AddressObservation | None) -> AddressObservation:
+    """Put what was seen of some ports in the place of what was known of them."""
+    if newer is None:
+        return old
+    return replace(
+        old,
+        open=(old.open - newer.scanned) | newer.open,
+        filtered=(old.filtered - newer.scanned) | newer.filtered,
+        unconfirmed=(old.unconfirmed - newer.scanned) | newer.unconfirmed,
+    )
 
 
 def _has_changed(before: ScanResult, after: ScanResult) -> bool:

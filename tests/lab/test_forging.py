@@ -33,7 +33,6 @@ def test_forged_answers_count_for_nothing(lab: Lab) -> None:
         ("SYN-ACK", "open"),
         ("RST", "closed"),
         ("RST of the SYN without counting it", "closed"),
-        ("ICMP", "filtered"),
     ],
 )
 def test_forged_answers_that_are_right_count(lab: Lab, kind: str, state: str) -> None:

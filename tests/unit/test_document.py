@@ -15,7 +15,7 @@ from portspec.snapshot import HostState
 from tests.unit.factories import NOW, exception, result, seen, target
 
 KEYS = [
-    "host", "verdict", "reason", "expected", "missing", "unexpected", "excepted",
+    "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
     "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "audit",
 ]  # fmt: skip
 
@@ -36,6 +36,7 @@ def test_host_out_of_spec() -> None:
         "host": "db1",
         "verdict": "out_of_spec",
         "reason": None,
+        "detail": None,
         "expected": ["22", "5432"],
         "missing": ["22", "5432"],
         "unexpected": ["9000", "10000"],

@@ -19,7 +19,7 @@ from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_clos
 from tests.unit.factories import result as result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from portspec.inventory import Target
     from portspec.scan import AddressObservation, ScanJob
@@ -349,6 +349,17 @@ def shows(*ports: int, silent: bool = False) -> Script:
     return answer
 
 
+def without(*silent: int) -> Script:
+    """Make a script in which these ports are silent, and the others closed."""
+
+    def answer(job: ScanJob) -> Observation:
+        quiet = PortSet.of(silent) & job.ports
+        found = [seen(address, scanned=job.ports, filtered=quiet) for address in job.addresses]
+        return Observation(tuple(found), 0.25, len(found) * len(job.ports))
+
+    return answer
+
+
 def by_address(**scripts: Script) -> Script:
     """Make a script that answers with `v4` for the IPv4 addresses of a job and with `v6` for the others."""
 
@@ -387,7 +398,7 @@ def asked(confirmer: ScriptedEngine) -> list[tuple[tuple[str, ...], list[int]]]:
 def test_unexpected_port_that_takes_a_connection_counts() -> None:
     """A port that is open where none should be is connected to, and is unexpected if that succeeds."""
     result, confirmer = examine(target(address=V4), shows(80), shows(80))
-    assert asked(confirmer) == [((V4,), [80])]
+    assert asked(confirmer) == [((V4,), [22, 80])]  # with one that has answered
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
     assert [item.port for item in result.judgement.deviations] == [80]
     assert (result.open_ports, result.addresses[0].unconfirmed) == (PortSet.of([80]), PortSet())
@@ -396,7 +407,7 @@ def test_unexpected_port_that_takes_a_connection_counts() -> None:
 @pytest.mark.parametrize("silent", [False, True], ids=["closed", "filtered"])
 def test_unexpected_port_that_takes_no_connection_does_not_count(silent: bool) -> None:  # noqa: FBT001
     """A port that answers SYNs and takes no connection is unconfirmed: it is no deviation, and the host in spec."""
-    result, _ = examine(target(address=V4), shows(80), shows(silent=silent))
+    result, _ = examine(target(address=V4), shows(80), without(80) if silent else shows())
     assert result.judgement == Judgement(Verdict.IN_SPEC)
     (row,) = result.addresses
     assert (row.open, row.unconfirmed, row.accepting) == (PortSet.of([80]), PortSet.of([80]), PortSet())
@@ -452,6 +463,111 @@ def test_deviation_on_one_address_outweighs_a_failure_on_the_other() -> None:
     assert result.judgement.failure == result.addresses[0].failure
 
 
+def cut_off(*ports: int, scanned: Iterable[int] = (22, 80, 443)) -> Script:
+    """Make a script of an address that fell silent: it had shown these ports open, and of others some closed."""
+
+    def answer(job: ScanJob) -> Observation:
+        failure = Failure(Reason.CUT_OFF, "it stopped answering")
+        known = PortSet.of(scanned) & job.ports
+        found = [
+            dataclasses.replace(
+                seen(address, scanned=known, is_open=PortSet.of(ports) & known, answered=True), failure=failure
+            )
+            for address in job.addresses
+        ]
+        return Observation(tuple(found), 0.25, len(job.ports))
+
+    return answer
+
+
+def test_port_that_could_not_be_confirmed_as_everything_fell_silent_is_unknown() -> None:
+    """Where neither connections nor SYNs are answered any more the host is unknown, not in spec."""
+    result, _ = examine(target(address=V4), in_turn(shows(80), shows(silent=True)), shows(silent=True))
+    failure = result.judgement.failure
+    assert (result.judgement.verdict, result.judgement.deviations) == (Verdict.UNKNOWN, ())
+    assert failure is not None
+    assert failure.reason is Reason.CUT_OFF
+    assert "port 80 is open" in failure.detail
+
+
+def test_connections_that_are_dropped_on_this_machine_are_told_as_that() -> None:
+    """Where SYNs are still answered, and no connection is, this machine may not connect."""
+    result, _ = examine(target(address=V4), shows(80), shows(silent=True))
+    failure = result.judgement.failure
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    assert failure is not None
+    assert failure.reason is Reason.PERMISSION
+    assert "port 22" in failure.detail
+
+
+def test_only_port_of_a_host_that_takes_no_connection_is_unconfirmed() -> None:
+    """Of a host that shows one open port and is silent otherwise, that port is no deviation while SYNs are answered."""
+    lonely = shows(80, silent=True)
+    result, confirmer = examine(target(address=V4), lonely, shows(silent=True))
+    assert asked(confirmer) == [((V4,), [80])]
+    assert result.judgement == Judgement(Verdict.IN_SPEC)
+    assert result.addresses[0].unconfirmed == PortSet.of([80])
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "verdict", "ports"),
+    [
+        (shows(80), Verdict.OUT_OF_SPEC, [80]),
+        (shows(silent=True), Verdict.UNKNOWN, []),
+        (None, Verdict.OUT_OF_SPEC, [80]),
+    ],
+    ids=["seen again", "not seen again", "not to be confirmed"],
+)
+def test_deviation_that_was_seen_before_the_address_was_cut_off_counts(
+    confirmed: Script | None, verdict: Verdict, ports: list[int]
+) -> None:
+    """What was seen until then counts if it holds against the same proof as always; the reason is told with it."""
+    result, _ = examine(target(address=V4), cut_off(80, scanned=[22, 80]), confirmed)
+    assert result.judgement.verdict is verdict
+    assert [item.port for item in result.judgement.deviations] == ports
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.CUT_OFF
+
+
+def test_missing_port_whose_repeat_met_silence_is_unknown() -> None:
+    """A port that was closed once, and then the address fell silent, is not missing: nobody knows."""
+    scanned = in_turn(shows(80), cut_off())
+    one = examiner(ScriptedEngine(scanned), confirm=2)
+    result = asyncio.run(one.examine(target(expect=[22], allow=[80], address=V4)))
+    assert (result.judgement.verdict, result.judgement.deviations) == (Verdict.UNKNOWN, ())
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.CUT_OFF
+
+
+def test_repeat_rests_on_ports_that_have_answered() -> None:
+    """A repeat names the ports that have answered as alive, so that their silence makes nobody's count."""
+    engine = ScriptedEngine(shows(80))
+    asyncio.run(examiner(engine, confirm=2).examine(target(expect=[22], allow=[80], scan=[443], address=V4)))
+    _, repeat = engine.jobs
+    assert (repeat.ports, repeat.alive) == (PortSet.of([22, 80, 443]), PortSet.of([80, 443]))
+
+
+def test_expected_and_formerly_open_ports_are_asked_first() -> None:
+    """What probably answers is asked first: whether the address lives is known from the beginning."""
+    of = target(expect=[22], scan=[80, 443, 8080], address=V4)
+    earlier = result_of(of, seen(V4, is_open=[8080]))
+    engine = ScriptedEngine(shows(22))
+    asyncio.run(examiner(engine).examine(of, earlier))
+    assert engine.jobs[0].first == PortSet.of([22, 8080])
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_address_that_was_cut_off_stays_so_until_it_answers(answers: bool) -> None:  # noqa: FBT001
+    """Silence after a ban is still the ban; one answer ends it."""
+    engine = ScriptedEngine(shows(silent=not answers))
+    found = asyncio.run(examiner(engine).examine(target(allow=[22], address=V4), silenced={V4}))
+    assert found.judgement.verdict is (Verdict.IN_SPEC if answers else Verdict.UNKNOWN)
+    if not answers:
+        assert found.judgement.failure is not None
+        assert found.judgement.failure.reason is Reason.CUT_OFF
+        assert "during an earlier scan" in found.judgement.failure.detail
+
+
 def test_unconfirmed_port_beside_a_failure_is_unknown() -> None:
     """Where one address is in spec after all and the other could not be tried the host is unknown."""
     result, _ = examine(target(address=None), shows(80), by_address(v4=shows(), v6=fails))
@@ -462,7 +578,7 @@ def test_each_address_is_confirmed_by_itself() -> None:
     """Each address is asked for what it showed, in one job each, and only what it then shows is its own."""
     scanned = by_address(v4=shows(80), v6=shows(80, 443))
     result, confirmer = examine(target(address=None), scanned, by_address(v4=shows(), v6=shows(80)))
-    assert asked(confirmer) == [((V4,), [80]), ((V6,), [80, 443])]
+    assert asked(confirmer) == [((V4,), [22, 80]), ((V6,), [22, 80, 443])]
     assert [(row.address, list(row.accepting), list(row.unconfirmed)) for row in result.addresses] == [
         (V4, [], [80]),
         (V6, [80], [443]),
@@ -522,8 +638,8 @@ def test_probes_and_dropped_answers_are_those_of_the_engines() -> None:
     assert (one.probes_sent, one.answers_dropped) == (0, 0)
     asyncio.run(one.examine(target(scan=[22, 80, 443])))
     engine.stats.answers_dropped = 4
-    assert (engine.stats.probes_sent, confirmer.stats.probes_sent) == (3, 2)
-    assert (one.probes_sent, one.answers_dropped) == (5, 4)
+    assert (engine.stats.probes_sent, confirmer.stats.probes_sent) == (3, 3)
+    assert (one.probes_sent, one.answers_dropped) == (6, 4)
 
 
 def test_unconfirmed_ports_are_not_logged_as_open() -> None:

@@ -35,7 +35,7 @@ from tests.unit.factories import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from portspec.inventory import Target
 
@@ -83,6 +83,7 @@ class ScriptedExaminer(Examiner):
         is_fresh: bool = False,
         is_urgent: bool = False,  # noqa: ARG002 - it concerns the places of the real one
         round_began: float | None = None,  # noqa: ARG002 - and this what it shares
+        silenced: Collection[str] = (),  # noqa: ARG002 - and this what it believes
         on_shared: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Find all ports closed but those that the script has, after a while."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,10 @@ from portspec.verdict import Verdict
 from tests.unit.factories import ADDRESS, MODEST, NOW, exception, result, seen, snapshot, target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portspec.inventory import Target
+    from portspec.scan import AddressObservation
     from portspec.snapshot import ScanResult
 
 OTHER = "192.0.2.2"
@@ -127,6 +131,36 @@ def test_address_that_did_not_resolve_keeps_its_deviations() -> None:
     after = before.after(result(WEB, seen(ADDRESS), at=NOW + 60, failure=failure))
     assert after.deviations == before.deviations
     assert after.last_change is None
+
+
+def cut_off(address: str, *is_open: int, scanned: Iterable[int]) -> AddressObservation:
+    """Make the observation of an address that fell silent after some of its ports were seen."""
+    failure = Failure(Reason.CUT_OFF, "it stopped answering")
+    return replace(seen(address, scanned=scanned, is_open=is_open, answered=True), failure=failure)
+
+
+def test_ports_that_were_seen_before_an_address_was_cut_off_replace_what_was_known_of_them() -> None:
+    """What was seen of some ports counts, what was known of the others stays; each deviation is told once."""
+    before = HostState(WEB).after(result(WEB, seen(ADDRESS, is_open=[22, 80, 443]), at=NOW))
+    assert [item.port for item in before.deviations] == [80, 443]
+    after = before.after(result(WEB, cut_off(ADDRESS, 22, 443, scanned=[22, 80, 443]), at=NOW + 60))
+    assert (after.verdict, [item.port for item in after.deviations]) == (Verdict.OUT_OF_SPEC, [443])
+    partly = before.after(result(WEB, cut_off(ADDRESS, 22, 443, scanned=[22, 443]), at=NOW + 60))
+    assert (partly.verdict, [item.port for item in partly.deviations]) == (Verdict.OUT_OF_SPEC, [80, 443])
+    assert partly.conclusive is not None
+    assert partly.conclusive.open_ports == PortSet.of([22, 80, 443])
+
+
+def test_address_that_was_cut_off_without_a_deviation_is_unknown() -> None:
+    """What was seen of it is in spec, and the rest is not known: unknown, and the verdict before stays the last one."""
+    before = HostState(WEB).after(result(WEB, seen(ADDRESS, is_open=[22]), at=NOW))
+    after = before.after(result(WEB, cut_off(ADDRESS, 22, scanned=[22]), at=NOW + 60))
+    assert (after.verdict, after.conclusive, after.silenced) == (
+        Verdict.UNKNOWN,
+        before.conclusive,
+        frozenset({ADDRESS}),
+    )
+    assert before.silenced == frozenset()
 
 
 def test_address_that_has_left_the_name_is_gone() -> None:

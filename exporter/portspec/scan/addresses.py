@@ -47,7 +47,8 @@ class _Scan:
         """Tell whether this scan is what a job asks for: no older than `since`, and about as large."""
         is_given_up = self.began is not None and not self.waiters
         is_old = self.began is not None and self.began < since
-        if is_given_up or is_old or job.patience > self.job.patience:
+        is_too_hasty = job.patience > self.job.patience or bool(job.alive) > bool(self.job.alive)
+        if is_given_up or is_old or is_too_hasty:
             return False
         together = len(self.job.ports | job.ports)
         return all(together <= max(2 * len(one.ports), len(one.ports) + _MORE_PORTS) for one in (job, self.job))

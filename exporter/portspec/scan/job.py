@@ -23,13 +23,17 @@ class PortState(enum.StrEnum):
 
 
 class Reason(enum.StrEnum):
-    """Why nothing can be said of an address: each is this side's trouble, never the state of a port."""
+    """Why nothing can be said of an address, or not of all of it; never the state of a port.
+
+    CUT_OFF: it answered, and then nothing of it did, not even what had answered before.
+    """
 
     RESOLVE = "resolve"
     NO_ROUTE = "no_route"
     LOCAL_LIMIT = "local_limit"
     PERMISSION = "permission"
     TIMEOUT = "timeout"
+    CUT_OFF = "cut_off"
     INTERNAL = "internal"
 
 
@@ -48,6 +52,9 @@ class ScanJob:
     `host_rate` is in probes per second over all the addresses (None = no limit); a `pacer` in its stead is for jobs
     about one host that come one after the other. The same `seed` gives the same order of probes. An answer is waited
     for at least `patience` seconds.
+
+    The ports of `first` are asked before the others: those that probably answer, so that it is known early whether the
+    address lives. Those of `alive` have answered just now: while they are silent, the silence of no port counts.
     """
 
     addresses: tuple[str, ...]
@@ -56,6 +63,8 @@ class ScanJob:
     seed: int = 0
     pacer: Pacer | None = field(default=None, compare=False)
     patience: float = 0.0
+    first: PortSet = field(default=NO_PORTS, compare=False)
+    alive: PortSet = field(default=NO_PORTS, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +73,8 @@ class AddressObservation:
 
     `unconfirmed` are those of `open` where a SYN was answered and yet no connection could be made: somebody on the way
     answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
-    seconds, between a probe and its answer. With a `failure` nothing is concluded, and the sets hold only the ports
-    whose state was seen until then.
+    seconds, between a probe and its answer. With a `failure` the sets hold only the ports whose state was seen until
+    then.
     """
 
     address: str
@@ -76,6 +85,11 @@ class AddressObservation:
     rtt: float | None = None
     failure: Failure | None = None
     unconfirmed: PortSet = NO_PORTS
+
+    @property
+    def is_usable(self) -> bool:
+        """True if what the sets hold counts: all was seen, or the address answered and was cut off later."""
+        return self.failure is None or self.failure.reason is Reason.CUT_OFF
 
     @property
     def accepting(self) -> PortSet:

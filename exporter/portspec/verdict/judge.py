@@ -67,10 +67,11 @@ def judge(
 ) -> Judgement:
     """Judge each address by itself, and the host by all of them; deviations of `excepted` ports do not count.
 
-    A deviation on any address that was seen makes the host out of spec. Without one, an address that
-    could not be seen, or a `failure` from before the scan (a name that does not resolve), makes it unknown.
+    A deviation on any address that was seen makes the host out of spec, also one seen before the address was cut off.
+    Without one, an address that could not be seen, or not as a whole, or a `failure` from before the scan (a name that
+    does not resolve), makes it unknown.
     """
-    seen = [observation for observation in addresses if observation.failure is None]
+    seen = [observation for observation in addresses if observation.is_usable]
     found = sorted(deviation for observation in seen for deviation in _deviations(observation, specification))
     deviations = tuple(item for item in found if item.port not in excepted)
     accepted = tuple(item for item in found if item.port in excepted)

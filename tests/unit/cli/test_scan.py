@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.unit.cli.conftest import Configure
 
 HOST_KEYS = [
-    "host", "verdict", "reason", "expected", "missing", "unexpected", "excepted",
+    "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
     "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "audit",
 ]  # fmt: skip
 NO_SUCH_NAME = "nowhere.invalid"
@@ -144,6 +144,7 @@ def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, c
         "host": address,
         "verdict": "out_of_spec",
         "reason": None,
+        "detail": None,
         "expected": spelled(PortSet.of([1, first])),
         "missing": ["1"],
         "unexpected": [str(second)],

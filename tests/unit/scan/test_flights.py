@@ -38,8 +38,10 @@ def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, 
     flights = Flights()
     expiry: dict[int, float] = {}
     now = 0.0
+    sent_times: dict[int, float] = {}
     for fd, (patience, pause, is_answered) in enumerate(sent):
         now += pause
+        sent_times[fd] = now
         flights.of(patience)[fd] = (lane(patience), ("192.0.2.1", fd), now, cast("Any", None))
         if is_answered:
             flights.home(fd).pop(fd)
@@ -51,8 +53,8 @@ def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, 
         now = max(now, min(flights.expiries(TIMEOUT)))
         assert now >= min(expiry.values())
         due = []
-        for fd, _, (_, port) in flights.expired(TIMEOUT, now):
-            assert fd == port
+        for fd, _, (_, port), sent_at in flights.expired(TIMEOUT, now):
+            assert (fd, sent_at) == (port, sent_times[fd])
             flights.home(fd).pop(fd)
             due.append(fd)
         assert due

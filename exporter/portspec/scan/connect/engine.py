@@ -11,8 +11,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from portspec.scan.connect.control import PROBES, Controls
 from portspec.scan.connect.flights import Flights
-from portspec.scan.connect.lane import CLOSED, FILTERED, OPEN, Lane
+from portspec.scan.connect.lane import CLOSED, FILTERED, MAX_ADDRESS_WINDOW, OPEN, Lane, Try
 from portspec.scan.connect.sockets import (
     HANDSHAKE_DONE,
     NO_DESCRIPTOR,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from portspec.scan.way import Network, Way
 
 MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
-MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
 MAX_BATCH = 256  # probes sent before answers are looked at: sockets stay in the processor's cache
 LINGER = 0.2  # seconds without work after which the idle sockets are closed
 RECOVERY = 1.0  # seconds after which a window that a lack of descriptors narrowed is doubled again
@@ -134,6 +134,7 @@ class ConnectEngine(EngineThread):
         self._works.append(work)
         for lane in work.lanes:
             lane.way = self._way(lane)
+            lane.controls = Controls(lane)
         self._lanes.extend(lane for lane in work.lanes if lane.failure is None)
         self.stats.ports_submitted += len(work.lanes) * len(work.job.ports)
 
@@ -161,53 +162,62 @@ class ConnectEngine(EngineThread):
         self._works.remove(work)
         for lane in work.lanes:
             self.stats.ports_settled += lane.unsettled
-            if lane.in_flight:
-                self._call_back(lane)
+            self._call_back(lane)
             if lane in self._lanes:
                 self._lanes.remove(lane)
 
     def _resolve_doubts(self, now: float) -> None:
         """Where only silent ports are left, ask them again if probes are known to get lost, else call them filtered."""
-        unheard: list[tuple[Lane, Failure]] = []
-        for lane in self._lanes:
+        for lane in list(self._lanes):
             if lane.has_asked_again:
                 lane.loss.tell()
-            if not lane.doubtful or not lane.is_doubtful:
-                continue
-            tries = lane.loss.tries(1 + self.retries)
-            has_due = any(lane.attempts[port] >= tries for _, port in lane.doubtful)
-            silence = lane.way.silence(now, has_answered=lane.answered) if lane.way and has_due else Silence.COUNTS
-            if isinstance(silence, Failure):
-                unheard.append((lane, silence))
-                continue
-            if silence is Silence.ASK_LATER:
-                continue
-            doubtful, lane.doubtful = lane.doubtful, []
-            for target in doubtful:
-                if silence is Silence.ASK_AGAIN:
-                    lane.attempts[target[1]] = 0
-                if lane.attempts[target[1]] < tries:
-                    lane.again.append(target)
-                else:
-                    self._settle(lane, target[1], FILTERED)
-        for lane, why in unheard:
-            self._give_up(lane, why)
+            if lane.doubtful and lane.is_doubtful and (failure := self._judge(lane, now)):
+                self._give_up(lane, failure)
+
+    def _judge(self, lane: Lane, now: float) -> Failure | None:
+        """Call ports filtered whose silence counts, have the others asked again; Failure if nothing can be heard."""
+        tries = lane.loss.tries(1 + self.retries)
+        has_due = any(lane.attempts[target[1]] >= tries for target, _ in lane.doubtful)
+        silence = lane.way.silence(now, has_answered=lane.answered) if lane.way and has_due else Silence.COUNTS
+        if isinstance(silence, Failure):
+            return silence
+        proven, unproven = lane.doubtful, list[Try]()
+        if silence is Silence.ASK_LATER:
+            return None
+        if silence is Silence.ASK_AGAIN:
+            lane.controls.begin_anew(now)
+            lane.attempts.update((target[1], 0) for target, _ in proven)
+        elif has_due:
+            judged = lane.controls.judge(lane.doubtful, self.timeout, now)
+            if judged is None or isinstance(judged, Failure):
+                return judged
+            proven, unproven = judged
+        lane.doubtful = []
+        for (_, port), _ in unproven:
+            lane.attempts[port] = min(lane.attempts[port], tries - 1)
+        for target, _ in (*proven, *unproven):
+            if lane.attempts[target[1]] < tries:
+                lane.again.append(target)
+            else:
+                self._settle(lane, target[1], FILTERED)
+        return None
 
     def _launch(self, now: float) -> float | None:
         """Send what window and pace allow; give how many seconds to wait for events (None: until one comes)."""
         if not self._works:
             return LINGER if any(self._idle.values()) else None
-        ready = [lane for lane in self._lanes if lane.unsettled > lane.in_flight + len(lane.doubtful)]
+        ready = [lane for lane in self._lanes if lane.has_more or lane.controls.is_due(now)]
         free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flights))), now) if ready else 0
         quota = max(1, min(self._address_window, self._window // max(1, len(self._lanes))))
         share = max(1, free // max(1, len(ready)))
         total = 0
         self._lanes.rotate(-1)
         for lane in ready:
-            count = lane.work.pacer.take(max(0, min(share, free - total, quota - lane.in_flight)), now)
+            room = min(quota, lane.most_in_flight) - lane.in_flight
+            count = lane.work.pacer.take(max(0, min(share, free - total, room)), now)
             if count:
                 try:
-                    sent = self._send(lane, count)
+                    sent = self._send_with_controls(lane, count, now)
                 except Exception as error:  # noqa: BLE001 - a fault in one job stops no other
                     self._drop(lane.work)
                     lane.work.fail(error)
@@ -217,7 +227,8 @@ class ConnectEngine(EngineThread):
                 total += sent
         self._pacer.put_back(free - total)
         self.stats.probes_sent += total
-        return 0.0 if total else self._patience([lane for lane in ready if lane.in_flight < quota], now)
+        waiting = [lane for lane in ready if lane.in_flight < min(quota, lane.most_in_flight)]
+        return 0.0 if total else self._patience(waiting, now)
 
     def _patience(self, waiting: list[Lane], now: float) -> float | None:
         """Give how long nothing can happen but an event: until a probe expires or the pace allows the next.
@@ -226,7 +237,9 @@ class ConnectEngine(EngineThread):
         """
         if not self._works or any(work.is_over for work in self._works):
             return 0.0
-        times = [lane.way.ask_at if lane.way else now for lane in self._lanes if lane.doubtful and lane.is_doubtful]
+        doubtful = [lane for lane in self._lanes if lane.doubtful and lane.is_doubtful]
+        times = [lane.way.ask_at if lane.way else now for lane in doubtful if not lane.controls.is_waiting]
+        times += [rest for lane in doubtful if (rest := lane.controls.rest_until) > now]
         times += self._flights.expiries(self.timeout)
         if waiting and len(self._flights) < self._window:
             paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
@@ -234,10 +247,21 @@ class ConnectEngine(EngineThread):
                 times.append(paced)
         return max(0.0, min(times) - self._clock()) if times else None
 
+    def _send_with_controls(self, lane: Lane, count: int, now: float) -> int:
+        """Send up to `count` probes to a lane, with controls where silence might count; give how many went out."""
+        if not lane.is_at_last_tries(self.retries):
+            return self._send(lane, count)
+        controls = lane.controls
+        group = controls.due(self.timeout, now)
+        asked = self._send(group, min(count, group.unsettled)) if group else 0
+        sent = self._send(lane, min(count - asked, PROBES)) if asked < count else 0
+        controls.sent(sent)
+        return asked + sent
+
     def _send(self, lane: Lane, count: int) -> int:
         """Send up to `count` probes; give how many went out."""
         idle = self._idle[lane.family]
-        flight = self._flights.of(lane.work.job.patience)
+        flight = self._flights.of(lane.patience)
         clock = self._clock
         sent = 0
         while sent < count:
@@ -300,6 +324,7 @@ class ConnectEngine(EngineThread):
         self._give_up(lane, Failure(reason, detail))
 
     def _give_up(self, lane: Lane, failure: Failure) -> None:
+        lane = lane.main or lane
         if lane.failure is None:
             lane.failure = failure
             self._lanes.remove(lane)
@@ -329,7 +354,9 @@ class ConnectEngine(EngineThread):
                 lane.unsettled -= 1
                 lane.in_flight -= 1
                 lane.answered = True
-                closed += 1
+                lane.heard_at = now
+                lane.probes_when_heard = lane.work.probes
+                closed += lane.main is None
                 if lane.attempts and lane.attempts.pop(target[1], 0):
                     lane.loss.later += 1
                 else:
@@ -347,7 +374,7 @@ class ConnectEngine(EngineThread):
             if to_itself:
                 lane.again.append(target)
                 return
-            lane.answered = True
+            lane.hear(now)
             lane.rtt = min(lane.rtt, now - sent_at)
             is_later = bool(lane.attempts.get(target[1]))
             lane.loss.answered(first=not is_later, later=is_later)
@@ -360,28 +387,33 @@ class ConnectEngine(EngineThread):
         if code == errno.ECONNABORTED:
             lane.again.append(target)
         elif code == errno.ETIMEDOUT:
-            self._silent(lane, target)
+            self._silent(lane, target, sent_at)
         elif code == errno.ECONNREFUSED and icmp is None:
+            lane.hear(now)
             self._settle(lane, target[1], CLOSED)
         elif icmp is None and code in NO_ROUTE:  # said by nobody on the way: it is as good as silence
-            self._silent(lane, target)
+            self._silent(lane, target, sent_at)
         elif icmp and icmp.offender != lane.address and is_own_address(icmp.offender):
             lane.again.append(target)
             self._give_up(lane, rejected_here(lane.address, is_filter=icmp.is_rejection))
-        else:
-            lane.answered = lane.answered or (icmp is not None and icmp.offender == lane.address)
-            self._settle(lane, target[1], FILTERED)
+        else:  # an ICMP error: who sent it may answer otherwise soon (RFC 1122, 4.2.3.9)
+            is_own_word = icmp is not None and icmp.offender == lane.address and lane.main is None
+            lane.answered = lane.answered or is_own_word
+            self._silent(lane, target, sent_at)
 
     def _expire(self, now: float) -> None:
-        for fd, lane, target in self._flights.expired(self.timeout, now):
+        for fd, lane, target, sent_at in self._flights.expired(self.timeout, now):
             self._take_back(fd)
-            self._silent(lane, target)
+            self._silent(lane, target, sent_at)
 
-    def _silent(self, lane: Lane, target: Target) -> None:
+    def _silent(self, lane: Lane, target: Target, sent_at: float) -> None:
+        if lane.main:  # a control has one try
+            self._settle(lane, target[1], FILTERED)
+            return
         port = target[1]
         attempts = lane.attempts[port] = lane.attempts.get(port, 0) + 1
         if attempts > self.retries:
-            lane.doubtful.append(target)
+            lane.doubtful.append(Try(target, sent_at))
         else:
             lane.again.append(target)
 
@@ -389,7 +421,7 @@ class ConnectEngine(EngineThread):
         lane.states[port] = state
         lane.attempts.pop(port, None)
         lane.unsettled -= 1
-        self.stats.ports_settled += 1
+        self.stats.ports_settled += lane.main is None
 
     def _take_back(self, fd: int) -> None:
         lane, _, _, sock = self._flights.home(fd).pop(fd)

@@ -44,19 +44,20 @@ class Flights:
         waits = [(0.0, self.hasty), *self.others.items()]
         return [_first_sent(flight) + max(timeout, patience) for patience, flight in waits if flight]
 
-    def expired(self, timeout: float, now: float) -> Iterator[tuple[int, Lane, Target]]:
-        """Give each probe that was waited for long enough; it is to be taken out before the next."""
+    def expired(self, timeout: float, now: float) -> Iterator[tuple[int, Lane, Target, float]]:
+        """Give each probe that was waited for long enough, and when it was sent; take it out before the next."""
         for patience, flight in ((0.0, self.hasty), *self.others.items()):
             while flight and _first_sent(flight) + max(timeout, patience) <= now:
                 fd = next(iter(flight))
-                lane, target, _, _ = flight[fd]
-                yield fd, lane, target
+                lane, target, sent_at, _ = flight[fd]
+                yield fd, lane, target, sent_at
         for patience in [patience for patience, flight in self.others.items() if not flight]:
             del self.others[patience]
 
     def of_lane(self, lane: Lane) -> list[int]:
-        """Give the descriptors of one lane."""
-        return [fd for fd, entry in self.of(lane.work.job.patience).items() if entry[0] is lane]
+        """Give the descriptors of one lane and of its controls."""
+        flights = (self.hasty, *self.others.values())
+        return [fd for flight in flights for fd, (owner, *_) in flight.items() if owner is lane or owner.main is lane]
 
     def all(self) -> list[int]:
         """Give all descriptors."""

@@ -14,6 +14,7 @@ import numpy as np
 from portspec.scan.job import Failure
 from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
+from portspec.scan.syn.control import AFTER, BEFORE
 from portspec.scan.syn.lane import Lane
 from portspec.scan.syn.packets import Answers
 from portspec.scan.syn.state import UNSENT
@@ -278,11 +279,11 @@ class SynEngine(EngineThread):
     def _transmit(self, family: int, loads: list[Load]) -> int:
         """Send loads of one family; gives how many probes went out."""
         first_port = self._channel.first_source_port
-        counts = [len(some) for load in loads for some in (load.ports, load.controls)]
-        places = np.repeat(np.repeat([self._table.place(load.lane) for load in loads], 2), counts)
-        slots = [slot for load in loads for slot in (load.lane.slot(load.attempt), load.control)]
+        counts = [len(some) for load in loads for some in load.parts]
+        places = np.repeat(np.repeat([self._table.place(load.lane) for load in loads], 3), counts)
+        slots = [slot for load in loads for slot in (BEFORE, load.lane.slot(load.attempt), AFTER)]
         source_ports = np.repeat(np.array(slots, np.uint16) + np.uint16(first_port), counts)
-        ports = np.concatenate([some for load in loads for some in (load.ports, load.controls)])
+        ports = np.concatenate([some for load in loads for some in load.parts])
         report = self._channel.send(family, self._table.probes(places, source_ports, ports))
         gone = np.ones(len(ports), np.bool_)
         for unsent in report.unsent:

@@ -13,10 +13,11 @@ from numpy.random import default_rng
 
 from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
+from portspec.scan.life import LONGEST_SILENCE, cut_off
 from portspec.scan.loss import AddressLoss
 from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
 from portspec.scan.syn.packets import pack
-from portspec.scan.syn.state import FILTERED, FLYING, OPEN, WAITING
+from portspec.scan.syn.state import CLOSED, FILTERED, FLYING, OPEN, WAITING
 from portspec.scan.syn.timing import LEAST_WAIT, TOO_MANY, RoundTrip, Window
 from portspec.scan.syn.wave import Waves
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from portspec.scan.loss import PathLoss
+    from portspec.scan.syn.control import Group
     from portspec.scan.syn.packets import U8, U16, Bools, Floats
     from portspec.scan.syn.wave import Wave
     from portspec.scan.way import Way
@@ -35,23 +37,37 @@ _LEAST_LOSS, _MOST_LOSS = 0.02, 0.25  # that is taken for chance
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Probes to send to one address: `ports` as the try `attempt` (from 0), then `controls` as the try `control`."""
+    """Probes to one address: `ports` as the try `attempt` (from 0), between the controls `before` and `after`."""
 
     lane: Lane
     ports: U16
     attempt: int
-    controls: U16
-    control: int = AFTER
+    before: U16
+    after: U16
+
+    @property
+    def parts(self) -> tuple[U16, U16, U16]:
+        """What is to be sent, in this order."""
+        return self.before, self.ports, self.after
 
     def __len__(self) -> int:
-        return len(self.ports) + len(self.controls)
+        return len(self.before) + len(self.ports) + len(self.after)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Flight:
+    """Probes that were sent together, and the controls that were sent last before them and first after them."""
+
     began_at: float
     sent_at: float
     ports: U16
+    before: Group | None
+    after: Group | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """True if controls were heard at both ends."""
+        return bool(self.before and self.before.was_heard and self.after and self.after.was_heard)
 
 
 _NONE: U16 = np.zeros(0, np.uint16)
@@ -88,19 +104,25 @@ class Lane:
         self._least = self._retried = 1 + retries
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((work.job.seed, zlib.crc32(address.encode())))
-        self._fresh = self._rng.permutation(self._ports)
+        first = _array(work.job.first & work.job.ports)
+        self._fresh = np.concatenate([first, self._rng.permutation(np.setdiff1d(self._ports, first))])
         self._next = 0
         self._again: deque[tuple[int, U16]] = deque()  # ports to try again, by how often they were tried
         self._doubtful: list[tuple[int, U16]] = []  # silent on every try that was due
         self._flights: dict[int, deque[_Flight]] = {}
         self._controls = Controls()
         self._is_controls_turn = False
+        self._is_cut_off = self._is_silent = False
+        self._open_ended: list[_Flight] = []  # after which no control was sent yet
+        self._probes = self._probes_when_heard = 0
         self._waves: Waves | None = None
         size = int(self._ports.max(initial=0)) + 1
         self._state = np.zeros(size, np.uint8)
         self._tries = np.zeros(size, np.uint8)
         self._sent_at = np.zeros(size)
         self._begun: U8 | None = None  # the try with which a port was asked anew, where some were
+        alive = _array(work.job.alive)
+        self._controls.learn(alive, np.full(len(alive), CLOSED, np.uint8))
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""
@@ -127,10 +149,16 @@ class Lane:
     def room(self) -> int:
         """How many probes may be sent at once, if there are as many; 0 if there is nothing to send."""
         if self._waves:
-            return 0 if self._waves.current and self._waves.current.is_sent else self.unsettled
+            is_sent = self._waves.current and self._waves.current.is_sent
+            return 0 if is_sent or self._is_cut_off else self.unsettled
         if self._next == len(self._fresh) and not self._again:
-            return 0
+            return len(self._closing)
         return max(0, self._window.size - self.in_flight)
+
+    @property
+    def _closing(self) -> U16:
+        """The controls to send after the last ports, where none was yet: at a slow pace they do not go out together."""
+        return self._controls.pick(1)[1][:1] if self._open_ended else _NONE
 
     @property
     def rest_until(self) -> float:
@@ -141,7 +169,7 @@ class Lane:
     def is_doubtful(self) -> bool:
         """True if there is silence to be believed, and nothing else to be done first."""
         if self._waves:
-            return bool(self._doubtful)
+            return bool(self._doubtful) or self._is_cut_off
         has_more = self._next < len(self._fresh) or self._again or self.in_flight or any(self._flights.values())
         return not has_more and self.unsettled > 0
 
@@ -168,62 +196,77 @@ class Lane:
                     self._again.appendleft((attempt, ports[len(load.ports) :]))
                 return load
         if self._next == len(self._fresh):
-            return None
+            closing = self._closing
+            return Load(self, _NONE, 0, _NONE, closing) if len(closing) else None
         load = self._load(0, self._fresh[self._next : self._next + most], most)
         self._next += len(load.ports)
         return load
 
     def _load(self, attempt: int, ports: U16, most: int) -> Load:
-        controls = self._controls.pick(min(most, len(ports))) if attempt + 1 >= self._least else _NONE
-        if most == 1 and len(controls):  # a slow pace: in turn
+        if attempt + 1 < self._least:
+            return Load(self, ports[:most], attempt, _NONE, _NONE)
+        before, after = self._controls.pick(min(most, len(ports)))
+        if most < 3 and len(after):  # noqa: PLR2004 - a slow pace: in turn
             self._is_controls_turn = not self._is_controls_turn
             return (
-                Load(self, _NONE, attempt, controls[:1])
+                Load(self, _NONE, attempt, _NONE, after[:1])
                 if self._is_controls_turn
-                else Load(self, ports[:1], attempt, _NONE)
+                else Load(self, ports[:1], attempt, _NONE, _NONE)
             )
-        controls = controls[: most // 2]
-        return Load(self, ports[: most - len(controls)], attempt, controls)
+        before, after = before[: most // 3], after[: most // 3]
+        return Load(self, ports[: most - len(before) - len(after)], attempt, before, after)
 
     def _take_of_wave(self, waves: Waves, most: int) -> Load | None:
         wave = waves.current or waves.begin(self._ports[self._state[self._ports] <= WAITING], self._controls.known)
         while not wave.is_sent:
             attempt, ports = wave.next(most)
-            if attempt in (BEFORE, AFTER):
-                return Load(self, _NONE, LAST_TRY, ports, attempt)
+            if attempt == BEFORE:
+                return Load(self, _NONE, LAST_TRY, ports, _NONE)
+            if attempt == AFTER:
+                return Load(self, _NONE, LAST_TRY, _NONE, ports)
             if (self._state[ports] <= WAITING).any():
-                return Load(self, ports, LAST_TRY, _NONE)
+                return Load(self, ports, LAST_TRY, _NONE, _NONE)
             wave.sent(len(ports), 0.0)  # all were answered meanwhile
         return None
 
     def sent(self, load: Load, gone: Bools, at: Floats) -> int:
         """Note what of a load was sent (`gone`, ports first), and when; the rest waits. Gives how many were sent."""
+        count = int(np.count_nonzero(gone))
+        self._probes += count
         if self._waves:
-            return self._sent_of_wave(self._waves, load, gone, at)
-        was_sent = gone[: len(load.ports)]
-        ports, times = load.ports, at[: len(load.ports)]
+            self._sent_of_wave(self._waves, load, gone, at)
+            return count
+        first, last = len(load.before), len(load.before) + len(load.ports)
+        self._sent_controls(BEFORE, load.before, gone[:first], at[:first])
+        was_sent = gone[first:last]
+        ports, times = load.ports, at[first:last]
         if not was_sent.all():
             self._state[ports[~was_sent]] = WAITING
             self._again.appendleft((load.attempt, ports[~was_sent]))
             ports, times = ports[was_sent], times[was_sent]
         self._fly(ports, load.attempt, times)
         if len(ports):
-            flight = _Flight(float(times.min()), float(times.max()), ports)
+            flight = _Flight(float(times.min()), float(times.max()), ports, self._controls.latest)
             self._flights.setdefault(load.attempt, deque()).append(flight)
-        asked = gone[len(load.ports) :]
-        if asked.any():
-            controls = load.controls[asked].tolist()
-            self._controls.asked(controls, float(times[0] if len(ports) else at[len(load.ports) :][asked][0]))
-        return int(np.count_nonzero(gone))
+            if load.attempt + 1 >= self._least:
+                self._open_ended.append(flight)
+        self._sent_controls(AFTER, load.after, gone[last:], at[last:])
+        return count
 
-    def _sent_of_wave(self, waves: Waves, load: Load, gone: Bools, at: Floats) -> int:
+    def _sent_controls(self, end: int, ports: U16, gone: Bools, at: Floats) -> None:
+        if gone.any():
+            group = self._controls.asked(end, ports[gone].tolist(), float(at[gone][0]))
+            for flight in self._open_ended:
+                flight.after = group
+            self._open_ended.clear()
+
+    def _sent_of_wave(self, waves: Waves, load: Load, gone: Bools, at: Floats) -> None:
         count = len(gone) if gone.all() else int(gone.argmin())  # what was sent after one that was not is sent again
         if waves.current and count:
             waves.current.sent(count, float(at[count - 1]))
         ports, times = load.ports[:count], at[: len(load.ports)][:count]
         waiting = self._state[ports] <= WAITING
         self._fly(ports[waiting], load.attempt, times[waiting])
-        return int(np.count_nonzero(gone))
 
     def _fly(self, ports: U16, attempt: int, times: Floats) -> None:
         self._state[ports] = FLYING
@@ -240,43 +283,48 @@ class Lane:
         return (attempt + self._shift) % TRY_SLOTS
 
     def harvest(self, ports: U16, slots: U8, kinds: U8, at: Floats, direct: Bools) -> int:
-        """Take answers that are proven, `direct` those of the address itself; gives how many ports they settled."""
+        """Take answers that are proven, `direct` those of the address itself; gives how many ports they settled.
+
+        An ICMP error settles none: it is as good as silence, and what it says holds if every try meets with it.
+        """
         inside = ports < len(self._state)
         if not inside.all():  # a cookie that was guessed
             ports, slots, kinds, at, direct = ports[inside], slots[inside], kinds[inside], at[inside], direct[inside]
         attempts = np.where(slots < TRY_SLOTS, (slots + np.uint8(TRY_SLOTS - self._shift)) % np.uint8(TRY_SLOTS), slots)
         self.answered = self.answered or bool(direct.any())
         told = kinds != FILTERED
-        if told.any():
-            self._heard_at = max(self._heard_at, float(at[told].max()))
+        if not told.all():  # ICMP errors: who sent them may answer otherwise soon (RFC 1122, 4.2.3.9)
+            ports, attempts, kinds, at = ports[told], attempts[told], kinds[told], at[told]
+        if not len(ports):
+            return 0
+        self._heard_at = max(self._heard_at, float(at.max()))
+        self._probes_when_heard = self._probes
         if (attempts >= BEFORE).any():
-            self._hear_controls(ports[told], attempts[told], at[told])
+            self._hear_controls(ports, attempts, at)
         made = attempts < self._tries[ports]  # what was not sent cannot be answered, and a control is settled already
-        ports, attempts, kinds, at, told = ports[made], attempts[made], kinds[made], at[made], told[made]
+        ports, attempts, kinds, at = ports[made], attempts[made], kinds[made], at[made]
         before = self._state[ports]
         pending = before <= WAITING
         np.maximum.at(self._state, ports, kinds)
         settled, rows = np.unique(ports[pending], return_index=True)
         self.in_flight -= int(np.count_nonzero(before[pending][rows] == FLYING))
         self.unsettled -= len(settled)
-        self._learn(settled, attempts[pending][rows], at[pending][rows], told[pending][rows])
+        self._learn(settled, attempts[pending][rows], at[pending][rows])
         return len(settled)
 
     def _hear_controls(self, ports: U16, attempts: U8, at: Floats) -> None:
         for control in (BEFORE, AFTER):
             heard = attempts == control
             if self._waves is None:
-                self._controls.heard(ports[heard].tolist())
+                self._controls.heard(control, ports[heard].tolist())
             elif self._waves.current:
                 times = zip(ports[heard].tolist(), at[heard].tolist(), strict=True)
                 took = [self._waves.current.heard(control, port, moment) for port, moment in times]
                 for sample in filter(None, took):
                     self._timer.measured(sample)
 
-    def _learn(self, ports: U16, attempts: U8, at: Floats, told: Bools) -> None:
+    def _learn(self, ports: U16, attempts: U8, at: Floats) -> None:
         """Learn round-trip time, loss, and whom to ask as a control, from the first answers of some ports."""
-        if not told.all():
-            ports, attempts, at = ports[told], attempts[told], at[told]
         if not len(ports):
             return
         self._controls.learn(ports, self._state[ports])
@@ -332,13 +380,14 @@ class Lane:
         self._controls.expire(flight.began_at)
         loss = min(_MOST_LOSS, max(_LEAST_LOSS, self._loss.elsewhere))
         deaf = self._controls.are_deaf(flight.began_at - LEAST_WAIT, loss) if is_last else None
-        if deaf or (attempt == LAST_TRY and self._controls and deaf is None):
+        is_unproven = is_last and bool(self._controls) and not flight.is_proven
+        if deaf or (attempt == LAST_TRY and is_unproven):
             self._be_strict(now)
             return
         if not len(ports):
             return
         self._window.concluded(silent=len(ports))
-        if is_last and (deaf is not None or not self._controls):
+        if is_last and not is_unproven:
             self._doubtful.append((attempt + 1, ports))
         else:
             self._again.append((min(attempt + 1, LAST_TRY), ports))
@@ -355,19 +404,20 @@ class Lane:
         self._again.clear()
         self._doubtful.clear()
         self._flights.clear()
+        self._open_ended.clear()
 
     def _judge(self, waves: Waves, wave: Wave, now: float, wait: float) -> None:
-        """End a wave; silence that was proven often enough is to be believed, or all if proof is not to be had."""
+        """End a wave; silence that was proven often enough is to be believed, and none if proof is not to be had."""
         silent = wave.ports[self._state[wave.ports] == FLYING]
         answered = wave.ports[self._state[wave.ports] > FILTERED]
         self._state[silent] = WAITING
         self.in_flight = 0
         silent = waves.judge(silent, answered, now, wait)
         proven = waves.proven(silent, self._tries_of_wave(waves))
-        if waves.is_hopeless(self.unsettled, self._heard_at, now):
-            proven = self._ports[self._state[self._ports] == WAITING]
         if len(proven):
             self._doubtful.append((TRIES, proven))
+        elif waves.is_hopeless(self.unsettled, self._heard_at, now):
+            self._is_cut_off, self._is_silent = True, now - self._heard_at >= LONGEST_SILENCE
 
     def _tries_of_wave(self, waves: Waves) -> int:
         own = self._loss if self._loss.share <= TOO_MANY else self._loss.path
@@ -376,8 +426,19 @@ class Lane:
     def conclude(self) -> int:
         """Call what was tried as often as the loss asks for and stayed silent filtered, try the rest again.
 
-        Gives how many ports were settled. `expire` is to be called before, in the same moment.
+        Gives how many ports were settled. `expire` is to be called before, in the same moment. The silence of an
+        address that has answered and does so no longer is not that of its ports: it is cut off.
         """
+        if self._is_cut_off:
+            self.failure = cut_off(
+                self.address,
+                heard=self._heard_at - self.work.started,
+                probes=self._probes_when_heard,
+                unseen=self.unsettled,
+                ports=len(self._ports),
+                is_silent=self._is_silent,
+            )
+            return 0
         if self._waves is None:
             self._loss.tell()
             if self._loss.has_enough and self._controls and self._loss.share > TOO_MANY:
@@ -401,6 +462,7 @@ class Lane:
         if self._waves:
             self._waves.begin_anew(now)
             self._heard_at = now
+            self._is_cut_off = False
         doubtful, self._doubtful = self._doubtful, []
         if not self._waves and doubtful:
             self._least = min(TRIES, max(attempt for attempt, _ in doubtful) + self._retried)

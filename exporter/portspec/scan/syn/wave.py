@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from portspec.scan.life import LONGEST_SILENCE, LONGEST_STANDSTILL
 from portspec.scan.loss import LossEstimate
 from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY
 from portspec.scan.syn.timing import MOST_WAIT, MOST_WINDOW
@@ -20,9 +21,7 @@ from portspec.scan.syn.timing import MOST_WAIT, MOST_WINDOW
 if TYPE_CHECKING:
     from portspec.scan.syn.packets import U16
 
-PATIENCE = 5.0  # seconds of waves in which nothing was heard, and
-_FEWEST = 3  # how many of them there must be, before silence is believed without proof;
-_STANDSTILL = 60.0  # the same once nothing was settled or proven for so many seconds, whatever was heard
+_FEWEST = 3  # waves in a row in which nothing was heard before an address is given up, besides LONGEST_SILENCE
 _LONGEST_REST = 1.0  # seconds, for buckets that are filled once a second
 _MOST_DOUBLED = 6
 _NONE: U16 = np.zeros(0, np.uint16)
@@ -166,5 +165,5 @@ class Waves:
         progress = int(self._proven.sum()) - unsettled
         if progress != self._progress:
             self._progress, self._progress_at = progress, now
-        is_gone = self._failed >= _FEWEST and now - max(heard_at, self._failing_since) >= PATIENCE
-        return is_gone or now - self._progress_at >= _STANDSTILL
+        is_gone = self._failed >= _FEWEST and now - max(heard_at, self._failing_since) >= LONGEST_SILENCE
+        return is_gone or now - self._progress_at >= LONGEST_STANDSTILL

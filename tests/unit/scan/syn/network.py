@@ -16,7 +16,7 @@ import numpy as np
 
 from portspec.scan.job import Observation, ScanJob
 from portspec.scan.route import Link, Neighbour, Route
-from portspec.scan.syn.control import AFTER as CONTROL
+from portspec.scan.syn.control import BEFORE
 from portspec.scan.syn.engine import SynEngine
 from portspec.scan.syn.packets import Answers, pack
 from portspec.scan.syn.socket import FIRST_SOURCE_PORT, MAX_BATCH, SOURCE_PORTS, Sent, Unsent
@@ -159,7 +159,7 @@ class Send(NamedTuple):
     @property
     def is_control(self) -> bool:
         """True for a probe to a port that is known to answer."""
-        return self.attempt == CONTROL
+        return self.attempt >= BEFORE
 
 
 class Packet(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.control import MOST, Controls
+from portspec.scan.syn.control import AFTER, BEFORE, MOST, Controls
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 from tests.unit.factories import MODEST
 
@@ -26,9 +26,23 @@ def knowing(closed: Iterable[int] = (), is_open: Iterable[int] = ()) -> Controls
 
 def ask(controls: Controls, silent: int, at: float) -> list[int]:
     """Ask along with so many silent ports; gives whom."""
-    ports: list[int] = controls.pick(silent).tolist()
-    controls.asked(ports, at)
+    ports = picked(controls, silent)
+    for end, some in zip((BEFORE, AFTER), controls.pick(silent), strict=True):
+        controls.asked(end, some.tolist(), at)
     return ports
+
+
+def picked(controls: Controls, silent: int) -> list[int]:
+    """Give whom to ask before and after so many silent ports."""
+    before, after = controls.pick(silent)
+    return [*before.tolist(), *after.tolist()]
+
+
+def hear(controls: Controls, ports: Iterable[int]) -> None:
+    """Have ports answer that were asked, at whichever end."""
+    some = list(ports)
+    controls.heard(BEFORE, some)
+    controls.heard(AFTER, some)
 
 
 def test_without_a_port_that_answered_there_is_nobody_to_ask() -> None:
@@ -37,28 +51,41 @@ def test_without_a_port_that_answered_there_is_nobody_to_ask() -> None:
     assert not controls
     controls.learn(np.array([7], np.uint16), np.array([FILTERED], np.uint8))
     assert not controls
-    assert not len(controls.pick(100))
+    assert picked(controls, 100) == []
 
 
 def test_closed_ports_are_asked_before_open_ones() -> None:
     """Where closed ports are known none but they are asked: RSTs are what hosts limit."""
-    assert set(knowing(closed=[1, 2, 3], is_open=[80, 443]).pick(1000).tolist()) <= {1, 2, 3}
-    assert set(knowing(is_open=[80, 443]).pick(1000).tolist()) == {80, 443}
+    assert set(picked(knowing(closed=[1, 2, 3], is_open=[80, 443]), 1000)) <= {1, 2, 3}
+    assert set(picked(knowing(is_open=[80, 443]), 1000)) == {80, 443}
 
 
-@pytest.mark.parametrize(("silent", "expected"), [(1, 2), (32, 2), (48, 3), (128, MOST), (2048, MOST)])
+@pytest.mark.parametrize(("silent", "expected"), [(1, 2), (32, 2), (64, 4), (128, MOST), (2048, MOST)])
 def test_as_many_are_asked_as_the_silent_ports_are_worth(silent: int, expected: int) -> None:
-    """One control is asked for sixteen silent ports, at least two and at most MOST."""
-    assert len(knowing(closed=range(1, 60)).pick(silent)) == expected
+    """One control is asked for sixteen silent ports, at least one and at most half of MOST at each end."""
+    assert len(picked(knowing(closed=range(1, 60)), silent)) == expected
 
 
 def test_who_is_being_asked_is_not_asked_again() -> None:
-    """A control that has not answered yet is left alone; when all are, nobody is asked."""
-    controls = knowing(closed=[1, 2, 3])
-    assert sorted(ask(controls, 1, 10.0) + ask(controls, 1, 10.1)) == [1, 2, 3]
-    assert not len(controls.pick(1))
-    controls.heard([2])
-    assert controls.pick(1).tolist() == [2]
+    """A control that has not answered yet is left alone at that end; when all are, nobody is asked."""
+    controls = knowing(closed=[1, 2])
+    assert ask(controls, 1, 10.0) == [1, 2]
+    assert ask(controls, 1, 10.1) == [2, 1]
+    assert picked(controls, 1) == []
+    controls.heard(AFTER, [2])
+    assert [some.tolist() for some in controls.pick(1)] == [[], [2]]
+
+
+def test_only_port_that_answers_is_asked_at_both_ends() -> None:
+    """A host that answers on one port only is asked for it before and after, and each answer counts for its end."""
+    controls = knowing(is_open=[22])
+    before, after = controls.pick(100)
+    assert (before.tolist(), after.tolist()) == ([22], [22])
+    first = controls.asked(BEFORE, [22], 10.0)
+    second = controls.asked(AFTER, [22], 10.1)
+    controls.heard(AFTER, [22])
+    controls.expire(11.0)
+    assert (first.was_heard, second.was_heard) == (False, True)
 
 
 def test_those_asked_longest_ago_come_first() -> None:
@@ -67,7 +94,7 @@ def test_those_asked_longest_ago_come_first() -> None:
     turns = []
     for number in range(4):
         some = ask(controls, 1, float(number))
-        controls.heard(some)
+        hear(controls, some)
         turns += some
     assert turns == [1, 2, 3, 4, 1, 2, 3, 4]
 
@@ -75,13 +102,13 @@ def test_those_asked_longest_ago_come_first() -> None:
 def test_outcome_is_unknown_until_an_answer_or_its_time_is_up() -> None:
     """While controls are waited for they tell nothing; with the first answer, or the first given up, they do."""
     controls = knowing(closed=[1, 2, 3, 4])
-    controls.asked([1, 2], 10.0)
+    controls.asked(AFTER, [1, 2], 10.0)
     assert controls.are_deaf(0.0, 0.1) is None
-    controls.heard([1])
+    controls.heard(AFTER, [1])
     assert controls.are_deaf(0.0, 0.1) is False
     controls.expire(10.0)
     assert controls.are_deaf(0.0, 0.1) is False  # one of two
-    controls.asked([3, 4], 11.0)
+    controls.asked(AFTER, [3, 4], 11.0)
     controls.expire(11.0)
     assert controls.are_deaf(0.0, 0.1) is True
 
@@ -103,8 +130,8 @@ def test_outcome_is_unknown_until_an_answer_or_its_time_is_up() -> None:
 def test_only_more_silence_than_chance_explains_is_deafness(*, loss: float, asked: int, lost: int, deaf: bool) -> None:
     """Where probes get lost on the way, a few silent controls mean nothing."""
     controls = knowing(closed=range(1, 9))
-    controls.asked(range(1, asked + 1), 10.0)
-    controls.heard(range(lost + 1, asked + 1))
+    controls.asked(AFTER, range(1, asked + 1), 10.0)
+    controls.heard(AFTER, range(lost + 1, asked + 1))
     controls.expire(10.0)
     assert controls.are_deaf(0.0, loss) is deaf
 
@@ -116,19 +143,20 @@ def test_only_who_was_asked_by_then_is_given_up() -> None:
     ask(controls, 1, 10.5)
     controls.expire(10.2)
     assert controls.are_deaf(0.0, 0.01) is True
-    assert sorted(controls.pick(100).tolist()) == early
-    controls.heard([3, 4])
+    assert {(BEFORE, 1), (AFTER, 2)} == set(zip((BEFORE, AFTER), early, strict=True))
+    assert [some.tolist() for some in controls.pick(1)] == [[1], [2]]
+    hear(controls, [1, 2, 3, 4])
     assert controls.are_deaf(10.2, 0.1) is False
 
 
 def test_what_was_asked_earlier_does_not_count() -> None:
     """A host that heard everything a second ago may be deaf now; without a later one the last of all tells."""
     controls = knowing(closed=[1, 2])
-    controls.heard(ask(controls, 1, 10.0))
+    hear(controls, ask(controls, 1, 10.0))
     ask(controls, 1, 20.0)
     controls.expire(20.0)
     assert controls.are_deaf(15.0, 0.0) is True
-    controls.heard(ask(controls, 1, 30.0))
+    hear(controls, ask(controls, 1, 30.0))
     assert controls.are_deaf(25.0, 0.1) is False
     assert controls.are_deaf(31.0, 0.1) is False
 
@@ -136,10 +164,10 @@ def test_what_was_asked_earlier_does_not_count() -> None:
 def test_an_answer_counts_once_for_each_time_it_was_asked_for() -> None:
     """Three RSTs for one control are one answer, and an answer nobody asked for is none."""
     controls = knowing(closed=[1, 2, 3])
-    controls.heard([1, 1, 1])
+    controls.heard(AFTER, [1, 1, 1])
     assert controls.are_deaf(0.0, 0.1) is None
-    controls.asked([1, 2, 3], 10.0)
-    controls.heard([1, 1, 1])
+    controls.asked(AFTER, [1, 2, 3], 10.0)
+    controls.heard(AFTER, [1, 1, 1])
     controls.expire(10.0)
     assert controls.are_deaf(0.0, 0.01) is True  # one of three
 
@@ -149,7 +177,7 @@ def test_late_answer_does_not_undo_that_it_was_given_up() -> None:
     controls = knowing(closed=[1, 2])
     asked = ask(controls, 1, 10.0)
     controls.expire(10.0)
-    controls.heard(asked)
+    hear(controls, asked)
     assert controls.are_deaf(0.0, 0.0) is True
 
 
@@ -160,10 +188,11 @@ def test_late_answer_does_not_undo_that_it_was_given_up() -> None:
     silent=st.integers(1, 4096),
 )
 def test_only_ports_that_answered_are_asked(closed: set[int], is_open: set[int], silent: int) -> None:
-    """Whatever was learned, those picked are distinct, known and no more than MOST."""
+    """Whatever was learned, those picked are distinct, known and no more than half of MOST at each end."""
     controls = knowing(closed, is_open - closed)
     assert bool(controls) == bool(closed | is_open)
-    picked = controls.pick(silent).tolist()
-    assert len(picked) == len(set(picked)) <= MOST
-    assert set(picked) <= (closed or is_open)
-    assert bool(picked) == bool(controls)
+    for some in controls.pick(silent):
+        asked = some.tolist()
+        assert len(asked) == len(set(asked)) <= MOST // 2
+        assert set(asked) <= (closed or is_open)
+        assert bool(asked) == bool(controls)
