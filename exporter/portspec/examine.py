@@ -442,10 +442,11 @@ def _still_silent(item: AddressObservation) -> AddressObservation:
 
 
 def _probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
-    """Give the ports that are asked first: those that should be open, or were."""
+    """Give the ports that are asked first: those that should be open, may be, or were."""
     specification = target.config.specification
     was_open = earlier.open_ports if earlier else NO_PORTS
-    return PortSet.of(chain(islice(specification.expect, _CONTROLS), islice(was_open, _CONTROLS)))
+    some = (islice(ports, _CONTROLS) for ports in (specification.expect, specification.allow, was_open))
+    return PortSet.of(chain.from_iterable(some))
 
 
 def _named(ports: PortSet) -> str:

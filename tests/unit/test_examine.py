@@ -549,11 +549,11 @@ def test_repeat_rests_on_ports_that_have_answered() -> None:
 
 def test_expected_and_formerly_open_ports_are_asked_first() -> None:
     """What probably answers is asked first: whether the address lives is known from the beginning."""
-    of = target(expect=[22], scan=[80, 443, 8080], address=V4)
+    of = target(expect=[22], allow=[25], scan=[80, 443, 8080], address=V4)
     earlier = result_of(of, seen(V4, is_open=[8080]))
     engine = ScriptedEngine(shows(22))
     asyncio.run(examiner(engine).examine(of, earlier))
-    assert engine.jobs[0].first == PortSet.of([22, 8080])
+    assert engine.jobs[0].first == PortSet.of([22, 25, 8080])
 
 
 @pytest.mark.parametrize("answers", [False, True])

@@ -260,7 +260,7 @@ class SynEngine(EngineThread):
                 break
             share = min(left, max(LEAST_SHARE, -(-left // (len(ready) - number))))
             most = lane.work.pacer.take(min(share, room), now)
-            load = lane.take(most) if most else None
+            load = lane.take(most, now) if most else None
             lane.work.pacer.put_back(most - (len(load) if load else 0))
             if load:
                 left -= len(load)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from portspec.scan.work import Work
 
 TRIES = LAST_TRY + 1
+_SOON = 0.05  # seconds
 _LEAST_LOSS, _MOST_LOSS = 0.02, 0.25  # that is taken for chance
 
 
@@ -183,7 +184,7 @@ class Lane:
         """True while no port waits for the answer to its first probe, or to be asked again."""
         return not self.unsettled or not (self._next < len(self._fresh) or self._again or self._flights.get(0))
 
-    def take(self, most: int) -> Load | None:
+    def take(self, most: int, now: float) -> Load | None:
         """Take up to `most` (at least 1) probes to send, those to repeat first; None if all were answered meanwhile."""
         if self._waves:
             return self._take_of_wave(self._waves, most)
@@ -191,21 +192,23 @@ class Lane:
             attempt, ports = self._again.popleft()
             ports = ports[self._state[ports] == WAITING]
             if len(ports):
-                load = self._load(attempt, ports, most)
+                load = self._load(attempt, ports, most, now)
                 if len(ports) > len(load.ports):
                     self._again.appendleft((attempt, ports[len(load.ports) :]))
                 return load
         if self._next == len(self._fresh):
             closing = self._closing
             return Load(self, _NONE, 0, _NONE, closing) if len(closing) else None
-        load = self._load(0, self._fresh[self._next : self._next + most], most)
+        load = self._load(0, self._fresh[self._next : self._next + most], most, now)
         self._next += len(load.ports)
         return load
 
-    def _load(self, attempt: int, ports: U16, most: int) -> Load:
+    def _load(self, attempt: int, ports: U16, most: int, now: float) -> Load:
         if attempt + 1 < self._least:
             return Load(self, ports[:most], attempt, _NONE, _NONE)
         before, after = self._controls.pick(min(most, len(ports)))
+        if self._controls.latest and now - self._controls.latest.asked_at < _SOON:
+            before = before[:0]  # those after the last ports are before these
         if most < 3 and len(after):  # noqa: PLR2004 - a slow pace: in turn
             self._is_controls_turn = not self._is_controls_turn
             return (

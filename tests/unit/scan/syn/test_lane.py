@@ -48,16 +48,16 @@ def lane_of(
     return work.lanes[0]
 
 
-def take(lane: Lane, most: int = 1000) -> Load:
+def take(lane: Lane, most: int = 1000, at: float = 0.0) -> Load:
     """Take what is to be sent; there is something."""
-    load = lane.take(most)
+    load = lane.take(most, START + at)
     assert load is not None
     return load
 
 
 def send(lane: Lane, at: float, most: int = 1000) -> Load:
     """Take what is to be sent, and send all of it."""
-    load = take(lane, most)
+    load = take(lane, most, at)
     assert lane.sent(load, np.ones(len(load), np.bool_), np.full(len(load), START + at)) == len(load)
     return load
 
@@ -119,7 +119,7 @@ def test_late_answer_is_taken_and_nothing_sent_again() -> None:
     assert lane.in_flight == 0
     assert answer(lane, [22, 80], CLOSED, 1.1) == 2
     assert lane.in_flight == 0
-    assert lane.take(10) is None
+    assert lane.take(10, START) is None
     assert lane.is_over
 
 
@@ -350,7 +350,7 @@ def test_silence_of_those_who_answered_just_now_counts_for_nobody() -> None:
     now = 0.0
     while not lane.is_doubtful:
         assert now < 3 * LONGEST_SILENCE
-        while lane.room and lane.rest_until <= START + now and (load := lane.take(1000)):
+        while lane.room and lane.rest_until <= START + now and (load := lane.take(1000, START + now)):
             lane.sent(load, np.ones(len(load), np.bool_), np.full(len(load), START + now))
         now += 0.1
         lane.expire(START + now)
