@@ -1,12 +1,16 @@
-"""Logging: one event, rendered as coloured text on a terminal, as key=value lines elsewhere, or as JSON."""
+"""Logging: one event, rendered as coloured text on a terminal, as key=value lines elsewhere, or as JSON.
+
+structlog is imported when the first line is written: its import is a quarter of the start of a command, and most
+commands write no line.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
-
-import structlog
 
 from portspec.errors import printable
 
@@ -23,29 +27,10 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
 
     json gives one JSON object a line (`-j`); otherwise a terminal gets colours and anything else logfmt.
     """
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        cache_logger_on_first_use=False,
-    )
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(stream, json=json),
-            ],
-            foreign_pre_chain=shared,
-        )
-    )
+    handler.setFormatter(_Formatter(stream, json=json))
     logging.raiseExceptions = False  # when the reader of the log has gone, the exporter goes on without one
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -63,7 +48,41 @@ def warn(text: str) -> None:
     logging.getLogger(_WARNINGS).warning("%s", printable(text))
 
 
+class _Formatter(logging.Formatter):
+    """Gives the line of a record, be it portspec's or a library's."""
+
+    def __init__(self, stream: TextIO, *, json: bool) -> None:
+        super().__init__()
+        self._stream = stream
+        self._json = json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line of a record."""
+        return self._formatter.format(record)
+
+    @functools.cached_property
+    def _formatter(self) -> logging.Formatter:
+        import structlog
+
+        return structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(self._stream, json=self._json),
+            ],
+            foreign_pre_chain=_shared(),
+        )
+
+
+def _shared() -> list[Processor]:
+    """Give what is done to portspec's events and to the records of libraries alike."""
+    import structlog
+
+    return [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+
+
 def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
+    import structlog
+
     if json:
         # Without local variables: there are passwords among them.
         tracebacks = structlog.processors.ExceptionRenderer(
@@ -95,6 +114,30 @@ def _plain(value: object) -> object:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Logger:
+    """The logger of one module: has the methods of a logger of structlog."""
+
+    name: str
+
+    def __getattr__(self, method: str) -> Any:
+        """Give a method of structlog's logger, whose events go to that of the standard library."""
+        import structlog
+
+        if not structlog.is_configured():
+            structlog.configure(
+                processors=[
+                    structlog.stdlib.filter_by_level,
+                    *_shared(),
+                    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+                ],
+                logger_factory=structlog.stdlib.LoggerFactory(),
+                wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+                cache_logger_on_first_use=False,
+            )
+        return getattr(structlog.stdlib.get_logger(self.name), method)
+
+
 def get(name: str) -> Any:
     """Give the logger of one module."""
-    return structlog.stdlib.get_logger(f"portspec.{name}")
+    return _Logger(f"portspec.{name}")

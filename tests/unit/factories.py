@@ -34,7 +34,8 @@ NOW: Final = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
 @contextlib.contextmanager
 def logging_restored() -> Iterator[None]:
-    """Undo log.set_up(), which is the whole process's, on leaving."""
+    """Undo log.set_up(), which is the whole process's, on leaving; begin as a process does that has logged nothing."""
+    structlog.reset_defaults()
     root = logging.getLogger()
     before = root.handlers[:], root.level
     raises = logging.raiseExceptions

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.audit.envelope import key_of
-from portspec.cli.check import source_warnings
 from portspec.cli.output import write
 from portspec.errors import UsageError
 from portspec.inventory import roster, targets
-from portspec.inventory.discovery import Discovery
 from portspec.names import canonical_one
 
 if TYPE_CHECKING:
@@ -41,6 +38,11 @@ def _warnings(config: Config, name: str) -> Iterator[str]:
     if name in roster(config, targets(config)):
         return
     if any(source.entry.must_report for source in config.discovery):
+        import asyncio
+
+        from portspec.cli.check import source_warnings
+        from portspec.inventory.discovery import Discovery
+
         discovery = Discovery(config.discovery)
         asyncio.run(discovery.refresh_all())
         if name in roster(config, targets(config, discovery.hosts)):

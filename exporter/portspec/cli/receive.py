@@ -6,7 +6,6 @@ it in the queue and tries again. Whatever keeps a good report from being archive
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -19,7 +18,6 @@ from portspec.audit.mail import MAX_MAIL, postmark, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
 from portspec.inventory import roster, targets
-from portspec.inventory.discovery import Discovery
 from portspec.store import Arrival, Outcome, deposit, note_refusal, place_of
 
 if TYPE_CHECKING:
@@ -82,6 +80,10 @@ def _admit(config: Config, packed: bytes, now: float) -> tuple[Report, bytes]:
         naming = {source.name for source in config.discovery if source.entry.must_report}
         if error.reason != "roster" or not naming:
             raise
+        import asyncio
+
+        from portspec.inventory.discovery import Discovery
+
         discovery = Discovery(config.discovery)
         asyncio.run(discovery.refresh_all())
         if failed := [item.name for item in discovery.stats if item.failures and item.name in naming]:

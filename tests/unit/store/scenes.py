@@ -73,7 +73,6 @@ class Logs:
     def __init__(self) -> None:
         self.events: list[MutableMapping[str, Any]] = []
         self._condition = threading.Condition()
-        self._before: list[Any] = []
 
     def __call__(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Take an event, as the only processor."""
@@ -83,13 +82,11 @@ class Logs:
         raise structlog.DropEvent
 
     def __enter__(self) -> Self:
-        processors = structlog.get_config()["processors"]
-        self._before = list(processors)
-        processors[:] = [self]  # in place: loggers that are bound already hold the list
+        structlog.configure(processors=[self])
         return self
 
     def __exit__(self, *_: object) -> None:
-        structlog.get_config()["processors"][:] = self._before
+        structlog.reset_defaults()
 
     @property
     def levels(self) -> list[str]:
