@@ -37,13 +37,16 @@ def logging_restored() -> Iterator[None]:
     """Undo log.set_up(), which is the whole process's, on leaving; begin as a process does that has logged nothing."""
     structlog.reset_defaults()
     root = logging.getLogger()
+    command = logging.getLogger("portspec.command")
     before = root.handlers[:], root.level
+    before_of_command = command.handlers[:], command.propagate
     raises = logging.raiseExceptions
     try:
         yield
     finally:
         root.handlers[:], level = before
         root.setLevel(level)
+        command.handlers[:], command.propagate = before_of_command
         logging.raiseExceptions = raises
         structlog.reset_defaults()
 

@@ -1,24 +1,31 @@
-"""`python -m portspec` as a process of its own, as users start it."""
+"""The commands: `python -m portspec` as a process of its own, as users start it, or its main() in this process."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import pty
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from unittest import mock
 from urllib.parse import urlsplit
 
+from portspec.cli import main
+from portspec.scan.syn import privileges
+from tests.unit.cli.hermetic.sitecustomize import getaddrinfo
+from tests.unit.factories import logging_restored
 from tests.unit.scan.loopback import PATIENCE, eventually
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
@@ -66,6 +73,55 @@ def run(
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def call(*arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None, stdin: bytes = b"") -> Done:
+    """Run a command to its end in this process, which spares nine tenths of the time: the start of the program.
+
+    Not for a command that scans or serves, since that gives up the capabilities of its process.
+    """
+    held = privileges.permitted()
+    with (
+        mock.patch.dict(os.environ, environment(extra), clear=True),
+        mock.patch("socket.getaddrinfo", getaddrinfo),
+        contextlib.chdir(cwd or Path.cwd()),
+        logging_restored(),
+        _standard_streams(stdin) as (out, err),
+    ):
+        try:
+            code = main(arguments)
+        except SystemExit as end:  # argparse has printed a help or an error
+            code = int(end.code or 0)
+        assert privileges.permitted() == held
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return Done(code, _content(out), _content(err))
+
+
+@contextlib.contextmanager
+def _standard_streams(stdin: bytes) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Put files in the places of the standard streams and of their descriptors; give those of output and errors."""
+    with contextlib.ExitStack() as undo:
+        files = []
+        for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+            file = undo.enter_context(tempfile.TemporaryFile())
+            file.write(stdin if mode == "r" else b"")
+            file.seek(0)
+            kept = os.dup(number)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, number)
+            os.dup2(file.fileno(), number)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - of a descriptor
+            undo.callback(stream.close)
+            undo.enter_context(mock.patch.object(sys, name, stream))
+            files.append(file)
+        _, out, err = files
+        yield out, err
+
+
+def _content(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def run_on_terminal(*arguments: str, out: bool = False, err: bool = False) -> Done:

@@ -9,19 +9,19 @@ import pytest
 
 from portspec import __version__
 from portspec.cli.arguments import COMMANDS
-from tests.unit.cli.run import environment, run
+from tests.unit.cli.run import call, environment, run
 
 
 def test_version() -> None:
     """`--version` prints the program's name and version."""
-    done = run("--version")
+    done = call("--version")
     assert (done.code, done.out, done.err) == (0, f"portspec {__version__}\n", "")
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_mentions_every_command(option: str) -> None:
     """The help names each command with a line about it, and shows examples."""
-    done = run(option)
+    done = call(option)
     assert (done.code, done.err) == (0, "")
     for command in COMMANDS:
         assert re.search(rf"\n    {command}\s", done.out)
@@ -31,7 +31,7 @@ def test_help_mentions_every_command(option: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help_of_its_own(command: str) -> None:
     """The help of a command names its options."""
-    done = run(command, "--help")
+    done = call(command, "--help")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"usage: portspec {command}")
     assert "--log.level" in done.out
@@ -39,7 +39,7 @@ def test_every_command_has_a_help_of_its_own(command: str) -> None:
 
 def test_help_of_serve_names_the_shard() -> None:
     """`serve --help` says what a shard is."""
-    assert "--shard I/N" in run("serve", "--help").out
+    assert "--shard I/N" in call("serve", "--help").out
 
 
 @pytest.mark.parametrize("arguments", [[], ["-c"], ["--log.level", "info"]])
@@ -47,7 +47,7 @@ def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> N
     """Without a command the exporter runs: here, with a file that is not there, it ends as `serve` does."""
     conf = str(tmp_path / "missing.yml")
     given = arguments[:-1] if arguments == ["-c"] else arguments
-    done = run(*given, "-c", conf)
+    done = call(*given, "-c", conf)
     assert (done.code, done.err) == (2, "")
     assert "level=error" in done.out
     assert f"{conf}: no such file; name the configuration file with -c FILE" in done.out
@@ -59,14 +59,14 @@ def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> N
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     """Arguments that make no sense print the usage on standard error, nothing on standard output, and exit 2."""
-    done = run(*arguments)
+    done = call(*arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("usage: portspec")
 
 
 def test_unknown_command_is_named_as_such() -> None:
     """A word that is no command is called an unknown command, with the commands that there are."""
-    done = run("scna", "-c", "conf.yml")
+    done = call("scna", "-c", "conf.yml")
     assert done.code == 2
     assert "scna" in done.err
     assert "scan" in done.err
@@ -108,7 +108,7 @@ def test_options_may_stand_before_the_command(arguments: list[str], tmp_path: Pa
 def test_check_may_stand_behind_its_options(tmp_path: Path) -> None:
     """`portspec -c F check` is `portspec check -c F`."""
     (tmp_path / "conf.yml").write_text('{"hosts": {"127.0.0.1": []}, "scanports": [1]}', encoding="utf-8")
-    before, after = run("-c", "conf.yml", "check", cwd=tmp_path), run("check", "-c", "conf.yml", cwd=tmp_path)
+    before, after = call("-c", "conf.yml", "check", cwd=tmp_path), call("check", "-c", "conf.yml", cwd=tmp_path)
     assert before == after
     assert before.code == 0
 

@@ -12,7 +12,7 @@ from portspec.config import HostConfig, Specification
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from tests.unit.capabilities import need_raw_sockets, unprivileged
-from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, run
+from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, call, run
 from tests.unit.scan.loopback import own_address
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "conf.yml"
 
 
-def estimate(conf: str, *, program: Sequence[str] = PROGRAM) -> tuple[str, str]:
+def estimate(conf: str, *, program: Sequence[str] = ()) -> tuple[str, str]:
     """Give the engine that `check` counts with, and how long it estimates a round to take."""
-    done = run("check", "-c", conf, cwd=ROOT, program=program)
+    done = run("check", "-c", conf, cwd=ROOT, program=program) if program else call("check", "-c", conf)
     found = re.search(r"^estimated duration of a round with the (\w+) engine: (.*)$", done.out, re.MULTILINE)
     assert found, done
     return found[1], found[2]
@@ -86,7 +86,7 @@ def test_estimate_is_that_of_syns_where_they_may_be_sent(configure: Configure, p
 
 def test_name_that_does_not_resolve_is_a_warning(configure: Configure) -> None:
     """A name without an address is told and warned of; the file is right nevertheless."""
-    done = run("check", "-c", configure({"nowhere.invalid": [], "localhost": []}))
+    done = call("check", "-c", configure({"nowhere.invalid": [], "localhost": []}))
     assert done.code == 0
     assert "nowhere.invalid  does not resolve (no A record)" in done.out
     assert "1 of 2 hosts would be unknown" in done.out
@@ -94,7 +94,7 @@ def test_name_that_does_not_resolve_is_a_warning(configure: Configure) -> None:
 
 def warnings(conf: str) -> list[str]:
     """Give the warnings of `check` about a file that is right."""
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert (done.code, done.err) == (0, "")
     assert done.out.endswith(f"{conf} is valid.\n")
     return [line.removeprefix("warning: ") for line in done.out.splitlines() if line.startswith("warning: ")]
@@ -129,7 +129,7 @@ def test_source_that_fails_is_a_warning(configure: Configure, tmp_path: Path) ->
     (tmp_path / "bad.json").write_text("nonsense: [", encoding="utf-8")
     (tmp_path / "odd.json").write_text('[{"targets": ["127.0.0.2", "http://x/"]}]', encoding="utf-8")
     sources = [{"files": ["bad.json"]}, {"files": ["odd.json"]}]
-    done = run("check", "-c", configure({"127.0.0.1": []}, discovery={"file_sd": sources}))
+    done = call("check", "-c", configure({"127.0.0.1": []}, discovery={"file_sd": sources}))
     assert done.code == 0
     told = [line for line in done.out.splitlines() if line.startswith("warning: ")]
     assert len(told) == 2
@@ -142,7 +142,7 @@ def test_file_whose_hosts_are_all_to_be_discovered_is_right(tmp_path: Path) -> N
     """Where no source gives a host yet, check says so and is no crash."""
     conf = tmp_path / "conf.yml"
     conf.write_text("scanports: [22]\ndiscovery: {file_sd: [{files: [none.json]}]}\n", encoding="utf-8")
-    done = run("check", "-c", str(conf))
+    done = call("check", "-c", str(conf))
     assert done.code == 0, done.err
     assert done.out.endswith(f"{conf} is valid.\n")
 
@@ -150,7 +150,7 @@ def test_file_whose_hosts_are_all_to_be_discovered_is_right(tmp_path: Path) -> N
 def test_wrong_file_is_exit_2_with_every_problem(configure: Configure) -> None:
     """Each problem of a file is a line on standard error, as compilers print it; standard output stays empty."""
     conf = configure({"db1": ["80a"], "web 1": []}, ["0"], intervall=60)
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert (done.code, done.out) == (2, "")
     lines = done.err.splitlines()
     assert len(lines) == 4
@@ -161,7 +161,7 @@ def test_wrong_file_is_exit_2_with_every_problem(configure: Configure) -> None:
 
 def test_missing_file_is_exit_2(tmp_path: Path) -> None:
     """A file that is not there is exit 2, with the way to name another one."""
-    done = run("check", "-c", str(tmp_path / "none.yml"))
+    done = call("check", "-c", str(tmp_path / "none.yml"))
     assert (done.code, done.out) == (2, "")
     assert done.err == f"{tmp_path / 'none.yml'}: no such file; name the configuration file with -c FILE\n"
 
@@ -169,7 +169,7 @@ def test_missing_file_is_exit_2(tmp_path: Path) -> None:
 def test_variable_that_is_not_utf_8_is_refused(configure: Configure) -> None:
     """A ${VARIABLE} whose bytes are no text is a problem of the file: it could be written to no page and no metric."""
     conf = configure({"127.0.0.1": {"labels": {"site": "${SITE}"}}})
-    done = run("check", "-c", conf, extra={"SITE": "caf\udce9"})
+    done = call("check", "-c", conf, extra={"SITE": "caf\udce9"})
     assert (done.code, done.out) == (2, "")
     assert "SITE" in done.err
 
@@ -184,7 +184,7 @@ def test_example_of_the_repository_is_right() -> None:
 def test_warning_of_an_exception_names_who_knows(configure: Configure) -> None:
     """Reason and owner stand in the warning of an exception that does nothing, so that one knows whom to ask."""
     item = {"hosts": ["nowhere"], "ports": [80], "until": "2999-01-01", "reason": "old balancer", "owner": "web team"}
-    done = run("check", "-c", configure({own_address(): []}, exceptions=[item]))
+    done = call("check", "-c", configure({own_address(): []}, exceptions=[item]))
     told = "the exception (hosts nowhere; ports 80; reason old balancer; owner web team) matches no host"
     assert f"warning: {told}" in done.out.splitlines()
 
@@ -200,7 +200,7 @@ def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> 
         audit=AUDIT | {"hosts": ["127.0.0.1", "127.0.0.2"], "max_age": "50h", "keep": 30},
         discovery={"file_sd": [{"files": ["found.json"], "audit": True}]},
     )
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert (done.code, done.err) == (0, "")
     told = "reports: expected of 7 hosts, late after 2 d 2 h, kept for 30 d"
     assert told in done.out.splitlines()
@@ -211,7 +211,7 @@ def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> 
 def test_check_tells_of_a_change_over(configure: Configure) -> None:
     """As long as two passphrases are good, that is said."""
     audit = AUDIT | {"previous_passphrase": "tuna mayonnaise sandwich", "hosts": ["127.0.0.1"]}
-    out = run("check", "-c", configure({"127.0.0.1": []}, audit=audit)).out
+    out = call("check", "-c", configure({"127.0.0.1": []}, audit=audit)).out
     told = "reports: expected of 1 host, late after 1 d 2 h, kept for 90 d; of two passphrases both are good"
     assert told in out.splitlines()
 
@@ -220,14 +220,14 @@ def test_check_tells_where_the_report_goes(configure: Configure, tmp_path: Path)
     """The file and the daily mail are told, also where no other mail is sent; without TLS there is a warning."""
     mail = {"smtpserver": "smtp.example.org", "alertemail": ["a@example.org", "b@example.org"], "fromemail": "p@x.org"}
     conf = configure({"127.0.0.1": []}, reportfile="all.html", reportmail="7:05", smtptls="none", **mail)
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert (done.code, done.err) == (0, "")
     written = f"report of all machines: written to {tmp_path / 'all.html'}"
     told = f"{written}, mailed at 07:05 each day to 2 addresses by smtp.example.org"
     assert told in done.out.splitlines()
     assert "mails to" not in done.out
     assert 'warning: mails are sent without TLS, since smtptls is "none"' in done.out
-    assert written in run("check", "-c", configure({"127.0.0.1": []}, reportfile="all.html")).out.splitlines()
+    assert written in call("check", "-c", configure({"127.0.0.1": []}, reportfile="all.html")).out.splitlines()
 
 
 def test_exception_of_vulnerabilities_that_does_nothing_is_a_warning(configure: Configure) -> None:
@@ -278,7 +278,7 @@ def test_file_for_reports_alone_is_right(tmp_path: Path) -> None:
     """Where hosts only report there is nothing to scan, and check says so."""
     conf = tmp_path / "conf.yml"
     conf.write_text("audit: {passphrase: correct horse battery staple, hosts: [db1, db2]}\n", encoding="utf-8")
-    done = run("check", "-c", str(conf))
+    done = call("check", "-c", str(conf))
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("0 hosts, 0 addresses, 0 probes per round\n")
     assert "reports: expected of 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out
@@ -289,7 +289,7 @@ def test_check_warns_of_files_that_others_may_change(configure: Configure, mode:
     """A configuration of mode 0666 is a warning with what to do; it is valid nevertheless."""
     conf = configure({"127.0.0.1": []})
     Path(conf).chmod(mode)
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert done.code == 0
     assert (f"warning: {conf} may be changed by every user: chmod o-w {conf}" in done.out.splitlines()) == is_told
 
@@ -298,7 +298,7 @@ def test_check_warns_of_a_secret_that_everybody_may_read(configure: Configure, t
     """A file of a passphrase of mode 0644 is a warning, without a word of the passphrase."""
     (tmp_path / "secret").write_text("open sesame, open sesame", encoding="utf-8")
     (tmp_path / "secret").chmod(0o644)
-    done = run("check", "-c", configure({"127.0.0.1": {"audit": True}}, audit={"passphrase_file": "secret"}))
+    done = call("check", "-c", configure({"127.0.0.1": {"audit": True}}, audit={"passphrase_file": "secret"}))
     told = f"warning: {tmp_path}/secret holds a secret, and every user may read it: chmod o-r {tmp_path}/secret"
     assert told in done.out.splitlines()
     assert "sesame" not in done.out
@@ -308,10 +308,10 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     """Where this user may not write `reportfile` there is a warning, and a directory that is not there is an error."""
     (tmp_path / "pages").mkdir()
     conf = configure({"127.0.0.1": []}, reportfile="pages/index.html")
-    assert "warning" not in run("check", "-c", conf).out
+    assert "warning" not in call("check", "-c", conf).out
     os.mkfifo(tmp_path / "pages" / "index.html")
     told = f"warning: reportfile {tmp_path}/pages/index.html cannot be written: it is there and is no regular file"
-    assert told in run("check", "-c", conf).out.splitlines()
+    assert told in call("check", "-c", conf).out.splitlines()
     (tmp_path / "pages" / "index.html").unlink()
     tmp_path.chmod(0o755)
     (tmp_path / "pages").chmod(0o555)
@@ -319,14 +319,14 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     done = run("check", "-c", conf, program=[*prefix, *PROGRAM])
     assert f"{tmp_path}/pages/index.html cannot be written: this user may not write to its directory" in done.out
     (tmp_path / "pages").rmdir()
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert (done.code, f'there is no directory "{tmp_path}/pages"' in done.err) == (2, True)
 
 
 def test_a_network_is_one_line(configure: Configure) -> None:
     """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
     conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])
-    done = run("check", "-c", conf)
+    done = call("check", "-c", conf)
     assert [" ".join(line.split()) for line in done.out.splitlines()[:4]] == [
         "10.0.0.0/16 65,535 addresses 1 port, expect 22",
         "10.0.0.5 10.0.0.5 2 ports, expect 22, 80",
@@ -334,7 +334,7 @@ def test_a_network_is_one_line(configure: Configure) -> None:
         "",
     ]
     assert "65,540 hosts, 65,540 addresses" in done.out
-    everything = run("check", "-c", conf, "--all").out.splitlines()
+    everything = call("check", "-c", conf, "--all").out.splitlines()
     assert len(everything) - len(done.out.splitlines()) == 65_540 - 3
 
 
@@ -342,12 +342,12 @@ def test_many_hosts_are_told_in_few_lines(configure: Configure) -> None:
     """Names that do not resolve come first, and the conclusion is seen; --all lists every host in its order."""
     hosts = {f"127.0.1.{last}": [22] for last in range(150)} | {"nowhere.invalid": [22]}
     conf = configure(hosts, [22])
-    lines = run("check", "-c", conf).out.splitlines()
+    lines = call("check", "-c", conf).out.splitlines()
     assert len(lines) < 115
     assert lines[0].startswith("nowhere.invalid  does not resolve")
     assert lines[100] == "… and 51 more lines (--all shows every host)"
     assert lines[-1] == f"{conf} is valid."
-    everything = run("check", "-c", conf, "--all").out.splitlines()
+    everything = call("check", "-c", conf, "--all").out.splitlines()
     assert [line.split()[0] for line in everything[:151]] == list(hosts)
 
 

@@ -9,7 +9,7 @@ import pytest
 import portspec.cli.check
 import portspec.cli.scan
 from portspec.cli import main
-from tests.unit.cli.run import PROGRAM, Done, environment, run
+from tests.unit.cli.run import PROGRAM, Done, call, environment, run
 from tests.unit.factories import logging_restored
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def broken(tmp_path: Path) -> str:
 @pytest.mark.parametrize("command", ["check", "scan"])
 def test_commands_print_problems_on_standard_error(broken: str, command: str) -> None:
     """A command prints each problem as `file:line: key: what`, by line, on standard error alone, and exits 2."""
-    done = run(command, "-c", broken)
+    done = call(command, "-c", broken)
     assert (done.code, done.out) == (2, "")
     first, second = done.err.splitlines()
     assert first.startswith(f'{broken}:2: hosts."db1": "80a" is not a port (')
@@ -42,7 +42,7 @@ def test_commands_print_problems_on_standard_error(broken: str, command: str) ->
 @pytest.mark.parametrize("command", ["check", "scan"])
 def test_commands_log_problems_in_json(broken: str, command: str) -> None:
     """With -j each problem is one JSON object on standard error, with file, line and key of their own."""
-    done = run(command, "-c", broken, "-j")
+    done = call(command, "-c", broken, "-j")
     assert (done.code, done.out) == (2, "")
     entries = [json.loads(line) for line in done.err.splitlines()]
     assert [(entry["level"], entry["file"], entry["line"], entry["key"]) for entry in entries] == [
@@ -55,7 +55,7 @@ def test_commands_log_problems_in_json(broken: str, command: str) -> None:
 
 def test_serve_logs_problems_on_standard_output(broken: str) -> None:
     """`serve` logs each problem once, as the event of a line on standard output, its log, and exits 2."""
-    done = run("serve", "-c", broken)
+    done = call("serve", "-c", broken)
     assert (done.code, done.err) == (2, "")
     first, second = done.out.splitlines()
     assert f'level=error event="{broken}:2: hosts.\\"db1\\": \\"80a\\" is not a port' in first
@@ -64,14 +64,14 @@ def test_serve_logs_problems_on_standard_output(broken: str) -> None:
 
 def test_serve_logs_problems_in_json(broken: str) -> None:
     """`serve -j` logs each problem as one JSON object on standard output, and exits 2."""
-    done = run("-j", "-c", broken)
+    done = call("-j", "-c", broken)
     assert (done.code, done.err) == (2, "")
     assert [json.loads(line)["line"] for line in done.out.splitlines()] == [2, 4]
 
 
 def test_usage_errors_are_json_with_j(configure: Configure) -> None:
     """With -j a host that is not in the configuration is one JSON object on standard error."""
-    done = run("scan", "-j", "-c", configure({"127.0.0.1": []}), "elsewhere")
+    done = call("scan", "-j", "-c", configure({"127.0.0.1": []}), "elsewhere")
     assert (done.code, done.out) == (2, "")
     entry = json.loads(done.err)
     assert (entry["level"], entry["event"]) == ("error", '"elsewhere" is not a host of the configuration')

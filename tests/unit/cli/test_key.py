@@ -7,7 +7,7 @@ import pytest
 from portspec.audit.envelope import key_of, pack
 from portspec.audit.intake import RefusedError, Rules, admit
 from tests.unit.audit.test_intake import HOST, NOW, payload
-from tests.unit.cli.run import PROGRAM, run
+from tests.unit.cli.run import PROGRAM, call, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def test_key_of_a_host_is_printed(configure: Configure) -> None:
 
 def test_report_signed_with_the_printed_key_is_accepted(configure: Configure) -> None:
     """What the command prints is what reports are checked by."""
-    done = run("-c", configure({"127.0.0.1": []}, audit=AUDIT), "key", HOST)
+    done = call("-c", configure({"127.0.0.1": []}, audit=AUDIT), "key", HOST)
     packed = pack(payload(), bytes.fromhex(done.out))
     assert admit(packed, Rules({HOST}, (WORDS,)), NOW)
     with pytest.raises(RefusedError, match="is not signed with the key"):
@@ -38,21 +38,21 @@ def test_report_signed_with_the_printed_key_is_accepted(configure: Configure) ->
 @pytest.mark.parametrize("name", [HOST.upper(), f"{HOST}.", f"{HOST.title()}."])
 def test_spelling_of_a_host_makes_no_other_key(configure: Configure, name: str) -> None:
     """Case and a final dot make no difference, here as in a report."""
-    done = run("key", name, "-c", configure({"127.0.0.1": []}, audit=AUDIT))
+    done = call("key", name, "-c", configure({"127.0.0.1": []}, audit=AUDIT))
     assert (done.code, done.err, done.out) == (0, "", f"{key_of(HOST, WORDS).hex()}\n")
 
 
 def test_key_of_an_address_is_that_of_its_short_form(configure: Configure) -> None:
     """An IPv6 address has one key in all of its spellings."""
     conf = configure({"2001:db8::7": {"audit": True}}, audit={"passphrase": WORDS})
-    done = run("key", "2001:DB8:0:0::7", "-c", conf)
+    done = call("key", "2001:DB8:0:0::7", "-c", conf)
     assert (done.code, done.err, done.out) == (0, "", f"{key_of('2001:db8::7', WORDS).hex()}\n")
 
 
 def test_key_of_an_international_name_is_that_of_its_ascii_form(configure: Configure) -> None:
     """IDNA 2008 gives the form, which the settings of the agent need, and which is told."""
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["faß.test", "fass.test"]})
-    done = run("key", "faß.test", "-c", conf)
+    done = call("key", "faß.test", "-c", conf)
     assert (done.code, done.out) == (0, f"{key_of('xn--fa-hia.test', WORDS).hex()}\n")
     assert done.err == "warning: the settings of its agent name it as xn--fa-hia.test\n"
 
@@ -60,7 +60,7 @@ def test_key_of_an_international_name_is_that_of_its_ascii_form(configure: Confi
 def test_each_host_has_a_key_of_its_own(configure: Configure) -> None:
     """A host that is broken into has no other one's key."""
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["db1", "db2"]})
-    first, second = run("key", "db1", "-c", conf).out, run("key", "db2", "-c", conf).out
+    first, second = call("key", "db1", "-c", conf).out, call("key", "db2", "-c", conf).out
     assert first != second
     assert {len(first), len(second)} == {65}
 
@@ -69,13 +69,13 @@ def test_key_is_of_the_present_passphrase(configure: Configure, tmp_path: Path) 
     """During a change-over it is the new key that is given to a host; the passphrase may lie in a file."""
     (tmp_path / "passphrase").write_text(f"{WORDS}\n", encoding="utf-8")
     audit = {"passphrase_file": "passphrase", "previous_passphrase": "tuna mayonnaise sandwich", "hosts": [HOST]}
-    assert run("key", HOST, "-c", configure({"127.0.0.1": []}, audit=audit)).out == f"{key_of(HOST, WORDS).hex()}\n"
+    assert call("key", HOST, "-c", configure({"127.0.0.1": []}, audit=audit)).out == f"{key_of(HOST, WORDS).hex()}\n"
 
 
 def test_host_that_is_not_on_the_roster_is_warned_of(configure: Configure) -> None:
     """The key is printed all the same, so that a host can be made ready before conf.yml is."""
     conf = configure({"127.0.0.1": []}, audit=AUDIT)
-    done = run("key", "DB1.example.org", "-c", conf)
+    done = call("key", "DB1.example.org", "-c", conf)
     assert (done.code, done.out) == (0, f"{key_of('db1.example.org', WORDS).hex()}\n")
     assert done.err == (
         f"warning: db1.example.org is not on the roster of {conf}: its reports are refused until it stands in "
@@ -86,8 +86,8 @@ def test_host_that_is_not_on_the_roster_is_warned_of(configure: Configure) -> No
 def test_address_of_a_network_is_on_the_roster(configure: Configure) -> None:
     """Each address of a CIDR with `audit: true` has its key, and is not warned of."""
     conf = configure({"192.0.2.0/30": {"audit": True}}, audit={"passphrase": WORDS})
-    assert run("key", "192.0.2.3", "-c", conf).err == ""
-    assert "is not on the roster" in run("key", "192.0.2.4", "-c", conf).err
+    assert call("key", "192.0.2.3", "-c", conf).err == ""
+    assert "is not on the roster" in call("key", "192.0.2.4", "-c", conf).err
 
 
 def test_discovered_host_is_on_the_roster(configure: Configure, tmp_path: Path) -> None:
@@ -96,20 +96,20 @@ def test_discovered_host_is_on_the_roster(configure: Configure, tmp_path: Path) 
     (tmp_path / "b.json").write_text('[{"targets": ["db2:9100"]}]', encoding="utf-8")
     sources = [{"files": ["a.json"], "audit": True}, {"files": ["b.json"]}]
     conf = configure({"127.0.0.1": []}, audit={"passphrase": WORDS}, discovery={"file_sd": sources})
-    assert run("key", "db1", "-c", conf).err == ""
-    assert "warning: db2 is not on the roster" in run("key", "db2", "-c", conf).err
+    assert call("key", "db1", "-c", conf).err == ""
+    assert "warning: db2 is not on the roster" in call("key", "db2", "-c", conf).err
 
 
 def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
     """Where a source that may name the host fails, that is told, too."""
     sources = [{"files": ["nowhere.json"], "audit": True}]
     conf = configure({"127.0.0.1": []}, audit=AUDIT, discovery={"file_sd": sources})
-    done = run("key", "db1", "-c", conf)
+    done = call("key", "db1", "-c", conf)
     first, second = done.err.splitlines()
     assert (done.code, len(done.out)) == (0, 65)
     assert first.startswith("warning: discovery.file_sd[0] failed and gave 0 hosts: ")
     assert second.startswith("warning: db1 is not on the roster")
-    assert run("key", HOST, "-c", conf).err == ""  # nobody is asked who need not be
+    assert call("key", HOST, "-c", conf).err == ""  # nobody is asked who need not be
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
 )
 def test_what_is_no_host_has_no_key(configure: Configure, name: str, why: str) -> None:
     """A slip is exit 2 and one line, and no key that nobody can use."""
-    done = run("key", name, "-c", configure({"127.0.0.1": []}, audit=AUDIT))
+    done = call("key", name, "-c", configure({"127.0.0.1": []}, audit=AUDIT))
     assert (done.code, done.out, done.err) == (2, "", f"{why}\n")
 
 
 def test_no_key_without_a_passphrase(configure: Configure) -> None:
     """A file without the block has nothing that keys could be made from."""
     conf = configure({"127.0.0.1": []})
-    done = run("key", "127.0.0.1", "-c", conf)
+    done = call("key", "127.0.0.1", "-c", conf)
     assert (done.code, done.out) == (2, "")
     assert done.err == f"{conf}: has no audit block; keys are made from its passphrase\n"
 
@@ -140,9 +140,9 @@ def test_no_key_without_a_passphrase(configure: Configure) -> None:
 def test_passphrase_comes_from_the_environment(configure: Configure) -> None:
     """${NAME} keeps it out of the file, and no message has it where something else is wrong."""
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"passphrase": "${WORDS}"})
-    done = run("key", HOST, "-c", conf, extra={"WORDS": f"{WORDS}\n"})
+    done = call("key", HOST, "-c", conf, extra={"WORDS": f"{WORDS}\n"})
     assert (done.code, done.err, done.out) == (0, "", f"{key_of(HOST, WORDS).hex()}\n")
-    short = run("key", HOST, "-c", conf, extra={"WORDS": "fifteen letters"})
+    short = call("key", HOST, "-c", conf, extra={"WORDS": "fifteen letters"})
     assert (short.code, short.out) == (2, "")
     assert "audit.passphrase: expected at least 16 characters" in short.err
     assert "fifteen" not in short.err

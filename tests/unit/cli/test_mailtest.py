@@ -9,7 +9,7 @@ import pytest
 import portspec.notify.smtp
 from portspec.cli import main
 from portspec.notify import DeliveryError, Reason
-from tests.unit.cli.run import run
+from tests.unit.cli.run import call
 from tests.unit.factories import logging_restored
 
 if TYPE_CHECKING:
@@ -152,21 +152,21 @@ def test_settings_without_which_nothing_can_be_sent_are_exit_2(configure: Config
     """Where conf.yml has no server, sender or address, mail-test says so and exits 2."""
     keys = {name: value for name, value in MAIL.items() if name not in (key, "sendemail")}
     conf = configure({"127.0.0.1": []}, **keys)
-    done = run("mail-test", "-c", conf)
+    done = call("mail-test", "-c", conf)
     assert (done.code, done.out) == (2, "")
     assert done.err == f"{conf}: names no mail server to test; set smtpserver, alertemail and fromemail\n"
 
 
 def test_check_tells_where_mails_go(configure: Configure) -> None:
     """`check` says who sends mails to how many, and warns where they are sent without TLS."""
-    done = run("check", "-c", configure({"127.0.0.1": []}, **MAIL))
+    done = call("check", "-c", configure({"127.0.0.1": []}, **MAIL))
     assert (done.code, done.err) == (0, "")
     told = "mails to 3 addresses by smtp.example.org port 587; `portspec mail-test` tries that"
     assert told in done.out.splitlines()
     assert "TLS" not in done.out
-    bare = run("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "alertemail": A}, smtptls="none"))
+    bare = call("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "alertemail": A}, smtptls="none"))
     assert bare.code == 0
     assert "mails to 1 address by" in bare.out
     assert 'warning: mails are sent without TLS, since smtptls is "none"' in bare.out
-    silent = run("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "sendemail": False}))
+    silent = call("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "sendemail": False}))
     assert "mails to" not in silent.out

@@ -18,7 +18,7 @@ from portspec.agent import make_mail, make_parcel
 from portspec.audit.mail import MAX_MAIL
 from portspec.cli import main
 from portspec.store import Store
-from tests.unit.cli.run import PROGRAM, Done, environment, run
+from tests.unit.cli.run import PROGRAM, Done, call, environment, run
 from tests.unit.factories import logging_restored
 from tests.unit.signed import DAY, DB, PASSPHRASE, VULNERABLE, WEB, payload, signed
 
@@ -47,8 +47,13 @@ def today(host: str = WEB, **parts: Any) -> bytes:
     return payload(host, time.time(), **parts)
 
 
-def receive(*arguments: str, mail: bytes, extra: Mapping[str, str] | None = None) -> Done:
-    """Pipe a mail to the command."""
+def receive(*arguments: str, mail: bytes) -> Done:
+    """Give a mail to the command."""
+    return call("receive", *arguments, stdin=mail)
+
+
+def pipe(*arguments: str, mail: bytes, extra: Mapping[str, str] | None = None) -> Done:
+    """Pipe a mail to the command, as an MTA does."""
     done = subprocess.run(
         [*PROGRAM, "receive", *arguments],
         input=mail,
@@ -82,7 +87,7 @@ def test_good_mail_is_0_and_silent(conf: str) -> None:
     """A report that is archived when the command ends is 0, and so is the same once more; an MTA has nothing to log."""
     body = today()
     for _ in range(2):
-        assert receive("-c", conf, mail=mail(signed(body))) == Done(KEPT, "", "")
+        assert pipe("-c", conf, mail=mail(signed(body))) == Done(KEPT, "", "")
     assert archived(conf) == body
     assert counts(conf) == {"accepted": 1}
 
@@ -143,7 +148,7 @@ def test_another_report_of_the_day_is_65(conf: str) -> None:
 def test_log_tells_whence_a_refused_mail_came(conf: str) -> None:
     """The error has the host that the report says it is of, and the mail's sender, Message-ID and relay."""
     raw = mail(signed(today(), DB))
-    done = receive("-j", "-c", conf, mail=raw, extra=ENVIRONMENT)
+    done = pipe("-j", "-c", conf, mail=raw, extra=ENVIRONMENT)
     entry = json.loads(done.err)
     identity = raw.partition(b"Message-ID: ")[2].split()[0].decode()
     assert {key: entry[key] for key in ("event", "level", "reason", "host", "sender", "message_id", "relay")} == {
@@ -242,14 +247,14 @@ def test_state_file_of_somebody_else_is_75(conf: str) -> None:
 )
 def test_wrong_command_line_is_75(arguments: list[str]) -> None:
     """A slip in the MTA's configuration costs no report, either."""
-    done = run(*arguments)
+    done = call(*arguments)
     assert (done.code, done.out) == (LATER, "")
     assert done.err.startswith("usage: portspec")
 
 
 def test_help_is_0() -> None:
     """Who asks for help gets it."""
-    assert run("receive", "--help").code == KEPT
+    assert call("receive", "--help").code == KEPT
 
 
 def test_closed_input_is_75(conf: str) -> None:

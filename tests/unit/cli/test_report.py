@@ -22,7 +22,7 @@ from portspec.inventory import roster, targets
 from portspec.snapshot import HostState
 from portspec.store import Archive, Arrival, Outcome, deposit
 from portspec.store.schema import APPLICATION_ID, MIGRATIONS, migrate
-from tests.unit.cli.run import PROGRAM, Done, environment, run
+from tests.unit.cli.run import PROGRAM, Done, call, environment, run
 from tests.unit.factories import result, seen
 from tests.unit.reporting import HERE, Scene
 from tests.unit.signed import CURL, DAY, DB, PASSPHRASE, VULNERABLE, WEB, packed, payload, signed, socket
@@ -85,7 +85,7 @@ async def export(conf: str, *reports: bytes) -> None:
 
 def machines(conf: str, *arguments: str) -> dict[str, Any]:
     """Give the machines of the report as JSON by their hosts."""
-    done = run("report", "-c", conf, "--format", "json", *arguments)
+    done = call("report", "-c", conf, "--format", "json", *arguments)
     assert (done.code, done.err) == (0, "")
     return {machine["host"]: machine for machine in json.loads(done.out)["machines"]}
 
@@ -163,7 +163,7 @@ def test_domain_is_taken_off_names(configure: Configure) -> None:
     """`audit.domain` shortens the names that are shown, here as in the file that the exporter writes."""
     conf = configure({SCANNED: []}, audit=AUDIT | {"domain": r"\.example\.org"})
     arrive(conf, WEB)
-    shown = run("report", "-c", conf, "--format", "text").out
+    shown = call("report", "-c", conf, "--format", "text").out
     assert "web1\n" in shown
     assert WEB not in shown
 
@@ -174,7 +174,7 @@ def test_hosts_of_discovery_are_in_it(configure: Configure, tmp_path: Path) -> N
     sources = [{"files": ["found.json"], "audit": True}, {"files": ["none.json"], "audit": True}]
     conf = configure({SCANNED: []}, audit={"passphrase": PASSPHRASE}, discovery={"file_sd": sources})
     arrive(conf, WEB)
-    done = run("report", "-c", conf, "--format", "json")
+    done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
     assert done.err.startswith("warning: discovery.file_sd[1] failed and gave 0 hosts: ")
     assert {machine["host"] for machine in json.loads(done.out)["machines"]} == {SCANNED, WEB}
@@ -194,7 +194,7 @@ def test_garbled_document_is_read_anew(conf: str) -> None:
             held.put_documents(file, [(WEB, numbers[WEB], "{}"), (DB, numbers[DB], other)], mark)
 
         store.perform(put)
-    done = run("report", "-c", conf, "--format", "json")
+    done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
     assert {item["host"]: item["audit"]["status"] for item in json.loads(done.out)["machines"]} == {
         WEB: "vulnerable",
@@ -240,10 +240,10 @@ def test_days_are_named_where_there_is_no_report_of_one(conf: str) -> None:
         arrive(conf, WEB, NOON - number * DAY)
     days = ", ".join(day(NOON - number * DAY) for number in range(7))
     for arguments in (["--raw"], []):
-        done = run("report", "-c", conf, "--host", WEB, "--day", "2020-02-29", *arguments)
+        done = call("report", "-c", conf, "--host", WEB, "--day", "2020-02-29", *arguments)
         told = f"there is no report of {WEB} for 2020-02-29; there are those of {days} and earlier\n"
         assert done == Done(2, "", told)
-    assert run("report", "-c", conf, "--host", DB, "--raw") == Done(2, "", f"there is no report of {DB}\n")
+    assert call("report", "-c", conf, "--host", DB, "--raw") == Done(2, "", f"there is no report of {DB}\n")
 
 
 def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> None:
@@ -252,7 +252,7 @@ def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> Non
     body = arrive(conf, SCANNED)
     assert raw(conf, "--host", SCANNED) == body
     assert machines(conf, "--host", SCANNED)[SCANNED]["audit"] is None
-    done = run("report", "-c", conf, "--host", SCANNED, "--day", day(NOON))
+    done = call("report", "-c", conf, "--host", SCANNED, "--day", day(NOON))
     told = f"--day: {SCANNED} need not report by the configuration; --raw gives what it has sent\n"
     assert done == Done(2, "", told)
 
@@ -274,7 +274,7 @@ def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> Non
 def test_what_makes_no_sense_is_exit_2(conf: str, arguments: Sequence[str], told: str) -> None:
     """A command line that cannot be meant is told in a line, and nothing is printed."""
     arrive(conf, WEB)
-    done = run("report", "-c", conf, *arguments)
+    done = call("report", "-c", conf, *arguments)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(told)
     assert "Traceback" not in done.err
@@ -291,7 +291,7 @@ def test_file_is_written_whole(conf: str, tmp_path: Path) -> None:
     page.write_text("before", encoding="utf-8")
     page.chmod(0o604)
     before = page.stat().st_ino
-    assert run("report", "-c", conf, "-o", str(page)) == Done(0, "", "")
+    assert call("report", "-c", conf, "-o", str(page)) == Done(0, "", "")
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert (page.stat().st_mode & 0o7777, page.stat().st_ino == before) == (0o604, False)
     assert [entry.name for entry in page.parent.iterdir()] == ["all.html"]
@@ -303,7 +303,7 @@ def test_link_leads_to_the_file(conf: str, tmp_path: Path) -> None:
     page, link = tmp_path / "there.html", tmp_path / "link.html"
     link.symlink_to(page)
     for _ in range(2):
-        assert run("report", "-c", conf, "-o", str(link)) == Done(0, "", "")
+        assert call("report", "-c", conf, "-o", str(link)) == Done(0, "", "")
         assert link.is_symlink()
         assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -335,14 +335,14 @@ def test_file_that_cannot_be_written_whole_stays_as_it_was(configure: Configure,
 def test_place_that_cannot_be_written_to_is_exit_2(conf: str, tmp_path: Path, output: str, why: str) -> None:
     """What is wrong with the place is one line, with its name."""
     arrive(conf, WEB)
-    done = run("report", "-c", conf, "-o", output, cwd=tmp_path)
+    done = call("report", "-c", conf, "-o", output, cwd=tmp_path)
     assert done == Done(2, "", f"cannot write {output}: {why}\n")
 
 
 def test_dash_is_standard_output(conf: str) -> None:
     """`-o -` prints the page, as without it."""
     arrive(conf, WEB)
-    done = run("report", "-c", conf, "-o", "-")
+    done = call("report", "-c", conf, "-o", "-")
     assert (done.code, done.out.startswith("<!doctype html>"), done.err) == (0, True, "")
 
 
@@ -379,7 +379,7 @@ def test_missing_state_file_is_exit_2(conf: str) -> None:
     """Without a state file there is nothing to report, and what to do is told; none is made."""
     told = f"cannot read {state_file(conf)}: there is no such file; start the exporter, which makes it, or name the "
     for arguments in ([], ["--raw", "--host", WEB], ["--host", WEB, "--day", day(NOON)]):
-        done = run("report", "-c", conf, *arguments)
+        done = call("report", "-c", conf, *arguments)
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith(told)
     assert not state_file(conf).exists()
@@ -399,7 +399,7 @@ def test_state_file_of_an_earlier_portspec_has_scans_and_no_reports(conf: str) -
     found = machines(conf)
     assert (found[SCANNED]["verdict"], found[SCANNED]["unexpected"]) == ("out_of_spec", ["80"])
     assert {host: item["audit"]["status"] for host, item in found.items()} == dict.fromkeys(found, "never")
-    done = run("report", "-c", conf, "--raw", "--host", WEB)
+    done = call("report", "-c", conf, "--raw", "--host", WEB)
     assert done == Done(2, "", f"there is no report of {WEB}\n")
     assert state_file(conf).read_bytes() == before
 
@@ -414,7 +414,7 @@ def test_state_file_of_others_is_exit_2(conf: str, application: int, version: in
         connection.executescript(
             f"PRAGMA application_id = {application}; PRAGMA user_version = {version}; CREATE TABLE x (y)"
         )
-    done = run("report", "-c", conf)
+    done = call("report", "-c", conf)
     assert (done.code, done.out) == (2, "")
     assert why in done.err
 
@@ -446,7 +446,7 @@ def test_forged_report_in_the_archive_is_no_matter_of_this_command(conf: str) ->
 
 def machines_with_log(conf: str) -> dict[str, Any]:
     """Give the machines of a report that tells something in its log, too."""
-    done = run("report", "-c", conf, "--format", "json")
+    done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
     assert 'event="an archived report cannot be read"' in done.err
     return {machine["host"]: machine for machine in json.loads(done.out)["machines"]}

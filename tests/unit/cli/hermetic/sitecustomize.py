@@ -1,4 +1,4 @@
-"""Python imports this at its start: in the programs of these tests no name server is asked.
+"""Python imports this at its start as `sitecustomize`: in the programs of these tests no name server is asked.
 
 Addresses and localhost resolve as always; all other names do not exist.
 """
@@ -12,7 +12,8 @@ from typing import Any
 _ask_the_system = socket.getaddrinfo
 
 
-def _getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+    """Look a name up as where there is no name server."""
     if host not in {None, "localhost"}:
         try:
             ipaddress.ip_address(host)
@@ -21,4 +22,5 @@ def _getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
     return _ask_the_system(host, *arguments, **options)
 
 
-socket.getaddrinfo = _getaddrinfo
+if __name__ == "sitecustomize":
+    socket.getaddrinfo = getaddrinfo
