@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -82,7 +83,7 @@ def install(row: Row, directory: Path) -> Path:
     """Make the environment of a row; give its interpreter. Raises CalledProcessError."""
     uv([UV, "venv", "--quiet", "--python", str(row.python), str(directory)])
     python = directory / "bin" / "python"
-    pip = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
+    pip = [UV, "pip", "install", "--quiet", "--python", str(python)]
     if row.is_oldest:
         uv([*pip, "--resolution", "lowest-direct", "-e", ".", "--group", "test"])
     else:
@@ -92,19 +93,33 @@ def install(row: Row, directory: Path) -> Path:
 
 
 def uv(command: list[str]) -> None:
-    """Run uv in the checkout. Raises CalledProcessError."""
-    subprocess.run(command, cwd=ROOT, check=True)
+    """Run uv in the checkout. Raises CalledProcessError with what it says."""
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def passes(row: Row, workers: int, *, is_quick: bool) -> bool:
-    """Run the tests of a row, and tell whether all passed."""
+def test(row: Row, workers: int, *, is_quick: bool) -> tuple[bool, str]:
+    """Run the tests of a row; tell whether all passed, and what pytest said. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory(prefix="portspec-matrix-") as name:
         python = install(row, Path(name) / "venv")
         command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--dist", "worksteal"]
         command += ["--numprocesses", str(workers)]
         command += [f"tests/unit/{part}" for part in QUICK] if is_quick else ["tests/unit"]
         environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(Path(name) / "hypothesis")}
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        return done.returncode == 0, done.stdout
+
+
+def conclude(row: Row, workers: int, *, is_quick: bool) -> tuple[bool, str]:
+    """Test a row and print what was said; give whether all passed, and a line about it."""
+    began = time.monotonic()
+    try:
+        is_right, said = test(row, workers, is_quick=is_quick)
+    except subprocess.CalledProcessError as error:
+        is_right, said = False, f"{error.output}{' '.join(error.cmd)} failed\n"
+    print(f"== {row}", said, sep="\n", end="", flush=True)
+    return is_right, f"{row}: {'passed' if is_right else 'FAILED'} in {time.monotonic() - began:.0f} s"
 
 
 def main() -> int:
@@ -116,16 +131,10 @@ def main() -> int:
     chosen = rows(is_quick=options.quick)
     if not any(row.is_oldest for row in chosen):
         print(f"Python {VERSIONS[0]} is not found: the oldest libraries are not tested")
-    said = []
-    for row in chosen:
-        print(f"== {row}", flush=True)
-        began = time.monotonic()
-        try:
-            is_right = passes(row, options.workers, is_quick=options.quick)
-        except subprocess.CalledProcessError as error:
-            print(f"{' '.join(error.cmd)} failed", file=sys.stderr)
-            is_right = False
-        said.append((is_right, f"{row}: {'passed' if is_right else 'FAILED'} in {time.monotonic() - began:.0f} s"))
+    # The few tests of a quick run are spread over its rows: a process for each spares the start of others.
+    workers, abreast = (0, len(chosen)) if options.quick else (options.workers, 1)
+    with ThreadPoolExecutor(abreast or 1) as pool:
+        said = list(pool.map(lambda row: conclude(row, workers, is_quick=options.quick), chosen))
     print(*(line for _, line in said), sep="\n")
     return 0 if all(is_right for is_right, _ in said) else 1
 
