@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .network import Lab
 
-SEEDS: Final = range(10)
+SEEDS: Final = range(5)
 HOSTS: Final = 64
 PORTS: Final = [22, 25, 53, 80, 443, 3306, 5432, *range(8000, 8020), 32768, 50000, 60999, 61000, 65535]
 V4: Final = "198.18.1.1"

@@ -177,7 +177,7 @@ def test_servers_that_cannot_be_asked_leave_the_others() -> None:
     async def scenario() -> Answer:
         async with name_server(RECORDS) as served:
             text = b"nameserver 127.0.0.53\nnameserver ::1%nowhere\nnameserver 127.0.0.1\noptions timeout:30\n"
-            client = DnsClient(dns_source(SSH), configuration=lambda: parse(text, {}), port=served.port)
+            client = DnsClient(dns_source(SSH, timeout=3.0), configuration=lambda: parse(text, {}), port=served.port)
             return (await client.ask())[SSH]
 
     assert names(asyncio.run(scenario())) == ["web1.example.org", "web2.example.org"]
