@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 _LONGEST_PORTS = 200
 _MANY = 2000  # ports: a few milliseconds
+_SAMPLE = 8  # ports that tell whether an address still answers,
+_QUESTIONS = 3  # and how often they are asked at most
 _CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
 # How long a connection that confirms is waited for, at least: seconds, in which the kernel repeats its SYN twice (it
 # must be as hard to overlook an open port as it was to find it), and round-trip times.
@@ -297,11 +299,16 @@ class Examiner:
         connected = {found.address: found for answer in answers for found in answer.addresses}
         duration = max((answer.duration for answer in answers), default=0.0)
         # Where nothing is heard of connections: are SYNs still answered?
-        deaf = [a for a, found in connected.items() if not (found.answered or found.failure)]
-        jobs = [replace(questions[address], patience=0.0) for address in deaf]
-        answers = await _all_of(self._scans, place, jobs)
-        again = {found.address: found for answer in answers for found in answer.addresses}
-        duration += max((answer.duration for answer in answers), default=0.0)
+        again: dict[str, AddressObservation] = {}
+        deaf = [address for address, found in connected.items() if not (found.answered or found.failure)]
+        for _ in range(_QUESTIONS):
+            asked = [address for address in deaf if address not in again or not again[address].answered]
+            jobs = [
+                replace(questions[address], ports=_sample(questions[address].ports), patience=0.0) for address in asked
+            ]
+            answers = await _all_of(self._scans, place, jobs)
+            again |= {found.address: found for answer in answers for found in answer.addresses}
+            duration += max((answer.duration for answer in answers), default=0.0)
         confirmed = tuple(
             _confirmed(item, known, connected[item.address], again.get(item.address))
             if item.address in connected
@@ -341,6 +348,10 @@ async def _all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) ->
     finally:  # one that fails, or a cancellation, ends the others
         for task in tasks:
             task.cancel()
+
+
+def _sample(ports: PortSet) -> PortSet:
+    return PortSet.of(islice(ports, _SAMPLE))
 
 
 def _answering(item: AddressObservation, but: PortSet) -> PortSet:
@@ -409,7 +420,7 @@ def _confirmed(
 ) -> AddressObservation:
     """Mark the open ports that no connection could be made to; if none could be tried, nothing is known of them.
 
-    `again` tells what SYNs to the same ports were answered with afterwards, where nothing was heard of connections.
+    `again` tells what SYNs to some of the ports were answered with afterwards, where nothing was heard of connections.
     """
     address, doubtful = item.address, item.open - known
     failure = connected.failure

@@ -1,7 +1,8 @@
 """Odd hosts behind a tunnel: answers TCP SYNs that arrive at a TUN device, each address in a way of its own.
 
 A script of the standard library only: ``responder.py DEVICE``, with a JSON object on the first line of standard input
-that says what each address does: ``{ADDRESS: {"kind": KIND, "open": [...], "dropped": [...], "rate": N, "delay": N}}``.
+that says what each address does: ``{ADDRESS: {"kind": KIND, "open": [...], "dropped": [...], "rate": N, "delay": N}}``;
+a delay may also be ``[LEAST, MOST]``, of which each answer's is drawn.
 It makes the device, writes "ready", and answers until standard input ends; the device, and the routes through it, go
 with it. Ports that are not named are closed; answers are sent ``delay`` seconds late. The kinds:
 
@@ -30,6 +31,7 @@ import fcntl
 import heapq
 import json
 import os
+import random
 import select
 import socket
 import struct
@@ -99,10 +101,10 @@ class Syn:
 class Host:
     """What one address does."""
 
-    def __init__(self, *, kind: str, rate: float = 0, delay: float = 0, **ports: list[int]) -> None:
+    def __init__(self, *, kind: str, rate: float = 0, delay: float | list[float] = 0, **ports: list[int]) -> None:
         self._kind = kind
         #: how long to wait before answering, in seconds
-        self.delay = delay
+        self.delay = delay if isinstance(delay, list) else [delay, delay]
         self._open = frozenset(ports.get("open", []))
         self._dropped = frozenset(ports.get("dropped", []))
         self._rate = self._tokens = rate
@@ -157,9 +159,10 @@ def serve(device: int, hosts: dict[bytes, Host]) -> None:
             if not syn.is_right():
                 continue
             for answer in host.answers(syn):
-                if host.delay:
+                if host.delay[1]:
                     number += 1
-                    heapq.heappush(later, (time.monotonic() + host.delay, number, answer))
+                    delay = random.uniform(*host.delay)  # noqa: S311 - no secret
+                    heapq.heappush(later, (time.monotonic() + delay, number, answer))
                 else:
                     os.write(device, answer)
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
+
 from tests.requirements import forbidden
 
 from .namespaces import script
@@ -75,13 +77,17 @@ def test_odd_hosts_are_told_the_truth_of(lab: Lab) -> None:
         assert {port: found[address, port] for port in states} == states, host
 
 
-def test_silence_of_a_slow_host_is_told_from_lateness(lab: Lab) -> None:
-    """Where answers take longer than the time-out, though not than all tries, silent ports are still told right."""
-    hosts = {address: {"kind": "normal", "open": OPEN, "dropped": DROPPED, "delay": 0.25} for address in addresses(1)}
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+@pytest.mark.parametrize("delay", [0.25, [0.05, 0.8]], ids=["each", "drawn"])
+def test_silence_of_a_slow_host_is_told_from_lateness(lab: Lab, engine: str, delay: object) -> None:
+    """Where answers take longer than the time-out, up to eight times as long, each port is still told right."""
+    some = {"kind": "normal", "open": OPEN, "dropped": DROPPED, "delay": delay}
+    hosts = dict.fromkeys(addresses(1), some)
     lab.apply([])
+    ports = [*OPEN, *DROPPED, *CLOSED[:100]]
     with tunnel(lab, hosts):
-        found = observe(lab, [(list(hosts), [*OPEN, *DROPPED, *CLOSED])], timeout=0.1, retries=2)
-    states = dict.fromkeys(OPEN, "open") | dict.fromkeys(DROPPED, "filtered") | dict.fromkeys(CLOSED, "closed")
+        found = observe(lab, [(list(hosts), ports)], engine=engine, timeout=0.1, retries=2)
+    states = dict.fromkeys(ports, "closed") | dict.fromkeys(OPEN, "open") | dict.fromkeys(DROPPED, "filtered")
     assert found == {(address, port): state for address in hosts for port, state in states.items()}
 
 
@@ -103,7 +109,7 @@ def test_ports_that_answer_and_let_nobody_connect_are_unconfirmed(lab: Lab, tmp_
         (address,) = host["addresses"]
         ports = 65535 if host["host"] == refusing else 500
         if host["host"] in (ignoring, ignoring6):
-            assert (host["verdict"], host["reason"]) == ("unknown", "permission")
+            assert (host["verdict"], host["reason"]) == ("unknown", "permission"), host["detail"]
             continue
         assert (host["verdict"], host["missing"], host["unexpected"]) == ("in_spec", [], [])
         assert (address["closed"], address["filtered"]) == (0, 0)

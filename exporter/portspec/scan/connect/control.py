@@ -7,6 +7,7 @@
    heard: what is silent is tried again then, with half as many probes in flight. After LONGEST_SILENCE without an
    answer the address counts as cut off.
 4. Controls are waited for longer than other probes, so that they tell if answers take longer than those are waited for.
+   Where nothing has answered, the second tries of a few ports, the scouts, are waited for as long.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 PROBES = 128  # last tries between two groups of controls
 MOST = 2  # controls in a group
 _KNOWN = 32  # ports of either kind that take turns as controls
-_TIMES_AS_LONG = 4.0  # as other probes controls are waited for,
+SCOUTS = 4  # ports of an address that has not answered at all which are waited for as long as controls
+TIMES_AS_LONG = 4.0  # as other probes controls are waited for,
 _LONGEST_WAIT = 10.0  # but not longer: seconds
 _FEWEST = 3  # groups in a row that must be deaf before an address is given up
 _FIRST_REST, _LONGEST_REST = 0.25, 2.0  # seconds
@@ -71,7 +73,7 @@ class Controls:
         if not ports:
             return None
         group = Group(self._lane, ports, now)
-        group.patience = min(_LONGEST_WAIT, _TIMES_AS_LONG * max(timeout, self._lane.patience))
+        group.patience = min(_LONGEST_WAIT, TIMES_AS_LONG * max(timeout, self._lane.patience))
         self._groups.append(group)
         self._probes = 0
         return group

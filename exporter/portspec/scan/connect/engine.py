@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from portspec.scan.connect.control import PROBES, Controls
+from portspec.scan.connect.control import PROBES, SCOUTS, TIMES_AS_LONG, Controls
 from portspec.scan.connect.flights import Flights
 from portspec.scan.connect.lane import CLOSED, FILTERED, MAX_ADDRESS_WINDOW, OPEN, Lane, Try
 from portspec.scan.connect.sockets import (
@@ -249,6 +249,8 @@ class ConnectEngine(EngineThread):
 
     def _send_with_controls(self, lane: Lane, count: int, now: float) -> int:
         """Send up to `count` probes to a lane, with controls where silence might count; give how many went out."""
+        if lane.wants_scouts:
+            return self._send(lane, min(count, SCOUTS), as_scouts=True)
         if not lane.is_at_last_tries(self.retries):
             return self._send(lane, count)
         controls = lane.controls
@@ -258,14 +260,14 @@ class ConnectEngine(EngineThread):
         controls.sent(sent)
         return asked + sent
 
-    def _send(self, lane: Lane, count: int) -> int:
-        """Send up to `count` probes; give how many went out."""
+    def _send(self, lane: Lane, count: int, *, as_scouts: bool = False) -> int:
+        """Send up to `count` probes; give how many went out. Scouts are waited for longer than others, and once."""
         idle = self._idle[lane.family]
-        flight = self._flights.of(lane.patience)
+        flight = self._flights.of(max(TIMES_AS_LONG * self.timeout, lane.patience) if as_scouts else lane.patience)
         clock = self._clock
         sent = 0
         while sent < count:
-            target = lane.next()
+            target = lane.scout(self.retries, int(TIMES_AS_LONG)) if as_scouts else lane.next()
             if target is None:
                 break
             is_new = not idle

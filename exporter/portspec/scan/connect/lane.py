@@ -41,9 +41,9 @@ class Lane:
     """
 
     __slots__ = (
-        "address", "again", "answered", "attempts", "controls", "doubtful", "failure", "family", "fresh", "heard_at",
-        "in_flight", "is_fresh", "loss", "main", "most_in_flight", "patience", "probes_when_heard", "rtt", "states",
-        "unsettled", "way", "work",
+        "address", "again", "answered", "attempts", "controls", "doubtful", "failure", "family", "fresh",
+        "had_scouts", "heard_at", "in_flight", "is_fresh", "loss", "main", "most_in_flight", "patience",
+        "probes_when_heard", "rtt", "states", "unsettled", "way", "work",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Lane:
         first = work.job.first & ports
         order = chain(first, shuffled(ports - first if first else ports, f"{work.job.seed}/{address}"))
         self.fresh: Iterator[Target] = zip(repeat(address), order)
+        self.had_scouts = False
         self.is_fresh = True  # while there are ports that were not asked yet
         self.again: deque[Target] = deque()
         self.attempts: dict[int, int] = {}  # of the ports that are silent so far
@@ -85,6 +86,21 @@ class Lane:
     def has_more(self) -> bool:
         """True if there are ports to ask, for the first time or again."""
         return self.unsettled > self.in_flight + len(self.doubtful)
+
+    @property
+    def wants_scouts(self) -> bool:
+        """True if nothing was heard so far: it may be that answers take long."""
+        return bool(self.again) and not self.answered and not self.had_scouts
+
+    def scout(self, retries: int, tries: int) -> Target | None:
+        """Take a silent port whose next try, which is waited for longer, stands for as many `tries` that are left."""
+        self.had_scouts = True
+        if not self.again:
+            return None
+        target = self.again.popleft()
+        made = self.attempts.get(target[1], 0)
+        self.attempts[target[1]] = max(made, min(retries, made + tries - 1))
+        return target
 
     def is_at_last_tries(self, retries: int) -> bool:
         """Tell whether the silence of what is sent next would count after `retries` of them."""
