@@ -7,6 +7,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import signal
 from concurrent.futures import Future
 from dataclasses import replace
 from types import MappingProxyType
@@ -33,17 +34,25 @@ NOW: Final = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
 
 @contextlib.contextmanager
-def logging_restored() -> Iterator[None]:
-    """Undo log.set_up(), which is the whole process's, on leaving; begin as a process does that has logged nothing."""
+def process_restored() -> Iterator[None]:
+    """Undo on leaving what a command changes of the whole process: log.set_up(), and what signals do.
+
+    Begin as a process does that has logged nothing.
+    """
     structlog.reset_defaults()
     root = logging.getLogger()
     command = logging.getLogger("portspec.command")
     before = root.handlers[:], root.level
     before_of_command = command.handlers[:], command.propagate
     raises = logging.raiseExceptions
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         root.handlers[:], level = before
         root.setLevel(level)
         command.handlers[:], command.propagate = before_of_command

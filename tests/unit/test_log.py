@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portspec import log
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
     """Leave logging as it was."""
-    with logging_restored():
+    with process_restored():
         yield
 
 

@@ -43,6 +43,7 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
         manager = ServiceManager(os.environ)
         service = Service(config, engines, shard, manager)
         loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before conf.yml was read reloads it
         ready = asyncio.Event()
         server = WebServer(service, listeners, ready=ready, control=control_socket(os.environ))
         opened: asyncio.Future[None] | None = None
@@ -58,6 +59,8 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
             await server.stop()
             if opened is None or opened.done():  # else its thread is at the file, and nothing was written yet
                 service.store.close()
+            # The loop takes its handlers with it, and the end of the process has its own exit code.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     _log.info("portspec stopped")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +14,8 @@ from portspec.errors import ConfigError, OutputError, PortspecError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+    from types import FrameType
 
     from portspec.config import Config
 
@@ -23,10 +25,17 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; gives its exit code. `serve` is the default."""
+def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = None) -> int:
+    """Run a command; gives its exit code. `serve` is the default.
+
+    `mask`: the signals that were blocked before the caller blocked SIGHUP; None if it did not.
+    """
     _open_missing_streams()
     options = _parsed(command_first(list(sys.argv[1:] if argv is None else argv)))
+    if options.command == "serve":
+        _handle_signals()
+    elif mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         return _run(options)
     except PortspecError as error:
@@ -51,6 +60,23 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
             # a mail must not be lost by a slip in the MTA's configuration: it is kept until that is put right
             raise SystemExit(TRY_AGAIN) from None
         raise
+
+
+def _handle_signals() -> None:
+    """Let SIGTERM and SIGINT end the start of the exporter, with the exit code that they have later.
+
+    By default SIGTERM would do nothing in a container, where the exporter is process 1 (pid_namespaces(7)). SIGHUP
+    still waits.
+    """
+    stopping = {signal.SIGTERM, signal.SIGINT}
+    for number in stopping:
+        signal.signal(number, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """End the process as it is: nothing was begun, and an exception might be lost where it comes up."""
+    os._exit(0)
 
 
 def _open_missing_streams() -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from portspec.cli import main
 from portspec.scan.syn import privileges
 from tests.unit.cli.hermetic.sitecustomize import getaddrinfo
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 from tests.unit.scan.loopback import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def call(*arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | No
         mock.patch.dict(os.environ, environment(extra), clear=True),
         mock.patch("socket.getaddrinfo", getaddrinfo),
         contextlib.chdir(cwd or Path.cwd()),
-        logging_restored(),
+        process_restored(),
         _standard_streams(stdin) as (out, err),
     ):
         try:

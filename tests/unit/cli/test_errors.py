@@ -10,7 +10,7 @@ import portspec.cli.check
 import portspec.cli.scan
 from portspec.cli import main
 from tests.unit.cli.run import PROGRAM, Done, call, environment, run
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +130,7 @@ def test_crash_of_a_command_is_exit_70(
 
     for module in (portspec.cli.scan, portspec.cli.check):
         monkeypatch.setattr(module, "targets", crash)
-    with logging_restored():
+    with process_restored():
         assert main([*command, "-c", configure({"127.0.0.1": []})]) == 70
     out, err = capsys.readouterr()
     assert out == ""

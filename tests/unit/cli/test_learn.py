@@ -11,7 +11,7 @@ from portspec.cli import main
 from portspec.ports import PortSet
 from portspec.snapshot import HostState
 from tests.unit.cli.run import run
-from tests.unit.factories import logging_restored, result, seen
+from tests.unit.factories import process_restored, result, seen
 from tests.unit.scan.loopback import V6, listeners, own_address, ports_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def test_only_ports_that_take_connections_are_learned(
         return Survey(tuple(states), "scripted", 0, 0.0)
 
     monkeypatch.setattr(portspec.cli.learn, "survey", survey)
-    with logging_restored():
+    with process_restored():
         assert main(["learn", "192.0.2.1", "web1", "192.0.2.3", "--ports", "22,80,443"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == {
         "hosts": {"192.0.2.1": [22], "web1": {"expect": [22], "allow": [80, 443]}, "192.0.2.3": []},

@@ -10,7 +10,7 @@ import portspec.notify.smtp
 from portspec.cli import main
 from portspec.notify import DeliveryError, Reason
 from tests.unit.cli.run import call
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 
 if TYPE_CHECKING:
     from portspec.config import MailConfig
@@ -72,7 +72,7 @@ class Runner:
         """Run it; gives exit code and output."""
         self.server = Server(refusals or {}, why)
         self._monkeypatch.setattr(portspec.notify.smtp, "Session", self.server)
-        with logging_restored():
+        with process_restored():
             code = main(["mail-test", "-c", self._configure({"127.0.0.1": []}, **{**MAIL, **keys})])
         done = self._capsys.readouterr()
         assert done.err == ""

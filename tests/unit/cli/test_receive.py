@@ -19,7 +19,7 @@ from portspec.audit.mail import MAX_MAIL
 from portspec.cli import main
 from portspec.store import Store
 from tests.unit.cli.run import PROGRAM, Done, call, environment, run
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 from tests.unit.signed import DAY, DB, PASSPHRASE, VULNERABLE, WEB, payload, signed
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def test_crash_is_75(
     report = tmp_path / "mail"
     report.write_bytes(mail(signed(today())))
     monkeypatch.setattr(portspec.cli.receive, "read_mail", crash)
-    with report.open() as stdin, logging_restored():
+    with report.open() as stdin, process_restored():
         monkeypatch.setattr("sys.stdin", stdin)
         assert main(["receive", "-c", conf]) == LATER
     out, err = capsys.readouterr()

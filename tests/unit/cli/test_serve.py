@@ -16,7 +16,7 @@ import portspec.app.process
 from portspec import __version__
 from portspec.cli import main
 from tests.unit.cli.run import Server, run
-from tests.unit.factories import logging_restored
+from tests.unit.factories import process_restored
 from tests.unit.scan.loopback import PATIENCE, eventually, listeners, own_address, ports_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def test_crash_of_the_exporter_is_logged(
         raise ZeroDivisionError("somewhere")
 
     monkeypatch.setattr(portspec.app.process, "serve", crash)
-    with logging_restored():
+    with process_restored():
         assert main(["-j", "-c", configure({own_address(): []})]) == 70
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["event"] == "portspec crashed"
@@ -229,7 +229,7 @@ def test_exporter_scans_its_shard(configure: Configure) -> None:
 )
 def test_wrong_shard_is_exit_2(configure: Configure, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What is no I/N with I below N is exit 2, with the spelling of one."""
-    with logging_restored():
+    with process_restored():
         assert main(["-j", "-c", configure({own_address(): []}), f"--shard={text}"]) == 2
     (line,) = capsys.readouterr().out.splitlines()
     entry = json.loads(line)

@@ -17,6 +17,7 @@ from portspec.config import load
 from portspec.inventory import Shard
 from portspec.web import WebServer
 from tests.unit.app.exporter import until, write
+from tests.unit.factories import process_restored
 from tests.unit.metrics.scrape import zoo
 from tests.unit.web.site import LOOPBACK, Answer, ScriptedService, fetch
 
@@ -115,4 +116,5 @@ def test_exporter_answers_while_its_state_file_is_opened(tmp_path: Path, monkeyp
                 exporter.cancel()
                 await asyncio.gather(exporter, return_exceptions=True)
 
-    asyncio.run(scenario())
+    with process_restored():
+        asyncio.run(scenario())
