@@ -77,6 +77,16 @@ class EngineError(PortspecError):
         )
 
 
+class NoThreadError(PortspecError, RuntimeError):
+    """The system lets this process have no other thread now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no thread can be started: raise TasksMax= of the systemd unit, the pids limit of the container, or the "
+            "user's limit of processes (ulimit -u)"
+        )
+
+
 class OutputError(PortspecError):
     """A result that could not be written: a full disk, a closed pipe."""
 

@@ -12,12 +12,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
+from portspec.errors import NoThreadError
 from portspec.limit import Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.pacing import Pacer
 from portspec.snapshot import ScanResult
-from portspec.threads import in_daemon_thread
+from portspec.threads import computed
 from portspec.verdict import Kind, Verdict, excepted_ports, judge, missing, unexpected
 
 if TYPE_CHECKING:
@@ -119,16 +120,21 @@ class Examiner:
                 on_shared=on_shared,
             )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
+        except NoThreadError as error:
+            result = self._failed(target, Failure(Reason.LOCAL_LIMIT, str(error)))
+            summary = _summary(result)
         except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("scan crashed", host=target.host)
-            failure = Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}")
-            return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
+            return self._failed(target, Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}"))
         if result.judgement.verdict is not Verdict.IN_SPEC:
             say = _log.warning
         else:  # ten thousand hosts that are as they were are no news, each hour
             say = _log.debug if earlier and _is_same(result, earlier) else _log.info
         say("host scanned", host=target.host, **summary)
         return result
+
+    def _failed(self, target: Target, failure: Failure) -> ScanResult:
+        return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
 
     async def recheck(self, target: Target, result: ScanResult) -> tuple[AddressObservation, ...] | None:
         """Look again at the ports that deviate in a result; give its addresses with what was seen of them now.
@@ -139,6 +145,8 @@ class Examiner:
         """
         try:
             return await self._recheck(target, result)
+        except NoThreadError:  # the log tells of it
+            return result.addresses
         except Exception:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("recheck crashed", host=target.host)
             return result.addresses
@@ -336,7 +344,7 @@ def _new_deviations(
 async def _apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: Callable[[], T]) -> T:
     """Do what takes long for a machine that answers on all its ports beside the event loop."""
     size = sum(max(len(item.scanned) - item.closed, 0) if isinstance(item, AddressObservation) else 1 for item in of)
-    return work() if size <= _MANY else await in_daemon_thread(work)
+    return work() if size <= _MANY else await computed(work)
 
 
 async def _all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) -> list[Observation]:

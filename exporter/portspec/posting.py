@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.audit.intake import RefusedError, Rules, admit
+from portspec.errors import NoThreadError
 from portspec.store import Archive, Arrival, Outcome, StoreError
 from portspec.threads import in_daemon_thread
 
@@ -85,6 +86,8 @@ class Posting:
             outcomes: Sequence[Outcome | Exception]
             try:
                 outcomes = await in_daemon_thread(lambda batch=batch: self._archived(batch))  # type: ignore[misc]
+            except NoThreadError as error:  # the log tells of it
+                outcomes = [_bare(error)] * len(batch)
             except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
                 _log.exception("reports cannot be taken")
                 outcomes = [_bare(error)] * len(batch)

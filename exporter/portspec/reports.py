@@ -21,6 +21,7 @@ from portspec.audit.intake import MAX_AHEAD, REASONS, Rules
 from portspec.audit.model import Audit, Status
 from portspec.audit.report import read_payload
 from portspec.audit.state import AuditState, Inspection
+from portspec.errors import NoThreadError
 from portspec.lapse import outdated
 from portspec.names import canonical
 from portspec.posting import Posting
@@ -330,7 +331,7 @@ def inspection_of(report: Report, audit: Audit) -> Inspection:
 def _tell_unreadable(error: Exception) -> None:
     if isinstance(error, StoreError):  # the store tells what to do
         _log.warning("the reports cannot be read now", file=error.path, why=error.why)
-    else:
+    elif not isinstance(error, NoThreadError):  # the log tells of it
         _log.error("the reports cannot be read", exc_info=error)
 
 

@@ -4,21 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+from portspec import log
+from portspec.errors import NoThreadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
+TELL_AGAIN = 3600.0  # seconds after which a want of threads is told once more
+
+_log = log.get("threads")
+
+
+class _Shortage:
+    """Tells of a want of threads, once: it is met a hundred times a second, or now and then, for days.
+
+    Not the first time: one that ends the start is told as its error.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at = -math.inf
+        self._is_first = True
+
+    def tell(self, error: NoThreadError) -> None:
+        """Log it, unless that was done a short while ago."""
+        if not self._is_first and (now := self._clock()) >= self._told_at + TELL_AGAIN:
+            self._told_at = now
+            _log.error("portspec works slowly, and in part not at all", why=str(error))
+        self._is_first = False
+
+
+_shortage = _Shortage()  # of the process, as the limit is
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread. Raises NoThreadError when the system gives none, of which the log tells."""
+    try:
+        thread.start()
+    except RuntimeError:
+        error = NoThreadError()
+        _shortage.tell(error)
+        raise error from None
+
 
 def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: None) -> asyncio.Future[T]:
     """Run `work` in a thread of its own and give its result, or what it raised.
 
     The future may be cancelled; the thread then goes on, and nobody waits for it. `ended` is called on the
-    event loop when the thread has really ended. Raises RuntimeError when no thread can be started.
+    event loop when the thread has really ended. Raises NoThreadError when no thread can be started.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -40,5 +81,21 @@ def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(deliver, outcome)
 
-    threading.Thread(target=run, name="portspec-work", daemon=True).start()
+    start(threading.Thread(target=run, name="portspec-work", daemon=True))
     return future
+
+
+def computed(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run what only computes in a thread; where none is to be had, here and now: the event loop waits meanwhile.
+
+    Not for anything that may block, such as a file or a look-up.
+    """
+    try:
+        return in_daemon_thread(work)
+    except NoThreadError:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 - carried to the one who waits
+            future.set_exception(error)
+        return future

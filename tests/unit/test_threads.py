@@ -5,8 +5,10 @@ import threading
 from typing import NoReturn
 
 import pytest
+from structlog.testing import capture_logs
 
-from portspec.threads import in_daemon_thread
+from portspec.errors import NoThreadError
+from portspec.threads import TELL_AGAIN, _Shortage, computed, in_daemon_thread
 from tests.unit.scan.loopback import PATIENCE
 
 
@@ -84,14 +86,14 @@ def test_cancelled_future_leaves_the_thread_to_its_end(fails: bool) -> None:  # 
 
 
 def test_thread_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the machine gives no thread RuntimeError is raised at once, and `ended` is not called."""
+    """Where the machine gives no thread NoThreadError is raised at once, and `ended` is not called."""
     called: list[None] = []
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     async def scenario() -> None:
-        with pytest.raises(RuntimeError, match="can't start new thread"):
+        with pytest.raises(NoThreadError, match="raise TasksMax="):
             in_daemon_thread(lambda: None, lambda: called.append(None))
 
     monkeypatch.setattr(threading.Thread, "start", start)
@@ -109,3 +111,34 @@ def test_failure_of_what_is_called_at_the_end_keeps_no_result_back() -> None:
 
     assert asyncio.run(scenario()) == 7
     assert isinstance(told[0], ZeroDivisionError)
+
+
+def test_work_that_only_computes_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in a thread where there is one, else on the event loop; what it raises reaches who waits for it."""
+
+    async def ran_in() -> threading.Thread:
+        return await computed(threading.current_thread)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def failed() -> None:
+        with pytest.raises(ZeroDivisionError, match="of the work"):
+            await computed(fail)
+
+    assert asyncio.run(ran_in()) is not threading.current_thread()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert asyncio.run(ran_in()) is threading.current_thread()
+    asyncio.run(failed())
+
+
+def test_want_of_threads_is_told_once_an_hour() -> None:
+    """The first refusal is the caller's to tell, the second is logged with what to do, and then one in an hour."""
+    times = iter((1.0, 2.0, TELL_AGAIN, TELL_AGAIN + 1.0, TELL_AGAIN + 2.0))
+    shortage = _Shortage(lambda: next(times))
+    with capture_logs() as logs:
+        shortage.tell(NoThreadError())
+        assert logs == []
+        for _ in range(5):
+            shortage.tell(NoThreadError())
+    assert [entry["why"] for entry in logs] == [str(NoThreadError())] * 2

@@ -13,7 +13,7 @@ from portspec import log
 from portspec.app.engines import drop_privileges, open_engines
 from portspec.app.service import Service
 from portspec.app.servicemanager import ServiceManager, control_socket
-from portspec.threads import in_daemon_thread
+from portspec.threads import computed, in_daemon_thread
 from portspec.web import WebServer, parse_listen_address
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
 async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event) -> None:
     await asyncio.shield(opened)
     await service.start()
-    await in_daemon_thread(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
+    await computed(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
     ready.set()
     service.tell()
     for url in urls:

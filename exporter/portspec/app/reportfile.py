@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
+from portspec.errors import NoThreadError
 from portspec.metrics import ReportFileStatus
 from portspec.report import write_report
 from portspec.report.file import write_file
@@ -77,6 +78,8 @@ class ReportFile:
 
         try:
             await in_daemon_thread(write)
+        except NoThreadError as error:
+            self._tell(str(error), None)
         except OSError as error:
             self._tell((error.strerror or str(error)).lower(), error.errno)
         except Exception:  # noqa: BLE001 - a report that cannot be made must not end the exporter

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
+from portspec.errors import NoThreadError
 from portspec.notify import report_letter, send_each
 from portspec.report import mail_report, write_report
 from portspec.store import StoreError, meta
@@ -76,8 +77,8 @@ class ReportMail:
         while True:
             try:
                 await self.look()
-            except StoreError:
-                pass  # the store tells of it; without it nobody knows what was sent already
+            except (StoreError, NoThreadError):
+                pass  # of which the log tells; without the store nobody knows what was sent already
             except Exception:  # noqa: BLE001 - tomorrow's may do better
                 _log.exception("the report cannot be mailed")
             if this and this.cancelling():  # wait_for() of Python 3.11, in aiosmtplib, may hide it

@@ -16,7 +16,7 @@ from portspec.app.reportmail import ReportMail
 from portspec.app.servicemanager import ServiceManager
 from portspec.config import load
 from portspec.config.trust import complaints
-from portspec.errors import ConfigError
+from portspec.errors import ConfigError, NoThreadError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
@@ -195,6 +195,11 @@ class Service:
             for line in error.lines():
                 _log.error("conf.yml is not right, the last good one stays in force", problem=line)
             return str(error)
+        except NoThreadError as error:
+            self._is_good = False
+            self._checksum = None  # so that the next look at the file makes up for it
+            _log.error("the reload failed", config=path, why=str(error))
+            return f"{path}: the reload failed: {error}"
         except Exception as error:  # noqa: BLE001 - the exporter goes on whatever a reload comes to
             self._is_good = False
             _log.exception("the reload failed", config=path)
@@ -428,6 +433,8 @@ class Service:
                 self.reports.apply(config.audit, hosts.roster)
                 self.store.keep(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
+            except NoThreadError:  # the log tells of it
+                asyncio.get_running_loop().call_later(LOOK_AT_FILE, self._on_discovery)
             except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
                 _log.exception("the hosts that were discovered cannot be taken up")
 
@@ -440,7 +447,7 @@ class Service:
             if written is None or snapshot.hosts is not written.hosts or snapshot.audits is not written.audits:
                 try:
                     await in_daemon_thread(self.exposition.write_ahead)
-                except RuntimeError:  # no thread is to be had now: the scrape writes it
+                except NoThreadError:  # the scrape writes it
                     continue
                 except Exception:  # noqa: BLE001 - the exporter goes on; the scrape tells of it, too
                     _log.exception("metrics cannot be written")
@@ -452,7 +459,7 @@ class Service:
             await asyncio.sleep(LOOK_AT_FILE)
             try:
                 is_changed = await in_daemon_thread(lambda: _checksum(path)) != self._checksum
-            except RuntimeError:  # no thread is to be had now: the next look will tell
+            except NoThreadError:  # the next look will tell
                 continue
             if is_changed and self._config.autoreload:
                 _log.info("the configuration has changed", config=path)

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from portspec.errors import NoThreadError
 from portspec.inventory.hostsfile import HostsFile
 from portspec.limit import Limit
 from portspec.names import address_of, fault_of, query_name
@@ -129,7 +130,7 @@ class SystemResolver:
     async def _of_file(self, question: Callable[[], bool]) -> bool:
         try:
             return await in_daemon_thread(question)
-        except RuntimeError:  # no thread to be had, which the look-up itself tells
+        except NoThreadError:  # which the look-up itself tells
             return False
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], Failure | None]:
@@ -146,7 +147,7 @@ class SystemResolver:
         except OSError as error:
             why = error.strerror.lower() if error.strerror else str(error)
             return [], _failed(family, why, is_local=error.errno in _NO_RESOURCE)
-        except RuntimeError as error:  # no thread to be had (RLIMIT_NPROC, cgroup)
+        except NoThreadError as error:
             return [], _failed(family, str(error), is_local=True)
 
     async def _in_thread(self, name: str, family: socket.AddressFamily) -> list[str]:
@@ -155,7 +156,7 @@ class SystemResolver:
         await threads.acquire()
         try:
             answer = in_daemon_thread(lambda: self._lookup(name, family), threads.release)
-        except RuntimeError:
+        except NoThreadError:
             threads.release()
             raise
         return await answer

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from portspec import log
+from portspec.errors import NoThreadError
 from portspec.notify.letter import MAX_SINGLE, digest, letter, trouble_letter
 from portspec.notify.smtp import DeliveryError, Reason, Session
 from portspec.notify.story import WATCHED_BY_OTHERS, decode_notice, decode_story, encode_notice, encode_story, tell
@@ -142,6 +143,8 @@ class Mailer:
             while not (this and this.cancelling()):  # wait_for() of Python 3.11, in aiosmtplib, may hide it
                 try:
                     pause = await self.look()
+                except NoThreadError:  # the log tells of it
+                    pause = MAX_PAUSE
                 except Exception:  # noqa: BLE001 - the mailer goes on whatever it comes to
                     _log.exception("the mailer failed, and goes on")
                     pause = MAX_PAUSE

@@ -10,6 +10,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
 from portspec import __version__, log
+from portspec.errors import NoThreadError
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Watch:
                 why = await in_daemon_thread(self._trouble)
         except TimeoutError:
             why = f"no answer in {self._timeout:g} s"
+        except NoThreadError:  # the log tells of it; of Alertmanager it tells nothing
+            return
         now = self._clock()
         if why is None:
             self._healthy_at = now

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from portspec.errors import NoThreadError
 from portspec.scan.job import EngineStats, Failure, Observation, ScanJob
 from portspec.scan.pacing import Pacer
 
@@ -104,7 +105,7 @@ class EngineThread(ABC):
         self._thread: threading.Thread | None = None
 
     def submit(self, job: ScanJob) -> Future[Observation]:
-        """Start a job; see Engine."""
+        """Start a job; see Engine. Raises NoThreadError when the system gives no thread to begin with."""
         future: Future[Observation] = Future()
         future.add_done_callback(lambda _: self._ring())
         with self._closed:
@@ -112,7 +113,10 @@ class EngineThread(ABC):
                 raise RuntimeError("the engine is closed")
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=f"portspec-{self.name}", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    raise NoThreadError from None
                 self._thread = thread
             self._inbox.append((job, future))
         self._ring()

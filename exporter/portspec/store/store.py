@@ -137,7 +137,7 @@ class Store:
         self._writer.report_history = seconds
 
     def start(self) -> None:
-        """Start the thread that writes, once. Raises RuntimeError when no thread can be started."""
+        """Start the thread that writes, once. Raises NoThreadError when no thread can be started."""
         self._writer.start(self._restored)
 
     def put(self, before: HostState, after: HostState, story: str | None = None, notice: str | None = None) -> None:

@@ -18,6 +18,7 @@ from portspec.store.backlog import Backlog, Entry
 from portspec.store.encoding import DocumentError, Encoding, host_key
 from portspec.store.schema import transaction
 from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
+from portspec.threads import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,14 +124,14 @@ class Writer:
     def start(self, known: Mapping[str, HostState]) -> None:
         """Start the thread; the states that are `known` are written again when the file is another one.
 
-        Raises RuntimeError when no thread can be started.
+        Raises NoThreadError when no thread can be started.
         """
         self._known = {**{host_key(host): state for host, state in known.items()}, **self._known}
         self._stands_by = self._file.is_held
         self._told = {host: story for host, story in self._stories.items() if host in self._known}
         self._next_try = time.monotonic() + self._retry
         thread = threading.Thread(target=self._run, name="portspec-store", daemon=True)
-        thread.start()
+        start(thread)
         self._thread = thread
 
     def put(self, before: HostState, after: HostState, story: str | None, notice: str | None) -> None:

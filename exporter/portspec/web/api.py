@@ -18,7 +18,7 @@ from portspec.metrics import probe_page
 from portspec.ports import PortSet
 from portspec.probe import Probe, ProbeError
 from portspec.store import StoreError
-from portspec.threads import in_daemon_thread
+from portspec.threads import computed
 from portspec.verdict import Kind, Verdict
 from portspec.web.scrape import respond_with
 
@@ -73,7 +73,7 @@ class Api:
             return _dump({"hosts": documents, "total": len(chosen), "next_offset": end if end < len(chosen) else None})
 
         key = ("hosts", glob, verdict, limit, offset)
-        return _json(await self._renderings.page(request, key, (hosts, audits), lambda: in_daemon_thread(page)))
+        return _json(await self._renderings.page(request, key, (hosts, audits), lambda: computed(page)))
 
     async def _host(self, request: web.Request) -> web.Response:
         name = request.match_info["host"]
@@ -101,7 +101,7 @@ class Api:
         async def page() -> bytes:
             rows = await read()
             more = {"next_before": rows[-1][0] if len(rows) == limit else None}
-            return await in_daemon_thread(lambda: _dump({"changes": [change_document(*row) for row in rows]} | more))
+            return await computed(lambda: _dump({"changes": [change_document(*row) for row in rows]} | more))
 
         try:
             return _json(
@@ -129,7 +129,7 @@ class Api:
                 [{"targets": [state.host], "labels": dict(state.target.config.labels)} for state in hosts.values()]
             )
 
-        return _json(await self._renderings.page(request, "targets", (hosts,), lambda: in_daemon_thread(groups)))
+        return _json(await self._renderings.page(request, "targets", (hosts,), lambda: computed(groups)))
 
     async def _written(
         self, request: web.Request, key: Hashable, parts: tuple[object, ...], document: Callable[[], object]
@@ -137,7 +137,7 @@ class Api:
         def page() -> bytes:
             return _dump(document())
 
-        return _json(await self._renderings.page(request, key, parts, lambda: in_daemon_thread(page)))
+        return _json(await self._renderings.page(request, key, parts, lambda: computed(page)))
 
     async def _probe(self, request: web.Request) -> web.StreamResponse:
         debug = request.query.get("debug", "false").lower()
@@ -161,7 +161,7 @@ class Api:
                 told = "\n".join((*_story(probe), "", "Metrics that the probe would have returned:", ""))
                 return b"".join((told.encode(), *page.pieces))
 
-            return web.Response(body=await in_daemon_thread(tell), content_type="text/plain", charset="utf-8")
+            return web.Response(body=await computed(tell), content_type="text/plain", charset="utf-8")
         return await respond_with(
             request, lambda accept, accept_encoding: make(accept=accept, accept_encoding=accept_encoding)
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from portspec.errors import NoThreadError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
@@ -90,8 +92,8 @@ class Renderings:
                 continue
             try:
                 task = asyncio.ensure_future(one.write())
-            except RuntimeError:  # no thread is to be had
-                _fail(one, BusyError())
+            except NoThreadError as error:
+                _fail(one, error)
                 continue
             self._running[key] = one
             task.add_done_callback(partial(self._end, key))

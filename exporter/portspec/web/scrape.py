@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from portspec.metrics import joined
-from portspec.threads import in_daemon_thread
+from portspec.threads import computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def respond_with(request: web.Request, make: Callable[[str, str], Page]) -> web.StreamResponse:
     """Answer with the page that `make` gives for the fields Accept and Accept-Encoding, made beside the event loop."""
     accept, accept_encoding = (",".join(request.headers.getall(name, ())) for name in ("Accept", "Accept-Encoding"))
-    page = await in_daemon_thread(lambda: make(accept, accept_encoding))
+    page = await computed(lambda: make(accept, accept_encoding))
     response = web.StreamResponse(headers={"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding"})
     if page.content_encoding:
         response.headers["Content-Encoding"] = page.content_encoding

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from portspec.errors import ListenError, PortspecError, UsageError
+from portspec.errors import ListenError, NoThreadError, PortspecError, UsageError
 from portspec.ports import MAX_PORT
-from portspec.threads import in_daemon_thread
+from portspec.threads import computed, in_daemon_thread
 from portspec.web.api import Api
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
 from portspec.web.intake import Intake
@@ -156,6 +156,8 @@ class WebServer:
         except BusyError:
             is_json = request.path.startswith("/api/")
             return _later("too many pages are asked for at once; ask again later.\n", 5, is_json=is_json)
+        except NoThreadError as error:
+            return _later(f"this cannot be read now: {error}.\n", 5, is_json=request.path.startswith("/api/"))
         except GoneError:  # nobody gets this answer
             return _later("the client has gone.\n", 5)
 
@@ -165,9 +167,7 @@ class WebServer:
         def write() -> bytes:
             return self._pages.index(snapshot).encode()
 
-        html = await self._renderings.page(
-            request, "index", (snapshot.hosts, snapshot.audits), lambda: in_daemon_thread(write)
-        )
+        html = await self._renderings.page(request, "index", (snapshot.hosts, snapshot.audits), lambda: computed(write))
         return web.Response(body=html, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 import portspec.app.service
 from portspec.config import load
+from portspec.errors import NoThreadError
 from portspec.inventory import Shard
 from portspec.store import StoreError
 from portspec.threads import in_daemon_thread
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.app.service import Service
+    from portspec.config import Config
 
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"  # addresses, so that nothing is looked up
 GOOD = "portspec_config_last_reload_successful"
@@ -628,7 +630,7 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
     def scarce(work: Callable[[], object]) -> asyncio.Future[object]:
         if len(refused) < 3:
             refused.append(work)
-            raise RuntimeError("can't start new thread")
+            raise NoThreadError
         return in_daemon_thread(work)
 
     async def scenario() -> None:
@@ -639,6 +641,27 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
 
     asyncio.run(scenario())
     assert len(refused) == 3
+
+
+def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that was seen and could not be read for want of a thread is read at the next look."""
+    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    refused: list[str] = []
+
+    def scarce(path: str) -> Config:
+        if not refused:
+            refused.append(path)
+            raise NoThreadError
+        return load(path)
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            monkeypatch.setattr(portspec.app.service, "load", scarce)
+            write(conf, {C: []})
+            await until(lambda: hosts(service) == [C])
+
+    asyncio.run(scenario())
+    assert refused == [str(conf)]
 
 
 def test_files_that_others_may_change_are_told_at_start_and_reload(tmp_path: Path) -> None:

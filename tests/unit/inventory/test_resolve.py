@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portspec.errors import NoThreadError
 from portspec.inventory import Resolution, SystemResolver
 from portspec.inventory import resolve as resolve_module
 from portspec.inventory.hostsfile import HostsFile
@@ -353,7 +354,7 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
     monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 1)
     monkeypatch.setattr(threading.Thread, "start", start)
     assert asyncio.run(scenario()) == (
-        Resolution((), failed("IPv4", "can't start new thread", Reason.LOCAL_LIMIT)),
+        Resolution((), failed("IPv4", str(NoThreadError()), Reason.LOCAL_LIMIT)),
         False,
     )
 

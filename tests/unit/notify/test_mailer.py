@@ -1220,7 +1220,7 @@ def test_running_mailer_survives_a_watch_that_goes_wrong(stage: Stage, logs: Log
 
         def fault() -> None:
             asked.append(1)
-            raise RuntimeError("can't start new thread")
+            raise RuntimeError("a fault")
 
         watch = ScriptedWatch(*[fault] * 10_000)
         scene.mailer._watch = watch  # type: ignore[assignment]

@@ -12,6 +12,7 @@ import dns.name
 import dns.resolver
 
 from portspec.config.targetgroups import TargetGroup
+from portspec.errors import NoThreadError
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.groups import Answer, find_hosts
 from portspec.names import query_name
@@ -49,7 +50,7 @@ class DnsClient:
         try:
             async with asyncio.timeout(self._source.timeout):
                 found = await in_daemon_thread(self._configuration)
-        except (OSError, RuntimeError) as error:  # a time-out is one of the former; the latter: no thread to be had
+        except (OSError, NoThreadError) as error:  # a time-out is one of the former
             why = (isinstance(error, OSError) and error.strerror) or str(error) or "the disk gives no answer"
             return dict.fromkeys(names, Answer(failure=f"{resolvconf.PATH} cannot be read: {why.lower()}"))
         return dict(zip(names, await asyncio.gather(*(self._answer(name, found) for name in names)), strict=True))

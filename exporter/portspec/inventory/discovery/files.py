@@ -16,6 +16,7 @@ from portspec import log
 from portspec.config.discovery import has_wildcard
 from portspec.config.source import MAX_BYTES
 from portspec.config.targetgroups import ListError, read_json, read_yaml
+from portspec.errors import NoThreadError
 from portspec.inventory.discovery.groups import Answer, find_hosts
 from portspec.threads import in_daemon_thread
 
@@ -53,7 +54,7 @@ class FileClient:
                 reading = await self._beside(partial(_read, source.patterns, source.entry, self._last.matched))
         except TimeoutError:
             return self._all_fail(f"the disk gave no answer in {source.timeout:g} s")
-        except RuntimeError as error:  # no thread to be had
+        except NoThreadError as error:
             return self._all_fail(str(error))
         for pattern in reading.unmatched - self._last.unmatched:
             _log.warning("no file matches; the list is empty until one does", source=source.name, pattern=pattern)
@@ -65,7 +66,7 @@ class FileClient:
         try:
             async with asyncio.timeout(self._source.timeout):
                 return await self._beside(partial(_stamps, self._source.patterns)) != self._last.stamps
-        except (TimeoutError, RuntimeError):
+        except (TimeoutError, NoThreadError):
             return False  # the next ask() will tell
 
     def _all_fail(self, why: str) -> Mapping[str, Answer]:

@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from portspec import __version__
 from portspec.config.source import MAX_BYTES
 from portspec.config.targetgroups import ListError, read_json
+from portspec.errors import NoThreadError
 from portspec.inventory.discovery.compression import CompressionError, check_encodings, unpack
 from portspec.inventory.discovery.groups import Answer, find_hosts
 from portspec.threads import in_daemon_thread
@@ -66,7 +67,7 @@ class HttpClient:
             why = f"the answer {error}"
         except _RefusedError as error:
             why = str(error)
-        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, NoThreadError) as error:
             why = _why(error)
         return Answer(failure=why)
 

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -222,16 +223,18 @@ class _Sender:
             self._sockets = [stack.enter_context(_raw_socket(family)) for _ in range(parts)]
             self._stack = stack.pop_all()
         self._pool: ThreadPoolExecutor | None = None
+        self._is_alone = parts == 1
 
     def send(self, probes: Probes) -> Sent:
         self._block.fill(probes)
         total = len(probes)
-        parts = max(1, min(len(self._sockets), total // _LEAST_PART))
+        if total >= 2 * _LEAST_PART and self._pool is None and not self._is_alone:
+            # Not before there is something to send: threads keep the capabilities they begin with.
+            self._pool = _pool(len(self._sockets) - 1)
+            self._is_alone = self._pool is None
+        parts = 1 if self._is_alone else max(1, min(len(self._sockets), total // _LEAST_PART))
         edges = [total * number // parts for number in range(parts + 1)]
         report = Sent(np.zeros(total), [])
-        if parts > 1 and self._pool is None:
-            # Not before there is something to send: threads keep the capabilities they begin with.
-            self._pool = ThreadPoolExecutor(len(self._sockets) - 1, "portspec-send")
         others = [
             self._pool.submit(self._send_part, number, probes.target, edges[number], edges[number + 1], report)
             for number in range(1, parts)
@@ -264,6 +267,21 @@ class _Sender:
         if self._pool:
             self._pool.shutdown()
         self._stack.close()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor | None:
+    """Start so many threads; None where the system gives less: one that is missed later would leave its part behind."""
+    pool = ThreadPoolExecutor(threads, "portspec-send")
+    may_end = threading.Event()  # each is busy until the last one has begun
+    try:
+        for _ in range(threads):
+            pool.submit(may_end.wait)
+    except RuntimeError:
+        may_end.set()
+        pool.shutdown()
+        return None
+    may_end.set()
+    return pool
 
 
 _CALL = 128  # rows in one system call: between two the clock is read, and what came before is sent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from structlog.testing import capture_logs
 
 from portspec.config.targetgroups import read_json
+from portspec.errors import NoThreadError
 from portspec.inventory.discovery import files as files_module
 from portspec.inventory.discovery.files import FileClient
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, entry, file_source, names
@@ -239,6 +240,6 @@ def test_a_machine_that_gives_no_thread_is_a_failure(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        assert ask(client) == {"a.json": "can't start new thread"}
+        assert ask(client) == {"a.json": str(NoThreadError())}
         assert not changed(client)
     assert ask(client) == {"a.json": ["web1", "web2"]}
