@@ -18,6 +18,8 @@ with it. Ports that are not named are closed; answers are sent ``delay`` seconds
     acknowledges the sequence number of the SYN in its RSTs, without counting the SYN
 ``icmp``
     answers for its dropped ports with an ICMP error that quotes 8 bytes of TCP
+``extended``
+    as ``icmp``, with hop-by-hop and destination options before what it answers by IPv6
 ``accepting``, ``refusing``, ``ignoring``
     a SYN-ACK on every port to whom sends a SYN with no more than one option, as scanners do; others, who want to
     connect, get the same, an RST, or nothing. Firewalls that answer for others look like that.
@@ -44,6 +46,7 @@ _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SYN, _RST, _ACK = 2, 4, 16
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
+_DESTINATION: Final = 60
 _SEQUENCE: Final = 0x01020304
 _SCANNERS_HEADER: Final = 24
 
@@ -63,6 +66,14 @@ def packet(source: bytes, destination: bytes, protocol: int, payload: bytes) -> 
     header = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, protocol)
     header += struct.pack("!H", checksum(header + source + destination)) + source + destination
     return header + payload
+
+
+def extended(data: bytes) -> bytes:
+    """Put hop-by-hop and destination options that say nothing (RFC 8200, 4.2) into a packet of IPv6."""
+    if data[0] >> 4 == 4:
+        return data
+    options = bytes([_DESTINATION, 0, 1, 4, 0, 0, 0, 0]) + bytes([data[6], 1, 1, 12]) + bytes(12)
+    return data[:4] + struct.pack("!HB", len(data) - 40 + len(options), 0) + data[7:40] + options + data[40:]
 
 
 class Syn:
@@ -112,12 +123,17 @@ class Host:
 
     def answers(self, syn: Syn) -> list[bytes]:
         """Give what to send."""
+        if self._kind == "extended":
+            return [extended(answer) for answer in self._ordinary(syn)]
+        return self._ordinary(syn)
+
+    def _ordinary(self, syn: Syn) -> list[bytes]:
         if self._kind in {"accepting", "refusing", "ignoring"}:
             if self._kind == "accepting" or syn.header <= _SCANNERS_HEADER:
                 return [syn.answer(_SYN | _ACK)]
             return [syn.answer(_RST | _ACK)] if self._kind == "refusing" else []
         if syn.port in self._dropped:
-            return [syn.unreachable()] if self._kind == "icmp" else []
+            return [syn.unreachable()] if self._kind in {"icmp", "extended"} else []
         if syn.port in self._open:
             return [syn.answer(_SYN | _ACK), *([syn.answer(_RST | _ACK)] if self._kind == "hasty" else [])]
         if self._kind == "limited" and not self._has_token():

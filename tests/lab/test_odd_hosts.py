@@ -37,6 +37,7 @@ HOSTS: Final[tuple[dict[str, Any], ...]] = (
     {"kind": "hasty", "dropped": DROPPED},
     {"kind": "uncounted", "dropped": DROPPED},
     {"kind": "icmp", "dropped": DROPPED},
+    {"kind": "extended", "dropped": DROPPED},
 )
 
 

@@ -29,6 +29,9 @@ SNAPSHOT = 176  # bytes of a packet that are looked at: an ICMP error with the l
 _MAPPED = bytes(10) + b"\xff\xff"
 _MAPPED_LOW = np.uint64(0xFFFF0000)
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION, _NOTHING = 0, 43, 44, 60, 59  # RFC 8200, section 4
+_IS_EXTENSION = np.isin(np.arange(256), (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION))
+MAX_EXTENSIONS = 5  # headers between that of IPv6 and the segment: as many as RFC 8200, 4.1, puts there
 _TCP_LENGTH = 24  # with the option of the maximum segment size, as every real client sends it
 _FLAGS = 0x6002  # six words of header, SYN
 _WINDOW = 64240
@@ -223,16 +226,60 @@ def _parse6(frames: Frames) -> list[Answers]:
     data = frames.data
     size = _u16(data, 4).astype(np.uint32)
     whole = (data[:, 0] >> 4 == 6) & (size + _IP6_LENGTH <= frames.length)  # noqa: PLR2004 - IPv6
-    protocol = data[:, 6]  # an answer has no reason for extension headers
+    following = data[:, 6]
+    parts = _parse6_from(_IP6_LENGTH, frames, size, np.where(whole, following, _NOTHING))
+    rows = np.flatnonzero(whole & _IS_EXTENSION[following])
+    if len(rows):  # seldom
+        some, size = frames.only(rows), size[rows]
+        start, following = _walked(some.data, size)
+        for one in _distinct(start):
+            chosen = np.flatnonzero(start == one)
+            left = size[chosen] - np.uint32(one - _IP6_LENGTH)
+            parts += _parse6_from(one, some.only(chosen), left, following[chosen])
+    return parts
+
+
+def _walked(data: U8, size: U32) -> tuple[U32, U8]:
+    """Give where the segment of each packet of IPv6 begins, and its protocol: _NOTHING if that cannot be told.
+
+    Extension headers are walked through as RFC 8200, section 4, has them: MAX_EXTENSIONS of them, the options of the
+    hop-by-hop header in the first place only, and of fragments only one that is the whole packet (RFC 6946). What is
+    in them is not looked at.
+    """
+    rows = np.arange(len(data))
+    following = data[:, 6]
+    start = np.full(len(data), _IP6_LENGTH, np.uint32)
+    last = np.minimum(size + np.uint32(_IP6_LENGTH), np.uint32(SNAPSHOT))  # the end of what can be looked at
+    for number in range(MAX_EXTENSIONS):
+        is_fragment = following == _FRAGMENT
+        is_extension = is_fragment | (following == _ROUTING) | (following == _DESTINATION)
+        if number == 0:
+            is_extension |= following == _HOP_BY_HOP
+        at = np.minimum(start, SNAPSHOT - 8)
+        length = (data[rows, at + 1].astype(np.uint32) + 1) * 8
+        is_part = is_fragment & (
+            (length != 8) | (data[rows, at + 2] != 0) | (data[rows, at + 3] & 0xF9 != 0)  # noqa: PLR2004 - its length
+        )
+        is_right = is_extension & ~is_part & (start + length <= last)
+        following = np.where(is_right, data[rows, at], np.where(is_extension, _NOTHING, following)).astype(np.uint8)
+        start = np.where(is_right, start + length, start)
+    return start, following
+
+
+def _parse6_from(start: int, frames: Frames, size: U32, protocol: U8) -> list[Answers]:
+    """Read the segments of packets of IPv6, each `size` bytes from the byte `start` on."""
+    data = frames.data
     addresses = (_u64(data, 8), _u64(data, 16), _u64(data, 24), _u64(data, 32))
     pseudo = _sum(data[:, 8:40])
-    parts = [_parse_tcp(frames, _IP6_LENGTH, size, whole & (protocol == _TCP), addresses, pseudo)]
-    icmp = whole & (protocol == _ICMP6)
-    if icmp.any():
+    parts: list[Answers] = []
+    if start + _TCP_LEAST <= SNAPSHOT:
+        parts.append(_parse_tcp(frames, start, size, protocol == _TCP, addresses, pseudo))
+    icmp = protocol == _ICMP6
+    if start + _ICMP_LENGTH + _IP6_LENGTH + 8 <= SNAPSHOT and icmp.any():
         rows = np.flatnonzero(icmp)
         sums = pseudo[rows] + _ICMP6 + size[rows]
-        rows = rows[_is_right(frames.only(rows), _IP6_LENGTH, size[rows], sums)]
-        parts.append(_parse_icmp6(frames.only(rows), size[rows], [column[rows] for column in addresses]))
+        rows = rows[_is_right(frames.only(rows), start, size[rows], sums)]
+        parts.append(_parse_icmp6(frames.only(rows), start, size[rows], [column[rows] for column in addresses]))
     return parts
 
 
@@ -289,9 +336,8 @@ def _parse_icmp4(frames: Frames, start: int, size: U32, chosen: Bools, sender: U
     return parts
 
 
-def _parse_icmp6(frames: Frames, size: U32, addresses: list[U64]) -> Answers:
-    """Read ICMPv6 "destination unreachable" (RFC 4443, 3.1), which quotes the probe whole."""
-    start = _IP6_LENGTH
+def _parse_icmp6(frames: Frames, start: int, size: U32, addresses: list[U64]) -> Answers:
+    """Read ICMPv6 "destination unreachable" (RFC 4443, 3.1), which quotes the probe whole: it had no extensions."""
     inner = start + _ICMP_LENGTH
     data = frames.data
     chosen = (size >= _ICMP_LENGTH + _IP6_LENGTH + 8) & (data[:, start] == _UNREACHABLE6)

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.packets import SNAPSHOT, parse
+from portspec.scan.syn.packets import MAX_EXTENSIONS, SNAPSHOT, parse
 from portspec.scan.syn.socket import BLOCKS, FIRST_SOURCE_PORT, SOURCE_PORTS, _attach, filter4, filter6
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.wire import (
     ACK,
+    DESTINATION,
     DONT_FRAGMENT,
     ICMP,
     ICMP6,
@@ -24,8 +25,12 @@ from tests.unit.scan.syn.wire import (
     SYN,
     TCP,
     Exchange,
+    Headers,
     Probe,
+    behind_extensions,
+    chains,
     exchanges,
+    extended,
     frames,
     ip,
     raw,
@@ -49,12 +54,13 @@ def run(program: bytes, packet: bytes) -> int:
     on any other. A load from beyond the packet ends the program with 0.
     """
     a = x = place = 0
+    memory: dict[int, int] = {}
     while True:
         code, if_true, if_false, k = struct.unpack_from("=HBBI", program, 8 * place)
         place += 1
         match code:
-            case 0x28 | 0x48 | 0x30 | 0x50:  # ldh [k], ldh [x + k], ldb [k], ldb [x + k]
-                start, size = k + (x if code & 0x40 else 0), 1 if code & 0x10 else 2
+            case 0x28 | 0x48 | 0x30 | 0x50 | 0x40:  # ldh [k], ldh [x + k], ldb [k], ldb [x + k], ld [x + k]
+                start, size = k + (x if code & 0x40 else 0), {0x00: 4, 0x08: 2, 0x10: 1}[code & 0x18]
                 if start + size > len(packet):
                     return 0
                 a = int.from_bytes(packet[start : start + size], "big")
@@ -68,6 +74,14 @@ def run(program: bytes, packet: bytes) -> int:
                 a = a << k & 0xFFFFFFFF
             case 0x0C:  # add x
                 a = a + x & 0xFFFFFFFF
+            case 0x04:  # add #k
+                a = a + k & 0xFFFFFFFF
+            case 0x01:  # ldx #k
+                x = k
+            case 0x02:  # st M[k]
+                memory[k] = a
+            case 0x60:  # ld M[k]
+                a = memory[k]
             case 0x07:  # tax
                 x = a
             case 0x15:  # jeq #k
@@ -88,7 +102,10 @@ def is_wanted(family: int, packet: bytes, first: int) -> bool:
             if int.from_bytes(packet[6:8], "big") & 0x3FFF:
                 return False
         else:
-            start, protocol, types = 40, packet[6], (ICMP6, 1)
+            walked = behind_extensions(packet, 1 << 16)  # what is looked for behind the end is not there
+            if walked is None:
+                return False
+            start, protocol, types = *walked, (ICMP6, 1)
         if protocol == TCP:
             port, flags = struct.unpack_from("!H", packet, start + 2)[0], packet[start + 13]
             return first <= port < first + SOURCE_PORTS and flags & (SYN | RST | ACK) in {SYN | ACK, RST | ACK}
@@ -226,6 +243,52 @@ def test_cut_packet_passes_only_with_what_is_looked_at(probe: Probe, make: Calla
         assert passes(probe, packet[:length]) == (length >= needed)
 
 
+@MODEST
+@given(exchange=exchanges(PROBES6), headers=chains(), first=BLOCK_STARTS, data=st.data())
+def test_answers_behind_extension_headers_pass(
+    exchange: Exchange, headers: Headers, first: int, data: st.DataObject
+) -> None:
+    """Behind any right extension headers the block's answers pass, and others do not."""
+    source_port = data.draw(near(first).filter(lambda port: 0 <= port <= 65535))
+    probe = replace(exchange.probe, source_port=source_port)
+    for packet in (probe.syn_ack(), probe.rst_ack(), probe.unreachable()):
+        is_ours = first <= source_port < first + SOURCE_PORTS
+        assert passes(probe, extended(packet, headers), first) == is_ours
+    for packet in (
+        probe.packet(),
+        probe.reply(ACK),
+        probe.unreachable(kind=3),
+        ip(probe.peer, probe.own, 17, bytes(60)),
+    ):
+        assert not passes(probe, extended(packet, headers), first)
+
+
+@MODEST
+@given(
+    headers=chains(longest=2),
+    changes=st.lists(st.tuples(st.integers(0, 130), st.sampled_from([0, 1, 6, 43, 44, 58, 60, 255])), max_size=4),
+    cut=st.integers(0, 140),
+    kind=st.integers(0, 2),
+)
+def test_chain_is_walked_by_the_book(headers: Headers, changes: list[tuple[int, int]], cut: int, kind: int) -> None:
+    """However chains are changed or cut, the filter is its specification, and lets through all that parse() reads."""
+    whole = [PROBE6.syn_ack(), PROBE6.rst_ack(), PROBE6.unreachable()][kind]
+    packet = bytearray(extended(whole, headers))
+    for place, value in changes:
+        packet[place % len(packet)] = value
+    passes(PROBE6, bytes(packet[: len(packet) - cut]))
+    is_let_through = passes(PROBE6, bytes(packet))
+    for answer in rows(parse(socket.AF_INET6, frames([bytes(packet)], is_sound=True))):
+        assert is_let_through == (FIRST <= answer.source_port < FIRST + SOURCE_PORTS)
+
+
+@pytest.mark.parametrize("make", [Probe.syn_ack, Probe.rst_ack, Probe.unreachable], ids=["open", "closed", "icmp"])
+def test_only_so_many_extension_headers_pass(make: Callable[[Probe], bytes]) -> None:
+    """The filter walks as far as parse() does, and no further."""
+    passing = [passes(PROBE6, extended(make(PROBE6), [(DESTINATION, bytes(6))] * number)) for number in range(9)]
+    assert passing == [number <= MAX_EXTENSIONS for number in range(9)]
+
+
 SPOTS = st.sampled_from([0, 6, 7, 9, 20, 22, 23, 28, 33, 37, 40, 42, 43, 46, 48, 49, 53, 54, 88, 89]) | st.integers(
     0, 130
 )
@@ -310,6 +373,10 @@ def test_kernel_takes_the_program_and_agrees(program: bytes) -> None:
     chooser = np.random.default_rng(1)
     probe = PROBE4 if program == filter4(FIRST) else PROBE6
     kinds = [probe.syn_ack(), probe.rst_ack(), probe.unreachable(), probe.reply(SYN | ACK, payload=bytes(400))]
+    if probe is PROBE6:
+        kinds += [
+            extended(packet, [(0, bytes(6)), (43, bytes(14)), (44, bytes(6)), (60, bytes(6))]) for packet in kinds
+        ]
     kinds += [replace(probe, source_port=80).syn_ack(), probe.reply(ACK), probe.packet(), b"\0", bytes(60)]
     ours, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # filtered like any other socket
     with ours, others:

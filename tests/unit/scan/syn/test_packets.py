@@ -17,20 +17,27 @@ from tests.unit.scan.syn.wire import (
     ACK,
     ADDRESSES4,
     ADDRESSES6,
+    DESTINATION,
     DONT_FRAGMENT,
+    FRAGMENT,
+    HOP_BY_HOP,
     ICMP,
     ICMP6,
     PROBES,
     PROBES4,
     PROBES6,
+    ROUTING,
     RST,
     SYN,
     TCP,
     Answer,
     Exchange,
+    Headers,
     Probe,
+    chains,
     checksum,
     exchanges,
+    extended,
     frames,
     icmp,
     ip,
@@ -469,13 +476,105 @@ def test_icmp_of_the_other_family_is_left_out(probe: Probe) -> None:
     assert parsed(ip(probe.peer, probe.own, protocol, message), is_sound=True) == []
 
 
-@pytest.mark.parametrize("following", [0, 43, 44, 60])
-def test_ip6_extension_header_is_left_out(following: int) -> None:
-    """Behind a hop-by-hop, routing, fragment or destination header no answer is looked for, nor in an error's quote."""
-    extension = bytes([TCP, 0, 1, 4, 0, 0, 0, 0])
-    segment = PROBE6.syn_ack()[40:]
-    assert parsed(ip(PROBE6.peer, PROBE6.own, following, extension + segment), is_sound=True) == []
-    quoted = ip(PROBE6.own, PROBE6.peer, following, extension + PROBE6.packet()[40:])
+# Extension headers of IPv6.
+
+NOTHING = (DESTINATION, bytes(6))
+PARTS = [b"\0\x01", b"\0\x08", b"\xff\xf8", b"\x80\0"]  # flags and offset of a fragment header
+
+
+@MODEST
+@given(exchange=exchanges(PROBES6, most=8), headers=chains(longest=2))
+def test_answer_behind_extension_headers_is_the_same(exchange: Exchange, headers: Headers) -> None:
+    """Whatever right extension headers an answer has, it is understood as without them."""
+    assert parsed(extended(exchange.packet, headers)) == parsed(exchange.packet) == [exchange.answer]
+
+
+@MODEST
+@given(several=st.lists(st.tuples(exchanges(PROBES6, most=8), chains(longest=2)), min_size=1, max_size=12))
+def test_extension_headers_that_differ_within_a_batch(several: list[tuple[Exchange, Headers]]) -> None:
+    """Each packet of a batch is read behind its own headers."""
+    found = parse(socket.AF_INET6, frames([extended(exchange.packet, headers) for exchange, headers in several]))
+    assert rows(found) == [exchange.answer._replace(at=float(number)) for number, (exchange, _) in enumerate(several)]
+
+
+@SIDES
+@pytest.mark.parametrize("following", [HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION])
+def test_segment_behind_an_extension_header_is_checked(make: Callable[[Probe], bytes], following: int) -> None:
+    """A byte changed behind the header, or in an address, undoes the answer; one in the header is nobody's business."""
+    packet = extended(make(PROBE6), [(following, bytes(6))])
+    assert len(parsed(packet)) == 1
+    for place in (*range(8, 40), *range(48, len(packet))):
+        assert parsed(packet[:place] + bytes([packet[place] ^ 1]) + packet[place + 1 :]) == []
+    assert len(parsed(packet[:44] + b"look" + packet[48:])) == 1
+
+
+@SIDES
+def test_longest_extension_headers(make: Callable[[Probe], bytes]) -> None:
+    """An answer is read as long as what is needed of it lies within the snapshot, and left out behind that."""
+    needed = 56 if make is Probe.unreachable else 20
+    for units in range(1, 40):
+        packet = extended(make(PROBE6), [(DESTINATION, bytes(8 * units - 2))])
+        assert len(parsed(packet, is_sound=True)) == (40 + 8 * units + needed <= SNAPSHOT)
+
+
+@SIDES
+def test_number_of_extension_headers(make: Callable[[Probe], bytes]) -> None:
+    """Five headers are walked through, as many as RFC 8200 puts there, and no more."""
+    for number in range(9):
+        assert len(parsed(extended(make(PROBE6), [NOTHING] * number))) == (number <= 5)
+
+
+@SIDES
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *([(FRAGMENT, part + bytes(4))] for part in PARTS),
+        *([NOTHING, (FRAGMENT, part + bytes(4))] for part in PARTS),
+        [NOTHING, (HOP_BY_HOP, bytes(6))],
+        [(HOP_BY_HOP, bytes(6)), (HOP_BY_HOP, bytes(6))],
+        [(51, bytes(10))],
+        [(59, bytes(6))],
+        [(135, bytes(6))],
+    ],
+)
+def test_nonsense_of_extension_headers_is_left_out(make: Callable[[Probe], bytes], headers: Headers) -> None:
+    """A part of a packet is no answer, nor what is behind late hop-by-hop options, or behind any other header."""
+    assert parsed(extended(make(PROBE6), headers), is_sound=True) == []
+
+
+@SIDES
+@pytest.mark.parametrize("following", [HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION])
+def test_chain_that_is_cut_off_is_left_out(make: Callable[[Probe], bytes], following: int) -> None:
+    """A header that says to be longer than the packet, and a packet that ends within its chain, are no answers."""
+    packet = extended(make(PROBE6), [(following, bytes(6)), NOTHING])
+    for length in range(1, 256):
+        assert parsed(packet[:41] + bytes([length]) + packet[42:]) == []
+    for size in range(40, len(packet)):
+        cut = packet[:4] + struct.pack("!H", size - 40) + packet[6:size]
+        assert parsed(cut) == []
+        assert parsed(packet[:size]) == []
+
+
+@MODEST
+@given(heads=st.lists(st.binary(min_size=SNAPSHOT, max_size=SNAPSHOT), min_size=1, max_size=8), data=st.data())
+def test_random_chains_are_read_by_the_book(heads: list[bytes], data: st.DataObject) -> None:
+    """Bytes that claim to be extension headers raise nothing, whatever is in them."""
+    kinds = st.sampled_from([HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, TCP, ICMP6])
+    packets = []
+    for head in heads:
+        chain = b"".join(bytes([data.draw(kinds), data.draw(st.integers(0, 2))]) + head[n : n + 6] for n in range(5))
+        size = data.draw(st.integers(0, SNAPSHOT))
+        packets.append(
+            b"\x60" + head[1:4] + struct.pack("!HB", size, data.draw(kinds)) + head[7:40] + chain + head[80:]
+        )
+    for is_sound in (False, True):
+        assert_understood(socket.AF_INET6, frames(packets, is_sound=is_sound))
+
+
+@pytest.mark.parametrize("following", [HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION])
+def test_quote_with_extension_headers_is_left_out(following: int) -> None:
+    """An error that quotes a packet with extension headers is about none of ours, which have none."""
+    quoted = extended(PROBE6.packet(), [(following, bytes(6))])
     assert parsed(PROBE6.unreachable(quoted=quoted)) == []
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SYN, RST, ACK = 0x02, 0x04, 0x10
 TCP, ICMP, ICMP6 = 6, 1, 58
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60  # RFC 8200, section 4
+EXTENSIONS = 5  # as many as are walked through
 DONT_FRAGMENT = 0x4000
 MAPPED = bytes(10) + b"\xff\xff"
 UNREACHABLE = {4: 3, 16: 1}  # the ICMP type, by the length of an address
@@ -115,6 +117,39 @@ def icmp(source: bytes, destination: bytes, kind: int, code: int, quoted: bytes)
     message = struct.pack("!BBHI", kind, code, 0, 0) + quoted
     pseudo = b"" if len(source) == 4 else pseudo_header(source, destination, ICMP6, len(message))
     return with_checksum(message, 2, pseudo)
+
+
+Headers = list[tuple[int, bytes]]
+
+
+def extended(packet: bytes, headers: Headers) -> bytes:
+    """Put extension headers into a packet of IPv6: of each its number and what is behind the first two bytes."""
+    following, chain = packet[6], b""
+    for number, content in reversed(headers):
+        length = 0 if number == FRAGMENT else (len(content) + 2) // 8 - 1  # of a fragment it is reserved
+        following, chain = number, bytes([following, length]) + content + chain
+    size = len(packet) - 40 + len(chain)
+    return packet[:4] + struct.pack("!HB", size, following) + packet[7:40] + chain + packet[40:]
+
+
+def behind_extensions(packet: bytes, end: int) -> tuple[int, int] | None:
+    """Walk through the extension headers of IPv6 that lie before `end`; gives where they end, and what follows.
+
+    None if there are too many, one is cut off, in the wrong place, or a fragment that is not the whole packet.
+    """
+    start, following = 40, packet[6]
+    for number in range(EXTENSIONS + 1):
+        if following not in {HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION}:
+            return start, following
+        if number == EXTENSIONS or (following == HOP_BY_HOP and number) or start + 8 > end:
+            return None
+        if following == FRAGMENT and packet[start + 1 : start + 4] != bytes([0, 0, packet[start + 3] & 6]):
+            return None
+        length = 8 * (packet[start + 1] + 1)
+        if start + length > end:
+            return None
+        start, following = start + length, packet[start]
+    raise AssertionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +276,16 @@ def understood(family: int, data: bytes, length: int, *, is_sound: bool, at: flo
             return None
         protocol, source, destination = data[9], data[12:16], data[16:20]
     else:
-        header, total = 40, 40 + int.from_bytes(data[4:6], "big")
+        total = 40 + int.from_bytes(data[4:6], "big")
         if data[0] >> 4 != 6 or total > length:
             return None
-        protocol, source, destination = data[6], data[8:24], data[24:40]
+        walked = behind_extensions(data, min(total, SNAPSHOT))
+        if walked is None:
+            return None
+        header, protocol = walked
+        if header + {TCP: 20, ICMP6: 56}.get(protocol, 0) > SNAPSHOT:
+            return None
+        source, destination = data[8:24], data[24:40]
     segment, size = data[header:total], total - header
     if protocol == TCP:
         answer = _segment(source, destination, segment, size, at)
@@ -311,6 +352,15 @@ PROBES = PROBES4 | PROBES6
 def options(most: int = 10) -> st.SearchStrategy[bytes]:
     """Give options of whole words: whatever is in them is nobody's business here."""
     return st.integers(0, most).flatmap(lambda words: st.binary(min_size=4 * words, max_size=4 * words))
+
+
+def chains(most: int = EXTENSIONS, longest: int = 3) -> st.SearchStrategy[Headers]:
+    """Give extension headers of IPv6 that are right: up to `most`, each of up to `longest` units of 8 bytes."""
+    content = st.integers(1, longest).flatmap(lambda units: st.binary(min_size=8 * units - 2, max_size=8 * units - 2))
+    whole = st.binary(min_size=4, max_size=4).map(lambda identity: bytes(2) + identity)
+    others = st.tuples(st.sampled_from([ROUTING, DESTINATION]), content) | st.tuples(st.just(FRAGMENT), whole)
+    first = st.lists(st.tuples(st.just(HOP_BY_HOP), content), max_size=min(1, most))
+    return first.flatmap(lambda begun: st.lists(others, max_size=most - len(begun)).map(lambda more: begun + more))
 
 
 @st.composite
