@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,12 @@ def printable(line: str) -> str:
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def why(error: OSError) -> str:
+    """Say what the system says of an error in lower case, and of which file where the error knows one."""
+    text = error.strerror.lower() if error.strerror else str(error)
+    return text if error.filename is None else f"{printable(os.fsdecode(error.filename))}: {text}"
 
 
 def shorten(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
-from portspec import log
+from portspec import errors, log
 from portspec.errors import EngineError
 from portspec.examine import Examiner
 from portspec.inventory import Lookups, SystemResolver
@@ -108,7 +108,7 @@ def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
 
         channel = RawChannel()
     except OSError as error:
-        why = error.strerror.lower() if error.strerror else str(error)
+        why = errors.why(error)
         if scan.engine == "syn":
             raise EngineError(why, lacks_right=isinstance(error, PermissionError)) from None
         _log.info("engine chosen", engine="connect", why=f"the syn engine cannot run: {why}")
@@ -128,7 +128,7 @@ def drop_privileges() -> None:
     try:
         privileges.drop_all()
     except OSError as error:
-        _log.warning("capabilities are kept: the kernel refuses to drop them", why=str(error.strerror).lower())
+        _log.warning("capabilities are kept: the kernel refuses to drop them", why=errors.why(error))
 
 
 def _raise_descriptor_limit() -> None:

@@ -7,16 +7,16 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from portspec import __version__, log
+from portspec import __version__, files, log
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
 from portspec.app.servicemanager import ServiceManager
 from portspec.config import load
+from portspec.config.source import MAX_BYTES
 from portspec.config.trust import complaints
-from portspec.errors import ConfigError, NoThreadError
+from portspec.errors import ConfigError, NoThreadError, Problem
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
@@ -189,7 +189,7 @@ class Service:
         path = self._config.path
         try:
             self._checksum = await in_daemon_thread(lambda: _checksum(path))
-            await self._go_on_by(await in_daemon_thread(lambda: load(path)))
+            await self._go_on_by(await in_daemon_thread(lambda: _load_again(path)))
         except ConfigError as error:
             self._is_good = False
             for line in error.lines():
@@ -466,9 +466,20 @@ class Service:
                 await self.reload()
 
 
-def _checksum(path: str) -> bytes | None:
-    """Give a checksum of a file; None if it cannot be read."""
+def _load_again(path: str) -> Config:
+    """Read conf.yml again; a pipe is not waited for, since what it gave it gave at the start. Raises ConfigError."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).digest()
+        files.require_regular(path)
+    except files.IrregularFileError as error:
+        raise ConfigError(path, [Problem(0, "", f"cannot be read again: {error.strerror}")]) from None
+    except OSError:
+        pass  # which load() tells
+    return load(path)
+
+
+def _checksum(path: str) -> bytes | None:
+    """Give a checksum of a file; None if it cannot be read, or is none: a pipe is read once, if at all."""
+    try:
+        return hashlib.sha256(files.read_regular(path, MAX_BYTES + 1)).digest()
     except OSError:
         return None

@@ -140,7 +140,7 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
     why = None
     try:
         with directory_of(path) as place:
-            if not os.access(f"/proc/self/fd/{place.directory}", os.W_OK | os.X_OK, effective_ids=True):
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=place.directory, effective_ids=True):
                 is_read_only = os.fstatvfs(place.directory).f_flag & os.ST_RDONLY
                 why = "its file system is read-only" if is_read_only else "this user may not write to its directory"
             elif place.status and not stat.S_ISREG(place.status.st_mode):

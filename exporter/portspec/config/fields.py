@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import re
 from datetime import UTC, date, datetime, time
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
+from portspec import files
 from portspec.config.duration import is_number, parse_duration
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.errors import shorten
 from portspec.names import parse_range
 from portspec.ports import PortSet, parse_ports
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 T = TypeVar("T")
 L = TypeVar("L", list[PortSet], list[PortSet] | None)
 MAX_HISTORY_DAYS = 36_500
+MAX_TEXT = 2**20  # bytes of a file of secrets or certificates
 _DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
 _LONGEST_ID = 500  # characters, as audit.formats keeps
@@ -210,18 +216,30 @@ def check_label_name(name: str) -> str:
 
 
 def read_secret(value: object, info: ValidationInfo) -> tuple[Path, str]:
-    """Give the path, relative to conf.yml, and the text of a file that holds a secret; ValueError if there is none."""
-    path = Path(info.context or ".") / _text(value)
-    try:
-        return path, path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError, ValueError) as error:
-        why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not a text file"
-        raise ValueError(f'the file "{path}" cannot be read: {why}') from None
+    """Give the path, relative to conf.yml, and the text of a file that holds a secret; ValueError if there is none.
+
+    It is read once, so that it may be a pipe.
+    """
+    return _read_text(value, info, files.read)
 
 
 def _readable(value: object, info: ValidationInfo) -> str:
-    path, _ = read_secret(value, info)
+    """Take a file that is read at each use, so that it may be no pipe."""
+    path, _ = _read_text(value, info, files.read_regular)
     return str(path)
+
+
+def _read_text(value: object, info: ValidationInfo, read: Callable[[Path, int], bytes]) -> tuple[Path, str]:
+    path = Path(info.context or ".") / _text(value)
+    try:
+        data = read(path, MAX_TEXT + 1)
+        text = io.StringIO(data.decode(), newline=None).read()  # with the ends of lines of any system
+    except (OSError, UnicodeError, ValueError) as error:
+        why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not a text file"
+        raise ValueError(f'the file "{path}" cannot be read: {why}') from None
+    if len(data) > MAX_TEXT:
+        raise ValueError(f'the file "{path}" is larger than {MAX_TEXT // 2**20} MiB; is this the right one?')
+    return path, text
 
 
 _PortsItem = Annotated[PortSet, BeforeValidator(_ports)]

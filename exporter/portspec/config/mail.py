@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
+from portspec import files
 from portspec.config.duration import parse_duration
 from portspec.config.fields import STRICT, Interval, ReadableFile, Text, items, whole
 from portspec.config.model import MailConfig, Mailing, SmtpTls
@@ -103,6 +104,7 @@ def _authorities(path: str | None) -> str | None:
     """See that a file holds certificates."""
     if path is not None:
         try:
+            files.require_regular(path)
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (OSError, ValueError):
             raise ValueError(f'the file "{path}" holds no certificate of an authority (PEM)') from None

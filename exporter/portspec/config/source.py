@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from portspec import files
 from portspec.errors import ConfigError, Problem, shorten
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def _check_depth(text: str) -> None:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = files.read(path, MAX_BYTES + 1)
     except IsADirectoryError:
         raise _file_error(path, "is a directory; name the configuration file in it") from None
     except FileNotFoundError:

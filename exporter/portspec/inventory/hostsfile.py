@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from portspec import files
 from portspec.names import address_of
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from portspec.names import Address
 
+_MAX_BYTES: Final = 64 << 20  # lists of names to be blocked are long
 # Services that know names of this machine alone and answer for both families at once; what is asked before the file
 # beside them may be a name server, of which one family may fail.
 _LOCAL: Final = frozenset({"myhostname", "mymachines"})
@@ -33,7 +35,7 @@ class HostsFile:
             status = self._path.stat()
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
             if self._read[0] != version:
-                self._read = version, _entries(self._path.read_text(encoding="utf-8", errors="replace"))
+                self._read = version, _entries(_text(self._path))
         except OSError:
             return ()
         return self._read[1].get(name.lower(), ())
@@ -47,9 +49,13 @@ class HostsFile:
         if not self.addresses(name):
             return False
         try:
-            return is_first(self._switch.read_text(encoding="utf-8", errors="replace"))
+            return is_first(_text(self._switch))
         except OSError:
             return False  # glibc asks name servers first then; musl looks at both families in the file by itself
+
+
+def _text(path: Path) -> str:
+    return files.read_regular(path, _MAX_BYTES).decode(errors="replace")
 
 
 def is_first(switch: str) -> bool:

@@ -13,12 +13,12 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import aiosmtplib
 from aiosmtplib import errors
 
+from portspec import files
 from portspec.errors import PortspecError, printable
 from portspec.names import canonical, query_name
 from portspec.threads import in_daemon_thread
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from portspec.config import MailConfig
 
 TIMEOUT: Final = 30.0  # seconds for each step of the dialogue
+_MAX_PASSWORD = 65_536  # bytes of a file that holds one
 _MAX_ANSWER = 200  # characters of what a server says that are told
 _PERMANENT = 500
 _TEMPORARY = 400
@@ -244,16 +245,19 @@ def _refusal(error: errors.SMTPResponseException, *, is_opening: bool) -> Delive
 
 def _prepare(mail: MailConfig) -> _Prepared:
     """Read files and look names up: what may take time. Raises DeliveryError."""
+    path = mail.ca_file
     try:
         trust = ssl.create_default_context()
         if mail.ca_file:
+            files.require_regular(mail.ca_file)
             trust.load_verify_locations(mail.ca_file)
         password = mail.password
         if mail.password_file:
-            password = Path(mail.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+            path = mail.password_file
+            password = files.read_regular(mail.password_file, _MAX_PASSWORD).decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
-        raise DeliveryError(Reason.SETTINGS, f"smtpcafile or smtppassword_file cannot be read: {why}") from None
+        raise DeliveryError(Reason.SETTINGS, f"{path} cannot be read: {why}") from None
     try:
         found = socket.getaddrinfo(query_name(mail.server), mail.port, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -308,6 +309,27 @@ def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path, monkeypatch
             write(conf, {A: [22], B: []})
             await until(lambda: metric(service, GOOD) == [f"{GOOD} 1.0"])
             assert hosts(service) == [A, B]
+
+    asyncio.run(scenario())
+
+
+def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO that has the file's name is an error that says so, and a file that is there again is read."""
+    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            with capture_logs() as logs:
+                os.mkfifo(conf.with_suffix(".pipe"))
+                conf.with_suffix(".pipe").rename(conf)
+                await until(lambda: any("problem" in entry for entry in logs))
+                message = f"{conf}: cannot be read again: it is a pipe; put a regular file in its place"
+                assert await service.reload() == message
+                assert {entry["problem"] for entry in logs if "problem" in entry} == {message}
+                assert hosts(service) == [A, B]
+                write(conf.with_suffix(".new"), {C: []})
+                conf.with_suffix(".new").rename(conf)
+                await until(lambda: hosts(service) == [C])
 
     asyncio.run(scenario())
 

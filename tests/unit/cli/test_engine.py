@@ -143,6 +143,17 @@ def test_right_that_does_not_reach_the_network_is_none(configure: Configure) -> 
     assert chosen == {"engine": "connect", "why": "the syn engine cannot run: operation not permitted"}
 
 
+def test_syn_engine_needs_no_proc(configure: Configure) -> None:
+    """Where nothing is mounted on /proc `auto` is syn all the same."""
+    if os.geteuid():
+        forbidden("only root may mount something on /proc")
+    unshare = shutil.which("unshare") or missing("unshare (util-linux) is not installed")
+    hidden = [unshare, "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if subprocess.run([*hidden, "true"], capture_output=True, check=False).returncode:
+        forbidden("nothing may be mounted here")
+    assert scan_listener(configure, "auto", hidden)["engine"] == "syn"
+
+
 def choose(monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, error: OSError) -> list[dict[str, Any]]:
     """Choose an engine where the raw sockets cannot be opened; give what was logged."""
 
@@ -163,8 +174,9 @@ def choose(monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, error: OSError
         (OSError(errno.ENOPROTOOPT, "Protocol not available"), "protocol not available"),
         (OSError(errno.EADDRINUSE, "no 16 free ports together"), "no 16 free ports together"),
         (OSError("no kernel"), "no kernel"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/dev/x"), "/dev/x: no such file or directory"),
     ],
-    ids=["old kernel", "no ports", "without a number"],
+    ids=["old kernel", "no ports", "without a number", "of a file"],
 )
 def test_sockets_that_cannot_be_opened_are_told(monkeypatch: pytest.MonkeyPatch, error: OSError, why: str) -> None:
     """Whatever the kernel refuses: `auto` falls back to connect and says why, `syn` is an error that says why."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from portspec import files
 from portspec.config import Specification, load
 from portspec.config import source as source_module
 from portspec.errors import ConfigError
@@ -219,6 +221,26 @@ def test_a_file_that_cannot_be_read_is_told_with_its_path(conf: Conf, tmp_path: 
     assert conf.problems(f"hosts: {{db1: 22}}\n{ENDING}smtppassword_file: {name}\nsmtpusername: portspec\n") == [
         f'conf.yml:3: smtppassword_file: the file "{tmp_path / name}" cannot be read: {why}'
     ]
+
+
+@pytest.mark.parametrize(("key", "more"), [("smtppassword_file", "smtpusername: portspec"), ("smtpcafile", "")])
+def test_pipe_is_no_file_that_is_read_at_each_use(conf: Conf, tmp_path: Path, key: str, more: str) -> None:
+    """What is read again for each mail is no pipe: that is told at once, and nothing waits for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    why = f'conf.yml:3: {key}: the file "{tmp_path}/pipe" cannot be read: it is a pipe; put a regular file in its place'
+    assert why in conf.problems(f"hosts: {{db1: 22}}\n{ENDING}{key}: pipe\n{more}\n")
+
+
+def test_pipe_in_the_place_of_the_configuration_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """conf.yml may be a pipe; one that nobody writes to is an error with its name and what to do."""
+    monkeypatch.setattr(files, "PATIENCE", 0.01)
+    os.mkfifo(tmp_path / "conf.yml")
+    with pytest.raises(ConfigError) as told:
+        load(tmp_path / "conf.yml", {})
+    why = "it is a pipe that has not ended in 0.01 s; write to it, or put a regular file in its place"
+    assert str(told.value) == f"{tmp_path}/conf.yml: cannot be read: {why}"
 
 
 SECRET = "hunter2-Xy9"  # noqa: S105 - it guards nothing

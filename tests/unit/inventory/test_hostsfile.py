@@ -49,6 +49,16 @@ def test_a_file_that_is_not_there_answers_for_nothing(tmp_path: Path, hosts: str
     assert not hosts_file(tmp_path, hosts, switch).answers_alone("db1")
 
 
+@pytest.mark.parametrize("name", ["hosts", "nsswitch.conf"])
+def test_a_pipe_answers_for_nothing(tmp_path: Path, name: str) -> None:
+    """A FIFO in the place of a file is not waited for."""
+    file = hosts_file(tmp_path, "192.0.2.1 db1\n")
+    assert file.answers_alone("db1")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert not file.answers_alone("db1")
+
+
 @pytest.mark.parametrize(
     ("line", "first"),
     [

@@ -930,24 +930,28 @@ def spoiled(tmp_path: Path) -> str:
 
 
 def test_files_that_cannot_be_read(identities: Identities, tmp_path: Path, spoiled: str) -> None:
-    """Files of the settings that are gone or spoiled since the start are an error of their own."""
+    """Files of the settings that are gone, spoiled or pipes since the start are an error of their own."""
     gone = str(tmp_path / "gone")
     beyond = tmp_path / "beyond"
     beyond.write_bytes(b"\xff\n")
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
     with Server({}, identities.good) as server:
 
         async def scenario() -> None:
-            for changed, why in (
-                ({"ca_file": gone}, "no such file or directory"),
-                ({"ca_file": spoiled}, ""),
-                ({"password": None, "password_file": gone}, "no such file or directory"),
-                ({"password": None, "password_file": str(beyond)}, ""),
+            for changed, path, why in (
+                ({"ca_file": gone}, gone, "no such file or directory"),
+                ({"ca_file": spoiled}, spoiled, ""),
+                ({"ca_file": pipe}, pipe, "it is a pipe; put a regular file in its place"),
+                ({"password": None, "password_file": gone}, gone, "no such file or directory"),
+                ({"password": None, "password_file": str(beyond)}, str(beyond), ""),
+                ({"password": None, "password_file": pipe}, pipe, "it is a pipe; put a regular file in its place"),
             ):
                 with pytest.raises(DeliveryError) as caught:
                     async with Session(settings(server.port, identities, **changed)):
                         pass
                 assert caught.value.reason is Reason.SETTINGS
-                assert caught.value.detail.startswith(f"smtpcafile or smtppassword_file cannot be read: {why}")
+                assert caught.value.detail.startswith(f"{path} cannot be read: {why}")
 
         run(scenario())
     assert server.peers == []

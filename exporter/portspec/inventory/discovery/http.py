@@ -8,14 +8,13 @@ import math
 import os
 import socket
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from portspec import __version__
+from portspec import __version__, files
 from portspec.config.source import MAX_BYTES
 from portspec.config.targetgroups import ListError, read_json
 from portspec.errors import NoThreadError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from portspec.config.model import HttpSource
 
 MAX_REDIRECTS = 5
-MAX_SECRET = 65_536  # characters of a file that holds one
+MAX_SECRET = 65_536  # bytes of a file that holds one
 _CHUNK = 65_536  # bytes
 
 
@@ -119,9 +118,11 @@ class HttpClient:
         trust: ssl.SSLContext | bool = True
         if source.ca_file:
             try:
+                files.require_regular(source.ca_file)
                 trust = ssl.create_default_context(cafile=source.ca_file)
-            except OSError:  # ssl.SSLError is one
-                raise _RefusedError("ca_file cannot be read as certificates in PEM") from None
+            except OSError as error:  # ssl.SSLError is one, of words that help nobody
+                why = "" if isinstance(error, ssl.SSLError) else f": {_why(error)}"
+                raise _RefusedError(f"ca_file cannot be read as certificates in PEM{why}") from None
         token = _secret(source.bearer_token, source.bearer_token_file, "bearer_token")
         if token is not None:
             return f"Bearer {token}", trust
@@ -139,10 +140,11 @@ class _RefusedError(Exception):
 def _secret(value: str | None, file: str | None, key: str) -> str | None:
     if file is not None:
         try:
-            with Path(file).open(encoding="utf-8") as opened:
-                value = opened.read(MAX_SECRET).strip("\r\n")
-        except (OSError, UnicodeError):
-            raise _RefusedError(f"{key}_file cannot be read") from None
+            value = files.read_regular(file, MAX_SECRET).decode().strip("\r\n")
+        except OSError as error:
+            raise _RefusedError(f"{key}_file cannot be read: {_why(error)}") from None
+        except UnicodeError:
+            raise _RefusedError(f"{key}_file cannot be read: it is not a text file") from None
     if value is not None and key == "bearer_token" and not (value.isascii() and value.isprintable()):
         raise _RefusedError("bearer_token has characters that no HTTP header can carry")
     return value

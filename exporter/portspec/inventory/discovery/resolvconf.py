@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from portspec import files
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -46,8 +48,7 @@ class ResolvConf:
 def read(path: Path = PATH) -> ResolvConf:
     """Read the file as it is now; one that is not there or may not be read says nothing. Raises OSError otherwise."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES)
+        data = files.read_regular(path, _MAX_BYTES)
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
         data = b""
     return parse(data, os.environb, os.fsencode(socket.gethostname()))

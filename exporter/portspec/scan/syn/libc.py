@@ -1,4 +1,4 @@
-"""The system calls that Python's standard library lacks: sendmmsg(2), prctl(2), capset(2). The only place for ctypes.
+"""System calls that the standard library lacks: sendmmsg(2), prctl(2), capget(2), capset(2). The only place for ctypes.
 
 Plain foreign calls only: a callback would need memory that is both writable and executable.
 """
@@ -11,6 +11,7 @@ import os
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+_libc.capget.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -31,6 +32,14 @@ def prctl(option: int, argument: int, other: int = 0) -> int:
     if result < 0:
         raise _error()
     return result
+
+
+def capget(header: bytes, size: int) -> bytes:
+    """Give the calling thread's capabilities as the kernel's structures, `size` bytes; OSError if it refuses."""
+    data = ctypes.create_string_buffer(size)
+    if _libc.capget(header, data) < 0:
+        raise _error()
+    return data.raw
 
 
 def capset(header: bytes, data: bytes) -> None:

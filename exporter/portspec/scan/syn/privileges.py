@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from pathlib import Path
 
 from portspec.scan.syn import libc
 
@@ -38,13 +37,13 @@ def drop_all() -> None:
             libc.prctl(_PR_SET_SECUREBITS, _SECUREBITS)
     with contextlib.suppress(OSError):
         libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    if any(map(_numbers, ("CapInh", "CapPrm", "CapEff"))):  # else there is none, and a sandbox may refuse to say so
+    if any(_sets()):  # else there is none, and a sandbox may refuse to say so
         libc.capset(_HEADER, bytes(24))
 
 
 def claim(capability: int) -> None:
     """Make a permitted capability effective, as `setcap cap_net_raw=p` leaves it to the program; else do nothing."""
-    effective, permitted = (_numbers(name) for name in ("CapEff", "CapPrm"))
+    effective, permitted, _ = _sets()
     if capability in permitted - effective:
         words = [sum(1 << number for number in numbers) for numbers in (effective | {capability}, permitted)]
         low, high = ([word >> shift & 0xFFFFFFFF for word in words] for shift in (0, 32))
@@ -52,21 +51,22 @@ def claim(capability: int) -> None:
 
 
 def effective() -> frozenset[int]:
-    """Give the numbers of the calling thread's effective capabilities (proc(5), CapEff)."""
-    return _numbers("CapEff")
+    """Give the numbers of the calling thread's effective capabilities."""
+    return _sets()[0]
 
 
 def permitted() -> frozenset[int]:
-    """Give the numbers of the capabilities that the calling thread may make effective (proc(5), CapPrm)."""
-    return _numbers("CapPrm")
+    """Give the numbers of the capabilities that the calling thread may make effective."""
+    return _sets()[1]
 
 
-def _numbers(name: str) -> frozenset[int]:
-    for line in Path("/proc/thread-self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{name}:"):
-            bits = int(line.split()[1], 16)
-            return frozenset(number for number in range(64) if bits >> number & 1)
-    return frozenset()
+def _sets() -> list[frozenset[int]]:
+    """Give the effective, the permitted and the inheritable set; by a system call, as /proc may not be there."""
+    words = struct.unpack("=6I", libc.capget(_HEADER, 24))
+    return [
+        frozenset(number for number in range(64) if (low | high << 32) >> number & 1)
+        for low, high in zip(words[:3], words[3:], strict=True)
+    ]
 
 
 def _empty_bounding_set() -> None:

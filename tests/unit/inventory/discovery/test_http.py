@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import os
 import shutil
 import socket
 import ssl
@@ -367,15 +368,30 @@ def test_credentials_are_sent_and_files_read_anew(tmp_path: Path) -> None:
     [
         ({"bearer_token": "s3cret\r\nX: y"}, "bearer_token has characters that no HTTP header can carry"),
         ({"bearer_token": "s3crét"}, "bearer_token has characters that no HTTP header can carry"),
-        ({"bearer_token_file": "/none/s3cret"}, "bearer_token_file cannot be read"),
-        ({"username": "u", "password_file": "/none/s3cret"}, "password_file cannot be read"),
-        ({"ca_file": "/none/s3cret"}, "ca_file cannot be read as certificates in PEM"),
+        ({"bearer_token_file": "/none/s3cret"}, "bearer_token_file cannot be read: no such file or directory"),
+        ({"username": "u", "password_file": "/none/s3cret"}, "password_file cannot be read: no such file or directory"),
+        ({"ca_file": "/none/s3cret"}, "ca_file cannot be read as certificates in PEM: no such file or directory"),
         ({"ca_file": __file__}, "ca_file cannot be read as certificates in PEM"),
     ],
 )
 def test_what_cannot_be_sent_is_a_failure_that_quotes_no_secret(parts: dict[str, Any], why: str) -> None:
     """A file that went away since conf.yml was read fails like a server that did."""
     assert answered(gives(LIST), **parts).failure == why
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"bearer_token_file": "{}"}, "bearer_token_file cannot be read"),
+        ({"username": "u", "password_file": "{}"}, "password_file cannot be read"),
+        ({"ca_file": "{}"}, "ca_file cannot be read as certificates in PEM"),
+    ],
+)
+def test_pipe_in_the_place_of_a_file_is_a_failure(tmp_path: Path, parts: dict[str, str], why: str) -> None:
+    """A FIFO that took the place of a file since conf.yml was read is not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    filled = {key: value.format(tmp_path / "pipe") for key, value in parts.items()}
+    assert answered(gives(LIST), **filled).failure == f"{why}: it is a pipe; put a regular file in its place"
 
 
 def test_no_secret_is_told() -> None:

@@ -88,6 +88,13 @@ def test_a_file_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     assert read(tmp_path / "none") == read(tmp_path) == read(empty)
 
 
+def test_a_pipe_is_an_error(tmp_path: Path) -> None:
+    """A FIFO in the place of the file is not waited for."""
+    os.mkfifo(tmp_path / "resolv.conf")
+    with pytest.raises(OSError, match="it is a pipe; put a regular file in its place"):
+        read(tmp_path / "resolv.conf")
+
+
 pieces = st.sampled_from(
     [
         *(b"nameserver", b"search", b"domain", b"options", b"sortlist", b" ", b"\t", b"\n", b"\r\n", b"#", b";", b"\0"),
