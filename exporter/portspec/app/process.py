@@ -54,13 +54,12 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
             drop_privileges()
             await _run_until(stop, _serve(service, opened, urls, ready))
         finally:
+            _ignore_hang_up()
             manager.tell("STOPPING=1")
             engines.close()
             await server.stop()
             if opened is None or opened.done():  # else its thread is at the file, and nothing was written yet
                 service.store.close()
-            # The loop takes its handlers with it, and the end of the process has its own exit code.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     _log.info("portspec stopped")
 
 
@@ -77,7 +76,13 @@ async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[
 
 def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
     _log.info("stopping", signal=number.name)
+    _ignore_hang_up()
     stop.set()
+
+
+def _ignore_hang_up() -> None:
+    """Let SIGHUP change nothing of the end, also when the event loop has gone and has taken its handlers along."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 async def _run_until(stop: asyncio.Event, forever: Coroutine[None, None, None]) -> None:
