@@ -74,7 +74,7 @@ _LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _MAX_ERRORS = 64 * 1024  # bytes of a tool's standard error that are kept, half from its begin, half from its end
 _MAX_REPLY = 64 * 1024  # bytes of a server's answer that are read
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
-_SHORT = 30.0  # seconds for what should take a moment: the version of a tool, sockstat
+_SHORT = 30.0  # seconds for what should take a moment: the version of a tool, sockstat, a file
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte
 _ATTEMPT_TIMEOUT = 300.0  # seconds for a whole attempt, and for sendmail
 _LONGEST_PAUSE = 120.0  # seconds that a server's Retry-After may ask for
@@ -328,7 +328,8 @@ def _read_own(path: str) -> bytes:
     """
     own = (0, os.geteuid())
     others = stat.S_IWOTH if own[1] else stat.S_IWGRP | stat.S_IWOTH
-    with open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
+    # a time limit, as it may be a pipe that nobody writes to
+    with _time_limit(_SHORT), open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
         found = os.fstat(file.fileno())
         if found.st_uid not in own:
             raise SettingsError(f"{path}: belongs to {name_of_user(found.st_uid)}, who may change it: chown it")
@@ -354,7 +355,7 @@ def read_key(path: str) -> bytes:
     """Read the key of this host, 32 bytes; warn if others could as well."""
     hint = "`portspec key HOST` on the server prints it"
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
+        with _time_limit(_SHORT), open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(1000).strip()
     except OSError as error:
@@ -1172,7 +1173,8 @@ class HttpSender:
         try:
             if settings.ca_file:
                 _read_own(settings.ca_file)  # who may change it may read and answer what is sent
-            context = ssl.create_default_context(cafile=settings.ca_file or None)
+            with _time_limit(_SHORT):
+                context = ssl.create_default_context(cafile=settings.ca_file or None)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise SettingsError(f"ca_file: {settings.ca_file}: {_reason(error)}") from None
         self._opener = urllib.request.build_opener(_Handler(), _TlsHandler(context), _NoRedirect())

@@ -266,6 +266,16 @@ def test_settings_that_others_may_change_are_refused(own_file: Path, mode: int, 
     assert refusal(own_file) == (told if is_refused else None)
 
 
+def test_pipe_that_nobody_writes_to_is_not_waited_for(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO in the place of the settings or of the key is an error with its name."""
+    monkeypatch.setattr(agent, "_SHORT", 0.1)
+    own_file.unlink()
+    os.mkfifo(own_file, 0o600)
+    assert refusal(own_file) == f"{own_file}: took longer than 0.1 s"
+    with pytest.raises(SettingsError, match="took longer than"):
+        agent.read_key(str(own_file))
+
+
 @as_root
 def test_root_s_settings_are_not_for_a_group(own_file: Path) -> None:
     """As root a file that its group may change is refused, too."""
