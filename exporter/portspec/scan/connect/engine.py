@@ -26,6 +26,7 @@ from portspec.scan.connect.sockets import (
     is_own_address,
     is_self_connected,
     open_socket,
+    syns_in,
 )
 from portspec.scan.job import Failure, Reason
 from portspec.scan.loss import PathLoss
@@ -263,11 +264,12 @@ class ConnectEngine(EngineThread):
     def _send(self, lane: Lane, count: int, *, as_scouts: bool = False) -> int:
         """Send up to `count` probes; give how many went out. Scouts are waited for longer than others, and once."""
         idle = self._idle[lane.family]
-        flight = self._flights.of(max(TIMES_AS_LONG * self.timeout, lane.patience) if as_scouts else lane.patience)
+        patience = max(TIMES_AS_LONG * self.timeout, lane.patience) if as_scouts else lane.patience
+        flight = self._flights.of(patience)
         clock = self._clock
         sent = 0
         while sent < count:
-            target = lane.scout(self.retries, int(TIMES_AS_LONG)) if as_scouts else lane.next()
+            target = lane.scout(self.retries, syns_in(patience)) if as_scouts else lane.next()
             if target is None:
                 break
             is_new = not idle

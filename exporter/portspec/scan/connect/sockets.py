@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import struct
@@ -119,3 +120,8 @@ def _address(sockaddr: bytes) -> str:
     if family == socket.AF_INET6:
         return socket.inet_ntop(family, sockaddr[8:24])
     return ""
+
+
+def syns_in(seconds: float) -> int:
+    """Give how many SYNs the kernel sends while a connection is waited for: after 1, 3, 7 … seconds again (tcp(7))."""
+    return int(math.log2(seconds + 1)) + 1
