@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 from portspec.scan.job import AddressObservation, Observation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
     from portspec.limit import Place
@@ -48,7 +48,7 @@ class _Scan:
         is_given_up = self.began is not None and not self.waiters
         is_old = self.began is not None and self.began < since
         is_too_hasty = job.patience > self.job.patience or bool(job.alive) > bool(self.job.alive)
-        if is_given_up or is_old or is_too_hasty:
+        if is_given_up or is_old or is_too_hasty or job.hold != self.job.hold:
             return False
         together = len(self.job.ports | job.ports)
         return all(together <= max(2 * len(one.ports), len(one.ports) + _MORE_PORTS) for one in (job, self.job))
@@ -148,7 +148,7 @@ class AddressScans:
         scan = self._ended.get(address)
         if round_began is None or scan is None or scan.began is None or job.patience > scan.job.patience:
             return None
-        return scan.seen if scan.began >= max(since, round_began) else None
+        return scan.seen if scan.began >= max(since, round_began) and scan.job.hold == job.hold else None
 
     def _is_fresh(self, scan: _Scan) -> bool:
         return scan.began is not None and scan.began >= self._clock() - FRESH
@@ -261,6 +261,17 @@ class AddressScans:
         place.put_back()
         if entry.running is None and not entry.waiting:
             self._addresses.pop(scan.job.addresses[0], None)
+
+
+async def all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) -> list[Observation]:
+    """Run jobs that look again at what was seen just now: with what begins from now on."""
+    since = scans.now()
+    tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
+    try:
+        return [await task for task in tasks]
+    finally:  # one that fails, or a cancellation, ends the others
+        for task in tasks:
+            task.cancel()
 
 
 def _rest(job: ScanJob, address: str, seen: Observation | None) -> ScanJob | None:

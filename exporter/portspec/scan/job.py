@@ -25,7 +25,8 @@ class PortState(enum.StrEnum):
 class Reason(enum.StrEnum):
     """Why nothing can be said of an address, or not of all of it; never the state of a port.
 
-    CUT_OFF: it answered, and then nothing of it did, not even what had answered before.
+    CUT_OFF: it answered, and then nothing of it did, not even what had answered before. ANSWERS_EVERYTHING: somebody
+    answers in its place. CANARY: it fell silent while nothing could be seen that always is.
     """
 
     RESOLVE = "resolve"
@@ -34,6 +35,8 @@ class Reason(enum.StrEnum):
     PERMISSION = "permission"
     TIMEOUT = "timeout"
     CUT_OFF = "cut_off"
+    ANSWERS_EVERYTHING = "answers_everything"
+    CANARY = "canary"
     INTERNAL = "internal"
 
 
@@ -51,7 +54,8 @@ class ScanJob:
 
     `host_rate` is in probes per second over all the addresses (None = no limit); a `pacer` in its stead is for jobs
     about one host that come one after the other. The same `seed` gives the same order of probes. An answer is waited
-    for at least `patience` seconds.
+    for at least `patience` seconds. With a `hold` (only engines that connect know it) a port is open if the connection
+    stays up for so many seconds and the peer takes data then; one that is reset before is closed.
 
     The ports of `first` are asked before the others: those that probably answer, so that it is known early whether the
     address lives. Those of `alive` have answered just now: while they are silent, the silence of no port counts.
@@ -63,6 +67,7 @@ class ScanJob:
     seed: int = 0
     pacer: Pacer | None = field(default=None, compare=False)
     patience: float = 0.0
+    hold: float = 0.0
     first: PortSet = field(default=NO_PORTS, compare=False)
     alive: PortSet = field(default=NO_PORTS, compare=False)
 
@@ -88,8 +93,8 @@ class AddressObservation:
 
     @property
     def is_usable(self) -> bool:
-        """True if what the sets hold counts: all was seen, or the address answered and was cut off later."""
-        return self.failure is None or self.failure.reason is Reason.CUT_OFF
+        """True if what the sets hold counts: all was seen, or some of it before or beside a silence that does not."""
+        return self.failure is None or self.failure.reason in (Reason.CUT_OFF, Reason.CANARY)
 
     @property
     def accepting(self) -> PortSet:

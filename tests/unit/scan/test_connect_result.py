@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 
 from portspec.ports import NO_PORTS, PortSet
@@ -198,3 +201,48 @@ def test_ports_are_not_added_when_an_address_is_done() -> None:
             assert [row.scanned for row in future.result(timeout=PATIENCE).addresses] == [ports, ports]
     finally:
         engine.close()
+
+
+def held(engine: ConnectEngine, address: str, ports: PortSet, hold: float = 0.2) -> AddressObservation:
+    """Connect, and hold what comes about."""
+    job = ScanJob((address,), ports, patience=PATIENCE, hold=hold)
+    return engine.submit(job).result(timeout=PATIENCE).addresses[0]
+
+
+def test_connection_that_stays_up_is_open(engine: ConnectEngine) -> None:
+    """A port whose connection is not reset while it is held is open, and a closed one closed."""
+    address = own_address()
+    with listeners(address, 3) as opened:
+        ports = ports_of(opened)
+        found = held(engine, address, ports)
+    assert (found.open, found.filtered, found.closed) == (ports, NO_PORTS, 0)
+    assert held(engine, address, ports).closed == 3
+
+
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_connection_that_the_peer_ends(engine: ConnectEngine, *, is_reset: bool) -> None:
+    """A port that resets its connections while they are held is closed; one that ends them in order is open."""
+    address = own_address()
+    with listeners(address, 1) as (listener,):
+        future = engine.submit(ScanJob((address,), ports_of([listener]), hold=PATIENCE if is_reset else 0.5))
+        connection = listener.accept()[0]
+        if is_reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        found = future.result(timeout=PATIENCE).addresses[0]
+    assert (found.closed, len(found.open)) == ((1, 0) if is_reset else (0, 1))
+    assert found.answered
+
+
+def test_cancelled_job_lets_go_of_what_it_holds(engine: ConnectEngine) -> None:
+    """Connections that are held end with their job, and no descriptor is left."""
+    address = own_address()
+    with listeners(address, 2) as opened:
+        future = engine.submit(ScanJob((address,), ports_of(opened), hold=PATIENCE))
+        connections = [listener.accept()[0] for listener in opened]
+        future.cancel()
+        for connection in connections:
+            connection.settimeout(PATIENCE)
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+            connection.close()

@@ -19,14 +19,17 @@ from portspec.scan.connect.sockets import (
     NO_DESCRIPTOR,
     NO_RESOURCE,
     QUEUE_EMPTY,
+    RESET_SINCE,
     SO_MEMINFO,
     explain,
     has_source_address,
     icmp_error,
     is_own_address,
+    is_reset,
     is_self_connected,
     open_socket,
     syns_in,
+    takes_data,
 )
 from portspec.scan.job import Failure, Reason
 from portspec.scan.loss import PathLoss
@@ -334,7 +337,7 @@ class ConnectEngine(EngineThread):
             self._lanes.remove(lane)
 
     def _harvest(self, events: list[tuple[int, int]], now: float) -> None:
-        flight, others = self._flights.hasty, self._flights.others
+        flight, others = self._flights.hasty, self._flights.others or self._flights.held
         stats = self.stats
         refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
         closed = 0
@@ -349,6 +352,11 @@ class ConnectEngine(EngineThread):
                     os.eventfd_read(fd)
                 continue  # else an idle socket's late event
             lane, target, sent_at, sock = entry
+            if home is not flight and self._flights.is_held(fd):
+                if is_reset(sock):
+                    self._take_back(fd)
+                    self._settle(lane, target[1], CLOSED)
+                continue
             code = sock.connect_ex(target)
             if code == refused and sock.getsockopt(socket.SOL_SOCKET, meminfo, 4) == empty:
                 # The common case, kept short: closed.
@@ -373,16 +381,7 @@ class ConnectEngine(EngineThread):
     def _harvest_other(self, fd: int, code: int, now: float) -> None:
         lane, target, sent_at, sock = self._flights.home(fd)[fd]
         if code in HANDSHAKE_DONE:
-            to_itself = is_self_connected(sock)
-            self._take_back(fd)
-            if to_itself:
-                lane.again.append(target)
-                return
-            lane.hear(now)
-            lane.rtt = min(lane.rtt, now - sent_at)
-            is_later = bool(lane.attempts.get(target[1]))
-            lane.loss.answered(first=not is_later, later=is_later)
-            self._settle(lane, target[1], OPEN)
+            self._shake_hands(fd, code, now)
             return
         icmp = icmp_error(sock)
         if code == errno.EALREADY and icmp is None:
@@ -405,10 +404,36 @@ class ConnectEngine(EngineThread):
             lane.answered = lane.answered or is_own_word
             self._silent(lane, target, sent_at)
 
+    def _shake_hands(self, fd: int, code: int, now: float) -> None:
+        """Take note of a connection that has come about; it may have been reset since."""
+        lane, target, sent_at, sock = self._flights.home(fd)[fd]
+        hold = 0.0 if lane.main else lane.work.job.hold
+        is_up = code not in RESET_SINCE
+        to_itself = is_self_connected(sock)
+        if hold and is_up and not to_itself:
+            self._flights.hold(fd, hold, now)
+        else:
+            self._take_back(fd)
+        if to_itself:
+            lane.again.append(target)
+            return
+        lane.hear(now)
+        lane.rtt = min(lane.rtt, now - sent_at)
+        is_later = bool(lane.attempts.get(target[1]))
+        lane.loss.answered(first=not is_later, later=is_later)
+        if not hold:
+            self._settle(lane, target[1], OPEN)
+        elif not is_up:
+            self._settle(lane, target[1], CLOSED)
+
     def _expire(self, now: float) -> None:
         for fd, lane, target, sent_at in self._flights.expired(self.timeout, now):
             self._take_back(fd)
             self._silent(lane, target, sent_at)
+        for fd, lane, target in self._flights.stayed(now):
+            state = OPEN if takes_data(self._flights.home(fd)[fd][3]) else FILTERED
+            self._take_back(fd)
+            self._settle(lane, target[1], state)
 
     def _silent(self, lane: Lane, target: Target, sent_at: float) -> None:
         if lane.main:  # a control has one try

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 SO_MEMINFO = 55  # asm-generic/socket.h
 QUEUE_EMPTY = b"\0\0\0\0"  # the first word of SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC
 
-HANDSHAKE_DONE = {0, errno.EISCONN, errno.ECONNRESET, errno.EPIPE}
+RESET_SINCE = {errno.ECONNRESET, errno.EPIPE}
+HANDSHAKE_DONE = {0, errno.EISCONN, *RESET_SINCE}
 NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 NO_RESOURCE = {errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, *NO_DESCRIPTOR}
 
 _IP_RECVERR = 11  # linux/in.h
 _IPV6_RECVERR = 25  # linux/in6.h
+_WINDOW_AT = 228  # linux/tcp.h: tcp_info.tcpi_snd_wnd
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # linux/errqueue.h, then the offender's sockaddr
 _ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
@@ -75,6 +77,20 @@ def is_self_connected(sock: socket.socket) -> bool:
         return bool(sock.getsockname() == sock.getpeername())
     except OSError:  # reset in the meantime
         return False
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Tell whether a connection that had come about is over since the peer reset it."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+def takes_data(sock: socket.socket) -> bool:
+    """Tell whether the peer of a connection has opened its window; a SYN proxy does so once its backend has answered.
+
+    True where the kernel does not say (tcp_info has the peer's window since Linux 5.4).
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WINDOW_AT + 4)
+    return len(info) < _WINDOW_AT + 4 or struct.unpack_from("=I", info, _WINDOW_AT)[0] > 0
 
 
 def icmp_error(sock: socket.socket) -> IcmpError | None:
