@@ -1,0 +1,185 @@
+"""What tells that an address answers for ports that are not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
+from portspec.scan import AddressObservation, Failure, Reason
+from portspec.scan.decoys import (
+    DECOYS,
+    LEAST_SCANNED,
+    LOWEST,
+    answers_everything,
+    covers_most,
+    draw,
+    is_doubtful,
+    of_cut_off,
+    unseen,
+    without_disguise,
+)
+from portspec.services import name_of
+from tests.unit.factories import ADDRESS, MODEST, seen
+
+PORT = st.integers(1, 65535)
+PORTS = st.lists(st.tuples(PORT, PORT), max_size=20).map(
+    lambda pairs: PortSet.of_ranges((min(pair), max(pair)) for pair in pairs)
+)
+SSH = PortSet.of([22])
+
+
+def observation(scanned: PortSet, is_open: PortSet) -> AddressObservation:
+    """Make an observation of some ports, of which some are open and the others closed."""
+    return AddressObservation(ADDRESS, scanned, is_open & scanned, answered=True)
+
+
+@MODEST
+@given(but=PORTS, seed=st.integers())
+def test_drawn_ports_are_those_of_nobody(but: PortSet, seed: int) -> None:
+    """Four ports are drawn or none; none is scanned, expected, allowed, low, or the port of a known service."""
+    drawn = draw(but, random.Random(seed))  # noqa: S311
+    assert len(drawn) in {0, DECOYS}
+    assert not drawn & but
+    assert all(port >= LOWEST and name_of(port) is None for port in drawn)
+    assert len(but) > 30_000 or drawn
+
+
+def test_ports_are_drawn_anew_each_time() -> None:
+    """No two scans ask the same ports."""
+    rng = random.Random(1)  # noqa: S311
+    assert len({draw(SSH, rng) for _ in range(100)}) == 100
+
+
+def test_nothing_is_drawn_where_everything_is_scanned() -> None:
+    """Where no port is left none is drawn."""
+    assert draw(ALL_PORTS, random.Random(1)) == NO_PORTS  # noqa: S311
+
+
+@pytest.mark.parametrize(
+    ("item", "known", "is_so"),
+    [
+        (seen(is_open=[22], scanned=[22, 80]), SSH, False),
+        (seen(scanned=[22, 80]), SSH, False),
+        (seen(is_open=[22], scanned=[22]), SSH, True),
+        (seen(is_open=[22, 80], scanned=[22, 80]), SSH, True),
+        (seen(is_open=[22, 80], scanned=range(1, 101)), SSH, False),
+        (seen(is_open=range(1, 18), scanned=range(1, 101)), SSH, True),
+        (seen(is_open=range(1, 101), scanned=range(1, 101)), PortSet(((1, 40_000),)), False),
+        (seen(reason=Reason.NO_ROUTE), SSH, False),
+    ],
+    ids=["shut", "nothing open", "only known", "all open", "few open", "many open", "may be open", "unseen"],
+)
+def test_address_that_is_shut_where_it_should_be_is_not_doubted(
+    item: AddressObservation, known: PortSet, *, is_so: bool
+) -> None:
+    """An address is asked more only if it is open on many ports, or most of those that should be shut."""
+    assert is_doubtful(item, known) is is_so
+
+
+@MODEST
+@given(scanned=PORTS, known=PORTS, seed=st.integers())
+def test_address_that_answers_everything_is_found(scanned: PortSet, known: PortSet, seed: int) -> None:
+    """Whatever is scanned, an address with every port open is doubted and found, unless it may have most ports open.
+
+    It is not found only where nearly all ports are known or scanned, and hardly any of the scanned ones should be shut.
+    """
+    everything = observation(scanned, scanned)
+    if covers_most(known) or not scanned:
+        assert not is_doubtful(everything, known)
+        return
+    assert is_doubtful(everything, known)
+    drawn = draw(scanned | known, random.Random(seed))  # noqa: S311
+    found = answers_everything(everything, known, observation(drawn, drawn))
+    assert bool(found) is (bool(drawn) or len(scanned - known) >= LEAST_SCANNED)
+
+
+@MODEST
+@given(scanned=PORTS, known=PORTS, is_open=PORTS, seed=st.integers())
+def test_host_that_is_shut_on_what_is_drawn_is_itself(
+    scanned: PortSet, known: PortSet, is_open: PortSet, seed: int
+) -> None:
+    """An address is not taken for another's if the drawn ports are shut and half of those that should be shut, too."""
+    drawn = draw(scanned | known, random.Random(seed))  # noqa: S311
+    item = observation(scanned, is_open)
+    found = answers_everything(item, known, observation(drawn, NO_PORTS))
+    assert (found is None) or 2 * len(item.open - known) > len(scanned - known) >= LEAST_SCANNED
+
+
+def test_evidence_is_told() -> None:
+    """The failure says how many of the drawn and of the scanned ports answered."""
+    item = seen(scanned=range(1, 1001), is_open=range(1, 999))
+    drawn = [2001, 3001, 4001, 5001]
+    assert answers_everything(item, SSH, seen(scanned=drawn, is_open=drawn)) == Failure(
+        Reason.ANSWERS_EVERYTHING,
+        "192.0.2.1: 4 of 4 ports drawn at random answered, and 998 of 1,000 scanned: "
+        "a firewall or a proxy (SYN proxy, tarpit) answers in its place",
+    )
+    failure = answers_everything(item, SSH)
+    assert failure is not None
+    assert failure.detail.startswith("192.0.2.1: 998 of 1,000 scanned ports answered: a firewall")
+
+
+@pytest.mark.parametrize(("answering", "is_so"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
+def test_most_of_the_drawn_ports_must_answer(answering: int, *, is_so: bool) -> None:
+    """One port that happens to be open, or two, tell nothing."""
+    drawn = [2001, 3001, 4001, 5001]
+    decoys = seen(scanned=drawn, is_open=drawn[:answering])
+    assert bool(answers_everything(seen(is_open=[22], scanned=[22]), SSH, decoys)) is is_so
+
+
+def test_connections_tell_what_is_open() -> None:
+    """Ports whose connection stays up are open, the reset ones closed, and the others filtered."""
+    item = seen(scanned=range(1, 201), is_open=range(1, 201), rtt=0.1)
+    drawn = [2001, 3001, 4001, 5001]
+    connected = seen(scanned=[*range(1, 201), *drawn], is_open=[22, 80], filtered=[81, 3001])
+    found = without_disguise(item, SSH, seen(scanned=drawn, is_open=drawn), connected)
+    assert found is not None
+    assert (found.scanned, found.open, found.filtered) == (item.scanned, PortSet.of([22, 80]), PortSet.of([81]))
+    assert (found.closed, found.rtt, found.failure) == (197, 0.1, None)
+
+
+@pytest.mark.parametrize(
+    "connected",
+    [
+        seen(scanned=[22, 80, 2001, 3001, 4001, 5001], is_open=[22, 2001, 3001, 4001]),
+        seen(scanned=[22, 80, 2001, 3001, 4001, 5001]),
+        seen(reason=Reason.LOCAL_LIMIT),
+    ],
+    ids=["stay up everywhere", "stay up nowhere", "none made"],
+)
+def test_connections_that_tell_nothing(connected: AddressObservation) -> None:
+    """Where connections stay up on ports that cannot be open, or on none, nothing is known."""
+    drawn = [2001, 3001, 4001, 5001]
+    item = seen(scanned=[22, 80], is_open=[22, 80])
+    assert without_disguise(item, SSH, seen(scanned=drawn, is_open=drawn), connected) is None
+
+
+def test_no_port_of_an_unseen_address_is_told() -> None:
+    """What an impostor answered is forgotten, but for that something answered."""
+    item = seen(scanned=range(1, 1001), is_open=range(1, 1001), rtt=0.1)
+    failure = Failure(Reason.ANSWERS_EVERYTHING, "why")
+    assert unseen(item, failure) == dataclasses.replace(item, scanned=NO_PORTS, open=NO_PORTS, failure=failure)
+
+
+@pytest.mark.parametrize(
+    ("reason", "known", "is_so"),
+    [
+        (Reason.CUT_OFF, SSH, True),
+        (Reason.NO_ROUTE, SSH, False),
+        (None, SSH, False),
+        (Reason.CUT_OFF, PortSet(((1, 40_000),)), False),
+    ],
+    ids=["cut off", "unseen", "seen", "may be open"],
+)
+def test_address_that_answered_everything_until_it_was_cut_off(
+    reason: Reason | None, known: PortSet, *, is_so: bool
+) -> None:
+    """What was seen until an address was cut off counts, unless all of it answered: then nothing is known."""
+    failure = Failure(reason, "why") if reason else None
+    item = dataclasses.replace(seen(scanned=range(1, 1001), is_open=range(1, 1001)), failure=failure)
+    assert bool(of_cut_off(item, known)) is is_so
