@@ -70,11 +70,13 @@ def target(
     labels: Mapping[str, str] | None = None,
     address: str | None = ADDRESS,
     exceptions: Iterable[PortException] = (),
+    is_canary: bool = False,
 ) -> Target:
     """Make a target; `scan` are its scanports, to which its specification is added."""
     specification = Specification(PortSet.of(expect), PortSet.of(allow))
     ports = PortSet.of(scan) | specification.expect | specification.allow
-    config = HostConfig(host, specification, ports, interval, MappingProxyType(dict(labels or {})))
+    labels = MappingProxyType(dict(labels or {}))
+    config = HostConfig(host, specification, ports, interval, labels, is_canary=is_canary)
     return Target(host, config, address, tuple(exceptions))
 
 

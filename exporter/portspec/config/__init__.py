@@ -28,7 +28,7 @@ from portspec.config.model import (
     Specification,
     VulnerabilityException,
 )
-from portspec.config.schema import ConfModel, ModuleModel, describe, misspelt, plain_host_path, respelt
+from portspec.config.schema import ConfModel, EntryModel, ModuleModel, describe, misspelt, plain_host_path, respelt
 from portspec.config.source import Source, read
 from portspec.config.trust import trusted_files
 from portspec.errors import ConfigError
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from portspec.config.fields import HostModel
     from portspec.config.source import KeyPath
 
 __all__ = [
@@ -143,6 +142,8 @@ def _check_hosts(source: Source, hosts: dict[str, Any]) -> None:
             source.problem(
                 ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
             )
+        if isinstance(host, dict) and "/" in str(name) and host.get("canary"):
+            source.problem(("hosts", name, "canary"), "a canary is one host; name one address of the network")
 
 
 def _has_ports(raw: dict[str, Any], *keys: str) -> bool:
@@ -213,7 +214,9 @@ def _module(name: str, module: ModuleModel, scanports: PortSet) -> Module:
     return Module(name, specification, _unite(own, specification), module.engine)
 
 
-def _host(name: str, host: HostModel, scanports: PortSet, interval: float, unite: Callable[..., PortSet]) -> HostConfig:
+def _host(
+    name: str, host: EntryModel, scanports: PortSet, interval: float, unite: Callable[..., PortSet]
+) -> HostConfig:
     specification = Specification(_union(host.expect), _union(host.allow))
     own = scanports if host.scanports is None else _union(host.scanports)
     return HostConfig(
@@ -223,6 +226,7 @@ def _host(name: str, host: HostModel, scanports: PortSet, interval: float, unite
         interval=host.interval or interval,
         labels=MappingProxyType(dict(sorted(host.labels.items()))),
         must_report=host.audit,
+        is_canary=host.canary,
     )
 
 

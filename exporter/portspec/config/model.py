@@ -32,7 +32,8 @@ class HostConfig:
     """One entry under `hosts`: a name, an address, or a CIDR each address of which is a host.
 
     `ports` are those to scan: the host's `scanports` and everything in its specification.
-    `interval` is in seconds. A host that `must_report` is on the roster of audits.
+    `interval` is in seconds. A host that `must_report` is on the roster of audits. Of a canary an expected port is
+    always to be seen.
     """
 
     name: str
@@ -41,6 +42,7 @@ class HostConfig:
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     must_report: bool = False
+    is_canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationInfo, field_validator
 
 from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
@@ -80,6 +80,19 @@ class ModuleModel(_Strict):
     engine: EngineName = "auto"
 
 
+class EntryModel(HostModel):
+    """An entry of `hosts`."""
+
+    canary: Flag = False
+
+    @field_validator("canary")
+    @classmethod
+    def _has_an_answer(cls, canary: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic calls it so
+        if canary and info.data.get("expect") == []:
+            raise ValueError("a canary needs an expected port by which it can be seen; add expect")
+        return canary
+
+
 def _host(value: object) -> object:
     return value if isinstance(value, dict) else {"expect": _host_ports(value)}
 
@@ -102,7 +115,7 @@ class ConfModel(_Strict, MailModel):
     ipv6: Flag = False
     parallelscans: Annotated[int, whole(1, 10_000)] = 10
     hosts: Annotated[
-        dict[Annotated[str, AfterValidator(check_host)], Annotated[HostModel, BeforeValidator(_host)]],
+        dict[Annotated[str, AfterValidator(check_host)], Annotated[EntryModel, BeforeValidator(_host)]],
         BeforeValidator(_none_as_no_hosts),
     ] = {}
     scanports: Ports = []
@@ -122,7 +135,7 @@ class ConfModel(_Strict, MailModel):
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): ConfModel,
-    ("hosts", "*"): HostModel,
+    ("hosts", "*"): EntryModel,
     ("scan",): ScanModel,
     ("audit",): AuditModel,
     ("exceptions",): ExceptionModel,

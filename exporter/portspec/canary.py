@@ -1,0 +1,184 @@
+"""Canaries: hosts with a known answer. While none of them can be seen, silence of others is not believed.
+
+A host that falls silent and a cable that is pulled look the same. So before a host is judged by silence a canary is
+looked at: at one that was seen since, if it is new that the host is silent, else at one that was seen a while ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.clock import SystemClock
+from portspec.ports import NO_PORTS, PortSet
+from portspec.scan import Failure, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from portspec.clock import Clock
+    from portspec.inventory import Target
+    from portspec.scan import AddressObservation
+
+    SeesCanary = Callable[[Target], Awaitable[bool]]
+
+FRESH: Final = 30.0  # seconds for which a look is recent; while no canary can be seen one is looked at as often
+PAUSE: Final = 1.0  # seconds between two looks at least, whoever asks
+_NAMED = 3  # canaries in a message
+
+_log = log.get("canary")
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look at a canary, by the clock in seconds, and whether it was seen."""
+
+    began: float
+    ended: float
+    is_seen: bool
+
+
+class Canaries:
+    """Knows whether a canary can be seen, and looks when nobody did so recently. For one event loop.
+
+    Whoever asks at the same time shares a look. `on_return` is called when a canary is seen again after none was.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.on_return: Callable[[], object] = lambda: None
+        self._clock = clock or SystemClock()
+        self._targets: tuple[Target, ...] = ()
+        self._looks: dict[str, _Look] = {}  # the last one, by host
+        self._began = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    def watch(self, targets: Iterable[Target]) -> None:
+        """Go on with these canaries; without one all silence is believed."""
+        self._targets = tuple(targets)
+        hosts = {target.host for target in self._targets}
+        self._looks = {host: look for host, look in self._looks.items() if host in hosts}
+
+    def __bool__(self) -> bool:
+        """Tell whether there are canaries."""
+        return bool(self._targets)
+
+    def now(self) -> float:
+        """Give the time in seconds by which looks are meant."""
+        return self._clock.now()
+
+    @property
+    def is_seen(self) -> bool | None:
+        """Whether a canary was seen at the last look; None as long as nobody knows, and without canaries."""
+        looks = [self._looks.get(target.host) for target in self._targets]
+        if any(look and look.is_seen for look in looks):
+            return True
+        return False if looks and all(looks) else None
+
+    def note(self, host: str, *, began: float, is_seen: bool) -> None:
+        """Take note of a look at a host that began at a time of now(); of no consequence unless it is a canary."""
+        if not any(target.host == host for target in self._targets):
+            return
+        before = self.is_seen
+        self._looks[host] = _Look(began, self._clock.now(), is_seen)
+        if before is not False and self.is_seen is False:
+            _log.warning("no canary can be seen: nothing that falls silent is believed", canaries=self._names())
+        elif before is False and self.is_seen:
+            _log.info("a canary is seen again", canary=host)
+            self.on_return()
+
+    async def missed(self, sees: SeesCanary, since: float) -> Failure | None:
+        """Give the failure of what is silent if no canary can be seen, else None.
+
+        A canary counts as seen if it was by a look that began at `since`, a time of now(), or later. Without such a
+        look one is made with `sees`.
+        """
+        while self._targets:
+            if any(look.is_seen and look.began >= since for look in self._looks.values()):
+                return None
+            recent = self._clock.now() - FRESH
+            if self.is_seen is False and all(look.ended >= recent for look in self._looks.values()):
+                self._follow(sees)
+                return self._failure()
+            await self._share(sees)
+        return None
+
+    def _failure(self) -> Failure:
+        return Failure(Reason.CANARY, f"no canary can be seen ({self._names()}): nothing that falls silent is believed")
+
+    def _names(self) -> str:
+        hosts = [target.host for target in self._targets]
+        more = f" and {len(hosts) - _NAMED} more" if len(hosts) > _NAMED else ""
+        return f"{', '.join(hosts[:_NAMED])}{more}"
+
+    async def _share(self, sees: SeesCanary) -> None:
+        """Wait for the look that is made now, or make one."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(sees))
+        await asyncio.shield(self._looking)  # who gives up waiting ends it for nobody else
+
+    async def _look(self, sees: SeesCanary) -> None:
+        """Look at all canaries until one is seen."""
+        if (wait := self._began + PAUSE - self._clock.now()) > 0:
+            await self._clock.sleep(wait)
+        self._began = began = self._clock.now()
+        looks = {asyncio.create_task(self._see(sees, target)): target for target in self._targets}
+        try:
+            for finished in asyncio.as_completed(looks):
+                host, is_seen = await finished
+                self.note(host, began=began, is_seen=is_seen)
+                if is_seen:
+                    return
+        finally:
+            for look in looks:
+                look.cancel()
+
+    @staticmethod
+    async def _see(sees: SeesCanary, target: Target) -> tuple[str, bool]:
+        try:
+            return target.host, await sees(target)
+        except Exception:  # noqa: BLE001 - a look that fails has seen nothing
+            _log.exception("the look at a canary crashed", canary=target.host)
+            return target.host, False
+
+    def _follow(self, sees: SeesCanary) -> None:
+        """Look again from time to time until a canary is seen, for nobody asks about hosts that answer."""
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._look_until_seen(sees))
+
+    async def _look_until_seen(self, sees: SeesCanary) -> None:
+        while self.is_seen is False:
+            await self._clock.sleep(FRESH)
+            await self._share(sees)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The `ports` of an address on whose silence a verdict would rest; it is new if an earlier scan has heard them."""
+
+    ports: PortSet
+    is_new: bool
+
+
+def silence(item: AddressObservation, expect: PortSet, before: AddressObservation | None) -> Silence | None:
+    """Give the silence of an address on which a verdict would rest; None if there is none.
+
+    That is the silence of all its ports, and of those that it is expected to have open, or had `before`; and whatever
+    an address that was cut off would have said.
+    """
+    if item.failure:
+        return Silence(NO_PORTS, is_new=True) if item.failure.reason is Reason.CUT_OFF else None
+    if before and not before.is_usable:
+        before = None
+    if item.filtered and not item.answered:
+        return Silence(item.filtered, is_new=before is None or bool(before.failure) or before.answered)
+    ports = item.filtered & (expect | (before.accepting if before else NO_PORTS))
+    return Silence(ports, is_new=before is None or not ports <= before.filtered) if ports else None
+
+
+def disbelieved(item: AddressObservation, silent: Silence, failure: Failure) -> AddressObservation:
+    """Take what is silent out of an observation: nothing is known of it, for that reason. What answered stays."""
+    ports = silent.ports
+    return replace(item, scanned=item.scanned - ports, filtered=item.filtered - ports, failure=failure)
