@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import time
@@ -13,9 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
 from portspec.errors import NoThreadError
+from portspec.canary import FRESH as LOOKED_RECENTLY
+from portspec.canary import disbelieved, silence
 from portspec.limit import Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
+from portspec.scan.addresses import FRESH, all_of
+from portspec.scan.impostors import Impostors, patience
 from portspec.scan.pacing import Pacer
 from portspec.snapshot import ScanResult
 from portspec.threads import computed
@@ -24,10 +27,10 @@ from portspec.verdict import Kind, Verdict, excepted_ports, judge, missing, unex
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from portspec.canary import Canaries
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
     from portspec.limit import Limit
-    from portspec.scan import Observation
     from portspec.scan.addresses import AddressScans
     from portspec.verdict import Deviation, Judgement
 
@@ -39,26 +42,26 @@ _MANY = 2000  # ports: a few milliseconds
 _SAMPLE = 8  # ports that tell whether an address still answers,
 _QUESTIONS = 3  # and how often they are asked at most
 _CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
-# How long a connection that confirms is waited for, at least: seconds, in which the kernel repeats its SYN twice (it
-# must be as hard to overlook an open port as it was to find it), and round-trip times.
-_LEAST_PATIENCE = 3.5
-_PATIENCE = 3.0
 
 
 class Examiner:
     """Examines hosts, as many of them scanned at a time as `parallel` has places; names are resolved outside of it.
 
     A deviation counts once it was seen `confirm` times, the repeats being made at once. With a `confirmer`, open ports
-    that would be a deviation are connected to with that engine before they count; that is one of the repeats.
+    that would be a deviation are connected to with that engine before they count; that is one of the repeats. Of an
+    address that answers everything `connections`, by default the confirmer's, tell what is open. What falls silent
+    while none of the `canaries` can be seen is not believed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - half of them are what tests replace
         self,
         scans: AddressScans,
         resolver: Resolver,
         parallel: Limit,
         *,
         confirmer: AddressScans | None = None,
+        connections: AddressScans | None = None,
+        canaries: Canaries | None = None,
         confirm: int = 1,
         host_rate: float | None = None,
         rng: random.Random | None = None,
@@ -66,11 +69,14 @@ class Examiner:
     ) -> None:
         self._scans = scans
         self._confirmer = confirmer
+        self._canaries = canaries
+        self._impostors = Impostors(scans, connections or confirmer)
         self._repeats = {Kind.MISSING: confirm - 1, Kind.UNEXPECTED: confirm - 1 - bool(confirmer)}
         self._resolver = resolver
         self._parallel = parallel
         self._host_rate = host_rate
         self._rng = rng or random.Random()  # noqa: S311 - the order of probes is no secret
+        self._secret = self._rng.getrandbits(64)
         self._wall_clock = wall_clock
         self.ports_started = 0  # of the hosts whose scan has begun, once for each host
 
@@ -109,6 +115,7 @@ class Examiner:
         now() or later. An urgent host is scanned before those that wait and are not urgent. `on_shared` is called when
         the host waits for the scans of others only.
         """
+        began = self._canaries.now() - FRESH if self._canaries else 0.0
         try:
             result = await self._examine(
                 target,
@@ -118,6 +125,7 @@ class Examiner:
                 round_began=round_began,
                 silenced=silenced,
                 on_shared=on_shared,
+                began=began,
             )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
         except NoThreadError as error:
@@ -182,13 +190,16 @@ class Examiner:
         known = specification.expect | specification.allow
         job = ScanJob((), NO_PORTS, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
         again, _ = await self._look_again(job, place, seen, asked)
+        unmasked = await self._impostors.unmask(tuple(again.values()), known, job, place, job.seed)
+        again = {item.address: item for item in unmasked.addresses}
         if any(item.address in again and again[item.address].answered and not item.answered for item in seen):
             return None
         if self._confirmer:
             # Of the ports that go along only the known ones are asked by connecting, as one that must answer.
-            heard = tuple(replace(item, open=item.open & (asked[item.address] | known)) for item in again.values())
+            heard = [item for item in again.values() if item.address not in unmasked.by_connection]
+            heard = [replace(item, open=item.open & (asked[item.address] | known)) for item in heard]
             confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard)
-            again = {item.address: item for item in confirmed}
+            again |= {item.address: item for item in confirmed}
         return tuple(
             _rechecked(item, asked[item.address], again[item.address]) if item.address in again else item
             for item in seen
@@ -204,6 +215,7 @@ class Examiner:
         round_began: float | None,
         silenced: Collection[str],
         on_shared: Callable[[], object],
+        began: float,
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
         addresses: tuple[str, ...] = (target.address,) if target.address else ()
@@ -237,18 +249,89 @@ class Examiner:
                 )
                 seen, duration = observation.addresses, observation.duration
                 place.is_urgent = True  # a host that was seen in part goes before those that were not looked at yet
-                for number in range(max(self._repeats.values())):
-                    kinds = [kind for kind, repeats in self._repeats.items() if number < repeats]
-                    seen, more = await self._repeat(specification, job, place, seen, kinds, earlier)
-                    duration += more
-                if self._confirmer:
-                    seen, more = await self._confirm(self._confirmer, specification, job, place, seen)
-                    duration += more
+                # the same ports for all hosts of a round, so that names of one address share them
+                seed = job.seed if round_began is None else f"{self._secret}/{round_began}"
+                seen, more = await self._settle(specification, job, place, seen, earlier, seed)
+                duration += more
         seen = tuple(_still_silent(item) if item.address in silenced else item for item in seen)
+        if self._canaries:
+            is_seen = any(item.accepting & specification.expect for item in seen)
+            self._canaries.note(target.host, began=began, is_seen=is_seen)
+            seen = await self._believe(self._canaries, specification, seen, earlier, silenced)
         now = self._wall_clock()
         excepted = excepted_ports(target.exceptions, now)
         judgement = await _apart(seen, partial(judge, seen, specification, failure, excepted))
         return ScanResult(seen, judgement, now, duration)
+
+    async def _believe(
+        self,
+        canaries: Canaries,
+        specification: Specification,
+        seen: tuple[AddressObservation, ...],
+        earlier: ScanResult | None,
+        silenced: Collection[str],
+    ) -> tuple[AddressObservation, ...]:
+        """Forget what is silent if no canary can be seen, but for addresses that were `silenced` before."""
+        before = {item.address: item for item in (earlier.addresses if earlier else ())}
+        found = {
+            item.address: silent
+            for item in seen
+            if not (item.failure and item.address in silenced)
+            and (silent := silence(item, specification.expect, before.get(item.address)))
+        }
+        if not found:
+            return seen
+        is_new = any(silent.is_new for silent in found.values())
+        failure = await canaries.missed(self._sees, canaries.now() - (0.0 if is_new else LOOKED_RECENTLY))
+        if failure is None:
+            return seen
+        return tuple(
+            disbelieved(item, found[item.address], failure) if item.address in found else item for item in seen
+        )
+
+    async def _sees(self, canary: Target) -> bool:
+        """Tell whether any expected port of a canary is open now."""
+        addresses: tuple[str, ...] = (canary.address,) if canary.address else ()
+        if not addresses:
+            addresses = (await self._resolver.resolve(canary.host)).addresses
+        job = ScanJob(
+            addresses,
+            canary.config.specification.expect,
+            seed=self._rng.getrandbits(64),
+            pacer=Pacer(self._host_rate),
+        )
+        with contextlib.closing(Place(self._parallel, is_urgent=True)) as place:
+            observation = await self._scans.scan(job, place, since=self._scans.now())
+        return any(item.open for item in observation.addresses)
+
+    async def _settle(
+        self,
+        specification: Specification,
+        job: ScanJob,
+        place: Place,
+        seen: tuple[AddressObservation, ...],
+        earlier: ScanResult | None,
+        seed: int | str,
+    ) -> tuple[tuple[AddressObservation, ...], float]:
+        """Look behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
+
+        Gives what is known then, and the seconds it took.
+        """
+        known = specification.expect | specification.allow
+        unmasked = await self._impostors.unmask(seen, known, job, place, seed)
+        duration = unmasked.duration
+        found = {item.address: item for item in unmasked.addresses}
+        # a SYN would be answered again by whoever answers everything
+        rest = tuple(item for item in found.values() if item.address not in unmasked.by_connection)
+        for number in range(max(self._repeats.values())):
+            kinds = [kind for kind, repeats in self._repeats.items() if number < repeats]
+            rest, more = await self._repeat(specification, job, place, rest, kinds, earlier)
+            duration += more
+        if self._confirmer:
+            rest, more = await self._confirm(self._confirmer, specification, job, place, rest)
+            duration += more
+        found |= {item.address: item for item in rest}
+        return tuple(found.values()), duration
 
     async def _repeat(
         self,
@@ -288,7 +371,7 @@ class Examiner:
                 # An address that was cut off is not waited for again.
                 alive = NO_PORTS if item.failure else _answering(item, ports)
                 jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
-        answers = await _all_of(self._scans, place, jobs)
+        answers = await all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
         return again, max((answer.duration for answer in answers), default=0.0)
 
@@ -298,12 +381,12 @@ class Examiner:
         specification: Specification,
         job: ScanJob,
         place: Place,
-        seen: tuple[AddressObservation, ...],
+        seen: Sequence[AddressObservation],
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
         known = specification.expect | specification.allow
         questions = {item.address: question for item in seen if (question := _question(item, known, job))}
-        answers = await _all_of(confirmer, place, questions.values())
+        answers = await all_of(confirmer, place, questions.values())
         connected = {found.address: found for answer in answers for found in answer.addresses}
         duration = max((answer.duration for answer in answers), default=0.0)
         # Where nothing is heard of connections: are SYNs still answered?
@@ -314,7 +397,7 @@ class Examiner:
             jobs = [
                 replace(questions[address], ports=_sample(questions[address].ports), patience=0.0) for address in asked
             ]
-            answers = await _all_of(self._scans, place, jobs)
+            answers = await all_of(self._scans, place, jobs)
             again |= {found.address: found for answer in answers for found in answer.addresses}
             duration += max((answer.duration for answer in answers), default=0.0)
         confirmed = tuple(
@@ -345,17 +428,6 @@ async def _apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: C
     """Do what takes long for a machine that answers on all its ports beside the event loop."""
     size = sum(max(len(item.scanned) - item.closed, 0) if isinstance(item, AddressObservation) else 1 for item in of)
     return work() if size <= _MANY else await computed(work)
-
-
-async def _all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) -> list[Observation]:
-    """Run jobs that look again at what was seen just now: with what begins from now on."""
-    since = scans.now()
-    tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
-    try:
-        return [await task for task in tasks]
-    finally:  # one that fails, or a cancellation, ends the others
-        for task in tasks:
-            task.cancel()
 
 
 def _sample(ports: PortSet) -> PortSet:
@@ -419,8 +491,7 @@ def _question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob
         return None
     closed = item.scanned - item.open - item.filtered
     control = PortSet.of(islice(item.open & known or closed, 1))
-    patience = max(_LEAST_PATIENCE, _PATIENCE * (item.rtt or 0.0))
-    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience)
+    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience(item))
 
 
 def _confirmed(

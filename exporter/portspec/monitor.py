@@ -19,6 +19,7 @@ from portspec.lapse import are_others, is_outdated
 from portspec.limit import Limit
 from portspec.looks import Looks
 from portspec.ports import PortSet
+from portspec.scan import Reason
 from portspec.schedule import JITTER, MAX_JITTER, Look, jitter
 from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.verdict import Verdict
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JITTER", "LONGEST_LOOK_AWAY", "MAX_JITTER", "Monitor", "SystemClock"]
 
+AFTER_RETURN = 1.0  # seconds until hosts are looked at whose silence was not believed
 _LONGEST_PORTS = 200  # characters
 
 _log = log.get("monitor")
@@ -202,6 +204,13 @@ class Monitor:
             return False
         self._begin([target])
         return True
+
+    def look_at_unbelieved(self) -> None:
+        """Have the hosts scanned soon whose silence was not believed, now that a canary is seen again."""
+        for state in self._states():
+            failure = state.latest.judgement.failure if state.latest else None
+            if failure and failure.reason is Reason.CANARY:
+                self._looks.put(state.target, Look.SCAN, AFTER_RETURN)
 
     def _regroup(self) -> set[float]:
         """Sort the targets into groups; gives the intervals of the groups that begin."""

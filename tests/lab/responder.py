@@ -21,8 +21,11 @@ with it. Ports that are not named are closed; answers are sent ``delay`` seconds
 ``extended``
     as ``icmp``, with hop-by-hop and destination options before what it answers by IPv6
 ``accepting``, ``refusing``, ``ignoring``
-    a SYN-ACK on every port to whom sends a SYN with no more than one option, as scanners do; others, who want to
-    connect, get the same, an RST, or nothing. Firewalls that answer for others look like that.
+    a SYN-ACK on every port, or on the open ones if there are some, to whom sends a SYN with no more than one option,
+    as scanners do; others, who want to connect, get the same, an RST, or nothing. Firewalls that answer for others
+    look like that.
+``proxying``
+    a SYN-ACK on every port, as a SYN proxy: connections to ports that are not open are reset once they have come about
 
 An answer is only given to a packet whose checksums are right.
 """
@@ -77,7 +80,7 @@ def extended(data: bytes) -> bytes:
 
 
 class Syn:
-    """A SYN as it was received, and the answers to it."""
+    """A SYN, or the ACK that follows it, as it was received, and the answers to it."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -86,6 +89,7 @@ class Syn:
         self.source, self.own = (data[12:16], data[16:20]) if self.is_ip4 else (data[8:24], data[24:40])
         self.source_port, self.port, self.sequence = struct.unpack_from("!HHI", data, self.start)
         self.header = (data[self.start + 12] >> 4) * 4
+        self.flags = data[self.start + 13]
 
     def is_right(self) -> bool:
         """Tell whether the checksums are right."""
@@ -98,6 +102,12 @@ class Syn:
         sequence = _SEQUENCE if flags & _SYN else 0
         acknowledged = (self.sequence + counted) & 0xFFFFFFFF
         tcp = struct.pack("!HHIIBBHHH", self.port, self.source_port, sequence, acknowledged, 0x50, flags, 1000, 0, 0)
+        right = checksum(self.own + self.source + struct.pack("!HH", _TCP, len(tcp)) + tcp)
+        return packet(self.own, self.source, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
+
+    def reset(self) -> bytes:
+        """Make the RST that ends a connection whose handshake this segment completes."""
+        tcp = struct.pack("!HHIIBBHHH", self.port, self.source_port, _SEQUENCE + 1, 0, 0x50, _RST, 0, 0, 0)
         right = checksum(self.own + self.source + struct.pack("!HH", _TCP, len(tcp)) + tcp)
         return packet(self.own, self.source, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
 
@@ -128,7 +138,11 @@ class Host:
         return self._ordinary(syn)
 
     def _ordinary(self, syn: Syn) -> list[bytes]:
-        if self._kind in {"accepting", "refusing", "ignoring"}:
+        if syn.flags == _ACK:
+            return [syn.reset()] if self._kind == "proxying" and syn.port not in self._open else []
+        if self._kind == "proxying":
+            return [syn.answer(_SYN | _ACK)]
+        if self._kind in {"accepting", "refusing", "ignoring"} and (syn.port in self._open or not self._open):
             if self._kind == "accepting" or syn.header <= _SCANNERS_HEADER:
                 return [syn.answer(_SYN | _ACK)]
             return [syn.answer(_RST | _ACK)] if self._kind == "refusing" else []
@@ -169,7 +183,7 @@ def serve(device: int, hosts: dict[bytes, Host]) -> None:
         for data in received(device):
             host = hosts.get(data[16:20] if data[0] >> 4 == 4 else data[24:40])
             start = 20 if data[0] >> 4 == 4 else 40
-            if host is None or data[9 if start == 20 else 6] != _TCP or data[start + 13] != _SYN:
+            if host is None or data[9 if start == 20 else 6] != _TCP or data[start + 13] not in {_SYN, _ACK}:
                 continue
             syn = Syn(data)
             if not syn.is_right():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from portspec.canary import Canaries
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
 from portspec.limit import Limit
@@ -15,7 +16,17 @@ from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, PortState, Reason
 from portspec.scan.addresses import AddressScans
 from portspec.verdict import Judgement, Kind, Verdict
-from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, exception, seen, settle, target
+from tests.unit.factories import (
+    NOW,
+    ManualClock,
+    ScriptedEngine,
+    ScriptedResolver,
+    all_closed,
+    exception,
+    seen,
+    settle,
+    target,
+)
 from tests.unit.factories import result as result_of
 
 if TYPE_CHECKING:
@@ -54,18 +65,19 @@ def examiner(
     )
 
 
-def everything_open(job: ScanJob) -> Observation:
-    """Answer a job: every port of every address is open."""
-    return Observation(tuple(seen(address, scanned=job.ports, is_open=job.ports) for address in job.addresses), 0.5, 1)
+def services_open(job: ScanJob) -> Observation:
+    """Answer a job: every port below 100 of every address is open, but for 79, and the others are closed."""
+    is_open = PortSet.of(port for port in job.ports if port < 100 and port != 79)
+    return Observation(tuple(seen(address, scanned=job.ports, is_open=is_open) for address in job.addresses), 0.5, 1)
 
 
 def test_address_is_scanned_without_a_look_up() -> None:
     """A host that is an address is scanned as it is: all its ports, and judged."""
-    engine, resolver = ScriptedEngine(everything_open), ScriptedResolver()
-    of = target("db1", expect=[22], scan=[80], address=V4)
+    engine, resolver = ScriptedEngine(services_open), ScriptedResolver()
+    of = target("db1", expect=[22], scan=[79, 80], address=V4)
     result = asyncio.run(examiner(engine, resolver).examine(of))
     (job,) = engine.jobs
-    assert (job.addresses, job.ports) == ((V4,), PortSet.of([22, 80]))
+    assert (job.addresses, job.ports) == ((V4,), PortSet.of([22, 79, 80]))
     assert resolver.asked == []
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
     assert [deviation.port for deviation in result.judgement.deviations] == [80]
@@ -134,7 +146,7 @@ def test_name_that_resolves_in_part_is_scanned_and_unknown() -> None:
 def test_name_that_resolves_in_part_can_be_out_of_spec() -> None:
     """A deviation on the addresses that were found makes the host out of spec, though others are not known."""
     resolver = ScriptedResolver({"web1": Resolution((V4,), LOOKUP_FAILED)})
-    result = asyncio.run(examiner(ScriptedEngine(everything_open), resolver).examine(target("web1", address=None)))
+    result = asyncio.run(examiner(ScriptedEngine(services_open), resolver).examine(target("web1", address=None)))
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
     assert result.judgement.failure is not None
 
@@ -280,7 +292,7 @@ def test_each_scan_has_an_order_of_its_own() -> None:
 def test_scan_is_logged_with_what_it_found() -> None:
     """Each scan is one line: host, verdict, ports that deviate, duration, and the reason if it failed."""
     with capture_logs() as logs:
-        asyncio.run(examiner(ScriptedEngine(everything_open)).examine(target("db1", expect=[22], scan=[80])))
+        asyncio.run(examiner(ScriptedEngine(services_open)).examine(target("db1", expect=[22], scan=[79, 80])))
         asyncio.run(examiner(ScriptedEngine()).examine(target("lost", address=None)))
     found, lost = logs
     assert (found["event"], found["log_level"], found["host"]) == ("host scanned", "warning", "db1")
@@ -311,11 +323,11 @@ def test_ports_are_logged_as_they_are_spelled() -> None:
     assert (logs[0]["missing"], logs[0]["unexpected"]) == ("22, 8000-8100", "none")
 
 
-def test_line_of_a_host_with_everything_open_stays_short() -> None:
+def test_line_of_a_host_with_many_deviations_stays_short() -> None:
     """More deviating ports than a line should hold are cut at 200 characters."""
     with capture_logs() as logs:
-        asyncio.run(examiner(ScriptedEngine(everything_open)).examine(target(scan=range(1, 65536, 2))))
-    spelled = logs[0]["unexpected"]
+        asyncio.run(examiner(ScriptedEngine(all_closed)).examine(target(expect=range(1, 65536, 2))))
+    spelled = logs[0]["missing"]
     assert spelled.startswith("1, 3, 5, ")
     assert (len(spelled), spelled[-1]) == (201, "…")
 
@@ -612,10 +624,10 @@ def test_without_a_confirmer_what_is_found_counts() -> None:
 
 def test_confirmation_keeps_to_the_pace_of_the_scan() -> None:
     """The jobs that confirm share the pacer of the scan: the host rate holds over both together."""
-    engine, confirmer = ScriptedEngine(everything_open), ScriptedEngine(shows())
+    engine, confirmer = ScriptedEngine(services_open), ScriptedEngine(shows())
     resolver = ScriptedResolver({"web1": Resolution((V4, V6))})
     one = examiner(engine, resolver, confirmer=confirmer, host_rate=50.0)
-    asyncio.run(one.examine(target("web1", address=None)))
+    asyncio.run(one.examine(target("web1", scan=[22, 443], address=None)))
     pacer = engine.jobs[0].pacer
     assert pacer is not None
     assert [job.pacer is pacer for job in (*engine.jobs, *confirmer.jobs)] == [True] * 4
@@ -633,13 +645,13 @@ def test_duration_includes_the_longest_confirmation() -> None:
 
 def test_probes_and_dropped_answers_are_those_of_the_engines() -> None:
     """Probes are those of both engines together; answers are dropped by the one that scans."""
-    engine, confirmer = ScriptedEngine(shows(22, 80)), ScriptedEngine(shows(80))
+    engine, confirmer = ScriptedEngine(shows(22)), ScriptedEngine(shows(22))
     one = examiner(engine, confirmer=confirmer)
     assert (one.probes_sent, one.answers_dropped) == (0, 0)
     asyncio.run(one.examine(target(scan=[22, 80, 443])))
     engine.stats.answers_dropped = 4
-    assert (engine.stats.probes_sent, confirmer.stats.probes_sent) == (3, 3)
-    assert (one.probes_sent, one.answers_dropped) == (6, 4)
+    assert (engine.stats.probes_sent, confirmer.stats.probes_sent) == (3, 2)
+    assert (one.probes_sent, one.answers_dropped) == (5, 4)
 
 
 def test_unconfirmed_ports_are_not_logged_as_open() -> None:
@@ -799,7 +811,9 @@ def test_deviation_is_seen_as_often_as_asked_for(
     assert len(confirmer.jobs) == with_confirmer
 
 
-@pytest.mark.parametrize(("of", "jobs"), [(target(scan=[80], address=V4), 1), (FEW, 2)], ids=["unexpected", "missing"])
+@pytest.mark.parametrize(
+    ("of", "jobs"), [(target(scan=[80, 8080], address=V4), 1), (FEW, 2)], ids=["unexpected", "missing"]
+)
 def test_connection_takes_the_place_of_a_repeat(of: Target, jobs: int) -> None:
     """With a confirmer and `confirm` 2 unexpected ports are only connected to, and missing ones are scanned again."""
     _, engine, _ = repeated(of, shows(80), confirmed=shows(80))
@@ -866,8 +880,8 @@ def test_what_was_not_asked_again_keeps_its_state() -> None:
 
 def test_deviation_must_be_seen_each_time() -> None:
     """With three times a port that is refuted by the second is not asked a third time."""
-    result, engine, _ = repeated(target(scan=[80, 8080], address=V4), shows(80, 8080), shows(80), confirm=3)
-    assert [list(job.ports) for job in engine.jobs] == [[80, 8080]] * 3
+    result, engine, _ = repeated(target(scan=[79, 80, 81, 8080], address=V4), shows(80, 8080), shows(80), confirm=3)
+    assert [list(job.ports) for job in engine.jobs] == [[79, 80, 81, 8080]] * 3
     assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
     result, engine, _ = repeated(FEW, shows(22, 80), shows(22), confirm=3)
     assert len(engine.jobs) == 2
@@ -934,8 +948,8 @@ def test_deviation_that_is_new_is_asked_again(before: AddressObservation) -> Non
 
 def test_only_the_new_ones_of_several_deviations_are_asked_again() -> None:
     """Where one deviation is known and another is new the former goes along as one that answered, and counts."""
-    of = target(scan=[80, 8080], address=V4)
-    before = earlier_of(of, seen(V4, scanned=[80, 8080], is_open=[80]))
+    of = target(scan=[79, 80, 81, 8080], address=V4)
+    before = earlier_of(of, seen(V4, scanned=[79, 80, 81, 8080], is_open=[80]))
     result, engine, _ = repeated(of, shows(80, 8080), shows(), earlier=before)
     assert len(engine.jobs) == 2
     assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
@@ -1063,9 +1077,9 @@ def test_exceptions_in_force_are_kept_to(until: float, verdict: Verdict) -> None
     assert len(result.judgement.excepted) == (verdict is Verdict.IN_SPEC)
 
 
-def test_host_with_everything_open_is_judged_as_any_other() -> None:
+def test_host_with_thousands_of_open_ports_is_judged_as_any_other() -> None:
     """More open ports than are judged on the event loop are judged beside it, with the same result."""
-    result, _, _ = repeated(target(expect=[22], scan=range(1, 3001), address=V4), shows(*range(1, 3001)))
+    result, _, _ = repeated(target(expect=[22], scan=range(1, 9001), address=V4), shows(*range(1, 3001)))
     assert len(result.judgement.deviations) == 2999
     assert result.judgement.verdict is Verdict.OUT_OF_SPEC
 
@@ -1078,7 +1092,7 @@ def test_a_scan_that_finds_what_the_last_one_found_is_logged_at_debug() -> None:
         first = asyncio.run(one.examine(opened))
         again = asyncio.run(one.examine(opened, first))
         allowed = target("db1", allow=[80], scan=[80])
-        more = asyncio.run(examiner(ScriptedEngine(everything_open)).examine(allowed, again))
+        more = asyncio.run(examiner(ScriptedEngine(shows(80))).examine(allowed, again))
         other = target("db1", expect=[22], scan=[80])
         bad = asyncio.run(one.examine(other, more))
         asyncio.run(one.examine(other, bad))
@@ -1095,12 +1109,12 @@ def rechecked(
     )
     one = examiner(engine, confirmer=confirmer if confirmed else None)
 
-    async def scenario() -> tuple[ScanResult, tuple[AddressObservation, ...] | None]:
+    async def scenario() -> tuple[ScanResult, int, int, tuple[AddressObservation, ...] | None]:
         before = await one.examine(of)
-        return before, await one.recheck(of, before)
+        return before, len(engine.jobs), len(confirmer.jobs), await one.recheck(of, before)
 
-    before, after = asyncio.run(scenario())
-    return before.addresses, after, engine.jobs[1:], confirmer.jobs[1:]
+    before, scans, connections, after = asyncio.run(scenario())
+    return before.addresses, after, engine.jobs[scans:], confirmer.jobs[connections:]
 
 
 SYN_FOUND = target(expect=[22], scan=[80, 443, 8080], address=V4)
@@ -1129,9 +1143,9 @@ def test_recheck_from_which_no_connection_comes_about_changes_nothing() -> None:
 
 def test_recheck_leaves_ports_alone_that_take_no_connection() -> None:
     """Of thousands of ports that somebody on the way answers for none is connected to again for the sake of one."""
-    of = target(expect=[22], scan=range(1000, 3000), address=V4)
+    of = target(expect=[22], scan=range(1000, 6000), address=V4)
     every = shows(22, *range(1000, 3000))
-    _, after, (asked,), (connected,) = rechecked(of, every, every, confirmed=(shows(22, 2000), shows(22)))
+    _, after, (asked, _), (connected,) = rechecked(of, every, every, confirmed=(shows(22, 2000), shows(22)))
     assert after is not None
     assert after[0].accepting == PortSet.of([22])
     assert len(asked.ports) <= 65
@@ -1162,3 +1176,207 @@ def test_recheck_that_is_cancelled_frees_its_place() -> None:
         assert (await following).judgement.verdict is Verdict.IN_SPEC
 
     asyncio.run(scenario())
+
+
+def impostor(*ports: int, connects: bool = False) -> tuple[Script, Script]:
+    """Make scripts of the engine that scans, to which every port is open, and of the one that connects.
+
+    Connections to these ports stay up, and if it `connects` those to all others, too.
+    """
+
+    def everything(job: ScanJob) -> Observation:
+        return shows(*job.ports)(job)
+
+    return everything, everything if connects else shows(*ports)
+
+
+@pytest.mark.parametrize("scanned", [[22], [80], range(1, 1001)], ids=["expected", "unexpected", "many"])
+@pytest.mark.parametrize("connects", [True, False])
+def test_address_that_answers_everything_is_unknown(scanned: Iterable[int], *, connects: bool) -> None:
+    """Where ports drawn at random are open, too, and connections do not tell which are, nothing is known."""
+    result, _ = examine(target(expect=[22], scan=scanned, address=V4), *impostor(connects=connects))
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    assert (result.judgement.failure and result.judgement.failure.reason) is Reason.ANSWERS_EVERYTHING
+    assert result.judgement.deviations == ()
+    assert result.is_up
+    (row,) = result.addresses
+    assert (row.scanned, row.open, row.filtered, row.unconfirmed) == (PortSet(), PortSet(), PortSet(), PortSet())
+
+
+def test_ports_that_are_drawn_show_in_no_result() -> None:
+    """Of a host with all its ports open some more are asked; what these showed is told nowhere."""
+    of = target(expect=[22], scan=[22], address=V4)
+    engine = ScriptedEngine(shows(22))
+    result = asyncio.run(examiner(engine).examine(of))
+    assert [len(job.ports) for job in engine.jobs] == [1, 4]
+    assert not engine.jobs[1].ports & of.config.ports
+    assert result.judgement.verdict is Verdict.IN_SPEC
+    assert (result.addresses[0].scanned, result.addresses[0].closed) == (PortSet.of([22]), 0)
+
+
+def test_nothing_is_drawn_for_a_host_that_is_shut_where_it_should_be() -> None:
+    """A host that is seen shut on other ports is not asked more."""
+    engine = ScriptedEngine(shows(22))
+    asyncio.run(examiner(engine).examine(target(expect=[22], scan=[80], address=V4)))
+    assert len(engine.jobs) == 1
+
+
+def test_hosts_of_a_round_share_the_ports_that_are_drawn() -> None:
+    """Names of one address have the same ports drawn in a round, and others in the next."""
+    engine = ScriptedEngine(shows(22))
+
+    async def scenario() -> None:
+        one = examiner(engine)
+        for began in (1.0, 1.0, 2.0):
+            await one.examine(target(expect=[22], scan=[22], address=V4), round_began=began)
+
+    asyncio.run(scenario())
+    first, second, third = [job.ports for job in engine.jobs if len(job.ports) == 4]
+    assert first == second != third
+
+
+def test_connections_decide_where_everything_answers() -> None:
+    """Behind a SYN proxy those ports are open whose connections stay up: the host gets its verdict by them."""
+    result, confirmer = examine(target(expect=[22, 25], scan=range(1, 501), address=V4), *impostor(22, 80))
+    assert deviating(result) == [(25, Kind.MISSING, PortState.CLOSED), (80, Kind.UNEXPECTED, PortState.OPEN)]
+    assert (result.addresses[0].open, result.addresses[0].closed) == (PortSet.of([22, 80]), 498)
+    first, second = confirmer.jobs
+    assert (len(first.ports), second.ports) == (4, PortSet(((1, 500),)))  # a tarpit is left alone after the first
+    assert all(job.hold >= 0.5 and job.patience >= 3.5 for job in confirmer.jobs)
+
+
+def test_tarpit_is_left_alone_after_a_few_connections() -> None:
+    """Where connections to ports drawn at random stay up, or to some of all that were scanned, no more are made."""
+    _, confirmer = examine(target(scan=range(1, 1001), address=V4), *impostor(connects=True))
+    assert [len(job.ports) for job in confirmer.jobs] == [4]
+    _, confirmer = examine(target(scan=range(1, 65536), address=V4), *impostor(connects=True))
+    assert [len(job.ports) for job in confirmer.jobs] == [64]
+
+
+def test_engine_that_connects_holds_its_own_connections() -> None:
+    """Without another engine to confirm, the one that connects looks itself which connections stay up."""
+
+    def proxied(job: ScanJob) -> Observation:
+        return shows(*([22] if job.hold else job.ports))(job)
+
+    scans = AddressScans(ScriptedEngine(proxied))
+    one = Examiner(scans, ScriptedResolver(), Limit(1), connections=scans, wall_clock=lambda: NOW)
+    result = asyncio.run(one.examine(target(expect=[22], scan=range(1, 100), address=V4)))
+    assert (result.judgement.verdict, result.open_ports) == (Verdict.IN_SPEC, PortSet.of([22]))
+
+
+def test_failure_of_what_is_drawn_is_that_of_the_address() -> None:
+    """Where the ports that are drawn could not be asked nothing is known of the address."""
+    result, _, _ = repeated(target(expect=[22], scan=[22], address=V4), shows(22), fails)
+    assert (result.judgement.failure and result.judgement.failure.reason) is Reason.LOCAL_LIMIT
+
+
+def test_recheck_is_not_deceived() -> None:
+    """A port that was missing is not mended by an impostor that answers for it from then on."""
+    of = target(expect=[22], scan=[80, 443], address=V4)
+    everything, _ = impostor()
+    before, after, _, _ = rechecked(of, shows(80), everything, confirmed=(shows(80), shows()))
+    assert after == before
+
+
+GATEWAY = target("gateway", expect=[22], address=V6, is_canary=True)
+
+
+def cut(*addresses: str) -> Script:
+    """Make a script to which port 22 of every address is open and the others are closed, but these are silent."""
+
+    def answer(job: ScanJob) -> Observation:
+        (address,) = job.addresses
+        return shows(*([] if address in addresses else [22]), silent=address in addresses)(job)
+
+    return answer
+
+
+def watched(of: Target, script: Script, earlier: ScanResult | None = None) -> tuple[ScanResult, ScriptedEngine]:
+    """Examine a host beside the canary, one host at a time; gives the result, and the engine that was asked."""
+    engine = ScriptedEngine(script)
+    canaries = Canaries(ManualClock())
+    canaries.watch([GATEWAY])
+    one = Examiner(AddressScans(engine), ScriptedResolver(), Limit(1), canaries=canaries, wall_clock=lambda: NOW)
+    return asyncio.run(one.examine(of, earlier)), engine
+
+
+def reason_of(result: ScanResult) -> Reason | None:
+    """Give why a host could not be seen."""
+    return result.judgement.failure.reason if result.judgement.failure else None
+
+
+@pytest.mark.parametrize("of", [target(expect=[22], address=V4), target(address=V4), GATEWAY])
+def test_silent_host_is_unknown_while_no_canary_is_seen(of: Target) -> None:
+    """Where host and canary are silent the host is unknown, whatever it expects; so is the canary."""
+    result, engine = watched(of, cut(V4, V6))
+    assert (result.judgement.verdict, reason_of(result)) == (Verdict.UNKNOWN, Reason.CANARY)
+    assert result.judgement.failure is not None
+    assert "gateway" in result.judgement.failure.detail
+    assert (result.judgement.deviations, result.addresses[0].scanned) == ((), PortSet())
+    assert [list(job.ports) for job in engine.jobs[1:]] == ([] if of is GATEWAY else [[22]])
+
+
+def test_silent_host_is_judged_while_a_canary_is_seen() -> None:
+    """Where a canary answers, silence is the host's own: its ports are missing."""
+    result, engine = watched(target(expect=[22], address=V4), cut(V4))
+    assert deviating(result) == [(22, Kind.MISSING, PortState.FILTERED)]
+    assert [job.addresses for job in engine.jobs] == [(V4,), (V6,)]
+
+
+def test_nobody_looks_at_a_canary_for_a_host_that_answers() -> None:
+    """A host that answers is judged as ever; no canary is asked."""
+    result, engine = watched(target(expect=[22], address=V4), cut(V6))
+    assert result.judgement.verdict is Verdict.IN_SPEC
+    assert len(engine.jobs) == 1
+
+
+def test_what_answers_counts_while_no_canary_is_seen() -> None:
+    """An unexpected port that is open deviates, while nothing is known of an expected one that is silent."""
+
+    def script(job: ScanJob) -> Observation:
+        row = seen(job.addresses[0], scanned=job.ports, is_open=[80] if 80 in job.ports else [], filtered=[22])
+        return Observation((row,), 0.25, 1)
+
+    result, _ = watched(target(expect=[22], address=V4), script)
+    assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
+    assert reason_of(result) is Reason.CANARY
+    assert 22 not in result.addresses[0].scanned
+
+
+def test_port_that_was_open_and_is_silent_is_not_believed() -> None:
+    """That a port is silent which was open before makes its host unknown while no canary is seen."""
+    of = target(allow=[80], address=V4)
+
+    def script(job: ScanJob) -> Observation:
+        return Observation((seen(job.addresses[0], scanned=job.ports, filtered=PortSet.of([80]) & job.ports),), 0.25, 1)
+
+    result, _ = watched(of, script, earlier_of(of, seen(V4, scanned=[22, 80, 443], is_open=[80])))
+    assert (result.judgement.verdict, reason_of(result)) == (Verdict.UNKNOWN, Reason.CANARY)
+    result, _ = watched(of, script, earlier_of(of, seen(V4, scanned=[22, 80, 443], filtered=[80])))
+    assert result.judgement == Judgement(Verdict.IN_SPEC)
+
+
+def test_canary_whose_look_fails_is_not_seen() -> None:
+    """A canary that this machine cannot look at is as good as silent."""
+
+    def script(job: ScanJob) -> Observation:
+        return fails(job) if job.addresses == (V6,) else shows(silent=True)(job)
+
+    result, _ = watched(target(expect=[22], address=V4), script)
+    assert reason_of(result) is Reason.CANARY
+
+
+def test_host_that_was_cut_off_as_the_way_was_is_not_told_as_banned() -> None:
+    """Where an address falls silent during its scan and no canary is seen, that is the reason; what was seen counts."""
+    cut_off = dataclasses.replace(seen(V4, is_open=[80]), failure=Failure(Reason.CUT_OFF, "it fell silent"))
+
+    def script(job: ScanJob) -> Observation:
+        return Observation((cut_off,), 0.25, 1) if job.addresses == (V4,) else shows(silent=True)(job)
+
+    result, _ = watched(target(expect=[80], address=V4), script)
+    assert (result.judgement.verdict, reason_of(result)) == (Verdict.UNKNOWN, Reason.CANARY)
+    result, _ = watched(target(address=V4), script)
+    assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
+    result, _ = watched(target(expect=[80], address=V4), by_address(v4=script, v6=shows(22)))
+    assert reason_of(result) is Reason.CUT_OFF

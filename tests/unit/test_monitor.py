@@ -1039,3 +1039,18 @@ def test_only_a_scan_that_somebody_asked_for_must_be_fresh() -> None:
     scene = Scene(target("web1", interval=100.0))
     scene.run(50.0, lambda: scene.monitor.scan_now("web1"), 60.0)
     assert scene.examiner.fresh == [False, True, False]
+
+
+def test_hosts_that_were_not_believed_are_scanned_when_a_canary_returns() -> None:
+    """Once a canary is seen again the hosts are scanned that are unknown for it, and no others."""
+    scene = Scene(*hosts(3, 3600.0))
+
+    def lose() -> None:
+        snapshot = scene.monitor.snapshot
+        for host, reason in (("host0", Reason.CANARY), ("host1", Reason.NO_ROUTE)):
+            state = snapshot.hosts[host]
+            snapshot = snapshot.with_state(state.after(result(state.target, seen(reason=reason), at=scene.wall())))
+        scene.monitor.snapshot = snapshot
+
+    scene.run(10.0, lose, scene.monitor.look_at_unbelieved, 10.0)
+    assert [len(scene.times(f"host{number}")) for number in range(3)] == [2, 1, 1]

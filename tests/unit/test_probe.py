@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from portspec.probe import Probe
     from portspec.scan import ScanJob
 
-WEB = target("web1", expect=[22], scan=[80])
+WEB = target("web1", expect=[22], scan=[80, 443])
 NAME = target("db1.example.org", expect=[22], address=None)
 SHORT = portspec.probe.SHORTER + 0.1  # the shortest limit: the scan has a tenth of a second
 
@@ -65,7 +65,7 @@ def test_host_is_scanned_by_its_own_specification() -> None:
     """Without a module a host of conf.yml is scanned on its own ports and judged by its own specification."""
     engine = ScriptedEngine(opened(22, 80))
     made = probe(prober(config(), [WEB], scanner=engine))
-    assert [(job.addresses, job.ports) for job in engine.jobs] == [(("192.0.2.1",), PortSet.of([22, 80]))]
+    assert [(job.addresses, job.ports) for job in engine.jobs] == [(("192.0.2.1",), PortSet.of([22, 80, 443]))]
     assert made.state.target is WEB
     assert made.state.verdict is Verdict.OUT_OF_SPEC
     assert [item.port for item in made.state.deviations] == [80]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portspec import errors, log
+from portspec.canary import Canaries
 from portspec.errors import EngineError
 from portspec.examine import Examiner
-from portspec.inventory import Lookups, SystemResolver
+from portspec.inventory import Lookups, SystemResolver, targets
 from portspec.limit import Limit
 from portspec.scan.addresses import AddressScans
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.config import Config, ScanConfig
+    from portspec.inventory import Target
     from portspec.scan import Engine
     from portspec.scan.syn.engine import SynEngine
 
@@ -45,12 +48,15 @@ class Engines:
         self._lookups = Lookups(families=_families(config))
         self._scans = AddressScans(scanner)
         self._connections = AddressScans(confirmer) if confirmer else self._scans
+        self.canaries = Canaries()
+        self.canaries.watch(_canaries(config))
 
     def tune(self, config: Config) -> None:
         """Keep to the limits, timeout and number of retries of another configuration from now on."""
         self._pacer.keep_to(config.scan.rate)
         self._parallel.most = config.parallelscans
         self._lookups.tune(families=_families(config))
+        self.canaries.watch(_canaries(config))
         for scans in (self._scans, self._connections):
             scans.engine.timeout = config.scan.timeout
             scans.engine.retries = config.scan.retries
@@ -63,6 +69,8 @@ class Engines:
             SystemResolver(ipv6=config.ipv6, lookups=self._lookups),
             self._parallel,
             confirmer=None if is_connect else self._connections,
+            connections=self._connections,
+            canaries=self.canaries,
             confirm=config.scan.confirm,
             host_rate=config.scan.host_rate,
         )
@@ -91,6 +99,11 @@ def open_engines(config: Config) -> Iterator[Engines]:
 def _families(config: Config) -> int:
     """Give the number of address families that names are looked up in."""
     return 2 if config.ipv6 else 1
+
+
+def _canaries(config: Config) -> tuple[Target, ...]:
+    """Give the canaries, also those of other shards: what is between them and this machine is all that matters."""
+    return targets(replace(config, hosts=tuple(host for host in config.hosts if host.is_canary)))
 
 
 def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:

@@ -114,6 +114,7 @@ class Service:
             restored=known,
             on_state=self._on_state,
         )
+        self._engines.canaries.on_return = self._monitor.look_at_unbelieved
         self._set_mailer(self._config.mail)
 
     async def start(self) -> None:
@@ -266,6 +267,7 @@ class Service:
             if (audit := self._config.audit)
             else None,
             reportfile=self._reportfile.status if self._reportfile else None,
+            canary_seen=self._engines.canaries.is_seen,
         )
 
     async def _go_on_by(self, config: Config) -> None:

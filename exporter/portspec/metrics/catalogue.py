@@ -169,6 +169,11 @@ ANSWERS_DROPPED = Metric(
     "Answers that arrived faster than they were read, as of the last completed scan of any host; what they were about "
     "is probed again.",
 )
+CANARY_SEEN = Metric(
+    "portspec_canary_seen",
+    "gauge",
+    "1 if any of the hosts that are canaries could be seen at the last look, else 0; absent without canaries.",
+)
 CONFIG_SUCCESSFUL = Metric(
     "portspec_config_last_reload_successful",
     "gauge",

@@ -46,6 +46,8 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         (m.STORE_DROPPED, status.store.dropped),
     ):
         yield _family(metric, [((), value)])
+    if status.canary_seen is not None:
+        yield _family(m.CANARY_SEEN, [((), status.canary_seen)])
     if report := status.reportfile:
         yield _family(m.REPORTFILE_UP, [((), report.is_up)])
         yield _family(m.REPORTFILE_SUCCESS, [((), report.last_success)])

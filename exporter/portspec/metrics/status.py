@@ -42,7 +42,7 @@ class ServiceStatus:
     """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds.
 
     Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`, and no `reportfile` until it was
-    first tried to write that.
+    first tried to write that. `canary_seen` is None as long as nobody knows, and without canaries.
     """
 
     engine: str
@@ -55,3 +55,4 @@ class ServiceStatus:
     mail: MailStatus | None = None
     audit: AuditStatus | None = None
     reportfile: ReportFileStatus | None = None
+    canary_seen: bool | None = None

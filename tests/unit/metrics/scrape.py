@@ -49,6 +49,7 @@ STATUS: Final = ServiceStatus(
     mail=MailStatus(waiting=9, sent=10, given_up=11, failed={"timeout": 12, "refused": 0}),
     audit=AuditStatus(received=13, rejected={"signature": 14, "time": 0}, max_age=93_600.0, unread=15),
     reportfile=ReportFileStatus(is_up=True, last_success=NOW),
+    canary_seen=False,
 )
 
 NASTY: Final = 'quote " backslash \\ newline \n and <b>&amp;</b>'
