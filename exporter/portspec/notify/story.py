@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from portspec.ports import NO_PORTS, PortSet
+from portspec.scan import Reason
 from portspec.verdict import Kind, Verdict, in_force
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def tell(story: Story, state: HostState, now: float, remind: float) -> tuple[Sto
     if latest is None:
         return story, None
     if not latest.judgement.conclusive:
+        failure = latest.judgement.failure
+        if failure and failure.reason is Reason.CANARY and not state.target.config.is_canary:
+            return story, None  # a mail about the canary says so, in place of one about each host
         return _tell_unknown(story, state, now, remind)
     story = replace(story, unknown_scans=0, unknown_at=0.0, unknown_since=0.0)
     findings = _findings(story.findings, state, latest.seen_at)

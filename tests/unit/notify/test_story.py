@@ -753,3 +753,16 @@ def test_deviation_that_a_recheck_ends_is_told_as_of_then() -> None:
     assert (told.news, told.at, told.over) == (News.IN_SPEC, NOW + 15 * MINUTE, (over(unexpected("80", NOW)),))
     assert host.state.latest is not None
     assert host.state.latest.finished_at == NOW
+
+
+def test_a_host_that_is_not_believed_is_no_news_and_a_canary_is() -> None:
+    """While no canary is seen the mails are about the canaries; of the others only what is so afterwards is told."""
+    web, canary = Host(), Host(target("gateway", expect=[22], is_canary=True))
+    unseen = seen(reason=Reason.CANARY)
+    told = [[host.scan_all(unseen, at=NOW + number * 60) for number in range(10)] for host in (web, canary)]
+    assert told[0] == [None] * 10
+    assert [notice.news for notice in told[1] if notice] == [News.UNKNOWN]
+    assert web.scan(22, at=NOW + HOUR) is None
+    back = canary.scan(22, at=NOW + HOUR)
+    assert back is not None
+    assert back.news is News.IN_SPEC
