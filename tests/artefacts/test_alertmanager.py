@@ -258,3 +258,25 @@ def test_a_host_that_becomes_unknown_does_not_read_as_mended(tmp_path: Path) -> 
         until(lambda: len(running.mails) == 3)
         assert running.mails[2]["Subject"] == "portspec: over: PortspecHostUnknown of web1"
         assert [call["status"] for call in running.calls] == ["firing"]
+
+
+def test_one_notification_says_that_no_canary_is_seen(tmp_path: Path) -> None:
+    """While no canary is seen nothing is told of hosts that cannot be judged, nor that what was wrong is over."""
+    here = {"job": "portspec", "instance": "scan1:10190"}
+    port = here | {"alertname": "PortspecUnexpectedPortOpen", "severity": "critical", "port": "23", "host": "web1"}
+    other = here | {"alertname": "PortspecHostNeverScanned", "severity": "warning", "host": "web1"}
+    unknown = [here | {"alertname": "PortspecHostUnknown", "severity": "warning", "host": f"db{n}"} for n in range(9)]
+    unseen = here | {"alertname": "PortspecCanaryUnseen", "severity": "critical"}
+    with alertmanager(tmp_path / "alertmanager") as running:
+        running.post([port])
+        until(lambda: len(running.mails) == 1 and len(running.calls) == 1)
+        running.post([unseen])
+        until(lambda: len(running.mails) == 2 and len(running.calls) == 2)
+        running.post([other, *unknown], over=[port])
+        until(lambda: len(running.mails) == 3)
+        assert [mail["Subject"] for mail in running.mails[1:]] == [
+            "portspec: PortspecCanaryUnseen of nobody",
+            "portspec: PortspecHostNeverScanned of web1",
+        ]
+        assert "Over:" not in text_of(running.mails[2])
+        assert [call["status"] for call in running.calls] == ["firing"] * 2
