@@ -740,3 +740,26 @@ def test_hosts_at_a_time_are_bounded_over_reloads_and_beside_probes(conf: Path) 
             await until(lambda: scanner.running == 3)
 
     asyncio.run(scenario())
+
+
+def test_canaries_are_those_of_the_configuration(conf: Path) -> None:
+    """A host that a reload makes a canary is one from then on, and /metrics tells whether it is seen."""
+
+    async def scenario() -> None:
+        async with running(conf, engines(ScriptedEngine(answering(22)))) as service:
+
+            def is_seen() -> list[str]:
+                return metric(service, "portspec_canary_seen")
+
+            assert is_seen() == []
+            write(conf, {A: [22], C: {"expect": [22], "canary": True}})
+            assert await service.reload() is None
+            await until(lambda: is_seen() == ["portspec_canary_seen 1.0"])
+            write(conf, {A: [22], C: {"expect": [80], "canary": True}})
+            assert await service.reload() is None
+            await until(lambda: is_seen() == ["portspec_canary_seen 0.0"])
+            write(conf, {A: [22]})
+            assert await service.reload() is None
+            assert is_seen() == []
+
+    asyncio.run(scenario())
