@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portspec.clock import Clock
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
+    from portspec.scan.addresses import AddressScans
 
     SeesCanary = Callable[[Target], Awaitable[bool]]
 
@@ -43,10 +44,12 @@ class _Look:
 class Canaries:
     """Knows whether a canary can be seen, and looks when nobody did so recently. For one event loop.
 
-    Whoever asks at the same time shares a look. `on_return` is called when a canary is seen again after none was.
+    Whoever asks at the same time shares a look. `scans` are for looks alone: a canary that is being scanned itself, for
+    however long, can be looked at. `on_return` is called when a canary is seen again after none was.
     """
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, scans: AddressScans, clock: Clock | None = None) -> None:
+        self.scans = scans
         self.on_return: Callable[[], object] = lambda: None
         self._clock = clock or SystemClock()
         self._targets: tuple[Target, ...] = ()
@@ -57,9 +60,9 @@ class Canaries:
 
     def watch(self, targets: Iterable[Target]) -> None:
         """Go on with these canaries; without one all silence is believed."""
-        self._targets = tuple(targets)
-        hosts = {target.host for target in self._targets}
-        self._looks = {host: look for host, look in self._looks.items() if host in hosts}
+        before, self._targets = self._targets, tuple(targets)
+        same = {target.host for target in self._targets if target in before}
+        self._looks = {host: look for host, look in self._looks.items() if host in same}
 
     def __bool__(self) -> bool:
         """Tell whether there are canaries."""

@@ -14,7 +14,7 @@ from portspec import log
 from portspec.errors import NoThreadError
 from portspec.canary import FRESH as LOOKED_RECENTLY
 from portspec.canary import disbelieved, silence
-from portspec.limit import Place
+from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.addresses import FRESH, all_of
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from portspec.canary import Canaries
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
-    from portspec.limit import Limit
     from portspec.scan.addresses import AddressScans
     from portspec.verdict import Deviation, Judgement
 
@@ -282,15 +281,20 @@ class Examiner:
         if not found:
             return seen
         is_new = any(silent.is_new for silent in found.values())
-        failure = await canaries.missed(self._sees, canaries.now() - (0.0 if is_new else LOOKED_RECENTLY))
+        failure = await canaries.missed(
+            partial(self._sees, canaries.scans), canaries.now() - (0.0 if is_new else LOOKED_RECENTLY)
+        )
         if failure is None:
             return seen
         return tuple(
             disbelieved(item, found[item.address], failure) if item.address in found else item for item in seen
         )
 
-    async def _sees(self, canary: Target) -> bool:
-        """Tell whether any expected port of a canary is open now."""
+    async def _sees(self, scans: AddressScans, canary: Target) -> bool:
+        """Tell whether any expected port of a canary is open now.
+
+        It takes no place of those that are scanned, since these may hold theirs for long.
+        """
         addresses: tuple[str, ...] = (canary.address,) if canary.address else ()
         if not addresses:
             addresses = (await self._resolver.resolve(canary.host)).addresses
@@ -300,8 +304,8 @@ class Examiner:
             seed=self._rng.getrandbits(64),
             pacer=Pacer(self._host_rate),
         )
-        with contextlib.closing(Place(self._parallel, is_urgent=True)) as place:
-            observation = await self._scans.scan(job, place, since=self._scans.now())
+        with contextlib.closing(Place(Limit(1))) as place:
+            observation = await scans.scan(job, place, since=scans.now())
         return any(item.open for item in observation.addresses)
 
     async def _settle(

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from portspec.canary import FRESH, PAUSE, Canaries, Silence, disbelieved, silence
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from tests.unit.factories import ManualClock, seen, settle, target
+from portspec.scan.addresses import AddressScans
+from tests.unit.factories import ManualClock, ScriptedEngine, seen, settle, target
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -29,7 +30,7 @@ class Scene:
 
     def __init__(self, *canaries: Target, visible: tuple[str, ...] = ()) -> None:
         self.clock = ManualClock()
-        self.canaries = Canaries(self.clock)
+        self.canaries = Canaries(AddressScans(ScriptedEngine()), self.clock)
         self.canaries.watch(canaries)
         self.visible = set(visible)
         self.looks: list[tuple[str, float]] = []

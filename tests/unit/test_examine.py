@@ -1295,7 +1295,7 @@ def cut(*addresses: str) -> Script:
 def watched(of: Target, script: Script, earlier: ScanResult | None = None) -> tuple[ScanResult, ScriptedEngine]:
     """Examine a host beside the canary, one host at a time; gives the result, and the engine that was asked."""
     engine = ScriptedEngine(script)
-    canaries = Canaries(ManualClock())
+    canaries = Canaries(AddressScans(engine), ManualClock())
     canaries.watch([GATEWAY])
     one = Examiner(AddressScans(engine), ScriptedResolver(), Limit(1), canaries=canaries, wall_clock=lambda: NOW)
     return asyncio.run(one.examine(of, earlier)), engine
@@ -1380,3 +1380,25 @@ def test_host_that_was_cut_off_as_the_way_was_is_not_told_as_banned() -> None:
     assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
     result, _ = watched(target(expect=[80], address=V4), by_address(v4=script, v6=shows(22)))
     assert reason_of(result) is Reason.CUT_OFF
+
+
+def test_canary_can_be_looked_at_while_it_is_scanned() -> None:
+    """A canary whose own scan takes long, and holds the only place, is looked at all the same."""
+    engine, lookout = ScriptedEngine(), ScriptedEngine(shows(22))
+
+    async def scenario() -> None:
+        canaries = Canaries(AddressScans(lookout), ManualClock())
+        canaries.watch([GATEWAY])
+        one = Examiner(AddressScans(engine), ScriptedResolver(), Limit(2), canaries=canaries, wall_clock=lambda: NOW)
+        long = [asyncio.create_task(one.examine(of)) for of in (GATEWAY, target("slow", address="192.0.2.9"))]
+        silent = asyncio.create_task(one.examine(target(expect=[22], address=V4), is_urgent=True))
+        await settle()
+        engine.finish(1)
+        await settle()
+        engine.finish(2, shows(silent=True))
+        assert (await silent).judgement.verdict is Verdict.OUT_OF_SPEC
+        assert not long[0].done()
+        engine.finish(0)
+        await asyncio.gather(*long)
+
+    asyncio.run(scenario())

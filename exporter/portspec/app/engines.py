@@ -48,7 +48,7 @@ class Engines:
         self._lookups = Lookups(families=_families(config))
         self._scans = AddressScans(scanner)
         self._connections = AddressScans(confirmer) if confirmer else self._scans
-        self.canaries = Canaries()
+        self.canaries = Canaries(AddressScans(confirmer or scanner))
         self.canaries.watch(_canaries(config))
 
     def tune(self, config: Config) -> None:
