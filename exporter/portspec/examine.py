@@ -11,9 +11,9 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
-from portspec.errors import NoThreadError
 from portspec.canary import FRESH as LOOKED_RECENTLY
 from portspec.canary import disbelieved, silence
+from portspec.errors import NoThreadError
 from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
