@@ -43,8 +43,28 @@ ERRORS: Final[Mapping[str, Mapping[int, str]]] = {
     "prohibited": {4: "icmp type admin-prohibited", 6: "icmpv6 type admin-prohibited"},
     "host prohibited": {4: "icmp type host-prohibited", 6: "icmpv6 type policy-fail"},
 }
-KINDS: Final = (*BANS, "reboot", *ERRORS)
-_SYN: Final = 40  # bytes that a SYN has at least
+#: What stands before the host all the time: something that answers on every port in its place.
+STANDING: Final[Mapping[str, str]] = {
+    "syn proxy": """\
+table inet spoiler {{
+  chain untracked {{ type filter hook prerouting priority raw; policy accept;
+    {what} daddr {address} tcp flags & (fin | syn | rst | ack) == syn notrack
+  }}
+  chain proxy {{ type filter hook input priority filter; policy accept;
+    ct state invalid,untracked meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm
+    ct state invalid drop
+  }}
+}}
+""",
+    "answers everything": """\
+table inet spoiler {{
+  chain redirection {{ type nat hook prerouting priority dstnat; policy accept;
+    {what} daddr {address} meta l4proto tcp dnat {what} to {quoted}:22
+  }}
+}}
+""",
+}
+KINDS: Final = (*BANS, "reboot", *ERRORS, *STANDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +99,13 @@ class Case:
 def draw(kind: str, seed: int) -> Case:
     """Draw a case of a kind."""
     rng = random.Random(f"{kind}/{seed}")  # noqa: S311 - reproducible, no secret
+    engine = rng.choice(["syn", "connect"])
+    # The kernel of the lab answers no SYN over IPv6 from a raw socket where it is a SYN proxy.
+    families = [4] if (kind, engine) == ("syn proxy", "syn") else [4, 6]
     return Case(
         kind,
-        rng.choice(["syn", "connect"]),
-        rng.choice([4, 6]),
+        engine,
+        rng.choice(families),
         rng.randint(50, 3900),
         (1, 4000),
         tuple(rng.sample(range(23, 4001), rng.randint(1, 3))),
@@ -102,7 +125,12 @@ class Spoiler:
         size = {("syn", 4): 44, ("syn", 6): 64, ("connect", 4): 60, ("connect", 6): 80}[case.engine, case.family]
         family = f"{what} daddr {case.address}"
         hook = "input" if error else "prerouting"
-        self._table = f"""\
+        quoted = f"[{case.address}]" if case.family == 6 else case.address
+        self._is_standing = case.kind in STANDING
+        self._table = (
+            STANDING[case.kind].format(what=what, address=case.address, quoted=quoted)
+            if self._is_standing
+            else f"""\
 table inet spoiler {{
   counter spoilt {{}}
   chain spoil {{
@@ -111,9 +139,14 @@ table inet spoiler {{
   }}
 }}
 """
+        )
 
     def __enter__(self) -> Self:
         self._nft(self._table)
+        # A SYN proxy takes over what conntrack does not know: our ACK to its SYN-ACK must not pass for a connection.
+        self._lab.run(
+            ["sh", "-c", "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose || true"], side="hosts", check=True
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,6 +159,8 @@ table inet spoiler {{
     @property
     def has_begun(self) -> bool:
         """True once a packet was spoilt."""
+        if self._is_standing:
+            return True
         listed = self._lab.run(["nft", "list", "counter", "inet", "spoiler", "spoilt"], side="hosts", check=True)
         return "packets 0 " not in listed.stdout
 
@@ -148,7 +183,7 @@ def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
     """Scan while it is spoilt; gives what was said of the host, and whether the scan met what spoils it."""
     lab.apply([case.truth])
     conf = configure(directory, scanports=[f"{case.ports[0]}-{case.ports[1]}"], **case.keys)
-    lasts = BANS.get(case.kind, 1.0)
+    lasts = None if case.kind in STANDING else BANS.get(case.kind, 1.0)
     with Spoiler(lab, case) as spoiler, scanning(lab, conf) as process:
         ends_at = None
         while process.poll() is None and lasts is not None:
