@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 from portspec import log
 from portspec.canary import FRESH as LOOKED_RECENTLY
 from portspec.canary import disbelieved, silence
+from portspec.clock import TimeLimit
+from portspec.config.duration import spell_duration
 from portspec.errors import NoThreadError
 from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.addresses import FRESH, all_of
 from portspec.scan.impostors import Impostors, patience
+from portspec.scan.job import IN_PART
 from portspec.scan.pacing import Pacer
 from portspec.snapshot import ScanResult
 from portspec.threads import computed
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from portspec.canary import Canaries
+    from portspec.clock import Later
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
     from portspec.scan.addresses import AddressScans
@@ -42,6 +46,13 @@ _SAMPLE = 8  # ports that tell whether an address still answers,
 _QUESTIONS = 3  # and how often they are asked at most
 _CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
 
+LEAST_DURATION = 60.0  # seconds that a host with a shorter interval may be scanned, unless the limit is configured
+
+
+def max_duration(configured: float | None, interval: float) -> float:
+    """Give how many seconds a host of an interval may be scanned."""
+    return configured or max(interval, LEAST_DURATION)
+
 
 class Examiner:
     """Examines hosts, as many of them scanned at a time as `parallel` has places; names are resolved outside of it.
@@ -50,6 +61,10 @@ class Examiner:
     that would be a deviation are connected to with that engine before they count; that is one of the repeats. Of an
     address that answers everything `connections`, by default the confirmer's, tell what is open. What falls silent
     while none of the `canaries` can be seen is not believed.
+
+    A host is scanned for `max_duration` seconds, by default its interval and at least LEAST_DURATION, counted from its
+    first probe on, repeats included. Then it is unknown, reason `timeout`, but for the deviations that count already;
+    the last tenth of the time is for looking again at what deviates.
     """
 
     def __init__(  # noqa: PLR0913 - half of them are what tests replace
@@ -63,6 +78,8 @@ class Examiner:
         canaries: Canaries | None = None,
         confirm: int = 1,
         host_rate: float | None = None,
+        max_duration: float | None = None,
+        later: Later | None = None,
         rng: random.Random | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -74,6 +91,8 @@ class Examiner:
         self._resolver = resolver
         self._parallel = parallel
         self._host_rate = host_rate
+        self._max_duration = max_duration
+        self._later = later
         self._rng = rng or random.Random()  # noqa: S311 - the order of probes is no secret
         self._secret = self._rng.getrandbits(64)
         self._wall_clock = wall_clock
@@ -103,7 +122,8 @@ class Examiner:
         is_urgent: bool = False,
         round_began: float | None = None,
         silenced: Collection[str] = (),
-        on_shared: Callable[[], object] = lambda: None,
+        time_limit: float | None = None,
+        give_way: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
@@ -111,21 +131,23 @@ class Examiner:
         was cut off when it was last scanned; while it answers nothing it still is. With `is_fresh` no
         port's state is older than this call; else it may come from a scan of the same address for another host
         that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time `round_began` of
-        now() or later. An urgent host is scanned before those that wait and are not urgent. `on_shared` is called when
-        the host waits for the scans of others only.
+        now() or later. An urgent host is scanned before those that wait and are not urgent. `time_limit` are seconds
+        from now on, where that is less than the host's own limit. `give_way` is called, perhaps several times, when
+        the host has become slow, or only waits for the scans of others.
         """
         began = self._canaries.now() - FRESH if self._canaries else 0.0
         try:
-            result = await self._examine(
-                target,
-                earlier,
-                Place(self._parallel, is_urgent=is_urgent),
-                is_fresh=is_fresh,
-                round_began=round_began,
-                silenced=silenced,
-                on_shared=on_shared,
-                began=began,
-            )
+            with contextlib.closing(self._limit(target, time_limit)) as limit:
+                result = await self._examine(
+                    target,
+                    earlier,
+                    Place(self._parallel, is_urgent=is_urgent, give_way=give_way, over=limit.over),
+                    limit,
+                    is_fresh=is_fresh,
+                    round_began=round_began,
+                    silenced=silenced,
+                    began=began,
+                )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
         except NoThreadError as error:
             result = self._failed(target, Failure(Reason.LOCAL_LIMIT, str(error)))
@@ -143,22 +165,27 @@ class Examiner:
     def _failed(self, target: Target, failure: Failure) -> ScanResult:
         return ScanResult((), judge((), target.config.specification, failure), self._wall_clock())
 
-    async def recheck(self, target: Target, result: ScanResult) -> tuple[AddressObservation, ...] | None:
+    async def recheck(
+        self, target: Target, result: ScanResult, give_way: Callable[[], object] = lambda: None
+    ) -> tuple[AddressObservation, ...] | None:
         """Look again at the ports that deviate in a result; give its addresses with what was seen of them now.
 
         What could not be seen stays as it was, and so does an address that answers nothing, since its silence tells
         nothing of its ports. None if only a scan of all ports can tell: the name leads to other addresses than
         those of the result, or an address answers which was silent then. A fault is logged and changes nothing.
+        `give_way` is that of examine().
         """
         try:
-            return await self._recheck(target, result)
+            return await self._recheck(target, result, give_way)
         except NoThreadError:  # the log tells of it
             return result.addresses
         except Exception:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("recheck crashed", host=target.host)
             return result.addresses
 
-    async def _recheck(self, target: Target, result: ScanResult) -> tuple[AddressObservation, ...] | None:
+    async def _recheck(
+        self, target: Target, result: ScanResult, give_way: Callable[[], object]
+    ) -> tuple[AddressObservation, ...] | None:
         present: Collection[str] = (target.address,) if target.address else ()
         if not present:
             resolution = await self._resolver.resolve(target.host)
@@ -175,8 +202,18 @@ class Examiner:
         }
         if not asked:
             return result.addresses
-        with contextlib.closing(Place(self._parallel)) as place:
-            return await self._ask_again(target.config.specification, result.addresses, asked, place)
+        with contextlib.closing(self._limit(target)) as limit:
+            limit.begin()
+            with contextlib.closing(Place(self._parallel, give_way=give_way, over=limit.over)) as place:
+                return await self._ask_again(target.config.specification, result.addresses, asked, place)
+
+    def _limit(self, target: Target, time_limit: float | None = None) -> TimeLimit:
+        """Give how long a host may be scanned, where whoever asks names a limit from now on."""
+        own = max_duration(self._max_duration, target.config.interval or time_limit or 0.0)  # a module has no interval
+        limit = TimeLimit(min(own, time_limit or own), later=self._later)
+        if time_limit:
+            limit.begin()
+        return limit
 
     async def _ask_again(
         self,
@@ -209,11 +246,11 @@ class Examiner:
         target: Target,
         earlier: ScanResult | None,
         place: Place,
+        limit: TimeLimit,
         *,
         is_fresh: bool,
         round_began: float | None,
         silenced: Collection[str],
-        on_shared: Callable[[], object],
         began: float,
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
@@ -227,10 +264,9 @@ class Examiner:
         duration = 0.0
         specification = target.config.specification
 
-        def on_begin(is_shared: bool) -> None:  # noqa: FBT001 - AddressScans calls it so
+        def on_begin() -> None:
             self.ports_started += len(target.config.ports)
-            if is_shared:
-                on_shared()
+            limit.begin()
 
         if not addresses:
             self.ports_started += len(target.config.ports)
@@ -244,7 +280,12 @@ class Examiner:
             )
             with contextlib.closing(place):
                 observation = await self._scans.scan(
-                    job, place, since=since, round_began=round_began, on_begin=on_begin
+                    job,
+                    place,
+                    since=since,
+                    round_began=round_began,
+                    over=limit.nearly_over,
+                    on_begin=on_begin,
                 )
                 seen, duration = observation.addresses, observation.duration
                 place.is_urgent = True  # a host that was seen in part goes before those that were not looked at yet
@@ -253,6 +294,7 @@ class Examiner:
                 seen, more = await self._settle(specification, job, place, seen, earlier, seed)
                 duration += more
         seen = tuple(_still_silent(item) if item.address in silenced else item for item in seen)
+        seen = _with_progress(seen, target, limit.seconds)
         if self._canaries:
             is_seen = any(item.accepting & specification.expect for item in seen)
             self._canaries.note(target.host, began=began, is_seen=is_seen)
@@ -350,7 +392,7 @@ class Examiner:
 
         Ports that have answered go along: silence means little where nothing else is seen to answer.
         """
-        before = {item.address: item for item in (earlier.addresses if earlier else ()) if not item.failure}
+        before = {item.address: item for item in (earlier.addresses if earlier else ()) if item.is_usable}
         asked = {
             item.address: _new_deviations(item, specification, kinds, before.get(item.address))
             for item in seen
@@ -373,7 +415,8 @@ class Examiner:
         for item in seen:
             if ports := asked.get(item.address):
                 # An address that was cut off is not waited for again.
-                alive = NO_PORTS if item.failure else _answering(item, ports)
+                is_silent = item.failure is not None and item.failure.reason is Reason.CUT_OFF
+                alive = NO_PORTS if is_silent else _answering(item, ports)
                 jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
         answers = await all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
@@ -446,12 +489,13 @@ def _answering(item: AddressObservation, but: PortSet) -> PortSet:
 def _merged(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
     """Put the newer state of some ports in the place of the older; silence does not undo that one was closed.
 
-    Where the address fell silent it is not known what they are.
+    Where the address fell silent, or the time was over, what is not seen again counts no more.
     """
-    if again.failure:
-        return replace(_without(item, ports), failure=item.failure or again.failure)
-    if item.failure:  # it was cut off: what is not seen again counts no more
-        return _without(item, ports - (item.open & again.open) - (again.scanned - again.open - again.filtered))
+    if item.failure or again.failure:
+        closed = again.scanned - again.open - again.filtered
+        is_silent = again.failure is not None and again.failure.reason is not Reason.TIMEOUT
+        same = NO_PORTS if is_silent else (item.open & again.open) | (closed - item.open)
+        return replace(_without(item, ports - same), failure=item.failure or again.failure)
     silent = again.filtered & ports & (item.open | item.filtered)
     times = [rtt for rtt in (item.rtt, again.rtt) if rtt is not None]
     return replace(
@@ -520,7 +564,7 @@ def _confirmed(
                 f"SYNs to {address} are answered, and no connection is, not even to "
                 f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop what comes in?",
             )
-    if item.failure or (failure and failure.reason is Reason.CUT_OFF):
+    if item.failure or (failure and failure.reason in IN_PART):
         return replace(_without(item, doubtful - connected.open), failure=item.failure or failure)
     return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
 
@@ -545,6 +589,23 @@ def _probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
 
 def _named(ports: PortSet) -> str:
     return f"port{'' if len(ports) == 1 else 's'} {_shortened(ports)}"
+
+
+def _with_progress(
+    seen: tuple[AddressObservation, ...], target: Target, seconds: float
+) -> tuple[AddressObservation, ...]:
+    """Tell how far the scan of a host came that was ended after so many seconds."""
+    late = {item.address for item in seen if item.failure and item.failure.reason is Reason.TIMEOUT}
+    if not late:
+        return seen
+    settled = sum(len(item.scanned) for item in seen)
+    addresses = f"of {len(seen):,} addresses " if len(seen) > 1 else ""
+    detail = (
+        f"the scan was ended after {spell_duration(seconds)}: {settled:,} of "
+        f"{len(target.config.ports) * len(seen):,} ports {addresses}were settled"
+    )
+    failure = Failure(Reason.TIMEOUT, detail)
+    return tuple(replace(item, failure=failure) if item.address in late else item for item in seen)
 
 
 def _is_same(result: ScanResult, earlier: ScanResult) -> bool:

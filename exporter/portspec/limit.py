@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Limit:
@@ -86,16 +86,39 @@ class Place:
     """One place of a limit for everything that belongs together, taken when the first of it begins.
 
     It is shared by those who take() it. After keep() it stays taken while nobody uses it, until close(): what follows
-    does not queue up again. Whoever takes it while `is_urgent` is true goes before those who are not urgent.
+    does not queue up again; but not while somebody rests, who goes on without the place or waits for others: then it is
+    kept for nobody, and what follows takes another. Whoever takes it while `is_urgent` is true goes before those who
+    are not urgent. `give_way` is called, perhaps several times, when those to whom it belongs take up little: they only
+    wait for others, or go on without the place. Their time ends when `over` is done, if ever.
     """
 
-    __slots__ = ("_is_closed", "_is_held", "_is_kept", "_limit", "_turn", "_users", "is_urgent")
+    __slots__ = (
+        "_is_closed",
+        "_is_held",
+        "_is_kept",
+        "_limit",
+        "_resting",
+        "_turn",
+        "_users",
+        "give_way",
+        "is_urgent",
+        "over",
+    )
 
-    def __init__(self, limit: Limit, *, is_urgent: bool = False) -> None:
+    def __init__(
+        self,
+        limit: Limit,
+        *,
+        is_urgent: bool = False,
+        give_way: Callable[[], object] = lambda: None,
+        over: asyncio.Future[None] | None = None,
+    ) -> None:
         self.is_urgent = is_urgent
+        self.give_way = give_way
+        self.over = over
         self._limit = limit
         self._turn = asyncio.Lock()
-        self._users = 0
+        self._users = self._resting = 0
         self._is_held = self._is_kept = self._is_closed = False
 
     @property
@@ -124,6 +147,15 @@ class Place:
         self._users -= 1
         self._release()
 
+    def rest(self) -> None:
+        """Keep the place for nobody from now on until wake()."""
+        self._resting += 1
+        self._release()
+
+    def wake(self) -> None:
+        """End what rest() began."""
+        self._resting -= 1
+
     def keep(self) -> None:
         """Keep the place until close()."""
         self._is_kept = not self._is_closed
@@ -134,6 +166,6 @@ class Place:
         self._release()
 
     def _release(self) -> None:
-        if self._is_held and not self._users and not self._is_kept:
-            self._is_held = False
+        if self._is_held and not self._users and not (self._is_kept and not self._resting):
+            self._is_held = self._is_kept = False
             self._limit.release()

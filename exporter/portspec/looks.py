@@ -29,24 +29,40 @@ class _Queue:
         self.agenda = Agenda()
         self.places = places
         self.running = 0
+        self.held = 0  # places
 
     @property
     def first(self) -> Due | None:
-        return self.agenda.first() if self.running < self.places else None
+        return self.agenda.first() if self.held < self.places else None
+
+
+class _Turn:
+    """A place of a queue, given back once."""
+
+    def __init__(self, queue: _Queue) -> None:
+        queue.held += 1
+        self._queue: _Queue | None = queue
+
+    def end(self) -> None:
+        """Give the place back, unless that was done before."""
+        if self._queue:
+            self._queue.held -= 1
+            self._queue = None
 
 
 class Looks:
     """Begins looks at hosts when they are due: those at hosts with a name and those with an address apart.
 
-    `begin` starts a look in a group of tasks, or gives None if it is not needed any more. Of each kind as many are
-    under way as a SHARE of the `places` that the rounds have; the others wait in the agenda. Looks that follow each
+    `begin` starts a look in a group of tasks, or gives None if it is not needed any more; it is given what to call when
+    the look is slow, or only waits for others. Of each kind as many are under way as a SHARE of the `places` that the
+    rounds have, but for those that are slow; the others wait in the agenda. Looks that follow each
     other closely are one sweep; `on_sweep` is called when one begins. `recheck` are the seconds between two looks at
     ports that deviate, 0 for never; it may be set anew.
     """
 
     def __init__(
         self,
-        begin: Callable[[str, Look, asyncio.TaskGroup], asyncio.Task[None] | None],
+        begin: Callable[[str, Look, asyncio.TaskGroup, Callable[[], object]], asyncio.Task[None] | None],
         on_sweep: Callable[[], object],
         *,
         places: int,
@@ -150,16 +166,24 @@ class Looks:
             return
         now = self._clock.now()
         for queue in self._queues.values():
-            while queue.running < queue.places and (due := queue.agenda.take(now)):
-                if look := self._begin(due.host, due.look, self._tasks):
+            while queue.held < queue.places and (due := queue.agenda.take(now)):
+                turn = _Turn(queue)
+                if look := self._begin(due.host, due.look, self._tasks, partial(self._give_way, turn)):
                     if now > self._sweep_until and not any(other.running for other in self._queues.values()):
                         self._on_sweep()
                     self._sweep_until = now + _gap(due)
                     queue.running += 1
-                    look.add_done_callback(partial(self._end, queue, due))
+                    look.add_done_callback(partial(self._end, queue, due, turn))
+                else:
+                    turn.end()
         self._set_alarm()
 
-    def _end(self, queue: _Queue, due: Due, _: asyncio.Task[None]) -> None:
+    def _give_way(self, turn: _Turn) -> None:
+        turn.end()
+        self._begin_due()
+
+    def _end(self, queue: _Queue, due: Due, turn: _Turn, _: asyncio.Task[None]) -> None:
+        turn.end()
         queue.running -= 1
         self._sweep_until = max(self._sweep_until, self._clock.now() + _gap(due))
         self._begin_due()

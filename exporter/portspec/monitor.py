@@ -71,7 +71,7 @@ class Monitor:
     an interval after the one before, every host a random moment later (up to JITTER). A host that is still
     being scanned when its next round begins is left out of that round, and the round counts as an overrun.
     At most `places` hosts with a name are in progress, those being resolved included, and as many with an address;
-    hosts that wait for the scan of another host with the same address are not counted.
+    hosts that are slow, or wait for the scan of another host with the same address, are not counted.
 
     Between the rounds a host that could not be seen is scanned again after a pause that grows, and ports that deviate
     are looked at again every `recheck` seconds (0: never), in places of their own; see schedule.pauses().
@@ -311,7 +311,7 @@ class Monitor:
     async def _scan(
         self,
         target: Target,
-        on_shared: Callable[[], object] = lambda: None,
+        give_way: Callable[[], object] = lambda: None,
         *,
         is_fresh: bool = False,
         round_began: float | None = None,
@@ -323,7 +323,7 @@ class Monitor:
             is_fresh=is_fresh,
             round_began=round_began,
             silenced=self.snapshot.hosts[host].silenced,
-            on_shared=on_shared,
+            give_way=give_way,
         )
         before = self.snapshot.hosts[host]
         judged_at = result.finished_at
@@ -334,13 +334,13 @@ class Monitor:
         self._count()
         self._take(before, before.after(result, judged_at), Look.SCAN)
 
-    async def _recheck(self, target: Target) -> None:
+    async def _recheck(self, target: Target, give_way: Callable[[], object]) -> None:
         """Look again at the ports of a host that deviate; where that does not suffice, have it scanned."""
         host = target.host
         known = self.snapshot.hosts[host].conclusive
         if known is None:
             return
-        addresses = await self._examiner.recheck(target, known)
+        addresses = await self._examiner.recheck(target, known, give_way)
         self._count(rechecks=1)
         if addresses is None:
             self._looks.put(target, Look.SCAN, 0.0)
@@ -360,13 +360,15 @@ class Monitor:
                 deviations=len(after.deviations),
             )
 
-    def _begin_look(self, host: str, look: Look, tasks: asyncio.TaskGroup) -> asyncio.Task[None] | None:
+    def _begin_look(
+        self, host: str, look: Look, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
+    ) -> asyncio.Task[None] | None:
         """Begin a look beside the rounds; None if the host is being scanned, or is about to be."""
         target = self._targets[host]
         if look is Look.RECHECK:
             if host in self._running:
                 return None
-            task = self._rechecking[host] = tasks.create_task(self._recheck(target))
+            task = self._rechecking[host] = tasks.create_task(self._recheck(target, give_way))
             task.add_done_callback(partial(self._forget, self._rechecking, host))
             return task
         if host in self._busy:
@@ -375,7 +377,7 @@ class Monitor:
             recheck.cancel()
         self._busy[host] = None
         self._count(retries=1)
-        task = self._running[host] = tasks.create_task(self._scan(target))
+        task = self._running[host] = tasks.create_task(self._scan(target, give_way))
         task.add_done_callback(partial(self._forget, self._running, host))
         return task
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 32  # probes at a time
 SHORTER = 0.5  # seconds that an answer takes to reach the one who asked, as blackbox_exporter's --timeout-offset
+_SCANNING = 0.95  # of the limit, so that there is time to tell how far the scan came
 LONGEST = 120.0  # seconds for a probe whose asker names no limit
 
 
@@ -84,7 +85,8 @@ class Prober:
             limit = min(max(0.1, (time_limit or LONGEST + SHORTER) - SHORTER), LONGEST)
             examiner = self._examiners["connect" if engine == "connect" else "auto"]
             try:
-                result = await asyncio.wait_for(examiner.examine(chosen, is_urgent=True), limit)
+                examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCANNING)
+                result = await asyncio.wait_for(examining, limit)
             except TimeoutError:
                 failure = Failure(
                     Reason.TIMEOUT, f"the scan was not done after {limit:g} s, the limit of the one who asked"

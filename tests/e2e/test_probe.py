@@ -111,7 +111,7 @@ def test_a_probe_does_not_outlast_the_limit_that_it_is_told(tmp_path: Path) -> N
         page = parse(answer.text)
         assert (answer.status, page["probe_success"]) == (200, {"": 0.0})
         assert page["port_scan_failure"] == {'host="127.82.0.1",reason="timeout"': 1.0}
-        assert 0.9 < page["probe_duration_seconds"][""] < 1.5
+        assert 0.8 < page["probe_duration_seconds"][""] < 1.5
         # what a probe saw is that probe's own: /metrics is the monitor's
         assert "port_scan_failure" not in service.series()
         assert promtool(answer.text) == (0, "", "")

@@ -152,6 +152,7 @@ class ScriptedEngine:
         self.stats = EngineStats()
         self.jobs: list[ScanJob] = []
         self.futures: list[Future[Observation]] = []
+        self.seen_so_far: dict[int, Observation] = {}
         self._answer = answer
         self._closed = False
 
@@ -176,6 +177,15 @@ class ScriptedEngine:
         number = self.futures.index(running)
         if not running.done():
             self.jobs[number] = replace(self.jobs[number], ports=self.jobs[number].ports | ports)
+
+    def so_far(self, running: Future[Observation], failure: Failure) -> Future[Observation | None]:
+        """Give what `seen_so_far` says of the job of a number; of another one nothing was seen."""
+        answer: Future[Observation | None] = Future()
+        number = self.futures.index(running)
+        nothing = [AddressObservation(address, PortSet(), failure=failure) for address in self.jobs[number].addresses]
+        seen_until_now = self.seen_so_far.get(number, Observation(tuple(nothing), 0.0, 0))
+        answer.set_result(None if running.done() else seen_until_now)
+        return answer
 
     def finish(self, number: int, answer: Callable[[ScanJob], Observation] = all_closed) -> None:
         """Answer the job of a number, in the order of submission from 0."""

@@ -140,6 +140,32 @@ def test_place_that_is_not_kept_is_given_back() -> None:
     asyncio.run(scenario())
 
 
+def test_place_is_kept_for_nobody_while_somebody_rests() -> None:
+    """Once all that is left goes on without the place, it goes to the next one; what follows takes another."""
+
+    async def scenario() -> None:
+        limit = Limit(1)
+        place = Place(limit)
+        await place.take()
+        await place.take()
+        place.keep()
+        place.rest()  # one of the two
+        place.put_back()
+        assert limit.held == 1
+        place.put_back()
+        assert (limit.held, place.is_held) == (0, False)
+        place.wake()
+        assert limit.held == 0
+        await within(place.take())
+        place.keep()
+        place.put_back()
+        assert limit.held == 1
+        place.close()
+        assert limit.held == 0
+
+    asyncio.run(scenario())
+
+
 async def within(what: Coroutine[None, None, None]) -> None:
     """Wait for what must not wait."""
     await asyncio.wait_for(what, 30)

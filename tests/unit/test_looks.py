@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,11 @@ from portspec.document import host_document, timestamp
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
 from portspec.limit import Limit
-from portspec.looks import SHARE
+from portspec.looks import SHARE, Looks
 from portspec.monitor import LONGEST_LOOK_AWAY, Monitor
 from portspec.scan import Failure, Observation, Reason
 from portspec.scan.addresses import AddressScans
-from portspec.schedule import JITTER, retry_pause
+from portspec.schedule import JITTER, Look, retry_pause
 from portspec.snapshot import HostState
 from portspec.verdict import Verdict
 from tests.unit.factories import (
@@ -38,7 +39,7 @@ from tests.unit.factories import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from portspec.inventory import Target
     from portspec.scan import ScanJob
@@ -606,3 +607,34 @@ def test_state_knows_the_exceptions_in_force_whatever_interrupts(steps: list[flo
 def test_retry_pauses_are_what_the_tests_take_them_for() -> None:
     """The first try comes a minute after the first failure."""
     assert retry_pause(1) == MINUTE
+
+
+def test_look_that_is_slow_gives_its_place_to_the_next_one_once() -> None:
+    """Looks that only wait keep no other from being made; each of them makes room for one."""
+
+    async def scenario() -> None:
+        clock, ways, ended = ManualClock(), list[Callable[[], object]](), asyncio.Event()
+
+        def begin(
+            _: str, __: Look, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
+        ) -> asyncio.Task[Any] | None:
+            ways.append(give_way)
+            return tasks.create_task(ended.wait())
+
+        looks = Looks(begin, lambda: None, places=1, recheck=0.0, clock=clock, rng=random.Random(1))  # noqa: S311
+        running = asyncio.create_task(looks.run())
+        for number in range(4):
+            looks.put(target(f"db{number}"), Look.SCAN, 10.0)
+        await clock.advance(10.0)
+        assert len(ways) == 1
+        ways[0]()
+        ways[0]()
+        await settle()
+        assert (len(ways), looks.is_under_way) == (2, True)
+        ended.set()
+        await settle()
+        assert (len(ways), looks.planned) == (4, 0)
+        running.cancel()
+        await settle()
+
+    asyncio.run(scenario())

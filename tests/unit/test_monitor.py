@@ -84,7 +84,8 @@ class ScriptedExaminer(Examiner):
         is_urgent: bool = False,  # noqa: ARG002 - it concerns the places of the real one
         round_began: float | None = None,  # noqa: ARG002 - and this what it shares
         silenced: Collection[str] = (),  # noqa: ARG002 - and this what it believes
-        on_shared: Callable[[], object] = lambda: None,
+        time_limit: float | None = None,  # noqa: ARG002 - and this is /probe's
+        give_way: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Find all ports closed but those that the script has, after a while."""
         host = target.host
@@ -93,7 +94,7 @@ class ScriptedExaminer(Examiner):
         self.earlier.append(earlier)
         self.fresh.append(is_fresh)
         if host in self.shared:
-            on_shared()
+            give_way()
         self.busy[host] += 1
         assert self.busy[host] == 1, f"{host} is scanned twice at once"
         self.most_at_once = max(self.most_at_once, self.busy.total())

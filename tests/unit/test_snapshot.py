@@ -163,6 +163,20 @@ def test_address_that_was_cut_off_without_a_deviation_is_unknown() -> None:
     assert before.silenced == frozenset()
 
 
+def test_part_of_an_address_that_was_seen_in_time_replaces_what_was_kept_of_it() -> None:
+    """Of an address whose time was over the ports that were seen are as they are now, the others as they were."""
+    web = target(expect=[22], scan=[80, 443])
+    before = HostState(web).after(result(web, seen(is_open=[80, 443])))
+    assert [item.port for item in before.deviations] == [22, 80, 443]
+    late = Failure(Reason.TIMEOUT, "the scan was ended after 60 s")
+    after = before.after(result(web, replace(seen(scanned=[22, 80]), failure=late), at=NOW + 60))
+    assert after.verdict is Verdict.OUT_OF_SPEC
+    assert [item.port for item in after.deviations] == [22, 443]
+    assert after.conclusive
+    (kept,) = after.conclusive.addresses
+    assert (set(kept.scanned), set(kept.open), kept.failure) == ({22, 80, 443}, {443}, None)
+
+
 def test_address_that_has_left_the_name_is_gone() -> None:
     """An address that the name does not have any more takes its deviations with it."""
     before, _ = partly_seen()

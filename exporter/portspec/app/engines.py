@@ -66,13 +66,14 @@ class Engines:
         is_connect = engine == "connect" or self.confirmer is None
         return Examiner(
             self._connections if is_connect else self._scans,
-            SystemResolver(ipv6=config.ipv6, lookups=self._lookups),
+            SystemResolver(ipv6=config.ipv6, lookups=self._lookups, max_addresses=config.scan.max_addresses),
             self._parallel,
             confirmer=None if is_connect else self._connections,
             connections=self._connections,
             canaries=self.canaries,
             confirm=config.scan.confirm,
             host_rate=config.scan.host_rate,
+            max_duration=config.scan.max_duration,
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from portspec.config.duration import spell_duration
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
 from portspec.document import timestamp
+from portspec.examine import max_duration
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
@@ -56,7 +57,8 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     known = targets(config, discovery.hosts)
-    resolver, seconds = SystemResolver(ipv6=config.ipv6), math.inf if everything else LOOKUP_SECONDS
+    resolver = SystemResolver(ipv6=config.ipv6, max_addresses=config.scan.max_addresses)
+    seconds = math.inf if everything else LOOKUP_SECONDS
     looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
     lines = host_lines(known, looked_up, everything=everything)
     lines += [*([""] if lines else []), *_round(config, known, looked_up)]
@@ -78,6 +80,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         *_audit_warnings(config, expected, now),
         *complaints(config, for_others=True),
         *_reportfile_warnings(config),
+        *_limit_warnings(config, known, looked_up),
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
@@ -149,6 +152,25 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
         why = error.strerror or str(error)
     if why:
         yield f"reportfile {path} cannot be written: {why}"
+
+
+def _limit_warnings(config: Config, known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> Iterator[str]:
+    """Tell of hosts that cannot be scanned within their limit of time at `host_rate`, by the one that takes longest."""
+    rate = config.scan.host_rate
+    late: list[tuple[float, float, Target]] = []
+    for place, target in enumerate(known) if rate else ():
+        probes = len(_addresses(target, looked_up.get(place))) * len(target.config.ports)
+        limit = max_duration(config.scan.max_duration, target.config.interval)
+        if rate and probes / rate > limit:
+            late.append((probes / rate, limit, target))
+    if late:
+        seconds, limit, target = max(late, key=lambda item: item[0])
+        others = f" and {count(len(late) - 1, 'other host')}" if len(late) > 1 else ""
+        yield (
+            f"{target.host}{others} would be unknown, reason timeout: at host_rate {rate:g} a scan takes "
+            f"{spell_duration(seconds)}, and it is ended after {spell_duration(limit)}; raise scan.max_duration or "
+            "scan.host_rate, or scan fewer ports"
+        )
 
 
 def _lapsed(until: float) -> str:

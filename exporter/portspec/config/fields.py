@@ -72,6 +72,10 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _max_duration(value: object) -> float | None:
+    return None if value is None else _seconds(value)
+
+
 def _recheck(value: object) -> float:
     seconds = parse_duration(value)
     if seconds != 0 and not 1 <= seconds <= 366 * 86400:
@@ -247,6 +251,7 @@ Ports = Annotated[list[_PortsItem], BeforeValidator(items), AfterValidator(_not_
 OptionalPorts = Annotated[list[_PortsItem] | None, BeforeValidator(_items_if_any), AfterValidator(_not_empty_sets)]
 Flag = Annotated[bool, BeforeValidator(flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
+MaxDuration = Annotated[float | None, BeforeValidator(_max_duration)]
 Recheck = Annotated[float, BeforeValidator(_recheck)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]
 Text = Annotated[str, BeforeValidator(_text)]

@@ -144,7 +144,8 @@ class Module:
 class ScanConfig:
     """The `scan` block. Rates are probes per second (None = no limit), `timeout` seconds for one probe.
 
-    A deviation counts once it was seen `confirm` times.
+    A deviation counts once it was seen `confirm` times. A scan of a host ends after `max_duration` seconds (None: its
+    interval, and at least a minute); of a name at most `max_addresses` addresses are scanned.
     """
 
     engine: EngineChoice = "auto"
@@ -153,6 +154,8 @@ class ScanConfig:
     timeout: float = 0.9
     retries: int = 2
     confirm: int = 2
+    max_duration: float | None = None
+    max_addresses: int = 64
 
 
 @dataclass(frozen=True, slots=True)

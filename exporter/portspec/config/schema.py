@@ -18,6 +18,7 @@ from portspec.config.fields import (
     HostModel,
     Identifier,
     Interval,
+    MaxDuration,
     ModuleName,
     Network,
     OptionalPorts,
@@ -58,6 +59,8 @@ class ScanModel(_Strict):
     timeout: Timeout = 0.9
     retries: Annotated[int, whole(0, 10)] = 2
     confirm: Annotated[int, whole(1, 10)] = 2
+    max_duration: MaxDuration = None
+    max_addresses: Annotated[int, whole(1, 4096)] = 64
 
 
 class ExceptionModel(_Strict):

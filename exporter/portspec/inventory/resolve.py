@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_LOOKUPS = 64  # getaddrinfo blocks a thread each
+MAX_ADDRESSES = 64  # of a name
 TIME_LIMIT = 5.0  # seconds for one name and family; glibc itself may take 10 and more
 
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
@@ -66,20 +68,24 @@ class SystemResolver:
     One family that fails while the other answers gives addresses and a failure, so that a host is not
     judged by half of its addresses without anybody knowing. A name that /etc/hosts answers for, before any name
     server is asked, has the addresses that stand there, and no family can fail. An address that may not stand in
-    conf.yml is a failure, and so is a loopback address of a name that is not this machine's own. `lookups`
-    limits how many threads look up; names beyond that wait, and the time limit does not count that wait.
+    conf.yml is a failure, and so is a loopback address of a name that is not this machine's own. Of more than
+    `max_addresses` addresses the lowest are given, and a failure: whoever owns a name does not decide how much is
+    scanned. `lookups` limits how many threads look up; names beyond that wait, and the time limit does not count that
+    wait.
     """
 
     def __init__(
         self,
         *,
         ipv6: bool,
+        max_addresses: int = MAX_ADDRESSES,
         time_limit: float = TIME_LIMIT,
         lookup: Callable[..., list[str]] | None = None,
         lookups: Lookups | None = None,
         hosts_file: HostsFile | None = None,
     ) -> None:
         self._families = (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)
+        self._max_addresses = max_addresses
         self._time_limit = time_limit
         self._lookup = lookup or _getaddrinfo
         self._lookups = lookups or Lookups(families=len(self._families))
@@ -106,6 +112,13 @@ class SystemResolver:
         if len(bad) > _MOST_FAULTS:
             bad[_MOST_FAULTS:] = [f"and {len(bad) - _MOST_FAULTS} more cannot be scanned"]
         failures += [Failure(Reason.RESOLVE, why) for why in bad]
+        if len(addresses) > self._max_addresses:
+            why = (
+                f"has {len(addresses):,} addresses, of which {self._max_addresses:,} are scanned (scan: max_addresses)"
+            )
+            failures.append(Failure(Reason.RESOLVE, why))
+            # Name servers rotate their records: the same ones each time.
+            addresses = tuple(sorted(addresses, key=_order)[: self._max_addresses])
         if not addresses and not failures:
             wanted = "A or AAAA" if len(self._families) > 1 else "A"
             return Resolution((), Failure(Reason.RESOLVE, f"does not resolve (no {wanted} record)"))
@@ -166,6 +179,11 @@ def _failed(family: socket.AddressFamily, why: str, *, is_local: bool = False) -
     version = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}.get(family, "")
     reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
     return Failure(reason, f"the look-up of its {version}addresses failed ({why})")
+
+
+def _order(text: str) -> tuple[int, int]:
+    address = ipaddress.ip_address(text)
+    return address.version, int(address)
 
 
 def _is_loopback(text: str) -> bool:

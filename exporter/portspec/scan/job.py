@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from portspec.scan.pacing import Pacer
@@ -25,8 +26,9 @@ class PortState(enum.StrEnum):
 class Reason(enum.StrEnum):
     """Why nothing can be said of an address, or not of all of it; never the state of a port.
 
-    CUT_OFF: it answered, and then nothing of it did, not even what had answered before. ANSWERS_EVERYTHING: somebody
-    answers in its place. CANARY: it fell silent while nothing could be seen that always is.
+    TIMEOUT: its time was over. CUT_OFF: it answered, and then nothing of it did, not even what had answered before.
+    ANSWERS_EVERYTHING: somebody answers in its place. CANARY: it fell silent while nothing could be seen that always
+    is.
     """
 
     RESOLVE = "resolve"
@@ -38,6 +40,10 @@ class Reason(enum.StrEnum):
     ANSWERS_EVERYTHING = "answers_everything"
     CANARY = "canary"
     INTERNAL = "internal"
+
+
+#: What was seen of an address before it failed so counts.
+IN_PART = frozenset({Reason.CUT_OFF, Reason.CANARY, Reason.TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class ScanJob:
     about one host that come one after the other. The same `seed` gives the same order of probes. An answer is waited
     for at least `patience` seconds. With a `hold` (only engines that connect know it) a port is open if the connection
     stays up for so many seconds and the peer takes data then; one that is reset before is closed.
+    `on_slow` is called at most once, in the engine's thread, when the job has become slow; see work.SLOW. It must not
+    block or raise.
 
     The ports of `first` are asked before the others: those that probably answer, so that it is known early whether the
     address lives. Those of `alive` have answered just now: while they are silent, the silence of no port counts.
@@ -70,6 +78,7 @@ class ScanJob:
     hold: float = 0.0
     first: PortSet = field(default=NO_PORTS, compare=False)
     alive: PortSet = field(default=NO_PORTS, compare=False)
+    on_slow: Callable[[], object] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,8 @@ class AddressObservation:
 
     @property
     def is_usable(self) -> bool:
-        """True if what the sets hold counts: all was seen, or some of it before or beside a silence that does not."""
-        return self.failure is None or self.failure.reason in (Reason.CUT_OFF, Reason.CANARY)
+        """True if what the sets hold counts: all was seen, or what was is not spoilt by the failure; see IN_PART."""
+        return self.failure is None or self.failure.reason in IN_PART
 
     @property
     def accepting(self) -> PortSet:
@@ -151,6 +160,13 @@ class Engine(Protocol):
         """Scan more ports for a job that was submitted; one that is over by then stays as it is.
 
         Whether the ports were added shows in what was `scanned`.
+        """
+        ...
+
+    def so_far(self, running: Future[Observation], failure: Failure) -> Future[Observation | None]:
+        """Give what is known now of a job that was submitted; None if it is over.
+
+        Addresses that are not settled have that `failure`, and hold only the ports whose state was seen.
         """
         ...
 

@@ -14,11 +14,13 @@ class Pacer:
     A generic cell rate algorithm (ITU-T I.371) with a bucket of a hundredth of the rate: what an idle
     second left unsent is lost, so that a pause is not followed by a burst. All times are seconds of
     one monotonic clock, given by the caller. rate None: no limit. Engines may share one: any thread may use it.
+    With a rate, `passed` are the probes that have passed in all.
     """
 
-    __slots__ = ("_burst", "_full_at", "_interval", "_lock")
+    __slots__ = ("_burst", "_full_at", "_interval", "_lock", "passed", "rate")
 
     def __init__(self, rate: float | None) -> None:
+        self.passed = 0
         self._full_at = -math.inf
         self._lock = threading.Lock()
         self.keep_to(rate)
@@ -26,6 +28,7 @@ class Pacer:
     def keep_to(self, rate: float | None) -> None:
         """Keep to another rate from now on."""
         with self._lock:
+            self.rate = rate
             self._burst = 1 if rate is None else max(1, int(rate / 100))
             # A full bucket and a second's refill together must not exceed the rate.
             self._interval = 0.0 if rate is None else 1.0 / max(rate - (self._burst - 1), 1.0)
@@ -46,6 +49,7 @@ class Pacer:
         with self._lock:
             probes = min(most, self.allowance(now))
             self._full_at = max(self._full_at, now) + probes * self._interval
+            self.passed += probes
         return probes
 
     def put_back(self, probes: int) -> None:
@@ -53,6 +57,7 @@ class Pacer:
         if self._interval:
             with self._lock:
                 self._full_at -= probes * self._interval
+                self.passed -= probes
 
     def next_at(self, now: float) -> float:
         """Give the time from which at least one probe may be sent (now, if one may already)."""

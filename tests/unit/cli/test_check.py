@@ -359,3 +359,28 @@ def test_many_addresses_of_a_name_are_told_in_few_words() -> None:
     assert "192.0.2.8, and 92 more  1 port" in line
     (line,) = host_lines([host], found, everything=True)
     assert line.count("192.0.2.") == 100
+
+
+@pytest.mark.parametrize(
+    ("scan", "told"),
+    [
+        ({"host_rate": 10}, "127.0.0.1 and 1 other host would be unknown, reason timeout: at host_rate 10 "),
+        (
+            {"host_rate": 15},
+            "127.0.0.1 would be unknown, reason timeout: at host_rate 15 a scan takes 1 min 7 s, and it is ",
+        ),
+        ({"host_rate": 15, "max_duration": "2m"}, None),
+        ({"host_rate": 1000, "max_duration": 1}, None),
+        ({"max_duration": 1}, None),
+    ],
+)
+def test_hosts_that_take_longer_than_they_may_are_warned_of(
+    configure: Configure, scan: dict[str, object], told: str | None
+) -> None:
+    """Check tells of hosts whose ports cannot be scanned within the limit of time at `host_rate`."""
+    hosts = {"127.0.0.1": {"scanports": ["1-1000"]}, "127.0.0.2": {"scanports": ["1-700"]}, "127.0.0.3": [1]}
+    done = run("check", "-c", configure(hosts, [1], interval=30, scan=scan))
+    found = [line.removeprefix("warning: ") for line in done.out.splitlines() if "reason timeout" in line]
+    assert done.code == 0
+    assert len(found) == (told is not None)
+    assert told is None or found[0].startswith(told)

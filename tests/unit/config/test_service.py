@@ -29,6 +29,19 @@ def test_a_deviation_is_seen_twice_unless_the_file_says_otherwise(conf: Conf) ->
     assert conf.load(HOSTS).scan.confirm == 2
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("5m", 300.0), ("null", None)])
+def test_a_scan_takes_as_long_as_the_file_says(conf: Conf, text: str, seconds: float | None) -> None:
+    """`scan.max_duration` is a duration, and none unless the file has one."""
+    assert conf.load(f"{HOSTS}scan: {{max_duration: {text}}}\n").scan.max_duration == seconds
+    assert conf.load(HOSTS).scan.max_duration is None
+
+
+def test_a_name_has_as_many_addresses_as_the_file_says(conf: Conf) -> None:
+    """`scan.max_addresses` is a number, 64 unless the file has another."""
+    assert conf.load(f"{HOSTS}scan: {{max_addresses: 3}}\n").scan.max_addresses == 3
+    assert conf.load(HOSTS).scan.max_addresses == 64
+
+
 def test_the_state_lies_beside_the_configuration(conf: Conf, tmp_path: Path) -> None:
     """Without a key and without a directory of the service manager's, the state is portspec.db beside conf.yml."""
     assert conf.load(HOSTS).state == str(tmp_path / "portspec.db")

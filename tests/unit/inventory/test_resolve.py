@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -362,3 +363,24 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
 def test_the_system_resolver_is_getaddrinfo() -> None:
     """The default look-up is getaddrinfo(3), which knows this machine."""
     assert asyncio.run(SystemResolver(ipv6=False).resolve("localhost")) == Resolution(("127.0.0.1",))
+
+
+@pytest.mark.parametrize("count", [2, 3, 300])
+def test_addresses_of_a_name_are_bounded(count: int) -> None:
+    """Of more addresses than allowed the same few are scanned each time, and the host is unknown with the number."""
+    addresses = [f"192.0.2.{number % 256}" if number < 256 else f"198.51.100.{number - 256}" for number in range(count)]
+
+    def resolution() -> Resolution:
+        random.Random(count).shuffle(addresses)  # noqa: S311
+        lookup = Lookup({V4: [*addresses], V6: ["2001:db8::1"]})
+        return asyncio.run(SystemResolver(ipv6=True, max_addresses=3, lookup=lookup).resolve("db1"))
+
+    found = resolution()
+    if count == 2:
+        assert (len(found.addresses), found.failure) == (3, None)
+        return
+    assert found == resolution()
+    assert found.addresses == ("192.0.2.0", "192.0.2.1", "192.0.2.2")
+    assert found.failure == Failure(
+        Reason.RESOLVE, f"has {count + 1} addresses, of which 3 are scanned (scan: max_addresses)"
+    )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from portspec.limit import Limit, Place
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
-from portspec.scan.addresses import FRESH, AddressScans
+from portspec.scan.addresses import FRESH, MOST_AT_ONCE, UNFINISHED, AddressScans
+from portspec.scan.slow import SlowScans
 from tests.unit.factories import ScriptedEngine, seen, settle
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Scene:
         self.limit = Limit(places)
         self.time = 0.0
         self.scans = AddressScans(self.engine, clock=lambda: self.time)
-        self.begun: list[bool] = []
+        self.begun = 0
+        self._gave_way: set[Place] = set()
 
     def ask(
         self,
@@ -39,17 +41,33 @@ class Scene:
         since: float | None = None,
         patience: float = 0.0,
         round_began: float | None = None,
+        over: asyncio.Future[None] | None = None,
+        is_urgent: bool = False,
     ) -> asyncio.Task[Observation]:
         """Ask for a scan."""
 
         async def ask() -> Observation:
-            with contextlib.closing(Place(self.limit)) as place:
+            with contextlib.closing(Place(self.limit, is_urgent=is_urgent)) as place:
+                place.give_way = lambda: self._gave_way.add(place)
                 job = ScanJob(addresses, ports, patience=patience)
                 return await self.scans.scan(
-                    job, place, since=since, round_began=round_began, on_begin=self.begun.append
+                    job,
+                    place,
+                    since=since,
+                    round_began=round_began,
+                    over=over,
+                    on_begin=self._begin,
                 )
 
         return asyncio.create_task(ask())
+
+    def _begin(self) -> None:
+        self.begun += 1
+
+    @property
+    def ways_given(self) -> int:
+        """The number of jobs that gave way."""
+        return len(self._gave_way)
 
     def finish(self, number: int, *is_open: int) -> None:
         """End a job of the engine: these ports are open, as far as they are asked, the others closed."""
@@ -66,7 +84,7 @@ def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
         tasks = [scene.ask(A, ports=PortSet.of([22, 80, 1000 + number])) for number in range(200)]
         await settle()
         assert (len(scene.engine.jobs), scene.limit.held) == (1, 1)
-        assert scene.begun == [False] + [True] * 199
+        assert (scene.begun, scene.ways_given) == (200, 199)
         scene.finish(0, 80, 1007)
         observations = await asyncio.gather(*tasks)
         for number, observation in enumerate(observations):
@@ -143,7 +161,7 @@ def test_names_that_are_resolved_late_in_a_round_get_what_was_seen_in_it() -> No
             seen(A, scanned=[22, 80, 443], is_open=[80, 443]),
             seen(B, scanned=[22, 80, 443]),
         )
-        assert scene.begun == [False, True, False]
+        assert (scene.begun, scene.ways_given) == (3, 1)
         assert scene.limit.held == 0
 
     asyncio.run(scenario())
@@ -222,7 +240,7 @@ def test_only_a_scan_that_is_new_enough_is_shared(age: float, since: float | Non
         second = scene.ask(A, since=since)
         await settle()
         assert len(scene.engine.jobs) == 1  # an address is scanned once at a time
-        assert scene.begun == ([False, True] if is_shared else [False])
+        assert (scene.begun, scene.ways_given) == (2 if is_shared else 1, 1)
         scene.finish(0)
         await settle()
         assert (first.done(), second.done()) == (True, is_shared)
@@ -362,6 +380,225 @@ def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
         others = [scene.ask(A, since=0.5), scene.ask(B, A, since=0.6), scene.ask(B, since=0.7)]
         await end(scene, [looking, *others])
         assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+def test_slow_scan_gives_its_place_back_for_good() -> None:
+    """Beside a scan that has become slow another host has the one place; the slow one still gets its answer."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        slow, other = scene.ask(A), scene.ask(B)
+        await settle()
+        assert [job.addresses for job in scene.engine.jobs] == [(A,)]
+        scene.engine.jobs[0].on_slow()
+        await settle()
+        assert [job.addresses for job in scene.engine.jobs] == [(A,), (B,)]
+        assert (scene.limit.held, scene.ways_given) == (1, 1)
+        scene.finish(0, 80)
+        assert (await slow).addresses[0] == seen(A, scanned=FEW, is_open=[80])
+        assert scene.limit.held == 1
+        scene.finish(1)
+        await other
+        assert (scene.limit.held, len(scene.scans._slow)) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_job_with_a_slow_address_keeps_its_place_only_while_another_one_is_scanned() -> None:
+    """The place of a job goes to the next one when all of its addresses that are not done are slow."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        both = scene.ask(A, B)
+        other = scene.ask("192.0.2.3")
+        await settle()
+        scene.engine.jobs[0].on_slow()
+        await settle()
+        assert (scene.limit.held, len(scene.engine.jobs)) == (1, 2)
+        scene.finish(1)
+        await settle()
+        assert [job.addresses for job in scene.engine.jobs] == [(A,), (B,), ("192.0.2.3",)]
+        await end(scene, [both, other])
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("since", [None, 1.0], ids=["sharing it", "after it"])
+def test_nobody_waits_for_a_slow_scan_with_a_place_in_hand(since: float | None) -> None:
+    """A job whose other addresses are done gives its place back while it waits for an address that is slow."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        slow = scene.ask(A)
+        await settle()
+        scene.engine.jobs[0].on_slow()
+        await settle()
+        scene.time = 1.0
+        both = scene.ask(A, B, since=since)
+        await settle()
+        assert [job.addresses for job in scene.engine.jobs] == [(A,), (B,)]
+        assert scene.limit.held == 1
+        scene.finish(1)
+        await settle()
+        assert (scene.limit.held, scene.ways_given) == (0, 2)
+        await end(scene, [slow, both])
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+def test_word_that_a_scan_is_slow_may_come_too_late() -> None:
+    """Nothing is given back for a scan that has ended meanwhile."""
+
+    async def scenario() -> None:
+        scene = Scene(places=2)
+        task = scene.ask(A)
+        await settle()
+        scene.finish(0)
+        scene.engine.jobs[0].on_slow()
+        await task
+        await settle()
+        assert (scene.limit.held, len(scene.scans._slow)) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_many_addresses_of_a_job_are_scanned_a_few_at_a_time() -> None:
+    """Of a hundred addresses some are in the engine at once; those that are slow do not keep the others out."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        addresses = [f"192.0.2.{number}" for number in range(100)]
+        task = scene.ask(*addresses)
+        await settle()
+        assert len(scene.engine.jobs) == MOST_AT_ONCE
+        scene.finish(0)
+        await settle()
+        assert len(scene.engine.jobs) == MOST_AT_ONCE + 1
+        scene.engine.jobs[1].on_slow()
+        await settle()
+        assert len(scene.engine.jobs) == MOST_AT_ONCE + 2
+        assert len(scene.scans._addresses) == MOST_AT_ONCE + 1
+        await end(scene, [task])
+        assert [item.address for item in task.result().addresses] == addresses
+        assert (scene.limit.held, scene.begun) == (0, 1)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_seen_counts_when_the_time_is_over() -> None:
+    """Each address that is not settled has a failure, and the ports that were seen; its scan ends."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        over = asyncio.get_running_loop().create_future()
+        task = scene.ask(A, B, "192.0.2.3", over=over)
+        await settle()
+        scene.finish(0, 80)
+        await settle()
+        partly = replace(seen(B, scanned=[22], is_open=[22]), failure=UNFINISHED)
+        scene.engine.seen_so_far[1] = Observation((partly,), 1.0, 5)
+        over.set_result(None)
+        first, second, third = (await task).addresses
+        assert first == seen(A, scanned=FEW, is_open=[80])
+        assert second == partly
+        assert (third.scanned, third.failure) == (PortSet(), UNFINISHED)
+        await settle()
+        assert [future.cancelled() for future in scene.engine.futures] == [False, True, True]
+        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+
+    asyncio.run(scenario())
+
+
+def test_scan_whose_time_is_over_for_one_goes_on_for_another() -> None:
+    """A job that ends at its limit takes nothing from those that share its scan."""
+
+    async def scenario() -> None:
+        scene = Scene()
+        over = asyncio.get_running_loop().create_future()
+        first, second = scene.ask(A, over=over), scene.ask(A)
+        await settle()
+        over.set_result(None)
+        assert (await first).addresses[0].failure == UNFINISHED
+        assert not scene.engine.futures[0].cancelled()
+        scene.finish(0, 80)
+        assert (await second).addresses[0] == seen(A, scanned=FEW, is_open=[80])
+        assert scene.limit.held == 0
+
+    asyncio.run(scenario())
+
+
+def test_job_whose_time_is_over_while_it_waits_for_a_place_has_seen_nothing() -> None:
+    """It is told so, and leaves nothing behind when its turn comes."""
+
+    async def scenario() -> None:
+        scene = Scene(places=1)
+        over = asyncio.get_running_loop().create_future()
+        first, second = scene.ask(A), scene.ask(B, over=over)
+        await settle()
+        over.set_result(None)
+        assert (await second).addresses[0].failure == UNFINISHED
+        scene.finish(0)
+        await first
+        await settle()
+        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._addresses) == (1, 0, {})
+
+    asyncio.run(scenario())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ask", "urgent", "finish", "slow", "cancel", "over", "fewer", "more"]),
+            st.lists(st.sampled_from([f"192.0.2.{number}" for number in range(4)]), min_size=1, unique=True),
+            st.integers(0, 20),
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_no_place_is_lost_whatever_becomes_slow_ends_or_is_given_up(
+    steps: Sequence[tuple[str, list[str], int]], places: int, most_slow: int
+) -> None:
+    """In any order: no place is given back twice, no more are held than there are, and in the end none is."""
+
+    async def scenario() -> None:
+        scene = Scene(places=places)
+        scene.scans._slow = SlowScans(most=most_slow)
+        asked: list[tuple[asyncio.Task[Observation], asyncio.Future[None]]] = []
+        most = places
+        for number, (step, addresses, which) in enumerate(steps):
+            scene.time = number / 4
+            running = [place for place, future in enumerate(scene.engine.futures) if not future.done()]
+            if step in {"ask", "urgent"}:
+                over = asyncio.get_running_loop().create_future()
+                since = scene.time if which % 2 else None
+                asked.append((scene.ask(*addresses, since=since, over=over, is_urgent=step == "urgent"), over))
+            elif step == "finish" and running:
+                scene.finish(running[which % len(running)], 80)
+            elif step == "slow" and running:
+                scene.engine.jobs[running[which % len(running)]].on_slow()
+            elif step == "cancel" and asked:
+                asked[which % len(asked)][0].cancel()
+            elif step == "over" and asked and not asked[which % len(asked)][1].done():
+                asked[which % len(asked)][1].set_result(None)
+            elif step in {"fewer", "more"}:
+                scene.limit.most = max(1, scene.limit.most + (1 if step == "more" else -1))
+                most = max(most, scene.limit.most)
+            if which % 3:
+                await settle()
+                assert 0 <= scene.limit.held <= most
+                assert len(scene.scans._slow) <= most_slow
+        await end(scene, [task for task, _ in asked])
+        await settle()
+        assert all(future.done() for future in scene.engine.futures)
+        assert (scene.limit.held, len(scene.scans._slow), scene.scans._addresses) == (0, 0, {})
+        for task, _ in asked:
+            assert task.cancelled() or len(task.result().addresses)
 
     asyncio.run(scenario())
 

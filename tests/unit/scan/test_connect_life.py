@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portspec.ports import ALL_PORTS, PortSet
-from portspec.scan import Observation, ScanJob
+from portspec.scan import Failure, Observation, Reason, ScanJob
 from portspec.scan.connect import ConnectEngine
 from tests.unit.scan.loopback import (
     PATIENCE,
@@ -230,3 +230,53 @@ def test_fault_of_one_job_leaves_the_others_alone(engine: ConnectEngine) -> None
     bad = engine.submit(impossible_job())
     assert bad.exception(timeout=PATIENCE) is not None
     assert good.result(timeout=PATIENCE).addresses[0].closed == len(SOME_PORTS)
+
+
+def test_what_is_known_so_far_holds_what_was_seen(engine: ConnectEngine) -> None:
+    """Asked in the middle of a job, the engine tells of the ports that have answered; of one that is over nothing."""
+    failure = Failure(Reason.TIMEOUT, "too late")
+    address = own_address()
+    with silent_ports(address) as silent, listeners(address) as opened:
+        is_open = ports_of(opened)
+        future = engine.submit(ScanJob((address,), silent | is_open | SOME_PORTS))
+        eventually(
+            lambda: engine.stats.ports_settled == len(is_open | SOME_PORTS), "all are settled but for the silent one"
+        )
+        seen = engine.so_far(future, failure).result(timeout=PATIENCE)
+        assert seen
+        (item,) = seen.addresses
+        assert (item.scanned, item.open, item.failure) == (is_open | SOME_PORTS, is_open, failure)
+        future.cancel()
+        eventually(lambda: engine.so_far(future, failure).result(PATIENCE) is None, "the job is over")
+    engine.close()
+    assert engine.so_far(future, failure).result(timeout=PATIENCE) is None
+
+
+def test_question_that_nobody_waits_for_is_dropped(engine: ConnectEngine) -> None:
+    """Who gives up asking what is known so far stops no job."""
+    address = own_address()
+    with silent_ports(address) as silent:
+        future = engine.submit(ScanJob((address,), silent))
+        for _ in range(100):
+            engine.so_far(future, Failure(Reason.TIMEOUT, "too late")).cancel()
+        other = engine.submit(ScanJob((own_address(),), SOME_PORTS))
+        assert other.result(timeout=PATIENCE).addresses[0].closed == len(SOME_PORTS)
+        assert not future.done()
+
+
+def test_job_that_waits_for_answers_is_slow_and_leaves_the_window_to_others() -> None:
+    """A job whose probes are all unanswered says that it is slow; another one has most of the window then."""
+    told = threading.Event()
+    address = own_address()
+    engine = ConnectEngine(timeout=30.0, retries=0, window=8)
+    try:
+        with silent_ports(address, 20) as silent:
+            future = engine.submit(ScanJob((address,), silent, on_slow=told.set))
+            assert told.wait(PATIENCE)
+            other = engine.submit(ScanJob((own_address(),), SOME_PORTS))
+            eventually(lambda: len(engine._lanes) == 2 or other.done(), "the other one begins")
+            assert engine._quotas() in ({True: 2, False: 6}, {True: 2, False: 8})
+            future.cancel()
+            assert other.result(timeout=PATIENCE).addresses[0].closed == len(SOME_PORTS)
+    finally:
+        engine.close()

@@ -200,7 +200,7 @@ def test_debug_tells_why_a_probe_failed() -> None:
 def test_debug_of_a_timeout_tells_the_limit() -> None:
     """The story of a probe that took too long says so."""
     story = exporter(None).ask("/probe?target=web1&debug=true", headers={TIMEOUT: "0.6"}).text
-    assert "failure: timeout: the scan was not done after 0.1 s, the limit of the one who asked\n" in story
+    assert "failure: timeout: the scan was ended after 0.1 s: 0 of 2 ports were settled\n" in story
 
 
 @pytest.mark.parametrize("value", ["false", "0", "", "no"])

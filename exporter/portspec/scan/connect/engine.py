@@ -50,6 +50,7 @@ MAX_WINDOW = 8192  # of some 28,000 ephemeral ports
 MAX_BATCH = 256  # probes sent before answers are looked at: sockets stay in the processor's cache
 LINGER = 0.2  # seconds without work after which the idle sockets are closed
 RECOVERY = 1.0  # seconds after which a window that a lack of descriptors narrowed is doubled again
+_SHARE_OF_SLOW = 4
 RESERVE = 256  # descriptors left to the rest of the program
 
 
@@ -114,9 +115,10 @@ class ConnectEngine(EngineThread):
             self._begin(*self._inbox.popleft())  # one a turn: drawing the order of all ports takes 20 ms
         else:
             self._take_more_ports(self._works)
+            self._answer_so_far(self._works, self._clock())
         self._resolve_doubts(self._clock())
         self._finish()
-        wait = self._launch(self._clock())
+        wait = self._look(self._works, self._clock(), self._launch(self._clock()))
         events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
         now = self._clock()
         if not events and not self._works:
@@ -131,7 +133,7 @@ class ConnectEngine(EngineThread):
         if future.cancelled():
             return
         try:
-            work = Work(job, future, self._clock(), self._lane)
+            work = Work(job, future, self._clock(), self._lane, self._pacer)
         except Exception as error:  # noqa: BLE001 - as in _run
             fail(future, error)
             return
@@ -212,12 +214,12 @@ class ConnectEngine(EngineThread):
             return LINGER if any(self._idle.values()) else None
         ready = [lane for lane in self._lanes if lane.has_more or lane.controls.is_due(now)]
         free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flights))), now) if ready else 0
-        quota = max(1, min(self._address_window, self._window // max(1, len(self._lanes))))
+        quotas = self._quotas()
         share = max(1, free // max(1, len(ready)))
         total = 0
         self._lanes.rotate(-1)
         for lane in ready:
-            room = min(quota, lane.most_in_flight) - lane.in_flight
+            room = min(quotas[lane.work.is_slow], lane.most_in_flight) - lane.in_flight
             count = lane.work.pacer.take(max(0, min(share, free - total, room)), now)
             if count:
                 try:
@@ -231,8 +233,21 @@ class ConnectEngine(EngineThread):
                 total += sent
         self._pacer.put_back(free - total)
         self.stats.probes_sent += total
-        waiting = [lane for lane in ready if lane.in_flight < min(quota, lane.most_in_flight)]
+        waiting = [lane for lane in ready if lane.in_flight < min(quotas[lane.work.is_slow], lane.most_in_flight)]
         return 0.0 if total else self._patience(waiting, now)
+
+    def _quotas(self) -> dict[bool, int]:
+        """Give how many probes of an address may be in flight, if it is slow and if not: an equal share.
+
+        All that are slow share a quarter of the window, however many they are: what they hold is held for long.
+        """
+        slow = sum(lane.work.is_slow for lane in self._lanes)
+        kept = self._window // _SHARE_OF_SLOW if slow else 0
+        others = (self._window - kept) // max(1, len(self._lanes) - slow)
+        return {
+            is_slow: max(1, min(self._address_window, share))
+            for is_slow, share in ((True, kept // max(1, slow)), (False, others))
+        }
 
     def _patience(self, waiting: list[Lane], now: float) -> float | None:
         """Give how long nothing can happen but an event: until a probe expires or the pace allows the next.

@@ -140,16 +140,17 @@ class Lane:
                 return self.again.popleft()
         return target
 
-    def observation(self) -> AddressObservation:
-        """Give what is known now."""
+    def observation(self, failure: Failure | None = None) -> AddressObservation:
+        """Give what is known now, with a failure in place of none if it is not all."""
+        failure = self.failure or failure
         ports = self.work.job.ports
         states = self.states
         return AddressObservation(
             address=self.address,
-            scanned=PortSet.of(port for port in ports if states[port] != UNSETTLED) if self.failure else ports,
+            scanned=PortSet.of(port for port in ports if states[port] != UNSETTLED) if failure else ports,
             open=PortSet.of(port for port in ports if states[port] == OPEN),
             filtered=PortSet.of(port for port in ports if states[port] == FILTERED),
             answered=self.answered,
             rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
-            failure=self.failure,
+            failure=failure,
         )

@@ -125,7 +125,7 @@ class SynEngine(EngineThread):
         self._expire(now)
         self._finish(now)
         is_at_work = self._launch(now) or self._inbox or self._startable()
-        return 0.0 if is_at_work else self._patience(now)
+        return self._look(self._works, now, 0.0 if is_at_work else self._patience(now))
 
     def _admit(self) -> None:
         """Begin the jobs that have come, and what waited for an address to become free."""
@@ -134,7 +134,7 @@ class SynEngine(EngineThread):
             if future.cancelled():
                 continue
             try:
-                work = Work(job, future, self._clock(), self._lane)
+                work = Work(job, future, self._clock(), self._lane, self._pacer)
             except Exception as error:  # noqa: BLE001 - as in _run
                 fail(future, error)
                 continue
@@ -143,6 +143,7 @@ class SynEngine(EngineThread):
             self.stats.ports_submitted += len(work.lanes) * len(job.ports)
         self._take_more_ports(self._works)
         now = self._clock()
+        self._answer_so_far(self._works, now)
         starting: dict[str, tuple[Lane, str]] = {}
         for _ in range(len(self._queued)):
             lane = self._queued.popleft()

@@ -474,17 +474,18 @@ class Lane:
                 self._begun[ports] = attempt  # what an outage swallowed says nothing of how much gets lost
                 self._again.append((min(attempt, LAST_TRY), ports))
 
-    def observation(self) -> AddressObservation:
-        """Give what is known now."""
+    def observation(self, failure: Failure | None = None) -> AddressObservation:
+        """Give what is known now, with a failure in place of none if it is not all."""
+        failure = self.failure or failure
         scanned = self.work.job.ports
         return AddressObservation(
             address=self.address,
-            scanned=_set(np.flatnonzero(self._state >= FILTERED)) if self.failure else scanned,
+            scanned=_set(np.flatnonzero(self._state >= FILTERED)) if failure else scanned,
             open=_set(np.flatnonzero(self._state == OPEN)),
             filtered=_set(np.flatnonzero(self._state == FILTERED)),
             answered=self.answered,
             rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
-            failure=self.failure,
+            failure=failure,
         )
 
 
