@@ -235,7 +235,7 @@ def test_scan_beyond_the_time_limit_is_a_timeout() -> None:
     assert made.state.latest
     assert made.state.latest.judgement.verdict is Verdict.UNKNOWN
     assert made.state.latest.judgement.failure == Failure(
-        Reason.TIMEOUT, "the scan was ended after 0.1 s: 0 of 2 ports were settled"
+        Reason.TIMEOUT, "the scan was ended after 0.1 s: 0 of 3 ports were settled"
     )
     assert made.state.latest.finished_at == NOW
     assert [future.cancelled() for future in engine.futures] == [True]
