@@ -63,6 +63,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
         "duration_seconds": round(shown.duration, 6) if shown else None,
         "last_change": timestamp(state.last_change),
         "next_scan": timestamp(state.next_scan),
+        "pace": state.pace,
         "audit": None if audit is None else audit_document(audit, expose(state, audit)),
     }
 
@@ -83,6 +84,7 @@ def unscanned_document(audit: AuditState) -> dict[str, Any]:
         "duration_seconds": None,
         "last_change": None,
         "next_scan": None,
+        "pace": None,
         "audit": audit_document(audit, expose(None, audit)),
     }
 

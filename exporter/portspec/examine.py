@@ -90,7 +90,7 @@ class Examiner:
         self._repeats = {Kind.MISSING: confirm - 1, Kind.UNEXPECTED: confirm - 1 - bool(confirmer)}
         self._resolver = resolver
         self._parallel = parallel
-        self._host_rate = host_rate
+        self._host_rate = host_rate  # None: that of the host, if it was cut off
         self._max_duration = max_duration
         self._later = later
         self._rng = rng or random.Random()  # noqa: S311 - the order of probes is no secret
@@ -113,7 +113,7 @@ class Examiner:
         """Give the time in seconds by which `round_began` of examine() is meant."""
         return self._scans.now()
 
-    async def examine(
+    async def examine(  # noqa: PLR0913 - what is known of the host, and how it is asked
         self,
         target: Target,
         earlier: ScanResult | None = None,
@@ -122,13 +122,15 @@ class Examiner:
         is_urgent: bool = False,
         round_began: float | None = None,
         silenced: Collection[str] = (),
+        pace: float | None = None,
         time_limit: float | None = None,
         give_way: Callable[[], object] = lambda: None,
     ) -> ScanResult:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
         What deviates as it did in an `earlier` result need not be seen again before it counts. An address of `silenced`
-        was cut off when it was last scanned; while it answers nothing it still is. With `is_fresh` no
+        was cut off when it was last scanned; while it answers nothing it still is. `pace` is how many probes per second
+        the host gets then, where the configuration does not say it. With `is_fresh` no
         port's state is older than this call; else it may come from a scan of the same address for another host
         that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time `round_began` of
         now() or later. An urgent host is scanned before those that wait and are not urgent. `time_limit` are seconds
@@ -146,6 +148,7 @@ class Examiner:
                     is_fresh=is_fresh,
                     round_began=round_began,
                     silenced=silenced,
+                    rate=self._host_rate or pace,
                     began=began,
                 )
             summary = await _apart(result.judgement.deviations, partial(_summary, result))
@@ -241,7 +244,7 @@ class Examiner:
             for item in seen
         )
 
-    async def _examine(
+    async def _examine(  # noqa: PLR0913 - as examine()
         self,
         target: Target,
         earlier: ScanResult | None,
@@ -251,6 +254,7 @@ class Examiner:
         is_fresh: bool,
         round_began: float | None,
         silenced: Collection[str],
+        rate: float | None,
         began: float,
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
@@ -275,7 +279,7 @@ class Examiner:
                 addresses,
                 target.config.ports,
                 seed=self._rng.getrandbits(64),
-                pacer=Pacer(self._host_rate),
+                pacer=Pacer(rate),
                 first=_probably_open(target, earlier),
             )
             with contextlib.closing(place):

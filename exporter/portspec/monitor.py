@@ -317,12 +317,14 @@ class Monitor:
         round_began: float | None = None,
     ) -> None:
         host = target.host
+        known = self.snapshot.hosts[host]
         result = await self._examiner.examine(
             target,
-            self.snapshot.hosts[host].conclusive,
+            known.conclusive,
             is_fresh=is_fresh,
             round_began=round_began,
-            silenced=self.snapshot.hosts[host].silenced,
+            silenced=known.silenced,
+            pace=known.pace,
             give_way=give_way,
         )
         before = self.snapshot.hosts[host]

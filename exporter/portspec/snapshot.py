@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from portspec.scan import AddressObservation
 
 _CHUNK = 512
+# Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
+# more after each scan that was not.
+_SLOWEST, _FASTEST, _FASTER = 10.0, 2000.0, 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class HostState:
 
     `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
     `judged_at` is the time whose exceptions the judgements know, in Unix seconds. `next_scan` is when the host, or what
-    deviates of it, is looked at next, in Unix seconds; None while nobody knows.
+    deviates of it, is looked at next, in Unix seconds; None while nobody knows. `pace` is how many probes per second it
+    is to get at most, since it was cut off; None where it was not, or that is long ago.
     """
 
     target: Target
@@ -115,6 +119,7 @@ class HostState:
     last_change: float | None = None
     judged_at: float = math.inf
     next_scan: float | None = None
+    pace: float | None = None
 
     @property
     def host(self) -> str:
@@ -157,7 +162,7 @@ class HostState:
         if latest and latest.judgement.conclusive and not was_conclusive:
             # what was observed sufficed for no verdict then, and does now
             promoted = replace(self, target=target, conclusive=conclusive).after(latest)
-            return replace(promoted, judged_at=now)
+            return replace(promoted, judged_at=now, pace=self.pace)
         is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
         if is_same and not is_outdated(self, now):
             return self
@@ -179,6 +184,7 @@ class HostState:
         """
         at = result.finished_at if judged_at is None else judged_at
         known = self.judged(self.target, at) if is_outdated(self, at) else self
+        known = replace(known, pace=_pace(self.pace, result))
         if not result.judgement.conclusive:
             return replace(known, latest=result, judged_at=at)
         conclusive = result if known.conclusive is None else result.completed_by(known.conclusive)
@@ -211,6 +217,17 @@ class HostState:
         changed = _has_changed(self.conclusive, conclusive)
         last_change = now if changed else self.last_change
         return replace(self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now)
+
+
+def _pace(pace: float | None, result: ScanResult) -> float | None:
+    """Give the pace that is to follow a result: half of what an address was cut off at, and slowly more afterwards."""
+    failed = [(item, item.failure.reason) for item in result.addresses if item.answered and item.failure]
+    cut = [item for item, reason in failed if reason is Reason.CUT_OFF]
+    if cut:
+        return max(_SLOWEST, min(_FASTEST, pace or _FASTEST, *(item.pace or _FASTEST for item in cut)) / 2)
+    if pace is None or result.judgement.failure or not result.is_up:
+        return pace
+    return pace * _FASTER if pace * _FASTER <= _FASTEST else None
 
 
 def _updated(old: AddressObservation, newer: AddressObservation | None) -> AddressObservation:

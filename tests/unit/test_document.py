@@ -16,7 +16,7 @@ from tests.unit.factories import NOW, exception, result, seen, target
 
 KEYS = [
     "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
-    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "audit",
+    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "audit",
 ]  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def test_host_out_of_spec() -> None:
         "duration_seconds": 1.234568,
         "last_change": "2023-11-14T22:13:20.500Z",
         "next_scan": None,
+        "pace": None,
         "audit": None,
     }
     assert list(document) == KEYS

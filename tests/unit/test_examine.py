@@ -541,6 +541,20 @@ def test_deviation_that_was_seen_before_the_address_was_cut_off_counts(
     assert result.judgement.failure.reason is Reason.CUT_OFF
 
 
+@pytest.mark.parametrize(
+    ("host_rate", "pace", "probes"),
+    [(None, None, 65536), (None, 300.0, 3), (2000.0, 300.0, 20)],
+    ids=["auto", "cut off", "set"],
+)
+def test_host_that_was_cut_off_gets_its_own_pace(host_rate: float | None, pace: float | None, probes: int) -> None:
+    """A host is asked at the pace that is left to it, unless the configuration says how fast."""
+    engine = ScriptedEngine(all_closed)
+    asyncio.run(examiner(engine, host_rate=host_rate).examine(target(address=V4), pace=pace))
+    (job,) = engine.jobs
+    assert job.pacer is not None
+    assert job.pacer.take(65536, 1000.0) == probes
+
+
 def test_missing_port_whose_repeat_met_silence_is_unknown() -> None:
     """A port that was closed once, and then the address fell silent, is not missing: nobody knows."""
     scanned = in_turn(shows(80), cut_off())

@@ -300,7 +300,7 @@ def test_host_that_was_silent_and_answers_is_scanned_whole() -> None:
     """A host that was down and is up is scanned, since nothing is known of its other ports: no look clears it."""
     scene = Scene(web(), world=opened(silent={V4}))
     scene.run(HOUR, scene.world.silent.clear, RECHECK + 1)
-    # of the five looks one is at ports drawn at random: all that was scanned is open
+    # One of the six is at ports drawn at random, as all that was scanned is open.
     assert [len(times) for times in (scene.scans(), scene.jobs)] == [2, 2 + 6]
     assert [(item.port, item.kind.value) for item in scene.state().deviations] == [(80, "unexpected")]
 

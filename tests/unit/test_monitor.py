@@ -84,6 +84,7 @@ class ScriptedExaminer(Examiner):
         is_urgent: bool = False,  # noqa: ARG002 - it concerns the places of the real one
         round_began: float | None = None,  # noqa: ARG002 - and this what it shares
         silenced: Collection[str] = (),  # noqa: ARG002 - and this what it believes
+        pace: float | None = None,  # noqa: ARG002 - and this how fast it asks
         time_limit: float | None = None,  # noqa: ARG002 - and this is /probe's
         give_way: Callable[[], object] = lambda: None,
     ) -> ScanResult:

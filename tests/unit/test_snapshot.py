@@ -177,6 +177,33 @@ def test_part_of_an_address_that_was_seen_in_time_replaces_what_was_kept_of_it()
     assert (set(kept.scanned), set(kept.open), kept.failure) == ({22, 80, 443}, {443}, None)
 
 
+def test_host_that_was_cut_off_is_asked_slower_and_then_slowly_faster() -> None:
+    """Half the pace after each time it was cut off, a quarter more after each scan that was not, and then no limit."""
+    fine = result(WEB, seen(ADDRESS, is_open=[22]), at=NOW)
+
+    def cut(pace: float | None, *, answered: bool = True) -> ScanResult:
+        return result(WEB, replace(cut_off(ADDRESS, scanned=[22]), pace=pace, answered=answered), at=NOW)
+
+    state = HostState(WEB).after(fine)
+    assert state.pace is None
+    assert state.after(cut(50_000.0)).pace == state.after(cut(None)).pace == 1000.0
+    state = state.after(cut(600.0))
+    assert state.pace == 300.0
+    state = state.after(cut(5000.0))
+    assert state.pace == 150.0
+    assert state.after(cut(None, answered=False)).pace == 150.0  # it answers nothing since: nothing new
+    assert state.after(result(WEB, seen(ADDRESS, reason=Reason.NO_ROUTE), at=NOW)).pace == 150.0
+    for _ in range(3):
+        state = state.after(fine)
+    assert state.pace == pytest.approx(150.0 * 1.25**3)
+    for _ in range(9):
+        state = state.after(fine)
+    assert state.pace is None
+    for _ in range(30):
+        state = state.after(cut(None))
+    assert state.pace == 10.0
+
+
 def test_address_that_has_left_the_name_is_gone() -> None:
     """An address that the name does not have any more takes its deviations with it."""
     before, _ = partly_seen()

@@ -114,6 +114,16 @@ def _rate(value: object) -> float | None:
     return float(value)
 
 
+def _host_rate(value: object) -> float | None:
+    """Read a rate, or `auto`: no limit, but for hosts that were cut off."""
+    if value == "auto":
+        return None
+    try:
+        return _rate(value)
+    except ValueError:
+        raise ValueError('expected "auto" or probes per second, 1 to 10,000,000') from None
+
+
 def flag(value: object) -> bool:
     """Read one of YAML's words for true and false; ValueError if it is none."""
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -254,6 +264,7 @@ Interval = Annotated[float, BeforeValidator(_seconds)]
 MaxDuration = Annotated[float | None, BeforeValidator(_max_duration)]
 Recheck = Annotated[float, BeforeValidator(_recheck)]
 Rate = Annotated[float | None, BeforeValidator(_rate)]
+HostRate = Annotated[float | None, BeforeValidator(_host_rate)]
 Text = Annotated[str, BeforeValidator(_text)]
 ReadableFile = Annotated[str | None, BeforeValidator(_readable)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]

@@ -16,6 +16,7 @@ from portspec.config.fields import (
     Flag,
     Glob,
     HostModel,
+    HostRate,
     Identifier,
     Interval,
     MaxDuration,
@@ -55,7 +56,7 @@ class ScanModel(_Strict):
 
     engine: EngineName = "auto"
     rate: Rate = None
-    host_rate: Rate = None
+    host_rate: HostRate = None
     timeout: Timeout = 0.9
     retries: Annotated[int, whole(0, 10)] = 2
     confirm: Annotated[int, whole(1, 10)] = 2

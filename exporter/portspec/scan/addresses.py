@@ -457,6 +457,7 @@ def _together(first: Observation | None, second: Observation | None) -> Observat
         rtt=min(times, default=None),
         failure=one.failure or other.failure,
         unconfirmed=one.unconfirmed | other.unconfirmed,
+        pace=one.pace or other.pace,
     )
     return Observation((both,), first.duration + second.duration, first.probes + second.probes)
 

@@ -88,7 +88,7 @@ class AddressObservation:
     `unconfirmed` are those of `open` where a SYN was answered and yet no connection could be made: somebody on the way
     answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
     seconds, between a probe and its answer. With a `failure` the sets hold only the ports whose state was seen until
-    then.
+    then. `pace` is that of an address that was cut off: probes per second until it was last heard.
     """
 
     address: str
@@ -99,6 +99,7 @@ class AddressObservation:
     rtt: float | None = None
     failure: Failure | None = None
     unconfirmed: PortSet = NO_PORTS
+    pace: float | None = None
 
     @property
     def is_usable(self) -> bool:

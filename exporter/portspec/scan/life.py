@@ -9,6 +9,11 @@ LONGEST_SILENCE = 12.0
 LONGEST_STANDSTILL = 30.0  # seconds in which an address answers, and yet nothing more is known of its ports
 
 
+def pace(failure: Failure | None, heard: float, probes: int) -> float | None:
+    """Give the probes per second that an address got which was cut off, was last heard after so many seconds."""
+    return probes / max(heard, 0.01) if failure and failure.reason is Reason.CUT_OFF else None
+
+
 def cut_off(address: str, *, heard: float, probes: int, unseen: int, ports: int, is_silent: bool = True) -> Failure:
     """Say that an address was last heard so many seconds after its scan began, when so many probes were sent to it.
 

@@ -59,6 +59,7 @@ class Encoding:
             "latest": self._plain_result(state.latest),
             "conclusive": conclusive,
             "last_change": state.last_change,
+            **({"pace": state.pace} if state.pace else {}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
@@ -73,11 +74,13 @@ class Encoding:
             latest = self._result(found["latest"])
             conclusive = latest if found["conclusive"] == _SAME else self._result(found["conclusive"])
             last_change = None if found["last_change"] is None else _time(found["last_change"])
+            pace = found.get("pace")
+            known = HostState(target, latest, conclusive, last_change, pace=None if pace is None else _seconds(pace))
         except DocumentError:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise DocumentError(f"{type(error).__name__}: {error}") from error
-        return replace(HostState(target, latest, conclusive, last_change).judged(target, now), judged_at=now)
+        return replace(known.judged(target, now), judged_at=now)
 
     def _plain_result(self, result: ScanResult | None) -> dict[str, Any] | None:
         if result is None:

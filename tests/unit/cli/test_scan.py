@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HOST_KEYS = [
     "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
-    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "audit",
+    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "audit",
 ]  # fmt: skip
 NO_SUCH_NAME = "nowhere.invalid"
 
@@ -151,6 +151,7 @@ def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, c
         "excepted": [],
         "last_change": None,
         "next_scan": None,
+        "pace": None,
         "audit": None,
     }
     assert (on_v6_host["host"], on_v6_host["verdict"]) == (V6, "in_spec")

@@ -92,7 +92,7 @@ scan_block = st.fixed_dictionaries(
     optional={
         "engine": st.sampled_from([("auto", "auto"), ("syn", "syn"), ("connect", "connect")]),
         "rate": rate,
-        "host_rate": rate,
+        "host_rate": st.one_of(rate, st.just(("auto", None))),
         "timeout": st.sampled_from([(1, 1.0), ("500ms", 0.5), (0.25, 0.25), (60, 60.0)]),
         "retries": st.integers(0, 10).map(lambda value: (value, value)),
     },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
+from portspec.scan.life import pace
 from portspec.scan.loss import AddressLoss
 from portspec.scan.order import shuffled
 
@@ -153,4 +154,5 @@ class Lane:
             answered=self.answered,
             rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
             failure=failure,
+            pace=pace(failure, self.heard_at - self.work.started, self.probes_when_heard),
         )

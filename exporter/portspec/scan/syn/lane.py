@@ -13,7 +13,7 @@ from numpy.random import default_rng
 
 from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
-from portspec.scan.life import LONGEST_SILENCE, cut_off
+from portspec.scan.life import LONGEST_SILENCE, cut_off, pace
 from portspec.scan.loss import AddressLoss
 from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
 from portspec.scan.syn.packets import pack
@@ -486,6 +486,7 @@ class Lane:
             answered=self.answered,
             rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
             failure=failure,
+            pace=pace(failure, self._heard_at - self.work.started, self._probes_when_heard),
         )
 
 
