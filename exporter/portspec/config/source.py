@@ -140,8 +140,8 @@ def _text(path: Path) -> str:
         raise _file_error(path, "permission denied; the user that runs portspec must be able to read it") from None
     except OSError as error:
         raise _file_error(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except ValueError as error:
-        raise _file_error(path, f"cannot be read: {error}") from None
+    except ValueError:
+        raise _file_error(path, "cannot be read: the path has a NUL character, which no path can have") from None
     if len(data) > MAX_BYTES:
         raise _file_error(path, f"is larger than {MAX_BYTES // 2**20} MiB; is this the right file?")
     try:

@@ -372,7 +372,7 @@ def test_a_path_through_a_file_is_told(tmp_path: Path) -> None:
 
 def test_a_path_with_a_nul_is_told() -> None:
     """A path that no file can have is an error like another."""
-    assert "cannot be read: embedded null byte" in told("conf\0.yml")
+    assert "cannot be read: the path has a NUL character" in told("conf\0.yml")
 
 
 def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
