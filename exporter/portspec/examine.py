@@ -7,25 +7,22 @@ import random
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
-from portspec import log
+from portspec import evidence, log
 from portspec.canary import FRESH as LOOKED_RECENTLY
 from portspec.canary import disbelieved, silence
 from portspec.clock import TimeLimit
-from portspec.config.duration import spell_duration
 from portspec.errors import NoThreadError
 from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.addresses import FRESH, all_of
-from portspec.scan.impostors import Impostors, patience
-from portspec.scan.job import IN_PART
+from portspec.scan.impostors import Impostors
 from portspec.scan.pacing import Pacer
 from portspec.snapshot import ScanResult
 from portspec.threads import computed
-from portspec.verdict import Kind, Verdict, excepted_ports, judge, missing, unexpected
+from portspec.verdict import Kind, Verdict, excepted_ports, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -40,11 +37,8 @@ if TYPE_CHECKING:
 _log = log.get("examine")
 T = TypeVar("T")
 
-_LONGEST_PORTS = 200
 _MANY = 2000  # ports: a few milliseconds
-_SAMPLE = 8  # ports that tell whether an address still answers,
-_QUESTIONS = 3  # and how often they are asked at most
-_CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
+_QUESTIONS = 3  # times that an address is asked whether it still answers SYNs, at most
 
 LEAST_DURATION = 60.0  # seconds that a host with a shorter interval may be scanned, unless the limit is configured
 
@@ -240,7 +234,7 @@ class Examiner:
             confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard)
             again |= {item.address: item for item in confirmed}
         return tuple(
-            _rechecked(item, asked[item.address], again[item.address]) if item.address in again else item
+            evidence.rechecked(item, asked[item.address], again[item.address]) if item.address in again else item
             for item in seen
         )
 
@@ -280,7 +274,7 @@ class Examiner:
                 target.config.ports,
                 seed=self._rng.getrandbits(64),
                 pacer=Pacer(rate),
-                first=_probably_open(target, earlier),
+                first=evidence.probably_open(target, earlier),
             )
             with contextlib.closing(place):
                 observation = await self._scans.scan(
@@ -297,8 +291,8 @@ class Examiner:
                 seed = job.seed if round_began is None else f"{self._secret}/{round_began}"
                 seen, more = await self._settle(specification, job, place, seen, earlier, seed)
                 duration += more
-        seen = tuple(_still_silent(item) if item.address in silenced else item for item in seen)
-        seen = _with_progress(seen, target, limit.seconds)
+        seen = tuple(evidence.still_silent(item) if item.address in silenced else item for item in seen)
+        seen = evidence.with_progress(seen, target, limit.seconds)
         if self._canaries:
             is_seen = any(item.accepting & specification.expect for item in seen)
             self._canaries.note(target.host, began=began, is_seen=is_seen)
@@ -398,13 +392,14 @@ class Examiner:
         """
         before = {item.address: item for item in (earlier.addresses if earlier else ()) if item.is_usable}
         asked = {
-            item.address: _new_deviations(item, specification, kinds, before.get(item.address))
+            item.address: evidence.new_deviations(item, specification, kinds, before.get(item.address))
             for item in seen
             if item.is_usable
         }
         again, duration = await self._look_again(job, place, seen, asked)
         merged = tuple(
-            _merged(item, asked[item.address], again[item.address]) if item.address in again else item for item in seen
+            evidence.merged(item, asked[item.address], again[item.address]) if item.address in again else item
+            for item in seen
         )
         return merged, duration
 
@@ -420,7 +415,7 @@ class Examiner:
             if ports := asked.get(item.address):
                 # An address that was cut off is not waited for again.
                 is_silent = item.failure is not None and item.failure.reason is Reason.CUT_OFF
-                alive = NO_PORTS if is_silent else _answering(item, ports)
+                alive = NO_PORTS if is_silent else evidence.answering(item, ports)
                 jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
         answers = await all_of(self._scans, place, jobs)
         again = {found.address: found for answer in answers for found in answer.addresses}
@@ -436,7 +431,7 @@ class Examiner:
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
         known = specification.expect | specification.allow
-        questions = {item.address: question for item in seen if (question := _question(item, known, job))}
+        questions = {item.address: question for item in seen if (question := evidence.question(item, known, job))}
         answers = await all_of(confirmer, place, questions.values())
         connected = {found.address: found for answer in answers for found in answer.addresses}
         duration = max((answer.duration for answer in answers), default=0.0)
@@ -446,13 +441,14 @@ class Examiner:
         for _ in range(_QUESTIONS):
             asked = [address for address in deaf if address not in again or not again[address].answered]
             jobs = [
-                replace(questions[address], ports=_sample(questions[address].ports), patience=0.0) for address in asked
+                replace(questions[address], ports=evidence.sample(questions[address].ports), patience=0.0)
+                for address in asked
             ]
             answers = await all_of(self._scans, place, jobs)
             again |= {found.address: found for answer in answers for found in answer.addresses}
             duration += max((answer.duration for answer in answers), default=0.0)
         confirmed = tuple(
-            _confirmed(item, known, connected[item.address], again.get(item.address))
+            evidence.confirmed(item, known, connected[item.address], again.get(item.address))
             if item.address in connected
             else item
             for item in seen
@@ -460,156 +456,10 @@ class Examiner:
         return confirmed, duration
 
 
-def _new_deviations(
-    item: AddressObservation,
-    specification: Specification,
-    kinds: Collection[Kind],
-    before: AddressObservation | None,
-) -> PortSet:
-    """Give the ports of an address that deviate in one of these ways and did not do so before."""
-    ports = NO_PORTS
-    if Kind.MISSING in kinds:
-        ports |= missing(item, specification) - (before.scanned - before.accepting if before else NO_PORTS)
-    if Kind.UNEXPECTED in kinds:
-        ports |= unexpected(item, specification) - (before.accepting if before else NO_PORTS)
-    return ports
-
-
 async def _apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: Callable[[], T]) -> T:
     """Do what takes long for a machine that answers on all its ports beside the event loop."""
     size = sum(max(len(item.scanned) - item.closed, 0) if isinstance(item, AddressObservation) else 1 for item in of)
     return work() if size <= _MANY else await computed(work)
-
-
-def _sample(ports: PortSet) -> PortSet:
-    return PortSet.of(islice(ports, _SAMPLE))
-
-
-def _answering(item: AddressObservation, but: PortSet) -> PortSet:
-    """Give some ports of an address that have answered, others than those."""
-    return PortSet.of(islice(item.scanned - item.filtered - but, _CONTROLS))
-
-
-def _merged(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
-    """Put the newer state of some ports in the place of the older; silence does not undo that one was closed.
-
-    Where the address fell silent, or the time was over, what is not seen again counts no more.
-    """
-    if item.failure or again.failure:
-        closed = again.scanned - again.open - again.filtered
-        is_silent = again.failure is not None and again.failure.reason is not Reason.TIMEOUT
-        same = NO_PORTS if is_silent else (item.open & again.open) | (closed - item.open)
-        return replace(_without(item, ports - same), failure=item.failure or again.failure)
-    silent = again.filtered & ports & (item.open | item.filtered)
-    times = [rtt for rtt in (item.rtt, again.rtt) if rtt is not None]
-    return replace(
-        item,
-        open=(item.open - ports) | (again.open & ports),
-        filtered=(item.filtered - ports) | silent,
-        unconfirmed=(item.unconfirmed - ports) | (again.unconfirmed & ports),
-        answered=item.answered or again.answered,
-        rtt=min(times, default=None),
-    )
-
-
-def _without(item: AddressObservation, ports: PortSet) -> AddressObservation:
-    """Leave out what was seen of some ports."""
-    return replace(
-        item,
-        scanned=item.scanned - ports,
-        open=item.open - ports,
-        filtered=item.filtered - ports,
-        unconfirmed=item.unconfirmed - ports,
-    )
-
-
-def _rechecked(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
-    """Put the newer state of some ports in the place of the older if it is another one, and the address answered."""
-    if again.failure or not again.answered:
-        return item
-    merged = _merged(item, ports, again)
-    is_same = (merged.open, merged.filtered, merged.unconfirmed) == (item.open, item.filtered, item.unconfirmed)
-    return item if is_same else merged
-
-
-def _question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob | None:
-    """Give the job that confirms the open ports of an address which are not known, if there are any.
-
-    One port that has answered goes along, a known one if possible: where it does not answer either, no connection from
-    here comes about.
-    """
-    doubtful = item.open - known
-    if not (item.is_usable and doubtful):
-        return None
-    closed = item.scanned - item.open - item.filtered
-    control = PortSet.of(islice(item.open & known or closed, 1))
-    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience(item))
-
-
-def _confirmed(
-    item: AddressObservation, known: PortSet, connected: AddressObservation, again: AddressObservation | None
-) -> AddressObservation:
-    """Mark the open ports that no connection could be made to; if none could be tried, nothing is known of them.
-
-    `again` tells what SYNs to some of the ports were answered with afterwards, where nothing was heard of connections.
-    """
-    address, doubtful = item.address, item.open - known
-    failure = connected.failure
-    if failure is None and again is not None:
-        if not again.answered:
-            failure = Failure(
-                Reason.CUT_OFF,
-                f"{address} stopped answering before connections could tell whether {_named(doubtful)} "
-                f"{'is' if len(doubtful) == 1 else 'are'} open: did something ban this scanner?",
-            )
-        elif connected.scanned - doubtful:
-            failure = Failure(
-                Reason.PERMISSION,
-                f"SYNs to {address} are answered, and no connection is, not even to "
-                f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop what comes in?",
-            )
-    if item.failure or (failure and failure.reason in IN_PART):
-        return replace(_without(item, doubtful - connected.open), failure=item.failure or failure)
-    return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
-
-
-def _still_silent(item: AddressObservation) -> AddressObservation:
-    """Say of an address that was cut off when it was last scanned, and answers nothing, that it still is."""
-    if item.answered or item.failure:
-        return item
-    detail = (
-        f"{item.address} stopped answering during an earlier scan, and answers nothing since: is this scanner banned?"
-    )
-    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail))
-
-
-def _probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
-    """Give the ports that are asked first: those that should be open, may be, or were."""
-    specification = target.config.specification
-    was_open = earlier.open_ports if earlier else NO_PORTS
-    some = (islice(ports, _CONTROLS) for ports in (specification.expect, specification.allow, was_open))
-    return PortSet.of(chain.from_iterable(some))
-
-
-def _named(ports: PortSet) -> str:
-    return f"port{'' if len(ports) == 1 else 's'} {_shortened(ports)}"
-
-
-def _with_progress(
-    seen: tuple[AddressObservation, ...], target: Target, seconds: float
-) -> tuple[AddressObservation, ...]:
-    """Tell how far the scan of a host came that was ended after so many seconds."""
-    late = {item.address for item in seen if item.failure and item.failure.reason is Reason.TIMEOUT}
-    if not late:
-        return seen
-    settled = sum(len(item.scanned) for item in seen)
-    addresses = f"of {len(seen):,} addresses " if len(seen) > 1 else ""
-    detail = (
-        f"the scan was ended after {spell_duration(seconds)}: {settled:,} of "
-        f"{len(target.config.ports) * len(seen):,} ports {addresses}were settled"
-    )
-    failure = Failure(Reason.TIMEOUT, detail)
-    return tuple(replace(item, failure=failure) if item.address in late else item for item in seen)
 
 
 def _is_same(result: ScanResult, earlier: ScanResult) -> bool:
@@ -646,9 +496,4 @@ def _ports(judgement: Judgement, kind: Kind) -> str:
 
 def _spelled(deviations: Iterable[Deviation]) -> str:
     """Spell the deviating ports in a line that stays short when a machine answers on all of them."""
-    return _shortened(PortSet.of(item.port for item in deviations))
-
-
-def _shortened(ports: PortSet) -> str:
-    spelled = str(ports)
-    return spelled if len(spelled) <= _LONGEST_PORTS else f"{spelled[:_LONGEST_PORTS]}…"
+    return evidence.shortened(PortSet.of(item.port for item in deviations))

@@ -1,0 +1,182 @@
+"""What several looks at an address show together, and what is to be looked at again. Pure.
+
+A deviation counts once it was seen often enough, and an open port once a connection came about. Where the address fell
+silent meanwhile, or the time was over, what was not seen again counts no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from portspec.config.duration import spell_duration
+from portspec.ports import NO_PORTS, PortSet
+from portspec.scan import AddressObservation, Failure, Reason, ScanJob
+from portspec.scan.impostors import patience
+from portspec.scan.job import IN_PART
+from portspec.verdict import Kind, missing, unexpected
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from portspec.config import Specification
+    from portspec.inventory import Target
+    from portspec.snapshot import ScanResult
+
+_LONGEST_PORTS = 200  # characters
+_SAMPLE = 8  # ports that tell whether an address still answers
+_CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
+
+
+def new_deviations(
+    item: AddressObservation,
+    specification: Specification,
+    kinds: Collection[Kind],
+    before: AddressObservation | None,
+) -> PortSet:
+    """Give the ports of an address that deviate in one of these ways and did not do so before."""
+    ports = NO_PORTS
+    if Kind.MISSING in kinds:
+        ports |= missing(item, specification) - (before.scanned - before.accepting if before else NO_PORTS)
+    if Kind.UNEXPECTED in kinds:
+        ports |= unexpected(item, specification) - (before.accepting if before else NO_PORTS)
+    return ports
+
+
+def sample(ports: PortSet) -> PortSet:
+    """Give some of the ports: enough to tell whether an address still answers."""
+    return PortSet.of(islice(ports, _SAMPLE))
+
+
+def answering(item: AddressObservation, but: PortSet) -> PortSet:
+    """Give some ports of an address that have answered, others than those."""
+    return PortSet.of(islice(item.scanned - item.filtered - but, _CONTROLS))
+
+
+def merged(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
+    """Put the newer state of some ports in the place of the older; silence does not undo that one was closed.
+
+    Where the address fell silent, or the time was over, what is not seen again counts no more.
+    """
+    if item.failure or again.failure:
+        closed = again.scanned - again.open - again.filtered
+        is_silent = again.failure is not None and again.failure.reason is not Reason.TIMEOUT
+        same = NO_PORTS if is_silent else (item.open & again.open) | (closed - item.open)
+        return replace(_without(item, ports - same), failure=item.failure or again.failure)
+    silent = again.filtered & ports & (item.open | item.filtered)
+    times = [rtt for rtt in (item.rtt, again.rtt) if rtt is not None]
+    return replace(
+        item,
+        open=(item.open - ports) | (again.open & ports),
+        filtered=(item.filtered - ports) | silent,
+        unconfirmed=(item.unconfirmed - ports) | (again.unconfirmed & ports),
+        answered=item.answered or again.answered,
+        rtt=min(times, default=None),
+    )
+
+
+def _without(item: AddressObservation, ports: PortSet) -> AddressObservation:
+    """Leave out what was seen of some ports."""
+    return replace(
+        item,
+        scanned=item.scanned - ports,
+        open=item.open - ports,
+        filtered=item.filtered - ports,
+        unconfirmed=item.unconfirmed - ports,
+    )
+
+
+def rechecked(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
+    """Put the newer state of some ports in the place of the older if it is another one, and the address answered."""
+    if again.failure or not again.answered:
+        return item
+    newer = merged(item, ports, again)
+    is_same = (newer.open, newer.filtered, newer.unconfirmed) == (item.open, item.filtered, item.unconfirmed)
+    return item if is_same else newer
+
+
+def question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob | None:
+    """Give the job that confirms the open ports of an address which are not known, if there are any.
+
+    One port that has answered goes along, a known one if possible: where it does not answer either, no connection from
+    here comes about.
+    """
+    doubtful = item.open - known
+    if not (item.is_usable and doubtful):
+        return None
+    closed = item.scanned - item.open - item.filtered
+    control = PortSet.of(islice(item.open & known or closed, 1))
+    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience(item))
+
+
+def confirmed(
+    item: AddressObservation, known: PortSet, connected: AddressObservation, again: AddressObservation | None
+) -> AddressObservation:
+    """Mark the open ports that no connection could be made to; if none could be tried, nothing is known of them.
+
+    `again` tells what SYNs to some of the ports were answered with afterwards, where nothing was heard of connections.
+    """
+    address, doubtful = item.address, item.open - known
+    failure = connected.failure
+    if failure is None and again is not None:
+        if not again.answered:
+            failure = Failure(
+                Reason.CUT_OFF,
+                f"{address} stopped answering before connections could tell whether {_named(doubtful)} "
+                f"{'is' if len(doubtful) == 1 else 'are'} open: did something ban this scanner?",
+            )
+        elif connected.scanned - doubtful:
+            failure = Failure(
+                Reason.PERMISSION,
+                f"SYNs to {address} are answered, and no connection is, not even to "
+                f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop what comes in?",
+            )
+    if item.failure or (failure and failure.reason in IN_PART):
+        return replace(_without(item, doubtful - connected.open), failure=item.failure or failure)
+    return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
+
+
+def still_silent(item: AddressObservation) -> AddressObservation:
+    """Say of an address that was cut off when it was last scanned, and answers nothing, that it still is."""
+    if item.answered or item.failure:
+        return item
+    detail = (
+        f"{item.address} stopped answering during an earlier scan, and answers nothing since: is this scanner banned?"
+    )
+    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail))
+
+
+def probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
+    """Give the ports that are asked first: those that should be open, may be, or were."""
+    specification = target.config.specification
+    was_open = earlier.open_ports if earlier else NO_PORTS
+    some = (islice(ports, _CONTROLS) for ports in (specification.expect, specification.allow, was_open))
+    return PortSet.of(chain.from_iterable(some))
+
+
+def _named(ports: PortSet) -> str:
+    return f"port{'' if len(ports) == 1 else 's'} {shortened(ports)}"
+
+
+def with_progress(
+    seen: tuple[AddressObservation, ...], target: Target, seconds: float
+) -> tuple[AddressObservation, ...]:
+    """Tell how far the scan of a host came that was ended after so many seconds."""
+    late = {item.address for item in seen if item.failure and item.failure.reason is Reason.TIMEOUT}
+    if not late:
+        return seen
+    settled = sum(len(item.scanned) for item in seen)
+    addresses = f"of {len(seen):,} addresses " if len(seen) > 1 else ""
+    detail = (
+        f"the scan was ended after {spell_duration(seconds)}: {settled:,} of "
+        f"{len(target.config.ports) * len(seen):,} ports {addresses}were settled"
+    )
+    failure = Failure(Reason.TIMEOUT, detail)
+    return tuple(replace(item, failure=failure) if item.address in late else item for item in seen)
+
+
+def shortened(ports: PortSet) -> str:
+    """Spell ports in a text that stays short when a machine answers on all of them."""
+    spelled = str(ports)
+    return spelled if len(spelled) <= _LONGEST_PORTS else f"{spelled[:_LONGEST_PORTS]}…"
