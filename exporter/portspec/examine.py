@@ -437,7 +437,10 @@ class Examiner:
         duration = max((answer.duration for answer in answers), default=0.0)
         # Where nothing is heard of connections: are SYNs still answered?
         again: dict[str, AddressObservation] = {}
-        deaf = [address for address, found in connected.items() if not (found.answered or found.failure)]
+        lost = {item.address for item in seen if item.failure}
+        deaf = [
+            address for address, found in connected.items() if not (found.answered or found.failure or address in lost)
+        ]
         for _ in range(_QUESTIONS):
             asked = [address for address in deaf if address not in again or not again[address].answered]
             jobs = [

@@ -195,3 +195,42 @@ def test_outage_of_the_way_is_no_silence_of_the_address() -> None:
     assert not lane.controls.is_waiting
     assert lane.heard_at == 20.0
     assert lane.states[9] != FILTERED
+
+
+def watch(lane: Lane, at: float) -> Group:
+    """Send controls in the middle of a scan; there are some."""
+    group = lane.controls.watch(TIMEOUT, at)
+    assert group is not None
+    group.in_flight = group.unsettled
+    return group
+
+
+def test_address_is_asked_in_the_middle_of_its_scan_whether_it_lives() -> None:
+    """Where nothing was heard for a while controls go out, and nothing else until they are heard."""
+    lane = lane_of(closed=(1, 2))
+    lane.hear(10.0)
+    assert lane.controls.watch(TIMEOUT, 11.9) is None
+    group = watch(lane, 12.1)
+    assert lane.controls.is_held(12.1)
+    assert lane.controls.watched(12.2) is None
+    assert lane.controls.is_held(12.2)
+    hear(group, 12.3)
+    assert lane.controls.watched(12.3) is None
+    assert not lane.controls.is_held(12.3)
+    assert lane.heard_at == 12.3
+
+
+def test_address_that_falls_silent_in_the_middle_of_its_scan_is_cut_off_soon() -> None:
+    """It is not scanned to the end first: LONGEST_SILENCE after it was last heard, or little later, it is given up."""
+    lane = lane_of(closed=(1, 2))
+    lane.hear(1.0)
+    now = 3.0
+    failure = None
+    while failure is None:
+        miss(watch(lane, now))
+        now += 4.0
+        failure = lane.controls.watched(now)
+        assert failure or lane.controls.is_held(now)
+        now = max(now, lane.controls.rest_until)
+    assert failure.reason is Reason.CUT_OFF
+    assert 1.0 + LONGEST_SILENCE <= now <= 1.0 + 2 * LONGEST_SILENCE

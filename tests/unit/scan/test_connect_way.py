@@ -62,8 +62,9 @@ def test_silence_is_asked_again_after_an_outage() -> None:
     observation, silent, opened = scan(Passing((replace(LINK, changes=6), Neighbour.KNOWN)), with_open=True)
     (seen,) = observation.addresses
     assert (seen.failure, seen.open, seen.filtered) == (None, opened, silent)
-    controls = 4 * len(opened)  # before and after the last tries, each time
-    assert observation.probes == 2 * (1 + RETRIES) * len(silent) + len(opened) + controls
+    asked = 2 * (1 + RETRIES) * len(silent) + len(opened)
+    # Controls go along before and after the last tries, each time, and where nothing was heard for long.
+    assert asked + 4 * len(opened) <= observation.probes <= asked + 8 * len(opened)
 
 
 @pytest.mark.parametrize("end", [Neighbour.FAILED, Neighbour.ABSENT])

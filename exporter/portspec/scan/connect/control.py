@@ -6,7 +6,9 @@
 3. Where no control is heard the address is deaf. Nothing but controls is sent then, with growing rests, until one is
    heard: what is silent is tried again then, with half as many probes in flight. After LONGEST_SILENCE without an
    answer the address counts as cut off.
-4. Controls are waited for longer than other probes, so that they tell if answers take longer than those are waited for.
+4. The same is done in the middle of a scan where nothing was heard for a while: not only at its end is it noticed that
+   the address fell silent.
+5. Controls are waited for longer than other probes, so that they tell if answers take longer than those are waited for.
    Where nothing has answered, the second tries of a few ports, the scouts, are waited for as long.
 """
 
@@ -32,6 +34,7 @@ SCOUTS = 4  # ports of an address that has not answered at all which are waited 
 TIMES_AS_LONG = 4.0  # as other probes controls are waited for,
 _LONGEST_WAIT = 10.0  # but not longer: seconds
 _FEWEST = 3  # groups in a row that must be deaf before an address is given up
+_QUIET = 2.0  # times as long as probes are waited for nothing is heard before controls are sent
 _FIRST_REST, _LONGEST_REST = 0.25, 2.0  # seconds
 
 
@@ -53,7 +56,7 @@ class Group(Lane):
 class Controls:
     """The controls of one lane. Times in seconds."""
 
-    __slots__ = ("_deaf", "_groups", "_lane", "_probes", "_progress", "_turn", "rest_until")
+    __slots__ = ("_deaf", "_groups", "_lane", "_probes", "_progress", "_turn", "_watch", "rest_until")
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -62,20 +65,50 @@ class Controls:
         self._deaf = 0  # times in a row that nobody was heard
         self._progress = (0, 0.0)  # ports that were unsettled, and since when they are as many
         self._turn = 0
+        self._watch: Group | None = None  # controls in the middle of a scan
         self.rest_until = 0.0
+
+    def is_held(self, now: float) -> bool:
+        """Tell whether nothing is to be sent but controls, since it is not known if the address still answers."""
+        return self._watch is not None or now < self.rest_until
+
+    def watch(self, timeout: float, now: float) -> Group | None:
+        """Give the controls to send where nothing was heard for a while; all else waits until watched() has judged."""
+        if self.is_held(now) or now - self._lane.heard_at < _QUIET * max(timeout, self._lane.patience):
+            return None
+        self._watch = self._group(timeout, now)
+        return self._watch
+
+    def watched(self, now: float) -> Failure | None:
+        """Go on if the controls of watch() were heard, else rest; a Failure if nothing was heard for too long."""
+        watch = self._watch
+        if watch is None or watch.is_pending:
+            return None
+        self._watch = None
+        if not watch.answered:
+            return self._rest(now)
+        self._lane.hear(watch.heard_at)
+        self._slow_down()
+        self._deaf = 0
+        return None
 
     def due(self, timeout: float, now: float) -> Group | None:
         """Give the controls to send before the next of the last tries, or after them if there are no more."""
         is_first = not self._groups
-        if now < self.rest_until or not (is_first or self._probes >= PROBES or (self._probes and self.is_closing)):
+        if self.is_held(now) or not (is_first or self._probes >= PROBES or (self._probes and self.is_closing)):
             return None
+        group = self._group(timeout, now)
+        if group:
+            self._groups.append(group)
+            self._probes = 0
+        return group
+
+    def _group(self, timeout: float, now: float) -> Group | None:
         ports = self._pick()
         if not ports:
             return None
         group = Group(self._lane, ports, now)
         group.patience = min(_LONGEST_WAIT, TIMES_AS_LONG * max(timeout, self._lane.patience))
-        self._groups.append(group)
-        self._probes = 0
         return group
 
     def sent(self, probes: int) -> None:
@@ -84,7 +117,7 @@ class Controls:
 
     def is_due(self, now: float) -> bool:
         """Tell whether controls are to be sent though nothing else is."""
-        return self.is_closing and now >= self.rest_until
+        return self.is_closing and not self.is_held(now)
 
     @property
     def is_closing(self) -> bool:
@@ -108,14 +141,14 @@ class Controls:
             return ([], list(silent)) if self._pick() else (list(silent), [])
         heard = [group for group in groups if group.answered]
         if not heard:
+            self._probes = 1  # so that controls are due after the rest
             return self._rest(now)
         self._lane.hear(max(group.heard_at for group in heard))
         slowest = max(group.rtt for group in heard)
         is_slow = 2 * slowest > max(timeout, self._lane.patience)
         if is_slow:
             self._lane.patience = _rounded(min(_LONGEST_WAIT, 2 * slowest))
-        if self._deaf:
-            self._lane.most_in_flight = max(1, self._lane.most_in_flight // 2)
+        self._slow_down()
         if self._is_at_a_standstill(now):
             return self._cut_off(is_silent=False)
         if is_slow or self._deaf:
@@ -130,13 +163,18 @@ class Controls:
         """Forget what was heard: the way to the address was interrupted."""
         self._groups.clear()
         self._probes = self._deaf = 0
+        self._watch = None
         self._lane.heard_at = now
+
+    def _slow_down(self) -> None:
+        """Have half as many probes in flight, if the address was deaf."""
+        if self._deaf:
+            self._lane.most_in_flight = max(1, self._lane.most_in_flight // 2)
 
     def _rest(self, now: float) -> Failure | None:
         self._deaf += 1
         if self._deaf >= _FEWEST and now - self._lane.heard_at >= LONGEST_SILENCE:
             return self._cut_off(is_silent=True)
-        self._probes = 1  # so that controls are due after the rest
         self.rest_until = now + min(_LONGEST_REST, _FIRST_REST * 2 ** (self._deaf - 1))
         return None
 

@@ -177,8 +177,28 @@ class ConnectEngine(EngineThread):
         for lane in list(self._lanes):
             if lane.has_asked_again:
                 lane.loss.tell()
-            if lane.doubtful and lane.is_doubtful and (failure := self._judge(lane, now)):
+            failure = self._watched(lane, now)
+            if failure is None and lane.doubtful and lane.is_doubtful:
+                failure = self._judge(lane, now)
+            if failure:
                 self._give_up(lane, failure)
+
+    def _watched(self, lane: Lane, now: float) -> Failure | None:
+        """Give an address up that fell silent in the middle of its scan, unless it is the way that was interrupted."""
+        failure = lane.controls.watched(now)
+        if failure is None or lane.way is None:
+            return failure
+        silence = lane.way.silence(now, has_answered=True)
+        if isinstance(silence, Failure):
+            return silence
+        if silence is Silence.ASK_LATER:
+            lane.controls.rest_until = lane.way.ask_at
+        elif silence is Silence.ASK_AGAIN:
+            lane.controls.begin_anew(now)
+            lane.attempts.update(dict.fromkeys(lane.attempts, 0))
+            lane.again.extend(target for target, _ in lane.doubtful)
+            lane.doubtful.clear()
+        return failure if silence is Silence.COUNTS else None
 
     def _judge(self, lane: Lane, now: float) -> Failure | None:
         """Call ports filtered whose silence counts, have the others asked again; Failure if nothing can be heard."""
@@ -212,7 +232,7 @@ class ConnectEngine(EngineThread):
         """Send what window and pace allow; give how many seconds to wait for events (None: until one comes)."""
         if not self._works:
             return LINGER if any(self._idle.values()) else None
-        ready = [lane for lane in self._lanes if lane.has_more or lane.controls.is_due(now)]
+        ready = [lane for lane in self._lanes if self._is_ready(lane, now)]
         free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._flights))), now) if ready else 0
         quotas = self._quotas()
         share = max(1, free // max(1, len(ready)))
@@ -236,6 +256,9 @@ class ConnectEngine(EngineThread):
         waiting = [lane for lane in ready if lane.in_flight < min(quotas[lane.work.is_slow], lane.most_in_flight)]
         return 0.0 if total else self._patience(waiting, now)
 
+    def _is_ready(self, lane: Lane, now: float) -> bool:
+        return not lane.controls.is_held(now) if lane.has_more else lane.controls.is_due(now)
+
     def _quotas(self) -> dict[bool, int]:
         """Give how many probes of an address may be in flight, if it is slow and if not: an equal share.
 
@@ -258,7 +281,7 @@ class ConnectEngine(EngineThread):
             return 0.0
         doubtful = [lane for lane in self._lanes if lane.doubtful and lane.is_doubtful]
         times = [lane.way.ask_at if lane.way else now for lane in doubtful if not lane.controls.is_waiting]
-        times += [rest for lane in doubtful if (rest := lane.controls.rest_until) > now]
+        times += [rest for lane in self._lanes if (rest := lane.controls.rest_until) > now]
         times += self._flights.expiries(self.timeout)
         if waiting and len(self._flights) < self._window:
             paced = max(self._pacer.next_at(now), min(lane.work.pacer.next_at(now) for lane in waiting))
@@ -270,6 +293,8 @@ class ConnectEngine(EngineThread):
         """Send up to `count` probes to a lane, with controls where silence might count; give how many went out."""
         if lane.wants_scouts:
             return self._send(lane, min(count, SCOUTS), as_scouts=True)
+        if watch := lane.controls.watch(self.timeout, now):
+            return self._send(watch, min(count, watch.unsettled))
         if not lane.is_at_last_tries(self.retries):
             return self._send(lane, count)
         controls = lane.controls
