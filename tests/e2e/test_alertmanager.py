@@ -74,7 +74,7 @@ def test_a_port_that_opens_is_mailed_and_paged_and_so_is_its_end(lab: Lab, tmp_p
     (tmp_path / "prometheus.yml").write_text(
         json.dumps(
             {
-                "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                "global": {"scrape_interval": "2s", "evaluation_interval": "1s"},  # a scrape may take as long
                 "rule_files": ["rules.yml"],
                 "alerting": {"alertmanagers": [{"static_configs": [{"targets": [ALERTMANAGER]}]}]},
                 "scrape_configs": [{"job_name": "portspec", "static_configs": [{"targets": [PORTSPEC]}]}],
