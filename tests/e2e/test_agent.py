@@ -42,7 +42,8 @@ PROOF = "# portspec: debsecan ended with 0\n"
 NO_VERSION = '[ "$1" = --version ] && exit;'
 ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
 SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; another one of today would be refused\n"
-CHILD = 'sh -c "echo \\$\\$ > $D/child; exec tail -f /dev/null"'
+# Not tail(1), which ends by itself when nobody reads its output any more.
+CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep infinity"'
 
 
 class Server:
@@ -516,7 +517,7 @@ def test_tool_that_is_killed_has_no_exit_status(machine: Machine) -> None:
 
 def test_what_a_tool_leaves_behind_is_not_waited_for(machine: Machine) -> None:
     """A tool whose child lives on with its output has ended, with its exit status and all that it printed."""
-    machine.script("debsecan", f'{NO_VERSION} tail -f /dev/null & echo $! > $D/child; echo "{OUTPUT.strip()}"')
+    machine.script("debsecan", f'{NO_VERSION} sleep infinity & echo $! > $D/child; echo "{OUTPUT.strip()}"')
     tool = machine.report()["tool"]
     os.kill(int(machine.said("child")), signal.SIGKILL)
     assert (tool["exit_status"], tool["output"], tool["errors"]) == (0, OUTPUT + PROOF, "")
@@ -832,7 +833,7 @@ def test_agent_that_is_stopped_stops_its_tool(machine: Machine, number: signal.S
     """A signal to the agent ends the tool with all that it started."""
     machine.configure(url="http://127.0.0.1:1")
     os.mkfifo(machine.path / "begun")
-    machine.script("debsecan", 'sh -c "echo \\$\\$ > $D/begun; exec tail -f /dev/null"; :')
+    machine.script("debsecan", 'sh -c "echo \\$\\$ > $D/begun; exec sleep infinity"; :')
     process = machine.start()
     child = int((machine.path / "begun").read_text(encoding="ascii"))
     process.send_signal(number)

@@ -332,15 +332,19 @@ class Forger:
         self._kinds = kinds
         self.sent = dict.fromkeys(kinds, 0)
 
-    def run(self, pause: float) -> None:
-        """Send everything."""
+    def run(self, pause: float, first: int) -> None:
+        """Send everything once so many probes were seen."""
         while min(self.sent.values()) < self._count:
-            is_ready = any(len(peers) > 1 for peers in self._peers.values())
+            is_ready = self._is_ready(first)
             if select.select([self._socket], [], [], pause if is_ready else None)[0]:
                 self._look()
             for kind, peers in self._peers.items():
-                if len(peers) > 1:
+                if is_ready and len(peers) > 1:
                     self._forge(kind)
+
+    def _is_ready(self, first: int) -> bool:
+        seen = sum(len(probes) for probes in self._seen.values())
+        return seen >= first and any(len(peers) > 1 for peers in self._peers.values())
 
     def _look(self) -> None:
         """Take what has arrived, but not for ever: forged SYN-ACKs are answered, too."""
@@ -443,14 +447,22 @@ class Outcome:
 
 
 def scan_among_forgeries(
-    lab: Lab, jobs: Iterable[Job], count: int, *, pause: float = 0.0, kinds: Iterable[str] = (), **options: Any
+    lab: Lab,
+    jobs: Iterable[Job],
+    count: int,
+    *,
+    pause: float = 0.0,
+    first: int = 0,
+    kinds: Iterable[str] = (),
+    **options: Any,
 ) -> Outcome:
     """Scan with the SYN engine and its options, while `count` packets of each kind (by default of KINDS) are forged.
 
+    The forger waits for the `first` probes, and pauses for so many seconds after each batch.
     The jobs need two addresses of a family or more, and must last long enough: 1,000,000 packets take some 20 s.
     """
     forger = lab.popen(
-        [sys.executable, "-m", "tests.lab.forger", str(count), str(pause), *kinds],
+        [sys.executable, "-m", "tests.lab.forger", str(count), str(pause), str(first), *kinds],
         side="hosts",
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
@@ -468,15 +480,15 @@ def scan_among_forgeries(
     return Outcome(states(done.stdout), told["sent"], end - start, end - told["end"])
 
 
-def main(count: int, pause: float, names: list[str]) -> None:
+def main(count: int, pause: float, first: int, names: list[str]) -> None:
     """Forge, and tell what was sent."""
     known = {**KINDS, **CREDIBLE}
     forger = Forger("lab0", count, {name: known[name] for name in names or KINDS})
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    forger.run(pause)
+    forger.run(pause, first)
     json.dump({"sent": forger.sent, "end": time.monotonic()}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
