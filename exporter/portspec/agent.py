@@ -451,28 +451,35 @@ def run(
 
     `timeout` is in seconds, `limit` in bytes, for each of its two streams, which are read at the same time.
     """
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environ,
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        return Run(None, note=f"{command[0]} could not be run: {_reason(error)}", setting="command")
     output, errors = _Kept(limit, 0), _Kept(_MAX_ERRORS // 2, _MAX_ERRORS // 2)
     end: _End | None = _End("this program was stopped")
+    process: subprocess.Popen[bytes] | None = None
+    # A signal that comes while the program starts waits until there is a process to end.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
     try:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environ,
+                cwd="/",
+                start_new_session=True,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),  # noqa: PLW1509 - no threads
+            )
+        except OSError as error:
+            return Run(None, note=f"{command[0]} could not be run: {_reason(error)}", setting="command")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         end = _attend(process, output, errors, timeout, limit)
     finally:
-        if end is not None:
-            _end_group(process)
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        if process is not None:
+            if end is not None:
+                _end_group(process)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
     status: int | None = process.returncode
     if end is None and status is not None and status < 0:
         end = _End(f"was ended by {_name_of_signal(-status)}")

@@ -43,7 +43,7 @@ NO_VERSION = '[ "$1" = --version ] && exit;'
 ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
 SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; another one of today would be refused\n"
 # Not tail(1), which ends by itself when nobody reads its output any more.
-CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep infinity"'
+CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep 300"'
 
 
 class Server:
@@ -517,7 +517,7 @@ def test_tool_that_is_killed_has_no_exit_status(machine: Machine) -> None:
 
 def test_what_a_tool_leaves_behind_is_not_waited_for(machine: Machine) -> None:
     """A tool whose child lives on with its output has ended, with its exit status and all that it printed."""
-    machine.script("debsecan", f'{NO_VERSION} sleep infinity & echo $! > $D/child; echo "{OUTPUT.strip()}"')
+    machine.script("debsecan", f'{NO_VERSION} sleep 300 & echo $! > $D/child; echo "{OUTPUT.strip()}"')
     tool = machine.report()["tool"]
     os.kill(int(machine.said("child")), signal.SIGKILL)
     assert (tool["exit_status"], tool["output"], tool["errors"]) == (0, OUTPUT + PROOF, "")
@@ -833,13 +833,33 @@ def test_agent_that_is_stopped_stops_its_tool(machine: Machine, number: signal.S
     """A signal to the agent ends the tool with all that it started."""
     machine.configure(url="http://127.0.0.1:1")
     os.mkfifo(machine.path / "begun")
-    machine.script("debsecan", 'sh -c "echo \\$\\$ > $D/begun; exec sleep infinity"; :')
+    machine.script("debsecan", 'sh -c "echo \\$\\$ > $D/begun; exec sleep 300"; :')
     process = machine.start()
     child = int((machine.path / "begun").read_text(encoding="ascii"))
     process.send_signal(number)
     assert ended(process) == (128 + number, "", f"portspec-send: stopped by {number.name}\n")
     until(lambda: not is_running(child))  # it was killed, and takes a moment to end
     assert machine.waiting() == []
+
+
+def test_agent_that_is_stopped_while_its_tool_starts_stops_it(machine: Machine) -> None:
+    """A signal before the agent knows the process of its tool ends the tool, too."""
+    machine.script("debsecan", "exec sleep 300")
+    wrapper = machine.path / "stopped.py"
+    wrapper.write_text(
+        "import os, pathlib, runpy, signal, subprocess, sys\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        "        super().__init__(*arguments, **options)\n"
+        f"        pathlib.Path({str(machine.path / 'child')!r}).write_text(str(self.pid))\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"subprocess.Popen = Popen; runpy.run_path({str(machine.agent)!r}, run_name='__main__')\n",
+        encoding="utf-8",
+    )
+    machine.agent = wrapper
+    machine.configure(url="http://127.0.0.1:1")
+    assert machine.run() == (128 + signal.SIGTERM, "", "portspec-send: stopped by SIGTERM\n")
+    assert not is_running(int(machine.said("child")))
 
 
 def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Server) -> None:
