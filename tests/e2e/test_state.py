@@ -62,6 +62,11 @@ def environment(**more: str) -> Mapping[str, str]:
     return {"PATH": "/usr/bin:/bin", **more}
 
 
+def identities(server: MailServer) -> set[str]:
+    """Give the identities of the mails that came."""
+    return {str(mail.message["Message-ID"]) for mail in server.mails()}
+
+
 def test_two_exporters_write_each_change_and_mail_once(tmp_path: Path) -> None:
     """The second exporter on a state file says who holds it, scans without it, mails nobody, and takes it over."""
     port = free_port()
