@@ -222,23 +222,35 @@ def main() -> int:
     arguments = parser.parse_args()
     faults = 0
     print("| kind | runs | spoilt | wrong | unknown | out of spec, in part | whole |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with Lab() as lab, tempfile.TemporaryDirectory() as directory:
         for kind in arguments.kinds:
             counts: Counter[str] = Counter()
-            for number in range(arguments.runs):
-                case = draw(kind, arguments.seed + number)
-                host, was_spoilt = run(lab, case, Path(directory))
-                counts["spoilt"] += was_spoilt
-                if fault := wrong(case, host, was_spoilt=was_spoilt):
-                    counts["wrong"] += 1
-                    print(f"{case}: {fault}: {host['reason']}", file=sys.stderr)
-                whole = set(host["unexpected"]) == {str(port) for port in case.open}
-                counts[("whole" if whole and not host["reason"] else "part") if host["unexpected"] else "unknown"] += 1
+            try:
+                for number in range(arguments.runs):
+                    count(lab, draw(kind, arguments.seed + number), Path(directory), counts)
+                    if counts["runs"] % 20 == 0:
+                        print(
+                            f"{kind}: {counts['runs']} of {arguments.runs} runs, {counts['wrong']} wrong",
+                            file=sys.stderr,
+                        )
+            finally:  # also where it is interrupted
+                columns = (counts[name] for name in ("runs", "spoilt", "wrong", "unknown", "part", "whole"))
+                print(f"| {kind} | {' | '.join(map(str, columns))} |", flush=True)
             faults += counts["wrong"]
-            columns = (counts[name] for name in ("spoilt", "wrong", "unknown", "part", "whole"))
-            print(f"| {kind} | {arguments.runs} | {' | '.join(map(str, columns))} |", flush=True)
     return 1 if faults else 0
+
+
+def count(lab: Lab, case: Case, directory: Path, counts: Counter[str]) -> None:
+    """Run a case, and count what came of it."""
+    host, was_spoilt = run(lab, case, directory)
+    counts["runs"] += 1
+    counts["spoilt"] += was_spoilt
+    if fault := wrong(case, host, was_spoilt=was_spoilt):
+        counts["wrong"] += 1
+        print(f"{case}: {fault}: {host['reason']}: {host['detail']}", file=sys.stderr)
+    is_whole = set(host["unexpected"]) == {str(port) for port in case.open} and not host["reason"]
+    counts[("whole" if is_whole else "part") if host["unexpected"] else "unknown"] += 1
 
 
 if __name__ == "__main__":
