@@ -216,9 +216,13 @@ def wrong(case: Case, host: dict[str, Any], *, was_spoilt: bool) -> str | None:
 def main() -> int:
     """Run cases and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(KINDS))
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", default=list(KINDS), help=f"{', '.join(KINDS)}; all of them by default"
+    )
+    parser.add_argument("--runs", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the first run; the next have the next ones (default: 1)"
+    )
     arguments = parser.parse_args()
     faults = 0
     print("| kind | runs | spoilt | wrong | unknown | out of spec, in part | whole |")
