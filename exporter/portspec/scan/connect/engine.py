@@ -480,7 +480,7 @@ class ConnectEngine(EngineThread):
             self._settle(lane, target[1], FILTERED)
             return
         port = target[1]
-        attempts = lane.attempts[port] = lane.attempts.get(port, 0) + 1
+        attempts = lane.attempts[port] = (lane.scouts.pop(port, 0) or lane.attempts.get(port, 0)) + 1
         if attempts > self.retries:
             lane.doubtful.append(Try(target, sent_at))
         else:

@@ -44,7 +44,7 @@ class Lane:
     __slots__ = (
         "address", "again", "answered", "attempts", "controls", "doubtful", "failure", "family", "fresh",
         "had_scouts", "heard_at", "in_flight", "is_fresh", "loss", "main", "most_in_flight", "patience",
-        "probes_when_heard", "rtt", "states", "unsettled", "way", "work",
+        "probes_when_heard", "rtt", "scouts", "states", "unsettled", "way", "work",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Lane:
         order = chain(first, shuffled(ports - first if first else ports, f"{work.job.seed}/{address}"))
         self.fresh: Iterator[Target] = zip(repeat(address), order)
         self.had_scouts = False
+        self.scouts: dict[int, int] = {}  # as `attempts`, apart: that one answers late does not mean that one was lost
         self.is_fresh = True  # while there are ports that were not asked yet
         self.again: deque[Target] = deque()
         self.attempts: dict[int, int] = {}  # of the ports that are silent so far
@@ -99,8 +100,8 @@ class Lane:
         if not self.again:
             return None
         target = self.again.popleft()
-        made = self.attempts.get(target[1], 0)
-        self.attempts[target[1]] = max(made, min(retries, made + tries - 1))
+        made = self.attempts.pop(target[1], 0)
+        self.scouts[target[1]] = max(made, min(retries, made + tries - 1))
         return target
 
     def is_at_last_tries(self, retries: int) -> bool:
