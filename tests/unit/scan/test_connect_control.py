@@ -187,6 +187,20 @@ def test_address_that_answers_too_little_is_given_up() -> None:
     assert now >= LONGEST_STANDSTILL
 
 
+@pytest.mark.parametrize("in_the_middle", [False, True])
+def test_controls_that_were_not_sent_are_no_silence(*, in_the_middle: bool) -> None:
+    """Where this machine has no socket for controls the address is not deaf: others are due at once."""
+    lane = lane_of(closed=(1, 2))
+    lane.hear(1.0)
+    send = lane.controls.watch if in_the_middle else lane.controls.due
+    for now in range(10, 100, 10):
+        group = send(TIMEOUT, float(now))
+        assert group is not None
+        lane.controls.withdraw(group)
+        assert lane.controls.watched(float(now)) is None
+        assert not lane.controls.is_held(float(now))
+
+
 def test_outage_of_the_way_is_no_silence_of_the_address() -> None:
     """Where the way was interrupted all that was heard and missed is forgotten."""
     lane = lane_of(closed=(1, 2))

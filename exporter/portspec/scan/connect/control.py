@@ -111,6 +111,14 @@ class Controls:
         group.patience = min(_LONGEST_WAIT, TIMES_AS_LONG * max(timeout, self._lane.patience))
         return group
 
+    def withdraw(self, group: Group) -> None:
+        """Forget controls that this machine could not send: that they were not heard says nothing of the address."""
+        if group is self._watch:
+            self._watch = None
+        else:
+            self._groups.remove(group)
+            self._probes = 1  # so that others are due
+
     def sent(self, probes: int) -> None:
         """Note that so many last tries went out."""
         self._probes += probes

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from portspec.scan.connect.control import Group
     from portspec.scan.connect.lane import Target
     from portspec.scan.job import Observation, ScanJob
     from portspec.scan.way import Network, Way
@@ -294,15 +295,21 @@ class ConnectEngine(EngineThread):
         if lane.wants_scouts:
             return self._send(lane, min(count, SCOUTS), as_scouts=True)
         if watch := lane.controls.watch(self.timeout, now):
-            return self._send(watch, min(count, watch.unsettled))
+            return self._send_controls(lane, watch, count)
         if not lane.is_at_last_tries(self.retries):
             return self._send(lane, count)
         controls = lane.controls
         group = controls.due(self.timeout, now)
-        asked = self._send(group, min(count, group.unsettled)) if group else 0
+        asked = self._send_controls(lane, group, count) if group else 0
         sent = self._send(lane, min(count - asked, PROBES)) if asked < count else 0
         controls.sent(sent)
         return asked + sent
+
+    def _send_controls(self, lane: Lane, group: Group, count: int) -> int:
+        sent = self._send(group, min(count, group.unsettled))
+        if not sent:
+            lane.controls.withdraw(group)
+        return sent
 
     def _send(self, lane: Lane, count: int, *, as_scouts: bool = False) -> int:
         """Send up to `count` probes; give how many went out. Scouts are waited for longer than others, and once."""

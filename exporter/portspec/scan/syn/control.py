@@ -57,7 +57,8 @@ class Controls:
         """Remember ports that have answered, and how."""
         for kind, known in self._known.items():
             if len(known) < _KNOWN:
-                known.extend(ports[kinds == kind][: _KNOWN - len(known)].tolist())
+                some = ports[kinds == kind][: _KNOWN - len(known)].tolist()
+                known.extend(port for port in some if port not in known)
 
     def pick(self, silent: int) -> tuple[U16, U16]:
         """Give the ports to ask before and after so many silent ones; none while all of them are being asked.

@@ -233,7 +233,7 @@ class Lane:
         return None
 
     def sent(self, load: Load, gone: Bools, at: Floats) -> int:
-        """Note what of a load was sent (`gone`, ports first), and when; the rest waits. Gives how many were sent."""
+        """Note what of a load was sent (`gone`, in the order of its parts), and when; gives how many were."""
         count = int(np.count_nonzero(gone))
         self._probes += count
         if self._waves:

@@ -76,6 +76,13 @@ def test_who_is_being_asked_is_not_asked_again() -> None:
     assert [some.tolist() for some in controls.pick(1)] == [[], [2]]
 
 
+def test_port_that_is_learned_of_twice_is_one() -> None:
+    """A port that was known to answer, and answers, is not asked twice in one group."""
+    controls = knowing(closed=[7])
+    controls.learn(np.array([7, 8], np.uint16), np.array([CLOSED, CLOSED], np.uint8))
+    assert controls.known == [7, 8]
+
+
 def test_only_port_that_answers_is_asked_at_both_ends() -> None:
     """A host that answers on one port only is asked for it before and after, and each answer counts for its end."""
     controls = knowing(is_open=[22])
