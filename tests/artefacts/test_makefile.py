@@ -1,4 +1,8 @@
-"""`make run` in a checkout of the test's own: the real Makefile, venv and pip, and a project that needs no network."""
+"""`make run` in a checkout of the test's own: the real Makefile, venv and pip, and a project that needs no network.
+
+All but one of the environments take pip from the environment of the tests, since ensurepip takes five seconds of a
+processor for it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +26,16 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 #: In place of the 120 seconds of other tests, in which a busy machine makes no two environments.
 pytestmark = pytest.mark.timeout(900)
-LIMIT: Final = 300.0  # seconds; a venv takes three of a processor, and much longer beside other work
+LIMIT: Final = 300.0  # seconds; a venv takes five of a processor, and much longer beside other work
+PYTHON: Final = str(Path(sys.executable).resolve())
+# The interpreter, whose `-m venv DIRECTORY` alone is another: with a pip that is there already.
+_QUICK_PYTHON: Final = f"""\
+#!/bin/sh
+[ "$1 $2" = "-m venv" ] || exec "{PYTHON}" "$@"
+"{PYTHON}" -m venv --without-pip "$3"
+cd "{distribution("pip").locate_file("")}"
+exec ln -s "$PWD"/pip "$PWD"/pip-*.dist-info "$OLDPWD/$3"/lib/python*/site-packages
+"""
 _PROJECT: Final = """\
 [build-system]
 requires = []
@@ -63,11 +77,14 @@ class Checkout:
         (directory / "backend.py").write_text(_BACKEND)
         (directory / "constraints.txt").write_text("")
         (directory / "tests/constraints.txt").write_text("")
+        python = directory.with_name("quick-python")  # the directory may be moved
+        python.write_text(_QUICK_PYTHON)
+        python.chmod(0o755)
         self.environment = {
-            "PATH": f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}",
             "HOME": str(directory),
             "PIP_NO_INDEX": "1",
-            "PYTHON": str(Path(sys.executable).resolve()),
+            "PYTHON": str(python),
         }
 
     def make(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -144,7 +161,7 @@ def test_failed_download_is_told_and_mended(checkout: Checkout) -> None:
         f"make: {checkout.directory}/.venv is not finished; mend what is said above and call make again" in done.stderr
     )
     (checkout.directory / "constraints.txt").write_text("")
-    assert checkout.runs()
+    assert checkout.runs(PYTHON=PYTHON)
 
 
 def test_unusable_interpreter_is_told(checkout: Checkout) -> None:
@@ -175,7 +192,7 @@ def test_missing_ensurepip_is_told(checkout: Checkout) -> None:
     for tool in _TOOLS:
         if (path := shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")) is not None:
             (programs / tool).symlink_to(path)
-    (programs / "python3").symlink_to(Path(sys.executable).resolve())
+    (programs / "python3").symlink_to(PYTHON)
     where = "import ensurepip; print(ensurepip.__path__[0])"
     ensurepip = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
     hidden = (*apart, "sh", "-c", f'mount -t tmpfs none "{ensurepip}" && PATH="{programs}" PYTHON= exec "$@"', "sh")
