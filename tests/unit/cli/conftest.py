@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from tests.unit.cli.run import STARTER
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -18,6 +20,13 @@ class Configure(Protocol):
     def __call__(self, hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
         """Write hosts, scanports and whatever other keys."""
         ...
+
+
+@pytest.fixture(scope="package", autouse=True)
+def starter() -> Iterator[None]:
+    """End what programs are forked from with the last of these tests."""
+    yield
+    STARTER.end()
 
 
 @pytest.fixture

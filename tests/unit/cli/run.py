@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from portspec.cli import main
 from portspec.scan.syn import privileges
 from tests.unit.cli.hermetic.sitecustomize import getaddrinfo
+from tests.unit.cli.starter import Starter
 from tests.unit.factories import process_restored
 from tests.unit.scan.loopback import PATIENCE, eventually
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
+
+    from tests.unit.cli.starter import Program
 
 PROGRAM: Final = [sys.executable, "-m", "portspec"]
 #: The same as if its interpreter had `setcap cap_net_raw=p`; to be started by root in the repository.
@@ -59,11 +63,16 @@ def run(
     *arguments: str,
     cwd: Path | None = None,
     extra: Mapping[str, str] | None = None,
-    program: Sequence[str] = PROGRAM,
+    program: Sequence[str] | None = None,
 ) -> Done:
-    """Run a command to its end, with pipes for its output."""
+    """Run a command to its end, with pipes for its output.
+
+    Without `program` and `extra` it is forked, see `starter`.
+    """
+    if program is None and extra is None:
+        return _forked(arguments, cwd)
     done = subprocess.run(
-        [*program, *arguments],
+        [*(program or PROGRAM), *arguments],
         cwd=cwd,
         env=environment(extra),
         capture_output=True,
@@ -73,6 +82,21 @@ def run(
         check=False,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+#: Starts the programs of these tests; the fixture of conftest.py ends it.
+STARTER: Final = Starter(environment())
+
+
+def _forked(arguments: Sequence[str], cwd: Path | None) -> Done:
+    process = STARTER.start(arguments, cwd)
+    try:
+        with process.stdout, process.stderr, ThreadPoolExecutor(1) as reader:
+            err = reader.submit(process.stderr.read)
+            out = process.stdout.read()
+            return Done(process.wait(60.0), out, err.result())
+    finally:
+        process.kill()
 
 
 def call(*arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None, stdin: bytes = b"") -> Done:
@@ -174,25 +198,32 @@ _drain = _Drain
 
 
 class Server:
-    """`portspec serve -j` on a free port of loopback, killed at the end of the test."""
+    """`portspec serve -j` on a free port of loopback, killed at the end of the test.
+
+    Without `program` and `extra` it is forked, see `starter`.
+    """
 
     def __init__(
         self,
         conf: Path,
         *arguments: str,
         command: Sequence[str] = ("serve",),
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] | None = None,
         extra: Mapping[str, str] | None = None,
     ) -> None:
-        listen = ["--web.listen-address", "127.0.0.1:0"]
-        self.process = subprocess.Popen(
-            [*program, *command, "-j", "-c", str(conf), *listen, *arguments],
-            env=environment(extra),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        argv = [*command, "-j", "-c", str(conf), "--web.listen-address", "127.0.0.1:0", *arguments]
+        self.process: Program | subprocess.Popen[str]
+        if program is None and extra is None:
+            self.process = STARTER.start(argv)
+        else:
+            self.process = subprocess.Popen(
+                [*(program or PROGRAM), *argv],
+                env=environment(extra),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.log: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
 

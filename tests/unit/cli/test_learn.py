@@ -10,7 +10,7 @@ from portspec.app.survey import Survey
 from portspec.cli import main
 from portspec.ports import PortSet
 from portspec.snapshot import HostState
-from tests.unit.cli.run import run
+from tests.unit.cli.run import PROGRAM, run
 from tests.unit.factories import process_restored, result, seen
 from tests.unit.scan.loopback import V6, listeners, own_address, ports_of
 
@@ -32,7 +32,7 @@ def test_learned_block_describes_what_listens() -> None:
     address = own_address()
     with listeners(address, 3) as opened, listeners(V6) as on_v6:
         ports, ports6 = ports_of(opened), ports_of(on_v6)
-        done = run("learn", address, V6, "--ports", wanted(1, 2, *ports, *ports6))
+        done = run("learn", address, V6, "--ports", wanted(1, 2, *ports, *ports6), program=PROGRAM)
     assert (done.code, done.err) == (0, "")
     assert yaml.safe_load(done.out) == {
         "hosts": {address: list(ports), V6: list(ports6)},

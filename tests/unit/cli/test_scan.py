@@ -33,7 +33,7 @@ def test_host_in_spec_is_exit_0(configure: Configure) -> None:
     address = own_address()
     with listeners(address) as opened:
         conf = configure({address: spelled(ports_of(opened))})
-        done = run("scan", "-c", conf)
+        done = run("scan", "-c", conf, program=PROGRAM)
         (port,) = ports_of(opened)
     assert (done.code, done.err) == (0, "")
     header, rule, row, *_ = [line for line in done.out.splitlines() if line.strip()]

@@ -15,7 +15,7 @@ import pytest
 import portspec.app.process
 from portspec import __version__
 from portspec.cli import main
-from tests.unit.cli.run import Server, run
+from tests.unit.cli.run import PROGRAM, Server, run
 from tests.unit.factories import process_restored
 from tests.unit.scan.loopback import PATIENCE, eventually, listeners, own_address, ports_of
 
@@ -35,7 +35,7 @@ def test_exporter_scans_and_serves(configure: Configure, command: Sequence[str])
     address = own_address()
     with listeners(address) as opened:
         (port,) = ports_of(opened)
-        with Server(Path(configure({address: [port, 1]})), command=command) as server:
+        with Server(Path(configure({address: [port, 1]})), command=command, program=PROGRAM) as server:
             server.wait_for("round finished")
             status, metrics = server.get("/metrics")
             assert status == 200

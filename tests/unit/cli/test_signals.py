@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.unit.cli.run import Server, run
+from tests.unit.cli.run import PROGRAM, Server, run
 from tests.unit.scan.loopback import own_address
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_exporter_takes_hang_up_whatever_it_was_started_with(configure: Configur
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     else:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    server = Server(Path(configure({own_address(): []})))
+    server = Server(Path(configure({own_address(): []})), program=PROGRAM)
     if how == "blocked":
         server.process.send_signal(signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
