@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE: Final = 20.0
-PAUSE: Final = 0.02
+PAUSE: Final = 0.02  # seconds before the second look; before each further one it is half as long again, up to
+MAX_PAUSE: Final = 0.2  # this: a look is often a program, or a page of the exporter
 PROGRAM: Final = (sys.executable, "-m", "portspec", "serve")
 _SERIES: Final = re.compile(r"([^#\s][^\s{]*)(?:\{(.*)\})? (\S+)")
 
@@ -37,9 +38,11 @@ class Answer:
 def until(look: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
     """Look again and again until what is seen is true; gives it. Fails after so many seconds."""
     deadline = time.monotonic() + patience
+    pause = PAUSE
     while not (seen := look()):
         assert time.monotonic() < deadline, f"not seen in {patience} s; the last look gave {seen!r}"
-        time.sleep(PAUSE)
+        time.sleep(pause)
+        pause = min(1.5 * pause, MAX_PAUSE)
     return seen
 
 
