@@ -67,12 +67,12 @@ def run(
 ) -> Done:
     """Run a command to its end, with pipes for its output.
 
-    Without `program` and `extra` it is forked, see `starter`.
+    Without `program` it is forked, see `starter`.
     """
-    if program is None and extra is None:
-        return _forked(arguments, cwd)
+    if program is None:
+        return _forked(arguments, cwd, extra)
     done = subprocess.run(
-        [*(program or PROGRAM), *arguments],
+        [*program, *arguments],
         cwd=cwd,
         env=environment(extra),
         capture_output=True,
@@ -88,8 +88,8 @@ def run(
 STARTER: Final = Starter(environment())
 
 
-def _forked(arguments: Sequence[str], cwd: Path | None) -> Done:
-    process = STARTER.start(arguments, cwd)
+def _forked(arguments: Sequence[str], cwd: Path | None, extra: Mapping[str, str] | None) -> Done:
+    process = STARTER.start(arguments, cwd, extra)
     try:
         with process.stdout, process.stderr, ThreadPoolExecutor(1) as reader:
             err = reader.submit(process.stderr.read)
@@ -200,7 +200,7 @@ _drain = _Drain
 class Server:
     """`portspec serve -j` on a free port of loopback, killed at the end of the test.
 
-    Without `program` and `extra` it is forked, see `starter`.
+    Without `program` it is forked, see `starter`.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class Server:
     ) -> None:
         argv = [*command, "-j", "-c", str(conf), "--web.listen-address", "127.0.0.1:0", *arguments]
         self.process: Program | subprocess.Popen[str]
-        if program is None and extra is None:
-            self.process = STARTER.start(argv)
+        if program is None:
+            self.process = STARTER.start(argv, extra=extra)
         else:
             self.process = subprocess.Popen(
-                [*(program or PROGRAM), *argv],
+                [*program, *argv],
                 env=environment(extra),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

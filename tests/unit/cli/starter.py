@@ -1,8 +1,9 @@
 """Starts portspec by fork(2) in a process that has imported it, which spares the imports: most of the time of a start.
 
 The program is as `python -m portspec` makes it: a process of its own with the streams, the directory and the arguments
-that it is given, which runs `main` and ends as Python ends. Only its environment is always that of the process that it
-is forked from. `Starter` is for the tests; run as a program, this file is that process.
+that it is given, which runs `main` and ends as Python ends. Only what Python and libraries read as they start, such as
+PYTHONPATH and OPENBLAS_NUM_THREADS, cannot be given to it, nor a umask or ignored signals. `Starter` is for the tests;
+run as a program, this file is that process.
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ class Starter:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, arguments: Sequence[str], cwd: Path | None = None) -> Program:
-        """Start portspec with these arguments, nothing as its input, and pipes for its output."""
+    def start(
+        self, arguments: Sequence[str], cwd: Path | None = None, extra: Mapping[str, str] | None = None
+    ) -> Program:
+        """Start portspec with arguments and further environment, nothing as its input, and pipes for its output."""
         if self._process is None:
             self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with control:
@@ -96,8 +99,8 @@ class Starter:
         (out, its_out), (err, its_err) = os.pipe(), os.pipe()
         with status:
             given = array.array("i", [its_out, its_err, status.fileno()])
-            request = json.dumps({"arguments": arguments, "cwd": str(cwd or Path.cwd())}).encode()
-            self._control.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, given)])
+            request = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "extra": dict(extra or {})}
+            self._control.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, given)])
         os.close(its_out)
         os.close(its_err)
         return Program(own_status, out, err)
@@ -130,14 +133,17 @@ def _main() -> int:
             os.close(descriptor)
 
 
-def _watch(given: list[int], arguments: list[str], cwd: str) -> int:
+def _watch(given: list[int], arguments: list[str], cwd: str, extra: dict[str, str]) -> int:
     """Fork the program and tell its number and its exit code; gives that in the program itself."""
     out, err, told = given
     status = socket.socket(fileno=told)
     pid = os.fork()
     if pid == 0:
         status.close()
-        return _run(out, err, arguments, cwd)
+        del os.environ["OPENBLAS_NUM_THREADS"]
+        os.environ.update(extra)
+        os.chdir(cwd)
+        return _run(out, err, arguments)
     os.close(out)
     os.close(err)
     status.send(str(pid).encode())
@@ -146,7 +152,7 @@ def _watch(given: list[int], arguments: list[str], cwd: str) -> int:
     os._exit(0)
 
 
-def _run(out: int, err: int, arguments: list[str], cwd: str) -> int:
+def _run(out: int, err: int, arguments: list[str]) -> int:
     from portspec.__main__ import main
 
     for number, descriptor in {1: out, 2: err}.items():
@@ -155,8 +161,6 @@ def _run(out: int, err: int, arguments: list[str], cwd: str) -> int:
     # Anew, for those that Python made are of another file; as it makes them in the locale C.UTF-8.
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-    os.chdir(cwd)
-    del os.environ["OPENBLAS_NUM_THREADS"]
     sys.argv = ["portspec", *arguments]
     return main()
 

@@ -227,7 +227,8 @@ def test_exporter_scans_without_any_capability(configure: Configure, listen: str
 def test_threads_of_numpy_have_no_capability(configure: Configure) -> None:
     """Whatever the environment says of numpy's threads, none of them keeps a capability."""
     need_raw_sockets()
-    with Server(Path(configure({own_address(): []})), extra={"OPENBLAS_NUM_THREADS": "4"}) as server:
+    conf = Path(configure({own_address(): []}))
+    with Server(conf, program=PROGRAM, extra={"OPENBLAS_NUM_THREADS": "4"}) as server:
         server.wait_for("round finished")
         assert set(powers(server.process.pid)) == {(0, 0, 1)}
 

@@ -83,6 +83,7 @@ def run_in_shell(arguments: list[str], redirection: str) -> Done:
 
 
 OUTPUTS = [["scan"], ["scan", "--json"], ["check"]]
+CONNECT = {"engine": "connect"}  # which starts without numpy
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
@@ -91,13 +92,13 @@ def test_closed_output_leaves_the_exit_code_as_it_is(
     configure: Configure, command: list[str], redirection: str
 ) -> None:
     """Who closes the output wants the exit code alone, and gets it."""
-    assert run_in_shell([*command, "-c", configure({"127.0.0.1": []})], redirection) == Done(0, "", "")
+    assert run_in_shell([*command, "-c", configure({"127.0.0.1": []}, scan=CONNECT)], redirection) == Done(0, "", "")
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_full_disk_is_exit_2(configure: Configure, command: list[str]) -> None:
     """A result that cannot be written is no verdict: exit 2, with one line on standard error."""
-    done = run_in_shell([*command, "-c", configure({"127.0.0.1": []})], ">/dev/full")
+    done = run_in_shell([*command, "-c", configure({"127.0.0.1": []}, scan=CONNECT)], ">/dev/full")
     assert done == Done(2, "", "cannot write the result: no space left on device\n")
 
 
@@ -105,8 +106,9 @@ def test_full_disk_is_exit_2(configure: Configure, command: list[str]) -> None:
 @pytest.mark.parametrize("redirection", ["", "2>&-"])
 def test_reader_that_is_gone_is_exit_141(configure: Configure, command: list[str], redirection: str) -> None:
     """A pipe without a reader ends each command as SIGPIPE does, also without standard error."""
+    arguments = [*command, "-c", configure({"127.0.0.1": []}, scan=CONNECT)]
     process = subprocess.Popen(
-        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *command, "-c", configure({"127.0.0.1": []})],
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *PROGRAM, *arguments],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -131,7 +133,7 @@ def test_crash_of_a_command_is_exit_70(
     for module in (portspec.cli.scan, portspec.cli.check):
         monkeypatch.setattr(module, "targets", crash)
     with process_restored():
-        assert main([*command, "-c", configure({"127.0.0.1": []})]) == 70
+        assert main([*command, "-c", configure({"127.0.0.1": []}, scan=CONNECT)]) == 70
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("Traceback ")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tests.unit.cli.conftest import Configure
 
 ESCAPE = "\x1b"
+CONNECT = {"engine": "connect"}  # which starts without numpy
 
 
 def test_pipe_gets_no_escape_codes_and_no_bar(configure: Configure) -> None:
@@ -24,7 +25,7 @@ def test_pipe_gets_no_escape_codes_and_no_bar(configure: Configure) -> None:
 
 def test_bar_is_shown_on_a_terminal(configure: Configure) -> None:
     """With a terminal on standard error a bar shows hosts, percentage and probes per second, and goes away again."""
-    conf = configure({own_address(): [], own_address(): []}, ["1-200"], scan={"rate": 1000})
+    conf = configure({own_address(): [], own_address(): []}, ["1-200"], scan={"rate": 1000, **CONNECT})
     done = run_on_terminal("scan", "-c", conf, err=True)
     assert done.code == 0
     assert ESCAPE not in done.out
@@ -36,7 +37,7 @@ def test_bar_is_shown_on_a_terminal(configure: Configure) -> None:
 
 def test_bar_does_not_disturb_json(configure: Configure) -> None:
     """The bar goes to standard error: what is on standard output is JSON alone."""
-    conf = configure({own_address(): []}, ["1-200"])
+    conf = configure({own_address(): []}, ["1-200"], scan=CONNECT)
     done = run_on_terminal("scan", "-c", conf, "--json", err=True)
     assert json.loads(done.out)["probes_sent"] == 200
     assert done.err
@@ -45,7 +46,7 @@ def test_bar_does_not_disturb_json(configure: Configure) -> None:
 def test_table_is_coloured_on_a_terminal(configure: Configure) -> None:
     """With a terminal on standard output the verdict has a colour, and standard error stays empty."""
     with listeners(own_address()) as opened:
-        conf = configure({opened[0].getsockname()[0]: []}, list(ports_of(opened)))
+        conf = configure({opened[0].getsockname()[0]: []}, list(ports_of(opened)), scan=CONNECT)
         done = run_on_terminal("scan", "-c", conf, out=True)
     assert (done.code, done.err) == (1, "")
     assert f"{ESCAPE}[1;31mout of spec" in done.out
