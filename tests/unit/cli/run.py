@@ -229,7 +229,11 @@ class Server:
 
     def __enter__(self) -> Self:
         self._reader.start()
-        self.wait_for("listening")
+        try:
+            self.wait_for("listening")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
