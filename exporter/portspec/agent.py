@@ -169,6 +169,12 @@ def _parse_tool(text: str) -> str:
     return text
 
 
+def _parse_scope(text: str) -> str:
+    if text not in {"system", "applications"}:
+        raise ValueError("expected system or applications")
+    return text
+
+
 def _parse_command(text: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
@@ -225,6 +231,11 @@ KEYS: dict[str, Setting] = {
     "host": Setting(_parse_host, "name of this host in portspec's conf.yml (default: the machine's name)"),
     "key_file": Setting(_parse_path, f"file with the key of this host, mode 0600 (default: {KEY_NAME} beside FILE)"),
     "tool": Setting(_parse_tool, "audit tool: auto (the default), or one of those below"),
+    "scope": Setting(
+        _parse_scope,
+        "what the audit is of: system (the default: the packages of the system, and all else that the tool finds) or "
+        "applications (only what the command looks at; the default with tool = pip-audit)",
+    ),
     "command": Setting(_parse_command, "command line in place of the tool's own; tool names the format of its output"),
     "timeout": Setting(_parse_timeout, "the longest that the tool may take (default: 30m)"),
     "max_output": Setting(_parse_size, "the most that the tool may print (default: 10MB)"),
@@ -248,6 +259,7 @@ class Settings:
     host: str = ""
     key_file: str = ""
     tool: str = "auto"
+    scope: str = ""
     command: tuple[str, ...] = ()
     timeout: float = 1800.0
     max_output: int = 10_000_000
@@ -312,6 +324,7 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
         if tool is None:
             raise SettingsError(f"command needs tool, to name the format of its output: {', '.join(TOOLS)}")
         values["tool"] = tool
+    values["scope"] = settings.scope or ("applications" if settings.tool == "pip-audit" else "system")
     values["host"] = settings.host or _own_name()
     values["key_file"] = settings.key_file or str(Path(path or CONFIGS[0]).with_name(KEY_NAME))
     if not settings.mail_from:
@@ -572,13 +585,15 @@ def tool_environment(environ: dict[str, str]) -> dict[str, str]:
 class Tool:
     """How an audit tool is run: `commands` are ways of which the first counts whose options the tool knows.
 
-    {seconds} is the time that it may take, {packages} what osv-scanner calls the list of installed packages.
+    {seconds} is the time that it may take, {packages} what osv-scanner calls the list of installed packages, {base}
+    what FreeBSD's base system is called in VuXML. `beside` are the tools that run as well, to complete what it tells.
     """
 
     name: str
     program: str
     commands: tuple[str, ...]
     version: str = "--version"
+    beside: tuple[Tool, ...] = ()
     fetch: str = ""  # brings the database up to date, where the audit itself must not
 
 
@@ -589,8 +604,15 @@ TOOLS: dict[str, Tool] = {
     tool.name: tool
     for tool in (
         # -F prints to the output, and -q drops findings, so the database is fetched by a command of its own.
-        Tool("pkg-audit", "pkg", ("audit --raw=json-compact", "audit"), "-v", "audit -Fq"),
-        Tool("portaudit", "portaudit", ("-a",), "-V", "-F"),
+        Tool(
+            "pkg-audit",
+            "pkg",
+            ("audit --raw=json-compact", "audit"),
+            version="-v",
+            fetch="audit -Fq",
+            beside=(Tool("pkg-audit", "pkg", ("audit --raw=json-compact {base}", "audit {base}"), "-v"),),
+        ),
+        Tool("portaudit", "portaudit", ("-a",), version="-V", fetch="-F"),
         Tool("debsecan", "debsecan", ("--format detail",)),
         # Vulnerabilities only: secrets that trivy finds have no place in a report. The option was renamed in 0.37.
         Tool("trivy", "trivy", (f"{_TRIVY} --scanners vuln /", f"{_TRIVY} --security-checks vuln /", f"{_TRIVY} /")),
@@ -605,6 +627,7 @@ TOOLS: dict[str, Tool] = {
     )
 }
 
+_DEBIAN = {"debian", "raspbian"}  # of which debsecan has data
 # The parser takes debsecan without any output for failed, unless this stands there.
 _PROOF = "# portspec: debsecan ended with 0"
 _UNKNOWN_OPTION = re.compile(
@@ -620,41 +643,90 @@ _PACKAGE_LISTS = (
 
 @dataclass(frozen=True)
 class System:
-    """What a tool is chosen by: the name of uname(1), the ID of os-release(5), and where the packages are listed.
+    """What a tool is chosen by, and the server judges its output by.
 
-    `packages` is what osv-scanner calls that list, or the path of pkg's database; "" if there is none that we know.
+    `kernel` is the name of uname(1); `id`, `like` and `version` are ID, ID_LIKE and VERSION_ID of os-release(5), or
+    what stands for them on a BSD. `packages` is what osv-scanner calls the list of installed packages, or the path of
+    pkg's database; "" if there is none that we know. `base` are the names of FreeBSD's base system in VuXML.
     """
 
-    name: str
-    distribution: str
+    kernel: str
+    id: str
     packages: str
+    like: tuple[str, ...] = ()
+    version: str = ""
+    base: tuple[str, ...] = ()
 
     @property
     def is_bsd(self) -> bool:
         """Whether pkg(8) and sockstat(1) are those of FreeBSD."""
-        return self.name in {"FreeBSD", "DragonFly"}
+        return self.kernel in {"FreeBSD", "DragonFly"}
+
+    def is_kin(self, *ids: str) -> bool:
+        """Tell whether it is one of some systems, or says that it is like one."""
+        return self.id in ids or not set(ids).isdisjoint(self.like)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the "system" of the report."""
+        return {"kernel": self.kernel, "id": self.id, "id_like": list(self.like), "version_id": self.version}
 
 
 def this_system() -> System:
     """Look at this machine."""
-    release = ""
+    packages = next((f"{kind}{path}" for kind, path in _PACKAGE_LISTS if Path(path).exists()), "")
+    kernel = os.uname().sysname
+    if kernel != "Linux":
+        versions = [freebsd_version(flag) if kernel == "FreeBSD" else "" for flag in ("-k", "-u")]
+        base = freebsd_base(*versions)
+        return System(kernel, kernel.lower(), packages, version=versions[1] or os.uname().release, base=base)
+    release: dict[str, str] = {}
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         with contextlib.suppress(OSError):
-            release = readable(Path(path).read_bytes())
+            release = read_os_release(readable(Path(path).read_bytes()))
             break
-    found = re.search(r"^ID=[\"']?([a-z0-9._-]+)", release, re.MULTILINE)
-    packages = next((f"{kind}{path}" for kind, path in _PACKAGE_LISTS if Path(path).exists()), "")
-    return System(os.uname().sysname, found[1] if found else "", packages)
+    like = tuple(release.get("ID_LIKE", "").split())
+    return System(kernel, release.get("ID", "linux"), packages, like, release.get("VERSION_ID", ""))
+
+
+def read_os_release(text: str) -> dict[str, str]:
+    """Read os-release(5): assignments as a shell has them; a line that is none is passed over."""
+    values = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and re.fullmatch("[A-Z_0-9]+", name):
+            with contextlib.suppress(ValueError):
+                values[name] = " ".join(shlex.split(value))[:200]
+    return values
+
+
+def freebsd_version(flag: str) -> str:
+    """Ask freebsd-version(1) for the version of the installed kernel or userland; "" if it does not tell."""
+    environ = tool_environment(dict(os.environ))
+    done = run(("freebsd-version", flag), environ=environ, timeout=_SHORT, limit=1000)
+    return readable(done.output).strip() if done.status == 0 else ""
+
+
+def freebsd_base(kernel: str, userland: str) -> tuple[str, ...]:
+    """Name the base system as VuXML does, and 405.pkg-base-audit: 14.1-RELEASE-p5 is 14.1_5. Releases only."""
+    names = []
+    for prefix, version in (("FreeBSD-kernel-", kernel), ("FreeBSD-", userland)):
+        found = re.fullmatch(r"([0-9]+\.[0-9]+)-RELEASE(?:-p([0-9]+))?", version)
+        if found:
+            names.append(f"{prefix}{found[1]}" + (f"_{found[2]}" if found[2] else ""))
+    return tuple(names)
 
 
 def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | None:
     """Give the first tool that is there and can audit this system; `find` tells where a program is."""
-    names = ["debsecan", "trivy", "grype", "osv-scanner", "pip-audit"]
+    names = ["trivy", "grype", "pip-audit"]
     if system.is_bsd:
         # /usr/sbin/pkg is there even where pkg was never installed, as on a host that has portaudit.
         names = ["pkg-audit", "portaudit"] if system.packages else ["portaudit", "pkg-audit"]
-    elif system.distribution == "ubuntu" or not system.packages:
-        names.remove("osv-scanner")  # it finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
+    elif system.id in _DEBIAN:
+        names = ["debsecan", "trivy", "grype", "osv-scanner", "pip-audit"]
+    elif system.packages and not system.is_kin("ubuntu"):
+        # it finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
+        names.insert(2, "osv-scanner")
     return next((TOOLS[name] for name in names if find(TOOLS[name].program)), None)
 
 
@@ -662,7 +734,7 @@ def usual_tool(system: System) -> str:
     """Name the tool that is missed on a system that has none."""
     if system.is_bsd:
         return "pkg-audit"
-    return "debsecan" if system.distribution in {"debian", "ubuntu"} else "trivy"
+    return "debsecan" if system.id in _DEBIAN else "trivy"
 
 
 class Audit:
@@ -674,8 +746,8 @@ class Audit:
         self._system = system
         self._deadline = time.monotonic() + settings.timeout
 
-    def run(self) -> tuple[dict[str, Any], float, str]:
-        """Run the tool; give the "tool" of the report, when it ended, and how it failed, "" if that is not evident."""
+    def run(self) -> tuple[list[dict[str, Any]], float, str]:
+        """Run the tool; give the tools of the report, when it ended, and how it failed, "" if that is not evident."""
         settings = self._settings
         tool = choose_tool(self._system, self._find) if settings.tool == "auto" else TOOLS[settings.tool]
         usual = usual_tool(self._system)
@@ -691,15 +763,35 @@ class Audit:
             of_fetch = self._fetch(tool)
             command, done = self._run_first(self._commands(tool))
         ended_at = time.time()
+        report = self._describe(tool, usual, command, done, of_fetch)
+        beside = [] if tool is None or settings.command or not command else self._run_beside(tool)
+        trouble = _describe_failure(Path("".join(command[:1])).name, _spell_note(done), readable(done.output), done)
+        return [report, *beside], ended_at, trouble
+
+    def _run_beside(self, tool: Tool) -> list[dict[str, Any]]:
+        """Run the tools that complete what a tool tells, as far as there is something for them to look at."""
+        reports = []
+        for other in tool.beside:
+            commands = self._commands(other)
+            if commands:
+                command, done = self._run_first(commands)
+                reports.append(self._describe(other, other.name, command, done, ""))
+        return reports
+
+    def _describe(
+        self, tool: Tool | None, usual: str, command: tuple[str, ...], done: Run, of_fetch: str
+    ) -> dict[str, Any]:
+        """Give a "tool" of the report."""
         version, of_database = self._ask_version(tool, command)
         output = _with_proof(tool, command, done)
-        text = fit(output, 2 * settings.max_output)
-        note = f"{done.note} (setting: {done.setting})" if done.setting else done.note
+        text = fit(output, 2 * self._settings.max_output)
+        note = _spell_note(done)
         of_run = f"portspec-send: {note}" if note else ""
         # The reason of a failure comes last: that is where the server looks for it.
         errors = "\n".join(filter(None, (of_database, of_fetch, readable(done.errors).rstrip("\n"), of_run)))
-        report = {
+        return {
             "name": tool.name if tool else usual,
+            "scope": self._settings.scope,
             "version": version,
             "command": [readable(os.fsencode(word)) for word in command],
             "exit_status": done.status,
@@ -707,7 +799,6 @@ class Audit:
             "errors": errors and errors + "\n",
             "truncated": done.is_cut or len(text) < len(output),
         }
-        return report, ended_at, _describe_failure(Path("".join(command[:1])).name, note, output, done)
 
     def _find(self, program: str) -> str | None:
         return shutil.which(program, path=self._environ["PATH"])
@@ -719,8 +810,13 @@ class Audit:
         return max(1.0, self._deadline - time.monotonic())
 
     def _commands(self, tool: Tool) -> list[tuple[str, ...]]:
-        words = {"seconds": f"{self._settings.timeout:.0f}", "packages": self._system.packages}
-        return [(tool.program, *(word.format(**words) for word in line.split())) for line in tool.commands]
+        words = {
+            "seconds": f"{self._settings.timeout:.0f}",
+            "packages": self._system.packages,
+            "base": " ".join(self._system.base),
+        }
+        lines = [line for line in tool.commands if self._system.base or "{base}" not in line]
+        return [(tool.program, *line.format(**words).split()) for line in lines]
 
     def _fetch(self, tool: Tool) -> str:
         """Bring the database up to date; give what there is to say of it if that failed."""
@@ -759,6 +855,10 @@ class Audit:
             database_at = f"{updated[1]}T{updated[2]}Z" if updated else ""
         found = re.search(r"[0-9]+(\.[0-9A-Za-z_+~-]+)+", text)
         return (found[0] if found else None), f"# portspec: database of {database_at}" if database_at else ""
+
+
+def _spell_note(done: Run) -> str:
+    return f"{done.note} (setting: {done.setting})" if done.setting else done.note
 
 
 def _describe_failure(program: str, note: str, output: str, done: Run) -> str:
@@ -934,9 +1034,10 @@ def read_sockstat(text: str) -> list[Listener]:
 
 def bsd_listeners(environ: dict[str, str]) -> list[Listener] | None:
     """Ask sockstat; None if it does not tell."""
-    # Without -w newer versions cut long addresses off, and the port with them; older ones do not know it.
-    for flags in ("-l46w", "-l46"):
-        done = run(("sockstat", flags), environ=tool_environment(environ), timeout=_SHORT, limit=10_000_000)
+    # Without -w newer versions cut long addresses off, and the port with them; older ones do not know it. Jail 0 is
+    # the host itself: without -j its jails' sockets are listed as well, which have addresses of their own.
+    for flags in (("-l46w", "-j", "0"), ("-l46w",), ("-l46",)):
+        done = run(("sockstat", *flags), environ=tool_environment(environ), timeout=_SHORT, limit=10_000_000)
         if done.status == 0:
             return read_sockstat(readable(done.output))
     return None
@@ -962,7 +1063,7 @@ def spell_time(moment: float) -> str:
 def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, str]:
     """Audit this host; give the report's bytes, and how the tool failed, "" if that is not evident."""
     system = this_system()
-    tool, ended_at, trouble = Audit(settings, environ, system).run()
+    (tool, *more), ended_at, trouble = Audit(settings, environ, system).run()
     moment = spell_time(ended_at)
     report = {
         "version": 1,
@@ -971,7 +1072,9 @@ def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, st
         "time": moment,
         "nonce": secrets.token_hex(16),
         "agent": AGENT,
+        "system": system.as_json(),
         "tool": tool,
+        "more_tools": more,
         "listeners": gather_listeners(system, environ),
     }
     text = json.dumps(report, ensure_ascii=False, separators=(",", ":"))

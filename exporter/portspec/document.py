@@ -105,6 +105,7 @@ def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, An
         "tool": inspection.tool if inspection else None,
         "tool_version": inspection.tool_version if inspection else None,
         "database_at": timestamp(inspection.audit.database_at) if inspection else None,
+        "looked_at": [scope.value for scope in inspection.audit.scopes] if inspection else [],
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
         "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
@@ -123,7 +124,7 @@ def accepting(audit: AuditState) -> Mapping[str, VulnerabilityException]:
 
 def exception_for(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> VulnerabilityException | None:
     """Give the exception that accepts a vulnerability, by any of its ids; of several the one that ends last."""
-    found = [by_id[name.lower()] for name in (item.id, *item.aliases) if name.lower() in by_id]
+    found = [by_id[name] for name in item.names if name in by_id]
     return max(found, key=lambda exception: exception.until, default=None)
 
 
@@ -164,10 +165,12 @@ def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
         "version": item.version,
         "id": item.id,
         "aliases": list(item.aliases),
+        "advisories": list(item.advisories),
         "severity": item.severity.value,
         "fixed_in": list(item.fixed_in),
         "title": item.title,
         "url": item.url,
+        "paths": list(item.paths),
     }
 
 

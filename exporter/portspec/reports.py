@@ -309,7 +309,7 @@ def inspect(archived: Archived) -> Inspection:
     """Read the tool's output in an archived report; what makes that fail is the reason of a failed audit."""
     try:
         report = read_payload(archived.payload)
-        audit = parse(report.run)
+        audit = parse(*report.runs)
     except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
         _log.exception("an archived report cannot be read", host=archived.host, day=archived.day)
         audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
@@ -325,7 +325,7 @@ def _told(audit: Audit) -> dict[str, str | int]:
 
 def inspection_of(report: Report, audit: Audit) -> Inspection:
     """Join a report and what its tool's output came to."""
-    return Inspection(report.at, report.run.tool, report.tool_version, audit, report.listeners)
+    return Inspection(report.at, report.runs[0].tool, report.tool_version, audit, report.listeners)
 
 
 def _tell_unreadable(error: Exception) -> None:

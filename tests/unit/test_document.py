@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
 from portspec.audit.report import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.changes import Change
@@ -174,17 +174,28 @@ def test_change_as_an_object(before: PortState | None, text: str | None) -> None
 
 
 FOUND = Vulnerability(
-    "openssl", "3.0.11", "CVE-2023-1", Severity.HIGH, ("DSA-1", "GHSA-a"), ("3.0.12", "3.1"), "a title", "https://a/b"
+    "openssl",
+    "3.0.11",
+    "CVE-2023-1",
+    Severity.HIGH,
+    ("GHSA-a",),
+    ("3.0.12", "3.1"),
+    "a title",
+    "https://a/b",
+    ("DSA-1",),
+    ("usr/bin/x",),
 )
 OBJECT = {
     "package": "openssl",
     "version": "3.0.11",
     "id": "CVE-2023-1",
-    "aliases": ["DSA-1", "GHSA-a"],
+    "aliases": ["GHSA-a"],
+    "advisories": ["DSA-1"],
     "severity": "high",
     "fixed_in": ["3.0.12", "3.1"],
     "title": "a title",
     "url": "https://a/b",
+    "paths": ["usr/bin/x"],
 }
 
 
@@ -215,7 +226,8 @@ def test_audit_of_a_scanned_host() -> None:
     )
     of = target("web1", expect=[22], scan=[22, 25, 80, 443, 6379])
     state = HostState(of).after(result(of, seen(scanned=of.config.ports, is_open=[22, 80, 6379])))
-    audit = audited(Audit(Status.VULNERABLE, (FOUND,), "an old database", NOW - 120), listeners=listeners)
+    came_to = Audit(Status.VULNERABLE, (FOUND,), "an old database", NOW - 120, scopes=(Scope.SYSTEM,))
+    audit = audited(came_to, listeners=listeners)
     document = host_document(state, audit)
     assert list(document) == KEYS
     assert document["audit"] == {
@@ -225,6 +237,7 @@ def test_audit_of_a_scanned_host() -> None:
         "tool": "debsecan",
         "tool_version": "0.4",
         "database_at": "2023-11-14T22:11:20.000Z",
+        "looked_at": ["system packages"],
         "vulnerable_packages": 1,
         "vulnerabilities": [OBJECT],
         "excepted": [],

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any, Final, NoReturn
 from weakref import WeakValueDictionary
 
-from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
 from portspec.audit.report import Listener
 from portspec.audit.state import Inspection
 from portspec.ports import MAX_PORT
 
-VERSION: Final = 1  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+VERSION: Final = 2  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _MAX_KNOWN: Final = 4096  # listeners
 
 
@@ -30,6 +30,7 @@ def encode(inspection: Inspection) -> str:
             "without": audit.without.value,
             "reason": audit.reason,
             "database_at": audit.database_at,
+            "scopes": audit.scopes,
             "listeners": inspection.listeners
             and [[item.protocol, item.address, item.port, item.process, item.user] for item in inspection.listeners],
             "vulnerabilities": [_dump(_fields(item)) for item in audit.vulnerabilities],
@@ -64,6 +65,7 @@ class Decoder:
                     reason=_text(plain["reason"]),
                     without=Status(plain["without"]),
                     database_at=None if plain["database_at"] is None else _number(plain["database_at"]),
+                    scopes=tuple(map(Scope, _list(plain["scopes"]))),
                 ),
                 listeners=None if listeners is None else tuple(self._listener(*item) for item in _list(listeners)),
             )
@@ -73,7 +75,7 @@ class Decoder:
     def _vulnerability(self, text: str) -> Vulnerability:
         if found := self._known.get(text):
             return found
-        package, version, identifier, severity, aliases, fixed_in, title, url = json.loads(text)
+        package, version, identifier, severity, aliases, fixed_in, title, url, advisories, paths = json.loads(text)
         item = Vulnerability(
             _text(package),
             _text(version),
@@ -83,6 +85,8 @@ class Decoder:
             tuple(map(_text, _list(fixed_in))),
             _text(title),
             _text(url),
+            tuple(map(_text, _list(advisories))),
+            tuple(map(_text, _list(paths))),
         )
         self._known[text] = item
         return item
@@ -133,6 +137,8 @@ def _fields(item: Vulnerability) -> list[Any]:
         item.fixed_in,
         item.title,
         item.url,
+        item.advisories,
+        item.paths,
     ]
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import enum
 import re
+from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _OSV: Final = re.compile(r"(?:GHSA|PYSEC|DSA|DLA|GO|RUSTSEC|OSV)-[A-Za-z0-9-]{1,80}")  # https://osv.dev/list
@@ -33,12 +38,47 @@ class Severity(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+RANKS: Final[Mapping[Severity, int]] = MappingProxyType({severity: rank for rank, severity in enumerate(Severity)})
+
+
+class Scope(enum.StrEnum):
+    """What a tool looked at."""
+
+    SYSTEM = "system packages"  # those of the distribution, and of FreeBSD's and NetBSD's ports
+    BASE = "base system"  # FreeBSD's, that is no package
+    LANGUAGES = "language packages"  # of pip, npm, Go and others, and applications that are made of them
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The operating system of a host: `id`, `like` and `version` are ID, ID_LIKE and VERSION_ID of os-release(5).
+
+    FreeBSD's are "freebsd", nothing, and what freebsd-version(1) prints. `kernel` is the name of uname(1).
+    """
+
+    kernel: str
+    id: str
+    like: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """Its name and version, as "ubuntu 24.04"."""
+        return f"{self.id or self.kernel} {self.version}".strip()
+
+    def is_kin(self, *ids: str) -> bool:
+        """Tell whether it is one of some systems, or says that it is like one."""
+        return self.id in ids or not set(ids).isdisjoint(self.like)
+
+
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """One run of an audit tool on a host, as its report has it.
+    """One run of an audit tool on a host, as its audit has it.
 
     `tool` is its name ("pkg-audit"), `exit_status` None if it was ended by a signal or not run at all. `is_truncated`
-    says that the output was longer than a report may be. `ended_at` is a Unix time.
+    says that the output was longer than an audit may be. `ended_at` is a Unix time, `command` the program and its
+    arguments. `system` is None if the agent did not tell it. `is_of_applications` tells that whoever set the host up
+    wants only applications looked at, not the packages of the system.
     """
 
     tool: str
@@ -47,14 +87,18 @@ class ToolRun:
     errors: str = ""
     is_truncated: bool = False
     ended_at: float = 0.0
+    command: tuple[str, ...] = ()
+    system: System | None = None
+    is_of_applications: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True, weakref_slot=True)
 class Vulnerability:
     """One vulnerability of one package; texts are as the tool has them, "" where it says nothing.
 
-    `id` is the one to speak of it by: a CVE where there is one. `aliases` are its other ids, `fixed_in` the versions
-    that do not have it any more.
+    `id` is the one to speak of it by: a CVE where there is one, else that of the advisory. `aliases` are the names
+    that other databases have for the very same, `advisories` what tells of it and perhaps of others (DSA, RHSA, an
+    entry of VuXML). `fixed_in` are the versions that do not have it any more, `paths` the files that it was found in.
     """
 
     package: str
@@ -65,6 +109,18 @@ class Vulnerability:
     fixed_in: tuple[str, ...] = ()
     title: str = ""
     url: str = ""
+    advisories: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that it may be called in an exception, in lower case: its ids, and the advisories that tell of it."""
+        return frozenset(name.lower() for name in (self.id, *self.aliases, *self.advisories))
+
+    @property
+    def key(self) -> str | tuple[str, str, str]:
+        """What tells it from others: its id; without one, which is then the title, the package as well."""
+        return self.id if self.id and self.id != self.title else (self.package, self.version, self.id)
 
     @property
     def link(self) -> str:
@@ -76,13 +132,24 @@ class Vulnerability:
         return f"https://osv.dev/vulnerability/{self.id}" if _OSV.fullmatch(self.id) else ""
 
 
+def count_by_severity(found: Iterable[Vulnerability]) -> dict[Severity, int]:
+    """Count vulnerabilities by severity, the worst first, each once: with the worst severity of any package."""
+    worst: dict[str | tuple[str, str, str], int] = {}
+    for item in found:
+        rank = RANKS[item.severity]
+        if rank < worst.get(item.key, len(RANKS)):
+            worst[item.key] = rank
+    counts = Counter(worst.values())
+    return {severity: counts[rank] for severity, rank in RANKS.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a run of a tool comes to.
+    """What the runs of a host's tools come to.
 
-    `reason` says in one line why it failed or what is stale; "" otherwise. `database_at` is when the tool's database
-    was made or fetched, as a Unix time, if the tool tells. `without` is what the status would be without
-    vulnerabilities, all of which may be excepted.
+    `reason` says in one line why it failed, what is stale or what was not looked at; "" otherwise. `database_at` is
+    when the tool's database was made or fetched, as a Unix time, if the tool tells. `without` is what the status would
+    be without vulnerabilities, all of which may be excepted. `scopes` are what was looked at, in the order of Scope.
     """
 
     status: Status
@@ -90,3 +157,4 @@ class Audit:
     reason: str = ""
     database_at: float | None = None
     without: Status = Status.CLEAN
+    scopes: tuple[Scope, ...] = ()

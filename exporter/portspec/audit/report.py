@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from portspec.audit.envelope import EnvelopeError
-from portspec.audit.model import ToolRun
+from portspec.audit.model import System, ToolRun
 from portspec.errors import printable
 from portspec.names import canonical_one
 from portspec.ports import MAX_PORT
@@ -18,6 +18,9 @@ from portspec.ports import MAX_PORT
 VERSION = 1
 _MAX_WORD = 1000  # characters of a name, a version, an address
 _MAX_LISTENERS = 200_000
+_MAX_MORE_TOOLS = 4
+_MAX_LIKE = 20
+_MAX_COMMAND = 100  # words
 _MAX_BRACKETS = 500_000  # each may cost 100 bytes of memory; the JSON of 20 MB that a tool prints has some 200,000
 MAX_HEAD = 4096  # bytes of a payload, among which its host is named
 _HOST = re.compile(rb'\s*+\{[^{}\[\]]*?"host"\s*+:\s*+"([^"\\]++)"')
@@ -54,7 +57,7 @@ class Report:
     nonce: str
     agent: str
     tool_version: str | None
-    run: ToolRun
+    runs: tuple[ToolRun, ...]
     listeners: tuple[Listener, ...] | None
 
 
@@ -90,7 +93,7 @@ def read_payload(payload: bytes) -> Report:
             nonce=_word(plain, "nonce"),
             agent=_word(plain, "agent"),
             tool_version=_word_if_any(_mapping(plain, "tool"), "version"),
-            run=_run(_mapping(plain, "tool"), at),
+            runs=_runs(plain, at),
             listeners=_listeners(plain["listeners"]),
         )
     except KeyError as error:
@@ -100,7 +103,25 @@ def read_payload(payload: bytes) -> Report:
         raise EnvelopeError("malformed", f"the payload cannot be read: {why}") from None
 
 
-def _run(tool: dict[str, Any], at: float) -> ToolRun:
+def _runs(plain: dict[str, Any], at: float) -> tuple[ToolRun, ...]:
+    """Read the run of the host's tool, and those of others that complete it."""
+    more = _typed(plain.get("more_tools", []), list)
+    if len(more) > _MAX_MORE_TOOLS:
+        raise ValueError(f"more_tools: more than {_MAX_MORE_TOOLS}")
+    system = None if plain.get("system") is None else _system(_mapping(plain, "system"))
+    return tuple(_run(_typed(tool, dict), at, system) for tool in (plain["tool"], *more))
+
+
+def _system(plain: dict[str, Any]) -> System:
+    return System(
+        kernel=_word(plain, "kernel"),
+        id=_word(plain, "id"),
+        like=_words(plain, "id_like", _MAX_LIKE),
+        version=_word(plain, "version_id"),
+    )
+
+
+def _run(tool: dict[str, Any], at: float, system: System | None) -> ToolRun:
     status = tool["exit_status"]
     if status is not None and (isinstance(status, bool) or not isinstance(status, int)):
         raise ValueError(f"tool.exit_status: expected a whole number or null, found {_quoted(status)}")
@@ -111,7 +132,23 @@ def _run(tool: dict[str, Any], at: float) -> ToolRun:
         errors=_typed(tool["errors"], str),
         is_truncated=_typed(tool["truncated"], bool),
         ended_at=at,
+        command=_command(tool),
+        system=system,
+        is_of_applications=_scope(tool) == "applications",
     )
+
+
+def _command(tool: dict[str, Any]) -> tuple[str, ...]:
+    """Give the begin of the command line, which only helps to understand the output: none is too long."""
+    words = tool.get("command", [])
+    return tuple(str(word)[:_MAX_WORD] for word in words[:_MAX_COMMAND]) if isinstance(words, list) else ()
+
+
+def _scope(tool: dict[str, Any]) -> str:
+    scope = tool.get("scope", "system")
+    if scope not in ("system", "applications"):
+        raise ValueError(f'tool.scope: expected "system" or "applications", found {_quoted(scope)}')
+    return str(scope)
 
 
 def _listeners(plain: Any) -> tuple[Listener, ...] | None:
@@ -162,6 +199,14 @@ def _word(plain: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or len(value) > _MAX_WORD:
         raise ValueError(f"{name}: expected a text of at most {_MAX_WORD} characters, found {_quoted(value)}")
     return printable(value)[:_MAX_WORD]
+
+
+def _words(plain: dict[str, Any], name: str, most: int) -> tuple[str, ...]:
+    """Give a list of texts; none if it is not there, as in the payloads of older agents."""
+    items = _typed(plain.get(name, []), list)
+    if len(items) > most or not all(isinstance(item, str) and len(item) <= _MAX_WORD for item in items):
+        raise ValueError(f"{name}: expected at most {most} texts of at most {_MAX_WORD} characters")
+    return tuple(printable(item)[:_MAX_WORD] for item in items)
 
 
 def _word_if_any(plain: dict[str, Any], name: str) -> str | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from portspec.audit.model import Severity, Status
+from portspec.audit.model import Status, count_by_severity
 from portspec.lapse import in_force, is_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portspec.audit.model import Audit, Vulnerability
+    from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.report import Listener
     from portspec.config import VulnerabilityException
 
@@ -82,9 +81,11 @@ class AuditState:
 
     @property
     def by_severity(self) -> Mapping[Severity, int]:
-        """The number of vulnerabilities of every severity, the worst first."""
-        counts = Counter(item.severity for item in self.vulnerabilities)
-        return {severity: counts[severity] for severity in Severity}
+        """The number of vulnerabilities of every severity, the worst first.
+
+        One that several packages have is counted once, with the worst severity that it has in any.
+        """
+        return count_by_severity(self.vulnerabilities)
 
     def judged(self, now: float) -> AuditState:
         """Give the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
@@ -97,9 +98,4 @@ class AuditState:
         accepted = {name for item in in_force(self.exceptions, self.judged_at) for name in item.ids}
         if not accepted:
             return () if is_excepted else found
-        return tuple(item for item in found if _is_named(item, accepted) is is_excepted)
-
-
-def _is_named(item: Vulnerability, ids: set[str]) -> bool:
-    """Tell whether a vulnerability has one of some ids, which are in lower case."""
-    return any(name.lower() in ids for name in (item.id, *item.aliases))
+        return tuple(item for item in found if accepted.isdisjoint(item.names) is not is_excepted)

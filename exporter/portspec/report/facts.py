@@ -206,7 +206,7 @@ def _vulnerabilities(machine: Machine) -> str:
 
 
 def _counted(found: Sequence[Vulnerability]) -> str:
-    return phrases.counted(len(found), "vulnerability", "vulnerabilities")
+    return phrases.counted(len({item.key for item in found}), "vulnerability", "vulnerabilities")
 
 
 def _of_kind(state: HostState, kind: Kind) -> PortSet:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 import re
-from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.model import Severity, Status
+from portspec.audit.model import Severity, Status, count_by_severity
 from portspec.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.snapshot import HostState, Snapshot
 
-_SEVERITY: Final = attrgetter("severity")
 _PACKAGE: Final = attrgetter("package", "version")
 _FAULTS: Final = (Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORTED)
 
@@ -39,9 +37,9 @@ class Need(enum.IntEnum):
 class Machine:
     """A machine that is scanned (`state`), or has to report (`audit`), or both.
 
-    `vulnerabilities` are those that count, `severities` how many of them there are of each severity, the worst first,
-    and `excepted` those that do not count; `status` is that of the audit. A report is late that is older than it may
-    be; one that never came is not late.
+    `vulnerabilities` are those that count, `severities` how many different ones there are of each severity, the worst
+    first, and `excepted` those that do not count; `status` is that of the audit. A report is late that is older than it
+    may be; one that never came is not late.
     """
 
     host: str
@@ -79,7 +77,6 @@ def _machine(host: str, state: HostState | None, audit: AuditState | None, now: 
     inspection = audit.inspection if audit else None
     vulnerabilities = audit.vulnerabilities if audit else ()
     found = len(inspection.audit.vulnerabilities) if inspection else 0
-    counts = Counter(map(_SEVERITY, vulnerabilities))
     status = audit.status if audit else None
     is_late = inspection is not None and now - inspection.at > max_age
     return Machine(
@@ -89,7 +86,7 @@ def _machine(host: str, state: HostState | None, audit: AuditState | None, now: 
         audit=audit,
         status=status,
         vulnerabilities=vulnerabilities,
-        severities=tuple(counts[severity] for severity in Severity) if vulnerabilities else _NONE_OF_ANY,
+        severities=tuple(count_by_severity(vulnerabilities).values()) if vulnerabilities else _NONE_OF_ANY,
         excepted=audit.excepted if audit and len(vulnerabilities) < found else (),  # it takes long to look for none
         is_late=is_late,
     )

@@ -77,8 +77,10 @@ def _section(machine: Machine, contents: Contents) -> Iterator[str]:
 @lru_cache(maxsize=20_000)  # many machines have the same
 def _finding(item: Vulnerability) -> str:
     fixed_in = f", fixed in {', '.join(item.fixed_in)}" if item.fixed_in else ""
-    first = f"{item.severity}: {item.package} {item.version}: {item.id or 'without an id'}{fixed_in}"
-    more = [text for text in (item.title, item.link) if text and text != item.id]
+    told_by = f" ({', '.join(item.advisories)})" if item.advisories else ""
+    first = f"{item.severity}: {item.package} {item.version}: {item.id or 'without an id'}{told_by}{fixed_in}"
+    where = f"in {', '.join(item.paths)}" if item.paths else ""
+    more = [text for text in (item.title, where, item.link) if text and text != item.id]
     return _line(first, "    ", "  ") + "".join([_line(text, "    ") for text in more])
 
 

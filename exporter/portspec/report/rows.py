@@ -88,15 +88,19 @@ def _finding_rows(found: Sequence[Vulnerability]) -> list[str]:
 
 def _fields(item: Vulnerability) -> Sequence[str]:
     fixed_in = ", ".join(item.fixed_in) if item.fixed_in else "-"
-    return item.package, item.version, item.id, fixed_in, item.title, item.link
+    advisories, paths = ", ".join(item.advisories), ", ".join(item.paths)
+    return item.package, item.version, item.id, fixed_in, item.title, item.link, advisories, paths
 
 
 def _cells(severity: Severity, escaped: Sequence[str]) -> str:
-    package, version, name, fixed_in, title, url = escaped
+    package, version, name, fixed_in, title, url, advisories, paths = escaped
     name = name or "without an id"
     shown = f'<a href="{url}">{name}</a>' if _is_link(url) else name
+    if advisories:
+        shown = f"{shown} ({advisories})"
     about = f"{shown}: {title}" if title and title != name else shown
-    return f"{_BEGINNINGS[severity]}{package} {version}<td>{about}<td>{fixed_in}"
+    where = f"<br>in {paths}" if paths else ""
+    return f"{_BEGINNINGS[severity]}{package} {version}{where}<td>{about}<td>{fixed_in}"
 
 
 def _is_link(url: str) -> bool:

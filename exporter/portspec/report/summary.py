@@ -6,12 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portspec.audit.model import Severity, Status
+from portspec.audit.model import Status, count_by_severity
 from portspec.report.fleet import Machine, Need
 from portspec.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from portspec.audit.model import Severity, Vulnerability
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Summary:
     """How many machines there are of which kind.
 
     Each machine is one of `in_spec`, `out_of_spec`, `unknown`, `waiting` (not scanned yet) and `unscanned` (it only
-    reports). `audits` counts those that have to report, by status; `vulnerabilities` count only if not excepted.
+    reports). `audits` counts those that have to report, by status; `vulnerabilities` count only if not excepted,
+    one that many machines and packages have only once.
     Reports are late that are older than `max_age` seconds.
     """
 
@@ -43,7 +46,6 @@ def summary_of(fleet: Sequence[Machine], max_age: float) -> Summary:
         machine.state.verdict for machine in fleet if machine.state is not None and machine.state.latest is not None
     )
     statuses = Counter(machine.status for machine in fleet)
-    counts = [sum(column) for column in zip(*(machine.severities for machine in fleet), strict=True)]
     return Summary(
         machines=len(fleet),
         attention=sum(machine.need is not Need.NONE for machine in fleet),
@@ -53,8 +55,16 @@ def summary_of(fleet: Sequence[Machine], max_age: float) -> Summary:
         waiting=sum(machine.state is not None and machine.state.latest is None for machine in fleet),
         unscanned=sum(machine.state is None for machine in fleet),
         audits={status: statuses[status] for status in Status},
-        vulnerabilities=dict(zip(Severity, counts or [0] * len(Severity), strict=True)),
+        vulnerabilities=count_by_severity(_different(fleet)),
         vulnerable=sum(bool(machine.vulnerabilities) for machine in fleet),
         late=sum(machine.is_late for machine in fleet),
         max_age=max_age,
     )
+
+
+def _different(fleet: Sequence[Machine]) -> Iterable[Vulnerability]:
+    """Give the vulnerabilities of all machines, one that is the same object on many of them once."""
+    found: dict[int, Vulnerability] = {}
+    for machine in fleet:
+        found.update(zip(map(id, machine.vulnerabilities), machine.vulnerabilities, strict=True))
+    return found.values()

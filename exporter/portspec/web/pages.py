@@ -82,7 +82,7 @@ def _audit(audit: AuditState) -> dict[str, object]:
         "host": audit.host,
         "css": _AUDIT_CSS[status],
         "status": status.value.replace("_", " "),
-        "vulnerabilities": len(vulnerabilities),
+        "vulnerabilities": sum(audit.by_severity.values()),
         "packages": len({(item.package, item.version) for item in vulnerabilities}),
         "reason": audit.reason,
         "at": audit.inspection.at if audit.inspection else None,

@@ -36,6 +36,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         host = DB1.Example.ORG.
         key_file = /etc/key
         tool = trivy
+        scope = applications
         command = trivy rootfs --skip-dirs '/srv/a b' /
         timeout = 90s
         max_output = 500kB
@@ -52,6 +53,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         host="db1.example.org",
         key_file="/etc/key",
         tool="trivy",
+        scope="applications",
         command=("trivy", "rootfs", "--skip-dirs", "/srv/a b", "/"),
         timeout=90,
         max_output=500_000,

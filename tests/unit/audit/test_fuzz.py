@@ -236,7 +236,7 @@ def texts_of(report: Report) -> list[str]:
     values = [getattr(report, field.name) for field in fields(Report) if field.name not in {"run", "listeners"}]
     for listener in report.listeners or ():
         values += [getattr(listener, field.name) for field in fields(listener)]
-    return [value for value in (*values, report.run.tool) if isinstance(value, str)]
+    return [value for value in (*values, *(run.tool for run in report.runs)) if isinstance(value, str)]
 
 
 def check_report(report: Report) -> None:
@@ -244,8 +244,8 @@ def check_report(report: Report) -> None:
     for text in texts_of(report):
         assert text.isprintable()
         assert text.encode().decode() == text
-    assert report.at == report.run.ended_at
-    check(parse(report.run))
+    assert {report.at} == {run.ended_at for run in report.runs}
+    check(parse(*report.runs))
 
 
 def unless_refused(read: Callable[[], T]) -> T | None:

@@ -81,7 +81,7 @@ def test_report_of_a_host_is_admitted() -> None:
     body = payload()
     report, found = admit(packed(body), RULES, NOW)
     assert found == body
-    assert (report.host, report.day, report.at, report.run.tool, report.run.ended_at) == (
+    assert (report.host, report.day, report.at, report.runs[0].tool, report.runs[0].ended_at) == (
         HOST,
         "2026-11-22",
         NOW,

@@ -288,7 +288,7 @@ audit_status{host="bad \"1\"",status="never"} 0.0
 audit_vulnerable_packages{host="bad \"1\""} 4.0
 # TYPE audit_vulnerabilities gauge
 audit_vulnerabilities{host="bad \"1\"",severity="critical"} 1.0
-audit_vulnerabilities{host="bad \"1\"",severity="high"} 2.0
+audit_vulnerabilities{host="bad \"1\"",severity="high"} 1.0
 audit_vulnerabilities{host="bad \"1\"",severity="medium"} 0.0
 audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
 audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0

@@ -97,9 +97,13 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         yield "audit_status", {"status": name}, name == status
     if found or status in {"clean", "stale_database", "vulnerable"}:
         yield "audit_vulnerable_packages", {}, len({(item.package, item.version) for item in found})
-        for severity in ("critical", "high", "medium", "low", "negligible", "unknown"):
-            count = sum(item.severity == severity for item in found)
-            yield "audit_vulnerabilities", {"severity": severity}, count
+        severities = ("critical", "high", "medium", "low", "negligible", "unknown")
+        by_id: dict[object, set[int]] = {}
+        for item in found:
+            by_id.setdefault(item.id or (item.package, item.version), set()).add(severities.index(item.severity))
+        worst = [min(ranks) for ranks in by_id.values()]
+        for rank, severity in enumerate(severities):
+            yield "audit_vulnerabilities", {"severity": severity}, worst.count(rank)
     for one in {(item.package, item.version, item.id): item for item in found}.values():
         labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
         yield "audit_vulnerability", labels, 1

@@ -36,11 +36,13 @@ def vulnerability(
     fixed_in: Iterable[str] = ("3.0.11-1~deb12u2",),
     title: str = "a certificate with a long chain takes for ever",
     url: str | None = None,
-    aliases: Iterable[str] = (),
+    advisories: Iterable[str] = (),
+    paths: Iterable[str] = (),
 ) -> Vulnerability:
     """Make a vulnerability."""
     link = f"{TRACKER}{name}" if url is None else url
-    return Vulnerability(package, version, name, severity, tuple(aliases), tuple(fixed_in), title, link)
+    more = tuple(advisories), tuple(paths)
+    return Vulnerability(package, version, name, severity, (), tuple(fixed_in), title, link, *more)
 
 
 def audited(
@@ -183,7 +185,7 @@ def _both_views() -> tuple[HostState, AuditState]:
         host,
         vulnerability("CVE-2022-0543", Severity.CRITICAL, package="redis-server", version="5:7.0.15-1~deb12u1",
                       fixed_in=["5:7.0.15-1~deb12u2", "5:7.2.4-1"], title="Lua scripts leave their sandbox"),
-        vulnerability(aliases=["DSA-5532-1"]),
+        vulnerability(advisories=["DSA-5532-1"], paths=["usr/lib/x86_64-linux-gnu/libssl.so.3"]),
         vulnerability("CVE-2023-4039", Severity.LOW, package="gcc-12-base", version="12.2.0-14", fixed_in=[],
                       title="the stack protector does not protect all that it could on this architecture, which "
                             "a title of more than a hundred characters tells at length"),

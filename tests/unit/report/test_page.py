@@ -137,7 +137,10 @@ def test_both_views_of_a_machine() -> None:
 
 
 def test_vulnerabilities_with_their_links() -> None:
-    """A vulnerability has severity, package and version, id with a link, title, and the versions without it."""
+    """A vulnerability has severity, package and version, id with a link, title, and the versions without it.
+
+    The advisories that tell of it stand beside the id, the files that it is in beside the package.
+    """
     found = page(fleet())
     rows = found.named("shop").rows("Vulnerabilities")
     assert rows[:2] == [
@@ -149,8 +152,8 @@ def test_vulnerabilities_with_their_links() -> None:
         ],
         [
             "high",
-            "openssl 3.0.11-1~deb12u1",
-            "CVE-2023-0001: a certificate with a long chain takes for ever",
+            "openssl 3.0.11-1~deb12u1\nin usr/lib/x86_64-linux-gnu/libssl.so.3",
+            "CVE-2023-0001 (DSA-5532-1): a certificate with a long chain takes for ever",
             "3.0.11-1~deb12u2",
         ],
     ]

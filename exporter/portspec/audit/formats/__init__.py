@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats import debsecan, grype, osv_scanner, pip_audit, pkg_audit, portaudit, trivy
 from portspec.audit.formats.draft import Draft, quote
+from portspec.audit.formats.merge import merge
 from portspec.audit.formats.moment import read_moment
 from portspec.audit.model import Audit, Status
 
@@ -31,15 +32,20 @@ _DATABASE_OF: Final = "# portspec: database of "  # agent.py
 _LONGEST_TIME: Final = 64  # characters
 
 
-def parse(run: ToolRun) -> Audit:
-    """Read the output of a tool, one of TOOLS; any other is unsupported.
+def parse(*runs: ToolRun) -> Audit:
+    """Read the output of the tools that ran on a host, each of them one of TOOLS; any other is unsupported.
 
     What is not understood to the last line, or contradicts itself or the exit status, is failed, with a reason that
     says what was expected and where; what was found on the way is kept. No output is never clean. A database of more
     than 14 days is stale, and so is a missing one; if vulnerabilities were found all the same it is vulnerable, with
-    the reason telling of the database. How old it is the agent may tell as well, in the first line of what the tool
-    wrote to standard error. Takes time linear in the length of the output.
+    the reason telling of the database. It is clean only if the packages of the system were looked at (see merge()), and
+    unsupported if the tool has no data for them. How old the database is the agent may tell as well, in the first line
+    of what the tool wrote to standard error. Takes time linear in the length of the output.
     """
+    return merge(runs, [_parse(run) for run in runs])
+
+
+def _parse(run: ToolRun) -> Audit:
     reader = _READERS.get(run.tool)
     if reader is None:
         return Audit(Status.UNSUPPORTED, reason=f"the tool {quote(run.tool)} is not known, expected {', '.join(TOOLS)}")

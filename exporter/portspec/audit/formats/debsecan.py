@@ -17,6 +17,7 @@ from portspec.audit.formats.debsecan_notes import read_notes
 from portspec.audit.formats.debsecan_report import read_report
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import ends_whole, numbered_lines
+from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROOF: Final = "# portspec: debsecan ended with 0"
 
+_WITH_DATA: Final = {"debian", "raspbian"}
 _BUG = r"([A-Z][A-Za-z]{1,15}-[!-~]{1,60})"
 _SUMMARY = re.compile(rf"{_BUG} ([a-z0-9][a-z0-9.+-]{{0,200}})(?: \(([a-z, ]{{1,100}})\))?")
 _RECORD = re.compile(rf"{_BUG}(?: \(([a-z, ]{{1,100}})\))?")
@@ -61,6 +63,9 @@ class _Record:
 def read(draft: Draft) -> None:
     """Read what debsecan printed."""
     run = draft.run
+    draft.covers(Scope.SYSTEM)
+    if run.system and run.system.id not in _WITH_DATA:
+        draft.unsupported(f"debsecan has no data for packages of {run.system.spelled}, only for those of Debian")
     body, is_proven = _without_proof(run.output)
     for line in run.errors.splitlines():
         if line.startswith(("error: invalid version ", "error: invalid source version ")):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.model import Audit, Severity, Status, Vulnerability
+from portspec.audit.model import RANKS, Audit, Scope, Severity, Status, Vulnerability
 from portspec.errors import printable
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ _LONGEST_REASON: Final = 400
 _LONGEST_QUOTE: Final = 120
 _FEW: Final = 3  # exit statuses that a reason names one by one
 _MOST_FOUND: Final = 100_000  # vulnerabilities; a host with every package of Debian has fewer
+_MOST_PATHS: Final = 20  # of a vulnerability: a library that hundreds of programs carry
 _MOST_STRANGE_LINES: Final = 100  # an output with more of them is not the tool's; the rest of it is not looked at
 
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
-_RANKS: Final = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 @dataclass(slots=True)
@@ -36,15 +36,19 @@ class _Entry:
     title: str
     url: str
     aliases: set[str] = field(default_factory=set)
+    advisories: set[str] = field(default_factory=set)
+    paths: dict[str, None] = field(default_factory=dict)
     fixed_in: dict[str, None] = field(default_factory=dict)  # in the order of the tool, each once
 
 
 class Draft:
     """The audit that a reader is making of a run.
 
-    What a reader finds it adds; what speaks against the result it says as one of three, and the first of each counts:
+    What a reader finds it adds, and with `covers` it says what the tool looked at. What speaks against the result it
+    says as one of four, and the first of each counts:
 
     * `fail`: the output was not understood, or contradicts itself or the exit status;
+    * `unsupported`: the tool has no data for the packages of this system, or did not look at them;
     * `doubt`: the output is understood, yet "nothing found" proves nothing;
     * `stale`: the tool's database is missing or old.
 
@@ -55,7 +59,8 @@ class Draft:
         self.run = run
         self.database_at: float | None = None
         self._found: dict[tuple[str, str, str], _Entry] = {}
-        self._fault = self._doubt = self._stale = ""
+        self._fault = self._unsupported = self._doubt = self._stale = ""
+        self._scopes: set[Scope] = set()
         self._strange_lines = self._count = 0
         self._is_whole = False
         if run.is_truncated:
@@ -73,7 +78,7 @@ class Draft:
         """Tell whether the tool said that its database is missing or old."""
         return bool(self._stale)
 
-    def add(
+    def add(  # noqa: PLR0913 - that much is told of a vulnerability
         self,
         package: str,
         version: str,
@@ -83,37 +88,49 @@ class Draft:
         fixed_in: Iterable[str] = (),
         title: str = "",
         url: str = "",
+        advisories: Iterable[str] = (),
+        path: str = "",
     ) -> None:
-        """Add a vulnerability. Of its ids the first CVE speaks for it, else the first, else the title.
+        """Add a vulnerability, or all of an advisory.
+
+        Among `ids`, its names, a CVE speaks for it, else the first, else an advisory, else the title. With several
+        CVEs there are as many vulnerabilities, and the other ids are those of an advisory that tells of all of them.
 
         A vulnerability that was added before (same package, version and id) takes up what is new: the worse severity,
-        the other aliases and fixed versions, a title and a URL if it had none.
+        the other aliases, advisories, fixed versions and paths, a title and a URL if it had none.
         """
-        self._count += 1
-        if self._count > _MOST_FOUND:
-            self.fail(f"the output has more than {_MOST_FOUND:,} vulnerabilities")
-            return
-        known = [clean for each in ids if (clean := plain(each))]
+        known = dict.fromkeys(clean for each in ids if (clean := plain(each)))
+        told_by = dict.fromkeys(clean for each in advisories if (clean := plain(each)))
+        cves = [each for each in known if _CVE.fullmatch(each)]
+        others = [each for each in known if each not in cves and each not in told_by]
         title, url = plain(title), plain(url)
-        first = known[0] if known else title
-        for each in known:
-            if _CVE.fullmatch(each):
-                first = each
-                break
-        key = (plain(package), plain(version), first)
-        entry = self._found.get(key)
-        if entry is None:
-            entry = self._found[key] = _Entry(severity, title, url)
-        else:
-            entry.severity = min(entry.severity, severity, key=_RANKS.__getitem__)
+        if len(cves) > 1:
+            told_by |= dict.fromkeys(others)
+            others = []
+        names = cves or others[:1] or list(told_by)[:1] or [title]
+        fixed = [clean for each in fixed_in if (clean := plain(each))]
+        for name in names:
+            self._count += 1
+            if self._count > _MOST_FOUND:
+                self.fail(f"the output has more than {_MOST_FOUND:,} vulnerabilities")
+                return
+            entry = self._found.setdefault((plain(package), plain(version), name), _Entry(severity, title, url))
+            entry.severity = min(entry.severity, severity, key=RANKS.__getitem__)
             entry.title = entry.title or title
             entry.url = entry.url or url
-        if len(known) > 1:
-            entry.aliases.update(known)
-            entry.aliases.discard(first)
-        for each in fixed_in:
-            if clean := plain(each):
-                entry.fixed_in[clean] = None
+            entry.aliases.update(each for each in others if each != name)
+            entry.advisories.update(each for each in told_by if each != name)
+            entry.fixed_in.update(dict.fromkeys(fixed))
+            if (clean := plain(path)) and len(entry.paths) < _MOST_PATHS:
+                entry.paths[clean] = None
+
+    def covers(self, scope: Scope) -> None:
+        """Say what the tool looked at, of which it may then be clean."""
+        self._scopes.add(scope)
+
+    def unsupported(self, reason: str) -> None:
+        """Say why the tool cannot tell anything of the packages of this system; what was found all the same is kept."""
+        self._unsupported = self._unsupported or _one_line(reason)
 
     def fail(self, reason: str) -> None:
         """Say that the output cannot be relied on, and why; where, too: a line or a path."""
@@ -153,25 +170,28 @@ class Draft:
             self.fail(f"the output has {said}, which takes exit status {words}{self._ending()}")
 
     def audit(self) -> Audit:
-        """Give the verdict: failed comes before vulnerable, vulnerable before stale, and clean comes last.
+        """Give the verdict: failed, unsupported, vulnerable, stale and clean, the first of these that holds.
 
         Vulnerabilities that were read are kept whatever the status. A stale database with vulnerabilities is
         vulnerable, and the reason tells of the database.
         """
         found = self._vulnerabilities()
         stale = self._stale or self._age()
-        if self._fault or (not self._is_whole and not self._stale):
-            reason = self._fault or "the output could not be read to its end"
-            return Audit(Status.FAILED, found, reason, self.database_at, without=Status.FAILED)
+        scopes = tuple(scope for scope in Scope if scope in self._scopes)
         without = Status.STALE_DATABASE if stale else Status.FAILED if self._doubt else Status.CLEAN
-        if found:
-            reason = "; ".join(filter(None, (stale, self._doubt)))
-            return Audit(Status.VULNERABLE, found, reason, self.database_at, without)
-        return Audit(without, (), stale or self._doubt, self.database_at, without)
+        status = Status.VULNERABLE if found else without
+        reasons = [stale, self._doubt] if found else [stale or self._doubt]
+        if self._fault or (not self._is_whole and not self._stale):
+            status = without = Status.FAILED
+            reasons = [self._fault or "the output could not be read to its end"]
+        elif self._unsupported:
+            status = without = Status.UNSUPPORTED
+            reasons = [self._unsupported]
+        return Audit(status, found, "; ".join(filter(None, reasons)), self.database_at, without, scopes)
 
     def _vulnerabilities(self) -> tuple[Vulnerability, ...]:
         entries = sorted(
-            self._found.items(), key=lambda item: (_RANKS[item[1].severity], item[0][0], item[0][2], item[0][1])
+            self._found.items(), key=lambda item: (RANKS[item[1].severity], item[0][0], item[0][2], item[0][1])
         )
         return tuple(
             Vulnerability(
@@ -183,6 +203,8 @@ class Draft:
                 tuple(entry.fixed_in),
                 entry.title,
                 entry.url,
+                tuple(sorted(entry.advisories)),
+                tuple(entry.paths),
             )
             for (package, version, name), entry in entries
         )

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+from portspec.audit.model import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
@@ -27,10 +33,19 @@ def is_package(text: str) -> bool:
     )
 
 
-def ids_of_url(url: str) -> list[str]:
-    """Give the ids that a reference has: CVEs, and the entry of VuXML."""
-    url = url[:_LONGEST_NAME]
-    return _CVE.findall(url) + [found.lower() for found in _UUID.findall(url)]
+def cves_of(url: str) -> list[str]:
+    """Give the CVEs that a reference names."""
+    return _CVE.findall(url[:_LONGEST_NAME])
+
+
+def entries_of(url: str) -> list[str]:
+    """Give the entries of VuXML that a reference names: advisories, each of which may tell of many CVEs."""
+    return [found.lower() for found in _UUID.findall(url[:_LONGEST_NAME])]
+
+
+def scope_of(command: Sequence[str]) -> Scope:
+    """Tell what a run looked at: with names such as FreeBSD-14.1_5 for arguments the base system, else packages."""
+    return Scope.BASE if any(word.startswith("FreeBSD-") for word in command) else Scope.SYSTEM
 
 
 def fixed_version(affected: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats import severity
 from portspec.audit.formats.tree import read_tree
-from portspec.audit.model import Severity
+from portspec.audit.model import Scope, Severity
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _EXIT_STATUSES: Final = range(1, 127)
 _NO_PACKAGES: Final = 128
 _STATUS_FILE: Final = "dpkg/status"
+_LISTS: Final = (_STATUS_FILE, "apk/db/installed")
+_OF_SYSTEMS: Final = {  # ecosystems of https://ossf.github.io/osv-schema/ that are distributions
+    *("AlmaLinux", "Alpine", "Alpaquita", "Chainguard", "Debian", "Echo", "Mageia", "MinimOS"),
+    *("Photon OS", "Red Hat", "Rocky Linux", "SUSE", "Ubuntu", "Wolfi", "openEuler", "openSUSE"),
+}
 _COUNT = re.compile(r"found ([0-9]{1,9}) packages?")
 
 
@@ -35,15 +40,21 @@ def read(draft: Draft) -> None:
     has_status_file = _STATUS_FILE in run.errors
     has_findings_in_it = False
     ecosystems: set[str] = set()
+    draft.covers(Scope.LANGUAGES)
     for result in root.branches("results", is_required=True):
         source = result.branch("packageSource" if result.peek("source") is None else "source")
-        is_status_file = source.text("path").endswith(_STATUS_FILE)
+        path = source.text("path")
+        is_status_file = path.endswith(_STATUS_FILE)
+        is_of_system = path.endswith(_LISTS)
         has_status_file = has_status_file or is_status_file
         for package in result.branches("packages"):
-            has_findings = _read_package(draft, package)
+            has_findings = _read_package(draft, package, "" if is_of_system else path)
+            ecosystem = package.branch("package").text("ecosystem").partition(":")[0]
+            if ecosystem in _OF_SYSTEMS:
+                draft.covers(Scope.SYSTEM)
             if is_status_file:
                 has_findings_in_it = has_findings_in_it or has_findings
-                ecosystems.add(package.branch("package").text("ecosystem").partition(":")[0])
+                ecosystems.add(ecosystem)
     if has_status_file and not has_findings_in_it:
         _judge_status_file(draft, ecosystems)
     counts = [int(count) for count in _COUNT.findall(run.errors)]
@@ -64,7 +75,7 @@ def _judge_status_file(draft: Draft, ecosystems: set[str]) -> None:
         )
 
 
-def _read_package(draft: Draft, node: Node) -> bool:
+def _read_package(draft: Draft, node: Node, path: str) -> bool:
     """Read the vulnerabilities of a package, one for each group that counts; tell whether there are any."""
     package = node.branch("package", is_required=True)
     records = {record.text("id", is_required=True): record for record in node.branches("vulnerabilities")}
@@ -74,14 +85,14 @@ def _read_package(draft: Draft, node: Node) -> bool:
         own = [records.pop(each) for each in ids if each in records]
         if _counts(group):
             count += 1
-            _add(draft, package, [*ids, *group.texts("aliases")], own, group.text("max_severity"))
+            _add(draft, package, [*ids, *group.texts("aliases")], own, group.text("max_severity"), path)
     for each, record in records.items():  # in no group: the first versions have none
         count += 1
-        _add(draft, package, [each], [record], "")
+        _add(draft, package, [each], [record], "", path)
     return count > 0
 
 
-def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score: str) -> None:
+def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score: str, path: str) -> None:
     name = package.text("name", is_required=True)
     if not (name and any(ids)):
         return
@@ -94,6 +105,7 @@ def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score
         fixed_in=[fixed for record in records for fixed in _fixed_in(record, name)],
         title=next(filter(None, (record.text("summary") for record in records)), ""),
         url=next(filter(None, map(_url, records)), ""),
+        path=path,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portspec.audit.formats.tree import read_tree
+from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
@@ -38,6 +39,7 @@ def read(draft: Draft) -> None:
                 fixed_in=vulnerability.texts("fix_versions"),
                 title=vulnerability.text("description").partition("\n")[0],
             )
+    draft.covers(Scope.LANGUAGES)
     if not audited:
         draft.doubt(f"pip-audit audited no package and skipped {skipped}")
     draft.end(clean=(0,), found=(1,))

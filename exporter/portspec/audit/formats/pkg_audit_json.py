@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from portspec.audit.formats.freebsd import fixed_version, ids_of_url
+from portspec.audit.formats.freebsd import cves_of, entries_of, fixed_version, scope_of
 from portspec.audit.formats.lines import numbered_lines
 from portspec.audit.formats.pkg_audit_text import is_fetch, lacks_database
 from portspec.audit.formats.tree import read_tree
@@ -27,6 +27,7 @@ def read(draft: Draft, start: int) -> None:
     root = read_tree(run.output, draft, start)
     if root is None:
         return
+    draft.covers(scope_of(run.command))
     packages = root.branch("packages")
     count = 0
     for name, package in packages.members():
@@ -52,8 +53,9 @@ def _add(draft: Draft, name: str, version: str, issue: Node) -> None:
     draft.add(
         name,
         version,
-        issue.texts("cve") + ids_of_url(url),
+        issue.texts("cve") + cves_of(url),
         fixed_in=[fixed for each in ranges if (fixed := fixed_version(each))],
         title=issue.text("description", is_required=True),
         url=url,
+        advisories=entries_of(url),
     )

@@ -18,9 +18,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats.draft import quote
-from portspec.audit.formats.freebsd import fixed_version, ids_of_url, is_package, split_package
+from portspec.audit.formats.freebsd import (
+    cves_of,
+    entries_of,
+    fixed_version,
+    is_package,
+    scope_of,
+    split_package,
+)
 from portspec.audit.formats.lines import ends_whole, numbered_lines
 from portspec.audit.formats.moment import read_moment
+from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
@@ -29,8 +37,8 @@ _SUMMARY = re.compile(
     r"([0-9]{1,9}) problem\(s\) in (?:(?:your|the) installed packages|([0-9]{1,9}) (?:installed )?package\(s\)) found\."
 )
 _BANNERS: Final = {
-    "Checking for packages with security vulnerabilities:",
-    "Checking for security vulnerabilities in base (userland & kernel):",
+    "Checking for packages with security vulnerabilities:": Scope.SYSTEM,
+    "Checking for security vulnerabilities in base (userland & kernel):": Scope.BASE,
 }
 _FETCH: Final = (
     "Fetching ",
@@ -68,6 +76,7 @@ class _Reader:
         self._is_after_header = False
         self._has_names = self._has_tags = self._has_summary = self._lacks_database = False
         self._is_periodic = False
+        self._scope = scope_of(draft.run.command)
         self._section = ""
         self._is_proven = False  # this section has had a summary or a name
         self._unproven = ""  # the first section without
@@ -109,6 +118,7 @@ class _Reader:
         elif not self._read_frame(text) and not is_fetch(text):
             if is_package(text) and line == text and not (self._package or self._has_summary):
                 self._has_names = self._is_proven = True
+                self._draft.covers(self._scope)
                 self._draft.add(*split_package(text), ())
             else:
                 self._draft.strange(number, line, _EXPECTED)
@@ -142,6 +152,7 @@ class _Reader:
         """Take a line that frames the reports; tell whether it is one."""
         if text in _BANNERS:
             self._is_periodic = True
+            self._scope = _BANNERS[text]
         elif text.startswith("Database fetched: "):
             self._draft.database(read_moment(text.removeprefix("Database fetched: ")))
         elif text == "Host system:":
@@ -174,8 +185,14 @@ class _Reader:
         if issue is None:
             return
         self._packages[self._package] += 1
-        ids = issue.cves + ids_of_url(issue.url)
-        self._draft.add(*split_package(self._package), ids, fixed_in=issue.fixed_in, title=issue.title, url=issue.url)
+        self._draft.add(
+            *split_package(self._package),
+            issue.cves + cves_of(issue.url),
+            fixed_in=issue.fixed_in,
+            title=issue.title,
+            url=issue.url,
+            advisories=entries_of(issue.url),
+        )
         if not issue.title:
             self._draft.fail(f"an issue of {quote(self._package)} has no title")
 
@@ -190,6 +207,7 @@ class _Reader:
         if self._has_names:
             self._draft.fail(f"line {number} is a summary, which does not go with the list of packages before it")
         self._is_proven = self._has_summary = True
+        self._draft.covers(self._scope)
         self._close_report("", is_counted=True)
 
     def _close_report(self, place: str, *, is_counted: bool = False) -> None:

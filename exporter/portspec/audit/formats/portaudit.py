@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats.draft import quote
-from portspec.audit.formats.freebsd import ids_of_url, is_package, split_package
+from portspec.audit.formats.freebsd import cves_of, entries_of, is_package, split_package
 from portspec.audit.formats.lines import ends_whole, numbered_lines
 from portspec.audit.formats.moment import read_moment
+from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
@@ -102,9 +103,13 @@ class _Reader:
         self._entry = None
         self._entries.append(entry.package)
         self._has_other_entries = self._has_other_entries or not _BASE.fullmatch(entry.package)
-        ids = [each for reference in entry.references for each in ids_of_url(reference)]
-        url = entry.references[0] if entry.references else ""
-        self._draft.add(*split_package(entry.package), ids, title=entry.title, url=url)
+        self._draft.add(
+            *split_package(entry.package),
+            [name for reference in entry.references for name in cves_of(reference)],
+            title=entry.title,
+            url=entry.references[0] if entry.references else "",
+            advisories=[name for reference in entry.references for name in entries_of(reference)],
+        )
         if not entry.title:
             self._draft.fail(f'the entry of {quote(entry.package)} has no "Type of problem"')
 
@@ -124,6 +129,7 @@ class _Reader:
 def read(draft: Draft) -> None:
     """Read what portaudit printed."""
     run = draft.run
+    draft.covers(Scope.SYSTEM)
     for line in run.errors.splitlines():
         if line.startswith(_OTHER_TROUBLE):
             draft.fail(f"portaudit says {quote(line)}")

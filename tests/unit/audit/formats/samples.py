@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from portspec.audit.model import Audit, Severity, Status, ToolRun, Vulnerability
+from portspec.audit.model import Audit, Scope, Severity, Status, ToolRun, Vulnerability
 
 DATA: Final = Path(__file__).parents[3] / "data" / "audit"
 
@@ -41,6 +41,7 @@ def _load(path: Path) -> Sample:
         expected.get("reason", ""),
         expected.get("database_at"),
         Status(expected.get("without", "clean" if expected["status"] == "vulnerable" else expected["status"])),
+        tuple(map(Scope, expected.get("scopes", []))),
     )
     tool = path.parent.name
     return Sample(f"{tool}/{path.stem}", ToolRun(tool=tool, output=output, **expected["run"]), audit)
@@ -52,5 +53,7 @@ def _vulnerability(fields: dict[str, Any]) -> Vulnerability:
         "severity": Severity(fields.get("severity", "unknown")),
         "aliases": tuple(fields.get("aliases", ())),
         "fixed_in": tuple(fields.get("fixed_in", ())),
+        "advisories": tuple(fields.get("advisories", ())),
+        "paths": tuple(fields.get("paths", ())),
     }
     return Vulnerability(**read)

@@ -19,7 +19,7 @@ def match(package: str = "bash", name: str = "CVE-2024-1", **fields: Any) -> dic
 
 def grype(*matches: dict[str, Any]) -> str:
     """Give a document of grype."""
-    return json.dumps({"matches": matches, "descriptor": {"name": "grype"}})
+    return json.dumps({"matches": matches, "distro": {"name": "debian"}, "descriptor": {"name": "grype"}})
 
 
 def test_a_tool_that_is_not_known_is_unsupported() -> None:
@@ -105,7 +105,7 @@ def test_a_vulnerability_that_is_told_twice_is_one() -> None:
     second = match(severity="High", description="b", fix={"versions": ["1.3", "1.2"]}, advisories=[{"id": "DSA-1"}])
     (each,) = parse(ToolRun("grype", 0, grype(first, second))).vulnerabilities
     assert each.severity == Severity.HIGH
-    assert each.aliases == ("DSA-1", "DSA-2")
+    assert each.advisories == ("DSA-1", "DSA-2")
     assert each.fixed_in == ("1.2", "1.3")
     assert each.title == "a"
 

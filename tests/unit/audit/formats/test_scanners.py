@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from portspec.audit.formats import parse
-from portspec.audit.model import Audit, Severity, Status, ToolRun
+from portspec.audit.model import Audit, Scope, Severity, Status, System, ToolRun
 
 DAY = 86400.0
 BUILT = "2026-03-01T00:00:00Z"
@@ -23,7 +24,8 @@ def osv(group: dict[str, Any], exit_status: int = 1, *records: dict[str, Any], p
 
 def grype(descriptor: dict[str, Any], ended_at: float = 0.0) -> Audit:
     """Read an output of grype without matches."""
-    document = {"matches": [], "descriptor": {"name": "grype", **descriptor}}
+    distro = {"name": "debian", "version": "12"}
+    document = {"matches": [], "distro": distro, "descriptor": {"name": "grype", **descriptor}}
     return parse(ToolRun("grype", 0, json.dumps(document), ended_at=ended_at))
 
 
@@ -171,22 +173,108 @@ def test_trivy_that_looked_at_no_packages_failed(classes: list[str]) -> None:
     assert audit.status == Status.FAILED
 
 
-@pytest.mark.parametrize("kind", ["os-pkgs", "lang-pkgs"])
-def test_trivy_that_looked_at_packages_is_clean(kind: str) -> None:
+def test_trivy_that_looked_at_packages_of_the_system_is_clean() -> None:
     """The list it looked at is there, without vulnerabilities."""
-    assert trivy({"Results": [{"Target": "x", "Class": kind}]}).status == Status.CLEAN
+    assert trivy({"Results": [{"Target": "x", "Class": "os-pkgs"}]}).status == Status.CLEAN
+
+
+@pytest.mark.parametrize("system", [{}, {"OS": {"Family": "fedora", "Name": "41"}}])
+def test_trivy_that_looked_at_language_packages_alone_is_unsupported(system: dict[str, Any]) -> None:
+    """What it has no data for it leaves out; what it found in language packages is kept."""
+    found = {"VulnerabilityID": "CVE-2024-1", "PkgName": "stdlib", "InstalledVersion": "1.2", "PkgPath": "usr/bin/x"}
+    result = {"Target": "usr/bin/x", "Class": "lang-pkgs", "Vulnerabilities": [found]}
+    audit = trivy({"Metadata": system, "Results": [result]})
+    assert audit.status == Status.UNSUPPORTED
+    assert "did not look at the packages of" in audit.reason
+    assert [(each.id, each.paths) for each in audit.vulnerabilities] == [("CVE-2024-1", ("usr/bin/x",))]
+    assert audit.scopes == (Scope.LANGUAGES,)
+
+
+@pytest.mark.parametrize("option", [("--pkg-types", "library"), ("--vuln-type=library",), ("--pkg-types=library",)])
+def test_trivy_that_was_to_look_at_applications_alone_is_clean(option: tuple[str, ...]) -> None:
+    """Whoever runs it with its option for that means no packages of the system."""
+    document = json.dumps({"SchemaVersion": 2, "Results": [{"Target": "x", "Class": "lang-pkgs"}]})
+    command = ("trivy", "fs", *option, "/srv/app")
+    assert parse(ToolRun("trivy", 0, document, command=command)).status == Status.CLEAN
+    assert parse(ToolRun("trivy", 0, document, command=("trivy", "fs", "/srv/app"))).status == Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize("tool", ["trivy", "grype", "pip-audit", "osv-scanner"])
+def test_audit_of_applications_is_clean_where_that_is_meant(tool: str) -> None:
+    """`scope = applications` of the agent says so; without it the packages of the system are to be looked at."""
+    outputs = {
+        "trivy": {"SchemaVersion": 2, "Results": [{"Target": "x", "Class": "lang-pkgs"}]},
+        "grype": {"matches": [], "distro": {"name": ""}, "descriptor": {"name": "grype"}},
+        "pip-audit": {"dependencies": [{"name": "x", "version": "1", "vulns": []}]},
+        "osv-scanner": {"results": []},
+    }
+    arch = System("Linux", "arch")
+    run = ToolRun(tool, 0, json.dumps(outputs[tool]), system=arch)
+    assert parse(replace(run, is_of_applications=True)).status == Status.CLEAN
+    audit = parse(run)
+    assert (audit.status, audit.without) == (Status.UNSUPPORTED, Status.UNSUPPORTED)
+    assert audit.reason
+
+
+@pytest.mark.parametrize("name", ["", "fedora", "archlinux", "gentoo", "opensuse-leap", "nixos"])
+def test_grype_without_data_for_the_system_is_unsupported(name: str) -> None:
+    """It names no system, or one that none of its sources is about."""
+    document = {"matches": [], "distro": {"name": name, "version": "1"}, "descriptor": {"name": "grype"}}
+    assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize("name", ["debian", "redhat", "rockylinux", "rocky-linux", "amazonlinux", "alpine", "sles"])
+def test_grype_with_data_for_the_system_is_clean(name: str) -> None:
+    """However the system's name is spelled."""
+    document = {"matches": [], "distro": {"name": name, "version": "1"}, "descriptor": {"name": "grype"}}
+    audit = parse(ToolRun("grype", 0, json.dumps(document)))
+    assert (audit.status, audit.scopes) == (Status.CLEAN, (Scope.SYSTEM, Scope.LANGUAGES))
+
+
+@pytest.mark.parametrize("kind", ["distro-eol", "distro-unknown", "distro-disabled"])
+def test_grype_that_warns_of_the_system_is_unsupported(kind: str) -> None:
+    """What it says of a package's distribution counts whatever it is."""
+    alerts = [{"package": {"name": "bash"}, "alerts": [{"type": kind, "message": "too old"}]}]
+    document = {"matches": [], "alertsByPackage": alerts, "distro": {"name": "debian", "version": "9"}}
+    audit = parse(ToolRun("grype", 0, json.dumps({**document, "descriptor": {"name": "grype"}})))
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason == f'grype has no data for packages of "debian 9" ({kind}: "too old")'
+
+
+def test_grype_that_failed_on_what_it_found_is_vulnerable() -> None:
+    """--fail-on ends with 2, in older versions with 1; without a finding 1 is an error."""
+    match = {"vulnerability": {"id": "CVE-2024-1"}, "artifact": {"name": "bash", "version": "5"}}
+    document = {"matches": [match], "distro": {"name": "debian"}, "descriptor": {"name": "grype"}}
+    for status in (0, 1, 2):
+        assert parse(ToolRun("grype", status, json.dumps(document))).status == Status.VULNERABLE
+    assert parse(ToolRun("grype", 1, json.dumps({**document, "matches": []}))).status == Status.FAILED
 
 
 def test_trivy_on_a_distribution_past_its_support_is_not_clean() -> None:
     """There are no new advisories for it, so that nothing found means nothing known."""
-    audit = trivy({"Metadata": {"OS": {"Family": "debian", "Name": "8.11", "EOSL": True}}})
+    system = {"OS": {"Family": "debian", "Name": "8.11", "EOSL": True}}
+    audit = trivy({"Metadata": system, "Results": [{"Target": "x", "Class": "os-pkgs"}]})
     assert audit.status == Status.FAILED
     assert audit.reason == "trivy has no new vulnerabilities for debian 8.11, which is past its support"
 
 
+def pip_audit(aliases: list[str]) -> Audit:
+    """Read an output of pip-audit with one vulnerability."""
+    vulnerability = {"id": "PYSEC-1", "fix_versions": [], "aliases": aliases}
+    document = {"dependencies": [{"name": "x", "version": "1", "vulns": [vulnerability]}]}
+    return parse(ToolRun("pip-audit", 1, json.dumps(document)))
+
+
 def test_pip_audit_prefers_the_cve() -> None:
     """The id of PyPI's database and that of GitHub are aliases."""
-    vulnerability = {"id": "PYSEC-1", "fix_versions": [], "aliases": ["GHSA-1", "CVE-2024-0009", "CVE-2024-0001"]}
-    document = {"dependencies": [{"name": "x", "version": "1", "vulns": [vulnerability]}]}
-    (each,) = parse(ToolRun("pip-audit", 1, json.dumps(document))).vulnerabilities
-    assert (each.id, each.aliases) == ("CVE-2024-0009", ("CVE-2024-0001", "GHSA-1", "PYSEC-1"))
+    (each,) = pip_audit(["GHSA-1", "CVE-2024-0009"]).vulnerabilities
+    assert (each.id, each.aliases, each.advisories) == ("CVE-2024-0009", ("GHSA-1", "PYSEC-1"), ())
+
+
+def test_each_cve_of_an_advisory_is_a_vulnerability() -> None:
+    """They are other flaws, not other names: what tells of several is an advisory, which stands beside each."""
+    found = pip_audit(["GHSA-1", "CVE-2024-0009", "CVE-2024-0001"]).vulnerabilities
+    assert [(each.id, each.aliases, each.advisories) for each in found] == [
+        ("CVE-2024-0001", (), ("GHSA-1", "PYSEC-1")),
+        ("CVE-2024-0009", (), ("GHSA-1", "PYSEC-1")),
+    ]
