@@ -1034,10 +1034,13 @@ def read_sockstat(text: str) -> list[Listener]:
 
 def bsd_listeners(environ: dict[str, str]) -> list[Listener] | None:
     """Ask sockstat; None if it does not tell."""
-    # Without -w newer versions cut long addresses off, and the port with them; older ones do not know it. Jail 0 is
-    # the host itself: without -j its jails' sockets are listed as well, which have addresses of their own.
-    for flags in (("-l46w", "-j", "0"), ("-l46w",), ("-l46",)):
-        done = run(("sockstat", *flags), environ=tool_environment(environ), timeout=_SHORT, limit=10_000_000)
+    environ = tool_environment(environ)
+    jailed = run(("sysctl", "-n", "security.jail.jailed"), environ=environ, timeout=_SHORT, limit=1000)
+    # On the host itself, which is jail 0, the sockets of its jails are listed as well unless -j is given.
+    flags = [("-l46w", "-j", "0")] if readable(jailed.output).strip() == "0" else []
+    # Without -w newer versions cut long addresses off, and the port with them; older ones do not know it.
+    for each in (*flags, ("-l46w",), ("-l46",)):
+        done = run(("sockstat", *each), environ=environ, timeout=_SHORT, limit=10_000_000)
         if done.status == 0:
             return read_sockstat(readable(done.output))
     return None

@@ -12,8 +12,9 @@ import binascii
 import itertools
 import re
 from dataclasses import dataclass
-from email.errors import CloseBoundaryNotFoundDefect
+from email.errors import CloseBoundaryNotFoundDefect, HeaderParseError
 from email.feedparser import BytesFeedParser
+from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import HeaderParser
 from email.policy import Compat32
@@ -155,7 +156,16 @@ def _report_of(leaves: list[tuple[Message, bool]]) -> bytes:
 
 
 def _is_report(leaf: Message) -> bool:
-    return leaf.get_content_type() == CONTENT_TYPE or str(leaf.get_filename("")).strip().lower() == FILE_NAME
+    return leaf.get_content_type() == CONTENT_TYPE or _file_name(leaf).strip().lower() == FILE_NAME
+
+
+def _file_name(leaf: Message) -> str:
+    """Give the name of an attachment; some programs encode it as the words of RFC 2047, which section 5 forbids."""
+    name = str(leaf.get_filename(""))[:_LONGEST]
+    try:
+        return str(make_header(decode_header(name)))
+    except (ValueError, LookupError, HeaderParseError):
+        return name
 
 
 def _named(leaf: Message) -> str:

@@ -235,6 +235,23 @@ def test_sockstat_of_old_is_asked_without_w(tmp_path: Path, monkeypatch: pytest.
     assert agent.gather_listeners(bsd, environ) is None
 
 
+@pytest.mark.parametrize(("jailed", "told"), [("0", 1), ("1", 2)])
+def test_sockets_of_jails_are_not_those_of_the_host(tmp_path: Path, jailed: str, told: int) -> None:
+    """A host asks for the sockets of jail 0, itself; an agent within a jail, where that is none, for all it sees."""
+    own = "root sshd 1 3 tcp4 *:22 *:*"
+    scripts = {
+        "sysctl": f"echo {jailed}",
+        "sockstat": f'echo "{own}"; [ "$2" = -j ] || echo "www nginx 2 6 tcp4 10.0.0.2:80 *:*"',
+    }
+    for name, line in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    found = agent.gather_listeners(System("FreeBSD", "freebsd", ""), environ)
+    assert found is not None
+    assert len(found) == told
+
+
 def test_number_of_listeners_is_bounded(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host with more listening sockets than a report may have reports the first of them."""
     monkeypatch.setattr(agent, "MAX_LISTENERS", BOTH_ENDS)

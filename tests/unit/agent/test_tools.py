@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from portspec.agent import TOOLS, System, choose_tool, tool_environment, usual_tool
+from portspec.agent import TOOLS, System, choose_tool, read_os_release, tool_environment, usual_tool
 from portspec.audit import formats
 
 DEBIAN = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status")
@@ -54,6 +54,31 @@ def test_tools_are_never_run_in_ways_that_lie() -> None:
     assert "--cron" not in commands["debsecan"]
     assert "secret" not in commands["trivy"]
     assert "--all-packages" in commands["osv-scanner"]
+
+
+def test_system_is_that_of_os_release() -> None:
+    """os-release(5) is read as a shell reads it; what is no assignment is passed over."""
+    text = '# x\nNAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_ID=\'22.1\'\nbroken "\nA="b\n'
+    assert read_os_release(text) == {
+        "NAME": "Linux Mint",
+        "ID": "linuxmint",
+        "ID_LIKE": "ubuntu debian",
+        "VERSION_ID": "22.1",
+    }
+
+
+@pytest.mark.parametrize("system", [UBUNTU, System("Linux", "linuxmint", "dpkg-status:/x", ("ubuntu", "debian"))])
+def test_debsecan_is_not_taken_where_it_has_no_data(system: System) -> None:
+    """It ends with 0 and says nothing on Ubuntu and its kin."""
+    found = {"debsecan", "trivy"}
+    assert choose_tool(system, lambda program: program if program in found else None) == TOOLS["trivy"]
+    assert choose_tool(system, lambda program: program if program == "debsecan" else None) is None
+
+
+def test_system_goes_with_the_report() -> None:
+    """The server judges the output of a tool by it."""
+    system = System("Linux", "ubuntu", "", ("debian",), "24.04")
+    assert system.as_json() == {"kernel": "Linux", "id": "ubuntu", "id_like": ["debian"], "version_id": "24.04"}
 
 
 def test_environment_of_tools() -> None:

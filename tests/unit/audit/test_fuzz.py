@@ -132,7 +132,7 @@ calming = st.one_of(st.sampled_from(CALMING), st.sampled_from(ODD), anything)
 
 
 def _has_summary_of_none(output: str) -> bool:
-    if re.search(r"(?:\A|[\r\n])\s*0+ problem\(s\) ", output):
+    if re.search(r"(?:\A|[\r\n]|up-to-date\.?)\s*0+ problem\(s\) ", output):
         return True
     document = json.loads(output[output.index("{") :], parse_int=float)
     return document["pkg_count"] == 0 and not document.get("packages")

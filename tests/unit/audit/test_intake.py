@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from portspec.audit import intake
 from portspec.audit.envelope import key_of, pack, sign
 from portspec.audit.intake import MAX_AHEAD, MAX_DELAY, RefusedError, Rules, admit
+from portspec.audit.model import System
 from portspec.audit.report import Listener
 
 NOW: Final = 1_795_317_429.0  # 2026-11-22T03:17:09Z
@@ -36,6 +37,8 @@ PLAIN: Final[dict[str, Any]] = {
     },
     "listeners": [{"protocol": "tcp", "address": "192.0.2.9", "port": 22, "process": "sshd", "user": "root"}],
 }
+
+SYSTEM: Final = {"kernel": "FreeBSD", "id": "freebsd", "id_like": [], "version_id": "14.1-RELEASE-p5"}
 
 
 def payload(**changes: Any) -> bytes:
@@ -89,6 +92,28 @@ def test_report_of_a_host_is_admitted() -> None:
         NOW,
     )
     assert report.listeners == (Listener("tcp", "192.0.2.9", 22, "sshd", "root"),)
+
+
+def test_report_tells_the_system_and_all_tools_that_ran() -> None:
+    """Each run has the system, its command line, and whether applications alone are meant; older agents tell none."""
+    tool = {**PLAIN["tool"], "command": ["pkg", "audit", "FreeBSD-14.1_5"], "scope": "applications"}
+    report, _ = admit(packed(payload(system=SYSTEM, more_tools=[tool])), RULES, NOW)
+    assert [(run.command, run.is_of_applications) for run in report.runs] == [
+        (("pkg", "audit"), False),
+        (("pkg", "audit", "FreeBSD-14.1_5"), True),
+    ]
+    assert {run.system for run in report.runs} == {System("FreeBSD", "freebsd", (), "14.1-RELEASE-p5")}
+    assert [run.system for run in admit(packed(payload()), RULES, NOW)[0].runs] == [None]
+
+
+@pytest.mark.parametrize("changes", [
+    {"system": []}, {"system": {"kernel": "Linux"}}, {"system": {**SYSTEM, "id_like": "debian"}},
+    {"more_tools": {}}, {"more_tools": [PLAIN["tool"]] * 5}, {"more_tools": [1]},
+    {"tool": {**PLAIN["tool"], "scope": "all"}},
+])  # fmt: skip
+def test_report_with_another_shape_of_system_or_tools_is_malformed(changes: dict[str, Any]) -> None:
+    """A signature makes no sense of nonsense."""
+    assert refusal(packed(payload(**changes))).reason == "malformed"
 
 
 def test_passphrase_before_counts_during_a_change_over() -> None:

@@ -20,6 +20,8 @@ NOISE: Final = RANDOM.randbytes(1500) + b"\r\n\n\r\r\n" + bytes(range(256)) + RA
 PACKED: Final = pack(NOISE, KEY)  # it does not shrink, so the bytes are there as they are
 OTHER: Final = pack(b"another", KEY)
 WIDTHS: Final = (60, 64, 72, 76, 998, 10**9)
+WORD_B: Final = "=?utf-8?B?cG9ydHNwZWMtcmVwb3J0LmJpbg==?="
+WORD_Q: Final = "=?iso-8859-1?Q?portspec-report=2Ebin?="
 NAMED: Final = 'Content-Disposition: attachment; filename="portspec-report.bin"'
 
 
@@ -139,6 +141,13 @@ def test_report_may_be_encoded_in_another_way(encoding: str, body: bytes) -> Non
         part("application/octet-stream", "base64", None, NAMED.upper()),
         part("application/octet-stream; name=portspec-report.bin"),
         part("text/plain", "base64", None, "Content-Disposition: attachment;\n filename*=utf-8''portspec%2Dreport.bin"),
+        part("text/plain", "base64", None, f'Content-Disposition: x; filename="{WORD_B}"'),
+        part(
+            "text/plain",
+            "base64",
+            None,
+            f'Content-Disposition: x; filename="{WORD_Q}"',
+        ),
         part("text/plain", "base64", None, "Content-Disposition: x; filename*0=portspec-;\n\tfilename*1=report.bin"),
         part("nonsense", "base64", None, NAMED),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,14 @@ def test_vulnerability_is_excepted_by_any_of_its_ids(name: str) -> None:
     host = state(CURL, CURL_TOO, exceptions=(accepted(name),))
     assert (host.vulnerabilities, host.excepted) == ((CURL_TOO,), (CURL,))
     assert host.status is Status.VULNERABLE
+
+
+def test_exception_for_one_cve_of_an_advisory_accepts_that_one() -> None:
+    """The others are other flaws; the advisory by its own id is all of them."""
+    one, two = (replace(CURL, id=name, aliases=(), advisories=("VID-1",)) for name in ("CVE-2021-1", "CVE-2021-2"))
+    host = state(one, two, exceptions=(accepted("cve-2021-2"),))
+    assert (host.vulnerabilities, host.excepted) == ((one,), (two,))
+    assert state(one, two, exceptions=(accepted("vid-1"),)).excepted == (one, two)
 
 
 def test_vulnerability_without_an_id_is_excepted_by_its_title() -> None:

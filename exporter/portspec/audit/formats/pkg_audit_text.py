@@ -47,6 +47,8 @@ _FETCH: Final = (
     "http://portaudit.FreeBSD.org/auditfile.tbz ",
     "New vulnxml file installed",
 )
+_NOTICES: Final = ("vulnxml file up-to-date", "Audit file up-to-date.")
+_OTHER_FORMATS: Final = ("pkg_count = ", "pkg_count: ", "packages {", "packages:", "---")  # UCL, and YAML
 _NO_DATABASE: Final = ("pkg audit -F", "unable to open vulnxml file", "unable to open audit file")
 _NOT_USED: Final = "pkg-audit is enabled but pkg is not used"
 _TAGS: Final = (": Tag: expiration_date Value: ", ": Tag: deprecated Value: ")
@@ -107,6 +109,8 @@ class _Reader:
             self._draft.end(clean=(0, 1, _ALERT) if may_alert else (0, 1), found=(_ALERT,))
 
     def _read_line(self, number: int, line: str) -> None:
+        for notice in _NOTICES:  # pkg 1.5.0 ends them with no line end
+            line = line.removeprefix(notice) or line
         text = line.strip()
         package = text.removesuffix(":").removesuffix(" is vulnerable")
         if package != text.removesuffix(":") and line == text and " " not in package:
@@ -233,6 +237,9 @@ class _Reader:
 
 def read(draft: Draft) -> None:
     """Read the text."""
+    begin = draft.run.output[:_LONGEST_TITLE]
+    if any(line.startswith(_OTHER_FORMATS) for _, line in numbered_lines(begin)):
+        draft.fail("the output is that of `pkg audit --raw` in UCL or YAML, which is not read: add --raw=json-compact")
     _Reader(draft).read(draft.run.output)
 
 

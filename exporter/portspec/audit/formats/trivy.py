@@ -31,6 +31,12 @@ def read(draft: Draft) -> None:
     root = read_tree(draft.run.output, draft)
     if root is None:
         return
+    if isinstance(root.value, list):
+        draft.fail(
+            "the document is a list, which is trivy's schema 1: use trivy 0.20 or later, or set "
+            "TRIVY_NEW_JSON_SCHEMA=true for 0.19"
+        )
+        return
     schema = root.count("SchemaVersion", is_required=True)
     if schema is not None and schema != _SCHEMA:
         draft.fail(f"SchemaVersion is {schema}, expected {_SCHEMA}")

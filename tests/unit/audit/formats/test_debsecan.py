@@ -4,7 +4,7 @@ import pytest
 
 from portspec.audit.formats import parse
 from portspec.audit.formats.debsecan import PROOF
-from portspec.audit.model import Audit, Severity, Status, ToolRun
+from portspec.audit.model import Audit, Severity, Status, System, ToolRun
 
 LINE = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n"
 REPORT = "Security report based on the sid release\n\n"
@@ -22,6 +22,24 @@ CLEAN = "No known vulnerabilities were found on the system.\n"
 def debsecan(output: str, exit_status: int = 0, errors: str = "") -> Audit:
     """Read an output of debsecan."""
     return parse(ToolRun("debsecan", exit_status, output, errors))
+
+
+@pytest.mark.parametrize(
+    ("system", "status"),
+    [
+        (System("Linux", "debian", (), "12"), Status.CLEAN),
+        (System("Linux", "raspbian", ("debian",), "12"), Status.CLEAN),
+        (System("Linux", "ubuntu", ("debian",), "24.04"), Status.UNSUPPORTED),
+        (System("Linux", "linuxmint", ("ubuntu", "debian"), "22"), Status.UNSUPPORTED),
+        (System("Linux", "kali", ("debian",), "2026.3"), Status.UNSUPPORTED),
+    ],
+)
+def test_debsecan_has_data_of_debian_alone(system: System, status: Status) -> None:
+    """Whatever it finds elsewhere, and whatever it does not find, says nothing of the packages of that system."""
+    audit = parse(ToolRun("debsecan", 0, f"{PROOF}\n", system=system))
+    assert audit.status == status
+    why = f"debsecan has no data for packages of {system.spelled}, only for those of Debian"
+    assert audit.reason == ("" if status is Status.CLEAN else why)
 
 
 def test_the_proof_is_the_line_that_the_agent_adds() -> None:

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from portspec.audit.formats import TOOLS, parse
-from portspec.audit.model import Severity, Status, ToolRun
+from portspec.audit.model import Scope, Severity, Status, System, ToolRun
 
 SIZE = 200_000  # characters; what is quadratic takes hours
+CURL = """\
+curl-7.50.1 is vulnerable:
+  cURL -- Escape and unescape integer overflows
+  CVE: CVE-2016-7167
+
+1 problem(s) in 1 package(s) found.
+"""
 JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit")
 
 
@@ -176,3 +184,27 @@ def test_age_of_the_database_is_also_taken_from_the_agent(days: int, status: Sta
     )
     found = parse(run)
     assert (found.status, found.database_at) == (status, 1_793_513_532.0)
+
+
+def test_tools_that_complete_each_other_come_to_one_audit() -> None:
+    """It is as bad as the worst of them, and has what each found, with the reasons of all."""
+    packages = ToolRun("pkg-audit", 1, CURL)
+    base = ToolRun("pkg-audit", 0, '{"pkg_count": 0}', command=("pkg", "audit", "FreeBSD-14.1_5"))
+    audit = parse(packages, base)
+    assert (audit.status, audit.without) == (Status.VULNERABLE, Status.CLEAN)
+    assert audit.scopes == (Scope.SYSTEM, Scope.BASE)
+    assert [each.package for each in audit.vulnerabilities] == ["curl"]
+    broken = parse(packages, replace(base, output="", errors="no vuln.xml\n"))
+    assert (broken.status, broken.without) == (Status.FAILED, Status.FAILED)
+    assert broken.reason.startswith("pkg-audit: no output, expected ")
+    assert [each.package for each in broken.vulnerabilities] == ["curl"]
+
+
+def test_audit_of_the_base_system_alone_is_not_that_of_the_packages() -> None:
+    """Nothing found there says nothing of what is installed."""
+    system = System("FreeBSD", "freebsd", (), "14.1-RELEASE-p5")
+    base = ToolRun("pkg-audit", 0, '{"pkg_count": 0}', command=("pkg", "audit", "FreeBSD-14.1_5"), system=system)
+    audit = parse(base)
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason.startswith("pkg-audit looked at base system, not at the packages of freebsd 14.1-RELEASE-p5; ")
+    assert parse(replace(base, command=("pkg", "audit")), base).status == Status.CLEAN
