@@ -346,7 +346,7 @@ def _read_own(path: str) -> bytes:
         found = os.fstat(file.fileno())
         if found.st_uid not in own:
             raise SettingsError(f"{path}: belongs to {name_of_user(found.st_uid)}, who may change it: chown it")
-        if found.st_mode & others:
+        if found.st_mode & others and not stat.S_ISCHR(found.st_mode):  # of /dev/null anybody may write, to no effect
             raise SettingsError(f"{path}: may be changed by other users: chmod go-w {shlex.quote(path)}")
         text = file.read()
     for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
