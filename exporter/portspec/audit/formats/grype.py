@@ -59,6 +59,9 @@ def _judge_system(draft: Draft, root: Node) -> None:
     draft.covers(Scope.LANGUAGES)
     if draft.run.is_of_applications:
         return
+    source = root.branch("source")
+    if source.text("type") == "image" and draft.run.system:
+        draft.unsupported("grype looked at an image, not at this host")
     distro = root.branch("distro")
     name, version = distro.text("name"), distro.text("version")
     kinds = {

@@ -51,6 +51,8 @@ def read(draft: Draft) -> None:
         for vulnerability in result.branches("Vulnerabilities"):
             path = vulnerability.text("PkgPath") or (result.text("Target") if scope is not Scope.SYSTEM else "")
             _add(draft, vulnerability, path)
+    if root.text("ArtifactType") == "container_image" and draft.run.system and not _is_of_applications(draft):
+        draft.unsupported(f"trivy looked at the image {quote(root.text('ArtifactName'))}, not at this host")
     _judge(draft, f"{family} {release}".strip(), scopes)
     if system.flag("EOSL"):
         draft.doubt(f"trivy has no new vulnerabilities for {family} {release}, which is past its support")

@@ -216,6 +216,31 @@ def test_audit_of_applications_is_clean_where_that_is_meant(tool: str) -> None:
     assert audit.reason
 
 
+@pytest.mark.parametrize("tool", ["trivy", "grype"])
+def test_audit_of_an_image_is_not_that_of_its_host(tool: str) -> None:
+    """The system of the host is known, and it is not what was looked at."""
+    outputs = {
+        "trivy": {
+            "SchemaVersion": 2,
+            "ArtifactName": "shop:1",
+            "ArtifactType": "container_image",
+            "Metadata": {"OS": {"Family": "debian", "Name": "12"}},
+            "Results": [{"Target": "shop:1 (debian 12)", "Class": "os-pkgs"}],
+        },
+        "grype": {
+            "matches": [],
+            "source": {"type": "image", "target": {}},
+            "distro": {"name": "debian", "version": "12"},
+            "descriptor": {"name": "grype"},
+        },
+    }
+    run = ToolRun(tool, 0, json.dumps(outputs[tool]), system=System("Linux", "debian", (), "12"))
+    audit = parse(run)
+    assert audit.status == Status.UNSUPPORTED
+    assert "not at this host" in audit.reason
+    assert parse(replace(run, is_of_applications=True)).status == Status.CLEAN
+
+
 @pytest.mark.parametrize("name", ["", "fedora", "archlinux", "gentoo", "opensuse-leap", "nixos"])
 def test_grype_without_data_for_the_system_is_unsupported(name: str) -> None:
     """It names no system, or one that none of its sources is about."""
