@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portspec.scan import ScanJob
 
 ALL = Shard()
-PATIENCE = 10.0  # seconds
+PATIENCE = 30.0  # seconds
 
 
 def write(path: Path, hosts: Mapping[str, Any], **keys: Any) -> None:

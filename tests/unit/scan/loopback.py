@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 V4: Final = "127.0.0.1"
 V6: Final = "::1"
-PATIENCE: Final = 10.0  # seconds that anything bounded may take on a busy machine
+PATIENCE: Final = 30.0  # seconds that anything bounded may take on a busy machine
 
 _LISTEN: Final = "0A"  # net/tcp_states.h
 _numbers = itertools.count(1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-PATIENCE: Final = 10.0  # seconds that anything bounded may take on a busy machine
+PATIENCE: Final = 30.0  # seconds that anything bounded may take on a busy machine
 SOON: Final = 0.05  # the time limit of what never answers
 
 
