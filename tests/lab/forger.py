@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from .program import OBSERVE, order, states
+from .program import order, states
 from .truth import HostTruth, State
 
 if TYPE_CHECKING:
@@ -471,7 +471,7 @@ def scan_among_forgeries(
     try:
         assert forger.stdout.readline() == "ready\n"
         start = time.monotonic()
-        done = lab.run(OBSERVE, input=order(jobs, **options), timeout=600, check=True)
+        done = lab.fork("observe", stdin=order(jobs, **options), timeout=600).result(check=True)
         end = time.monotonic()
         told = json.loads(forger.communicate(timeout=60)[0])
     finally:

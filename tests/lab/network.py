@@ -8,7 +8,9 @@ listening sockets, by nftables rules, and, for closed ports, by the kernel's own
 from __future__ import annotations
 
 import json
+import select
 import subprocess
+import sys
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ Side = Literal["scanner", "hosts"]
 
 _LISTENERS: Final = Path(__file__).with_name("listeners.py")
 _NAMES: Final = Path(__file__).with_name("names.py")
+_ROOT: Final = Path(__file__).parents[2]
+_FORK_SERVER: Final = [sys.executable, "-m", "tests.lab.forkserver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,35 @@ class Received:
 
     connections: int
     bytes: int
+
+
+class Forked:
+    """A program that runs in the lab, forked from the fork server; see :meth:`Lab.fork`."""
+
+    def __init__(self, server: subprocess.Popen[str], command: dict[str, Any]) -> None:
+        self._server = server
+        self._arguments = [command["program"], *command["arguments"]]
+        self._answer: dict[str, Any] | None = None
+        _tell(server, command)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        assert self._server.stdout is not None
+        return self._answer is not None or bool(select.select([self._server.stdout], [], [], 0)[0])
+
+    def result(self, *, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """Wait for the end of it. Raises what :func:`subprocess.run` raises; it is killed when its time is up."""
+        if self._answer is None:
+            self._answer = _answer(self._server, f"run {self._arguments[0]}")
+        if "timeout" in self._answer:
+            raise subprocess.TimeoutExpired(self._arguments, self._answer["timeout"])
+        done = subprocess.CompletedProcess(
+            self._arguments, self._answer["code"], self._answer["stdout"], self._answer["stderr"]
+        )
+        if check:
+            done.check_returncode()
+        return done
 
 
 class Lab:
@@ -49,6 +82,8 @@ class Lab:
         self._stack = ExitStack()
         self._nft = tool("nft")
         self._processes: list[subprocess.Popen[str]] = []
+        self._server: subprocess.Popen[str] | None = None
+        self._forked: Forked | None = None
         self._verdicts: rules.Verdicts = {}
         #: the sockets that listen, and whether they reset their connections
         self._sockets: dict[tuple[str, int], bool] = {}
@@ -194,6 +229,20 @@ class Lab:
         self._processes.append(process)
         return process
 
+    def fork(self, program: str, *arguments: str, stdin: str = "", timeout: float = 30.0) -> Forked:
+        """Run one of the programs of forkserver.py on the scanner's side, in less time than :meth:`run` takes to start.
+
+        One at a time: this waits for the end of the one before. ``timeout`` is in seconds.
+        """
+        if self._forked is not None:
+            with suppress(LabError, subprocess.TimeoutExpired):
+                self._forked.result()
+        if self._server is None or self._server.poll() is not None:
+            self._server = self.popen(_FORK_SERVER, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = {"program": program, "arguments": arguments, "input": stdin, "timeout": timeout}
+        self._forked = Forked(self._server, command)
+        return self._forked
+
     def _load(self, ruleset: str) -> None:
         self._hosts.run("load nftables rules", [self._nft, "-f", "-"], ruleset)
 
@@ -212,14 +261,20 @@ class Lab:
 
 def _ask(server: subprocess.Popen[str], step: str, command: dict[str, Any]) -> dict[str, Any]:
     """Have a server of the lab do something; return its answer, when it is done."""
+    with suppress(BrokenPipeError):  # then there is no answer either
+        _tell(server, command)
+    return _answer(server, step)
+
+
+def _tell(server: subprocess.Popen[str], command: dict[str, Any]) -> None:
     assert server.stdin is not None
+    server.stdin.write(json.dumps(command) + "\n")
+    server.stdin.flush()
+
+
+def _answer(server: subprocess.Popen[str], step: str) -> dict[str, Any]:
     assert server.stdout is not None
-    try:
-        server.stdin.write(json.dumps(command) + "\n")
-        server.stdin.flush()
-        answer: dict[str, Any] = json.loads(server.stdout.readline() or '{"error": "it has ended"}')
-    except BrokenPipeError:
-        answer = {"error": "it has ended"}
+    answer: dict[str, Any] = json.loads(server.stdout.readline() or '{"error": "it has ended"}')
     if "error" in answer:
         raise LabError(step, answer["error"])
     return answer

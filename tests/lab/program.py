@@ -28,8 +28,16 @@ def configure(directory: Path, hosts: dict[str, Any], scanports: Iterable[int | 
 
 
 def scan(lab: Lab, conf: Path, *arguments: str, prefix: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
-    """Run `portspec scan --json`; gives the exit code and what it printed."""
-    done = lab.run([*prefix, *PROGRAM, "scan", "-c", str(conf), "--json", *arguments], timeout=100)
+    """Run `portspec scan --json`; gives the exit code and what it printed.
+
+    With a `prefix`, words before the command, the program is really started; otherwise it is forked, which is quicker.
+    """
+    words = ["scan", "-c", str(conf), "--json", *arguments]
+    done = (
+        lab.run([*prefix, *PROGRAM, *words], timeout=100)
+        if prefix
+        else lab.fork("portspec", *words, timeout=100).result()
+    )
     assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, document
@@ -54,8 +62,13 @@ def states(output: str) -> States:
 
 def observe(lab: Lab, jobs: Iterable[Job], *, engine: str = "syn", limit: float = 60, **options: Any) -> States:
     """Scan with an engine alone, within `limit` seconds; its options are quick unless they are given."""
-    done = lab.run(OBSERVE, input=order(jobs, engine=engine, **(QUICK | options)), timeout=limit, check=True)
-    return states(done.stdout)
+    forked = lab.fork("observe", stdin=order(jobs, engine=engine, **(QUICK | options)), timeout=limit)
+    return states(forked.result(check=True).stdout)
+
+
+def get(lab: Lab, server: str, path: str) -> str:
+    """Give what an HTTP server on the scanner's side (HOST:PORT) has; nothing while it does not listen."""
+    return lab.fork("get", server, path).result().stdout
 
 
 def expected_states(truths: Iterable[HostTruth], ports: Iterable[int]) -> States:

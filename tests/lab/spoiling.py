@@ -12,7 +12,6 @@ runs N cases of each kind and prints how many verdicts were wrong, and how many 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
 import sys
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from .network import Lab
-from .program import PROGRAM, configure
+from .program import configure
 from .truth import HostTruth, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from subprocess import Popen
+    from collections.abc import Mapping
 
 ADDRESSES: Final = {4: "198.18.7.1", 6: "2001:db8:18::7:1"}
 ALLOWED: Final = 22
@@ -168,25 +166,15 @@ table inet spoiler {{
         self._lab.run(["nft", "-f", "-"], side="hosts", input=text, check=True)
 
 
-@contextlib.contextmanager
-def scanning(lab: Lab, conf: Path) -> Iterator[Popen[str]]:
-    """Run `portspec scan`, to be asked for its output."""
-    process = lab.popen([*PROGRAM, "scan", "-c", str(conf), "--json"], stdout=-1, stderr=-1)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
     """Scan while it is spoilt; gives what was said of the host, and whether the scan met what spoils it."""
     lab.apply([case.truth])
     conf = configure(directory, scanports=[f"{case.ports[0]}-{case.ports[1]}"], **case.keys)
     lasts = None if case.kind in STANDING else BANS.get(case.kind, 1.0)
-    with Spoiler(lab, case) as spoiler, scanning(lab, conf) as process:
+    with Spoiler(lab, case) as spoiler:
+        scan = lab.fork("portspec", "scan", "-c", str(conf), "--json", timeout=180)
         ends_at = None
-        while process.poll() is None and lasts is not None:
+        while not scan.is_over and lasts is not None:
             if ends_at is None and spoiler.has_begun:
                 ends_at = time.monotonic() + lasts
             if ends_at is not None and time.monotonic() >= ends_at:
@@ -194,10 +182,10 @@ def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
                 spoiler._nft("table inet spoiler {\n counter spoilt { packets 1 bytes 1 } \n}\n")
                 break
             time.sleep(0.02)
-        out, err = process.communicate(timeout=120)
+        done = scan.result()
         was_spoilt = spoiler.has_begun
-    assert out, err
-    (host,) = json.loads(out)["hosts"]
+    assert done.stdout, done.stderr
+    (host,) = json.loads(done.stdout)["hosts"]
     return host, was_spoilt
 
 

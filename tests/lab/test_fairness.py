@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from .namespaces import tool
-from .program import PROGRAM, configure
+from .program import PROGRAM, configure, get
 from .test_odd_hosts import tunnel
 from .truth import HostTruth, State
 
@@ -34,9 +33,7 @@ PATIENCE: Final = 60.0
 
 def last_scans(lab: Lab) -> dict[str, float]:
     """Give when each host was last scanned to a verdict, in Unix seconds."""
-    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
-    url = f"http://{LISTEN}/metrics?name[]=port_last_scan_timestamp_seconds"
-    page = lab.run([sys.executable, "-c", code, url]).stdout
+    page = get(lab, LISTEN, "/metrics?name[]=port_last_scan_timestamp_seconds")
     found = re.findall(r'^port_last_scan_timestamp_seconds\{host="([^"]+)"\} (\S+)$', page, re.MULTILINE)
     return {host: float(at) for host, at in found}
 

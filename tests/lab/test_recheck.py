@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from .program import PROGRAM, configure
+from .program import PROGRAM, configure, get
 from .truth import HostTruth, State
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ PATIENCE: Final = 100.0
 
 def ask(lab: Lab, path: str) -> str:
     """Ask the exporter on the scanner's side; nothing while it does not listen."""
-    code = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
-    return lab.run([sys.executable, "-c", code, f"http://{LISTEN}{path}"]).stdout
+    return get(lab, LISTEN, path)
 
 
 def verdicts(lab: Lab) -> dict[str, list[str]]:
