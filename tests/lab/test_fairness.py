@@ -64,7 +64,7 @@ def exporter(lab: Lab, directory: Path, engine: str) -> Iterator[None]:
     conf = configure(
         directory,
         {host: [22] for host in [*GOOD, *LIMITED, LATE, *NAMES]},
-        ["1-1000"],
+        ["1-300"],
         interval=INTERVAL,
         parallelscans=10,
         recheck=0,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 #: How thoroughly hypothesis looks: enough to find a fault, quick enough to run each time.
-MODEST: Final = settings(deadline=None, max_examples=60)
+MODEST: Final = settings(deadline=None, max_examples=40)
 
 ADDRESS: Final = "192.0.2.1"  # RFC 5737: nobody's; it stands in observations made by hand and is never probed
 NOW: Final = 1_700_000_000.0  # 2023-11-14T22:13:20Z

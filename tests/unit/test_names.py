@@ -122,7 +122,7 @@ ADDRESS_LIKE = st.one_of(
 )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(ADDRESS_LIKE)
 def test_what_the_resolver_takes_for_an_address_is_that_address_or_refused(written: str) -> None:
     """getaddrinfo(3) never makes an address of what portspec takes for a name, nor another address of an address."""
@@ -138,7 +138,7 @@ def test_what_the_resolver_takes_for_an_address_is_that_address_or_refused(writt
         assert [ipaddress.ip_address(sockaddr[0]) for *_, sockaddr in found] == [ipaddress.ip_address(form)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ADDRESS_LIKE)
 def test_a_name_is_not_asked_for_as_an_address(written: str) -> None:
     """What is handed to getaddrinfo(3) for a name is a name to it, too."""

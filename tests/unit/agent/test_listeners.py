@@ -79,7 +79,7 @@ def test_sockets_that_wait_for_nobody_are_left_out(protocol: str, text: str) -> 
     assert read_proc_net([text], protocol) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -205,7 +205,7 @@ def test_sockstat_is_read() -> None:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.one_of(
         st.text(max_size=300),

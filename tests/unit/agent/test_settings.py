@@ -193,7 +193,7 @@ NAMES = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(NAMES)
 def test_host_is_spelled_as_portspec_spells_it(text: str) -> None:
     """A host has the spelling by which its key is derived, in ASCII; what is no host's name there is none here."""

@@ -307,7 +307,7 @@ documents = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(documents, st.booleans())
 def test_any_data_at_all_loads_or_is_told(file: Path, data: object, flow: bool) -> None:  # noqa: FBT001 - drawn
     """Any value may stand under any key: it is a configuration or an error, never a traceback."""

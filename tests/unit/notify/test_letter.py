@@ -7,7 +7,7 @@ from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.errors import printable
@@ -457,7 +457,7 @@ NOTICES = st.builds(
 )
 
 
-@settings(MODEST, max_examples=100)
+@MODEST
 @given(NOTICES, st.integers(1, 2**63 - 1), TIMES)
 def test_whatever_is_told_is_a_mail(notice: Notice, number: int, now: float) -> None:
     """Any notice is a mail that any server passes on, and its host is read as it was meant."""
