@@ -26,7 +26,6 @@ QUICK: Final = (
     "inventory/discovery/test_dns.py",
     "metrics/test_golden.py",
     "notify/test_mailer.py",
-    "scan/syn/test_packets.py",
     "store/test_archive.py",
     "test_log.py",
     "web/test_pages.py",
