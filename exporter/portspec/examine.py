@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from portspec import evidence, log
+from portspec import evidence, log, summary
 from portspec.canary import FRESH as LOOKED_RECENTLY
 from portspec.canary import disbelieved, silence
 from portspec.clock import TimeLimit
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
     from portspec.scan.addresses import AddressScans
-    from portspec.verdict import Deviation, Judgement
+    from portspec.verdict import Deviation
 
 _log = log.get("examine")
 T = TypeVar("T")
@@ -145,18 +145,18 @@ class Examiner:
                     rate=self._host_rate or pace,
                     began=began,
                 )
-            summary = await _apart(result.judgement.deviations, partial(_summary, result))
+            told = await _apart(result.judgement.deviations, partial(summary.of, result))
         except NoThreadError as error:
             result = self._failed(target, Failure(Reason.LOCAL_LIMIT, str(error)))
-            summary = _summary(result)
+            told = summary.of(result)
         except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("scan crashed", host=target.host)
             return self._failed(target, Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}"))
         if result.judgement.verdict is not Verdict.IN_SPEC:
             say = _log.warning
         else:  # ten thousand hosts that are as they were are no news, each hour
-            say = _log.debug if earlier and _is_same(result, earlier) else _log.info
-        say("host scanned", host=target.host, **summary)
+            say = _log.debug if earlier and summary.is_same(result, earlier) else _log.info
+        say("host scanned", host=target.host, **told)
         return result
 
     def _failed(self, target: Target, failure: Failure) -> ScanResult:
@@ -463,40 +463,3 @@ async def _apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: C
     """Do what takes long for a machine that answers on all its ports beside the event loop."""
     size = sum(max(len(item.scanned) - item.closed, 0) if isinstance(item, AddressObservation) else 1 for item in of)
     return work() if size <= _MANY else await computed(work)
-
-
-def _is_same(result: ScanResult, earlier: ScanResult) -> bool:
-    """Tell whether two results say the same: verdict, excepted deviations, and what is open on which address."""
-
-    def told(found: ScanResult) -> tuple[object, ...]:
-        judgement = found.judgement
-        return judgement.verdict, judgement.excepted, {seen.address: seen.open for seen in found.addresses}
-
-    return told(result) == told(earlier)
-
-
-def _summary(result: ScanResult) -> dict[str, object]:
-    judgement = result.judgement
-    summary: dict[str, object] = {
-        "verdict": judgement.verdict.value,
-        "open": len(result.open_ports),
-        "missing": _ports(judgement, Kind.MISSING),
-        "unexpected": _ports(judgement, Kind.UNEXPECTED),
-        "duration_seconds": round(result.duration, 3),
-    }
-    if judgement.excepted:
-        summary["excepted"] = _spelled(judgement.excepted)
-    if judgement.failure:
-        summary |= {"reason": judgement.failure.reason.value, "detail": judgement.failure.detail}
-    with contextlib.suppress(ValueError):
-        summary["rtt_seconds"] = round(min(seen.rtt for seen in result.addresses if seen.rtt is not None), 6)
-    return summary
-
-
-def _ports(judgement: Judgement, kind: Kind) -> str:
-    return _spelled(item for item in judgement.deviations if item.kind is kind)
-
-
-def _spelled(deviations: Iterable[Deviation]) -> str:
-    """Spell the deviating ports in a line that stays short when a machine answers on all of them."""
-    return evidence.shortened(PortSet.of(item.port for item in deviations))

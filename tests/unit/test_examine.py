@@ -315,23 +315,6 @@ def test_scan_in_spec_is_no_warning() -> None:
     ]
 
 
-def test_ports_are_logged_as_they_are_spelled() -> None:
-    """Deviating ports are logged in the spelling of conf.yml, ranges as ranges."""
-    of = target("db1", expect=[22, *range(8000, 8101)], scan=[])
-    with capture_logs() as logs:
-        asyncio.run(examiner(ScriptedEngine(all_closed)).examine(of))
-    assert (logs[0]["missing"], logs[0]["unexpected"]) == ("22, 8000-8100", "none")
-
-
-def test_line_of_a_host_with_many_deviations_stays_short() -> None:
-    """More deviating ports than a line should hold are cut at 200 characters."""
-    with capture_logs() as logs:
-        asyncio.run(examiner(ScriptedEngine(all_closed)).examine(target(expect=range(1, 65536, 2))))
-    spelled = logs[0]["missing"]
-    assert spelled.startswith("1, 3, 5, ")
-    assert (len(spelled), spelled[-1]) == (201, "…")
-
-
 def test_failure_of_a_look_up_keeps_its_reason() -> None:
     """A look-up that this machine could not make is local_limit, not the fault of the name."""
     resolver = ScriptedResolver({"web1": Resolution((), Failure(Reason.LOCAL_LIMIT, "no thread"))})
@@ -666,13 +649,6 @@ def test_probes_and_dropped_answers_are_those_of_the_engines() -> None:
     engine.stats.answers_dropped = 4
     assert (engine.stats.probes_sent, confirmer.stats.probes_sent) == (3, 2)
     assert (one.probes_sent, one.answers_dropped) == (5, 4)
-
-
-def test_unconfirmed_ports_are_not_logged_as_open() -> None:
-    """The line of a scan counts what takes connections."""
-    with capture_logs() as logs:
-        examine(target(address=V4), shows(80, 443), shows(443))
-    assert [(entry["open"], entry["unexpected"]) for entry in logs] == [(1, "443")]
 
 
 def test_crash_of_the_confirmer_makes_the_host_unknown() -> None:
