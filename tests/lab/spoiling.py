@@ -37,8 +37,10 @@ BANS: Final[Mapping[str, float | None]] = {"ban 5 s": 5.0, "ban 60 s": 60.0, "ba
 ERRORS: Final[Mapping[str, Mapping[int, str]]] = {
     "net unreachable": {4: "icmp type net-unreachable", 6: "icmpv6 type no-route"},
     "host unreachable": {4: "icmp type host-unreachable", 6: "icmpv6 type addr-unreachable"},
+    "protocol unreachable": {4: "icmp type prot-unreachable"},
     "port unreachable": {4: "icmp type port-unreachable", 6: "icmpv6 type port-unreachable"},
     "prohibited": {4: "icmp type admin-prohibited", 6: "icmpv6 type admin-prohibited"},
+    "net prohibited": {4: "icmp type net-prohibited", 6: "icmpv6 type reject-route"},
     "host prohibited": {4: "icmp type host-prohibited", 6: "icmpv6 type policy-fail"},
 }
 #: What stands before the host all the time: something that answers on every port in its place.
@@ -99,7 +101,7 @@ def draw(kind: str, seed: int) -> Case:
     rng = random.Random(f"{kind}/{seed}")  # noqa: S311 - reproducible, no secret
     engine = rng.choice(["syn", "connect"])
     # The kernel of the lab answers no SYN over IPv6 from a raw socket where it is a SYN proxy.
-    families = [4] if (kind, engine) == ("syn proxy", "syn") else [4, 6]
+    families = [4] if (kind, engine) == ("syn proxy", "syn") else list(ERRORS.get(kind, ADDRESSES))
     return Case(
         kind,
         engine,
