@@ -157,6 +157,26 @@ def test_address_that_hears_again_is_asked_with_fewer_at_a_time() -> None:
     assert lane.most_in_flight == before // 2
 
 
+def test_address_that_answers_less_than_it_is_asked_gets_rests_and_fewer_tries() -> None:
+    """Where controls are heard and yet prove no port silent, ever fewer are tried between two groups, after a rest."""
+    lane = lane_of(closed=(1, 2))
+    now, rests, numbers = 1.0, list[float](), list[int]()
+    for _ in range(3):
+        hear(ask(lane, now), now + 0.01)
+        tried = [Try((ADDRESS, port), now) for port in range(1000, 1012)]
+        lane.controls.sent(len(tried))
+        lane.doubtful = tried
+        miss(ask(lane, now + 0.1))
+        now += 5.0
+        assert lane.controls.judge(tried, TIMEOUT, now) == ([], tried)
+        assert lane.controls.due(TIMEOUT, now) is None
+        rests.append(lane.controls.rest_until - now)
+        numbers.append(lane.controls.most)
+        now = lane.controls.rest_until
+    assert rests == [0.25, 0.5, 1.0]
+    assert numbers == [6, 3, 1]
+
+
 def test_answers_that_take_long_are_waited_for() -> None:
     """Controls that answer late tell that probes are not waited for long enough: they are made again, with patience."""
     lane = lane_of(closed=(1, 2))
@@ -180,7 +200,7 @@ def test_address_that_answers_too_little_is_given_up() -> None:
         tried = silence(lane, now + 0.1)
         miss(ask(lane, now + 0.2))
         judged = lane.controls.judge(tried, TIMEOUT, now + 4.0)
-        now += 4.0
+        now = max(now + 4.0, lane.controls.rest_until)
         assert now < 2 * LONGEST_STANDSTILL
     assert judged.reason is Reason.CUT_OFF
     assert "too few" in judged.detail

@@ -2,7 +2,8 @@
 
 1. Before the first of the last tries, after each PROBES of them, and after the last one, a group of controls goes out.
 2. A silent port counts as filtered if controls were heard in the group before its last try and in the one after it.
-   Else it is tried once more.
+   Else it is tried once more. Where that proves nothing of any port, the address answers less than it is asked, as a
+   host does that limits its RSTs: after a rest, in which its bucket fills, half as many are tried between two groups.
 3. Where no control is heard the address is deaf. Nothing but controls is sent then, with growing rests, until one is
    heard: what is silent is tried again then, with half as many probes in flight. After LONGEST_SILENCE without an
    answer the address counts as cut off.
@@ -56,13 +57,14 @@ class Group(Lane):
 class Controls:
     """The controls of one lane. Times in seconds."""
 
-    __slots__ = ("_deaf", "_groups", "_lane", "_probes", "_progress", "_turn", "_watch", "rest_until")
+    __slots__ = ("_deaf", "_groups", "_lane", "_probes", "_progress", "_turn", "_vain", "_watch", "rest_until")
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self._groups: list[Group] = []
         self._probes = 0  # last tries since the last group
         self._deaf = 0  # times in a row that nobody was heard
+        self._vain = 0  # times in a row that controls were heard, and yet nothing was proven
         self._progress = (0, 0.0)  # ports that were unsettled, and since when they are as many
         self._turn = 0
         self._watch: Group | None = None  # controls in the middle of a scan
@@ -95,13 +97,18 @@ class Controls:
     def due(self, timeout: float, now: float) -> Group | None:
         """Give the controls to send before the next of the last tries, or after them if there are no more."""
         is_first = not self._groups
-        if self.is_held(now) or not (is_first or self._probes >= PROBES or (self._probes and self.is_closing)):
+        if self.is_held(now) or not (is_first or self._probes >= self.most or (self._probes and self.is_closing)):
             return None
         group = self._group(timeout, now)
         if group:
             self._groups.append(group)
             self._probes = 0
         return group
+
+    @property
+    def most(self) -> int:
+        """How many last tries may be made between two groups."""
+        return min(PROBES, self._lane.most_in_flight)
 
     def _group(self, timeout: float, now: float) -> Group | None:
         ports = self._pick()
@@ -165,12 +172,16 @@ class Controls:
         proven, unproven = list[Try](), list[Try]()
         for one in silent:
             (proven if _is_between(one.sent_at, groups) else unproven).append(one)
+        self._vain = 0 if proven or not unproven else self._vain + 1
+        if self._vain:
+            self._lane.most_in_flight = max(1, min(self._lane.most_in_flight, len(unproven)) // 2)
+            self._rest_for(self._vain, now)
         return proven, unproven
 
     def begin_anew(self, now: float) -> None:
         """Forget what was heard: the way to the address was interrupted."""
         self._groups.clear()
-        self._probes = self._deaf = 0
+        self._probes = self._deaf = self._vain = 0
         self._watch = None
         self._lane.heard_at = now
 
@@ -183,8 +194,12 @@ class Controls:
         self._deaf += 1
         if self._deaf >= _FEWEST and now - self._lane.heard_at >= LONGEST_SILENCE:
             return self._cut_off(is_silent=True)
-        self.rest_until = now + min(_LONGEST_REST, _FIRST_REST * 2 ** (self._deaf - 1))
+        self._rest_for(self._deaf, now)
         return None
+
+    def _rest_for(self, times: int, now: float) -> None:
+        """Send nothing for a while, the longer the more times in a row that is."""
+        self.rest_until = now + min(_LONGEST_REST, _FIRST_REST * 2 ** (times - 1))
 
     def _is_at_a_standstill(self, now: float) -> bool:
         unsettled, since = self._progress

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from portspec.scan.connect.control import PROBES, SCOUTS, TIMES_AS_LONG, Controls
+from portspec.scan.connect.control import SCOUTS, TIMES_AS_LONG, Controls
 from portspec.scan.connect.flights import Flights
 from portspec.scan.connect.lane import CLOSED, FILTERED, MAX_ADDRESS_WINDOW, OPEN, Lane, Try
 from portspec.scan.connect.sockets import (
@@ -301,7 +301,7 @@ class ConnectEngine(EngineThread):
         controls = lane.controls
         group = controls.due(self.timeout, now)
         asked = self._send_controls(lane, group, count) if group else 0
-        sent = self._send(lane, min(count - asked, PROBES)) if asked < count else 0
+        sent = self._send(lane, min(count - asked, controls.most)) if asked < count else 0
         controls.sent(sent)
         return asked + sent
 
