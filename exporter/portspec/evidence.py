@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LONGEST_PORTS = 200  # characters
 _SAMPLE = 8  # ports that tell whether an address still answers
 _CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
+_MANY = 128  # ports that are not open: beside them a probe to an open one costs less than a hundredth
 
 
 def new_deviations(
@@ -50,8 +51,59 @@ def sample(ports: PortSet) -> PortSet:
 
 
 def answering(item: AddressObservation, but: PortSet) -> PortSet:
-    """Give some ports of an address that have answered, others than those."""
-    return PortSet.of(islice(item.scanned - item.filtered - but, _CONTROLS))
+    """Give some ports of an address that have answered, others than those; open ones before closed ones."""
+    closed = item.scanned - item.open - item.filtered - but
+    return PortSet.of(islice(chain(sample(item.accepting - but), closed, item.open - but), _CONTROLS))
+
+
+def formerly_open(
+    first: AddressObservation,
+    item: AddressObservation,
+    specification: Specification,
+    shown: PortSet | None,
+    job: ScanJob,
+) -> ScanJob | None:
+    """Give the job that asks, after all else, some ports that were open at `first` whether they still are.
+
+    A ban may answer in the place of the address, with RST: what is refused then is no more closed than what is silent.
+    None where there is no such port; where the last look at some ports, which has `shown` these open, tells; or where
+    little could be hidden: few ports that are not open, and none among them that was.
+    """
+    known = specification.expect | specification.allow
+    has_vanished = bool(first.open - known - item.accepting)
+    if item.failure or not (has_vanished or len(item.scanned) - len(item.open) >= _MANY):
+        return None
+    asked = sample(first.open & specification.expect or first.open & known or first.open)
+    if not asked or (shown and not (asked & specification.expect) - shown):
+        return None
+    return replace(job, addresses=(item.address,), ports=asked, first=NO_PORTS, patience=patience(item))
+
+
+def still_open(
+    item: AddressObservation, specification: Specification, again: AddressObservation, seconds: float
+) -> AddressObservation:
+    """Keep only the open ports where the address no longer takes what it took when its scan began.
+
+    `again` is what formerly_open() gives shows, `seconds` are those that the scan took. One expected port that is gone
+    is enough, or each of others. Where all are silent, the address fell silent after the scan, in which silence is
+    proven anyway.
+    """
+    lost = again.scanned - again.open
+    is_all = not again.open
+    has_refused = bool(lost - again.filtered)
+    if again.failure or not lost or (is_all and not has_refused) or not (is_all or lost & specification.expect):
+        return item
+    detail = (
+        f"{item.address} {'refuses' if has_refused else 'does not answer on'} {_named(lost)}, which "
+        f"{'was' if len(lost) == 1 else 'were'} open earlier in this scan: what it refused meanwhile may be open "
+        "(does something ban this scanner, or was a service stopped?)"
+    )
+    return replace(
+        _without(item, item.scanned - item.accepting),
+        failure=Failure(Reason.CUT_OFF, detail),
+        pace=len(item.scanned) / max(seconds, 0.01),
+        lost=lost if is_all else NO_PORTS,
+    )
 
 
 def merged(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
@@ -88,8 +140,12 @@ def _without(item: AddressObservation, ports: PortSet) -> AddressObservation:
 
 
 def rechecked(item: AddressObservation, ports: PortSet, again: AddressObservation) -> AddressObservation:
-    """Put the newer state of some ports in the place of the older if it is another one, and the address answered."""
-    if again.failure or not again.answered:
+    """Put the newer state of some ports in the place of the older if it is another one, and the address answered.
+
+    Where none of the ports is open that went along and were, the answers may be those of a ban.
+    """
+    others = (item.accepting - ports) & again.scanned
+    if again.failure or not again.answered or (others and not again.open):
         return item
     newer = merged(item, ports, again)
     is_same = (newer.open, newer.filtered, newer.unconfirmed) == (item.open, item.filtered, item.unconfirmed)
@@ -137,14 +193,21 @@ def confirmed(
     return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
 
 
-def still_silent(item: AddressObservation) -> AddressObservation:
-    """Say of an address that was cut off when it was last scanned, and answers nothing, that it still is."""
-    if item.answered or item.failure:
+def still_silent(item: AddressObservation, lost: PortSet) -> AddressObservation:
+    """Say of an address that was cut off when it was last scanned that it still is, if that is so.
+
+    It is while it answers nothing; where it refused ports that were open, the `lost`, also while none of them is open.
+    """
+    if item.failure or item.open or (item.answered and not lost & item.scanned):
         return item
     detail = (
-        f"{item.address} stopped answering during an earlier scan, and answers nothing since: is this scanner banned?"
+        f"{item.address} refuses {_named(lost)} since an earlier scan, in which that was open, and shows no open port: "
+        "is this scanner banned, or was every service stopped?"
+        if item.answered
+        else f"{item.address} stopped answering during an earlier scan, and answers nothing since: "
+        "is this scanner banned?"
     )
-    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail))
+    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail), lost=lost)
 
 
 def probably_open(target: Target, earlier: ScanResult | None) -> PortSet:

@@ -7,6 +7,7 @@ import random
 import time
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import evidence, log, summary
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from portspec.clock import Later
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
+    from portspec.scan import Observation
     from portspec.scan.addresses import AddressScans
     from portspec.verdict import Deviation
 
@@ -40,6 +42,7 @@ T = TypeVar("T")
 _MANY = 2000  # ports: a few milliseconds
 _QUESTIONS = 3  # times that an address is asked whether it still answers SYNs, at most
 
+NOT_SILENCED: Mapping[str, PortSet] = MappingProxyType({})
 LEAST_DURATION = 60.0  # seconds that a host with a shorter interval may be scanned, unless the limit is configured
 
 
@@ -115,7 +118,7 @@ class Examiner:
         is_fresh: bool = False,
         is_urgent: bool = False,
         round_began: float | None = None,
-        silenced: Collection[str] = (),
+        silenced: Mapping[str, PortSet] = NOT_SILENCED,
         pace: float | None = None,
         time_limit: float | None = None,
         give_way: Callable[[], object] = lambda: None,
@@ -123,13 +126,13 @@ class Examiner:
         """Give the result of one scan; a fault on the way is logged and makes the host unknown.
 
         What deviates as it did in an `earlier` result need not be seen again before it counts. An address of `silenced`
-        was cut off when it was last scanned; while it answers nothing it still is. `pace` is how many probes per second
-        the host gets then, where the configuration does not say it. With `is_fresh` no
-        port's state is older than this call; else it may come from a scan of the same address for another host
-        that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time `round_began` of
-        now() or later. An urgent host is scanned before those that wait and are not urgent. `time_limit` are seconds
-        from now on, where that is less than the host's own limit. `give_way` is called, perhaps several times, when
-        the host has become slow, or only waits for the scans of others.
+        was cut off when it was last scanned; while it answers nothing, or shows none of these ports open, it still is.
+        `pace` is how many probes per second the host gets then, where the configuration does not say it. With
+        `is_fresh` no port's state is older than this call; else it may come from a scan of the same address for another
+        host that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time
+        `round_began` of now() or later. An urgent host is scanned before those that wait and are not urgent.
+        `time_limit` are seconds from now on, where that is less than the host's own limit. `give_way` is called,
+        perhaps several times, when the host has become slow, or only waits for the scans of others.
         """
         began = self._canaries.now() - FRESH if self._canaries else 0.0
         try:
@@ -231,7 +234,7 @@ class Examiner:
             # Of the ports that go along only the known ones are asked by connecting, as one that must answer.
             heard = [item for item in again.values() if item.address not in unmasked.by_connection]
             heard = [replace(item, open=item.open & (asked[item.address] | known)) for item in heard]
-            confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard)
+            confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard, {})
             again |= {item.address: item for item in confirmed}
         return tuple(
             evidence.rechecked(item, asked[item.address], again[item.address]) if item.address in again else item
@@ -247,7 +250,7 @@ class Examiner:
         *,
         is_fresh: bool,
         round_began: float | None,
-        silenced: Collection[str],
+        silenced: Mapping[str, PortSet],
         rate: float | None,
         began: float,
     ) -> ScanResult:
@@ -285,13 +288,13 @@ class Examiner:
                     over=limit.nearly_over,
                     on_begin=on_begin,
                 )
-                seen, duration = observation.addresses, observation.duration
                 place.is_urgent = True  # a host that was seen in part goes before those that were not looked at yet
                 # the same ports for all hosts of a round, so that names of one address share them
                 seed = job.seed if round_began is None else f"{self._secret}/{round_began}"
-                seen, more = await self._settle(specification, job, place, seen, earlier, seed)
-                duration += more
-        seen = tuple(evidence.still_silent(item) if item.address in silenced else item for item in seen)
+                seen, duration = await self._settle(specification, job, place, observation, earlier, seed)
+        seen = tuple(
+            evidence.still_silent(item, silenced[item.address]) if item.address in silenced else item for item in seen
+        )
         seen = evidence.with_progress(seen, target, limit.seconds)
         if self._canaries:
             is_seen = any(item.accepting & specification.expect for item in seen)
@@ -353,29 +356,57 @@ class Examiner:
         specification: Specification,
         job: ScanJob,
         place: Place,
-        seen: tuple[AddressObservation, ...],
+        observation: Observation,
         earlier: ScanResult | None,
         seed: int | str,
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Look behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
 
-        Gives what is known then, and the seconds it took.
+        In the end what was open is asked whether it still is. Gives what is known then, and the seconds of all of it.
         """
         known = specification.expect | specification.allow
-        unmasked = await self._impostors.unmask(seen, known, job, place, seed)
-        duration = unmasked.duration
+        unmasked = await self._impostors.unmask(observation.addresses, known, job, place, seed)
+        duration = observation.duration + unmasked.duration
         found = {item.address: item for item in unmasked.addresses}
         # a SYN would be answered again by whoever answers everything
         rest = tuple(item for item in found.values() if item.address not in unmasked.by_connection)
+        shown: dict[str, PortSet] = {}
         for number in range(max(self._repeats.values())):
             kinds = [kind for kind, repeats in self._repeats.items() if number < repeats]
-            rest, more = await self._repeat(specification, job, place, rest, kinds, earlier)
+            rest, more = await self._repeat(specification, job, place, rest, kinds, earlier, shown)
             duration += more
         if self._confirmer:
-            rest, more = await self._confirm(self._confirmer, specification, job, place, rest)
+            rest, more = await self._confirm(self._confirmer, specification, job, place, rest, shown)
             duration += more
+        rest, more = await self._ask_at_the_end(specification, job, place, found, rest, shown, duration)
+        duration += more
         found |= {item.address: item for item in rest}
         return tuple(found.values()), duration
+
+    async def _ask_at_the_end(
+        self,
+        specification: Specification,
+        job: ScanJob,
+        place: Place,
+        first: Mapping[str, AddressObservation],
+        seen: tuple[AddressObservation, ...],
+        shown: Mapping[str, PortSet],
+        seconds: float,
+    ) -> tuple[tuple[AddressObservation, ...], float]:
+        """Ask whether what was open `first` still is, unless a later look has `shown` that.
+
+        `seconds` are those that it took so far. Gives what is known then, and the seconds that this took.
+        """
+        jobs = [
+            evidence.formerly_open(first[item.address], item, specification, shown.get(item.address), job)
+            for item in seen
+        ]
+        again, duration = await all_of(self._scans, place, [asked for asked in jobs if asked])
+        checked = tuple(
+            evidence.still_open(item, specification, again[item.address], seconds) if item.address in again else item
+            for item in seen
+        )
+        return checked, duration
 
     async def _repeat(
         self,
@@ -385,10 +416,12 @@ class Examiner:
         seen: tuple[AddressObservation, ...],
         kinds: Collection[Kind],
         earlier: ScanResult | None,
+        shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Look again at what deviates in one of these ways; gives what is known then, and the seconds it took.
 
-        Ports that have answered go along: silence means little where nothing else is seen to answer.
+        Ports that have answered go along: silence means little where nothing else is seen to answer. What is open goes
+        into `shown`, by address.
         """
         before = {item.address: item for item in (earlier.addresses if earlier else ()) if item.is_usable}
         asked = {
@@ -397,6 +430,7 @@ class Examiner:
             if item.is_usable
         }
         again, duration = await self._look_again(job, place, seen, asked)
+        shown |= {address: found.open for address, found in again.items()}
         merged = tuple(
             evidence.merged(item, asked[item.address], again[item.address]) if item.address in again else item
             for item in seen
@@ -417,9 +451,7 @@ class Examiner:
                 is_silent = item.failure is not None and item.failure.reason is Reason.CUT_OFF
                 alive = NO_PORTS if is_silent else evidence.answering(item, ports)
                 jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
-        answers = await all_of(self._scans, place, jobs)
-        again = {found.address: found for answer in answers for found in answer.addresses}
-        return again, max((answer.duration for answer in answers), default=0.0)
+        return await all_of(self._scans, place, jobs)
 
     async def _confirm(
         self,
@@ -428,13 +460,16 @@ class Examiner:
         job: ScanJob,
         place: Place,
         seen: Sequence[AddressObservation],
+        shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took."""
+        """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took.
+
+        What is open goes into `shown`, by address.
+        """
         known = specification.expect | specification.allow
         questions = {item.address: question for item in seen if (question := evidence.question(item, known, job))}
-        answers = await all_of(confirmer, place, questions.values())
-        connected = {found.address: found for answer in answers for found in answer.addresses}
-        duration = max((answer.duration for answer in answers), default=0.0)
+        connected, duration = await all_of(confirmer, place, questions.values())
+        shown |= {address: found.open for address, found in connected.items()}
         # Where nothing is heard of connections: are SYNs still answered?
         again: dict[str, AddressObservation] = {}
         lost = {item.address for item in seen if item.failure}
@@ -447,9 +482,9 @@ class Examiner:
                 replace(questions[address], ports=evidence.sample(questions[address].ports), patience=0.0)
                 for address in asked
             ]
-            answers = await all_of(self._scans, place, jobs)
-            again |= {found.address: found for answer in answers for found in answer.addresses}
-            duration += max((answer.duration for answer in answers), default=0.0)
+            answers, more = await all_of(self._scans, place, jobs)
+            again |= answers
+            duration += more
         confirmed = tuple(
             evidence.confirmed(item, known, connected[item.address], again.get(item.address))
             if item.address in connected

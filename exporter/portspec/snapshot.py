@@ -132,10 +132,10 @@ class HostState:
         return self.target.exceptions
 
     @property
-    def silenced(self) -> frozenset[str]:
-        """The addresses that were cut off in the latest scan: they answered, and then did not."""
+    def silenced(self) -> Mapping[str, PortSet]:
+        """The addresses that were cut off in the latest scan, and the ports that each refuses since."""
         seen = self.latest.addresses if self.latest else ()
-        return frozenset(item.address for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF)
+        return {item.address: item.lost for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF}
 
     @property
     def verdict(self) -> Verdict:

@@ -33,8 +33,13 @@ ADDRESSES: Final = {4: "198.18.7.1", 6: "2001:db8:18::7:1"}
 ALLOWED: Final = 22
 #: How long a ban lasts, in seconds; None: for ever.
 BANS: Final[Mapping[str, float | None]] = {"ban 5 s": 5.0, "ban 60 s": 60.0, "ban": None}
+#: What a ban answers that does not drop, for ever, by family.
+REJECTIONS: Final[dict[str, dict[int, str]]] = {
+    "ban that rejects": {4: "icmp type port-unreachable", 6: "icmpv6 type port-unreachable"},
+    "ban that resets": dict.fromkeys((4, 6), "tcp reset"),
+}
 #: What a router that restarts says of a host for a second, by family.
-ERRORS: Final[Mapping[str, Mapping[int, str]]] = {
+ERRORS: Final[dict[str, dict[int, str]]] = {
     "net unreachable": {4: "icmp type net-unreachable", 6: "icmpv6 type no-route"},
     "host unreachable": {4: "icmp type host-unreachable", 6: "icmpv6 type addr-unreachable"},
     "protocol unreachable": {4: "icmp type prot-unreachable"},
@@ -44,7 +49,7 @@ ERRORS: Final[Mapping[str, Mapping[int, str]]] = {
     "host prohibited": {4: "icmp type host-prohibited", 6: "icmpv6 type policy-fail"},
 }
 #: What stands before the host all the time: something that answers on every port in its place.
-STANDING: Final[Mapping[str, str]] = {
+STANDING: Final[dict[str, str]] = {
     "syn proxy": """\
 table inet spoiler {{
   chain untracked {{ type filter hook prerouting priority raw; policy accept;
@@ -64,7 +69,7 @@ table inet spoiler {{
 }}
 """,
 }
-KINDS: Final = (*BANS, "reboot", *ERRORS, *STANDING)
+KINDS: Final = (*BANS, *REJECTIONS, "reboot", *ERRORS, *STANDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class Spoiler:
     def __init__(self, lab: Lab, case: Case) -> None:
         self._lab = lab
         what = "ip" if case.family == 4 else "ip6"
-        error = ERRORS.get(case.kind)
+        error = (ERRORS | REJECTIONS).get(case.kind)
         does = f"reject with {error[case.family]}" if error else "drop"
         # A quota is exact to the packet: probes are of one size, 40 bytes without and 60 with the options of connect.
         size = {("syn", 4): 44, ("syn", 6): 64, ("connect", 4): 60, ("connect", 6): 80}[case.engine, case.family]
@@ -172,7 +177,7 @@ def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
     """Scan while it is spoilt; gives what was said of the host, and whether the scan met what spoils it."""
     lab.apply([case.truth])
     conf = configure(directory, scanports=[f"{case.ports[0]}-{case.ports[1]}"], **case.keys)
-    lasts = None if case.kind in STANDING else BANS.get(case.kind, 1.0)
+    lasts = None if case.kind in (*STANDING, *REJECTIONS) else BANS.get(case.kind, 1.0)
     with Spoiler(lab, case) as spoiler:
         scan = lab.fork("portspec", "scan", "-c", str(conf), "--json", timeout=180)
         ends_at = None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("engine", ["connect", "syn"])
 @pytest.mark.parametrize(
-    ("kind", "seed"), [("ban", 1), ("ban", 2), ("ban 5 s", 3), ("host unreachable", 4), ("port unreachable", 5)]
+    ("kind", "seed"),
+    [("ban", 1), ("ban", 2), ("ban that resets", 2), ("ban 5 s", 3), ("host unreachable", 4), ("port unreachable", 5)],
 )
 def test_scan_that_was_spoilt_is_no_verdict(lab: Lab, tmp_path: Path, engine: str, kind: str, seed: int) -> None:
     """What a ban, or a router that restarts, hid is not believed to be closed: neither "in spec" nor a false deviation.
@@ -27,7 +28,10 @@ def test_scan_that_was_spoilt_is_no_verdict(lab: Lab, tmp_path: Path, engine: st
     host, was_spoilt = run(lab, case, tmp_path)
     assert was_spoilt
     assert wrong(case, host, was_spoilt=was_spoilt) is None
-    if kind == "ban":
+    if kind == "ban that resets":
+        assert host["reason"] == "cut_off"
+        assert "refuses" in host["detail"]
+    elif kind == "ban":
         assert host["reason"] == "cut_off"
         assert "did something ban" in host["detail"] or "does something ban" in host["detail"]
     else:

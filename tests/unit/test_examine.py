@@ -12,7 +12,7 @@ from portspec.canary import Canaries
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
 from portspec.limit import Limit
-from portspec.ports import PortSet
+from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Failure, Observation, PortState, Reason
 from portspec.scan.addresses import AddressScans
 from portspec.verdict import Judgement, Kind, Verdict
@@ -569,12 +569,82 @@ def test_expected_and_formerly_open_ports_are_asked_first() -> None:
 def test_address_that_was_cut_off_stays_so_until_it_answers(answers: bool) -> None:  # noqa: FBT001
     """Silence after a ban is still the ban; one answer ends it."""
     engine = ScriptedEngine(shows(silent=not answers))
-    found = asyncio.run(examiner(engine).examine(target(allow=[22], address=V4), silenced={V4}))
+    found = asyncio.run(examiner(engine).examine(target(allow=[22], address=V4), silenced={V4: NO_PORTS}))
     assert found.judgement.verdict is (Verdict.IN_SPEC if answers else Verdict.UNKNOWN)
     if not answers:
         assert found.judgement.failure is not None
         assert found.judgement.failure.reason is Reason.CUT_OFF
         assert "during an earlier scan" in found.judgement.failure.detail
+
+
+ALLOWED = target(allow=[22], scan=[22, 80, *range(1000, 1200)], address=V4)
+
+
+@pytest.mark.parametrize("of", [ALLOWED, dataclasses.replace(ALLOWED, config=target(scan=range(1, 200)).config)])
+def test_address_that_refuses_what_it_took_is_cut_off(of: Target) -> None:
+    """Where what was open is refused in the end, a ban may have answered: what was closed is not known to be."""
+    result, engine, _ = repeated(of, shows(22), shows(), confirm=1)
+    assert [list(job.ports) for job in engine.jobs[1:]] == [[22]]
+    failure = result.judgement.failure
+    assert failure is not None
+    assert failure.reason is Reason.CUT_OFF
+    assert failure.detail.startswith("192.0.2.7 refuses port 22, which was open earlier in this scan")
+    (row,) = result.addresses
+    assert (row.scanned, row.open, row.lost) == (PortSet.of([22]),) * 3
+
+
+@pytest.mark.parametrize("last", [shows(22), shows(silent=True), fails], ids=["open", "silent", "not asked"])
+def test_address_that_refuses_nothing_in_the_end_is_judged(last: Script) -> None:
+    """It is as it was seen where it still takes connections, or fell silent after its scan."""
+    result, engine, _ = repeated(ALLOWED, shows(22), last, confirm=1)
+    assert len(engine.jobs) == 2
+    assert result.judgement == Judgement(Verdict.IN_SPEC)
+
+
+def test_expected_port_that_is_lost_beside_others_is_no_proof() -> None:
+    """Where an expected port is gone that was open, what is open beside it may be all that is let through."""
+    of = target(expect=[22, 443], scan=range(1, 500), address=V4)
+    result, _, _ = repeated(of, shows(22, 443), shows(443), confirm=1)
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.CUT_OFF
+    assert result.addresses[0].lost == NO_PORTS
+
+
+def test_deviation_that_vanishes_with_all_that_was_open_is_unknown() -> None:
+    """Also where few ports are scanned: a repeat that meets a ban which refuses takes no deviation back."""
+    result, _, _ = repeated(target(allow=[22], address=V4), shows(22, 80), shows(), confirm=2)
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    result, engine, _ = repeated(target(allow=[22], address=V4), shows(22, 80), shows(22), confirm=2)
+    assert (result.judgement.verdict, len(engine.jobs)) == (Verdict.IN_SPEC, 2)
+
+
+def test_connection_that_is_refused_with_all_others_is_unknown() -> None:
+    """A port is unconfirmed if SYNs to what is open are still answered; if they are refused, too, it is a ban."""
+    of = target(allow=[22], address=V4)
+    result, _, _ = repeated(of, shows(22, 80), shows(), confirm=1, confirmed=shows())
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    result, _, _ = repeated(of, shows(22, 80), shows(22), confirm=1, confirmed=shows())
+    assert (result.judgement.verdict, list(result.addresses[0].unconfirmed)) == (Verdict.IN_SPEC, [80])
+
+
+def test_few_ports_that_are_in_spec_are_not_asked_again() -> None:
+    """Of a scan of few ports none is asked in the end: what was seen is all that it asked."""
+    _, engine, _ = repeated(target(allow=[22], scan=range(1, 100), address=V4), shows(22), confirm=1)
+    assert len(engine.jobs) == 1
+
+
+@pytest.mark.parametrize(("is_open", "verdict"), [((), Verdict.UNKNOWN), ((22,), Verdict.IN_SPEC)])
+def test_address_that_refused_what_it_took_stays_cut_off(is_open: tuple[int, ...], verdict: Verdict) -> None:
+    """It is so until one of its ports is open again, however many scans that takes."""
+    lost = PortSet.of([22])
+    for _ in range(2):
+        one = examiner(ScriptedEngine(shows(*is_open)))
+        result = asyncio.run(one.examine(target(allow=[22], address=V4), silenced={V4: lost}))
+        assert result.judgement.verdict is verdict
+        lost = result.addresses[0].lost
+    if verdict is Verdict.UNKNOWN:
+        assert result.judgement.failure is not None
+        assert "refuses port 22 since an earlier scan" in result.judgement.failure.detail
 
 
 def test_unconfirmed_port_beside_a_failure_is_unknown() -> None:
@@ -620,14 +690,14 @@ def test_without_a_confirmer_what_is_found_counts() -> None:
 
 
 def test_confirmation_keeps_to_the_pace_of_the_scan() -> None:
-    """The jobs that confirm share the pacer of the scan: the host rate holds over both together."""
+    """All jobs about a host share a pacer: the host rate holds over scan, connections, and what is asked in the end."""
     engine, confirmer = ScriptedEngine(services_open), ScriptedEngine(shows())
     resolver = ScriptedResolver({"web1": Resolution((V4, V6))})
     one = examiner(engine, resolver, confirmer=confirmer, host_rate=50.0)
     asyncio.run(one.examine(target("web1", scan=[22, 443], address=None)))
     pacer = engine.jobs[0].pacer
     assert pacer is not None
-    assert [job.pacer is pacer for job in (*engine.jobs, *confirmer.jobs)] == [True] * 4
+    assert [job.pacer is pacer for job in (*engine.jobs, *confirmer.jobs)] == [True] * 6
 
 
 def test_duration_includes_the_longest_confirmation() -> None:
@@ -683,7 +753,7 @@ def test_host_keeps_its_place_until_it_is_confirmed() -> None:
         for number in range(3):
             await settle()
             begun.append(len(engine.jobs))
-            confirmer.finish(number)
+            confirmer.finish(number, shows(80))
         await asyncio.gather(*tasks)
         return begun
 
@@ -940,7 +1010,7 @@ def test_only_the_new_ones_of_several_deviations_are_asked_again() -> None:
     """Where one deviation is known and another is new the former goes along as one that answered, and counts."""
     of = target(scan=[79, 80, 81, 8080], address=V4)
     before = earlier_of(of, seen(V4, scanned=[79, 80, 81, 8080], is_open=[80]))
-    result, engine, _ = repeated(of, shows(80, 8080), shows(), earlier=before)
+    result, engine, _ = repeated(of, shows(80, 8080), shows(80), earlier=before)
     assert len(engine.jobs) == 2
     assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
 
@@ -948,7 +1018,7 @@ def test_only_the_new_ones_of_several_deviations_are_asked_again() -> None:
 def test_known_unexpected_port_must_still_take_connections() -> None:
     """A confirmer connects to unexpected ports in every scan, known or not."""
     before = earlier_of(FEW, seen(V4, scanned=FEW.config.ports, is_open=[22, 80]))
-    result, engine, confirmer = repeated(FEW, shows(22, 80), confirmed=shows(), earlier=before)
+    result, engine, confirmer = repeated(FEW, shows(22, 80), confirmed=shows(22), earlier=before)
     assert (len(engine.jobs), len(confirmer.jobs)) == (1, 1)
     assert result.judgement.verdict is Verdict.IN_SPEC
 
@@ -1131,11 +1201,20 @@ def test_recheck_from_which_no_connection_comes_about_changes_nothing() -> None:
     assert len(connected) == 1
 
 
+def test_recheck_in_which_all_that_was_open_is_refused_changes_nothing() -> None:
+    """A ban that refuses takes no deviation away; what is still open beside the port does."""
+    before, after, _, _ = rechecked(SYN_FOUND, shows(22, 80), shows())
+    assert after == before
+    _, after, _, _ = rechecked(SYN_FOUND, shows(22, 80), shows(22))
+    assert after is not None
+    assert after[0].open == PortSet.of([22])
+
+
 def test_recheck_leaves_ports_alone_that_take_no_connection() -> None:
     """Of thousands of ports that somebody on the way answers for none is connected to again for the sake of one."""
     of = target(expect=[22], scan=range(1000, 6000), address=V4)
     every = shows(22, *range(1000, 3000))
-    _, after, (asked, _), (connected,) = rechecked(of, every, every, confirmed=(shows(22, 2000), shows(22)))
+    _, after, (asked,), (connected,) = rechecked(of, every, every, confirmed=(shows(22, 2000), shows(22)))
     assert after is not None
     assert after[0].accepting == PortSet.of([22])
     assert len(asked.ports) <= 65

@@ -205,7 +205,8 @@ def test_only_what_deviates_is_looked_at_and_some_that_answered() -> None:
     world = World(open={V4: {80}}, dropped={V4: {22, *range(1000, 2000)}})
     scene = Scene(of, world=world)
     scene.run(RECHECK)
-    (_, first), (at, second) = scene.jobs
+    (_, first), (_, last), (at, second) = scene.jobs
+    assert list(last.ports) == [80]  # whether it is still open, at the end of the scan
     assert len(first.ports) == 2003
     assert list(second.ports) == [22, 80, 443, *range(2000, 2063)]
     assert is_close(at, RECHECK)

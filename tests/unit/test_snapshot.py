@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.ports import PortSet
+from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Failure, Reason
 from portspec.snapshot import HostState, HostTable, Snapshot
 from portspec.verdict import Verdict
@@ -158,9 +158,9 @@ def test_address_that_was_cut_off_without_a_deviation_is_unknown() -> None:
     assert (after.verdict, after.conclusive, after.silenced) == (
         Verdict.UNKNOWN,
         before.conclusive,
-        frozenset({ADDRESS}),
+        {ADDRESS: NO_PORTS},
     )
-    assert before.silenced == frozenset()
+    assert before.silenced == {}
 
 
 def test_part_of_an_address_that_was_seen_in_time_replaces_what_was_kept_of_it() -> None:

@@ -307,15 +307,22 @@ class AddressScans:
             self._addresses.pop(scan.job.addresses[0], None)
 
 
-async def all_of(scans: AddressScans, place: Place, jobs: Iterable[ScanJob]) -> list[Observation]:
-    """Run jobs that look again at what was seen just now: with what begins from now on."""
+async def all_of(
+    scans: AddressScans, place: Place, jobs: Iterable[ScanJob]
+) -> tuple[dict[str, AddressObservation], float]:
+    """Run jobs that look again at what was seen just now, of an address each: with what begins from now on.
+
+    Gives what is seen, by address, and the seconds that the longest took.
+    """
     since = scans.now()
     tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
     try:
-        return [await task for task in tasks]
+        answers = [await task for task in tasks]
     finally:  # one that fails, or a cancellation, ends the others
         for task in tasks:
             task.cancel()
+    found = {item.address: item for answer in answers for item in answer.addresses}
+    return found, max((answer.duration for answer in answers), default=0.0)
 
 
 @dataclass(slots=True)

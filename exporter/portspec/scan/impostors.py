@@ -11,8 +11,6 @@ from portspec.scan.addresses import all_of
 from portspec.scan.decoys import answers_everything, draw, is_doubtful, of_cut_off, unseen, without_disguise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from portspec.limit import Place
     from portspec.scan.addresses import AddressScans
     from portspec.scan.job import AddressObservation, ScanJob
@@ -81,7 +79,7 @@ class Impostors:
         rng = random.Random(seed)  # noqa: S311 - who knows our memory need not guess
         drawn = draw(job.ports | known, rng)
         jobs = [replace(job, addresses=(item.address,), ports=drawn) for item in doubtful if drawn]
-        shown, duration = await _ask(self._scans, place, jobs)
+        shown, duration = await all_of(self._scans, place, jobs)
         suspects = []
         for item in doubtful:
             decoys = shown.get(item.address)
@@ -108,14 +106,14 @@ class Impostors:
 
         First some ports are connected to that cannot be open: a tarpit with 65,535 ports is left alone after these.
         """
-        first, duration = await _ask(connections, place, [one.ask(job, one.witnesses) for one in suspects])
+        first, duration = await all_of(connections, place, [one.ask(job, one.witnesses) for one in suspects])
         refused = [
             one
             for one in suspects
             if (told := first[one.item.address]).failure is None and 2 * len(told.open) <= len(one.witnesses)
         ]
         jobs = [one.ask(job, ports) for one in refused if (ports := one.item.open - one.witnesses)]
-        others, more = await _ask(connections, place, jobs)
+        others, more = await all_of(connections, place, jobs)
         true = {}
         for one in refused:
             address = one.item.address
@@ -128,15 +126,6 @@ class Impostors:
 def patience(item: AddressObservation) -> float:
     """Give how many seconds a connection to an address is waited for."""
     return max(LEAST_PATIENCE, PATIENCE * (item.rtt or 0.0))
-
-
-async def _ask(
-    scans: AddressScans, place: Place, jobs: Iterable[ScanJob]
-) -> tuple[dict[str, AddressObservation], float]:
-    """Do jobs for one address each; gives what is seen, by address, and the seconds it took."""
-    answers = await all_of(scans, place, jobs)
-    found = {item.address: item for answer in answers for item in answer.addresses}
-    return found, max((answer.duration for answer in answers), default=0.0)
 
 
 def _some(ports: PortSet, rng: random.Random) -> PortSet:

@@ -88,7 +88,8 @@ class AddressObservation:
     `unconfirmed` are those of `open` where a SYN was answered and yet no connection could be made: somebody on the way
     answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
     seconds, between a probe and its answer. With a `failure` the sets hold only the ports whose state was seen until
-    then. `pace` is that of an address that was cut off: probes per second until it was last heard.
+    then. `pace` is that of an address that was cut off: probes per second until it was last heard. The `lost` are the
+    ports that were open before, where an address was cut off that refuses them.
     """
 
     address: str
@@ -100,6 +101,7 @@ class AddressObservation:
     failure: Failure | None = None
     unconfirmed: PortSet = NO_PORTS
     pace: float | None = None
+    lost: PortSet = NO_PORTS
 
     @property
     def is_usable(self) -> bool:

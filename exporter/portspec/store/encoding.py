@@ -96,7 +96,7 @@ class Encoding:
     def _plain_observation(self, item: AddressObservation) -> dict[str, Any]:
         """Leave out what is as by default."""
         plain: dict[str, Any] = {"address": item.address, "scanned": self._text(item.scanned)}
-        for name in ("open", "filtered", "unconfirmed"):
+        for name in ("open", "filtered", "unconfirmed", "lost"):
             if ports := getattr(item, name):
                 plain[name] = self._text(ports)
         if item.answered:
@@ -133,6 +133,7 @@ class Encoding:
             rtt=None if rtt is None else _seconds(rtt),
             failure=_failure(plain.get("failure")),
             unconfirmed=self._ports(plain.get("unconfirmed", "")),
+            lost=self._ports(plain.get("lost", "")),
         )
 
     def _text(self, ports: PortSet) -> str:

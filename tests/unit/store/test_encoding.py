@@ -34,6 +34,7 @@ def observations(draw: st.DrawFn) -> AddressObservation:
         rtt=draw(st.none() | seconds),
         failure=draw(failures),
         unconfirmed=unconfirmed,
+        lost=draw(ports),
     )
 
 
