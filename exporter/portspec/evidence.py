@@ -74,7 +74,7 @@ def formerly_open(
     if item.failure or not (has_vanished or len(item.scanned) - len(item.open) >= _MANY):
         return None
     asked = sample(first.open & specification.expect or first.open & known or first.open)
-    if not asked or (shown and not (asked & specification.expect) - shown):
+    if not asked or (shown and not (asked & known) - shown):
         return None
     return replace(job, addresses=(item.address,), ports=asked, first=NO_PORTS, patience=patience(item))
 
@@ -85,17 +85,18 @@ def still_open(
     """Keep only the open ports where the address no longer takes what it took when its scan began.
 
     `again` is what formerly_open() gives shows, `seconds` are those that the scan took. One expected port that is gone
-    is enough, or each of others. Where all are silent, the address fell silent after the scan, in which silence is
-    proven anyway.
+    is enough, or one that is silent beside others that answer; else each. Where all are silent, the address fell silent
+    after the scan, in which silence is proven anyway.
     """
     lost = again.scanned - again.open
     is_all = not again.open
     has_refused = bool(lost - again.filtered)
-    if again.failure or not lost or (is_all and not has_refused) or not (is_all or lost & specification.expect):
+    counts = has_refused if is_all else bool(lost & (specification.expect | again.filtered))
+    if again.failure or not counts:
         return item
     detail = (
         f"{item.address} {'refuses' if has_refused else 'does not answer on'} {_named(lost)}, which "
-        f"{'was' if len(lost) == 1 else 'were'} open earlier in this scan: what it refused meanwhile may be open "
+        f"{'was' if len(lost) == 1 else 'were'} open earlier in this scan: what was shut meanwhile may be open "
         "(does something ban this scanner, or was a service stopped?)"
     )
     return replace(
