@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LONGEST_PORTS = 200  # characters
 _SAMPLE = 8  # ports that tell whether an address still answers
 _CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
+MOST_REFUSALS = 5  # scans; what is unknown is scanned after 1, 2, 5, 15 and 30 minutes: about an hour
 _MANY = 128  # ports that are not open: beside them a probe to an open one costs less than a hundredth
 
 
@@ -194,12 +195,16 @@ def confirmed(
     return replace(item, unconfirmed=doubtful - connected.open, failure=failure)
 
 
-def still_silent(item: AddressObservation, lost: PortSet) -> AddressObservation:
-    """Say of an address that was cut off when it was last scanned that it still is, if that is so.
+def still_silent(item: AddressObservation, before: AddressObservation, expect: PortSet) -> AddressObservation:
+    """Say of an address that was cut off when it was last scanned, `before`, that it still is, if that is so.
 
-    It is while it answers nothing; where it refused ports that were open, the `lost`, also while none of them is open.
+    It is while it answers nothing; where it refused ports that were open, also while none of them is open. An expected
+    port that is refused in scan after scan is closed in the end, whoever refuses it: it is told of as missing.
     """
+    lost = before.lost
     if item.failure or item.open or (item.answered and not lost & item.scanned):
+        return item
+    if item.answered and lost & expect and before.refusals >= MOST_REFUSALS:
         return item
     detail = (
         f"{item.address} refuses {_named(lost)} since an earlier scan, in which that was open, and shows no open port: "
@@ -208,7 +213,9 @@ def still_silent(item: AddressObservation, lost: PortSet) -> AddressObservation:
         else f"{item.address} stopped answering during an earlier scan, and answers nothing since: "
         "is this scanner banned?"
     )
-    return AddressObservation(item.address, scanned=NO_PORTS, failure=Failure(Reason.CUT_OFF, detail), lost=lost)
+    failure = Failure(Reason.CUT_OFF, detail)
+    refusals = before.refusals + 1 if item.answered else before.refusals
+    return AddressObservation(item.address, NO_PORTS, failure=failure, lost=lost, refusals=refusals)
 
 
 def probably_open(target: Target, earlier: ScanResult | None) -> PortSet:

@@ -42,7 +42,7 @@ T = TypeVar("T")
 _MANY = 2000  # ports: a few milliseconds
 _QUESTIONS = 3  # times that an address is asked whether it still answers SYNs, at most
 
-NOT_SILENCED: Mapping[str, PortSet] = MappingProxyType({})
+NOT_SILENCED: Mapping[str, AddressObservation] = MappingProxyType({})
 LEAST_DURATION = 60.0  # seconds that a host with a shorter interval may be scanned, unless the limit is configured
 
 
@@ -118,7 +118,7 @@ class Examiner:
         is_fresh: bool = False,
         is_urgent: bool = False,
         round_began: float | None = None,
-        silenced: Mapping[str, PortSet] = NOT_SILENCED,
+        silenced: Mapping[str, AddressObservation] = NOT_SILENCED,
         pace: float | None = None,
         time_limit: float | None = None,
         give_way: Callable[[], object] = lambda: None,
@@ -250,7 +250,7 @@ class Examiner:
         *,
         is_fresh: bool,
         round_began: float | None,
-        silenced: Mapping[str, PortSet],
+        silenced: Mapping[str, AddressObservation],
         rate: float | None,
         began: float,
     ) -> ScanResult:
@@ -293,7 +293,10 @@ class Examiner:
                 seed = job.seed if round_began is None else f"{self._secret}/{round_began}"
                 seen, duration = await self._settle(specification, job, place, observation, earlier, seed)
         seen = tuple(
-            evidence.still_silent(item, silenced[item.address]) if item.address in silenced else item for item in seen
+            evidence.still_silent(item, silenced[item.address], specification.expect)
+            if item.address in silenced
+            else item
+            for item in seen
         )
         seen = evidence.with_progress(seen, target, limit.seconds)
         if self._canaries:

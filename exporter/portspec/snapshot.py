@@ -132,10 +132,10 @@ class HostState:
         return self.target.exceptions
 
     @property
-    def silenced(self) -> Mapping[str, PortSet]:
-        """The addresses that were cut off in the latest scan, and the ports that each refuses since."""
+    def silenced(self) -> Mapping[str, AddressObservation]:
+        """The addresses that were cut off in the latest scan, and what was seen of each then."""
         seen = self.latest.addresses if self.latest else ()
-        return {item.address: item.lost for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF}
+        return {item.address: item for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF}
 
     @property
     def verdict(self) -> Verdict:

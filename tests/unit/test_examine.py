@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from portspec.canary import Canaries
+from portspec.evidence import MOST_REFUSALS
 from portspec.examine import Examiner
 from portspec.inventory import Resolution
 from portspec.limit import Limit
@@ -569,7 +570,7 @@ def test_expected_and_formerly_open_ports_are_asked_first() -> None:
 def test_address_that_was_cut_off_stays_so_until_it_answers(answers: bool) -> None:  # noqa: FBT001
     """Silence after a ban is still the ban; one answer ends it."""
     engine = ScriptedEngine(shows(silent=not answers))
-    found = asyncio.run(examiner(engine).examine(target(allow=[22], address=V4), silenced={V4: NO_PORTS}))
+    found = asyncio.run(examiner(engine).examine(target(allow=[22], address=V4), silenced={V4: seen(V4)}))
     assert found.judgement.verdict is (Verdict.IN_SPEC if answers else Verdict.UNKNOWN)
     if not answers:
         assert found.judgement.failure is not None
@@ -644,15 +645,27 @@ def test_few_ports_that_are_in_spec_are_not_asked_again() -> None:
 @pytest.mark.parametrize(("is_open", "verdict"), [((), Verdict.UNKNOWN), ((22,), Verdict.IN_SPEC)])
 def test_address_that_refused_what_it_took_stays_cut_off(is_open: tuple[int, ...], verdict: Verdict) -> None:
     """It is so until one of its ports is open again, however many scans that takes."""
-    lost = PortSet.of([22])
-    for _ in range(2):
+    before = dataclasses.replace(seen(V4), lost=PortSet.of([22]))
+    for _ in range(2 * MOST_REFUSALS):
         one = examiner(ScriptedEngine(shows(*is_open)))
-        result = asyncio.run(one.examine(target(allow=[22], address=V4), silenced={V4: lost}))
+        result = asyncio.run(one.examine(target(allow=[22], address=V4), silenced={V4: before}))
         assert result.judgement.verdict is verdict
-        lost = result.addresses[0].lost
+        (before,) = result.addresses
     if verdict is Verdict.UNKNOWN:
         assert result.judgement.failure is not None
         assert "refuses port 22 since an earlier scan" in result.judgement.failure.detail
+
+
+def test_expected_port_that_is_refused_again_and_again_is_missing() -> None:
+    """A service that was stopped while its host was scanned is told of, after about an hour."""
+    before = dataclasses.replace(seen(V4), lost=PortSet.of([22]))
+    verdicts = []
+    for _ in range(MOST_REFUSALS + 2):
+        one = examiner(ScriptedEngine(shows()))
+        result = asyncio.run(one.examine(target(expect=[22], address=V4), silenced={V4: before}))
+        verdicts.append(result.judgement.verdict)
+        (before,) = result.addresses
+    assert verdicts[: MOST_REFUSALS + 1] == [*[Verdict.UNKNOWN] * MOST_REFUSALS, Verdict.OUT_OF_SPEC]
 
 
 def test_unconfirmed_port_beside_a_failure_is_unknown() -> None:

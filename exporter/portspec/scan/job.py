@@ -89,7 +89,7 @@ class AddressObservation:
     answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
     seconds, between a probe and its answer. With a `failure` the sets hold only the ports whose state was seen until
     then. `pace` is that of an address that was cut off: probes per second until it was last heard. The `lost` are the
-    ports that were open before, where an address was cut off that refuses them.
+    ports that were open before, where an address was cut off that refuses them, as it did in `refusals` later scans.
     """
 
     address: str
@@ -102,6 +102,7 @@ class AddressObservation:
     unconfirmed: PortSet = NO_PORTS
     pace: float | None = None
     lost: PortSet = NO_PORTS
+    refusals: int = 0
 
     @property
     def is_usable(self) -> bool:

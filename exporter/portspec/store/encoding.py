@@ -101,6 +101,8 @@ class Encoding:
                 plain[name] = self._text(ports)
         if item.answered:
             plain["answered"] = True
+        if item.refusals:
+            plain["refusals"] = item.refusals
         if item.rtt is not None:
             plain["rtt"] = item.rtt
         if item.failure:
@@ -134,6 +136,7 @@ class Encoding:
             failure=_failure(plain.get("failure")),
             unconfirmed=self._ports(plain.get("unconfirmed", "")),
             lost=self._ports(plain.get("lost", "")),
+            refusals=_typed(plain.get("refusals", 0), int),
         )
 
     def _text(self, ports: PortSet) -> str:

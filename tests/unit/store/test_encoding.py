@@ -35,6 +35,7 @@ def observations(draw: st.DrawFn) -> AddressObservation:
         failure=draw(failures),
         unconfirmed=unconfirmed,
         lost=draw(ports),
+        refusals=draw(st.integers(0, 10)),
     )
 
 
