@@ -17,6 +17,7 @@ from portspec.audit.formats.debsecan_notes import read_notes
 from portspec.audit.formats.debsecan_report import read_report
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import ends_whole, numbered_lines
+from portspec.audit.formats.proof import proof_of, split_proof
 from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
     from portspec.audit.model import Severity
 
-PROOF: Final = "# portspec: debsecan ended with 0"
+PROOF: Final = proof_of("debsecan")
 
 _WITH_DATA: Final = {"debian", "raspbian"}
 _BUG = r"([A-Z][A-Za-z]{1,15}-[!-~]{1,60})"
@@ -66,7 +67,7 @@ def read(draft: Draft) -> None:
     draft.covers(Scope.SYSTEM)
     if run.system and run.system.id not in _WITH_DATA:
         draft.unsupported(f"debsecan has no data for packages of {run.system.spelled}, only for those of Debian")
-    body, is_proven = _without_proof(run.output)
+    body, is_proven = split_proof(run.output, PROOF)
     for line in run.errors.splitlines():
         if line.startswith(("error: invalid version ", "error: invalid source version ")):
             draft.doubt(f"debsecan could not check a package: {quote(line)}")
@@ -85,13 +86,6 @@ def read(draft: Draft) -> None:
     if not is_proven and not ends_whole(body):
         draft.fail("the output is cut off within its last line")
     draft.end(clean=(0,), found=(0,))
-
-
-def _without_proof(output: str) -> tuple[str, bool]:
-    text = output.rstrip()
-    start = len(text) - len(PROOF)
-    is_proven = text.endswith(PROOF) and (start == 0 or text[start - 1] in "\r\n")
-    return (text[:start], True) if is_proven else (output, False)
 
 
 def _read_records(draft: Draft, lines: Iterable[tuple[int, str]]) -> None:

@@ -1,0 +1,24 @@
+"""What our agent adds to the output of tools that say nothing, or not enough, when all is well.
+
+A second command may tell what the first one looked at: its output follows the line "# portspec: " with that command.
+The last line says that all of them ended with 0. Without it the output may be cut, or that of a failure.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MARK: Final = "# portspec: "  # agent.py
+
+
+def proof_of(program: str) -> str:
+    """Give the last line of an output that is whole."""
+    return f"{MARK}{program} ended with 0"
+
+
+def split_proof(output: str, proof: str) -> tuple[str, bool]:
+    """Give an output without its last line, and whether that is the proof."""
+    text = output.rstrip()
+    start = len(text) - len(proof)
+    is_proven = text.endswith(proof) and (start == 0 or text[start - 1] in "\r\n")
+    return (text[:start], True) if is_proven else (output, False)
