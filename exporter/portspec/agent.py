@@ -66,7 +66,10 @@ SENT, REFUSED, SPOOLED, MISCONFIGURED = 0, 1, 75, 78
 CONFIGS = ("/etc/portspec-send.conf", "/usr/local/etc/portspec-send.conf")
 ENVIRONMENT = "PORTSPEC_SEND_"
 KEY_NAME = "portspec-send.key"  # beside the settings file
-DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")  # cron's PATH has two
+DIRECTORIES = (  # cron's PATH has two of them; the last ones are those of pkgsrc on NetBSD, and elsewhere
+    *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+    *("/usr/pkg/sbin", "/usr/pkg/bin", "/opt/local/sbin", "/opt/local/bin", "/opt/pkg/sbin", "/opt/pkg/bin"),
+)
 MAX_SPOOLED = 30
 MAX_LISTENERS = 10_000
 
@@ -586,7 +589,8 @@ class Tool:
     """How an audit tool is run: `commands` are ways of which the first counts whose options the tool knows.
 
     {seconds} is the time that it may take, {packages} what osv-scanner calls the list of installed packages, {base}
-    what FreeBSD's base system is called in VuXML. `beside` are the tools that run as well, to complete what it tells.
+    what FreeBSD's base system is called in VuXML, {installed} dpkg's names of what is installed. `beside` are the tools
+    that run as well, to complete what it tells. `then` is a command whose output follows, to show what was looked at.
     """
 
     name: str
@@ -595,8 +599,12 @@ class Tool:
     version: str = "--version"
     beside: tuple[Tool, ...] = ()
     fetch: str = ""  # brings the database up to date, where the audit itself must not
+    then: str = ""
+    is_silent: bool = False  # it prints nothing, or nothing that shows the end, where it found nothing
 
 
+# A version above the installed one in a security pocket counts, whatever holds it back: no simulation tells that.
+_APT = Tool("apt", "apt-cache", ("policy ?installed", "policy {installed}"), then="apt-cache policy", is_silent=True)
 _TRIVY = "rootfs --format json --quiet --timeout {seconds}s"  # its own timeout is 5 minutes
 
 # What each of these must not be given, and why, stands in the parsers of portspec/audit/formats.
@@ -613,7 +621,7 @@ TOOLS: dict[str, Tool] = {
             beside=(Tool("pkg-audit", "pkg", ("audit --raw=json-compact {base}", "audit {base}"), "-v"),),
         ),
         Tool("portaudit", "portaudit", ("-a",), version="-V", fetch="-F"),
-        Tool("debsecan", "debsecan", ("--format detail",)),
+        Tool("debsecan", "debsecan", ("--format detail",), is_silent=True),
         # Vulnerabilities only: secrets that trivy finds have no place in a report. The option was renamed in 0.37.
         Tool("trivy", "trivy", (f"{_TRIVY} --scanners vuln /", f"{_TRIVY} --security-checks vuln /", f"{_TRIVY} /")),
         Tool("grype", "grype", ("dir:/ --output json --quiet",)),
@@ -624,21 +632,41 @@ TOOLS: dict[str, Tool] = {
             ("scan source --format json --all-packages --lockfile {packages}", "--format json --lockfile {packages}"),
         ),
         Tool("pip-audit", "pip-audit", ("--format json --progress-spinner off",)),
+        Tool("ubuntu-pro", "pro", ("security-status --format json",), beside=(_APT,)),
+        _APT,
+        Tool("arch-audit", "arch-audit", ("--json",)),
+        # -e: also packages past their end of life, -v: also what is wrong with its database.
+        Tool(
+            "pkg-admin",
+            "pkg_admin",
+            ("-v audit -e",),
+            version="-V",
+            fetch="fetch-pkg-vulnerabilities",
+            then="pkg_info",
+            is_silent=True,
+        ),
+        Tool("apk", "apk", ("version -l <=>?",), fetch="update", then="apk version --indexes", is_silent=True),
     )
 }
 
 _DEBIAN = {"debian", "raspbian"}  # of which debsecan has data
-# The parser takes debsecan without any output for failed, unless this stands there.
-_PROOF = "# portspec: debsecan ended with 0"
+# The parsers take no output of a tool that is silent for failed, unless the last line is this.
+_PROOF = "# portspec: {program} ended with 0"
 _UNKNOWN_OPTION = re.compile(
-    rb"unknown (flag|option|shorthand)|unrecognized (option|arguments)|illegal option|flag provided but not|usage:",
+    rb"unknown (flag|option|shorthand)|unrecognized (option|arguments)|illegal option|flag provided but not|usage:"
+    rb"|regex compilation error|unable to locate package \?",  # apt before 2.0, of ?installed
     re.IGNORECASE,
 )
+_LISTS = ("base", "installed")  # without which a command has nothing to ask for
 _PACKAGE_LISTS = (
     ("dpkg-status:", "/var/lib/dpkg/status"),
     ("apk-installed:", "/lib/apk/db/installed"),
     ("", "/var/db/pkg/local.sqlite"),
 )
+
+
+_CODENAMES = ("VERSION_CODENAME", "UBUNTU_CODENAME", "DEBIAN_CODENAME")
+_PKGSRC = {"NetBSD", "SunOS"}  # whose packages are those of pkgsrc
 
 
 @dataclass(frozen=True)
@@ -648,6 +676,7 @@ class System:
     `kernel` is the name of uname(1); `id`, `like` and `version` are ID, ID_LIKE and VERSION_ID of os-release(5), or
     what stands for them on a BSD. `packages` is what osv-scanner calls the list of installed packages, or the path of
     pkg's database; "" if there is none that we know. `base` are the names of FreeBSD's base system in VuXML.
+    `codenames` are those of the release, and of the one that it is made of, as os-release tells them.
     """
 
     kernel: str
@@ -656,6 +685,7 @@ class System:
     like: tuple[str, ...] = ()
     version: str = ""
     base: tuple[str, ...] = ()
+    codenames: tuple[str, ...] = ()
 
     @property
     def is_bsd(self) -> bool:
@@ -685,7 +715,15 @@ def this_system() -> System:
             release = read_os_release(readable(Path(path).read_bytes()))
             break
     like = tuple(release.get("ID_LIKE", "").split())
-    return System(kernel, release.get("ID", "linux"), packages, like, release.get("VERSION_ID", ""))
+    codenames = tuple(release[name] for name in _CODENAMES if release.get(name))
+    return System(
+        kernel,
+        release.get("ID", "linux"),
+        packages,
+        like,
+        release.get("VERSION_ID", ""),
+        codenames=codenames,
+    )
 
 
 def read_os_release(text: str) -> dict[str, str]:
@@ -717,16 +755,26 @@ def freebsd_base(kernel: str, userland: str) -> tuple[str, ...]:
 
 
 def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | None:
-    """Give the first tool that is there and can audit this system; `find` tells where a program is."""
+    """Give the first tool that is there and can audit this system; `find` tells where a program is.
+
+    What names vulnerabilities comes before what only tells of updates.
+    """
     names = ["trivy", "grype", "pip-audit"]
     if system.is_bsd:
         # /usr/sbin/pkg is there even where pkg was never installed, as on a host that has portaudit.
         names = ["pkg-audit", "portaudit"] if system.packages else ["portaudit", "pkg-audit"]
+    elif system.kernel in _PKGSRC:
+        names.insert(0, "pkg-admin")
     elif system.id in _DEBIAN:
-        names = ["debsecan", "trivy", "grype", "osv-scanner", "pip-audit"]
-    elif system.packages and not system.is_kin("ubuntu"):
-        # it finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
+        names = ["debsecan", "trivy", "grype", "osv-scanner", "apt", "pip-audit"]
+    elif system.is_kin("ubuntu"):
+        # osv-scanner finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
+        names = ["trivy", "grype", "ubuntu-pro", "apt", "pip-audit"]
+    elif system.is_kin("arch"):
+        names.insert(0, "arch-audit")
+    elif system.packages:
         names.insert(2, "osv-scanner")
+        names[3:3] = [name for name, kin in (("apt", "debian"), ("apk", "alpine")) if system.is_kin(kin)]
     return next((TOOLS[name] for name in names if find(TOOLS[name].program)), None)
 
 
@@ -734,7 +782,12 @@ def usual_tool(system: System) -> str:
     """Name the tool that is missed on a system that has none."""
     if system.is_bsd:
         return "pkg-audit"
-    return "debsecan" if system.id in _DEBIAN else "trivy"
+    if system.kernel in _PKGSRC:
+        return "pkg-admin"
+    if system.id in _DEBIAN:
+        return "debsecan"
+    native = {"ubuntu": "ubuntu-pro", "debian": "apt", "arch": "arch-audit", "alpine": "apk"}
+    return next((tool for kin, tool in native.items() if system.is_kin(kin)), "trivy")
 
 
 class Audit:
@@ -783,12 +836,12 @@ class Audit:
     ) -> dict[str, Any]:
         """Give a "tool" of the report."""
         version, of_database = self._ask_version(tool, command)
-        output = _with_proof(tool, command, done)
+        output, of_proof = self._with_proof(tool, command, done)
         text = fit(output, 2 * self._settings.max_output)
         note = _spell_note(done)
         of_run = f"portspec-send: {note}" if note else ""
         # The reason of a failure comes last: that is where the server looks for it.
-        errors = "\n".join(filter(None, (of_database, of_fetch, readable(done.errors).rstrip("\n"), of_run)))
+        errors = "\n".join(filter(None, (of_database, of_fetch, readable(done.errors).rstrip("\n"), of_proof, of_run)))
         return {
             "name": tool.name if tool else usual,
             "scope": self._settings.scope,
@@ -799,6 +852,24 @@ class Audit:
             "errors": errors and errors + "\n",
             "truncated": done.is_cut or len(text) < len(output),
         }
+
+    def _with_proof(self, tool: Tool | None, command: tuple[str, ...], done: Run) -> tuple[str, str]:
+        """Give the output with what shows that it is whole, and what there is to say if that could not be had."""
+        output = readable(done.output)
+        if tool is None or not tool.is_silent or done.status != 0:
+            return output, ""
+        # With these debsecan ends with 0 whatever happened; another program in front of a tool may as well.
+        if Path(command[0]).name != tool.program or any(word.startswith(("--cron", "--mailto")) for word in command):
+            return output, ""
+        parts = [output]
+        if tool.then:
+            then = self._run(tuple(tool.then.split()), self._left(), self._settings.max_output)
+            if then.status != 0 or then.is_cut:
+                failure = then.note or f"ended with {then.status}: {_last_line(then.errors)}"
+                return output, f"portspec-send: {tool.then} {failure}"
+            parts += [f"# portspec: {tool.then}", readable(then.output)]
+        parts.append(_PROOF.format(program=tool.program))
+        return "".join(part if part.endswith("\n") else f"{part}\n" for part in parts if part), ""
 
     def _find(self, program: str) -> str | None:
         return shutil.which(program, path=self._environ["PATH"])
@@ -814,9 +885,16 @@ class Audit:
             "seconds": f"{self._settings.timeout:.0f}",
             "packages": self._system.packages,
             "base": " ".join(self._system.base),
+            "installed": self._installed() if any("{installed}" in line for line in tool.commands) else "",
         }
-        lines = [line for line in tool.commands if self._system.base or "{base}" not in line]
+        lines = [line for line in tool.commands if all(words[name] for name in _LISTS if f"{{{name}}}" in line)]
         return [(tool.program, *line.format(**words).split()) for line in lines]
+
+    def _installed(self) -> str:
+        """Ask dpkg for the names of the packages of which something is installed."""
+        done = self._run(("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${binary:Package}\\n"), _SHORT, 1_000_000)
+        rows = [line.split() for line in readable(done.output).splitlines()]
+        return " ".join(row[-1] for row in rows if len(row) > 1 and row[0][1:2] not in {"n", "c"})
 
     def _fetch(self, tool: Tool) -> str:
         """Bring the database up to date; give what there is to say of it if that failed."""
@@ -836,7 +914,8 @@ class Audit:
             found = (self._find(command[0]) or command[0], *command[1:])
             done = self._run(found, self._left(), self._settings.max_output)
             said = done.errors[:4096] + (b"" if done.output.lstrip()[:1] in b"{[" else b"\n" + done.output[:4096])
-            if not done.status or not _UNKNOWN_OPTION.search(said):
+            is_answer = done.status is None or (done.status == 0 and done.output.strip())
+            if is_answer or not _UNKNOWN_OPTION.search(said):
                 break
         return found, done
 
@@ -846,15 +925,43 @@ class Audit:
             return None, ""
         done = self._run((command[0], tool.version), _SHORT)
         text = readable(done.output) if done.status == 0 else ""
-        database_at = ""
-        if tool.name == "pkg-audit":
-            with contextlib.suppress(OSError):  # periodic(8)'s 410.pkg-audit takes this for the time as well
-                database_at = spell_time(Path("/var/db/pkg/vuln.xml").stat().st_mtime)
-        elif tool.name == "trivy":
+        database_at = spell_newest(self._databases(tool, command[0]))
+        if tool.name == "trivy":
             updated = re.search(r"UpdatedAt: ([0-9-]{10}) ([0-9:]{8})[.0-9]* \+0000 UTC", text)
             database_at = f"{updated[1]}T{updated[2]}Z" if updated else ""
         found = re.search(r"[0-9]+(\.[0-9A-Za-z_+~-]+)+", text)
         return (found[0] if found else None), f"# portspec: database of {database_at}" if database_at else ""
+
+    def _databases(self, tool: Tool, program: str) -> list[Path]:
+        """Give the files of which the newest is as old as what the tool knows."""
+        if tool.name == "pkg-audit":
+            return [Path("/var/db/pkg/vuln.xml")]  # as periodic(8)'s 410.pkg-audit has it
+        if tool.name == "pkg-admin":
+            directory = self._ask(program, "config-var", "PKGVULNDIR")
+            return [Path(directory, "pkg-vulnerabilities")] if directory else []
+        if tool.name == "apk":
+            return list(Path("/var/cache/apk").glob("APKINDEX.*")) + list(Path("/etc/apk/cache").glob("APKINDEX.*"))
+        if tool.name == "apt":
+            # The time of a list is that of its publication: apt-get update, done in vain, changes nothing.
+            said = re.search("LISTS='(.*)'", self._ask("apt-config", "shell", "LISTS", "Dir::State::lists/d"))
+            lists = Path(said[1] if said else "/var/lib/apt/lists").glob("*Release")
+            codename = "|".join(map(re.escape, self._system.codenames)) or "[^_]+"
+            pocket = re.compile(rf".*_({codename})(-security|-infra-security|_updates)_(In)?Release")
+            return [path for path in lists if pocket.fullmatch(path.name)]
+        return []
+
+    def _ask(self, *command: str) -> str:
+        done = self._run(command, _SHORT)
+        return readable(done.output).strip() if done.status == 0 else ""
+
+
+def spell_newest(paths: list[Path]) -> str:
+    """Give when the newest of some files was changed; "" if none of them is there."""
+    times = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return spell_time(max(times)) if times else ""
 
 
 def _spell_note(done: Run) -> str:
@@ -870,16 +977,6 @@ def _describe_failure(program: str, note: str, output: str, done: Run) -> str:
 
 def _last_line(data: bytes) -> str:
     return readable(data).strip().rpartition("\n")[2][:300]
-
-
-def _with_proof(tool: Tool | None, command: tuple[str, ...], done: Run) -> str:
-    output = readable(done.output)
-    if tool is None or tool.name != "debsecan" or done.status != 0:
-        return output
-    # With these it ends with 0 whatever happened; another program in front of it may as well.
-    if Path(command[0]).name != "debsecan" or any(word.startswith(("--cron", "--mailto")) for word in command):
-        return output
-    return output + ("\n" if output and not output.endswith("\n") else "") + _PROOF + "\n"
 
 
 def fit(text: str, limit: int) -> str:
@@ -1608,8 +1705,13 @@ key of this host, which the server prints:
   db1# install -m 600 /dev/null /etc/{KEY_NAME} && cat > /etc/{KEY_NAME}
 
 Tools: {", ".join(TOOLS)}.
-"auto" takes pkg-audit or portaudit on FreeBSD, elsewhere the first that is installed of debsecan,
-trivy, grype, osv-scanner, pip-audit. osv-scanner is no choice on Ubuntu, where it finds nothing.
+"auto" takes the first that is installed:
+  FreeBSD   pkg-audit, portaudit            NetBSD   pkg-admin, trivy, grype
+  Debian    debsecan, trivy, grype, osv-scanner, apt
+  Ubuntu    trivy, grype, ubuntu-pro (with apt), apt
+  Arch      arch-audit, trivy, grype        Alpine   trivy, grype, osv-scanner, apk
+  others    trivy, grype, osv-scanner
+and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's packages.
 
 Exit codes: {SENT} sent, {REFUSED} refused, {SPOOLED} waits in the spool, {MISCONFIGURED} to be put right.
 An audit tool that failed changes none of them: that is told on standard error, and its report

@@ -8,6 +8,12 @@ from portspec.audit import formats
 DEBIAN = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status")
 UBUNTU = System("Linux", "ubuntu", "dpkg-status:/var/lib/dpkg/status")
 FEDORA = System("Linux", "fedora", "")
+MINT = System("Linux", "linuxmint", "dpkg-status:/var/lib/dpkg/status", ("ubuntu", "debian"), "22")
+DEVUAN = System("Linux", "devuan", "dpkg-status:/var/lib/dpkg/status", ("debian",), "5")
+ARCH = System("Linux", "arch", "")
+MANJARO = System("Linux", "manjaro", "", ("arch",))
+ALPINE = System("Linux", "alpine", "apk-installed:/lib/apk/db/installed", (), "3.22.1")
+NETBSD = System("NetBSD", "netbsd", "", (), "10.1")
 FREEBSD = System("FreeBSD", "freebsd", "/var/db/pkg/local.sqlite")
 OLD_FREEBSD = System("FreeBSD", "", "")
 
@@ -27,7 +33,26 @@ def test_every_tool_has_a_parser() -> None:
         (DEBIAN, {"trivy", "grype", "osv-scanner", "pip-audit"}, "trivy"),
         (DEBIAN, {"grype", "osv-scanner", "pip-audit"}, "grype"),
         (DEBIAN, {"osv-scanner", "pip-audit"}, "osv-scanner"),
+        (DEBIAN, {"osv-scanner", "apt-cache", "pip-audit"}, "osv-scanner"),
+        (DEBIAN, {"apt-cache", "pip-audit"}, "apt"),
         (UBUNTU, {"osv-scanner", "pip-audit"}, "pip-audit"),
+        (UBUNTU, {"pro", "apt-cache", "trivy", "grype"}, "trivy"),
+        (UBUNTU, {"pro", "apt-cache", "grype"}, "grype"),
+        (UBUNTU, {"debsecan", "osv-scanner", "pro", "apt-cache", "pip-audit"}, "ubuntu-pro"),
+        (UBUNTU, {"apt-cache", "pip-audit"}, "apt"),
+        (MINT, {"pro", "apt-cache"}, "ubuntu-pro"),
+        (MINT, {"debsecan", "apt-cache"}, "apt"),
+        (DEVUAN, {"debsecan", "apt-cache", "pip-audit"}, "apt"),
+        (DEVUAN, {"osv-scanner", "apt-cache"}, "osv-scanner"),
+        (ARCH, {"arch-audit", "trivy", "grype"}, "arch-audit"),
+        (MANJARO, {"arch-audit", "pip-audit"}, "arch-audit"),
+        (ARCH, {"grype", "apt-cache", "apk", "pkg_admin"}, "grype"),
+        (NETBSD, {"pkg_admin", "trivy", "pkg"}, "pkg-admin"),
+        (NETBSD, {"pip-audit"}, "pip-audit"),
+        (ALPINE, {"apk", "osv-scanner", "grype", "trivy"}, "trivy"),
+        (ALPINE, {"apk", "osv-scanner", "pip-audit"}, "osv-scanner"),
+        (ALPINE, {"apk", "pip-audit"}, "apk"),
+        (FEDORA, {"apk", "apt-cache", "pkg_admin", "pro", "arch-audit"}, None),
         (FEDORA, {"osv-scanner", "pip-audit"}, "pip-audit"),
         (FEDORA, {"pkg"}, None),
         (DEBIAN, set(), None),
@@ -41,9 +66,19 @@ def test_tool_is_the_first_that_can_audit_the_system(system: System, installed: 
 
 def test_tool_that_is_missed_is_named() -> None:
     """A host without any tool reports as if its system's usual one had failed."""
-    assert [usual_tool(system) for system in (FREEBSD, DEBIAN, UBUNTU, FEDORA)] == [
-        *("pkg-audit", "debsecan", "trivy", "trivy")
-    ]
+    usual = {
+        "pkg-audit": [FREEBSD],
+        "debsecan": [DEBIAN],
+        "ubuntu-pro": [UBUNTU, MINT],
+        "apt": [DEVUAN],
+        "arch-audit": [ARCH, MANJARO],
+        "apk": [ALPINE],
+        "pkg-admin": [NETBSD],
+        "trivy": [FEDORA],
+    }
+    assert {tool: [usual_tool(system) for system in systems] for tool, systems in usual.items()} == {
+        tool: [tool] * len(systems) for tool, systems in usual.items()
+    }
 
 
 def test_tools_are_never_run_in_ways_that_lie() -> None:
@@ -54,6 +89,7 @@ def test_tools_are_never_run_in_ways_that_lie() -> None:
     assert "--cron" not in commands["debsecan"]
     assert "secret" not in commands["trivy"]
     assert "--all-packages" in commands["osv-scanner"]
+    assert "upgradable" not in commands["apt"]
 
 
 def test_system_is_that_of_os_release() -> None:
@@ -86,7 +122,10 @@ def test_environment_of_tools() -> None:
     environ = tool_environment(
         {"PATH": "/opt/bin:/usr/bin", "LC_ALL": "de_DE.UTF-8", "PORTSPEC_SEND_URL": "x", "A": "b"}
     )
-    assert environ["PATH"] == "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"
+    assert environ["PATH"] == (
+        "/opt/bin:/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin:"
+        "/usr/pkg/sbin:/usr/pkg/bin:/opt/local/sbin:/opt/local/bin:/opt/pkg/sbin:/opt/pkg/bin"
+    )
     assert (environ["LC_ALL"], environ["A"]) == ("C", "b")
     assert "HOME" in environ
     assert "PORTSPEC_SEND_URL" not in environ

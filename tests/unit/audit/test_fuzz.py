@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from portspec.agent import Parcel, make_mail
 from portspec.audit.envelope import EnvelopeError, unpack
-from portspec.audit.formats import TOOLS, parse
+from portspec.audit.formats import TOOLS, apk, apt, parse, pkg_admin
 from portspec.audit.formats.debsecan import PROOF
 from portspec.audit.intake import REASONS, RefusedError, admit
 from portspec.audit.mail import postmark, read_mail
@@ -157,6 +157,32 @@ def _findings(value: Any) -> Any:
         yield from _findings(inner)
 
 
+def _has_no_security_update(output: str) -> bool:
+    """Tell whether apt's output is whole, and no version above an installed one is of a security pocket."""
+    tables, marker, sources = output.partition(apt.SOURCES)
+    above = [table.partition(" *** ")[0] for table in re.split(r"[\r\n](?=\S)", tables)]
+    is_whole = output.rstrip().endswith(apt.PROOF) and bool(marker) and "Pinned packages:" in sources
+    pockets = re.findall(r"(\S+(?:-security|/updates)/\S+) \S+ Packages\s+release ", sources)
+    return is_whole and bool(pockets) and not any(pocket in part for pocket in pockets for part in above)
+
+
+def _has_no_older_package(output: str) -> bool:
+    """Tell whether apk's output is whole, with no package of which a repository has a newer version."""
+    is_whole = output.rstrip().endswith(apk.PROOF) and apk.INDEXES in output
+    return is_whole and " = " in output and not re.search(r"^\S+-[0-9]\S* +< ", output, re.MULTILINE)
+
+
+def _has_only_installed_packages(output: str) -> bool:
+    """Tell whether pkg_admin's output is whole, with no vulnerability before the packages."""
+    found, marker, _ = output.partition(pkg_admin.PACKAGES)
+    return output.rstrip().endswith(pkg_admin.PROOF) and bool(marker) and not found.strip()
+
+
+def _has_no_advisory(output: str) -> bool:
+    document = json.loads(output.strip())
+    return document == [] or (isinstance(document, dict) and document["packages"] == [])
+
+
 SAYS_NONE: Final[Mapping[str, Callable[[str], bool]]] = {
     "portaudit": _has_summary_of_none,
     "pkg-audit": _has_summary_of_none,
@@ -165,6 +191,11 @@ SAYS_NONE: Final[Mapping[str, Callable[[str], bool]]] = {
     "trivy": _has_no_finding,
     "grype": _has_no_finding,
     "pip-audit": _has_no_finding,
+    "ubuntu-pro": _has_no_advisory,
+    "apt": _has_no_security_update,
+    "arch-audit": _has_no_advisory,
+    "pkg-admin": _has_only_installed_packages,
+    "apk": _has_no_older_package,
 }
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.formats import debsecan, grype, osv_scanner, pip_audit, pkg_audit, portaudit, trivy
+from portspec.audit.formats import (
+    apk,
+    apt,
+    arch_audit,
+    debsecan,
+    grype,
+    osv_scanner,
+    pip_audit,
+    pkg_admin,
+    pkg_audit,
+    portaudit,
+    trivy,
+    ubuntu_pro,
+)
 from portspec.audit.formats.draft import Draft, quote
 from portspec.audit.formats.merge import merge
 from portspec.audit.formats.moment import read_moment
@@ -25,6 +38,11 @@ _READERS: Final[Mapping[str, Callable[[Draft], None]]] = MappingProxyType(
         "trivy": trivy.read,
         "grype": grype.read,
         "pip-audit": pip_audit.read,
+        "ubuntu-pro": ubuntu_pro.read,
+        "apt": apt.read,
+        "arch-audit": arch_audit.read,
+        "pkg-admin": pkg_admin.read,
+        "apk": apk.read,
     }
 )
 TOOLS: Final = tuple(_READERS)

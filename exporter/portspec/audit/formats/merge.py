@@ -40,6 +40,10 @@ def _together(runs: Sequence[ToolRun], audits: Sequence[Audit]) -> Audit:
     for each in audits:
         for item in each.vulnerabilities:
             found.setdefault((item.package, item.version, item.id), item)
+    # One tool tells the installed version, another does not: that is the same vulnerability.
+    told_with_version = {(package, name) for package, version, name in found if version}
+    for key in [key for key in found if not key[1] and (key[0], key[2]) in told_with_version]:
+        del found[key]
     told = [f"{run.tool}: {each.reason}" for run, each in zip(runs, audits, strict=True) if each.reason]
     ages = [each.database_at for each in audits if each.database_at is not None]
     return Audit(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from portspec.audit.model import Audit, Scope, Severity, Status, ToolRun, Vulnerability
+from portspec.audit.model import Audit, Scope, Severity, Status, System, ToolRun, Vulnerability
 
 DATA: Final = Path(__file__).parents[3] / "data" / "audit"
 
@@ -44,7 +44,10 @@ def _load(path: Path) -> Sample:
         tuple(map(Scope, expected.get("scopes", []))),
     )
     tool = path.parent.name
-    return Sample(f"{tool}/{path.stem}", ToolRun(tool=tool, output=output, **expected["run"]), audit)
+    run: dict[str, Any] = expected["run"]
+    if "system" in run:
+        run["system"] = System(**{**run["system"], "like": tuple(run["system"].get("like", ()))})
+    return Sample(f"{tool}/{path.stem}", ToolRun(tool=tool, output=output, **run), audit)
 
 
 def _vulnerability(fields: dict[str, Any]) -> Vulnerability:

@@ -17,7 +17,7 @@ curl-7.50.1 is vulnerable:
 
 1 problem(s) in 1 package(s) found.
 """
-JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit")
+JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit", "ubuntu-pro", "arch-audit")
 
 
 def match(package: str = "bash", name: str = "CVE-2024-1", **fields: Any) -> dict[str, Any]:
@@ -32,11 +32,11 @@ def grype(*matches: dict[str, Any]) -> str:
 
 def test_a_tool_that_is_not_known_is_unsupported() -> None:
     """The reason names the tools whose output is read."""
-    audit = parse(ToolRun("arch-audit\n<b>", 0, "0 problem(s) in 0 package(s) found.\n"))
+    audit = parse(ToolRun("vuls\n<b>", 0, "0 problem(s) in 0 package(s) found.\n"))
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
-        'the tool "arch-audit <b>" is not known, expected '
-        "portaudit, pkg-audit, debsecan, osv-scanner, trivy, grype, pip-audit"
+        'the tool "vuls <b>" is not known, expected portaudit, pkg-audit, debsecan, osv-scanner, trivy, grype, '
+        "pip-audit, ubuntu-pro, apt, arch-audit, pkg-admin, apk"
     )
 
 
@@ -161,12 +161,17 @@ def test_reading_takes_linear_time(tool: str) -> None:
         *("A", "{", "[", '"', '"\\', "\n", " ", '{"a":', "[],", "1", "a-1", "fixed, ", "40a3bca2-6809-", "CVE-2024-"),
         *("foo-1 is vulnerable:\n", "Affected package: a-1\n", "CVE-2024-1\n", "  x\n", "jail: x\n", "foo-1.2\n"),
         *("CVE: CVE-2024-1\n", "1 problem(s) in 1 package(s) found.\n", "  - a,\n    b,\n", "portaudit: corrupt\n"),
+        *("a:\n", " *** 1 0\n", "     1 0\n        0 a\n", " 0 a\n     release a=b,\n", "a-1-r0 < 2\n", "a [b]\n"),
+        *("Package a-1 has a b vulnerability, see c\n", "# portspec: pkg_info\n", "W: \n", "# portspec: a\n"),
     ):
         for head in (
             "",
             '{"a":"',
             "foo-1 is vulnerable:\n",
             "Security report based on x\n*** Vulnerabilities\nCVE-1 x\n",
+            "# portspec: apt-cache policy\nPackage files:\n",
+            "# portspec: apk version --indexes\n",
+            "# portspec: pkg_info\n",
         ):
             output = head + unit * (SIZE // len(unit))
             assert parse(ToolRun(tool, 0, output, errors=output)).status != Status.CLEAN

@@ -30,7 +30,7 @@ texts = st.one_of(
 )
 runs = st.builds(
     ToolRun,
-    tool=st.sampled_from([*TOOLS, "arch-audit", ""]),
+    tool=st.sampled_from([*TOOLS, "vuls", ""]),
     exit_status=st.one_of(st.none(), st.integers(-1, 3), st.sampled_from([64, 74, 126, 127, 128, 255, 10**30])),
     output=texts,
     errors=texts,

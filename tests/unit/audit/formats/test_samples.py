@@ -26,6 +26,16 @@ GENERATIONS = [
     "grype/",
     "pip-audit/",
     "pip-audit/old_",
+    "ubuntu-pro/",
+    "ubuntu-pro/old_",
+    "apt/bookworm_",
+    "apt/jammy_",
+    "apt/old_",
+    "arch-audit/",
+    "pkg-admin/",
+    "pkg-admin/old_",
+    "apk/v2_",
+    "apk/v3_",
 ]
 
 
