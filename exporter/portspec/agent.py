@@ -43,6 +43,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.error
 import urllib.parse
@@ -1704,7 +1705,7 @@ key of this host, which the server prints:
   server$ portspec key db1.example.org -c portspec.yml
   db1# install -m 600 /dev/null /etc/{KEY_NAME} && cat > /etc/{KEY_NAME}
 
-Tools: {", ".join(TOOLS)}.
+{textwrap.fill(f"Tools: {', '.join(TOOLS)}.", 95)}
 "auto" takes the first that is installed:
   FreeBSD   pkg-audit, portaudit            NetBSD   pkg-admin, trivy, grype
   Debian    debsecan, trivy, grype, osv-scanner, apt

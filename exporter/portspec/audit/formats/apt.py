@@ -32,6 +32,8 @@ _VERSION = re.compile(r" (\*\*\*|   ) (\S{1,200})(?: -?[0-9]{1,6})?(?: \(phased 
 _ORIGIN = re.compile(r" {6,12}-?[0-9]{1,6} (\S.*)")
 _SOURCE = re.compile(r" {0,3}-?[0-9]{1,6} (\S.*)")
 _RELEASE: Final = "     release "
+_PINNED: Final = "Pinned packages:"
+_SECTIONS: Final = {"Package files:": "", _PINNED: "Package files:"}  # each after which other one
 _PIN = re.compile(r" {5}\S+ -> \S+(?: with priority -?[0-9]{1,6})?")
 _STATUS: Final = "/dpkg/status"
 _PACKAGES: Final = " Packages"  # and not " Translation-en", which old versions list without its release
@@ -96,10 +98,10 @@ class _Sources:
 
     def read(self, line: str) -> bool:
         """Take a line; tell whether it is one of the sources."""
-        if line in {"Package files:", "Pinned packages:"}:
+        if _SECTIONS.get(line) == self.section:
             self.section, self._source = line, ""
             return True
-        if self.section == "Pinned packages:":
+        if self.section == _PINNED:
             return _PIN.fullmatch(line) is not None
         source = _SOURCE.fullmatch(line)
         if source and source[1] not in self.releases:
@@ -131,7 +133,7 @@ class _Reader:
 
     def judge(self) -> None:
         """Say which packages have an update of a security pocket, and whether there is one that counts."""
-        if self._sources is None or self._sources.section != "Pinned packages:":
+        if self._sources is None or self._sources.section != _PINNED:
             self._draft.fail(f"the output has no sources, expected {quote(SOURCES)} and what it prints")
         sources = self._sources.releases if self._sources else {}
         pockets = {text for text, release in sources.items() if _is_security(release)}
