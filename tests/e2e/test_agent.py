@@ -550,7 +550,8 @@ def test_tool_has_a_clean_environment(machine: Machine) -> None:
     assert (code, err) == (0, "")
     report = json.loads(out)
     assert report["host"] == "db2.example"
-    path = f"{machine.bin}:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin"
+    of_pkgsrc = "/usr/pkg/sbin:/usr/pkg/bin:/opt/local/sbin:/opt/local/bin:/opt/pkg/sbin:/opt/pkg/bin"
+    path = f"{machine.bin}:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:{of_pkgsrc}"
     assert report["tool"]["output"] == f"C||{path}\n/\n{PROOF}"
 
 

@@ -159,6 +159,19 @@ def test_silent_tool_behind_another_program_gets_no_proof(host: Host) -> None:
     assert judged([tool], NETBSD).status == Status.FAILED
 
 
+@pytest.mark.parametrize(
+    ("system", "usual"),
+    [(NETBSD, "pkg-admin"), (ALPINE, "apk"), (UBUNTU, "ubuntu-pro")],
+    ids=lambda each: str(each)[:9],
+)
+def test_host_without_any_tool_failed_under_the_name_of_its_usual_one(host: Host, system: System, usual: str) -> None:
+    """Nothing runs, and the report says what is missing."""
+    (tool,) = host.audit(system)
+    assert (tool["name"], tool["command"], tool["output"]) == (usual, [], "")
+    assert tool["errors"].startswith(f"portspec-send: no audit tool is installed, the usual one here is {usual}")
+    assert judged([tool], system).status == Status.FAILED
+
+
 def test_database_of_pkg_admin_is_where_it_says(host: Host) -> None:
     """Its age is that of the file that was fetched last."""
     host.has(
