@@ -120,11 +120,11 @@ class Apt:
         text = "".join(each.stanza(f"Status: {each.state}") for each in packages)
         (self.directory / "dpkg/status").write_text(text, encoding="utf-8")
 
-    def audit(self) -> tuple[Audit, Report]:
-        """Run the agent with it, and give what the server makes of the report."""
+    def audit(self, command: str = "") -> tuple[Audit, Report]:
+        """Run the agent with it, in its own way or with a command; give what the server makes of the report."""
         directory = self.directory / f"agent-{time.monotonic_ns()}"
         agent = Agent(directory, HOST, "0" * 64)
-        agent.configure(tool="apt", command="")
+        agent.configure(tool="apt", command=command)
         report = read_payload(payload_of(self.run(agent, "--dry-run")))
         return parse(*report.runs), report
 
@@ -166,6 +166,15 @@ def test_update_of_the_security_pocket_is_found_until_it_is_installed(apt: Apt) 
     apt.install(NEW, OTHER)
     audit, _ = apt.audit()
     assert (audit.status, audit.reason, audit.scopes) == (Status.CLEAN, "", (Scope.SYSTEM,))
+
+
+def test_packages_may_be_named(apt: Apt) -> None:
+    """That is how apt before 2.0 is asked, and comes to the same."""
+    apt.update()
+    command = "apt-cache policy example other"
+    assert apt.audit(command)[0] == apt.audit()[0]
+    apt.install(NEW, OTHER)
+    assert apt.audit(command)[0].status == Status.CLEAN
 
 
 def test_update_is_found_whatever_holds_it_back(apt: Apt) -> None:
