@@ -219,15 +219,18 @@ def test_signed_report_arrives(machine: Machine, server: Server) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     assert machine.run() == (0, f"portspec-send: the report of {HOST} for {before:%Y-%m-%d} was accepted\n", "")
     (report,) = server.reports()
-    assert list(report) == ["version", "host", "day", "time", "nonce", "agent", "tool", "listeners"]
+    keys = ["version", "host", "day", "time", "nonce", "agent", "system", "tool", "more_tools", "listeners"]
+    assert list(report) == keys
     moment = datetime.fromisoformat(report["time"])
     assert before <= moment <= datetime.now(UTC)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", report["time"])
     assert re.fullmatch(r"[0-9a-f]{32}", report["nonce"])
     assert (report["version"], report["host"], report["day"]) == (1, HOST, report["time"][:10])
     assert report["agent"] == f"portspec-send {agent.VERSION}"
+    assert (report["system"]["kernel"], report["more_tools"]) == (os.uname().sysname, [])
     assert report["tool"] == {
         "name": "debsecan",
+        "scope": "system",
         "version": "0.4.20.1",
         "command": [str(machine.bin / "debsecan"), "--format", "detail"],
         "exit_status": 0,
@@ -647,7 +650,8 @@ def test_trivy_of_every_version_is_asked_for_vulnerabilities_only(machine: Machi
 case "$*" in
 --version) echo "Version: 0.36.1"; echo "Vulnerability DB:"; echo "  UpdatedAt: 2026-11-20 06:12:12.345 +0000 UTC";;
 *--scanners*) echo "FATAL unknown flag: --scanners" >&2; exit 1;;
-*) echo '{"SchemaVersion":2,"Metadata":{"OS":{"Family":"debian","Name":"12.1"}}}';;
+*) echo '{"SchemaVersion":2,"Metadata":{"OS":{"Family":"debian","Name":"12.1"}},
+"Results":[{"Target":"web1 (debian 12.1)","Class":"os-pkgs","Type":"debian"}]}';;
 esac""",
     )
     report = machine.report("--tool", "trivy", "--timeout", "20m")
