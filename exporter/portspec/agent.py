@@ -72,6 +72,9 @@ DIRECTORIES = (  # cron's PATH has two of them; the last ones are those of pkgsr
     *("/usr/pkg/sbin", "/usr/pkg/bin", "/opt/local/sbin", "/opt/local/bin", "/opt/pkg/sbin", "/opt/pkg/bin"),
 )
 MAX_SPOOLED = 30
+MAX_SET_ASIDE = 10  # reports in the spool's directory "refused"
+MAX_TRIES = 10  # of a report that fails while others arrive, or is too large
+MAX_WAIT = 30 * 86_400.0  # seconds
 MAX_LISTENERS = 10_000
 
 _LONGEST_NAME = 253  # RFC 1035, 2.3.4
@@ -82,6 +85,8 @@ _SHORT = 30.0  # seconds for what should take a moment: the version of a tool, s
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte
 _ATTEMPT_TIMEOUT = 300.0  # seconds for a whole attempt, and for sendmail
 _LONGEST_PAUSE = 120.0  # seconds that a server's Retry-After may ask for
+_FIRST_WAIT, _LONGEST_WAIT = 1800.0, 16 * 3600.0  # seconds between the tries of a report; less than a day, for cron
+_MAX_IN_VAIN = 600.0  # seconds of a run for tries that fail; after that only the newest report is tried
 
 
 def say(text: str) -> None:
@@ -1244,6 +1249,7 @@ class Spool:
             raise BusyError(f"another portspec-send is at work (it holds {self.path}/lock)") from None
         for path in self.path.glob("*.new"):  # of one that was killed while writing
             path.unlink()
+        self.tries = Tries(self.path / "tries")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -1277,23 +1283,121 @@ class Spool:
         return sorted(self.path.glob("*.report"))
 
     def take(self, path: Path) -> Parcel | None:
-        """Give a report that waits; None, and it is dropped, if it is not whole."""
+        """Give a report that waits; None if it is not whole, and then it is put aside, or if it cannot be read."""
         try:
-            return make_parcel(path.read_bytes(), path)
+            if stat.S_ISREG(path.lstat().st_mode):
+                return make_parcel(path.read_bytes(), path)
+            warn(f"{path} is no report: not a regular file; {self.set_aside(path)}")
         except ValueError as error:
-            path.unlink()
-            warn(f"{path} is no report and was dropped: {error}")
+            warn(f"{path} is no report: {error}; {self.set_aside(path)}")
         except OSError as error:
             warn(f"{path} could not be read: {_reason(error)}")
         return None
 
+    def set_aside(self, path: Path) -> str:
+        """Take a report out of those that wait, but keep it, among the newest of its kind; say what became of it."""
+        self.tries.forget(path)
+        directory = self.path / "refused"
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            path.rename(directory / path.name)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return f"it was dropped, as it could not be kept in {directory}: {_reason(error)}"
+        kept = sorted(each for each in directory.iterdir() if not each.is_dir())
+        for each in kept[:-MAX_SET_ASIDE]:
+            with contextlib.suppress(OSError):
+                each.unlink()
+                warn(f"{each} was dropped: more than {MAX_SET_ASIDE} are there")
+        return f"it was moved to {directory}; move it back to {self.path} to have it tried again"
+
     def trim(self) -> None:
-        """Drop the oldest ones of too many."""
+        """Put the oldest ones of too many aside."""
         for path in self.waiting()[:-MAX_SPOOLED]:
             parcel = self.take(path)
-            if parcel is not None:
-                parcel.drop()
-                warn(f"{parcel.name} was dropped: more than {MAX_SPOOLED} wait in {self.path}")
+            name = parcel.name if parcel is not None else str(path)
+            if os.path.lexists(path):
+                warn(f"{name} was given up: more than {MAX_SPOOLED} wait in {self.path}; {self.set_aside(path)}")
+
+
+class _Tries(NamedTuple):
+    """How often a report has failed by itself, and when it is tried again, in Unix seconds."""
+
+    failures: int
+    next_at: float
+
+
+class Tries:
+    """What is known of the tries of each report in the spool; it lies in a file there, a line for each.
+
+    A try counts as failed from its begin, since a program that is killed cannot note that. What the file says is
+    advice: without it, or with one that is not right, all is tried as if for the first time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, _Tries] = {}
+        with contextlib.suppress(OSError):
+            for line in readable(path.read_bytes()).splitlines():
+                found = re.fullmatch(r"(\S+\.report) ([0-9]{1,6}) ([0-9]{1,12})", line)
+                if found and os.path.lexists(path.with_name(found[1])):
+                    self._found[found[1]] = _Tries(int(found[2]), float(found[3]))
+
+    def failures(self, path: Path | None) -> int:
+        """Give how often a report has failed by itself."""
+        return self._of(path).failures
+
+    def wait(self, path: Path | None, now: float) -> float:
+        """Give the seconds until a report is due; a clock that was set back does not make them more than there are."""
+        left = self._of(path).next_at - now
+        return left if 0.0 < left <= _LONGEST_WAIT else 0.0
+
+    def begin(self, path: Path | None, now: float) -> None:
+        """Note that a report is about to be tried; if nothing is ever noted after that, it is last in the next run."""
+        failures = self.failures(path)
+        self._note(path, _Tries(failures + 1, now + _wait_after(failures)))
+
+    def fail(self, path: Path | None, now: float) -> None:
+        """Note that the try which was begun has failed."""
+        failures = self.failures(path)
+        self._note(path, _Tries(failures, now + _wait_after(failures)))
+
+    def forgive(self, path: Path | None) -> None:
+        """Take the last try back: it was not for the report that it failed. One that failed before keeps its pause."""
+        tries = self._of(path)
+        if tries.failures > 1:
+            self._note(path, tries._replace(failures=tries.failures - 1))
+        else:
+            self.forget(path)
+
+    def forget(self, path: Path | None) -> None:
+        """Note that a report is gone."""
+        if path is not None and self._found.pop(path.name, None) is not None:
+            self._write()
+
+    def _of(self, path: Path | None) -> _Tries:
+        return self._found.get(path.name if path is not None else "", _Tries(0, 0.0))
+
+    def _note(self, path: Path | None, tries: _Tries) -> None:
+        if path is not None:
+            self._found[path.name] = tries
+            self._write()
+
+    def _write(self) -> None:
+        lines = [f"{name} {tries.failures} {tries.next_at:.0f}\n" for name, tries in sorted(self._found.items())]
+        new = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # on a full disk
+            if not lines:
+                self._path.unlink()
+                return
+            new.write_text("".join(lines), encoding="utf-8")
+            new.rename(self._path)
+
+
+def _wait_after(failures: int) -> float:
+    """Give the seconds that a report waits after so many failures of its own."""
+    return min(_FIRST_WAIT * 2 ** min(failures - 1, 30), _LONGEST_WAIT) if failures else 0.0
 
 
 # --- Sending ----------------------------------------------------------------------------------------------------------
@@ -1303,9 +1407,9 @@ class Fate(enum.Enum):
     """What became of an attempt."""
 
     SENT = enum.auto()
-    REFUSED = enum.auto()  # for good
-    FAILED = enum.auto()  # the other side is there, and could not take this one now
-    UNREACHABLE = enum.auto()  # nothing can be sent at the moment
+    REFUSED = enum.auto()  # by portspec, for good
+    TOO_LARGE = enum.auto()  # for what is on the way, as long as nobody raises its limit
+    FAILED = enum.auto()  # for now, be it for this report or for all
 
 
 @dataclass(frozen=True)
@@ -1357,13 +1461,15 @@ _ACCEPTED = {201: "was accepted", 200: "was there already"}
 _REFUSALS = frozenset({"too_large", "malformed", "roster", "signature", "time", "duplicate"})  # audit/intake.py
 _SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(400, 500)
 _LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
+_CONTENT_TOO_LARGE = 413  # RFC 9110, 15.5.14
 _HINTS = {  # what may be wrong where something other than portspec answers
     401: "if a proxy in front of it wants a password: url = http://USER:PASSWORD@…",
-    413: "what is there takes no report of this size",
+    413: "what is there takes no report of {size}, raise its limit (nginx: client_max_body_size)",
 }
 _REMEDIES = {
     "signature": "; put what `portspec key {host}` on the server prints into {key_file}",
     "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
+    "too_large": "; it has {size}: lower max_output in the settings",
 }
 
 
@@ -1402,7 +1508,7 @@ class HttpSender:
                 with response:
                     status, headers, body = response.getcode(), response.headers, response.read(_MAX_REPLY)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Attempt(Fate.UNREACHABLE, f"could not be sent to {self._where}: {_reason(error)}")
+            return Attempt(Fate.FAILED, f"could not be sent to {self._where}: {_reason(error)}")
         return self._judge(parcel, status, headers, body)
 
     def _judge(self, parcel: Parcel, status: int, headers: email.message.Message, body: bytes) -> Attempt:
@@ -1411,25 +1517,28 @@ class HttpSender:
         if status in _ACCEPTED and reply is not None and not reply.error:
             return Attempt(Fate.SENT, _ACCEPTED[status])
         if status in _REJECTIONS and reply is not None and reply.error in _REFUSALS:
-            remedy = _REMEDIES.get(reply.error, "").format(host=parcel.host, key_file=self._key_file)
+            remedy = _REMEDIES.get(reply.error, "")
+            remedy = remedy.format(host=parcel.host, key_file=self._key_file, size=spell_size(len(parcel.packed)))
             return Attempt(Fate.REFUSED, f"was refused: {reply.message} ({status} from {self._where}){remedy}")
         if status in _REDIRECTS:
             said = f"{self._where} redirects to {headers.get('Location')} ({status}): set url to where portspec is"
         elif reply is not None and reply.error:
             said = f"{reply.message} ({status} from {self._where})"
         else:
-            said = self._describe_stranger(status, first_line(body))
+            said = self._describe_stranger(status, first_line(body), len(parcel.packed))
         wanted = headers.get("Retry-After") or ""
         pause = min(float(wanted), _LONGEST_PAUSE) if re.fullmatch(r"[0-9]{1,9}", wanted) else 0.0
-        return Attempt(Fate.FAILED, f"could not be taken: {said}", pause)
+        fate = Fate.TOO_LARGE if status == _CONTENT_TOO_LARGE else Fate.FAILED
+        return Attempt(fate, f"could not be taken: {said}", pause)
 
-    def _describe_stranger(self, status: int, line: str) -> str:
+    def _describe_stranger(self, status: int, line: str, size: int) -> str:
         """Say who answered instead of portspec."""
         if status in _SUCCESSES:
             return f"no portspec answers at {self._where} ({status}{': ' if line else ''}{line})"
         said = f"{line} ({status} from {self._where})".strip()
         if status in _REJECTIONS and status not in _LATER:
-            said += f": no portspec answers there; {_HINTS.get(status, 'url ends behind the port')}"
+            hint = _HINTS.get(status, "url ends behind the port")
+            said += f": no portspec answers there; {hint.format(size=spell_size(size))}"
         return said
 
 
@@ -1465,6 +1574,14 @@ def read_reply(body: bytes) -> Reply | None:
     return Reply(printable(message, 500), error)
 
 
+def spell_size(count: int) -> str:
+    """Spell a number of bytes with the units of the settings."""
+    for unit, name in ((1_000_000, "MB"), (1000, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
 def first_line(body: bytes) -> str:
     """Give what somebody else said, as far as it fits a line."""
     return printable(readable(body).strip().partition("\n")[0], 300)
@@ -1486,6 +1603,11 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+# What sendmails say of a mail that is too large: exim "message too big", Postfix "message file too big", others what
+# the server of their relay says, by the codes of RFC 5321, 4.2.3, and RFC 3463, 3.3 and 3.4.
+_TOO_LARGE = re.compile(r"too (big|large)|exceeds .*\b(size|limit)|\b(552|5\.2\.3|5\.3\.4)\b", re.IGNORECASE)
+
+
 class MailSender:
     """Hands reports to the local sendmail."""
 
@@ -1496,19 +1618,29 @@ class MailSender:
     def send(self, parcel: Parcel) -> Attempt:
         """Try once to hand a report over."""
         settings = self._settings
-        command = (settings.sendmail, "-oi", "-t", "-f", settings.mail_from)
+        # By default exim tells of errors in a mail to the sender and says nothing here; -oep is for others no news.
+        command = (settings.sendmail, "-oi", "-oep", "-t", "-f", settings.mail_from)
+        mail = make_mail(parcel, settings.mail_from, settings.mail_to)
         try:
             with tempfile.TemporaryFile() as file:
-                file.write(make_mail(parcel, settings.mail_from, settings.mail_to))
+                file.write(mail)
                 file.seek(0)
                 done = run(command, environ=self._environ, timeout=_ATTEMPT_TIMEOUT, limit=_MAX_ERRORS, stdin=file)
         except OSError as error:
-            return Attempt(Fate.UNREACHABLE, f"could not be handed to {settings.sendmail}: {_reason(error)}")
+            return Attempt(Fate.FAILED, f"could not be handed to {settings.sendmail}: {_reason(error)}")
         if done.status == 0:
             return Attempt(Fate.SENT, f"was handed to {settings.sendmail} for {settings.mail_to}")
         last = _last_line(done.errors or done.output)
+        size = spell_size(len(mail))
+        if _TOO_LARGE.search(readable(done.errors + b"\n" + done.output)):
+            remedy = "raise its limit (Postfix and exim: message_size_limit), or send by HTTP (url)"
+            return Attempt(
+                Fate.TOO_LARGE, f"is too large for {settings.sendmail}: its mail has {size} ({last}); {remedy}"
+            )
         reason = done.note or f"it ended with {done.status}{': ' if last else ''}{last}"
-        return Attempt(Fate.UNREACHABLE, f"could not be handed to {settings.sendmail}: {reason}")
+        if not last:
+            reason += f" and said nothing of this mail of {size}"
+        return Attempt(Fate.FAILED, f"could not be handed to {settings.sendmail}: {reason}")
 
 
 def make_mail(parcel: Parcel, sender: str, recipient: str) -> bytes:
@@ -1530,69 +1662,161 @@ def make_mail(parcel: Parcel, sender: str, recipient: str) -> bytes:
 
 
 class Delivery:
-    """Sends what waits, oldest first. The pauses are for all of it together: a server that is down is down for all."""
+    """Sends reports. The pauses of a run are for all of them together: a server that is down is down for all."""
 
     def __init__(
-        self, sender: HttpSender | MailSender, settings: Settings, sleep: Callable[[float], None] = time.sleep
+        self,
+        sender: HttpSender | MailSender,
+        settings: Settings,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sender = sender
         self._sleep = sleep
+        self.clock = clock  # Unix seconds
+        self.timer = timer  # seconds, from whatever begin
         tries = settings.retries if settings.url else 0  # sendmail has a queue of its own
         self._pauses = [settings.pause * 2**index for index in range(tries)]
 
     def send(self, parcel: Parcel) -> Attempt:
-        """Send a report, if need be after pauses; say what became of it, and take it out of the spool if it is done."""
+        """Send a report, if need be after pauses; say what became of it."""
         attempt = self._sender.send(parcel)
-        while attempt.fate in {Fate.FAILED, Fate.UNREACHABLE} and self._pauses:
+        while attempt.fate is Fate.FAILED and self._pauses:
             pause = max(self._pauses.pop(0) * random.uniform(0.5, 1.5), attempt.pause)  # noqa: S311 - not a secret
             if sys.stderr.isatty():  # somebody waits; cron's mails are for what came of it
                 warn(f"{parcel.name} {attempt.text}; trying again in {pause:.0f} s")
             self._sleep(pause)
             attempt = self._sender.send(parcel)
-        if attempt.fate in {Fate.SENT, Fate.REFUSED}:
-            parcel.drop()
-            (say if attempt.fate is Fate.SENT else warn)(f"{parcel.name} {attempt.text}")
         return attempt
 
 
+class _Left(NamedTuple):
+    """A report that was tried and is still there: how the try ended, and in which words."""
+
+    name: str
+    path: Path | None
+    fate: Fate
+    text: str
+
+
+class _Round:
+    """One run's way through all that waits: each report that is due gets its try, whatever became of the others.
+
+    A failure counts against a report if others arrive, or if it is too large; else it may be the way that is shut, and
+    then all are tried again the next time. One that has failed before comes after those that have not: so what takes
+    minutes to fail, or gets this program killed, keeps no other waiting.
+    """
+
+    def __init__(self, spool: Spool | None, delivery: Delivery) -> None:
+        self._spool = spool
+        self._delivery = delivery
+        self._has_arrived = False
+        self._in_vain = 0.0  # seconds
+        self.left: list[_Left] = []
+        self.untried = 0
+        self.refused: list[Path | None] = []
+
+    def send_all(self, own: Parcel | None, *, is_now: bool) -> None:
+        """Try what waits, oldest first, and the report of today; `is_now`: also what has to wait for its next try."""
+        spool = self._spool
+        of_today = own.path if own is not None else None
+        paths = [path for path in spool.waiting() if path != of_today] if spool is not None else []
+        new = [path for path in paths if self._failures(path) == 0]
+        for path in new:
+            self._try_file(path, is_wanted=own is None and path == new[-1])
+        if own is not None:
+            self._try(own)
+        for path in paths:
+            if spool is not None and path not in new:
+                if is_now or not spool.tries.wait(path, self._delivery.clock()):
+                    self._try_file(path)
+                else:
+                    self.untried += 1
+
+    def _failures(self, path: Path | None) -> int:
+        return self._spool.tries.failures(path) if self._spool is not None else 0
+
+    def _try_file(self, path: Path, *, is_wanted: bool = False) -> None:
+        if self._in_vain >= _MAX_IN_VAIN and not is_wanted:
+            self.untried += 1
+            return
+        parcel = self._spool.take(path) if self._spool is not None else None
+        if parcel is not None:
+            self._try(parcel)
+
+    def _try(self, parcel: Parcel) -> None:
+        if self._spool is not None:
+            self._spool.tries.begin(parcel.path, self._delivery.clock())
+        began = self._delivery.timer()
+        attempt = self._delivery.send(parcel)
+        if attempt.fate is Fate.SENT:
+            self._has_arrived = True
+            if self._spool is not None:
+                self._spool.tries.forget(parcel.path)
+            parcel.drop()
+            say(f"{parcel.name} {attempt.text}")
+        elif attempt.fate is Fate.REFUSED:
+            self._give_up(parcel.name, parcel.path, attempt.text)
+        else:
+            self._in_vain += self._delivery.timer() - began
+            self.left.append(_Left(parcel.name, parcel.path, attempt.fate, attempt.text))
+
+    def _give_up(self, name: str, path: Path | None, text: str) -> None:
+        kept = f"; {self._spool.set_aside(path)}" if path is not None and self._spool is not None else ""
+        warn(f"{name} {text}{kept}")
+        self.refused.append(path)
+
+    def settle(self) -> None:
+        """When all were tried: judge whether a failure counts against a report, and give up those of too many."""
+        now = self._delivery.clock()
+        still = []
+        for each in self.left:
+            age = 0.0
+            if each.path is not None and self._spool is not None:
+                with contextlib.suppress(OSError):
+                    age = now - each.path.stat().st_mtime
+                if self._has_arrived or each.fate is Fate.TOO_LARGE:
+                    self._spool.tries.fail(each.path, now)
+                else:
+                    self._spool.tries.forgive(each.path)
+            failures = self._failures(each.path)
+            if failures >= MAX_TRIES:
+                self._give_up(each.name, each.path, f"{each.text}; given up after {failures} tries")
+            elif age > MAX_WAIT:
+                self._give_up(each.name, each.path, f"{each.text}; given up after {MAX_WAIT / 86_400:.0f} days")
+            else:
+                still.append(each)
+        self.left = still
+
+
 def deliver(
-    spool: Spool | None, own: Parcel | None, delivery: Delivery, tell_waiting: Callable[[str], None] = warn
+    spool: Spool | None,
+    own: Parcel | None,
+    delivery: Delivery,
+    tell_waiting: Callable[[str], None] = warn,
+    *,
+    is_now: bool = False,
 ) -> int:
-    """Send what waits, and after it the report of today if there is one; give the exit code."""
-    refused: list[Parcel] = []
-    left: list[Parcel] = []
-    is_stuck = False
-    failure = ""
-    for parcel in _queue(spool, own):
-        if not is_stuck:
-            attempt = delivery.send(parcel)
-            if attempt.fate is Fate.REFUSED:
-                refused.append(parcel)
-            if attempt.fate in {Fate.SENT, Fate.REFUSED}:
-                continue
-            failure = attempt.text
-            is_stuck = attempt.fate is Fate.UNREACHABLE
-        left.append(parcel)
-    lost = [parcel for parcel in left if parcel.path is None]
-    kept = [parcel for parcel in left if parcel.path is not None]
-    for parcel in lost:
-        warn(f"{parcel.name} {failure}; it could not be kept, and is lost")
-    if kept and spool is not None:
-        names = f"{kept[0].name} {failure}; it waits" if len(kept) == 1 else f"{len(kept)} reports {failure}; they wait"
-        tell_waiting(f"{names} in {spool.path} for the next time")
-    if own in refused or (refused and not left):
+    """Send what waits, and the report of today if there is one; give the exit code."""
+    tour = _Round(spool, delivery)
+    tour.send_all(own, is_now=is_now)
+    tour.settle()
+    names: dict[str, list[str]] = {}
+    for each in tour.left:
+        if each.path is None or spool is None:
+            warn(f"{each.name} {each.text}; it could not be kept, and is lost")
+        else:
+            names.setdefault(each.text, []).append(each.name)
+    for text, of_text in names.items():
+        who, wait = (of_text[0], "it waits") if len(of_text) == 1 else (f"{len(of_text)} reports", "they wait")
+        tell_waiting(f"{who} {text}; {wait} in {spool.path if spool else ''} for the next time")
+    if tour.untried:
+        who, wait = ("1 report", "waits") if tour.untried == 1 else (f"{tour.untried} reports", "wait")
+        say(f"{who} {wait} for a later try; portspec-send --flush --now tries at once")
+    if (own is not None and own.path in tour.refused) or (tour.refused and not tour.left and not tour.untried):
         return REFUSED
-    return SPOOLED if left else SENT
-
-
-def _queue(spool: Spool | None, own: Parcel | None) -> Iterator[Parcel]:
-    of_today = own.path if own is not None else None
-    for path in spool.waiting() if spool is not None else ():
-        older = spool.take(path) if spool is not None and path != of_today else None
-        if older is not None:
-            yield older
-    if own is not None:
-        yield own
+    return SPOOLED if tour.left or tour.untried else SENT
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
@@ -1607,6 +1831,9 @@ After=network-online.target
 [Service]
 Type=oneshot
 ExecStart={command}
+# exim's sendmail delivers in a process that goes on after portspec-send has ended. With the default of KillMode systemd
+# would end it then, and the mail would stay in the queue.
+KillMode=process
 UMask=0077
 Nice=10
 IOSchedulingClass=idle
@@ -1758,6 +1985,9 @@ def _parser() -> _Parser:
         choices=("service", "timer", "both"),
         help="print a service and a timer for systemd, or one of them",
     )
+    parser.add_argument(
+        "--now", action="store_true", help="send also what failed before and has to wait for its next try"
+    )
     group = parser.add_argument_group("settings")
     for name, key in KEYS.items():
         group.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=key.meaning.replace("%", "%%"))
@@ -1821,11 +2051,11 @@ def _main(arguments: argparse.Namespace) -> int:
         raise SettingsError("set either url or mail_to" + (", not both" if settings.url else ""))
     delivery = Delivery(HttpSender(settings) if settings.url else MailSender(settings, environ), settings)
     if arguments.flush:
-        return _flush(settings, delivery)
-    return _report(settings, environ, delivery, is_printed=arguments.print)
+        return _flush(settings, delivery, is_now=arguments.now)
+    return _report(settings, environ, delivery, is_printed=arguments.print, is_now=arguments.now)
 
 
-def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, is_printed: bool) -> int:
+def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, is_printed: bool, is_now: bool) -> int:
     """Audit this host, and send what waits and the new report."""
     key = read_key(settings.key_file)
     with contextlib.ExitStack() as stack:
@@ -1841,19 +2071,19 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, 
         if is_printed:
             _print(payload)
         own = _keep(spool, pack(payload, key))
-        code = deliver(spool, own, delivery)
+        code = deliver(spool, own, delivery, is_now=is_now)
         if spool is not None:
             spool.trim()
     return code
 
 
-def _flush(settings: Settings, delivery: Delivery) -> int:
+def _flush(settings: Settings, delivery: Delivery, *, is_now: bool) -> int:
     """Send what waits; that it goes on waiting is no news, so neither that nor another agent at work is trouble."""
     try:
         with Spool(settings.spool) as spool:
             if not spool.waiting():
                 say(f"nothing waits in {spool.path}")
-            return deliver(spool, None, delivery, say)
+            return deliver(spool, None, delivery, say, is_now=is_now)
     except BusyError as error:
         say(str(error))
         return SPOOLED

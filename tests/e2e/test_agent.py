@@ -284,20 +284,25 @@ def test_report_that_was_there_already_is_fine(machine: Machine, server: Server)
 
 
 @pytest.mark.parametrize("code", [400, 403, 409, 413])
-def test_refused_report_is_not_kept(machine: Machine, server: Server, code: int) -> None:
-    """A report that the server refuses for good is sent once, not kept, and the server's reason is told; exit 1."""
+def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code: int) -> None:
+    """A report that the server refuses for good is sent once and put aside, and the server's reason is told; exit 1."""
     server.codes = [code]
     server.start()
     machine.configure(url=server.url, retries=3)
     status, out, err = machine.run()
     assert (status, out) == (1, "")
+    remedy = "; it has .*: lower max_output in the settings" if code == 413 else ""
     assert re.fullmatch(
         f"portspec-send: the report of {HOST} for .* was refused: "
-        rf"what {code} means \({code} from {server.url}/api/v1/reports\)\n",
+        rf"what {code} means \({code} from {server.url}/api/v1/reports\){remedy}"
+        rf"; it was moved to {machine.spool}/refused; move it back to {machine.spool} to have it tried again\n",
         err,
     )
     assert len(server.bodies) == 1
     assert machine.waiting() == []
+    (path,) = (machine.spool / "refused").iterdir()
+    assert path.read_bytes() == server.bodies[0]
+    assert machine.run("--flush")[0] == 0
 
 
 @pytest.mark.parametrize("code", [200, 201, 401, 403, 404, 405, 413, 422])
@@ -311,7 +316,7 @@ def test_report_is_kept_where_no_portspec_answers(machine: Machine, server: Serv
     assert "no portspec answers " in err
     assert len(machine.waiting()) == 1
     server.codes, server.body = [201], b""
-    status, out, err = machine.run("--flush")
+    status, out, err = machine.run("--flush", "--now")  # 413 is about this report, which has to wait for its next try
     assert (status, err, machine.waiting()) == (0, "", [])
     assert out.endswith(" was accepted\n")
     assert server.bodies[0] == server.bodies[1]
@@ -436,7 +441,7 @@ def test_report_goes_by_mail(machine: Machine) -> None:
     code, out, err = machine.run()
     assert (code, err) == (0, "")
     assert out.endswith(f" was handed to {sendmail} for portspec@example.org\n")
-    assert machine.said("arguments") == "-oi -t -f agent@example.org\n"
+    assert machine.said("arguments") == "-oi -oep -t -f agent@example.org\n"
     mail, packed = attachment_of((machine.path / "mail").read_bytes())
     report = opened(packed)
     assert (mail["From"], mail["To"]) == ("agent@example.org", "portspec@example.org")
@@ -880,7 +885,7 @@ def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Serv
     packed = path.read_bytes()
     server.start()
     assert machine.run("--url", server.url)[0] == 0
-    assert server.bodies[0] == packed
+    assert packed in server.bodies
     assert len(server.reports()) == 2
 
 

@@ -83,7 +83,7 @@ def report(day: str) -> bytes:
 
 def test_pauses_grow_and_are_for_all_together(tmp_path: Path) -> None:
     """A server that does not answer is tried again after 4, 8 and 16 seconds, give or take a half, and not for each."""
-    post = Post(tmp_path / "spool", *[Fate.UNREACHABLE] * 5, retries=3)
+    post = Post(tmp_path / "spool", *[Fate.FAILED] * 6, retries=3)
     assert [post.run(), post.run()] == [75, 75]
     assert [pytest.approx(pause, rel=0.5) for pause in (4, 8, 16)] == post.pauses
     assert post.waiting == 2
@@ -101,23 +101,23 @@ def test_wait_for_a_retry_is_told_on_a_terminal(
     """Whoever waits at a terminal is told why and how long; cron is not."""
     for is_terminal, count in ((False, 0), (True, 1)):
         monkeypatch.setattr(sys.stderr, "isatty", lambda found=is_terminal: found)
-        post = Post(tmp_path / "spool", Fate.UNREACHABLE, Fate.SENT, retries=1, pause=60.0)
+        post = Post(tmp_path / "spool", Fate.FAILED, Fate.SENT, retries=1, pause=60.0)
         assert post.run() == 0
         said = capsys.readouterr().err
-        assert said.count("the report of db1 for 2026-11-22 was unreachable; trying again in 60 s\n") == count
+        assert said.count("the report of db1 for 2026-11-22 was failed; trying again in 60 s\n") == count
 
 
 def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A flush sends the reports of the spool; that one goes on waiting is no trouble, that one is refused is."""
     for day in ("2026-11-19", "2026-11-20", "2026-11-21"):
-        Post(tmp_path / "spool", *[Fate.UNREACHABLE] * 3).run(day)
+        Post(tmp_path / "spool", *[Fate.FAILED] * 3).run(day)
     capsys.readouterr()
-    post = Post(tmp_path / "spool", Fate.SENT, Fate.UNREACHABLE)
-    assert (post.flush(), post.waiting) == (75, 2)
+    post = Post(tmp_path / "spool", *[Fate.FAILED] * 3)
+    assert (post.flush(), post.waiting) == (75, 3)
     said = capsys.readouterr()
     assert said.err == ""
-    assert f"2 reports was unreachable; they wait in {tmp_path}/spool for the next time" in said.out
-    post = Post(tmp_path / "spool", Fate.REFUSED, Fate.SENT)
+    assert f"3 reports was failed; they wait in {tmp_path}/spool for the next time" in said.out
+    post = Post(tmp_path / "spool", Fate.SENT, Fate.REFUSED, Fate.SENT)
     assert (post.flush(), post.waiting) == (1, 0)
     assert "2026-11-20 was refused" in capsys.readouterr().err
     assert Post(tmp_path / "spool").flush() == 0
@@ -135,7 +135,7 @@ def test_one_report_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsy
 
 def test_refusal_of_an_older_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run whose own report is accepted ends with 1 if an older one was refused, and neither waits any more."""
-    Post(tmp_path / "spool", Fate.UNREACHABLE).run("2026-11-21")
+    Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.REFUSED, Fate.SENT)
     assert (post.run(), post.waiting) == (1, 0)
     said = capsys.readouterr()
@@ -153,33 +153,10 @@ def test_own_refusal_comes_before_what_waits(tmp_path: Path) -> None:
 def test_report_that_cannot_be_spooled_is_sent_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a spool the report is sent, and its loss is told if that fails."""
     own = agent.make_parcel(report("2026-11-22"), None)
-    for fate, code, words in ((Fate.SENT, 0, ""), (Fate.UNREACHABLE, 75, "it could not be kept, and is lost")):
+    for fate, code, words in ((Fate.SENT, 0, ""), (Fate.FAILED, 75, "it could not be kept, and is lost")):
         sender = cast("HttpSender", Clerk(fate))
         assert deliver(None, own, Delivery(sender, Settings())) == code
         assert words in capsys.readouterr().err
-
-
-def test_spool_is_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more reports than may wait the oldest is dropped, after it was tried once more, and that is told."""
-    monkeypatch.setattr(agent, "MAX_SPOOLED", 2)
-    for day in ("2026-11-19", "2026-11-20", "2026-11-21"):
-        Post(tmp_path / "spool", *[Fate.FAILED] * 3).run(day)
-    assert "the report of db1 for 2026-11-19 was dropped: more than 2 wait in" in capsys.readouterr().err
-    post = Post(tmp_path / "spool", *[Fate.SENT] * 3)
-    assert post.run() == 0
-    assert post.clerk.sent == [report("2026-11-20"), report("2026-11-21"), report("2026-11-22")]
-
-
-def test_broken_file_in_the_spool_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file in the spool that is no report is dropped with a message, half-written ones silently, others are left."""
-    path = tmp_path / "spool"
-    path.mkdir(mode=0o700)
-    (path / "1.report").write_bytes(b"")
-    (path / "2.new").write_bytes(b"half")
-    (path / "mine.txt").write_bytes(b"note")
-    assert Post(path, Fate.SENT).run() == 0
-    assert {each.name for each in path.iterdir()} == {"lock", "mine.txt"}
-    assert f"{path}/1.report is no report and was dropped" in capsys.readouterr().err
 
 
 def test_spool_must_be_private(tmp_path: Path) -> None:
@@ -283,6 +260,7 @@ def test_reasons_of_refusals_are_those_of_portspec() -> None:
 REMEDIES = {
     "signature": "; put what `portspec key db1` on the server prints into /etc/the.key",
     "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
+    "too_large": "; it has 1 bytes: lower max_output in the settings",
 }
 
 
@@ -300,7 +278,7 @@ def test_only_portspec_refuses(reason: str) -> None:
         (405, "", "(405 from URL): no portspec answers there; url ends behind the port"),
         (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url ends behind'),
         (401, "", "(401 from URL): no portspec answers there; if a proxy in front of it wants a password: url = "),
-        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no report of this size"),
+        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no report of 1 bytes, "),
         (429, "slowly", "slowly (429 from URL)"),
         (408, '{"error": "timeout", "message": "too slow"}', "too slow (408 from URL)"),
         (503, '{"error": "unable", "message": "no audit block"}', "no audit block (503 from URL)"),
@@ -310,7 +288,7 @@ def test_only_portspec_refuses(reason: str) -> None:
 def test_report_is_kept_whatever_others_say(status: int, body: str, said: str) -> None:
     """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the report, and tells what may be wrong."""
     attempt, url = answer(status, body)
-    assert attempt.fate is Fate.FAILED
+    assert attempt.fate is (Fate.TOO_LARGE if status == 413 else Fate.FAILED)
     assert attempt.text.startswith("could not be taken: " + said.replace("URL", url))
 
 
@@ -324,7 +302,7 @@ def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"http://portspec.example/api/v1/reports through the proxy {desk.address} (http_proxy)"
     assert attempt.text.startswith(f"could not be taken: (403 from {where}): no portspec answers there; ")
     attempt = HttpSender(Settings(url="http://portspec.example")).send(Parcel(b"x", "", "", "", None))
-    assert attempt == Attempt(Fate.UNREACHABLE, f"could not be sent to {where}: connection refused")
+    assert attempt == Attempt(Fate.FAILED, f"could not be sent to {where}: connection refused")
     assert proxy_of("http", "10.0.0.1:10190") == proxy_of("http", "local.example") == proxy_of("https", "a") == ""
 
 
@@ -335,7 +313,7 @@ def test_https_to_a_server_without_tls_is_told() -> None:
     thread.start()
     attempt = HttpSender(Settings(url=f"https://{desk.address}")).send(Parcel(b"x", "", "", "", None))
     thread.join()
-    assert attempt.fate is Fate.UNREACHABLE
+    assert attempt.fate is Fate.FAILED
     assert attempt.text.endswith(" (no TLS there? then url begins with http://)")
 
 
@@ -352,7 +330,7 @@ def test_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
     with silent_server() as port:
         attempt = HttpSender(Settings(url=f"http://127.0.0.1:{port}")).send(Parcel(b"x", "", "", "", None))
     assert (attempt.fate, attempt.text) == (
-        Fate.UNREACHABLE,
+        Fate.FAILED,
         f"could not be sent to http://127.0.0.1:{port}/api/v1/reports: took longer than 0.1 s",
     )
 
