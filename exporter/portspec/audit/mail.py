@@ -45,6 +45,7 @@ _LONGEST_NAMED: Final = 80  # characters
 _AS_IS: Final = frozenset({"", "7bit", "8bit", "binary"})
 _BLANKS: Final = b" \t\r\n"
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/= \t\r\n]")
+_ID = re.compile(r"\sid\s+<?([A-Za-z0-9._-]{1,64})>?(?:[\s;]|\Z)")
 _LONG_BOUNDARY = re.compile(rb"[\r\n]--[^\r\n]{1000}")
 # What the email package raises on MIME that is broken in ways that it does not expect, such as a charset with a NUL.
 _ITS_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
@@ -54,12 +55,14 @@ _ITS_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, Assert
 class Postmark:
     """Where a mail came from, for the log; each "" if not known, else one printable line of at most 300 characters.
 
-    `sender` is that of the envelope if it can be known, `relay` what handed the mail to our MTA. Whoever sent the mail
-    may have made up all of it but what the MTA vouches for: the address of the relay.
+    `sender` is that of the envelope if it can be known, `queue_id` our MTA's own name for the mail, by which its log
+    is searched, `relay` what handed the mail to it. Whoever sent the mail may have made up all of it but what the MTA
+    vouches for: its own name, and the address of the relay.
     """
 
     sender: str
     message_id: str
+    queue_id: str
     relay: str
 
 
@@ -85,16 +88,18 @@ def read_mail(raw: bytes) -> bytes:
 def postmark(raw: bytes, environment: Mapping[str, str]) -> Postmark:
     """Tell where a mail came from, by the environment in which the MTA runs a command, else by the mail's headers.
 
-    Postfix gives SENDER, CLIENT_HOSTNAME, CLIENT_ADDRESS and CLIENT_PROTOCOL (local(8)), Exim SENDER and, as
-    MESSAGE_ID, its own name for the mail (specification, 29.4), which counts if the mail has none; OpenSMTPD SENDER.
-    Of several headers Received the first counts, which our own MTA wrote. Never raises, whatever the mail is.
+    Postfix gives SENDER, CLIENT_HOSTNAME, CLIENT_ADDRESS and CLIENT_PROTOCOL (local(8); by pipe(8) nothing), exim
+    SENDER and, as MESSAGE_ID, its own name for the mail (specification, 29.4), OpenSMTPD SENDER. Of several headers
+    Received the first counts, which our own MTA wrote, with its own name for the mail (RFC 5321, 4.4: id). Never
+    raises, whatever the mail is.
     """
     text = _without_prologue(raw[:_MAX_HEAD]).decode("utf-8", "backslashreplace")
     head = HeaderParser().parsestr(text)
     received = head["Received"] or ""  # with a date at its end
     return Postmark(
         sender=_first(environment.get("SENDER"), _return_path(head), _mbox_sender(head), head["From"]),
-        message_id=_first(head["Message-ID"], environment.get("MESSAGE_ID")),
+        message_id=_first(head["Message-ID"]),
+        queue_id=_first(environment.get("MESSAGE_ID"), _queue_id(received)),
         relay=_first(_client(environment), received.rpartition(";")[0], received),
     )
 
@@ -236,6 +241,12 @@ def _client(environment: Mapping[str, str]) -> str:
     if not (name or address):
         return ""
     return f"{name}[{address}] {environment.get('CLIENT_PROTOCOL', '')}"
+
+
+def _queue_id(received: str) -> str:
+    """Give the MTA's own name for the mail, as in `by mail.example.org (Postfix) with ESMTP id 4Y1k2b`."""
+    found = _ID.search(received[: 4 * _LONGEST])
+    return found[1] if found else ""
 
 
 def _first(*texts: str | None) -> str:

@@ -36,16 +36,20 @@ _log = log.get("receive")
 
 def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Take the mail on standard input by the configuration at `path`; gives the exit code."""
+    mark: dict[str, str] = {}
     try:
-        return _receive(path, _read(stdin or sys.stdin.buffer), environment)
+        raw = _read(stdin or sys.stdin.buffer)
+        # In the order of the line; what is not known is left out.
+        mark = {name: text for name, text in asdict(postmark(raw, environment)).items() if text}
+        return _receive(path, raw, mark)
     except PortspecError as error:
-        _log.error("the mail has to wait", why=str(error))
+        _log.error("the mail has to wait", why=str(error), **mark)
     except Exception:  # noqa: BLE001 - a fault of ours must not lose a report
-        _log.exception("the mail has to wait: portspec crashed")
+        _log.exception("the mail has to wait: portspec crashed", **mark)
     return EX_TEMPFAIL
 
 
-def _receive(path: str, raw: bytes, environment: Mapping[str, str]) -> int:
+def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
     config = load(path)
     if config.audit is None:
         raise PortspecError(f"{path}: has no audit block, so no report is expected")
@@ -60,13 +64,13 @@ def _receive(path: str, raw: bytes, environment: Mapping[str, str]) -> int:
             raise RefusedError.duplicate(report.host, report.day)
     except RefusedError as error:
         known = {"host": error.host} if error.host else {}
-        _log.error(
-            "a report was refused", reason=error.reason, why=str(error), **known, **asdict(postmark(raw, environment))
-        )
+        _log.error("a report was refused", reason=error.reason, why=str(error), **known, **mark)
         note_refusal(place.path, error.reason)
         return EX_DATAERR
     _log.info(
-        "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already", host=report.host
+        "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already",
+        host=report.host,
+        **mark,
     )
     return EX_OK
 

@@ -163,6 +163,26 @@ def test_log_tells_whence_a_refused_mail_came(conf: str) -> None:
     assert entry["why"].startswith(f"it is not signed with the key of {WEB}")
 
 
+def test_every_line_tells_which_mail_it_is_about(conf: str) -> None:
+    """Also of a mail that is accepted or has to wait the line has sender, Message-ID and exim's own id, if known."""
+    raw = mail(signed(today()))
+    identity = raw.partition(b"Message-ID: ")[2].split()[0].decode()
+    exim = {"SENDER": "root@web1.example.org", "MESSAGE_ID": "1xXU5u-0001bk-24"}
+    of_mail = {"sender": "root@web1.example.org", "message_id": identity, "queue_id": "1xXU5u-0001bk-24"}
+    told = [json.loads(pipe("-j", "-c", conf, "--log.level", "info", mail=raw, extra=exim).err) for _ in range(2)]
+    right = Path(conf).read_text(encoding="utf-8")
+    Path(conf).write_text("{", encoding="utf-8")
+    told.append(json.loads(pipe("-j", "-c", conf, mail=raw, extra=exim).err))
+    Path(conf).write_text(right, encoding="utf-8")
+    assert [entry["event"] for entry in told] == [
+        "a report was accepted",
+        "the report is there already",
+        "the mail has to wait",
+    ]
+    for entry in told:
+        assert {name: entry.get(name) for name in (*of_mail, "relay")} == {**of_mail, "relay": None}
+
+
 def test_mail_without_end_is_read_to_its_end_and_65(conf: str) -> None:
     """100 MB are taken off the pipe, so that the MTA gets rid of them, and refused for their size."""
     process = subprocess.Popen(
