@@ -61,6 +61,7 @@ lab: venv  ## a shell in a small network of hosts whose truth is known
 
 packages:  ## install the Debian packages that the tests start as programs, as root
 	@sh tests/packages.sh
+	@sh tests/exim.sh
 
 constraints: venv  ## pin the newest versions of all dependencies, with hashes; after a change of those in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
@@ -69,4 +70,4 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
 
 clean:  ## remove .venv and all that tools left behind
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .packages build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

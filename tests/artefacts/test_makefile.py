@@ -71,7 +71,7 @@ class Checkout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "tests").mkdir(parents=True)
-        for name in ("Makefile", "tests/venv.sh", "tests/packages.sh", "tests/packages.txt"):
+        for name in ("Makefile", "tests/venv.sh", "tests/packages.sh", "tests/packages.txt", "tests/exim.sh"):
             shutil.copy(ROOT / name, directory / name)
         (directory / "pyproject.toml").write_text(_PROJECT)
         (directory / "backend.py").write_text(_BACKEND)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.e2e.exporter import until
-from tests.e2e.postfix import PIPED, REPORTS, USER, MailHost
+from tests.e2e.mailhost import REPORTS, USER, changed_body, changed_signature, notice_of
+from tests.e2e.postfix import PIPED, PostfixHost
 from tests.e2e.reports import (
     PACKAGE,
     Agent,
-    Made,
     key,
     mail,
     make,
@@ -29,7 +29,6 @@ from tests.e2e.reports import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from email.message import Message
     from pathlib import Path
 
 HOST: Final = "db1.example.org"
@@ -39,19 +38,13 @@ DROPPING: Final = "#!/bin/sh\n{receive}\n[ $? -eq 75 ] && exit 75\nexit 0\n"
 
 
 @pytest.fixture
-def host() -> Iterator[MailHost]:
+def host() -> Iterator[PostfixHost]:
     """Give a mail host to which two hosts have to report."""
-    with MailHost([HOST, OTHER]) as found:
+    with PostfixHost([HOST, OTHER]) as found:
         yield found
 
 
-def archived(host: MailHost, made: Made) -> bytes:
-    """Give what the archive has of a report's host and day."""
-    command = host.portspec("report", "--raw", "--host", made.host, "--day", made.day, "-c", str(host.conf))
-    return printed(*command)
-
-
-def waits(host: MailHost, tries: int, words: str) -> None:
+def waits(host: PostfixHost, tries: int, words: str) -> None:
     """See that the MTA keeps the one mail after so many tries, and says why."""
     until(lambda: host.log().count("status=deferred") == tries)
     (why,) = until(host.reasons)
@@ -59,16 +52,8 @@ def waits(host: MailHost, tries: int, words: str) -> None:
     assert re.search(words, why), why
 
 
-def notice_of(returned: Message) -> str:
-    """Give what the MTA says in a mail that it returns, which is the first part, as one line."""
-    part = next(part for part in returned.walk() if part.get_content_type() == "text/plain")
-    found = part.get_payload(decode=True)
-    assert isinstance(found, bytes)
-    return " ".join(found.decode().split())
-
-
 @pytest.mark.parametrize("recipient", [REPORTS, PIPED], ids=["alias", "transport"])
-def test_report_goes_by_mail_from_the_agent_to_the_page(host: MailHost, tmp_path: Path, recipient: str) -> None:
+def test_report_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_path: Path, recipient: str) -> None:
     """What the agent hands to sendmail shows in metrics and page, by an alias or a transport, and is kept as sent."""
     agent = Agent(tmp_path / "db1", HOST, key(host.conf, HOST))
     agent.configure(mail_to=recipient, sendmail=host.sendmail)
@@ -92,27 +77,6 @@ def test_report_goes_by_mail_from_the_agent_to_the_page(host: MailHost, tmp_path
     assert printed(*raw) == payload
 
 
-def attachment(raw: bytes) -> int:
-    """Tell where the base64 of the attachment begins."""
-    return raw.index(b"\n\n", raw.index(b"filename=")) + 2
-
-
-def changed_body(raw: bytes) -> bytes:
-    """Change one character in the middle of the attachment."""
-    at = (attachment(raw) + len(raw)) // 2
-    while not raw[at : at + 1].isalnum():
-        at += 1
-    return raw[:at] + (b"B" if raw[at : at + 1] == b"A" else b"A") + raw[at + 1 :]
-
-
-def changed_signature(raw: bytes) -> bytes:
-    """Change one character of the attachment, so that one digit of the signature is another one."""
-    start = attachment(raw)
-    begin = 24  # characters of base64, for the 18 bytes of "portspec-report 1 "; the last of four is of one digit alone
-    at = next(at for at in range(start + begin + 3, start + begin + 40, 4) if raw[at : at + 1] in b"wxyz012345")
-    return raw[:at] + (b"x" if raw[at : at + 1] == b"w" else b"w") + raw[at + 1 :]
-
-
 @pytest.mark.parametrize(
     ("of", "tamper", "reason", "words", "recipient"),
     [
@@ -125,7 +89,7 @@ def changed_signature(raw: bytes) -> bytes:
     ids=["body", "signature", "transport", "roster", "second"],
 )
 def test_refused_mail_returns_to_its_sender(
-    host: MailHost, of: str, tamper: Callable[[bytes], bytes], reason: str, words: str, recipient: str
+    host: PostfixHost, of: str, tamper: Callable[[bytes], bytes], reason: str, words: str, recipient: str
 ) -> None:
     """A mail that is refused returns to its sender with the reason, is counted, and is told of in the MTA's log."""
     first, made = make(OTHER, time.time()), make(of, time.time())
@@ -153,11 +117,11 @@ def test_refused_mail_returns_to_its_sender(
         assert f" host={of} " in found[1]
     assert returned["To"] == SENDER
     assert re.search(words, notice_of(returned))
-    assert archived(host, first) == first.payload
+    assert host.archived(first) == first.payload
     host.wait_until_done()
 
 
-def test_mail_waits_while_the_disk_is_full(host: MailHost) -> None:
+def test_mail_waits_while_the_disk_is_full(host: PostfixHost) -> None:
     """While there is no room for the archive the MTA keeps the mail, and delivers it once when there is."""
     host.mount(host.state, "1m")
     host.send(mail(make(OTHER, time.time()), SENDER, REPORTS), SENDER)
@@ -176,19 +140,19 @@ def test_mail_waits_while_the_disk_is_full(host: MailHost) -> None:
     host.flush()
     host.wait_until_done()
     assert host.returned() == []
-    assert archived(host, made) == made.payload
+    assert host.archived(made) == made.payload
     with host.exporter() as exporter:
         until(lambda: status(exporter, HOST) == "vulnerable")
         assert received(exporter) == 2
         assert rejected(exporter) == {}
 
 
-def broken(host: MailHost) -> None:
+def broken(host: PostfixHost) -> None:
     """Leave a slip in conf.yml."""
     host.conf.write_text("audit: {passphrase: short\n", encoding="utf-8")
 
 
-def alias_of_root(host: MailHost) -> None:
+def alias_of_root(host: PostfixHost) -> None:
     """Let root own the alias file, so that "nobody" runs the command."""
     receive = re.search(r'"\|.*"', (host.directory / "mail" / "aliases").read_text(encoding="utf-8"))
     assert receive
@@ -196,7 +160,7 @@ def alias_of_root(host: MailHost) -> None:
     host.reload()
 
 
-def mended(host: MailHost) -> None:
+def mended(host: PostfixHost) -> None:
     """Set all right again."""
     host.configure()
     for path in (host.directory / "mail").glob("aliases*"):
@@ -208,7 +172,7 @@ def mended(host: MailHost) -> None:
     ("slip", "words"), [(broken, "portspec.yml:"), (alias_of_root, "[Pp]ermission denied")], ids=["conf", "owner"]
 )
 def test_mail_waits_while_portspec_is_set_up_wrong(
-    host: MailHost, slip: Callable[[MailHost], None], words: str
+    host: PostfixHost, slip: Callable[[PostfixHost], None], words: str
 ) -> None:
     """A mail that cannot be judged, for conf.yml is wrong or may not be read, waits until that is put right."""
     slip(host)
@@ -219,10 +183,10 @@ def test_mail_waits_while_portspec_is_set_up_wrong(
     host.flush()
     host.wait_until_done()
     assert host.returned() == []
-    assert archived(host, made) == made.payload
+    assert host.archived(made) == made.payload
 
 
-def test_refused_mail_is_dropped_by_a_script(host: MailHost) -> None:
+def test_refused_mail_is_dropped_by_a_script(host: PostfixHost) -> None:
     """Behind a script that hides what is refused nobody gets mail back; it is counted, and what has to wait waits."""
     script = host.script("receive", DROPPING)
     host.alias(f'"|{script}"')
