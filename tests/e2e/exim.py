@@ -22,7 +22,7 @@ PORTAUDIT: Final = f"portaudit@{DOMAIN}"  # the alias
 EXIM: Final = "/usr/sbin/exim4"
 _PAGE: Final = ROOT / "docs" / "audit.md"
 _OWN: Final = "Debian-exim"  # the user that Debian's exim is built for
-_USERS: Final = {
+USERS: Final = {
     "passwd": f"{_OWN}:x:64999:64999::/var/spool/exim4:/usr/sbin/nologin\n",
     "group": f"{_OWN}:x:64999:\n",
 }
@@ -88,7 +88,7 @@ class EximHost(MailHost):
         """Lay exim over this machine's files in the namespace, configure it, and start it."""
         over = self.directory / "over"
         (over / "exim4").mkdir(parents=True)
-        for name, line in _USERS.items():
+        for name, line in USERS.items():
             (over / name).write_text(Path("/etc", name).read_text(encoding="utf-8") + line, encoding="utf-8")
         for own, system in ((FILES / "usr", "/usr"), (over, "/etc")):
             options = f"lowerdir={own}:{system}"
@@ -145,8 +145,13 @@ class EximHost(MailHost):
         return re.findall(r"(?m)^ *[0-9]+[mhdw] +\S+ +(\S+) <", self._exim("-bp"))
 
     def flush(self) -> None:
-        """Try all that waits now, and wait until that is done."""
-        self._exim("-qff")
+        """Try all that waits until nothing does; a queue run passes over a mail whose last try is just ending."""
+
+        def is_empty() -> bool:
+            self._exim("-qff")
+            return not self.queue()
+
+        until(is_empty)
 
     def wait_until_done(self) -> None:
         """Wait until no mail is left."""

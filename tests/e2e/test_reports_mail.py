@@ -108,7 +108,8 @@ def test_refused_mail_returns_to_its_sender(
     assert found, line
     assert f"reason={reason} " in found[1]
     assert re.search(f'why="[^"]*({words})', found[1])
-    assert f" sender={SENDER} message_id={identity[1].decode()} " in found[1]
+    (queue_id,) = re.findall(r": ([0-9A-F]+): to=", line)
+    assert f" sender={SENDER} message_id={identity[1].decode()} queue_id={queue_id} " in found[1]
     # Only local(8) says it in so many words.
     assert re.search(
         r' relay="(localhost\[127\.0\.0\.1\] ESMTP"|from .*127\.0\.0\.1.* by mail\.example\.org )', found[1]
