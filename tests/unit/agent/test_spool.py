@@ -268,6 +268,18 @@ def test_tries_that_hang_do_not_take_all_night(host: Host) -> None:
     assert host.run("g") == (75, ["g", "a", "b"])
 
 
+def test_sendmail_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sendmail that never ends is ended after the time of an attempt, and the report has failed for now."""
+    monkeypatch.setattr(agent, "_ATTEMPT_TIMEOUT", 0.2)
+    sendmail = tmp_path / "sendmail"
+    sendmail.write_text("#!/bin/sh\nexec tail -f /dev/null\n", encoding="ascii")
+    sendmail.chmod(0o755)
+    sender = agent.MailSender(Settings(mail_to="portspec", mail_from="root", sendmail=str(sendmail)), {})
+    attempt = sender.send(agent.make_parcel(report("a"), None))
+    assert attempt.fate is Fate.FAILED
+    assert attempt.text.startswith(f"could not be handed to {sendmail}: sendmail took longer than 0 s and was ended")
+
+
 @pytest.mark.parametrize("end", [agent.Stopped, MemoryError])
 def test_report_at_which_the_agent_ends_blocks_no_other(
     host: Host, end: Callable[[int], BaseException], monkeypatch: pytest.MonkeyPatch
