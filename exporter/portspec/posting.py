@@ -1,10 +1,14 @@
-"""Reports that are posted, on their way into the archive: those of each address in turn, many in one transaction."""
+"""Reports that are posted, on their way into the archive: those of each network in turn, many in one transaction."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import ipaddress
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
@@ -33,6 +37,80 @@ class _Posted:
     outcome: asyncio.Future[Outcome | Exception]
 
 
+@dataclass(slots=True)
+class _Queue:
+    """What waits from one network; `turn` tells when it was served last, or began to wait if that is later."""
+
+    turn: int
+    posted: deque[_Posted] = field(default_factory=deque)
+
+
+class Turns:
+    """What waits from each network. Next is always the network that was served longest ago, or waits for longest.
+
+    So none is served twice while another that waited since before is not served, wherever a batch is cut.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._clock = count()
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def add(self, posted: _Posted) -> None:
+        """Let a report wait behind the others of its network."""
+        network = network_of(posted.origin)
+        if network not in self._queues:
+            self._queues[network] = _Queue(next(self._clock))
+        self._queues[network].posted.append(posted)
+
+    def take(self, most: int) -> list[tuple[int, _Posted]]:
+        """Take the next reports, `most` at most, each with the turn of its network.
+
+        Those that nobody waits for any more are dropped.
+        """
+        found: list[tuple[int, _Posted]] = []
+        order = [(queue.turn, network) for network, queue in self._queues.items()]
+        heapq.heapify(order)
+        while order and len(found) < most:
+            turn, network = heapq.heappop(order)
+            queue = self._queues[network]
+            posted = queue.posted.popleft()
+            if not posted.outcome.done():
+                found.append((turn, posted))
+                queue.turn = next(self._clock)
+            if queue.posted:
+                heapq.heappush(order, (queue.turn, network))
+            else:
+                del self._queues[network]
+        return found
+
+    def put_back(self, taken: Sequence[tuple[int, _Posted]]) -> None:
+        """Put the last of what was taken back, for it was not served: the networks have their turns again."""
+        for turn, posted in reversed(taken):
+            queue = self._queues.setdefault(network_of(posted.origin), _Queue(turn))
+            queue.posted.appendleft(posted)
+            queue.turn = turn
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """Give the network that shares are counted for: an IPv4 address, of IPv6 the /64, which one client may have whole.
+
+    A text that is no address stands for itself.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped:  # of a client of IPv4 at a socket for both (RFC 4291, 2.5.5.2)
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+
+
 class Posting:
     """Archives what is posted. `on_refusal` is told of each report that is refused, `on_archived` of each batch.
 
@@ -53,7 +131,7 @@ class Posting:
         self._wall_clock = wall_clock
         self._on_refusal = on_refusal
         self._on_archived = on_archived
-        self._queues: dict[str, deque[_Posted]] = {}  # by address, the one whose turn is next first
+        self._turns = Turns()
         self._has_posted = asyncio.Event()
         self._archive = Archive()  # of the thread that adds
 
@@ -63,7 +141,7 @@ class Posting:
         Raises RefusedError, and StoreError when it cannot be archived now.
         """
         future: asyncio.Future[Outcome | Exception] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(origin, deque()).append(_Posted(packed, origin, future))
+        self._turns.add(_Posted(packed, origin, future))
         self._has_posted.set()
         self.waiting += 1
         try:
@@ -82,7 +160,8 @@ class Posting:
         """Archive what is posted until cancelled."""
         while True:
             await self._has_posted.wait()
-            batch = self._batch()
+            taken = self._turns.take(MAX_BATCH)
+            batch = [posted for _, posted in taken]
             outcomes: Sequence[Outcome | Exception]
             try:
                 outcomes = await in_daemon_thread(lambda batch=batch: self._archived(batch))  # type: ignore[misc]
@@ -91,30 +170,16 @@ class Posting:
             except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
                 _log.exception("reports cannot be taken")
                 outcomes = [_bare(error)] * len(batch)
-            for posted in reversed(batch[len(outcomes) :]):
-                self._queues.setdefault(posted.origin, deque()).appendleft(posted)
+            self._turns.put_back(taken[len(outcomes) :])
             for posted, outcome in zip(batch, outcomes, strict=False):
                 if isinstance(outcome, RefusedError):
                     self._on_refusal(outcome, posted.origin)
                 if not posted.outcome.done():
                     posted.outcome.set_result(outcome)
-            if not self._queues:
+            if not self._turns:
                 self._has_posted.clear()
             self._on_archived()
-            del batch, outcomes
-
-    def _batch(self) -> list[_Posted]:
-        """Take some of what waits, from each address in turn, leaving out those that nobody waits for any more."""
-        batch: list[_Posted] = []
-        while self._queues and len(batch) < MAX_BATCH:
-            origin, queue = next(iter(self._queues.items()))
-            del self._queues[origin]
-            posted = queue.popleft()
-            if queue:
-                self._queues[origin] = queue  # at the end
-            if not posted.outcome.done():
-                batch.append(posted)
-        return batch
+            del taken, batch, outcomes
 
     def _archived(self, batch: Sequence[_Posted]) -> list[Outcome | Exception]:
         """Admit and archive the first reports of a batch, few if they are large; gives what became of each of these."""

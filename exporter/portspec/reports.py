@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 from portspec import log
 from portspec.audit.encoding import Decoder, encode
 from portspec.audit.formats import parse
-from portspec.audit.intake import MAX_AHEAD, REASONS, Rules
+from portspec.audit.intake import MAX_AHEAD, REASONS, Rules, sender_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.report import read_payload
 from portspec.audit.state import AuditState, Inspection
 from portspec.errors import NoThreadError
 from portspec.lapse import outdated
 from portspec.names import canonical
-from portspec.posting import Posting
+from portspec.posting import Posting, network_of
 from portspec.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive
 from portspec.threads import in_daemon_thread
@@ -44,7 +44,8 @@ BUSY: Final = 8  # reports waiting to be archived, with which the reading of oth
 LOOK: Final = 0.05  # seconds between two looks for that,
 MAX_PAUSE: Final = 5.0  # and seconds for which it waits
 MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' states are replaced
-MAX_LOGGED: Final = 60  # refused reports a minute that get a line in the log: anybody may post
+MAX_LOGGED: Final = 60  # refused reports a minute from one network that get a line in the log: anybody may post
+MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
 
 _log = log.get("reports")
 
@@ -125,6 +126,10 @@ class Reports:
             return self._states.get(canonical(host))
         except ValueError:
             return None
+
+    def host_of(self, head: bytes) -> str:
+        """Give the host that a report says it is of, by its first bytes; see audit.intake.sender_of()."""
+        return sender_of(head, self._posting.rules)
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
         """Archive a report that came from an address; see Posting.take()."""
@@ -342,17 +347,21 @@ class _Log:
         self._wall_clock = wall_clock
         self._minute = 0
         self._count = 0
+        self._told: Counter[str] = Counter()  # by network
 
     def tell(self, error: RefusedError, origin: str) -> None:
         self.tell_rest()
         self._count += 1
-        if self._count <= MAX_LOGGED:
+        network = network_of(origin)
+        if self._told.total() < MAX_LOGGED_OF_ALL and self._told[network] < MAX_LOGGED:
+            self._told[network] += 1
             known = {"host": error.host} if error.host else {}
             _log.error("a report was refused", reason=error.reason, why=str(error), origin=origin, **known)
 
     def tell_rest(self) -> None:
         minute = int(self._wall_clock() // 60)
         if minute != self._minute:
-            if self._count > MAX_LOGGED:
-                _log.error("more reports were refused", reports=self._count - MAX_LOGGED)
+            if more := self._count - self._told.total():
+                _log.error("more reports were refused", reports=more)
             self._minute, self._count = minute, 0
+            self._told.clear()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate")
 MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of a report as it is sent
+MAX_PACKED_HEAD: Final = 8 << 10  # bytes as it is sent, in which its host must be named; gzip(1) adds a file's name
 MAX_PAYLOAD: Final = 32 * 1024 * 1024  # the agent's has 21 MB at most
 MAX_AHEAD: Final = 600.0  # seconds that a host's clock may be ahead of ours
 MAX_DELAY: Final = 5 * 86_400.0  # seconds that a report may be on its way: mail is tried as long (RFC 5321, 4.5.4.1)
@@ -55,12 +56,7 @@ def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
     """
     if len(packed) > MAX_PACKED:
         raise RefusedError("too_large", f"it has {len(packed):,} bytes, more than {MAX_PACKED:,}")
-    try:
-        host = host_of(peek(packed, MAX_HEAD))
-    except EnvelopeError as error:
-        raise RefusedError(error.reason, str(error)) from None
-    if host not in rules.roster:
-        raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
+    host = sender_of(packed, rules)
     try:
         payload, signature = unpack(packed, MAX_PAYLOAD)
     except EnvelopeError as error:
@@ -79,3 +75,17 @@ def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
         why = f"it is {(now - report.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"
         raise RefusedError("time", why, host, size)
     return report, payload
+
+
+def sender_of(packed: bytes, rules: Rules) -> str:
+    """Give the host that a report says it is of, by its first MAX_PACKED_HEAD bytes; anybody may say so.
+
+    Raises RefusedError: "malformed" if they do not name one, "roster" for one that need not report.
+    """
+    try:
+        host = host_of(peek(packed[:MAX_PACKED_HEAD], MAX_HEAD))
+    except EnvelopeError as error:
+        raise RefusedError(error.reason, str(error)) from None
+    if host not in rules.roster:
+        raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
+    return host

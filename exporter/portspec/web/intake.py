@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from portspec.audit.intake import MAX_PACKED, RefusedError
+from portspec.audit.intake import MAX_PACKED, MAX_PACKED_HEAD, RefusedError
+from portspec.posting import network_of
 from portspec.store import Outcome, StoreError
+from portspec.web.holdings import Body, Holdings, NoRoomError
 
 if TYPE_CHECKING:
     from portspec.web.service import Service
 
-MAX_HELD: Final = 128 << 20  # bytes of reports that have come in and are not archived yet: strangers may send some, too
-MAX_SHARE: Final = 32 << 20  # of these, bytes from one address: no stranger shuts the others out
 MAX_TIME: Final = 60.0  # seconds for the body of a request
+GRACE: Final = 10.0  # seconds for what is small; what is larger may take longer, by
+LEAST_RATE: Final = 16 << 10  # bytes a second: who is slower holds the room of others
 RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
 _STORED: Final = {Outcome.ACCEPTED: (201, "accepted"), Outcome.SAME: (200, "the same report is there already")}
+
+
+_TOO_SLOW: Final = f"the report came too slowly: less than {LEAST_RATE:,} bytes a second, or more than {MAX_TIME:.0f} s"
+_NO_ROOM: Final = "too many reports are on their way in; try again later"
 
 
 class _UnableError(Exception):
@@ -29,11 +34,11 @@ class _UnableError(Exception):
 
 
 class Intake:
-    """Handlers over a service."""
+    """Handlers over a service; `holdings` are the reports that are on their way in."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._held: Counter[str] = Counter()  # bytes, by address
+        self.holdings = Holdings()
         self._agent = files("portspec").joinpath("agent.py").read_bytes()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -49,7 +54,7 @@ class Intake:
         except RefusedError as error:
             return _answer(_STATUS.get(error.reason, 403), error.reason, str(error))
         except TimeoutError:
-            return _answer(408, "timeout", f"the report did not arrive within {MAX_TIME:.0f} s")
+            return _answer(408, "timeout", _TOO_SLOW)
         except StoreError as error:
             return _answer(503, "store", f"the report cannot be archived now: {error.why}; try again later")
         except _UnableError as error:
@@ -60,35 +65,60 @@ class Intake:
         return _answer(status, None, message)
 
     async def _archived(self, request: web.Request, origin: str) -> Outcome:
-        """Read and archive a report, what has come in of it being counted among the bytes that are held meanwhile."""
+        """Read and archive a report, what has come in of it being counted among the bytes that are held meanwhile.
+
+        Raises TimeoutError if it comes too slowly.
+        """
         reports = self._service.reports
         if not reports.is_expecting:
             raise _UnableError("this portspec takes no reports: its conf.yml has no audit block")
         if error := _fault(request):
             reports.refuse(error, origin)
             raise error
-        body = bytearray()
-        try:
-            await self._receive(request, origin, body)
-            return await reports.take(bytes(body), origin)
-        finally:
-            self._held[origin] -= len(body)
-            self._held = +self._held  # those with none are left out
+        async with asyncio.timeout(None) as patience:
+            body = Body(network_of(origin), patience)
+            try:
+                await self._receive(request, origin, body)
+                patience.reschedule(None)  # from here on the client waits for us
+                packed = bytes(body.data)
+                body.data.clear()
+                return await reports.take(packed, origin)
+            except NoRoomError:
+                raise _UnableError(_NO_ROOM) from None
+            except asyncio.CancelledError:
+                if body.is_displaced:
+                    raise _UnableError(_NO_ROOM) from None
+                raise
+            finally:
+                self.holdings.release(body)
 
-    async def _receive(self, request: web.Request, origin: str, body: bytearray) -> None:
-        """Read the body of a request, of one that is too large no more than shows that.
+    async def _receive(self, request: web.Request, origin: str, body: Body) -> None:
+        """Read the body of a request: of one that is too large no more than shows that, of a stranger's its head.
 
-        Raises TimeoutError if it takes too long.
+        Raises NoRoomError, and RefusedError for a host that is not on the roster.
         """
-        async with asyncio.timeout(MAX_TIME):
-            async for piece in request.content.iter_any():
-                size = len(piece)
-                if self._held[origin] + size > MAX_SHARE or self._held.total() + size > MAX_HELD:
-                    raise _UnableError("too many reports are on their way in; try again later")
-                self._held[origin] += size
-                body += piece
-                if len(body) > MAX_PACKED:  # admit() refuses it
-                    break
+        began = asyncio.get_running_loop().time()
+        body.patience.reschedule(began + min(GRACE, MAX_TIME))
+        tried = 0
+        async for piece in request.content.iter_any():
+            self.holdings.add(body, piece)
+            if body.size > MAX_PACKED:  # admit() refuses it
+                break
+            body.patience.reschedule(began + min(MAX_TIME, GRACE + body.size / LEAST_RATE))
+            if body.host is None and body.size >= min(2 * tried, MAX_PACKED_HEAD):  # not once more for each byte
+                tried = body.size
+                self._identify(body, origin)
+
+    def _identify(self, body: Body, origin: str) -> None:
+        """Find out what host a report is of, if its head has come in. Raises RefusedError, NoRoomError."""
+        try:
+            host = self._service.reports.host_of(bytes(body.data[:MAX_PACKED_HEAD]))
+        except RefusedError as error:
+            if error.reason == "malformed" and body.size < MAX_PACKED_HEAD:
+                return  # what is missing may be still to come
+            self._service.reports.refuse(error, origin)
+            raise
+        self.holdings.identify(body, host)
 
     async def _give_agent(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent, content_type="text/x-python", charset="utf-8")

@@ -8,17 +8,21 @@ import gzip
 import io
 import json
 import logging
+import socket
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from portspec.audit.intake import MAX_PACKED, MAX_PAYLOAD, RefusedError
 from portspec.audit.model import Status
 from portspec.store import database
-from portspec.web import intake
+from portspec.web import holdings, intake
+from portspec.web.intake import Intake
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
@@ -53,8 +57,9 @@ def logs() -> Iterator[Logs]:
 class Site:
     """A web server that takes reports, what it takes them into, and a client."""
 
-    def __init__(self, scene: Scene, url: str) -> None:
+    def __init__(self, scene: Scene, url: str, served: Intake) -> None:
         self.scene = scene
+        self.intake = served
         self._url = url
 
     async def post(self, body: Any, *, method: str = "POST", path: str = PATH, **headers: str) -> Answer:
@@ -71,10 +76,12 @@ class Site:
         return document(await self.post(body, **headers))
 
     @contextlib.asynccontextmanager
-    async def connected(self, *headers: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Connect, and begin a POST with these headers."""
+    async def connected(
+        self, *headers: str, origin: str = "127.0.0.1"
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Connect from an address, and begin a POST with these headers."""
         address = urlsplit(self._url)
-        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port, local_addr=(origin, 0))
         try:
             writer.write("\r\n".join((f"POST {PATH} HTTP/1.1", "Host: localhost", *headers, "", "")).encode())
             await writer.drain()
@@ -106,8 +113,16 @@ async def answer_on(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 @contextlib.asynccontextmanager
 async def site(scene: Scene) -> AsyncIterator[Site]:
     """Serve a scene."""
-    async with Exporter(reports=scene.reports).served() as url:
-        yield Site(scene, url)
+    made: list[Intake] = []
+    begin = Intake.add_to
+
+    def add_to(self: Intake, router: web.UrlDispatcher) -> None:
+        made.append(self)
+        begin(self, router)
+
+    with mock.patch.object(Intake, "add_to", add_to):
+        async with Exporter(reports=scene.reports).served() as url:
+            yield Site(scene, url, made[0])
 
 
 def serving(path: Path, scenario: Callable[[Site], Coroutine[Any, Any, None]], *hosts: str) -> None:
@@ -191,10 +206,12 @@ def test_report_without_an_end_is_refused_once_it_is_too_large(path: Path) -> No
 
     async def scenario(at: Site) -> None:
         chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        head = packed()
         async with at.connected("Transfer-Encoding: chunked") as (reader, writer):
 
             async def send() -> None:
                 with contextlib.suppress(ConnectionError):
+                    writer.write(b"%x\r\n%s\r\n" % (len(head), head))
                     while True:
                         writer.write(chunk)
                         await writer.drain()
@@ -279,7 +296,7 @@ def test_body_that_does_not_arrive_is_408(path: Path, monkeypatch: pytest.Monkey
 
 def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends much and slowly shuts out himself, not the others."""
-    monkeypatch.setattr(intake, "MAX_SHARE", 100)
+    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 100)
 
     async def scenario(at: Site) -> None:
         status, told = await at.told(packed(WEB))
@@ -288,10 +305,138 @@ def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest
     serving(path, scenario)
 
 
+async def refill(writer: asyncio.StreamWriter, size: int) -> None:
+    """Send so many bytes more, as far as they are taken."""
+    with contextlib.suppress(ConnectionError):
+        writer.write(bytes(size))
+        await writer.drain()
+
+
+def test_stranger_is_refused_before_the_body_is_read(path: Path) -> None:
+    """Of a host that is not on the roster only the head is read: 403 comes while all the rest is still to be sent."""
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed("evil.example.org")[:250])
+            status, told = await answer_on(reader)
+            assert (status, told["error"]) == (403, "roster")
+            assert at.intake.holdings.total == 0
+        assert at.scene.rejected() == {"roster": 1}
+
+    serving(path, scenario)
+
+
+def test_body_that_names_no_host_in_its_head_is_refused(path: Path) -> None:
+    """After 8 kB without a host nothing more is read, whatever is still to come."""
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(b"portspec-report 1 %s\n" % (b"0" * 64) + gzip.compress(b"x" * 100))
+            await refill(writer, 8 << 10)
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (400, "malformed")
+        assert at.scene.rejected() == {"malformed": 1}
+
+    serving(path, scenario)
+
+
+def test_head_that_comes_byte_by_byte_is_taken(path: Path) -> None:
+    """The host is found wherever the body is cut on its way."""
+
+    async def scenario(at: Site) -> None:
+        report = packed()
+        async with at.connected(f"Content-Length: {len(report)}") as (reader, writer):
+            writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for place in range(len(report)):
+                writer.write(report[place : place + 1])
+                await writer.drain()
+                await asyncio.sleep(0)
+            assert (await answer_on(reader))[0] == 201
+
+    serving(path, scenario)
+
+
+def test_slow_sender_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that comes slower than the least rate is 408, long before the time for a whole one is over."""
+    monkeypatch.setattr(intake, "GRACE", 0.05)
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed()[:-1])
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (408, "timeout")
+        assert told["message"].startswith("the report came too slowly: less than 16,384 bytes a second")
+        assert at.intake.holdings.total == 0
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize("networks", [4, 12])
+def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networks: int) -> None:
+    """Bodies of 16 MiB - 1 of hosts on the roster fill all the room; a true report of another host is taken at once."""
+    hosts = [f"db{number}.example.org" for number in range(2 * networks)]
+
+    async def scenario(at: Site) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(networks):
+                for host in hosts[2 * number : 2 * number + 2]:
+                    origin = f"127.0.0.{10 + number}"
+                    size = f"Content-Length: {MAX_PACKED}"
+                    _, writer = await stack.enter_async_context(at.connected(size, origin=origin))
+                    head = packed(host)[:250]
+                    writer.write(head)
+                    await refill(writer, MAX_PACKED - 1 - len(head))
+            await until(lambda: at.intake.holdings.total > holdings.MAX_HELD - (17 << 20))
+            assert at.intake.holdings.total <= holdings.MAX_HELD
+            assert (await at.post(packed())).status == 201
+            assert (await at.post(packed(hosts[0]))).status == 201  # also of a host that strangers say they are
+        await until(lambda: at.intake.holdings.total == 0)
+
+    serving(path, scenario, WEB, *hosts)
+
+
+def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the share of a network the largest body makes room for a small one, and its sender is told 503."""
+    small = packed()
+    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 40_000)
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed(DB)[:250])
+            await refill(writer, 40_000 - 250)
+            await until(lambda: at.intake.holdings.total == 40_000)
+            assert (await at.post(small)).status == 201
+            status, told = await answer_on(reader)
+            assert (status, told["error"]) == (503, "unable")
+            assert told["message"] == "too many reports are on their way in; try again later"
+
+    serving(path, scenario, WEB, DB)
+
+
+def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says to be a host from many addresses takes no more room than that host may have."""
+    monkeypatch.setattr(holdings, "MAX_OF_HOST", 40_000)
+
+    async def scenario(at: Site) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(8):
+                size = f"Content-Length: {MAX_PACKED}"
+                _, writer = await stack.enter_async_context(at.connected(size, origin=f"127.0.0.{10 + number}"))
+                writer.write(packed(DB)[:250])
+                await refill(writer, 30_000 - 250)
+            await until(lambda: at.intake.holdings.total >= 30_000)
+            await settle()
+            assert at.intake.holdings.total <= 40_000
+            assert (await at.post(packed(WEB))).status == 201
+            assert (await at.post(packed(DB))).status == 201  # much smaller, so it takes the place of one of them
+
+    serving(path, scenario, WEB, DB)
+
+
 def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
     first, second = packed(WEB), packed(DB)
-    monkeypatch.setattr(intake, "MAX_HELD", len(first) + 100)
+    monkeypatch.setattr(holdings, "MAX_HELD", len(first) + 100)
 
     async def served() -> None:
         async with prepared(path, Clock(), rostered(WEB, DB)) as scene, site(scene) as at:
@@ -331,7 +476,7 @@ def test_client_that_hangs_up_leaves_nothing(
 ) -> None:
     """Half a report is forgotten: no room is taken any more, nothing is counted, and there is no traceback."""
     report = packed()
-    monkeypatch.setattr(intake, "MAX_HELD", len(report))
+    monkeypatch.setattr(holdings, "MAX_HELD", len(report))
 
     async def scenario(at: Site) -> None:
         for _ in range(3):
