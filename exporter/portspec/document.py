@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.exposure import expose
 from portspec.ports import spell
+from portspec.share import left_out_of
 from portspec.verdict import Kind
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, An
     """Give the JSON object of what a host reports, with what `exposure` adds to it; texts are as the host has them.
 
     Of a host that never reported, and of what a report does not tell, there is null. `vulnerable_packages` is null if
-    nothing found does not mean that there is nothing.
+    nothing found does not mean that there is nothing. `series_dropped` is how many of its series /metrics leaves out.
     """
     inspection = audit.inspection
     listeners = inspection.listeners if inspection else None
@@ -113,6 +114,8 @@ def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, An
         "unexpected_listeners": _unexpected_listeners(exposure) if exposure else {},
         "listening_unreachable": [spell(port) for port in exposure.unreachable] if exposure else [],
         "reachable_unheld": [spell(port) for port in exposure.unheld] if exposure else [],
+        "reachable_newer": [spell(port) for port in exposure.newer] if exposure else [],
+        "series_dropped": left_out_of(audit),
     }
 
 

@@ -23,14 +23,16 @@ class Exposure:
     """What the two views say together, of TCP and of the ports that are scanned.
 
     `listeners` are those on other than loopback addresses, by port; on these, too, of a host that is scanned at one.
-    `unreachable` are ports on which something listens, but which are not open from here; `unheld` are open from here,
-    though by the report nothing listens. The report may be a day older than the scan.
+    `unreachable` are ports on which something listens, but which are not open from here. `unheld` are open from here,
+    though by the report nothing listens: they were seen open before it was made, too, and ever since. `newer` are those
+    of which that is not known: as a rule they were opened after the report, which may be a day older than the scan.
     """
 
     listeners: Mapping[int, tuple[Listener, ...]]
     unexpected: PortSet = NO_PORTS
     unreachable: PortSet = NO_PORTS
     unheld: PortSet = NO_PORTS
+    newer: PortSet = NO_PORTS
 
 
 def expose(state: HostState | None, audit: AuditState | None) -> Exposure | None:
@@ -49,11 +51,13 @@ def expose(state: HostState | None, audit: AuditState | None) -> Exposure | None
     held, is_open = PortSet.of(by_port), state.conclusive.open_ports
     seen = [item.scanned for item in addresses if item.failure is None]
     scanned = PortSet.of_ranges(part for ports in seen for part in ports.ranges)
+    were_open = state.open_since(audit.inspection.at)
     return Exposure(
         by_port,
         unexpected=PortSet.of(item.port for item in state.deviations if item.kind is Kind.UNEXPECTED),
         unreachable=(held & scanned) - is_open,
-        unheld=is_open - held,
+        unheld=(is_open & were_open) - held,
+        newer=is_open - were_open - held,
     )
 
 

@@ -25,6 +25,7 @@ from portspec.errors import NoThreadError
 from portspec.lapse import outdated
 from portspec.names import canonical
 from portspec.posting import Posting, network_of
+from portspec.share import left_out_of
 from portspec.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive
 from portspec.threads import in_daemon_thread
@@ -234,6 +235,7 @@ class Reports:
         def kept(item: Archived) -> Inspection:
             inspection = inspect(item)
             _log.info("report read", host=item.host, day=item.day, **_told(inspection.audit))
+            _tell_left_out(item.host, inspection)
             document = encode(inspection)
             documents.append((item.host, item.number, document))
             return self._decoder.decode(document) or inspection  # in the former what hosts share is one object
@@ -320,6 +322,14 @@ def inspect(archived: Archived) -> Inspection:
         audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
         return Inspection(archived.at, "", None, audit, None)
     return inspection_of(report, audit)
+
+
+def _tell_left_out(host: str, inspection: Inspection) -> None:
+    """Tell in the log of an audit that is too large for /metrics."""
+    if more := left_out_of(AuditState(host, inspection=inspection)):
+        _log.warning(
+            "an audit is too large for one host: /metrics leaves some of its series out", host=host, series=more
+        )
 
 
 def _told(audit: Audit) -> dict[str, str | int]:

@@ -110,7 +110,9 @@ class HostState:
     `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
     `judged_at` is the time whose exceptions the judgements know, in Unix seconds. `next_scan` is when the host, or what
     deviates of it, is looked at next, in Unix seconds; None while nobody knows. `pace` is how many probes per second it
-    is to get at most, since it was cut off; None where it was not, or that is long ago.
+    is to get at most, since it was cut off; None where it was not, or that is long ago. `opened` has the ports that are
+    open, by the Unix time of the scan that first saw them so: they were open in each one since. Of a state that was
+    kept by an older portspec it is empty until the next scan.
     """
 
     target: Target
@@ -120,6 +122,7 @@ class HostState:
     judged_at: float = math.inf
     next_scan: float | None = None
     pace: float | None = None
+    opened: tuple[tuple[float, PortSet], ...] = ()
 
     @property
     def host(self) -> str:
@@ -191,6 +194,7 @@ class HostState:
         changed = known.conclusive is not None and _has_changed(known.conclusive, conclusive)
         return replace(
             known,
+            opened=_opened(known.opened, conclusive.open_ports, result.finished_at),
             latest=result,
             conclusive=conclusive,
             last_change=result.finished_at if changed else known.last_change,
@@ -216,7 +220,25 @@ class HostState:
             return replace(known, latest=latest, judged_at=now)
         changed = _has_changed(self.conclusive, conclusive)
         last_change = now if changed else self.last_change
-        return replace(self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now)
+        opened = _opened(self.opened, conclusive.open_ports, now)
+        return replace(
+            self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now, opened=opened
+        )
+
+    def open_since(self, at: float) -> PortSet:
+        """Give the ports that are open, and were so in a scan before a Unix time and in each one since."""
+        return _union(ports for began, ports in self.opened if began <= at)
+
+
+def _opened(
+    before: tuple[tuple[float, PortSet], ...], is_open: PortSet, at: float
+) -> tuple[tuple[float, PortSet], ...]:
+    """Give the open ports by the time since when: those that are new since `at`. The same object if none differs."""
+    kept = tuple((began, ports & is_open) for began, ports in before)
+    new = is_open - _union(ports for _, ports in kept)
+    if not new and kept == before:
+        return before
+    return tuple(group for group in (*kept, (at, new)) if group[1])
 
 
 def _pace(pace: float | None, result: ScanResult) -> float | None:

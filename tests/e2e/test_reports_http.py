@@ -142,7 +142,7 @@ REFUSED: Final[dict[str, tuple[Callable[[float], bytes], int, str, str]]] = {
     "no report": (lambda _: b"hello", 400, "malformed", "does not begin with"),
     "nothing": (lambda _: b"", 400, "malformed", "does not begin with"),
     "cut off": (lambda now: make(HOST, now).packed[:-1], 400, "malformed", "cut off"),
-    "gzip bomb": (lambda _: bomb(), 413, "too_large", "more than 33,554,432 bytes"),
+    "gzip bomb": (lambda _: bomb(), 413, "too_large", "more than 25,165,824 bytes"),
 }
 
 

@@ -251,7 +251,9 @@ def test_audit_of_a_scanned_host() -> None:
         ],
         "unexpected_listeners": {"6379": [{"process": "redis", "user": "r"}, {"process": None, "user": "root"}]},
         "listening_unreachable": ["443"],
-        "reachable_unheld": ["22", "80"],
+        "reachable_unheld": [],
+        "reachable_newer": ["22", "80"],
+        "series_dropped": 0,
     }
     assert json.loads(json.dumps(document)) == document
 

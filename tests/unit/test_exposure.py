@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from portspec.audit.model import Audit, Status
@@ -115,6 +117,42 @@ def test_open_port_that_nobody_holds_is_unheld() -> None:
     """What is open though nothing listens is a redirection, another machine, or a socket that is hidden."""
     assert both(scanned(seen(is_open=[22, 443])), listening(22)).unheld == ports(443)
     assert both(scanned(seen(is_open=[22]))).unheld == ports(22)
+
+
+def watched(*scans: tuple[float, tuple[int, ...]]) -> HostState:
+    """Make a host that was scanned at some times, as seconds after its report, each with the ports that were open."""
+    of = target("web1", address=None)
+    state = HostState(of)
+    for at, is_open in scans:
+        state = state.after(result(of, seen(is_open=list(is_open)), at=NOW + at))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("scans", "unheld", "newer"),
+    [
+        ([(-60, [22, 443]), (60, [22, 443])], [443], []),
+        ([(-60, [22]), (60, [22, 443])], [], [443]),
+        ([(60, [22, 443])], [], [443]),
+        ([(0, [22, 443])], [443], []),
+        ([(-60, [22, 443]), (60, [22]), (120, [22, 443])], [], [443]),
+        ([(-60, [22, 443]), (60, [22, 80, 443])], [443], [80]),
+        ([(-60, [22, 443]), (60, [22])], [], []),
+        ([(-120, [443]), (-60, [22, 80, 443]), (60, [80, 443]), (90, [80, 443, 8080])], [80, 443], [8080]),
+    ],
+)
+def test_port_is_unheld_only_if_it_was_open_before_the_report_and_ever_since(
+    scans: list[tuple[float, tuple[int, ...]]], unheld: list[int], newer: list[int]
+) -> None:
+    """A port that was seen open first after the report was made, or not all the time, was opened since then."""
+    exposure = both(watched(*scans), listening(22))
+    assert (exposure.unheld, exposure.newer) == (ports(*unheld), ports(*newer))
+
+
+def test_port_of_which_it_is_not_known_since_when_it_is_open_is_not_unheld() -> None:
+    """A state that an older portspec has kept does not tell: the calm words, until a later report."""
+    exposure = both(replace(watched((-60, (22, 443))), opened=()), listening(22))
+    assert (exposure.unheld, exposure.newer) == (ports(), ports(443))
 
 
 def test_port_that_took_no_connection_is_not_unheld() -> None:

@@ -21,8 +21,13 @@ _MAX_LISTENERS = 200_000
 _MAX_MORE_TOOLS = 4
 _MAX_LIKE = 20
 _MAX_COMMAND = 100  # words
-_MAX_BRACKETS = 500_000  # each may cost 100 bytes of memory; the JSON of 20 MB that a tool prints has some 200,000
+MAX_VALUES = 500_000  # of JSON; one costs up to 200 bytes of memory. 10 MB that a tool prints have some 300,000
 MAX_HEAD = 4096  # bytes of a payload, among which its host is named
+_LARGE = 4 << 20  # bytes of a payload; of a larger one, no character may make Python take four bytes for each (PEP 393)
+# A character beyond U+FFFF, as itself or escaped (RFC 8259, 7); an escaped backslash may stand before it.
+_WIDE = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}")
+_WIDE_ESCAPED = re.compile(rb"(?<!\\)((?:\\\\)*+)\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?")
+_TEXT = re.compile(rb'"[^"]*+"')  # of JSON, without escapes
 _HOST = re.compile(rb'\s*+\{[^{}\[\]]*?"host"\s*+:\s*+"([^"\\]++)"')
 
 T = TypeVar("T")
@@ -80,9 +85,8 @@ def host_of(payload: bytes) -> str:
 def read_payload(payload: bytes) -> Report:
     """Read a payload whose signature was verified. Raises EnvelopeError, reason "malformed", whatever the bytes are."""
     try:
-        if payload.count(b"[") + payload.count(b"{") > _MAX_BRACKETS:  # those within texts being among them
-            raise ValueError(f"more than {_MAX_BRACKETS:,} brackets")  # noqa: TRY301 - told below
-        plain = json.loads(payload.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unambiguous)
+        _verify_values(payload)
+        plain = json.loads(_narrow(payload).decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unambiguous)
         if _typed(plain, dict).get("version") != VERSION:
             raise ValueError(f"version: expected {VERSION}, found {_quoted(plain.get('version'))}")  # noqa: TRY301 - told below
         at = _time(plain)
@@ -121,16 +125,49 @@ def _system(plain: dict[str, Any]) -> System:
     )
 
 
+def _verify_values(payload: bytes) -> None:
+    """Raise ValueError for a payload of more values than MAX_VALUES, before any of them is made.
+
+    Each follows a bracket or a comma. What stands in texts, as the JSON that a tool printed, is taken out only if all
+    of it is too much.
+    """
+    if _values_in(payload) <= MAX_VALUES:
+        return
+    rest = payload.replace(rb"\\", b"").replace(rb"\"", b"")
+    if rest.count(b'"') <= 4 * MAX_VALUES:  # two for a key and two for a text
+        rest = _TEXT.sub(b"", rest)
+    if _values_in(rest) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values")
+
+
+def _narrow(payload: bytes) -> bytes:
+    """Put a question mark in the place of each character beyond U+FFFF, where the payload is large."""
+    if len(payload) < _LARGE:
+        return payload
+    narrow = payload if payload.isascii() else _WIDE.sub(b"?", payload)
+    if b"\\ud" in narrow or b"\\uD" in narrow:  # nearly never, and the expression is slow
+        narrow = _WIDE_ESCAPED.sub(rb"\1?", narrow)
+    return narrow
+
+
+def _values_in(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
 def _run(tool: dict[str, Any], at: float, system: System | None) -> ToolRun:
     status = tool["exit_status"]
     if status is not None and (isinstance(status, bool) or not isinstance(status, int)):
         raise ValueError(f"tool.exit_status: expected a whole number or null, found {_quoted(status)}")
+    output, errors, is_truncated = _typed(tool["output"], str), _typed(tool["errors"], str), tool["truncated"]
+    if output.count(",") + output.count("[") + output.count("{") > MAX_VALUES:
+        # as if the agent had cut it off: it may be JSON, whose values would be as many
+        output, is_truncated = "", True
     return ToolRun(
         tool=_word(tool, "name"),
         exit_status=status,
-        output=_typed(tool["output"], str),
-        errors=_typed(tool["errors"], str),
-        is_truncated=_typed(tool["truncated"], bool),
+        output=output,
+        errors=errors,
+        is_truncated=_typed(is_truncated, bool),
         ended_at=at,
         command=_command(tool),
         system=system,

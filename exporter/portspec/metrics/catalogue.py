@@ -119,6 +119,13 @@ PORT_LISTENER_INFO = Metric(
     "are empty where the agent may not see them.",
     ("host", "port", "process", "user"),
 )
+AUDIT_SERIES_DROPPED = Metric(
+    "audit_series_dropped",
+    "gauge",
+    "Number of series of the host's vulnerabilities and listeners that are left out of this page, for they are too "
+    "many or too long for one host; absent if none is.",
+    ("host",),
+)
 AUDIT_RECEIVED = Metric("audit_reports_received_total", "counter", "Reports of hosts that were accepted.")
 AUDIT_REJECTED = Metric(
     "audit_reports_rejected_total", "counter", "Reports that were not accepted, by reason.", ("reason",)

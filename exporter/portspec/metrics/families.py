@@ -7,9 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from portspec.audit.model import Status
-from portspec.exposure import expose
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
+from portspec.share import left_out_of, listeners_of, vulnerabilities_of
 from portspec.snapshot import OfHost
 from portspec.verdict import in_force
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=OfHost)
 
 # Ports of one address, kind and state that get a series each; more are one series with all of them in its label.
 MAX_SINGLE_DEVIATIONS = 100
-MAX_PORT_LABEL = 200  # characters
+MAX_PORT_LABEL = 124  # characters, and a comma and an ellipsis: 128 bytes, as share.MAX_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,16 @@ class Part(Generic[S]):
     """Samples of one family; those of `metric` stand together.
 
     `rank` says what the series budget cuts first: the lowest. None is never cut, for there are few. `is_timed` ones
-    change with every scan, the others only if has_news(). Of a part with one sample a host, or none, `value` gives
-    its value, or None; it has no label but `host`.
+    change with every scan, the others only if has_news(). The value of one that `is_left_out` counts
+    samples of the host that other parts leave out. Of a part with one sample a host, or none, `value` gives its value,
+    or None; it has no label but `host`.
     """
 
     metric: m.Metric
     samples: Callable[[S], Samples]
     rank: int | None = None
     is_timed: bool = False
+    is_left_out: bool = False
     value: Callable[[S], float | None] | None = None
 
 
@@ -142,14 +144,16 @@ def _host_info(state: HostState) -> Samples:
         yield {"host": state.host, **labels}, 1
 
 
-def _of_host(metric: m.Metric, value: Callable[[S], float | None], *, is_timed: bool = False) -> Part[S]:
+def _of_host(
+    metric: m.Metric, value: Callable[[S], float | None], *, is_timed: bool = False, is_left_out: bool = False
+) -> Part[S]:
     """Make the part of a family that has one sample for each host, or none (None)."""
 
     def samples(state: S) -> Samples:
         found = value(state)
         return () if found is None else (({"host": state.host}, found),)
 
-    return Part(metric, samples, is_timed=is_timed, value=value)
+    return Part(metric, samples, is_timed=is_timed, is_left_out=is_left_out, value=value)
 
 
 def _statuses(state: AuditState) -> Samples:
@@ -165,25 +169,13 @@ def _severities(state: AuditState) -> Samples:
 
 
 def _vulnerabilities(state: AuditState) -> Samples:
-    found = {(item.package, item.version, item.id): item for item in state.vulnerabilities}
-    for item in found.values():
-        yield (
-            {
-                "host": state.host,
-                "package": item.package,
-                "version": item.version,
-                "id": item.id,
-                "severity": item.severity.value,
-            },
-            1,
-        )
+    for package, version, name, severity in vulnerabilities_of(state).series:
+        yield {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}, 1
 
 
 def _listeners(state: AuditState) -> Samples:
-    exposure = expose(None, state)
-    for port, listeners in sorted(exposure.listeners.items()) if exposure else ():
-        for process, user in sorted({(item.process or "", item.user or "") for item in listeners}):
-            yield {"host": state.host, "port": spell(port), "process": process, "user": user}, 1
+    for port, process, user in listeners_of(state).series:
+        yield {"host": state.host, "port": port, "process": process, "user": user}, 1
 
 
 PORT_PARTS: tuple[Part[HostState], ...] = (
@@ -211,6 +203,7 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     Part(m.AUDIT_VULNERABILITIES, _severities),
     Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
     Part(m.PORT_LISTENER_INFO, _listeners, rank=0),
+    _of_host(m.AUDIT_SERIES_DROPPED, lambda state: left_out_of(state) or None, is_left_out=True),
 )
 PORTS = Families(PORT_PARTS, _has_news)
 AUDITS = Families(AUDIT_PARTS, lambda *_: True)

@@ -210,7 +210,10 @@ def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
     name = part.metric.name
     if part.value:
         found = part.value(state)
-        return ([] if found is None else [f'{name}{{host="{_escape(state.host)}"}} {_number(found)}\n']), 0
+        if found is None:
+            return [], 0
+        left_out = int(found) if part.is_left_out else 0
+        return [f'{name}{{host="{_escape(state.host)}"}} {_number(found)}\n'], left_out
     samples = iter(part.samples(state))
     limit = None if part.rank is None else MAX_HOST_SERIES
     lines = [f"{name}{{{_labels(labels)}}} {_number(value)}\n" for labels, value in islice(samples, limit)]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from portspec.audit.model import Vulnerability
+    from portspec.audit.state import AuditState
     from portspec.exposure import Exposure
     from portspec.report.fleet import Machine
-    from portspec.report.phrases import Holders
     from portspec.scan import AddressObservation, Failure
     from portspec.snapshot import HostState
     from portspec.verdict import Deviation
@@ -56,7 +56,7 @@ def needs(machine: Machine, now: float) -> Iterator[str]:
     """Say why a machine needs attention, in the order of Need; nothing for one that does not."""
     state = machine.state
     if state and (found := _of_kind(state, Kind.UNEXPECTED)):
-        held = list(_by_holders(found, expose(state, machine.audit)))
+        held = list(_by_holders(found, expose(state, machine.audit), machine.audit))
         yield from (f"unexpected {words}" for words in held[:MAX_GROUPS])
         if len(held) > MAX_GROUPS:
             yield f"and more, in all {phrases.counted(len(found), 'unexpected port')}"
@@ -81,13 +81,16 @@ def facts(machine: Machine, exposure: Exposure | None, now: float) -> Iterator[F
         yield Fact("Ports", ("not scanned: this machine only reports",))
     else:
         yield from _scan(state, now)
-        yield from _deviations(state, exposure)
+        yield from _deviations(state, exposure, machine.audit)
     if exposure:
         if exposure.unreachable:
-            lines = _by_holders(exposure.unreachable, exposure)
+            lines = _by_holders(exposure.unreachable, exposure, machine.audit)
             yield Fact("Listening but not reachable", tuple(phrases.some(lines)))
         if exposure.unheld:
             yield Fact("Reachable but nobody listens", (phrases.ports(exposure.unheld),))
+        if exposure.newer:
+            lines = _by_holders(exposure.newer, exposure, machine.audit)
+            yield Fact("Newly reachable", tuple(lines))
     yield from _audit(machine, now)
 
 
@@ -132,15 +135,15 @@ def _address(seen: AddressObservation) -> str:
     return f"{seen.address}: {phrases.ports(seen.open)}{doubtful} ({others})"
 
 
-def _deviations(state: HostState, exposure: Exposure | None) -> Iterator[Fact]:
+def _deviations(state: HostState, exposure: Exposure | None, audit: AuditState | None) -> Iterator[Fact]:
     unexpected: list[str] = []
     missing: list[str] = []
     for (address, kind, found), ports in _grouped(state.deviations).items():
         if kind is Kind.MISSING:
             missing.append(f"{phrases.ports(ports)} on {address}: {found}")
         else:
-            for who, those in _holders(ports, exposure).items():
-                unexpected.append(f"{phrases.ports(those)} on {address}{_listening(who)}")
+            for who, those in _holders(ports, exposure, audit).items():
+                unexpected.append(f"{phrases.ports(those)} on {address}{who}")
     if unexpected:
         yield Fact("Unexpected", tuple(phrases.some(unexpected)), "bad")
     if missing:
@@ -221,22 +224,23 @@ def _grouped(deviations: Iterable[Deviation]) -> dict[tuple[str, Kind, str], Por
     return {key: PortSet.of(numbers) for key, numbers in found.items()}
 
 
-def _holders(ports: PortSet, exposure: Exposure | None) -> dict[Holders | None, PortSet]:
-    """Give the ports by who listens on them; of None if the host does not tell."""
+def _holders(ports: PortSet, exposure: Exposure | None, audit: AuditState | None) -> dict[str, PortSet]:
+    """Give the ports by what there is to say of who listens on them; of "" if the host does not tell."""
     if exposure is None:
-        return {None: ports}
-    found: dict[Holders | None, list[int]] = {}
+        return {"": ports}
+    found: dict[str, list[int]] = {}
     for port in ports:
-        found.setdefault(phrases.holders(exposure.listeners.get(port, ())), []).append(port)
-    return {who: PortSet.of(numbers) for who, numbers in found.items()}
+        if port in exposure.listeners:
+            words = f": {phrases.programs(phrases.holders(exposure.listeners[port]))}"
+        elif port in exposure.unheld:
+            words = ": by the report nobody listens there"
+        else:
+            of = f" of {phrases.time(audit.inspection.at)}" if audit and audit.inspection else ""
+            words = f": opened after the last audit{of}"
+        found.setdefault(words, []).append(port)
+    return {words: PortSet.of(numbers) for words, numbers in found.items()}
 
 
-def _listening(who: Holders | None) -> str:
-    if who is None:
-        return ""
-    return f": {phrases.programs(who)}" if who else ": by the report nobody listens there"
-
-
-def _by_holders(ports: PortSet, exposure: Exposure | None) -> Iterator[str]:
-    for who, those in _holders(ports, exposure).items():
-        yield f"{phrases.ports(those)}{_listening(who)}"
+def _by_holders(ports: PortSet, exposure: Exposure | None, audit: AuditState | None) -> Iterator[str]:
+    for words, those in _holders(ports, exposure, audit).items():
+        yield f"{phrases.ports(those)}{words}"

@@ -60,6 +60,7 @@ class Encoding:
             "conclusive": conclusive,
             "last_change": state.last_change,
             **({"pace": state.pace} if state.pace else {}),
+            **({"opened": [[at, self._text(ports)] for at, ports in state.opened]} if state.opened else {}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
@@ -75,7 +76,14 @@ class Encoding:
             conclusive = latest if found["conclusive"] == _SAME else self._result(found["conclusive"])
             last_change = None if found["last_change"] is None else _time(found["last_change"])
             pace = found.get("pace")
-            known = HostState(target, latest, conclusive, last_change, pace=None if pace is None else _seconds(pace))
+            known = HostState(
+                target,
+                latest,
+                conclusive,
+                last_change,
+                pace=None if pace is None else _seconds(pace),
+                opened=tuple((_time(at), self._ports(text)) for at, text in found.get("opened", ())),
+            )
         except DocumentError:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:

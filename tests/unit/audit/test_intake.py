@@ -13,7 +13,7 @@ from portspec.audit import intake
 from portspec.audit.envelope import key_of, pack, sign
 from portspec.audit.intake import MAX_AHEAD, MAX_DELAY, RefusedError, Rules, admit
 from portspec.audit.model import System
-from portspec.audit.report import Listener
+from portspec.audit.report import MAX_VALUES, Listener
 
 NOW: Final = 1_795_317_429.0  # 2026-11-22T03:17:09Z
 HOST: Final = "web1.example.org"
@@ -182,6 +182,9 @@ def test_report_that_is_too_large_is_refused_without_being_held(monkeypatch: pyt
         packed(payload()).replace(b"report 1", b"report 2"),
         b"portspec-report 1 " + b"0" * 64 + b"\nno gzip",
         packed(b"[" * 100_000 + b"]" * 100_000),
+        packed(payload(more=[1] * MAX_VALUES)),
+        packed(payload(more=[{}] * (MAX_VALUES // 2))),
+        packed(payload(more=[""] * 4 * MAX_VALUES)),
         packed(b"\xff\xfe"),
         packed(b"{}"),
         packed(b"null"),
@@ -205,6 +208,30 @@ def test_what_is_no_report_is_malformed(data: bytes) -> None:
     error = refusal(data)
     assert error.reason == "malformed"
     assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "is_whole"),
+    [
+        ("[" + "1," * (MAX_VALUES - 10) + "1]", True),
+        ("[" + "1," * MAX_VALUES + "1]", False),
+        ('["' + '",\\"' * MAX_VALUES + '"]', False),
+        ("x" * 5_000_000, True),
+    ],
+)
+def test_output_of_too_many_values_counts_as_cut_off(output: str, is_whole: bool) -> None:  # noqa: FBT001 - of the table
+    """A tool's output may have as many brackets and commas as a payload may have values; of more it is left out."""
+    run = admit(packed(payload(tool=PLAIN["tool"] | {"output": output})), RULES, NOW)[0].run
+    assert (run.output, run.is_truncated) == ((output, False) if is_whole else ("", True))
+
+
+def test_large_payload_holds_no_character_of_four_bytes() -> None:
+    """Such a character would take four bytes for each other one; in a payload of the usual size it stays."""
+    wide = "\U0001f600 \\ud83d \\\\ud83d\\ude00"
+    for rest, expected in (("", wide), ("x" * (5 << 20), wide.replace("\U0001f600", "?"))):
+        for is_ascii in (True, False):
+            body = json.dumps(PLAIN | {"tool": PLAIN["tool"] | {"output": wide + rest}}, ensure_ascii=is_ascii).encode()
+            assert admit(packed(body), RULES, NOW)[0].run.output == expected + rest
 
 
 @given(st.binary(max_size=200))

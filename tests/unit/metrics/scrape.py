@@ -160,6 +160,7 @@ def audited_zoo() -> Snapshot:
         "failed": inspected(Status.FAILED, reason="no output"),
         "cut off": inspected(Status.FAILED, strange, reason="the output was cut off"),
         "strange": inspected(Status.UNSUPPORTED, reason="the tool is not known"),
+        "greedy": inspected(Status.VULNERABLE, replace(xz, id=128 * "x" + "1"), replace(xz, id=128 * "x" + "2")),
         NASTY: None,
     }
     states = (AuditState(host, exceptions, found, NOW) for host, found in inspections.items())

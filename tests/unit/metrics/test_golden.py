@@ -104,7 +104,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         worst = [min(ranks) for ranks in by_id.values()]
         for rank, severity in enumerate(severities):
             yield "audit_vulnerabilities", {"severity": severity}, worst.count(rank)
-    for one in {(item.package, item.version, item.id): item for item in found}.values():
+    for one in {(item.package, item.version, item.id): item for item in reversed(found)}.values():
         labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
         yield "audit_vulnerability", labels, 1
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")

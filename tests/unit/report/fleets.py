@@ -81,9 +81,10 @@ def accept(*ids: str, until: float = NOW + 30 * DAY, reason: str = "", owner: st
 def scanned(
     of: Target, *addresses: AddressObservation, age: float = 300.0, failure: Failure | None = None
 ) -> HostState:
-    """Make the state of a host whose only scan ended `age` seconds ago."""
+    """Make the state of a host whose last scan ended `age` seconds ago, its ports as they were for a month."""
     state = HostState(of).after(result(of, *addresses, at=NOW - age, failure=failure))
-    return replace(state, judged_at=NOW)
+    opened = tuple((NOW - 30 * DAY, ports) for _, ports in state.opened)
+    return replace(state, judged_at=NOW, opened=opened)
 
 
 def snapshot_of(hosts: Iterable[HostState] = (), audits: Iterable[AuditState] = ()) -> Snapshot:

@@ -171,7 +171,7 @@ def test_same_report_again_is_200(path: Path) -> None:
         (packed(at=NOW - 6 * DAY), 403, "time", "it is 6.0 days old, more than 5"),
         (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another report of {TODAY} already"),
         (bytes(MAX_PACKED + 1), 413, "too_large", "it has 16,777,217 bytes, more than 16,777,216"),
-        (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 33,554,432 bytes"),
+        (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 25,165,824 bytes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,0 +1,166 @@
+"""Audits that mean harm, or are merely old, against a real exporter: by HTTP, scraped, from a real file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+import time
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from portspec.audit import envelope
+from portspec.share import MAX_LABEL
+from tests.e2e.exporter import exporter, until
+from tests.e2e.reports import PASSPHRASE, configure, make, post, received, rejected, status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.e2e.exporter import Exporter
+
+HOST: Final = "db1.example.org"
+EVIL: Final = "db2.example.org"
+DAY: Final = 86_400.0
+PAGE: Final = 300_000  # bytes that one host may add to /metrics: its two budgets, and what is never cut
+MEMORY: Final = 230 << 20  # bytes by which a payload may make the exporter larger for a moment
+
+
+def signed(host: str, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """Give an audit of a host that is changed before it is signed."""
+    payload = json.loads(make(host, time.time()).payload)
+    change(payload)
+    return envelope.pack(json.dumps(payload, ensure_ascii=False).encode(), envelope.key_of(host, PASSPHRASE))
+
+
+def status_of(service: Exporter, name: str) -> int:
+    """Give a line of /proc/PID/status of the exporter, in bytes."""
+    with open(f"/proc/{service.process.pid}/status", encoding="ascii") as file:  # noqa: PTH123 - of no directory
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(f"{name}:"))
+
+
+def greedy(payload: dict[str, Any]) -> None:
+    """Let an audit have 1,500 findings and sockets with names of a thousand characters."""
+    payload["tool"] |= {
+        "name": "grype",
+        "exit_status": 0,
+        "output": json.dumps(
+            {
+                "matches": [
+                    {
+                        "vulnerability": {"id": f"{number}-" + "i" * 1000, "severity": "High"},
+                        "artifact": {"name": f"{number}-" + "é" * 1000, "version": '"' * 1000},
+                    }
+                    for number in range(1500)
+                ],
+                "descriptor": {"name": "grype", "version": "0.80.0"},
+            }
+        ),
+    }
+    payload["listeners"] = [
+        {"protocol": "tcp", "address": "::", "port": number + 1, "process": "p" * 999, "user": "\\" * 999}
+        for number in range(1500)
+    ]
+
+
+def test_one_host_adds_a_bounded_page_to_metrics(tmp_path: Path) -> None:
+    """An audit of long names leaves /metrics and each label small; what is left out is told in all three places."""
+    conf = configure(tmp_path / "conf.yml", [HOST, EVIL])
+    body = signed(EVIL, greedy)
+    with exporter(conf) as service:
+        before = len(service.get("/metrics").text.encode())
+        assert post(service.address, body)[0] == 201
+        until(lambda: service.series().get("port_listener_info"))
+        page = service.get("/metrics").text
+        assert len(page.encode()) < before + PAGE
+        series = service.series()
+        for labels in (*series.get("audit_vulnerability", {}), *series["port_listener_info"]):
+            for value in labels.split('",'):
+                assert len(value.partition('="')[2].replace("\\\\", "\\").replace('\\"', '"').encode()) <= MAX_LABEL + 1
+        (dropped,) = series["audit_series_dropped"].items()
+        assert dropped[0] == f'host="{EVIL}"'
+        assert dropped[1] == series["portspec_series_dropped"][""] > 2000
+        assert service.json(f"/api/v1/hosts/{EVIL}")["audit"]["series_dropped"] == dropped[1]
+        told = [json.loads(line) for line in service.log.read_text().splitlines() if "too large for one host" in line]
+        assert [(line["level"], line["host"], line["series"]) for line in told] == [("warning", EVIL, dropped[1])]
+
+
+PAYLOADS: Final[dict[str, Callable[[dict[str, Any]], None]]] = {
+    "values": lambda payload: payload.update(x=["\u0142"] * 5_000_000),
+    "numbers": lambda payload: payload.update(x=[0.5] * 4_000_000),
+    "values within the output": lambda payload: payload["tool"].update(
+        name="grype", output='{"matches":[' + '"\u0142",' * 3_000_000 + "1]}"
+    ),
+    "a character that needs four bytes": lambda payload: payload["tool"].update(output="\U0001f600" + "x" * 22_000_000),
+    "lines": lambda payload: payload["tool"].update(output="x\n" * 7_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", PAYLOADS)
+def test_payload_of_the_largest_size_takes_bounded_memory(tmp_path: Path, kind: str) -> None:
+    """Whatever a signed payload is made of, to read it takes no more than some 200 MB."""
+    conf = configure(tmp_path / "conf.yml", [HOST, EVIL])
+    body = signed(EVIL, PAYLOADS[kind])
+    with exporter(conf) as service:
+        assert post(service.address, make(HOST, time.time()).packed)[0] == 201
+        until(lambda: status(service, HOST) == "vulnerable")
+        before = status_of(service, "VmRSS")
+        code, _ = post(service.address, body)
+        until(lambda: status(service, EVIL) == ("failed" if code == 201 else "never"), patience=60)
+        grown = status_of(service, "VmHWM") - before
+        assert grown < MEMORY
+
+
+def test_forged_audits_of_one_address_do_not_hold_up_those_of_another(tmp_path: Path) -> None:
+    """40 bodies of 24 kB that unpack to 24 MB come from one address, and a true audit from another is soon taken."""
+    conf = configure(tmp_path / "conf.yml", [HOST, EVIL])
+    forged = b"portspec-report 1 %s\n%s" % (
+        b"0" * 64,
+        gzip.compress(b'{"version": 1, "host": "%s", "x": "' % EVIL.encode() + bytes(24_000_000), 9),
+    )
+    with exporter(conf) as service, ExitStack() as stack:
+        host, _, port = service.address.partition(":")
+        floods = []
+        for _ in range(40):
+            flood = stack.enter_context(
+                closing(socket.create_connection((host, int(port)), source_address=("127.0.0.66", 0)))
+            )
+            flood.sendall(
+                b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(forged) + forged
+            )
+            floods.append(flood)
+        answers: list[int] = []
+        reading = threading.Thread(target=lambda: answers.extend(int(each.recv(4096).split()[1]) for each in floods))
+        reading.start()
+        assert post(service.address, make(HOST, time.time()).packed)[0] == 201
+        seen = rejected(service).get("signature", 0)
+        reading.join()
+        assert answers == [403] * 40
+        assert seen < 40  # it did not wait for all of them
+
+
+def test_port_that_was_opened_after_the_last_audit_is_no_alarm(tmp_path: Path) -> None:
+    """What is open and not in an audit from before is newer than that; once a later audit lacks it, nobody holds it."""
+    with socket.create_server(("127.93.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        conf = configure(
+            tmp_path / "conf.yml", [], audit={"hosts": ["127.93.0.2"]}, hosts={"127.93.0.2": []}, scanports=[port]
+        )
+        with exporter(conf) as service:
+            assert post(service.address, make("127.93.0.2", time.time() - 2 * DAY).packed)[0] == 201
+            service.wait_until_ready()
+            until(lambda: received(service) == 1 and status(service, "127.93.0.2") == "vulnerable")
+            found = service.json("/api/v1/hosts/127.93.0.2")["audit"]
+            assert (found["reachable_unheld"], found["reachable_newer"]) == ([], [str(port)])
+            assert post(service.address, make("127.93.0.2", time.time() + 2).packed)[0] == 201
+
+            def later() -> Any:
+                audit = service.json("/api/v1/hosts/127.93.0.2")["audit"]
+                return audit if audit["reported_at"] != found["reported_at"] else None
+
+            found = until(later)
+            assert (found["reachable_unheld"], found["reachable_newer"]) == ([str(port)], [])
