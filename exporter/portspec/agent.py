@@ -1278,6 +1278,23 @@ class Spool:
             os.close(directory)
         return make_parcel(packed, path)
 
+    def reported(self) -> tuple[str, str]:
+        """Give the host and the day of the last report whose tool did not fail; "" of both if there is none."""
+        try:
+            host, _, day = (self.path / "reported").read_text(encoding="utf-8").strip().partition(" ")
+        except (OSError, ValueError):
+            return "", ""
+        return host, day
+
+    def remember(self, parcel: Parcel) -> None:
+        """Remember that the report of a day was made."""
+        new = self.path / "reported.new"
+        try:
+            new.write_text(f"{parcel.host} {parcel.day}\n", encoding="utf-8")
+            new.rename(self.path / "reported")
+        except OSError as error:
+            warn(f"{new} could not be written, another run today makes another report: {_reason(error)}")
+
     def waiting(self) -> list[Path]:
         """Give the reports that wait, oldest first."""
         return sorted(self.path.glob("*.report"))
@@ -1458,7 +1475,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 _ACCEPTED = {201: "was accepted", 200: "was there already"}
-_REFUSALS = frozenset({"too_large", "malformed", "roster", "signature", "time", "duplicate"})  # audit/intake.py
+_REFUSALS = frozenset(
+    {"too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"}
+)  # audit/intake.py
 _SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(400, 500)
 _LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
 _CONTENT_TOO_LARGE = 413  # RFC 9110, 15.5.14
@@ -1971,6 +1990,7 @@ def _parser() -> _Parser:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file")
     parser.add_argument("--version", action="version", version=AGENT)
+    parser.add_argument("--again", action="store_true", help="audit and send, also if today's report was made already")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--dry-run", action="store_true", help="print the report, and send nothing")
     ways.add_argument("--print", action="store_true", help="print the report, and send it")
@@ -2052,11 +2072,11 @@ def _main(arguments: argparse.Namespace) -> int:
     delivery = Delivery(HttpSender(settings) if settings.url else MailSender(settings, environ), settings)
     if arguments.flush:
         return _flush(settings, delivery, is_now=arguments.now)
-    return _report(settings, environ, delivery, is_printed=arguments.print, is_now=arguments.now)
+    return _report(settings, environ, delivery, arguments)
 
 
-def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, is_printed: bool, is_now: bool) -> int:
-    """Audit this host, and send what waits and the new report."""
+def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arguments: argparse.Namespace) -> int:
+    """Audit this host, and send what waits and the new report; one that did not fail is enough for a day."""
     key = read_key(settings.key_file)
     with contextlib.ExitStack() as stack:
         spool: Spool | None = None
@@ -2064,17 +2084,33 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, *, 
             spool = stack.enter_context(Spool(settings.spool))
         except OSError as error:
             warn(f"{settings.spool} cannot be used, what cannot be sent will be lost: {_reason(error)}")
+        today = spell_time(time.time())[:10]
+        if spool is not None and not arguments.again and spool.reported() == (settings.host, today):
+            say(
+                f"the report of {settings.host} for {today} was made already, and one a day counts (--again: once more)"
+            )
+            return deliver(spool, None, delivery, is_now=arguments.now)
         payload, trouble = make_payload(settings, environ)
         if trouble:
-            counts = "the report is sent all the same, and counts as failed; another one of today would be refused"
+            counts = "the report is sent all the same, and counts as failed; the next one of today takes its place"
             warn(f"{trouble}; {counts}")
-        if is_printed:
+        if arguments.print:
             _print(payload)
         own = _keep(spool, pack(payload, key))
-        code = deliver(spool, own, delivery, is_now=is_now)
+        code = deliver(spool, own, delivery, is_now=arguments.now)
         if spool is not None:
+            # Refused ones are not made up for by waiting; of what waits, the server takes the first of a day.
+            if (code == SENT or (code == SPOOLED and own.path)) and not trouble and _has_succeeded(payload):
+                spool.remember(own)
             spool.trim()
     return code
+
+
+def _has_succeeded(payload: bytes) -> bool:
+    """Tell whether all tools ended as those that found something or nothing; what they printed, the server judges."""
+    report = json.loads(payload)
+    tools = [report["tool"], *report.get("more_tools", [])]
+    return all(tool["exit_status"] in {0, 1} and not tool["truncated"] for tool in tools)
 
 
 def _flush(settings: Settings, delivery: Delivery, *, is_now: bool) -> int:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
-from portspec.audit.intake import RefusedError, Rules, admit
+from portspec.audit.intake import RefusedError, Rules, admit, is_good
 from portspec.errors import NoThreadError
 from portspec.store import Archive, Arrival, Outcome, StoreError
 from portspec.threads import in_daemon_thread
@@ -133,7 +133,7 @@ class Posting:
         self._on_archived = on_archived
         self._turns = Turns()
         self._has_posted = asyncio.Event()
-        self._archive = Archive()  # of the thread that adds
+        self._archive = Archive(is_good)  # of the thread that adds
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
         """Archive a report that came from an address; gives whether it is new, or the same once more.
@@ -209,7 +209,13 @@ class Posting:
 
 
 def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RefusedError:
-    return RefusedError.duplicate(arrival.host, arrival.day) if outcome is Outcome.OTHER else outcome
+    if outcome is Outcome.OTHER:
+        return RefusedError.duplicate(arrival.host, arrival.day)
+    if outcome is Outcome.FULL:
+        return RefusedError.quota(arrival.host)
+    if outcome is Outcome.REPLACED:
+        _log.warning("a report replaces one of its day whose audit failed", host=arrival.host, day=arrival.day)
+    return outcome
 
 
 def _bare(error: Exception) -> Exception:

@@ -41,7 +41,7 @@ OUTPUT = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n
 PROOF = "# portspec: debsecan ended with 0\n"
 NO_VERSION = '[ "$1" = --version ] && exit;'
 ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
-SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; another one of today would be refused\n"
+SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; the next one of today takes its place\n"
 # Not tail(1), which ends by itself when nobody reads its output any more.
 CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep 300"'
 

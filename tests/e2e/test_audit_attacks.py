@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import sqlite3
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -15,7 +16,22 @@ import pytest
 from portspec.audit import envelope
 from portspec.share import MAX_LABEL
 from tests.e2e.exporter import exporter, until
-from tests.e2e.reports import PASSPHRASE, configure, make, post, received, rejected, status
+from tests.e2e.reports import (
+    FOUND,
+    PASSPHRASE,
+    PORTSPEC,
+    Agent,
+    configure,
+    key,
+    mail,
+    make,
+    post,
+    printed,
+    received,
+    rejected,
+    run,
+    status,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +157,72 @@ def test_forged_audits_of_one_address_do_not_hold_up_those_of_another(tmp_path: 
         reading.join()
         assert answers == [403] * 40
         assert seen < 40  # it did not wait for all of them
+
+
+def rows(conf: Path, statement: str) -> list[Any]:
+    """Ask the state file something."""
+    with closing(sqlite3.connect(conf.with_name("portspec.db"))) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def test_audit_that_failed_is_replaced_and_a_good_one_never(tmp_path: Path) -> None:
+    """By HTTP and by mail: a day with a failed audit can be mended, both are archived, and nobody is alarmed."""
+    conf = configure(tmp_path / "conf.yml", [HOST])
+    now = time.time()
+    failed, again, good, late = (
+        make(HOST, now + number, output=text) for number, text in enumerate(("?", "!", None, None))
+    )
+    with exporter(conf) as service:
+        assert post(service.address, failed.packed)[0] == 201
+        until(lambda: status(service, HOST) == "failed")
+        done = run(
+            PORTSPEC,
+            "receive",
+            "--log.level",
+            "warning",
+            "-c",
+            str(conf),
+            stdin=mail(again, "a@example.org", "b@example.org"),
+        )
+        assert (done.code, (done.output + done.errors.encode()).count(b"replaces one of its day")) == (0, 1)
+        told = "accepted in place of the report of that day whose audit failed"
+        assert post(service.address, good.packed) == (201, {"message": told})
+        until(lambda: status(service, HOST) == "vulnerable")
+        assert "replaces one of its day whose audit failed" in service.log.read_text()
+        for known in (failed, again, good):  # sent once more, by an agent that got no answer or by whoever listened
+            assert post(service.address, known.packed)[0] == 200
+        until(lambda: received(service) == 3)
+        assert rejected(service) == {}
+        for other in (late, make(HOST, now + 4, output="?")):
+            assert post(service.address, other.packed)[0] == 409
+        until(lambda: rejected(service) == {"duplicate": 2})
+        assert status(service, HOST) == "vulnerable"
+    assert printed(PORTSPEC, "report", "--host", HOST, "--day", good.day, "--raw", "-c", str(conf)) == good.payload
+    assert rows(conf, "SELECT count(*) FROM report") == [(1,)]
+    assert rows(conf, "SELECT count(*) FROM replaced_report") == [(2,)]
+
+
+def test_agent_that_has_reported_for_the_day_sends_no_more(tmp_path: Path) -> None:
+    """After a failed audit it runs and sends again; after a good one it says so, ends with 0, and sends nothing."""
+    conf = configure(tmp_path / "conf.yml", [HOST])
+    agent = Agent(tmp_path / "db1", HOST, key(conf, HOST))
+    with exporter(conf) as service:
+        agent.configure(url=f"http://{service.address}")
+        agent.finds(tmp_path / "nothing")
+        for _ in range(2):
+            done = agent.send()
+            assert (done.code, b"was accepted" in done.output) == (0, True), done
+        until(lambda: status(service, HOST) == "failed")
+        agent.finds(FOUND)
+        assert agent.send().code == 0
+        until(lambda: status(service, HOST) == "vulnerable")
+        done = agent.send()
+        assert (done.code, done.errors) == (0, "")
+        assert b"was made already, and one a day counts (--again: once more)" in done.output
+        until(lambda: received(service) == 3)
+        assert rejected(service) == {}
+        assert agent.send("--again").code == 1
+        until(lambda: rejected(service) == {"duplicate": 1})
 
 
 def test_port_that_was_opened_after_the_last_audit_is_no_alarm(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_same_report_again_is_acknowledged_and_counts_once(path: Path, clock: Cl
 
 def test_refused_reports_leave_nothing_in_memory(path: Path, clock: Clock) -> None:
     """What strangers post is forgotten with the answer, without a search for cycles, which is rare in the exporter."""
-    forged = b"portspec-report 1 %s\n%s" % (b"0" * 64, gzip.compress(payload()[:-1] + b" " * (20 << 20) + b"}", 1))
+    forged = b"portspec-report 1 %s\n%s" % (b"0" * 64, gzip.compress(payload()[:-1] + b" " * (22 << 20) + b"}", 1))
 
     async def scenario() -> None:
         async with running(path, clock) as scene:

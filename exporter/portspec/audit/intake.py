@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.envelope import EnvelopeError, is_signed, key_of, peek, unpack
+from portspec.audit.formats import parse
+from portspec.audit.model import Status
 from portspec.audit.report import MAX_HEAD, host_of, read_payload
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.report import Report
 
-REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate")
+REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota")
 MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of a report as it is sent
 MAX_PACKED_HEAD: Final = 8 << 10  # bytes as it is sent, in which its host must be named; gzip(1) adds a file's name
 MAX_PAYLOAD: Final = 24 * 1024 * 1024  # the agent's has 21 MB at most; to read it takes some 200 MB of memory
@@ -24,7 +26,7 @@ MAX_DELAY: Final = 5 * 86_400.0  # seconds that a report may be on its way: mail
 class RefusedError(Exception):
     """A report that is not accepted.
 
-    `reason` is a word for metrics: too_large, malformed, roster, signature, time, duplicate. `host` is what it says
+    `reason` is a word for metrics: one of REASONS. `host` is what it says
     it is of, if that could be read; anybody may say so. `size` is that of its payload in bytes, if it was unpacked.
     """
 
@@ -38,6 +40,11 @@ class RefusedError(Exception):
     def duplicate(cls, host: str, day: str) -> RefusedError:
         """Make the one for a report of a day of which the host has sent another."""
         return cls("duplicate", f"{host} has sent another report of {day} already, and one a day counts", host)
+
+    @classmethod
+    def quota(cls, host: str) -> RefusedError:
+        """Make the one for a report of a host whose reports take all the room that a host has in the archive."""
+        return cls("quota", f"the reports of {host} in the archive take all the room that one host may have", host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +96,11 @@ def sender_of(packed: bytes, rules: Rules) -> str:
     if host not in rules.roster:
         raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
     return host
+
+
+def is_good(payload: bytes) -> bool:
+    """Tell whether the audit in a payload is clean or vulnerable. A report of any other may be replaced on its day."""
+    try:
+        return parse(read_payload(payload).run).status in (Status.CLEAN, Status.VULNERABLE)
+    except Exception:  # noqa: BLE001 - as where it is read: what cannot be read has failed
+        return False

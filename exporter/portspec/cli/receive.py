@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from portspec import log
-from portspec.audit.intake import RefusedError, Rules, admit
+from portspec.audit.intake import RefusedError, Rules, admit, is_good
 from portspec.audit.mail import MAX_MAIL, postmark, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
@@ -59,14 +59,19 @@ def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
     now = time.time()
     try:
         report, payload = _admit(config, read_mail(raw), now)
-        outcome = deposit(place.path, Arrival(report.host, report.day, report.at, payload), now)
+        outcome = deposit(place.path, Arrival(report.host, report.day, report.at, payload), now, is_good)
         if outcome is Outcome.OTHER:
             raise RefusedError.duplicate(report.host, report.day)
+        if outcome is Outcome.FULL:
+            raise RefusedError.quota(report.host)
     except RefusedError as error:
         known = {"host": error.host} if error.host else {}
         _log.error("a report was refused", reason=error.reason, why=str(error), **known, **mark)
         note_refusal(place.path, error.reason)
         return EX_DATAERR
+    if outcome is Outcome.REPLACED:
+        _log.warning("a report replaces one of its day whose audit failed", host=report.host, day=report.day)
+        return EX_OK
     _log.info(
         "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already",
         host=report.host,

@@ -13,9 +13,12 @@ from portspec.store.packing import DOCUMENTS, PAYLOADS, Packed, Packer, PackingE
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 VERSION: Final = 3  # of the schema: a file of an earlier one has no archive
+MAX_REPLACED: Final = 10  # reports of a host and day that one whose audit failed, too, may replace
+MAX_OF_HOST: Final = 256 << 20  # bytes that the reports of one host take as they are kept; usual ones take 1 MB a year,
+_LARGE: Final = 64 << 10  # and those of fewer bytes than this are not added up
 
 _MAX_READ: Final = 64 << 20  # bytes of payloads, from which on no more are read at once
 _LONGEST_SILENCE: Final = 2 * 366 * 86_400.0  # seconds for which the last report of a host outlives the others
@@ -26,6 +29,15 @@ _LAST: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND at <= ? ORDER B
 _NEWER: Final = f"SELECT {_REPORT} FROM report WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
 _PUT_REPORT: Final = """
     INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_REPLACED: Final = f"SELECT {_REPORT} FROM replaced_report WHERE host = ? AND day = ?"  # noqa: S608 - of constants
+_SET_ASIDE: Final = """
+    INSERT INTO replaced_report (id, host, day, at, received_at, dictionary, is_sample, payload)
+    SELECT id, host, day, at, received_at, dictionary, is_sample, payload FROM report WHERE id = ?
+"""
+_SIZE_OF_HOST: Final = """
+    SELECT (SELECT coalesce(sum(length(payload)), 0) FROM report WHERE host = :host)
+        + (SELECT coalesce(sum(length(payload)), 0) FROM replaced_report WHERE host = :host)
 """
 # a report of an earlier day may come after that of a later one; the report itself may be forgotten by now
 _PUT_DOCUMENT: Final = """
@@ -47,6 +59,9 @@ _FORGET_REPORTS: Final = """
         ) LIMIT :limit
     )
 """
+_FORGET_REPLACED: Final = """
+    DELETE FROM replaced_report WHERE id IN (SELECT id FROM replaced_report WHERE received_at < ? LIMIT ?)
+"""
 _FORGET_DOCUMENTS: Final = """
     DELETE FROM audit WHERE host IN (
         SELECT host FROM audit WHERE NOT EXISTS (SELECT 1 FROM report WHERE host = audit.host) LIMIT ?
@@ -56,6 +71,7 @@ _FORGET_DICTIONARIES: Final = """
     DELETE FROM dictionary WHERE id IN (
         SELECT id FROM dictionary AS old
         WHERE NOT EXISTS (SELECT 1 FROM report WHERE dictionary = old.id)
+            AND NOT EXISTS (SELECT 1 FROM replaced_report WHERE dictionary = old.id)
             AND NOT EXISTS (SELECT 1 FROM audit WHERE dictionary = old.id)
             AND (kind = 'host' OR id < (SELECT max(id) FROM dictionary WHERE kind = old.kind))
         LIMIT ?
@@ -87,11 +103,17 @@ class Archived:
 
 
 class Outcome(enum.StrEnum):
-    """What became of an arrival: it is new, or the archive has the very same bytes, or others of that host and day."""
+    """What became of an arrival.
+
+    It is new; or it took the place of one of its day whose audit failed; or the archive has the very same bytes, or
+    others of that host and day; or there is no room for more of that host.
+    """
 
     ACCEPTED = "accepted"
+    REPLACED = "replaced"
     SAME = "same"
     OTHER = "other"
+    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +144,11 @@ class Archive:
     """Adds and reads reports and what they came to, by any connection; for one thread at a time.
 
     It holds what they are compressed with. What is garbled is told in the log once, and does not stop the others.
+    `is_good` tells of a payload whether its audit is to stay: by default all are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_good: Callable[[bytes], bool] = lambda _: True) -> None:
+        self._is_good = is_good
         self._payloads = Packer(PAYLOADS)
         self._documents = Packer(DOCUMENTS)
         self._told: set[str | int] = set()  # hosts and numbers
@@ -136,7 +160,7 @@ class Archive:
         PackingError for a payload of more than packing.MAX_SIZE.
         """
         outcomes = [self._added(connection, arrival, now) for arrival in arrivals]
-        if accepted := outcomes.count(Outcome.ACCEPTED):
+        if accepted := outcomes.count(Outcome.ACCEPTED) + outcomes.count(Outcome.REPLACED):
             count(connection, {Outcome.ACCEPTED: accepted})
         return outcomes
 
@@ -224,17 +248,55 @@ class Archive:
 
     def _added(self, connection: sqlite3.Connection, arrival: Arrival, now: float) -> Outcome:
         host, day, payload = arrival.host, arrival.day, arrival.payload
-        if row := connection.execute(_OF_DAY, (host, day)).fetchone():
-            if known := self._readable(connection, _Row(*row)):
-                return Outcome.SAME if known.payload == payload else Outcome.OTHER
-            connection.execute("DELETE FROM report WHERE id = ?", row[:1])  # nobody can say what it was
+        replaced: _Row | None = None
+        if found := connection.execute(_OF_DAY, (host, day)).fetchone():
+            row = _Row(*found)
+            if known := self._readable(connection, row):
+                if known.payload == payload or self._was_replaced(connection, arrival):
+                    return Outcome.SAME
+                if not self._may_replace(connection, known, arrival):
+                    return Outcome.OTHER
+                replaced = row
+            else:
+                connection.execute("DELETE FROM report WHERE id = ?", (row.number,))  # nobody can say what it was
         packed = self._payloads.pack(connection, payload)
         if packed.is_sample and (row := connection.execute(_LAST, (host, math.inf)).fetchone()):
             packed = self._payloads.pack_like(connection, payload, _Row(*row).packed) or packed
+        if len(packed.blob) >= _LARGE:
+            (size,) = connection.execute(_SIZE_OF_HOST, {"host": host}).fetchone()
+            if size + len(packed.blob) > MAX_OF_HOST:
+                return Outcome.FULL
+        if replaced:
+            connection.execute(_SET_ASIDE, (replaced.number,))
+            connection.execute("DELETE FROM report WHERE id = ?", (replaced.number,))
         connection.execute(_PUT_REPORT, (host, day, arrival.at, now, *packed))
         if packed.is_sample:
             self._payloads.learn(connection)
-        return Outcome.ACCEPTED
+        return Outcome.REPLACED if replaced else Outcome.ACCEPTED
+
+    def _was_replaced(self, connection: sqlite3.Connection, arrival: Arrival) -> bool:
+        """Tell whether the very same report is one of those of its day that others have replaced."""
+        rows = connection.execute(_REPLACED, (arrival.host, arrival.day)).fetchall()
+        found = (self._readable(connection, _Row(*row)) for row in rows)
+        return any(item is not None and item.payload == arrival.payload for item in found)
+
+    def _may_replace(self, connection: sqlite3.Connection, known: Archived, arrival: Arrival) -> bool:
+        """Tell whether a report may take the place of another of its day: one that failed, and was made before it.
+
+        Whether the audit of the other is good is looked up once, and kept with it.
+        """
+        if arrival.at < known.at:
+            return False
+        (is_good,) = connection.execute("SELECT is_good FROM report WHERE id = ?", (known.number,)).fetchone()
+        if is_good is None:
+            is_good = self._is_good(known.payload)
+            connection.execute("UPDATE report SET is_good = ? WHERE id = ?", (is_good, known.number))
+        if is_good:
+            return False
+        (count,) = connection.execute(
+            "SELECT count(*) FROM replaced_report WHERE host = ? AND day = ?", (arrival.host, arrival.day)
+        ).fetchone()
+        return count < MAX_REPLACED or self._is_good(arrival.payload)
 
     def _archived(self, connection: sqlite3.Connection, row: _Row) -> Archived:
         return Archived(row.number, row.host, row.day, row.at, self._payloads.unpack(connection, row.packed))
@@ -283,9 +345,10 @@ def forget(connection: sqlite3.Connection, before: float, limit: int) -> bool:
     reports = connection.execute(
         _FORGET_REPORTS, {"before": before, "silent_since": before - _LONGEST_SILENCE, "limit": limit}
     )
+    replaced = connection.execute(_FORGET_REPLACED, (before, limit))
     documents = connection.execute(_FORGET_DOCUMENTS, (limit,))
     dictionaries = connection.execute(_FORGET_DICTIONARIES, (limit,))
-    return limit in (reports.rowcount, documents.rowcount, dictionaries.rowcount)
+    return limit in (reports.rowcount, replaced.rowcount, documents.rowcount, dictionaries.rowcount)
 
 
 def _identity(connection: sqlite3.Connection) -> str:

@@ -13,19 +13,20 @@ from portspec.store.schema import transaction
 from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from portspec.store.archive import Arrival, Outcome
 
 
-def deposit(path: str, arrival: Arrival, now: float) -> Outcome:
+def deposit(path: str, arrival: Arrival, now: float, is_good: Callable[[bytes], bool] = lambda _: True) -> Outcome:
     """Add a report that came in at `now`, in Unix seconds, to the archive in the file at `path`, and onto its disk.
 
+    `is_good` tells of a payload whether its audit is to stay, see Archive.
     The file is made if it is not there. A lock is waited for, half a minute at most. Nothing of this process may have
     the file open, see database.open_for_writing(). Raises StoreError, and nothing was added.
     """
     with _writing(path) as connection:
-        (outcome,) = Archive().add(connection, [arrival], now)
+        (outcome,) = Archive(is_good).add(connection, [arrival], now)
     return outcome
 
 

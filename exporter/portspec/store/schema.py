@@ -111,6 +111,24 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             SELECT host FROM (SELECT DISTINCT host FROM change) WHERE host <> host_key(host)
         )""",
     ),
+    (
+        # 1 if its audit was clean or vulnerable, 0 if not: it may be replaced; null while nobody had to know
+        "ALTER TABLE report ADD COLUMN is_good INTEGER",
+        # reports whose audit failed and that a later one of the same day replaced, as they were
+        """CREATE TABLE replaced_report (
+            id INTEGER PRIMARY KEY,
+            host TEXT NOT NULL,
+            day TEXT NOT NULL,
+            at REAL NOT NULL,
+            received_at REAL NOT NULL,
+            dictionary INTEGER,
+            is_sample INTEGER NOT NULL,
+            payload BLOB NOT NULL
+        )""",
+        "CREATE INDEX replaced_report_day ON replaced_report (host, day)",
+        "CREATE INDEX replaced_report_received_at ON replaced_report (received_at)",
+        "CREATE INDEX replaced_report_dictionary ON replaced_report (dictionary) WHERE dictionary IS NOT NULL",
+    ),
 )
 
 #: In one statement: between two, another process may make the file.

@@ -22,7 +22,11 @@ GRACE: Final = 10.0  # seconds for what is small; what is larger may take longer
 LEAST_RATE: Final = 16 << 10  # bytes a second: who is slower holds the room of others
 RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
-_STORED: Final = {Outcome.ACCEPTED: (201, "accepted"), Outcome.SAME: (200, "the same report is there already")}
+_STORED: Final = {
+    Outcome.ACCEPTED: (201, "accepted"),
+    Outcome.REPLACED: (201, "accepted in place of the report of that day whose audit failed"),
+    Outcome.SAME: (200, "the same report is there already"),
+}
 
 
 _TOO_SLOW: Final = f"the report came too slowly: less than {LEAST_RATE:,} bytes a second, or more than {MAX_TIME:.0f} s"

@@ -599,7 +599,7 @@ def test_refusal_before_the_body_is_read_tells_where_it_came_from(path: Path, lo
 
 def test_reasons_have_statuses_that_agents_understand() -> None:
     """Whatever the reason, a refusal is final for the agent: 4xx, but none that asks to try again."""
-    for reason in ("too_large", "malformed", "roster", "signature", "time", "duplicate"):
+    for reason in ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"):
         status = intake._STATUS.get(RefusedError(reason, "").reason, 403)
         assert 400 <= status < 500
         assert status not in (408, 429)

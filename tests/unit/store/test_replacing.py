@@ -1,0 +1,137 @@
+"""A report whose audit failed, and those that take its place; and how much one host may have in the archive."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from portspec.store import Archive, Outcome, archive
+from portspec.store.archive import MAX_REPLACED, Arrival
+from portspec.store.schema import transaction
+from tests.unit.factories import NOW
+from tests.unit.store.test_archive import connected
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAY = "2023-11-14"
+FUTURE = NOW + 1000 * 86_400.0
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection to a new file."""
+    found = connected(tmp_path / "portspec.db")
+    yield found
+    found.close()
+
+
+class Judge:
+    """Takes for good what says so, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, payload: bytes) -> bool:
+        """Judge one."""
+        self.count += 1
+        return payload.startswith(b"good")
+
+
+def add(connection: sqlite3.Connection, payload: bytes, at: float = NOW, judge: Judge | None = None) -> Outcome:
+    """Add a report of the day."""
+    with transaction(connection):
+        (outcome,) = Archive(judge or Judge()).add(connection, [Arrival("web1", DAY, at, payload)], NOW)
+    return outcome
+
+
+def present(connection: sqlite3.Connection) -> bytes:
+    """Give the report of the day that counts."""
+    found = Archive().of_day(connection, "web1", DAY)
+    assert found
+    return found.payload
+
+
+def test_good_one_takes_the_place_of_a_failed_one_once(connection: sqlite3.Connection) -> None:
+    """The next one of the day does not: what is good stays, and each that was there is acknowledged once more."""
+    assert add(connection, b"failed") is Outcome.ACCEPTED
+    assert add(connection, b"good") is Outcome.REPLACED
+    for other in (b"good, too", b"failed again"):
+        assert add(connection, other, NOW + 1) is Outcome.OTHER
+    for known in (b"good", b"failed"):
+        assert add(connection, known) is Outcome.SAME
+    assert present(connection) == b"good"
+    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (1,)
+    assert archive.counts(connection) == {"accepted": 2}
+
+
+def test_one_that_was_made_before_takes_nobodys_place(connection: sqlite3.Connection) -> None:
+    """A report that was long on its way, or held back by somebody, does not undo what came after it was made."""
+    assert add(connection, b"failed") is Outcome.ACCEPTED
+    assert add(connection, b"good", NOW - 1) is Outcome.OTHER
+    assert present(connection) == b"failed"
+
+
+def test_failed_ones_replace_each_other_a_few_times(connection: sqlite3.Connection) -> None:
+    """After ten of a day only a good one is taken, and it is taken still."""
+    for number in range(MAX_REPLACED + 1):
+        expected = Outcome.REPLACED if number else Outcome.ACCEPTED
+        assert add(connection, b"failed %d" % number, NOW + number) is expected
+    assert add(connection, b"failed once more", NOW + 60) is Outcome.OTHER
+    assert present(connection) == b"failed %d" % MAX_REPLACED
+    assert add(connection, b"good", NOW + 70) is Outcome.REPLACED
+
+
+def test_audit_that_is_there_is_judged_once(connection: sqlite3.Connection) -> None:
+    """However many others of its day come, the output of its tool is read for the first of them only."""
+    judge = Judge()
+    add(connection, b"good", judge=judge)
+    for number in range(5):
+        assert add(connection, b"good %d" % number, judge=judge) is Outcome.OTHER
+    assert judge.count == 1
+
+
+def test_newer_report_is_read_after_the_one_that_it_replaced(connection: sqlite3.Connection) -> None:
+    """Who reads on from where it was finds the replacement, also if it has read the other already."""
+    add(connection, b"failed")
+    _, mark, _ = Archive().newer(connection, None, 10)
+    add(connection, b"good")
+    found, _, left = Archive().newer(connection, mark, 10)
+    assert ([item.payload for item in found], left) == ([b"good"], 0)
+    assert archive.last_numbers(connection) == {"web1": found[0].number}
+
+
+def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connection) -> None:
+    """They go when they are old, with what they were compressed with, and the last report of the host stays."""
+    body = random.Random(1).randbytes(5000)  # noqa: S311 - repeatable
+    for number in range(5):
+        add(connection, b"failed %d" % number + body, NOW + number)
+    assert connection.execute("SELECT count(*) FROM replaced_report WHERE dictionary IS NOT NULL").fetchone() != (0,)
+    assert not archive.forget(connection, NOW - 1, 100)
+    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (4,)
+    assert [row for row in connection.execute("SELECT dictionary FROM replaced_report") if row[0]]
+    for (number,) in connection.execute("SELECT DISTINCT dictionary FROM replaced_report WHERE dictionary > 0"):
+        assert connection.execute("SELECT 1 FROM dictionary WHERE id = ?", (number,)).fetchone()
+    archive.forget(connection, NOW + 86_400, 100)
+    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (0,)
+    assert present(connection) == b"failed 4" + body
+
+
+def test_host_has_a_share_of_the_archive(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a host has is not pushed out by what it sends: when its share is full it is refused, and others are not."""
+    monkeypatch.setattr(archive, "MAX_OF_HOST", 1_000_000)
+    rng = random.Random(1)  # noqa: S311 - repeatable
+    outcomes = []
+    for number in range(6):
+        item = Arrival("evil", f"2023-11-{number + 10}", NOW, rng.randbytes(300_000))
+        with transaction(connection):
+            outcomes += Archive().add(connection, [item], NOW)
+    assert outcomes == [Outcome.ACCEPTED] * 3 + [Outcome.FULL] * 3
+    with transaction(connection):
+        held = [Arrival("evil", "2023-11-20", NOW, b"small"), Arrival("web1", DAY, NOW, rng.randbytes(300_000))]
+        assert Archive().add(connection, held, NOW) == [Outcome.ACCEPTED] * 2
+    assert archive.counts(connection) == {"accepted": 5}
