@@ -504,6 +504,19 @@ def test_recheck_changes_what_was_seen_and_no_time_of_the_scan() -> None:
     assert (after.conclusive.rechecked_at, after.conclusive.seen_at) == (NOW + 900, NOW + 900)
 
 
+def test_port_is_open_since_the_first_scan_of_those_that_saw_it_so() -> None:
+    """What was closed meanwhile, by a scan or a recheck, and opened again is open since then only."""
+    of = target("web1")
+    state = HostState(of)
+    for at, is_open in ((0, [22, 80, 443]), (10, [22, 80]), (20, [22, 80, 443])):
+        state = state.after(result(of, seen(is_open=is_open), at=NOW + at))
+    assert [list(state.open_since(NOW + at)) for at in (-1, 0, 10, 20)] == [[], [22, 80], [22, 80], [22, 80, 443]]
+    same = state.after(result(of, seen(is_open=[22, 80, 443]), at=NOW + 30))
+    assert same.opened is state.opened
+    state = state.after_recheck([seen(is_open=[22, 443])], NOW + 40).after_recheck([seen(is_open=[22, 80])], NOW + 50)
+    assert [list(state.open_since(NOW + at)) for at in (0, 40, 50)] == [[22], [22], [22, 80]]
+
+
 def test_recheck_that_saw_the_same_is_the_same_state() -> None:
     """Nothing has to be written or told of a look that found nothing new."""
     state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80])))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 VERSION: Final = 3  # of the schema: a file of an earlier one has no archive
-MAX_REPLACED: Final = 10  # reports of a host and day that one whose audit failed, too, may replace
+MAX_REPLACED: Final = 10  # reports of a host and day that any other may replace, and then so many are looked at
 MAX_OF_HOST: Final = 256 << 20  # bytes that the reports of one host take as they are kept; usual ones take 1 MB a year,
 _LARGE: Final = 64 << 10  # and those of fewer bytes than this are not added up
 
@@ -283,20 +283,28 @@ class Archive:
     def _may_replace(self, connection: sqlite3.Connection, known: Archived, arrival: Arrival) -> bool:
         """Tell whether a report may take the place of another of its day: one that failed, and was made before it.
 
-        Whether the audit of the other is good is looked up once, and kept with it.
+        Whether the audit of the other is good is looked up once, and kept with it. To look takes seconds at worst, so
+        it is done for a few reports a day.
         """
         if arrival.at < known.at:
             return False
         (is_good,) = connection.execute("SELECT is_good FROM report WHERE id = ?", (known.number,)).fetchone()
         if is_good is None:
-            is_good = self._is_good(known.payload)
+            is_good = int(self._is_good(known.payload))
             connection.execute("UPDATE report SET is_good = ? WHERE id = ?", (is_good, known.number))
-        if is_good:
+        if is_good > 0:
             return False
         (count,) = connection.execute(
             "SELECT count(*) FROM replaced_report WHERE host = ? AND day = ?", (arrival.host, arrival.day)
         ).fetchone()
-        return count < MAX_REPLACED or self._is_good(arrival.payload)
+        if count < MAX_REPLACED:
+            return True
+        if is_good <= -MAX_REPLACED:
+            return False
+        if self._is_good(arrival.payload):
+            return True
+        connection.execute("UPDATE report SET is_good = is_good - 1 WHERE id = ?", (known.number,))
+        return False
 
     def _archived(self, connection: sqlite3.Connection, row: _Row) -> Archived:
         return Archived(row.number, row.host, row.day, row.at, self._payloads.unpack(connection, row.packed))

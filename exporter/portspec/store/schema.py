@@ -112,7 +112,8 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         )""",
     ),
     (
-        # 1 if its audit was clean or vulnerable, 0 if not: it may be replaced; null while nobody had to know
+        # 1 if its audit was clean or vulnerable, null while nobody had to know; else it may be replaced: 0, less the
+        # number of those that failed, too, and were refused in its place
         "ALTER TABLE report ADD COLUMN is_good INTEGER",
         # reports whose audit failed and that a later one of the same day replaced, as they were
         """CREATE TABLE replaced_report (

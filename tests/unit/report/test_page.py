@@ -16,8 +16,8 @@ from portspec.report import ReportSettings, write_report
 from portspec.report.rows import FindingRows
 from portspec.report.sockets import MAX_SOCKETS
 from portspec.scan import AddressObservation
-from portspec.snapshot import Snapshot
-from tests.unit.factories import ADDRESS, NOW, seen, target
+from portspec.snapshot import HostState, Snapshot
+from tests.unit.factories import ADDRESS, NOW, result, seen, target
 from tests.unit.report.fleets import (
     DAY,
     HOUR,
@@ -249,6 +249,18 @@ def test_page_of_machines_in_order() -> None:
     assert found.summary["Machines"] == "1, of which 0 need attention"
     assert found.summary["Audits"] == "no machine has to report"
     assert "Late reports" not in found.summary
+
+
+def test_port_that_was_opened_after_the_last_audit() -> None:
+    """Nobody is accused of a port that is merely newer than the audit: it is told when that was made."""
+    of = target("a", expect=[22])
+    before = HostState(of).after(result(of, seen(ADDRESS, is_open=[22]), at=NOW - DAY))
+    state = before.after(result(of, seen(ADDRESS, is_open=[22, 8080]), at=NOW - 60))
+    found = section(snapshot_of([replace(state, judged_at=NOW)], [audited("a", age=3600.0, listeners=SSHD)])).facts
+    words = "opened after the last audit of 2023-11-14 21:13:20 UTC"
+    assert found["Unexpected"] == [f"8080 on 192.0.2.1: {words}"]
+    assert found["Newly reachable"] == [f"8080: {words}"]
+    assert "Reachable but nobody listens" not in found
 
 
 def test_every_port_open() -> None:

@@ -86,6 +86,18 @@ def test_failed_ones_replace_each_other_a_few_times(connection: sqlite3.Connecti
     assert add(connection, b"good", NOW + 70) is Outcome.REPLACED
 
 
+def test_failed_ones_without_end_are_not_read(connection: sqlite3.Connection) -> None:
+    """After ten that were refused nothing more of the day is looked at, since that takes time; the next day is new."""
+    judge = Judge()
+    for number in range(60):
+        add(connection, b"failed %d" % number, NOW + number, judge)
+    assert judge.count <= 2 * MAX_REPLACED + 1
+    assert add(connection, b"good", NOW + 70, judge) is Outcome.OTHER
+    with transaction(connection):
+        tomorrow = Arrival("web1", "2023-11-15", NOW + 86_400, b"good")
+        assert Archive(judge).add(connection, [tomorrow], NOW) == [Outcome.ACCEPTED]
+
+
 def test_audit_that_is_there_is_judged_once(connection: sqlite3.Connection) -> None:
     """However many others of its day come, the output of its tool is read for the first of them only."""
     judge = Judge()
