@@ -101,6 +101,6 @@ def sender_of(packed: bytes, rules: Rules) -> str:
 def is_good(payload: bytes) -> bool:
     """Tell whether the audit in a payload is clean or vulnerable. A report of any other may be replaced on its day."""
     try:
-        return parse(read_payload(payload).run).status in (Status.CLEAN, Status.VULNERABLE)
+        return parse(*read_payload(payload).runs).status in (Status.CLEAN, Status.VULNERABLE)
     except Exception:  # noqa: BLE001 - as where it is read: what cannot be read has failed
         return False

@@ -221,7 +221,7 @@ def test_what_is_no_report_is_malformed(data: bytes) -> None:
 )
 def test_output_of_too_many_values_counts_as_cut_off(output: str, is_whole: bool) -> None:  # noqa: FBT001 - of the table
     """A tool's output may have as many brackets and commas as a payload may have values; of more it is left out."""
-    run = admit(packed(payload(tool=PLAIN["tool"] | {"output": output})), RULES, NOW)[0].run
+    run = admit(packed(payload(tool=PLAIN["tool"] | {"output": output})), RULES, NOW)[0].runs[0]
     assert (run.output, run.is_truncated) == ((output, False) if is_whole else ("", True))
 
 
@@ -231,7 +231,7 @@ def test_large_payload_holds_no_character_of_four_bytes() -> None:
     for rest, expected in (("", wide), ("x" * (5 << 20), wide.replace("\U0001f600", "?"))):
         for is_ascii in (True, False):
             body = json.dumps(PLAIN | {"tool": PLAIN["tool"] | {"output": wide + rest}}, ensure_ascii=is_ascii).encode()
-            assert admit(packed(body), RULES, NOW)[0].run.output == expected + rest
+            assert admit(packed(body), RULES, NOW)[0].runs[0].output == expected + rest
 
 
 @given(st.binary(max_size=200))
