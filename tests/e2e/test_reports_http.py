@@ -217,7 +217,7 @@ def pour(address: str, head: str, piece: bytes, most: int) -> tuple[int, bytes]:
     ("head", "piece"),
     [
         (f"Content-Length: {100 * MEGABYTE}", bytes(100_000)),
-        ("Transfer-Encoding: chunked", b"186a0\r\n%s\r\n" % bytes(100_000)),
+        ("Transfer-Encoding: chunked", b"186a0\r\n%s\r\n" % make(HOST, 0.0).packed.ljust(100_000, b"\0")),
     ],
     ids=["length", "chunked"],
 )
@@ -371,7 +371,7 @@ def test_agents_get_their_reports_through_a_restart(tmp_path: Path) -> None:
         with listening(conf, address, tmp_path / "second.log") as service:
             sent = work.result(PATIENCE)
             assert (sent.code, sent.errors) == (0, "")
-            again = spooling.send()
+            again = spooling.send("--again")
             assert again.code == 1
             assert again.output.endswith(b" was accepted\n")
             assert f"{OTHER} has sent another report of" in again.errors  # that of its second run: one a day counts

@@ -83,6 +83,12 @@ def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
         yield "port_scan_duration_seconds", {}, state.conclusive.duration
 
 
+def shortened(value: str) -> str:
+    """Cut a label value to 128 bytes."""
+    data = value.encode()
+    return value if len(data) <= 128 else f"{data[:125].decode(errors='ignore')}…"
+
+
 def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
     """Give what /metrics should say of a host of the roster, by the contract and without the code that says it."""
     report = state.inspection
@@ -104,15 +110,25 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         worst = [min(ranks) for ranks in by_id.values()]
         for rank, severity in enumerate(severities):
             yield "audit_vulnerabilities", {"severity": severity}, worst.count(rank)
-    for one in {(item.package, item.version, item.id): item for item in reversed(found)}.values():
+    every_one = {(item.package, item.version, item.id): item for item in reversed(found)}.values()
+    series: set[tuple[str, ...]] = set()
+    for one in every_one:
         labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
-        yield "audit_vulnerability", labels, 1
+        short = {name: shortened(value) for name, value in labels.items()}
+        series.add(tuple(short.values()))
+        yield "audit_vulnerability", short, 1
+    left_out = len(every_one) - len(series)
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]
-    for port, process, user in {
-        (item.port, item.process or "", item.user or "") for item in sockets if item.protocol == "tcp"
-    }:
-        yield "port_listener_info", {"port": str(port), "process": process, "user": user}, 1
+    held = {(item.port, item.process or "", item.user or "") for item in sockets if item.protocol == "tcp"}
+    series = set()
+    for port, process, user in held:
+        labels = {"port": str(port), "process": shortened(process), "user": shortened(user)}
+        series.add(tuple(labels.values()))
+        yield "port_listener_info", labels, 1
+    left_out += len(held) - len(series)
+    if left_out:
+        yield "audit_series_dropped", {}, left_out
 
 
 def key(name: str, labels: dict[str, str]) -> Key:
