@@ -1287,7 +1287,7 @@ class Spool:
         return host, day
 
     def remember(self, parcel: Parcel) -> None:
-        """Remember that the report of a day was made."""
+        """Remember that the report of a day was sent."""
         new = self.path / "reported.new"
         try:
             new.write_text(f"{parcel.host} {parcel.day}\n", encoding="utf-8")
@@ -1990,7 +1990,7 @@ def _parser() -> _Parser:
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file")
     parser.add_argument("--version", action="version", version=AGENT)
-    parser.add_argument("--again", action="store_true", help="audit and send, also if today's report was made already")
+    parser.add_argument("--again", action="store_true", help="audit and send, also if today's report was sent already")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--dry-run", action="store_true", help="print the report, and send nothing")
     ways.add_argument("--print", action="store_true", help="print the report, and send it")
@@ -2087,7 +2087,7 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arg
         today = spell_time(time.time())[:10]
         if spool is not None and not arguments.again and spool.reported() == (settings.host, today):
             say(
-                f"the report of {settings.host} for {today} was made already, and one a day counts (--again: once more)"
+                f"the report of {settings.host} for {today} was sent already, and one a day counts (--again: once more)"
             )
             return deliver(spool, None, delivery, is_now=arguments.now)
         payload, trouble = make_payload(settings, environ)
@@ -2099,8 +2099,7 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arg
         own = _keep(spool, pack(payload, key))
         code = deliver(spool, own, delivery, is_now=arguments.now)
         if spool is not None:
-            # Refused ones are not made up for by waiting; of what waits, the server takes the first of a day.
-            if (code == SENT or (code == SPOOLED and own.path)) and not trouble and _has_succeeded(payload):
+            if code == SENT and not trouble and _has_succeeded(payload):
                 spool.remember(own)
             spool.trim()
     return code
