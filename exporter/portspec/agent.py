@@ -26,6 +26,7 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
+import itertools
 import json
 import os
 import pwd
@@ -49,12 +50,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 VERSION = "0.1.0"  # that of the package; a test holds it to that
@@ -329,7 +330,7 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
         values[name] = _read_value(name, value, f"--{name.replace('_', '-')}: ")
     settings = Settings(**values)
     if settings.command and settings.tool == "auto":
-        tool = next((each.name for each in TOOLS.values() if Path(settings.command[0]).name == each.program), None)
+        tool = next((each.name for each in TOOLS.values() if Path(settings.command[0]).name in each.programs), None)
         if tool is None:
             raise SettingsError(f"command needs tool, to name the format of its output: {', '.join(TOOLS)}")
         values["tool"] = tool
@@ -595,8 +596,10 @@ class Tool:
     """How an audit tool is run: `commands` are ways of which the first counts whose options the tool knows.
 
     {seconds} is the time that it may take, {packages} what osv-scanner calls the list of installed packages, {base}
-    what FreeBSD's base system is called in VuXML, {installed} dpkg's names of what is installed. `beside` are the tools
-    that run as well, to complete what it tells. `then` is a command whose output follows, to show what was looked at.
+    what FreeBSD's base system is called in VuXML, {installed} dpkg's names of what is installed, {release}
+    System.release. What stands between && are command lines of their own, whose outputs follow each other. `beside` are
+    the tools that run as well, to complete what it tells. `then` is a command whose output follows, to show what was
+    looked at. `others` are names that the program has elsewhere.
     """
 
     name: str
@@ -607,11 +610,23 @@ class Tool:
     fetch: str = ""  # brings the database up to date, where the audit itself must not
     then: str = ""
     is_silent: bool = False  # it prints nothing, or nothing that shows the end, where it found nothing
+    others: tuple[str, ...] = ()
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """The names of the program, the usual one first."""
+        return (self.program, *self.others)
 
 
 # A version above the installed one in a security pocket counts, whatever holds it back: no simulation tells that.
 _APT = Tool("apt", "apt-cache", ("policy ?installed", "policy {installed}"), then="apt-cache policy", is_silent=True)
 _TRIVY = "rootfs --format json --quiet --timeout {seconds}s"  # its own timeout is 5 minutes
+# Repositories that are skipped, packages that are excluded: of both dnf would say nothing with -q.
+_DNF = "-q {release} --setopt=*.skip_if_unavailable=0"
+_ZYPPER = "--non-interactive --xmlout"
+_ZYPPER_SEARCH = f"{_ZYPPER} --disable-repositories search --installed-only --match-exact zypper"
+_DNF_4 = f"{_DNF} --disableexcludes=all updateinfo list"
+_DNF_5 = f"{_DNF} --setopt=disable_excludes=* advisory list --security"
 
 # What each of these must not be given, and why, stands in the parsers of portspec/audit/formats.
 TOOLS: dict[str, Tool] = {
@@ -652,17 +667,37 @@ TOOLS: dict[str, Tool] = {
             is_silent=True,
         ),
         Tool("apk", "apk", ("version -l <=>?",), fetch="update", then="apk version --indexes", is_silent=True),
+        # Three lists: what is to be updated, what was (so there are advisories), and the CVEs of the first. Newer
+        # versions of dnf 5 have JSON; dnf 4 and yum know no "advisory".
+        Tool(
+            "dnf",
+            "dnf",
+            (
+                f"{_DNF_5} --json && {_DNF_5} --installed --json && {_DNF_5} --with-cve --json",
+                f"{_DNF_5} && {_DNF_5} --installed && {_DNF_5} --with-cve",
+                f"{_DNF_4} security && {_DNF_4} installed security && {_DNF_4} cves",
+            ),
+            is_silent=True,
+            others=("dnf5", "yum"),
+        ),
+        # It needs no patches where it sees no packages, so it has to find itself first.
+        Tool("zypper", "zypper", (f"{_ZYPPER_SEARCH} && {_ZYPPER} list-patches --category security",)),
     )
 }
 
 _DEBIAN = {"debian", "raspbian"}  # of which debsecan has data
+_OF_DNF = ("fedora", "rhel", "centos", "almalinux", "rocky", "ol", "amzn", "openEuler")
+_OF_ZYPPER = ("suse", "opensuse", "sles", "sled")
+_BY_TRIVY = {"rhel", "centos", "almalinux", "rocky", "ol", "amzn"}  # of which trivy and grype have data
 # The parsers take no output of a tool that is silent for failed, unless the last line is this.
 _PROOF = "# portspec: {program} ended with 0"
 _UNKNOWN_OPTION = re.compile(
-    rb"unknown (flag|option|shorthand)|unrecognized (option|arguments)|illegal option|flag provided but not|usage:"
+    rb"unknown (flag|option|shorthand|argument)|unrecognized (option|arguments)|illegal option|no such command"
+    rb"|flag provided but not|usage:"
     rb"|regex compilation error|unable to locate package \?",  # apt before 2.0, of ?installed
     re.IGNORECASE,
 )
+_LIST = "# portspec: list of "  # before each output of several, with the arguments
 _LISTS = ("base", "installed")  # without which a command has nothing to ask for
 _PACKAGE_LISTS = (
     ("dpkg-status:", "/var/lib/dpkg/status"),
@@ -697,6 +732,14 @@ class System:
     def is_bsd(self) -> bool:
         """Whether pkg(8) and sockstat(1) are those of FreeBSD."""
         return self.kernel in {"FreeBSD", "DragonFly"}
+
+    @property
+    def release(self) -> str:
+        """An option for dnf; "" if it needs none.
+
+        Amazon Linux 2023 looks at the release that it is locked to, and finds nothing of what came after it.
+        """
+        return "--releasever=latest" if self.id == "amzn" and self.version >= "2023" else ""
 
     def is_kin(self, *ids: str) -> bool:
         """Tell whether it is one of some systems, or says that it is like one."""
@@ -776,12 +819,18 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
     elif system.is_kin("ubuntu"):
         # osv-scanner finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
         names = ["trivy", "grype", "ubuntu-pro", "apt", "pip-audit"]
+    elif system.is_kin(*_OF_ZYPPER):
+        # grype has no data for openSUSE
+        names = ["trivy", "grype", "zypper"] if system.id.startswith("sle") else ["trivy", "zypper", "pip-audit"]
+    elif system.is_kin(*_OF_DNF):
+        # trivy and grype have no data for Fedora
+        names = ["trivy", "grype", "dnf"] if system.id in _BY_TRIVY else ["dnf", "trivy", "grype", "pip-audit"]
     elif system.is_kin("arch"):
         names.insert(0, "arch-audit")
     elif system.packages:
         names.insert(2, "osv-scanner")
         names[3:3] = [name for name, kin in (("apt", "debian"), ("apk", "alpine")) if system.is_kin(kin)]
-    return next((TOOLS[name] for name in names if find(TOOLS[name].program)), None)
+    return next((TOOLS[name] for name in names if any(map(find, TOOLS[name].programs))), None)
 
 
 def usual_tool(system: System) -> str:
@@ -792,6 +841,10 @@ def usual_tool(system: System) -> str:
         return "pkg-admin"
     if system.id in _DEBIAN:
         return "debsecan"
+    if system.is_kin(*_OF_ZYPPER):
+        return "zypper"
+    if system.is_kin(*_OF_DNF):
+        return "dnf"
     native = {"ubuntu": "ubuntu-pro", "debian": "apt", "arch": "arch-audit", "alpine": "apk"}
     return next((tool for kin, tool in native.items() if system.is_kin(kin)), "trivy")
 
@@ -816,7 +869,7 @@ class Audit:
             done = Run(None, note=f"no audit tool is installed, the usual one here is {usual}", setting="tool")
         elif settings.command:
             command, done = self._run_first([settings.command])
-        elif self._find(tool.program) is None:
+        elif self._program(tool) is None:
             done = Run(None, note=f"{tool.program} is not installed", setting="tool")
         else:
             of_fetch = self._fetch(tool)
@@ -824,7 +877,7 @@ class Audit:
         ended_at = time.time()
         report = self._describe(tool, usual, command, done, of_fetch)
         beside = [] if tool is None or settings.command or not command else self._run_beside(tool)
-        trouble = _describe_failure(Path("".join(command[:1])).name, _spell_note(done), readable(done.output), done)
+        trouble = _describe_failure(Path("".join(command[:1])).name, _spell_note(done), report["output"], done)
         return [report, *beside], ended_at, trouble
 
     def _run_beside(self, tool: Tool) -> list[dict[str, Any]]:
@@ -865,7 +918,9 @@ class Audit:
         if tool is None or not tool.is_silent or done.status != 0:
             return output, ""
         # With these debsecan ends with 0 whatever happened; another program in front of a tool may as well.
-        if Path(command[0]).name != tool.program or any(word.startswith(("--cron", "--mailto")) for word in command):
+        if Path(command[0]).name not in tool.programs or any(
+            word.startswith(("--cron", "--mailto")) for word in command
+        ):
             return output, ""
         parts = [output]
         if tool.then:
@@ -876,6 +931,9 @@ class Audit:
             parts += [f"# portspec: {tool.then}", readable(then.output)]
         parts.append(_PROOF.format(program=tool.program))
         return "".join(part if part.endswith("\n") else f"{part}\n" for part in parts if part), ""
+
+    def _program(self, tool: Tool) -> str | None:
+        return next((name for name in tool.programs if self._find(name)), None)
 
     def _find(self, program: str) -> str | None:
         return shutil.which(program, path=self._environ["PATH"])
@@ -892,9 +950,11 @@ class Audit:
             "packages": self._system.packages,
             "base": " ".join(self._system.base),
             "installed": self._installed() if any("{installed}" in line for line in tool.commands) else "",
+            "release": self._system.release,
         }
+        program = self._program(tool) or tool.program
         lines = [line for line in tool.commands if all(words[name] for name in _LISTS if f"{{{name}}}" in line)]
-        return [(tool.program, *line.format(**words).split()) for line in lines]
+        return [(program, *line.replace("&& ", f"&& {program} ").format(**words).split()) for line in lines]
 
     def _installed(self) -> str:
         """Ask dpkg for the names of the packages of which something is installed."""
@@ -917,17 +977,34 @@ class Audit:
     def _run_first(self, commands: list[tuple[str, ...]]) -> tuple[tuple[str, ...], Run]:
         """Run the first command whose options the tool knows."""
         for command in commands:
-            found = (self._find(command[0]) or command[0], *command[1:])
-            done = self._run(found, self._left(), self._settings.max_output)
+            path = self._find(command[0]) or command[0]
+            is_program = (True, *(word == "&&" for word in command))
+            found = tuple(path if is_first else word for word, is_first in zip(command, is_program))
+            done = self._run_each(found)
             said = done.errors[:4096] + (b"" if done.output.lstrip()[:1] in b"{[" else b"\n" + done.output[:4096])
             is_answer = done.status is None or (done.status == 0 and done.output.strip())
             if is_answer or not _UNKNOWN_OPTION.search(said):
                 break
         return found, done
 
+    def _run_each(self, command: tuple[str, ...]) -> Run:
+        """Run a command line; where it has several, each until one fails, as if all were one program."""
+        lines = [tuple(line) for has_end, line in itertools.groupby(command, "&&".__eq__) if not has_end]
+        if len(lines) == 1:
+            return self._run(command, self._left(), self._settings.max_output)
+        output, errors = b"", b""
+        for line in lines:
+            done = self._run(line, self._left(), max(1, self._settings.max_output - len(output)))
+            head = "{}{}\n".format(_LIST, " ".join(line[1:]))
+            output += (b"\n" if output and not output.endswith(b"\n") else b"") + head.encode() + done.output
+            errors += done.errors
+            if done.status != 0 or done.is_cut:
+                break
+        return replace(done, output=output, errors=errors)
+
     def _ask_version(self, tool: Tool | None, command: tuple[str, ...]) -> tuple[str | None, str]:
         """Give the version of the tool that ran, and a line with the time of its database if nothing else tells it."""
-        if tool is None or not command or Path(command[0]).name != tool.program:
+        if tool is None or not command or Path(command[0]).name not in tool.programs:
             return None, ""
         done = self._run((command[0], tool.version), _SHORT)
         text = readable(done.output) if done.status == 0 else ""
@@ -935,6 +1012,10 @@ class Audit:
         if tool.name == "trivy":
             updated = re.search(r"UpdatedAt: ([0-9-]{10}) ([0-9:]{8})[.0-9]* \+0000 UTC", text)
             database_at = f"{updated[1]}T{updated[2]}Z" if updated else ""
+        elif tool.name == "dnf":
+            database_at = self._ask_age_of_dnf(command[0], "repo info" if "dnf5" in text else "repolist -v")
+        elif tool.name == "zypper":
+            database_at = self._ask_age_of_zypper(command[0])
         found = re.search(r"[0-9]+(\.[0-9A-Za-z_+~-]+)+", text)
         return (found[0] if found else None), f"# portspec: database of {database_at}" if database_at else ""
 
@@ -960,6 +1041,36 @@ class Audit:
         done = self._run(command, _SHORT)
         return readable(done.output).strip() if done.status == 0 else ""
 
+    def _ask_age_of_dnf(self, program: str, arguments: str) -> str:
+        """Give when the repository was asked for news that was not asked for the longest time; "" if that is not told.
+
+        It is told as local time, by dnf 4 and yum as "Sun Nov 29 01:58:33 2026", by dnf 5 as "2026-11-29 01:58:33".
+        """
+        arguments = f"-C {self._system.release} {arguments}"
+        done = self._run((program, *arguments.split()), _SHORT, self._settings.max_output)
+        moments = []
+        for text in re.findall(r"\(last: ([A-Za-z0-9: -]{1,40})\)", readable(done.output)):
+            for spelling in ("%a %b %d %H:%M:%S %Y", "%Y-%m-%d %H:%M:%S"):
+                with contextlib.suppress(ValueError, OverflowError):
+                    moments.append(time.mktime(time.strptime(text, spelling)))
+        return _oldest(moments)
+
+    def _ask_age_of_zypper(self, program: str) -> str:
+        """Give when the repository with patches was asked for news that was not asked for the longest time.
+
+        libzypp touches repomd.xml each time. Those without patches may never change.
+        """
+        done = self._run((program, "--non-interactive", "--xmlout", "repos"), _SHORT, self._settings.max_output)
+        moments = []
+        for repository in re.findall(r"<repo [^>]{1,4000}>", readable(done.output)):
+            alias = re.search(r'\balias="([^"/&]{1,200})"', repository)
+            if alias and 'enabled="1"' in repository:
+                data = Path("/var/cache/zypp/raw", alias[1], "repodata")
+                with contextlib.suppress(OSError):
+                    if any(data.glob("*updateinfo*")):
+                        moments.append((data / "repomd.xml").stat().st_mtime)
+        return _oldest(moments)
+
 
 def spell_newest(paths: list[Path]) -> str:
     """Give when the newest of some files was changed; "" if none of them is there."""
@@ -970,13 +1081,19 @@ def spell_newest(paths: list[Path]) -> str:
     return spell_time(max(times)) if times else ""
 
 
+def _oldest(moments: Iterable[float]) -> str:
+    oldest = min(moments, default=None)
+    return "" if oldest is None else spell_time(oldest)
+
+
 def _spell_note(done: Run) -> str:
     return f"{done.note} (setting: {done.setting})" if done.setting else done.note
 
 
 def _describe_failure(program: str, note: str, output: str, done: Run) -> str:
     """Say how a tool failed, with its last words; "" if that is not evident."""
-    how = note or ("" if output.strip() else f"{program} ended with {done.status} and printed nothing")
+    has_output = any(line.strip() and not line.startswith(_LIST) for line in output.splitlines())
+    how = note or ("" if has_output else f"{program} ended with {done.status} and printed nothing")
     last = _last_line(done.errors)
     return f"{how}: {last}" if how and last else how
 
@@ -1957,6 +2074,8 @@ key of this host, which the server prints:
   Debian    debsecan, trivy, grype, osv-scanner, apt
   Ubuntu    trivy, grype, ubuntu-pro (with apt), apt
   Arch      arch-audit, trivy, grype        Alpine   trivy, grype, osv-scanner, apk
+  RHEL      trivy, grype, dnf (or yum)      Fedora   dnf; as well on other systems with RPM
+  SUSE      trivy, grype (SLES), zypper
   others    trivy, grype, osv-scanner
 and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's packages.
 

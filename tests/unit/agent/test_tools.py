@@ -15,6 +15,11 @@ MANJARO = System("Linux", "manjaro", "", ("arch",))
 ALPINE = System("Linux", "alpine", "apk-installed:/lib/apk/db/installed", (), "3.22.1")
 NETBSD = System("NetBSD", "netbsd", "", (), "10.1")
 FREEBSD = System("FreeBSD", "freebsd", "/var/db/pkg/local.sqlite")
+RHEL = System("Linux", "rhel", "", ("fedora",), "9.4")
+ORACLE = System("Linux", "ol", "", ("fedora",), "8.9")
+AMAZON = System("Linux", "amzn", "", ("fedora",), "2023")
+LEAP = System("Linux", "opensuse-leap", "", ("suse", "opensuse"), "15.6")
+SLES = System("Linux", "sles", "", ("suse",), "15.6")
 OLD_FREEBSD = System("FreeBSD", "", "")
 
 
@@ -55,6 +60,18 @@ def test_every_tool_has_a_parser() -> None:
         (FEDORA, {"apk", "apt-cache", "pkg_admin", "pro", "arch-audit"}, None),
         (FEDORA, {"osv-scanner", "pip-audit"}, "pip-audit"),
         (FEDORA, {"pkg"}, None),
+        (FEDORA, {"dnf", "trivy", "grype"}, "dnf"),  # of which the others have no data
+        (FEDORA, {"dnf5"}, "dnf"),
+        (RHEL, {"dnf", "yum", "trivy", "grype"}, "trivy"),
+        (RHEL, {"dnf", "yum", "grype"}, "grype"),
+        (RHEL, {"dnf", "yum"}, "dnf"),
+        (ORACLE, {"yum", "pip-audit"}, "dnf"),
+        (AMAZON, {"dnf", "zypper"}, "dnf"),
+        (LEAP, {"zypper", "dnf", "grype", "trivy"}, "trivy"),
+        (LEAP, {"zypper", "dnf", "grype"}, "zypper"),
+        (SLES, {"zypper", "grype"}, "grype"),
+        (SLES, {"zypper", "pip-audit"}, "zypper"),
+        (DEBIAN, {"dnf", "zypper", "yum"}, None),  # they are packages there, without repositories
         (DEBIAN, set(), None),
     ],
 )
@@ -74,7 +91,9 @@ def test_tool_that_is_missed_is_named() -> None:
         "arch-audit": [ARCH, MANJARO],
         "apk": [ALPINE],
         "pkg-admin": [NETBSD],
-        "trivy": [FEDORA],
+        "dnf": [FEDORA, RHEL, ORACLE, AMAZON],
+        "zypper": [LEAP, SLES],
+        "trivy": [System("Linux", "gentoo", "")],
     }
     assert {tool: [usual_tool(system) for system in systems] for tool, systems in usual.items()} == {
         tool: [tool] * len(systems) for tool, systems in usual.items()
@@ -89,7 +108,19 @@ def test_tools_are_never_run_in_ways_that_lie() -> None:
     assert "--cron" not in commands["debsecan"]
     assert "secret" not in commands["trivy"]
     assert "--all-packages" in commands["osv-scanner"]
+    for command in TOOLS["dnf"].commands:
+        for line in command.split(" && "):
+            assert "*.skip_if_unavailable=0" in line
+            assert "--disableexcludes=all" in line or "disable_excludes=*" in line
+            assert "{release}" in line
+    assert "--no-refresh" not in commands["zypper"]
     assert "upgradable" not in commands["apt"]
+
+
+def test_amazon_linux_is_not_asked_for_its_own_release() -> None:
+    """It is locked to a release, and dnf finds nothing of what came after it unless asked for the latest."""
+    assert AMAZON.release == "--releasever=latest"
+    assert [system.release for system in (RHEL, FEDORA, System("Linux", "amzn", "", (), "2"))] == ["", "", ""]
 
 
 def test_system_is_that_of_os_release() -> None:

@@ -21,6 +21,7 @@ from portspec.agent import Parcel, make_mail
 from portspec.audit.envelope import EnvelopeError, unpack
 from portspec.audit.formats import TOOLS, apk, apt, parse, pkg_admin
 from portspec.audit.formats.debsecan import PROOF
+from portspec.audit.formats.dnf import PROOF as PROOF_OF_DNF
 from portspec.audit.intake import REASONS, RefusedError, admit
 from portspec.audit.mail import postmark, read_mail
 from portspec.audit.model import Status, ToolRun
@@ -143,6 +144,20 @@ def _has_words_for_none(output: str) -> bool:
     return PROOF in output or "No known vulnerabilities were found on the system." in output
 
 
+def _has_lists_of_dnf(output: str) -> bool:
+    """Tell whether all three lists are there, each once; nothing is to be updated, and something was."""
+    lists = re.findall(r"(?m)^# portspec: list of [^\r\n]*\r?\n((?:(?!# portspec: )[^\n]*\n)*)", output)
+    available, installed, _ = lists
+    is_empty = all(line in {"", "[]"} or " Package " in line or "/Sec." not in line for line in available.split("\n"))
+    return PROOF_OF_DNF in output and is_empty and installed.strip() not in {"", "[]"}
+
+
+def _has_list_of_zypper(output: str) -> bool:
+    """Tell whether a list of patches is there, without one of security that is needed."""
+    patches = re.findall(r'status="(?:needed|unwanted)" category="([^"]*)"', output)
+    return "<update-list" in output and "no-update-repositories" not in output and "security" not in patches
+
+
 def _has_no_finding(output: str) -> bool:
     """Tell whether a JSON document is whole, with no list of findings in it that is not empty."""
     document = json.loads(output.strip(), parse_int=float)
@@ -188,6 +203,8 @@ SAYS_NONE: Final[Mapping[str, Callable[[str], bool]]] = {
     "portaudit": _has_summary_of_none,
     "pkg-audit": _has_summary_of_none,
     "debsecan": _has_words_for_none,
+    "dnf": _has_lists_of_dnf,
+    "zypper": _has_list_of_zypper,
     "osv-scanner": _has_no_finding,
     "trivy": _has_no_finding,
     "grype": _has_no_finding,

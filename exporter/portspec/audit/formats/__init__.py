@@ -10,6 +10,7 @@ from portspec.audit.formats import (
     apt,
     arch_audit,
     debsecan,
+    dnf,
     grype,
     osv_scanner,
     pip_audit,
@@ -18,6 +19,7 @@ from portspec.audit.formats import (
     portaudit,
     trivy,
     ubuntu_pro,
+    zypper,
 )
 from portspec.audit.formats.draft import Draft, quote
 from portspec.audit.formats.merge import merge
@@ -43,6 +45,8 @@ _READERS: Final[Mapping[str, Callable[[Draft], None]]] = MappingProxyType(
         "arch-audit": arch_audit.read,
         "pkg-admin": pkg_admin.read,
         "apk": apk.read,
+        "dnf": dnf.read,
+        "zypper": zypper.read,
     }
 )
 TOOLS: Final = tuple(_READERS)

@@ -17,7 +17,7 @@ curl-7.50.1 is vulnerable:
 
 1 problem(s) in 1 package(s) found.
 """
-JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit", "ubuntu-pro", "arch-audit")
+JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit", "ubuntu-pro", "arch-audit", "dnf")
 
 
 def match(package: str = "bash", name: str = "CVE-2024-1", **fields: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_a_tool_that_is_not_known_is_unsupported() -> None:
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
         'the tool "vuls <b>" is not known, expected portaudit, pkg-audit, debsecan, osv-scanner, trivy, grype, '
-        "pip-audit, ubuntu-pro, apt, arch-audit, pkg-admin, apk"
+        "pip-audit, ubuntu-pro, apt, arch-audit, pkg-admin, apk, dnf, zypper"
     )
 
 
