@@ -1056,20 +1056,25 @@ class Audit:
         return _oldest(moments)
 
     def _ask_age_of_zypper(self, program: str) -> str:
-        """Give when the repository with patches was asked for news that was not asked for the longest time.
-
-        libzypp touches repomd.xml each time. Those without patches may never change.
-        """
+        """Give when the repository with patches was asked for news that was not asked for the longest time."""
         done = self._run((program, "--non-interactive", "--xmlout", "repos"), _SHORT, self._settings.max_output)
-        moments = []
-        for repository in re.findall(r"<repo [^>]{1,4000}>", readable(done.output)):
-            alias = re.search(r'\balias="([^"/&]{1,200})"', repository)
-            if alias and 'enabled="1"' in repository:
-                data = Path("/var/cache/zypp/raw", alias[1], "repodata")
-                with contextlib.suppress(OSError):
-                    if any(data.glob("*updateinfo*")):
-                        moments.append((data / "repomd.xml").stat().st_mtime)
-        return _oldest(moments)
+        return _oldest(ages_of_patches(readable(done.output), Path("/var/cache/zypp/raw")))
+
+
+def ages_of_patches(text: str, cache: Path) -> list[float]:
+    """Give when each repository with patches was last asked for news, of those that zypper --xmlout repos lists.
+
+    libzypp touches repomd.xml each time. Repositories without patches may never change, and are left out.
+    """
+    moments = []
+    for repository in re.findall(r"<repo [^>]{1,4000}>", text):
+        alias = re.search(r'\balias="([^"/&]{1,200})"', repository)
+        if alias and 'enabled="1"' in repository:
+            data = cache / alias[1] / "repodata"
+            with contextlib.suppress(OSError):
+                if any(data.glob("*updateinfo*")):
+                    moments.append((data / "repomd.xml").stat().st_mtime)
+    return moments
 
 
 def spell_newest(paths: list[Path]) -> str:

@@ -1,9 +1,23 @@
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import pytest
 
-from portspec.agent import TOOLS, System, choose_tool, read_os_release, tool_environment, usual_tool
+from portspec.agent import (
+    TOOLS,
+    System,
+    ages_of_patches,
+    choose_tool,
+    read_os_release,
+    tool_environment,
+    usual_tool,
+)
 from portspec.audit import formats
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEBIAN = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status")
 UBUNTU = System("Linux", "ubuntu", "dpkg-status:/var/lib/dpkg/status")
@@ -115,6 +129,21 @@ def test_tools_are_never_run_in_ways_that_lie() -> None:
             assert "{release}" in line
     assert "--no-refresh" not in commands["zypper"]
     assert "upgradable" not in commands["apt"]
+
+
+def test_age_of_patches_is_that_of_enabled_repositories_that_have_some(tmp_path: Path) -> None:
+    """The time at which zypper last asked for news; a repository that is disabled, or has no patches, tells nothing."""
+    line = '<repo alias="{0}" name="{0}" type="rpm-md" enabled="{1}" autorefresh="1" gpgcheck="1">\n'
+    text = "".join(line.format(name, int(name != "old")) for name in ("updates", "sle", "pool", "old", "gone"))
+    for moment, name in enumerate(("updates", "sle", "pool", "old"), 1_795_000_000):
+        data = tmp_path / name / "repodata"
+        data.mkdir(parents=True)
+        (data / "repomd.xml").touch()
+        os.utime(data / "repomd.xml", (moment, moment))
+        if name != "pool":
+            (data / "0a1b-updateinfo.xml.gz").touch()
+    assert ages_of_patches(text, tmp_path) == [1_795_000_000, 1_795_000_001]
+    assert ages_of_patches('<repo alias=".." enabled="1">', tmp_path) == []
 
 
 def test_amazon_linux_is_not_asked_for_its_own_release() -> None:
