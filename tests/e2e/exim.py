@@ -77,6 +77,7 @@ class EximHost(MailHost):
     programs = ("nsenter", "mount")
     package = "util-linux, mount"
     sendmail = "/usr/sbin/sendmail"
+    needs = (FILES,)
 
     def lacking(self) -> str | None:
         """Say what is not installed; None if nothing is."""

@@ -51,6 +51,7 @@ class MailHost:
     programs: tuple[str, ...]  # that have to be there
     package: str
     sendmail: str
+    needs: tuple[Path, ...] = ()  # what it needs of directories that not everybody may enter
 
     def __init__(self, hosts: Sequence[str]) -> None:
         if lacking := self.lacking():
@@ -98,7 +99,7 @@ class MailHost:
         self.receive = RECEIVE.format(portspec=PORTSPEC, conf=self.conf)
         self.configure()
         self.namespace.run("set the loopback up", [tool("ip"), "link", "set", "lo", "up"])
-        for closed, needed in closed_directories().items():
+        for closed, needed in closed_directories(self.needs).items():
             self._open(closed, needed)
 
     def start(self) -> None:
@@ -213,10 +214,11 @@ class _Exporter(Exporter):
             self.process = subprocess.Popen(argv, stdout=output, stderr=output)
 
 
-def closed_directories() -> Mapping[Path, list[Path]]:
-    """Give what portspec needs of directories that not everybody may enter, such as a Python below /root."""
+def closed_directories(needs: Sequence[Path] = ()) -> Mapping[Path, list[Path]]:
+    """Give what portspec and others need of directories that not everybody may enter, such as a Python below /root."""
     python = Path(sys.executable).resolve()
     roots = {Path(sys.prefix), Path(sys.base_prefix), python.parents[1], Path(portspec.__file__).resolve().parents[1]}
+    roots |= {path.resolve() for path in needs}
     found: dict[Path, list[Path]] = {}
     for root in sorted(roots):
         closed = [each for each in reversed(root.parents) if not each.stat().st_mode & stat.S_IXOTH]

@@ -137,8 +137,9 @@ class Host:
         program.chmod(0o755)
 
     def install(self, *files: str) -> None:
-        """Install or update packages; Debian's rpm wants to be told that it may."""
-        printed("rpm", "--root", str(self.root), "--force-debian", "--nodeps", "-U", *files)
+        """Install or update packages; Debian 12's rpm wants to be told that it may."""
+        may = ["--force-debian"] if b"--force-debian" in printed("rpm", "--help") else []
+        printed("rpm", "--root", str(self.root), *may, "--nodeps", "-U", *files)
 
     def offer(self, name: str, directory: Path, **options: str) -> None:
         """Set a repository up."""

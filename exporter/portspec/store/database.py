@@ -158,9 +158,10 @@ def _look(path: str) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise Trouble(Kind.FOREIGN, "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
     if not status.st_size:
-        if _size(f"{path}-wal"):
+        if not _size(f"{path}-wal"):
+            return True
+        if not _size(path):  # if it has become larger, another process is making it just now
             raise Trouble(Kind.CORRUPT, "it is empty, and its -wal is not")  # which SQLite would delete
-        return True
     with Path(path).open("rb") as file:
         _look_at_header(file.read(_HEADER_SIZE))
     return True
