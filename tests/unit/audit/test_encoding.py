@@ -114,7 +114,7 @@ def test_document_of_another_version_is_none(monkeypatch: pytest.MonkeyPatch) ->
         "{",
         "\0",
         pytest.param("[" * 100_000, id="deep"),
-        '{"version": 2}',
+        f'{{{{"version": {encoding.VERSION}}}}}',
         changed(at=None),
         changed(at="soon"),
         changed(at="7"),

@@ -17,6 +17,7 @@ from portspec.audit.formats.debsecan_notes import read_notes
 from portspec.audit.formats.debsecan_report import read_report
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import ends_whole, numbered_lines
+from portspec.audit.formats.options import words_of
 from portspec.audit.formats.proof import proof_of, split_proof
 from portspec.audit.model import Scope
 
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
 PROOF: Final = proof_of("debsecan")
 
 _WITH_DATA: Final = {"debian", "raspbian"}
+# Those that take nothing from what it tells; any other does, or has it do something else, and it ends with 0 all the
+# same (--only-fixed, --no-obsolete, --status, --add-whitelist). They may be shortened, as optparse has it.
+_HARMLESS: Final = (
+    "--format",
+    "--suite",
+    "--source",
+    "--config",
+    "--history",
+    "--line-length",
+    "--disable-https-check",
+)
 _BUG = r"([A-Z][A-Za-z]{1,15}-[!-~]{1,60})"
 _SUMMARY = re.compile(rf"{_BUG} ([a-z0-9][a-z0-9.+-]{{0,200}})(?: \(([a-z, ]{{1,100}})\))?")
 _RECORD = re.compile(rf"{_BUG}(?: \(([a-z, ]{{1,100}})\))?")
@@ -67,6 +79,7 @@ def read(draft: Draft) -> None:
     draft.covers(Scope.SYSTEM)
     if run.system and run.system.id not in _WITH_DATA:
         draft.unsupported(f"debsecan has no data for packages of {run.system.spelled}, only for those of Debian")
+    _judge_options(draft)
     body, is_proven = split_proof(run.output, PROOF)
     for line in run.errors.splitlines():
         if line.startswith(("error: invalid version ", "error: invalid source version ")):
@@ -86,6 +99,14 @@ def read(draft: Draft) -> None:
     if not is_proven and not ends_whole(body):
         draft.fail("the output is cut off within its last line")
     draft.end(clean=(0,), found=(0,))
+
+
+def _judge_options(draft: Draft) -> None:
+    """Say which option keeps debsecan from telling all vulnerabilities of this host."""
+    for word in words_of(draft.run.command, "debsecan"):
+        option = word.partition("=")[0]
+        if option.startswith("--") and not any(each.startswith(option) for each in _HARMLESS):
+            draft.doubt(f"debsecan {quote(option)} has it tell not all of this host's vulnerabilities; run it without")
 
 
 def _read_records(draft: Draft, lines: Iterable[tuple[int, str]]) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import RANKS, Audit, Scope, Severity, Status, Vulnerability
@@ -26,6 +27,7 @@ _MOST_PATHS: Final = 20  # of a vulnerability: a library that hundreds of progra
 _MOST_STRANGE_LINES: Final = 100  # an output with more of them is not the tool's; the rest of it is not looked at
 
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
+_CVE_IN_OTHER_CASE = re.compile(_CVE.pattern, re.IGNORECASE | re.ASCII)
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class Draft:
         title: str = "",
         url: str = "",
         advisories: Iterable[str] = (),
-        path: str = "",
+        paths: Iterable[str] = (),
     ) -> None:
         """Add a vulnerability, or all of an advisory.
 
@@ -99,8 +101,8 @@ class Draft:
         A vulnerability that was added before (same package, version and id) takes up what is new: the worse severity,
         the other aliases, advisories, fixed versions and paths, a title and a URL if it had none.
         """
-        known = dict.fromkeys(clean for each in ids if (clean := plain(each)))
-        told_by = dict.fromkeys(clean for each in advisories if (clean := plain(each)))
+        known = dict.fromkeys(clean for each in ids if (clean := _name(each)))
+        told_by = dict.fromkeys(clean for each in advisories if (clean := _name(each)))
         cves = [each for each in known if _CVE.fullmatch(each)]
         others = [each for each in known if each not in cves and each not in told_by]
         title, url = plain(title), plain(url)
@@ -109,6 +111,7 @@ class Draft:
             others = []
         names = cves or others[:1] or list(told_by)[:1] or [title]
         fixed = [clean for each in fixed_in if (clean := plain(each))]
+        files = [clean for each in islice(paths, _MOST_PATHS) if (clean := plain(each))]
         for name in names:
             self._count += 1
             if self._count > _MOST_FOUND:
@@ -121,8 +124,8 @@ class Draft:
             entry.aliases.update(each for each in others if each != name)
             entry.advisories.update(each for each in told_by if each != name)
             entry.fixed_in.update(dict.fromkeys(fixed))
-            if (clean := plain(path)) and len(entry.paths) < _MOST_PATHS:
-                entry.paths[clean] = None
+            for path in files[: _MOST_PATHS - len(entry.paths)]:
+                entry.paths[path] = None
 
     def covers(self, scope: Scope) -> None:
         """Say what the tool looked at, of which it may then be clean."""
@@ -244,6 +247,12 @@ def plain(text: str) -> str:
         return text.strip()
     text = printable(" ".join(text[: 2 * _LONGEST].split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _name(text: str) -> str:
+    """Give an id; that of a CVE in capitals, however it is written, so that it is the same everywhere."""
+    text = plain(text)
+    return text.upper() if _CVE_IN_OTHER_CASE.fullmatch(text) else text
 
 
 def _one_line(reason: str) -> str:

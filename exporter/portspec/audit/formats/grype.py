@@ -7,14 +7,16 @@ descriptor.db.dataAge (anchore/grype#302). grype refuses one of more than 5 days
 
 `distro` is the system that it took the packages to be of; without one, packages of a system are not compared with the
 data of any. For some systems it has no data, and says so only in newer versions, in alertsByPackage (distro-eol,
-distro-unknown).
+distro-unknown). A derivative it takes for the system that it is made of, with the version of the derivative, of which
+it then has no data ("ubuntu 21.3" for Linux Mint); that it is one can be seen in idLike. Newer databases tell from
+which providers they have data.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.formats import severity
+from portspec.audit.formats import host, severity
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.moment import read_moment
 from portspec.audit.formats.tree import read_tree
@@ -31,9 +33,31 @@ _WITH_DATA: Final = frozenset(
     {
         *("almalinux", "alpine", "amazonlinux", "amzn", "azurelinux", "busybox", "centos", "chainguard", "debian"),
         *("echo", "mariner", "minimos", "ol", "oraclelinux", "raspbian", "redhat", "rhel", "rocky", "rockylinux"),
-        *("sles", "ubuntu", "wolfi"),
+        *("scientific", "scientificlinux", "sles", "ubuntu", "wolfi"),
     }
 )
+_PROVIDERS: Final = {"archlinux": "arch", "clnstrt": "cleanstart"}  # the others have the names of the systems
+_UNSTABLE: Final = "unstable"  # what it calls Debian's testing and unstable, which have no version
+_WITHOUT_VERSIONS: Final = {"archlinux", "busybox", "chainguard", "echo", "minimos", "wolfi"}
+_NOT_A_HOST: Final = {"image", "snap", "purl", "cpe"}
+# IDs of os-release(5) for its names of systems (grype/distro/type.go).
+_IDS: Final = {
+    "almalinux": ("almalinux",),
+    "alpine": ("alpine",),
+    "amazonlinux": ("amzn",),
+    "azurelinux": ("azurelinux",),
+    "centos": ("centos",),
+    "chainguard": ("chainguard",),
+    "debian": ("debian",),
+    "mariner": ("mariner",),
+    "oraclelinux": ("ol",),
+    "raspbian": ("raspbian", "debian"),
+    "redhat": ("rhel",),
+    "rockylinux": ("rocky",),
+    "sles": ("sles", "suse"),
+    "ubuntu": ("ubuntu",),
+    "wolfi": ("wolfi",),
+}
 
 
 def read(draft: Draft) -> None:
@@ -49,8 +73,12 @@ def read(draft: Draft) -> None:
         return
     for match in root.branches("matches", is_required=True):
         _add(draft, match)
-    _read_database(draft, root.branch("descriptor", is_required=True).branch("db"))
+    descriptor = root.branch("descriptor", is_required=True)
+    _read_database(draft, descriptor.branch("db"))
     _judge_system(draft, root)
+    for option in ("only-fixed", "only-notfixed"):
+        if descriptor.branch("configuration").peek(option) is True:
+            draft.doubt(f"grype --{option} says nothing of other vulnerabilities; run it without")
     draft.end(clean=(0,), found=(0, 1, 2))
 
 
@@ -60,10 +88,13 @@ def _judge_system(draft: Draft, root: Node) -> None:
     if draft.run.is_of_applications:
         return
     source = root.branch("source")
-    if source.text("type") == "image" and draft.run.system:
-        draft.unsupported("grype looked at an image, not at this host")
+    if (kind := source.text("type")) in _NOT_A_HOST and draft.run.system:
+        draft.unsupported(f"grype looked at {'an image' if kind == 'image' else quote(kind)}, not at this host")
     distro = root.branch("distro")
     name, version = distro.text("name"), distro.text("version")
+    letters = _letters(name)
+    providers = root.branch("descriptor").branch("db").branch("providers")
+    has_data = letters in _WITH_DATA or providers.peek(_PROVIDERS.get(letters, letters)) is not None
     kinds = {
         kind: quote(alert.text("message"))
         for package in root.branches("alertsByPackage")
@@ -75,10 +106,20 @@ def _judge_system(draft: Draft, root: Node) -> None:
         draft.unsupported(f"grype has no data for packages of {quote(f'{name} {version}'.strip())} ({kind}: {message})")
     elif not name:
         draft.unsupported("grype names no system: it did not compare its packages with the data of any")
-    elif _letters(name) not in _WITH_DATA:
+    elif not (has_data and _has_data_of_release(letters, version, distro.texts("idLike"))):
         draft.unsupported(f"grype has no data for packages of {quote(f'{name} {version}'.strip())}")
     else:
         draft.covers(Scope.SYSTEM)
+    host.compare(draft, "grype", _IDS.get(letters, ()), name, version)
+
+
+def _has_data_of_release(name: str, version: str, like: list[str]) -> bool:
+    """Tell whether a version may be one that grype has data of."""
+    if not version:
+        return name in _WITHOUT_VERSIONS
+    if name == "debian":  # made of Debian: the version is that of the derivative
+        return "debian" not in like and (version == _UNSTABLE or host.is_release(name, version))
+    return host.is_release(name, version)
 
 
 def _letters(name: str) -> str:
@@ -92,7 +133,6 @@ def _add(draft: Draft, match: Node) -> None:
     name, first = artifact.text("name", is_required=True), vulnerability.text("id", is_required=True)
     related = [other.text("id") for other in match.branches("relatedVulnerabilities")]
     advisories = [advisory.text("id") for advisory in vulnerability.branches("advisories")]
-    paths = [location.text("path") for location in artifact.branches("locations")]
     if not (name and first):
         return
     urls = vulnerability.texts("urls")
@@ -105,8 +145,17 @@ def _add(draft: Draft, match: Node) -> None:
         title=vulnerability.text("description").partition("\n")[0],
         url=vulnerability.text("dataSource") or (urls[0] if urls else ""),
         advisories=advisories,
-        path="" if artifact.text("type") in _OF_SYSTEM else next(iter(paths), ""),
+        paths=() if artifact.text("type") in _OF_SYSTEM else _paths(artifact),
     )
+
+
+def _paths(artifact: Node) -> list[str]:
+    """Give all files that it was found in; for a jar within another one also where in that ("/app.war:lib/x.jar")."""
+    paths = [location.text("path") for location in artifact.branches("locations")]
+    inner = artifact.branch("metadata").peek("virtualPath")
+    if isinstance(inner, str):
+        paths = [inner if path and inner.startswith(f"{path}:") else path for path in paths]
+    return paths
 
 
 def _read_database(draft: Draft, db: Node) -> None:

@@ -3,6 +3,8 @@
 Exit status 0: nothing found, 1 to 126: found, 127: error, 128: no packages, above: other errors. Packages without
 vulnerabilities are only listed with --all-packages. osv-scanner reads the dpkg status file of Ubuntu, but finds nothing
 in it (google/osv-scanner#1293, open), so that nothing found there is failed unless the packages are listed as Debian's.
+OSV has the packages of a system by its release ("Debian:12"), and has none for an ecosystem without one, or with a code
+name ("Debian:trixie"). The CVEs that a system's own record is about stand in `upstream`, of old ones in `aliases`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.formats import severity
+from portspec.audit.formats import host, severity
+from portspec.audit.formats.draft import quote
 from portspec.audit.formats.tree import read_tree
 from portspec.audit.model import Scope, Severity
 
@@ -26,6 +29,16 @@ _OF_SYSTEMS: Final = {  # ecosystems of https://ossf.github.io/osv-schema/ that 
     *("AlmaLinux", "Alpine", "Alpaquita", "Chainguard", "Debian", "Echo", "Mageia", "MinimOS"),
     *("Photon OS", "Red Hat", "Rocky Linux", "SUSE", "Ubuntu", "Wolfi", "openEuler", "openSUSE"),
 }
+# IDs of os-release(5) for its ecosystems; these have a number in the name of each release.
+_IDS: Final = {
+    "AlmaLinux": ("almalinux",),
+    "Alpine": ("alpine",),
+    "Debian": ("debian",),
+    "Rocky Linux": ("rocky",),
+    "Ubuntu": ("ubuntu",),
+}
+_RELEASE = re.compile(r"v?[0-9]")
+_OWN_CVE = re.compile(r"[A-Za-z]{2,20}-(CVE-[0-9]{4}-[0-9]{4,19})")  # DEBIAN-CVE-2005-2541
 _COUNT = re.compile(r"found ([0-9]{1,9}) packages?")
 
 
@@ -40,6 +53,7 @@ def read(draft: Draft) -> None:
     has_status_file = _STATUS_FILE in run.errors
     has_findings_in_it = False
     ecosystems: set[str] = set()
+    of_system: set[str] = set()
     draft.covers(Scope.LANGUAGES)
     for result in root.branches("results", is_required=True):
         source = result.branch("packageSource" if result.peek("source") is None else "source")
@@ -49,18 +63,31 @@ def read(draft: Draft) -> None:
         has_status_file = has_status_file or is_status_file
         for package in result.branches("packages"):
             has_findings = _read_package(draft, package, "" if is_of_system else path)
-            ecosystem = package.branch("package").text("ecosystem").partition(":")[0]
-            if ecosystem in _OF_SYSTEMS:
-                draft.covers(Scope.SYSTEM)
+            spelled = package.branch("package").text("ecosystem")
+            ecosystem, _, release = spelled.partition(":")
+            if ecosystem in _OF_SYSTEMS and spelled not in of_system:
+                of_system.add(spelled)
+                _judge_ecosystem(draft, ecosystem, release)
             if is_status_file:
                 has_findings_in_it = has_findings_in_it or has_findings
                 ecosystems.add(ecosystem)
     if has_status_file and not has_findings_in_it:
         _judge_status_file(draft, ecosystems)
+    if root.peek("image_metadata") is not None and run.system and not run.is_of_applications:
+        draft.unsupported("osv-scanner looked at an image, not at this host")
     counts = [int(count) for count in _COUNT.findall(run.errors)]
     if counts and not any(counts):
         draft.doubt("osv-scanner found no packages in what it scanned")
     draft.end(clean=(0,), found=_EXIT_STATUSES)
+
+
+def _judge_ecosystem(draft: Draft, ecosystem: str, release: str) -> None:
+    """Say of packages of a system that OSV has no data for their release, or that they are not those of this host."""
+    draft.covers(Scope.SYSTEM)
+    if ecosystem in _IDS and not _RELEASE.match(release) and not draft.run.is_of_applications:
+        spelled = f"{ecosystem}:{release}".rstrip(":")
+        draft.unsupported(f"OSV has no data for the ecosystem {quote(spelled)}, only for releases with their number")
+    host.compare(draft, "osv-scanner", _IDS.get(ecosystem, ()), ecosystem, release)
 
 
 def _judge_status_file(draft: Draft, ecosystems: set[str]) -> None:
@@ -93,19 +120,22 @@ def _read_package(draft: Draft, node: Node, path: str) -> bool:
 
 
 def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score: str, path: str) -> None:
-    name = package.text("name", is_required=True)
+    commit = package.text("commit")
+    # A repository of git, or a library that is known by its commit alone, has no name but the one of its directory.
+    name = package.text("name", is_required=not (commit and path)) or path
     if not (name and any(ids)):
         return
-    aliases = [alias for record in records for alias in record.texts("aliases")]
+    named = [each for record in records for key in ("aliases", "upstream") for each in record.texts(key)]
+    own = [found[1] for each in ids if (found := _OWN_CVE.fullmatch(each))]
     draft.add(
         package.text("os_package_name") or name,
-        package.text("version") or package.text("commit"),
-        [*ids, *aliases],
+        package.text("version") or commit,
+        [*ids, *named, *own],
         severity=_severity(score, records),
         fixed_in=[fixed for record in records for fixed in _fixed_in(record, name)],
         title=next(filter(None, (record.text("summary") for record in records)), ""),
         url=next(filter(None, map(_url, records)), ""),
-        path=path,
+        paths=[path],
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.freebsd import cves_of, is_package, split_package
 from portspec.audit.formats.lines import ends_whole, numbered_lines
+from portspec.audit.formats.options import words_of
 from portspec.audit.formats.proof import MARK, proof_of, split_proof
 from portspec.audit.model import Scope
 
@@ -37,6 +38,9 @@ def read(draft: Draft) -> None:
     """Read what pkg_admin printed."""
     draft.covers(Scope.SYSTEM)
     _read_errors(draft)
+    words = words_of(draft.run.command, "pkg_admin")
+    if words and ("audit" not in words or "-t" in words):
+        draft.doubt("pkg_admin was to look at some packages or vulnerabilities only; run `pkg_admin audit` without -t")
     body, is_proven = split_proof(draft.run.output, PROOF)
     if not draft.run.output.strip():
         if not draft.is_stale:

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.formats import pkg_audit_json, pkg_audit_text
 from portspec.audit.formats.draft import quote
+from portspec.audit.formats.options import words_of
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
+
+_KERNELS = {"FreeBSD", "DragonFly"}
+_ELSEWHERE = ("-j", "-c", "-r", "--jail", "--chroot", "--rootdir")  # before the word audit; after it they are others
+_WITH_VALUE = {"-f", "--file"}
 
 
 def read(draft: Draft) -> None:
     """Read what pkg audit printed."""
     run = draft.run
+    if run.system is not None and run.system.kernel not in _KERNELS:
+        draft.unsupported(f"pkg audit knows packages of FreeBSD, not those of {run.system.spelled}")
+    _judge_command(draft)
     for line in run.errors.splitlines():
         if pkg_audit_text.lacks_database(line):
             draft.stale(f"pkg has no database of vulnerabilities: {quote(line)}")
@@ -30,3 +38,20 @@ def read(draft: Draft) -> None:
         pkg_audit_json.read(draft, start)
     else:
         pkg_audit_text.read(draft)
+
+
+def _judge_command(draft: Draft) -> None:
+    """Say that pkg looked at a jail, or at packages that it was given, and not at all that are installed here."""
+    words = words_of(draft.run.command, "pkg")
+    if "audit" not in words:
+        return
+    at = words.index("audit")
+    if elsewhere := next((word for word in words[:at] if word.startswith(_ELSEWHERE)), ""):
+        draft.unsupported(f"pkg {quote(elsewhere)} looked at a jail or another root, not at this host")
+    names = [
+        word
+        for before, word in zip(words[at:], words[at + 1 :], strict=False)
+        if not word.startswith(("-", "FreeBSD-")) and before not in _WITH_VALUE
+    ]
+    if names:
+        draft.doubt(f"pkg audit looked at {quote(names[0])} only, not at all installed packages; run it without names")

@@ -119,6 +119,7 @@ class _Reader:
         counts = {sum(not _BASE.fullmatch(package) for package in self._entries)}
         if is_of_arguments:  # -f counts the entries, names on the command line count as one each, the base too
             counts |= {len(self._entries), len(set(self._entries))}
+            self._draft.doubt("portaudit looked at what it was given, not at the installed packages; run it with -a")
         if said not in counts:
             self._draft.fail(
                 f"the summary in line {number} counts {said} problems, the lines before it have {max(counts)}"

@@ -47,8 +47,11 @@ class Node:
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def text(self, key: str, *, is_required: bool = False) -> str:
-        """Give a text; "" if there is none."""
-        return self._get(key, str, "a text", is_required=is_required) or ""
+        """Give a text; "" if there is none. One that is required must not be empty."""
+        text = self._get(key, str, "a text", is_required=is_required) or ""
+        if is_required and not text and self.peek(key) == "":
+            Node("", self._draft, self, key).fail("a text that is not empty")
+        return text
 
     def texts(self, key: str) -> list[str]:
         """Give the texts of a list."""

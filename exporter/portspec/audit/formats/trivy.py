@@ -2,18 +2,21 @@
 
 Exit status 0, or that of --exit-code when something was found; any other is an error. Results and Vulnerabilities are
 left out when empty. trivy names the operating system whether it has data for it or not; only if it has, there is a
-result of class os-pkgs, with or without vulnerabilities (pkg/scanner/ospkg/scan.go). Without one the packages of the
+result of class os-pkgs, with or without vulnerabilities (pkg/scan/ospkg/scan.go). Without one the packages of the
 system were not looked at: because it has no data, because it knows no system (Arch, Gentoo, NixOS), or because it was
-to look for other things (--scanners, --pkg-types). trivy does not tell the age of its database.
+to look for other things (--scanners, --pkg-types). With one they may not have been looked at either: of CoreOS it only
+lists them, with --list-all-pkgs it lists them whatever it was to look for, and it takes anything with a file
+/etc/debian_version for Debian, also of a release that it has no data of ("trixie/sid", "kali-rolling").
+trivy does not tell the age of its database.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.formats import severity
+from portspec.audit.formats import host, severity
 from portspec.audit.formats.draft import quote
+from portspec.audit.formats.options import first_set, values_of
 from portspec.audit.formats.tree import read_tree
 from portspec.audit.model import Scope
 
@@ -24,6 +27,35 @@ if TYPE_CHECKING:
 _SCHEMA: Final = 2
 _CLASSES: Final = {"os-pkgs": Scope.SYSTEM, "lang-pkgs": Scope.LANGUAGES}
 _EXIT_CODES: Final = range(256)
+_NOT_A_HOST: Final = {"container_image": "image", "vm": "virtual machine"}
+_WITHOUT_DATA: Final = {"coreos", "none"}  # whose packages it lists all the same (pkg/detector/ospkg/coreos)
+_SUMS: Final = {"Python", "Conda", "Ruby", "Node.js", "Java"}  # targets that are no file (pkg/scan/langpkg/scan.go)
+_SEVERITIES: Final = {"UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"}
+_NO_MESSAGE_OF_PACKAGES: Final = "No OS package is detected"
+# IDs of os-release(5) for its names of systems, which older versions spell otherwise (pkg/fanal/types/const.go).
+_IDS: Final = {
+    "alma": ("almalinux",),
+    "alpine": ("alpine",),
+    "amazon": ("amzn",),
+    "azurelinux": ("azurelinux",),
+    "bottlerocket": ("bottlerocket",),
+    "cbl-mariner": ("mariner",),
+    "centos": ("centos", "rhel"),
+    "chainguard": ("chainguard",),
+    "debian": ("debian",),
+    "oracle": ("ol",),
+    "opensuse-leap": ("opensuse-leap", "opensuse"),
+    "opensuse.leap": ("opensuse-leap", "opensuse"),
+    "opensuse-tumbleweed": ("opensuse-tumbleweed", "opensuse"),
+    "opensuse.tumbleweed": ("opensuse-tumbleweed", "opensuse"),
+    "photon": ("photon",),
+    "redhat": ("rhel", "centos", "fedora"),
+    "rocky": ("rocky",),
+    "sles": ("sles", "suse"),
+    "suse linux enterprise server": ("sles", "suse"),
+    "ubuntu": ("ubuntu",),
+    "wolfi": ("wolfi",),
+}
 
 
 def read(draft: Draft) -> None:
@@ -49,11 +81,15 @@ def read(draft: Draft) -> None:
             scopes.add(scope)
             draft.covers(scope)
         for vulnerability in result.branches("Vulnerabilities"):
-            path = vulnerability.text("PkgPath") or (result.text("Target") if scope is not Scope.SYSTEM else "")
-            _add(draft, vulnerability, path)
-    if root.text("ArtifactType") == "container_image" and draft.run.system and not _is_of_applications(draft):
-        draft.unsupported(f"trivy looked at the image {quote(root.text('ArtifactName'))}, not at this host")
+            target = "" if scope is Scope.SYSTEM or result.text("Target") in _SUMS else result.text("Target")
+            _add(draft, vulnerability, vulnerability.text("PkgPath") or target)
+    artifact = _NOT_A_HOST.get(root.text("ArtifactType"))
+    if artifact and draft.run.system and not _is_of_applications(draft):
+        draft.unsupported(f"trivy looked at the {artifact} {quote(root.text('ArtifactName'))}, not at this host")
+    _judge_options(draft)
     _judge(draft, f"{family} {release}".strip(), scopes)
+    if Scope.SYSTEM in scopes:
+        _judge_system(draft, family, release)
     if system.flag("EOSL"):
         draft.doubt(f"trivy has no new vulnerabilities for {family} {release}, which is past its support")
     draft.end(clean=(0,), found=_EXIT_CODES)
@@ -74,13 +110,33 @@ def _judge(draft: Draft, system: str, scopes: set[Scope]) -> None:
         draft.doubt("trivy names neither an operating system nor a list of packages: it had nothing to look at")
 
 
+def _judge_system(draft: Draft, family: str, release: str) -> None:
+    """Say what the list of the system's packages does not mean: that trivy has data for them, or that they are ours."""
+    system = quote(f"{family} {release}".strip())
+    if not draft.run.is_of_applications and (family in _WITHOUT_DATA or not host.is_release(family, release)):
+        draft.unsupported(f"trivy lists the packages of {system}, but has no data for this system")
+    host.compare(draft, "trivy", _IDS.get(family, ()), family, release)
+    if _NO_MESSAGE_OF_PACKAGES in draft.run.errors:
+        draft.doubt(f"trivy found no package of {system}")
+
+
+def _judge_options(draft: Draft) -> None:
+    """Say which vulnerabilities trivy was not to look for, or not to tell."""
+    command = draft.run.command
+    scanners = ",".join(values_of(command, "--scanners", "--security-checks"))
+    if scanners and "vuln" not in scanners:
+        draft.unsupported(f"trivy was to look for {quote(scanners)}, not for vulnerabilities (vuln)")
+    severities = set(",".join(values_of(command, "--severity", "-s")).upper().split(","))
+    if severities != {""} and not severities >= _SEVERITIES:
+        draft.doubt("trivy --severity says nothing of other vulnerabilities; run it without")
+    if option := first_set(command, "--ignore-unfixed", "--ignore-status"):
+        draft.doubt(f"trivy {option} says nothing of vulnerabilities without updates; run it without")
+
+
 def _is_of_applications(draft: Draft) -> bool:
     """Tell whether only applications are meant: trivy says so with an option, which had another name before 0.51."""
-    words = " ".join(draft.run.command).replace("=", " ").split()
-    options = {"--pkg-types", "--vuln-type"}
-    return draft.run.is_of_applications or any(
-        option in options and value == "library" for option, value in pairwise(words)
-    )
+    is_option = "library" in values_of(draft.run.command, "--pkg-types", "--vuln-type")
+    return draft.run.is_of_applications or is_option
 
 
 def _add(draft: Draft, vulnerability: Node, path: str) -> None:
@@ -97,5 +153,5 @@ def _add(draft: Draft, vulnerability: Node, path: str) -> None:
         title=vulnerability.text("Title"),
         url=vulnerability.text("PrimaryURL"),
         advisories=vulnerability.texts("VendorIDs"),
-        path=path,
+        paths=[path],
     )

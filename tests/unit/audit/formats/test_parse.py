@@ -27,7 +27,9 @@ def match(package: str = "bash", name: str = "CVE-2024-1", **fields: Any) -> dic
 
 def grype(*matches: dict[str, Any]) -> str:
     """Give a document of grype."""
-    return json.dumps({"matches": matches, "distro": {"name": "debian"}, "descriptor": {"name": "grype"}})
+    return json.dumps(
+        {"matches": matches, "distro": {"name": "debian", "version": "12"}, "descriptor": {"name": "grype"}}
+    )
 
 
 def test_a_tool_that_is_not_known_is_unsupported() -> None:
