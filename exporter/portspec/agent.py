@@ -816,9 +816,14 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
         names.insert(0, "pkg-admin")
     elif system.id in _DEBIAN:
         names = ["debsecan", "trivy", "grype", "osv-scanner", "apt", "pip-audit"]
-    elif system.is_kin("ubuntu"):
+        if not system.version:  # testing and unstable, of which trivy and OSV have no data
+            names = ["debsecan", "grype", "apt", "pip-audit"]
+    elif system.id == "ubuntu":
         # osv-scanner finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
         names = ["trivy", "grype", "ubuntu-pro", "apt", "pip-audit"]
+    elif system.is_kin("ubuntu", "debian"):
+        # trivy and grype take it for what it is made of, in a release of which they have no data.
+        names = [*(["ubuntu-pro"] if system.is_kin("ubuntu") else []), "apt", "grype", "trivy", "pip-audit"]
     elif system.is_kin(*_OF_ZYPPER):
         # grype has no data for openSUSE
         names = ["trivy", "grype", "zypper"] if system.id.startswith("sle") else ["trivy", "zypper", "pip-audit"]
@@ -829,7 +834,7 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
         names.insert(0, "arch-audit")
     elif system.packages:
         names.insert(2, "osv-scanner")
-        names[3:3] = [name for name, kin in (("apt", "debian"), ("apk", "alpine")) if system.is_kin(kin)]
+        names[3:3] = ["apk"] if system.is_kin("alpine") else []
     return next((TOOLS[name] for name in names if any(map(find, TOOLS[name].programs))), None)
 
 
@@ -2081,8 +2086,10 @@ key of this host, which the server prints:
   Arch      arch-audit, trivy, grype        Alpine   trivy, grype, osv-scanner, apk
   RHEL      trivy, grype, dnf (or yum)      Fedora   dnf; as well on other systems with RPM
   SUSE      trivy, grype (SLES), zypper
+  made of Debian or Ubuntu: ubuntu-pro (with apt), apt, grype, trivy
   others    trivy, grype, osv-scanner
-and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's packages.
+and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's packages, and trivy
+nothing in a release of Debian without a number.
 
 Exit codes: {SENT} sent, {REFUSED} refused, {SPOOLED} waits in the spool, {MISCONFIGURED} to be put right.
 An audit tool that failed changes none of them: that is told on standard error, and its report

@@ -19,7 +19,8 @@ from portspec.audit import formats
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEBIAN = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status")
+DEBIAN = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status", (), "12")
+DEBIAN_TESTING = System("Linux", "debian", "dpkg-status:/var/lib/dpkg/status")
 UBUNTU = System("Linux", "ubuntu", "dpkg-status:/var/lib/dpkg/status")
 FEDORA = System("Linux", "fedora", "")
 MINT = System("Linux", "linuxmint", "dpkg-status:/var/lib/dpkg/status", ("ubuntu", "debian"), "22")
@@ -62,7 +63,9 @@ def test_every_tool_has_a_parser() -> None:
         (MINT, {"pro", "apt-cache"}, "ubuntu-pro"),
         (MINT, {"debsecan", "apt-cache"}, "apt"),
         (DEVUAN, {"debsecan", "apt-cache", "pip-audit"}, "apt"),
-        (DEVUAN, {"osv-scanner", "apt-cache"}, "osv-scanner"),
+        (DEVUAN, {"osv-scanner", "trivy", "grype", "apt-cache"}, "apt"),
+        (MINT, {"trivy", "grype", "apt-cache"}, "apt"),  # trivy and grype have no data of its releases
+        (DEBIAN_TESTING, {"trivy", "grype", "osv-scanner", "apt-cache"}, "grype"),
         (ARCH, {"arch-audit", "trivy", "grype"}, "arch-audit"),
         (MANJARO, {"arch-audit", "pip-audit"}, "arch-audit"),
         (ARCH, {"grype", "apt-cache", "apk", "pkg_admin"}, "grype"),

@@ -19,10 +19,11 @@ def past_support(run: ToolRun) -> str:
     """Give the release whose standard support had ended when the tool ran, as "ubuntu 18.04"; "" otherwise.
 
     Every second release of April is an LTS: five years, to the end of a May. The others have nine months. Source:
-    https://ubuntu.com/about/release-cycle.
+    https://ubuntu.com/about/release-cycle. Derivatives that keep the number of the release (Pop!_OS, KDE neon) get
+    their security updates from its pocket.
     """
     system = run.system
-    found = _RELEASE.fullmatch(system.version) if system is not None and system.id == "ubuntu" else None
+    found = _RELEASE.fullmatch(system.version) if system is not None and system.is_kin("ubuntu") else None
     if system is None or found is None:
         return ""
     year, month = 2000 + int(found[1]), int(found[2])
