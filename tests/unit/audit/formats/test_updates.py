@@ -138,6 +138,21 @@ def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) 
     assert past_support(run) == (f"ubuntu {version}" if is_past else "")
 
 
+@pytest.mark.parametrize(
+    ("system", "release"),
+    [
+        (System("Linux", "pop", ("ubuntu", "debian"), "20.04"), "pop 20.04"),
+        (System("Linux", "neon", ("ubuntu", "debian"), "24.04"), ""),
+        (System("Linux", "linuxmint", ("ubuntu", "debian"), "21.3"), ""),
+        (System("Linux", "debian", (), "20.04"), ""),
+    ],
+)
+def test_derivative_with_the_number_of_a_release_ends_with_it(system: System, release: str) -> None:
+    """It gets its security updates from the pocket of that release."""
+    at = datetime(2026, 11, 29, tzinfo=UTC).timestamp()
+    assert past_support(ToolRun("apt", 0, "", ended_at=at, system=system)) == release
+
+
 @pytest.mark.parametrize(("sources", "status"), [((POCKET,), Status.FAILED), ((POCKET, ESM), Status.CLEAN)])
 def test_release_past_its_support_needs_ubuntu_pro(sources: tuple[str, ...], status: Status) -> None:
     """Its security pocket gets nothing more, and "no update" of it means nothing."""
