@@ -3,8 +3,9 @@
 Exit status 0: nothing found, 1 to 126: found, 127: error, 128: no packages, above: other errors. Packages without
 vulnerabilities are only listed with --all-packages. osv-scanner reads the dpkg status file of Ubuntu, but finds nothing
 in it (google/osv-scanner#1293, open), so that nothing found there is failed unless the packages are listed as Debian's.
-OSV has the packages of a system by its release ("Debian:12"), and has none for an ecosystem without one, or with a code
-name ("Debian:trixie"). The CVEs that a system's own record is about stand in `upstream`, of old ones in `aliases`.
+OSV has the packages of a system by the number of its release ("Debian:12"); "Debian" stands for all of them, and with a
+code name ("Debian:trixie") it finds nothing. The CVEs that a system's own record is about stand in `upstream`, of old
+ones in `aliases`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _IDS: Final = {
     "Rocky Linux": ("rocky",),
     "Ubuntu": ("ubuntu",),
 }
-_RELEASE = re.compile(r"v?[0-9]")
+_RELEASE = re.compile(r"(?:Pro:)?v?[0-9].*")
 _OWN_CVE = re.compile(r"[A-Za-z]{2,20}-(CVE-[0-9]{4}-[0-9]{4,19})")  # DEBIAN-CVE-2005-2541
 _COUNT = re.compile(r"found ([0-9]{1,9}) packages?")
 
@@ -84,9 +85,9 @@ def read(draft: Draft) -> None:
 def _judge_ecosystem(draft: Draft, ecosystem: str, release: str) -> None:
     """Say of packages of a system that OSV has no data for their release, or that they are not those of this host."""
     draft.covers(Scope.SYSTEM)
-    if ecosystem in _IDS and not _RELEASE.match(release) and not draft.run.is_of_applications:
-        spelled = f"{ecosystem}:{release}".rstrip(":")
-        draft.unsupported(f"OSV has no data for the ecosystem {quote(spelled)}, only for releases with their number")
+    if release and ecosystem in _IDS and not _RELEASE.fullmatch(release) and not draft.run.is_of_applications:
+        spelled = quote(f"{ecosystem}:{release}")
+        draft.unsupported(f"OSV has no data for the ecosystem {spelled}, only for releases with their number")
     host.compare(draft, "osv-scanner", _IDS.get(ecosystem, ()), ecosystem, release)
 
 
