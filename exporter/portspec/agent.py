@@ -814,16 +814,8 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
         names = ["pkg-audit", "portaudit"] if system.packages else ["portaudit", "pkg-audit"]
     elif system.kernel in _PKGSRC:
         names.insert(0, "pkg-admin")
-    elif system.id in _DEBIAN:
-        names = ["debsecan", "trivy", "grype", "osv-scanner", "apt", "pip-audit"]
-        if not system.version:  # testing and unstable, of which trivy and OSV have no data
-            names = ["debsecan", "grype", "apt", "pip-audit"]
-    elif system.id == "ubuntu":
-        # osv-scanner finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
-        names = ["trivy", "grype", "ubuntu-pro", "apt", "pip-audit"]
-    elif system.is_kin("ubuntu", "debian"):
-        # trivy and grype take it for what it is made of, in a release of which they have no data.
-        names = [*(["ubuntu-pro"] if system.is_kin("ubuntu") else []), "apt", "grype", "trivy", "pip-audit"]
+    elif system.is_kin("debian", "ubuntu", *_DEBIAN):
+        names = _tools_for_dpkg(system)
     elif system.is_kin(*_OF_ZYPPER):
         # grype has no data for openSUSE
         names = ["trivy", "grype", "zypper"] if system.id.startswith("sle") else ["trivy", "zypper", "pip-audit"]
@@ -836,6 +828,19 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
         names.insert(2, "osv-scanner")
         names[3:3] = ["apk"] if system.is_kin("alpine") else []
     return next((TOOLS[name] for name in names if any(map(find, TOOLS[name].programs))), None)
+
+
+def _tools_for_dpkg(system: System) -> list[str]:
+    """Give the tools for Debian, Ubuntu and what is made of them, the best first."""
+    if system.id in _DEBIAN and system.version:
+        return ["debsecan", "trivy", "grype", "osv-scanner", "apt", "pip-audit"]
+    if system.id in _DEBIAN:  # testing and unstable, of which trivy and OSV have no data
+        return ["debsecan", "grype", "apt", "pip-audit"]
+    if system.id == "ubuntu":
+        # osv-scanner finds nothing in Ubuntu's list of packages (google/osv-scanner#1293)
+        return ["trivy", "grype", "ubuntu-pro", "apt", "pip-audit"]
+    # trivy and grype take the others for what they are made of, mostly in a release of which they have no data.
+    return [*(["ubuntu-pro"] if system.is_kin("ubuntu") else []), "apt", "grype", "trivy", "pip-audit"]
 
 
 def usual_tool(system: System) -> str:
