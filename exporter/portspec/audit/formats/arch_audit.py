@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portspec.audit.formats import severity
-from portspec.audit.formats.options import first_set
+from portspec.audit.formats.options import first_set, words_of
 from portspec.audit.formats.tree import read_tree
 from portspec.audit.model import Scope
 
@@ -27,7 +27,7 @@ def read(draft: Draft) -> None:
         draft.doubt("nothing tells that this is Arch, of whose packages alone arch-audit has data")
     elif not system.is_kin("arch"):
         draft.unsupported(f"arch-audit has no data for packages of {system.spelled}, only for those of Arch")
-    if option := first_set(draft.run.command, "--upgradable", "-u", "--dbpath", "-b"):
+    if option := first_set(words_of(draft.run.command, "arch-audit"), "--upgradable", "-u", "--dbpath", "-b"):
         draft.doubt(f"arch-audit {option} says nothing of other vulnerabilities; run it without")
     root = read_tree(draft.run.output, draft)
     if root is None:

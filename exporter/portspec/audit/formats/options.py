@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_END = re.compile(r"[0-9]?[|;&<>]")  # where a shell's command ends
 _OFF: Final = {"false", "0", "f"}  # Go's and Python's words for an option that is not set after all
 
 
 def words_of(command: Sequence[str], program: str) -> tuple[str, ...]:
-    """Give what follows the program in a command, in front of which may stand others, such as sudo; () without it."""
-    for at, word in enumerate(command):
+    """Give what follows the program in a command; () without it.
+
+    In front of it may stand others, such as sudo, and all may be one word for a shell ("sh -c").
+    """
+    words = " ".join(command).split()
+    for start, word in enumerate(words):
         if PurePosixPath(word).name == program:
-            return tuple(command[at + 1 :])
+            rest = words[start + 1 :]
+            return tuple(rest[: next((at for at, each in enumerate(rest) if _END.match(each)), len(rest))])
     return ()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats import host, severity
 from portspec.audit.formats.draft import quote
-from portspec.audit.formats.options import first_set, values_of
+from portspec.audit.formats.options import first_set, values_of, words_of
 from portspec.audit.formats.tree import read_tree
 from portspec.audit.model import Scope
 
@@ -32,7 +32,13 @@ _WITHOUT_DATA: Final = {"coreos", "none"}  # whose packages it lists all the sam
 _SUMS: Final = {"Python", "Conda", "Ruby", "Node.js", "Java"}  # targets that are no file (pkg/scan/langpkg/scan.go)
 _SEVERITIES: Final = {"UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"}
 _NO_MESSAGE_OF_PACKAGES: Final = "No OS package is detected"
-# IDs of os-release(5) for its names of systems, which older versions spell otherwise (pkg/fanal/types/const.go).
+# Its names of systems as older versions spell them (pkg/fanal/types/const.go), and the IDs of os-release(5) for them.
+_OLD_NAMES: Final = {
+    "opensuse.leap": "opensuse-leap",
+    "opensuse.tumbleweed": "opensuse-tumbleweed",
+    "suse linux enterprise micro": "slem",
+    "suse linux enterprise server": "sles",
+}
 _IDS: Final = {
     "alma": ("almalinux",),
     "alpine": ("alpine",),
@@ -45,14 +51,11 @@ _IDS: Final = {
     "debian": ("debian",),
     "oracle": ("ol",),
     "opensuse-leap": ("opensuse-leap", "opensuse"),
-    "opensuse.leap": ("opensuse-leap", "opensuse"),
     "opensuse-tumbleweed": ("opensuse-tumbleweed", "opensuse"),
-    "opensuse.tumbleweed": ("opensuse-tumbleweed", "opensuse"),
     "photon": ("photon",),
     "redhat": ("rhel", "centos", "fedora"),
     "rocky": ("rocky",),
     "sles": ("sles", "suse"),
-    "suse linux enterprise server": ("sles", "suse"),
     "ubuntu": ("ubuntu",),
     "wolfi": ("wolfi",),
 }
@@ -80,6 +83,8 @@ def read(draft: Draft) -> None:
         if scope is not None:
             scopes.add(scope)
             draft.covers(scope)
+        if scope is Scope.SYSTEM:
+            _judge_system(draft, family, release, result.text("Type") or family)
         for vulnerability in result.branches("Vulnerabilities"):
             target = "" if scope is Scope.SYSTEM or result.text("Target") in _SUMS else result.text("Target")
             _add(draft, vulnerability, vulnerability.text("PkgPath") or target)
@@ -88,8 +93,6 @@ def read(draft: Draft) -> None:
         draft.unsupported(f"trivy looked at the {artifact} {quote(root.text('ArtifactName'))}, not at this host")
     _judge_options(draft)
     _judge(draft, f"{family} {release}".strip(), scopes)
-    if Scope.SYSTEM in scopes:
-        _judge_system(draft, family, release)
     if system.flag("EOSL"):
         draft.doubt(f"trivy has no new vulnerabilities for {family} {release}, which is past its support")
     draft.end(clean=(0,), found=_EXIT_CODES)
@@ -110,33 +113,51 @@ def _judge(draft: Draft, system: str, scopes: set[Scope]) -> None:
         draft.doubt("trivy names neither an operating system nor a list of packages: it had nothing to look at")
 
 
-def _judge_system(draft: Draft, family: str, release: str) -> None:
-    """Say what the list of the system's packages does not mean: that trivy has data for them, or that they are ours."""
+def _modern(family: str) -> str:
+    """Give a system's name as newer versions spell it."""
+    return _OLD_NAMES.get(family, family)
+
+
+def _judge_system(draft: Draft, family: str, release: str, listed: str) -> None:
+    """Say what a list of a system's packages does not mean: that trivy has data for them, or that they are ours.
+
+    `listed` is the family that the packages are of.
+    """
     system = quote(f"{family} {release}".strip())
-    if not draft.run.is_of_applications and (family in _WITHOUT_DATA or not host.is_release(family, release)):
-        draft.unsupported(f"trivy lists the packages of {system}, but has no data for this system")
-    host.compare(draft, "trivy", _IDS.get(family, ()), family, release)
     if _NO_MESSAGE_OF_PACKAGES in draft.run.errors:
         draft.doubt(f"trivy found no package of {system}")
+    if draft.run.is_of_applications:
+        return
+    if not family and draft.run.system:
+        draft.unsupported("trivy lists packages of a system, and does not name it")
+    elif _modern(listed) != _modern(family):
+        draft.unsupported(f"trivy names the system {quote(family)}, and lists packages of {quote(listed)}")
+    elif family in _WITHOUT_DATA or not host.is_release(family, release):
+        draft.unsupported(f"trivy lists the packages of {system}, but has no data for this system")
+    host.compare(draft, "trivy", _IDS.get(_modern(family), ()), family, release)
 
 
 def _judge_options(draft: Draft) -> None:
     """Say which vulnerabilities trivy was not to look for, or not to tell."""
-    command = draft.run.command
-    scanners = ",".join(values_of(command, "--scanners", "--security-checks"))
+    words = _words(draft)
+    scanners = ",".join(values_of(words, "--scanners", "--security-checks"))
     if scanners and "vuln" not in scanners:
         draft.unsupported(f"trivy was to look for {quote(scanners)}, not for vulnerabilities (vuln)")
-    severities = set(",".join(values_of(command, "--severity", "-s")).upper().split(","))
+    severities = set(",".join(values_of(words, "--severity", "-s")).upper().split(","))
     if severities != {""} and not severities >= _SEVERITIES:
         draft.doubt("trivy --severity says nothing of other vulnerabilities; run it without")
-    if option := first_set(command, "--ignore-unfixed", "--ignore-status"):
+    if option := first_set(words, "--ignore-unfixed", "--ignore-status"):
         draft.doubt(f"trivy {option} says nothing of vulnerabilities without updates; run it without")
 
 
 def _is_of_applications(draft: Draft) -> bool:
     """Tell whether only applications are meant: trivy says so with an option, which had another name before 0.51."""
-    is_option = "library" in values_of(draft.run.command, "--pkg-types", "--vuln-type")
-    return draft.run.is_of_applications or is_option
+    return draft.run.is_of_applications or "library" in values_of(_words(draft), "--pkg-types", "--vuln-type")
+
+
+def _words(draft: Draft) -> tuple[str, ...]:
+    """Give the options: what follows trivy, or an image of it ("aquasec/trivy:0.58.1") whose name ends otherwise."""
+    return words_of(draft.run.command, "trivy") or tuple(" ".join(draft.run.command).split())
 
 
 def _add(draft: Draft, vulnerability: Node, path: str) -> None:

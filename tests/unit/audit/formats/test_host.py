@@ -218,6 +218,15 @@ def test_audit_of_the_host_itself_is_clean(audit: Audit) -> None:
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
 
+def test_trivy_that_names_another_system_than_it_lists_is_unsupported() -> None:
+    """Two documents that were made one, or a scanner that was told which system to take it for."""
+    result = {"Target": "x", "Class": "os-pkgs", "Type": "alpine"}
+    audit = trivy("debian", "12.5", DEBIAN, Results=[result])
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason == 'trivy names the system "debian", and lists packages of "alpine"'
+    assert trivy("debian", "12.5", DEBIAN, Metadata={}).status == Status.UNSUPPORTED
+
+
 def test_trivy_that_found_no_package_is_not_clean() -> None:
     """It names the system and lists nothing, as where the database of packages is missing or cannot be read."""
     run = ToolRun(

@@ -37,6 +37,7 @@ CLEAN: Final = {
         "trivy rootfs --severity CRITICAL,HIGH /",
         "trivy rootfs --severity=CRITICAL /",
         "trivy rootfs -s HIGH /",
+        "docker run --rm aquasec/trivy:0.58.1 rootfs --severity HIGH /host",
         "trivy rootfs --ignore-unfixed /",
         "trivy rootfs --ignore-status affected /",
         "debsecan --only-fixed --format detail",
@@ -55,8 +56,10 @@ CLEAN: Final = {
 def test_options_that_leave_out_vulnerabilities_are_not_clean(command: str) -> None:
     """What is left out may be there."""
     words = tuple(command.split())
-    audit = parse(replace(CLEAN[words[0]], command=words))
-    assert audit.status == Status.FAILED
+    run = CLEAN[words[0] if words[0] in CLEAN else "trivy"]
+    for spelled in (words, ("sudo", *words), ("sh", "-c", f"{command} 2>/dev/null")):
+        assert parse(replace(run, command=spelled)).status == Status.FAILED
+    audit = parse(replace(run, command=words))
     assert audit.reason
 
 
@@ -123,6 +126,7 @@ def test_options_are_found_in_both_spellings() -> None:
     assert first_set(words, "--c") == "--c"
     assert first_set(("--c=false",), "--c") == ""
     assert words_of(("sh", "-c", "x"), "trivy") == ()
+    assert words_of(("sh", "-c", "pkg audit -r 2>/dev/null | head"), "pkg") == ("audit", "-r")
 
 
 @given(st.sampled_from(sorted(CLEAN)), st.lists(st.text(max_size=12), max_size=6))
