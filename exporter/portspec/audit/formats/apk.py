@@ -25,6 +25,7 @@ PROOF: Final = proof_of("apk")
 INDEXES: Final = f"{MARK}apk version --indexes"
 UPDATE: Final = "update available"
 
+_OTHERS: Final = ("debian", "ubuntu", "rhel", "fedora", "suse", "opensuse", "arch")  # of which apk has no packages
 _HEAD = re.compile(r"Installed: +Available:")
 _PACKAGE = re.compile(r"(\S{1,200})-([0-9][^\s-]{0,100}(?:-r[0-9]{1,10})?) +([<=>?]) (\S{1,200})(?: @\S{1,100})?")
 _INDEX = re.compile(r"(.{0,200}) \[(\S{1,500})\]")
@@ -87,6 +88,9 @@ class _Reader:
 def read(draft: Draft) -> None:
     """Read what apk printed."""
     draft.covers(Scope.SYSTEM)
+    system = draft.run.system
+    if system is not None and system.is_kin(*_OTHERS):
+        draft.unsupported(f"apk knows the packages of Alpine and its kin, not those of {system.spelled}")
     body, is_proven = split_proof(draft.run.output, PROOF)
     for line in draft.run.errors.splitlines():
         if line.startswith(("WARNING: ", "ERROR: ")):

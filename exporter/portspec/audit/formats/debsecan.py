@@ -84,6 +84,8 @@ def read(draft: Draft) -> None:
     for line in run.errors.splitlines():
         if line.startswith(("error: invalid version ", "error: invalid source version ")):
             draft.doubt(f"debsecan could not check a package: {quote(line)}")
+        elif line.startswith("error: "):
+            draft.doubt(f"debsecan says {quote(line)}")
     lines = numbered_lines(body)
     first = next(lines, None)
     if first is None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+KERNELS: Final = {"FreeBSD", "DragonFly"}  # uname(1) where packages are those of FreeBSD's ports
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")

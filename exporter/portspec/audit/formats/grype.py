@@ -106,20 +106,20 @@ def _judge_system(draft: Draft, root: Node) -> None:
         draft.unsupported(f"grype has no data for packages of {quote(f'{name} {version}'.strip())} ({kind}: {message})")
     elif not name:
         draft.unsupported("grype names no system: it did not compare its packages with the data of any")
-    elif not (has_data and _has_data_of_release(letters, version, distro.texts("idLike"))):
+    elif not (has_data and _has_data_of_release(draft, letters, version, distro.texts("idLike"))):
         draft.unsupported(f"grype has no data for packages of {quote(f'{name} {version}'.strip())}")
     else:
         draft.covers(Scope.SYSTEM)
     host.compare(draft, "grype", _IDS.get(letters, ()), name, version)
 
 
-def _has_data_of_release(name: str, version: str, like: list[str]) -> bool:
+def _has_data_of_release(draft: Draft, name: str, version: str, like: list[str]) -> bool:
     """Tell whether a version may be one that grype has data of."""
     if not version:
         return name in _WITHOUT_VERSIONS
-    if name == "debian":  # made of Debian: the version is that of the derivative
-        return "debian" not in like and (version == _UNSTABLE or host.is_release(name, version))
-    return host.is_release(name, version)
+    if name == "debian" and ("debian" in like or host.has_own_numbers(draft)):
+        return False  # made of Debian: the version is that of the derivative
+    return (name == "debian" and version == _UNSTABLE) or host.is_release(name, version)
 
 
 def _letters(name: str) -> str:

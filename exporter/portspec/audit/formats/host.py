@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[^0-9]{0,40}([0-9]{1,8})")
 _DEBIAN = re.compile(r"([0-9]{1,3})(?:\.[0-9.]{1,20})?")
 _UBUNTU = re.compile(r"[0-9]{2}\.(?:04|10)(?:\.[0-9]{1,3})?(?:-ESM)?")
+_DEBIAN_IDS: Final = {"debian", "raspbian"}  # whose releases have the same numbers
 _OLDEST_DEBIAN: Final = 7  # of which the scanners have data; derivatives have smaller numbers of their own
 
 
@@ -33,6 +34,17 @@ def is_release(system: str, version: str) -> bool:
         return _UBUNTU.fullmatch(version) is not None
     found = _DEBIAN.fullmatch(version)
     return system != "debian" or (found is not None and int(found[1]) >= _OLDEST_DEBIAN)
+
+
+def has_own_numbers(draft: Draft) -> bool:
+    """Tell whether this host is made of Debian, yet numbers its releases otherwise, as LMDE, Devuan and Kali do.
+
+    A scanner that goes by VERSION_ID of os-release(5) takes its number for one of Debian's.
+    """
+    system = draft.run.system
+    if system is None or system.id in _DEBIAN_IDS:
+        return False
+    return system.is_kin("debian") and not system.is_kin("ubuntu")
 
 
 def compare(draft: Draft, tool: str, ids: Iterable[str], name: str, version: str) -> None:

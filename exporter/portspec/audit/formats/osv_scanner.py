@@ -85,7 +85,10 @@ def read(draft: Draft) -> None:
 def _judge_ecosystem(draft: Draft, ecosystem: str, release: str) -> None:
     """Say of packages of a system that OSV has no data for their release, or that they are not those of this host."""
     draft.covers(Scope.SYSTEM)
-    if release and ecosystem in _IDS and not _RELEASE.fullmatch(release) and not draft.run.is_of_applications:
+    is_known = ecosystem not in _IDS or not release or _RELEASE.fullmatch(release) is not None
+    if ecosystem == "Debian" and release:
+        is_known = is_known and host.is_release("debian", release) and not host.has_own_numbers(draft)
+    if not is_known and not draft.run.is_of_applications:
         spelled = quote(f"{ecosystem}:{release}")
         draft.unsupported(f"OSV has no data for the ecosystem {spelled}, only for releases with their number")
     host.compare(draft, "osv-scanner", _IDS.get(ecosystem, ()), ecosystem, release)

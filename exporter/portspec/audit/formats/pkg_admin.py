@@ -31,12 +31,19 @@ _INSTALLED = re.compile(r"(\S{1,300}?-[^\s-]{1,100})(?:\s.*)?")
 _AGE = re.compile(r"pkg_admin: pkg-vulnerabilities is out of da(?:te|y) \(([0-9]{1,6}) days old\)")
 _NO_DATABASE: Final = ("pkg_admin: pkg-vulnerabilities not found", "pkg_admin: Cannot open ")
 _HARMLESS: Final = ("pkg_admin: pkg-vulnerabilities is from the future", "pkg_admin: pkg-vulnerabilities is ")
+_OTHERS: Final = {"Linux", "FreeBSD", "OpenBSD", "Darwin"}  # whose own packages are not those of pkgsrc
 _EXPECTED: Final = 'a line such as "Package … has a … vulnerability, see …"'
 
 
 def read(draft: Draft) -> None:
     """Read what pkg_admin printed."""
     draft.covers(Scope.SYSTEM)
+    system = draft.run.system
+    if system is not None and system.kernel in _OTHERS and not draft.run.is_of_applications:
+        draft.unsupported(
+            f"pkg_admin knows packages of pkgsrc, not those of {system.spelled}; set "
+            '"scope = applications" for portspec-send if only these are meant'
+        )
     _read_errors(draft)
     words = words_of(draft.run.command, "pkg_admin")
     if words and ("audit" not in words or "-t" in words):

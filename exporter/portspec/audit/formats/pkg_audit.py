@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.formats import pkg_audit_json, pkg_audit_text
 from portspec.audit.formats.draft import quote
+from portspec.audit.formats.freebsd import KERNELS
 from portspec.audit.formats.options import words_of
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
 
-_KERNELS = {"FreeBSD", "DragonFly"}
 _ELSEWHERE = ("-j", "-c", "-r", "--jail", "--chroot", "--rootdir")  # before the word audit; after it they are others
 _WITH_VALUE = {"-f", "--file"}
 
@@ -23,7 +23,7 @@ _WITH_VALUE = {"-f", "--file"}
 def read(draft: Draft) -> None:
     """Read what pkg audit printed."""
     run = draft.run
-    if run.system is not None and run.system.kernel not in _KERNELS:
+    if run.system is not None and run.system.kernel not in KERNELS:
         draft.unsupported(f"pkg audit knows packages of FreeBSD, not those of {run.system.spelled}")
     _judge_command(draft)
     for line in run.errors.splitlines():

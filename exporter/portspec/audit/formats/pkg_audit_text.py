@@ -80,6 +80,7 @@ class _Reader:
         self._is_periodic = False
         self._scope = scope_of(draft.run.command)
         self._section = ""
+        self._has_host = False
         self._is_proven = False  # this section has had a summary or a name
         self._unproven = ""  # the first section without
         self._lacks_sections = False  # "Host system:" was there, which announces others
@@ -122,7 +123,7 @@ class _Reader:
         elif not self._read_frame(text) and not is_fetch(text):
             if is_package(text) and line == text and not (self._package or self._has_summary):
                 self._has_names = self._is_proven = True
-                self._draft.covers(self._scope)
+                self._cover()
                 self._draft.add(*split_package(text), ())
             else:
                 self._draft.strange(number, line, _EXPECTED)
@@ -161,6 +162,7 @@ class _Reader:
             self._draft.database(read_moment(text.removeprefix("Database fetched: ")))
         elif text == "Host system:":
             self._open_section("the host system")
+            self._has_host = True
             self._lacks_sections = True
         elif text.startswith(("chroot: ", "jail: ")):
             self._lacks_sections = False
@@ -211,8 +213,13 @@ class _Reader:
         if self._has_names:
             self._draft.fail(f"line {number} is a summary, which does not go with the list of packages before it")
         self._is_proven = self._has_summary = True
-        self._draft.covers(self._scope)
+        self._cover()
         self._close_report("", is_counted=True)
+
+    def _cover(self) -> None:
+        """Say what was looked at; a jail or a chroot is not the host, which with -q is told of by a headline alone."""
+        if not self._section or self._has_host:
+            self._draft.covers(self._scope)
 
     def _close_report(self, place: str, *, is_counted: bool = False) -> None:
         self._close_issue()

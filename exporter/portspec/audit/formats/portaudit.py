@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats.draft import quote
-from portspec.audit.formats.freebsd import cves_of, entries_of, is_package, split_package
+from portspec.audit.formats.freebsd import KERNELS, cves_of, entries_of, is_package, split_package
 from portspec.audit.formats.lines import ends_whole, numbered_lines
 from portspec.audit.formats.moment import read_moment
 from portspec.audit.model import Scope
@@ -131,6 +131,8 @@ def read(draft: Draft) -> None:
     """Read what portaudit printed."""
     run = draft.run
     draft.covers(Scope.SYSTEM)
+    if run.system is not None and run.system.kernel not in KERNELS:
+        draft.unsupported(f"portaudit knows packages of FreeBSD, not those of {run.system.spelled}")
     for line in run.errors.splitlines():
         if line.startswith(_OTHER_TROUBLE):
             draft.fail(f"portaudit says {quote(line)}")

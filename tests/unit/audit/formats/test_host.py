@@ -245,9 +245,64 @@ def test_trivy_that_found_no_package_is_not_clean() -> None:
     assert parse(replace(run, errors="")).status == Status.CLEAN
 
 
-def test_pkg_audit_of_another_kernel_is_unsupported() -> None:
-    """It is FreeBSD's; elsewhere its database is that of something else."""
-    run = ToolRun("pkg-audit", 0, "0 problem(s) in 0 installed package(s) found.\n", system=DEBIAN)
-    assert parse(run).status == Status.UNSUPPORTED
-    for kernel in ("FreeBSD", "DragonFly"):
-        assert parse(replace(run, system=System(kernel, kernel.lower(), (), "6.4"))).status == Status.CLEAN
+@pytest.mark.parametrize(
+    ("tool", "output", "systems"),
+    [
+        (
+            "pkg-audit",
+            "0 problem(s) in 0 installed package(s) found.\n",
+            [System("FreeBSD", "freebsd", (), "14.1-RELEASE"), System("DragonFly", "dragonfly", (), "6.4")],
+        ),
+        (
+            "portaudit",
+            "0 problem(s) in your installed packages found.\n",
+            [System("FreeBSD", "freebsd", (), "8.4-RELEASE")],
+        ),
+        (
+            "pkg-admin",
+            "# portspec: pkg_info\nx-1 y\n# portspec: pkg_admin ended with 0\n",
+            [System("NetBSD", "netbsd", (), "10.1"), System("SunOS", "sunos", (), "5.11")],
+        ),
+        (
+            "apk",
+            "x-1 = 1\n# portspec: apk version --indexes\nv3.22 [https://x]\n# portspec: apk ended with 0\n",
+            [System("Linux", "alpine", (), "3.22.1"), System("Linux", "wolfi"), System("Linux", "x", ("alpine",))],
+        ),
+        ("debsecan", "# portspec: debsecan ended with 0\n", [DEBIAN, System("Linux", "raspbian", ("debian",), "12")]),
+        ("arch-audit", "[]", [System("Linux", "arch"), System("Linux", "manjaro", ("arch",))]),
+    ],
+)
+def test_tool_of_another_system_is_unsupported(tool: str, output: str, systems: list[System]) -> None:
+    """Its packages are not those of this host, wherever else they may have come from."""
+    run = ToolRun(tool, 0, output)
+    assert parse(replace(run, system=System("Linux", "ubuntu", ("debian",), "24.04"))).status == Status.UNSUPPORTED
+    assert {parse(replace(run, system=system)).status for system in systems} == {Status.CLEAN}
+
+
+def test_pkg_audit_of_jails_alone_is_not_that_of_the_host() -> None:
+    """Each section is of one root, and one without a name is of the host."""
+    run = ToolRun("pkg-audit", 0, "", system=System("FreeBSD", "freebsd", (), "14.1-RELEASE"))
+    summary = "0 problem(s) in 0 installed package(s) found.\n"
+    assert parse(replace(run, output=f"jail: www\n{summary}")).status == Status.UNSUPPORTED
+    assert parse(replace(run, output=f"Host system:\n{summary}jail: www\n{summary}")).status == Status.CLEAN
+
+
+def test_debsecan_that_tells_an_error_is_not_clean() -> None:
+    """Whatever its exit status."""
+    run = ToolRun("debsecan", 0, "# portspec: debsecan ended with 0\n", "error: while downloading: x\n", system=DEBIAN)
+    assert parse(run).status == Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        System("Linux", "linuxmint", ("debian",), "7"),
+        System("Linux", "devuan", ("debian",), "7"),
+        System("Linux", "sparky", ("debian",), "8"),
+    ],
+)
+def test_number_of_a_derivative_is_not_one_of_debian(system: System) -> None:
+    """Scanners that go by os-release(5) take it for one; trivy goes by /etc/debian_version."""
+    assert grype("debian", system.version, system=system).status == Status.UNSUPPORTED
+    assert osv_scanner(f"Debian:{system.version}", system).status == Status.UNSUPPORTED
+    assert trivy("debian", "13.1", system).status == Status.CLEAN

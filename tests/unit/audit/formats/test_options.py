@@ -26,7 +26,10 @@ CLEAN: Final = {
     "pkg": ToolRun("pkg-audit", 0, "0 problem(s) in 0 installed package(s) found.\n", system=FREEBSD),
     "arch-audit": ToolRun("arch-audit", 0, "[]", system=System("Linux", "arch")),
     "pkg_admin": ToolRun(
-        "pkg-admin", 0, "# portspec: pkg_info\nx-1 y\n# portspec: pkg_admin ended with 0\n", system=FREEBSD
+        "pkg-admin",
+        0,
+        "# portspec: pkg_info\nx-1 y\n# portspec: pkg_admin ended with 0\n",
+        system=System("NetBSD", "netbsd"),
     ),
 }
 
