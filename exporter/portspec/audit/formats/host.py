@@ -30,6 +30,7 @@ def is_release(system: str, version: str) -> bool:
     "debian trixie/sid", grype "ubuntu 21.3". Of such a release they have no data, and find nothing. Sources:
     /etc/debian_version, which trivy reads (pkg/fanal/analyzer/os/debian); grype/distro/distro.go.
     """
+    version = version.strip()
     if system == "ubuntu":
         return _UBUNTU.fullmatch(version) is not None
     found = _DEBIAN.fullmatch(version)

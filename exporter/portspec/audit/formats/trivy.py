@@ -7,11 +7,13 @@ system were not looked at: because it has no data, because it knows no system (A
 to look for other things (--scanners, --pkg-types). With one they may not have been looked at either: of CoreOS it only
 lists them, with --list-all-pkgs it lists them whatever it was to look for, and it takes anything with a file
 /etc/debian_version for Debian, also of a release that it has no data of ("trixie/sid", "kali-rolling").
-trivy does not tell the age of its database.
+trivy does not tell the age of its database. Of SUSE it tells advisories (SUSE-SU-2024:0123-1); their CVEs are in the
+references.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats import host, severity
@@ -31,6 +33,8 @@ _NOT_A_HOST: Final = {"container_image": "image", "vm": "virtual machine"}
 _WITHOUT_DATA: Final = {"coreos", "none"}  # whose packages it lists all the same (pkg/detector/ospkg/coreos)
 _SUMS: Final = {"Python", "Conda", "Ruby", "Node.js", "Java"}  # targets that are no file (pkg/scan/langpkg/scan.go)
 _SEVERITIES: Final = {"UNKNOWN", "LOW", "MEDIUM", "HIGH", "CRITICAL"}
+_OF_SUSE: Final = ("SUSE-", "openSUSE-")
+_CVE_OF_SUSE = re.compile(r"https?://www\.suse\.com/security/cve/(CVE-[0-9]{4}-[0-9]{4,19})(?:\.html|/)?")
 _NO_MESSAGE_OF_PACKAGES: Final = "No OS package is detected"
 # Its names of systems as older versions spell them (pkg/fanal/types/const.go), and the IDs of os-release(5) for them.
 _OLD_NAMES: Final = {
@@ -165,14 +169,17 @@ def _add(draft: Draft, vulnerability: Node, path: str) -> None:
     first = vulnerability.text("VulnerabilityID", is_required=True)
     if not (name and first):
         return
+    cves: list[str] = []
+    if first.startswith(_OF_SUSE):
+        cves = [found[1] for each in vulnerability.texts("References") if (found := _CVE_OF_SUSE.fullmatch(each))]
     draft.add(
         name,
         vulnerability.text("InstalledVersion"),
-        [first],
+        cves or [first],
         severity=severity.of_word(vulnerability.text("Severity")),
         fixed_in=vulnerability.text("FixedVersion").split(","),
         title=vulnerability.text("Title"),
         url=vulnerability.text("PrimaryURL"),
-        advisories=vulnerability.texts("VendorIDs"),
+        advisories=[*([first] if cves else []), *vulnerability.texts("VendorIDs")],
         paths=[path],
     )

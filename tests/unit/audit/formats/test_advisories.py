@@ -72,6 +72,21 @@ def test_a_cve_of_two_advisories_is_one_vulnerability() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_an_advisory_of_suse_is_each_of_its_cves(count: int) -> None:
+    """The references of what trivy tells have them; without any it stands for itself."""
+    references = [f"https://www.suse.com/security/cve/{cve}/" for cve in CVES[:count]]
+    others = [
+        "https://bugzilla.suse.com/1",
+        "https://lists.suse.com/x",
+        "https://evil.example/security/cve/CVE-2024-9999/",
+    ]
+    name = "SUSE-SU-2024:0123-1"
+    found = trivy({"VulnerabilityID": name, "PkgName": "x", "References": [*others, *references]}).vulnerabilities
+    assert [each.id for each in found] == list(CVES[:count] or [name])
+    assert all(each.advisories == ((name,) if count else ()) and name.lower() in each.names for each in found)
+
+
 def test_a_cve_is_the_same_in_any_case() -> None:
     """Some databases write it in small letters; it counts once, under the name that everybody knows."""
     found = trivy(
