@@ -126,18 +126,23 @@ def _system(plain: dict[str, Any]) -> System:
 
 
 def _verify_values(payload: bytes) -> None:
-    """Raise ValueError for a payload of more values than MAX_VALUES, before any of them is made.
+    """Raise ValueError for a payload of more values than MAX_VALUES, before any of them is made."""
+    if _has_too_many_values(payload):
+        raise ValueError(f"more than {MAX_VALUES:,} values")
 
-    Each follows a bracket or a comma. What stands in texts, as the JSON that a tool printed, is taken out only if all
-    of it is too much.
+
+def _has_too_many_values(text: bytes) -> bool:
+    """Tell whether JSON has more values than MAX_VALUES, each of which follows a bracket or a comma.
+
+    What stands in texts, as the JSON that a tool printed or the commas of a title, is taken out only if all of it is
+    too much.
     """
-    if _values_in(payload) <= MAX_VALUES:
-        return
-    rest = payload.replace(rb"\\", b"").replace(rb"\"", b"")
+    if _values_in(text) <= MAX_VALUES:
+        return False
+    rest = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if rest.count(b'"') <= 4 * MAX_VALUES:  # two for a key and two for a text
         rest = _TEXT.sub(b"", rest)
-    if _values_in(rest) > MAX_VALUES:
-        raise ValueError(f"more than {MAX_VALUES:,} values")
+    return _values_in(rest) > MAX_VALUES
 
 
 def _narrow(payload: bytes) -> bytes:
@@ -159,7 +164,7 @@ def _run(tool: dict[str, Any], at: float, system: System | None) -> ToolRun:
     if status is not None and (isinstance(status, bool) or not isinstance(status, int)):
         raise ValueError(f"tool.exit_status: expected a whole number or null, found {_quoted(status)}")
     output, errors, is_truncated = _typed(tool["output"], str), _typed(tool["errors"], str), tool["truncated"]
-    if output.count(",") + output.count("[") + output.count("{") > MAX_VALUES:
+    if len(output) > MAX_VALUES and _has_too_many_values(output.encode("utf-8", "surrogatepass")):
         # as if the agent had cut it off: it may be JSON, whose values would be as many
         output, is_truncated = "", True
     return ToolRun(

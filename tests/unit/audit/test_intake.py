@@ -215,12 +215,13 @@ def test_what_is_no_report_is_malformed(data: bytes) -> None:
     [
         ("[" + "1," * (MAX_VALUES - 10) + "1]", True),
         ("[" + "1," * MAX_VALUES + "1]", False),
-        ('["' + '",\\"' * MAX_VALUES + '"]', False),
+        ('["' + ",[" * MAX_VALUES + '"]', True),  # in a text they are no values
+        ('["' + '","' * 2 * MAX_VALUES + '"]', False),
         ("x" * 5_000_000, True),
     ],
 )
 def test_output_of_too_many_values_counts_as_cut_off(output: str, is_whole: bool) -> None:  # noqa: FBT001 - of the table
-    """A tool's output may have as many brackets and commas as a payload may have values; of more it is left out."""
+    """A tool's output may have as many values as a payload; of more it is left out."""
     run = admit(packed(payload(tool=PLAIN["tool"] | {"output": output})), RULES, NOW)[0].runs[0]
     assert (run.output, run.is_truncated) == ((output, False) if is_whole else ("", True))
 
