@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.e2e.exporter import until
 from tests.e2e.mailhost import DOMAIN, USER, MailHost
-from tests.e2e.reports import run
+from tests.e2e.reports import FOUND, run
 from tests.lab.namespaces import tool
 
 ROOT: Final = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ class EximHost(MailHost):
     programs = ("nsenter", "mount")
     package = "util-linux, mount"
     sendmail = "/usr/sbin/sendmail"
-    needs = (FILES,)
+    needs = (FILES, FOUND.parent)  # what the agent's tool prints is in the latter
 
     def lacking(self) -> str | None:
         """Say what is not installed; None if nothing is."""
