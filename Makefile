@@ -3,7 +3,7 @@
 VENV := .venv
 BIN  := $(VENV)/bin
 # Many tests wait more than they compute, hence more workers than processors.
-WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
+WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 # Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
