@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from benchmarks.targets import OUTCOMES
 from portspec.config import HostConfig, Specification
 from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
@@ -169,14 +170,10 @@ def _ratios(size: Size, ours: Measured, theirs: PeerMeasured) -> Iterator[str]:
         max(map(max, ([s.block for s in every] for every in ours.scrapes.values()))),
     )
     if size.series == LARGE // 10:
-        fast, smooth = _verdict(theirs.plain / one >= 50), _verdict(block <= 0.02)
+        fast, smooth = OUTCOMES[theirs.plain / one >= 50], OUTCOMES[block <= 0.02]
         yield f"* {name}: target 50 times {fast}, no block over 20 ms {smooth}"
     elif size.series == LARGE:
-        yield f"* {name}: target 1 s {_verdict(one < 1)}, 500 MB {_verdict(ours.peak < 500 * MB)}"
-
-
-def _verdict(is_met: bool) -> str:  # noqa: FBT001 - a word for it
-    return "met" if is_met else "MISSED"
+        yield f"* {name}: target 1 s {OUTCOMES[one < 1]}, 500 MB {OUTCOMES[ours.peak < 500 * MB]}"
 
 
 class _Child:

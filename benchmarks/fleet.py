@@ -79,7 +79,7 @@ class Fleet:
         rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - repeatable
         role = self._roles[number % ROLES]
         chosen = {place if rng.random() > OWN else rng.randrange(KNOWN) for place in role}
-        pieces = [self._known[place].text(_version(place, rng.random() < OWN)) for place in sorted(chosen)]
+        pieces = [self._known[place].text(_version(place, is_own=rng.random() < OWN)) for place in sorted(chosen)]
         packages = len({self._known[place].package for place in chosen})
         return "".join(pieces) + f"{len(chosen)} problem(s) in {packages} installed package(s) found.\n"
 
@@ -130,5 +130,5 @@ def _known(rng: random.Random) -> Known:
     return Known(package, title, cves, uuid)
 
 
-def _version(place: int, is_own: bool) -> str:  # noqa: FBT001 - of the host
+def _version(place: int, *, is_own: bool) -> str:
     return f"{place % 10}.{place % 37}.{place % 11 + is_own}"

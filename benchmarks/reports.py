@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.fleet import PASSPHRASE, Fleet
 from benchmarks.soak import percentile
+from benchmarks.targets import OUTCOMES
 from benchmarks.workload import Workload
 from portspec import log
 from portspec.config import load
@@ -171,11 +172,11 @@ def report(hosts: int = 10_000, *, connections: int = 32, interval: float = 10.0
         print(theirs.row("the peer, idle otherwise", "-"))
         worst = percentile(ours.each, 99)
         print(
-            f"\n* {ours.rate:.0f} reports/s (target {RATE:.0f}: {_word(ours.rate >= RATE)}), "
+            f"\n* {ours.rate:.0f} reports/s (target {RATE:.0f}: {OUTCOMES[ours.rate >= RATE]}), "
             f"{ours.rate / theirs.rate:.2f} times the peer's\n"
-            f"* p99 {1e3 * worst:.0f} ms (target {1e3 * LATENCY:.0f} ms: {_word(worst < LATENCY)})\n"
+            f"* p99 {1e3 * worst:.0f} ms (target {1e3 * LATENCY:.0f} ms: {OUTCOMES[worst < LATENCY]})\n"
             f"* longest block of the event loop {1e3 * block:.1f} ms "
-            f"(target {1e3 * BLOCK:.0f} ms: {_word(block < BLOCK)})"
+            f"(target {1e3 * BLOCK:.0f} ms: {OUTCOMES[block < BLOCK]})"
         )
         _tell_archive(folder, raw)
     _tell_page(hosts)
@@ -289,7 +290,8 @@ def _tell_archive(folder: Path, raw: tuple[int, int]) -> None:
     ratio = raw[0] / (payloads + dictionaries)
     print(
         f"* archive: {count:,} payloads of {raw[0] / 1e6:.0f} MB in {payloads / 1e6:.1f} MB and "
-        f"{dictionaries / 1e6:.1f} MB of dictionaries: 1/{ratio:.0f} (target 1/{RATIO:.0f}: {_word(ratio >= RATIO)}); "
+        f"{dictionaries / 1e6:.1f} MB of dictionaries: 1/{ratio:.0f} "
+        f"(target 1/{RATIO:.0f}: {OUTCOMES[ratio >= RATIO]}); "
         f"`gzip -9` of each by itself would be {raw[1] / 1e6:.0f} MB, 1/{raw[0] / raw[1]:.1f}; "
         f"what was read of them takes {documents / 1e6:.1f} MB more"
     )
@@ -314,8 +316,9 @@ def _tell_page(hosts: int) -> None:
                 raise RuntimeError(f"portspec report ended with {status}")
             print(
                 f"* `portspec report --format {form}`: {hosts:,} hosts, {LISTED} findings each: {seconds:.1f} s "
-                f"(target {SECONDS:.0f}: {_word(seconds < SECONDS)}), {memory / 1e6:.0f} MB of memory "
-                f"(target {MEMORY / 1e6:.0f}: {_word(memory < MEMORY)}), a file of {page.stat().st_size / 1e6:.0f} MB",
+                f"(target {SECONDS:.0f}: {OUTCOMES[seconds < SECONDS]}), {memory / 1e6:.0f} MB of memory "
+                f"(target {MEMORY / 1e6:.0f}: {OUTCOMES[memory < MEMORY]}), "
+                f"a file of {page.stat().st_size / 1e6:.0f} MB",
                 flush=True,
             )
 
@@ -343,10 +346,6 @@ async def _fill(conf: str, fleet: Fleet, hosts: int) -> None:
 def _is_read(reports: Reports, hosts: int) -> bool:
     states = reports.audits.values()
     return not reports.unread and len(states) == hosts and all(item.inspection for item in states)
-
-
-def _word(is_met: bool) -> str:  # noqa: FBT001 - a word for it
-    return "met" if is_met else "MISSED"
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.targets import OUTCOMES
 from benchmarks.workload import Workload
 from tests.lab.network import Lab
 from tests.lab.program import PROGRAM
@@ -110,10 +111,10 @@ def report(
     cpu = sum(one.user + one.system for one in every) / (len(every) * interval)
     print(
         f"\n* {len(scrapes)} scrapes: p50 {1e3 * statistics.median(scrapes):.1f} ms, p99 {1e3 * worst:.1f} ms "
-        f"(target {1e3 * TARGET:.0f} ms: {_word(worst < TARGET)}), max {1e3 * max(scrapes):.1f} ms\n"
-        f"* {overruns:.0f} overruns (target none: {_word(not overruns)})\n"
+        f"(target {1e3 * TARGET:.0f} ms: {OUTCOMES[worst < TARGET]}), max {1e3 * max(scrapes):.1f} ms\n"
+        f"* {overruns:.0f} overruns (target none: {OUTCOMES[not overruns]})\n"
         f"* memory {settled / 1e6:.0f} MB after the second round, {last / 1e6:.0f} MB after the last "
-        f"(target flat: {_word(last < settled * GROWTH)})\n"
+        f"(target flat: {OUTCOMES[last < settled * GROWTH]})\n"
         f"* CPU {100 * cpu:.0f} % of one core; {os.cpu_count()} processors"
     )
 
@@ -135,10 +136,6 @@ def percentile(values: Sequence[float], percent: int) -> float:
     """Give the smallest of the values that so many percent of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
-
-
-def _word(is_met: bool) -> str:  # noqa: FBT001 - a word for it
-    return "met" if is_met else "MISSED"
 
 
 def _rounds(lab: Lab, workload: Workload, directory: Path, interval: float, program: Sequence[str]) -> Iterator[Round]:

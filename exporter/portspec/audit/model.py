@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
+CVE: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _OSV: Final = re.compile(r"(?:GHSA|PYSEC|DSA|DLA|GO|RUSTSEC|OSV)-[A-Za-z0-9-]{1,80}")  # https://osv.dev/list
 
 
@@ -127,7 +127,7 @@ class Vulnerability:
         """Where to read about it: as the tool says, else by its id; "" if that is of no kind that is known."""
         if self.url:
             return self.url
-        if _CVE.fullmatch(self.id):
+        if CVE.fullmatch(self.id):
             return f"https://www.cve.org/CVERecord?id={self.id}"
         return f"https://osv.dev/vulnerability/{self.id}" if _OSV.fullmatch(self.id) else ""
 

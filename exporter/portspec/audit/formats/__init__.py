@@ -24,6 +24,7 @@ from portspec.audit.formats import (
 from portspec.audit.formats.draft import Draft, quote
 from portspec.audit.formats.merge import merge
 from portspec.audit.formats.moment import read_moment
+from portspec.audit.formats.proof import MARK
 from portspec.audit.model import Audit, Status
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _READERS: Final[Mapping[str, Callable[[Draft], None]]] = MappingProxyType(
     }
 )
 TOOLS: Final = tuple(_READERS)
-_DATABASE_OF: Final = "# portspec: database of "  # agent.py
+_DATABASE_OF: Final = f"{MARK}database of "
 _LONGEST_TIME: Final = 64  # characters
 
 

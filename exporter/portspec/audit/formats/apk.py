@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import numbered_lines
-from portspec.audit.formats.proof import MARK, proof_of, split_proof
+from portspec.audit.formats.proof import MARK, proof_of, read_proven
 from portspec.audit.model import Scope
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ class _Reader:
         self._has_head = self._is_in_indexes = False
 
     def read(self, body: str) -> None:
-        """Read all lines: the packages, then the indexes."""
+        """Read all lines, and judge: the packages, then the indexes."""
         for number, line in numbered_lines(body):
             if line == INDEXES and not self._is_in_indexes:
                 self._is_in_indexes = True
             elif not (self._read_index(line) if self._is_in_indexes else self._read_package(line)):
                 self._draft.strange(number, line, "what apk version prints of a package, or of an index")
                 if self._draft.is_lost:
-                    return
+                    break
+        self._judge()
 
     def _read_package(self, line: str) -> bool:
         if _HEAD.fullmatch(line) and not self._has_head:
@@ -73,7 +74,7 @@ class _Reader:
             self._missing.append(found[2])
         return True
 
-    def judge(self) -> None:
+    def _judge(self) -> None:
         """Say what is missing for "no update" to mean anything."""
         if not self._is_in_indexes:
             self._draft.fail(f"the output has no indexes, expected {quote(INDEXES)} and what it prints")
@@ -91,16 +92,7 @@ def read(draft: Draft) -> None:
     system = draft.run.system
     if system is not None and system.is_kin(*_OTHERS):
         draft.unsupported(f"apk knows the packages of Alpine and its kin, not those of {system.spelled}")
-    body, is_proven = split_proof(draft.run.output, PROOF)
     for line in draft.run.errors.splitlines():
         if line.startswith(("WARNING: ", "ERROR: ")):
             draft.doubt(f"apk says {quote(line)}")
-    if not draft.run.output.strip():
-        draft.no_output(f"what apk version prints, and the last line {quote(PROOF)}")
-        return
-    reader = _Reader(draft)
-    reader.read(body)
-    reader.judge()
-    if not is_proven:
-        draft.fail(f"the last line is not {quote(PROOF)}: the output is cut off, or that of a failure")
-    draft.end(clean=(0,), found=(0,))
+    read_proven(draft, PROOF, "what apk version prints", _Reader(draft).read)

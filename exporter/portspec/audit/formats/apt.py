@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import numbered_lines
-from portspec.audit.formats.proof import MARK, proof_of, split_proof
+from portspec.audit.formats.proof import MARK, proof_of, read_proven
 from portspec.audit.formats.ubuntu import past_support
 from portspec.audit.formats.ubuntu_pro import UPDATE
 from portspec.audit.model import Scope
@@ -122,16 +122,17 @@ class _Reader:
         self._sources: _Sources | None = None
 
     def read(self, body: str) -> None:
-        """Read all lines: the version tables, then the sources."""
+        """Read all lines, and judge: the version tables, then the sources."""
         for number, line in numbered_lines(body):
             if line == SOURCES and self._sources is None:
                 self._sources = _Sources()
             elif not (self._sources or self._tables).read(line):
                 self._draft.strange(number, line, "what apt-cache policy prints of a package, or of a source")
                 if self._draft.is_lost:
-                    return
+                    break
+        self._judge()
 
-    def judge(self) -> None:
+    def _judge(self) -> None:
         """Say which packages have an update of a security pocket, and whether there is one that counts."""
         if self._sources is None or self._sources.section != _PINNED:
             self._draft.fail(f"the output has no sources, expected {quote(SOURCES)} and what it prints")
@@ -180,19 +181,10 @@ class _Reader:
 def read(draft: Draft) -> None:
     """Read what apt-cache printed."""
     draft.covers(Scope.SYSTEM)
-    body, is_proven = split_proof(draft.run.output, PROOF)
     for line in draft.run.errors.splitlines():
         if line.startswith(("W: ", "E: ")):
             draft.doubt(f"apt-cache says {quote(line)}")
-    if not draft.run.output.strip():
-        draft.no_output(f"what apt-cache policy prints, and the last line {quote(PROOF)}")
-        return
-    reader = _Reader(draft)
-    reader.read(body)
-    reader.judge()
-    if not is_proven:
-        draft.fail(f"the last line is not {quote(PROOF)}: the output is cut off, or that of a failure")
-    draft.end(clean=(0,), found=(0,))
+    read_proven(draft, PROOF, "what apt-cache policy prints", _Reader(draft).read)
 
 
 def _is_security(release: dict[str, str]) -> bool:

@@ -23,8 +23,9 @@ from portspec.audit.formats.draft import quote
 from portspec.audit.formats.lines import ends_whole, numbered_lines
 from portspec.audit.formats.lists import split_lists
 from portspec.audit.formats.moment import read_moment
+from portspec.audit.formats.proof import proof_of, split_proof
 from portspec.audit.formats.tree import read_tree
-from portspec.audit.model import Scope, Severity
+from portspec.audit.model import CVE, Scope, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
     from portspec.audit.formats.tree import Node
 
-PROOF: Final = "# portspec: dnf ended with 0"
+PROOF: Final = proof_of("dnf")
 LISTS: Final = ("available", "installed", "CVEs")
 
 _PACKAGE = re.compile(
     r"([A-Za-z0-9_][A-Za-z0-9_.+~^-]{0,200})-(?:0:)?((?:[0-9]{1,10}:)?[^-:\s]{1,100}-[^-:\s]{1,100})\.([a-z0-9_]{1,20})"
 )
-_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _HEAD = re.compile(r"(?:Name|CVE) +Type +Severity +Package +Issued")  # of the table of dnf 5
@@ -92,7 +92,7 @@ def read(draft: Draft) -> None:
     """Read the lists that dnf printed."""
     run = draft.run
     draft.covers(Scope.SYSTEM)
-    body, is_proven = _without_proof(run.output)
+    body, is_proven = split_proof(run.output, PROOF)
     _read_errors(draft)
     names: list[str] = []
     lists: dict[str, list[_Entry]] = {name: [] for name in LISTS}
@@ -118,13 +118,6 @@ def read(draft: Draft) -> None:
     else:
         _judge(draft, [advisory for each in chain(available, installed) for advisory in each.ids])
     draft.end(clean=(0,), found=(0,))
-
-
-def _without_proof(output: str) -> tuple[str, bool]:
-    text = output.rstrip()
-    start = len(text) - len(PROOF)
-    is_proven = text.endswith(PROOF) and (start == 0 or text[start - 1] in "\r\n")
-    return (text[:start], True) if is_proven else (output, False)
 
 
 def _read_errors(draft: Draft) -> None:
@@ -164,7 +157,7 @@ def _read_lines(draft: Draft, text: str, before: int, *, is_of_cves: bool) -> It
             draft.strange(before + number, line, _EXPECTED)
             if draft.is_lost:
                 return
-        elif not is_of_cves or _CVE.fullmatch(entry.ids[0]):  # other references are the advisories themselves
+        elif not is_of_cves or CVE.fullmatch(entry.ids[0]):  # other references are the advisories themselves
             yield entry
 
 
@@ -193,7 +186,7 @@ def _read_json(draft: Draft, text: str, *, is_of_cves: bool) -> Iterator[_Entry]
             _fail_entry(draft, node)
         elif is_of_cves:
             ids = [reference.text("reference_id", is_required=True) for reference in node.branches("references")]
-            cves = tuple(each for each in ids if _CVE.fullmatch(each))
+            cves = tuple(each for each in ids if CVE.fullmatch(each))
             yield _Entry(cves, Severity.UNKNOWN, package[1], package[2], advisory)  # its severity is the type, a bug
         else:
             yield _Entry((advisory,), severity.of_word(node.text("severity")), package[1], package[2])

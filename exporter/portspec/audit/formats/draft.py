@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.model import RANKS, Audit, Scope, Severity, Status, Vulnerability
+from portspec.audit.model import CVE, RANKS, Audit, Scope, Severity, Status, Vulnerability
 from portspec.errors import printable
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ _MOST_FOUND: Final = 100_000  # vulnerabilities; a host with every package of De
 _MOST_PATHS: Final = 20  # of a vulnerability: a library that hundreds of programs carry
 _MOST_STRANGE_LINES: Final = 100  # an output with more of them is not the tool's; the rest of it is not looked at
 
-_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
-_CVE_IN_OTHER_CASE = re.compile(_CVE.pattern, re.IGNORECASE | re.ASCII)
+_CVE_IN_OTHER_CASE = re.compile(CVE.pattern, re.IGNORECASE | re.ASCII)
 
 
 @dataclass(slots=True)
@@ -103,7 +102,7 @@ class Draft:
         """
         known = dict.fromkeys(clean for each in ids if (clean := _name(each)))
         told_by = dict.fromkeys(clean for each in advisories if (clean := _name(each)))
-        cves = [each for each in known if _CVE.fullmatch(each)]
+        cves = [each for each in known if CVE.fullmatch(each)]
         others = [each for each in known if each not in cves and each not in told_by]
         title, url = plain(title), plain(url)
         if len(cves) > 1:

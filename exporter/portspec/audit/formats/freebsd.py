@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.model import Scope
+from portspec.audit.model import CVE, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 KERNELS: Final = {"FreeBSD", "DragonFly"}  # uname(1) where packages are those of FreeBSD's ports
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _LONGEST_NAME = 500
 
 
@@ -37,7 +36,7 @@ def is_package(text: str) -> bool:
 
 def cves_of(url: str) -> list[str]:
     """Give the CVEs that a reference names."""
-    return _CVE.findall(url[:_LONGEST_NAME])
+    return CVE.findall(url[:_LONGEST_NAME])
 
 
 def entries_of(url: str) -> list[str]:

@@ -6,10 +6,12 @@ import re
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
+from portspec.audit.formats.proof import MARK
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIST: Final = "# portspec: list of "  # a line before each, with the arguments of the tool
+LIST: Final = f"{MARK}list of "  # a line before each, with the arguments of the tool
 
 _LIST = re.compile(rf"^{LIST}([^\r\n]{{0,500}})\r?\n?", re.MULTILINE)
 

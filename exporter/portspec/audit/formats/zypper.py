@@ -14,21 +14,19 @@ patch either. So our agent lets it search for itself before (lists.py), which en
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
 from portspec.audit.formats import severity
 from portspec.audit.formats.draft import plain, quote
 from portspec.audit.formats.lists import split_lists
-from portspec.audit.model import Scope
+from portspec.audit.model import CVE, Scope
 
 if TYPE_CHECKING:
     from portspec.audit.formats.draft import Draft
 
 _MAX_DEPTH: Final = 20  # zypper's has 8
 _MAX_TEXT: Final = 500  # characters of a text that is kept
-_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _ELEMENTS: Final = {
     *("stream", "progress", "download", "message", "update-status", "update-list", "blocked-update-list", "update"),
     *("summary", "description", "license", "source", "issue-date", "issue-list", "issue", "title", "href"),
@@ -132,7 +130,7 @@ class _Reader:
             raise _RefusedError(
                 f"has an update of the kind {quote(patch.get('kind', ''))}, expected a patch with a status"
             )
-        cves = [text for kind, text in self._issues if kind == "cve" and _CVE.fullmatch(text)]
+        cves = [text for kind, text in self._issues if kind == "cve" and CVE.fullmatch(text)]
         if is_needed and (cves or patch.get("category") not in _HARMLESS):
             worst = severity.of_word(patch.get("severity", ""))
             self._draft.add(name, "", cves, severity=worst, title=plain(patch.get("summary", "")), advisories=[name])
