@@ -316,10 +316,10 @@ def test_zypper_without_patches_is_unsupported(zypper: Host, prepare: Callable[[
 
 
 def test_zypper_with_a_repository_that_is_not_there_is_failed(zypper: Host) -> None:
-    """It goes on without the repository, and ends with a status of its own."""
+    """It goes on without the repository, and tells of an error; the status of its own for that it has for root only."""
     publish(zypper.repository, ADVISORIES)
     zypper.install(*zypper.newer)
     zypper.offer("gone", zypper.root / "gone")
     report, _ = zypper.report()
-    assert report["tool"]["exit_status"] == 106
+    assert report["tool"]["exit_status"] == (0 if os.geteuid() else 106)
     assert judge(report).status == Status.FAILED

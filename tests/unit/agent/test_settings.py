@@ -285,12 +285,12 @@ def test_root_s_settings_are_not_for_a_group(own_file: Path) -> None:
     assert refusal(own_file) == f"{own_file}: may be changed by other users: chmod go-w {own_file}"
 
 
-@as_root
 def test_no_settings_at_all_are_those_of_dev_null() -> None:
     """Anybody may write to /dev/null, and nothing comes of it."""
     assert gather_settings("/dev/null", {"PORTSPEC_SEND_HOST": "web1"}, {}).host == "web1"
 
 
+@as_root
 def test_settings_of_another_user_are_refused(own_file: Path) -> None:
     """Whatever their mode, their owner may change them."""
     os.chown(own_file, STRANGER, STRANGER)

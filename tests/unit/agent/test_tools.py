@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,5 +192,6 @@ def test_environment_of_tools() -> None:
         "/usr/pkg/sbin:/usr/pkg/bin:/opt/local/sbin:/opt/local/bin:/opt/pkg/sbin:/opt/pkg/bin"
     )
     assert (environ["LC_ALL"], environ["A"]) == ("C", "b")
-    assert "HOME" in environ
+    with contextlib.suppress(KeyError):  # of a number without a user, as in some containers
+        assert environ["HOME"] == pwd.getpwuid(os.geteuid()).pw_dir
     assert "PORTSPEC_SEND_URL" not in environ
