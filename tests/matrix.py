@@ -7,6 +7,7 @@ tested under the oldest Python alone: for later ones there are no built packages
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -46,15 +47,17 @@ class Row:
 
 
 def interpreters() -> list[tuple[str, Path]]:
-    """Find the supported interpreters: one of each version, on PATH or among those of pyenv."""
+    """Find the supported interpreters: one of each version."""
+    return [(version, python) for version in VERSIONS if (python := interpreter(version))]
+
+
+def interpreter(version: str) -> Path | None:
+    """Find an interpreter of a version ("3.11"), on PATH or among those of pyenv that this user may see."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = []
-    for version in VERSIONS:
-        candidates = [f"python{version}", *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)]
-        running = filter(None, (executable(candidate, version) for candidate in candidates))
-        if python := next(running, None):
-            found.append((version, python))
-    return found
+    candidates = [f"python{version}"]
+    with contextlib.suppress(OSError):
+        candidates += sorted(map(str, pyenv.glob(f"{version}.*/bin/python")), reverse=True)
+    return next(filter(None, (executable(candidate, version) for candidate in candidates)), None)
 
 
 def executable(python: str, version: str) -> Path | None:

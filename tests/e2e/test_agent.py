@@ -24,6 +24,7 @@ from portspec import agent
 from portspec.audit import envelope, formats
 from portspec.audit.model import Audit, Status, ToolRun
 from tests.e2e.exporter import until
+from tests.matrix import interpreter
 from tests.requirements import missing
 
 if TYPE_CHECKING:
@@ -249,16 +250,10 @@ def test_signed_report_arrives(machine: Machine, server: Server) -> None:
 @pytest.mark.parametrize("version", ["3.8", "3.9"])
 def test_old_python_is_enough(tmp_path: Path, server: Server, version: str) -> None:
     """The file runs with an old Python, from the tool's run to the accepted report and to the mail."""
-    roots = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [shutil.which(f"python{version}"), *map(str, roots.glob(f"{version}.*/bin/python{version}"))]
-    works = [
-        each
-        for each in candidates
-        if each and not subprocess.run([each, "-V"], capture_output=True, check=False).returncode
-    ]
-    if not works:
+    python = interpreter(version)
+    if python is None:
         pytest.skip(f"python{version} is not installed")
-    machine = Machine(tmp_path, works[0])
+    machine = Machine(tmp_path, str(python))
     machine.script("debsecan", f'echo "{OUTPUT.strip()}"')
     sendmail = machine.script("sendmail", "cat > $D/mail")
     server.start()
