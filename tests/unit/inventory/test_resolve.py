@@ -264,8 +264,8 @@ def test_a_look_up_has_a_time_limit(gate: threading.Event) -> None:
     assert resolve(Lookup({V4: gate}), ipv6=False, time_limit=LIMIT) == Resolution(
         (), failed("IPv4", "no answer in 0.01 s")
     )
-    assert resolve(Lookup({V4: ["192.0.2.1"], V6: gate}), time_limit=LIMIT) == Resolution(
-        ("192.0.2.1",), failed("IPv6", "no answer in 0.01 s")
+    assert resolve(Lookup({V4: ["192.0.2.1"], V6: gate}), time_limit=1.0) == Resolution(  # the first one needs a thread
+        ("192.0.2.1",), failed("IPv6", "no answer in 1 s")
     )
 
 
