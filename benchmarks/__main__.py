@@ -1,6 +1,6 @@
 """portspec beside its peers, alternately, in the lab: what each took and found, as tables in Markdown.
 
-    python -m benchmarks [--runs N] [connect] [syn] [names] [forging] [large] [exposition] [kill] [soak] [reports]
+    python -m benchmarks [--runs N] [PART …]
 
 Without a name all of them run. Times are seconds, medians; "scan" is the scanner's own figure (duration_seconds of
 `portspec scan --json`, "scanned in … seconds" of nmap, the process less its final wait for masscan), "process" is the
@@ -18,14 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import connect, exposition, forging, kill, names, reports, soak, syn
+from benchmarks import connect, exposition, forging, kill, names, reports, rules, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "reports")
+PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "reports", "rules")
 _IN_LAB = {"connect", "syn", "names", "forging", "large"}
 
 
@@ -51,6 +51,8 @@ def main() -> int:
         soak.report()
     if "reports" in chosen:
         reports.report()
+    if "rules" in chosen:
+        rules.report()
     return 0 if is_exact else 1
 
 

@@ -35,11 +35,11 @@ class Share(NamedTuple):
 
 
 def vulnerabilities_of(audit: AuditState) -> Share:
-    """Give package, version, id and severity of the vulnerabilities that count, the worst first."""
+    """Give package, version, id, severity and fixed versions of the vulnerabilities that count, the worst first."""
     found: dict[Labels, Labels] = {}
     for item in audit.vulnerabilities:
-        found.setdefault((item.package, item.version, item.id), (item.severity.value,))
-    return _fitted(audit.host, ((*key, *severity) for key, severity in found.items()), MAX_VULNERABILITY_BYTES)
+        found.setdefault((item.package, item.version, item.id), (item.severity.value, ", ".join(item.fixed_in)))
+    return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
 
 
 def listeners_of(audit: AuditState) -> Share:
@@ -97,7 +97,7 @@ def _surely_fits(audit: AuditState) -> bool:
         return False
     longest = MAX_LABEL // _WIDEST
     for item in found:
-        lengths = len(item.package), len(item.version), len(item.id)
+        lengths = len(item.package), len(item.version), len(item.id), len(", ".join(item.fixed_in))
         room -= _WIDEST * sum(lengths)
         if max(lengths) > longest:
             return False

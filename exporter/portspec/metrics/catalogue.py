@@ -83,6 +83,14 @@ PORT_SCAN_INTERVAL = Metric(
 )
 PORT_HOST_INFO = Metric("port_host_info", "gauge", "1, with the labels that conf.yml gives the host.", ("host",))
 
+PORT_SERVICE_NAME_INFO = Metric(
+    "port_service_name_info",
+    "gauge",
+    "1 for each port that deviates or has an exception at any host, with the usual name of its service; absent for a "
+    "port without one.",
+    ("port", "service_name"),
+)
+
 _AS_REPORTED = "as of the last accepted report of the host"
 AUDIT_REPORT_TIMESTAMP = Metric(
     "audit_report_timestamp_seconds",
@@ -109,8 +117,9 @@ AUDIT_VULNERABILITIES = Metric(
 AUDIT_VULNERABILITY = Metric(
     "audit_vulnerability",
     "gauge",
-    f"1 for each vulnerability of a package that is not excepted, {_AS_REPORTED}; absent otherwise.",
-    ("host", "package", "version", "id", "severity"),
+    f"1 for each vulnerability of a package that is not excepted, {_AS_REPORTED}; absent otherwise. fixed_version is "
+    "empty where the tool names none.",
+    ("host", "package", "version", "id", "severity", "fixed_version"),
 )
 PORT_LISTENER_INFO = Metric(
     "port_listener_info",

@@ -14,6 +14,7 @@ from portspec.metrics.block import Block, Gzip
 from portspec.metrics.families import AUDITS, PORTS
 from portspec.metrics.own import own_families, probe_families
 from portspec.metrics.render import Renderer
+from portspec.metrics.servicenames import ServiceNames
 from portspec.snapshot import HostTable
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Exposition:
         self._snapshot = snapshot
         self._status = status
         self._ports, self._audits = Renderer(PORTS, series_budget), Renderer(AUDITS, series_budget)
+        self._service_names = ServiceNames()
         self._gzip = Gzip()
         self._turn = threading.Lock()
         self._process = CollectorRegistry(auto_describe=False)
@@ -79,7 +81,8 @@ class Exposition:
         with self._turn:
             snapshot = self._snapshot()
             families, dropped = self._render(snapshot)
-            own = (*own_families(snapshot, self._status(), dropped), *self._process.collect())
+            services = self._service_names.of(snapshot.hosts)
+            own = (*own_families(snapshot, self._status(), dropped, services), *self._process.collect())
             return _page(own, families, names, accept, accept_encoding, self._gzip)
 
     def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[Block]]], int]:

@@ -169,8 +169,9 @@ def _severities(state: AuditState) -> Samples:
 
 
 def _vulnerabilities(state: AuditState) -> Samples:
-    for package, version, name, severity in vulnerabilities_of(state).series:
-        yield {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}, 1
+    for package, version, name, severity, fixed_version in vulnerabilities_of(state).series:
+        labels = {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}
+        yield {**labels, "fixed_version": fixed_version}, 1
 
 
 def _listeners(state: AuditState) -> Samples:

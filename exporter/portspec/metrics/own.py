@@ -9,6 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from portspec import __version__
 from portspec.metrics import catalogue as m
+from portspec.metrics.servicenames import named, ports_of
+from portspec.ports import spell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     Samples = Iterable[tuple[Sequence[str], float]]
 
 
-def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int) -> Iterator[Family]:
-    """Give the families of the exporter itself."""
+def own_families(
+    snapshot: Snapshot, status: ServiceStatus, series_dropped: int, service_names: Iterable[tuple[int, str]]
+) -> Iterator[Family]:
+    """Give the families of the exporter itself, and those of all hosts together."""
     shard = status.shard
     yield _family(m.BUILD_INFO, [((__version__, platform.python_version()), 1)])
     yield _family(m.ENGINE_INFO, [((status.engine,), 1)])
@@ -46,6 +50,7 @@ def own_families(snapshot: Snapshot, status: ServiceStatus, series_dropped: int)
         (m.STORE_DROPPED, status.store.dropped),
     ):
         yield _family(metric, [((), value)])
+    yield from _service_names(service_names)
     if status.canary_seen is not None:
         yield _family(m.CANARY_SEEN, [((), status.canary_seen)])
     if report := status.reportfile:
@@ -79,6 +84,12 @@ def probe_families(state: HostState, duration: float, series_dropped: int) -> It
         (m.SERIES_DROPPED, series_dropped),
     ):
         yield _family(metric, [((), value)])
+    yield from _service_names(named(ports_of(state)))
+
+
+def _service_names(names: Iterable[tuple[int, str]]) -> Iterator[Family]:
+    if samples := [((spell(port), name), 1) for port, name in names]:
+        yield _family(m.PORT_SERVICE_NAME_INFO, samples)
 
 
 def _family(metric: m.Metric, samples: Samples) -> Family:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lines of /metrics
 from __future__ import annotations
 
 from dataclasses import replace
@@ -294,10 +295,10 @@ audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
 audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0
 audit_vulnerabilities{host="bad \"1\"",severity="unknown"} 1.0
 # TYPE audit_vulnerability gauge
-audit_vulnerability{host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
-audit_vulnerability{host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
-audit_vulnerability{host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
-audit_vulnerability{host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
+audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
+audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
+audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
+audit_vulnerability{fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
 # TYPE port_listener_info gauge
 port_listener_info{host="bad \"1\"",port="22",process="",user=""} 1.0
 port_listener_info{host="bad \"1\"",port="443",process="haproxy",user="root"} 1.0

@@ -202,7 +202,14 @@ def test_labels_survive_quotes_backslashes_and_newlines() -> None:
         (labels,) = [dict(labels) for name, labels in samples(accept) if ("nasty", NASTY) in labels]
         assert labels == {"host": "good", "nasty": NASTY, "site": "here"}
         (labels,) = [dict(labels) for _, labels in samples(accept) if ("package", NASTY) in labels]
-        assert labels == {"host": "cut off", "package": NASTY, "version": "é😀\\", "id": NASTY, "severity": "low"}
+        assert labels == {
+            "host": "cut off",
+            "package": NASTY,
+            "version": "é😀\\",
+            "id": NASTY,
+            "severity": "low",
+            "fixed_version": "",
+        }
         (labels,) = [dict(labels) for _, labels in samples(accept) if ("process", NASTY) in labels]
         assert labels == {"host": "good", "port": "22", "process": NASTY, "user": ""}
 

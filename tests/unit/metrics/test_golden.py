@@ -114,6 +114,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     series: set[tuple[str, ...]] = set()
     for one in every_one:
         labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
+        labels["fixed_version"] = ", ".join(one.fixed_in)
         short = {name: shortened(value) for name, value in labels.items()}
         series.add(tuple(short.values()))
         yield "audit_vulnerability", short, 1
