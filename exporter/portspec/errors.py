@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,25 @@ class ConfigError(PortspecError):
 
 
 def printable(line: str) -> str:
-    """Escape what would break the line, move the cursor or not be seen: a message quotes what others wrote."""
-    if line.isprintable():
+    """Escape what would break the line, move the cursor, change the direction of writing or not be seen.
+
+    A message quotes what others wrote.
+    """
+    if is_printable(line):
         return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(c if is_printable(c) else c.encode("unicode_escape").decode() for c in line)
+
+
+def is_printable(line: str) -> bool:
+    """Tell whether printable() leaves a text as it is."""
+    return line.isprintable() and (line.isascii() or not _UNSEEN.search(line))
+
+
+# What nobody sees and Python takes for printable all the same: the letters and marks among the code points that
+# Unicode calls Default_Ignorable, and the empty pattern of Braille.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def why(error: OSError) -> str:

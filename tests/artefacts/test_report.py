@@ -68,5 +68,5 @@ def test_report_in_each_form(form: str, name: str) -> None:
 
 def test_report_as_a_mail() -> None:
     """The daily mail is the same as ever, to the letter."""
-    subject, body = mail_report(fleet(), SETTINGS, NOW)
-    compare("mail.txt", f"Subject: {subject}\n\n{body}")
+    outcome, body = mail_report(fleet(), SETTINGS, NOW)
+    compare("mail.txt", f"Outcome: {outcome}\n\n{body}")

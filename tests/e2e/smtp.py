@@ -50,7 +50,7 @@ class Mail:
     @property
     def text(self) -> str:
         """Its body."""
-        body = self.message.get_body()
+        body = self.message.get_body(("plain", "html"))
         assert body is not None
         return str(body.get_content()).replace("\r\n", "\n")
 

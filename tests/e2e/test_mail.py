@@ -170,7 +170,8 @@ def check(mails: list[Mail], host: str = HOST) -> None:
         assert (mail.sender, mail.user) == (SENDER, USER)
         assert mail.message["To"] == mail.recipients[0]
         assert mail.message["From"] == f"PortSpec <{SENDER}>"
-        assert mail.message["Subject"] == f"PortSpec Alert [{host}]"
+        assert mail.message["X-PortSpec-Alert"] == f"PortSpec Alert [{host}]"
+        assert mail.message["Subject"].startswith(f"[portspec] {host}: ")
         assert mail.message["Auto-Submitted"] == "auto-generated"
         assert mail.message["Date"].datetime is not None
         assert not mail.message.defects
@@ -197,11 +198,11 @@ def test_each_change_is_one_mail_to_each_recipient(network: Lab, server: MailSer
         check(opened)
         for mail in opened:
             assert f"{HOST} is out of specification." in mail.text
-            unexpected = mail.text.partition("Unexpected:\n")[2].splitlines()[0]
-            assert f"{ADDRESS}  {PORT}" in unexpected
-            assert "  open  since " in unexpected
-            assert f"Desired ports: {EXPECTED}\nOpen ports:    {EXPECTED}, {PORT}\n" in mail.text
-            assert re.search(r"Scanned: +[-0-9]+ [:0-9]+ UTC \([-0-9: ]+ CET\)", mail.text)
+            unexpected = mail.text.partition("Open, not expected\n")[2].splitlines()
+            assert re.fullmatch(rf"- {PORT}( \(.*\))? on {re.escape(ADDRESS)}", unexpected[0])
+            assert unexpected[1].startswith("  first seen ")
+            assert f"Expected ports: {EXPECTED}\nOpen ports: {EXPECTED}, {PORT}\n" in mail.text
+            assert re.search(r"Scanned: [-0-9]+ [:0-9]+ UTC \([-0-9: ]+ CET\)", mail.text)
         service.wait_for_rounds(int(first + ROUNDS / 2 - service.value("portspec_scan_rounds_total")))
         assert len(server.mails()) == 3
 
@@ -209,8 +210,9 @@ def test_each_change_is_one_mail_to_each_recipient(network: Lab, server: MailSer
         closed = wait_for_mails(server, 6)
         check(closed)
         for mail in closed:
-            assert f"{HOST} is in specification again." in mail.text
-            assert f"{ADDRESS}  {PORT}" in mail.text.partition("No longer so:\n")[2].splitlines()[0]
+            assert f"{HOST} is in specification again, after " in mail.text
+            over = mail.text.partition("What was wrong\n")[2].splitlines()[0]
+            assert re.fullmatch(rf"- {PORT}( \(.*\))? on {re.escape(ADDRESS)}: no longer open", over)
         assert len(threads(opened + closed)) == 1
         assert len({mail.identity for mail in opened + closed}) == 6
 
@@ -237,8 +239,9 @@ def test_end_of_a_deviation_is_mailed_though_the_host_is_scanned_once_a_day(
         closed = wait_for_mails(server, 6)
         check(closed)
         for mail in closed:
-            assert f"{HOST} is in specification again." in mail.text
-            assert f"{ADDRESS}  {PORT}" in mail.text.partition("No longer so:\n")[2].splitlines()[0]
+            assert f"{HOST} is in specification again, after " in mail.text
+            over = mail.text.partition("What was wrong\n")[2].splitlines()[0]
+            assert re.fullmatch(rf"- {PORT}( \(.*\))? on {re.escape(ADDRESS)}: no longer open", over)
         assert service.value("portspec_scan_rounds_total") == 1
         assert service.value("portspec_rechecks_total") >= 1
 
@@ -269,11 +272,15 @@ def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(
         assert service.value("portspec_mails_sent_total") == len(server.mails())
     found = {mail.identity: mail for mail in server.mails()}
     for recipient in RECIPIENTS:
-        told = [mail.text.partition("\n")[0].strip() for mail in found.values() if mail.recipients == (recipient,)]
+        told = [
+            re.sub(r"(, after .*)?\.$", "", mail.text.splitlines()[0])
+            for mail in found.values()
+            if mail.recipients == (recipient,)
+        ]
         assert told == [
-            f"{HOST} is out of specification.",
-            f"{HOST} is still out of specification, in another way than before.",
-            f"{HOST} is in specification again.",
+            f"{HOST} is out of specification",
+            f"{HOST} is out of specification in another way than before",
+            f"{HOST} is in specification again",
         ]
     assert only_says_hello(server.clear)
 
@@ -336,7 +343,7 @@ def test_portspec_stands_in_for_alertmanager(network: Lab, server: MailServer, t
             assert service.value("portspec_mail_outbox") == 0
         opened = wait_for_mails(server, 3)
         check(opened)
-        assert all(f"{ADDRESS}  {PORT}" in mail.text for mail in opened)
+        assert all(re.search(rf"(?m)^- {PORT}( \(.*\))? on {re.escape(ADDRESS)}$", mail.text) for mail in opened)
         service.wait_for_rounds(2)
         assert len(server.mails()) == 3
         network.open_port(ADDRESS, OTHER)  # what changes is told, too

@@ -151,12 +151,12 @@ class ReportMail:
     def _letters(self, recipients: Sequence[str], now: float) -> dict[str, bytes]:
         """Write the mail to each recipient."""
         snapshot = self._snapshot()
-        subject, body = mail_report(snapshot, self.settings, now)
+        outcome, body = mail_report(snapshot, self.settings, now)
         page = _page(snapshot, self.settings, now)
         if page is None:
             body += "\nThe whole report is too large for a mail: see reportfile, or `portspec report`.\n"
         return {
-            recipient: report_letter(subject, body, page, sender=self.mail.sender, recipient=recipient, now=now)
+            recipient: report_letter(outcome, body, page, sender=self.mail.sender, recipient=recipient, now=now)
             for recipient in recipients
         }
 

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from portspec import log
 from portspec.errors import NoThreadError
+from portspec.notify.content import Links
+from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
+from portspec.notify.holders import with_holders
 from portspec.notify.letter import MAX_SINGLE, digest, letter, trouble_letter
 from portspec.notify.smtp import DeliveryError, Reason, Session
-from portspec.notify.story import WATCHED_BY_OTHERS, decode_notice, decode_story, encode_notice, encode_story, tell
+from portspec.notify.story import WATCHED_BY_OTHERS, tell
 from portspec.notify.watch import EVERY, Watch
 from portspec.store import StoreError, outbox
 from portspec.threads import in_daemon_thread
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from portspec.audit.state import AuditState
     from portspec.config import MailConfig
-    from portspec.notify.story import Notice, Story
+    from portspec.notify.notice import Notice
+    from portspec.notify.story import Story
     from portspec.snapshot import HostState
     from portspec.store import Store
     from portspec.store.outbox import Letter, NoticeRow
@@ -73,7 +78,8 @@ class Mailer:
     """Tells `mail.recipients` of hosts whose verdict changes.
 
     `under_way` tells of which intervals a round is under way (None: scans beside the rounds), and how many have ended
-    before, and `states` gives the hosts as they are now. `wall_clock` gives Unix seconds; what waits does so by it, and
+    before, and `states` gives the hosts as they are now. `audit` gives the last audit of a host, if it sends any, and
+    `links` where mails lead to. `wall_clock` gives Unix seconds; what waits does so by it, and
     so over a restart. `counts` are those of a mailer with other settings.
     """
 
@@ -84,6 +90,8 @@ class Mailer:
         *,
         under_way: Callable[[], Mapping[float | None, int]],
         states: Callable[[], Mapping[str, HostState]],
+        audit: Callable[[str], AuditState | None] = lambda _: None,
+        links: Callable[[], Links] = Links,
         counts: Counts | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +100,8 @@ class Mailer:
         self._under_way = under_way
         self._awaited: dict[str, Round] = {}  # by host, what was under way when its notice was seen first
         self._states = states
+        self._audit = audit
+        self._links = links
         self._wall_clock = wall_clock
         self._watch = (
             Watch(mail.alertmanager, patience=mail.fallback_after)
@@ -126,6 +136,7 @@ class Mailer:
         """Have states written with what is to be told to those who know a story."""
         try:
             told, notice = tell(story, after, self._wall_clock(), self.mail.remind)
+            notice = notice and with_holders(notice, after, self._audit(after.host))
             documents = encode_story(told), encode_notice(notice) if notice else None
         except Exception:  # noqa: BLE001 - no fault here may end a scan
             _log.exception("what is to be told of a host cannot be told", host=after.host)
@@ -223,14 +234,14 @@ class Mailer:
             except ValueError as error:
                 _log.error("a notice cannot be read and is left out", host=row.host, why=str(error))
         is_storm = len({notice.host for _, notice in found}) > MAX_SINGLE
-        sender = self.mail.sender
+        sender, links = self.mail.sender, self._links()
         for recipient in self.mail.recipients:
             if is_storm:
                 every = [notice for _, notice in found]
-                yield recipient, digest(every, found[0][0], sender=sender, recipient=recipient, now=now)
+                yield recipient, digest(every, found[0][0], sender=sender, recipient=recipient, now=now, links=links)
             else:
                 for number, notice in found:
-                    yield recipient, letter(notice, number, sender=sender, recipient=recipient, now=now)
+                    yield recipient, letter(notice, number, sender=sender, recipient=recipient, now=now, links=links)
 
     async def _deliver(self, letters: Iterable[Letter]) -> None:
         """Send mails over one connection."""

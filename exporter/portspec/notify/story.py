@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import enum
-import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
+from portspec.notify.notice import Acceptance, End, Gap, Line, News, Notice
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.verdict import Kind, Verdict, in_force
@@ -15,36 +15,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from portspec.config import PortException
-    from portspec.snapshot import HostState
+    from portspec.snapshot import HostState, ScanResult
 
 UNKNOWN_SCANS: Final = 2  # in a row, before somebody is bothered: names fail to resolve for a moment,
 UNKNOWN_FOR: Final = 300.0  # seconds, and where the interval is longer so long, too: the first tries come soon
-_END_OF_TIME = 253_402_300_800.0 - 86_400  # Unix seconds; a day less, for local time may be ahead
 EXPIRES_SOON: Final = 3 * 86_400.0  # seconds before the end of an exception that covers a deviation
-
-
-class News(enum.StrEnum):
-    """What a mail about a host may be for."""
-
-    OUT_OF_SPEC = "out_of_spec"
-    DIFFERENT = "different"
-    IN_SPEC = "in_spec"
-    UNKNOWN = "unknown"
-    REMINDER = "reminder"
-    EXPIRING = "expiring"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Ports of an address that deviate in one way since a time, in Unix seconds.
+    """Ports of an address that deviate in one way since a time, in Unix seconds, and were last `seen` so at another.
 
-    Of a host that is looked up by name it may be several addresses, "192.0.2.1, 192.0.2.2".
+    Of a host that is looked up by name it may be several addresses, "192.0.2.1, 192.0.2.2". `seen` is 0 if that is not
+    known.
     """
 
     address: str
     kind: Kind
     ports: PortSet
     since: float
+    seen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +42,8 @@ class Story:
     """What the recipients know of a host; without anything told it is as good as in specification.
 
     `told_at` is when they were last written to. `unknown_scans` counts those in a row until now, the last one of
-    `unknown_at`, the first one of `unknown_since`. `expiring` are the ends of exceptions that they know of. Times are
-    Unix seconds.
+    `unknown_at`, the first one of `unknown_since`. `expiring` are the ends of exceptions that they know of. The host
+    has not been in specification `since` then, and was told as unknown for a `reason`. Times are Unix seconds.
     """
 
     told: Verdict = Verdict.IN_SPEC
@@ -63,43 +53,13 @@ class Story:
     unknown_at: float = 0.0
     unknown_since: float = 0.0
     expiring: tuple[float, ...] = ()
+    since: float = 0.0
+    reason: str = ""
 
 
 NOTHING_TOLD: Final = Story()
 #: Of a host that is unknown now, once is enough: somebody else has watched it until now.
 WATCHED_BY_OTHERS: Final = Story(unknown_scans=UNKNOWN_SCANS - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Ports of an address with the state they were found in: a line of a mail. `since` is a Unix time."""
-
-    address: str
-    kind: str
-    state: str
-    ports: str
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What to tell of a host, as of a Unix time: all that a mail says.
-
-    `over` is what was told and is no more. `since` is when the present trouble began. While the host `is_unknown` the
-    rest is as of when it was last seen. `expiring` are ports, end, reason and owner of exceptions.
-    """
-
-    host: str
-    news: News
-    at: float
-    expected: str
-    open: str
-    lines: tuple[Line, ...] = ()
-    over: tuple[Line, ...] = ()
-    since: float | None = None
-    reason: str = ""
-    is_unknown: bool = False
-    expiring: tuple[tuple[str, float, str, str], ...] = ()
 
 
 def tell(story: Story, state: HostState, now: float, remind: float) -> tuple[Story, Notice | None]:
@@ -115,87 +75,42 @@ def tell(story: Story, state: HostState, now: float, remind: float) -> tuple[Sto
         if failure and failure.reason is Reason.CANARY and not state.target.config.is_canary:
             return story, None  # a mail about the canary says so, in place of one about each host
         return _tell_unknown(story, state, now, remind)
-    story = replace(story, unknown_scans=0, unknown_at=0.0, unknown_since=0.0)
-    findings = _findings(story.findings, state, latest.seen_at)
-    known, found = _extent(story.findings, state), _extent(findings, state)
-    news = None
+    findings = _findings(story.findings, state, latest, now)
+    if news := _news(story, findings, state, now, remind):
+        return _tell_verdict(story, state, news, findings, now)
+    return _tell_expiring(replace(_seen(story), findings=findings), state, now)
+
+
+def _news(story: Story, findings: tuple[Finding, ...], state: HostState, now: float, remind: float) -> News | None:
+    """Give what a scan that reached a verdict is for."""
+    if not findings:
+        return None if story.told is Verdict.IN_SPEC else News.IN_SPEC
+    if story.told is not Verdict.OUT_OF_SPEC:
+        return News.OUT_OF_SPEC
+    if _extent(story.findings, state) != _extent(findings, state):
+        return News.DIFFERENT
+    return News.REMINDER if _is_due(story, now, remind) else None
+
+
+def _tell_verdict(
+    story: Story, state: HostState, news: News, findings: tuple[Finding, ...], now: float
+) -> tuple[Story, Notice]:
+    over = tuple(_over(story.findings, findings, state))
+    notice = _notice(state, news, findings)
+    lapsed = tuple(_lapsed(state, findings, notice.at, now))
+    notice = replace(notice, over=over, gap=_gap(story), lapsed=lapsed, accepted=tuple(_accepted(state, over, now)))
+    began = _began(story, findings)
+    told = replace(_seen(story), told_at=now, findings=findings, reason="")
     if findings:
-        if story.told is not Verdict.OUT_OF_SPEC:
-            news = News.OUT_OF_SPEC
-        elif known != found:
-            news = News.DIFFERENT
-        elif _is_due(story, now, remind):
-            news = News.REMINDER
-    elif story.told is not Verdict.IN_SPEC:
-        news = News.IN_SPEC
-    if news:
-        told = Verdict.OUT_OF_SPEC if findings else Verdict.IN_SPEC
-        over = _over(story.findings, findings, state)
-        return (
-            replace(story, told=told, told_at=now, findings=findings),
-            _notice(state, news, findings, over),
-        )
-    return _tell_expiring(story, state, now)
+        return replace(told, told=Verdict.OUT_OF_SPEC, since=began), notice
+    # what conf.yml ended has ended now, and not when the host was last scanned
+    ended = now if over and all(line.end != End.CHANGED for line in over) else notice.at
+    return replace(told, told=Verdict.IN_SPEC, since=0.0), replace(notice, since=began or None, until=ended)
 
 
-def encode_story(story: Story) -> str | None:
-    """Write a story; None for one that says nothing."""
-    if story == NOTHING_TOLD:
-        return None
-    findings = [(item.address, item.kind.value, str(item.ports), item.since) for item in story.findings]
-    return json.dumps({**asdict(replace(story, findings=())), "findings": findings}, separators=(",", ":"))
-
-
-def decode_story(document: str | None) -> Story:
-    """Read a story; what cannot be read is as good as none, so that more is told rather than less."""
-    try:
-        plain = json.loads(document or "null")
-        if plain is None:
-            return NOTHING_TOLD
-        findings = tuple(
-            Finding(_text(address), Kind(kind), _ports(_text(ports)), _time(since))
-            for address, kind, ports, since in plain["findings"]
-        )
-        return Story(
-            Verdict(plain["told"]),
-            _time(plain["told_at"]),
-            findings,
-            int(_time(plain["unknown_scans"])),
-            _time(plain["unknown_at"]),
-            _time(plain["unknown_since"]),
-            tuple(map(_time, plain["expiring"])),
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return NOTHING_TOLD
-
-
-def encode_notice(notice: Notice) -> str:
-    """Write a notice."""
-    return json.dumps(asdict(notice), separators=(",", ":"))
-
-
-def decode_notice(document: str) -> Notice:
-    """Read a notice. Raises ValueError, whatever the document is."""
-    try:
-        plain = json.loads(document)
-        return Notice(
-            host=_text(plain["host"]),
-            news=News(plain["news"]),
-            at=_time(plain["at"]),
-            expected=_text(plain["expected"]),
-            open=_text(plain["open"]),
-            lines=tuple(map(_line, plain["lines"])),
-            over=tuple(map(_line, plain["over"])),
-            since=None if plain["since"] is None else _time(plain["since"]),
-            reason=_text(plain["reason"]),
-            is_unknown=plain["is_unknown"] is True,
-            expiring=tuple(
-                (_text(ports), _time(until), _text(reason), _text(owner))
-                for ports, until, reason, owner in plain["expiring"]
-            ),
-        )
-    except (TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+def _seen(story: Story) -> Story:
+    """Give a story without the scans that reached no verdict."""
+    return replace(story, unknown_scans=0, unknown_at=0.0, unknown_since=0.0)
 
 
 def _tell_unknown(story: Story, state: HostState, now: float, remind: float) -> tuple[Story, Notice | None]:
@@ -210,7 +125,10 @@ def _tell_unknown(story: Story, state: HostState, now: float, remind: float) -> 
     if story.unknown_scans < UNKNOWN_SCANS or is_brief or not (is_new or _is_due(story, now, remind)):
         return story, None
     notice = _notice(state, News.UNKNOWN if is_new else News.REMINDER, story.findings)
-    return replace(story, told=Verdict.UNKNOWN, told_at=now), replace(notice, since=since, is_unknown=True)
+    failure = latest.judgement.failure
+    story = replace(story, told=Verdict.UNKNOWN, told_at=now, since=_began(story, story.findings))
+    story = replace(story, reason=failure.reason.value if failure else "")
+    return story, replace(notice, since=since, is_unknown=True)
 
 
 def _tell_expiring(story: Story, state: HostState, now: float) -> tuple[Story, Notice | None]:
@@ -227,36 +145,78 @@ def _tell_expiring(story: Story, state: HostState, now: float) -> tuple[Story, N
     if is_known:
         return story, None
     notice = _notice(state, News.EXPIRING, story.findings)
-    return story, replace(notice, expiring=tuple(_expiring(soon, covered)), since=None)
+    return story, replace(notice, expiring=tuple(_acceptances(soon, covered)), since=None)
 
 
-def _expiring(exceptions: Iterable[PortException], covered: PortSet) -> Iterator[tuple[str, float, str, str]]:
+def _acceptances(exceptions: Iterable[PortException], ports: PortSet) -> Iterator[Acceptance]:
+    """Say which of some ports are accepted by which exceptions, by their ends."""
     for item in sorted(exceptions, key=lambda item: item.until):
-        yield str(item.ports & covered), item.until, item.reason, item.owner
+        if covered := item.ports & ports:
+            yield Acceptance(str(covered), item.until, item.reason, item.owner)
+
+
+def _accepted(state: HostState, over: Iterable[Line], now: float) -> Iterator[Acceptance]:
+    """Give the exceptions that cover what was told until now."""
+    if any(line.end == End.ACCEPTED for line in over):
+        yield from _acceptances(
+            in_force(state.target.exceptions, now), PortSet.of(item.port for item in state.excepted)
+        )
+
+
+def _lapsed(state: HostState, findings: Iterable[Finding], at: float, now: float) -> Iterator[Acceptance]:
+    """Give the exceptions that ended and covered what is told for the first time, for each port the last one."""
+    new = _union(item.ports for item in findings if item.since >= at)
+    ended = [item for item in state.target.exceptions if item.until <= now]
+    for item in sorted(ended, key=lambda item: item.until, reverse=True):
+        yield from _acceptances([item], new)
+        new = new - item.ports
+
+
+def _began(story: Story, findings: Iterable[Finding]) -> float:
+    """Give since when a host has not been in specification; 0 if nobody knows."""
+    known = [*(item.since for item in findings), *(item.since for item in story.findings), story.unknown_since]
+    return story.since or min(filter(None, known), default=0.0)
+
+
+def _gap(story: Story) -> Gap | None:
+    """Give the scans that could not see a host which was told as unknown."""
+    if story.told is not Verdict.UNKNOWN or not story.unknown_since:
+        return None
+    return Gap(story.unknown_since, story.unknown_at, story.reason)
 
 
 def _is_due(story: Story, now: float, remind: float) -> bool:
     return remind > 0 and not 0 <= now - story.told_at < remind
 
 
-def _findings(told: Iterable[Finding], state: HostState, at: float) -> tuple[Finding, ...]:
-    """Give the deviations of a host: each since when it was told, or since `at` if it was not."""
+def _findings(told: Iterable[Finding], state: HostState, latest: ScanResult, now: float) -> tuple[Finding, ...]:
+    """Give the deviations of a host: each since when it was told; if it was not, since the latest scan.
+
+    What an exception accepted at that time deviates since its end.
+    """
     found: dict[tuple[str, Kind], list[int]] = {}
     addresses: dict[tuple[str, Kind], set[str]] = {}
     for item in state.deviations:
         key = _place(state, item.address), item.kind
         found.setdefault(key, []).append(item.port)
         addresses.setdefault(key, set()).add(item.address)
+    scanned = {item.address: item.scanned for item in latest.addresses if item.is_usable}
+    at = latest.seen_at
     findings: list[Finding] = []
     for (place, kind), numbers in found.items():
         ports = PortSet.of(numbers)
         spelled = ", ".join(sorted(addresses[place, kind]))
+        seen = _union(scanned.get(address, NO_PORTS) for address in addresses[place, kind])
         for old in told:
             if (_place(state, old.address), old.kind) == (place, kind) and (same := old.ports & ports):
-                findings.append(replace(old, address=spelled, ports=same))
+                findings.append(replace(old, address=spelled, ports=same, seen=at if same <= seen else old.seen))
                 ports = ports - same
+        for ended in sorted(state.target.exceptions, key=lambda item: item.until, reverse=True):
+            if at < ended.until <= now and (lapsed := ports & ended.ports):
+                findings.append(Finding(spelled, kind, lapsed, ended.until, at))
+                ports = ports - lapsed
         if ports:
-            findings.append(Finding(spelled, kind, ports, at))
+            findings.append(Finding(spelled, kind, ports, at, at))
     return tuple(findings)
 
 
@@ -275,27 +235,53 @@ def _extent(findings: Iterable[Finding], state: HostState) -> dict[tuple[str, Ki
 
 
 def _over(told: Iterable[Finding], findings: Iterable[Finding], state: HostState) -> Iterator[Line]:
-    """Give what was told and is no more."""
+    """Give what was told and is no more, and how it ended."""
     left = _extent(findings, state)
     for item in told:
         if gone := item.ports - left.get((_place(state, item.address), item.kind), NO_PORTS):
-            yield Line(item.address, item.kind.value, "", str(gone), item.since)
+            for end, ports in _ends(item, gone, state):
+                if ports:
+                    seen = item.seen or None
+                    yield Line(item.address, item.kind.value, "", str(ports), item.since, seen=seen, end=end.value)
 
 
-def _notice(state: HostState, news: News, findings: Iterable[Finding], over: Iterable[Line] = ()) -> Notice:
-    latest, shown = state.latest, state.conclusive or state.latest
+def _ends(finding: Finding, gone: PortSet, state: HostState) -> Iterator[tuple[End, PortSet]]:
+    """Tell how some ports of a finding, that are not as they were told, ended."""
+    place, kind = _place(state, finding.address), finding.kind
+    addresses = state.conclusive.addresses if state.conclusive else ()
+    seen = [item for item in addresses if item.is_usable and _place(state, item.address) == place]
+    accepted = gone & PortSet.of(
+        item.port for item in state.excepted if (_place(state, item.address), item.kind) == (place, kind)
+    )
+    yield End.ACCEPTED, accepted
+    rest = gone - accepted
+    if kind is Kind.UNEXPECTED:
+        specified = rest & _union(item.accepting for item in seen)
+    else:
+        specified = rest - state.target.config.specification.expect
+    yield End.SPECIFIED, specified
+    rest = rest - specified
+    scanned = _union(item.scanned for item in seen)
+    yield End.CHANGED, rest & scanned
+    yield End.UNSCANNED, rest - scanned
+
+
+def _notice(state: HostState, news: News, findings: Iterable[Finding]) -> Notice:
+    latest = state.latest
     failure = latest.judgement.failure if latest else None
+    seen = state.conclusive or (latest if latest and any(item.is_usable for item in latest.addresses) else None)
     lines = tuple(_lines(state, findings))
     return Notice(
         host=state.host,
         news=news,
         at=latest.seen_at if latest else 0.0,
         expected=str(state.target.config.specification.expect),
-        open=str(shown.open_ports) if shown else "none",
+        open=str(seen.open_ports) if seen else "",
         lines=lines,
-        over=tuple(over),
         since=min((line.since for line in lines), default=None),
         reason=f"{failure.reason.value}: {failure.detail}" if failure else "",
+        last_seen=seen.seen_at if seen else None,
+        answers_nothing=bool(state.conclusive) and not failure and not (latest and latest.is_up),
     )
 
 
@@ -308,30 +294,20 @@ def _lines(state: HostState, findings: Iterable[Finding]) -> Iterator[Line]:
         for (address, kind, word), those in ports.items():
             is_of_it = (_place(state, address), kind) == (_place(state, finding.address), finding.kind)
             if is_of_it and (same := those & finding.ports):
-                yield Line(address, kind.value, word, str(same), finding.since)
+                for opened, part in _by_opening(state, finding, same):
+                    yield Line(address, kind.value, word, str(part), finding.since, opened)
 
 
-def _line(plain: Any) -> Line:
-    address, kind, state, ports = (_text(plain[name]) for name in ("address", "kind", "state", "ports"))
-    return Line(address, kind, state, ports, _time(plain["since"]))
+def _by_opening(state: HostState, finding: Finding, ports: PortSet) -> Iterator[tuple[float | None, PortSet]]:
+    """Tell apart the ports that were open before they deviated, as those of an exception, by when they were opened."""
+    if finding.kind is Kind.UNEXPECTED:
+        for began, opened in state.opened:
+            if began < finding.since and (same := ports & opened):
+                yield began, same
+                ports = ports - same
+    if ports:
+        yield None, ports
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - of a document
-    return value
-
-
-def _time(value: Any) -> float:
-    """Take a number that a time may be: before the year 10000, or no date can be made of it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END_OF_TIME:
-        raise ValueError(f"{value!r} is no time")
-    return float(value)
-
-
-def _ports(text: str) -> PortSet:
-    """Read what str() of a PortSet writes."""
-    if text == "all":
-        return PortSet(((1, 65_535),))
-    ranges = (word.strip().partition("-") for word in text.split(",") if word.strip() != "none")
-    return PortSet.of_ranges((int(first), int(last or first)) for first, _, last in ranges)
+def _union(sets: Iterable[PortSet]) -> PortSet:
+    return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in sets))

@@ -16,10 +16,10 @@ MAX_MACHINES: Final = 100  # a mail is to be read
 
 
 def mail_report(snapshot: Snapshot, settings: ReportSettings, now: float) -> tuple[str, str]:
-    """Give subject and body of the daily mail, as of a Unix time."""
+    """Give outcome, for the subject, and body of the daily mail, as of a Unix time."""
     contents = Contents.of(snapshot, settings, now)
     lines = [*head(contents, MAX_MACHINES), "\n", f"As of {phrases.time(now)}.\n"]
-    return f"PortSpec Report [{_outcome(contents)}]", "".join(lines)
+    return _outcome(contents), "".join(lines)
 
 
 def _outcome(contents: Contents) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from portspec import __version__
-from portspec.errors import printable
+from portspec.errors import is_printable, printable
 from portspec.exposure import expose
 from portspec.report import phrases
 from portspec.report.contents import NO_MACHINES, NO_NEED, TITLE, summary_lines
@@ -96,4 +96,4 @@ def _section(machine: Machine, contents: Contents, rows: FindingRows) -> _Sectio
 def _shown(value: Any) -> Any:
     """Make what is shown printable: also half a surrogate pair, which no file could hold."""
     is_text = isinstance(value, str) and not hasattr(value, "__html__")
-    return printable(value) if is_text and not value.isprintable() else value
+    return printable(value) if is_text and not is_printable(value) else value

@@ -134,4 +134,4 @@ def _line(text: str, indent: str, first: str | None = None) -> str:
 
 
 def _shown(text: str) -> str:
-    return text if text.isprintable() else printable(text)
+    return printable(text)

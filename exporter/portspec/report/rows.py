@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity
 from portspec.document import accepting, exception_for
-from portspec.errors import printable
+from portspec.errors import is_printable, printable
 from portspec.report import phrases
 
 if TYPE_CHECKING:
@@ -120,4 +120,4 @@ def _escaped(fields: Sequence[str]) -> Sequence[str]:
 
 def _is_safe(text: str) -> bool:
     """Tell whether a text stays as it is: five searches of C's memchr() and one pass, whatever its length."""
-    return text.isprintable() and not any(letter in text for letter in _SPECIAL)
+    return is_printable(text) and not any(letter in text for letter in _SPECIAL)

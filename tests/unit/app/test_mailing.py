@@ -27,7 +27,7 @@ MAIL: Final[dict[str, Any]] = {
 
 
 class Taken(list[tuple[str, str]]):
-    """Recipients and subjects of the mails that a server took, which is asked in place of a Session."""
+    """Recipients and alerts of the mails that a server took, which is asked in place of a Session."""
 
     def __call__(self, *_: object) -> Self:
         """Begin a dialogue."""
@@ -41,7 +41,7 @@ class Taken(list[tuple[str, str]]):
 
     async def send(self, recipient: str, message: bytes) -> str:
         """Take a mail."""
-        self.append((recipient, str(message_from_bytes(message, policy=policy.default)["Subject"])))
+        self.append((recipient, str(message_from_bytes(message, policy=policy.default)["X-PortSpec-Alert"])))
         return "250 queued"
 
 

@@ -181,7 +181,7 @@ def test_report_is_mailed_to_each_recipient_when_it_is_time(path: Path) -> None:
             assert [message["To"] for message in scene.mailbox.taken] == [A, B]
             (message, _) = scene.mailbox.taken
             assert message["From"].addresses[0].addr_spec == "portspec@example.org"
-            assert str(message["Subject"]).startswith("PortSpec Report [")
+            assert str(message["Subject"]).startswith("[portspec] report: ")
             body, page = message.get_body(("plain",)), next(message.iter_attachments())
             assert body
             assert "shop" in body.get_content()

@@ -95,7 +95,7 @@ def test_every_address_gets_a_test_message(mail_test: Runner) -> None:
     assert [recipient for recipient, _ in mail_test.server.taken] == [A, B, C]
     for recipient, raw in mail_test.server.taken:
         message = email.message_from_bytes(raw, policy=email.policy.default)
-        assert (message["To"], message["Subject"]) == (recipient, "PortSpec Alert [test]")
+        assert (message["To"], message["Subject"]) == (recipient, "[portspec] test mail")
 
 
 def test_address_that_is_refused_is_exit_1(mail_test: Runner) -> None:

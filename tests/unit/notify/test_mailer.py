@@ -15,6 +15,7 @@ import pytest
 from portspec.config import MailConfig
 from portspec.notify import DeliveryError, Mailer, MailStatus, Reason
 from portspec.notify import mailer as module
+from portspec.notify.encoding import decode_notice, encode_notice
 from portspec.notify.mailer import (
     AFTER_STORE_ERROR,
     FIRST_MAIL_PAUSE,
@@ -26,7 +27,6 @@ from portspec.notify.mailer import (
     MAX_PAUSE,
     MAX_REFUSALS,
 )
-from portspec.notify.story import decode_notice, encode_notice
 from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
 from portspec.snapshot import HostState
@@ -57,6 +57,13 @@ def mail_config(*recipients: str, **parts: Any) -> MailConfig:
     """Make the settings of mail."""
     given = {"mode": "on", "server": "smtp.example.org", "port": 587, "tls": "starttls", "sender": "p@example.org"}
     return MailConfig(**{**given, **parts, "recipients": recipients or (A,)})
+
+
+def text_of(mail: EmailMessage) -> str:
+    """Give the text of a mail."""
+    part = mail.get_body(("plain",))
+    assert part
+    return str(part.get_content()).replace("\r\n", "\n")
 
 
 def refused(reason: Reason) -> DeliveryError:
@@ -109,9 +116,9 @@ class Server:
         return "250 queued"
 
     def told(self) -> list[tuple[str, str]]:
-        """Give recipient and subject, without what all have, of the mails since the last call."""
+        """Give recipient and alert, as PortSpec had it in its subject, of the mails since the last call."""
         taken, self.taken = self.taken, []
-        return [(to, str(mail["Subject"]).removeprefix("PortSpec Alert ")) for to, mail in taken]
+        return [(to, str(mail["X-PortSpec-Alert"]).removeprefix("PortSpec Alert ")) for to, mail in taken]
 
 
 class FaultyStore:
@@ -493,9 +500,10 @@ def test_more_hosts_are_one_digest(stage: Stage, server: Server) -> None:
         for of in HOSTS:
             scene.scan(of, 22, 80)
         scene.look()
-        texts = [str(mail.get_content()) for _, mail in server.taken]
+        texts = [text_of(mail) for _, mail in server.taken]
         assert server.told() == [(A, "[12 hosts]"), (B, "[12 hosts]")]
-        assert all(f"\nweb{number}: out of specification" in text for text in texts for number in range(1, 13))
+        names = ", ".join(sorted(f"web{number}" for number in range(1, 13)))
+        assert all(f"\n- 80 (http) open, not expected\n  {names}\n" in text for text in texts)
 
 
 def test_many_mails_are_sent_some_at_a_time(stage: Stage, server: Server) -> None:
@@ -1261,9 +1269,9 @@ def test_reminder_is_sent_after_its_time(stage: Stage, server: Server, clock: Cl
             scene.scan(WEB, 22, 80)
             scene.look()
             clock.now += 1200
-        texts = [str(mail.get_content()) for _, mail in server.taken]
+        texts = [text_of(mail) for _, mail in server.taken]
         assert len(texts) == 2
-        assert "a reminder" in texts[1]
+        assert texts[1].startswith("web1 is still out of specification, for 1 h.")
 
 
 def test_mails_of_a_host_are_one_conversation(stage: Stage, server: Server) -> None:

@@ -10,18 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
+from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
 from portspec.notify.story import (
     EXPIRES_SOON,
     NOTHING_TOLD,
     Finding,
-    Line,
-    News,
-    Notice,
     Story,
-    decode_notice,
-    decode_story,
-    encode_notice,
-    encode_story,
     tell,
 )
 from portspec.ports import ALL_PORTS, PortSet
@@ -86,9 +81,9 @@ def missing(port: str, since: float, state: str = "closed") -> Line:
     return Line(ADDRESS, "missing", state, port, since)
 
 
-def over(line: Line) -> Line:
-    """Make the line that says that another one is no longer so."""
-    return replace(line, state="")
+def over(line: Line, *, seen: float, end: End = End.CHANGED) -> Line:
+    """Make the line that says that another one is no longer so, when that was last seen, and how it ended."""
+    return replace(line, state="", seen=seen, end=end)
 
 
 def test_host_out_of_specification_is_told() -> None:
@@ -101,6 +96,7 @@ def test_host_out_of_specification_is_told() -> None:
         open="80",
         lines=(missing("22", NOW, "filtered"), unexpected("80", NOW)),
         since=NOW,
+        last_seen=NOW,
     )
 
 
@@ -131,12 +127,12 @@ def test_other_deviations_are_told_each_since_its_own_time() -> None:
     assert notice
     assert notice.news is News.DIFFERENT
     assert set(notice.lines) == {unexpected("80", NOW), unexpected("8080", NOW + HOUR), missing("22", NOW + HOUR)}
-    assert notice.over == (over(unexpected("443", NOW)),)
+    assert notice.over == (over(unexpected("443", NOW), seen=NOW),)
     assert (notice.at, notice.since) == (NOW + HOUR, NOW)
     later = host.scan(8080, at=NOW + 2 * HOUR)
     assert later
     assert set(later.lines) == {unexpected("8080", NOW + HOUR), missing("22", NOW + HOUR)}
-    assert later.over == (over(unexpected("80", NOW)),)
+    assert later.over == (over(unexpected("80", NOW), seen=NOW + HOUR),)
     assert later.since == NOW + HOUR
 
 
@@ -166,8 +162,8 @@ def test_each_address_of_a_host_has_its_own_lines() -> None:
     notice = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22, 80]), at=NOW + HOUR)
     assert notice
     assert notice.news is News.DIFFERENT
-    assert notice.lines == (unexpected("80", NOW + HOUR, OTHER_ADDRESS),)
-    assert notice.over == (over(unexpected("80", NOW)),)
+    assert notice.lines == (replace(unexpected("80", NOW + HOUR, OTHER_ADDRESS), opened=NOW),)
+    assert notice.over == (over(unexpected("80", NOW), seen=NOW),)
 
 
 def test_missing_port_that_is_dropped_instead_of_refused_is_no_news() -> None:
@@ -192,7 +188,10 @@ def test_host_that_is_in_specification_again_is_told() -> None:
         at=NOW + HOUR,
         expected="22",
         open="22",
-        over=(over(missing("22", NOW)), over(unexpected("80", NOW))),
+        over=(over(missing("22", NOW), seen=NOW), over(unexpected("80", NOW), seen=NOW)),
+        since=NOW,
+        until=NOW + HOUR,
+        last_seen=NOW + HOUR,
     )
     assert host.scan(22, at=NOW + 3 * DAY) is None
     again = host.scan(22, 80, at=NOW + 4 * DAY)
@@ -214,6 +213,7 @@ def test_host_that_cannot_be_seen_is_told_after_two_scans() -> None:
         since=NOW + HOUR,
         reason=f"no_route: no connection to {ADDRESS}: no_route",
         is_unknown=True,
+        last_seen=NOW,
     )
     assert [host.fail(NOW + hours * HOUR) for hours in range(3, 26)] == [None] * 23
 
@@ -236,7 +236,8 @@ def test_host_that_was_never_seen_is_told_as_unknown() -> None:
     assert host.fail(NOW) is None
     notice = host.fail(NOW + HOUR)
     assert notice
-    assert (notice.news, notice.open, notice.lines) == (News.UNKNOWN, "none", ())
+    assert (notice.news, notice.open, notice.lines) == (News.UNKNOWN, "", ())
+    assert notice.last_seen is None
 
 
 def test_host_that_is_seen_in_between_is_not_unknown_twice_in_a_row() -> None:
@@ -266,7 +267,8 @@ def test_host_that_is_seen_again_in_specification_is_told() -> None:
     host.fail(NOW + HOUR)
     notice = host.scan(22, at=NOW + 2 * HOUR)
     assert notice
-    assert (notice.news, notice.reason, notice.since) == (News.IN_SPEC, "", None)
+    assert (notice.news, notice.reason, notice.since, notice.until) == (News.IN_SPEC, "", NOW, NOW + 2 * HOUR)
+    assert notice.gap == Gap(NOW, NOW + HOUR, "no_route")
 
 
 def test_host_that_is_seen_again_out_of_specification_is_told() -> None:
@@ -282,7 +284,8 @@ def test_host_that_is_seen_again_out_of_specification_is_told() -> None:
     assert notice
     assert notice.news is News.OUT_OF_SPEC
     assert notice.lines == (unexpected("80", NOW),)
-    assert notice.over == (over(unexpected("443", NOW)),)
+    assert notice.over == (over(unexpected("443", NOW), seen=NOW),)
+    assert notice.gap == Gap(NOW + HOUR, NOW + 2 * HOUR, "no_route")
 
 
 def test_one_failure_between_the_same_deviations_is_no_news() -> None:
@@ -390,7 +393,8 @@ def test_exception_that_is_about_to_lapse_is_told_once() -> None:
         at=NOW + HOUR + 1,
         expected="22",
         open="22, 80",
-        expiring=(("80", until, "migration", "ops"),),
+        expiring=(Acceptance("80", until, "migration", "ops"),),
+        last_seen=NOW + HOUR + 1,
     )
     assert [host.scan(22, 80, at=NOW + hours * HOUR) for hours in range(2, 60)] == [None] * 58
 
@@ -448,7 +452,8 @@ def test_deviation_counts_when_its_exception_lapses() -> None:
     host.state = host.state.judged(host.state.target, until)
     notice = host.told(until)
     assert notice
-    assert (notice.news, notice.lines) == (News.OUT_OF_SPEC, (unexpected("80", NOW),))
+    assert (notice.news, notice.lines) == (News.OUT_OF_SPEC, (replace(unexpected("80", until), opened=NOW),))
+    assert notice.lapsed == (Acceptance("80", until),)
     assert host.scan(22, 80, at=until + HOUR) is None
 
 
@@ -458,7 +463,8 @@ def test_exception_for_a_deviation_that_was_told_ends_its_story() -> None:
     host.scan(22, 80, at=NOW)
     notice = host.reload(NOW + HOUR, excepted(exception(80, until=NOW + 30 * DAY)))
     assert notice
-    assert (notice.news, notice.over) == (News.IN_SPEC, (over(unexpected("80", NOW)),))
+    assert (notice.news, notice.over) == (News.IN_SPEC, (over(unexpected("80", NOW), seen=NOW, end=End.ACCEPTED),))
+    assert (notice.accepted, notice.until) == ((Acceptance("80", NOW + 30 * DAY),), NOW + HOUR)
 
 
 def test_deviation_is_told_before_an_exception_is() -> None:
@@ -484,7 +490,7 @@ def test_host_with_every_port_open_is_a_small_story() -> None:
     fewer = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS - PortSet.of([80])), at=NOW + 2 * HOUR)
     assert fewer
     assert fewer.lines == (unexpected("1-79, 81-65535", NOW),)
-    assert fewer.over == (over(unexpected("80", NOW)),)
+    assert fewer.over == (over(unexpected("80", NOW), seen=NOW + HOUR),)
 
 
 # What may happen to a host: a scan that finds ports open and others filtered, one that sees nothing, another look at
@@ -599,16 +605,33 @@ STORIES = st.builds(
     told=st.sampled_from(Verdict),
     told_at=TIMES,
     findings=st.lists(
-        st.builds(Finding, address=TEXTS, kind=st.sampled_from(Kind), ports=PORT_SETS, since=TIMES), max_size=3
+        st.builds(Finding, address=TEXTS, kind=st.sampled_from(Kind), ports=PORT_SETS, since=TIMES, seen=TIMES),
+        max_size=3,
     ).map(tuple),
     unknown_scans=st.integers(0, 10**9),
     unknown_at=TIMES,
     unknown_since=TIMES,
     expiring=st.lists(TIMES, max_size=3).map(tuple),
+    since=TIMES,
+    reason=TEXTS,
 )
-LINES = st.lists(st.builds(Line, address=TEXTS, kind=TEXTS, state=TEXTS, ports=TEXTS, since=TIMES), max_size=3).map(
-    tuple
-)
+SPELLED = PORT_SETS.map(str)
+SOME_TIME = st.none() | TIMES
+LINES = st.lists(
+    st.builds(
+        Line,
+        address=TEXTS,
+        kind=TEXTS,
+        state=TEXTS,
+        ports=SPELLED,
+        since=TIMES,
+        opened=SOME_TIME,
+        seen=SOME_TIME,
+        end=st.sampled_from([*End, "", "of a later version"]).map(str),
+    ),
+    max_size=3,
+).map(tuple)
+ACCEPTANCES = st.lists(st.builds(Acceptance, SPELLED, TIMES, TEXTS, TEXTS), max_size=2).map(tuple)
 NOTICES = st.builds(
     Notice,
     host=TEXTS,
@@ -618,9 +641,18 @@ NOTICES = st.builds(
     open=TEXTS,
     lines=LINES,
     over=LINES,
-    since=st.none() | TIMES,
+    since=SOME_TIME,
     reason=TEXTS,
-    expiring=st.lists(st.tuples(TEXTS, TIMES, TEXTS, TEXTS), max_size=2).map(tuple),
+    is_unknown=st.booleans(),
+    expiring=ACCEPTANCES,
+    last_seen=SOME_TIME,
+    until=SOME_TIME,
+    answers_nothing=st.booleans(),
+    lapsed=ACCEPTANCES,
+    accepted=ACCEPTANCES,
+    gap=st.none() | st.builds(Gap, TIMES, TIMES, TEXTS),
+    holders=st.lists(st.builds(Holder, SPELLED, TEXTS, st.booleans()), max_size=2).map(tuple),
+    audited_at=SOME_TIME,
 )
 
 
@@ -750,7 +782,8 @@ def test_deviation_that_a_recheck_ends_is_told_as_of_then() -> None:
     host.state = host.state.after_recheck([seen(is_open=[22])], NOW + 15 * MINUTE)
     told = host.told(NOW + 15 * MINUTE)
     assert told
-    assert (told.news, told.at, told.over) == (News.IN_SPEC, NOW + 15 * MINUTE, (over(unexpected("80", NOW)),))
+    ended = (over(unexpected("80", NOW), seen=NOW),)
+    assert (told.news, told.at, told.over) == (News.IN_SPEC, NOW + 15 * MINUTE, ended)
     assert host.state.latest is not None
     assert host.state.latest.finished_at == NOW
 

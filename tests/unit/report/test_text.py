@@ -71,8 +71,8 @@ def test_unknown_format_is_refused() -> None:
 
 def test_mail_has_the_numbers_and_what_needs_attention() -> None:
     """The daily mail has a subject that tells how many need attention, the summary, each of them, and no more."""
-    subject, body = mail_report(fleet(), SETTINGS, NOW)
-    assert subject == "PortSpec Report [11 of 12 machines need attention]"
+    outcome, body = mail_report(fleet(), SETTINGS, NOW)
+    assert outcome == "11 of 12 machines need attention"
     assert body.startswith("Machines         12, of which 11 need attention\nPorts            2 out of specification, ")
     assert "\nshop\n  - unexpected 6379: redis-server (user redis)\n  - unexpected 8080: " in body
     assert "\nnew\n  - not scanned yet\n" in body
@@ -87,8 +87,8 @@ def test_mail_names_at_most_100_machines() -> None:
     of = snapshot_of(
         [scanned(target("worst"), seen(is_open=[22]))], [never(f"laptop{number}") for number in range(1, 1201)]
     )
-    subject, body = mail_report(of, ReportSettings(), NOW)
-    assert subject == "PortSpec Report [1,201 of 1,201 machines need attention]"
+    outcome, body = mail_report(of, ReportSettings(), NOW)
+    assert outcome == "1,201 of 1,201 machines need attention"
     assert "\nworst\n  - unexpected 22\n" in body
     assert "\nlaptop99\n" in body
     assert "\nlaptop100\n" not in body
@@ -99,10 +99,10 @@ def test_mail_names_at_most_100_machines() -> None:
 @pytest.mark.parametrize(
     ("audits", "subject"),
     [
-        ([], "PortSpec Report [no machines]"),
-        ([audited("a")], "PortSpec Report [no machine needs attention]"),
-        ([audited("a", age=27 * HOUR)], "PortSpec Report [1 of 1 machine needs attention]"),
-        ([never("a"), audited("b")], "PortSpec Report [1 of 2 machines needs attention]"),
+        ([], "no machines"),
+        ([audited("a")], "no machine needs attention"),
+        ([audited("a", age=27 * HOUR)], "1 of 1 machine needs attention"),
+        ([never("a"), audited("b")], "1 of 2 machines needs attention"),
     ],
 )
 def test_mail_when_there_is_little_to_say(audits: list[object], subject: str) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import CVE, RANKS, Audit, Scope, Severity, Status, Vulnerability
-from portspec.errors import printable
+from portspec.errors import is_printable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -242,7 +242,7 @@ def quote(text: str) -> str:
 
 def plain(text: str) -> str:
     """Give a text as one line without control characters and halves of surrogate pairs, cut to 500 characters."""
-    if len(text) <= _LONGEST and text.isprintable():
+    if len(text) <= _LONGEST and is_printable(text):
         return text.strip()
     text = printable(" ".join(text[: 2 * _LONGEST].split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

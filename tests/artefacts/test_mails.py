@@ -1,0 +1,197 @@
+"""Mails as their readers see them; PORTSPEC_GOLDEN=write writes tests/data/mail anew."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from portspec.audit.model import Audit, Status
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
+from portspec.config import PortException
+from portspec.notify.content import Links
+from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
+from portspec.notify.holders import with_holders
+from portspec.notify.letter import digest, letter, trial_letter, trouble_letter
+from portspec.notify.story import NOTHING_TOLD, tell
+from portspec.ports import PortSet
+from portspec.scan import Failure, Reason
+from portspec.snapshot import HostState
+from tests.unit.factories import result, seen, target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portspec.inventory import Target
+    from portspec.notify.notice import Notice
+    from portspec.scan import AddressObservation
+
+GOLDEN: Final = Path(__file__).parents[1] / "data" / "mail"
+SENDER: Final = "portspec@example.org"
+RECIPIENT: Final = "oncall@example.org"
+LINKS: Final = Links("https://portspec.example.org")
+NIGHT: Final = 1_795_662_303.0  # Thursday 2026-11-26 03:05:03 UTC, 04:05:03 in central Europe
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+SCANNED: Final = (22, 443, 5432, 6379, 8080, 8443)
+DB1: Final = target("db1", expect=[22, 5432], scan=SCANNED, interval=300.0, address="192.0.2.10")
+WWW: Final = replace(target("www.example.org", expect=[22, 443], scan=SCANNED, interval=300.0), address=None)
+REDIS: Final = Listener("tcp", "0.0.0.0", 6379, "redis-server", "redis")  # noqa: S104 - of a made-up host
+
+
+@pytest.fixture(autouse=True)
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be in central Europe."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def audited(at: float, *listeners: Listener) -> AuditState:
+    """Make the last audit of a host."""
+    return AuditState("db1", (), Inspection(at, "debsecan", "0.4", Audit(Status.CLEAN), listeners), at)
+
+
+def accepted(*ports: int, until: float) -> PortException:
+    """Make an exception."""
+    return PortException(("*",), PortSet.of(ports), until, "migration of the shop", "web team")
+
+
+class Host:
+    """A host as the mailer sees it: it is scanned, and what is to be told of it goes through the state file."""
+
+    def __init__(self, of: Target = DB1, audit: AuditState | None = None) -> None:
+        self.state = HostState(of)
+        self.audit = audit
+        self.story = NOTHING_TOLD
+
+    def told(self, now: float) -> Notice | None:
+        """Give what is told of the host as it is."""
+        story, notice = tell(self.story, self.state, now, DAY)
+        self.story = decode_story(encode_story(story))
+        return decode_notice(encode_notice(with_holders(notice, self.state, self.audit))) if notice else None
+
+    def scan(self, at: float, *is_open: int, filtered: tuple[int, ...] = ()) -> Notice | None:
+        """Scan its address, where other ports than these refuse."""
+        address = self.state.target.address or "198.51.100.7"
+        return self._after(at, seen(address, scanned=SCANNED, is_open=is_open, filtered=filtered))
+
+    def silence(self, at: float) -> Notice | None:
+        """Scan it while nothing of it answers."""
+        return self.scan(at, filtered=SCANNED)
+
+    def fail(self, at: float, failure: Failure) -> Notice | None:
+        """Scan it in vain."""
+        self.state = self.state.after(result(self.state.target, at=at, failure=failure))
+        return self.told(at)
+
+    def _after(self, at: float, *addresses: AddressObservation) -> Notice | None:
+        self.state = self.state.after(result(self.state.target, *addresses, at=at))
+        return self.told(at)
+
+
+def compare(name: str, mail: bytes) -> None:
+    """Hold a mail to the file of a name, or write that."""
+    file = GOLDEN / f"{name}.eml"
+    found = mail.decode("ascii").replace("\r\n", "\n")
+    if os.environ.get("PORTSPEC_GOLDEN") == "write":
+        file.write_text(found, encoding="ascii")
+    assert found == file.read_text(encoding="ascii")
+
+
+def compare_told(name: str, notice: Notice | None, *, later: float = 2.0) -> None:
+    """Hold the mail about a host to the file of a name."""
+    assert notice
+    now = notice.at + later
+    compare(name, letter(notice, 1, sender=SENDER, recipient=RECIPIENT, now=now, links=LINKS))
+
+
+def test_a_day_of_a_host() -> None:
+    """Ports open and close, the host dies and comes back; each mail says what is to be known at that time."""
+    host = Host(audit=audited(NIGHT - 26 * HOUR))
+    assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
+    compare_told("a-port-opens", host.scan(NIGHT, 22, 5432, 6379))
+    host.audit = audited(NIGHT + 10 * MINUTE, REDIS)
+    compare_told("a-second-port-opens", host.scan(NIGHT + 15 * MINUTE, 22, 5432, 6379, 8080))
+    assert host.scan(NIGHT + 25 * MINUTE, 22, 5432, 6379, 8080) is None
+    compare_told("one-of-them-closes", host.scan(NIGHT + 30 * MINUTE, 22, 5432, 6379))
+    compare_told("nothing-has-changed-for-a-day", host.scan(NIGHT + 30 * MINUTE + DAY, 22, 5432, 6379))
+    died = NIGHT + DAY + HOUR
+    compare_told("the-host-dies", host.silence(died))
+    assert host.silence(died + 5 * MINUTE) is None
+    compare_told("the-host-comes-back", host.scan(died + 40 * MINUTE, 22, 5432))
+
+
+def test_services_that_stop() -> None:
+    """Ports that refuse are told apart from ports that are silent."""
+    host = Host()
+    assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
+    compare_told("a-service-stops", host.scan(NIGHT, 22))
+    compare_told("a-firewall-changes", host.scan(NIGHT + 5 * MINUTE, filtered=(22, 5432)))
+
+
+def test_exceptions() -> None:
+    """An exception is told before it ends and when it has; an exception that is made ends a story."""
+    until = NIGHT - NIGHT % DAY + 3 * DAY  # the end of a Saturday in UTC
+    host = Host(replace(DB1, exceptions=(accepted(8443, until=until),)))
+    assert host.scan(NIGHT - DAY, 22, 5432, 8443) is None
+    compare_told("an-exception-ends-soon", host.scan(NIGHT + DAY, 22, 5432, 8443))
+    last = until - 4 * MINUTE
+    assert host.scan(last, 22, 5432, 8443) is None
+    host.state = host.state.judged(host.state.target, until)
+    compare_told("an-exception-has-ended", host.told(until + 1), later=5 * MINUTE)
+    host.state = host.state.under(replace(DB1, exceptions=(accepted(8443, until=until + 30 * DAY),)), until + HOUR)
+    compare_told("an-exception-is-made", host.told(until + HOUR), later=HOUR + 5 * MINUTE)
+
+
+def test_names_that_do_not_resolve() -> None:
+    """A host that cannot be seen is told with the reason, with what was last known of it, and when it is back."""
+    failure = Failure(Reason.RESOLVE, "does not resolve (no A record)")
+    new = Host(WWW)
+    assert new.fail(NIGHT, failure) is None
+    compare_told("a-name-never-resolved", new.fail(NIGHT + 5 * MINUTE, failure))
+    known = Host(WWW)
+    assert known.scan(NIGHT - 2 * HOUR, 22, 443, 8080)
+    assert known.fail(NIGHT, failure) is None
+    compare_told("a-name-does-not-resolve", known.fail(NIGHT + 5 * MINUTE, failure))
+    compare_told("a-name-does-not-resolve-for-a-day", known.fail(NIGHT + DAY + 5 * MINUTE, failure))
+    compare_told("a-name-resolves-again", known.scan(NIGHT + DAY + 6 * MINUTE, 22, 443))
+
+
+def fleet(count: int) -> list[Notice]:
+    """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
+    notices = []
+    for number in range(count):
+        address = f"198.18.{number // 250}.{number % 250 + 1}"
+        of = target(f"web{number + 1}", expect=[22, 443], scan=SCANNED, interval=300.0, address=address)
+        host = Host(of)
+        host.scan(NIGHT - 5 * MINUTE, 22, 443)
+        if number % 30 == 7:
+            host.fail(NIGHT - MINUTE, Failure(Reason.NO_ROUTE, f"no route to {address}: network is unreachable"))
+            found = host.fail(NIGHT, Failure(Reason.NO_ROUTE, f"no route to {address}: network is unreachable"))
+        elif number % 100 == 3:
+            found = host.scan(NIGHT, 443)
+        else:
+            found = host.scan(NIGHT, 22, 443, 6379, *((8080,) if number % 50 == 1 else ()))
+        assert found
+        notices.append(found)
+    return notices
+
+
+def test_hundreds_of_hosts_at_once() -> None:
+    """A storm is one mail, which says first what most of the hosts have, and names the worst."""
+    mail = digest(fleet(300), 1, sender=SENDER, recipient=RECIPIENT, now=NIGHT + MINUTE, links=LINKS)
+    compare("many-hosts-go-wrong", mail)
+
+
+def test_other_mails() -> None:
+    """The mails that are about no host have the same form."""
+    compare("test-mail", trial_letter(sender=SENDER, recipient=RECIPIENT, now=NIGHT))
+    why = "/var/lib/portspec/portspec.db: the state cannot be written: database or disk is full"
+    compare("state-file", trouble_letter(why, sender=SENDER, recipient=RECIPIENT, now=NIGHT))
