@@ -171,7 +171,7 @@ def check(mails: list[Mail], host: str = HOST) -> None:
         assert mail.message["To"] == mail.recipients[0]
         assert mail.message["From"] == f"PortSpec <{SENDER}>"
         assert mail.message["X-PortSpec-Alert"] == f"PortSpec Alert [{host}]"
-        assert mail.message["Subject"].startswith(f"[portspec] {host}: ")
+        assert mail.message["Subject"].startswith("[portspec] test mail" if host == "test" else f"[portspec] {host}: ")
         assert mail.message["Auto-Submitted"] == "auto-generated"
         assert mail.message["Date"].datetime is not None
         assert not mail.message.defects

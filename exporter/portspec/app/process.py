@@ -30,7 +30,9 @@ SWITCH = 0.001  # seconds that a thread waits for the interpreter: a scrape lets
 _log = log.get("app")
 
 
-async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -> None:
+async def serve(
+    config: Config, listen_addresses: Sequence[str], shard: Shard, *, external_url: str | None = None
+) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises ListenError when it cannot listen."""
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(*COLLECT)
@@ -41,7 +43,7 @@ async def serve(config: Config, listen_addresses: Sequence[str], shard: Shard) -
     listeners = [parse_listen_address(address) for address in listen_addresses]
     with open_engines(config) as engines:
         manager = ServiceManager(os.environ)
-        service = Service(config, engines, shard, manager)
+        service = Service(config, engines, shard, manager, external_url=external_url)
         loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before conf.yml was read reloads it
         ready = asyncio.Event()

@@ -22,7 +22,7 @@ from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.monitor import Monitor
 from portspec.names import canonical
-from portspec.notify import Mailer
+from portspec.notify import RUNBOOKS, Links, Mailer
 from portspec.probe import Prober
 from portspec.report import ReportSettings
 from portspec.reports import Reports
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from portspec.app.engines import Engines
+    from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import Rostered, Target
     from portspec.snapshot import HostState, Snapshot
@@ -61,10 +62,22 @@ class _Hosts:
 
 
 class Service:
-    """What runs behind the web server: monitor, store, discovery and prober, under the present configuration."""
+    """What runs behind the web server: monitor, store, discovery and prober, under the present configuration.
 
-    def __init__(self, config: Config, engines: Engines, shard: Shard, manager: ServiceManager | None = None) -> None:
+    An `external_url` of the command line has precedence over that of conf.yml.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engines: Engines,
+        shard: Shard,
+        manager: ServiceManager | None = None,
+        *,
+        external_url: str | None = None,
+    ) -> None:
         self._config = self._begun_by = config
+        self._external_url = external_url
         self._manager = manager or ServiceManager({})
         self._engines = engines
         self._shard = shard
@@ -365,8 +378,17 @@ class Service:
             self.store,
             under_way=lambda: monitor.under_way,
             states=lambda: monitor.snapshot.hosts,
+            audit=self._audit,
+            links=self._links,
             counts=before.counts if before else None,
         )
+
+    def _audit(self, host: str) -> AuditState | None:
+        return self.reports.audits.get(host)
+
+    def _links(self) -> Links:
+        config = self._config
+        return Links(self._external_url or config.external_url, config.runbook_url or RUNBOOKS)
 
     def _mine(self, every: Sequence[Target]) -> tuple[Target, ...]:
         return tuple(target for target in every if self._shard.holds(target.host))

@@ -128,7 +128,8 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
 
             code = mail_test(config)
         case _:
-            code = _serve(config, options.listen_addresses or [DEFAULT_LISTEN_ADDRESS], options.shard)
+            addresses = options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]
+            code = _serve(config, addresses, options.shard, options.external_url)
     return code
 
 
@@ -143,15 +144,20 @@ def _load(path: str) -> Config:
     return load(path)
 
 
-def _serve(config: Config, listen_addresses: Sequence[str], shard: str) -> int:
+def _serve(config: Config, listen_addresses: Sequence[str], shard: str, url: str | None) -> int:
     import asyncio
 
     from portspec import log
     from portspec.app.process import serve
+    from portspec.config.urls import check_external_url
     from portspec.inventory import parse_shard
 
     try:
-        asyncio.run(serve(config, listen_addresses, parse_shard(shard)))
+        url = check_external_url(url) if url else None  # empty as Prometheus takes it: none
+    except ValueError as error:
+        raise UsageError(f"--web.external-url: {error}") from None
+    try:
+        asyncio.run(serve(config, listen_addresses, parse_shard(shard), external_url=url))
     except PortspecError:
         raise
     except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for

@@ -10,7 +10,7 @@ DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
 DEFAULT_LISTEN_ADDRESS = ":10190"
 COMMANDS = ("serve", "check", "scan", "learn", "key", "receive", "report", "mail-test", "reload")
 _OPTIONS_WITH_VALUE = (
-    *("-c", "--log.level", "--web.listen-address", "--shard", "--ports"),
+    *("-c", "--log.level", "--web.listen-address", "--web.external-url", "--shard", "--ports"),
     *("-o", "--format", "--host", "--day"),
 )
 
@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="ADDR",
         action="append",
         help=f'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
+    )
+    serve.add_argument(
+        "--web.external-url",
+        dest="external_url",
+        metavar="URL",
+        help="the URL at which people reach this exporter, for links in mails (default: external_url of the file)",
     )
     serve.add_argument(
         "--shard",

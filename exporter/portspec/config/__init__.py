@@ -198,6 +198,8 @@ def _config(
         audit=audit_config(model.audit),
         reportfile=model.reportfile,
         reportmail=model.reportmail,
+        external_url=model.external_url,
+        runbook_url=model.runbook_url,
     )
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import re
 import ssl
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
@@ -14,6 +13,7 @@ from portspec import files
 from portspec.config.duration import parse_duration
 from portspec.config.fields import STRICT, Interval, ReadableFile, Text, items, whole
 from portspec.config.model import MailConfig, Mailing, SmtpTls
+from portspec.config.urls import base_url
 from portspec.errors import shorten
 from portspec.names import check_host
 
@@ -120,15 +120,10 @@ def _remind(value: object) -> float:
 
 def _alertmanager(value: object) -> str:
     """Take a URL; no message quotes it, since it may hold a secret."""
-    try:
-        parts = urlsplit(value if isinstance(value, str) and re.fullmatch(r"[!-~]+", value) else "")
-        is_address = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        is_usable = is_address and not ("@" in parts.netloc or parts.query or parts.fragment)
-    except ValueError:
-        is_usable = False
-    if not is_usable:
+    found = base_url(value)
+    if found is None:
         raise ValueError("expected the URL of an Alertmanager, such as http://127.0.0.1:9093")
-    return str(value).rstrip("/")
+    return found
 
 
 class MailModel(BaseModel):

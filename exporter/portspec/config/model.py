@@ -204,7 +204,8 @@ class Config:
     CIDRs whose addresses /probe may scan beside the hosts. Without what a mail needs there is no `mail`. `accepted` are
     the vulnerabilities among the exceptions. `trusted` are the paths of conf.yml and of the files that it names whose
     content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
-    mailed each day at `reportmail`, in the machine's local time.
+    mailed each day at `reportmail`, in the machine's local time. Mails link to the pages of the exporter at
+    `external_url`, and to the runbooks at `runbook_url`, by default those of the project; neither ends in a slash.
     """
 
     path: str
@@ -228,3 +229,5 @@ class Config:
     accepted: tuple[VulnerabilityException, ...] = ()
     reportfile: str | None = None
     reportmail: time | None = None
+    external_url: str | None = None
+    runbook_url: str | None = None

@@ -37,6 +37,7 @@ from portspec.config.fields import (
 )
 from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
+from portspec.config.urls import check_external_url, check_runbook_url
 from portspec.names import check_host
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class ConfModel(_Strict, MailModel):
     audit: AuditModel | None = None
     reportfile: ReportFile = None
     reportmail: TimeOfDay = None
+    external_url: Annotated[str, BeforeValidator(check_external_url)] | None = None
+    runbook_url: Annotated[str, BeforeValidator(check_runbook_url)] | None = None
 
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {

@@ -78,7 +78,7 @@ def report_letter(outcome: str, body: str, page: bytes | None, *, sender: str, r
     return message.as_bytes()
 
 
-def trouble_letter(why: str, *, sender: str, recipient: str, now: float) -> bytes:
+def trouble_letter(why: str, *, sender: str, recipient: str, now: float, links: Links = NO_LINKS) -> bytes:
     """Write the mail which tells that mails about hosts wait because the state file cannot be written."""
     content = Content(
         subject=f"{PREFIX} mails about hosts wait: the state file cannot be written",
@@ -86,7 +86,7 @@ def trouble_letter(why: str, *, sender: str, recipient: str, now: float) -> byte
         headline="portspec scans, but cannot write what it finds to its state file.",
         paragraphs=(printable(why), "Mails about hosts wait until it can."),
         advice=("Make room on the disk, or give portspec the right to write the file; it tries again by itself.",),
-        links=tuple(NO_LINKS.runbooks(["PortspecStoreFailing"])),
+        links=tuple(links.runbooks(["PortspecStoreFailing"])),
         facts=(("As of", spell_time(now)),),
     )
     identity = f"<store.{_digest(f'{now!r} {recipient}')}@{_domain(sender)}>"

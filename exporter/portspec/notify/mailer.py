@@ -342,7 +342,8 @@ class Mailer:
             self._server_pause, self._server_due = 0.0, -math.inf
 
     async def _tell_one_of_store(self, session: Session, recipient: str, why: str) -> None:
-        message = trouble_letter(why, sender=self.mail.sender, recipient=recipient, now=self._wall_clock())
+        sender, now = self.mail.sender, self._wall_clock()
+        message = trouble_letter(why, sender=sender, recipient=recipient, now=now, links=self._links())
         try:
             await session.send(recipient, message)
         except DeliveryError as failure:

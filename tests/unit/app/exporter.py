@@ -58,9 +58,9 @@ def answering(*is_open: int) -> Callable[[ScanJob], Observation]:
 
 
 @contextlib.asynccontextmanager
-async def prepared(path: Path, of: Engines | None = None, shard: Shard = ALL) -> AsyncIterator[Service]:
+async def prepared(path: Path, of: Engines | None = None, shard: Shard = ALL, **parts: Any) -> AsyncIterator[Service]:
     """Make a service on a conf.yml and have it take up what is known, as before its first scan."""
-    service = Service(load(path, {}), of or engines(), shard)
+    service = Service(load(path, {}), of or engines(), shard, **parts)
     try:
         service.open()
         await service.start()
@@ -70,9 +70,9 @@ async def prepared(path: Path, of: Engines | None = None, shard: Shard = ALL) ->
 
 
 @contextlib.asynccontextmanager
-async def running(path: Path, of: Engines | None = None, shard: Shard = ALL) -> AsyncIterator[Service]:
+async def running(path: Path, of: Engines | None = None, shard: Shard = ALL, **parts: Any) -> AsyncIterator[Service]:
     """Run a service on a conf.yml; it has submitted its first scans, and taken up those that were answered."""
-    async with prepared(path, of, shard) as service:
+    async with prepared(path, of, shard, **parts) as service:
         task = asyncio.create_task(service.run())
         try:
             for _ in range(50):

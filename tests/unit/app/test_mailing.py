@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from email import message_from_bytes, policy
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -10,7 +11,10 @@ import pytest
 
 import portspec.notify.mailer
 from portspec.store import outbox
-from tests.unit.app.exporter import metric, running, until, write
+from portspec.store.archive import Outcome
+from tests.unit.app.exporter import answering, engines, metric, running, until, write
+from tests.unit.factories import ScriptedEngine
+from tests.unit.signed import PASSPHRASE, payload, signed, socket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +31,11 @@ MAIL: Final[dict[str, Any]] = {
 
 
 class Taken(list[tuple[str, str]]):
-    """Recipients and alerts of the mails that a server took, which is asked in place of a Session."""
+    """Recipients and alerts of the mails that a server took, which is asked in place of a Session; also their texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
 
     def __call__(self, *_: object) -> Self:
         """Begin a dialogue."""
@@ -41,7 +49,11 @@ class Taken(list[tuple[str, str]]):
 
     async def send(self, recipient: str, message: bytes) -> str:
         """Take a mail."""
-        self.append((recipient, str(message_from_bytes(message, policy=policy.default)["X-PortSpec-Alert"])))
+        mail = message_from_bytes(message, policy=policy.default)
+        self.append((recipient, str(mail["X-PortSpec-Alert"])))
+        text = mail.get_body(("plain",))
+        assert text
+        self.texts.append(text.get_content().replace("\r\n", "\n"))
         return "250 queued"
 
 
@@ -116,6 +128,57 @@ def test_nothing_is_sent_while_it_is_switched_off(conf: Path, taken: Taken) -> N
             assert await service.reload() is None
             assert metric(service, "portspec_mail_outbox") == []
             assert len(taken) == 2
+
+    asyncio.run(scenario())
+
+
+def test_mails_link_where_conf_yml_says_by_then(conf: Path, taken: Taken) -> None:
+    """The links of a mail are those of conf.yml when it is written, also after a reload."""
+    write(conf, {A: [22]}, external_url="https://one.example.org", **MAIL | {"alertemail": "a@example.org"})
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            await until(lambda: len(taken) == 1)
+            assert f"\nHost: https://one.example.org/#{A}\n" in taken.texts[0]
+            keys = {"external_url": "https://two.example.org/x/", "runbook_url": "https://wiki.example.org"}
+            write(conf, {A: [22, 80]}, **keys, **MAIL | {"alertemail": "a@example.org"})
+            assert await service.reload() is None
+            await until(lambda: len(taken) == 2)
+            assert f"\nHost: https://two.example.org/x/#{A}\n" in taken.texts[1]
+            assert "\nRunbook: https://wiki.example.org#" in taken.texts[1]
+
+    asyncio.run(scenario())
+
+
+def test_url_of_the_command_line_wins(conf: Path, taken: Taken) -> None:
+    """What --web.external-url says has precedence over conf.yml."""
+    write(conf, {A: [22]}, external_url="https://one.example.org", **MAIL)
+
+    async def scenario() -> None:
+        async with running(conf, external_url="https://flag.example.org"):
+            await until(lambda: len(taken) == 2)
+            assert f"\nHost: https://flag.example.org/#{A}\n" in taken.texts[0]
+
+    asyncio.run(scenario())
+
+
+def test_mail_names_who_listens_by_the_last_audit(conf: Path, taken: Taken) -> None:
+    """What the host itself reported of an open port stands in the mail, with the time of the report."""
+    audit = {"passphrase": PASSPHRASE}
+    write(conf, {A: {"expect": [], "audit": True}}, audit=audit, **MAIL | {"alertemail": "a@example.org"})
+    scanner = ScriptedEngine(answering())
+    at = time.time() - 60
+
+    async def scenario() -> None:
+        async with running(conf, engines(scanner)) as service:
+            await until(lambda: service.is_ready)
+            body = payload(A, at, listeners=[socket(80, "redis-server", "redis")])
+            assert await service.reports.take(signed(body, A), A) is Outcome.ACCEPTED
+            await until(lambda: service.snapshot.audits[A].inspection)
+            scanner._answer = answering(80)
+            service.scan_now(A)
+            await until(lambda: taken)
+            assert "  redis-server (redis) listened there by the audit of " in taken.texts[0]
 
     asyncio.run(scenario())
 

@@ -42,6 +42,11 @@ def test_help_of_serve_names_the_shard() -> None:
     assert "--shard I/N" in call("serve", "--help").out
 
 
+def test_help_of_serve_names_the_external_url() -> None:
+    """`serve --help` says what --web.external-url is for."""
+    assert "--web.external-url URL" in call("serve", "--help").out
+
+
 @pytest.mark.parametrize("arguments", [[], ["-c"], ["--log.level", "info"]])
 def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> None:
     """Without a command the exporter runs: here, with a file that is not there, it ends as `serve` does."""

@@ -146,7 +146,7 @@ def test_crash_of_the_exporter_is_logged(
 ) -> None:
     """A fault that ends the exporter is one line of the log with its traceback, and exit 70."""
 
-    async def crash(_: Config, __: Sequence[str], ___: Shard) -> None:
+    async def crash(_: Config, __: Sequence[str], ___: Shard, **____: object) -> None:
         raise ZeroDivisionError("somewhere")
 
     monkeypatch.setattr(portspec.app.process, "serve", crash)
@@ -236,6 +236,17 @@ def test_wrong_shard_is_exit_2(configure: Configure, text: str, capsys: pytest.C
     assert entry["level"] == "error"
     assert entry["event"] == (
         f'--shard: "{text}" is not a shard (expected I/N with I from 0 to N-1, such as "0/3" for the first of three)'
+    )
+
+
+@pytest.mark.parametrize("text", ["portspec.example.org", '"https://portspec.example.org"', "https://x/?a=b"])
+def test_wrong_external_url_is_exit_2(configure: Configure, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no URL that a path can be added to is exit 2, with an example of one."""
+    with process_restored():
+        assert main(["-j", "-c", configure({own_address(): []}), f"--web.external-url={text}"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["event"].startswith(
+        "--web.external-url: expected the URL at which people reach this exporter"
     )
 
 

@@ -314,6 +314,64 @@ def test_remind_is_nothing_else(conf: Conf, value: str) -> None:
     assert line.startswith("conf.yml:6: remind: expected")
 
 
+@pytest.mark.parametrize("key", ["external_url", "runbook_url"])
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://portspec.example.org", "https://portspec.example.org"),
+        ("http://scan1:10190/", "http://scan1:10190"),
+        ("https://example.org/tools/portspec//", "https://example.org/tools/portspec"),
+        ("http://[2001:db8::1]:10190/a%20b", "http://[2001:db8::1]:10190/a%20b"),
+        ("${PAGES}/portspec", "https://pages.example.org/portspec"),
+    ],
+)
+def test_urls_of_links(conf: Conf, key: str, url: str, kept: str) -> None:
+    """What mails link to is a URL of HTTP or HTTPS, whose final slashes mean nothing; it needs no mail server."""
+    config = conf.load(f"hosts: {{db1: []}}\nscanports: [22]\n{key}: '{url}'\n", {"PAGES": "https://pages.example.org"})
+    assert getattr(config, key) == kept
+
+
+def test_urls_of_links_are_not_made_up(conf: Conf) -> None:
+    """Without the keys there is no link to the exporter, which cannot know how people reach it."""
+    config = conf.load(NEEDED)
+    assert (config.external_url, config.runbook_url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "portspec.example.org",
+        "//portspec.example.org",
+        "ftp://portspec.example.org",
+        "javascript:alert(1)",
+        "https://",
+        "https://user:hunter2@portspec.example.org",
+        "https://portspec.example.org/?a=b",
+        "https://portspec.example.org/?",
+        "https://portspec.example.org/#",
+        "https://portspec.example.org/a b",
+        'https://portspec.example.org/"x',
+        "https://portspec.example.org/<x>",
+        "https://bücher.example",
+        "https://portspec.example.org:99999",
+        "https://[::1",
+        "10190",
+        "",
+    ],
+)
+def test_urls_of_links_are_nothing_else(conf: Conf, url: str) -> None:
+    """What is no URL that a path can be added to is refused with file, line and key; it is not quoted."""
+    needed = "hosts: {db1: []}\nscanports: [22]\n"
+    what = "at which people reach this exporter, such as https://portspec.example.org"
+    assert conf.problems(f"{needed}external_url: '{url}'\n") == [
+        f"conf.yml:3: external_url: expected the URL {what}, without query, fragment and credentials"
+    ]
+    what = "of a page with a section for each alert, such as https://wiki.example.org/runbooks"
+    assert conf.problems(f"{needed}runbook_url: '{url}'\n") == [
+        f"conf.yml:3: runbook_url: expected the URL {what}, without query, fragment and credentials"
+    ]
+
+
 @pytest.mark.parametrize(
     ("url", "kept"),
     [

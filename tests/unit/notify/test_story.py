@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from portspec.audit.model import Audit, Status
+from portspec.audit.report import Listener
+from portspec.audit.state import AuditState, Inspection
 from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
+from portspec.notify.holders import with_holders
 from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
 from portspec.notify.story import (
     EXPIRES_SOON,
@@ -799,3 +803,172 @@ def test_a_host_that_is_not_believed_is_no_news_and_a_canary_is() -> None:
     back = canary.scan(22, at=NOW + HOUR)
     assert back is not None
     assert back.news is News.IN_SPEC
+
+
+def test_what_conf_yml_ends_is_not_told_as_changed() -> None:
+    """A port that is allowed by now, or expected no more, or scanned no more, was not seen to change."""
+    host = Host(target("web1", expect=[22, 443]))
+    host.scan(80, 8080, at=NOW, filtered=[22, 443])
+    other = target("web1", expect=[22], allow=[80], scan=[22])
+    host.state = host.state.under(other, NOW + MINUTE)
+    notice = host.told(NOW + MINUTE)
+    assert notice
+    assert set(notice.over) == {
+        over(unexpected("80", NOW), seen=NOW, end=End.SPECIFIED),
+        over(missing("443", NOW), seen=NOW, end=End.SPECIFIED),
+    }
+    later = host.scan_all(seen(scanned=[22, 80], is_open=[22]), at=NOW + HOUR)
+    assert later
+    assert later.news is News.IN_SPEC
+    assert set(later.over) == {
+        over(missing("22", NOW), seen=NOW),
+        over(unexpected("8080", NOW), seen=NOW, end=End.UNSCANNED),
+    }
+
+
+def test_story_began_when_its_first_deviation_did() -> None:
+    """The end of a story tells since when the host was not in specification, whatever came and went in between."""
+    host = Host()
+    host.scan(22, 80, at=NOW)
+    host.scan(22, 443, at=NOW + HOUR)
+    host.fail(NOW + 2 * HOUR)
+    assert host.fail(NOW + 3 * HOUR)
+    host.scan(22, 8080, at=NOW + 4 * HOUR)
+    notice = host.scan(22, at=NOW + 5 * HOUR)
+    assert notice
+    assert (notice.since, notice.until, notice.gap) == (NOW, NOW + 5 * HOUR, None)
+    again = host.scan(80, at=NOW + 9 * HOUR)
+    assert again
+    end = host.scan(22, at=NOW + 10 * HOUR)
+    assert end
+    assert end.since == NOW + 9 * HOUR
+
+
+def test_deviation_that_is_kept_of_an_address_was_not_seen_again() -> None:
+    """What a scan could not see stays as it was last seen, and not as of that scan."""
+    host = Host(replace(WEB, address=None))
+    host.scan_all(seen(is_open=[22, 80]), seen(OTHER_ADDRESS, is_open=[22, 443]), at=NOW)
+    assert host.scan_all(seen(reason=Reason.TIMEOUT), seen(OTHER_ADDRESS, is_open=[22, 443]), at=NOW + HOUR) is None
+    notice = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22]), at=NOW + 2 * HOUR)
+    assert notice
+    assert {line.seen for line in notice.over} <= {NOW, NOW + HOUR}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_host_that_answers_nothing_is_told_as_that(*, is_first: bool) -> None:
+    """Silence on every port is another thing than refusals, also when something else was wrong before."""
+    host = Host()
+    if not is_first:
+        host.scan(22, 80, at=NOW - HOUR)
+    notice = host.scan(at=NOW, filtered=[22, 80, 443])
+    assert notice
+    assert (notice.news, notice.answers_nothing) == (News.OUT_OF_SPEC if is_first else News.DIFFERENT, True)
+    back = host.scan(80, at=NOW + HOUR)
+    assert back
+    assert not back.answers_nothing
+
+
+def test_host_that_cannot_be_seen_at_all_is_not_told_to_answer_nothing() -> None:
+    """Where no probe could be sent nobody knows what would be answered."""
+    host = Host()
+    host.scan(22, 80, at=NOW)
+    host.fail(NOW + HOUR)
+    unknown = host.fail(NOW + 2 * HOUR)
+    assert unknown
+    assert not unknown.answers_nothing
+
+
+#: As the version wrote them that knew no more of hosts than this.
+OLD_STORY = (
+    '{"told":"out_of_spec","told_at":1700000000.0,"findings":[["192.0.2.1","unexpected","80",1699990000.0]],'
+    '"unknown_scans":0,"unknown_at":0.0,"unknown_since":0.0,"expiring":[1700100000.0]}'
+)
+OLD_NOTICE = (
+    '{"host":"web1","news":"different","at":1700000000.0,"expected":"22","open":"22, 80","lines":[{"address":'
+    '"192.0.2.1","kind":"unexpected","state":"open","ports":"80","since":1699990000.0}],"over":[{"address":"192.0.2.1","kind":'
+    '"missing","state":"","ports":"443","since":1699990000.0}],"since":1699990000.0,"reason":"","is_unknown":false,'
+    '"expiring":[["8080",1700100000.0,"why","who"]]}'
+)
+
+
+def test_story_of_an_older_version_goes_on() -> None:
+    """After an upgrade nothing is told again, and the end of what was told is told with its beginning."""
+    host = Host()
+    host.scan(22, 80, at=NOW)
+    host.story = decode_story(OLD_STORY)
+    assert host.scan(22, 80, at=NOW + HOUR) is None
+    notice = host.scan(22, at=NOW + 2 * HOUR)
+    assert notice
+    assert (notice.news, notice.since) == (News.IN_SPEC, 1699990000.0)
+    assert notice.over == (over(unexpected("80", 1699990000.0), seen=NOW + HOUR),)
+
+
+def test_notice_of_an_older_version_is_told() -> None:
+    """What waits in the state file during an upgrade is read with what it has."""
+    notice = decode_notice(OLD_NOTICE)
+    assert (notice.news, notice.expiring) == (News.DIFFERENT, (Acceptance("8080", 1700100000.0, "why", "who"),))
+    assert (notice.over[0].seen, notice.over[0].end, notice.last_seen) == (None, "", None)
+
+
+def test_documents_of_a_newer_version_are_read_as_far_as_they_are_known() -> None:
+    """After a step back nobody is lost: keys that are new are passed over, a kind of news that is new is an error."""
+    newer = {**json.loads(OLD_NOTICE), "of_tomorrow": 1}
+    newer["lines"][0] |= {"of_tomorrow": 1, "end": "of tomorrow"}
+    assert decode_notice(json.dumps(newer)).lines[0].ports == "80"
+    assert decode_story(json.dumps({**json.loads(OLD_STORY), "of_tomorrow": 1})) == decode_story(OLD_STORY)
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
+        decode_notice(json.dumps({**newer, "news": "of tomorrow"}))
+    story = Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW, NOW),))
+    (finding,) = json.loads(encode_story(story) or "")["findings"]
+    assert finding == [ADDRESS, "missing", "22", NOW]  # as an older version reads it
+
+
+def audit(at: float, *listeners: Listener, tells: bool = True) -> AuditState:
+    """Make the last audit of the host."""
+    return AuditState(
+        "web1", (), Inspection(at, "debsecan", None, Audit(Status.CLEAN), listeners if tells else None), at
+    )
+
+
+def listening(port: int, process: str, address: str = "*") -> Listener:
+    """Make a socket that listens."""
+    return Listener("tcp", address, port, process, "www")
+
+
+def test_who_listens_is_told_by_when_the_port_was_opened() -> None:
+    """An audit from before a port was seen open, or one that has nobody on it, is told as what it is."""
+    host = Host()
+    host.scan(22, 80, 443, at=NOW)
+    notice = host.scan(22, 80, 443, 8080, 8081, at=NOW + HOUR)
+    assert notice
+    sockets = (listening(22, "sshd"), listening(80, "nginx"), listening(8080, "java"), listening(443, "x", "127.0.0.1"))
+    found = with_holders(notice, host.state, audit(NOW + MINUTE, *sockets))
+    assert found.audited_at == NOW + MINUTE
+    assert set(found.holders) == {
+        Holder("80", "nginx (www)", is_older=False),
+        Holder("8080", "java (www)", is_older=True),
+        Holder("443", "", is_older=False),
+        Holder("8081", "", is_older=True),
+    }
+
+
+def test_who_listens_is_not_told_where_nobody_knows() -> None:
+    """Without an audit, without listeners in it, and without an open port there is nothing to tell."""
+    host = Host()
+    notice = host.scan(22, 80, at=NOW)
+    assert notice
+    for without in (None, AuditState("web1"), audit(NOW, tells=False)):
+        assert with_holders(notice, host.state, without) is notice
+    closed = host.scan(at=NOW + HOUR)
+    assert closed
+    assert with_holders(closed, host.state, audit(NOW, listening(22, "sshd"))) is closed
+
+
+def test_processes_of_a_port_are_named_up_to_a_few() -> None:
+    """Where very many listen on a port the first few are named, and the others counted."""
+    host = Host()
+    notice = host.scan(22, 80, at=NOW)
+    assert notice
+    sockets = [listening(80, f"worker{number}") for number in range(8)]
+    (holder,) = with_holders(notice, host.state, audit(NOW, *sockets)).holders
+    assert holder.who == f"{', '.join(f'worker{number} (www)' for number in range(5))}, 3 more"
