@@ -164,6 +164,16 @@ def test_names_that_do_not_resolve() -> None:
     compare_told("a-name-resolves-again", known.scan(NIGHT + DAY + 6 * MINUTE, 22, 443))
 
 
+def test_host_that_is_seen_again() -> None:
+    """A host that was in specification before and after it could not be seen is not said to have been out of it."""
+    host = Host()
+    assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
+    failure = Failure(Reason.CUT_OFF, "192.0.2.10 stopped answering 0.4 s after its scan began, after 40 probes")
+    assert host.fail(NIGHT, failure) is None
+    compare_told("the-scanner-is-cut-off", host.fail(NIGHT + 5 * MINUTE, failure))
+    compare_told("the-host-is-seen-again", host.scan(NIGHT + 35 * MINUTE, 22, 5432))
+
+
 def fleet(count: int) -> list[Notice]:
     """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
     notices = []

@@ -9,7 +9,7 @@ from portspec.notify.advice import advice, runbooks
 from portspec.notify.content import Content, Item, Links, Section, Tone
 from portspec.notify.encoding import ports_of
 from portspec.notify.notice import End, News
-from portspec.notify.subject import gist, subject
+from portspec.notify.subject import gist, subject, was_unseen
 from portspec.notify.wording import (
     counted,
     end_of,
@@ -56,7 +56,11 @@ def _headline(notice: Notice, now: float) -> str:
     """Say what has happened, after the name of the host."""
     if notice.news is News.IN_SPEC:
         after = "" if notice.since is None or notice.until is None else f", after {_took(notice)}"
-        return f" is in specification again{after}."
+        return (
+            f" is seen again{after}: it is in specification."
+            if was_unseen(notice)
+            else f" is in specification again{after}."
+        )
     if notice.news is News.EXPIRING:
         return f": {_expiring(notice, now)}. What it accepts counts from then on."
     still = " still" if notice.news is News.REMINDER else ""
@@ -225,7 +229,8 @@ def _expiry(item: Acceptance) -> Item:
 
 def _facts(notice: Notice) -> Iterator[tuple[str, str]]:
     if notice.news is News.IN_SPEC and notice.since is not None and notice.until is not None:
-        yield "Not in specification", f"from {spell_time(notice.since)} to {spell_time(notice.until)}"
+        label = "Unknown" if was_unseen(notice) else "Trouble"
+        yield label, f"from {spell_time(notice.since)} to {spell_time(notice.until)}"
     yield "Expected ports", printable(shortened(notice.expected))
     if notice.is_unknown:
         yield "Open ports when last seen", printable(shortened(notice.open)) or "never seen"

@@ -17,7 +17,7 @@ from portspec.ports import PortSet, spell
 from portspec.verdict import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from portspec.notify.notice import Notice
 
@@ -47,11 +47,16 @@ _GROUPS: Final = (_BAD, _UNSEEN, _ENDING, _GOOD)
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """A host with the notice that says how it is now, and how bad that is: the smaller, the worse."""
+    """A host with the notice that says how it is now, and its deviating ports, by how they deviate."""
 
     notice: Notice
     group: _Group
-    rank: tuple[bool, int, str]
+    ports: Mapping[str, PortSet]
+
+    @property
+    def rank(self) -> tuple[bool, int, str]:
+        """How bad it is among those of its group: the smaller, the worse."""
+        return self.notice.news is News.REMINDER, -sum(map(len, self.ports.values())), self.notice.host
 
 
 def storm(notices: Sequence[Notice], links: Links, now: float) -> Content:
@@ -95,8 +100,7 @@ def _host(notice: Notice) -> _Host:
         group = _ENDING
     else:
         group = _UNSEEN if notice.is_unknown or notice.news is News.UNKNOWN else _BAD
-    deviations = sum(len(ports_of(line.ports)) for line in notice.lines)
-    return _Host(notice, group, (notice.news is News.REMINDER, -deviations, notice.host))
+    return _Host(notice, group, _deviating(notice))
 
 
 def _rooms(groups: dict[_Group, list[_Host]]) -> Iterator[tuple[list[_Host], int]]:
@@ -138,7 +142,7 @@ def _shared_deviations(hosts: Sequence[_Host]) -> Iterator[Item]:
     silent = sum(host.notice.answers_nothing for host in hosts)
     if silent >= _LEAST_SHARED:
         yield Item(f"{counted(silent, 'host')} answer nothing")
-    deviating = [_deviating(host.notice) for host in hosts if not host.notice.answers_nothing]
+    deviating = [host.ports for host in hosts if not host.notice.answers_nothing]
     often: Counter[tuple[str, int]] = Counter()
     for found in deviating:
         often.update((kind, port) for kind, ports in found.items() for port in islice(ports, _MAX_EACH))
@@ -152,7 +156,7 @@ def _shared_deviations(hosts: Sequence[_Host]) -> Iterator[Item]:
 
 
 def _deviating(notice: Notice) -> dict[str, PortSet]:
-    """Give the ports that deviate, by how they do."""
+    """Give the ports that deviate, by how they do; each is read once, since there may be very many."""
     kinds = dict.fromkeys(line.kind for line in notice.lines)
     return {
         kind: PortSet.of_ranges(

@@ -59,6 +59,11 @@ def gist(notice: Notice, now: float) -> str:
     return _deviations(notice, lasting)
 
 
+def was_unseen(notice: Notice) -> bool:
+    """Tell whether a host that is in specification could not be seen before, and was never seen out of it meanwhile."""
+    return notice.gap is not None and not notice.over
+
+
 class _Leading(NamedTuple):
     """The ports that a subject names: one or a range, and how many more there are."""
 
@@ -67,8 +72,7 @@ class _Leading(NamedTuple):
 
 
 def _again(notice: Notice) -> str:
-    was_unknown = notice.gap is not None and not notice.over
-    word = "seen again, in specification," if was_unknown else "in specification again"
+    word = "seen again, in specification," if was_unseen(notice) else "in specification again"
     if notice.since is None or notice.until is None:
         return word.removesuffix(",")
     return f"{word} after {spell_span(notice.until - notice.since)}"

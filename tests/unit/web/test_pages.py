@@ -89,6 +89,12 @@ def test_row_of_a_host_out_of_spec() -> None:
     }
 
 
+def test_row_of_a_host_can_be_linked_to() -> None:
+    """The row of a host has its name as its id, which is where mails lead to."""
+    text = ask(snapshot((target("2001:db8::1"), [result(target("2001:db8::1"), seen())])), "/").text
+    assert '<tr id="2001:db8::1">' in text
+
+
 def test_row_of_a_host_in_spec() -> None:
     """A host in spec shows no deviations."""
     good = row(page(zoo()), "good")
