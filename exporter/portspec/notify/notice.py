@@ -83,8 +83,9 @@ class Notice:
     """What to tell of a host, as of a Unix time: all that a mail says.
 
     `since` is when the present trouble began, or that which is over. `over` is what was told and is no more, and
-    `until` is when the host came into specification again. While the host `is_unknown` the rest is as of `last_seen`;
-    `open` is "" for a host that was never seen. It `answers_nothing` if no probe of the scan was answered.
+    `until` is when the host came into specification again. While the host `is_unknown` the rest is as of `last_seen`,
+    None if no scan reached a verdict; `open` is "" for a host of which nothing was ever seen. It `answers_nothing` if
+    no probe of the scan was answered.
 
     `expiring` are exceptions that end soon, `lapsed` those that ended and covered what deviates now, `accepted` those
     that cover what is `over`. `gap` are the scans that could not see the host before this one. `holders` say who

@@ -105,8 +105,10 @@ def _paragraphs(notice: Notice) -> Iterator[str]:
 def _last_seen(notice: Notice) -> str:
     if notice.last_seen is None and not notice.open:
         return "portspec has never seen it: nothing is known of its ports."
-    when = "" if notice.last_seen is None else f", {spell_time(notice.last_seen)},"
-    return f"When it was last seen{when} it was {'out of specification' if notice.lines else 'in specification'}."
+    if notice.last_seen is None:  # or an older portspec, which did not note it, has seen all of it
+        return "What is known of its ports may be only a part."
+    verdict = "out of specification" if notice.lines else "in specification"
+    return f"When it was last seen, {spell_time(notice.last_seen)}, it was {verdict}."
 
 
 def _sections(notice: Notice) -> Iterator[Section]:

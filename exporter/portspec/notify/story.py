@@ -280,7 +280,7 @@ def _notice(state: HostState, news: News, findings: Iterable[Finding]) -> Notice
         lines=lines,
         since=min((line.since for line in lines), default=None),
         reason=f"{failure.reason.value}: {failure.detail}" if failure else "",
-        last_seen=seen.seen_at if seen else None,
+        last_seen=state.conclusive.seen_at if state.conclusive else None,
         answers_nothing=bool(state.conclusive) and not failure and not (latest and latest.is_up),
     )
 

@@ -445,7 +445,8 @@ def test_what_an_older_version_noted_is_told() -> None:
     text = body(mail(told(news=News.IN_SPEC, over=(line("80", state="", since=NOW - 7200),), open="22")))
     assert f"  ended by {SPELLED_NOW}, after 2 h\n" in text
     text = body(mail(told(news=News.UNKNOWN, reason="resolve: x", is_unknown=True, since=NOW, open="none")))
-    assert "When it was last seen it was in specification.\n" in text
+    assert "What is known of its ports may be only a part.\n" in text
+    assert "it was in specification" not in text
 
 
 def test_body_of_a_host_that_cannot_be_seen() -> None:

@@ -244,6 +244,16 @@ def test_host_that_was_never_seen_is_told_as_unknown() -> None:
     assert notice.last_seen is None
 
 
+def test_host_of_which_a_part_was_seen_has_no_verdict_to_tell() -> None:
+    """Where one address was seen and another one never was, its ports are told, and no verdict is."""
+    host = Host(replace(WEB, address=None))
+    for minutes in (0, 6):
+        addresses = seen(is_open=[22]), seen(OTHER_ADDRESS, reason=Reason.NO_ROUTE)
+        notice = host.scan_all(*addresses, at=NOW + minutes * MINUTE)
+    assert notice
+    assert (notice.news, notice.open, notice.last_seen) == (News.UNKNOWN, "22", None)
+
+
 def test_host_that_is_seen_in_between_is_not_unknown_twice_in_a_row() -> None:
     """A scan that reaches a verdict begins the count anew."""
     host = Host()
