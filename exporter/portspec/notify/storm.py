@@ -64,14 +64,15 @@ def storm(notices: Sequence[Notice], links: Links, now: float) -> Content:
     hosts = _hosts(notices)
     groups = {group: found for group in _GROUPS if (found := [host for host in hosts if host.group is group])}
     counts = ", ".join(f"{len(found):,} {group.words}" for group, found in groups.items())
-    told = f"{counted(len(hosts), 'host')}: {counts}"
+    count = len({notice.host for notice in notices})
+    told = f"{counted(count, 'host')}: {counts}"
     trouble = [host for host in hosts if host.group in (_BAD, _UNSEEN)]
     named = sum(min(len(found), room) for found, room in _rooms(groups))
     return Content(
         subject=f"{PREFIX} {cut(told, MAX_SUBJECT - len(PREFIX) - 1)}",
         tone=next(iter(groups)).tone,
         headline=f"{told}.",
-        paragraphs=(_where(named, len(hosts), links),) if named < len(hosts) else (),
+        paragraphs=(_where(named, count, links),) if named < len(hosts) else (),
         sections=tuple(_sections(groups, now)),
         advice=tuple(_advice(trouble)),
         links=(*links.hosts(), *links.runbooks(_runbooks(groups))),
@@ -85,11 +86,10 @@ def _where(named: int, count: int, links: Links) -> str:
 
 
 def _hosts(notices: Sequence[Notice]) -> list[_Host]:
-    """Give each host once: as its last notice has it, but for those about exceptions, which tell nothing else."""
-    last: dict[str, Notice] = {}
+    """Give each host once, as its last notice has it, and once more if its exceptions end: that is told only once."""
+    last: dict[tuple[str, bool], Notice] = {}
     for notice in notices:
-        if notice.news is not News.EXPIRING or notice.host not in last:
-            last[notice.host] = notice
+        last[notice.host, notice.news is News.EXPIRING] = notice
     return [_host(notice) for notice in last.values()]
 
 
