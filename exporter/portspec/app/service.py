@@ -13,10 +13,10 @@ from portspec import __version__, files, log
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail
 from portspec.app.servicemanager import ServiceManager
-from portspec.config import load
+from portspec.config import load_again
 from portspec.config.source import MAX_BYTES
 from portspec.config.trust import complaints
-from portspec.errors import ConfigError, NoThreadError, Problem
+from portspec.errors import ConfigError, NoThreadError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
@@ -96,7 +96,6 @@ class Service:
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
         self._reportfile: ReportFile | None = None
-        self.store = Store(config.state, history=config.history)
         self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
         self.store = Store(
             place_of_exporter(config),
@@ -203,7 +202,7 @@ class Service:
         path = self._config.path
         try:
             self._checksum = await in_daemon_thread(lambda: _checksum(path))
-            await self._go_on_by(await in_daemon_thread(lambda: _load_again(path)))
+            await self._go_on_by(await in_daemon_thread(lambda: load_again(path)))
         except ConfigError as error:
             self._is_good = False
             for line in error.lines():
@@ -308,13 +307,12 @@ class Service:
         self._set_mailer(config.mail)
         self._apply_audit(config, hosts.roster)
         self._publish(config)
-        self._monitor.apply(hosts.targets, examiner, places=config.parallelscans + MAX_LOOKUPS, restored=restored)
         self._monitor.apply(
             hosts.targets,
             examiner,
             places=config.parallelscans + MAX_LOOKUPS,
             recheck=config.recheck,
-            restored=hosts.restored,
+            restored=restored,
         )
         if discovery is not self._discovery:
             self._discovery = discovery
@@ -488,17 +486,6 @@ class Service:
             if is_changed and self._config.autoreload:
                 _log.info("the configuration has changed", config=path)
                 await self.reload()
-
-
-def _load_again(path: str) -> Config:
-    """Read conf.yml again; a pipe is not waited for, since what it gave it gave at the start. Raises ConfigError."""
-    try:
-        files.require_regular(path)
-    except files.IrregularFileError as error:
-        raise ConfigError(path, [Problem(0, "", f"cannot be read again: {error.strerror}")]) from None
-    except OSError:
-        pass  # which load() tells
-    return load(path)
 
 
 def _checksum(path: str) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from portspec import files
 from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
 from portspec.config.fields import lists_nothing
@@ -31,7 +32,7 @@ from portspec.config.model import (
 from portspec.config.schema import ConfModel, EntryModel, ModuleModel, describe, misspelt, plain_host_path, respelt
 from portspec.config.source import Source, read
 from portspec.config.trust import trusted_files
-from portspec.errors import ConfigError
+from portspec.errors import ConfigError, Problem
 from portspec.names import duplicates
 from portspec.ports import PortSet
 
@@ -53,6 +54,7 @@ __all__ = [
     "Specification",
     "VulnerabilityException",
     "load",
+    "load_again",
 ]
 
 
@@ -63,6 +65,17 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.envir
     """
     with _collector_paused():
         return _load(str(path), environment)
+
+
+def load_again(path: str) -> Config:
+    """Read a file again; a pipe is not waited for, since what it gave it gave at the start. Raises ConfigError."""
+    try:
+        files.require_regular(path)
+    except files.IrregularFileError as error:
+        raise ConfigError(path, [Problem(0, "", f"cannot be read again: {error.strerror}")]) from None
+    except OSError:
+        pass  # which load() tells
+    return load(path)
 
 
 @contextlib.contextmanager

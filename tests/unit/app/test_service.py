@@ -201,7 +201,7 @@ def test_fault_in_a_reload_does_not_end_the_exporter(conf: Path, monkeypatch: py
 
     async def scenario() -> None:
         async with running(conf) as service:
-            monkeypatch.setattr(portspec.app.service, "load", broken)
+            monkeypatch.setattr(portspec.app.service, "load_again", broken)
             message = await service.reload()
             assert message
             assert "somewhere" in message
@@ -678,7 +678,7 @@ def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monk
 
     async def scenario() -> None:
         async with running(conf) as service:
-            monkeypatch.setattr(portspec.app.service, "load", scarce)
+            monkeypatch.setattr(portspec.app.service, "load_again", scarce)
             write(conf, {C: []})
             await until(lambda: hosts(service) == [C])
 
