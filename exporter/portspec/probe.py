@@ -86,7 +86,8 @@ class Prober:
             examiner = self._examiners["connect" if engine == "connect" else "auto"]
             try:
                 examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCANNING)
-                result = await asyncio.wait_for(examining, limit)
+                async with asyncio.timeout(limit):
+                    result = await examining
             except TimeoutError:
                 failure = Failure(
                     Reason.TIMEOUT, f"the scan was not done after {limit:g} s, the limit of the one who asked"

@@ -267,13 +267,13 @@ def test_probe_ends_half_a_second_before_the_scrape_does(
 ) -> None:
     """The answer has half a second for its way; a limit too short for that leaves a tenth; none is two minutes."""
     limits: list[float | None] = []
-    real = asyncio.wait_for
+    real = asyncio.timeout
 
-    async def wait_for(awaitable: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - as asyncio has it
-        limits.append(timeout)
-        return await real(awaitable, None)
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        limits.append(seconds)
+        return real(None)
 
-    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+    monkeypatch.setattr(asyncio, "timeout", timeout)
     probe(prober(config(), [WEB]), limit=limit)
     assert limits == [pytest.approx(waited)]
 

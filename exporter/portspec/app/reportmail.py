@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -45,11 +45,23 @@ class _Noted:
     left: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class ReportMemory:
+    """What a process knows of reports that were mailed, whatever its settings.
+
+    What is `noted` is in the file, too, if it `is_kept`. Whoever mails reports has the `turn`.
+    """
+
+    noted: _Noted | None = None
+    is_kept: bool = True
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class ReportMail:
     """Mails the report each day `at` a time of the machine's local day, to each recipient once.
 
     A mail that cannot be sent is tried again for LATE, also after a restart. What is due while nothing runs is sent
-    within that time, too. `wall_clock` gives Unix seconds.
+    within that time, too. `memory` is that of the ones before, with other settings. `wall_clock` gives Unix seconds.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class ReportMail:
         settings: ReportSettings,
         snapshot: Callable[[], Snapshot],
         store: Store,
+        memory: ReportMemory | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.at = at
@@ -67,23 +80,20 @@ class ReportMail:
         self._snapshot = snapshot
         self._store = store
         self._wall_clock = wall_clock
-        self._noted: _Noted | None = None
-        self._is_kept = True  # what is noted, by the file
+        self._memory = memory or ReportMemory()
         self._tried_at = -math.inf
 
     async def run(self) -> None:
-        """Send the report when it is time, until cancelled."""
-        this = asyncio.current_task()
-        while True:
-            try:
-                await self.look()
-            except (StoreError, NoThreadError):
-                pass  # of which the log tells; without the store nobody knows what was sent already
-            except Exception:  # noqa: BLE001 - tomorrow's may do better
-                _log.exception("the report cannot be mailed")
-            if this and this.cancelling():  # wait_for() of Python 3.11, in aiosmtplib, may hide it
-                return
-            await asyncio.sleep(LOOK)
+        """Send the report when it is time, until cancelled; it begins when the one before has ended."""
+        async with self._memory.turn:
+            while True:
+                try:
+                    await self.look()
+                except (StoreError, NoThreadError):
+                    pass  # of which the log tells; without the store nobody knows what was sent already
+                except Exception:  # noqa: BLE001 - tomorrow's may do better
+                    _log.exception("the report cannot be mailed")
+                await asyncio.sleep(LOOK)
 
     async def look(self) -> None:
         """Send what is due now. Raises StoreError."""
@@ -118,19 +128,20 @@ class ReportMail:
 
     async def _known(self) -> _Noted | None:
         """Give what was noted, and see that the file has it. Raises StoreError."""
-        if self._noted is None:
+        memory = self._memory
+        if memory.noted is None:
             text = await in_daemon_thread(lambda: self._store.perform(lambda file: meta.read(file, _KEY)))
-            self._noted = None if text is None else _noted(text)
-        elif not self._is_kept:
-            await self._note(self._noted)
-        return self._noted
+            memory.noted = None if text is None else _noted(text)
+        elif not memory.is_kept:
+            await self._note(memory.noted)
+        return memory.noted
 
     async def _note(self, noted: _Noted) -> None:
         """Note something, here in any case, and in the file. Raises StoreError."""
-        self._noted, self._is_kept = noted, False
+        self._memory.noted, self._memory.is_kept = noted, False
         text = json.dumps({"day": noted.day, "left": noted.left})
         await in_daemon_thread(lambda: self._store.perform(lambda file: meta.write(file, _KEY, text)))
-        self._is_kept = True
+        self._memory.is_kept = True
 
     async def _send(self, day: str, recipients: Sequence[str], now: float) -> None:
         """Send to some recipients, and note each whose mail was taken."""

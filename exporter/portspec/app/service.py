@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from portspec import __version__, files, log
 from portspec.app.reportfile import ReportFile
-from portspec.app.reportmail import ReportMail
+from portspec.app.reportmail import ReportMail, ReportMemory
 from portspec.app.servicemanager import ServiceManager
 from portspec.config import load_again
 from portspec.config.source import MAX_BYTES
@@ -22,11 +22,11 @@ from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.monitor import Monitor
 from portspec.names import canonical
-from portspec.notify import RUNBOOKS, Links, Mailer
+from portspec.notify import RUNBOOKS, Links, Mailer, MailMemory, withdraw_mails
 from portspec.probe import Prober
 from portspec.report import ReportSettings
 from portspec.reports import Reports
-from portspec.store import Store, StoreError, announce, is_same_file, outbox, place_of_exporter
+from portspec.store import Store, announce, is_same_file, place_of_exporter
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -92,10 +92,12 @@ class Service:
         self._discovery = Discovery(config.discovery)
         self._prober: Prober | None = None
         self._mailer: Mailer | None = None
+        self._mail_memory = MailMemory()
         self._mailing: asyncio.Task[None] | None = None
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
         self._reportfile: ReportFile | None = None
+        self._report_memory = ReportMemory()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
         self.store = Store(
             place_of_exporter(config),
@@ -136,7 +138,8 @@ class Service:
         await self.reports.restore()
         if self._config.discovery:
             try:
-                await asyncio.wait_for(self._discovery.refresh_all(), FIRST_ANSWERS)
+                async with asyncio.timeout(FIRST_ANSWERS):
+                    await self._discovery.refresh_all()
             except TimeoutError:
                 _log.warning("not every source of discovery has answered yet; their hosts are scanned when they have")
             await self._take_discovered()
@@ -329,12 +332,13 @@ class Service:
     def _set_mailer(self, mail: MailConfig | None) -> None:
         """Go on with these settings of mail; what was under way is in the outbox."""
         if mail != (self._mailer.mail if self._mailer else None):
-            self._mailer = self._new_mailer(mail, self._mailer) if mail and mail.mode != "off" else None
+            self._mailer = self._new_mailer(mail) if mail and mail.mode != "off" else None
             if self._mailing:
                 self._mailing.cancel()
                 self._mailing = None
         if self._tasks and self._mailing is None:
-            self._mailing = self._tasks.create_task(self._mailer.run() if self._mailer else self._withdraw_mails())
+            sending = self._mailer.run() if self._mailer else withdraw_mails(self.store, self._mail_memory)
+            self._mailing = self._tasks.create_task(sending)
 
     def _publish(self, config: Config) -> None:
         """Begin to write and to mail the report of all machines by these settings, and no longer by those before."""
@@ -352,16 +356,13 @@ class Service:
             self._reportfile = ReportFile(config.reportfile, settings, lambda: self.snapshot)
             parts.append(self._reportfile)
         if config.reportmail and config.mail:
-            parts.append(ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store))
+            memory = self._report_memory
+            parts.append(
+                ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store, memory)
+            )
         self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
 
-    async def _withdraw_mails(self) -> None:
-        """Forget mails that wait though none are sent any more: in a month they would be no news."""
-        with contextlib.suppress(StoreError):  # as long as the file cannot be written; at the next start, then
-            if count := await in_daemon_thread(lambda: self.store.perform(outbox.clear)):
-                _log.warning("mails that waited are not sent, since sendemail is false", mails=count)
-
-    def _new_mailer(self, mail: MailConfig, before: Mailer | None) -> Mailer:
+    def _new_mailer(self, mail: MailConfig) -> Mailer:
         monitor = self._monitor
         is_bare = mail.tls == "none"
         (_log.warning if is_bare else _log.info)(
@@ -378,7 +379,7 @@ class Service:
             states=lambda: monitor.snapshot.hosts,
             audit=self._audit,
             links=self._links,
-            counts=before.counts if before else None,
+            memory=self._mail_memory,
         )
 
     def _audit(self, host: str) -> AuditState | None:

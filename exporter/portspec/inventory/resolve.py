@@ -148,7 +148,8 @@ class SystemResolver:
 
     async def _family(self, name: str, family: socket.AddressFamily) -> tuple[list[str], Failure | None]:
         try:
-            return await asyncio.wait_for(self._in_thread(name, family), self._time_limit), None
+            async with asyncio.timeout(self._time_limit):
+                return await self._in_thread(name, family), None
         except TimeoutError:
             return [], _failed(family, f"no answer in {self._time_limit:g} s")
         except socket.gaierror as error:

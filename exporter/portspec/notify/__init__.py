@@ -2,7 +2,7 @@
 
 from portspec.notify.content import RUNBOOKS, Links
 from portspec.notify.letter import report_letter, trial_letter
-from portspec.notify.mailer import Mailer, MailStatus
+from portspec.notify.mailer import Mailer, MailMemory, MailStatus, withdraw_mails
 from portspec.notify.smtp import DeliveryError, Reason, Session, send_each
 from portspec.notify.watch import Watch
 
@@ -10,6 +10,7 @@ __all__ = [
     "RUNBOOKS",
     "DeliveryError",
     "Links",
+    "MailMemory",
     "MailStatus",
     "Mailer",
     "Reason",
@@ -18,4 +19,5 @@ __all__ = [
     "report_letter",
     "send_each",
     "trial_letter",
+    "withdraw_mails",
 ]

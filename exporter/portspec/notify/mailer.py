@@ -17,6 +17,7 @@ from portspec.notify.encoding import decode_notice, decode_story, encode_notice,
 from portspec.notify.holders import with_holders
 from portspec.notify.letter import MAX_SINGLE, digest, letter, trouble_letter
 from portspec.notify.smtp import DeliveryError, Reason, Session
+from portspec.notify.steps import last_step
 from portspec.notify.story import WATCHED_BY_OTHERS, tell
 from portspec.notify.watch import EVERY, Watch
 from portspec.store import StoreError, outbox
@@ -39,6 +40,7 @@ HOLD: Final = 300.0  # seconds that a notice waits at most for the end of the ro
 KEPT: Final = 5 * 86_400.0  # seconds that a mail is tried (RFC 5321, 4.5.4.1: at least 4 to 5 days)
 MAX_REFUSALS: Final = 3  # answers 5xx to a mail before it is given up
 AFTER_STORE_ERROR: Final = 10.0  # seconds until the next look
+STORE_PATIENCE: Final = 5.0  # seconds that the state file is waited for when the mailer is to end
 FIRST_PAUSE: Final = 5.0  # seconds until a server that failed is tried again, each time twice as long
 MAX_PAUSE: Final = 900.0
 FIRST_MAIL_PAUSE: Final = 60.0  # the same for one mail that the server did not take
@@ -64,14 +66,23 @@ class MailStatus:
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a process knows of mails whatever its settings: see MailStatus."""
+class MailMemory:
+    """What a process knows of mails whatever its settings, for the counts see MailStatus.
+
+    `taken` are mails that the server has, and the outbox perhaps still has, too. `awaited` is by host what was under
+    way when its notice was seen first. The state file cannot be written since `store_failed_at`, a Unix time, and
+    `told_of_store` are the recipients who were told. Whoever sends or withdraws mails has the `turn`.
+    """
 
     waiting: int = 0
     sent: int = 0
     given_up: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    taken: dict[int, Letter] = field(default_factory=dict)  # the server has them, and the outbox perhaps still has, too
+    taken: dict[int, Letter] = field(default_factory=dict)
+    awaited: dict[str, Round] = field(default_factory=dict)
+    store_failed_at: float | None = None
+    told_of_store: set[str] = field(default_factory=set)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Mailer:
@@ -80,7 +91,7 @@ class Mailer:
     `under_way` tells of which intervals a round is under way (None: scans beside the rounds), and how many have ended
     before, and `states` gives the hosts as they are now. `audit` gives the last audit of a host, if it sends any, and
     `links` where mails lead to. `wall_clock` gives Unix seconds; what waits does so by it, and
-    so over a restart. `counts` are those of a mailer with other settings.
+    so over a restart. `memory` is that of the mailers before, with other settings.
     """
 
     def __init__(
@@ -92,13 +103,12 @@ class Mailer:
         states: Callable[[], Mapping[str, HostState]],
         audit: Callable[[str], AuditState | None] = lambda _: None,
         links: Callable[[], Links] = Links,
-        counts: Counts | None = None,
+        memory: MailMemory | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.mail = mail
         self._store = store
         self._under_way = under_way
-        self._awaited: dict[str, Round] = {}  # by host, what was under way when its notice was seen first
         self._states = states
         self._audit = audit
         self._links = links
@@ -108,21 +118,19 @@ class Mailer:
             if mail.mode == "fallback" and mail.alertmanager
             else None
         )
-        self.counts = counts or Counts()
+        self.memory = memory or MailMemory()
         self._something_new = asyncio.Event()
         self._server_due = -math.inf  # Unix seconds
         self._server_pause = 0.0
-        self._store_failed_at: float | None = None  # Unix seconds
-        self._told_of_store: set[str] = set()  # recipients
         self._is_active = mail.mode == "on"
         self._is_settled = False  # whether Alertmanager tells
 
     @property
     def status(self) -> MailStatus:
         """How it does now; callable from any thread."""
-        counts = self.counts
-        failed = {reason.value: counts.failed[reason.value] for reason in Reason}
-        return MailStatus(counts.waiting, counts.sent, counts.given_up, failed)
+        memory = self.memory
+        failed = {reason.value: memory.failed[reason.value] for reason in Reason}
+        return MailStatus(memory.waiting, memory.sent, memory.given_up, failed)
 
     def on_state(self, before: HostState, after: HostState) -> None:
         """Have a host's states before and after a scan written, with what is to be told of it; at once."""
@@ -146,12 +154,15 @@ class Mailer:
             self._something_new.set()
 
     async def run(self) -> None:
-        """Send what waits until cancelled; nothing that goes wrong ends it."""
-        this = asyncio.current_task()
-        async with asyncio.TaskGroup() as tasks:
+        """Send what waits until cancelled; nothing that goes wrong ends it.
+
+        It begins when the mailer before has ended. When cancelled, it waits a few seconds for a server that has a
+        message and has not answered, and for the state file, so that no mail is sent twice.
+        """
+        async with self.memory.turn, asyncio.TaskGroup() as tasks:
             if self._watch:
                 tasks.create_task(self._stand_in(self._watch))
-            while not (this and this.cancelling()):  # wait_for() of Python 3.11, in aiosmtplib, may hide it
+            while True:
                 try:
                     pause = await self.look()
                 except NoThreadError:  # the log tells of it
@@ -159,6 +170,7 @@ class Mailer:
                 except Exception:  # noqa: BLE001 - the mailer goes on whatever it comes to
                     _log.exception("the mailer failed, and goes on")
                     pause = MAX_PAUSE
+                await asyncio.sleep(0)  # where a cancellation comes that waited for an answer: not in timeout()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._something_new.wait()
@@ -170,11 +182,13 @@ class Mailer:
         now = self._wall_clock()
         under_way = self._under_way()
         try:
-            taken = tuple(self.counts.taken.values())
-            letters, waiting, self._awaited = await self._in_store(lambda file: self._take(file, taken, under_way, now))
+            taken = tuple(self.memory.taken.values())
+            letters, waiting, self.memory.awaited = await self._in_store(
+                lambda file: self._take(file, taken, under_way, now)
+            )
             self._note(waiting)
             for item in taken:
-                self.counts.taken.pop(item.number, None)
+                self.memory.taken.pop(item.number, None)
             if letters:
                 await self._deliver(letters)
                 waiting = await self._in_store(outbox.waiting)
@@ -182,8 +196,8 @@ class Mailer:
         except StoreError as error:
             await self._tell_of_store(error)
             return AFTER_STORE_ERROR
-        self._store_failed_at = None
-        self._told_of_store.clear()
+        self.memory.store_failed_at = None
+        self.memory.told_of_store.clear()
         if not self._is_active:
             return MAX_PAUSE
         if waiting.notices:
@@ -192,7 +206,7 @@ class Mailer:
         return min(max(due - self._wall_clock(), 0.0), MAX_PAUSE)
 
     def _note(self, waiting: outbox.Waiting) -> None:
-        self.counts.waiting = waiting.notices + waiting.mails
+        self.memory.waiting = waiting.notices + waiting.mails
 
     def _take(
         self, file: sqlite3.Connection, taken: Iterable[Letter], under_way: Mapping[float | None, int], now: float
@@ -214,7 +228,7 @@ class Mailer:
         """Give, by host, the round whose end its notices wait for; hosts whose notices wait no more are left out."""
         states = self._states()
         rounds = {
-            row.host: self._awaited.get(row.host) or _round_of(state.target.config.interval, under_way)
+            row.host: self.memory.awaited.get(row.host) or _round_of(state.target.config.interval, under_way)
             for row in notices
             if (state := states.get(row.host))
         }
@@ -259,7 +273,7 @@ class Mailer:
                         await self._remove(waiting[0])
                     waiting.popleft()
         except DeliveryError as error:
-            self.counts.failed[error.reason.value] += 1
+            self.memory.failed[error.reason.value] += 1
             self._server_pause = min(max(2 * self._server_pause, FIRST_PAUSE), MAX_PAUSE)
             self._server_due = self._wall_clock() + self._server_pause
             _log.error(
@@ -289,12 +303,12 @@ class Mailer:
                 raise
             await self._keep(item, error)
         else:
-            self.counts.sent += 1
+            self.memory.sent += 1
             _log.info("mail sent", recipient=item.recipient, answer=answer)
             await self._remove(item)
 
     async def _keep(self, item: Letter, error: DeliveryError) -> None:
-        self.counts.failed[error.reason.value] += 1
+        self.memory.failed[error.reason.value] += 1
         item = replace(item, refusals=item.refusals + (error.reason is Reason.REFUSED))
         if item.refusals >= MAX_REFUSALS or self._wall_clock() - item.at >= KEPT:
             await self._give_up(item, error)
@@ -309,25 +323,25 @@ class Mailer:
         await self._in_store(lambda file: outbox.postpone(file, item, self._wall_clock() + pause))
 
     async def _give_up(self, item: Letter, error: DeliveryError) -> None:
-        self.counts.given_up += 1
+        self.memory.given_up += 1
         days = (self._wall_clock() - item.at) / 86_400
         _log.error("a mail is given up", recipient=item.recipient, why=error.detail, days=round(days, 1))
         await self._remove(item)
 
     async def _remove(self, item: Letter) -> None:
         """Take a mail out of the outbox: if not now, then before anything else is sent."""
-        self.counts.taken[item.number] = item
+        self.memory.taken[item.number] = item
         await self._in_store(lambda file: outbox.remove(file, item))
-        self.counts.taken.pop(item.number, None)
+        self.memory.taken.pop(item.number, None)
 
     async def _tell_of_store(self, error: StoreError) -> None:
         """Log that mails wait for the state file, and when they have for long, send that past it."""
         now = self._wall_clock()
-        if self._store_failed_at is None:
-            self._store_failed_at = now
+        if self.memory.store_failed_at is None:
+            self.memory.store_failed_at = now
             _log.error("mails wait until the state file can be written", file=error.path, why=error.why)
-        untold = [recipient for recipient in self.mail.recipients if recipient not in self._told_of_store]
-        is_early = 0 <= now - self._store_failed_at < HOLD or 0 < self._server_due - now <= MAX_PAUSE
+        untold = [recipient for recipient in self.mail.recipients if recipient not in self.memory.told_of_store]
+        is_early = 0 <= now - self.memory.store_failed_at < HOLD or 0 < self._server_due - now <= MAX_PAUSE
         if not untold or not self._is_active or is_early:
             return
         try:
@@ -351,11 +365,11 @@ class Mailer:
                 raise
             self._note_failure(failure)
         else:
-            self.counts.sent += 1
-        self._told_of_store.add(recipient)  # or refused: it is tried once
+            self.memory.sent += 1
+        self.memory.told_of_store.add(recipient)  # or refused: it is tried once
 
     def _note_failure(self, failure: DeliveryError) -> None:
-        self.counts.failed[failure.reason.value] += 1
+        self.memory.failed[failure.reason.value] += 1
         _log.error("nor can that be told by mail", reason=failure.reason.value, why=failure.detail)
 
     async def _stand_in(self, watch: Watch) -> None:
@@ -390,12 +404,24 @@ class Mailer:
         except StoreError as error:
             _log.error("mails that wait cannot be withdrawn yet", file=error.path, why=error.why)
             return False
-        self.counts.waiting = 0
+        self.memory.waiting = 0
         _log.info("Alertmanager is there to notify: portspec sends no mails", mails_withdrawn=withdrawn)
         return True
 
     async def _in_store(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await in_daemon_thread(lambda: self._store.perform(job))
+        return await last_step(in_daemon_thread(lambda: self._store.perform(job)), STORE_PATIENCE)
+
+
+async def withdraw_mails(store: Store, memory: MailMemory) -> None:
+    """Forget mails that wait, since none are sent any more: in a month they would be no news."""
+    async with memory.turn:
+        try:
+            count = await last_step(in_daemon_thread(lambda: store.perform(outbox.clear)), STORE_PATIENCE)
+        except (StoreError, NoThreadError):  # the log tells of it; they are forgotten at the next start, then
+            return
+        memory.waiting = 0
+        if count:
+            _log.warning("mails that waited are not sent, since sendemail is false", mails=count)
 
 
 def _pause(attempts: int) -> float:

@@ -21,6 +21,7 @@ from aiosmtplib import errors
 from portspec import files
 from portspec.errors import PortspecError, printable
 from portspec.names import canonical, query_name
+from portspec.notify.steps import last_step, step
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -102,24 +103,28 @@ class Session:
         try:
             if client and client.is_connected and kind is None:
                 with contextlib.suppress(aiosmtplib.SMTPException, OSError):
-                    await client.quit(timeout=min(self._timeout, _GOODBYE))
+                    await step(client.quit(timeout=min(self._timeout, _GOODBYE)))
         finally:
             self._close()
 
     async def send(self, recipient: str, message: bytes) -> str:
-        """Send a mail to one address; gives what the server answered. Raises DeliveryError."""
+        """Send a mail to one address; gives what the server answered. Raises DeliveryError.
+
+        When this is cancelled while the server has the message, its answer is waited for, for a few seconds; with an
+        answer the cancellation comes at the next await.
+        """
         client = self._client
         if client is None or not client.is_connected:
             raise DeliveryError(Reason.CLOSED, "the server closed the connection")
         try:
-            await client.mail(self._mail.sender)
-            await client.rcpt(recipient)
-            answer = await client.data(message)
+            await step(client.mail(self._mail.sender))
+            await step(client.rcpt(recipient))
+            answer = await last_step(client.data(message), min(self._timeout, _GOODBYE))
         except errors.SMTPResponseException as error:
             failure = self._failure(error)
             if failure.is_of_mail:
                 try:
-                    await client.rset()
+                    await step(client.rset())
                 except (aiosmtplib.SMTPException, OSError):
                     self._close()
             raise failure from None
@@ -141,9 +146,9 @@ class Session:
             sock=connected,
         )
         try:
-            await client.connect()
+            await step(client.connect())
             self._take_over(client)
-            await client.ehlo()
+            await step(client.ehlo())
             if mail.tls == "starttls":
                 if not client.supports_extension("starttls"):
                     raise DeliveryError(
@@ -152,20 +157,20 @@ class Session:
                         "credentials)",
                     )
                 try:
-                    await client.starttls()
+                    await step(client.starttls())
                 except errors.SMTPResponseException as error:
                     if error.code < _TEMPORARY:
                         raise
                     answer = _answer(error.code, error.message)
                     raise DeliveryError(Reason.TLS, f"the server does not start TLS: {answer}") from None
                 self._take_over(client)
-                await client.ehlo()
+                await step(client.ehlo())
             if mail.username is not None and prepared.password is not None:
                 if mail.tls == "none":
                     raise DeliveryError(Reason.AUTH, "credentials are never sent without TLS")
                 if "plain" not in client.supported_auth_methods:
                     raise DeliveryError(Reason.AUTH, "the server offers no AUTH PLAIN")
-                await client.auth_plain(mail.username, prepared.password)
+                await step(client.auth_plain(mail.username, prepared.password))
         except (aiosmtplib.SMTPException, OSError) as error:
             raise self._failure(error, is_opening=True) from None
 

@@ -111,6 +111,23 @@ def test_other_addresses_get_what_comes_after_a_reload(conf: Path, taken: Taken)
     asyncio.run(scenario())
 
 
+def test_what_was_counted_is_counted_on_when_mails_are_switched_on_again(conf: Path, taken: Taken) -> None:
+    """While `sendemail` is false /metrics has nothing of mails; what it has afterwards includes what was before."""
+    write(conf, {A: [22]}, **MAIL)
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            await until(lambda: metric(service, "portspec_mails_sent_total") == ["portspec_mails_sent_total 2.0"])
+            write(conf, {A: [22]}, **(MAIL | {"sendemail": False}))
+            assert await service.reload() is None
+            assert metric(service, "portspec_mails_sent_total") == []
+            write(conf, {A: [22]}, **MAIL)
+            assert await service.reload() is None
+            assert metric(service, "portspec_mails_sent_total") == ["portspec_mails_sent_total 2.0"]
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_sent_while_it_is_switched_off(conf: Path, taken: Taken) -> None:
     """Without `sendemail` nothing is told or noted, and /metrics has nothing of mails."""
     write(conf, {A: [22]}, **(MAIL | {"sendemail": False}))

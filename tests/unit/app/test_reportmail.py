@@ -5,31 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from datetime import time as time_of_day
-from email import message_from_bytes, policy
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from aiosmtpd.smtp import SMTP
 
 from portspec.app import reportmail
-from portspec.app.reportmail import AGAIN, LATE, ReportMail
+from portspec.app.reportmail import AGAIN, LATE, ReportMail, ReportMemory
 from portspec.config import MailConfig
 from portspec.snapshot import HostTable, Snapshot
 from portspec.store import StoreError, database, meta
 from tests.unit.app.exporter import running, until, write
+from tests.unit.notify.mailbox import Mailbox
 from tests.unit.report.fleets import SETTINGS, audited, fleet, never, vulnerability
 from tests.unit.store.scenes import Logs, opened
 from tests.unit.store.test_trouble import locked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-    from email.message import EmailMessage
     from pathlib import Path
-
-    from aiosmtpd.smtp import Envelope, Session
 
     from portspec.report import ReportSettings
     from portspec.store import Store
@@ -71,56 +67,6 @@ def at(text: str, fold: int = 0) -> float:
     return datetime.fromisoformat(text).replace(fold=fold).timestamp()
 
 
-@dataclass
-class Mailbox:
-    """A mail server: what it took, whom it refuses, and what happens when it has taken a mail."""
-
-    taken: list[EmailMessage] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
-    on_taken: Callable[[], object] = lambda: None
-    connections: int = 0
-    port: int = 0
-    _server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen, always on the same port."""
-        self._server = await asyncio.get_running_loop().create_server(self._session, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Listen no more."""
-        if self._server:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
-
-    def _session(self) -> SMTP:
-        self.connections += 1
-        return SMTP(self, hostname="mail.test")
-
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, _: SMTP, __: Session, envelope: Envelope, address: str, ___: list[str]
-    ) -> str:
-        """Take a recipient, or not."""
-        if address in self.refused:
-            return "550 5.1.1 no such user"
-        envelope.rcpt_tos.append(address)
-        return "250 2.1.5 recipient ok"
-
-    async def handle_DATA(self, _: SMTP, __: Session, envelope: Envelope) -> str:  # noqa: N802 - the same
-        """Take a mail."""
-        message = message_from_bytes(envelope.original_content or b"", policy=policy.default)
-        assert envelope.rcpt_tos == [message["To"]]
-        self.taken.append(message)
-        self.on_taken()
-        return "250 2.0.0 queued"
-
-    def told(self) -> list[str]:
-        """Give the recipients of the mails since the last call."""
-        taken, self.taken = self.taken, []
-        return [str(message["To"]) for message in taken]
-
-
 class Scene:
     """A mail server, a state file, the time, and what mails the report."""
 
@@ -129,13 +75,14 @@ class Scene:
         self.mailbox = mailbox
         self.snapshot = snapshot
         self.now = now
+        self.memory: ReportMemory | None = None
         self.mail = MailConfig("off", "127.0.0.1", mailbox.port, "none", "portspec@example.org", (A, B))
         self.begin()
 
     def begin(self, when: time_of_day = SEVEN, settings: ReportSettings = SETTINGS) -> None:
         """Begin anew, as after a restart or a reload."""
         self.part = ReportMail(
-            when, self.mail, settings, lambda: self.snapshot, self.store, wall_clock=lambda: self.now
+            when, self.mail, settings, lambda: self.snapshot, self.store, self.memory, wall_clock=lambda: self.now
         )
 
     async def look(self, text: str | float, fold: int = 0) -> list[str]:
@@ -422,6 +369,33 @@ def test_recipient_that_is_gone_after_a_reload_gets_nothing(path: Path, logs: Lo
     assert "error" not in logs.levels
 
 
+def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
+    """The one before has its answer, and has ended, before the next one mails who is left."""
+
+    async def scenario() -> None:
+        async with mailing(path) as scene:
+            await scene.is_begun()
+            scene.memory = ReportMemory()
+            scene.begin()
+            tasks = [asyncio.create_task(scene.part.run())]
+
+            def reload() -> None:
+                scene.mailbox.on_taken = lambda: None
+                tasks[0].cancel()
+                scene.begin()
+                tasks.append(asyncio.create_task(scene.part.run()))
+
+            await asyncio.sleep(0)
+            scene.mailbox.on_taken = reload
+            scene.now = at("2026-11-22 07:00")
+            await until(lambda: len(scene.mailbox.taken) >= 2 and tasks[0].done())
+            tasks[1].cancel()
+            await asyncio.wait(tasks)
+            assert scene.mailbox.told() == [A, B]
+
+    run(scenario)
+
+
 # --- Trouble with the state file ---
 
 
@@ -468,6 +442,31 @@ def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
             assert scene.mailbox.told() == []
             assert await scene.look(20) == []
             scene.begin()
+            assert await scene.look(AGAIN) == []
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("logs")
+def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent and could not be noted is known to the one that comes next."""
+    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+
+    async def scenario() -> None:
+        async with mailing(path) as scene:
+            scene.memory = ReportMemory()
+            scene.begin()
+            await scene.is_begun()
+            with contextlib.ExitStack() as stack:
+
+                def hold() -> None:
+                    scene.mailbox.on_taken = lambda: None
+                    stack.enter_context(locked(path, "immediate"))
+
+                scene.mailbox.on_taken = hold
+                assert await scene.look("2026-11-22 07:00") == [A, B]
+                scene.begin()
+            await until(lambda: scene.store.status.is_up)
             assert await scene.look(AGAIN) == []
 
     run(scenario)

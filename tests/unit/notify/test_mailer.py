@@ -161,7 +161,7 @@ class Scene:
 
     def reload(self, mail: MailConfig) -> None:
         """Go on with other settings, as after a reload."""
-        self.mailer = self.made(mail, counts=self.mailer.counts)
+        self.mailer = self.made(mail, memory=self.mailer.memory)
 
     def scan(self, of: Target = WEB, *is_open: int, reason: Unseen | None = None) -> None:
         """Scan a host."""
@@ -925,6 +925,18 @@ def test_state_file_that_fails_for_long_is_told_by_mail_past_it(
         stuck(scene, clock, 10 * HOLD)
         assert server.told() == []
         assert len(events(logs)) == 1
+
+
+def test_state_file_that_fails_over_a_reload_is_told_once(stage: Stage, server: Server, clock: Clock) -> None:
+    """A mailer with other settings knows since when the file cannot be written, and who was told."""
+    with stage.scene() as scene:
+        stuck(scene, clock, HOLD - AFTER_STORE_ERROR)
+        scene.reload(mail_config(remind=3600.0))
+        stuck(scene, clock, 3 * AFTER_STORE_ERROR)
+        assert server.told() == [(A, "[portspec]")]
+        scene.reload(mail_config(A, B))
+        stuck(scene, clock, 2 * HOLD)
+        assert server.told() == [(B, "[portspec]")]
 
 
 def test_state_file_that_fails_again_is_told_again(stage: Stage, server: Server, clock: Clock) -> None:

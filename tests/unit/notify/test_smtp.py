@@ -20,7 +20,9 @@ import trustme
 
 from portspec.config import MailConfig
 from portspec.notify import DeliveryError, Reason, Session
+from portspec.notify import smtp as module
 from tests.unit.app.exporter import until
+from tests.unit.factories import settle
 from tests.unit.scan.loopback import PATIENCE, V4, V6, silent_ports
 
 if TYPE_CHECKING:
@@ -547,6 +549,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
         async with asyncio.timeout(2 * PATIENCE):
             await scenario
+        await settle()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(watched())
@@ -768,8 +771,11 @@ def test_refusal_is_told_whatever_the_server_does_on_rset(identities: Identities
 
 
 @pytest.mark.parametrize("step", [Step.GREETING, Step.HANDSHAKE, Step.SECURE_EHLO, Step.MAIL, Step.MESSAGE])
-def test_hung_server_holds_up_neither_others_nor_the_end(identities: Identities, step: Step) -> None:
-    """While a server hangs other tasks go on, and who cancels the session does not wait for the server."""
+def test_hung_server_holds_up_neither_others_nor_the_end(
+    identities: Identities, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a server hangs other tasks go on, and who cancels the session waits for its answer to a mail, not long."""
+    monkeypatch.setattr(module, "_GOODBYE", HUNG)
 
     async def attempt(mail: MailConfig) -> None:
         async with Session(mail, timeout=PATIENCE) as session:
