@@ -23,8 +23,8 @@ TESTS: Final = tuple(sorted((DIRECTORY / "tests").glob("*.yml")))
 ALERTMANAGER: Final = DIRECTORY / "alertmanager.yml"
 RUNBOOKS: Final = ROOT / "docs" / "runbooks.md"
 
-#: Labels that a target has, and portspec does not know; `vantage` is that of docs/deployment.md.
-TARGET_LABELS: Final = frozenset({"job", "instance", "vantage"})
+#: Labels that a target has, and portspec does not know; `vantage` and `exporter` are those of docs/deployment.md.
+TARGET_LABELS: Final = frozenset({"job", "instance", "vantage", "exporter"})
 
 
 @dataclass(frozen=True, slots=True)

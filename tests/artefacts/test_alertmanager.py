@@ -32,10 +32,12 @@ OPEN: Final[dict[str, Any]] = {
         "kind": "unexpected",
         "state": "open",
         "severity": "critical",
+        "team": "web",
     },
     "annotations": {
-        "summary": "web1: port 8080 is open and should not be",
-        "description": "Port 8080 of 192.0.2.1 (web1) is open.",
+        "summary": "web1: 8080 (http-alt) open, not expected",
+        "description": "Port 8080 of 192.0.2.1 is open, and conf.yml neither expects nor allows it.",
+        "seen_by": "scan1:10190",
         "runbook_url": RUNBOOK,
     },
     "startsAt": "2027-03-14T06:30:00.412Z",
@@ -92,6 +94,8 @@ def test_amtool_finds_nothing_wrong() -> None:
         (["severity=warning", "host=web1"], "mail"),
         (["severity=info"], "nowhere"),
         (["severity=warning", "alertname=PortspecExceptionExpiring"], "mail"),
+        (["severity=critical", "host=web1", "team=web"], "web-team,pager,mail"),
+        (["severity=info", "host=web1", "team=web"], "nowhere"),
         (["alertname=Another"], "mail"),
     ],
 )
@@ -117,10 +121,12 @@ def test_placeholders_are_nobodys() -> None:
 
 
 def test_inhibitions_are_about_alerts_that_exist() -> None:
-    """Each word of an inhibition matches an alert of the rules, and no exporter hides the alerts of another."""
+    """Each word of an inhibition matches an alert of the rules, and no exporter or place hides another's alerts."""
     for rule in CONFIGURATION["inhibit_rules"]:
-        for (matcher,) in (rule["source_matchers"], rule["target_matchers"]):
-            found = re.fullmatch(r'alertname=~?"(.+)"', matcher)
+        if rule["source_matchers"][1:]:  # an alert that counts hides those that it counts
+            assert rule["source_matchers"][1] == rule["target_matchers"][0].replace("alertname", "alert")
+        for matcher in (rule["source_matchers"][0], *rule["target_matchers"]):
+            found = re.fullmatch(r'alertname=~?"(.+?)"', matcher)
             assert found, matcher
             for word in found[1].split("|"):
                 assert [name for name in ALERTS if re.fullmatch(word, name)], word
@@ -128,42 +134,30 @@ def test_inhibitions_are_about_alerts_that_exist() -> None:
 
 
 def test_subject_and_text_of_a_mail_name_everything(tmp_path: Path) -> None:
-    """A mail has host, address, port, state, exporter, place, times in UTC and runbook, and says what is over."""
-    over = OPEN | {"status": "resolved", "labels": OPEN["labels"] | {"port": "23"}}
-    over["annotations"] = OPEN["annotations"] | {"summary": "web1: port 23 is open and should not be"}
+    """A mail says what is wrong, since when, where, who sees it and what to do; what is over is told in the past."""
+    over = OPEN | {"status": "resolved"}
+    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 (telnet) was open, and is no longer a deviation"}
     alerts = [OPEN | {"status": "firing"}, over]
-    assert render(tmp_path, "portspec.mail.subject", alerts) == "portspec: web1: port 8080 is open and should not be"
+    assert render(tmp_path, "portspec.mail.subject", alerts) == "[portspec] web1: 8080 (http-alt) open, not expected"
     assert (
         render(tmp_path, "portspec.mail.text", alerts)
         == f"""\
-Wrong now: 1
 
-web1: port 8080 is open and should not be
-  host      web1
-  address   192.0.2.1
-  port      8080
-  state     open
-  seen by   scan1:10190
-  vantage   outside
-  alert     PortspecUnexpectedPortOpen (critical)
-  since     2027-03-14 06:30:00 UTC
-  runbook   {RUNBOOK}
-  Port 8080 of 192.0.2.1 (web1) is open.
+web1: 8080 (http-alt) open, not expected
 
-Over: 1. (Of a port also when its host cannot be judged any more; another alert says so then.)
+Port 8080 of 192.0.2.1 is open, and conf.yml neither expects nor allows it.
 
-web1: port 23 is open and should not be
-  host      web1
-  address   192.0.2.1
-  port      23
-  state     open
-  seen by   scan1:10190
-  vantage   outside
-  alert     PortspecUnexpectedPortOpen (critical)
-  since     2027-03-14 06:30:00 UTC
-  until     2027-03-14 07:30:00 UTC
-  runbook   {RUNBOOK}
-  Port 8080 of 192.0.2.1 (web1) is open.
+Since: 2027-03-14 06:30:00 UTC
+Address: 192.0.2.1
+Seen by: scan1:10190
+Vantage: outside
+Team: web
+Alert: PortspecUnexpectedPortOpen (critical)
+What to do: {RUNBOOK}
+
+Resolved: 1
+- web1: 23 (telnet) was open, and is no longer a deviation
+  from 2027-03-14 06:30:00 until 2027-03-14 07:30:00 UTC
 
 --
 http://alertmanager:9093
@@ -171,41 +165,38 @@ http://alertmanager:9093
     )
 
 
-def test_a_mail_about_a_missing_port_names_its_state_in_words(tmp_path: Path) -> None:
-    """An alert without the label `state` has no line for it; summary and description tell it."""
-    labels = {name: text for name, text in OPEN["labels"].items() if name != "state"} | {"port": "443"}
-    annotations = {
-        "summary": "web1: port 443 should be open and is filtered",
-        "description": "Port 443 of 192.0.2.1 (web1) is filtered, and conf.yml expects it to be open.",
-    }
-    alert = OPEN | {"status": "firing", "labels": labels, "annotations": OPEN["annotations"] | annotations}
-    text = render(tmp_path, "portspec.mail.text", [alert])
-    assert "\nweb1: port 443 should be open and is filtered\n  host      web1\n" in text
-    assert "  port      443\n  seen by   scan1:10190\n" in text
-    assert f"  {annotations['description']}\n" in text
-
-
 def test_subject_says_when_all_is_over(tmp_path: Path) -> None:
-    """The subject of a mail without a firing alert begins with "over"; of several alerts it says how many."""
+    """The subject of a mail without a firing alert says so in the past tense; of several alerts it says how many."""
     over = OPEN | {"status": "resolved"}
-    assert render(tmp_path, "portspec.mail.subject", [over]) == (
-        "portspec: over: web1: port 8080 is open and should not be"
-    )
-    assert render(tmp_path, "portspec.mail.subject", [over, over]) == (
-        "portspec: over: web1: port 8080 is open and should not be (1 of 2)"
-    )
+    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 was open, and is no longer a deviation"}
+    said = "[portspec] resolved: web1: 23 was open, and is no longer a deviation"
+    assert render(tmp_path, "portspec.mail.subject", [over]) == said
+    assert render(tmp_path, "portspec.mail.subject", [over, over]) == f"{said}; 2 in all"
 
 
-def test_a_mail_about_thousands_shows_fifty(tmp_path: Path) -> None:
-    """However many alerts a host has, a mail about them can be read."""
+def test_the_worst_comes_first(tmp_path: Path) -> None:
+    """A critical alert stands in the subject, and before the others in the text."""
+    labels = OPEN["labels"] | {"severity": "warning"}
+    mild = OPEN | {"status": "firing", "labels": labels, "annotations": OPEN["annotations"] | {"summary": "db1: mild"}}
+    bad = OPEN | {"status": "firing", "annotations": OPEN["annotations"] | {"summary": "web1: bad"}}
+    for alerts in ([mild, bad], [bad, mild], [mild] * 20 + [bad]):
+        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: bad; {len(alerts)} in all"
+        text = render(tmp_path, "portspec.mail.text", alerts)
+        assert text.index("web1: bad") < text.index("db1: mild")
+
+
+def test_a_mail_about_many_has_a_line_for_each(tmp_path: Path) -> None:
+    """More than ten alerts have a line each, and no more than 300 are shown."""
     text = render(tmp_path, "portspec.mail.text", [OPEN | {"status": "firing"}] * 2000)
-    assert text.startswith("Wrong now: 2000\n")
-    assert text.count("  address   192.0.2.1\n") == 50
-    assert "The first 50 are shown.\n" in text
+    assert text.startswith("Firing: 2000\n")
+    line = "- web1: 8080 (http-alt) open, not expected, on 192.0.2.1, since 2027-03-14 06:30 UTC\n"
+    assert text.count(line) == 300
+    assert "- and others: 300 of 2000 are shown\n" in text
+    assert f"What to do: {RUNBOOK}\n" in text
 
 
-def test_a_host_is_one_notification_and_hides_what_follows_from_it(tmp_path: Path) -> None:
-    """A real Alertmanager mails each host once, pages what is critical, and hides the ports of a host that is down."""
+def test_each_kind_is_one_notification_and_hides_what_follows_from_it(tmp_path: Path) -> None:
+    """A real Alertmanager mails each kind of alert once, pages what is critical, and hides the ports of a dead host."""
     here = {"job": "portspec", "instance": "scan1:10190", "host": "web1"}
     there = here | {"instance": "scan2:10190"}
     down = here | {"alertname": "PortspecHostDown", "severity": "critical"}
@@ -220,16 +211,13 @@ def test_a_host_is_one_notification_and_hides_what_follows_from_it(tmp_path: Pat
     exporter_down = {"alertname": "PortspecExporterDown", "severity": "critical", "job": "portspec", "instance": "s3"}
     with alertmanager(tmp_path / "alertmanager") as running:
         running.post([down, *missing, seen, other, hint, shard, exporter_down])
-        until(lambda: len(running.mails) >= 3 and len(running.calls) >= 2)
-        mails = {str(mail["Subject"]): text_of(mail) for mail in running.mails}
-        assert mails.keys() == {
-            "portspec: PortspecHostDown of web1 (1 of 2)",
-            "portspec: PortspecHostUnknown of db1",
-            "portspec: PortspecExporterDown of nobody",
+        until(lambda: len(running.mails) >= 4 and len(running.calls) >= 2)
+        assert {str(mail["Subject"]) for mail in running.mails} == {
+            "[portspec] PortspecHostDown of web1",
+            "[portspec] PortspecExpectedPortMissing of web1",
+            "[portspec] PortspecHostUnknown of db1",
+            "[portspec] PortspecExporterDown of nobody",
         }
-        text = mails["portspec: PortspecHostDown of web1 (1 of 2)"]
-        assert "  port      443\n" in text
-        assert "  port      22\n" not in text
         assert {call["commonLabels"]["alertname"] for call in running.calls} == {
             "PortspecHostDown", "PortspecExporterDown",
         }  # fmt: skip
@@ -237,9 +225,53 @@ def test_a_host_is_one_notification_and_hides_what_follows_from_it(tmp_path: Pat
         assert (first["To"], first["Auto-Submitted"]) == ("security@example.org", "auto-generated")
         assert first["From"] == "PortSpec <portspec@example.org>"
         running.post(over=[other])
-        until(lambda: len(running.mails) >= 4)
-        assert running.mails[3]["Subject"] == "portspec: over: PortspecHostUnknown of db1"
+        until(lambda: len(running.mails) >= 5)
+        assert running.mails[4]["Subject"] == "[portspec] resolved: no longer: PortspecHostUnknown of db1"
         assert len(running.calls) == 2
+
+
+def test_a_storm_is_one_call_and_one_mail(tmp_path: Path) -> None:
+    """300 hosts that go wrong at once are one call and one mail: those of the alert that counts them."""
+    here = {"job": "portspec", "instance": "scan1:10190", "severity": "critical"}
+    hosts = [
+        here | {"alertname": "PortspecUnexpectedPortOpen", "host": f"h{n}", "port": "23", "address": "192.0.2.1"}
+        for n in range(300)
+    ]
+    many = {
+        "alertname": "PortspecManyHosts",
+        "alert": "PortspecUnexpectedPortOpen",
+        "job": "portspec",
+        "severity": "critical",
+    }
+    another = here | {"alertname": "PortspecHostDown", "host": "db1"}
+    with alertmanager(tmp_path / "alertmanager") as running:
+        running.post([many, *hosts])
+        until(lambda: running.mails and running.calls)
+        running.post([another])  # time goes by
+        until(lambda: len(running.mails) == 2 and len(running.calls) == 2)
+        assert [mail["Subject"] for mail in running.mails] == [
+            "[portspec] PortspecManyHosts of nobody",
+            "[portspec] PortspecHostDown of db1",
+        ]
+        running.post(over=[many, *hosts])
+        until(lambda: len(running.mails) == 3)
+        assert running.mails[2]["Subject"] == "[portspec] resolved: no longer: PortspecManyHosts of nobody"
+
+
+def test_up_to_a_hundred_hosts_are_one_call_and_one_mail(tmp_path: Path) -> None:
+    """Without an alert that counts them, hosts that go wrong in the same way are one call and one mail, all named."""
+    here = {"job": "portspec", "instance": "scan1:10190", "severity": "critical"}
+    hosts = [
+        here | {"alertname": "PortspecUnexpectedPortOpen", "host": f"h{n:02}", "port": "23", "address": "192.0.2.1"}
+        for n in range(100)
+    ]
+    with alertmanager(tmp_path / "alertmanager") as running:
+        running.post(hosts)
+        until(lambda: running.mails and running.calls)
+        (mail,), (call,) = running.mails, running.calls
+        assert mail["Subject"] == "[portspec] PortspecUnexpectedPortOpen of h00; 100 in all"
+        assert all(f"of h{n:02}, on 192.0.2.1" in text_of(mail) for n in range(100))
+        assert len(call["alerts"]) == 100
 
 
 def test_a_host_that_becomes_unknown_does_not_read_as_mended(tmp_path: Path) -> None:
@@ -252,12 +284,12 @@ def test_a_host_that_becomes_unknown_does_not_read_as_mended(tmp_path: Path) -> 
         until(lambda: len(running.mails) == 1 and len(running.calls) == 1)
         running.post([unknown], over=[port])
         until(lambda: len(running.mails) == 2)
-        assert running.mails[1]["Subject"] == "portspec: PortspecHostUnknown of web1"
-        assert "Over:" not in text_of(running.mails[1])
+        assert running.mails[1]["Subject"] == "[portspec] PortspecHostUnknown of web1"
+        assert "Resolved:" not in text_of(running.mails[1])
         running.post(over=[unknown])
-        until(lambda: len(running.mails) == 3)
-        assert running.mails[2]["Subject"] == "portspec: over: PortspecHostUnknown of web1"
-        assert [call["status"] for call in running.calls] == ["firing"]
+        # The port, too, if its group was not looked at while the host was unknown: it is known by now that it is shut.
+        ended = "[portspec] resolved: no longer: PortspecHostUnknown of web1"
+        until(lambda: any(mail["Subject"] == ended for mail in running.mails[2:]))
 
 
 def test_one_notification_says_that_no_canary_is_seen(tmp_path: Path) -> None:
@@ -275,8 +307,8 @@ def test_one_notification_says_that_no_canary_is_seen(tmp_path: Path) -> None:
         running.post([other, *unknown], over=[port])
         until(lambda: len(running.mails) == 3)
         assert [mail["Subject"] for mail in running.mails[1:]] == [
-            "portspec: PortspecCanaryUnseen of nobody",
-            "portspec: PortspecHostNeverScanned of web1",
+            "[portspec] PortspecCanaryUnseen of nobody",
+            "[portspec] PortspecHostNeverScanned of web1",
         ]
-        assert "Over:" not in text_of(running.mails[2])
+        assert "Resolved:" not in text_of(running.mails[2])
         assert [call["status"] for call in running.calls] == ["firing"] * 2

@@ -119,8 +119,8 @@ def test_a_port_that_opens_is_mailed_and_paged_and_so_is_its_end(lab: Lab, tmp_p
             assert query(lab, 'ALERTS{host!=""}') == {}
 
             lab.open_port(WEB, 1000)
-            eventually(lambda: bool(about(server, "port 1000 is open and should not be")), wanted=True)
-            (mail,) = about(server, "port 1000 is open and should not be")
+            eventually(lambda: bool(about(server, "1000 open, not expected")), wanted=True)
+            (mail,) = about(server, "1000 open, not expected")
             assert WEB in str(mail.message["Subject"])
             assert all(word in mail.text for word in (WEB, "1000", "open", "runbooks.md#portspecunexpectedportopen"))
             eventually(lambda: [page["status"] for page in documents(pages)], ["firing"])
@@ -128,9 +128,9 @@ def test_a_port_that_opens_is_mailed_and_paged_and_so_is_its_end(lab: Lab, tmp_p
             assert [(alert["labels"]["host"], alert["labels"]["port"]) for alert in page["alerts"]] == [(WEB, "1000")]
 
             lab.close_port(WEB, 1000)
-            eventually(lambda: len(about(server, "over: ")), 1)
-            (over,) = about(server, "over: ")
-            assert all(word in over.text for word in (WEB, "1000", "until"))
+            eventually(lambda: len(about(server, "resolved: ")), 1)
+            (over,) = about(server, "resolved: ")
+            assert all(word in over.text for word in (WEB, "1000 was open", "until"))
             eventually(lambda: [page["status"] for page in documents(pages)], ["firing", "resolved"])
         finally:
             for program in programs:
