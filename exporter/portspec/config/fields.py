@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
 from datetime import UTC, date, datetime, time
 from itertools import chain
 from pathlib import Path
@@ -243,6 +245,45 @@ def _readable(value: object, info: ValidationInfo) -> str:
     return str(path)
 
 
+def command_words(value: object) -> list[str]:
+    """Take a command, as a list of words or as one text with quotes as a shell has them; no shell reads it.
+
+    Raises ValueError, which quotes nothing of it.
+    """
+    if isinstance(value, str):
+        lexer = shlex.shlex(value, posix=True, punctuation_chars=True)
+        lexer.whitespace_split, lexer.commenters = True, ""
+        try:
+            words = list(lexer)
+        except ValueError:
+            raise ValueError("has a quote without its end; write a list of words") from None
+        if any(set(word) <= set("();<>|&") for word in words) or "`" in value or "$(" in value:
+            raise ValueError("is run without a shell: put pipes and the like into a script, and name that")
+    elif isinstance(value, list):
+        words = [_text(word) for word in value]
+    else:
+        raise ValueError("expected a command: a text, or a list of words")  # noqa: TRY004 - pydantic takes ValueError
+    if not words or not words[0].strip() or any("\0" in word for word in words):
+        raise ValueError("expected the path of a program, and what arguments it takes")
+    return words
+
+
+def _command(value: object, info: ValidationInfo) -> tuple[str, ...]:
+    """Take a command whose program, relative to conf.yml, is there and may be run."""
+    if value is None:
+        return ()
+    words = command_words(value)
+    path = Path(info.context or ".").absolute() / words[0]
+    try:
+        files.require_regular(path)
+    except OSError as error:
+        hint = "" if "/" in words[0] else "; give its whole path, as no PATH is searched"
+        raise ValueError(f'its program "{path}" cannot be run: {(error.strerror or "no file").lower()}{hint}') from None
+    if not os.access(path, os.X_OK):
+        raise ValueError(f'its program "{path}" may not be executed: chmod +x {shlex.quote(str(path))}')
+    return (str(path), *words[1:])
+
+
 def _read_text(value: object, info: ValidationInfo, read: Callable[[Path, int], bytes]) -> tuple[Path, str]:
     path = Path(info.context or ".") / _text(value)
     try:
@@ -267,6 +308,7 @@ Rate = Annotated[float | None, BeforeValidator(_rate)]
 HostRate = Annotated[float | None, BeforeValidator(_host_rate)]
 Text = Annotated[str, BeforeValidator(_text)]
 ReadableFile = Annotated[str | None, BeforeValidator(_readable)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]
 EngineName = Annotated[EngineChoice, BeforeValidator(_engine)]
 Glob = Annotated[str, BeforeValidator(_glob)]

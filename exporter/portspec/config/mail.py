@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from portspec import files
 from portspec.config.duration import parse_duration
-from portspec.config.fields import STRICT, Interval, ReadableFile, Text, items, whole
+from portspec.config.fields import STRICT, Command, Interval, ReadableFile, Text, items, whole
 from portspec.config.model import MailConfig, Mailing, SmtpTls
 from portspec.config.urls import base_url
 from portspec.errors import shorten
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from portspec.config.source import Source
 
 IMPLICIT_TLS_PORT = 465  # RFC 8314, 3.3
+_CREDENTIALS = ("smtppassword", "smtppassword_file", "smtptokencommand")
 _NEEDED = ("smtpserver", "alertemail", "fromemail")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322, 3.2.3
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -139,6 +140,7 @@ class MailModel(BaseModel):
     smtpusername: Text | None = None
     smtppassword: Text | None = None
     smtppassword_file: ReadableFile = None
+    smtptokencommand: Command = ()
     alertemail: Annotated[
         list[Annotated[str, BeforeValidator(_address)]], BeforeValidator(items), AfterValidator(_different)
     ] = []
@@ -148,16 +150,24 @@ class MailModel(BaseModel):
     fallback_after: Interval = 300.0
 
 
-def check_mail(source: Source, raw: dict[str, Any]) -> None:
-    """Check what no key can tell by itself."""
-    for name in ("smtppassword", "smtppassword_file"):
+def _check_credentials(source: Source, raw: dict[str, Any]) -> None:
+    for name in _CREDENTIALS:
         if name in raw and raw.get("smtpusername") is None:
             source.problem((name,), "stands without smtpusername; give both")
     if "smtppassword" in raw and "smtppassword_file" in raw:
         source.problem(("smtppassword_file",), "stands beside smtppassword; give one of the two")
-    passwords = [name for name in ("smtppassword", "smtppassword_file") if raw.get(name) is not None]
-    if raw.get("smtpusername") is not None and not passwords:
-        source.problem(("smtpusername",), "stands without smtppassword and smtppassword_file; give one of them")
+    given = [name for name in _CREDENTIALS if raw.get(name) is not None]
+    if "smtptokencommand" in given and given[0] != "smtptokencommand":
+        source.problem(("smtptokencommand",), f"stands beside {given[0]}; give a token or a password")
+    if raw.get("smtpusername") is not None and not given:
+        source.problem(
+            ("smtpusername",), f"stands without {', '.join(_CREDENTIALS[:-1])} and {_CREDENTIALS[-1]}; give one"
+        )
+
+
+def check_mail(source: Source, raw: dict[str, Any]) -> None:
+    """Check what no key can tell by itself."""
+    _check_credentials(source, raw)
     if raw.get("smtptls") == "none" and raw.get("smtpusername") is not None:
         source.problem(("smtptls",), '"none" stands beside smtpusername: credentials are never sent without TLS')
     if raw.get("smtptls") == "none" and raw.get("smtpcafile") is not None:
@@ -185,6 +195,7 @@ def mail_config(model: MailModel) -> MailConfig | None:
         username=model.smtpusername,
         password=model.smtppassword,
         password_file=model.smtppassword_file,
+        token_command=model.smtptokencommand,
         sender=model.fromemail,
         recipients=tuple(model.alertemail),
         remind=model.remind,

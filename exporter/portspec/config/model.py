@@ -162,7 +162,8 @@ class ScanConfig:
 class MailConfig:
     """The built-in mailer: whether it sends (`fallback`: only while `alertmanager` is not healthy), how and to whom.
 
-    `remind` and `fallback_after` are in seconds; no reminders if 0. What is in `password_file` is read at each use.
+    `remind` and `fallback_after` are in seconds; no reminders if 0. What is in `password_file` is read at each use,
+    and `token_command`, a program and its arguments, is run at each.
     """
 
     mode: Mailing
@@ -175,6 +176,7 @@ class MailConfig:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     password_file: str | None = None
+    token_command: tuple[str, ...] = field(default=(), repr=False)
     remind: float = SECONDS_A_DAY
     alertmanager: str | None = None
     fallback_after: float = 300.0

@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from portspec.config.fields import command_words
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
@@ -37,7 +39,18 @@ def trusted_files(raw: dict[str, Any], conf: Path, expanded: Collection[KeyPath]
         for name in _AUTHORITIES:
             if isinstance(file := block.get(name), str):
                 found.setdefault(str(conf.parent / file), False)
+    for file in _command_files(raw.get("smtptokencommand"), conf.parent):
+        found.setdefault(file, False)
     return ((str(conf), holds_secrets), *found.items())
+
+
+def _command_files(command: object, directory: Path) -> Iterator[str]:
+    """Give the program of a command, and its arguments that are files: an interpreter runs what one of them says."""
+    if command is None:
+        return
+    program, *arguments = command_words(command)
+    yield str(directory / program)
+    yield from (word for word in arguments if word.startswith("/"))
 
 
 def _blocks(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

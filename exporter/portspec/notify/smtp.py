@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import os
 import socket
 import ssl
@@ -19,8 +18,11 @@ import aiosmtplib
 from aiosmtplib import errors
 
 from portspec import files
-from portspec.errors import PortspecError, printable
+from portspec.errors import printable
 from portspec.names import canonical, query_name
+from portspec.notify.authentication import authenticate
+from portspec.notify.delivery import DeliveryError, Reason, answer, refusal, short
+from portspec.notify.greeting import greeting
 from portspec.notify.steps import last_step, step
 from portspec.threads import in_daemon_thread
 
@@ -29,50 +31,21 @@ if TYPE_CHECKING:
 
     from portspec.config import MailConfig
 
+__all__ = ["TIMEOUT", "DeliveryError", "Reason", "Session", "send_each"]
+
 TIMEOUT: Final = 30.0  # seconds for each step of the dialogue
 _MAX_PASSWORD = 65_536  # bytes of a file that holds one
-_MAX_ANSWER = 200  # characters of what a server says that are told
-_PERMANENT = 500
 _TEMPORARY = 400
-_CLOSING = 421
+# "Command not recognized": the server is of before ESMTP (RFC 5321, 3.2 and 4.2.4), and knows HELO. 501, 504 and 550
+# refuse the name or the client, and would after HELO, too.
+_KNOWS_NO_EHLO = {500, 502}
 _GOODBYE = 5.0  # seconds
-
-
-class Reason(enum.StrEnum):
-    """Why a mail was not taken."""
-
-    RESOLVE = "resolve"
-    CONNECT = "connect"
-    TIMEOUT = "timeout"
-    CLOSED = "closed"
-    TLS = "tls"
-    CERTIFICATE = "certificate"
-    AUTH = "auth"
-    TEMPORARY = "temporary"
-    REFUSED = "refused"
-    PROTOCOL = "protocol"
-    SETTINGS = "settings"
-
-
-class DeliveryError(PortspecError):
-    """A mail was not taken: the `reason`, and the `detail` in a few words.
-
-    `is_of_mail` is true if the server goes on and may take others; else there is no dialogue with it any more.
-    """
-
-    exit_code = 1
-
-    def __init__(self, reason: Reason, detail: str, *, is_of_mail: bool = False) -> None:
-        self.reason = reason
-        self.detail = detail
-        self.is_of_mail = is_of_mail
-        super().__init__(f"{reason.value}: {detail}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     addresses: tuple[tuple[int, tuple[object, ...]], ...]
-    own_name: str
+    name: str
     trust: ssl.SSLContext
     password: str | None
 
@@ -86,6 +59,7 @@ class Session:
     def __init__(self, mail: MailConfig, *, timeout: float = TIMEOUT) -> None:
         self._mail = mail
         self._timeout = timeout
+        self._greeting = ""
         self._client: aiosmtplib.SMTP | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._socket: socket.socket | None = None  # that of a client which has not yet taken it over
@@ -119,7 +93,7 @@ class Session:
         try:
             await step(client.mail(self._mail.sender))
             await step(client.rcpt(recipient))
-            answer = await last_step(client.data(message), min(self._timeout, _GOODBYE))
+            taken = await last_step(client.data(message), min(self._timeout, _GOODBYE))
         except errors.SMTPResponseException as error:
             failure = self._failure(error)
             if failure.is_of_mail:
@@ -130,15 +104,16 @@ class Session:
             raise failure from None
         except (aiosmtplib.SMTPException, OSError) as error:
             raise self._failure(error) from None
-        return _answer(answer.code, answer.message)
+        return answer(taken.code, taken.message)
 
     async def _open(self) -> None:
         mail = self._mail
         prepared = await in_daemon_thread(lambda: _prepare(mail))
         self._socket = connected = await self._connect(prepared)
+        self._greeting = greeting(prepared.name, connected.getsockname()[0])
         self._client = client = aiosmtplib.SMTP(
             hostname=canonical(mail.server),
-            local_hostname=prepared.own_name,
+            local_hostname=self._greeting,
             timeout=self._timeout,
             use_tls=mail.tls == "implicit",
             start_tls=False,
@@ -148,7 +123,7 @@ class Session:
         try:
             await step(client.connect())
             self._take_over(client)
-            await step(client.ehlo())
+            await self._greet(client)
             if mail.tls == "starttls":
                 if not client.supports_extension("starttls"):
                     raise DeliveryError(
@@ -161,18 +136,39 @@ class Session:
                 except errors.SMTPResponseException as error:
                     if error.code < _TEMPORARY:
                         raise
-                    answer = _answer(error.code, error.message)
-                    raise DeliveryError(Reason.TLS, f"the server does not start TLS: {answer}") from None
+                    said = answer(error.code, error.message)
+                    raise DeliveryError(Reason.TLS, f"the server does not start TLS: {said}") from None
                 self._take_over(client)
-                await step(client.ehlo())
-            if mail.username is not None and prepared.password is not None:
+                await self._greet(client)
+            if mail.username is not None:
                 if mail.tls == "none":
                     raise DeliveryError(Reason.AUTH, "credentials are never sent without TLS")
-                if "plain" not in client.supported_auth_methods:
-                    raise DeliveryError(Reason.AUTH, "the server offers no AUTH PLAIN")
-                await step(client.auth_plain(mail.username, prepared.password))
+                await authenticate(
+                    client,
+                    mail.username,
+                    password=prepared.password,
+                    command=mail.token_command,
+                    patience=self._timeout,
+                )
         except (aiosmtplib.SMTPException, OSError) as error:
             raise self._failure(error, is_opening=True) from None
+
+    async def _greet(self, client: aiosmtplib.SMTP) -> None:
+        """Say EHLO, or HELO to a server that does not know it, where neither TLS nor credentials are to follow."""
+        mail = self._mail
+        try:
+            await step(client.ehlo())
+        except errors.SMTPHeloError as error:
+            if error.code not in _KNOWS_NO_EHLO:
+                raise
+            without = f"the server knows no EHLO ({answer(error.code, error.message)}), and without it there is no"
+            if mail.tls == "starttls" and not client.get_transport_info("sslcontext"):
+                raise DeliveryError(Reason.TLS, f"{without} STARTTLS; nothing is sent without TLS") from None
+            if mail.username is not None:
+                raise DeliveryError(
+                    Reason.AUTH, f"{without} AUTH; leave smtpusername out, or ask another server"
+                ) from None
+            await step(client.helo())
 
     def _take_over(self, client: aiosmtplib.SMTP) -> None:
         """Remember what is to be closed: the client forgets it when something goes wrong."""
@@ -214,12 +210,12 @@ class Session:
         if any(isinstance(cause, TimeoutError) for cause in causes):
             return DeliveryError(Reason.TIMEOUT, f"no answer in {self._timeout:g} s")
         if isinstance(error, errors.SMTPResponseException):
-            return _refusal(error, is_opening=is_opening)
+            return refusal(error, self._greeting, is_opening=is_opening)
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return DeliveryError(Reason.TLS, f"no TLS with {self._mail.server}: {_short(str(causes[-1]))}")
+            return DeliveryError(Reason.TLS, f"no TLS with {self._mail.server}: {short(str(causes[-1]))}")
         if any(isinstance(cause, ConnectionError) for cause in causes):
             return DeliveryError(Reason.CLOSED, "the server closed the connection")
-        return DeliveryError(Reason.PROTOCOL, _short(str(error)))
+        return DeliveryError(Reason.PROTOCOL, short(str(error)))
 
     def _close(self) -> None:
         """Leave at once: closing TLS in good order waits for the other side."""
@@ -234,18 +230,6 @@ class Session:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket = None
-
-
-def _refusal(error: errors.SMTPResponseException, *, is_opening: bool) -> DeliveryError:
-    answer = _answer(error.code, error.message)
-    if error.code < _TEMPORARY:
-        return DeliveryError(Reason.PROTOCOL, f"the server says what cannot be understood: {_short(error.message)}")
-    if isinstance(error, errors.SMTPAuthenticationError):
-        return DeliveryError(Reason.AUTH, f"the server does not take the credentials: {answer}")
-    # whoever refuses the sender, or says that it is closing, refuses all mails
-    is_of_mail = not (is_opening or isinstance(error, errors.SMTPSenderRefused) or error.code == _CLOSING)
-    reason = Reason.REFUSED if error.code >= _PERMANENT else Reason.TEMPORARY
-    return DeliveryError(reason, f"the server answered {answer}", is_of_mail=is_of_mail)
 
 
 def _prepare(mail: MailConfig) -> _Prepared:
@@ -269,14 +253,7 @@ def _prepare(mail: MailConfig) -> _Prepared:
         why = error.strerror or "no such name"
         raise DeliveryError(Reason.RESOLVE, f"{mail.server} cannot be looked up: {why.lower()}") from None
     addresses = tuple(dict.fromkeys((int(family), tuple(address)) for family, _, _, _, address in found))
-    return _Prepared(addresses, _own_name(), trust, password)
-
-
-def _own_name() -> str:
-    """Give this machine's name for EHLO (RFC 5321, 4.1.1.1), or a literal where it has none that is a domain's."""
-    name = socket.getfqdn()
-    is_name = name.isascii() and name and all(letter.isalnum() or letter in "-._" for letter in name)
-    return name if is_name else "[127.0.0.1]"
+    return _Prepared(addresses, socket.getfqdn(), trust, password)
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
@@ -285,16 +262,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
         causes.append(error)
         error = error.__cause__ or error.__context__
     return causes
-
-
-def _answer(code: int, message: str) -> str:
-    return f"{code} {_short(message)}".strip()
-
-
-def _short(text: str) -> str:
-    """Make one line of what a server said."""
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= _MAX_ANSWER else f"{line[:_MAX_ANSWER]}…"
 
 
 async def send_each(

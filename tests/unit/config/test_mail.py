@@ -43,6 +43,7 @@ def test_defaults_of_mail(conf: Conf) -> None:
         username=None,
         password=None,
         password_file=None,
+        token_command=(),
         remind=DAY,
         alertmanager=None,
         fallback_after=300.0,
@@ -153,11 +154,68 @@ def test_credentials_need_tls(conf: Conf, tmp_path: Path, secret: str) -> None:
         ]
 
 
+def token_command(conf: Conf, value: str) -> tuple[str, ...]:
+    """Load a command that prints a token."""
+    return mail(conf, f"smtpusername: portspec\nsmtptokencommand: {value}\n").token_command
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments"),
+    [
+        ("bin/token", ()),
+        ("[bin/token]", ()),
+        ("bin/token -q  --user 'a b'  \"c#d\" # a comment", ("-q", "--user", "a b", "c#d")),
+        ("[bin/token, -n, 5, 'a|b; $HOME `x`']", ("-n", "5", "a|b; $HOME `x`")),
+        ("bin/token $HOME *", ("$HOME", "*")),
+    ],
+)
+def test_token_command_is_words(conf: Conf, tmp_path: Path, value: str, arguments: tuple[str, ...]) -> None:
+    """A text is cut at blanks, quotes hold together; a list is as it is; the program is relative to conf.yml."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "token"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert token_command(conf, value) == (str(program), *arguments)
+    assert "arguments" not in repr(mail(conf, f"smtpusername: portspec\nsmtptokencommand: [{program}, arguments]\n"))
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("gone/token", 'its program "{}/gone/token" cannot be run: no such file or directory'),
+        (
+            "token",
+            (
+                'its program "{}/token" cannot be run: no such file or directory; give its whole path, as no PATH is '
+                "searched"
+            ),
+        ),
+        ("./plain", 'its program "{}/plain" may not be executed: chmod +x {}/plain'),
+        ("./directory", 'its program "{}/directory" cannot be run: is a directory'),
+        *(
+            (f'"/bin/echo {rest}"', "is run without a shell: put pipes and the like into a script, and name that")
+            for rest in ("a | head", "a|head", "$(b)", "`b`", "a && b", "a; b", "a > /b")
+        ),
+        ('"/bin/echo \'a"', "has a quote without its end; write a list of words"),
+        *((value, "expected the path of a program, and what arguments it takes") for value in ('""', "[]", '[""]')),
+        *((value, "expected a command: a text, or a list of words") for value in ("5", "true", "{a: b}")),
+        ("[/bin/echo, [a]]", "expected a text (put it in quotes)"),
+    ],
+)
+def test_token_command_that_cannot_be_run(conf: Conf, tmp_path: Path, value: str, why: str) -> None:
+    """The error has the line and what to do, when the file is read and not with the first mail."""
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    (tmp_path / "directory").mkdir()
+    assert conf.problems(f"{NEEDED}smtpusername: portspec\nsmtptokencommand: {value}\n") == [
+        f"conf.yml:7: smtptokencommand: {why.replace('{}', str(tmp_path))}"
+    ]
+
+
 @pytest.mark.parametrize("text", ["smtppassword:", "smtppassword: ~"])
 def test_password_that_is_empty_is_none(conf: Conf, text: str) -> None:
     """A key without a value is no password: nobody is to find out from the server that none was sent."""
     assert conf.problems(f"{NEEDED}smtpusername: portspec\n{text}\n") == [
-        "conf.yml:6: smtpusername: stands without smtppassword and smtppassword_file; give one of them"
+        "conf.yml:6: smtpusername: stands without smtppassword, smtppassword_file and smtptokencommand; give one"
     ]
 
 

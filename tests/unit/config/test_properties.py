@@ -253,6 +253,7 @@ keys = st.one_of(
     st.sampled_from([
         *("hosts", "scanports", "scan", "interval", "ipv6", "parallelscans", "engine", "rate", "timeout", "retries"),
         *("expect", "allow", "labels", "smtpserver", "smtpport", "smtppassword", "smtppassword_file", "alertemail"),
+        "smtptokencommand",
         *("sendemail", "fromemail", "smtptls", "smtpcafile", "smtpusername", "remind", "alertmanager"),
         *("fallback_after", "exceptions", "confirm", "db1", "[key]", "192.0.2.1", "22"),
         *("audit", "passphrase", "passphrase_file", "previous_passphrase", "domain", "max_age", "keep", "reportfile"),
@@ -290,6 +291,7 @@ documents = st.one_of(
             "smtpserver": values,
             "smtppassword": values,
             "smtppassword_file": values,
+            "smtptokencommand": texts,
             "smtpusername": values,
             "smtptls": values,
             "smtpcafile": values,

@@ -125,6 +125,21 @@ def test_file_of_a_secret(tmp_path: Path, keys: dict[str, Any], mode: int, found
     assert own(tmp_path, complaints(configure(tmp_path, **keys))) == found
 
 
+@pytest.mark.parametrize("form", ["{} {} --quiet", ["{}", "{}", "--quiet", "/gone", "/dev/null"]])
+def test_program_that_prints_the_token(tmp_path: Path, form: str | list[str]) -> None:
+    """Whoever may change it, or the script that it runs, has the token; that everybody may read them is no matter."""
+    program, script = (tmp_path / secret_file(tmp_path, name, 0o755) for name in ("program", "script"))
+    paths = [str(program), str(script)]
+    words = form.format(*paths) if isinstance(form, str) else [*paths, *form[2:]]
+    keys: dict[str, Any] = {**_MAIL, "smtpusername": "a", "smtptokencommand": words}
+    config = configure(tmp_path, **keys)
+    assert complaints(config) == []
+    script.chmod(0o757)
+    assert own(tmp_path, complaints(config)) == ["script may be changed by every user: chmod o-w script"]
+    program.chmod(0o757)
+    assert own(tmp_path, complaints(config))[0] == "program may be changed by every user: chmod o-w program"
+
+
 @as_root
 def test_file_of_a_stranger(tmp_path: Path) -> None:
     """A file of another user than root and oneself is theirs to change; `check` lets root's services have theirs."""

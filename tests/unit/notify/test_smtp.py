@@ -54,6 +54,10 @@ class Step(enum.Enum):
     MESSAGE = b"250 2.0.0 queued\r\n"
     RSET = b"250 2.0.0 forgotten\r\n"
     QUIT = b"221 2.0.0 bye\r\n"
+    HELO = b"250 mail.test\r\n"
+    USERNAME = b"334 VXNlcm5hbWU6\r\n"
+    PASSWORD = b"334 UGFzc3dvcmQ6\r\n"
+    BEARER = b"334 \r\n"
 
 
 class OverError(Exception):
@@ -71,6 +75,8 @@ class Peer:
         self.secure = bytearray()
         self.steps: list[Step] = []
         self.mails: list[tuple[str, str, bytes]] = []
+        self.answers: list[bytes] = []  # to challenges
+        self.has_refused = False
         self._heard = bytearray()
 
     @property
@@ -128,6 +134,27 @@ def say(answer: bytes) -> Callable[[Peer], None]:
     return lambda peer: peer.socket.sendall(answer)
 
 
+def refuse(answer: bytes) -> Callable[[Peer], None]:
+    """Say something else in place of a challenge, and hear no answer to it."""
+
+    def act(peer: Peer) -> None:
+        peer.has_refused = True
+        peer.socket.sendall(answer)
+
+    return act
+
+
+def refuse_token(challenge: bytes, answer: bytes) -> Callable[[Peer], None]:
+    """Say why a token is refused, and refuse it when the client has sent its empty line."""
+
+    def act(peer: Peer) -> None:
+        peer.socket.sendall(b"334 " + base64.b64encode(challenge) + b"\r\n")
+        assert peer.hear() == b""
+        peer.socket.sendall(answer)
+
+    return act
+
+
 def say_for_ever(part: bytes) -> Callable[[Peer], None]:
     """Say something again and again."""
 
@@ -163,7 +190,8 @@ def say_and_close(answer: bytes) -> Callable[[Peer], None]:
 class Server:
     """A mail server on a free port that is right on each step but those with a twist, and those only at first.
 
-    It serves connections one after the other, in a thread with blocking sockets: when it hangs, nothing of it reads.
+    `lasting` twists are those of later connections. It serves connections one after the other, in a thread with
+    blocking sockets: when it hangs, nothing of it reads.
     """
 
     def __init__(
@@ -174,12 +202,14 @@ class Server:
         address: str = V4,
         is_implicit: bool = False,
         later: ssl.SSLContext | None = None,
+        lasting: Mapping[Step, Callable[[Peer], None]] | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
         self.peers: list[Peer] = []
         self._twists = twists
+        self._lasting = lasting or {}
         self._identities = (identity, later or identity)
         self._is_implicit = is_implicit
         self._is_over = False
@@ -213,7 +243,7 @@ class Server:
             is_first = not self.peers
             peer = Peer(connection, threading.Event())
             self.peers.append(peer)
-            twists = self._twists if is_first else {}
+            twists = self._twists if is_first else self._lasting
             try:
                 self._talk(peer, twists, self._identities[not is_first])
             except (OverError, OSError):
@@ -240,6 +270,8 @@ class Server:
             match command.partition(" ")[0]:
                 case "EHLO":
                     step(Step.SECURE_EHLO if peer.is_secure else Step.EHLO)
+                case "AUTH" if command.endswith((" LOGIN", " XOAUTH2")):
+                    self._challenge(peer, step, command)
                 case "MAIL":
                     sender = command
                     step(Step.MAIL)
@@ -259,6 +291,16 @@ class Server:
                     raise OverError
                 case other:
                     step(Step[other])
+
+    @staticmethod
+    def _challenge(peer: Peer, step: Callable[[Step], None], command: str) -> None:
+        """Ask for what a mechanism has to say; an answer of 5xx in place of a challenge is the end of it."""
+        for challenge in (Step.USERNAME, Step.PASSWORD) if command.endswith("LOGIN") else (Step.BEARER,):
+            step(challenge)
+            if peer.has_refused:
+                return
+            peer.answers.append(base64.b64decode(peer.hear()))
+        step(Step.AUTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +379,14 @@ def answered(step: Step, code: int) -> Row:
     """Make the row of a server that refuses a step."""
     reason = Reason.REFUSED if code >= 500 else Reason.TEMPORARY
     detail = f"the server answered {code} 4.2.0 not now, not here"
+    if code == 502 and step in {Step.EHLO, Step.SECURE_EHLO}:
+        reason = Reason.TLS if step is Step.EHLO else Reason.AUTH
+        rest = (
+            "STARTTLS; nothing is sent without TLS"
+            if step is Step.EHLO
+            else "AUTH; leave smtpusername out, or ask another server"
+        )
+        detail = f"the server knows no EHLO (502 4.2.0 not now, not here), and without it there is no {rest}"
     if step is Step.AUTH:
         reason, detail = Reason.AUTH, detail.replace("answered", "does not take the credentials:")
     if step is Step.STARTTLS:
@@ -395,11 +445,13 @@ def inject_late(peer: Peer) -> None:
     peer.socket.sendall(b"250-mail.test\r\n250 AUTH PLAIN\r\n")
 
 
-DIALOGUE: Final = tuple(step for step in Step if step not in {Step.RSET, Step.QUIT})
+CHALLENGES: Final = (Step.USERNAME, Step.PASSWORD, Step.BEARER)
+DIALOGUE: Final = tuple(step for step in Step if step not in {Step.RSET, Step.QUIT, Step.HELO, *CHALLENGES})
 ANSWERED: Final = tuple(step for step in DIALOGUE if step is not Step.HANDSHAKE)
 NO_STARTTLS: Final = (
     "the server offers no STARTTLS, and nothing is sent without TLS (smtptls: none would, without credentials)"
 )
+LOGIN_ONLY: Final = say(b"250-mail.test\r\n250 AUTH LOGIN\r\n")
 MALFORMED: Final = "Malformed SMTP response line: "
 ROWS: Final = (
     *(hung(step) for step in DIALOGUE),
@@ -445,6 +497,69 @@ ROWS: Final = (
         Reason.PROTOCOL,
         "the server says what cannot be understood: ",
     ),
+    *(
+        Row(
+            f"refuses LOGIN in place of {step.name}",
+            {Step.SECURE_EHLO: LOGIN_ONLY, step: refuse(b"535 5.7.8 bad credentials\r\n")},
+            Reason.AUTH,
+            "the server does not take the credentials: 535 5.7.8 bad credentials",
+        )
+        for step in (Step.USERNAME, Step.PASSWORD)
+    ),
+    Row(
+        "refuses the password of LOGIN",
+        {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
+        Reason.AUTH,
+        "the server does not take the credentials: 535 5.7.3 Authentication unsuccessful",
+    ),
+    Row(
+        "wants to hear more than LOGIN says",
+        {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"334 QXV0aDI6\r\n")},
+        Reason.PROTOCOL,
+        "the server says what cannot be understood: QXV0aDI6",
+    ),
+    Row(
+        "lets nobody in before LOGIN has said all",
+        {Step.SECURE_EHLO: LOGIN_ONLY, Step.PASSWORD: refuse(b"235 2.7.0 welcome\r\n")},
+        Reason.PROTOCOL,
+        "the server says what cannot be understood: 2.7.0 welcome",
+    ),
+    *(
+        replace(row, does=f"LOGIN only, {row.does}", twists={Step.SECURE_EHLO: LOGIN_ONLY, **row.twists})
+        for step in (Step.USERNAME, Step.PASSWORD)
+        for row in (hung(step), closed(step), closed(step, reset))
+    ),
+    *(
+        Row(
+            f"refuses the client at {step.name}: {code}",
+            {step: say(f"{code} {text}\r\n".encode())},
+            Reason.REFUSED if code >= 500 else Reason.TEMPORARY,
+            f"the server answered {code} {text}",
+        )
+        for step, code, text in (
+            (Step.RCPT, 554, "5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied"),
+            (Step.RCPT, 450, "4.7.25 Client host rejected: cannot find your hostname, [192.0.2.1]"),
+            (Step.RCPT, 553, "5.7.1 <a@example.org>: Sender address rejected: not owned by user portspec"),
+            (Step.RCPT, 550, "5.1.8 Domain of sender address does not resolve"),
+            (Step.RCPT, 530, "5.7.0 Must issue a STARTTLS command first"),
+            (Step.MESSAGE, 550, "5.7.60 SMTP; Client does not have permissions to send as this sender"),
+            (Step.MESSAGE, 554, "5.2.252 SendAsDenied; a@example.org not allowed to send as b@example.org"),
+        )
+    ),
+    *(
+        Row(
+            f"refuses the mail, not the client: {code} {text}",
+            {Step.RCPT: say(f"{code} {text}\r\n".encode())},
+            Reason.REFUSED,
+            f"the server answered {code} {text}",
+            is_of_mail=True,
+        )
+        for code, text in (
+            (550, "5.1.1 <helo@example.org>: Recipient address rejected: User unknown"),
+            (550, "5.1.1 helo@ehlo.example.org is unknown here"),
+            (554, "5.7.1 <a@example.org>: Relay access denied"),
+        )
+    ),
     Row("offers no STARTTLS", {Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, Reason.TLS, NO_STARTTLS),
     Row(
         "has STARTTLS stripped from its answer",
@@ -462,19 +577,20 @@ ROWS: Final = (
         "offers no AUTH",
         {Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
         Reason.AUTH,
-        "the server offers no AUTH PLAIN",
+        "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "offers other AUTH only",
-        {Step.SECURE_EHLO: say(b"250-mail.test\r\n250 AUTH LOGIN CRAM-MD5 XOAUTH2\r\n")},
+        {Step.SECURE_EHLO: say(b"250-mail.test\r\n250-AUTH CRAM-MD5 XOAUTH2\r\n250 AUTH=CRAM-MD5 NTLM\r\n")},
         Reason.AUTH,
-        "the server offers no AUTH PLAIN",
+        "the server offers neither AUTH PLAIN nor LOGIN, it offers CRAM-MD5, XOAUTH2, NTLM (smtptokencommand is for "
+        "XOAUTH2)",
     ),
     Row(
         "has an offer of AUTH injected before TLS",
         {Step.STARTTLS: inject, Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
         Reason.AUTH,
-        "the server offers no AUTH PLAIN",
+        "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "has an offer of AUTH injected into the handshake",
@@ -993,3 +1109,261 @@ def test_authority_is_needed(identities: Identities) -> None:
     with Server({}, identities.good) as server:
         run(scenario(server))
     nothing_in_clear(server)
+
+
+@pytest.mark.parametrize(
+    ("offer", "is_login"),
+    [
+        (b"250 AUTH LOGIN", True),
+        (b"250 AUTH=LOGIN", True),
+        (b"250-AUTH=LOGIN\r\n250 AUTH LOGIN XOAUTH2 CRAM-MD5", True),
+        (b"250 auth login", True),
+        (b"250 AUTH LOGIN PLAIN", False),
+        (b"250-AUTH LOGIN\r\n250 AUTH=PLAIN", False),
+        (b"250 AUTH=PLAIN LOGIN", False),
+    ],
+)
+def test_plain_is_used_or_else_login(identities: Identities, offer: bytes, *, is_login: bool) -> None:
+    """Office 365 offers LOGIN and not PLAIN; the old form with "=" is an offer, too."""
+
+    async def scenario(server: Server) -> None:
+        async with nothing_left(server), Session(settings(server.port, identities)) as session:
+            assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
+
+    with Server({Step.SECURE_EHLO: say(b"250-mail.test\r\n" + offer + b"\r\n")}, identities.good) as server:
+        run(scenario(server))
+    (peer,) = server.peers
+    assert peer.answers == ([USER.encode(), PASSWORD.encode()] if is_login else [])
+    assert (b"\r\nAUTH PLAIN " in peer.secure) is not is_login
+    nothing_in_clear(server)
+
+
+def test_long_password_is_no_initial_response(identities: Identities) -> None:
+    """A line that would be longer than 512 bytes is not sent: AUTH PLAIN waits to be asked (RFC 4954, 4)."""
+    asked: list[bytes] = []
+
+    def ask(peer: Peer) -> None:
+        peer.socket.sendall(b"334 \r\n")
+        asked.append(base64.b64decode(peer.hear()))
+        peer.socket.sendall(Step.AUTH.value)
+
+    async def scenario(server: Server) -> None:
+        async with Session(settings(server.port, identities, password="x" * 400)):
+            pass
+
+    with Server({Step.AUTH: ask}, identities.good) as server:
+        run(scenario(server))
+    assert asked == [f"\0{USER}\0{'x' * 400}".encode()]
+    assert b"\r\nAUTH PLAIN\r\n" in server.peers[0].secure
+
+
+@pytest.mark.parametrize("address", [V4, V6])
+@pytest.mark.parametrize(
+    ("name", "said"), [("web1.example.org", "web1.example.org"), ("a1b2c3d4e5f6", None), ("localhost", None)]
+)
+def test_same_name_is_said_before_tls_and_inside(
+    identities: Identities, monkeypatch: pytest.MonkeyPatch, address: str, name: str, said: str | None
+) -> None:
+    """It is the machine's full name, or without one the address of this end of the connection."""
+    monkeypatch.setattr("portspec.notify.smtp.socket.getfqdn", lambda: name)
+
+    async def scenario(server: Server) -> None:
+        async with Session(settings(server.port, identities, server=address)):
+            pass
+
+    with Server({}, identities.good, address=address) as server:
+        run(scenario(server))
+    (peer,) = server.peers
+    hello = f"EHLO {said or (f'[IPv6:{V6}]' if address == V6 else f'[{V4}]')}".encode()
+    assert peer.clear.splitlines()[0] == hello
+    assert peer.secure.splitlines()[0] == hello
+
+
+@pytest.mark.parametrize("answer", [b"500 5.5.1 command unrecognized", b"502 5.5.2 Error: command not implemented"])
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+def test_server_that_knows_no_ehlo_is_told_helo(identities: Identities, answer: bytes, tls: str) -> None:
+    """Without credentials, and where TLS needs no EHLO, an old server gets the mails."""
+
+    async def scenario(server: Server) -> None:
+        mail = settings(server.port, identities, tls=tls, username=None, password=None)
+        async with nothing_left(server), Session(mail) as session:
+            assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
+
+    is_implicit = tls == "implicit"
+    step = Step.SECURE_EHLO if is_implicit else Step.EHLO
+    with Server({step: say(answer + b"\r\n")}, identities.good, is_implicit=is_implicit) as server:
+        run(scenario(server))
+    (peer,) = server.peers
+    assert Step.HELO in peer.steps
+    assert len(peer.mails) == 1
+
+
+@pytest.mark.parametrize("code", [450, 501, 504, 550])
+def test_no_other_answer_to_ehlo_leads_to_helo(identities: Identities, code: int) -> None:
+    """Whoever does not take the name, or the client, would not after HELO."""
+
+    async def scenario(server: Server) -> None:
+        mail = settings(server.port, identities, tls="none", username=None, password=None)
+        with pytest.raises(DeliveryError, match=f"the server answered {code} no"):
+            async with Session(mail):
+                pass
+
+    with Server({Step.EHLO: say(b"%d no\r\n" % code)}, identities.good) as server:
+        run(scenario(server))
+    assert Step.HELO not in server.peers[0].steps
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [
+        (Step.RCPT, "504 5.5.2 <a1b2c3d4e5f6>: Helo command rejected: need fully-qualified hostname"),
+        (Step.RCPT, "450 4.7.1 <web1.example.org>: Helo command rejected: Host not found"),
+        (Step.MAIL, "550 Access denied - Invalid HELO name (See RFC2821 4.1.1.1)"),
+        (Step.SECURE_EHLO, "501 5.5.4 Invalid EHLO domain"),
+    ],
+)
+def test_refused_name_is_no_fault_of_the_mail(
+    identities: Identities, monkeypatch: pytest.MonkeyPatch, step: Step, answer: str
+) -> None:
+    """Postfix refuses it with the first recipient: mails wait, and the error says which name it is and what to do."""
+    monkeypatch.setattr("portspec.notify.smtp.socket.getfqdn", lambda: "web1.example.org")
+
+    async def scenario(server: Server) -> None:
+        with pytest.raises(DeliveryError) as caught:
+            async with nothing_left(server), Session(settings(server.port, identities)) as session:
+                await session.send(RECIPIENT, MESSAGE)
+        assert not caught.value.is_of_mail
+        assert caught.value.reason is (Reason.TEMPORARY if answer.startswith("4") else Reason.REFUSED)
+        assert caught.value.detail == (
+            f"the server answered {answer} (EHLO is said as web1.example.org; give this machine a full name that the "
+            "server takes (hostname --fqdn))"
+        )
+
+    with Server({step: say(f"{answer}\r\n".encode())}, identities.good) as server:
+        run(scenario(server))
+
+
+TOKEN: Final = "ya29.a0AfH6SMBx-" + 60 * "0123456789_" + "=="
+BEARER_ONLY: Final = say(b"250-mail.test\r\n250 AUTH LOGIN XOAUTH2\r\n")
+EXPIRED: Final = b'{"status":"401","schemes":"bearer","scope":"https://mail.google.com/"}'
+
+
+def token_settings(port: int, identities: Identities, *command: str) -> MailConfig:
+    """Make settings with a command that prints a token."""
+    return settings(port, identities, password=None, token_command=command or ("/bin/echo", TOKEN))
+
+
+def test_token_of_a_command_is_presented(identities: Identities) -> None:
+    """XOAUTH2 has the user and the token, in an answer of its own: a token is longer than a command may be."""
+
+    async def scenario(server: Server) -> None:
+        async with nothing_left(server), Session(token_settings(server.port, identities)) as session:
+            assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
+
+    with Server({Step.SECURE_EHLO: BEARER_ONLY}, identities.good) as server:
+        run(scenario(server))
+    (peer,) = server.peers
+    assert peer.answers == [f"user={USER}\x01auth=Bearer {TOKEN}\x01\x01".encode()]
+    nothing_in_clear(server)
+
+
+@pytest.mark.parametrize(
+    ("twists", "reason", "detail"),
+    [
+        (
+            {Step.AUTH: refuse_token(EXPIRED, b"535 5.7.8 Username and Password not accepted\r\n")},
+            Reason.AUTH,
+            "the server does not take the token: 535 5.7.8 Username and Password not accepted (status 401)",
+        ),
+        (
+            {Step.AUTH: refuse_token(b'{"status": 400}', b"535 no\r\n")},
+            Reason.AUTH,
+            "the server does not take the token: 535 no (status 400)",
+        ),
+        *(
+            (
+                {Step.AUTH: refuse_token(challenge, b"535 no\r\n")},
+                Reason.AUTH,
+                "the server does not take the token: 535 no",
+            )
+            for challenge in (b"", b"no JSON", b"[1]", b'"x"', b"{}", b'{"status": [1]}', b"[" * 5_000, b"\xff")
+        ),
+        (
+            {Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
+            Reason.AUTH,
+            "the server does not take the token: 535 5.7.3 Authentication unsuccessful",
+        ),
+        (
+            {Step.BEARER: refuse(b"504 5.7.4 Unrecognized authentication type\r\n")},
+            Reason.AUTH,
+            "the server does not take the token: 504 5.7.4 Unrecognized authentication type",
+        ),
+        (
+            {Step.BEARER: refuse(b"235 2.7.0 welcome\r\n")},
+            Reason.PROTOCOL,
+            "the server says what cannot be understood: 2.7.0 welcome",
+        ),
+        (
+            {Step.SECURE_EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN LOGIN\r\n")},
+            Reason.AUTH,
+            "the server offers no AUTH XOAUTH2, it offers PLAIN, LOGIN",
+        ),
+        *(({step: close}, Reason.CLOSED, "the server closed the connection") for step in (Step.BEARER, Step.AUTH)),
+    ],
+)
+def test_token_that_is_refused(
+    identities: Identities, twists: Mapping[Step, Callable[[Peer], None]], reason: Reason, detail: str
+) -> None:
+    """The error tells the status that the server's JSON has, if it has one, and never the token."""
+
+    async def scenario(server: Server) -> None:
+        async with nothing_left(server):
+            with pytest.raises(DeliveryError) as caught:
+                async with Session(token_settings(server.port, identities)):
+                    pass
+        assert (caught.value.reason, caught.value.detail) == (reason, detail)
+        assert not caught.value.is_of_mail
+
+    with Server({Step.SECURE_EHLO: BEARER_ONLY, **twists}, identities.good) as server:
+        run(scenario(server))
+    nothing_in_clear(server)
+
+
+def test_command_is_run_for_each_connection(identities: Identities, tmp_path: Path) -> None:
+    """A token that has expired is asked for anew with the next try; none is kept."""
+    tokens = tmp_path / "tokens"
+    script = tmp_path / "token"
+    script.write_text(f"#!/bin/sh\nhead -n 1 {tokens}\nsed -i 1d {tokens}\n", encoding="utf-8")
+    script.chmod(0o755)
+    tokens.write_text("expired\ngood\n", encoding="utf-8")
+
+    async def scenario(server: Server) -> None:
+        mail = token_settings(server.port, identities, str(script))
+        with pytest.raises(DeliveryError, match="status 401"):
+            async with Session(mail):
+                pass
+        async with Session(mail) as session:
+            assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
+
+    twists = {Step.SECURE_EHLO: BEARER_ONLY, Step.AUTH: refuse_token(EXPIRED, b"535 no\r\n")}
+    with Server(twists, identities.good, lasting={Step.SECURE_EHLO: BEARER_ONLY}) as server:
+        run(scenario(server))
+    assert [peer.answers[0].split(b"Bearer ")[1].strip(b"\x01") for peer in server.peers] == [b"expired", b"good"]
+
+
+def test_command_that_fails_leaves_nothing(identities: Identities) -> None:
+    """The connection is closed, and the reason is the token's own."""
+
+    async def scenario(server: Server) -> None:
+        async with nothing_left(server):
+            with pytest.raises(DeliveryError) as caught:
+                async with Session(token_settings(server.port, identities, "/bin/false")):
+                    pass
+        assert (caught.value.reason, caught.value.detail) == (
+            Reason.TOKEN,
+            "smtptokencommand /bin/false failed (exit status 1)",
+        )
+
+    with Server({Step.SECURE_EHLO: BEARER_ONLY}, identities.good) as server:
+        run(scenario(server))
+    assert Step.BEARER not in server.peers[0].steps
