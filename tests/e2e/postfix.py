@@ -35,7 +35,6 @@ inet_interfaces = loopback-only
 inet_protocols = ipv4
 default_transport = error:5.7.1 nothing leaves this machine
 relay_transport = error:5.7.1 nothing leaves this machine
-smtpd_relay_restrictions = reject_unauth_destination
 disable_dns_lookups = yes
 notify_classes =
 local_recipient_maps =
@@ -56,6 +55,7 @@ trace   unix  - - n -   0 bounce
 error   unix  - - n -   - error
 retry   unix  - - n -   - error
 showq   unix  n - n -   - showq
+tlsmgr  unix  - - n 1000? 1 tlsmgr
 local   unix  - n n -   - local
 anvil   unix  - - n -   1 anvil
 postlog unix-dgram n - n - 1 postlogd
@@ -67,7 +67,7 @@ portspec unix - n n -   4 pipe
 class PostfixHost(MailHost):
     """One with Postfix."""
 
-    programs = ("sendmail", "postfix", "postalias", "postqueue")
+    programs: tuple[str, ...] = ("sendmail", "postfix", "postalias", "postqueue")
     package = "postfix"
 
     def __init__(self, hosts: Sequence[str]) -> None:
@@ -80,11 +80,15 @@ class PostfixHost(MailHost):
             (self.directory / name).mkdir(mode=0o755)
             shutil.chown(self.directory / name, owner)
         values = {"directory": self.directory, "domain": DOMAIN, "piped": PIPED, "hosts": " ".join(self.hosts)}
-        (self.directory / "etc/main.cf").write_text(_MAIN.format(**values), encoding="utf-8")
+        (self.directory / "etc/main.cf").write_text(_MAIN.format(**values) + self.settings(), encoding="utf-8")
         master = _MASTER.format(user=USER.pw_name, receive=self.receive)
         (self.directory / "etc/master.cf").write_text(master, encoding="utf-8")
         self.alias(f'"|{self.receive}"')
         self._postfix("start")
+
+    def settings(self) -> str:
+        """Give what a subclass may have otherwise in main.cf."""
+        return "smtpd_relay_restrictions = reject_unauth_destination\n"
 
     def alias(self, target: str, owner: str = USER.pw_name) -> None:
         """Say where mail for REPORTS goes, in an alias file of an owner; postalias(1) gives him the database, too."""
