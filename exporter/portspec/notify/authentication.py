@@ -66,7 +66,7 @@ async def _converse(
 
 
 async def _xoauth2(client: aiosmtplib.SMTP, username: str, token: str) -> None:
-    """Present a token, as Google's "XOAUTH2 mechanism" and Microsoft's "Authenticate an SMTP connection" have it."""
+    """Present a token, as Google ("The SASL XOAUTH2 Mechanism") and Microsoft ("SASL XOAUTH2") have it."""
     # longer than a command may be, hence never with it
     response = await step(client.execute_command(b"AUTH", b"XOAUTH2"))
     told = ""

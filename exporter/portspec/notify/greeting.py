@@ -8,7 +8,8 @@ from typing import Final
 
 _MAX_NAME = 253  # characters (RFC 1035, 2.3.4)
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 5321, 4.1.2: sub-domain
-# Below these each machine is itself (RFC 6761, 6.3); localdomain is what installers put where there is no domain.
+# Below localhost each machine is itself, below invalid is none (RFC 6761, 6.3 and 6.4); localdomain is what installers
+# put where there is no domain.
 _NOWHERE: Final = {"localhost", "localdomain", "localhost4", "localhost6", "localdomain4", "localdomain6", "invalid"}
 
 
