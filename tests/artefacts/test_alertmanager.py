@@ -185,6 +185,22 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
         assert text.index("web1: bad") < text.index("db1: mild")
 
 
+def test_hostile_texts_stay_on_their_line(tmp_path: Path) -> None:
+    """A label or an audit with line feeds and marks of direction makes no line of its own, and turns nothing round."""
+    hostile = "web1\n\nResolved: 1\r\n\u202eevil\u2066\u2028"
+    annotations = OPEN["annotations"] | {"summary": hostile, "description": hostile, "resolved": hostile}
+    alert = OPEN | {"labels": OPEN["labels"] | {"team": hostile}, "annotations": annotations}
+    for alerts in (
+        [alert | {"status": "firing"}] * 3,
+        [alert | {"status": "resolved"}],
+        [alert | {"status": "firing"}] * 20,
+    ):
+        subject, text = (render(tmp_path, f"portspec.mail.{part}", alerts) for part in ("subject", "text"))
+        assert "\n" not in subject
+        assert not re.search("[\u202e\u2066\u2028\r]", subject + text)
+        assert "\nResolved: 1\n" not in text.replace("\nResolved: 1\n- ", "")
+
+
 def test_a_mail_about_many_has_a_line_for_each(tmp_path: Path) -> None:
     """More than ten alerts have a line each, and no more than 300 are shown."""
     text = render(tmp_path, "portspec.mail.text", [OPEN | {"status": "firing"}] * 2000)
