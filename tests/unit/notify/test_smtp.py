@@ -5,6 +5,7 @@ import base64
 import contextlib
 import enum
 import gc
+import itertools
 import os
 import socket
 import ssl
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 import trustme
+from aiosmtplib.protocol import SMTPProtocol
 
 from portspec.config import MailConfig
 from portspec.notify import DeliveryError, Reason, Session
@@ -1327,6 +1329,50 @@ def test_token_that_is_refused(
     with Server({Step.SECURE_EHLO: BEARER_ONLY, **twists}, identities.good) as server:
         run(scenario(server))
     nothing_in_clear(server)
+
+
+@pytest.mark.parametrize(
+    ("twists", "has_token", "number"),
+    [
+        ({}, False, 1),
+        *(({Step.SECURE_EHLO: LOGIN_ONLY}, False, number) for number in (1, 2, 3)),
+        *(({Step.SECURE_EHLO: BEARER_ONLY}, True, number) for number in (1, 2)),
+        ({Step.SECURE_EHLO: BEARER_ONLY, Step.AUTH: refuse_token(EXPIRED, b"535 no\r\n")}, True, 2),
+    ],
+)
+def test_cancellation_is_not_lost_when_an_answer_about_credentials_comes(
+    identities: Identities,
+    monkeypatch: pytest.MonkeyPatch,
+    twists: Mapping[Step, Callable[[Peer], None]],
+    number: int,
+    *,
+    has_token: bool,
+) -> None:
+    """A session that is cancelled in the moment of such an answer ends, and sends nothing."""
+
+    async def attempt(mail: MailConfig) -> None:
+        async with Session(mail) as session:
+            await session.send(RECIPIENT, MESSAGE)
+
+    async def scenario(server: Server) -> None:
+        mail = (token_settings if has_token else settings)(server.port, identities)
+        count, real = itertools.count(1), SMTPProtocol.data_received
+
+        def data_received(self: SMTPProtocol, data: bytes) -> None:
+            real(self, data)
+            if data[:3] in {b"334", b"235"} and next(count) == number:
+                task.cancel()
+
+        monkeypatch.setattr(SMTPProtocol, "data_received", data_received)
+        async with nothing_left(server):
+            task = asyncio.create_task(attempt(mail))
+            await asyncio.wait({task})
+            assert task.cancelled()
+            assert next(count) == number + 1
+
+    with Server(twists, identities.good) as server:
+        run(scenario(server))
+    assert server.peers[0].mails == []
 
 
 def test_command_is_run_for_each_connection(identities: Identities, tmp_path: Path) -> None:
