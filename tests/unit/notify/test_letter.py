@@ -560,7 +560,7 @@ def test_runbooks_have_what_mails_link_to(news: News, reason: str) -> None:
     for is_silent in (False, True):
         notice = told(news=news, reason=reason, is_unknown=bool(reason), lines=lines, answers_nothing=is_silent)
         assert all(f"\n## {name}\n" in text for name in runbooks(notice))
-    assert f"runbook_url: {RUNBOOKS}#" in (root / "alert_rules" / "portspec.rules.yml").read_text(encoding="utf-8")
+    assert f"\n          url: {RUNBOOKS}\n" in (root / "alert_rules" / "portspec.rules.yml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
