@@ -147,7 +147,8 @@ def test_machine_is_audited_with_its_own_debsecan(tmp_path: Path, tracker: Track
             until(lambda: status(service, HOST) == "vulnerable")
             series = service.series()
             assert series["audit_vulnerability"] == {
-                f'host="{HOST}",id="{FOUND}",package="{each.name}",severity="high",version="{each.version}"': 1.0
+                f'fixed_version="9999:1",host="{HOST}",id="{FOUND}",package="{each.name}",'
+                f'severity="high",version="{each.version}"': 1.0
                 for each in packages
             }
             assert series["audit_vulnerable_packages"] == {f'host="{HOST}"': float(len(packages))}

@@ -40,6 +40,7 @@ _TEMPORARY = 400
 # refuse the name or the client, and would after HELO, too.
 _KNOWS_NO_EHLO = {500, 502}
 _GOODBYE = 5.0  # seconds
+_LAST_ANSWER = 2.0  # seconds that a cancelled session waits for the answer to a message, which the server may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Session:
         try:
             await step(client.mail(self._mail.sender))
             await step(client.rcpt(recipient))
-            taken = await last_step(client.data(message), min(self._timeout, _GOODBYE))
+            taken = await last_step(client.data(message), min(self._timeout, _LAST_ANSWER))
         except errors.SMTPResponseException as error:
             failure = self._failure(error)
             if failure.is_of_mail:
