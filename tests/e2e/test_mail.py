@@ -289,7 +289,7 @@ def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(
 def test_mail_that_may_have_been_taken_comes_again_as_the_same(
     network: Lab, server: MailServer, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """Ended between the server's having a mail and its saying so, portspec waits for a moment only; the mail comes again."""
+    """Ended before the server said that it has a mail, portspec waits for a moment only; the mail comes again."""
     conf = configure(tmp_path / "conf.yml", server)
     with serving(network, conf, tmp_path / "first.log") as service:
         service.wait_for_rounds(1)

@@ -893,7 +893,7 @@ def test_hung_server_holds_up_neither_others_nor_the_end(
     identities: Identities, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a server hangs other tasks go on, and who cancels the session waits for its answer to a mail, not long."""
-    monkeypatch.setattr(module, "_GOODBYE", HUNG)
+    monkeypatch.setattr(module, "_LAST_ANSWER", HUNG)
 
     async def attempt(mail: MailConfig) -> None:
         async with Session(mail, timeout=PATIENCE) as session:
