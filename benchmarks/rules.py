@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import http.server
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -24,8 +23,11 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import yaml
 
 from benchmarks.targets import OUTCOMES
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
@@ -87,7 +89,7 @@ def _measure(rules: Path, hosts: int, evaluations: int) -> Measured:
     with tempfile.TemporaryDirectory() as temporary, _served(hosts) as exporter:
         directory = Path(temporary)
         _backfill(directory, hosts, exporter)
-        shutil.copy(rules, directory / "rules.yml")
+        (directory / "rules.yml").write_text(json.dumps(_hurried(rules)), encoding="utf-8")
         settings = {
             "global": {"scrape_interval": "15s", "scrape_timeout": "15s", "evaluation_interval": f"{INTERVAL}s"},
             "rule_files": ["rules.yml"],
@@ -106,6 +108,14 @@ def _measure(rules: Path, hosts: int, evaluations: int) -> Measured:
             finally:
                 program.terminate()
                 program.wait()
+
+
+def _hurried(rules: Path) -> dict[str, Any]:
+    """Read rules, none of which waits before it fires: an evaluation takes as long, and all alerts are there sooner."""
+    document: dict[str, Any] = yaml.safe_load(rules.read_text(encoding="utf-8"))
+    for rule in chain.from_iterable(group["rules"] for group in document["groups"]):
+        rule.pop("for", None)
+    return document
 
 
 def _watched(program: subprocess.Popen[bytes], address: str, evaluations: int) -> Measured:

@@ -217,7 +217,7 @@ def test_server_that_takes_a_mail_and_does_not_answer_is_not_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a few seconds the new mailer begins; it sends that mail again, with the same Message-ID."""
-    monkeypatch.setattr(smtp, "_GOODBYE", BRIEF)
+    monkeypatch.setattr(smtp, "_LAST_ANSWER", BRIEF)
 
     def hold(mailbox: Mailbox) -> None:
         mailbox.is_awake.clear()
