@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
-from portspec import __version__, log
+from portspec import log
 from portspec.errors import NoThreadError
-from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,15 +15,6 @@ if TYPE_CHECKING:
 EVERY: Final = 30.0  # seconds between two questions
 TIMEOUT: Final = 10.0  # seconds for an answer
 
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for what it is: not the answer of a healthy Alertmanager, but the way to a page to log in."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Go nowhere."""
-
-
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
 _log = log.get("notify")
 
@@ -52,8 +39,8 @@ class Watch:
     async def ask(self) -> None:
         """Ask once."""
         try:
-            async with asyncio.timeout(self._timeout):  # of all of it: urlopen's is for each byte
-                why = await in_daemon_thread(self._trouble)
+            async with asyncio.timeout(self._timeout):
+                why = await self._trouble()
         except TimeoutError:
             why = f"no answer in {self._timeout:g} s"
         except NoThreadError:  # the log tells of it; of Alertmanager it tells nothing
@@ -74,17 +61,12 @@ class Watch:
         self.is_healthy = why is None
         self.has_failed = now - self._healthy_at >= self._patience
 
-    def _trouble(self) -> str | None:
+    async def _trouble(self) -> str | None:
         """Give what is wrong with it; None if nothing is (Alertmanager's management API: GET /-/healthy)."""
-        request = urllib.request.Request(  # noqa: S310 - http and https only: conf.yml is checked for that
-            f"{self.url}/-/healthy", headers={"User-Agent": f"portspec/{__version__}"}
-        )
+        from portspec import client  # and aiohttp with it, which commands do without
+
         try:
-            with _OPENER.open(request, timeout=self._timeout):
-                return None
-        except urllib.error.HTTPError as error:
-            error.close()
-            return f"it answers {error.code}"
-        except (OSError, HTTPException, ValueError) as error:
-            why = getattr(error, "reason", error)
-            return ((isinstance(why, OSError) and why.strerror) or str(why) or type(error).__name__).lower()
+            status = await client.ask_status(f"{self.url}/-/healthy")
+        except client.FAILURES as error:
+            return client.why(error)
+        return None if 200 <= status < 300 else f"it answers {status}"  # noqa: PLR2004 - RFC 9110, 15.3; a redirect leads to a page to log in

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import socket
 import threading
@@ -13,7 +14,7 @@ from portspec.notify import Watch
 from tests.unit.factories import ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from structlog.typing import EventDict
 
@@ -25,6 +26,7 @@ class Alertmanager:
 
     def __init__(self) -> None:
         self.status = 200
+        self.location: str | None = None
         self.asked: list[str] = []
         self.agents: set[str] = set()
         manager = self
@@ -34,6 +36,8 @@ class Alertmanager:
                 manager.asked.append(self.path)
                 manager.agents.add(self.headers["User-Agent"])
                 self.send_response(manager.status)
+                if manager.location:
+                    self.send_header("Location", manager.location)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -53,10 +57,37 @@ class Alertmanager:
         self._server.server_close()
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask directly, whatever the developer's environment says."""
-    monkeypatch.setenv("no_proxy", "*")
+class Dripping:
+    """An Alertmanager whose answer begins with `start` and goes on for ever, byte by byte."""
+
+    def __init__(self, start: str) -> None:
+        self._start = start.encode()
+        self.is_asked = asyncio.Event()
+        self.is_left = asyncio.Event()  # the client has closed its connection
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listen on loopback."""
+        server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        async with server:
+            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dripping = asyncio.create_task(self._drip(writer))
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4096):
+                self.is_asked.set()
+        dripping.cancel()
+        writer.close()
+        self.is_left.set()
+
+    async def _drip(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._start)
+        while True:
+            writer.write(b"a")
+            await asyncio.sleep(0.005)  # as slowly as the peer likes: nobody waits for this
 
 
 @pytest.fixture
@@ -117,6 +148,29 @@ def test_any_error_is_not_healthy(alertmanager: Alertmanager, clock: ManualClock
     assert ask(of) == []
 
 
+def test_redirect_is_not_healthy_and_not_followed(alertmanager: Alertmanager, clock: ManualClock) -> None:
+    """A redirect is not the answer of a healthy Alertmanager but the way to a page to log in."""
+    alertmanager.status, alertmanager.location = 302, f"{alertmanager.url}/login"
+    of = watch(alertmanager.url, clock)
+    (event,) = ask(of)
+    assert event["why"] == "it answers 302"
+    assert not of.is_healthy
+    assert alertmanager.asked == ["/-/healthy"]
+
+
+def test_proxy_of_the_environment_is_not_used(
+    alertmanager: Alertmanager, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alertmanager is asked directly, whatever the environment says of proxies."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        of = watch(alertmanager.url, clock)
+        assert ask(of) == []
+    assert of.is_healthy
+
+
 def test_alertmanager_that_does_not_answer_is_not_healthy(clock: ManualClock) -> None:
     """Where nobody listens nobody is healthy."""
     with socket.socket() as bound:  # and does not listen: nobody else gets the port meanwhile
@@ -151,8 +205,52 @@ def test_alertmanager_that_hangs_is_not_healthy(clock: ManualClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         of = Watch(f"http://127.0.0.1:{server.getsockname()[1]}", patience=PATIENCE, timeout=0.05, clock=clock.now)
         (event,) = ask(of)
-    assert "timed out" in event["why"] or event["why"] == "no answer in 0.05 s"
+    assert event["why"] == "no answer in 0.05 s"
     assert not of.is_healthy
+
+
+@pytest.mark.parametrize(
+    ("start", "is_healthy"),
+    [
+        ("HTTP/1.1 200 OK\r\nX-Slow: ", False),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", True),
+        ("HTTP/1.1 200 OK\r\n\r\n", True),
+    ],
+    ids=["head", "body", "body without end"],
+)
+def test_answer_that_never_ends_is_left(clock: ManualClock, start: str, *, is_healthy: bool) -> None:
+    """An answer that comes drop by drop, for ever, leaves no thread and no connection behind."""
+
+    async def scenario() -> None:
+        peer = Dripping(start)
+        async with peer.serving():
+            of = Watch(peer.url, patience=PATIENCE, timeout=5.0 if is_healthy else 0.1, clock=clock.now)
+            before = set(threading.enumerate())
+            await of.ask()
+            assert of.is_healthy is is_healthy
+            assert set(threading.enumerate()) == before
+            async with asyncio.timeout(10):
+                await peer.is_left.wait()
+
+    asyncio.run(scenario())
+
+
+def test_question_that_is_cancelled_leaves_nothing(clock: ManualClock) -> None:
+    """A watch that is cancelled while it asks ends at once, with no thread and no connection left."""
+
+    async def scenario() -> None:
+        peer = Dripping("HTTP/1.1 200 OK\r\nX-Slow: ")
+        async with peer.serving(), asyncio.timeout(10):
+            before = set(threading.enumerate())
+            asking = asyncio.create_task(watch(peer.url, clock).ask())
+            await peer.is_asked.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert set(threading.enumerate()) == before
+            await peer.is_left.wait()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("was_healthy", [True, False])

@@ -1,20 +1,17 @@
-"""http_sd: a URL that answers with target groups. Beside `web` the only module that imports aiohttp."""
+"""http_sd: a URL that answers with target groups."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import math
-import os
-import socket
 import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from portspec import __version__, files
+from portspec import client, files
 from portspec.config.source import MAX_BYTES
 from portspec.config.targetgroups import ListError, read_json
 from portspec.errors import NoThreadError
@@ -66,7 +63,7 @@ class HttpClient:
             why = f"the answer {error}"
         except _RefusedError as error:
             why = str(error)
-        except (aiohttp.ClientError, OSError, ValueError, NoThreadError) as error:
+        except (*client.FAILURES, NoThreadError) as error:
             why = _why(error)
         return Answer(failure=why)
 
@@ -80,17 +77,11 @@ class HttpClient:
     async def _fetch(self) -> tuple[bytes, tuple[str, ...]]:
         authorization, trust = await in_daemon_thread(self._prepare)
         # Not compressed: a list is small, and what some servers compress all the same is unpacked up to the limit.
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"portspec/{__version__}"}
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if authorization:
             headers["Authorization"] = authorization
-        connector = aiohttp.TCPConnector(resolver=_Resolver(), use_dns_cache=False, ssl=trust, force_close=True)
         async with (
-            aiohttp.ClientSession(
-                connector=connector,
-                timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            ) as session,
+            client.open_session(trust) as session,
             session.get(self._source.url, headers=headers, max_redirects=MAX_REDIRECTS) as response,
         ):
             return await self._body(response), check_encodings(response.headers.get("Content-Encoding", ""))
@@ -150,52 +141,16 @@ def _secret(value: str | None, file: str | None, key: str) -> str | None:
     return value
 
 
-class _Resolver(AbstractResolver):
-    """getaddrinfo(3) in a daemon thread: aiohttp's own would hold up the end of the program."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Look a name up; OSError if there is no address."""
-        found = await in_daemon_thread(lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=int(address[1]),
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-def _why(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind
+def _why(error: Exception) -> str:
     """Say what went wrong without a word that may be secret."""
     match error:
         case aiohttp.TooManyRedirects():
             return f"more than {MAX_REDIRECTS} redirects"
         case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
-            return "the server's certificate is not trusted (ca_file names other authorities than the system's)"
-        case aiohttp.ClientConnectorError() if isinstance(error.os_error, socket.gaierror):
-            return f"the name of the server does not resolve ({(error.os_error.strerror or 'no address').lower()})"
-        case aiohttp.ClientSSLError():
-            return "no TLS connection can be made"
-        case aiohttp.ServerDisconnectedError():
-            return "the server hangs up without an answer"
+            return f"{client.why(error)} (ca_file names other authorities than the system's)"
         case aiohttp.ClientPayloadError():
             return "the answer breaks off"
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | aiohttp.RedirectClientError():
             return "the URL, or the one that it redirects to, is not valid"
-        case aiohttp.ClientConnectorError():  # its text has addresses and Python's own words
-            number = error.os_error.errno
-            why = os.strerror(number).lower() if number else "no address answers"
-            return f"no connection to {error.host} port {error.port}: {why}"
-        case OSError() if error.strerror:
-            return error.strerror.lower()
         case _:
-            return f"not an answer in HTTP ({type(error).__name__})"
+            return client.why(error)
