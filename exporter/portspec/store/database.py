@@ -219,12 +219,13 @@ def _prepare(connection: sqlite3.Connection, patience: float) -> None:
 def _connect(path: str, parameters: str, patience: float) -> sqlite3.Connection:
     # in absolute form with an empty authority, or "//" at the beginning of a path would begin one
     uri = f"file://{quote(os.fsencode(path))}?{parameters}"
-    return sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda data: data.decode(errors="replace")  # a garbled text is one row's trouble
+    return connection
 
 
 def _verified(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Give a connection to a file that is ours, in which a text that was garbled is one row's trouble."""
-    connection.text_factory = lambda data: data.decode(errors="replace")
+    """Give a connection to a file that is ours."""
     try:
         schema.verify(connection)
     except BaseException:

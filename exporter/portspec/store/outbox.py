@@ -1,4 +1,8 @@
-"""The statements of the mail outbox: notices of what is to be told, and the mails that tell it."""
+"""The statements of the mail outbox: notices of what is to be told, and the mails that tell it.
+
+What another program wrote into these tables may be of any type, and no UTF-8: a row is read all the same, so that it
+holds no other up and can be removed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
+
+_NOTICES = "SELECT id, CAST(at AS REAL), CAST(host AS BLOB), CAST(document AS BLOB) FROM notice ORDER BY id"
+_COUNTS = "min(max(CAST({0} AS INTEGER), 0), 1000000)"  # which can be counted up
+_DUE = f"""
+    SELECT id, CAST(at AS REAL), CAST(recipient AS BLOB), CAST(message AS BLOB),
+        {_COUNTS.format("attempts")}, {_COUNTS.format("refusals")}
+    FROM mail WHERE due <= ? OR due > ? ORDER BY id LIMIT ?
+"""  # noqa: S608 - of constants; a text is more than any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,8 @@ class Waiting:
 
 def read_notices(connection: sqlite3.Connection) -> list[NoticeRow]:
     """Give all notices, the oldest first."""
-    return [NoticeRow(*row) for row in connection.execute("SELECT id, at, host, document FROM notice ORDER BY id")]
+    rows = connection.execute(_NOTICES)
+    return [NoticeRow(number, at, _text(host), _text(document)) for number, at, host, document in rows]
 
 
 def post(
@@ -60,16 +73,13 @@ def post(
 
 def read_due(connection: sqlite3.Connection, now: float, limit: int, longest: float = math.inf) -> list[Letter]:
     """Give mails that are due, the oldest first; none waits for more than `longest` seconds, whatever the clock did."""
-    rows = connection.execute(
-        "SELECT id, at, recipient, message, attempts, refusals FROM mail WHERE due <= ? OR due > ? ORDER BY id LIMIT ?",
-        (now, now + longest, limit),
-    )
-    return [Letter(*row) for row in rows]
+    rows = connection.execute(_DUE, (now, now + longest, limit))
+    return [Letter(number, at, _text(recipient), *rest) for number, at, recipient, *rest in rows]
 
 
 def remove(connection: sqlite3.Connection, letter: Letter) -> None:
     """Forget a mail, and no other that has its number in a file that was made anew: it was taken, or is given up."""
-    connection.execute("DELETE FROM mail WHERE id = ? AND message = ?", (letter.number, letter.message))
+    connection.execute("DELETE FROM mail WHERE id = ? AND CAST(message AS BLOB) = ?", (letter.number, letter.message))
 
 
 def postpone(connection: sqlite3.Connection, letter: Letter, due: float) -> None:
@@ -89,5 +99,9 @@ def clear(connection: sqlite3.Connection) -> int:
 def waiting(connection: sqlite3.Connection) -> Waiting:
     """Count what waits."""
     (notices,) = connection.execute("SELECT count(*) FROM notice").fetchone()
-    mails, due = connection.execute("SELECT count(*), min(due) FROM mail").fetchone()
+    mails, due = connection.execute("SELECT count(*), min(CAST(due AS REAL)) FROM mail").fetchone()
     return Waiting(notices, mails, due)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")

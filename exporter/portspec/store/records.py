@@ -54,8 +54,10 @@ def write(
 
 def read_documents(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str | None]]:
     """Give the key of every host that is known, its document, and its story if it has one."""
-    story = "story" if _has_stories(connection) else "NULL"
-    rows = connection.execute(f"SELECT host, document, {story} FROM state ORDER BY saved_at")  # noqa: S608 - of constants
+    story = "CAST(story AS TEXT)" if _has_stories(connection) else "NULL"
+    rows = connection.execute(  # as text, whatever another program made of it
+        f"SELECT CAST(host AS TEXT), CAST(document AS TEXT), {story} FROM state ORDER BY saved_at"  # noqa: S608 - of constants
+    )
     for host, document, told in rows:
         yield host_key(host), document, told  # an earlier portspec wrote hosts as conf.yml spells them
 

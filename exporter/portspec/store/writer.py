@@ -34,6 +34,15 @@ MAX_CHANGES: Final = 100_000  # that wait
 MAX_PUT: Final = 100_000  # scans that the thread has not yet looked at, because SQLite or the disk holds it
 
 _BATCH_ENTRIES, _BATCH_CHANGES = 1000, 10_000  # some tens of milliseconds
+#: What SQLite's module says of a value that it cannot take, and now and then of a connection.
+_UNWRITABLE = (
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
 
 _log = log.get("store")
 
@@ -368,11 +377,7 @@ class Writer:
                     self._backlog.add(Entry(state, story=self._told.get(key)))
         self._file.verify_place()
         while batch := self._backlog.batch(_BATCH_ENTRIES, _BATCH_CHANGES):
-            found = [change for entry in batch for change in entry.changes]
-            notices = [(entry.state.host, entry.notice) for entry in batch if entry.notice is not None]
-            records.write(connection, self._documents(batch), found, notices, self._wall_clock())
-            self._file.verify_place(is_after_commit=True)
-            self._backlog.remove(len(batch))
+            self._write_batch(connection, batch)
         if time.monotonic() >= self._next_forgetting:
             is_more = history.forget(
                 connection,
@@ -384,6 +389,28 @@ class Writer:
             self._may_advance = not is_more
             if not is_more:
                 self._next_forgetting = time.monotonic() + history.EVERY
+
+    def _write_batch(self, connection: sqlite3.Connection, batch: Sequence[Entry]) -> None:
+        """Write the oldest entries; what can never be written must not keep the others from being so."""
+        try:
+            self._write_together(connection, batch)
+        except _UNWRITABLE as error:
+            connection.execute("SELECT 1")  # raises if it is the connection that is at fault
+            if len(batch) > 1:
+                for entry in batch:
+                    self._write_batch(connection, [entry])
+                return
+            (entry,) = batch
+            _log.error("what is known of a host cannot be written and is lost", host=entry.state.host, why=str(error))
+            self._backlog.remove(1)
+            self._backlog.dropped += len(entry.changes)
+
+    def _write_together(self, connection: sqlite3.Connection, batch: Sequence[Entry]) -> None:
+        found = [change for entry in batch for change in entry.changes]
+        notices = [(entry.state.host, entry.notice) for entry in batch if entry.notice is not None]
+        records.write(connection, self._documents(batch), found, notices, self._wall_clock())
+        self._file.verify_place(is_after_commit=True)
+        self._backlog.remove(len(batch))
 
     def _take_over(self, connection: sqlite3.Connection) -> None:
         """Go on from what another exporter wrote: its states, and what it told the recipients of mails.

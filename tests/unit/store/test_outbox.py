@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -94,6 +95,34 @@ def test_number_of_a_mail_is_never_given_again(file: sqlite3.Connection) -> None
         (letter,) = outbox.read_due(file, NOW, 10)
         assert letter.number == expected
         outbox.remove(file, letter)
+
+
+ANY = st.one_of(st.text(st.characters(codec="utf-8")), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False))
+
+
+@given(spoilt=st.lists(st.tuples(*[ANY | st.binary()] * 3), min_size=1, max_size=4), as_text=st.booleans())
+def test_rows_of_any_type_are_read_and_removed(spoilt: list[tuple[Any, Any, Any]], *, as_text: bool) -> None:
+    """What another program wrote into the outbox keeps no row from being read, counted, put off and removed."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
+        schema.migrate(file)
+        form = "CAST(? AS TEXT)" if as_text else "?"  # of bytes a text that may be no UTF-8
+        file.executemany(f"INSERT INTO notice (at, host, document) VALUES ({form}, {form}, {form})", spoilt)  # noqa: S608
+        columns = "at, recipient, message, attempts, refusals, due"
+        into_mail = f"INSERT INTO mail ({columns}) VALUES ({form}, {form}, {form}, ?, ?, ?)"  # noqa: S608
+        file.executemany(into_mail, [(*row, row[2], row[1], row[0]) for row in spoilt])
+        note(file, "web1")
+        outbox.post(file, [], [("a@b", b"x")], NOW)
+        assert outbox.waiting(file).mails == len(spoilt) + 1
+        found = outbox.read_notices(file)
+        assert [row.host for row in found][len(spoilt) :] == ["web1"]
+        outbox.post(file, found, [], NOW)
+        file.execute("UPDATE mail SET due = 'x' WHERE id = 1")
+        letters = outbox.read_due(file, 2e308, 10)
+        assert letters[-1] == Letter(len(spoilt) + 1, NOW, "a@b", b"x")
+        for letter in letters:
+            outbox.postpone(file, replace(letter, attempts=letter.attempts + 1, refusals=letter.refusals + 1), NOW)
+            outbox.remove(file, letter)
+        assert outbox.waiting(file) == Waiting(0, 0, None)
 
 
 def test_outbox_is_cleared_whole(file: sqlite3.Connection) -> None:

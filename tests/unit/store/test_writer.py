@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from portspec.snapshot import HostState
-from portspec.store import StoreError
-from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, opened, scan, told
+from portspec.store import StoreError, records
+from tests.unit.factories import NOW
+from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, opened, scan, scanned, told
 
 if TYPE_CHECKING:
     import sqlite3
@@ -45,6 +47,52 @@ def test_fault_in_the_thread_does_not_end_it(
         assert ("db1", "22", "open") in told(store)
         assert store.perform(lambda _: "done") == "done"
     assert any(event["event"] == "the thread that writes the state failed, and goes on" for event in logs.events)
+
+
+@pytest.mark.parametrize("spoilt", ["notice", "story", "port"])
+def test_what_can_never_be_written_keeps_nothing_else_from_being_written(
+    path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """An entry whose values SQLite cannot take is told in the log and lost; all others are written, each once."""
+    with opened(path) as (store, _):
+        with monkeypatch.context() as waiting:  # so that all are in one transaction
+            waiting.setattr(store._writer, "_try", lambda: False)
+            web = scan(store, HostState(WEB), 22)
+            bad = HostState(replace(WEB, host="bad"))
+            if spoilt == "port":
+                store.put(bad, replace(scanned(bad, 22), target=replace(WEB, host="bad\ud800")))
+            else:
+                store.put(bad, scanned(bad, 22), **{"story": None, "notice": None, spoilt: "\ud800"})
+            scan(store, HostState(DB), 22)
+            scan(store, web, 22, 80, at=NOW + 60)
+            assert not store.flush(PATIENCE)
+        commit(store)
+        assert store.status.is_up
+        assert [host for host, _, _ in told(store) if host.startswith("bad")] == []
+        assert ("db1", "22", "open") in told(store)
+        assert len(told(store)) == len(set(told(store)))
+        assert ("web1", "80", "open") in told(store)
+        assert store.status.dropped > 0
+    assert [event["host"].startswith("bad") for event in logs.events if event["level"] == "error"] == [True]
+
+
+def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written because the connection is closed is written over the next one."""
+    write = records.write
+
+    def close_first(connection: sqlite3.Connection, *given: Any) -> None:
+        monkeypatch.undo()
+        connection.close()
+        write(connection, *given)
+
+    with opened(path) as (store, _):
+        monkeypatch.setattr(records, "write", close_first)
+        scan(store, HostState(WEB), 22)
+        store.flush(PATIENCE)
+        commit(store)
+        assert records.write is write
+        assert ("web1", "22", "open") in told(store)
+        assert store.status.dropped == 0
 
 
 @pytest.mark.parametrize("error", [FaultError, SystemExit, KeyboardInterrupt])
