@@ -234,11 +234,16 @@ class Reports:
 
         def kept(item: Archived) -> Inspection:
             inspection = inspect(item)
+            try:
+                document = encode(inspection)
+                found = self._decoder.decode(document)  # in this what hosts share is one object
+            except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
+                _log.exception("what a report comes to cannot be kept", host=item.host, day=item.day)
+                return _unreadable(item, error)
             _log.info("report read", host=item.host, day=item.day, **_told(inspection.audit))
             _tell_left_out(item.host, inspection)
-            document = encode(inspection)
             documents.append((item.host, item.number, document))
-            return self._decoder.decode(document) or inspection  # in the former what hosts share is one object
+            return found or inspection
 
         last = [kept(item) if item else None for item in seen.last]
         new = [(item.host, kept(item)) for item in seen.new]
@@ -319,9 +324,14 @@ def inspect(archived: Archived) -> Inspection:
         audit = parse(*report.runs)
     except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
         _log.exception("an archived report cannot be read", host=archived.host, day=archived.day)
-        audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
-        return Inspection(archived.at, "", None, audit, None)
+        return _unreadable(archived, error)
     return inspection_of(report, audit)
+
+
+def _unreadable(archived: Archived, error: Exception) -> Inspection:
+    """Give what is known of a host whose report cannot be read: that its audit failed, and why."""
+    audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
+    return Inspection(archived.at, "", None, audit, None)
 
 
 def _tell_left_out(host: str, inspection: Inspection) -> None:

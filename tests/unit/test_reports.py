@@ -726,6 +726,33 @@ def test_fault_in_reading_one_output_stops_no_other(
     assert len(told(logs)) == 1
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "status"),
+    [({"package": "a\ud800b"}, Status.VULNERABLE), ({"package": object()}, Status.FAILED)],
+    ids=["surrogate", "type"],
+)
+def test_audit_that_cannot_be_kept_stops_no_other(
+    path: Path, clock: Clock, logs: Logs, monkeypatch: pytest.MonkeyPatch, spoilt: dict[str, Any], status: Status
+) -> None:
+    """An audit of which no document can be made is a failed one of that host alone; a lone surrogate is kept."""
+
+    def faulty(run: Any) -> Any:
+        audit = parse(run)
+        return replace(audit, vulnerabilities=tuple(replace(item, **spoilt) for item in audit.vulnerabilities))
+
+    monkeypatch.setattr(module, "parse", faulty)
+
+    async def scenario() -> None:
+        async with running(path, clock, WEB, DB) as scene:
+            await scene.reports.take(packed(WEB, output=VULNERABLE), HERE)
+            await scene.reports.take(packed(DB), HERE)
+            await scene.become(web1=status, db1=Status.CLEAN)
+            assert scene.reports.unread == 0
+
+    run(scenario)
+    assert len(told(logs)) == (status is Status.FAILED)
+
+
 @pytest.mark.usefixtures("logs")
 def test_garbled_report_leaves_the_one_before(path: Path, clock: Clock) -> None:
     """Where the last report cannot be unpacked any more, the one of the day before counts."""

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from portspec import log
 from portspec.errors import NoThreadError
 from portspec.notify.content import Links
-from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
+from portspec.notify.encoding import decode_story, encode_notice, encode_story
 from portspec.notify.holders import with_holders
-from portspec.notify.letter import MAX_SINGLE, digest, letter, trouble_letter
+from portspec.notify.letter import trouble_letter
 from portspec.notify.smtp import DeliveryError, Reason, Session
 from portspec.notify.steps import last_step
-from portspec.notify.story import WATCHED_BY_OTHERS, tell
+from portspec.notify.story import NOTHING_TOLD, WATCHED_BY_OTHERS, tell
 from portspec.notify.watch import EVERY, Watch
+from portspec.notify.writing import Written, write_mails
 from portspec.store import StoreError, outbox
 from portspec.threads import in_daemon_thread
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from portspec.audit.state import AuditState
     from portspec.config import MailConfig
-    from portspec.notify.notice import Notice
     from portspec.notify.story import Story
     from portspec.snapshot import HostState
     from portspec.store import Store
@@ -49,6 +49,8 @@ MAX_MAIL_PAUSE: Final = 3600.0
 T = TypeVar("T")
 Round: TypeAlias = tuple[float | None, int]  # its interval (None: scans beside the rounds), how many ended before it
 
+_CANNOT_BE_TOLD = "what is to be told of a host cannot be told"
+_IS_TOLD_ANEW = "what was told of a host is of no use: it is told anew"
 _AT_ONCE = 100  # hosts told of before the event loop may go on
 _BATCH = 50  # mails over one connection
 
@@ -138,20 +140,39 @@ class Mailer:
             # until it is known that Alertmanager tells, a restart in the middle of its failure forgets nothing
             self._store.put(before, after, None if self._is_settled else self._store.story(after.host))
             return
-        self._tell(before, after, decode_story(self._store.story(after.host)))
+        self._tell(before, after, self._story(after.host))
 
     def _tell(self, before: HostState, after: HostState, story: Story) -> None:
-        """Have states written with what is to be told to those who know a story."""
-        try:
-            told, notice = tell(story, after, self._wall_clock(), self.mail.remind)
-            notice = notice and with_holders(notice, after, self._audit(after.host))
-            documents = encode_story(told), encode_notice(notice) if notice else None
-        except Exception:  # noqa: BLE001 - no fault here may end a scan
-            _log.exception("what is to be told of a host cannot be told", host=after.host)
-            documents = self._store.story(after.host), None
+        """Have states written with what is to be told to those who know a story, or else to those who know nothing."""
+        documents: tuple[str | None, str | None] = self._store.story(after.host), None
+        for known in dict.fromkeys((story, NOTHING_TOLD)):
+            try:
+                documents = self._documents(after, known)
+                break
+            except Exception:  # noqa: BLE001 - no fault here may end a scan
+                is_last = known == NOTHING_TOLD
+                _log.exception(_CANNOT_BE_TOLD if is_last else _IS_TOLD_ANEW, host=after.host)
         self._store.put(before, after, *documents)
         if documents[1] is not None:
             self._something_new.set()
+
+    def _story(self, host: str) -> Story:
+        """Give what was told of a host."""
+        try:
+            return decode_story(self._store.story(host))
+        except Exception:  # noqa: BLE001 - the same
+            _log.exception(_IS_TOLD_ANEW, host=host)
+            return NOTHING_TOLD
+
+    def _documents(self, after: HostState, story: Story) -> tuple[str | None, str | None]:
+        """Give the documents of a host's story from now on, and of what is to be told, if anything."""
+        told, notice = tell(story, after, self._wall_clock(), self.mail.remind)
+        if notice is not None:
+            try:
+                notice = with_holders(notice, after, self._audit(after.host))
+            except Exception:  # noqa: BLE001 - it is told without them
+                _log.exception("who listens on a host cannot be told", host=after.host)
+        return encode_story(told), encode_notice(notice) if notice else None
 
     async def run(self) -> None:
         """Send what waits until cancelled; nothing that goes wrong ends it.
@@ -183,9 +204,10 @@ class Mailer:
         under_way = self._under_way()
         try:
             taken = tuple(self.memory.taken.values())
-            letters, waiting, self.memory.awaited = await self._in_store(
+            letters, waiting, self.memory.awaited, lost = await self._in_store(
                 lambda file: self._take(file, taken, under_way, now)
             )
+            self.memory.given_up += lost  # by now they have left the outbox
             self._note(waiting)
             for item in taken:
                 self.memory.taken.pop(item.number, None)
@@ -210,17 +232,22 @@ class Mailer:
 
     def _take(
         self, file: sqlite3.Connection, taken: Iterable[Letter], under_way: Mapping[float | None, int], now: float
-    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round]]:
-        """Make mails of the notices whose time it is; give those that are due, what waits in all, and what for."""
+    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round], int]:
+        """Make mails of the notices whose time it is.
+
+        Gives the mails that are due, what waits in all, and what for, and how many mails could not be written.
+        """
+        written = Written()
         for item in taken:
             outbox.remove(file, item)
         notices = outbox.read_notices(file)
         awaited = self._awaited_rounds(notices, under_way, now)
         if ripe := [row for row in notices if row.host not in awaited]:
-            outbox.post(file, ripe, self._written(ripe, now), now)
+            written = write_mails(ripe, self.mail.recipients, self.mail.sender, now, self._links())
+            outbox.post(file, ripe, written.mails, now)
         may_send = self._is_active and not 0 < self._server_due - now <= MAX_PAUSE
         due = outbox.read_due(file, now, _BATCH, MAX_MAIL_PAUSE) if may_send else []
-        return due, outbox.waiting(file), awaited
+        return due, outbox.waiting(file), awaited, written.lost
 
     def _awaited_rounds(
         self, notices: Sequence[NoticeRow], under_way: Mapping[float | None, int], now: float
@@ -238,24 +265,6 @@ class Mailer:
             for host, awaited in rounds.items()
             if awaited and awaited in under_way.items() and 0 <= now - oldest[awaited] < HOLD
         }
-
-    def _written(self, rows: Iterable[NoticeRow], now: float) -> Iterable[tuple[str, bytes]]:
-        """Write the mails for some notices: one for each, or one for all when they are of many hosts."""
-        found: list[tuple[int, Notice]] = []
-        for row in rows:
-            try:
-                found.append((row.number, decode_notice(row.document)))
-            except ValueError as error:
-                _log.error("a notice cannot be read and is left out", host=row.host, why=str(error))
-        is_storm = len({notice.host for _, notice in found}) > MAX_SINGLE
-        sender, links = self.mail.sender, self._links()
-        for recipient in self.mail.recipients:
-            if is_storm:
-                every = [notice for _, notice in found]
-                yield recipient, digest(every, found[0][0], sender=sender, recipient=recipient, now=now, links=links)
-            else:
-                for number, notice in found:
-                    yield recipient, letter(notice, number, sender=sender, recipient=recipient, now=now, links=links)
 
     async def _deliver(self, letters: Iterable[Letter]) -> None:
         """Send mails over one connection."""
@@ -385,7 +394,7 @@ class Mailer:
                             await asyncio.sleep(0)
                         if state := self._states().get(host):  # as it is by now
                             known = self._store.story(host)  # from before a restart in the middle of a failure
-                            self._tell(state, state, decode_story(known) if known else WATCHED_BY_OTHERS)
+                            self._tell(state, state, self._story(host) if known else WATCHED_BY_OTHERS)
                     self._something_new.set()  # what waited before the start, too
                 elif watch.is_healthy and not self._is_settled:
                     self._is_active = False

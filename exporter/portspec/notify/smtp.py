@@ -98,14 +98,22 @@ class Session:
         except errors.SMTPResponseException as error:
             failure = self._failure(error)
             if failure.is_of_mail:
-                try:
-                    await step(client.rset())
-                except (aiosmtplib.SMTPException, OSError):
-                    self._close()
+                await self._abandon(client)
             raise failure from None
         except (aiosmtplib.SMTPException, OSError) as error:
             raise self._failure(error) from None
+        except ValueError as error:  # of our side, such as an address beyond ASCII: it is the same at the next try
+            await self._abandon(client)
+            why = f"the mail cannot be sent: {short(str(error))}"
+            raise DeliveryError(Reason.REFUSED, why, is_of_mail=True) from None
         return answer(taken.code, taken.message)
+
+    async def _abandon(self, client: aiosmtplib.SMTP) -> None:
+        """End the mail that was begun, so that the next can be sent."""
+        try:
+            await step(client.rset())
+        except (aiosmtplib.SMTPException, OSError):
+            self._close()
 
     async def _open(self) -> None:
         mail = self._mail

@@ -5,16 +5,21 @@ import contextlib
 import email
 import email.policy
 import itertools
+import json
 import sqlite3
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from portspec.config import MailConfig
-from portspec.notify import DeliveryError, Mailer, MailStatus, Reason
+from portspec.notify import DeliveryError, Mailer, MailStatus, Reason, writing
 from portspec.notify import mailer as module
+from portspec.notify import story as story_module
+from portspec.notify.content import Links
 from portspec.notify.encoding import decode_notice, encode_notice
 from portspec.notify.mailer import (
     AFTER_STORE_ERROR,
@@ -27,10 +32,12 @@ from portspec.notify.mailer import (
     MAX_PAUSE,
     MAX_REFUSALS,
 )
+from portspec.notify.notice import Line, News, Notice
+from portspec.notify.story import NOTHING_TOLD
 from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
 from portspec.snapshot import HostState
-from portspec.store import StoreError, database, outbox
+from portspec.store import StoreError, database, outbox, schema
 from portspec.store.trouble import Kind, Trouble
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
@@ -870,6 +877,159 @@ def test_notice_that_cannot_be_read_costs_itself_alone(stage: Stage, server: Ser
         assert server.told() == [(A, "[web1]")]
         assert scene.waits() == (0, 0)
         assert [event["host"] for event in logs.events if event["level"] == "error"] == ["web2"]
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, name: str, *hosts: str) -> None:
+    """Have letter() or digest() fail about some hosts; about none named, whenever there are several."""
+    write = getattr(writing, name)
+
+    def failing(told: Any, number: int, **given: Any) -> bytes:
+        found = [notice.host for notice in (told if isinstance(told, list) else [told])]
+        if not set(found).isdisjoint(hosts) or (not hosts and len(found) > 1):
+            raise ZeroDivisionError("somewhere")
+        message: bytes = write(told, number, **given)
+        return message
+
+    monkeypatch.setattr(writing, name, failing)
+
+
+def test_notice_that_makes_no_mail_stops_no_other(
+    stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notice of which no mail can be written is told in the log and counted as given up; the others are sent."""
+    faulty(monkeypatch, "letter", "web2")
+    with stage.scene(A, B) as scene:
+        for of in HOSTS[:3]:
+            scene.scan(of, 22, 80)
+        scene.look()
+        assert server.told() == [(to, f"[{host}]") for to in (A, B) for host in ("web1", "web3")]
+        assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 2)
+    found = [(event["host"], event["why"]) for event in logs.events if event["level"] == "error"]
+    assert found == [("web2", "ZeroDivisionError: somewhere")] * 2
+
+
+def test_notice_that_spoils_a_digest_is_left_out_of_it(
+    stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many notices those that fail alone are left out, and the others are one mail."""
+    faulty(monkeypatch, "digest", "web1", "web5")
+    with stage.scene() as scene:
+        for of in HOSTS:
+            scene.scan(of, 22, 80)
+        scene.look()
+        assert server.told() == [(A, "[10 hosts]")]
+        assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 2)
+    assert [event["host"] for event in logs.events if event["level"] == "error"] == ["web1", "web5"]
+
+
+def test_digest_that_cannot_be_is_one_mail_for_each_host(
+    stage: Stage, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where notices make no mail together, each is told by one of its own."""
+    faulty(monkeypatch, "digest")
+    with stage.scene() as scene:
+        for of in HOSTS:
+            scene.scan(of, 22, 80)
+        scene.look()
+        assert server.told() == [(A, f"[{of.host}]") for of in HOSTS]
+        assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.sampled_from(["22", "all"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+TIME = st.floats(0, 2.6e11)
+WORDS = st.text(st.characters(), max_size=20)  # lone surrogates are among them
+LIKE_A_NOTICE = st.fixed_dictionaries(
+    {
+        "host": WORDS,
+        "news": st.sampled_from(News),
+        "at": TIME,
+        "expected": WORDS,
+        "open": WORDS,
+        "lines": st.lists(
+            st.fixed_dictionaries(
+                {"address": WORDS, "kind": WORDS, "state": WORDS, "ports": st.just("22,80-90"), "since": TIME},
+                optional={"opened": TIME, "seen": TIME, "end": WORDS},
+            ),
+            max_size=3,
+        ),
+        "over": st.just([]) | JSON,
+        "since": st.none() | TIME,
+        "reason": WORDS,
+        "is_unknown": st.booleans(),
+        "expiring": st.lists(st.tuples(st.just("22"), TIME, WORDS, WORDS), max_size=2) | JSON,
+    },
+    optional=dict.fromkeys(("last_seen", "until", "lapsed", "accepted", "gap", "holders", "audited_at"), JSON),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(documents=st.lists(WORDS | st.binary(max_size=20) | (JSON | LIKE_A_NOTICE).map(json.dumps), max_size=4))
+def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents: list[str | bytes]) -> None:
+    """Whatever documents stand in the table, the mails of the others are in the outbox, and no notice is left."""
+    good = Notice("web1", News.OUT_OF_SPEC, NOW, "22", "22,80", (Line("192.0.2.1", "unexpected", "open", "80", NOW),))
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
+        schema.migrate(file)
+        for number, document in enumerate([encode_notice(good), *documents, encode_notice(replace(good, host="web2"))]):
+            spelled = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
+            file.execute(
+                "INSERT INTO notice (at, host, document) VALUES (?, ?, CAST(? AS TEXT))", (NOW, f"h{number}", spelled)
+            )
+        rows = outbox.read_notices(file)
+        written = writing.write_mails(rows, (A, B), "p@example.org", NOW, Links())
+        outbox.post(file, rows, written.mails, NOW)
+        told = Counter(
+            (
+                mail.recipient,
+                str(email.message_from_bytes(mail.message, policy=email.policy.default)["X-PortSpec-Alert"]),
+            )
+            for mail in outbox.read_due(file, NOW, 100)
+        )
+        assert outbox.waiting(file).notices == 0
+    for recipient, host in itertools.product((A, B), ("web1", "web2")):
+        assert told[recipient, f"PortSpec Alert [{host}]"] >= 1
+    assert sum(told.values()) + written.lost == 2 * (len(documents) + 2)
+
+
+def test_story_that_is_of_no_use_is_told_anew(
+    stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A story that can be read and leads to a fault costs a second mail, and is replaced."""
+
+    def tell(story: Any, *given: Any) -> Any:
+        if story != NOTHING_TOLD:
+            raise ZeroDivisionError
+        return story_module.tell(story, *given)
+
+    with stage.scene() as scene:
+        scene.scan(WEB, 22, 80)
+        scene.look()
+        with monkeypatch.context() as faulty:
+            faulty.setattr(module, "tell", tell)
+            scene.scan(WEB, 22, 80)
+        scene.look()
+        assert server.told() == [(A, "[web1]")] * 2
+        scene.scan(WEB, 22, 80)
+        scene.look()
+        assert server.told() == []
+    assert events(logs) == ["what was told of a host is of no use: it is told anew"]
+
+
+def test_host_is_told_of_without_its_audit(stage: Stage, server: Server, logs: Logs) -> None:
+    """A fault in what is known of the listeners costs the mail their names alone."""
+
+    def audit(_: str) -> NoReturn:
+        raise ZeroDivisionError
+
+    with stage.scene() as scene:
+        scene.mailer = scene.made(mail_config(), audit=audit)
+        scene.scan(WEB, 22, 80)
+        scene.look()
+    assert server.told() == [(A, "[web1]")]
+    assert events(logs) == ["who listens on a host cannot be told"]
 
 
 @pytest.mark.parametrize(

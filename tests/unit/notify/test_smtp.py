@@ -838,6 +838,24 @@ def test_refused_recipient_does_not_stop_the_next(identities: Identities) -> Non
     assert peer.steps.count(Step.RSET) == 2
 
 
+def test_address_that_cannot_be_spelled_does_not_stop_the_next(identities: Identities) -> None:
+    """What fails on our side is a refusal of that mail; the next is taken over the same connection."""
+
+    async def scenario(server: Server) -> None:
+        async with nothing_left(server), Session(settings(server.port, identities)) as session:
+            for recipient in ("j\u00f6rg@example.org", "a\ud800@example.org"):
+                with pytest.raises(DeliveryError) as caught:
+                    await session.send(recipient, MESSAGE)
+                assert (caught.value.reason, caught.value.is_of_mail) == (Reason.REFUSED, True)
+                assert caught.value.detail.startswith("the mail cannot be sent: ")
+            assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
+
+    with Server({}, identities.good) as server:
+        run(scenario(server))
+    (peer,) = server.peers
+    assert [recipient for _, recipient, _ in peer.mails] == [f"RCPT TO:<{RECIPIENT}>"]
+
+
 def test_refused_message_does_not_stop_the_next(identities: Identities) -> None:
     """A message that is refused after DATA is an outcome of that mail alone."""
 
