@@ -136,9 +136,10 @@ def test_inhibitions_are_about_alerts_that_exist() -> None:
 def test_subject_and_text_of_a_mail_name_everything(tmp_path: Path) -> None:
     """A mail says what is wrong, since when, where, who sees it and what to do; what is over is told in the past."""
     over = OPEN | {"status": "resolved"}
-    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 (telnet) was open, and is no longer a deviation"}
+    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 (telnet) no longer seen open, or allowed now"}
     alerts = [OPEN | {"status": "firing"}, over]
-    assert render(tmp_path, "portspec.mail.subject", alerts) == "[portspec] web1: 8080 (http-alt) open, not expected"
+    subject = "[portspec] web1: 8080 (http-alt) open, not expected; 1 resolved"
+    assert render(tmp_path, "portspec.mail.subject", alerts) == subject
     assert (
         render(tmp_path, "portspec.mail.text", alerts)
         == f"""\
@@ -156,7 +157,7 @@ Alert: PortspecUnexpectedPortOpen (critical)
 What to do: {RUNBOOK}
 
 Resolved: 1
-- web1: 23 (telnet) was open, and is no longer a deviation
+- web1: 23 (telnet) no longer seen open, or allowed now
   from 2027-03-14 06:30:00 until 2027-03-14 07:30:00 UTC
 
 --
@@ -168,8 +169,8 @@ http://alertmanager:9093
 def test_subject_says_when_all_is_over(tmp_path: Path) -> None:
     """The subject of a mail without a firing alert says so in the past tense; of several alerts it says how many."""
     over = OPEN | {"status": "resolved"}
-    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 was open, and is no longer a deviation"}
-    said = "[portspec] resolved: web1: 23 was open, and is no longer a deviation"
+    over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 no longer seen open, or allowed now"}
+    said = "[portspec] resolved: web1: 23 no longer seen open, or allowed now"
     assert render(tmp_path, "portspec.mail.subject", [over]) == said
     assert render(tmp_path, "portspec.mail.subject", [over, over]) == f"{said}; 2 in all"
 
@@ -199,6 +200,15 @@ def test_hostile_texts_stay_on_their_line(tmp_path: Path) -> None:
         assert "\n" not in subject
         assert not re.search("[\u202e\u2066\u2028\r]", subject + text)
         assert "\nResolved: 1\n" not in text.replace("\nResolved: 1\n- ", "")
+
+
+def test_the_latest_of_the_worst_is_in_the_subject(tmp_path: Path) -> None:
+    """A mail about one more alert names that one, and no mail names a later one that is less bad."""
+    old = OPEN | {"status": "firing"}
+    new = old | {"startsAt": "2027-03-14T06:31:00Z", "annotations": OPEN["annotations"] | {"summary": "web1: new"}}
+    mild = old | {"startsAt": "2027-03-14T06:32:00Z", "labels": OPEN["labels"] | {"severity": "warning"}}
+    for alerts in ([old, new], [new, old], [mild, old, new], [new, old, mild]):
+        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: new; {len(alerts)} in all"
 
 
 def test_a_mail_about_many_has_a_line_for_each(tmp_path: Path) -> None:
