@@ -881,7 +881,8 @@ def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Serv
     (path,) = machine.waiting()
     packed = path.read_bytes()
     server.start()
-    assert machine.run("--url", server.url)[0] == 0
+    code, _, errors = machine.run("--url", server.url)
+    assert code == 0, errors
     assert packed in server.bodies
     assert len(server.reports()) == 2
 
