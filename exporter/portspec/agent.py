@@ -1534,7 +1534,8 @@ class Tries:
             self._write()
 
     def _write(self) -> None:
-        lines = [f"{name} {tries.failures} {tries.next_at:.0f}\n" for name, tries in sorted(self._found.items())]
+        # rounded down: a report that is due at once must not wait for the rest of the second
+        lines = [f"{name} {tries.failures} {int(tries.next_at)}\n" for name, tries in sorted(self._found.items())]
         new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # on a full disk
             if not lines:

@@ -362,3 +362,13 @@ def test_tries_that_cannot_be_noted_hold_up_nothing(host: Host) -> None:
     host.fates["a"] = Fate.FAILED
     assert host.run("b") == (75, ["a", "b"])
     assert host.run("c") == (75, ["a", "c"])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 0.5, 0.6, 0.999])
+def test_first_try_that_was_killed_makes_no_report_wait(tmp_path: Path, fraction: float) -> None:
+    """A report whose first try was begun and never ended is due at once, in whatever part of a second that was."""
+    path = tmp_path / "2026-11-29.report"
+    path.touch()
+    now = 1_795_000_000.0 + fraction
+    agent.Tries(tmp_path / "tries").begin(path, now)
+    assert agent.Tries(tmp_path / "tries").wait(path, now) == 0.0
