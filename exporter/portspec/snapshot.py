@@ -164,8 +164,8 @@ class HostState:
         was_conclusive = self.latest is self.conclusive or (self.latest and self.latest.judgement.conclusive)
         if latest and latest.judgement.conclusive and not was_conclusive:
             # what was observed sufficed for no verdict then, and does now
-            promoted = replace(self, target=target, conclusive=conclusive).after(latest)
-            return replace(promoted, judged_at=now, pace=self.pace)
+            promoted = replace(self, target=target, conclusive=conclusive, judged_at=now).after(latest, now)
+            return replace(promoted, pace=self.pace)
         is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
         if is_same and not is_outdated(self, now):
             return self

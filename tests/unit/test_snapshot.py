@@ -555,3 +555,15 @@ def test_scan_brings_what_is_kept_to_its_own_time(is_seen: bool) -> None:  # noq
     assert (OTHER, 80) in {(item.address, item.port) for item in state.deviations}
     assert state.excepted == ()
     assert state.judged_at == NOW + 300
+
+
+def test_scan_that_suffices_once_conf_yml_has_changed_is_judged_by_the_exceptions_of_now() -> None:
+    """An unknown host that a reload finds out of spec is told so, also where an exception has ended since the scan."""
+    exceptions = [exception(443, until=NOW + 5)]
+    before = target(allow=[80], exceptions=exceptions)
+    scan = result(before, seen(ADDRESS, is_open=[80]), seen(OTHER, reason=Reason.NO_ROUTE))
+    state = HostState(before).after(scan).judged(before, NOW + 10)
+    assert state.verdict is Verdict.UNKNOWN
+    after = state.under(target(exceptions=exceptions), NOW + 20)
+    assert after.verdict is Verdict.OUT_OF_SPEC
+    assert after.judged_at == NOW + 20
