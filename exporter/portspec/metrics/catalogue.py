@@ -234,7 +234,7 @@ MAILS_FAILED = Metric(
 MAILS_GIVEN_UP = Metric(
     "portspec_mails_given_up_total",
     "counter",
-    "Mails that were never delivered: refused again and again, or not taken for five days.",
+    "Mails that were never delivered: refused again and again, not taken for five days, or impossible to write.",
 )
 DISCOVERED_HOSTS = Metric(
     "portspec_discovered_hosts", "gauge", "Number of hosts that a source of discovery names.", ("source",)

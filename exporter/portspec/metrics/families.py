@@ -121,6 +121,12 @@ def _port_labels(items: list[Deviation]) -> Iterator[str]:
     yield spelled if len(spelled) <= MAX_PORT_LABEL else f"{spelled[:MAX_PORT_LABEL].rpartition(',')[0]},…"
 
 
+def single_ports(state: HostState) -> set[int]:
+    """Give the ports that stand alone in the label of a deviation or of an exception: few, however many deviate."""
+    words = {labels["port"] for labels, _ in chain(_deviations(state), _exceptions(state))}
+    return {int(word) for word in words if word.isdecimal()}
+
+
 def _exceptions(state: HostState) -> Samples:
     """Give the end of each exception in force: as of the judgement, so that what is in force is what was judged by."""
     ends: dict[str, float] = {}

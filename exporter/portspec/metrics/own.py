@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from portspec import __version__
 from portspec.metrics import catalogue as m
-from portspec.metrics.servicenames import named, ports_of
+from portspec.metrics.families import single_ports
+from portspec.metrics.servicenames import named
 from portspec.ports import spell
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def probe_families(state: HostState, duration: float, series_dropped: int) -> It
         (m.SERIES_DROPPED, series_dropped),
     ):
         yield _family(metric, [((), value)])
-    yield from _service_names(named(ports_of(state)))
+    yield from _service_names(named(single_ports(state)))
 
 
 def _service_names(names: Iterable[tuple[int, str]]) -> Iterator[Family]:

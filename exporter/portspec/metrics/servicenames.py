@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from portspec.metrics.families import single_ports
 from portspec.services import name_of
-from portspec.verdict import in_force
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,16 +35,8 @@ def named(ports: Iterable[int]) -> list[tuple[int, str]]:
     return [(port, name) for port in sorted(set(ports)) if (name := _name(port))]
 
 
-def ports_of(state: HostState) -> set[int]:
-    """Give the single ports that deviate at a host, or of which an exception is in force."""
-    found = {item.port for item in state.deviations}
-    for item in in_force(state.target.exceptions, state.judged_at):
-        found.update(first for first, last in item.ports.ranges if first == last)
-    return found
-
-
 def _ports(states: Iterable[HostState]) -> frozenset[int]:
-    return frozenset[int]().union(*map(ports_of, states))
+    return frozenset[int]().union(*map(single_ports, states))
 
 
 @cache  # the system reads a file for each
