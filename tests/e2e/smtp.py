@@ -147,7 +147,7 @@ def _read(path: Path) -> Mail:
 
 
 class _Keeper:
-    """Writes what comes."""
+    """Writes what comes on all connections, so that each mail has its own number."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -173,11 +173,11 @@ class _Keeper:
 class _Recorder(SMTP):
     """Writes down what comes outside of TLS."""
 
-    def __init__(self, directory: Path, context: ssl.SSLContext, *, is_implicit: bool) -> None:
+    def __init__(self, directory: Path, keeper: _Keeper, context: ssl.SSLContext, *, is_implicit: bool) -> None:
         self._directory = directory
         self._is_clear = not is_implicit
         super().__init__(
-            _Keeper(directory),
+            keeper,
             hostname="mail.test",
             tls_context=None if is_implicit else context,
             require_starttls=not is_implicit,
@@ -209,8 +209,9 @@ async def serve(directory: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(settings["certificate"])
     is_implicit = settings["tls"] == "implicit"
+    keeper = _Keeper(directory)
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Recorder(directory, context, is_implicit=is_implicit),
+        lambda: _Recorder(directory, keeper, context, is_implicit=is_implicit),
         settings["address"],
         settings["port"],
         ssl=context if is_implicit else None,

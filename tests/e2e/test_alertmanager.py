@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,10 +37,13 @@ ALERTMANAGER: Final = "127.0.0.1:9093"
 PAGER: Final = 9095
 DB: Final = "198.18.3.1"
 #: The hosts that go wrong at once, by name, with their addresses.
-FLEET: Final = {f"h{number:03}": f"198.18.4.{number}" for number in range(1, 151)}
+FLEET: Final = {f"h{number:03}": f"198.18.{4 + number // 200}.{number % 200 + 1}" for number in range(1, 301)}
+SCANPORTS: Final = [22, 5432, 6379, 8080]
 #: How long alerts wait instead. A port that is missing waits for the alert about its host, as in the shipped rules.
 #: The other alerts wait as they do there: they are not what a test is about, and a busy machine may raise them.
 HURRIED: Final = {"PortspecHostDown": "0s", "PortspecExpectedPortMissing": "2s"}
+
+DB1: Final = {"db1": {"expect": [22, 5432], "labels": {"team": "db", "site": "fra"}}}
 
 # Prints the body of each POST, a JSON document a line.
 _PAGER = """
@@ -101,9 +106,13 @@ class Heard:
         whole, _, _ = (self.directory / "pages").read_text(encoding="utf-8").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines() if line]
 
+    def subjects(self) -> list[str]:
+        """Give the subjects of all mails."""
+        return [str(mail.message["Subject"]) for mail in self.server.mails()]
+
     def compare(self, name: str, *, after: int, count: int = 1) -> int:
         """Wait for so many mails after the first ones, hold them to the file of a name, or write that; count all."""
-        eventually(lambda: len(self.server.mails()) >= after + count, wanted=True)
+        eventually(lambda: len(self.server.mails()) >= after + count, wanted=True, seen=self.subjects)
         mails = self.server.mails()[after:]
         found = "\n".join(sorted(f"Subject: {mail.message['Subject']}\n\n{timeless(mail.text)}" for mail in mails))
         file = GOLDEN / f"{name}.txt"
@@ -130,12 +139,44 @@ def ended(programs: list[subprocess.Popen[str]]) -> Iterator[None]:
 
 
 @contextmanager
-def scanning(lab: Lab, conf: Path) -> Iterator[None]:
+def scanning(lab: Lab, conf: Path) -> Iterator[subprocess.Popen[str]]:
     """Run the exporter."""
     with conf.with_name("portspec.log").open("w") as log:
         command = [*PROGRAM, "-c", str(conf), "--web.listen-address", PORTSPEC]
-        with ended([lab.popen(command, stdout=log, stderr=log)]):
-            yield
+        exporter = lab.popen(command, stdout=log, stderr=log)
+        with ended([exporter]):
+            yield exporter
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """An exporter that runs, and its conf.yml in this directory."""
+
+    lab: Lab
+    directory: Path
+    process: subprocess.Popen[str]
+
+    def reload(self, hosts: dict[str, Any], **keys: Any) -> None:
+        """Have it read a conf.yml with these hosts and keys."""
+        before = self.reloads()
+        night_conf(self.directory, hosts, **keys)
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.reloads() > before, wanted=True)
+
+    def reloads(self) -> int:
+        """Count the lines in its log that say that it has read the file anew."""
+        return (self.directory / "portspec.log").read_text(encoding="utf-8").count("configuration reloaded")
+
+
+def night_conf(directory: Path, hosts: dict[str, Any], **keys: Any) -> Path:
+    """Write the conf.yml of the night."""
+    return configure(directory, hosts, SCANPORTS, interval=1, ipv6=False, **keys)
+
+
+def exception(hours: float) -> dict[str, Any]:
+    """Give the keys for an exception for port 8080 of db1 that ends in so many hours."""
+    until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+    return {"exceptions": [{"hosts": ["db1"], "ports": [8080], "until": until, "reason": "migration"}]}
 
 
 @contextmanager
@@ -241,45 +282,55 @@ def test_a_port_that_opens_is_mailed_and_paged_and_so_is_its_end(lab: Lab, tmp_p
         eventually(lambda: [page["status"] for page in heard.pages()], ["firing", "resolved"])
 
 
-def test_a_night_of_a_host_and_a_storm(lab: Lab, tmp_path: Path) -> None:
-    """Each thing that happens to db1 is the mail of a file, and 150 hosts that go wrong at once are one mail."""
-    db1 = HostTruth("db1", (DB,), {(DB, 22): State.OPEN, (DB, 5432): State.OPEN})
-    fleet = [HostTruth(name, (address,), {(address, 22): State.OPEN}) for name, address in FLEET.items()]
-    lab.apply([db1, *fleet])
-    hosts = {"db1": {"expect": [22, 5432], "labels": {"team": "db", "site": "fra"}}} | {name: [22] for name in FLEET}
-    conf = configure(tmp_path, hosts, [22, 5432, 6379, 8080], interval=1, ipv6=False)
-    in_spec = dict.fromkeys(hosts, 0.0)
-    with scanning(lab, conf):
-        eventually(lambda: values(lab, "port_out_of_spec"), in_spec)
-        with alerting(lab, tmp_path / "night") as heard:
-            eventually(lambda: query(lab, 'port_out_of_spec{host="db1"}'), {"db1": 0.0})
-            lab.open_port(DB, 6379)
-            told = heard.compare("a-port-opens", after=0)
-            lab.open_port(DB, 8080)
-            told = heard.compare("a-second-port-opens", after=told)
-            lab.close_port(DB, 8080)
-            told = heard.compare("one-of-them-closes", after=told)
-            lab.close_port(DB, 5432)
-            told = heard.compare("a-service-stops", after=told)
-            lab.open_port(DB, 5432)
-            told = heard.compare("the-service-comes-back", after=told)
-            with dead(lab, DB):
-                told = heard.compare("the-host-dies", after=told, count=2)
-            told = heard.compare("the-host-comes-back", after=told, count=2)
-            lab.close_port(DB, 6379)
-            heard.compare("all-is-well", after=told)
-            eventually(lambda: heard.pages()[-1]["status"], "resolved")
-            labels = [alert["labels"] for page in heard.pages() for alert in page["alerts"]]
-            assert {(each["host"], each["team"], each["site"]) for each in labels} == {("db1", "db", "fra")}
-            assert {(each["alertname"], each.get("port")) for each in labels} == {
-                ("PortspecUnexpectedPortOpen", "6379"),
-                ("PortspecUnexpectedPortOpen", "8080"),
-                ("PortspecHostDown", None),
-            }
+def test_night_of_a_host(lab: Lab, tmp_path: Path) -> None:
+    """Each thing that happens to db1 is the mail of a file, and what is critical is a call of the pager."""
+    lab.apply([HostTruth("db1", (DB,), {(DB, 22): State.OPEN, (DB, 5432): State.OPEN})])
+    conf = night_conf(tmp_path, DB1)
+    with scanning(lab, conf) as process, alerting(lab, tmp_path / "night") as heard:
+        exporter = Exporter(lab, tmp_path, process)
+        eventually(lambda: query(lab, 'port_out_of_spec{host="db1"}'), {"db1": 0.0})
+        lab.open_port(DB, 6379)
+        told = heard.compare("a-port-opens", after=0)
+        lab.open_port(DB, 8080)
+        told = heard.compare("a-second-port-opens", after=told)
+        lab.close_port(DB, 8080)
+        told = heard.compare("one-of-them-closes", after=told)
+        lab.close_port(DB, 5432)
+        told = heard.compare("a-service-stops", after=told)
+        lab.open_port(DB, 5432)
+        told = heard.compare("the-service-comes-back", after=told)
+        with dead(lab, DB):
+            told = heard.compare("the-host-dies", after=told, count=2)
+        told = heard.compare("the-host-comes-back", after=told, count=2)
+        lab.close_port(DB, 6379)
+        told = heard.compare("all-is-well", after=told)
+        exporter.reload(DB1, **exception(hours=48))
+        lab.open_port(DB, 8080)
+        told = heard.compare("an-exception-ends-soon", after=told)
+        exporter.reload(DB1, **exception(hours=0))
+        heard.compare("an-exception-has-ended", after=told, count=2)
+        lab.close_port(DB, 8080)
+        eventually(lambda: [page["status"] for page in heard.pages()][-2:], ["firing", "resolved"])
+        labels = [alert["labels"] for page in heard.pages() for alert in page["alerts"]]
+        assert {(each["host"], each["team"], each["site"]) for each in labels} == {("db1", "db", "fra")}
+        assert {(each["alertname"], each.get("port")) for each in labels} == {
+            ("PortspecUnexpectedPortOpen", "6379"),
+            ("PortspecUnexpectedPortOpen", "8080"),
+            ("PortspecHostDown", None),
+        }
 
-        for address in FLEET.values():
-            lab.open_port(address, 6379)
-        eventually(lambda: values(lab, "port_out_of_spec"), in_spec | dict.fromkeys(FLEET, 1.0))
+
+def test_storm(lab: Lab, tmp_path: Path) -> None:
+    """300 hosts that go wrong at once are one mail and one call, also when it is over; another host is heard."""
+    db1 = HostTruth("db1", (DB,), {(DB, 22): State.OPEN, (DB, 5432): State.OPEN})
+    fleet = [
+        HostTruth(name, (address,), {(address, 22): State.OPEN, (address, 6379): State.OPEN})
+        for name, address in FLEET.items()
+    ]
+    lab.apply([db1, *fleet])
+    wrong = DB1 | {name: [22] for name in FLEET}
+    with scanning(lab, night_conf(tmp_path, wrong)) as process:
+        eventually(lambda: values(lab, "port_out_of_spec"), {"db1": 0.0} | dict.fromkeys(FLEET, 1.0))
         # It starts when all are wrong, and so sees them go wrong at once, however long the scans took.
         with alerting(lab, tmp_path / "storm", group_wait="3s") as heard:
             told = heard.compare("many-hosts-go-wrong", after=0)
@@ -288,8 +339,14 @@ def test_a_night_of_a_host_and_a_storm(lab: Lab, tmp_path: Path) -> None:
             with dead(lab, DB):  # what is told of it comes after all that is told of the storm
                 told = heard.compare("the-host-dies-in-the-storm", after=told)
                 eventually(lambda: len(heard.pages()) >= 2, wanted=True)
-                assert [[alert["labels"]["alertname"] for alert in page["alerts"]] for page in heard.pages()] == [
-                    ["PortspecManyHosts"],
-                    ["PortspecHostDown"],
-                ]
-                assert len(heard.server.mails()) == told
+                assert names(heard.pages()) == [["PortspecManyHosts"], ["PortspecHostDown"]]
+            told = heard.compare("the-host-comes-back-in-the-storm", after=told)
+            Exporter(lab, tmp_path, process).reload(DB1 | {name: [22, 6379] for name in FLEET})
+            told = heard.compare("the-storm-is-over", after=told)
+            eventually(lambda: names(heard.pages())[2:], [["PortspecHostDown"], ["PortspecManyHosts"]])
+            assert len(heard.server.mails()) == told
+
+
+def names(pages: list[dict[str, Any]]) -> list[list[str]]:
+    """Give the names of the alerts of each call."""
+    return [[alert["labels"]["alertname"] for alert in page["alerts"]] for page in pages]

@@ -46,11 +46,11 @@ def query(lab: Lab, expression: str) -> dict[str, float]:
     return {item["metric"].get("host", item["metric"].get("job", "")): float(item["value"][1]) for item in result}
 
 
-def eventually(look: Callable[[], Any], wanted: Any) -> None:
-    """Look until what is seen is what is wanted; fail with what was seen last."""
+def eventually(look: Callable[[], Any], wanted: Any, *, seen: Callable[[], Any] | None = None) -> None:
+    """Look until what is found is what is wanted; fail with what was found last, or with what there is to be seen."""
     deadline = time.monotonic() + PATIENCE
-    while (seen := look()) != wanted:
-        assert time.monotonic() < deadline, f"still {seen}, not {wanted}"
+    while (found := look()) != wanted:
+        assert time.monotonic() < deadline, f"still {seen() if seen else found}, not {wanted}"
         time.sleep(0.2)
 
 
