@@ -224,7 +224,7 @@ def _ours(lab: Lab, folder: Path, hosts: int, connections: int, interval: float)
             found = _post(lab, f"http://{ADDRESS}/api/v1/reports", connections, folder / "reports")
             probes = _metric(lab, "portspec_probes_sent_total") - before
             until = time.monotonic() + PATIENCE
-            while _metric(lab, "portspec_audit_reports_unread") and time.monotonic() < until:
+            while _metric(lab, "portspec_audits_unread") and time.monotonic() < until:
                 time.sleep(1)
             print(
                 f"{probes:,.0f} probes were sent meanwhile; all reports are read {time.time() - found.ended:.0f} s "

@@ -174,7 +174,7 @@ def _backfill(directory: Path, hosts: int, exporter: str) -> None:
         for target in _targets(hosts):  # what a rule recorded then
             labels = f'job="portspec",instance="{exporter}",host="{target.host}"'
             for moment in range(now - 120, now + 1500, 240):
-                file.write(f"instance_host:audit_vulnerability:listed{{{labels}}} 1 {moment}\n")
+                file.write(f"instance_host:portspec_audit_vulnerability:listed{{{labels}}} 1 {moment}\n")
         file.write("# EOF\n")
     command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(path), str(directory / "tsdb")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -169,8 +169,8 @@ def post(
 
 
 def status(exporter: Exporter, host: str) -> str | None:
-    """Give the audit_status of a host on /metrics."""
-    series = exporter.series().get("audit_status", {})
+    """Give the portspec_audit_status of a host on /metrics."""
+    series = exporter.series().get("portspec_audit_status", {})
     found = [
         re.fullmatch(f'host="{re.escape(host)}",status="([a-z_]+)"', each) for each, is_it in series.items() if is_it
     ]
@@ -179,10 +179,10 @@ def status(exporter: Exporter, host: str) -> str | None:
 
 def rejected(exporter: Exporter) -> dict[str, float]:
     """Give the refused reports on /metrics by reason, without those of which there are none."""
-    series = exporter.series()["audit_reports_rejected_total"]
+    series = exporter.series()["portspec_audits_rejected_total"]
     return {labels.removeprefix('reason="').removesuffix('"'): count for labels, count in series.items() if count}
 
 
 def received(exporter: Exporter) -> float:
     """Give the number of accepted reports on /metrics."""
-    return exporter.series()["audit_reports_received_total"][""]
+    return exporter.series()["portspec_audits_received_total"][""]

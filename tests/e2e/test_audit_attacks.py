@@ -94,10 +94,10 @@ def test_one_host_adds_a_bounded_page_to_metrics(tmp_path: Path) -> None:
         page = service.get("/metrics").text
         assert len(page.encode()) < before + PAGE
         series = service.series()
-        for labels in (*series.get("audit_vulnerability", {}), *series["port_listener_info"]):
+        for labels in (*series.get("portspec_audit_vulnerability", {}), *series["port_listener_info"]):
             for value in labels.split('",'):
                 assert len(value.partition('="')[2].replace("\\\\", "\\").replace('\\"', '"').encode()) <= MAX_LABEL + 1
-        (dropped,) = series["audit_series_dropped"].items()
+        (dropped,) = series["portspec_audit_series_dropped"].items()
         assert dropped[0] == f'host="{EVIL}"'
         assert dropped[1] == series["portspec_series_dropped"][""] > 2000
         assert service.json(f"/api/v1/hosts/{EVIL}")["audit"]["series_dropped"] == dropped[1]

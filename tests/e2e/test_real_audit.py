@@ -146,12 +146,12 @@ def test_machine_is_audited_with_its_own_debsecan(tmp_path: Path, tracker: Track
             assert (done.code, done.errors) == (0, "")
             until(lambda: status(service, HOST) == "vulnerable")
             series = service.series()
-            assert series["audit_vulnerability"] == {
+            assert series["portspec_audit_vulnerability"] == {
                 f'fixed_version="9999:1",host="{HOST}",id="{FOUND}",package="{each.name}",'
                 f'severity="high",version="{each.version}"': 1.0
                 for each in packages
             }
-            assert series["audit_vulnerable_packages"] == {f'host="{HOST}"': float(len(packages))}
+            assert series["portspec_audit_vulnerable_packages"] == {f'host="{HOST}"': float(len(packages))}
             process = Path("/proc/self/comm").read_text(encoding="utf-8").strip()
             user = pwd.getpwuid(os.geteuid()).pw_name
             assert f'host="{HOST}",port="{port}",process="{process}",user="{user}"' in series["port_listener_info"]
@@ -187,8 +187,8 @@ def test_machine_without_vulnerable_packages_is_clean(tmp_path: Path, tracker: T
     tracker.publish("bookworm", VULNERABLE[1:], f"{SOURCE},{SOURCE}\n")
     found, series, text = audit(tmp_path, tracker, "bookworm")
     assert (found, tracker.asked) == ("clean", ["/bookworm"])
-    assert series["audit_vulnerable_packages"] == {'host="db1.example.org"': 0.0}
-    assert "audit_vulnerability" not in series
+    assert series["portspec_audit_vulnerable_packages"] == {'host="db1.example.org"': 0.0}
+    assert "portspec_audit_vulnerability" not in series
     assert "CVE" not in text
 
 
@@ -199,5 +199,5 @@ def test_audit_that_failed_is_not_clean(tmp_path: Path, tracker: Tracker, *, is_
         tracker.stop()
     found, series, text = audit(tmp_path, tracker, "trixie")
     assert found == "failed"
-    assert "audit_vulnerable_packages" not in series
+    assert "portspec_audit_vulnerable_packages" not in series
     assert "error" in text

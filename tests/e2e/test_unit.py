@@ -226,7 +226,7 @@ def test_mail_that_is_received_outside_of_the_unit_arrives(unit: Installation) -
     receive = f"runuser -u portspec -- /opt/portspec/bin/portspec receive -c {CONF}"
     unit.machine.succeed(receive, stdin=mail(made, f"root@{REPORTING}", "portspec@example.org"))
     until(lambda: json.loads(unit.get(f"/api/v1/hosts/{REPORTING}"))["audit"]["status"] != "never")
-    assert unit.metrics()["audit_reports_received_total"] == {"": 1.0}
+    assert unit.metrics()["portspec_audits_received_total"] == {"": 1.0}
     report = unit.machine.succeed(f"/opt/portspec/bin/portspec report -c {CONF} --format text")
     assert " 0 never reported" in report
 

@@ -71,7 +71,7 @@ def test_no_series_is_there_twice_and_each_is_shown_or_counted(
         {(item.port, item.process or "", item.user or "") for item in sockets}
     )
     assert left_out_of(state) == vulnerabilities.left_out + listeners.left_out
-    for name, share in (("audit_vulnerability", vulnerabilities), ("port_listener_info", listeners)):
+    for name, share in (("portspec_audit_vulnerability", vulnerabilities), ("port_listener_info", listeners)):
         lines = written(state, name)
         assert len(set(lines)) == len(lines) == len(share.series)
 
@@ -84,15 +84,20 @@ def test_page_of_one_host_has_a_budget_of_bytes(length: int, letter: str) -> Non
     found = [Vulnerability(f"{number}{value}", value, value, Severity.HIGH) for number in range(2 * MAX_SERIES)]
     sockets = tuple(Listener("tcp", "::", number + 1, value, value) for number in range(2 * MAX_SERIES))
     state = audited(*found, listeners=sockets)
-    for name, most in (("audit_vulnerability", MAX_VULNERABILITY_BYTES), ("port_listener_info", MAX_LISTENER_BYTES)):
+    for name, most in (
+        ("portspec_audit_vulnerability", MAX_VULNERABILITY_BYTES),
+        ("port_listener_info", MAX_LISTENER_BYTES),
+    ):
         lines = written(state, name)
         assert 0 < sum(len(line.encode()) for line in lines) <= most
         assert len(lines) <= MAX_SERIES
     assert vulnerabilities_of(state).series[0][0].startswith("0")
     page, dropped = Renderer(AUDITS, UNLIMITED).render(HostTable([state]))
     assert dropped == left_out_of(state) > 0
-    (told,) = [block.text for metric, blocks in page for block in blocks if metric.name == "audit_series_dropped"]
-    assert told == f'audit_series_dropped{{host="db1"}} {dropped}.0\n'.encode()
+    (told,) = [
+        block.text for metric, blocks in page for block in blocks if metric.name == "portspec_audit_series_dropped"
+    ]
+    assert told == f'portspec_audit_series_dropped{{host="db1"}} {dropped}.0\n'.encode()
 
 
 def test_usual_audit_is_shown_whole() -> None:
@@ -105,4 +110,6 @@ def test_usual_audit_is_shown_whole() -> None:
         *found, listeners=tuple(Listener("tcp", "::", number, "nginx", "www-data") for number in range(1, 500))
     )
     assert left_out_of(state) == 0
-    assert not any(part.metric.name == "audit_series_dropped" and render_host(part, state)[0] for part in AUDITS.parts)
+    assert not any(
+        part.metric.name == "portspec_audit_series_dropped" and render_host(part, state)[0] for part in AUDITS.parts
+    )

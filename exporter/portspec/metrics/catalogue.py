@@ -92,30 +92,33 @@ PORT_SERVICE_NAME_INFO = Metric(
 )
 
 _AS_REPORTED = "as of the last accepted report of the host"
-AUDIT_REPORT_TIMESTAMP = Metric(
-    "audit_report_timestamp_seconds",
+AUDIT_TIMESTAMP = Metric(
+    "portspec_audit_timestamp_seconds",
     "gauge",
     "Unix time at which the audit of the last accepted report ended on its host; 0 for a host of the roster that "
     "never reported.",
     ("host",),
 )
 AUDIT_STATUS = Metric(
-    "audit_status", "gauge", f"1 for the status of the host's packages, {_AS_REPORTED}, else 0.", ("host", "status")
+    "portspec_audit_status",
+    "gauge",
+    f"1 for the status of the host's packages, {_AS_REPORTED}, else 0.",
+    ("host", "status"),
 )
 AUDIT_VULNERABLE_PACKAGES = Metric(
-    "audit_vulnerable_packages",
+    "portspec_audit_vulnerable_packages",
     "gauge",
     f"Number of packages with a vulnerability that is not excepted, {_AS_REPORTED}; absent if nothing is known.",
     ("host",),
 )
 AUDIT_VULNERABILITIES = Metric(
-    "audit_vulnerabilities",
+    "portspec_audit_vulnerabilities",
     "gauge",
     f"Number of vulnerabilities of packages that are not excepted, {_AS_REPORTED}; absent if nothing is known.",
     ("host", "severity"),
 )
 AUDIT_VULNERABILITY = Metric(
-    "audit_vulnerability",
+    "portspec_audit_vulnerability",
     "gauge",
     f"1 for each vulnerability of a package that is not excepted, {_AS_REPORTED}; absent otherwise. fixed_version is "
     "empty where the tool names none.",
@@ -129,22 +132,20 @@ PORT_LISTENER_INFO = Metric(
     ("host", "port", "process", "user"),
 )
 AUDIT_SERIES_DROPPED = Metric(
-    "audit_series_dropped",
+    "portspec_audit_series_dropped",
     "gauge",
     "Number of series of the host's vulnerabilities and listeners that are left out of this page, for they are too "
     "many or too long for one host; absent if none is.",
     ("host",),
 )
-AUDIT_RECEIVED = Metric("audit_reports_received_total", "counter", "Reports of hosts that were accepted.")
+AUDIT_RECEIVED = Metric("portspec_audits_received_total", "counter", "Reports of hosts that were accepted.")
 AUDIT_REJECTED = Metric(
-    "audit_reports_rejected_total", "counter", "Reports that were not accepted, by reason.", ("reason",)
+    "portspec_audits_rejected_total", "counter", "Reports that were not accepted, by reason.", ("reason",)
 )
 AUDIT_MAX_AGE = Metric(
     "portspec_audit_max_age_seconds", "gauge", "Time after which the report of a host is late, as configured."
 )
-AUDIT_UNREAD = Metric(
-    "portspec_audit_reports_unread", "gauge", "Accepted reports whose tool's output is still to be read."
-)
+AUDIT_UNREAD = Metric("portspec_audits_unread", "gauge", "Accepted reports whose tool's output is still to be read.")
 
 BUILD_INFO = Metric(
     "portspec_build_info", "gauge", "1, with the versions of portspec and of Python.", ("version", "python_version")

@@ -32,7 +32,7 @@ KEPT_FIRST = [
     "port_open",  # of expected ports
     "port_expected",
     "port_open",  # of others
-    "audit_vulnerability",
+    "portspec_audit_vulnerability",
     "port_listener_info",
 ]
 
@@ -63,7 +63,7 @@ def page_of(of: Snapshot, budget: int) -> tuple[list[str], int]:
     lines = body(exposition(of, budget).write(TEXT, "", NAMES)).decode().split("\n")
     samples = [f"{line}\n" for line in lines if line and not line.startswith("#")]
     (dropped,) = [line for line in samples if line.startswith("portspec_series_dropped ")]
-    return [line for line in samples if line.startswith(("port_", "audit_"))], int(float(dropped.split()[1]))
+    return [line for line in samples if line.startswith(("port_", "portspec_audit_"))], int(float(dropped.split()[1]))
 
 
 def kept_within(budget: int, parts: list[list[list[str]]]) -> Iterator[str]:
@@ -235,7 +235,7 @@ def test_reports_have_what_ports_leave_of_the_budget(
     written, dropped = page_of(audited(300), budget)
     counts = names_of(written)
     assert sum(counts.get(name, 0) for name in ("port_deviation", "port_open", "port_expected")) == ports
-    found = [counts.get(name, 0) for name in ("audit_vulnerability", "port_listener_info")]
+    found = [counts.get(name, 0) for name in ("portspec_audit_vulnerability", "port_listener_info")]
     assert found == [vulnerabilities, listeners]
     assert dropped == 300 * (PER_HOST + 5) - ports - sum(found)
 
@@ -245,35 +245,35 @@ def test_reports_have_nothing_where_ports_are_cut() -> None:
     of = audited(2, found=1)
     written, dropped = page_of(of, 3)  # of port_deviation two of one host; one is left
     assert names_of(written).get("port_deviation") == 2
-    assert not any(line.startswith(("audit_vulnerability{", "port_listener_info{")) for line in written)
+    assert not any(line.startswith(("portspec_audit_vulnerability{", "port_listener_info{")) for line in written)
     assert dropped == 2 * (PER_HOST + 3) - 2
 
 
 def test_numbers_of_reports_are_never_cut() -> None:
     """With no budget at all each host still has its status, its numbers and the time of its report."""
-    counts = names_of([line for line in page_of(audited(3), 0)[0] if line.startswith("audit_")])
+    counts = names_of([line for line in page_of(audited(3), 0)[0] if line.startswith("portspec_audit_")])
     assert counts == {
-        "audit_report_timestamp_seconds": 3,
-        "audit_status": 3 * len(Status),
-        "audit_vulnerable_packages": 3,
-        "audit_vulnerabilities": 3 * len(Severity),
+        "portspec_audit_timestamp_seconds": 3,
+        "portspec_audit_status": 3 * len(Status),
+        "portspec_audit_vulnerable_packages": 3,
+        "portspec_audit_vulnerabilities": 3 * len(Severity),
     }
 
 
 def test_host_with_too_many_vulnerabilities_keeps_the_worst() -> None:
     """A host has a thousand vulnerabilities at most, those that its audit names first; the others are counted."""
     written, dropped = page_of(audited(1, found=MAX_HOST_SERIES + 7), UNLIMITED)
-    assert names_of(written)["audit_vulnerability"] == MAX_HOST_SERIES
+    assert names_of(written)["portspec_audit_vulnerability"] == MAX_HOST_SERIES
     assert any('id="CVE-2026-0000"' in line for line in written)
     assert dropped == 7
-    assert f'audit_vulnerabilities{{host="host0",severity="low"}} {MAX_HOST_SERIES + 7}.0\n' in written
+    assert f'portspec_audit_vulnerabilities{{host="host0",severity="low"}} {MAX_HOST_SERIES + 7}.0\n' in written
 
 
 def test_budget_that_is_changed_holds_from_the_next_page_on() -> None:
     """A reload with another series_budget moves what ports leave to reports, too."""
     one = exposition(audited(2), 0)
-    assert b"audit_vulnerability{" not in body(one.write(TEXT, "", NAMES))
+    assert b"portspec_audit_vulnerability{" not in body(one.write(TEXT, "", NAMES))
     one.series_budget = 2 * PER_HOST + 3
-    assert body(one.write(TEXT, "", NAMES)).count(b"audit_vulnerability{") == 3
+    assert body(one.write(TEXT, "", NAMES)).count(b"portspec_audit_vulnerability{") == 3
     one.series_budget = UNLIMITED
     assert body(one.write(TEXT, "", NAMES)) == body(exposition(audited(2)).write(TEXT, "", NAMES))

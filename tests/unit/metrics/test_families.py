@@ -204,11 +204,11 @@ def test_exporter_tells_of_itself() -> None:
         'portspec_discovery_targets_refused{source="file_sd"} 8.0',
         'portspec_discovery_last_success_timestamp_seconds{source="file_sd"} 1.7e+09',
         "portspec_config_last_reload_success_timestamp_seconds 1.7e+09",
-        "audit_reports_received_total 13.0",
-        'audit_reports_rejected_total{reason="signature"} 14.0',
-        'audit_reports_rejected_total{reason="time"} 0.0',
+        "portspec_audits_received_total 13.0",
+        'portspec_audits_rejected_total{reason="signature"} 14.0',
+        'portspec_audits_rejected_total{reason="time"} 0.0',
         "portspec_audit_max_age_seconds 93600.0",
-        "portspec_audit_reports_unread 15.0",
+        "portspec_audits_unread 15.0",
     ):
         assert line in lines
 
@@ -276,29 +276,29 @@ OPENSSL = Vulnerability("openssl", "3.0.1,1", "CVE-2026-0001", Severity.CRITICAL
 CURL = Vulnerability("curl", "8.1", "CVE-2026-0002", Severity.HIGH)
 OLD_CURL = Vulnerability("curl", "7.9", "CVE-2026-0002", Severity.HIGH)
 EXPECTED_OF_BAD = r"""
-# TYPE audit_report_timestamp_seconds gauge
-audit_report_timestamp_seconds{host="bad \"1\""} 1.6999999995e+09
-# TYPE audit_status gauge
-audit_status{host="bad \"1\"",status="clean"} 0.0
-audit_status{host="bad \"1\"",status="vulnerable"} 1.0
-audit_status{host="bad \"1\"",status="failed"} 0.0
-audit_status{host="bad \"1\"",status="stale_database"} 0.0
-audit_status{host="bad \"1\"",status="unsupported"} 0.0
-audit_status{host="bad \"1\"",status="never"} 0.0
-# TYPE audit_vulnerable_packages gauge
-audit_vulnerable_packages{host="bad \"1\""} 4.0
-# TYPE audit_vulnerabilities gauge
-audit_vulnerabilities{host="bad \"1\"",severity="critical"} 1.0
-audit_vulnerabilities{host="bad \"1\"",severity="high"} 1.0
-audit_vulnerabilities{host="bad \"1\"",severity="medium"} 0.0
-audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
-audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0
-audit_vulnerabilities{host="bad \"1\"",severity="unknown"} 1.0
-# TYPE audit_vulnerability gauge
-audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
-audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
-audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
-audit_vulnerability{fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
+# TYPE portspec_audit_timestamp_seconds gauge
+portspec_audit_timestamp_seconds{host="bad \"1\""} 1.6999999995e+09
+# TYPE portspec_audit_status gauge
+portspec_audit_status{host="bad \"1\"",status="clean"} 0.0
+portspec_audit_status{host="bad \"1\"",status="vulnerable"} 1.0
+portspec_audit_status{host="bad \"1\"",status="failed"} 0.0
+portspec_audit_status{host="bad \"1\"",status="stale_database"} 0.0
+portspec_audit_status{host="bad \"1\"",status="unsupported"} 0.0
+portspec_audit_status{host="bad \"1\"",status="never"} 0.0
+# TYPE portspec_audit_vulnerable_packages gauge
+portspec_audit_vulnerable_packages{host="bad \"1\""} 4.0
+# TYPE portspec_audit_vulnerabilities gauge
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="critical"} 1.0
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="high"} 1.0
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="medium"} 0.0
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0
+portspec_audit_vulnerabilities{host="bad \"1\"",severity="unknown"} 1.0
+# TYPE portspec_audit_vulnerability gauge
+portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
+portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
+portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
+portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
 # TYPE port_listener_info gauge
 port_listener_info{host="bad \"1\"",port="22",process="",user=""} 1.0
 port_listener_info{host="bad \"1\"",port="443",process="haproxy",user="root"} 1.0
@@ -336,7 +336,7 @@ def test_audits_come_after_ports() -> None:
     """Hosts of the roster take nothing from what is said of those that are scanned, the same ones or others."""
     ports, lines = host_lines(zoo()), host_lines(audited_zoo())
     assert lines[: len(ports)] == ports
-    assert lines[len(ports)] == "# TYPE audit_report_timestamp_seconds gauge"
+    assert lines[len(ports)] == "# TYPE portspec_audit_timestamp_seconds gauge"
 
 
 def values(of: Snapshot, name: str) -> dict[str, str]:
@@ -362,12 +362,12 @@ def test_numbers_are_absent_where_nothing_is_known(
 ) -> None:
     """Each status is 1 for itself and 0 for all others; where packages are unknown, no number says that there are 0."""
     of = reporting(inspection)
-    found = values(of, "audit_status")
+    found = values(of, "portspec_audit_status")
     assert found == {one.value: "1.0" if one == status else "0.0" for one in Status}
     number = len(inspection.audit.vulnerabilities) if inspection else 0
-    assert values(of, "audit_vulnerable_packages") == ({"": f"{number}.0"} if is_counted else {})
-    assert len(values(of, "audit_vulnerabilities")) == (len(Severity) if is_counted else 0)
-    assert values(of, "audit_report_timestamp_seconds") == {"": "1.7e+09" if inspection else "0.0"}
+    assert values(of, "portspec_audit_vulnerable_packages") == ({"": f"{number}.0"} if is_counted else {})
+    assert len(values(of, "portspec_audit_vulnerabilities")) == (len(Severity) if is_counted else 0)
+    assert values(of, "portspec_audit_timestamp_seconds") == {"": "1.7e+09" if inspection else "0.0"}
 
 
 @pytest.mark.parametrize(
@@ -385,30 +385,32 @@ def test_excepted_vulnerabilities_do_not_count(exception: VulnerabilityException
     """While an exception is in force its vulnerabilities have no series, and are in no number and no status."""
     of = reporting(inspected(Status.VULNERABLE, OPENSSL, CURL), exception)
     lines = host_lines(of)
-    assert [line.split('id="')[1].split('"')[0] for line in lines if line.startswith("audit_vulnerability{")] == ids
-    assert values(of, "audit_vulnerable_packages") == {"": f"{len(ids)}.0"}
-    assert sum(map(float, values(of, "audit_vulnerabilities").values())) == len(ids)
-    assert values(of, "audit_status")[status] == "1.0"
+    assert [
+        line.split('id="')[1].split('"')[0] for line in lines if line.startswith("portspec_audit_vulnerability{")
+    ] == ids
+    assert values(of, "portspec_audit_vulnerable_packages") == {"": f"{len(ids)}.0"}
+    assert sum(map(float, values(of, "portspec_audit_vulnerabilities").values())) == len(ids)
+    assert values(of, "portspec_audit_status")[status] == "1.0"
 
 
 def test_stale_database_shows_once_all_that_it_found_is_excepted() -> None:
     """A host that would be clean but for its old database is not clean."""
     found = inspected(Status.VULNERABLE, OPENSSL, reason="the database is of 2023-01-01")
     of = reporting(found, accepted("cve-2026-0001", until=NOW + 1))
-    assert values(of, "audit_status")["stale_database"] == "1.0"
+    assert values(of, "portspec_audit_status")["stale_database"] == "1.0"
 
 
 def test_vulnerability_that_an_audit_has_twice_is_one_series() -> None:
     """Two entries with the same package, version and id are one series, or Prometheus would refuse the page."""
     lines = host_lines(reporting(inspected(Status.VULNERABLE, CURL, replace(CURL, severity=Severity.LOW))))
-    assert len([line for line in lines if line.startswith("audit_vulnerability{")]) == 1
+    assert len([line for line in lines if line.startswith("portspec_audit_vulnerability{")]) == 1
 
 
 def own_lines(audit: AuditStatus | None, accept: str = TEXT) -> list[str]:
     """Give the lines of the exporter's own families about audits, without HELP and TYPE."""
     one = Exposition(Snapshot, lambda: replace(STATUS, audit=audit))
     lines = body(one.write(accept)).decode().splitlines()
-    return [line for line in lines if line.startswith(("audit_", "portspec_audit_"))]
+    return [line for line in lines if line.startswith("portspec_audit")]
 
 
 @pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
@@ -416,10 +418,10 @@ def test_every_reason_is_counted_from_nought(accept: str) -> None:
     """Before any report came each counter is there with 0, so that the first refusal is an increase."""
     found = own_lines(AuditStatus(received=0, rejected=dict.fromkeys(REASONS, 0), max_age=93_600.0, unread=0), accept)
     assert found == [
-        "audit_reports_received_total 0.0",
-        *(f'audit_reports_rejected_total{{reason="{reason}"}} 0.0' for reason in REASONS),
+        "portspec_audits_received_total 0.0",
+        *(f'portspec_audits_rejected_total{{reason="{reason}"}} 0.0' for reason in REASONS),
         "portspec_audit_max_age_seconds 93600.0",
-        "portspec_audit_reports_unread 0.0",
+        "portspec_audits_unread 0.0",
     ]
 
 

@@ -98,18 +98,18 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     status = str(report.audit.status) if report else "never"
     if report and status == "vulnerable" and not found:
         status = report.audit.without.value
-    yield "audit_report_timestamp_seconds", {}, report.at if report else 0
+    yield "portspec_audit_timestamp_seconds", {}, report.at if report else 0
     for name in ("clean", "vulnerable", "failed", "stale_database", "unsupported", "never"):
-        yield "audit_status", {"status": name}, name == status
+        yield "portspec_audit_status", {"status": name}, name == status
     if found or status in {"clean", "stale_database", "vulnerable"}:
-        yield "audit_vulnerable_packages", {}, len({(item.package, item.version) for item in found})
+        yield "portspec_audit_vulnerable_packages", {}, len({(item.package, item.version) for item in found})
         severities = ("critical", "high", "medium", "low", "negligible", "unknown")
         by_id: dict[object, set[int]] = {}
         for item in found:
             by_id.setdefault(item.id or (item.package, item.version), set()).add(severities.index(item.severity))
         worst = [min(ranks) for ranks in by_id.values()]
         for rank, severity in enumerate(severities):
-            yield "audit_vulnerabilities", {"severity": severity}, worst.count(rank)
+            yield "portspec_audit_vulnerabilities", {"severity": severity}, worst.count(rank)
     every_one = {(item.package, item.version, item.id): item for item in reversed(found)}.values()
     series: set[tuple[str, ...]] = set()
     for one in every_one:
@@ -117,7 +117,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         labels["fixed_version"] = ", ".join(one.fixed_in)
         short = {name: shortened(value) for name, value in labels.items()}
         series.add(tuple(short.values()))
-        yield "audit_vulnerability", short, 1
+        yield "portspec_audit_vulnerability", short, 1
     left_out = len(every_one) - len(series)
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]
@@ -129,7 +129,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         yield "port_listener_info", labels, 1
     left_out += len(held) - len(series)
     if left_out:
-        yield "audit_series_dropped", {}, left_out
+        yield "portspec_audit_series_dropped", {}, left_out
 
 
 def key(name: str, labels: dict[str, str]) -> Key:

@@ -277,12 +277,12 @@ def test_exception_that_lapses_is_seen_in_the_next_page() -> None:
     one = exposition(current)
     one._snapshot = lambda: current
     before = body(one.write(TEXT, "", NAMES)).decode()
-    assert 'audit_status{host="db1",status="clean"} 1.0\n' in before
-    assert "audit_vulnerability{" not in before
+    assert 'portspec_audit_status{host="db1",status="clean"} 1.0\n' in before
+    assert "portspec_audit_vulnerability{" not in before
     current = replace(current, audits=current.audits.replacing(state.judged(NOW + 10)))
     after = body(one.write(TEXT, "", NAMES)).decode()
-    assert 'audit_status{host="db1",status="vulnerable"} 1.0\n' in after
-    assert 'audit_vulnerability{fixed_version="",host="db1",id="CVE-2026-0001",package="openssl",' in after
+    assert 'portspec_audit_status{host="db1",status="vulnerable"} 1.0\n' in after
+    assert 'portspec_audit_vulnerability{fixed_version="",host="db1",id="CVE-2026-0001",package="openssl",' in after
 
 
 def test_hosts_without_a_new_report_are_not_written_again() -> None:
