@@ -32,16 +32,16 @@ from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation
-from portspec.snapshot import HostTable, ScanResult, Snapshot
+from portspec.state.snapshot import HostTable, ScanResult, Snapshot
+from portspec.state.verdict import judge
 from portspec.store import StoreStatus
-from portspec.verdict import judge
 from portspec.web import Listener, WebServer
 from tests.unit.metrics.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
     from portspec.web.service import Service
 
 NOW = 1_700_000_000.0

@@ -31,9 +31,9 @@ from benchmarks.soak import percentile
 from benchmarks.targets import OUTCOMES
 from benchmarks.workload import Workload
 from portspec import log
+from portspec.audit.service import Reports
 from portspec.config import load
 from portspec.inventory import roster
-from portspec.reports import Reports
 from portspec.store import Store
 from tests.lab.network import Lab
 from tests.lab.program import PROGRAM
@@ -107,7 +107,7 @@ _PEER = """
 import sqlite3, sys, time
 from aiohttp import web
 from benchmarks.fleet import PASSPHRASE
-from portspec.audit.intake import Rules, admit
+from portspec.audit.admission import Rules, admit
 
 hosts = frozenset(open(sys.argv[2]).read().split())
 file = sqlite3.connect(sys.argv[1])

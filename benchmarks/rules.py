@@ -31,16 +31,16 @@ import yaml
 
 from benchmarks.targets import OUTCOMES
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import HostConfig, Specification
 from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation
-from portspec.snapshot import HostTable, ScanResult, Snapshot
+from portspec.state.snapshot import HostTable, ScanResult, Snapshot
+from portspec.state.verdict import judge
 from portspec.store import StoreStatus
-from portspec.verdict import judge
 from tests.e2e.test_restart import free_ports
 
 if TYPE_CHECKING:

@@ -628,7 +628,7 @@ _ZYPPER_SEARCH = f"{_ZYPPER} --disable-repositories search --installed-only --ma
 _DNF_4 = f"{_DNF} --disableexcludes=all updateinfo list"
 _DNF_5 = f"{_DNF} --setopt=disable_excludes=* advisory list --security"
 
-# What each of these must not be given, and why, stands in the parsers of portspec/audit/formats.
+# What each of these must not be given, and why, stands in the parsers of portspec/audit/tools.
 TOOLS: dict[str, Tool] = {
     tool.name: tool
     for tool in (

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from portspec.audit.model import Audit, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.cli.arguments import COMMANDS
 from portspec.config import VulnerabilityException, load
@@ -20,10 +20,10 @@ from portspec.config.discovery import DnsModel, FileModel, HttpModel
 from portspec.config.fields import HostModel
 from portspec.config.model import EngineChoice
 from portspec.config.schema import ConfModel, ExceptionModel, ModuleModel, ScanModel
-from portspec.document import audit_document, host_document
 from portspec.metrics import CATALOGUE
 from portspec.scan import Reason
-from portspec.snapshot import HostState
+from portspec.state.document import audit_document, host_document
+from portspec.state.snapshot import HostState
 from tests.unit.factories import NOW, result, seen, target
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from portspec.audit.model import Audit, Status
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import PortException
 from portspec.notify.content import Links
@@ -21,7 +21,7 @@ from portspec.notify.letter import digest, letter, trial_letter, trouble_letter
 from portspec.notify.story import NOTHING_TOLD, tell
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from tests.unit.factories import result, seen, target
 
 if TYPE_CHECKING:

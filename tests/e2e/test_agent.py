@@ -21,7 +21,8 @@ import pytest
 import trustme
 
 from portspec import agent
-from portspec.audit import envelope, formats
+from portspec.audit import envelope
+from portspec.audit import tools as formats
 from portspec.audit.model import Audit, Status, ToolRun
 from tests.e2e.exporter import until
 from tests.matrix import interpreter

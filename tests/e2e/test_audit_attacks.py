@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from portspec.audit import envelope
-from portspec.share import MAX_LABEL
+from portspec.state.budget import MAX_LABEL
 from tests.e2e.exporter import exporter, until
 from tests.e2e.reports import (
     FOUND,

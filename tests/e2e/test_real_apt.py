@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.audit.formats import parse
 from portspec.audit.model import Scope, Status, Vulnerability
-from portspec.audit.report import read_payload
+from portspec.audit.payload import read_payload
+from portspec.audit.tools import parse
 from tests.e2e.exporter import exporter, until
 from tests.e2e.reports import Agent, Done, configure, key, payload_of, run, status
 from tests.requirements import missing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.audit.model import Audit
-    from portspec.audit.report import Report
+    from portspec.audit.payload import Report
 
 HOST: Final = "db1.example.org"
 TITLE: Final = "security update available"

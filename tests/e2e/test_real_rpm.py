@@ -14,8 +14,8 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 import portspec.agent
-from portspec.audit.formats import parse
 from portspec.audit.model import Audit, Severity, Status, System, ToolRun
+from portspec.audit.tools import parse
 from tests.e2e.reports import printed, run
 from tests.requirements import missing
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.config.targetgroups import ListError, read_json, read_yaml
+from portspec.inventory.discovery.targetgroups import ListError, read_json, read_yaml
 from tests.requirements import missing
 
 if TYPE_CHECKING:

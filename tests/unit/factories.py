@@ -20,8 +20,9 @@ from portspec.config import HostConfig, PortException, Specification
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, EngineStats, Failure, Observation, Reason, ScanJob
-from portspec.snapshot import ScanResult, Snapshot
-from portspec.verdict import excepted_ports, judge
+from portspec.state.excepted import excepted_ports
+from portspec.state.snapshot import ScanResult, Snapshot
+from portspec.state.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.audit.intake import RefusedError
-from portspec.reports import Reports
+from portspec.audit.admission import RefusedError
+from portspec.audit.service import Reports
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
 from tests.unit.signed import AUDIT, WEB, rostered

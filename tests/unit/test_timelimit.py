@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portspec.clock import TimeLimit
-from portspec.examine import LEAST_DURATION, Examiner
 from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, Reason
 from portspec.scan.addresses import UNFINISHED, AddressScans
-from portspec.verdict import Kind, Verdict
+from portspec.schedule.examiner import LEAST_DURATION, Examiner
+from portspec.state.verdict import Kind, Verdict
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, seen, settle, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portspec.snapshot import ScanResult
+    from portspec.state.snapshot import ScanResult
 
 V4, V6 = "192.0.2.7", "2001:db8::7"
 WEB = target("web1", expect=[22], scan=[80, 443], address=None)

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portspec import errors, log
-from portspec.canary import Canaries
 from portspec.errors import EngineError
-from portspec.examine import Examiner
 from portspec.inventory import Lookups, SystemResolver, targets
 from portspec.limit import Limit
 from portspec.scan.addresses import AddressScans
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
 from portspec.scan.pacing import Pacer
 from portspec.scan.syn import privileges
+from portspec.schedule.canary import Canaries
+from portspec.schedule.examiner import Examiner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from portspec.report import ReportSettings
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 LOOK: Final = 1.0  # seconds between two looks whether there is anything new
 SHARE: Final = 0.1  # of the time that writing may take: the file of 10,000 hosts takes seconds

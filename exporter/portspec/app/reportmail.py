@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from portspec.config import MailConfig
     from portspec.notify import DeliveryError
     from portspec.report import ReportSettings
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
     from portspec.store import Store
 
 LOOK: Final = 20.0  # seconds between two looks at the clock, which may be set at any time

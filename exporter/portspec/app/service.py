@@ -13,6 +13,7 @@ from portspec import __version__, files, log
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail, ReportMemory
 from portspec.app.servicemanager import ServiceManager
+from portspec.audit.service import Reports
 from portspec.config import load_again
 from portspec.config.source import MAX_BYTES
 from portspec.config.trust import complaints
@@ -20,12 +21,11 @@ from portspec.errors import ConfigError, NoThreadError
 from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
-from portspec.monitor import Monitor
 from portspec.names import canonical
 from portspec.notify import RUNBOOKS, Links, Mailer, MailMemory, withdraw_mails
-from portspec.probe import Prober
 from portspec.report import ReportSettings
-from portspec.reports import Reports
+from portspec.schedule.monitor import Monitor
+from portspec.schedule.on_demand import Prober
 from portspec.store import Store, announce, is_same_file, place_of_exporter
 from portspec.threads import in_daemon_thread
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import Rostered, Target
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
 FIRST_ANSWERS = 5.0  # seconds in which the sources of discovery are waited for before the first round begins

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.app.engines import drop_privileges, open_engines
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from portspec.config import Config
-    from portspec.examine import Examiner
     from portspec.inventory import Target
+    from portspec.schedule.examiner import Examiner
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from email.parser import HeaderParser
 from email.policy import Compat32
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.intake import MAX_PACKED, RefusedError
+from portspec.audit.admission import MAX_PACKED, RefusedError
 from portspec.errors import printable
 
 if TYPE_CHECKING:

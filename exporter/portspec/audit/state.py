@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
-from portspec.lapse import in_force, is_outdated
+from portspec.exceptions import in_force, is_outdated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from portspec.audit.model import Audit, Severity, Vulnerability
-    from portspec.audit.report import Listener
+    from portspec.audit.payload import Listener
     from portspec.config import VulnerabilityException
 
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 from portspec.cli.estimate import Pace, estimate
 from portspec.cli.output import count, write
 from portspec.cli.progress import lookup_progress
-from portspec.config.duration import spell_duration
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
-from portspec.document import timestamp
-from portspec.examine import max_duration
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
-from portspec.verdict import last_day
+from portspec.schedule.examiner import max_duration
+from portspec.state.document import timestamp
+from portspec.state.excepted import last_day
+from portspec.times import spell_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from portspec.ports import NO_PORTS, PortError, PortSet, parse_ports
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
 
 
 def learn(hosts: Sequence[str], *, ports: str, ipv6: bool, shows_progress: bool) -> int:

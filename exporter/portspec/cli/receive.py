@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from portspec import log
-from portspec.audit.intake import RefusedError, Rules, admit, is_good
+from portspec.audit.admission import RefusedError, Rules, admit, is_good
 from portspec.audit.mail import MAX_MAIL, postmark, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
@@ -23,7 +23,7 @@ from portspec.store import Arrival, Outcome, deposit, note_refusal, place_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portspec.audit.report import Report
+    from portspec.audit.payload import Report
     from portspec.config import Config
 
 EX_OK: Final = 0

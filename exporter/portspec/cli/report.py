@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from portspec import log
-from portspec.audit.encoding import Decoder
-from portspec.audit.intake import MAX_AHEAD
+from portspec.audit.admission import MAX_AHEAD
+from portspec.audit.document import Decoder
+from portspec.audit.service import decoded, inspect
 from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write_bytes
@@ -19,8 +20,7 @@ from portspec.inventory.discovery import Discovery
 from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_output
-from portspec.reports import decoded, inspect
-from portspec.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.store import Store, place_of
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ from portspec.app.survey import Survey, survey
 from portspec.cli.check import source_warnings
 from portspec.cli.output import count, write
 from portspec.cli.progress import scan_progress
-from portspec.document import host_document
 from portspec.inventory import select, targets
 from portspec.inventory.discovery import Discovery
 from portspec.ports import PortSet
-from portspec.verdict import Kind, Verdict
+from portspec.state.document import host_document
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from portspec.config import Config
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
 
 _WIDTH_OF_A_PIPE = 200
 _STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
-from portspec.config.duration import parse_duration
 from portspec.config.fields import STRICT, Days, Text, flag, items, none_as_empty, read_secret
 from portspec.config.model import SECONDS_A_DAY, AuditConfig
 from portspec.names import canonical, canonical_one
+from portspec.times import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

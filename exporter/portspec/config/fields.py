@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
 from portspec import files
-from portspec.config.duration import is_number, parse_duration
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.errors import shorten
 from portspec.names import parse_range
 from portspec.ports import PortSet, parse_ports
+from portspec.times import is_number, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

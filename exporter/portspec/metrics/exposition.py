@@ -15,7 +15,7 @@ from portspec.metrics.families import AUDITS, PORTS
 from portspec.metrics.own import own_families, probe_families
 from portspec.metrics.render import Renderer
 from portspec.metrics.servicenames import ServiceNames
-from portspec.snapshot import HostTable
+from portspec.state.snapshot import HostTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from portspec.metrics.catalogue import Metric
     from portspec.metrics.status import ServiceStatus
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
 
 _EOF = b"# EOF\n"
 

@@ -7,19 +7,19 @@ from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from portspec.audit.model import Status
+from portspec.exceptions import in_force
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
-from portspec.share import left_out_of, listeners_of, vulnerabilities_of
-from portspec.snapshot import OfHost
-from portspec.verdict import in_force
+from portspec.state.budget import left_out_of, listeners_of, vulnerabilities_of
+from portspec.state.snapshot import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from portspec.audit.state import AuditState
     from portspec.config import PortException
-    from portspec.snapshot import HostState, ScanResult
-    from portspec.verdict import Deviation
+    from portspec.state.snapshot import HostState, ScanResult
+    from portspec.state.verdict import Deviation
 
     Samples = Iterable[tuple[Mapping[str, str], float]]
 

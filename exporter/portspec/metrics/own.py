@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from portspec.metrics.status import ServiceStatus
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
 
     Samples = Iterable[tuple[Sequence[str], float]]
 

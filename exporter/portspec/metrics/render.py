@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from prometheus_client.utils import floatToGoString
 
 from portspec.metrics.block import Block
-from portspec.snapshot import OfHost
+from portspec.state.snapshot import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.metrics.catalogue import Metric
     from portspec.metrics.families import Families, Part
-    from portspec.snapshot import HostTable
+    from portspec.state.snapshot import HostTable
 
     _Run = tuple["_Chunk[S] | None", int, int]
 

@@ -11,7 +11,7 @@ from portspec.services import name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.snapshot import HostState, HostTable
+    from portspec.state.snapshot import HostState, HostTable
 
 
 class ServiceNames:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from portspec.notify.notice import News
 from portspec.notify.wording import cut
 from portspec.scan import Reason
-from portspec.verdict import Kind
+from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

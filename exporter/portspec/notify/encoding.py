@@ -9,7 +9,7 @@ from typing import Any, Final
 from portspec.notify.notice import Acceptance, Gap, Holder, Line, News, Notice
 from portspec.notify.story import NOTHING_TOLD, Finding, Story
 from portspec.ports import PortSet
-from portspec.verdict import Kind, Verdict
+from portspec.state.verdict import Kind, Verdict
 
 _END_OF_TIME: Final = 253_402_300_800.0 - 86_400  # Unix seconds; a day less, for local time may be ahead
 

@@ -6,20 +6,20 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from portspec.exposure import expose
 from portspec.notify.encoding import ports_of
 from portspec.notify.notice import Holder
 from portspec.ports import PortSet
-from portspec.verdict import Kind
+from portspec.state.correlation import expose
+from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from portspec.audit.report import Listener
+    from portspec.audit.payload import Listener
     from portspec.audit.state import AuditState
-    from portspec.exposure import Exposure
     from portspec.notify.notice import Notice
-    from portspec.snapshot import HostState
+    from portspec.state.correlation import Exposure
+    from portspec.state.snapshot import HostState
 
 MAX_NAMES: Final = 5  # processes that are named of a port
 

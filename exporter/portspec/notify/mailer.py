@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.config import MailConfig
     from portspec.notify.story import Story
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
     from portspec.store import Store
     from portspec.store.outbox import Letter, NoticeRow
 

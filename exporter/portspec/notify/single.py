@@ -21,7 +21,7 @@ from portspec.notify.wording import (
     spell_time,
     spell_unseen,
 )
-from portspec.verdict import Kind
+from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

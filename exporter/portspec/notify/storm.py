@@ -14,7 +14,7 @@ from portspec.notify.notice import News
 from portspec.notify.subject import MAX_SUBJECT, PREFIX, gist
 from portspec.notify.wording import counted, cut, named_one, spell_time, spell_unseen
 from portspec.ports import PortSet, spell
-from portspec.verdict import Kind
+from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

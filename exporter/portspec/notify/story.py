@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from portspec.exceptions import in_force
 from portspec.notify.notice import Acceptance, End, Gap, Line, News, Notice
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Reason
-from portspec.verdict import Kind, Verdict, in_force
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from portspec.config import PortException
-    from portspec.snapshot import HostState, ScanResult
+    from portspec.state.snapshot import HostState, ScanResult
 
 UNKNOWN_SCANS: Final = 2  # in a row, before somebody is bothered: names fail to resolve for a moment,
 UNKNOWN_FOR: Final = 300.0  # seconds, and where the interval is longer so long, too: the first tries come soon

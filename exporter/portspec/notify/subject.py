@@ -9,7 +9,7 @@ from portspec.notify.encoding import ports_of
 from portspec.notify.notice import End, News
 from portspec.notify.wording import counted, cut, end_of, named_one, spell_day, spell_span, spell_unseen
 from portspec.ports import PortSet
-from portspec.verdict import Kind
+from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

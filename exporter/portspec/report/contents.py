@@ -14,7 +14,7 @@ from portspec.report.summary import Summary, summary_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 TITLE = "portspec: report of all machines"
 NO_MACHINES = "There are no machines: conf.yml names no hosts to scan, and none that have to report."

@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Status
-from portspec.exposure import expose
+from portspec.exceptions import in_force
 from portspec.ports import PortSet
 from portspec.report import phrases
-from portspec.verdict import Kind, Verdict, in_force
+from portspec.state.correlation import expose
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.state import AuditState
-    from portspec.exposure import Exposure
     from portspec.report.fleet import Machine
     from portspec.scan import AddressObservation, Failure
-    from portspec.snapshot import HostState
-    from portspec.verdict import Deviation
+    from portspec.state.correlation import Exposure
+    from portspec.state.snapshot import HostState
+    from portspec.state.verdict import Deviation
 
 _VERDICTS: Final = {
     Verdict.IN_SPEC: "in specification",

@@ -9,12 +9,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status, count_by_severity
-from portspec.verdict import Kind, Verdict
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.audit.state import AuditState
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
 
 _PACKAGE: Final = attrgetter("package", "version")
 _FAULTS: Final = (Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORTED)

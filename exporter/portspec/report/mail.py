@@ -10,7 +10,7 @@ from portspec.report.plain import head
 
 if TYPE_CHECKING:
     from portspec.report.contents import ReportSettings
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 MAX_MACHINES: Final = 100  # a mail is to be read
 

@@ -11,13 +11,13 @@ import jinja2
 
 from portspec import __version__
 from portspec.errors import is_printable, printable
-from portspec.exposure import expose
 from portspec.report import phrases
 from portspec.report.contents import NO_MACHINES, NO_NEED, TITLE, summary_lines
 from portspec.report.facts import facts, needs
 from portspec.report.names import anchor
 from portspec.report.rows import FindingRows, accepted_rows, fact_rows, socket_rows
 from portspec.report.sockets import MAX_SOCKETS, sockets
+from portspec.state.correlation import expose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

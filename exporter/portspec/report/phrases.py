@@ -6,13 +6,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity
-from portspec.document import moment
-from portspec.verdict import last_day
+from portspec.state.document import moment
+from portspec.state.excepted import last_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from portspec.audit.report import Listener
+    from portspec.audit.payload import Listener
     from portspec.config import PortException, VulnerabilityException
     from portspec.ports import PortSet
 

@@ -6,13 +6,13 @@ import textwrap
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from portspec.document import accepting, exception_for
 from portspec.errors import printable
-from portspec.exposure import expose
 from portspec.report import phrases
 from portspec.report.contents import NO_MACHINES, NO_NEED, TITLE, summary_lines
 from portspec.report.facts import facts, needs
 from portspec.report.sockets import MAX_SOCKETS, sockets
+from portspec.state.correlation import expose
+from portspec.state.document import accepting, exception_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

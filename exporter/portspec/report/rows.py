@@ -10,9 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity
-from portspec.document import accepting, exception_for
 from portspec.errors import is_printable, printable
 from portspec.report import phrases
+from portspec.state.document import accepting, exception_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.audit.report import Listener
+    from portspec.audit.payload import Listener
 
 MAX_SOCKETS: Final = 1000  # lines of a machine
 MAX_ADDRESSES: Final = 20  # of a line

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
 from portspec.report.fleet import Machine, Need
-from portspec.verdict import Verdict
+from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,10 +6,10 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from portspec.document import host_document, timestamp, unscanned_document, vulnerability_document
 from portspec.report.contents import Contents, ReportSettings
 from portspec.report.page import write_page
 from portspec.report.plain import write_text
+from portspec.state.document import host_document, timestamp, unscanned_document, vulnerability_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.report.fleet import Machine
     from portspec.report.summary import Summary
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 FORMATS: Final = ("html", "text", "json")
 _PIECE: Final = 1 << 16  # characters, at least, of a piece but for the last

@@ -1,6 +1,6 @@
 """What outlives the process, in one SQLite file: every host's last state, the change log, the archive of reports."""
 
-from portspec.changes import Change
+from portspec.state.changes import Change
 from portspec.store.archive import Archive, Archived, Arrival, Mark, Outcome
 from portspec.store.deposit import deposit, note_refusal
 from portspec.store.lock import present_holder

@@ -12,8 +12,8 @@ from portspec.store.encoding import host_key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from portspec.changes import Change
-    from portspec.snapshot import HostState
+    from portspec.state.changes import Change
+    from portspec.state.snapshot import HostState
 
 
 @dataclass(frozen=True, slots=True)

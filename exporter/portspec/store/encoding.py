@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from portspec.names import canonical
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from portspec.snapshot import HostState, ScanResult
-from portspec.verdict import Judgement, Verdict
+from portspec.state.snapshot import HostState, ScanResult
+from portspec.state.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
     from portspec.inventory import Target

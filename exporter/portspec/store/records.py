@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from portspec.changes import Change
 from portspec.scan import PortState
+from portspec.state.changes import Change
 from portspec.store.encoding import host_key
 from portspec.store.schema import transaction
 

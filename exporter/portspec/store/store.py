@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from portspec.changes import Change
     from portspec.inventory import Target
-    from portspec.snapshot import HostState
+    from portspec.state.changes import Change
+    from portspec.state.snapshot import HostState
     from portspec.store.archive import Archived
 
 T = TypeVar("T")

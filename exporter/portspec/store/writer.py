@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from portspec import log
-from portspec.changes import Change, changes
-from portspec.snapshot import HostState
+from portspec.state.changes import Change, changes
+from portspec.state.snapshot import HostState
 from portspec.store import history, records
 from portspec.store.backlog import Backlog, Entry
 from portspec.store.encoding import DocumentError, Encoding, host_key

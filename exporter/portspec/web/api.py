@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from portspec.document import change_document, host_document, unscanned_document
 from portspec.metrics import probe_page
 from portspec.ports import PortSet
-from portspec.probe import Probe, ProbeError
+from portspec.schedule.on_demand import Probe, ProbeError
+from portspec.state.document import change_document, host_document, unscanned_document
+from portspec.state.verdict import Kind, Verdict
 from portspec.store import StoreError
 from portspec.threads import computed
-from portspec.verdict import Kind, Verdict
 from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:

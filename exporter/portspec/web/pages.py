@@ -9,17 +9,17 @@ import jinja2
 
 from portspec import __version__
 from portspec.audit.model import Status
-from portspec.exposure import expose
 from portspec.ports import PortSet, spell
-from portspec.verdict import Kind, Verdict
+from portspec.state.correlation import expose
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.audit.report import Listener
+    from portspec.audit.payload import Listener
     from portspec.audit.state import AuditState
-    from portspec.exposure import Exposure
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.correlation import Exposure
+    from portspec.state.snapshot import HostState, Snapshot
 
 MAX_HELD = 20  # unexpected ports of a host whose processes are named
 MAX_HOLDERS = 5  # processes that are named of a port

@@ -18,8 +18,8 @@ from portspec.errors import ListenError, NoThreadError, PortspecError, UsageErro
 from portspec.ports import MAX_PORT
 from portspec.threads import computed, in_daemon_thread
 from portspec.web.api import Api
+from portspec.web.audits import Intake
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
-from portspec.web.intake import Intake
 from portspec.web.pages import Pages
 from portspec.web.renderings import BusyError, GoneError, Renderings
 from portspec.web.scrape import respond_with

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from portspec.audit.service import Reports
     from portspec.metrics import Exposition
-    from portspec.probe import Prober
-    from portspec.reports import Reports
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.schedule.on_demand import Prober
+    from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from portspec import agent
 from portspec.agent import Settings, System
-from portspec.audit.formats import parse
 from portspec.audit.model import Audit, Status, ToolRun
+from portspec.audit.tools import parse
 
 if TYPE_CHECKING:
     from pathlib import Path

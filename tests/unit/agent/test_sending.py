@@ -24,7 +24,7 @@ from portspec.agent import (
     proxy_of,
     read_reply,
 )
-from portspec.audit.intake import REASONS
+from portspec.audit.admission import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from portspec.agent import Audit, Settings, System, freebsd_base, spell_newest
-from portspec.audit.formats import parse
 from portspec.audit.model import Scope, Status, ToolRun
 from portspec.audit.model import System as Seen
+from portspec.audit.tools import parse
 from tests.requirements import missing
 
 if TYPE_CHECKING:

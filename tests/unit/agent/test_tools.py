@@ -16,7 +16,7 @@ from portspec.agent import (
     tool_environment,
     usual_tool,
 )
-from portspec.audit import formats
+from portspec.audit import tools as formats
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from portspec.app import reportfile
 from portspec.app.reportfile import LOOK, SHARE, STALE, ReportFile
 from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_file
-from portspec.snapshot import HostTable
+from portspec.state.snapshot import HostTable
 from portspec.store import Outcome
 from tests.unit.app.exporter import metric, remove, running, until, write
 from tests.unit.factories import result, seen, settle, snapshot, target

@@ -15,7 +15,7 @@ import pytest
 from portspec.app import reportmail
 from portspec.app.reportmail import AGAIN, LATE, ReportMail, ReportMemory
 from portspec.config import MailConfig
-from portspec.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import HostTable, Snapshot
 from portspec.store import StoreError, database, meta
 from tests.unit.app.exporter import running, until, write
 from tests.unit.notify.mailbox import Mailbox

@@ -13,9 +13,9 @@ import portspec.app.service
 from portspec.config import load
 from portspec.errors import NoThreadError
 from portspec.inventory import Shard
+from portspec.state.verdict import Verdict
 from portspec.store import StoreError
 from portspec.threads import in_daemon_thread
-from portspec.verdict import Verdict
 from tests.unit.app.exporter import answering, engines, metric, prepared, put, remove, running, until, write
 from tests.unit.factories import ScriptedEngine, settle
 

@@ -18,18 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.agent import Parcel, make_mail
+from portspec.audit.admission import REASONS, RefusedError, admit
 from portspec.audit.envelope import EnvelopeError, unpack
-from portspec.audit.formats import TOOLS, apk, apt, parse, pkg_admin
-from portspec.audit.formats.debsecan import PROOF
-from portspec.audit.formats.dnf import PROOF as PROOF_OF_DNF
-from portspec.audit.intake import REASONS, RefusedError, admit
 from portspec.audit.mail import postmark, read_mail
 from portspec.audit.model import Status, ToolRun
-from portspec.audit.report import Report, read_payload
-from tests.unit.audit.formats.samples import Sample, load
-from tests.unit.audit.formats.test_properties import check, values, walk
-from tests.unit.audit.test_intake import NOW, PLAIN, RULES, packed, payload
+from portspec.audit.payload import Report, read_payload
+from portspec.audit.tools import TOOLS, apk, apt, parse, pkg_admin
+from portspec.audit.tools.debsecan import PROOF
+from portspec.audit.tools.dnf import PROOF as PROOF_OF_DNF
+from tests.unit.audit.test_admission import NOW, PLAIN, RULES, packed, payload
 from tests.unit.audit.test_mail import HEAD, HTML, NAMED, TEXT, forwarded, multipart, part, wrapped
+from tests.unit.audit.tools.samples import Sample, load
+from tests.unit.audit.tools.test_properties import check, values, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

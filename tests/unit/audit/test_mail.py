@@ -11,8 +11,8 @@ import pytest
 
 from portspec.agent import CONTENT_TYPE, Parcel, make_mail
 from portspec.audit import mail
+from portspec.audit.admission import MAX_PACKED, RefusedError
 from portspec.audit.envelope import pack, unpack
-from portspec.audit.intake import MAX_PACKED, RefusedError
 from portspec.audit.mail import MAX_MAIL, Postmark, postmark, read_mail
 
 KEY: Final = b"k" * 32

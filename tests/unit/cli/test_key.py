@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from portspec.audit.admission import RefusedError, Rules, admit
 from portspec.audit.envelope import key_of, pack
-from portspec.audit.intake import RefusedError, Rules, admit
-from tests.unit.audit.test_intake import HOST, NOW, payload
+from tests.unit.audit.test_admission import HOST, NOW, payload
 from tests.unit.cli.run import PROGRAM, call, run
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import portspec.cli.learn
 from portspec.app.survey import Survey
 from portspec.cli import main
 from portspec.ports import PortSet
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from tests.unit.cli.run import PROGRAM, run
 from tests.unit.factories import process_restored, result, seen
 from tests.unit.scan.loopback import V6, listeners, own_address, ports_of

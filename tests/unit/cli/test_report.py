@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.audit import encoding
+from portspec.audit import document as encoding
 from portspec.config import load
 from portspec.inventory import roster, targets
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import Archive, Arrival, Outcome, deposit
 from portspec.store.schema import APPLICATION_ID, MIGRATIONS, migrate
 from tests.unit.cli.run import PROGRAM, Done, call, environment, run

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from portspec.config.fields import lists_nothing
 from portspec.config.schema import ConfModel
-from portspec.document import timestamp
 from portspec.ports import PortSet
+from portspec.state.document import timestamp
 
 if TYPE_CHECKING:
     from tests.unit.config.conftest import Conf

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
@@ -16,13 +16,13 @@ from portspec.metrics.families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostTable
+from portspec.state.snapshot import HostTable
 from portspec.store import StoreStatus
 from tests.unit.factories import NOW, result, seen, snapshot, target
 
 if TYPE_CHECKING:
     from portspec.metrics.exposition import Page
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 TEXT: Final = ""
 OPENMETRICS: Final = "application/openmetrics-text;version=1.0.0"

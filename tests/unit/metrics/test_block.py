@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec import snapshot as snapshot_module
 from portspec.metrics.block import Block, Gzip
+from portspec.state import snapshot as snapshot_module
 from tests.requirements import missing
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
 from tests.unit.metrics.worlds import snapshots
 
 if TYPE_CHECKING:
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 BYTES = st.one_of(
     st.binary(max_size=200),

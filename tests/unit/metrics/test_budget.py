@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec import snapshot as snapshot_module
 from portspec.audit.model import Severity, Status
 from portspec.metrics.families import AUDITS, PORTS
 from portspec.metrics.render import MAX_HOST_SERIES, Renderer, render_host
 from portspec.ports import ALL_PORTS
 from portspec.scan import AddressObservation
-from portspec.snapshot import HostTable, OfHost
+from portspec.state import snapshot as snapshot_module
+from portspec.state.snapshot import HostTable, OfHost
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, TEXT, UNLIMITED, body, exposition
 from tests.unit.metrics.worlds import audited, many, rescanned, snapshots
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.metrics.families import Families
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
 S = TypeVar("S", bound=OfHost)
 

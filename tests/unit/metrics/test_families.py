@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from portspec.audit.intake import REASONS
+from portspec.audit.admission import REASONS
 from portspec.audit.model import Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
 from portspec.scan import Reason
-from portspec.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import HostTable, Snapshot
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.metrics.scrape import (
     NASTY,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from portspec.snapshot import Snapshot
+from portspec.state.snapshot import Snapshot
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, OPENMETRICS, PROMETHEUS, TEXT, audited_zoo, body, exposition, text, zoo
 

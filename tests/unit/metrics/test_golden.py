@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from portspec.snapshot import Snapshot
+from portspec.state.snapshot import Snapshot
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.metrics.peer import Peer
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.audit.state import AuditState
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
 
     Key = tuple[str, frozenset[tuple[str, str]]]
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec import snapshot as snapshot_module
 from portspec.audit.model import Severity, Status, Vulnerability
 from portspec.audit.state import AuditState
 from portspec.config import VulnerabilityException
 from portspec.metrics import exposition as exposition_module
 from portspec.metrics.families import AUDITS, PORTS, Families, Part
 from portspec.metrics.render import Renderer
-from portspec.snapshot import HostTable
+from portspec.state import snapshot as snapshot_module
+from portspec.state.snapshot import HostTable
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.metrics.scrape import (
     HOST_FAMILIES,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from portspec.metrics import Metric
     from portspec.metrics.block import Block
     from portspec.metrics.families import Samples
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
 
 NAMES = [*HOST_FAMILIES, "portspec_series_dropped", "portspec_hosts"]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import HostTable, Snapshot
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, inspected
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from portspec.inventory import Target
-    from portspec.snapshot import ScanResult
+    from portspec.state.snapshot import ScanResult
 
 # No surrogates: UTF-8 has none.
 TEXTS = st.one_of(

@@ -36,7 +36,7 @@ from portspec.notify.notice import Line, News, Notice
 from portspec.notify.story import NOTHING_TOLD
 from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import StoreError, database, outbox, schema
 from portspec.store.trouble import Kind, Trouble
 from tests.unit.factories import NOW, result, seen, settle, target

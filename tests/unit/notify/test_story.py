@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Status
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
 from portspec.notify.holders import with_holders
@@ -25,8 +25,8 @@ from portspec.notify.story import (
 )
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Reason
-from portspec.snapshot import HostState
-from portspec.verdict import Kind, Verdict
+from portspec.state.snapshot import HostState
+from portspec.state.verdict import Kind, Verdict
 from tests.unit.factories import ADDRESS, MODEST, NOW, exception, result, seen, target
 
 if TYPE_CHECKING:

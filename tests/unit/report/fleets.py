@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.report import ReportSettings
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, HostTable, Snapshot
 from tests.unit.factories import NOW, result, seen, target
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from tests.unit.factories import NOW
 from tests.unit.report.fleets import SETTINGS
 
 if TYPE_CHECKING:
-    from portspec.snapshot import Snapshot
+    from portspec.state.snapshot import Snapshot
 
     Attributes = list[tuple[str, str | None]]
 

@@ -8,8 +8,8 @@ from portspec.audit.model import Severity, Status
 from portspec.report import Need, ReportSettings
 from portspec.report.fleet import machines
 from portspec.scan import Reason
-from portspec.snapshot import HostState, Snapshot
-from portspec.verdict import Verdict
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.verdict import Verdict
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.report.fleets import DAY, HOUR, accept, audited, fleet, never, scanned, snapshot_of, vulnerability
 from tests.unit.report.test_json import document

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.report import Listener
+from portspec.audit.payload import Listener
 from portspec.audit.state import AuditState, Inspection
 from portspec.config import PortException, VulnerabilityException
 from portspec.errors import printable
 from portspec.ports import PortSet
 from portspec.report import FORMATS, ReportSettings, mail_report
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostState, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
 from tests.unit.factories import MODEST, NOW, result, seen, target
 from tests.unit.report.fleets import snapshot_of
 from tests.unit.report.reading import Page, page, written

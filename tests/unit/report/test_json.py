@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from portspec.document import host_document, unscanned_document
-from portspec.snapshot import Snapshot
+from portspec.state.document import host_document, unscanned_document
+from portspec.state.snapshot import Snapshot
 from tests.unit.report.fleets import fleet
 from tests.unit.report.reading import written
 

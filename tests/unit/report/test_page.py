@@ -16,7 +16,7 @@ from portspec.report import ReportSettings, write_report
 from portspec.report.rows import FindingRows
 from portspec.report.sockets import MAX_SOCKETS
 from portspec.scan import AddressObservation
-from portspec.snapshot import HostState, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
 from tests.unit.factories import ADDRESS, NOW, result, seen, target
 from tests.unit.report.fleets import (
     DAY,

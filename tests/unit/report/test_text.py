@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from portspec.report import FORMATS, ReportSettings, mail_report, write_report
-from portspec.snapshot import Snapshot
+from portspec.state.snapshot import Snapshot
 from tests.unit.factories import NOW, seen, target
 from tests.unit.report.fleets import HOUR, SETTINGS, audited, fleet, never, scanned, snapshot_of, vulnerability
 from tests.unit.report.reading import written

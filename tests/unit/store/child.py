@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import Archive, Arrival, Store, StoreError, deposit
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, WEB, Logs, opened, scan, told

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from portspec.changes import changes
 from portspec.ports import PortSet, parse_ports
-from portspec.snapshot import HostState
+from portspec.state.changes import changes
+from portspec.state.snapshot import HostState
 from portspec.store import Store
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.store.scenes import DAY, PATIENCE
@@ -28,8 +28,8 @@ from tests.unit.store.scenes import DAY, PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from portspec.changes import Change
     from portspec.scan import AddressObservation
+    from portspec.state.changes import Change
 
 ROOT: Final = Path(__file__).parents[3]
 HOSTS: Final = tuple(target(f"host{number}", expect=[22], address=None) for number in range(60))

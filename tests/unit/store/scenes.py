@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.inventory import Target
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
 
 DAY: Final = 86_400.0
 PATIENCE: Final = 30.0  # seconds until a test gives up

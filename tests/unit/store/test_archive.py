@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import Archive, Archived, Arrival, Mark, Outcome, Store, StoreError, archive, deposit, schema
 from portspec.store.encoding import Encoding
 from portspec.store.packing import PackingError

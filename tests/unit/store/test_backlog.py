@@ -3,9 +3,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.changes import Change
 from portspec.scan import PortState
-from portspec.snapshot import HostState
+from portspec.state.changes import Change
+from portspec.state.snapshot import HostState
 from portspec.store.backlog import Backlog, Entry
 from tests.unit.factories import MODEST, target
 from tests.unit.store.scenes import DB, WEB, scanned

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.changes import Change
 from portspec.scan import PortState
-from portspec.snapshot import HostState
+from portspec.state.changes import Change
+from portspec.state.snapshot import HostState
 from portspec.store import Store, StoreError
 from tests.unit.factories import ADDRESS, NOW, result, seen
 from tests.unit.store.scenes import DAY, DB, WEB, commit, opened, scan, told

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import StoreError, database, schema
 from tests.unit.factories import NOW, target
 from tests.unit.store.scenes import WEB, commit, opened, scan, told

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
+from portspec.state.verdict import Verdict
 from portspec.store.encoding import DocumentError, Encoding
-from portspec.verdict import Verdict
 from tests.unit.factories import MODEST, NOW, result, seen, target
 from tests.unit.store.scenes import WEB, scanned
 

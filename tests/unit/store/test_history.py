@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import history, schema
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, told

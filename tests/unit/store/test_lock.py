@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import Store, StoreError, outbox, present_holder
 from portspec.store.lock import SUFFIX, Holder, Lock, last_holder
 from portspec.store.trouble import Kind, Trouble

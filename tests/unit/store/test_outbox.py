@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import Store, StoreError, outbox, records, schema
 from portspec.store.backlog import Backlog, Entry
 from portspec.store.encoding import Encoding

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from portspec.config import PortException
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Reason
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
+from portspec.state.verdict import Verdict
 from portspec.store import Store, StoreStatus
-from portspec.verdict import Verdict
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import StoreError, schema
 from portspec.store.schema import MIGRATIONS
 from tests.unit.store.scenes import WEB, commit, opened, scan, scanned, told

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import records, writer
 from tests.requirements import forbidden
 from tests.unit.factories import NOW

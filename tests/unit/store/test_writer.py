@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from portspec.snapshot import HostState
+from portspec.state.snapshot import HostState
 from portspec.store import StoreError, records
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, opened, scan, scanned, told

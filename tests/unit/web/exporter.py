@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portspec.config import Config
-from portspec.examine import Examiner
 from portspec.limit import Limit
 from portspec.metrics import Exposition
 from portspec.names import canonical
-from portspec.probe import Prober
 from portspec.scan.addresses import AddressScans
-from portspec.snapshot import Snapshot
+from portspec.schedule.examiner import Examiner
+from portspec.schedule.on_demand import Prober
+from portspec.state.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
@@ -24,9 +24,9 @@ from tests.unit.web.site import LOOPBACK, Answer, fetch, no_reports
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from portspec.audit.service import Reports
     from portspec.inventory import Target
-    from portspec.reports import Reports
-    from portspec.snapshot import HostState
+    from portspec.state.snapshot import HostState
     from portspec.store import Change, StoreError
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from portspec.audit.service import Reports
 from portspec.metrics import Exposition
-from portspec.reports import Reports
 from portspec.store import Store
 from portspec.web import Listener, WebServer
 from portspec.web.connections import FIRST_REQUEST
@@ -19,8 +19,8 @@ from tests.unit.metrics.scrape import STATUS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from portspec.probe import Prober
-    from portspec.snapshot import HostState, Snapshot
+    from portspec.schedule.on_demand import Prober
+    from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
 LOOPBACK = Listener("127.0.0.1", 0)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portspec.document import host_document
 from portspec.scan import PortState
-from portspec.snapshot import Snapshot
+from portspec.state.document import host_document
+from portspec.state.snapshot import Snapshot
 from portspec.store import Change, StoreError
 from portspec.store.trouble import Kind, Trouble
 from tests.unit.factories import NOW, result, seen, snapshot, target

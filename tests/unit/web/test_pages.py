@@ -7,7 +7,7 @@ import pytest
 
 from portspec.audit.model import Status
 from portspec.scan import Failure, Reason
-from portspec.snapshot import HostState, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
 from portspec.web.pages import MAX_HELD, MAX_HOLDERS
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import portspec.probe
+import portspec.schedule.on_demand
 from portspec.config import Config, Module, Specification
 from portspec.ports import PortSet
 from portspec.scan import Observation, Reason
@@ -124,7 +124,7 @@ def test_probe_wants_a_get() -> None:
 
 def test_too_many_probes_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand probes at once are answered with 429 and Retry-After, but for those that there is room for."""
-    monkeypatch.setattr(portspec.probe, "MOST", 4)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 4)
     engine = ScriptedEngine()
 
     async def scenario() -> list[Answer]:

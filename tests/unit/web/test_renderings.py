@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portspec.document import host_document
-from portspec.snapshot import Snapshot
+from portspec.state.document import host_document
+from portspec.state.snapshot import Snapshot
 from portspec.web import api, renderings
 from portspec.web.pages import Pages
 from tests.unit.app.exporter import until

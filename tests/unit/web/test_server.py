@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portspec.errors import ListenError
-from portspec.snapshot import Snapshot
+from portspec.state.snapshot import Snapshot
 from portspec.web import Listener
 from tests.unit.factories import result, seen, snapshot, target
 from tests.unit.metrics.scrape import OPENMETRICS, body, exposition, zoo

@@ -11,10 +11,10 @@ import dns.exception
 import dns.name
 import dns.resolver
 
-from portspec.config.targetgroups import TargetGroup
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.inventory.discovery.targetgroups import TargetGroup
 from portspec.names import query_name
 from portspec.threads import in_daemon_thread
 

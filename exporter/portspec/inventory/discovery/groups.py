@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig, Specification
-from portspec.config.targetgroups import check_label
+from portspec.inventory.discovery.targetgroups import check_label
 from portspec.names import canonical
 from portspec.ports import NO_PORTS, PortSet, parse_ports
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from portspec.config.model import SourceEntry
-    from portspec.config.targetgroups import TargetGroup
+    from portspec.inventory.discovery.targetgroups import TargetGroup
 
 MAX_HOSTS = 262_144  # of one list, each address of a CIDR being one: four times what a CIDR may have
 MAX_COMPLAINTS = 3  # that are kept of one list; all of them are counted

@@ -13,10 +13,10 @@ import aiohttp
 
 from portspec import client, files
 from portspec.config.source import MAX_BYTES
-from portspec.config.targetgroups import ListError, read_json
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery.compression import CompressionError, check_encodings, unpack
 from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.inventory.discovery.targetgroups import ListError, read_json
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
 
-from portspec.config.targetgroups import read_json
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery import files as files_module
 from portspec.inventory.discovery.files import FileClient
+from portspec.inventory.discovery.targetgroups import read_json
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, entry, file_source, names
 
 if TYPE_CHECKING:

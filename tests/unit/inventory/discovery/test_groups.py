@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from portspec.config import Specification
 from portspec.config.source import MAX_DEPTH, MAX_VALUES
-from portspec.config.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.inventory.discovery import groups as groups_module
 from portspec.inventory.discovery.groups import find_hosts, host_of
+from portspec.inventory.discovery.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.names import canonical, check_host
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from tests.unit.factories import MODEST
@@ -214,7 +214,7 @@ def test_yaml_holds_no_surprise(
     content: str, why: str | None, loader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """Aliases multiply nothing, and what is no list is told, whichever parser PyYAML has."""
-    monkeypatch.setattr("portspec.config.targetgroups._LOADER", getattr(yaml, loader))
+    monkeypatch.setattr("portspec.inventory.discovery.targetgroups._LOADER", getattr(yaml, loader))
     if why is None:
         assert [len(found.targets) for found in read_yaml(content.encode())] == [10, 10]
         return
@@ -253,7 +253,7 @@ def test_merges_bring_in_what_a_mapping_does_not_have_itself() -> None:
 
 def test_merges_cannot_stand_for_more_values_than_a_list_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a merge copies counts."""
-    monkeypatch.setattr("portspec.config.targetgroups.MAX_VALUES", 200)
+    monkeypatch.setattr("portspec.inventory.discovery.targetgroups.MAX_VALUES", 200)
     content = "- labels: &x {" + ", ".join(f"a{n}: b" for n in range(40)) + "}\n" + "- labels: {<<: *x}\n" * 5
     with pytest.raises(ListError, match="more than"):
         read_yaml(content.encode())
@@ -280,7 +280,7 @@ def test_a_label_that_is_null_is_none() -> None:
 
 def test_aliases_cannot_stand_for_more_targets_than_a_list_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short file does not become millions of hosts."""
-    monkeypatch.setattr("portspec.config.targetgroups.MAX_VALUES", 100)
+    monkeypatch.setattr("portspec.inventory.discovery.targetgroups.MAX_VALUES", 100)
     content = "- targets: &t [" + "a," * 40 + "]\n" + "- targets: *t\n" * 3
     with pytest.raises(ListError, match="more than"):
         read_yaml(content.encode())

@@ -1,0 +1,387 @@
+"""The reports of hosts as they come in: admitted, archived, read; and what is known of every host that has to report.
+
+Whether a report was posted or `portspec receive` took it from a mail, its way ends in the archive. From there all that
+is new is read, at leisure: a morning's burst of reports is taken as fast as it can be written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.audit.admission import MAX_AHEAD, REASONS, Rules, sender_of
+from portspec.audit.document import Decoder, encode
+from portspec.audit.ingest import Posting, network_of
+from portspec.audit.model import Audit, Status
+from portspec.audit.payload import read_payload
+from portspec.audit.state import AuditState, Inspection
+from portspec.audit.tools import parse
+from portspec.errors import NoThreadError
+from portspec.exceptions import outdated
+from portspec.names import canonical
+from portspec.state.budget import left_out_of
+from portspec.state.snapshot import HostTable
+from portspec.store import Archive, Outcome, StoreError, archive
+from portspec.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from portspec.audit.admission import RefusedError
+    from portspec.audit.payload import Report
+    from portspec.config import AuditConfig
+    from portspec.inventory import Rostered
+    from portspec.store import Archived, Mark, Store
+
+POLL: Final = 2.0  # seconds between two looks for reports that `portspec receive` has archived
+BUSY: Final = 8  # reports waiting to be archived, with which the reading of others waits,
+LOOK: Final = 0.05  # seconds between two looks for that,
+MAX_PAUSE: Final = 5.0  # and seconds for which it waits
+MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' states are replaced
+MAX_LOGGED: Final = 60  # refused reports a minute from one network that get a line in the log: anybody may post
+MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
+
+_log = log.get("reports")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Reports that were accepted, and refused by reason: totals of the file, and refused ones not counted there yet."""
+
+    counted: Mapping[str, int] = field(default_factory=dict)
+    pending: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look into the file found: totals, some hosts' last reports, new ones, up to where, how many are left."""
+
+    counted: Mapping[str, int]
+    last: Sequence[Archived | None]
+    new: Sequence[Archived]
+    mark: Mark
+    left: int
+
+
+class Reports:
+    """Takes reports, and knows the last of each host: `audits`, by the label `host`.
+
+    A host of the roster is in there once the archive was asked for it. `wall_clock` gives Unix seconds.
+    """
+
+    def __init__(self, store: Store, wall_clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._wall_clock = wall_clock
+        self._roster: Mapping[str, Rostered] = {}
+        self._states: dict[str, AuditState] = {}  # by canonical name
+        self._is_restored = True
+        self.audits: HostTable[AuditState] = HostTable()
+        self.unread = 0
+        self._has_news = asyncio.Event()
+        self._posting = Posting(store, wall_clock, self.refuse, self._has_news.set)
+        self._tally = _Tally()
+        self._logged = _Log(wall_clock)
+        # Of the threads that read and write, one at a time each:
+        self._reading = Archive()
+        self._decoder = Decoder()
+        self._mark: Mark | None = None
+
+    def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
+        """Go on with another roster: hosts that stay keep what is known of them."""
+        self._roster = roster
+        self._posting.rules = Rules(frozenset(roster), audit.passphrases if audit else ())
+        now = self._wall_clock()
+        self._states = {
+            name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
+        }
+        self._is_restored = len(roster) - len(self._states) <= MAX_READ  # so few are read as fast
+        self._tabulate()
+        self._has_news.set()
+
+    @property
+    def is_expecting(self) -> bool:
+        """True if there is a passphrase that reports can be signed by."""
+        return bool(self._posting.rules.passphrases)
+
+    @property
+    def received(self) -> int:
+        """The number of reports that were accepted, ever."""
+        return self._tally.counted.get(Outcome.ACCEPTED, 0)
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """The number of reports that were not accepted, ever, by reason."""
+        tally = self._tally
+        return {reason: tally.counted.get(reason, 0) + tally.pending[reason] for reason in REASONS}
+
+    def find(self, host: str) -> AuditState | None:
+        """Give what is known of a host, however its name is spelled; None if it need not report."""
+        try:
+            return self._states.get(canonical(host))
+        except ValueError:
+            return None
+
+    def host_of(self, head: bytes) -> str:
+        """Give the host that a report says it is of, by its first bytes; see audit.intake.sender_of()."""
+        return sender_of(head, self._posting.rules)
+
+    async def take(self, packed: bytes, origin: str) -> Outcome:
+        """Archive a report that came from an address; see Posting.take()."""
+        return await self._posting.take(packed, origin)
+
+    def refuse(self, error: RefusedError, origin: str) -> None:
+        """Take note of a report that is refused."""
+        self._tally = replace(self._tally, pending=self._tally.pending + Counter([error.reason]))
+        self._logged.tell(error, origin)
+        self._has_news.set()  # so that it is counted in the file soon
+
+    async def restore(self) -> None:
+        """Take up what the file knows of the hosts of the roster; what is not read yet comes later."""
+        self._is_restored = True
+        names = [name for name in self._roster if name not in self._states]
+        try:
+            if names:
+                self._know(await in_daemon_thread(lambda: self._documented(names)))
+        except StoreError as error:
+            _log.error("the last reports cannot be read", file=error.path, why=error.why, todo=error.kind.value)
+        with contextlib.suppress(StoreError):  # the next look tells of it
+            counted = await in_daemon_thread(lambda: self._store.perform(archive.counts))
+            self._tally = replace(self._tally, counted=counted)
+
+    async def run(self) -> None:
+        """Archive what is posted, and read what is new, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._posting.run())
+            tasks.create_task(self._read_new())
+
+    async def _read_new(self) -> None:
+        is_told = False
+        while True:
+            self._has_news.clear()
+            try:
+                if not self._is_restored:
+                    await self.restore()
+                await self._read_some()
+                is_told = False
+            except Exception as error:  # noqa: BLE001 - the next look may do better
+                self.unread = 0
+                if not is_told and (self._roster or self.is_expecting):  # else there are none to be read
+                    is_told = True
+                    _tell_unreadable(error)
+            self._judge_again()
+            self._logged.tell_rest()
+            await self._let_posts_go_first()
+            if not self.unread:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):  # wait_for() of Python 3.11 may miss that it is cancelled
+                        await self._has_news.wait()
+
+    async def _let_posts_go_first(self) -> None:
+        """Wait while many reports come in, but not for ever: taking one is quick, and reading it is not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MAX_PAUSE):
+                while self._posting.waiting >= BUSY:  # noqa: ASYNC110 - a count, not an event
+                    await asyncio.sleep(LOOK)
+
+    def _documented(self, names: Sequence[str]) -> dict[str, Inspection | None]:
+        """Give the last inspection of each host as far as it is at hand; None of those without a report.
+
+        Raises StoreError.
+        """
+        until = self._until()
+        documents, last = self._store.audit_documents(), self._store.last_reports(until)
+        found: dict[str, Inspection | None] = {name: None for name in names if name not in last}
+        for name in names:
+            _, document = documents.get(name, (0, None))
+            inspection = None if document is None else decoded(self._decoder, name, document)
+            if inspection and inspection.at <= until:
+                found[name] = inspection
+        return found
+
+    async def _read_some(self) -> None:
+        """Read some reports: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
+        unknown = [name for name in self._roster if name not in self._states][:MAX_READ]
+        pending, until = self._tally.pending, self._until()
+
+        def look(file: sqlite3.Connection) -> _Look:
+            archive.count(file, pending)
+            new, mark, left = self._reading.newer(
+                file, self._mark or self._reading.mark(file), 0 if unknown else MAX_READ
+            )
+            last = [self._reading.last(file, name, until) for name in unknown]
+            return _Look(archive.counts(file), last, new, mark, left)
+
+        seen = await in_daemon_thread(lambda: self._store.perform(look))
+        self._tally = _Tally(seen.counted, self._tally.pending - pending)  # at once, for a scrape
+        self.unread = seen.left + max(0, len(self._roster) - len(self._states) - len(unknown))
+        last, new = await in_daemon_thread(lambda: self._read(seen))
+        self._know(dict(zip(unknown, last, strict=True)))
+        self._renew(new)
+
+    def _read(self, seen: _Look) -> tuple[list[Inspection | None], list[tuple[str, Inspection]]]:
+        """Read the output of tools in what was seen, and keep what it comes to. Raises StoreError.
+
+        Gives what the last reports come to, and the new ones, each of these with its host.
+        """
+        documents: list[tuple[str, int, str]] = []
+
+        def kept(item: Archived) -> Inspection:
+            inspection = inspect(item)
+            try:
+                document = encode(inspection)
+                found = self._decoder.decode(document)  # in this what hosts share is one object
+            except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
+                _log.exception("what a report comes to cannot be kept", host=item.host, day=item.day)
+                return _unreadable(item, error)
+            _log.info("report read", host=item.host, day=item.day, **_told(inspection.audit))
+            _tell_left_out(item.host, inspection)
+            documents.append((item.host, item.number, document))
+            return found or inspection
+
+        last = [kept(item) if item else None for item in seen.last]
+        new = [(item.host, kept(item)) for item in seen.new]
+        if documents or seen.mark != self._mark:
+            until = self._until()
+            self._store.perform(lambda file: self._reading.put_documents(file, documents, seen.mark, until))
+        self._mark = seen.mark
+        return last, new
+
+    def _know(self, found: Mapping[str, Inspection | None]) -> None:
+        """Take up the last inspections of hosts that are new, by canonical name; None of those that never reported."""
+        now = self._wall_clock()
+        new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
+        if new:
+            self._states |= {
+                name: AuditState(entry.host, entry.exceptions, found[name], now) for name, entry in new.items()
+            }
+            self._tabulate()
+
+    def _renew(self, found: Iterable[tuple[str, Inspection]]) -> None:
+        """Take up inspections of hosts that are known, by canonical name; one of an earlier time changes nothing."""
+        now, until = self._wall_clock(), self._until()
+        for name, inspection in found:
+            state = self._states.get(name)
+            if state is None or inspection.at > until:
+                continue
+            known = state.inspection
+            if known is None or not inspection.at < known.at <= until:
+                self._replace(name, replace(state, inspection=inspection, judged_at=now))
+
+    def _until(self) -> float:
+        """Give the Unix time after which no report can be: what is of later came while our clock was ahead."""
+        return self._wall_clock() + MAX_AHEAD
+
+    def _judge_again(self) -> None:
+        """Judge hosts anew one of whose exceptions has ended, or is in force again since the clock was set back."""
+        now = self._wall_clock()
+        if found := {state.host for state in outdated(self._states.values(), now)}:
+            self._states = {
+                name: state.judged(now) if state.host in found else state for name, state in self._states.items()
+            }
+            self._tabulate()
+            _log.info("exceptions ended: reports judged anew", hosts=len(found), first=min(found))
+
+    def _replace(self, name: str, state: AuditState) -> None:
+        self._states[name] = state
+        self.audits = self.audits.replacing(state)
+
+    def _tabulate(self) -> None:
+        """Make the table anew, unless nothing in it differs: what is the same object is not rendered again."""
+        states = [self._states[name] for name in self._roster if name in self._states]
+        if len(states) != len(self.audits) or any(
+            state is not known for state, known in zip(states, chain.from_iterable(self.audits.chunks), strict=True)
+        ):
+            self.audits = HostTable(states)
+
+
+def _under(entry: Rostered, state: AuditState, now: float) -> AuditState:
+    """Return the state of a host by another roster; the same object if nothing differs."""
+    if (entry.host, entry.exceptions) == (state.host, state.exceptions):
+        return state.judged(now)
+    return AuditState(entry.host, entry.exceptions, state.inspection, now)
+
+
+def decoded(decoder: Decoder, host: str, document: str) -> Inspection | None:
+    """Read what is kept of a host's report; None where the output of the tool is to be read anew."""
+    try:
+        return decoder.decode(document)
+    except ValueError as error:
+        _log.error("what was kept of a report is garbled: its tool's output is read anew", host=host, why=str(error))
+        return None
+
+
+def inspect(archived: Archived) -> Inspection:
+    """Read the tool's output in an archived report; what makes that fail is the reason of a failed audit."""
+    try:
+        report = read_payload(archived.payload)
+        audit = parse(*report.runs)
+    except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
+        _log.exception("an archived report cannot be read", host=archived.host, day=archived.day)
+        return _unreadable(archived, error)
+    return inspection_of(report, audit)
+
+
+def _unreadable(archived: Archived, error: Exception) -> Inspection:
+    """Give what is known of a host whose report cannot be read: that its audit failed, and why."""
+    audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
+    return Inspection(archived.at, "", None, audit, None)
+
+
+def _tell_left_out(host: str, inspection: Inspection) -> None:
+    """Tell in the log of an audit that is too large for /metrics."""
+    if more := left_out_of(AuditState(host, inspection=inspection)):
+        _log.warning(
+            "an audit is too large for one host: /metrics leaves some of its series out", host=host, series=more
+        )
+
+
+def _told(audit: Audit) -> dict[str, str | int]:
+    """Give what the log says of an audit."""
+    reason = {"reason": audit.reason} if audit.reason else {}
+    return {"status": audit.status.value, "vulnerabilities": len(audit.vulnerabilities), **reason}
+
+
+def inspection_of(report: Report, audit: Audit) -> Inspection:
+    """Join a report and what its tool's output came to."""
+    return Inspection(report.at, report.runs[0].tool, report.tool_version, audit, report.listeners)
+
+
+def _tell_unreadable(error: Exception) -> None:
+    if isinstance(error, StoreError):  # the store tells what to do
+        _log.warning("the reports cannot be read now", file=error.path, why=error.why)
+    elif not isinstance(error, NoThreadError):  # the log tells of it
+        _log.error("the reports cannot be read", exc_info=error)
+
+
+class _Log:
+    """Tells of refused reports in the log, and of too many of them in a minute only how many there were."""
+
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._minute = 0
+        self._count = 0
+        self._told: Counter[str] = Counter()  # by network
+
+    def tell(self, error: RefusedError, origin: str) -> None:
+        self.tell_rest()
+        self._count += 1
+        network = network_of(origin)
+        if self._told.total() < MAX_LOGGED_OF_ALL and self._told[network] < MAX_LOGGED:
+            self._told[network] += 1
+            known = {"host": error.host} if error.host else {}
+            _log.error("a report was refused", reason=error.reason, why=str(error), origin=origin, **known)
+
+    def tell_rest(self) -> None:
+        minute = int(self._wall_clock() // 60)
+        if minute != self._minute:
+            if more := self._count - self._told.total():
+                _log.error("more reports were refused", reports=more)
+            self._minute, self._count = minute, 0
+            self._told.clear()

@@ -1,0 +1,1 @@
+"""When hosts are scanned: rounds, rechecks, scans on demand, and the confirmation of deviations."""

@@ -1,0 +1,53 @@
+"""Judges hosts anew when an exception ends: its deviations count from then on, not from the next scan."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.exceptions import next_end, outdated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from portspec.clock import Clock
+    from portspec.state.snapshot import HostState
+
+LONGEST_LOOK_AWAY: Final = 30.0  # seconds between two looks at the wall clock, which may be set at any time
+_AT_ONCE = 100  # hosts judged before the event loop may go on
+
+_log = log.get("monitor")
+
+
+async def watch(
+    states: Callable[[], Iterable[HostState]],
+    judge: Callable[[str, float], object],
+    clock: Clock,
+    wall_clock: Callable[[], float],
+) -> None:
+    """Have hosts judged at the moment at which an exception ends, until cancelled; at any time, without loss.
+
+    Also where it is in force again since the wall clock was set back. `judge` takes a host and the Unix time; it is
+    called for those that were judged by other exceptions, as their states tell.
+    """
+    while True:
+        now = wall_clock()
+        await _judge_outdated(_with_exceptions(states()), judge, now)
+        end = next_end(_with_exceptions(states()), now)
+        await clock.sleep(min(max(end - now, 0.0), LONGEST_LOOK_AWAY))
+
+
+def _with_exceptions(states: Iterable[HostState]) -> list[HostState]:
+    """Give the states of the hosts that were scanned and that an exception is about."""
+    return [state for state in states if state.exceptions and state.latest]
+
+
+async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> None:
+    found = [state.host for state in outdated(states, now)]
+    for number, host in enumerate(found, 1):
+        judge(host, now)
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    if found:
+        _log.info("exceptions ended: hosts judged anew", hosts=len(found), first=found[0])

@@ -1,0 +1,451 @@
+"""The background loop: when to scan what."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from portspec import log
+from portspec.clock import SystemClock
+from portspec.exceptions import are_others, is_outdated
+from portspec.limit import Limit
+from portspec.ports import PortSet
+from portspec.scan import Reason
+from portspec.schedule.agenda import JITTER, MAX_JITTER, Look, jitter
+from portspec.schedule.beside_rounds import Looks
+from portspec.schedule.expiry import LONGEST_LOOK_AWAY, watch
+from portspec.state.document import timestamp
+from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from portspec.clock import Clock
+    from portspec.inventory import Target
+    from portspec.schedule.examiner import Examiner
+
+__all__ = ["JITTER", "LONGEST_LOOK_AWAY", "MAX_JITTER", "Monitor", "SystemClock"]
+
+AFTER_RETURN = 1.0  # seconds until hosts are looked at whose silence was not believed
+_LONGEST_PORTS = 200  # characters
+
+_log = log.get("monitor")
+
+
+@dataclass(slots=True)
+class _Group:
+    """The hosts of one interval: those of a round begin together, the next one at `next_at` by the clock."""
+
+    interval: float
+    next_at: float
+    hosts: dict[str, Target] = field(default_factory=dict)
+    keeper: asyncio.Task[None] | None = None
+
+
+class _Place:
+    """A place of a limit, given back once."""
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit: Limit | None = limit
+
+    def release(self) -> None:
+        """Give the place back, unless that was done before."""
+        if self._limit:
+            self._limit.release()
+            self._limit = None
+
+
+class Monitor:
+    """Scans every target on its interval and keeps `snapshot` up to date.
+
+    Targets of one interval form a group that is scanned in rounds: the first at once, each further one
+    an interval after the one before, every host a random moment later (up to JITTER). A host that is still
+    being scanned when its next round begins is left out of that round, and the round counts as an overrun.
+    At most `places` hosts with a name are in progress, those being resolved included, and as many with an address;
+    hosts that are slow, or wait for the scan of another host with the same address, are not counted.
+
+    Between the rounds a host that could not be seen is scanned again after a pause that grows, and ports that deviate
+    are looked at again every `recheck` seconds (0: never), in places of their own; see schedule.pauses().
+
+    `restored` are states from before the start. `on_state` is told of each host's state before and after a scan.
+    """
+
+    def __init__(  # noqa: PLR0913 - half of them are what tests replace
+        self,
+        targets: Sequence[Target],
+        examiner: Examiner,
+        *,
+        places: int = 128,
+        recheck: float = 0.0,
+        restored: Mapping[str, HostState] | None = None,
+        on_state: Callable[[HostState, HostState], object] = lambda *_: None,
+        clock: Clock | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        restored = restored or {}
+        self.snapshot = Snapshot(HostTable(restored.get(target.host) or HostState(target) for target in targets))
+        self._targets = {target.host: target for target in targets}
+        self._examiner = examiner
+        self._on_state = on_state
+        self._clock = clock or SystemClock()
+        self._wall_clock = wall_clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._looks = Looks(
+            self._begin_look,
+            lambda: self._ended.update([None]),
+            places=places,
+            recheck=recheck,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self._name_places, self._address_places = Limit(places), Limit(places)
+        self._groups: dict[float, _Group] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._busy: dict[str, float | None] = {}  # the interval whose round scans it; None beside the rounds
+        self._ended: Counter[float | None] = Counter()  # rounds, by interval
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._rechecking: dict[str, asyncio.Task[None]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Scan until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._regroup()
+                self._tasks.create_task(self._looks.run())
+                self._watch_exceptions(self._tasks)
+        finally:
+            self._tasks = None
+
+    def apply(
+        self,
+        targets: Sequence[Target],
+        examiner: Examiner | None = None,
+        *,
+        places: int | None = None,
+        recheck: float | None = None,
+        restored: Mapping[str, HostState] | None = None,
+    ) -> None:
+        """Go on with other targets, and with another examiner, other places and another `recheck` if given.
+
+        `restored` are states of new targets, from before. Hosts that are gone, or are to be scanned otherwise, stop
+        being scanned; those to be scanned otherwise and those that are new are scanned at once; all others keep their
+        state, their schedule and a scan that is on its way.
+        """
+        old = self._targets
+        self._targets = {target.host: target for target in targets}
+        before = self.snapshot.hosts
+        self.snapshot = self.snapshot.with_targets(targets, self._wall_clock(), restored or {})
+        if examiner:
+            self._examiner = examiner
+        new = [target for target in targets if target.is_scanned_otherwise(old.get(target.host))]
+        fresh = {target.host for target in new}
+        gone = old.keys() - self._targets.keys()
+        for host in gone | fresh:
+            self._give_up(host)
+        if places:
+            self._name_places.most = self._address_places.most = places
+            self._looks.set_places(places)
+        begun = self._regroup()
+        is_recheck_new = recheck not in (None, self._looks.recheck)
+        if recheck is not None:
+            self._looks.recheck = recheck
+        stay = before.keys() - gone - fresh
+        for host, state in before.items():
+            if host in stay:  # of the latter the scan that is about to begin tells
+                self._go_on(state, self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
+        if self._tasks:
+            self._watch_exceptions(self._tasks)
+            self._begin([target for target in new if target.config.interval not in begun])
+
+    def adopt(self, states: Iterable[HostState]) -> None:
+        """Go on from states that another exporter found later, as far as their hosts are scanned here."""
+        for state in states:
+            if before := self.snapshot.hosts.get(state.host):
+                after = state.under(before.target, self._wall_clock())
+                self.snapshot = self.snapshot.with_state(after)
+
+    def _give_up(self, host: str) -> None:
+        """Scan a host no longer, or not as it was begun."""
+        self._busy.pop(host, None)
+        self._looks.forget(host)
+        for running in (self._running, self._rechecking):
+            if task := running.pop(host, None):
+                task.cancel()
+
+    def _go_on(self, before: HostState, after: HostState, *, is_recheck_new: bool) -> None:
+        """Tell of a host that is judged otherwise now, and plan its looks anew where they come at other times."""
+        done = Look.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
+        if after.conclusive is not before.conclusive:
+            self._take(before, after, done)
+        elif done or after.target.config.interval != before.target.config.interval:
+            self._store(self._planned(after, done))
+
+    @property
+    def under_way(self) -> Mapping[float | None, int]:
+        """The intervals of which a round is under way, None for looks beside the rounds; how many have ended before."""
+        beside = {None} if self._looks.is_under_way else set()
+        return {interval: self._ended[interval] for interval in beside | set(self._busy.values())}
+
+    def scan_now(self, host: str) -> bool:
+        """Start a scan of a host, KeyError if there is none of that name; False if one is on its way already."""
+        target = self._targets[host]
+        if host in self._busy or self._tasks is None:
+            return False
+        self._begin([target])
+        return True
+
+    def look_at_unbelieved(self) -> None:
+        """Have the hosts scanned soon whose silence was not believed, now that a canary is seen again."""
+        for state in self._states():
+            failure = state.latest.judgement.failure if state.latest else None
+            if failure and failure.reason is Reason.CANARY:
+                self._looks.put(state.target, Look.SCAN, AFTER_RETURN)
+
+    def _regroup(self) -> set[float]:
+        """Sort the targets into groups; gives the intervals of the groups that begin."""
+        for group in self._groups.values():
+            group.hosts = {}
+        for target in self._targets.values():
+            interval = target.config.interval
+            group = self._groups.setdefault(interval, _Group(interval, self._clock.now()))
+            group.hosts[target.host] = target
+        begun = set()
+        for interval, group in list(self._groups.items()):
+            if not group.hosts:
+                del self._groups[interval]
+                if group.keeper:
+                    group.keeper.cancel()
+            elif group.keeper is None and self._tasks:
+                group.keeper = self._tasks.create_task(self._keep(group))
+                begun.add(interval)
+        return begun
+
+    async def _keep(self, group: _Group) -> None:
+        interval = group.interval
+        begin = self._clock.now()
+        number = 0
+        while True:
+            due = [target for target in group.hosts.values() if target.host not in self._busy]
+            if late := sum(self._busy.get(host) == interval for host in group.hosts):
+                self._note_overrun(interval, late)
+            self._rng.shuffle(due)
+            widest = jitter(interval) if number else 0.0
+            self._begin(due, widest, interval)
+            # After a pause of the whole machine the missed rounds are not made up for.
+            number = max(number, int((self._clock.now() - begin) / interval)) + 1
+            group.next_at = begin + number * interval
+            await self._clock.sleep(group.next_at - self._clock.now())
+
+    def _begin(self, due: Sequence[Target], widest: float = 0.0, interval: float | None = None) -> None:
+        """Begin to scan targets over the next `widest` seconds: a round of an interval, or some of them beside it."""
+        if due and self._tasks:
+            self._busy.update((target.host, interval) for target in due)
+            self._tasks.create_task(self._round(due, widest, interval))
+
+    async def _round(self, due: Sequence[Target], widest: float, interval: float | None) -> None:
+        started = self._clock.now()
+        began = None if interval is None else self._examiner.now()
+        delays = sorted(self._rng.uniform(0.0, widest) for _ in due)
+        timed = [(started + delay, target) for delay, target in zip(delays, due, strict=True)]
+        async with asyncio.TaskGroup() as scans:
+            # Apart, so that a name server which does not answer holds up no host that needs none.
+            for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
+                share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
+                scans.create_task(self._start(share, places, scans, began))
+        self._ended[interval] += 1
+        if interval is None:
+            return
+        self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)
+        states = [state for target in due if (state := self.snapshot.hosts.get(target.host))]
+        verdicts = Counter(state.verdict.value for state in states)
+        soon = self._looks.next_at
+        after = None if soon is None else self._wall_clock() + max(soon - self._clock.now(), 0.0)
+        _log.info(
+            "round finished",
+            interval_seconds=interval,
+            hosts=len(states),
+            **{name: verdicts[name] for name in ("in_spec", "out_of_spec", "unknown")},
+            **({"looked_at_again": self._looks.planned, "next_look": timestamp(after)} if after else {}),
+            duration_seconds=round(self._clock.now() - started, 3),
+        )
+
+    async def _start(
+        self,
+        timed: Sequence[tuple[float, Target]],
+        places: Limit,
+        scans: asyncio.TaskGroup,
+        began: float | None,
+    ) -> None:
+        """Scan targets at their times; `began` tells when their round did by the examiner's clock, None beside one."""
+        for at, target in timed:
+            if (ahead := at - self._clock.now()) > 0:
+                await self._clock.sleep(ahead)
+            await places.acquire()
+            place = _Place(places)
+            if self._is_due(target):
+                if recheck := self._rechecking.pop(target.host, None):
+                    recheck.cancel()  # the scan looks at these ports, too
+                scan = scans.create_task(self._scan(target, place.release, is_fresh=began is None, round_began=began))
+                self._running[target.host] = scan
+                scan.add_done_callback(partial(self._end_scan, target.host, place))
+            else:
+                place.release()
+
+    def _is_due(self, target: Target) -> bool:
+        """Tell whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
+        host = target.host
+        is_waiting = host in self._busy and host not in self._running
+        return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
+
+    async def _scan(
+        self,
+        target: Target,
+        give_way: Callable[[], object] = lambda: None,
+        *,
+        is_fresh: bool = False,
+        round_began: float | None = None,
+    ) -> None:
+        host = target.host
+        known = self.snapshot.hosts[host]
+        result = await self._examiner.examine(
+            target,
+            known.conclusive,
+            is_fresh=is_fresh,
+            round_began=round_began,
+            silenced=known.silenced,
+            pace=known.pace,
+            give_way=give_way,
+        )
+        before = self.snapshot.hosts[host]
+        judged_at = result.finished_at
+        if before.target != target or are_others(before.exceptions, judged_at, self._wall_clock()):
+            judged_at = self._wall_clock()
+            result = result.judged(before.target, judged_at)
+        self._looks.note(host, result)
+        self._count()
+        self._take(before, before.after(result, judged_at), Look.SCAN)
+
+    async def _recheck(self, target: Target, give_way: Callable[[], object]) -> None:
+        """Look again at the ports of a host that deviate; where that does not suffice, have it scanned."""
+        host = target.host
+        known = self.snapshot.hosts[host].conclusive
+        if known is None:
+            return
+        addresses = await self._examiner.recheck(target, known, give_way)
+        self._count(rechecks=1)
+        if addresses is None:
+            self._looks.put(target, Look.SCAN, 0.0)
+            return
+        before = self.snapshot.hosts[host]
+        after = before.after_recheck(addresses, self._wall_clock())
+        if after is before:
+            self._store(self._planned(after, Look.RECHECK))
+        else:
+            self._take(before, after, Look.RECHECK)
+            mended = PortSet.of(item.port for item in set(before.deviations) - set(after.deviations))
+            _log.info(
+                "deviating ports looked at again",
+                host=host,
+                verdict=after.verdict.value,
+                no_longer_so=str(mended)[:_LONGEST_PORTS],
+                deviations=len(after.deviations),
+            )
+
+    def _begin_look(
+        self, host: str, look: Look, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
+    ) -> asyncio.Task[None] | None:
+        """Begin a look beside the rounds; None if the host is being scanned, or is about to be."""
+        target = self._targets[host]
+        if look is Look.RECHECK:
+            if host in self._running:
+                return None
+            task = self._rechecking[host] = tasks.create_task(self._recheck(target, give_way))
+            task.add_done_callback(partial(self._forget, self._rechecking, host))
+            return task
+        if host in self._busy:
+            return None
+        if recheck := self._rechecking.pop(host, None):
+            recheck.cancel()
+        self._busy[host] = None
+        self._count(retries=1)
+        task = self._running[host] = tasks.create_task(self._scan(target, give_way))
+        task.add_done_callback(partial(self._forget, self._running, host))
+        return task
+
+    def _end_scan(self, host: str, place: _Place, scan: asyncio.Task[None]) -> None:
+        """Make room for the next; called for a scan that was cancelled before it began, too."""
+        place.release()
+        self._forget(self._running, host, scan)
+
+    def _forget(self, running: dict[str, asyncio.Task[None]], host: str, task: asyncio.Task[None]) -> None:
+        if running.get(host) is task:
+            del running[host]
+            if running is self._running:
+                self._busy.pop(host, None)
+
+    def _take(self, before: HostState, after: HostState, done: Look | None) -> None:
+        """Go on with another state of a host, after a look of that kind, or none; tell of it."""
+        after = self._planned(after, done)
+        self._store(after)
+        if before.latest and before.verdict is not after.verdict:  # a host in spec as before it was unknown is news
+            _log.info("verdict changed", host=after.host, before=before.verdict.value, after=after.verdict.value)
+        self._on_state(before, after)
+
+    def _store(self, state: HostState) -> None:
+        if state is not self.snapshot.hosts[state.host]:
+            self.snapshot = self.snapshot.with_state(state)
+
+    def _count(self, *, retries: int = 0, rechecks: int = 0) -> None:
+        self.snapshot = replace(
+            self.snapshot,
+            retries=self.snapshot.retries + retries,
+            rechecks=self.snapshot.rechecks + rechecks,
+            probes_sent=self._examiner.probes_sent,
+            answers_dropped=self._examiner.answers_dropped,
+        )
+
+    def _planned(self, state: HostState, done: Look | None) -> HostState:
+        """Plan the looks at a host before its next round, after one of a kind or none; gives the state that tells."""
+        if state.latest is None:
+            return state
+        again_at = self._looks.plan(state, done)
+        at = min(self._groups[state.target.config.interval].next_at, again_at)
+        next_scan = self._wall_clock() + at - self._clock.now()
+        if at == again_at:
+            _log.debug("host is looked at again before its next round", host=state.host, next_scan=timestamp(next_scan))
+        return replace(state, next_scan=next_scan)
+
+    def _watch_exceptions(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to watch the exceptions that there are now."""
+        if self._watcher:
+            self._watcher.cancel()
+        watching = watch(self._states, self._judge, self._clock, self._wall_clock)
+        self._watcher = tasks.create_task(watching)
+
+    def _states(self) -> Iterator[HostState]:
+        return chain.from_iterable(self.snapshot.hosts.chunks)
+
+    def _judge(self, host: str, now: float) -> None:
+        before = self.snapshot.hosts.get(host)
+        if before and is_outdated(before, now):
+            self._take(before, before.judged(before.target, now), None)
+
+    def _note_overrun(self, interval: float, late: int) -> None:
+        self.snapshot = replace(self.snapshot, overruns=self.snapshot.overruns + 1)
+        _log.warning(
+            "round overrun: hosts of the last round are still being scanned and are left out of this one; "
+            "raise interval or parallelscans, or scan fewer ports",
+            interval_seconds=interval,
+            hosts_left_out=late,
+        )

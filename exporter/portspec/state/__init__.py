@@ -1,0 +1,1 @@
+"""What is known of hosts: their states, verdicts and changes. Pure."""

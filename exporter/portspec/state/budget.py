@@ -1,0 +1,104 @@
+"""What the audit of one host may add to /metrics: so many series, and so many bytes. Pure.
+
+A host says what it likes, also if it is broken into. Prometheus refuses a whole scrape for one label that is too long
+(label_value_length_limit) or a page that is too large (body_size_limit), and then all hosts are without a watch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from portspec.ports import spell
+from portspec.state.correlation import expose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from portspec.audit.state import AuditState
+
+MAX_LABEL: Final = 128  # bytes of a label value that a host has chosen
+MAX_SERIES: Final = 1000  # in a family
+MAX_VULNERABILITY_BYTES: Final = 192 << 10  # of a family on the page: 1,000 findings of the usual kind take 130 kB
+MAX_LISTENER_BYTES: Final = 64 << 10
+_MORE: Final = "…"
+_WIDEST: Final = 4  # bytes of a character in UTF-8
+_LONGEST_LINE: Final = 110  # bytes of a line without the values that a host chose, and without its name
+
+Labels = tuple[str, ...]
+
+
+class Share(NamedTuple):
+    """The label values of each series, in the order in which a budget keeps them, and how many do not fit."""
+
+    series: list[Labels]
+    left_out: int
+
+
+def vulnerabilities_of(audit: AuditState) -> Share:
+    """Give package, version, id, severity and fixed versions of the vulnerabilities that count, the worst first."""
+    found: dict[Labels, Labels] = {}
+    for item in audit.vulnerabilities:
+        found.setdefault((item.package, item.version, item.id), (item.severity.value, ", ".join(item.fixed_in)))
+    return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
+
+
+def listeners_of(audit: AuditState) -> Share:
+    """Give port, process and user of what listens on another than a loopback address, by port; "" if not known."""
+    exposure = expose(None, audit)
+    found = (
+        (spell(port), process, user)
+        for port, listeners in (sorted(exposure.listeners.items()) if exposure else ())
+        for process, user in sorted({(item.process or "", item.user or "") for item in listeners})
+    )
+    return _fitted(audit.host, found, MAX_LISTENER_BYTES)
+
+
+def left_out_of(audit: AuditState) -> int:
+    """Give how many series of a host's audit do not fit."""
+    return (0 if _surely_fits(audit) else vulnerabilities_of(audit).left_out) + listeners_of(audit).left_out
+
+
+def cut(value: str) -> str:
+    """Cut a label value to MAX_LABEL bytes of UTF-8, at the border of a character; then it ends with an ellipsis."""
+    if len(value) * _WIDEST <= MAX_LABEL:
+        return value
+    data = value.encode("utf-8", "replace")
+    if len(data) <= MAX_LABEL:
+        return value
+    return data[: MAX_LABEL - len(_MORE.encode())].decode("utf-8", "ignore") + _MORE
+
+
+def _fitted(host: str, found: Iterable[Labels], most: int) -> Share:
+    """Cut the values, and take what fits; what is the same once it is cut is one series."""
+    kept: dict[Labels, None] = {}
+    size = left_out = 0
+    for values in found:
+        labels = tuple(map(cut, values))
+        line = _LONGEST_LINE + len(host) + sum(map(_size, labels))
+        if labels in kept or len(kept) >= MAX_SERIES or size + line > most:
+            left_out += 1
+        else:
+            kept[labels] = None
+            size += line
+    return Share(list(kept), left_out)
+
+
+def _size(value: str) -> int:
+    """Give the bytes of a value on the page, where some characters are escaped."""
+    size = len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+    return size if value.isalnum() else size + value.count("\\") + value.count('"') + value.count("\n")
+
+
+def _surely_fits(audit: AuditState) -> bool:
+    """Tell cheaply of nearly every host that all of its vulnerabilities fit."""
+    found = audit.vulnerabilities
+    room = MAX_VULNERABILITY_BYTES - len(found) * (_LONGEST_LINE + len(audit.host) + len("negligible"))
+    if len(found) > MAX_SERIES:
+        return False
+    longest = MAX_LABEL // _WIDEST
+    for item in found:
+        lengths = len(item.package), len(item.version), len(item.id), len(", ".join(item.fixed_in))
+        room -= _WIDEST * sum(lengths)
+        if max(lengths) > longest:
+            return False
+    return room >= 0

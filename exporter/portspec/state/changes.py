@@ -1,0 +1,77 @@
+"""What changed between two scans of a host: the rows of the change log. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from portspec.ports import NO_PORTS, PortSet, spell
+from portspec.scan import AddressObservation, PortState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portspec.state.snapshot import HostState
+
+MAX_SINGLE = 100  # ports of one address that changed alike and get a row each; more share one row
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Ports of one address that were found in another state than before, at a time in Unix seconds.
+
+    `ports` is one port, or many as conf.yml spells them ("1-21, 23"). `before` is None when they were not looked at
+    before. `first_seen` is when the log first has these ports of this address in the state `after`.
+    """
+
+    at: float
+    host: str
+    address: str
+    ports: str
+    before: PortState | None
+    after: PortState
+    first_seen: float
+
+
+def changes(before: HostState, after: HostState) -> Iterator[Change]:
+    """Give what the latest conclusive look at a host changed: ports that opened, ports that were open, expected ports.
+
+    Closed ports that become filtered, or the other way round, are no change unless they are expected. Only what both
+    scans could see is compared; of an address that is new, the open ports are told. `first_seen` is `at`.
+    """
+    new = after.conclusive
+    if new is None or (before.conclusive and before.conclusive.seen_at == new.seen_at):
+        return
+    earlier = {item.address: item for item in before.conclusive.addresses} if before.conclusive else {}
+    expected = after.target.config.specification.expect
+    for item in new.addresses:
+        if item.failure is None:
+            old = earlier.get(item.address)
+            found = _changed(None if old is None or old.failure else old, item, expected)
+            for (was, is_now), ports in found.items():
+                for spelled in _spell(ports):
+                    yield Change(new.seen_at, after.host, item.address, spelled, was, is_now, new.seen_at)
+
+
+def _changed(
+    old: AddressObservation | None, new: AddressObservation, expected: PortSet
+) -> dict[tuple[PortState | None, PortState], list[int]]:
+    """Group the ports that changed by what they were and are."""
+    groups: dict[tuple[PortState | None, PortState], list[int]] = {}
+    was_open = old.accepting if old else NO_PORTS
+    for port in was_open | new.accepting | expected:
+        if port in new.scanned:
+            was = _state(old, port) if old and port in old.scanned else None
+            is_now = _state(new, port)
+            if was is not is_now and (was is not None or is_now is PortState.OPEN):
+                groups.setdefault((was, is_now), []).append(port)
+    return groups
+
+
+def _state(observation: AddressObservation, port: int) -> PortState:
+    """Give the state of a port; an open one that could not be confirmed is somebody else's answer."""
+    return PortState.FILTERED if port in observation.unconfirmed else observation.state(port)
+
+
+def _spell(ports: list[int]) -> list[str]:
+    return [spell(port) for port in ports] if len(ports) <= MAX_SINGLE else [str(PortSet.of(ports))]

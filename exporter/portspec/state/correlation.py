@@ -1,0 +1,72 @@
+"""Both views of a host in one: what is reachable from here, and what its report says that listens there. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from portspec.ports import NO_PORTS, PortSet
+from portspec.state.verdict import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portspec.audit.payload import Listener
+    from portspec.audit.state import AuditState
+    from portspec.state.snapshot import HostState
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What the two views say together, of TCP and of the ports that are scanned.
+
+    `listeners` are those on other than loopback addresses, by port; on these, too, of a host that is scanned at one.
+    `unreachable` are ports on which something listens, but which are not open from here. `unheld` are open from here,
+    though by the report nothing listens: they were seen open before it was made, too, and ever since. `newer` are those
+    of which that is not known: as a rule they were opened after the report, which may be a day older than the scan.
+    """
+
+    listeners: Mapping[int, tuple[Listener, ...]]
+    unexpected: PortSet = NO_PORTS
+    unreachable: PortSet = NO_PORTS
+    unheld: PortSet = NO_PORTS
+    newer: PortSet = NO_PORTS
+
+
+def expose(state: HostState | None, audit: AuditState | None) -> Exposure | None:
+    """Join the views of a host; None if its report does not tell of listeners. Without a scan there are no ports."""
+    if audit is None or audit.inspection is None or audit.inspection.listeners is None:
+        return None
+    addresses = state.conclusive.addresses if state and state.conclusive else ()
+    is_local = any(is_loopback(item.address) for item in addresses)  # the machine that scans, as in `localhost`
+    found: dict[int, list[Listener]] = {}
+    for item in audit.inspection.listeners:
+        if item.protocol == "tcp" and item.port and (is_local or not is_loopback(item.address)):
+            found.setdefault(item.port, []).append(item)
+    by_port = {port: tuple(listeners) for port, listeners in found.items()}
+    if state is None or state.conclusive is None:
+        return Exposure(by_port)
+    held, is_open = PortSet.of(by_port), state.conclusive.open_ports
+    seen = [item.scanned for item in addresses if item.failure is None]
+    scanned = PortSet.of_ranges(part for ports in seen for part in ports.ranges)
+    were_open = state.open_since(audit.inspection.at)
+    return Exposure(
+        by_port,
+        unexpected=PortSet.of(item.port for item in state.deviations if item.kind is Kind.UNEXPECTED),
+        unreachable=(held & scanned) - is_open,
+        unheld=(is_open & were_open) - held,
+        newer=is_open - were_open - held,
+    )
+
+
+@lru_cache(maxsize=1024)  # most sockets listen on one of a few addresses
+def is_loopback(address: str) -> bool:
+    """Tell whether nobody else can reach an address; what is no address, such as `*`, is not."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback

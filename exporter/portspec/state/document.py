@@ -1,0 +1,208 @@
+"""A host as a JSON object: the same in `portspec scan --json`, in the API, and in the report of all machines."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from portspec.ports import spell
+from portspec.state.budget import left_out_of
+from portspec.state.correlation import expose
+from portspec.state.verdict import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from portspec.audit.model import Vulnerability
+    from portspec.audit.payload import Listener
+    from portspec.audit.state import AuditState
+    from portspec.config import VulnerabilityException
+    from portspec.scan import AddressObservation
+    from portspec.state.changes import Change
+    from portspec.state.correlation import Exposure
+    from portspec.state.snapshot import HostState
+
+_FIRST: Final = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_LAST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Spell Unix seconds as RFC 3339 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return moment(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(seconds: float) -> datetime:
+    """Give the time in UTC of Unix seconds; the first or last there is for one of a year without four digits."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+
+
+def host_document(state: HostState, audit: AuditState | None = None) -> dict[str, Any]:
+    """Give the JSON object of a host; ports are strings, sorted by number.
+
+    `verdict` and `reason` are those of the latest scan, the rest is as of the latest conclusive one
+    (of the latest at all while there was none). `next_scan` is when the host, or what deviates of it, is looked
+    at next; null before its first scan, and where nobody scans it again. `audit` is null for a host that need not
+    report.
+    """
+    latest = state.latest
+    shown = state.conclusive or latest
+    failure = latest.judgement.failure if latest else None
+    return {
+        "host": state.host,
+        "verdict": state.verdict.value,
+        "reason": failure.reason.value if failure else None,
+        "detail": failure.detail if failure else None,
+        "expected": [spell(port) for port in state.target.config.specification.expect],
+        "missing": _ports(state, Kind.MISSING),
+        "unexpected": _ports(state, Kind.UNEXPECTED),
+        "excepted": [spell(port) for port in sorted({item.port for item in state.excepted})],
+        "addresses": [_address(observation) for observation in shown.addresses] if shown else [],
+        "last_scan": timestamp(shown.finished_at) if shown else None,
+        "duration_seconds": round(shown.duration, 6) if shown else None,
+        "last_change": timestamp(state.last_change),
+        "next_scan": timestamp(state.next_scan),
+        "pace": state.pace,
+        "audit": None if audit is None else audit_document(audit, expose(state, audit)),
+    }
+
+
+def unscanned_document(audit: AuditState) -> dict[str, Any]:
+    """Give the JSON object of a host that reports, but is not scanned: the keys of the others, without a verdict."""
+    return {
+        "host": audit.host,
+        "verdict": None,
+        "reason": None,
+        "detail": None,
+        "expected": [],
+        "missing": [],
+        "unexpected": [],
+        "excepted": [],
+        "addresses": [],
+        "last_scan": None,
+        "duration_seconds": None,
+        "last_change": None,
+        "next_scan": None,
+        "pace": None,
+        "audit": audit_document(audit, expose(None, audit)),
+    }
+
+
+def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, Any]:
+    """Give the JSON object of what a host reports, with what `exposure` adds to it; texts are as the host has them.
+
+    Of a host that never reported, and of what a report does not tell, there is null. `vulnerable_packages` is null if
+    nothing found does not mean that there is nothing. `series_dropped` is how many of its series /metrics leaves out.
+    """
+    inspection = audit.inspection
+    listeners = inspection.listeners if inspection else None
+    by_id = accepting(audit)
+    return {
+        "status": audit.status.value,
+        "reason": audit.reason or None,
+        "reported_at": timestamp(inspection.at) if inspection else None,
+        "tool": inspection.tool if inspection else None,
+        "tool_version": inspection.tool_version if inspection else None,
+        "database_at": timestamp(inspection.audit.database_at) if inspection else None,
+        "looked_at": [scope.value for scope in inspection.audit.scopes] if inspection else [],
+        "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
+        "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
+        "excepted": [_excepted(item, by_id) for item in audit.excepted],
+        "listeners": None if listeners is None else [_listener(item) for item in listeners],
+        "unexpected_listeners": _unexpected_listeners(exposure) if exposure else {},
+        "listening_unreachable": [spell(port) for port in exposure.unreachable] if exposure else [],
+        "reachable_unheld": [spell(port) for port in exposure.unheld] if exposure else [],
+        "reachable_newer": [spell(port) for port in exposure.newer] if exposure else [],
+        "series_dropped": left_out_of(audit),
+    }
+
+
+def accepting(audit: AuditState) -> Mapping[str, VulnerabilityException]:
+    """Give the exception in force for each id, in lower case; of several the one that ends last."""
+    in_force = sorted((item for item in audit.exceptions if audit.judged_at < item.until), key=lambda item: item.until)
+    return {name: item for item in in_force for name in item.ids}
+
+
+def exception_for(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> VulnerabilityException | None:
+    """Give the exception that accepts a vulnerability, by any of its ids; of several the one that ends last."""
+    found = [by_id[name] for name in item.names if name in by_id]
+    return max(found, key=lambda exception: exception.until, default=None)
+
+
+def change_document(number: int, change: Change) -> dict[str, Any]:
+    """Give the JSON object of a row of the change log; `from` is null where the ports were not looked at before."""
+    return {
+        "id": number,
+        "at": timestamp(change.at),
+        "host": change.host,
+        "address": change.address,
+        "ports": change.ports,
+        "from": change.before.value if change.before else None,
+        "to": change.after.value,
+        "first_seen": timestamp(change.first_seen),
+    }
+
+
+def _ports(state: HostState, kind: Kind) -> list[str]:
+    return [spell(port) for port in sorted({item.port for item in state.deviations if item.kind is kind})]
+
+
+def _address(observation: AddressObservation) -> dict[str, Any]:
+    return {
+        "address": observation.address,
+        "open": [spell(port) for port in observation.open],
+        "unconfirmed": [spell(port) for port in observation.unconfirmed],
+        "closed": observation.closed,
+        "filtered": len(observation.filtered),
+        "rtt_seconds": None if observation.rtt is None else round(observation.rtt, 6),
+    }
+
+
+@lru_cache(maxsize=20_000)  # many hosts have the same; nobody changes what is given
+def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
+    """Give the JSON object of a vulnerability."""
+    return {
+        "package": item.package,
+        "version": item.version,
+        "id": item.id,
+        "aliases": list(item.aliases),
+        "advisories": list(item.advisories),
+        "severity": item.severity.value,
+        "fixed_in": list(item.fixed_in),
+        "title": item.title,
+        "url": item.url,
+        "paths": list(item.paths),
+    }
+
+
+def _excepted(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> dict[str, Any]:
+    exception = exception_for(item, by_id)
+    return vulnerability_document(item) | {
+        "until": timestamp(exception.until) if exception else None,
+        "reason": exception.reason if exception else "",
+        "owner": exception.owner if exception else "",
+    }
+
+
+def _listener(item: Listener) -> dict[str, Any]:
+    return {
+        "protocol": item.protocol,
+        "address": item.address,
+        "port": item.port,
+        "process": item.process,
+        "user": item.user,
+    }
+
+
+def _unexpected_listeners(exposure: Exposure) -> dict[str, Any]:
+    """Give who listens on each unexpected port, each process and user once, as far as the report tells."""
+    return {
+        spell(port): [
+            {"process": process, "user": user}
+            for process, user in dict.fromkeys((item.process, item.user) for item in exposure.listeners[port])
+        ]
+        for port in exposure.unexpected
+        if port in exposure.listeners
+    }

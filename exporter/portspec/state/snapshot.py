@@ -1,0 +1,388 @@
+"""The immutable state that everything downstream reads: metrics, pages, notification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from portspec.exceptions import is_outdated
+from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
+from portspec.scan import Reason
+from portspec.state.excepted import excepted_ports
+from portspec.state.verdict import Deviation, Judgement, Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from portspec.audit.state import AuditState
+    from portspec.config import PortException
+    from portspec.inventory import Target
+    from portspec.scan import AddressObservation
+
+_CHUNK = 512
+# Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
+# more after each scan that was not.
+_SLOWEST, _FASTEST, _FASTER = 10.0, 2000.0, 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """One finished scan of a host; `finished_at` in Unix seconds, `duration` in seconds.
+
+    If ports that deviated were looked at again since then, `rechecked_at` is when that last changed what is known of
+    them, in Unix seconds; the two others stay those of the scan of all ports.
+    """
+
+    addresses: tuple[AddressObservation, ...]
+    judgement: Judgement
+    finished_at: float
+    duration: float = 0.0
+    rechecked_at: float | None = None
+
+    @property
+    def seen_at(self) -> float:
+        """When what it tells was last seen to be so, in Unix seconds."""
+        return self.finished_at if self.rechecked_at is None else self.rechecked_at
+
+    @property
+    def open_ports(self) -> PortSet:
+        """The ports open on at least one address that was seen."""
+        return _union(item.accepting for item in self.addresses if item.is_usable)
+
+    @property
+    def is_up(self) -> bool:
+        """True if any address answered any probe."""
+        return any(observation.answered for observation in self.addresses)
+
+    def completed_by(self, earlier: ScanResult) -> ScanResult:
+        """Take over from an earlier result the addresses that this one could not see, with their deviations.
+
+        An address that could not be seen has not come into specification. One that has left the name is gone.
+        """
+        if self.judgement.failure is None:
+            return self
+        # of a seen address None, of one that could not be seen its failure
+        found = {observation.address: observation.failure for observation in self.addresses}
+        is_whole = self.judgement.failure.reason is not Reason.RESOLVE
+        kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
+        newer = {item.address: item for item in self.addresses if item.is_usable}
+        addresses = {item.address: item for item in self.addresses}
+        addresses |= {old.address: _updated(old, newer.get(old.address)) for old in kept}
+        # of the ports of a kept address those count that were not seen anew
+        seen = {old.address: newer[old.address].scanned if old.address in newer else NO_PORTS for old in kept}
+        deviations, excepted = (
+            tuple(sorted((*new, *(item for item in old if item.port not in seen.get(item.address, ALL_PORTS)))))
+            for new, old in (
+                (self.judgement.deviations, earlier.judgement.deviations),
+                (self.judgement.excepted, earlier.judgement.excepted),
+            )
+        )
+        judgement = replace(self.judgement, deviations=deviations, excepted=excepted)
+        return replace(self, addresses=tuple(addresses.values()), judgement=judgement)
+
+    def with_newer(self, addresses: Iterable[AddressObservation], at: float) -> ScanResult:
+        """Put newer observations, of a Unix time, in the place of those of the same addresses; judge it afterwards.
+
+        Where an address could not be seen it stays so: a look at some of its ports tells nothing of the others.
+        """
+        newer = {item.address: item for item in addresses}
+        merged = tuple(item if item.failure else newer.get(item.address, item) for item in self.addresses)
+        return replace(self, addresses=merged, rechecked_at=at)
+
+    def judged(self, target: Target, now: float) -> ScanResult:
+        """Judge what was observed by the specification of `target`, and its exceptions at `now`, in Unix seconds."""
+        judgement = judge(
+            self.addresses,
+            target.config.specification,
+            self.judgement.failure,
+            excepted_ports(target.exceptions, now),
+        )
+        return self if judgement == self.judgement else replace(self, judgement=judgement)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What is known of a host: its latest scan, and the latest that reached a verdict.
+
+    `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
+    `judged_at` is the time whose exceptions the judgements know, in Unix seconds. `next_scan` is when the host, or what
+    deviates of it, is looked at next, in Unix seconds; None while nobody knows. `pace` is how many probes per second it
+    is to get at most, since it was cut off; None where it was not, or that is long ago. `opened` has the ports that are
+    open, by the Unix time of the scan that first saw them so: they were open in each one since. Of a state that was
+    kept by an older portspec it is empty until the next scan.
+    """
+
+    target: Target
+    latest: ScanResult | None = None
+    conclusive: ScanResult | None = None
+    last_change: float | None = None
+    judged_at: float = math.inf
+    next_scan: float | None = None
+    pace: float | None = None
+    opened: tuple[tuple[float, PortSet], ...] = ()
+
+    @property
+    def host(self) -> str:
+        """The name in conf.yml: the label `host`."""
+        return self.target.host
+
+    @property
+    def exceptions(self) -> tuple[PortException, ...]:
+        """The exceptions that are about it, in force or not."""
+        return self.target.exceptions
+
+    @property
+    def silenced(self) -> Mapping[str, AddressObservation]:
+        """The addresses that were cut off in the latest scan, and what was seen of each then."""
+        seen = self.latest.addresses if self.latest else ()
+        return {item.address: item for item in seen if item.failure and item.failure.reason is Reason.CUT_OFF}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the latest scan; unknown before the first."""
+        return self.latest.judgement.verdict if self.latest else Verdict.UNKNOWN
+
+    @property
+    def deviations(self) -> tuple[Deviation, ...]:
+        """The deviations of the latest conclusive scan."""
+        return self.conclusive.judgement.deviations if self.conclusive else ()
+
+    @property
+    def excepted(self) -> tuple[Deviation, ...]:
+        """The deviations of the latest conclusive scan that do not count, since an exception is in force."""
+        return self.conclusive.judgement.excepted if self.conclusive else ()
+
+    def judged(self, target: Target, now: float) -> HostState:
+        """Give the state under a target's specification and exceptions at `now`; the same object if nothing differs."""
+        latest = self.latest and self.latest.judged(target, now)
+        conclusive = (
+            latest if self.latest is self.conclusive else self.conclusive and self.conclusive.judged(target, now)
+        )
+        was_conclusive = self.latest is self.conclusive or (self.latest and self.latest.judgement.conclusive)
+        if latest and latest.judgement.conclusive and not was_conclusive:
+            # what was observed sufficed for no verdict then, and does now
+            promoted = replace(self, target=target, conclusive=conclusive, judged_at=now).after(latest, now)
+            return replace(promoted, pace=self.pace)
+        is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
+        if is_same and not is_outdated(self, now):
+            return self
+        return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now)
+
+    def under(self, target: Target, now: float) -> HostState:
+        """Give the state of the same host with what the configuration says of it at `now`, in Unix seconds."""
+        if target == self.target:
+            return self
+        old = self.target
+        if (target.config.specification, target.exceptions) == (old.config.specification, old.exceptions):
+            return replace(self, target=target)
+        return self.judged(target, now)
+
+    def after(self, result: ScanResult, judged_at: float | None = None) -> HostState:
+        """Give the state once a scan has finished, its result judged at a Unix time (by default when it finished).
+
+        What is kept from earlier scans is brought to that time.
+        """
+        at = result.finished_at if judged_at is None else judged_at
+        known = self.judged(self.target, at) if is_outdated(self, at) else self
+        known = replace(known, pace=_pace(self.pace, result))
+        if not result.judgement.conclusive:
+            return replace(known, latest=result, judged_at=at)
+        conclusive = result if known.conclusive is None else result.completed_by(known.conclusive)
+        changed = known.conclusive is not None and _has_changed(known.conclusive, conclusive)
+        return replace(
+            known,
+            opened=_opened(known.opened, conclusive.open_ports, result.finished_at),
+            latest=result,
+            conclusive=conclusive,
+            last_change=result.finished_at if changed else known.last_change,
+            judged_at=at,
+        )
+
+    def after_recheck(self, addresses: Sequence[AddressObservation], now: float) -> HostState:
+        """Give the state once ports that deviated were looked at again; `now` in Unix seconds.
+
+        `addresses` are those of the latest conclusive scan, with what was seen now. The same object if that is nothing
+        new. Times of the scan stay; a host of which an address could not be seen is unknown without a deviation.
+        """
+        if self.conclusive is None or self.latest is None or tuple(addresses) == self.conclusive.addresses:
+            return self
+        conclusive = self.conclusive.with_newer(addresses, now).judged(self.target, now)
+        latest = (
+            conclusive
+            if self.latest is self.conclusive
+            else self.latest.with_newer(addresses, now).judged(self.target, now)
+        )
+        if not latest.judgement.conclusive:
+            known = self.judged(self.target, now) if is_outdated(self, now) else self
+            return replace(known, latest=latest, judged_at=now)
+        changed = _has_changed(self.conclusive, conclusive)
+        last_change = now if changed else self.last_change
+        opened = _opened(self.opened, conclusive.open_ports, now)
+        return replace(
+            self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now, opened=opened
+        )
+
+    def open_since(self, at: float) -> PortSet:
+        """Give the ports that are open, and were so in a scan before a Unix time and in each one since."""
+        return _union(ports for began, ports in self.opened if began <= at)
+
+
+def _opened(
+    before: tuple[tuple[float, PortSet], ...], is_open: PortSet, at: float
+) -> tuple[tuple[float, PortSet], ...]:
+    """Give the open ports by the time since when: those that are new since `at`. The same object if none differs."""
+    kept = tuple((began, ports & is_open) for began, ports in before)
+    new = is_open - _union(ports for _, ports in kept)
+    if not new and kept == before:
+        return before
+    return tuple(group for group in (*kept, (at, new)) if group[1])
+
+
+def _pace(pace: float | None, result: ScanResult) -> float | None:
+    """Give the pace that is to follow a result: half of what an address was cut off at, and slowly more afterwards."""
+    failed = [(item, item.failure.reason) for item in result.addresses if item.answered and item.failure]
+    cut = [item for item, reason in failed if reason is Reason.CUT_OFF]
+    if cut:
+        return max(_SLOWEST, min(_FASTEST, pace or _FASTEST, *(item.pace or _FASTEST for item in cut)) / 2)
+    if pace is None or result.judgement.failure or not result.is_up:
+        return pace
+    return pace * _FASTER if pace * _FASTER <= _FASTEST else None
+
+
+def _updated(old: AddressObservation, newer: AddressObservation | None) -> AddressObservation:
+    """Put what was seen of some ports in the place of what was known of them."""
+    if newer is None:
+        return old
+    return replace(
+        old,
+        open=(old.open - newer.scanned) | newer.open,
+        filtered=(old.filtered - newer.scanned) | newer.filtered,
+        unconfirmed=(old.unconfirmed - newer.scanned) | newer.unconfirmed,
+    )
+
+
+def _has_changed(before: ScanResult, after: ScanResult) -> bool:
+    """Tell whether the set of open ports changed on what both scans could see."""
+    if before.judgement.failure is None and after.judgement.failure is None:
+        return before.open_ports != after.open_ports
+    first, second = (
+        {item.address: item.accepting for item in result.addresses if not item.failure} for result in (before, after)
+    )
+    both = first.keys() & second.keys()
+    return _union(first[address] for address in both) != _union(second[address] for address in both)
+
+
+def _union(sets: Iterable[PortSet]) -> PortSet:
+    return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in sets))
+
+
+class OfHost(Protocol):
+    """A state of a host."""
+
+    @property
+    def host(self) -> str:
+        """The name in conf.yml: the label `host`."""
+        ...
+
+
+S = TypeVar("S", bound=OfHost)
+
+
+class HostTable(Mapping[str, S], Generic[S]):
+    """An immutable mapping of host to state whose copy with one host replaced is cheap.
+
+    States lie in chunks; a new table shares all of them but one, so that 10,000 hosts cost two tuples,
+    of 20 and 512, for each finished scan, not a dictionary of 10,000.
+    """
+
+    __slots__ = ("_chunks", "_places")
+
+    def __init__(self, states: Iterable[S] = ()) -> None:
+        every = tuple(states)
+        self._places = {state.host: divmod(place, _CHUNK) for place, state in enumerate(every)}
+        self._chunks: tuple[tuple[S, ...], ...] = tuple(
+            every[start : start + _CHUNK] for start in range(0, len(every), _CHUNK)
+        )
+
+    def __getitem__(self, host: str) -> S:
+        chunk, place = self._places[host]
+        return self._chunks[chunk][place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def chunks(self) -> tuple[tuple[S, ...], ...]:
+        """The states, some at a time; a chunk without a changed state is the same object in the next table."""
+        return self._chunks
+
+    @property
+    def places(self) -> Mapping[str, tuple[int, int]]:
+        """The number of the chunk of each host, and the host's place in it."""
+        return self._places
+
+    def replacing(self, state: S) -> HostTable[S]:
+        """Give the table with the state of one host replaced; KeyError if it does not hold that host."""
+        number, place = self._places[state.host]
+        chunk = self._chunks[number]
+        chunk = (*chunk[:place], state, *chunk[place + 1 :])
+        table: HostTable[S] = HostTable()
+        table._places = self._places
+        table._chunks = (*self._chunks[:number], chunk, *self._chunks[number + 1 :])
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every host's state by its name, in the order of the configuration, and the monitor's totals.
+
+    `audits` are the hosts that have to report, scanned here or not.
+    """
+
+    hosts: HostTable[HostState] = field(default_factory=HostTable)
+    audits: HostTable[AuditState] = field(default_factory=HostTable)
+    rounds: int = 0
+    overruns: int = 0
+    retries: int = 0
+    rechecks: int = 0
+    probes_sent: int = 0
+    answers_dropped: int = 0
+
+    @classmethod
+    def of(cls, targets: Iterable[Target]) -> Snapshot:
+        """Give the snapshot before the first scan."""
+        return cls(HostTable(map(HostState, targets)))
+
+    def with_targets(
+        self, targets: Iterable[Target], now: float, restored: Mapping[str, HostState] = MappingProxyType({})
+    ) -> Snapshot:
+        """Give the snapshot for other targets: a host that stays keeps what is known of it, judged anew.
+
+        Hosts that are new have the state that is `restored`, if there is one.
+        """
+        known = {**restored, **self.hosts}
+        states = (
+            known[target.host].under(target, now) if target.host in known else HostState(target) for target in targets
+        )
+        return replace(self, hosts=HostTable(states))
+
+    @property
+    def is_complete(self) -> bool:
+        """True once every host was scanned."""
+        return all(state.latest for state in self.hosts.values())
+
+    def with_state(self, state: HostState) -> Snapshot:
+        """Give the snapshot with another state of one host; KeyError if it is not there."""
+        return replace(self, hosts=self.hosts.replacing(state))
+
+    def after(self, host: str, result: ScanResult, *, probes_sent: int, answers_dropped: int = 0) -> Snapshot:
+        """Give the snapshot once a scan of `host` has finished, with the engines' totals at that time."""
+        hosts = self.hosts.replacing(self.hosts[host].after(result))
+        return replace(self, hosts=hosts, probes_sent=probes_sent, answers_dropped=answers_dropped)

@@ -1,0 +1,54 @@
+"""What test_service runs in a mount namespace of its own: `python -m tests.unit.audit.service_child COMMAND DIR`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from portspec.audit.service import Reports
+from portspec.store import StoreError
+from tests.unit.app.exporter import until
+from tests.unit.factories import NOW
+from tests.unit.signed import AUDIT, CLEAN, DB, WEB, packed, payload, rostered, signed
+from tests.unit.store.child import _fill, _mount
+from tests.unit.store.scenes import Logs, opened
+
+
+async def full_disk(directory: Path) -> dict[str, Any]:
+    """Fill a small file system under an archive, post a report, and make space again."""
+    _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory))
+    large = payload(DB, output=f"{secrets.token_hex(200_000)}\n{CLEAN}")
+    with Logs(), opened(directory / "portspec.db", (), retry=0.01) as (store, _):
+        reports = Reports(store, lambda: NOW)
+        reports.apply(AUDIT, rostered(WEB, DB))
+        await reports.restore()
+        task = asyncio.create_task(reports.run())
+        found: dict[str, Any] = {"before": await reports.take(packed(WEB), "192.0.2.7")}
+        await until(lambda: len(reports.audits) == 2 and reports.audits[WEB].inspection)
+        filler = _fill(directory)
+        try:
+            await reports.take(signed(large, DB), "192.0.2.7")
+        except StoreError as error:
+            found["full"] = error.why
+        found["days"] = store.archived_days(DB)
+        filler.unlink()
+        while "again" not in found:
+            with contextlib.suppress(StoreError):
+                found["again"] = await reports.take(signed(large, DB), "192.0.2.7")
+        archived = store.archived(DB)
+        found["is_whole"] = archived is not None and archived.payload == large
+        await until(lambda: reports.audits[DB].inspection)
+        found["statuses"] = {host: state.status for host, state in reports.audits.items()}
+        task.cancel()
+        await asyncio.wait({task})
+    return found
+
+
+if __name__ == "__main__":
+    name, place = sys.argv[1:]
+    sys.stdout.write(json.dumps(asyncio.run({"full_disk": full_disk}[name](Path(place)))))

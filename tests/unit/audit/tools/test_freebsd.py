@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import pytest
+
+from portspec.audit.model import Audit, Status, ToolRun
+from portspec.audit.tools import parse
+
+CURL = """\
+curl-7.50.1 is vulnerable:
+  cURL -- Escape and unescape integer overflows
+  CVE: CVE-2016-7167
+  WWW: https://vuxml.FreeBSD.org/freebsd/b018121b-7a4b-11e6-bf52-b499baebfeaf.html
+
+"""
+NONE = "0 problem(s) in 0 package(s) found.\n"
+ONE = "1 problem(s) in 1 package(s) found.\n"
+PERIODIC = "Checking for packages with security vulnerabilities:\n"
+CUPS = """\
+Affected package: cups-base-1.1.22.0_1
+Type of problem: cups-base -- HPGL buffer overflow vulnerability.
+Reference: <http://www.FreeBSD.org/ports/portaudit/40a3bca2-6809-11d9-a9e7-0001020eed82.html>
+
+"""
+
+
+def pkg_audit(output: str, exit_status: int = 1) -> Audit:
+    """Read an output of pkg audit."""
+    return parse(ToolRun("pkg-audit", exit_status, output))
+
+
+def portaudit(output: str, exit_status: int, errors: str = "") -> Audit:
+    """Read an output of portaudit."""
+    return parse(ToolRun("portaudit", exit_status, output, errors))
+
+
+@pytest.mark.parametrize("exit_status", [2, 3, 64, 65, 74, 75, 139])
+def test_a_report_with_the_exit_status_of_an_error_failed(exit_status: int) -> None:
+    """Neither a clean nor a vulnerable output of pkg audit goes with it."""
+    assert pkg_audit(NONE, exit_status).status == Status.FAILED
+    audit = pkg_audit(CURL + ONE, exit_status)
+    assert (audit.status, len(audit.vulnerabilities)) == (Status.FAILED, 1)
+
+
+@pytest.mark.parametrize(
+    "line", ["pkg: something is wrong", "1 problem(s) in 1 pakcage(s) found.", "  curl", "curl", "# x", "CVE-1", "{"]
+)
+def test_a_line_that_pkg_audit_does_not_print_failed(line: str) -> None:
+    """The reason quotes it with its number, and what was found is kept."""
+    audit = pkg_audit(f"{CURL}{ONE}{line}\n")
+    assert audit.status == Status.FAILED
+    assert line == "{" or audit.reason.startswith(f'line 7 is "{line.strip()}", expected')
+    assert len(audit.vulnerabilities) == (0 if line == "{" else 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (CURL + NONE, "the summary in line 6 counts 0 problems, the lines before it have 1 in 1 package(s)"),
+        (CURL, "the output ends without a summary line of its last issues"),
+        (CURL + ONE + CURL, "the output ends without a summary line of its last issues"),
+        ("curl-7 is vulnerable:\n" + ONE, "the summary in line 2 counts 1 problems, the lines before it have 0"),
+        (
+            CURL.replace("  cURL -- Escape and unescape integer overflows\n", "") + ONE,
+            'an issue of "curl-7.50.1" has no',
+        ),
+        ("curl-7.50.1\n" + NONE.replace("0", "1"), "the summary in line 2 counts 1 problems"),
+    ],
+)
+def test_a_summary_that_does_not_match_failed(output: str, reason: str) -> None:
+    """Lines that got lost on the way show in the count."""
+    audit = pkg_audit(output)
+    assert audit.status == Status.FAILED
+    assert audit.reason.startswith(reason)
+    assert audit.vulnerabilities
+
+
+def test_a_title_may_run_over_several_lines() -> None:
+    """What stands between the header and the CVEs is one title."""
+    audit = pkg_audit(CURL.replace("unescape integer", "unescape\n  integer") + ONE)
+    assert audit.vulnerabilities[0].title == "cURL -- Escape and unescape integer overflows"
+
+
+def test_a_title_that_ends_like_a_header_is_a_title() -> None:
+    """A header stands at the margin and has one word before "is vulnerable:"."""
+    audit = pkg_audit(CURL.replace("cURL -- Escape and unescape integer overflows", "libcurl is vulnerable") + ONE)
+    assert [(each.package, each.title) for each in audit.vulnerabilities] == [("curl", "libcurl is vulnerable")]
+
+
+@pytest.mark.parametrize("exit_status", [0, 1])
+def test_periodic_ends_with_0_or_1_on_a_clean_host(exit_status: int) -> None:
+    """After jails 410.pkg-audit leaves 1 behind, from a test in the shell."""
+    output = f"{PERIODIC}Host system:\n{NONE}\njail: a\n{NONE}"
+    assert pkg_audit(output, exit_status).status == Status.CLEAN
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (f"Host system:\n{NONE}\njail: a\njail: b\n{NONE}", 'no summary line in "jail: a", expected'),
+        (f"Host system:\n\njail: b\n{NONE}", "no summary line in the host system, expected"),
+        (f"Host system:\n{NONE}", '"Host system:" announces chroots or jails, but none follows'),
+        (f"Host system:\n{CURL}\njail: b\n{NONE}", "the host system ends without a summary line of its last issues"),
+        ("", "no summary line in the output, expected"),
+        (
+            "Wrong version string, cannot run audit\n" + NONE,
+            'line 2 is "Wrong version string, cannot run audit", expected',
+        ),
+    ],
+)
+def test_every_jail_needs_a_report_of_its_own(output: str, reason: str) -> None:
+    """A periodic report that lacks one of its parts failed, and says which."""
+    audit = pkg_audit(PERIODIC + output, 3 if CURL in output else 0)
+    assert audit.status == Status.FAILED
+    assert audit.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("exit_status", [0, 1])
+def test_periodic_with_vulnerabilities_ends_with_3(exit_status: int) -> None:
+    """Any less contradicts what it printed."""
+    audit = pkg_audit(PERIODIC + CURL + ONE, exit_status)
+    assert audit.reason == f"the output has a vulnerability, which takes exit status 3 (exit status {exit_status})"
+
+
+@pytest.mark.parametrize("date", ["dim.  8 janv. 2017 04:12:38 CET", "today", "Fri Jun 31 12:00:00 UTC 2023"])
+def test_a_date_that_cannot_be_read_tells_no_age(date: str) -> None:
+    """The report counts all the same: date(1) speaks the language of its user."""
+    audit = pkg_audit(f"{PERIODIC}Database fetched: {date}\n{NONE}", 0)
+    assert (audit.status, audit.database_at) == (Status.CLEAN, None)
+
+
+def test_a_jail_without_a_database_makes_it_stale() -> None:
+    """What pkg complains of within the report of periodic is no strange line."""
+    audit = pkg_audit(f"{PERIODIC}pkg: vulnxml file (null) does not exist. Try running 'pkg audit -F' first\n", 3)
+    assert audit.status == Status.STALE_DATABASE
+    assert audit.reason.startswith("pkg has no database of vulnerabilities: ")
+
+
+@pytest.mark.parametrize(
+    "head", ["pkg: warning\n", "0 problem(s) in 0 package(s) found.\n", "curl-7.50.1 is vulnerable:\n"]
+)
+def test_strange_text_before_the_json_failed(head: str) -> None:
+    """Only what -F prints may stand there."""
+    audit = pkg_audit(f'{head}{{"pkg_count":0}}\n', 0)
+    assert (audit.status, audit.reason) == (Status.FAILED, f'line 1 is "{head.strip()}", expected JSON')
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ('{"pkg_count":0}', "the output has no vulnerability, which takes exit status 0 (exit status 1)"),
+        ('{"pkg_count":1,"packages":{"a":[]}}', "packages.a is a list, expected an object"),
+        ('{"pkg_count":1,"packages":{"a":{}}}', "packages.a.issues is not there, expected a list"),
+        (
+            '{"pkg_count":1,"packages":{"a":{"issue_count":2,"issues":[{"description":"x"}]}}}',
+            'packages."a": issue_count is 2, but it has 1 issues',
+        ),
+        ('{"packages":{}}', "pkg_count is not there, expected a whole number"),
+    ],
+)
+def test_raw_json_that_is_not_whole_failed(output: str, reason: str) -> None:
+    """The counts in the document are held to its contents."""
+    audit = pkg_audit(output)
+    assert (audit.status, audit.reason) == (Status.FAILED, reason)
+
+
+def test_a_package_that_raw_json_lists_without_issues_is_kept() -> None:
+    """A package is vulnerable by being listed, even where the issues cannot be read."""
+    audit = pkg_audit('{"pkg_count":1,"packages":{"a":{"version":"1"}}}')
+    assert [(each.package, each.version, each.id) for each in audit.vulnerabilities] == [("a", "1", "")]
+
+
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ("portaudit: Database missing, run `portaudit -F' to update.\n", Status.STALE_DATABASE),
+        ("portaudit: Corrupt database.\n", Status.STALE_DATABASE),
+        ("portaudit: Database too old.\n", Status.STALE_DATABASE),
+        ("", Status.STALE_DATABASE),
+        ("portaudit: Can't read /tmp/x\n", Status.FAILED),
+        ("Usage: portaudit -aCdFVvq\n", Status.FAILED),
+    ],
+)
+def test_portaudit_ends_with_2_when_its_database_is_no_good(errors: str, status: Status) -> None:
+    """Unless it says that something else was wrong."""
+    assert portaudit("", 2, errors).status == status
+
+
+def test_an_old_database_that_found_something_is_vulnerable() -> None:
+    """The reason tells that there may be more."""
+    audit = portaudit(f"portaudit: database too old.\n\n{CUPS}1 problem(s) in your installed packages found.\n", 1)
+    assert audit.status == Status.VULNERABLE
+    assert audit.reason == 'portaudit says "portaudit: database too old."'
+
+
+def test_portaudit_counts_packages_that_were_named() -> None:
+    """With names on the command line an entry more of one package does not count."""
+    audit = portaudit(f"{CUPS}{CUPS.replace('40a3bca2', '50a3bca2')}1 problem(s) found.\n", 1)
+    assert (audit.status, len(audit.vulnerabilities)) == (Status.VULNERABLE, 2)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (CUPS, "the output ends without the summary of its last entries"),
+        ("New database installed.\n", 'no summary line, expected "… problem(s) in your installed packages found."'),
+        (
+            "cups-base-1.1\n1 problem(s) in your installed packages found.\n",
+            "the summary in line 2 counts 1 problems, the lines before it have 0",
+        ),
+        ("cups-base-1.1", "the list of packages is cut off, or has a summary that it should not have"),
+        ("Type of problem: x\n", 'line 1 is "Type of problem: x", expected an entry or the summary of portaudit'),
+    ],
+)
+def test_portaudit_without_a_right_summary_failed(output: str, reason: str) -> None:
+    """Its summary counts the entries before it, and comes with every report but the quiet one."""
+    audit = portaudit(output, 1)
+    assert (audit.status, audit.reason) == (Status.FAILED, reason)

@@ -1,0 +1,308 @@
+"""Clean means that the packages of this host were looked at, with data for its release."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from portspec.audit.model import Audit, Status, System, ToolRun
+from portspec.audit.tools import parse
+
+DEBIAN: Final = System("Linux", "debian", (), "12")
+MINT: Final = System("Linux", "linuxmint", ("ubuntu", "debian"), "21.3")
+KIN_OF_RHEL: Final = ("rhel", "centos", "fedora")
+
+
+def trivy(family: str, release: str, system: System | None = None, **more: Any) -> Audit:
+    """Read an output of trivy that lists the packages of a system, all without vulnerabilities."""
+    document = {
+        "SchemaVersion": 2,
+        "ArtifactName": "/",
+        "ArtifactType": "filesystem",
+        "Metadata": {"OS": {"Family": family, "Name": release}},
+        "Results": [{"Target": f"/ ({family} {release})", "Class": "os-pkgs", "Type": family}],
+        **more,
+    }
+    return parse(ToolRun("trivy", 0, json.dumps(document), system=system))
+
+
+def grype(name: str, version: str, like: tuple[str, ...] = (), system: System | None = None, **more: Any) -> Audit:
+    """Read an output of grype without matches."""
+    document = {
+        "matches": [],
+        "source": {"type": "directory", "target": "/"},
+        "distro": {"name": name, "version": version, "idLike": list(like)},
+        "descriptor": {"name": "grype", "configuration": {}, "db": {}},
+        **more,
+    }
+    return parse(ToolRun("grype", 0, json.dumps(document), system=system))
+
+
+def osv_scanner(ecosystem: str, system: System | None = None, **more: Any) -> Audit:
+    """Read an output of osv-scanner that lists a package of a system, without vulnerabilities."""
+    packages = [{"package": {"name": "bash", "version": "5", "ecosystem": ecosystem}}]
+    document = {"results": [{"source": {"path": "/srv/sbom.json", "type": "sbom"}, "packages": packages}], **more}
+    return parse(ToolRun("osv-scanner", 0, json.dumps(document), system=system))
+
+
+@pytest.mark.parametrize(
+    ("family", "release"),
+    [
+        ("debian", "trixie/sid"),  # testing, unstable, Linux Mint, Pop!_OS, elementary: /etc/debian_version
+        ("debian", "kali-rolling"),
+        ("debian", "daedalus/ceres"),
+        ("debian", "5"),
+        ("debian", ""),
+        ("ubuntu", "21.3"),
+        ("coreos", "40.20240101.3.0"),  # has a driver that knows nothing
+        ("none", ""),
+    ],
+)
+def test_trivy_without_data_of_the_release_is_unsupported(family: str, release: str) -> None:
+    """It lists the packages all the same, finds nothing, and does not call the release past its support."""
+    audit = trivy(family, release)
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason == (
+        f'trivy lists the packages of "{family} {release}'.rstrip() + '", but has no data for this system'
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "release", "system"),
+    [
+        ("alma", "9.4", System("Linux", "almalinux", KIN_OF_RHEL, "9.4")),
+        ("alpine", "3.20.1", System("Linux", "alpine", (), "3.20.1")),
+        ("amazon", "2 (Karoo)", System("Linux", "amzn", ("centos", "rhel", "fedora"), "2")),
+        ("amazon", "2023.6.20241010 (Amazon Linux)", System("Linux", "amzn", ("fedora",), "2023")),
+        ("amazon", "AMI release 2018.03", System("Linux", "amzn", ("rhel", "fedora"), "2018.03")),
+        ("azurelinux", "3.0", System("Linux", "azurelinux", (), "3.0")),
+        ("bottlerocket", "1.20.0", System("Linux", "bottlerocket", (), "1.20.0")),
+        ("cbl-mariner", "2.0.20240101", System("Linux", "mariner", (), "2.0")),
+        ("centos", "7.9.2009", System("Linux", "centos", ("rhel", "fedora"), "7")),
+        ("chainguard", "20230214", System("Linux", "chainguard", (), "20230214")),
+        ("debian", "12.5", DEBIAN),
+        ("debian", "12.5", System("Linux", "raspbian", ("debian",), "12")),
+        ("debian", "13.0", None),
+        ("echo", "1", System("Linux", "echo", ("debian",), "1")),
+        ("minimos", "20250101", System("Linux", "minimos", (), "20250101")),
+        ("opensuse.leap", "15.5", System("Linux", "opensuse-leap", ("suse", "opensuse"), "15.5")),
+        ("opensuse-tumbleweed", "20240607", System("Linux", "opensuse-tumbleweed", ("opensuse", "suse"), "20240607")),
+        ("oracle", "9.4", System("Linux", "ol", ("fedora",), "9.4")),
+        ("photon", "5.0", System("Linux", "photon", (), "5.0")),
+        ("redhat", "9.4", System("Linux", "rhel", ("fedora",), "9.4")),
+        ("redhat", "8.9", System("Linux", "cloudlinux", KIN_OF_RHEL, "8.9")),
+        ("rocky", "9.4", System("Linux", "rocky", KIN_OF_RHEL, "9.4")),
+        ("suse linux enterprise server", "15.5", System("Linux", "sles", ("suse",), "15.5")),
+        ("sles", "15.5", System("Linux", "sles_sap", ("suse",), "15.5")),
+        ("slem", "6.0", System("Linux", "sl-micro", ("suse",), "6.0")),
+        ("ubuntu", "22.04-ESM", System("Linux", "ubuntu", ("debian",), "22.04")),
+        ("ubuntu", "24.10", System("Linux", "ubuntu", ("debian",), "24.10")),
+        ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
+    ],
+)
+def test_trivy_on_each_system_that_it_has_data_for_is_clean(family: str, release: str, system: System | None) -> None:
+    """However it spells the system, and whatever the system calls itself."""
+    audit = trivy(family, release, system)
+    assert (audit.status, audit.reason) == (Status.CLEAN, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "like"),
+    [
+        ("ubuntu", "21.3", ("ubuntu", "debian")),  # Linux Mint
+        ("ubuntu", "17", ("ubuntu", "debian")),  # Zorin
+        ("debian", "7", ("debian",)),  # LMDE, made of Debian 13
+        ("debian", "2024.1", ("debian",)),  # Kali
+        ("debian", "5", ("debian",)),  # Devuan
+        ("debian", "", ()),
+        ("ubuntu", "", ()),
+        ("redhat", "", ()),
+    ],
+)
+def test_grype_without_data_of_the_release_is_unsupported(name: str, version: str, like: tuple[str, ...]) -> None:
+    """It looks a derivative up by its own version, and finds nothing."""
+    audit = grype(name, version, like)
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason == f'grype has no data for packages of "{name} {version}'.rstrip() + '"'
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "system"),
+    [
+        ("almalinux", "9.4", System("Linux", "almalinux", KIN_OF_RHEL, "9.4")),
+        ("amazonlinux", "2", System("Linux", "amzn", ("centos", "rhel", "fedora"), "2")),
+        ("debian", "unstable", System("Linux", "debian")),
+        ("oraclelinux", "9.4", System("Linux", "ol", ("fedora",), "9.4")),
+        ("raspbian", "12", System("Linux", "raspbian", ("debian",), "12")),
+        ("redhat", "8.9", System("Linux", "cloudlinux", KIN_OF_RHEL, "8.9")),
+        ("rockylinux", "9.4", System("Linux", "rocky", KIN_OF_RHEL, "9.4")),
+        ("sles", "15.5", System("Linux", "sles_sap", ("suse",), "15.5")),
+        ("ubuntu", "22.04", System("Linux", "pop", ("ubuntu", "debian"), "22.04")),
+        ("ubuntu", "24.04", System("Linux", "ubuntu", ("debian",), "24.04")),
+        ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
+    ],
+)
+def test_grype_on_systems_that_it_has_data_for_is_clean(name: str, version: str, system: System) -> None:
+    """Also on those that are made of another one and keep its version."""
+    audit = grype(name, version, system.like, system)
+    assert (audit.status, audit.reason) == (Status.CLEAN, "")
+
+
+@pytest.mark.parametrize(("name", "provider"), [("photon", "photon"), ("fedora", "fedora"), ("archlinux", "arch")])
+def test_grype_with_a_database_of_a_provider_has_its_data(name: str, provider: str) -> None:
+    """A database that tells of a provider for the system has come after the list that we know."""
+    descriptor = {"name": "grype", "db": {"providers": {provider: {"captured": "2026-11-01T00:00:00Z"}}}}
+    assert grype(name, "41", descriptor=descriptor).status == Status.CLEAN
+    assert grype(name, "41").status == Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize("ecosystem", ["Debian:trixie", "Debian:sid", "Alpine:edge", "Ubuntu:noble"])
+def test_osv_scanner_without_data_of_the_release_is_unsupported(ecosystem: str) -> None:
+    """OSV has the packages of a system by the number of the release."""
+    audit = osv_scanner(ecosystem)
+    assert audit.status == Status.UNSUPPORTED
+    assert f'"{ecosystem}"' in audit.reason
+
+
+@pytest.mark.parametrize(
+    "ecosystem", ["Debian", "Debian:12", "Alpine:v3.20", "Ubuntu:Pro:16.04:LTS", "Rocky Linux:9", "Wolfi", "SUSE:x"]
+)
+def test_osv_scanner_with_data_of_the_release_is_clean(ecosystem: str) -> None:
+    """Also of systems that have no releases, and of all releases of one."""
+    assert osv_scanner(ecosystem).status == Status.CLEAN
+
+
+@pytest.mark.parametrize(
+    "audit",
+    [
+        trivy("alpine", "3.20.1", DEBIAN),
+        trivy("debian", "11.5", DEBIAN),
+        trivy("ubuntu", "22.04", DEBIAN),
+        trivy("debian", "12.5", System("Linux", "rhel", ("fedora",), "9.4")),
+        grype("alpine", "3.20", system=DEBIAN),
+        grype("debian", "11", system=DEBIAN),
+        osv_scanner("Alpine:v3.20", DEBIAN),
+        osv_scanner("Debian:11", DEBIAN),
+    ],
+)
+def test_audit_of_another_system_is_not_that_of_its_host(audit: Audit) -> None:
+    """As when the scanner runs in a container, and looks at that."""
+    assert audit.status == Status.UNSUPPORTED
+    assert "this host is" in audit.reason
+
+
+@pytest.mark.parametrize(
+    "audit",
+    [
+        trivy("debian", "12.5", DEBIAN, ArtifactType="vm"),
+        trivy("debian", "12.5", DEBIAN, ArtifactType="container_image"),
+        grype("debian", "12", system=DEBIAN, source={"type": "purl", "target": "pkg:deb/debian/bash@5"}),
+        grype("debian", "12", system=DEBIAN, source={"type": "snap", "target": "x@1"}),
+        osv_scanner("Debian:12", DEBIAN, image_metadata={"os": "Debian GNU/Linux 12"}),
+    ],
+)
+def test_audit_of_an_artefact_is_not_that_of_its_host(audit: Audit) -> None:
+    """Not even where it is of the same system."""
+    assert audit.status == Status.UNSUPPORTED
+    assert "not at this host" in audit.reason
+
+
+@pytest.mark.parametrize(
+    "audit", [trivy("debian", "12.5", DEBIAN), grype("debian", "12", system=DEBIAN), osv_scanner("Debian:12", DEBIAN)]
+)
+def test_audit_of_the_host_itself_is_clean(audit: Audit) -> None:
+    """The same outputs, with nothing that speaks against them."""
+    assert (audit.status, audit.reason) == (Status.CLEAN, "")
+
+
+def test_trivy_that_names_another_system_than_it_lists_is_unsupported() -> None:
+    """Two documents that were made one, or a scanner that was told which system to take it for."""
+    result = {"Target": "x", "Class": "os-pkgs", "Type": "alpine"}
+    audit = trivy("debian", "12.5", DEBIAN, Results=[result])
+    assert audit.status == Status.UNSUPPORTED
+    assert audit.reason == 'trivy names the system "debian", and lists packages of "alpine"'
+    assert trivy("debian", "12.5", DEBIAN, Metadata={}).status == Status.UNSUPPORTED
+
+
+def test_trivy_that_found_no_package_is_not_clean() -> None:
+    """It names the system and lists nothing, as where the database of packages is missing or cannot be read."""
+    run = ToolRun(
+        "trivy",
+        0,
+        json.dumps(
+            {
+                "SchemaVersion": 2,
+                "Metadata": {"OS": {"Family": "debian", "Name": "12.5"}},
+                "Results": [{"Target": "/ (debian 12.5)", "Class": "os-pkgs"}],
+            }
+        ),
+        errors="2026-11-28T03:00:00Z\tWARN\tNo OS package is detected. Make sure you haven't deleted any files\n",
+    )
+    assert parse(run).status == Status.FAILED
+    assert parse(replace(run, errors="")).status == Status.CLEAN
+
+
+@pytest.mark.parametrize(
+    ("tool", "output", "systems"),
+    [
+        (
+            "pkg-audit",
+            "0 problem(s) in 0 installed package(s) found.\n",
+            [System("FreeBSD", "freebsd", (), "14.1-RELEASE"), System("DragonFly", "dragonfly", (), "6.4")],
+        ),
+        (
+            "portaudit",
+            "0 problem(s) in your installed packages found.\n",
+            [System("FreeBSD", "freebsd", (), "8.4-RELEASE")],
+        ),
+        (
+            "pkg-admin",
+            "# portspec: pkg_info\nx-1 y\n# portspec: pkg_admin ended with 0\n",
+            [System("NetBSD", "netbsd", (), "10.1"), System("SunOS", "sunos", (), "5.11")],
+        ),
+        (
+            "apk",
+            "x-1 = 1\n# portspec: apk version --indexes\nv3.22 [https://x]\n# portspec: apk ended with 0\n",
+            [System("Linux", "alpine", (), "3.22.1"), System("Linux", "wolfi"), System("Linux", "x", ("alpine",))],
+        ),
+        ("debsecan", "# portspec: debsecan ended with 0\n", [DEBIAN, System("Linux", "raspbian", ("debian",), "12")]),
+        ("arch-audit", "[]", [System("Linux", "arch"), System("Linux", "manjaro", ("arch",))]),
+    ],
+)
+def test_tool_of_another_system_is_unsupported(tool: str, output: str, systems: list[System]) -> None:
+    """Its packages are not those of this host, wherever else they may have come from."""
+    run = ToolRun(tool, 0, output)
+    assert parse(replace(run, system=System("Linux", "ubuntu", ("debian",), "24.04"))).status == Status.UNSUPPORTED
+    assert {parse(replace(run, system=system)).status for system in systems} == {Status.CLEAN}
+
+
+def test_pkg_audit_of_jails_alone_is_not_that_of_the_host() -> None:
+    """Each section is of one root, and one without a name is of the host."""
+    run = ToolRun("pkg-audit", 0, "", system=System("FreeBSD", "freebsd", (), "14.1-RELEASE"))
+    summary = "0 problem(s) in 0 installed package(s) found.\n"
+    assert parse(replace(run, output=f"jail: www\n{summary}")).status == Status.UNSUPPORTED
+    assert parse(replace(run, output=f"Host system:\n{summary}jail: www\n{summary}")).status == Status.CLEAN
+
+
+def test_debsecan_that_tells_an_error_is_not_clean() -> None:
+    """Whatever its exit status."""
+    run = ToolRun("debsecan", 0, "# portspec: debsecan ended with 0\n", "error: while downloading: x\n", system=DEBIAN)
+    assert parse(run).status == Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        System("Linux", "linuxmint", ("debian",), "7"),
+        System("Linux", "devuan", ("debian",), "7"),
+        System("Linux", "sparky", ("debian",), "8"),
+    ],
+)
+def test_number_of_a_derivative_is_not_one_of_debian(system: System) -> None:
+    """Scanners that go by os-release(5) take it for one; trivy goes by /etc/debian_version."""
+    assert grype("debian", system.version, system=system).status == Status.UNSUPPORTED
+    assert osv_scanner(f"Debian:{system.version}", system).status == Status.UNSUPPORTED
+    assert trivy("debian", "13.1", system).status == Status.CLEAN

@@ -1,0 +1,606 @@
+"""POST /api/v1/reports as agents, strangers and browsers use it: over HTTP, into a real archive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import io
+import json
+import logging
+import socket
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RefusedError
+from portspec.audit.model import Status
+from portspec.store import database
+from portspec.web import audits as intake
+from portspec.web import bodies as holdings
+from portspec.web.audits import Intake
+from tests.unit.app.exporter import until
+from tests.unit.factories import NOW, settle
+from tests.unit.reporting import Clock, Scene, in_file, prepared, running
+from tests.unit.signed import DAY, DB, TODAY, WEB, packed, payload, rostered, signed
+from tests.unit.store.scenes import Logs
+from tests.unit.store.test_trouble import locked
+from tests.unit.web.exporter import Exporter
+from tests.unit.web.site import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from pathlib import Path
+
+PATH = "/api/v1/reports"
+LATER = "60"  # seconds after which to try again
+PATIENCE = 30.0  # seconds
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a file that is not there yet."""
+    return tmp_path / "portspec.db"
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[Logs]:
+    """Give the events that the test logs."""
+    with Logs() as found:
+        yield found
+
+
+class Site:
+    """A web server that takes reports, what it takes them into, and a client."""
+
+    def __init__(self, scene: Scene, url: str, served: Intake) -> None:
+        self.scene = scene
+        self.intake = served
+        self._url = url
+
+    async def post(self, body: Any, *, method: str = "POST", path: str = PATH, **headers: str) -> Answer:
+        """Send something, by default a report."""
+        sent = io.BytesIO(body) if isinstance(body, bytes) else body
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE)) as session,
+            session.request(method, self._url + path, data=sent, headers=headers) as response,
+        ):
+            return Answer(response.status, response.headers, await response.read())
+
+    async def told(self, body: Any, **headers: str) -> tuple[int, dict[str, str]]:
+        """Post something; give status and document of the answer."""
+        return document(await self.post(body, **headers))
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self, *headers: str, origin: str = "127.0.0.1"
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Connect from an address, and begin a POST with these headers."""
+        address = urlsplit(self._url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port, local_addr=(origin, 0))
+        try:
+            writer.write("\r\n".join((f"POST {PATH} HTTP/1.1", "Host: localhost", *headers, "", "")).encode())
+            await writer.drain()
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def document(answer: Answer) -> tuple[int, dict[str, str]]:
+    """Give status and document of an answer."""
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.text.endswith("}\n")
+    assert answer.headers.get("Retry-After") == (LATER if answer.status == 503 else None)
+    found = json.loads(answer.text)
+    assert set(found) == ({"message"} if answer.status < 300 else {"error", "message"})
+    return answer.status, found
+
+
+async def answer_on(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    """Read an answer off a connection."""
+    async with asyncio.timeout(PATIENCE):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        size = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        return int(head.split()[1]), json.loads(await reader.readexactly(size))
+
+
+@contextlib.asynccontextmanager
+async def site(scene: Scene) -> AsyncIterator[Site]:
+    """Serve a scene."""
+    made: list[Intake] = []
+    begin = Intake.add_to
+
+    def add_to(self: Intake, router: web.UrlDispatcher) -> None:
+        made.append(self)
+        begin(self, router)
+
+    with mock.patch.object(Intake, "add_to", add_to):
+        async with Exporter(reports=scene.reports).served() as url:
+            yield Site(scene, url, made[0])
+
+
+def serving(path: Path, scenario: Callable[[Site], Coroutine[Any, Any, None]], *hosts: str) -> None:
+    """Run a scenario with a server that takes reports, by default of one host."""
+
+    async def served() -> None:
+        async with running(path, Clock(), *hosts) as scene, site(scene) as at:
+            await scenario(at)
+
+    asyncio.run(asyncio.wait_for(served(), 60.0))
+
+
+def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
+    """When the answer comes the report is archived, as any other connection to the file sees it."""
+
+    async def scenario(at: Site) -> None:
+        assert await at.told(packed()) == (201, {"message": "accepted"})
+        assert in_file(path, "SELECT host, day FROM report") == [(WEB, TODAY)]
+        assert at.scene.archived() == payload()
+        await at.scene.become(web1=Status.CLEAN)
+
+    serving(path, scenario)
+
+
+def test_same_report_again_is_200(path: Path) -> None:
+    """An agent that did not get the answer sends again, and is told that all is well."""
+
+    async def scenario(at: Site) -> None:
+        assert (await at.post(packed())).status == 201
+        assert await at.told(packed()) == (200, {"message": "the same report is there already"})
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "reason", "message"),
+    [
+        (b"", 400, "malformed", "it does not begin with"),
+        (b'{"host": "web1"}', 400, "malformed", "it does not begin with"),
+        (packed()[:-1], 400, "malformed", "it is cut off, or more follows"),
+        (signed(b"\xff"), 400, "malformed", "the payload"),
+        (packed("evil.example.org"), 403, "roster", "evil.example.org is not on the roster"),
+        (signed(payload(), DB), 403, "signature", f"it is not signed with the key of {WEB}"),
+        (signed(payload(), WEB, "a passphrase of others"), 403, "signature", f"it is not signed with the key of {WEB}"),
+        (packed(at=NOW + 601), 403, "time", "it is 601 s ahead"),
+        (packed(at=NOW - 6 * DAY), 403, "time", "it is 6.0 days old, more than 5"),
+        (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another report of {TODAY} already"),
+        (bytes(MAX_PACKED + 1), 413, "too_large", "it has 16,777,217 bytes, more than 16,777,216"),
+        (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 25,165,824 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refused_report_is_told_why(path: Path, report: bytes, status: int, reason: str, message: str) -> None:
+    """Each reason has its status, is named in the answer and counted, and what was refused is not archived."""
+
+    async def scenario(at: Site) -> None:
+        assert (await at.post(packed())).status == 201
+        found, told = await at.told(report)
+        assert (found, told["error"]) == (status, reason)
+        assert told["message"].startswith(message)
+        assert at.scene.rejected() == {reason: 1}
+        assert at.scene.archived() == payload()
+
+    serving(path, scenario)
+
+
+def test_report_that_says_it_is_too_large_is_not_read(path: Path) -> None:
+    """What a header says suffices: the answer comes before any of the body."""
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED + 1}") as (reader, _):
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (413, "too_large")
+        assert at.scene.rejected() == {"too_large": 1}
+
+    serving(path, scenario)
+
+
+def test_report_without_an_end_is_refused_once_it_is_too_large(path: Path) -> None:
+    """A body in chunks does not say how large it is, and is read no further than that shows."""
+
+    async def scenario(at: Site) -> None:
+        chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+        head = packed()
+        async with at.connected("Transfer-Encoding: chunked") as (reader, writer):
+
+            async def send() -> None:
+                with contextlib.suppress(ConnectionError):
+                    writer.write(b"%x\r\n%s\r\n" % (len(head), head))
+                    while True:
+                        writer.write(chunk)
+                        await writer.drain()
+
+            sending = asyncio.create_task(send())
+            status, told = await answer_on(reader)
+            sending.cancel()
+        assert (status, told["error"]) == (413, "too_large")
+        assert at.scene.rejected() == {"too_large": 1}
+        assert (await at.post(packed())).status == 201
+
+    serving(path, scenario)
+
+
+def test_report_in_chunks_is_taken(path: Path) -> None:
+    """A proxy may pass a body on in chunks."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        report = packed()
+        for start in range(0, len(report), 100):
+            yield report[start : start + 100]
+
+    async def scenario(at: Site) -> None:
+        assert await at.told(pieces()) == (201, {"message": "accepted"})
+
+    serving(path, scenario)
+
+
+def test_reports_behind_each_other_on_one_connection_are_taken(path: Path) -> None:
+    """A connection may bring several reports, and ask whether to go on before it sends one."""
+
+    async def scenario(at: Site) -> None:
+        first, second = packed(WEB), packed(DB)
+        async with at.connected(f"Content-Length: {len(first)}", "Expect: 100-continue") as (reader, writer):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(first)
+            assert (await answer_on(reader))[0] == 201
+            writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(second)}\r\n\r\n".encode() + second)
+            assert (await answer_on(reader))[0] == 201
+
+    serving(path, scenario, WEB, DB)
+
+
+def test_report_is_taken_as_it_is(path: Path) -> None:
+    """A Content-Encoding is refused, since a report is compressed by itself, and would be decompressed on the way."""
+
+    async def scenario(at: Site) -> None:
+        status, told = await at.told(gzip.compress(packed()), **{"Content-Encoding": "gzip"})
+        assert (status, told["error"]) == (400, "malformed")
+        assert "Content-Encoding" in told["message"]
+        assert at.scene.rejected() == {"malformed": 1}
+        assert (await at.post(packed(), **{"Content-Encoding": "identity"})).status == 201
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/json", "nonsense"])
+def test_content_type_does_not_matter(path: Path, kind: str) -> None:
+    """A report is one whatever it is called: `curl --data-binary` says that it is a form."""
+
+    async def scenario(at: Site) -> None:
+        assert (await at.post(packed(), **{"Content-Type": kind})).status == 201
+
+    serving(path, scenario)
+
+
+def test_body_that_does_not_arrive_is_408(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is too slow is told so, and may try again; it is no refused report."""
+    monkeypatch.setattr(intake, "MAX_TIME", 0.05)
+
+    async def scenario(at: Site) -> None:
+        report = packed()
+        async with at.connected(f"Content-Length: {len(report)}") as (reader, writer):
+            writer.write(report[:-1])
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (408, "timeout")
+        assert at.scene.rejected() == {}
+        assert (await at.post(report)).status == 201
+
+    serving(path, scenario)
+
+
+def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends much and slowly shuts out himself, not the others."""
+    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 100)
+
+    async def scenario(at: Site) -> None:
+        status, told = await at.told(packed(WEB))
+        assert (status, told["error"]) == (503, "unable")
+
+    serving(path, scenario)
+
+
+async def refill(writer: asyncio.StreamWriter, size: int) -> None:
+    """Send so many bytes more, as far as they are taken."""
+    with contextlib.suppress(ConnectionError):
+        writer.write(bytes(size))
+        await writer.drain()
+
+
+def test_stranger_is_refused_before_the_body_is_read(path: Path) -> None:
+    """Of a host that is not on the roster only the head is read: 403 comes while all the rest is still to be sent."""
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed("evil.example.org")[:250])
+            status, told = await answer_on(reader)
+            assert (status, told["error"]) == (403, "roster")
+            assert at.intake.holdings.total == 0
+        assert at.scene.rejected() == {"roster": 1}
+
+    serving(path, scenario)
+
+
+def test_body_that_names_no_host_in_its_head_is_refused(path: Path) -> None:
+    """After 8 kB without a host nothing more is read, whatever is still to come."""
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(b"portspec-report 1 %s\n" % (b"0" * 64) + gzip.compress(b"x" * 100))
+            await refill(writer, 8 << 10)
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (400, "malformed")
+        assert at.scene.rejected() == {"malformed": 1}
+
+    serving(path, scenario)
+
+
+def test_head_that_comes_byte_by_byte_is_taken(path: Path) -> None:
+    """The host is found wherever the body is cut on its way."""
+
+    async def scenario(at: Site) -> None:
+        report = packed()
+        async with at.connected(f"Content-Length: {len(report)}") as (reader, writer):
+            writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for place in range(len(report)):
+                writer.write(report[place : place + 1])
+                await writer.drain()
+                await asyncio.sleep(0)
+            assert (await answer_on(reader))[0] == 201
+
+    serving(path, scenario)
+
+
+def test_slow_sender_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that comes slower than the least rate is 408, long before the time for a whole one is over."""
+    monkeypatch.setattr(intake, "GRACE", 0.05)
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed()[:-1])
+            status, told = await answer_on(reader)
+        assert (status, told["error"]) == (408, "timeout")
+        assert told["message"].startswith("the report came too slowly: less than 16,384 bytes a second")
+        assert at.intake.holdings.total == 0
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize("networks", [4, 12])
+def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networks: int) -> None:
+    """Bodies of 16 MiB - 1 of hosts on the roster fill all the room; a true report of another host is taken at once."""
+    hosts = [f"db{number}.example.org" for number in range(2 * networks)]
+
+    async def scenario(at: Site) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(networks):
+                for host in hosts[2 * number : 2 * number + 2]:
+                    origin = f"127.0.0.{10 + number}"
+                    size = f"Content-Length: {MAX_PACKED}"
+                    _, writer = await stack.enter_async_context(at.connected(size, origin=origin))
+                    head = packed(host)[:250]
+                    writer.write(head)
+                    await refill(writer, MAX_PACKED - 1 - len(head))
+            await until(lambda: at.intake.holdings.total > holdings.MAX_HELD - (17 << 20))
+            assert at.intake.holdings.total <= holdings.MAX_HELD
+            assert (await at.post(packed())).status == 201
+            assert (await at.post(packed(hosts[0]))).status == 201  # also of a host that strangers say they are
+        await until(lambda: at.intake.holdings.total == 0)
+
+    serving(path, scenario, WEB, *hosts)
+
+
+def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the share of a network the largest body makes room for a small one, and its sender is told 503."""
+    small = packed()
+    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 40_000)
+
+    async def scenario(at: Site) -> None:
+        async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
+            writer.write(packed(DB)[:250])
+            await refill(writer, 40_000 - 250)
+            await until(lambda: at.intake.holdings.total == 40_000)
+            assert (await at.post(small)).status == 201
+            status, told = await answer_on(reader)
+            assert (status, told["error"]) == (503, "unable")
+            assert told["message"] == "too many reports are on their way in; try again later"
+
+    serving(path, scenario, WEB, DB)
+
+
+def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says to be a host from many addresses takes no more room than that host may have."""
+    monkeypatch.setattr(holdings, "MAX_OF_HOST", 40_000)
+
+    async def scenario(at: Site) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(8):
+                size = f"Content-Length: {MAX_PACKED}"
+                _, writer = await stack.enter_async_context(at.connected(size, origin=f"127.0.0.{10 + number}"))
+                writer.write(packed(DB)[:250])
+                await refill(writer, 30_000 - 250)
+            await until(lambda: at.intake.holdings.total >= 30_000)
+            await settle()
+            assert at.intake.holdings.total <= 40_000
+            assert (await at.post(packed(WEB))).status == 201
+            assert (await at.post(packed(DB))).status == 201  # much smaller, so it takes the place of one of them
+
+    serving(path, scenario, WEB, DB)
+
+
+def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
+    first, second = packed(WEB), packed(DB)
+    monkeypatch.setattr(holdings, "MAX_HELD", len(first) + 100)
+
+    async def served() -> None:
+        async with prepared(path, Clock(), rostered(WEB, DB)) as scene, site(scene) as at:
+            waiting = asyncio.create_task(at.told(first))  # there is nobody yet who archives it
+            await until(lambda: scene.reports._posting.waiting)
+            status, told = await at.told(second)
+            assert (status, told["error"]) == (503, "unable")
+            assert told["message"] == "too many reports are on their way in; try again later"
+            async with scene.running():
+                assert (await waiting)[0] == 201
+                assert (await at.told(second))[0] == 201
+            assert scene.rejected() == {}
+
+    asyncio.run(asyncio.wait_for(served(), 60.0))
+
+
+def test_clients_that_promise_much_and_send_nothing_keep_nobody_out(path: Path) -> None:
+    """Strangers who open connections for large reports take no room from those who send theirs."""
+
+    async def scenario(at: Site) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(40):
+                size = f"Content-Length: {MAX_PACKED}" if number % 2 else "Transfer-Encoding: chunked"
+                await stack.enter_async_context(at.connected(size))
+            await settle()
+            assert (await at.post(packed())).status == 201
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_client_that_hangs_up_leaves_nothing(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_chunked: bool,  # noqa: FBT001 - of the two ways
+) -> None:
+    """Half a report is forgotten: no room is taken any more, nothing is counted, and there is no traceback."""
+    report = packed()
+    monkeypatch.setattr(holdings, "MAX_HELD", len(report))
+
+    async def scenario(at: Site) -> None:
+        for _ in range(3):
+            size = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(report)}"
+            async with at.connected(size) as (_, writer):
+                writer.write(b"200\r\n" + report[:100] if is_chunked else report[:-1])
+                await writer.drain()
+                await settle()
+        async with asyncio.timeout(PATIENCE):
+            while (await at.post(report)).status == 503:
+                pass
+        assert at.scene.rejected() == {}
+        assert at.scene.archived() == payload()
+
+    with caplog.at_level(logging.WARNING):
+        serving(path, scenario)
+    assert caplog.records == []
+
+
+def test_body_that_is_no_http_is_an_error_of_the_client(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken chunks end with an answer, too, and the server goes on."""
+    monkeypatch.setattr(intake, "MAX_TIME", 0.05)  # aiohttp does not tell while the body is read
+
+    async def scenario(at: Site) -> None:
+        async with at.connected("Transfer-Encoding: chunked") as (reader, writer):
+            writer.write(b"1\r\nx\r\nno number\r\n")
+            assert (await reader.readline()).split()[1] in (b"400", b"408")
+        assert (await at.post(packed())).status == 201
+
+    serving(path, scenario)
+
+
+def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
+    """A portspec that takes no reports says so, and the agent keeps its report: the block may come with a reload."""
+
+    async def scenario(at: Site) -> None:
+        at.scene.reports.apply(None, {})
+        told = "this portspec takes no reports: its conf.yml has no audit block"
+        for report in (packed(), b"hello"):
+            assert await at.told(report) == (503, {"error": "unable", "message": told})
+        assert at.scene.rejected() == {}
+
+    serving(path, scenario)
+
+
+def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the file cannot be written the agent is told to try later, in words that name no path; then it is taken."""
+    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+
+    async def scenario(at: Site) -> None:
+        with locked(path, "immediate"):
+            told = "the report cannot be archived now: database is locked; try again later"
+            assert await at.told(packed()) == (503, {"error": "store", "message": told})
+        async with asyncio.timeout(PATIENCE):
+            while (await at.post(packed())).status == 503:
+                pass
+        assert at.scene.archived() == payload()
+        assert at.scene.rejected() == {}
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_browsers_are_not_sent_here_by_other_sites(path: Path, headers: dict[str, str]) -> None:
+    """A page of another site cannot make a browser post a report: 403, before anything is read or counted."""
+
+    async def scenario(at: Site) -> None:
+        answer = await at.post(packed(), **headers)
+        assert (answer.status, answer.text) == (403, "pages of other sites may not do this.\n")
+        assert (at.scene.days(), at.scene.rejected()) == ([], {})
+
+    serving(path, scenario)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_reports_can_only_be_posted(path: Path, method: str) -> None:
+    """Nothing can be read or removed here: 405."""
+
+    async def scenario(at: Site) -> None:
+        answer = await at.post(None, method=method)
+        assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+
+    serving(path, scenario)
+
+
+def test_agent_is_to_be_had_as_the_file_that_it_is(path: Path) -> None:
+    """/agent.py is the agent, byte for byte, also where no reports are taken; HEAD tells its size."""
+    agent = files("portspec").joinpath("agent.py").read_bytes()
+
+    async def scenario(at: Site) -> None:
+        at.scene.reports.apply(None, {})
+        answer = await at.post(None, method="GET", path="/agent.py")
+        assert (answer.status, answer.body) == (200, agent)
+        assert answer.headers["Content-Type"] == "text/x-python; charset=utf-8"
+        head = await at.post(None, method="HEAD", path="/agent.py")
+        assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(agent)))
+        assert (await at.post(b"x", path="/agent.py")).status == 405
+
+    serving(path, scenario)
+
+
+def test_refusal_before_the_body_is_read_tells_where_it_came_from(path: Path, logs: Logs) -> None:
+    """The error in the log has the address of the client, whatever is wrong."""
+
+    async def scenario(at: Site) -> None:
+        await at.post(b"x", **{"Content-Encoding": "gzip"})
+        await at.post(b"x")
+
+    serving(path, scenario)
+    assert [(event["reason"], event["origin"]) for event in logs.events] == [("malformed", "127.0.0.1")] * 2
+
+
+def test_reasons_have_statuses_that_agents_understand() -> None:
+    """Whatever the reason, a refusal is final for the agent: 4xx, but none that asks to try again."""
+    for reason in ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"):
+        status = intake._STATUS.get(RefusedError(reason, "").reason, 403)
+        assert 400 <= status < 500
+        assert status not in (408, 429)
