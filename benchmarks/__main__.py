@@ -18,14 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import connect, exposition, forging, kill, names, reports, rules, soak, syn
+from benchmarks import audits, connect, exposition, forging, kill, names, rules, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "reports", "rules")
+PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "audits", "rules")
 _IN_LAB = {"connect", "syn", "names", "forging", "large"}
 
 
@@ -49,8 +49,8 @@ def main() -> int:
         kill.report()
     if "soak" in chosen:
         soak.report()
-    if "reports" in chosen:
-        reports.report()
+    if "audits" in chosen:
+        audits.report()
     if "rules" in chosen:
         rules.report()
     return 0 if is_exact else 1

@@ -31,8 +31,8 @@ import yaml
 
 from benchmarks.targets import OUTCOMES
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import HostConfig, Specification
 from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
@@ -246,10 +246,8 @@ def _audit(host: str, number: int, now: float, vulnerabilities: int) -> AuditSta
         )
         for item in range(vulnerabilities)
     )
-    listeners = tuple(Listener("tcp", "192.0.2.1", port, process, "root") for port, process in _LISTENING)
-    return AuditState(
-        host, (), Inspection(now - 3600, "debsecan", "1", Audit(Status.VULNERABLE, found), listeners), now
-    )
+    listeners = tuple(ListeningSocket("tcp", "192.0.2.1", port, process, "root") for port, process in _LISTENING)
+    return AuditState(host, (), HostAudit(now - 3600, "debsecan", "1", Audit(Status.VULNERABLE, found), listeners), now)
 
 
 _LISTENING: Final = ((22, "sshd"), (23, "telnetd"), (443, "nginx"))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""portspec-send: audits this host, and sends the signed report to portspec by HTTP or by mail.
+"""portspec-send: audits this host, and sends the signed result to portspec by HTTP or by mail.
 
 This file runs on the audited hosts, copied by hand: Python 3.8 or later on FreeBSD or Linux, nothing but the standard
 library, and nothing of the package that it comes with. `portspec-send --help` says how it is set up.
 
-The way of a report: the audit tool runs, the listening sockets are gathered, both become one JSON object, and that is
+The way of an audit: the audit tool runs, the listening sockets are gathered, both become one JSON object, and that is
 signed with the key of this host. It goes into the spool first, and out of it when it has arrived, so that neither a
 server that is down nor a crash loses it, and it is sent again with the very bytes that were signed, by which portspec
 knows what it has already. The envelope is that of portspec/audit/envelope.py; a test holds this file to it.
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"  # that of the package; a test holds it to that
 AGENT = f"portspec-send {VERSION}"
-CONTENT_TYPE = "application/vnd.portspec.report"
+CONTENT_TYPE = "application/vnd.portspec.audit"
 
 # Exit codes; the last two are EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 SENT, REFUSED, SPOOLED, MISCONFIGURED = 0, 1, 75, 78
@@ -73,8 +73,8 @@ DIRECTORIES = (  # cron's PATH has two of them; the last ones are those of pkgsr
     *("/usr/pkg/sbin", "/usr/pkg/bin", "/opt/local/sbin", "/opt/local/bin", "/opt/pkg/sbin", "/opt/pkg/bin"),
 )
 MAX_SPOOLED = 30
-MAX_SET_ASIDE = 10  # reports in the spool's directory "refused"
-MAX_TRIES = 10  # of a report that fails while others arrive, or is too large
+MAX_SET_ASIDE = 10  # audits in the spool's directory "refused"
+MAX_TRIES = 10  # of an audit that fails while others arrive, or is too large
 MAX_WAIT = 30 * 86_400.0  # seconds
 MAX_LISTENERS = 10_000
 
@@ -86,8 +86,8 @@ _SHORT = 30.0  # seconds for what should take a moment: the version of a tool, s
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte
 _ATTEMPT_TIMEOUT = 300.0  # seconds for a whole attempt, and for sendmail
 _LONGEST_PAUSE = 120.0  # seconds that a server's Retry-After may ask for
-_FIRST_WAIT, _LONGEST_WAIT = 1800.0, 16 * 3600.0  # seconds between the tries of a report; less than a day, for cron
-_MAX_IN_VAIN = 600.0  # seconds of a run for tries that fail; after that only the newest report is tried
+_FIRST_WAIT, _LONGEST_WAIT = 1800.0, 16 * 3600.0  # seconds between the tries of an audit; less than a day, for cron
+_MAX_IN_VAIN = 600.0  # seconds of a run for tries that fail; after that only the newest audit is tried
 
 
 def say(text: str) -> None:
@@ -249,8 +249,8 @@ KEYS: dict[str, Setting] = {
     "command": Setting(_parse_command, "command line in place of the tool's own; tool names the format of its output"),
     "timeout": Setting(_parse_timeout, "the longest that the tool may take (default: 30m)"),
     "max_output": Setting(_parse_size, "the most that the tool may print (default: 10MB)"),
-    "spool": Setting(_parse_path, "directory of reports that wait to be sent (default: /var/spool/portspec-send)"),
-    "retries": Setting(_parse_count, "how often to try again before a report is left to the next time (default: 3)"),
+    "spool": Setting(_parse_path, "directory of audits that wait to be sent (default: /var/spool/portspec-send)"),
+    "retries": Setting(_parse_count, "how often to try again before an audit is left to the next time (default: 3)"),
     "pause": Setting(
         _parse_pause, "wait before the first of these tries, twice as long before each next (default: 5s)"
     ),
@@ -396,19 +396,19 @@ def read_key(path: str) -> bytes:
 def pack(payload: bytes, key: bytes) -> bytes:
     """Give a payload in its envelope: a line with the signature, and the payload as gzip."""
     signature = hmac.new(key, payload, hashlib.sha256).hexdigest()
-    return b"portspec-report 1 %s\n%s" % (signature.encode("ascii"), gzip.compress(payload, mtime=0))
+    return b"portspec-audit 1 %s\n%s" % (signature.encode("ascii"), gzip.compress(payload, mtime=0))
 
 
 def unpack(packed: bytes) -> dict[str, Any]:
-    """Read a report of our own again; ValueError if it is not whole."""
+    """Read an audit of our own again; ValueError if it is not whole."""
     head, _, body = packed.partition(b"\n")
     try:
-        report = json.loads(gzip.decompress(body).decode("utf-8"))
+        audit = json.loads(gzip.decompress(body).decode("utf-8"))
     except (OSError, EOFError, zlib.error, RecursionError) as error:
         raise ValueError(str(error)) from None
-    if not head.startswith(b"portspec-report 1 ") or not isinstance(report, dict):
-        raise ValueError("not a report")
-    return report
+    if not head.startswith(b"portspec-audit 1 ") or not isinstance(audit, dict):
+        raise ValueError("not an audit")
+    return audit
 
 
 # --- Running programs -------------------------------------------------------------------------------------------------
@@ -643,7 +643,7 @@ TOOLS: dict[str, Tool] = {
         ),
         Tool("portaudit", "portaudit", ("-a",), version="-V", fetch="-F"),
         Tool("debsecan", "debsecan", ("--format detail",), is_silent=True),
-        # Vulnerabilities only: secrets that trivy finds have no place in a report. The option was renamed in 0.37.
+        # Vulnerabilities only: secrets that trivy finds have no place in an audit. The option was renamed in 0.37.
         Tool("trivy", "trivy", (f"{_TRIVY} --scanners vuln /", f"{_TRIVY} --security-checks vuln /", f"{_TRIVY} /")),
         Tool("grype", "grype", ("dir:/ --output json --quiet",)),
         # Without the list of all packages nobody can tell what was looked at. Version 1 has other options.
@@ -746,7 +746,7 @@ class System:
         return self.id in ids or not set(ids).isdisjoint(self.like)
 
     def as_json(self) -> dict[str, Any]:
-        """Give the "system" of the report."""
+        """Give the "system" of the audit."""
         return {"kernel": self.kernel, "id": self.id, "id_like": list(self.like), "version_id": self.version}
 
 
@@ -869,7 +869,7 @@ class Audit:
         self._deadline = time.monotonic() + settings.timeout
 
     def run(self) -> tuple[list[dict[str, Any]], float, str]:
-        """Run the tool; give the tools of the report, when it ended, and how it failed, "" if that is not evident."""
+        """Run the tool; give the tools of the audit, when it ended, and how it failed, "" if that is not evident."""
         settings = self._settings
         tool = choose_tool(self._system, self._find) if settings.tool == "auto" else TOOLS[settings.tool]
         usual = usual_tool(self._system)
@@ -885,25 +885,25 @@ class Audit:
             of_fetch = self._fetch(tool)
             command, done = self._run_first(self._commands(tool))
         ended_at = time.time()
-        report = self._describe(tool, usual, command, done, of_fetch)
+        audit = self._describe(tool, usual, command, done, of_fetch)
         beside = [] if tool is None or settings.command or not command else self._run_beside(tool)
-        trouble = _describe_failure(Path("".join(command[:1])).name, _spell_note(done), report["output"], done)
-        return [report, *beside], ended_at, trouble
+        trouble = _describe_failure(Path("".join(command[:1])).name, _spell_note(done), audit["output"], done)
+        return [audit, *beside], ended_at, trouble
 
     def _run_beside(self, tool: Tool) -> list[dict[str, Any]]:
         """Run the tools that complete what a tool tells, as far as there is something for them to look at."""
-        reports = []
+        audits = []
         for other in tool.beside:
             commands = self._commands(other)
             if commands:
                 command, done = self._run_first(commands)
-                reports.append(self._describe(other, other.name, command, done, ""))
-        return reports
+                audits.append(self._describe(other, other.name, command, done, ""))
+        return audits
 
     def _describe(
         self, tool: Tool | None, usual: str, command: tuple[str, ...], done: Run, of_fetch: str
     ) -> dict[str, Any]:
-        """Give a "tool" of the report."""
+        """Give a "tool" of the audit."""
         version, of_database = self._ask_version(tool, command)
         output, of_proof = self._with_proof(tool, command, done)
         text = fit(output, 2 * self._settings.max_output)
@@ -1282,7 +1282,7 @@ def bsd_listeners(environ: dict[str, str]) -> list[Listener] | None:
 
 
 def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, Any]] | None:
-    """Give the "listeners" of the report: one for each socket and each process, by name and user, that holds it."""
+    """Give the "listeners" of the audit: one for each socket and each process, by name and user, that holds it."""
     found = bsd_listeners(environ) if system.is_bsd else linux_listeners(Path("/proc"))
     if found is None:
         return None
@@ -1290,7 +1290,7 @@ def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, 
     return [each._asdict() for each in ordered[:MAX_LISTENERS]]
 
 
-# --- The report -------------------------------------------------------------------------------------------------------
+# --- The audit --------------------------------------------------------------------------------------------------------
 
 
 def spell_time(moment: float) -> str:
@@ -1299,11 +1299,11 @@ def spell_time(moment: float) -> str:
 
 
 def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, str]:
-    """Audit this host; give the report's bytes, and how the tool failed, "" if that is not evident."""
+    """Audit this host; give the audit's bytes, and how the tool failed, "" if that is not evident."""
     system = this_system()
     (tool, *more), ended_at, trouble = Audit(settings, environ, system).run()
     moment = spell_time(ended_at)
-    report = {
+    audit = {
         "version": 1,
         "host": settings.host,
         "day": moment[:10],
@@ -1315,13 +1315,13 @@ def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, st
         "more_tools": more,
         "listeners": gather_listeners(system, environ),
     }
-    text = json.dumps(report, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(audit, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace"), trouble
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A report that is to be sent: its bytes, what it is of, and where it waits, None if it could not be spooled."""
+    """An audit that is to be sent: its bytes, what it is of, and where it waits, None if it could not be spooled."""
 
     packed: bytes
     host: str
@@ -1332,7 +1332,7 @@ class Parcel:
     @property
     def name(self) -> str:
         """What to call it in messages."""
-        return f"the report of {self.host} for {self.day}"
+        return f"the audit of {self.host} for {self.day}"
 
     def drop(self) -> None:
         """Take it out of the spool."""
@@ -1342,9 +1342,9 @@ class Parcel:
 
 
 def make_parcel(packed: bytes, path: Path | None) -> Parcel:
-    """Look into a report; ValueError if it is not whole."""
-    report = unpack(packed)
-    return Parcel(packed, str(report.get("host")), str(report.get("day")), str(report.get("nonce")), path)
+    """Look into an audit; ValueError if it is not whole."""
+    audit = unpack(packed)
+    return Parcel(packed, str(audit.get("host")), str(audit.get("day")), str(audit.get("nonce")), path)
 
 
 # --- The spool --------------------------------------------------------------------------------------------------------
@@ -1355,7 +1355,7 @@ class BusyError(Exception):
 
 
 class Spool:
-    """The directory of reports that wait, oldest first; one agent has it at a time.
+    """The directory of audits that wait, oldest first; one agent has it at a time.
 
     Raises BusyError if another one has it, SettingsError if it is not ours alone to write to, OSError if it cannot be
     used for now.
@@ -1381,16 +1381,29 @@ class Spool:
             raise BusyError(f"another portspec-send is at work (it holds {self.path}/lock)") from None
         for path in self.path.glob("*.new"):  # of one that was killed while writing
             path.unlink()
+        self._convert_reports()
         self.tries = Tries(self.path / "tries")
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
+    def _convert_reports(self) -> None:
+        """Bring what portspec-send 0.1 left into the present form; the signature, over the payload alone, holds."""
+        for path in self.path.glob("*.report"):
+            new = path.with_suffix(".new")
+            try:
+                if stat.S_ISREG(path.lstat().st_mode):
+                    new.write_bytes(re.sub(rb"\Aportspec-report ", b"portspec-audit ", path.read_bytes()))
+                    new.rename(path.with_suffix(".audit"))
+                    path.unlink()
+            except OSError as error:
+                warn(f"{path} could not be read: {_reason(error)}")
+
     def add(self, packed: bytes) -> Parcel:
-        """Keep a report, whole or not at all; it is on the disk when this returns."""
+        """Keep an audit, whole or not at all; it is on the disk when this returns."""
         parcel = make_parcel(packed, None)
-        path = self.path / f"{time.time_ns():020}-{parcel.nonce}.report"
+        path = self.path / f"{time.time_ns():020}-{parcel.nonce}.audit"
         new = path.with_suffix(".new")
         try:
             with new.open("wb") as file:
@@ -1410,41 +1423,41 @@ class Spool:
             os.close(directory)
         return make_parcel(packed, path)
 
-    def reported(self) -> tuple[str, str]:
-        """Give the host and the day of the last report whose tool did not fail; "" of both if there is none."""
+    def last_sent(self) -> tuple[str, str]:
+        """Give the host and the day of the last audit whose tool did not fail; "" of both if there is none."""
         try:
-            host, _, day = (self.path / "reported").read_text(encoding="utf-8").strip().partition(" ")
+            host, _, day = (self.path / "sent").read_text(encoding="utf-8").strip().partition(" ")
         except (OSError, ValueError):
             return "", ""
         return host, day
 
     def remember(self, parcel: Parcel) -> None:
-        """Remember that the report of a day was sent."""
-        new = self.path / "reported.new"
+        """Remember that the audit of a day was sent."""
+        new = self.path / "sent.new"
         try:
             new.write_text(f"{parcel.host} {parcel.day}\n", encoding="utf-8")
-            new.rename(self.path / "reported")
+            new.rename(self.path / "sent")
         except OSError as error:
-            warn(f"{new} could not be written, another run today makes another report: {_reason(error)}")
+            warn(f"{new} could not be written, another run today makes another audit: {_reason(error)}")
 
     def waiting(self) -> list[Path]:
-        """Give the reports that wait, oldest first."""
-        return sorted(self.path.glob("*.report"))
+        """Give the audits that wait, oldest first."""
+        return sorted(self.path.glob("*.audit"))
 
     def take(self, path: Path) -> Parcel | None:
-        """Give a report that waits; None if it is not whole, and then it is put aside, or if it cannot be read."""
+        """Give an audit that waits; None if it is not whole, and then it is put aside, or if it cannot be read."""
         try:
             if stat.S_ISREG(path.lstat().st_mode):
                 return make_parcel(path.read_bytes(), path)
-            warn(f"{path} is no report: not a regular file; {self.set_aside(path)}")
+            warn(f"{path} is no audit: not a regular file; {self.set_aside(path)}")
         except ValueError as error:
-            warn(f"{path} is no report: {error}; {self.set_aside(path)}")
+            warn(f"{path} is no audit: {error}; {self.set_aside(path)}")
         except OSError as error:
             warn(f"{path} could not be read: {_reason(error)}")
         return None
 
     def set_aside(self, path: Path) -> str:
-        """Take a report out of those that wait, but keep it, among the newest of its kind; say what became of it."""
+        """Take an audit out of those that wait, but keep it, among the newest of its kind; say what became of it."""
         self.tries.forget(path)
         directory = self.path / "refused"
         try:
@@ -1471,14 +1484,14 @@ class Spool:
 
 
 class _Tries(NamedTuple):
-    """How often a report has failed by itself, and when it is tried again, in Unix seconds."""
+    """How often an audit has failed by itself, and when it is tried again, in Unix seconds."""
 
     failures: int
     next_at: float
 
 
 class Tries:
-    """What is known of the tries of each report in the spool; it lies in a file there, a line for each.
+    """What is known of the tries of each audit in the spool; it lies in a file there, a line for each.
 
     A try counts as failed from its begin, since a program that is killed cannot note that. What the file says is
     advice: without it, or with one that is not right, all is tried as if for the first time.
@@ -1489,21 +1502,21 @@ class Tries:
         self._found: dict[str, _Tries] = {}
         with contextlib.suppress(OSError):
             for line in readable(path.read_bytes()).splitlines():
-                found = re.fullmatch(r"(\S+\.report) ([0-9]{1,6}) ([0-9]{1,12})", line)
+                found = re.fullmatch(r"(\S+\.audit) ([0-9]{1,6}) ([0-9]{1,12})", line)
                 if found and os.path.lexists(path.with_name(found[1])):
                     self._found[found[1]] = _Tries(int(found[2]), float(found[3]))
 
     def failures(self, path: Path | None) -> int:
-        """Give how often a report has failed by itself."""
+        """Give how often an audit has failed by itself."""
         return self._of(path).failures
 
     def wait(self, path: Path | None, now: float) -> float:
-        """Give the seconds until a report is due; a clock that was set back does not make them more than there are."""
+        """Give the seconds until an audit is due; a clock that was set back does not make them more than there are."""
         left = self._of(path).next_at - now
         return left if 0.0 < left <= _LONGEST_WAIT else 0.0
 
     def begin(self, path: Path | None, now: float) -> None:
-        """Note that a report is about to be tried; if nothing is ever noted after that, it is last in the next run."""
+        """Note that an audit is about to be tried; if nothing is ever noted after that, it is last in the next run."""
         failures = self.failures(path)
         self._note(path, _Tries(failures + 1, now + _wait_after(failures)))
 
@@ -1513,7 +1526,7 @@ class Tries:
         self._note(path, _Tries(failures, now + _wait_after(failures)))
 
     def forgive(self, path: Path | None) -> None:
-        """Take the last try back: it was not for the report that it failed. One that failed before keeps its pause."""
+        """Take the last try back: it was not for the audit that it failed. One that failed before keeps its pause."""
         tries = self._of(path)
         if tries.failures > 1:
             self._note(path, tries._replace(failures=tries.failures - 1))
@@ -1521,7 +1534,7 @@ class Tries:
             self.forget(path)
 
     def forget(self, path: Path | None) -> None:
-        """Note that a report is gone."""
+        """Note that an audit is gone."""
         if path is not None and self._found.pop(path.name, None) is not None:
             self._write()
 
@@ -1534,7 +1547,7 @@ class Tries:
             self._write()
 
     def _write(self) -> None:
-        # rounded down: a report that is due at once must not wait for the rest of the second
+        # rounded down: an audit that is due at once must not wait for the rest of the second
         lines = [f"{name} {tries.failures} {int(tries.next_at)}\n" for name, tries in sorted(self._found.items())]
         new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # on a full disk
@@ -1546,7 +1559,7 @@ class Tries:
 
 
 def _wait_after(failures: int) -> float:
-    """Give the seconds that a report waits after so many failures of its own."""
+    """Give the seconds that an audit waits after so many failures of its own."""
     return min(_FIRST_WAIT * 2 ** min(failures - 1, 30), _LONGEST_WAIT) if failures else 0.0
 
 
@@ -1559,12 +1572,12 @@ class Fate(enum.Enum):
     SENT = enum.auto()
     REFUSED = enum.auto()  # by portspec, for good
     TOO_LARGE = enum.auto()  # for what is on the way, as long as nobody raises its limit
-    FAILED = enum.auto()  # for now, be it for this report or for all
+    FAILED = enum.auto()  # for now, be it for this audit or for all
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How an attempt ended, in words that go on after "the report …"; `pause`: seconds that the server asks for."""
+    """How an attempt ended, in words that go on after "the audit …"; `pause`: seconds that the server asks for."""
 
     fate: Fate
     text: str
@@ -1610,13 +1623,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _ACCEPTED = {201: "was accepted", 200: "was there already"}
 _REFUSALS = frozenset(
     {"too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"}
-)  # audit/intake.py
+)  # audit/admission.py
 _SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(400, 500)
 _LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
 _CONTENT_TOO_LARGE = 413  # RFC 9110, 15.5.14
 _HINTS = {  # what may be wrong where something other than portspec answers
     401: "if a proxy in front of it wants a password: url = http://USER:PASSWORD@…",
-    413: "what is there takes no report of {size}, raise its limit (nginx: client_max_body_size)",
+    413: "what is there takes no audit of {size}, raise its limit (nginx: client_max_body_size)",
 }
 _REMEDIES = {
     "signature": "; put what `portspec key {host}` on the server prints into {key_file}",
@@ -1626,13 +1639,13 @@ _REMEDIES = {
 
 
 class HttpSender:
-    """Posts reports to portspec."""
+    """Posts audits to portspec."""
 
     def __init__(self, settings: Settings) -> None:
         self._key_file = settings.key_file
         parts = urllib.parse.urlsplit(settings.url)
         address = parts.netloc.rpartition("@")[2]
-        self._endpoint = f"{parts.scheme}://{address}{parts.path}/api/v1/reports"
+        self._endpoint = f"{parts.scheme}://{address}{parts.path}/api/v1/audits"
         proxy = proxy_of(parts.scheme, address)
         self._where = f"{self._endpoint} through the proxy {proxy}" if proxy else self._endpoint
         self._headers = {"Content-Type": CONTENT_TYPE, "User-Agent": AGENT.replace(" ", "/")}
@@ -1649,7 +1662,7 @@ class HttpSender:
         self._opener = urllib.request.build_opener(_Handler(), _TlsHandler(context), _NoRedirect())
 
     def send(self, parcel: Parcel) -> Attempt:
-        """Try once to send a report."""
+        """Try once to send an audit."""
         request = urllib.request.Request(self._endpoint, parcel.packed, self._headers, method="POST")
         try:
             with _time_limit(_ATTEMPT_TIMEOUT):
@@ -1664,7 +1677,7 @@ class HttpSender:
         return self._judge(parcel, status, headers, body)
 
     def _judge(self, parcel: Parcel, status: int, headers: email.message.Message, body: bytes) -> Attempt:
-        """Believe portspec alone: what a proxy or another server says neither takes a report nor refuses it."""
+        """Believe portspec alone: what a proxy or another server says neither takes an audit nor refuses it."""
         reply = read_reply(body)
         if status in _ACCEPTED and reply is not None and not reply.error:
             return Attempt(Fate.SENT, _ACCEPTED[status])
@@ -1713,7 +1726,7 @@ class Reply(NamedTuple):
 
 
 def read_reply(body: bytes) -> Reply | None:
-    """Read the JSON of portspec/web/intake.py; None if somebody else wrote this."""
+    """Read the JSON of portspec/web/audits.py; None if somebody else wrote this."""
     try:
         reply = json.loads(readable(body))
     except (ValueError, RecursionError):
@@ -1761,14 +1774,14 @@ _TOO_LARGE = re.compile(r"too (big|large)|exceeds .*\b(size|limit)|\b(552|5\.2\.
 
 
 class MailSender:
-    """Hands reports to the local sendmail."""
+    """Hands audits to the local sendmail."""
 
     def __init__(self, settings: Settings, environ: dict[str, str]) -> None:
         self._settings = settings
         self._environ = tool_environment(environ)
 
     def send(self, parcel: Parcel) -> Attempt:
-        """Try once to hand a report over."""
+        """Try once to hand an audit over."""
         settings = self._settings
         # By default exim tells of errors in a mail to the sender and says nothing here; -oep is for others no news.
         command = (settings.sendmail, "-oi", "-oep", "-t", "-f", settings.mail_from)
@@ -1796,25 +1809,25 @@ class MailSender:
 
 
 def make_mail(parcel: Parcel, sender: str, recipient: str) -> bytes:
-    """Write the mail that carries a report; a report that is sent again has the same Message-ID."""
+    """Write the mail that carries an audit; an audit that is sent again has the same Message-ID."""
     mail = email.message.EmailMessage(email.policy.default.clone(max_line_length=78))
     mail["From"] = sender
     mail["To"] = recipient
-    mail["Subject"] = f"portspec report of {parcel.host} for {parcel.day}"
+    mail["Subject"] = f"portspec audit of {parcel.host} for {parcel.day}"
     mail["Date"] = email.utils.formatdate(usegmt=True)
     mail["Message-ID"] = f"<portspec.{parcel.nonce}@{re.sub(r'[^a-z0-9.-]', '-', parcel.host)}>"
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's vacation answers
     mail.set_content(
-        f"The attachment is the signed audit report of {parcel.host} for {parcel.day}.\n"
+        f"The attachment is the signed audit of {parcel.host} for {parcel.day}.\n"
         "It is meant for `portspec receive`, not for reading.\n"
     )
     main, sub = CONTENT_TYPE.split("/")
-    mail.add_attachment(parcel.packed, maintype=main, subtype=sub, filename="portspec-report.bin")
+    mail.add_attachment(parcel.packed, maintype=main, subtype=sub, filename="portspec-audit.bin")
     return mail.as_bytes()
 
 
 class Delivery:
-    """Sends reports. The pauses of a run are for all of them together: a server that is down is down for all."""
+    """Sends audits. The pauses of a run are for all of them together: a server that is down is down for all."""
 
     def __init__(
         self,
@@ -1832,7 +1845,7 @@ class Delivery:
         self._pauses = [settings.pause * 2**index for index in range(tries)]
 
     def send(self, parcel: Parcel) -> Attempt:
-        """Send a report, if need be after pauses; say what became of it."""
+        """Send an audit, if need be after pauses; say what became of it."""
         attempt = self._sender.send(parcel)
         while attempt.fate is Fate.FAILED and self._pauses:
             pause = max(self._pauses.pop(0) * random.uniform(0.5, 1.5), attempt.pause)  # noqa: S311 - not a secret
@@ -1844,7 +1857,7 @@ class Delivery:
 
 
 class _Left(NamedTuple):
-    """A report that was tried and is still there: how the try ended, and in which words."""
+    """An audit that was tried and is still there: how the try ended, and in which words."""
 
     name: str
     path: Path | None
@@ -1853,9 +1866,9 @@ class _Left(NamedTuple):
 
 
 class _Round:
-    """One run's way through all that waits: each report that is due gets its try, whatever became of the others.
+    """One run's way through all that waits: each audit that is due gets its try, whatever became of the others.
 
-    A failure counts against a report if others arrive, or if it is too large; else it may be the way that is shut, and
+    A failure counts against an audit if others arrive, or if it is too large; else it may be the way that is shut, and
     then all are tried again the next time. One that has failed before comes after those that have not: so what takes
     minutes to fail, or gets this program killed, keeps no other waiting.
     """
@@ -1870,7 +1883,7 @@ class _Round:
         self.refused: list[Path | None] = []
 
     def send_all(self, own: Parcel | None, *, is_now: bool) -> None:
-        """Try what waits, oldest first, and the report of today; `is_now`: also what has to wait for its next try."""
+        """Try what waits, oldest first, and the audit of today; `is_now`: also what has to wait for its next try."""
         spool = self._spool
         of_today = own.path if own is not None else None
         paths = [path for path in spool.waiting() if path != of_today] if spool is not None else []
@@ -1920,7 +1933,7 @@ class _Round:
         self.refused.append(path)
 
     def settle(self) -> None:
-        """When all were tried: judge whether a failure counts against a report, and give up those of too many."""
+        """When all were tried: judge whether a failure counts against an audit, and give up those of too many."""
         now = self._delivery.clock()
         still = []
         for each in self.left:
@@ -1950,7 +1963,7 @@ def deliver(
     *,
     is_now: bool = False,
 ) -> int:
-    """Send what waits, and the report of today if there is one; give the exit code."""
+    """Send what waits, and the audit of today if there is one; give the exit code."""
     tour = _Round(spool, delivery)
     tour.send_all(own, is_now=is_now)
     tour.settle()
@@ -1961,10 +1974,10 @@ def deliver(
         else:
             names.setdefault(each.text, []).append(each.name)
     for text, of_text in names.items():
-        who, wait = (of_text[0], "it waits") if len(of_text) == 1 else (f"{len(of_text)} reports", "they wait")
+        who, wait = (of_text[0], "it waits") if len(of_text) == 1 else (f"{len(of_text)} audits", "they wait")
         tell_waiting(f"{who} {text}; {wait} in {spool.path if spool else ''} for the next time")
     if tour.untried:
-        who, wait = ("1 report", "waits") if tour.untried == 1 else (f"{tour.untried} reports", "wait")
+        who, wait = ("1 audit", "waits") if tour.untried == 1 else (f"{tour.untried} audits", "wait")
         say(f"{who} {wait} for a later try; portspec-send --flush --now tries at once")
     if (own is not None and own.path in tour.refused) or (tour.refused and not tour.left and not tour.untried):
         return REFUSED
@@ -1974,7 +1987,7 @@ def deliver(
 # --- Schedules --------------------------------------------------------------------------------------------------------
 
 _SERVICE = """\
-# /etc/systemd/system/portspec-send.service: audits this host and sends the report, once.
+# /etc/systemd/system/portspec-send.service: audits this host and sends the audit, once.
 [Unit]
 Description=portspec-send: audit of this host
 Wants=network-online.target
@@ -2017,7 +2030,7 @@ _TIMER = """\
 Description=portspec-send: daily audit of this host
 
 [Timer]
-# One report is accepted for each day of UTC. The delay differs between hosts, and stays the same on each.
+# One audit is accepted for each day of UTC. The delay differs between hosts, and stays the same on each.
 OnCalendar=*-*-* 03:00:00 UTC
 RandomizedDelaySec=1h
 FixedRandomDelay=true
@@ -2031,7 +2044,7 @@ WantedBy=timers.target
 
 _CRON = """\
 # portspec-send, for root's crontab: (crontab -l; portspec-send --cron) | crontab -
-# Nothing here waits a random time, so that not all hosts report at once each needs a minute of its own: take another,
+# Nothing here waits a random time, so that not all hosts send at once, each needs a minute of its own: take another,
 # or let --cron choose one. It also writes the path of the python3 that runs it, on FreeBSD /usr/local/bin/python3.
 # Only trouble is mailed: what went well is said on standard output.
 {minute} {hour} * * * {command} >/dev/null
@@ -2054,7 +2067,7 @@ def own_command(flags: list[str]) -> str:
 def cron_line(command: str, minute: int, utc_offset: int) -> str:
     """Give the lines for a crontab, at a minute between 0 and 59; `utc_offset` is the local time's, in seconds.
 
-    A run close to midnight of UTC could give one day two reports, of which one is refused, and the next day none.
+    A run close to midnight of UTC could give one day two audits, of which one is refused, and the next day none.
     """
     hour = 3
     minute_of_utc = (60 * hour + minute - utc_offset // 60) % _DAY
@@ -2098,7 +2111,7 @@ and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's
 nothing in a release of Debian without a number.
 
 Exit codes: {SENT} sent, {REFUSED} refused, {SPOOLED} waits in the spool, {MISCONFIGURED} to be put right.
-An audit tool that failed changes none of them: that is told on standard error, and its report
+An audit tool that failed changes none of them: that is told on standard error, and its audit
 is sent, as portspec counts it. --flush ends with {SENT} if nothing is left.
 
 portspec serves no TLS by itself; a url with https works through a proxy in front of it.
@@ -2120,17 +2133,17 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="portspec-send",
-        description="Audit this host, and send the signed report to portspec.",
+        description="Audit this host, and send the signed audit to portspec.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file")
     parser.add_argument("--version", action="version", version=AGENT)
-    parser.add_argument("--again", action="store_true", help="audit and send, also if today's report was sent already")
+    parser.add_argument("--again", action="store_true", help="audit and send, also if today's audit was sent already")
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--dry-run", action="store_true", help="print the report, and send nothing")
-    ways.add_argument("--print", action="store_true", help="print the report, and send it")
+    ways.add_argument("--dry-run", action="store_true", help="print the audit, and send nothing")
+    ways.add_argument("--print", action="store_true", help="print the audit, and send it")
     ways.add_argument("--flush", action="store_true", help="send what waits in the spool, without a new audit")
     ways.add_argument(
         "--cron", action="store_true", help="print lines for root's crontab, at a minute chosen at random"
@@ -2201,7 +2214,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         payload, trouble = make_payload(settings, environ)
         if trouble:
-            warn(f"{trouble}; sent, the report would count as failed")
+            warn(f"{trouble}; sent, the audit would count as failed")
         _print(payload)
         return SENT
     if bool(settings.url) == bool(settings.mail_to):
@@ -2209,11 +2222,13 @@ def _main(arguments: argparse.Namespace) -> int:
     delivery = Delivery(HttpSender(settings) if settings.url else MailSender(settings, environ), settings)
     if arguments.flush:
         return _flush(settings, delivery, is_now=arguments.now)
-    return _report(settings, environ, delivery, arguments)
+    return _audit_and_send(settings, environ, delivery, arguments)
 
 
-def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arguments: argparse.Namespace) -> int:
-    """Audit this host, and send what waits and the new report; one that did not fail is enough for a day."""
+def _audit_and_send(
+    settings: Settings, environ: dict[str, str], delivery: Delivery, arguments: argparse.Namespace
+) -> int:
+    """Audit this host, and send what waits and the new audit; one that did not fail is enough for a day."""
     key = read_key(settings.key_file)
     with contextlib.ExitStack() as stack:
         spool: Spool | None = None
@@ -2222,14 +2237,12 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arg
         except OSError as error:
             warn(f"{settings.spool} cannot be used, what cannot be sent will be lost: {_reason(error)}")
         today = spell_time(time.time())[:10]
-        if spool is not None and not arguments.again and spool.reported() == (settings.host, today):
-            say(
-                f"the report of {settings.host} for {today} was sent already, and one a day counts (--again: once more)"
-            )
+        if spool is not None and not arguments.again and spool.last_sent() == (settings.host, today):
+            say(f"the audit of {settings.host} for {today} was sent already, and one a day counts (--again: once more)")
             return deliver(spool, None, delivery, is_now=arguments.now)
         payload, trouble = make_payload(settings, environ)
         if trouble:
-            counts = "the report is sent all the same, and counts as failed; the next one of today takes its place"
+            counts = "the audit is sent all the same, and counts as failed; the next one of today takes its place"
             warn(f"{trouble}; {counts}")
         if arguments.print:
             _print(payload)
@@ -2244,10 +2257,10 @@ def _report(settings: Settings, environ: dict[str, str], delivery: Delivery, arg
 
 def _has_succeeded(payload: bytes) -> bool:
     """Tell whether all tools ended as those that found something or nothing; what they printed, the server judges."""
-    report = json.loads(payload)
-    tools = [report["tool"], *report.get("more_tools", [])]
+    audit = json.loads(payload)
+    tools = [audit["tool"], *audit.get("more_tools", [])]
     # 100 and 101 of zypper(8): there are patches, and some for security
-    said = {0, 1, 100, 101} if report["tool"]["name"] == "zypper" else {0, 1}
+    said = {0, 1, 100, 101} if audit["tool"]["name"] == "zypper" else {0, 1}
     return all(tool["exit_status"] in said and not tool["truncated"] for tool in tools)
 
 
@@ -2274,7 +2287,7 @@ def _keep(spool: Spool | None, packed: bytes) -> Parcel:
         try:
             return spool.add(packed)
         except OSError as error:
-            warn(f"the report could not be kept in the spool: {_reason(error)}")
+            warn(f"the audit could not be kept in the spool: {_reason(error)}")
     return make_parcel(packed, None)
 
 

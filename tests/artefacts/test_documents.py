@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from portspec.audit.model import Audit, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.cli.arguments import COMMANDS
 from portspec.config import VulnerabilityException, load
 from portspec.config.audit import AuditModel
@@ -82,10 +82,10 @@ def test_configuration_page_lists_every_key_of_the_document() -> None:
     document = host_document(HostState(of).after(result(of, seen())))
     section = text("docs/configuration.md").split("### `scan --json`")[1].split("\n## ")[0]
     vulnerability = Vulnerability("curl", "7.50.1", "CVE-2016-7167")
-    listener = Listener("tcp", "192.0.2.9", 22)
-    inspection = Inspection(NOW, "pkg-audit", None, Audit(Status.VULNERABLE, (vulnerability,)), (listener,))
+    listener = ListeningSocket("tcp", "192.0.2.9", 22)
+    host_audit = HostAudit(NOW, "pkg-audit", None, Audit(Status.VULNERABLE, (vulnerability,)), (listener,))
     accepted = VulnerabilityException(("*",), ("cve-2016-7167",), until=NOW + 1)
-    excepted = audit_document(AuditState("web1", (accepted,), inspection, NOW), None)
+    excepted = audit_document(AuditState("web1", (accepted,), host_audit, NOW), None)
     own = {*document, *document["addresses"][0], *excepted, *excepted["excepted"][0], *excepted["listeners"][0]}
     assert all(f"`{key}`" in section for key in own)
 
@@ -99,7 +99,7 @@ def test_every_command_is_documented() -> None:
 def test_http_page_lists_every_path() -> None:
     """docs/http.md has a row for each route, with its method."""
     page = set(re.findall(r"^\| `(/\S*)` \| (GET|POST) \|", text("docs/http.md"), re.MULTILINE))
-    sources = "".join(text(f"exporter/portspec/web/{name}.py") for name in ("server", "api", "intake"))
+    sources = "".join(text(f"exporter/portspec/web/{name}.py") for name in ("server", "api", "audits"))
     added = {(path, method.upper()) for method, path in re.findall(r'router\.add_(get|post)\("([^"]+)"', sources)}
     pages = {(path, "GET") for path in re.findall(r'^ +\("(/[^"]*)", self\._\w+\),$', sources, re.MULTILINE)}
     assert page == {(path.replace("{host}", "NAME"), method) for path, method in added | pages}

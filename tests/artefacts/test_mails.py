@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from portspec.audit.model import Audit, Status
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException
 from portspec.notify.content import Links
 from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
@@ -40,7 +40,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 SCANNED: Final = (22, 443, 5432, 6379, 8080, 8443)
 DB1: Final = target("db1", expect=[22, 5432], scan=SCANNED, interval=300.0, address="192.0.2.10")
 WWW: Final = replace(target("www.example.org", expect=[22, 443], scan=SCANNED, interval=300.0), address=None)
-REDIS: Final = Listener("tcp", "0.0.0.0", 6379, "redis-server", "redis")  # noqa: S104 - of a made-up host
+REDIS: Final = ListeningSocket("tcp", "0.0.0.0", 6379, "redis-server", "redis")  # noqa: S104 - of a made-up host
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +53,9 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def audited(at: float, *listeners: Listener) -> AuditState:
+def audited(at: float, *listeners: ListeningSocket) -> AuditState:
     """Make the last audit of a host."""
-    return AuditState("db1", (), Inspection(at, "debsecan", "0.4", Audit(Status.CLEAN), listeners), at)
+    return AuditState("db1", (), HostAudit(at, "debsecan", "0.4", Audit(Status.CLEAN), listeners), at)
 
 
 def accepted(*ports: int, until: float) -> PortException:

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.audits import FOUND, run
 from tests.e2e.exporter import until
 from tests.e2e.mailhost import DOMAIN, USER, MailHost
-from tests.e2e.reports import FOUND, run
 from tests.lab.namespaces import tool
 
 ROOT: Final = Path(__file__).parents[2]

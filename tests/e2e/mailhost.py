@@ -1,6 +1,6 @@
 """A mail host: an MTA in a network and a mount namespace of its own, from which no mail gets anywhere.
 
-What somebody sets up who wants reports by mail is set up there: what hands mail to `portspec receive`; a conf.yml that
+What somebody sets up who wants audits by mail is set up there: what hands mail to `portspec receive`; a conf.yml that
 the user of portspec may read; and a directory of this user for the state file. The user stands in for one who would be
 called "portspec" and is made by no test.
 """
@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Self
 
 import portspec
+from tests.e2e.audits import PORTSPEC, configure, printed, run
 from tests.e2e.exporter import Exporter
-from tests.e2e.reports import PORTSPEC, configure, printed, run
 from tests.lab.namespaces import LabError, Namespace, tool
 from tests.requirements import forbidden, missing
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from email.message import Message
 
-    from tests.e2e.reports import Made
+    from tests.e2e.audits import Made
 
 USER: Final = pwd.getpwnam("daemon")
 DOMAIN: Final = "mail.example.org"
@@ -42,9 +42,9 @@ smtplib.SMTP("127.0.0.1", 25).sendmail(sys.argv[1], sys.argv[2], sys.stdin.buffe
 
 
 class MailHost:
-    """The machine that reports are mailed to; gone on leaving, with all that runs there.
+    """The machine that audits are mailed to; gone on leaving, with all that runs there.
 
-    `hosts` are those that have to report; mail for the users there ends here, too, in one mailbox. It is made by
+    `hosts` are those that have to audit; mail for the users there ends here, too, in one mailbox. It is made by
     entering it, in a subclass for each MTA, which knows its programs and its package.
     """
 
@@ -161,7 +161,7 @@ class MailHost:
         assert done.code == 0, done.errors
 
     def returned(self) -> list[Message]:
-        """Give the mails in the mailbox of those who send reports."""
+        """Give the mails in the mailbox of those who send audits."""
         path = self.directory / "mail" / "root"
         if not path.exists():
             return []
@@ -195,7 +195,7 @@ class MailHost:
         self.namespace.run("mount", [tool("mount"), "-t", "tmpfs", "-o", options, "none", str(path)])
 
     def archived(self, made: Made) -> bytes:
-        """Give what the archive has of a report's host and day."""
+        """Give what the archive has of an audit's host and day."""
         command = self.portspec("report", "--raw", "--host", made.host, "--day", made.day, "-c", str(self.conf))
         return printed(*command)
 
@@ -251,6 +251,6 @@ def changed_body(raw: bytes) -> bytes:
 def changed_signature(raw: bytes) -> bytes:
     """Change one character of the attachment, so that one digit of the signature is another one."""
     start = attachment(raw)
-    begin = 24  # characters of base64, for the 18 bytes of "portspec-report 1 "; the last of four is of one digit alone
+    begin = 24  # characters of base64: "portspec-audit 1 " and a digit; the last of each four is of one digit alone
     at = next(at for at in range(start + begin + 3, start + begin + 40, 4) if raw[at : at + 1] in b"wxyz012345")
     return raw[:at] + (b"x" if raw[at : at + 1] == b"w" else b"w") + raw[at + 1 :]

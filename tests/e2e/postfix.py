@@ -12,9 +12,9 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.e2e.audits import run
 from tests.e2e.exporter import until
 from tests.e2e.mailhost import DOMAIN, USER, MailHost
-from tests.e2e.reports import run
 from tests.lab.namespaces import tool
 
 if TYPE_CHECKING:

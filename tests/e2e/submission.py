@@ -8,9 +8,9 @@ from typing import Final
 
 import trustme
 
+from tests.e2e.audits import run
 from tests.e2e.mailhost import DOMAIN
 from tests.e2e.postfix import PostfixHost
-from tests.e2e.reports import run
 
 LOGIN: Final = "portspec"
 PASSWORD: Final = "correct-horse-battery"  # noqa: S105 - of a server that lives for seconds

@@ -43,7 +43,7 @@ OUTPUT = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n
 PROOF = "# portspec: debsecan ended with 0\n"
 NO_VERSION = '[ "$1" = --version ] && exit;'
 ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
-SENT_ALL_THE_SAME = "; the report is sent all the same, and counts as failed; the next one of today takes its place\n"
+SENT_ALL_THE_SAME = "; the audit is sent all the same, and counts as failed; the next one of today takes its place\n"
 # Not tail(1), which ends by itself when nobody reads its output any more.
 CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep 300"'
 
@@ -99,25 +99,25 @@ class Server:
             self._thread.join(WAIT)
         self._http.server_close()
 
-    def reports(self) -> list[dict[str, Any]]:
+    def audits(self) -> list[dict[str, Any]]:
         """Give the payloads that it got, whose signatures must be right."""
         return [opened(body) for body in self.bodies]
 
 
 def opened(packed: bytes) -> dict[str, Any]:
-    """Give the payload of a report, which must be signed with the key of HOST."""
+    """Give the payload of an audit, which must be signed with the key of HOST."""
     payload, signature = envelope.unpack(packed, MAX_PAYLOAD)
     assert envelope.is_signed(payload, signature, [KEY])
     assert json.dumps(json.loads(payload), ensure_ascii=False, separators=(",", ":")).encode() == payload
-    report = json.loads(payload)
-    assert isinstance(report, dict)
-    return report
+    audit = json.loads(payload)
+    assert isinstance(audit, dict)
+    return audit
 
 
-def audited(report: dict[str, Any]) -> Audit:
-    """Give what portspec makes of the report's tool."""
-    tool = report["tool"]
-    ended_at = datetime.fromisoformat(report["time"]).timestamp()
+def audited(audit: dict[str, Any]) -> Audit:
+    """Give what portspec makes of the audit's tool."""
+    tool = audit["tool"]
+    ended_at = datetime.fromisoformat(audit["time"]).timestamp()
     run = ToolRun(tool["name"], tool["exit_status"], tool["output"], tool["errors"], tool["truncated"], ended_at)
     return formats.parse(run)
 
@@ -167,17 +167,17 @@ class Machine:
         """Run the agent; give exit code, standard output and standard error."""
         return ended(self.start(*arguments, **environ))
 
-    def report(self, *arguments: str) -> dict[str, Any]:
-        """Give the report that the agent would send."""
+    def audit(self, *arguments: str) -> dict[str, Any]:
+        """Give the audit that the agent would send."""
         code, out, err = self.run("--dry-run", *arguments)
         assert code == 0, err
-        report = json.loads(out)
-        assert isinstance(report, dict)
-        return report
+        audit = json.loads(out)
+        assert isinstance(audit, dict)
+        return audit
 
     def waiting(self) -> list[Path]:
-        """Give the reports in the spool, oldest first."""
-        return sorted(self.spool.glob("*.report"))
+        """Give the audits in the spool, oldest first."""
+        return sorted(self.spool.glob("*.audit"))
 
     def said(self, name: str) -> str:
         """Give what a script wrote into a file."""
@@ -215,22 +215,22 @@ def is_running(pid: int) -> bool:
 
 
 def test_signed_report_arrives(machine: Machine, server: Server) -> None:
-    """The report that arrives is signed for this host and tells day, tool and what it said; exit 0, and a line."""
+    """The audit that arrives is signed for this host and tells day, tool and what it said; exit 0, and a line."""
     server.start()
     machine.configure(url=server.url)
     before = datetime.now(UTC).replace(microsecond=0)
-    assert machine.run() == (0, f"portspec-send: the report of {HOST} for {before:%Y-%m-%d} was accepted\n", "")
-    (report,) = server.reports()
+    assert machine.run() == (0, f"portspec-send: the audit of {HOST} for {before:%Y-%m-%d} was accepted\n", "")
+    (audit,) = server.audits()
     keys = ["version", "host", "day", "time", "nonce", "agent", "system", "tool", "more_tools", "listeners"]
-    assert list(report) == keys
-    moment = datetime.fromisoformat(report["time"])
+    assert list(audit) == keys
+    moment = datetime.fromisoformat(audit["time"])
     assert before <= moment <= datetime.now(UTC)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", report["time"])
-    assert re.fullmatch(r"[0-9a-f]{32}", report["nonce"])
-    assert (report["version"], report["host"], report["day"]) == (1, HOST, report["time"][:10])
-    assert report["agent"] == f"portspec-send {agent.VERSION}"
-    assert (report["system"]["kernel"], report["more_tools"]) == (os.uname().sysname, [])
-    assert report["tool"] == {
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", audit["time"])
+    assert re.fullmatch(r"[0-9a-f]{32}", audit["nonce"])
+    assert (audit["version"], audit["host"], audit["day"]) == (1, HOST, audit["time"][:10])
+    assert audit["agent"] == f"portspec-send {agent.VERSION}"
+    assert (audit["system"]["kernel"], audit["more_tools"]) == (os.uname().sysname, [])
+    assert audit["tool"] == {
         "name": "debsecan",
         "scope": "system",
         "version": "0.4.20.1",
@@ -240,17 +240,17 @@ def test_signed_report_arrives(machine: Machine, server: Server) -> None:
         "errors": "",
         "truncated": False,
     }
-    assert audited(report).status is Status.VULNERABLE
+    assert audited(audit).status is Status.VULNERABLE
     (headers,) = server.headers
-    assert headers["content-type"] == "application/vnd.portspec.report"
+    assert headers["content-type"] == "application/vnd.portspec.audit"
     assert headers["user-agent"] == f"portspec-send/{agent.VERSION}"
-    assert headers[""] == "/api/v1/reports"
+    assert headers[""] == "/api/v1/audits"
     assert machine.waiting() == []
 
 
 @pytest.mark.parametrize("version", ["3.8", "3.9"])
 def test_old_python_is_enough(tmp_path: Path, server: Server, version: str) -> None:
-    """The file runs with an old Python, from the tool's run to the accepted report and to the mail."""
+    """The file runs with an old Python, from the tool's run to the accepted audit and to the mail."""
     python = interpreter(version)
     if python is None:
         pytest.skip(f"python{version} is not installed")
@@ -263,14 +263,14 @@ def test_old_python_is_enough(tmp_path: Path, server: Server, version: str) -> N
     machine.configure(mail_to="portspec", sendmail=sendmail)
     assert machine.run("--again")[::2] == (0, "")
     assert opened(attachment_of((tmp_path / "mail").read_bytes())[1])["tool"]["output"] == OUTPUT + PROOF
-    assert [report["host"] for report in server.reports()] == [HOST]
+    assert [audit["host"] for audit in server.audits()] == [HOST]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        assert port in {each["port"] for each in machine.report()["listeners"]}
+        assert port in {each["port"] for each in machine.audit()["listeners"]}
 
 
 def test_report_that_was_there_already_is_fine(machine: Machine, server: Server) -> None:
-    """A server that has the very same report already is believed, and the agent ends with 0."""
+    """A server that has the very same audit already is believed, and the agent ends with 0."""
     server.codes = [200]
     server.start()
     code, out, err = machine.run("--url", server.url)
@@ -281,7 +281,7 @@ def test_report_that_was_there_already_is_fine(machine: Machine, server: Server)
 
 @pytest.mark.parametrize("code", [400, 403, 409, 413])
 def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code: int) -> None:
-    """A report that the server refuses for good is sent once and put aside, and the server's reason is told; exit 1."""
+    """An audit that the server refuses for good is sent once and put aside, and the server's reason is told; exit 1."""
     server.codes = [code]
     server.start()
     machine.configure(url=server.url, retries=3)
@@ -289,8 +289,8 @@ def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code
     assert (status, out) == (1, "")
     remedy = "; it has .*: lower max_output in the settings" if code == 413 else ""
     assert re.fullmatch(
-        f"portspec-send: the report of {HOST} for .* was refused: "
-        rf"what {code} means \({code} from {server.url}/api/v1/reports\){remedy}"
+        f"portspec-send: the audit of {HOST} for .* was refused: "
+        rf"what {code} means \({code} from {server.url}/api/v1/audits\){remedy}"
         rf"; it was moved to {machine.spool}/refused; move it back to {machine.spool} to have it tried again\n",
         err,
     )
@@ -303,7 +303,7 @@ def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code
 
 @pytest.mark.parametrize("code", [200, 201, 401, 403, 404, 405, 413, 422])
 def test_report_is_kept_where_no_portspec_answers(machine: Machine, server: Server, code: int) -> None:
-    """Whatever a login page, a proxy or another program says, the report waits until portspec has it; exit 75."""
+    """Whatever a login page, a proxy or another program says, the audit waits until portspec has it; exit 75."""
     server.codes, server.body = [code], b"<html>\n"
     server.start()
     machine.configure(url=server.url)
@@ -312,7 +312,7 @@ def test_report_is_kept_where_no_portspec_answers(machine: Machine, server: Serv
     assert "no portspec answers " in err
     assert len(machine.waiting()) == 1
     server.codes, server.body = [201], b""
-    status, out, err = machine.run("--flush", "--now")  # 413 is about this report, which has to wait for its next try
+    status, out, err = machine.run("--flush", "--now")  # 413 is about this audit, which has to wait for its next try
     assert (status, err, machine.waiting()) == (0, "", [])
     assert out.endswith(" was accepted\n")
     assert server.bodies[0] == server.bodies[1]
@@ -329,13 +329,13 @@ def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
     server.start()
     assert machine.run("--flush")[::2] == (0, "")
     assert machine.run("--flush") == (0, f"portspec-send: nothing waits in {machine.spool}\n", "")
-    assert len(server.reports()) == 1
+    assert len(server.audits()) == 1
     assert not (machine.path / "ran").exists()
     assert machine.run("--flush", "--dry-run")[0] == 78
 
 
 def test_refusal_is_heard_before_all_is_sent(machine: Machine, server: Server) -> None:
-    """A server that refuses a large report without reading it is heard, and the report is not sent again."""
+    """A server that refuses a large audit without reading it is heard, and the audit is not sent again."""
     server.codes, server.is_reading = [413], False
     server.start()
     machine.script("debsecan", "head -c 6000000 /dev/urandom | base64")
@@ -368,15 +368,15 @@ def test_server_that_cannot_now_is_tried_again(machine: Machine, server: Server)
     ],
 )
 def test_report_waits_for_a_server_that_cannot(machine: Machine, server: Server, code: int, words: str) -> None:
-    """A report that no try could get through is kept, privately; exit 75 with the reason and the place."""
+    """An audit that no try could get through is kept, privately; exit 75 with the reason and the place."""
     server.codes = [code]
     server.start()
     machine.configure(url=server.url, retries=1)
     status, out, err = machine.run()
     assert (status, out) == (75, "")
-    pattern = words.replace("URL", f"{server.url}/api/v1/reports")
+    pattern = words.replace("URL", f"{server.url}/api/v1/audits")
     waits = f"it waits in {machine.spool} for the next time"
-    assert re.fullmatch(f"portspec-send: the report of {HOST} for .* {pattern}; {waits}\n", err)
+    assert re.fullmatch(f"portspec-send: the audit of {HOST} for .* {pattern}; {waits}\n", err)
     (path,) = machine.waiting()
     assert path.read_bytes() == server.bodies[0] == server.bodies[1]
     assert (machine.spool.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
@@ -385,17 +385,17 @@ def test_report_waits_for_a_server_that_cannot(machine: Machine, server: Server,
 def test_reports_arrive_once_when_the_server_is_back(machine: Machine, server: Server) -> None:
     """What was reported while the server was down arrives when it is up again: once each, oldest first, unchanged."""
     machine.configure(url=server.url)
-    for count in ("it waits", "2 reports could not be sent"):
+    for count in ("it waits", "2 audits could not be sent"):
         code, _, err = machine.run("--again")
         assert code == 75
-        assert f"to {server.url}/api/v1/reports: connection refused; " in err
+        assert f"to {server.url}/api/v1/audits: connection refused; " in err
         assert count in err
     waiting = [path.read_bytes() for path in machine.waiting()]
     server.start()
     code, out, err = machine.run("--again")
     assert (code, out.count(" was accepted\n"), err) == (0, 3, "")
     assert server.bodies[:2] == waiting
-    assert len({report["nonce"] for report in server.reports()}) == 3
+    assert len({audit["nonce"] for audit in server.audits()}) == 3
     assert machine.waiting() == []
     assert machine.run("--again")[0] == 0
     assert len(server.bodies) == 4
@@ -417,21 +417,21 @@ def test_certificate_is_checked(machine: Machine, server: Server) -> None:
     assert "the certificate is not accepted: hostname mismatch" in err.lower()
     assert server.bodies == []
     assert machine.run("--again", "--url", server.url, "--ca-file", str(path))[::2] == (0, "")
-    assert len(server.reports()) == 3
+    assert len(server.audits()) == 3
 
 
 def attachment_of(data: bytes) -> tuple[EmailMessage, bytes]:
     """Give a mail, and the content of its one attachment."""
     mail = email.message_from_bytes(data, policy=email.policy.default)
     (part,) = mail.iter_attachments()
-    assert (part.get_content_type(), part.get_filename()) == ("application/vnd.portspec.report", "portspec-report.bin")
+    assert (part.get_content_type(), part.get_filename()) == ("application/vnd.portspec.audit", "portspec-audit.bin")
     content = part.get_content()
     assert isinstance(content, bytes)
     return mail, content
 
 
 def test_report_goes_by_mail(machine: Machine) -> None:
-    """With mail_to the report is handed to sendmail, as a mail whose attachment is the signed report."""
+    """With mail_to the audit is handed to sendmail, as a mail whose attachment is the signed audit."""
     sendmail = machine.script("sendmail", 'echo "$@" > $D/arguments; cat > $D/mail')
     machine.configure(mail_to="portspec@example.org", mail_from="agent@example.org", sendmail=sendmail)
     code, out, err = machine.run()
@@ -439,17 +439,17 @@ def test_report_goes_by_mail(machine: Machine) -> None:
     assert out.endswith(f" was handed to {sendmail} for portspec@example.org\n")
     assert machine.said("arguments") == "-oi -oep -t -f agent@example.org\n"
     mail, packed = attachment_of((machine.path / "mail").read_bytes())
-    report = opened(packed)
+    audit = opened(packed)
     assert (mail["From"], mail["To"]) == ("agent@example.org", "portspec@example.org")
-    assert mail["Subject"] == f"portspec report of {HOST} for {report['day']}"
+    assert mail["Subject"] == f"portspec audit of {HOST} for {audit['day']}"
     assert mail["Auto-Submitted"] == "auto-generated"
     assert abs(mail["Date"].datetime - datetime.now(UTC)) < timedelta(seconds=WAIT)
-    assert report["tool"]["output"] == OUTPUT + PROOF
+    assert audit["tool"]["output"] == OUTPUT + PROOF
     assert machine.waiting() == []
 
 
 def test_mail_waits_for_sendmail(machine: Machine) -> None:
-    """A report waits while sendmail is missing, fails, or is killed, and goes once when it works again."""
+    """An audit waits while sendmail is missing, fails, or is killed, and goes once when it works again."""
     sendmail = machine.bin / "sendmail"
     machine.configure(mail_to="portspec", sendmail=sendmail, retries=3)
     for text, words in (
@@ -473,24 +473,24 @@ def test_mail_waits_for_sendmail(machine: Machine) -> None:
 
 
 def test_tool_that_prints_for_ever_is_cut(machine: Machine, server: Server) -> None:
-    """A tool that prints without end is ended with all that it started, and its report says that it was cut."""
+    """A tool that prints without end is ended with all that it started, and its audit says that it was cut."""
     machine.script("debsecan", 'echo $$ > $D/pid; sh -c "echo \\$\\$ > $D/child; while :; do echo CVE; done"')
     server.start()
     code, _, err = machine.run("--url", server.url, "--max-output", "100kB")
     why = "portspec-send: debsecan printed more than 100,000 bytes and was ended (setting: max_output)"
     assert (code, err) == (0, why + SENT_ALL_THE_SAME)
-    (report,) = server.reports()
-    tool = report["tool"]
+    (audit,) = server.audits()
+    tool = audit["tool"]
     assert (tool["exit_status"], tool["truncated"], len(tool["output"])) == (None, True, 100_000)
     assert tool["errors"] == f"{why}\n"
-    assert audited(report).status is Status.FAILED
+    assert audited(audit).status is Status.FAILED
     assert not any(is_running(int(machine.said(name))) for name in ("pid", "child"))
 
 
 def test_errors_without_end_are_cut(machine: Machine) -> None:
-    """A tool that prints errors without end is ended as well, and begin and end of them are in the report."""
+    """A tool that prints errors without end is ended as well, and begin and end of them are in the audit."""
     machine.script("debsecan", "echo first >&2; while :; do echo again >&2; done")
-    tool = machine.report("--max-output", "500kB")["tool"]
+    tool = machine.audit("--max-output", "500kB")["tool"]
     assert (tool["exit_status"], tool["truncated"]) == (None, False)
     assert tool["errors"].startswith("first\nagain\n")
     assert " bytes left out]\n" in tool["errors"]
@@ -502,27 +502,27 @@ def test_errors_without_end_are_cut(machine: Machine) -> None:
 def test_tool_that_hangs_is_ended(machine: Machine) -> None:
     """A tool that takes too long is killed with all that it started, even if it does not want to."""
     machine.script("debsecan", f'{NO_VERSION} trap "" TERM; echo $$ > $D/pid; echo part; {CHILD} & wait')
-    report = machine.report("--timeout", "1s")
-    tool = report["tool"]
+    audit = machine.audit("--timeout", "1s")
+    tool = audit["tool"]
     assert (tool["exit_status"], tool["output"]) == (None, "part\n")
     assert tool["errors"] == "portspec-send: debsecan took longer than 1 s and was ended (setting: timeout)\n"
-    assert audited(report).status is Status.FAILED
+    assert audited(audit).status is Status.FAILED
     assert not any(is_running(int(machine.said(name))) for name in ("pid", "child"))
 
 
 def test_tool_that_is_killed_has_no_exit_status(machine: Machine) -> None:
     """A tool that a signal ends, as for want of memory, has no exit status, and the signal is told."""
     machine.script("debsecan", f'echo "{OUTPUT.strip()}"; echo trouble >&2; kill -9 $$')
-    report = machine.report()
-    assert report["tool"]["exit_status"] is None
-    assert report["tool"]["errors"] == "trouble\nportspec-send: debsecan was ended by SIGKILL\n"
-    assert audited(report).status is Status.FAILED
+    audit = machine.audit()
+    assert audit["tool"]["exit_status"] is None
+    assert audit["tool"]["errors"] == "trouble\nportspec-send: debsecan was ended by SIGKILL\n"
+    assert audited(audit).status is Status.FAILED
 
 
 def test_what_a_tool_leaves_behind_is_not_waited_for(machine: Machine) -> None:
     """A tool whose child lives on with its output has ended, with its exit status and all that it printed."""
     machine.script("debsecan", f'{NO_VERSION} sleep 300 & echo $! > $D/child; echo "{OUTPUT.strip()}"')
-    tool = machine.report()["tool"]
+    tool = machine.audit()["tool"]
     os.kill(int(machine.said("child")), signal.SIGKILL)
     assert (tool["exit_status"], tool["output"], tool["errors"]) == (0, OUTPUT + PROOF, "")
 
@@ -530,19 +530,19 @@ def test_what_a_tool_leaves_behind_is_not_waited_for(machine: Machine) -> None:
 def test_both_streams_are_read_at_once(machine: Machine) -> None:
     """A tool that fills one stream and then the other is read to its end, with its own exit status."""
     machine.script("debsecan", "for i in 1 2 3; do head -c 300000 /dev/zero | tr '\\0' e >&2; seq 50000; done; exit 7")
-    tool = machine.report()["tool"]
+    tool = machine.audit()["tool"]
     assert tool["exit_status"] == 7
     assert tool["output"] == "".join(f"{number}\n" for number in range(1, 50_001)) * 3
 
 
 def test_any_bytes_of_a_tool_come_through(machine: Machine, server: Server) -> None:
-    """NULs, control characters, UTF-8 and what is none of it are in the report, the last with a backslash."""
+    """NULs, control characters, UTF-8 and what is none of it are in the audit, the last with a backslash."""
     machine.script("debsecan", "printf 'CVE \\000 \\033[31m \\303\\274 \\377\\n'; printf '\\377' >&2")
     server.start()
     assert machine.run("--url", server.url)[0] == 0
-    (report,) = server.reports()
-    assert report["tool"]["output"] == f"CVE \0 \x1b[31m ü \\xff\n{PROOF}"
-    assert report["tool"]["errors"] == "\\xff\n"
+    (audit,) = server.audits()
+    assert audit["tool"]["output"] == f"CVE \0 \x1b[31m ü \\xff\n{PROOF}"
+    assert audit["tool"]["errors"] == "\\xff\n"
 
 
 def test_tool_has_a_clean_environment(machine: Machine) -> None:
@@ -552,11 +552,11 @@ def test_tool_has_a_clean_environment(machine: Machine) -> None:
         "--dry-run", LC_ALL="de_DE.UTF-8", PORTSPEC_SEND_HOST="db2.example", PATH=f"{machine.bin}:/usr/bin:/bin"
     )
     assert (code, err) == (0, "")
-    report = json.loads(out)
-    assert report["host"] == "db2.example"
+    audit = json.loads(out)
+    assert audit["host"] == "db2.example"
     of_pkgsrc = "/usr/pkg/sbin:/usr/pkg/bin:/opt/local/sbin:/opt/local/bin:/opt/pkg/sbin:/opt/pkg/bin"
     path = f"{machine.bin}:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:{of_pkgsrc}"
-    assert report["tool"]["output"] == f"C||{path}\n/\n{PROOF}"
+    assert audit["tool"]["output"] == f"C||{path}\n/\n{PROOF}"
 
 
 @pytest.mark.parametrize(
@@ -564,7 +564,7 @@ def test_tool_has_a_clean_environment(machine: Machine) -> None:
     [
         ("debsecan --format detail", PROOF, Status.CLEAN),
         ("debsecan --cron", "", Status.FAILED),
-        ("debsecan --format report --mailto root", "", Status.FAILED),
+        ("debsecan --format audit --mailto root", "", Status.FAILED),
         ("nice debsecan", "", Status.FAILED),
     ],
 )
@@ -574,9 +574,9 @@ def test_silence_of_debsecan_is_clean_only_if_it_ended_well(
     """A debsecan that finds nothing is clean, one that may have failed silently is not."""
     machine.script("debsecan", "exit 0")
     code, out, err = machine.run("--dry-run", "--command", command, "--tool", "debsecan")
-    report = json.loads(out)
-    assert report["tool"]["output"] == output
-    assert audited(report).status is status
+    audit = json.loads(out)
+    assert audit["tool"]["output"] == output
+    assert audited(audit).status is status
     assert (code, bool(err)) == (0, status is not Status.CLEAN)
 
 
@@ -584,10 +584,10 @@ def test_debsecan_that_fails_is_failed(machine: Machine, server: Server) -> None
     """A debsecan that could not load its data is failed, with its reason, and the agent says so, in a dry run too."""
     machine.script("debsecan", "echo trying >&2; echo error: while downloading: no route to host >&2; exit 1")
     why = "portspec-send: debsecan ended with 1 and printed nothing: error: while downloading: no route to host"
-    assert machine.run("--dry-run")[::2] == (0, f"{why}; sent, the report would count as failed\n")
+    assert machine.run("--dry-run")[::2] == (0, f"{why}; sent, the audit would count as failed\n")
     server.start()
     assert machine.run("--url", server.url)[::2] == (0, why + SENT_ALL_THE_SAME)
-    audit = audited(machine.report())
+    audit = audited(machine.audit())
     assert audit.status is Status.FAILED
     assert "no route to host" in audit.reason
 
@@ -636,17 +636,17 @@ def test_pkg_is_run_as_it_needs(
 ) -> None:
     """The database is fetched apart from the audit, which is never quiet; an old pkg is asked for text."""
     machine.script("pkg", PKG.replace("FETCH", fetch).replace("RAW", raw))
-    report = machine.report("--tool", "pkg-audit")
-    tool = report["tool"]
+    audit = machine.audit("--tool", "pkg-audit")
+    tool = audit["tool"]
     assert tool["command"] == [str(machine.bin / "pkg"), *command.split()]
     assert (tool["version"], tool["errors"]) == ("1.20.9", errors)
-    assert audited(report).status is status
+    assert audited(audit).status is status
     calls = ["audit -Fq", "audit --raw=json-compact", *(["audit"] if command == "audit" else []), "-v"]
     assert machine.said("calls").splitlines() == calls
 
 
 def test_trivy_of_every_version_is_asked_for_vulnerabilities_only(machine: Machine) -> None:
-    """A trivy that does not know --scanners is asked in its own way, and the time of its database is in the report."""
+    """A trivy that does not know --scanners is asked in its own way, and the time of its database is in the audit."""
     machine.script(
         "trivy",
         """\
@@ -657,18 +657,18 @@ case "$*" in
 "Results":[{"Target":"web1 (debian 12.1)","Class":"os-pkgs","Type":"debian"}]}';;
 esac""",
     )
-    report = machine.report("--tool", "trivy", "--timeout", "20m")
-    tool = report["tool"]
+    audit = machine.audit("--tool", "trivy", "--timeout", "20m")
+    tool = audit["tool"]
     options = "rootfs --format json --quiet --timeout 1200s --security-checks vuln /"
     assert tool["command"] == [str(machine.bin / "trivy"), *options.split()]
     assert (tool["version"], tool["errors"]) == ("0.36.1", "# portspec: database of 2026-11-20T06:12:12Z\n")
-    assert audited(report).status is Status.CLEAN
+    assert audited(audit).status is Status.CLEAN
 
 
 def test_given_command_is_run_in_place(machine: Machine) -> None:
     """A command of the settings is run as it stands, and its tool is told from its name."""
     machine.script("grype", 'for each; do echo "[$each]"; done; exit 2')
-    tool = machine.report("--tool", "auto", "--command", "grype dir:/srv --output 'a b'")["tool"]
+    tool = machine.audit("--tool", "auto", "--command", "grype dir:/srv --output 'a b'")["tool"]
     assert (tool["name"], tool["exit_status"], tool["version"]) == ("grype", 2, None)
     assert tool["output"] == "[dir:/srv]\n[--output]\n[a b]\n"
 
@@ -684,37 +684,37 @@ def test_given_command_is_run_in_place(machine: Machine) -> None:
     ],
 )
 def test_missing_tool_is_reported(machine: Machine, server: Server, arguments: list[str], errors: str) -> None:
-    """A host whose tool is missing reports all the same, as failed, and the agent says what is missing."""
+    """A host whose tool is missing audits all the same, as failed, and the agent says what is missing."""
     server.start()
     code, _, err = machine.run("--url", server.url, *arguments)
     assert (code, err) == (0, errors + SENT_ALL_THE_SAME)
-    (report,) = server.reports()
-    assert report["tool"]["exit_status"] is None
-    assert report["tool"]["errors"] == f"{errors}\n"
-    assert audited(report).status is Status.FAILED
+    (audit,) = server.audits()
+    assert audit["tool"]["exit_status"] is None
+    assert audit["tool"]["errors"] == f"{errors}\n"
+    assert audited(audit).status is Status.FAILED
 
 
 def test_host_without_any_tool_reports(machine: Machine) -> None:
-    """Where nothing that audits is installed the report says so, under the name of the tool that one would expect."""
+    """Where nothing that audits is installed the audit says so, under the name of the tool that one would expect."""
     if any(shutil.which(tool.program) for tool in agent.TOOLS.values()):
         pytest.skip("this machine has an audit tool")
     (machine.bin / "debsecan").unlink()
-    report = machine.report("--tool", "auto")
-    assert report["tool"]["name"] in agent.TOOLS
-    assert (report["tool"]["command"], report["tool"]["exit_status"]) == ([], None)
-    assert report["tool"]["errors"].endswith(" (setting: tool)\n")
+    audit = machine.audit("--tool", "auto")
+    assert audit["tool"]["name"] in agent.TOOLS
+    assert (audit["tool"]["command"], audit["tool"]["exit_status"]) == ([], None)
+    assert audit["tool"]["errors"].endswith(" (setting: tool)\n")
 
 
 def test_tool_is_found_by_itself(machine: Machine) -> None:
     """With tool = auto on a machine with debsecan that is the tool."""
     if sys.platform != "linux":
         pytest.skip("debsecan is for Linux")
-    tool = machine.report("--tool", "auto")["tool"]
+    tool = machine.audit("--tool", "auto")["tool"]
     assert (tool["name"], tool["output"]) == ("debsecan", OUTPUT + PROOF)
 
 
 def test_listening_sockets_are_told(machine: Machine) -> None:
-    """Sockets that listen are in the report with address, port, process and user, those that are connected are not."""
+    """Sockets that listen are in the audit with address, port, process and user, those that are connected are not."""
     families = [(socket.AF_INET, "127.0.0.1"), *([(socket.AF_INET6, "::1")] if has_ipv6() else [])]
     expected = set()
     sockets = []
@@ -736,7 +736,7 @@ def test_listening_sockets_are_told(machine: Machine) -> None:
         sockets += [connected, talking]
         talking.bind(("127.0.0.1", 0))
         talking.connect(sockets[1].getsockname())
-        found = machine.report()["listeners"]
+        found = machine.audit()["listeners"]
         silent = {connected.getsockname()[1], talking.getsockname()[1]}
     finally:
         for each in sockets:
@@ -760,7 +760,7 @@ def test_dry_run_sends_nothing(machine: Machine) -> None:
     """--dry-run needs neither key nor server nor spool, prints the payload and leaves nothing behind."""
     machine.key.unlink()
     before = set(machine.path.iterdir())
-    assert machine.report()["tool"]["output"] == OUTPUT + PROOF
+    assert machine.audit()["tool"]["output"] == OUTPUT + PROOF
     assert set(machine.path.iterdir()) == before
 
 
@@ -770,7 +770,7 @@ def test_print_shows_what_is_sent(machine: Machine, server: Server) -> None:
     code, out, _ = machine.run("--url", server.url, "--print")
     assert code == 0
     payload, _, said = out.partition("\n")
-    assert json.loads(payload) == server.reports()[0]
+    assert json.loads(payload) == server.audits()[0]
     assert said.endswith(" was accepted\n")
 
 
@@ -820,7 +820,7 @@ def test_key_that_others_can_read_is_warned_of(machine: Machine, server: Server)
 
 
 def test_two_agents_do_not_meet(machine: Machine, server: Server) -> None:
-    """While one agent is at work another one says so and ends with 75, without a report of its own."""
+    """While one agent is at work another one says so and ends with 75, without an audit of its own."""
     server.start()
     machine.configure(url=server.url)
     os.mkfifo(machine.path / "begun")
@@ -833,7 +833,7 @@ def test_two_agents_do_not_meet(machine: Machine, server: Server) -> None:
     assert machine.run("--flush") == (75, said, "")
     (machine.path / "go").write_text(OUTPUT, encoding="ascii")
     assert ended(first)[::2] == (0, "")
-    assert len(server.reports()) == 1
+    assert len(server.audits()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -871,7 +871,7 @@ def test_agent_that_is_stopped_while_its_tool_starts_stops_it(machine: Machine) 
 
 
 def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Server) -> None:
-    """A report whose agent is killed while it sends is in the spool already, and the next run sends its very bytes."""
+    """An audit whose agent is killed while it sends is in the spool already, and the next run sends its very bytes."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = machine.start("--url", f"http://127.0.0.1:{silent.getsockname()[1]}")
         connection, _ = silent.accept()
@@ -885,11 +885,11 @@ def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Serv
     code, _, errors = machine.run("--url", server.url)
     assert code == 0, errors
     assert packed in server.bodies
-    assert len(server.reports()) == 2
+    assert len(server.audits()) == 2
 
 
 def test_spool_on_a_full_disk_does_not_hold_up_the_report(machine: Machine, server: Server) -> None:
-    """A report that cannot be spooled is sent all the same, with a word on the spool."""
+    """An audit that cannot be spooled is sent all the same, with a word on the spool."""
     server.start()
     machine.spool.mkdir(mode=0o700)
     script = (
@@ -910,8 +910,8 @@ def test_spool_on_a_full_disk_does_not_hold_up_the_report(machine: Machine, serv
         check=False,
     )
     assert done.returncode == 0
-    assert done.stderr == "portspec-send: the report could not be kept in the spool: no space left on device\n"
-    assert len(server.reports()) == 1
+    assert done.stderr == "portspec-send: the audit could not be kept in the spool: no space left on device\n"
+    assert len(server.audits()) == 1
     assert machine.waiting() == []
 
 

@@ -1,4 +1,4 @@
-"""The agent and the limits of real sendmails: what one report meets holds up no other."""
+"""The agent and the limits of real sendmails: what one audit meets holds up no other."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.e2e.audits import FOUND, Agent, key
 from tests.e2e.exim import EximHost
 from tests.e2e.mailhost import DOMAIN
 from tests.e2e.postfix import PostfixHost
-from tests.e2e.reports import FOUND, Agent, key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +51,12 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_report_over_the_size_limit_holds_up_no_other(host: MailHost, agent: Agent, tmp_path: Path) -> None:
-    """A report that is too large for sendmail waits, which is told with its size and what to do; later ones go."""
+    """An audit that is too large for sendmail waits, which is told with its size and what to do; later ones go."""
     agent.finds(large(tmp_path))
     done = agent.send(**host.environment)
     assert done.code == 75
     assert re.fullmatch(
-        rf"portspec-send: the report of {HOST} for \S+ is too large for {host.sendmail}: its mail has "
+        rf"portspec-send: the audit of {HOST} for \S+ is too large for {host.sendmail}: its mail has "
         rf"[0-9.]+ kB \({SAYS[type(host)]}\); raise its limit \(Postfix and exim: message_size_limit\), "
         rf"or send by HTTP \(url\); it waits in {agent.spool} for the next time\n",
         done.errors,
@@ -68,8 +68,8 @@ def test_report_over_the_size_limit_holds_up_no_other(host: MailHost, agent: Age
     assert b" was handed to " in done.output
     assert agent.waiting() == [waiting]
     host.wait_until_done()
-    (arrived,) = host.returned()  # nothing but the report: no complaint of sendmail in place of its message
-    assert arrived["Subject"].startswith(f"portspec report of {HOST} for ")
+    (arrived,) = host.returned()  # nothing but the audit: no complaint of sendmail in place of its message
+    assert arrived["Subject"].startswith(f"portspec audit of {HOST} for ")
     assert DOMAIN not in (arrived["From"] or "")
     host.limit(1_000_000)
     done = agent.send("--flush", "--now", **host.environment)

@@ -97,14 +97,14 @@ def test_mail_is_delivered_after_the_service_has_ended(machine: Machine) -> None
     ]
     assert queue(machine) == 1
     open_gate(machine)
-    assert "Subject: portspec report of db1.example.org for " in machine.succeed(f"cat {MAILBOX}")
+    assert "Subject: portspec audit of db1.example.org for " in machine.succeed(f"cat {MAILBOX}")
 
 
 def test_service_can_be_started_while_a_delivery_goes_on(machine: Machine) -> None:
     """A delivery that is left of one run is no trouble for the next, and both mails arrive."""
     machine.succeed(f": > {MAILBOX}")
-    for _ in range(2):  # the agent makes one report a day, unless it forgets that it has made one
-        machine.succeed("rm /var/spool/portspec-send/reported && systemctl start portspec-send.service")
+    for _ in range(2):  # the agent makes one audit a day, unless it forgets that it has made one
+        machine.succeed("rm /var/spool/portspec-send/sent && systemctl start portspec-send.service")
     assert queue(machine) == 2
     open_gate(machine)
-    assert machine.succeed(f"grep -c '^Subject: portspec report' {MAILBOX}") == "2\n"
+    assert machine.succeed(f"grep -c '^Subject: portspec audit' {MAILBOX}") == "2\n"

@@ -170,7 +170,8 @@ class Exporter:
 
 def night_conf(directory: Path, hosts: dict[str, Any], **keys: Any) -> Path:
     """Write the conf.yml of the night."""
-    return configure(directory, hosts, SCANPORTS, interval=1, ipv6=False, **keys)
+    patient = {"timeout": 0.5, "retries": 1}  # a busy machine answers late
+    return configure(directory, hosts, SCANPORTS, interval=1, ipv6=False, scan=patient, **keys)
 
 
 def exception(hours: float) -> dict[str, Any]:

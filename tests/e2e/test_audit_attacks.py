@@ -15,8 +15,7 @@ import pytest
 
 from portspec.audit import envelope
 from portspec.state.budget import MAX_LABEL
-from tests.e2e.exporter import exporter, until
-from tests.e2e.reports import (
+from tests.e2e.audits import (
     FOUND,
     PASSPHRASE,
     PORTSPEC,
@@ -32,6 +31,7 @@ from tests.e2e.reports import (
     run,
     status,
 )
+from tests.e2e.exporter import exporter, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def test_payload_of_the_largest_size_takes_bounded_memory(tmp_path: Path, kind: 
 def test_forged_audits_of_one_address_do_not_hold_up_those_of_another(tmp_path: Path) -> None:
     """40 bodies of 24 kB that unpack to 24 MB come from one address, and a true audit from another is soon taken."""
     conf = configure(tmp_path / "conf.yml", [HOST, EVIL])
-    forged = b"portspec-report 1 %s\n%s" % (
+    forged = b"portspec-audit 1 %s\n%s" % (
         b"0" * 64,
         gzip.compress(b'{"version": 1, "host": "%s", "x": "' % EVIL.encode() + bytes(24_000_000), 9),
     )
@@ -146,7 +146,7 @@ def test_forged_audits_of_one_address_do_not_hold_up_those_of_another(tmp_path: 
                 closing(socket.create_connection((host, int(port)), source_address=("127.0.0.66", 0)))
             )
             flood.sendall(
-                b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(forged) + forged
+                b"POST /api/v1/audits HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(forged) + forged
             )
             floods.append(flood)
         answers: list[int] = []
@@ -185,7 +185,7 @@ def test_audit_that_failed_is_replaced_and_a_good_one_never(tmp_path: Path) -> N
             stdin=mail(again, "a@example.org", "b@example.org"),
         )
         assert (done.code, (done.output + done.errors.encode()).count(b"replaces one of its day")) == (0, 1)
-        told = "accepted in place of the report of that day whose audit failed"
+        told = "accepted in place of the audit of that day whose audit failed"
         assert post(service.address, good.packed) == (201, {"message": told})
         until(lambda: status(service, HOST) == "vulnerable")
         assert "replaces one of its day whose audit failed" in service.log.read_text()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WEB: Final = "198.18.3.1"
 DB: Final = "2001:db8:18::3"
 GONE: Final = "198.18.3.2"
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 RULES: Final = Path(__file__).parents[2] / "alert_rules/portspec.rules.yml"
 
 # The namespace is the test's own, so that ports in it are free.

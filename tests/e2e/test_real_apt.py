@@ -16,15 +16,15 @@ import pytest
 from portspec.audit.model import Scope, Status, Vulnerability
 from portspec.audit.payload import read_payload
 from portspec.audit.tools import parse
+from tests.e2e.audits import Agent, Done, configure, key, payload_of, run, status
 from tests.e2e.exporter import exporter, until
-from tests.e2e.reports import Agent, Done, configure, key, payload_of, run, status
 from tests.requirements import missing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.audit.model import Audit
-    from portspec.audit.payload import Report
+    from portspec.audit.payload import AuditPayload
 
 HOST: Final = "db1.example.org"
 TITLE: Final = "security update available"
@@ -120,13 +120,13 @@ class Apt:
         text = "".join(each.stanza(f"Status: {each.state}") for each in packages)
         (self.directory / "dpkg/status").write_text(text, encoding="utf-8")
 
-    def audit(self, command: str = "") -> tuple[Audit, Report]:
-        """Run the agent with it, in its own way or with a command; give what the server makes of the report."""
+    def audit(self, command: str = "") -> tuple[Audit, AuditPayload]:
+        """Run the agent with it, in its own way or with a command; give what the server makes of the payload."""
         directory = self.directory / f"agent-{time.monotonic_ns()}"
         agent = Agent(directory, HOST, "0" * 64)
         agent.configure(tool="apt", command=command)
-        report = read_payload(payload_of(self.run(agent, "--dry-run")))
-        return parse(*report.runs), report
+        payload = read_payload(payload_of(self.run(agent, "--dry-run")))
+        return parse(*payload.runs), payload
 
     def run(self, agent: Agent, *arguments: str) -> Done:
         """Run an agent that finds this apt."""
@@ -159,10 +159,10 @@ def update_of(package: Package, *fixed: Package) -> Vulnerability:
 def test_update_of_the_security_pocket_is_found_until_it_is_installed(apt: Apt) -> None:
     """It is a finding without a CVE; afterwards the host is clean, and its packages are what was looked at."""
     apt.update()
-    audit, report = apt.audit()
+    audit, payload = apt.audit()
     assert (audit.status, audit.vulnerabilities) == (Status.VULNERABLE, (update_of(OLD, NEW),))
-    assert report.runs[0].command[1:] == ("policy", "?installed")
-    assert (report.runs[0].errors.count("\n"), audit.reason) == (1, "")
+    assert payload.runs[0].command[1:] == ("policy", "?installed")
+    assert (payload.runs[0].errors.count("\n"), audit.reason) == (1, "")
     apt.install(NEW, OTHER)
     audit, _ = apt.audit()
     assert (audit.status, audit.reason, audit.scopes) == (Status.CLEAN, "", (Scope.SYSTEM,))
@@ -247,7 +247,7 @@ def test_database_of_packages_that_cannot_be_read_failed(apt: Apt) -> None:
 
 
 def test_update_shows_in_the_metrics(apt: Apt, tmp_path: Path) -> None:
-    """A report of apt counts its packages, and the series name the update."""
+    """A payload of apt counts its packages, and the series name the update."""
     apt.update()
     conf = configure(tmp_path / "conf.yml", [HOST])
     agent = Agent(tmp_path / "here", HOST, key(conf, HOST))

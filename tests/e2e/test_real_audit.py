@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.e2e.audits import PORTSPEC, Agent, configure, key, printed, status
 from tests.e2e.exporter import exporter, until
-from tests.e2e.reports import PORTSPEC, Agent, configure, key, printed, status
 from tests.requirements import forbidden, missing
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_machine_is_audited_with_its_own_debsecan(tmp_path: Path, tracker: Track
 
 
 def audit(path: Path, tracker: Tracker, suite: str) -> tuple[str | None, dict[str, dict[str, float]], str]:
-    """Run debsecan with settings of its own as the agent's command; give the status, the metrics and the report."""
+    """Run debsecan with settings of its own as the agent's command; give the status, the metrics and the audit."""
     host = "db1.example.org"
     conf = configure(path / "conf.yml", [host])
     agent = Agent(path / "here", host, key(conf, host))

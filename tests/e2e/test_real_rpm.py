@@ -16,7 +16,7 @@ import pytest
 import portspec.agent
 from portspec.audit.model import Audit, Severity, Status, System, ToolRun
 from portspec.audit.tools import parse
-from tests.e2e.reports import printed, run
+from tests.e2e.audits import printed, run
 from tests.requirements import missing
 
 if TYPE_CHECKING:
@@ -152,22 +152,22 @@ class Host:
         with self._configuration.open("a", encoding="ascii") as file:
             file.write(f"excludepkgs={packages}\n")
 
-    def report(self) -> tuple[dict[str, Any], str]:
-        """Give the report that the agent would send, and what it says."""
+    def payload(self) -> tuple[dict[str, Any], str]:
+        """Give the payload that the agent would send, and what it says."""
         command = (sys.executable, "-I", str(self._agent), "--dry-run", "--host", "web1", "--tool", self.tool)
         done = run(*command, environment=self._environment)
         assert done.code == 0, done.errors
-        report: dict[str, Any] = json.loads(done.output.splitlines()[0])
-        return report, done.errors
+        payload: dict[str, Any] = json.loads(done.output.splitlines()[0])
+        return payload, done.errors
 
     def audit(self, system: System = SYSTEM) -> Audit:
-        """Give what portspec makes of the report of a host with this system."""
-        return judge(self.report()[0], system)
+        """Give what portspec makes of the payload of a host with this system."""
+        return judge(self.payload()[0], system)
 
 
-def judge(report: dict[str, Any], system: System = SYSTEM) -> Audit:
-    """Give what portspec makes of a report of a host with this system."""
-    tool = report["tool"]
+def judge(payload: dict[str, Any], system: System = SYSTEM) -> Audit:
+    """Give what portspec makes of a payload of a host with this system."""
+    tool = payload["tool"]
     told = (tool["name"], tool["exit_status"], tool["output"], tool["errors"], tool["truncated"])
     return parse(ToolRun(*told, command=tuple(tool["command"]), system=system))
 
@@ -202,11 +202,11 @@ def zypper(home: Path) -> Host:
 def test_dnf_finds_what_is_to_be_updated_and_nothing_after_it(dnf: Host) -> None:
     """A host with old packages is vulnerable, with the CVEs of each; when it is updated it is clean."""
     publish(dnf.repository, ADVISORIES)
-    report, said = dnf.report()
-    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", report["tool"]["version"])
+    payload, said = dnf.payload()
+    assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", payload["tool"]["version"])
     assert said == ""
-    assert report["tool"]["errors"].startswith(f"# portspec: database of {report['day']}")
-    audit = judge(report)
+    assert payload["tool"]["errors"].startswith(f"# portspec: database of {payload['day']}")
+    audit = judge(payload)
     assert (audit.status, audit.reason) == (Status.VULNERABLE, "")
     assert [
         (each.package, each.id, each.severity, each.fixed_in, each.advisories) for each in audit.vulnerabilities
@@ -232,10 +232,10 @@ def test_dnf_of_centos_or_fedora_is_unsupported_with_advisories_of_others(dnf: H
     """Advisories of another vendor prove nothing, and CentOS has none of its own."""
     publish(dnf.repository, ADVISORIES)
     dnf.install(*dnf.newer)
-    report, _ = dnf.report()
-    assert judge(report).status == Status.CLEAN
+    payload, _ = dnf.payload()
+    assert judge(payload).status == Status.CLEAN
     for name in ("centos", "fedora"):
-        assert judge(report, System("Linux", name, (), "9")).status == Status.UNSUPPORTED
+        assert judge(payload, System("Linux", name, (), "9")).status == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("is_skipped", [True, False])
@@ -244,8 +244,8 @@ def test_dnf_with_a_repository_that_is_not_there_is_failed(dnf: Host, *, is_skip
     publish(dnf.repository, ADVISORIES)
     dnf.install(*dnf.newer)
     dnf.offer("gone", dnf.root / "gone", skip_if_unavailable=str(int(is_skipped)))
-    report, said = dnf.report()
-    assert judge(report).status == Status.FAILED
+    payload, said = dnf.payload()
+    assert judge(payload).status == Status.FAILED
     assert "dnf ended with 1 and printed nothing: Error: Failed to download metadata for repo 'gone'" in said
 
 
@@ -291,9 +291,9 @@ def test_zypper_that_sees_no_packages_is_failed(zypper: Host) -> None:
     for found in zypper.root.rglob("rpmdb.sqlite*"):
         found.unlink()
     printed("rpm", "--root", str(zypper.root), "--initdb")
-    report, _ = zypper.report()
-    assert report["tool"]["exit_status"] == 104
-    assert judge(report).status == Status.FAILED
+    payload, _ = zypper.payload()
+    assert payload["tool"]["exit_status"] == 104
+    assert judge(payload).status == Status.FAILED
 
 
 def without_patches(host: Host) -> None:
@@ -320,6 +320,6 @@ def test_zypper_with_a_repository_that_is_not_there_is_failed(zypper: Host) -> N
     publish(zypper.repository, ADVISORIES)
     zypper.install(*zypper.newer)
     zypper.offer("gone", zypper.root / "gone")
-    report, _ = zypper.report()
-    assert report["tool"]["exit_status"] == (0 if os.geteuid() else 106)
-    assert judge(report).status == Status.FAILED
+    payload, _ = zypper.payload()
+    assert payload["tool"]["exit_status"] == (0 if os.geteuid() else 106)
+    assert judge(payload).status == Status.FAILED

@@ -10,8 +10,8 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.e2e.audits import PASSPHRASE, PORTSPEC, mail, make, run
 from tests.e2e.exporter import Exporter, exporter, until, write
-from tests.e2e.reports import PASSPHRASE, PORTSPEC, mail, make, run
 from tests.e2e.smtp import MailServer
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.e2e.audits import PORTSPEC, run
 from tests.e2e.exporter import PATIENCE, until, write
-from tests.e2e.reports import PORTSPEC, run
 from tests.e2e.submission import LOGIN, MAILBOX, PASSWORD, REFUSED, SubmissionHost
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from email.message import Message
     from pathlib import Path
 
-    from tests.e2e.reports import Done
+    from tests.e2e.audits import Done
 
 CONTAINER: Final = "a1b2c3d4e5f6"
 FULL: Final = "no-such-machine.example.org"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.e2e.audits import PASSPHRASE, mail, make
 from tests.e2e.exporter import parse, until
 from tests.e2e.machine import ROOT, Machine, MachineError, wheels
-from tests.e2e.reports import PASSPHRASE, mail, make
 from tests.requirements import forbidden, missing
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What tests of reports are made of: a store, the reports over it, and a wall clock that a test sets."""
+"""What tests of audits are made of: a store, the audits over it, and a wall clock that a test sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.audit.admission import RefusedError
-from portspec.audit.service import Reports
+from portspec.audit.admission import RejectedError
+from portspec.audit.service import AuditService
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
 from tests.unit.signed import AUDIT, WEB, rostered
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from portspec.inventory import Rostered
     from portspec.store import Store
 
-HERE: Final = "192.0.2.7"  # whom a report comes from
+HERE: Final = "192.0.2.7"  # whom an audit comes from
 
 
 class Clock:
@@ -39,23 +39,23 @@ class Clock:
 
 
 class Scene:
-    """Reports over a store, and the file of that."""
+    """AuditService over a store, and the file of that."""
 
     def __init__(self, path: Path, clock: Callable[[], float], store: Store) -> None:
         self.path = path
         self.clock = clock
         self.store = store
-        self.reports = Reports(store, clock)
+        self.audits = AuditService(store, clock)
 
-    async def refusal(self, report: bytes) -> RefusedError:
-        """Post a report that must be refused."""
-        with pytest.raises(RefusedError) as caught:
-            await self.reports.take(report, HERE)
+    async def refusal(self, audit: bytes) -> RejectedError:
+        """Post an audit that must be refused."""
+        with pytest.raises(RejectedError) as caught:
+            await self.audits.take(audit, HERE)
         return caught.value
 
     def statuses(self) -> dict[str, Status]:
         """Give what is known of each host."""
-        return {host: state.status for host, state in self.reports.audits.items()}
+        return {host: state.status for host, state in self.audits.states.items()}
 
     async def become(self, **of: Status) -> None:
         """Wait until this is what is known, by the first part of hosts' names."""
@@ -73,21 +73,21 @@ class Scene:
 
     def rejected(self) -> dict[str, int]:
         """Give how many were refused by reason, without those of which there are none."""
-        return {reason: count for reason, count in self.reports.rejected.items() if count}
+        return {reason: count for reason, count in self.audits.rejected.items() if count}
 
     def days(self, host: str = WEB) -> list[str]:
-        """Give the days of which the archive has a report of a host."""
+        """Give the days of which the archive has an audit of a host."""
         return self.store.archived_days(host)
 
     def archived(self, host: str = WEB, day: str | None = None) -> bytes | None:
-        """Give the payload of a report in the archive."""
+        """Give the payload of an audit in the archive."""
         found = self.store.archived(host, day)
         return found.payload if found else None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run it."""
-        task = asyncio.create_task(self.reports.run())
+        task = asyncio.create_task(self.audits.run())
         try:
             yield
         finally:
@@ -101,8 +101,8 @@ async def prepared(path: Path, clock: Clock, roster: Mapping[str, Rostered]) -> 
     """Make a scene that knows what the file does, and does not run yet."""
     with opened(path, (), wall_clock=clock, retry=0.01) as (store, _):
         scene = Scene(path, clock, store)
-        scene.reports.apply(AUDIT, roster)
-        await scene.reports.restore()
+        scene.audits.apply(AUDIT, roster)
+        await scene.audits.restore()
         yield scene
 
 
@@ -110,7 +110,7 @@ async def prepared(path: Path, clock: Clock, roster: Mapping[str, Rostered]) -> 
 async def running(
     path: Path, clock: Clock, *hosts: str, roster: Mapping[str, Rostered] | None = None
 ) -> AsyncIterator[Scene]:
-    """Run a scene with hosts that have to report, by default one."""
+    """Run a scene with hosts that have to send audits, by default one."""
     roster = rostered(*(hosts or (WEB,))) if roster is None else roster
     async with prepared(path, clock, roster) as scene, scene.running():
         yield scene

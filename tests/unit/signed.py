@@ -1,4 +1,4 @@
-"""Signed reports of hosts, made by hand, and who may send them."""
+"""Signed audits of hosts, made by hand, and who may send them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def payload(
     nonce: str = "00" * 16,
     listeners: Iterable[Mapping[str, Any]] | None = (),
 ) -> bytes:
-    """Give the payload of a host that ran `pkg audit`; another nonce makes another report."""
+    """Give the payload of a host that ran `pkg audit`; another nonce makes another audit."""
     moment = datetime.fromtimestamp(at, UTC)
-    report = {
+    audit = {
         "version": 1,
         "host": host,
         "day": f"{moment:%Y-%m-%d}",
@@ -59,7 +59,7 @@ def payload(
         },
         "listeners": None if listeners is None else list(listeners),
     }
-    return json.dumps(report).encode()
+    return json.dumps(audit).encode()
 
 
 def signed(body: bytes, host: str = WEB, passphrase: str = PASSPHRASE) -> bytes:
@@ -68,14 +68,14 @@ def signed(body: bytes, host: str = WEB, passphrase: str = PASSPHRASE) -> bytes:
 
 
 def packed(host: str = WEB, at: float = NOW, output: str = CLEAN, *, nonce: str = "00" * 16) -> bytes:
-    """Give the report of a host as it sends it."""
+    """Give the audit of a host as it sends it."""
     return signed(payload(host, at, output, nonce=nonce), host)
 
 
 def socket(
     port: int, process: str | None = None, user: str | None = None, address: str = "192.0.2.1"
 ) -> dict[str, Any]:
-    """Give what a report has of a socket that something listens on."""
+    """Give what an audit has of a socket that something listens on."""
     return {"protocol": "tcp", "address": address, "port": port, "process": process, "user": user}
 
 

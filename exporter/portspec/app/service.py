@@ -13,7 +13,7 @@ from portspec import __version__, files, log
 from portspec.app.reportfile import ReportFile
 from portspec.app.reportmail import ReportMail, ReportMemory
 from portspec.app.servicemanager import ServiceManager
-from portspec.audit.service import Reports
+from portspec.audit.service import AuditService
 from portspec.config import load_again
 from portspec.config.source import MAX_BYTES
 from portspec.config.trust import complaints
@@ -106,7 +106,7 @@ class Service:
             shard=f"{shard.index}/{shard.count}" if shard.count > 1 else "",
             on_takeover=self._on_takeover,
         )
-        self.reports = Reports(self.store)
+        self.audits = AuditService(self.store)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
@@ -132,10 +132,10 @@ class Service:
         self._set_mailer(self._config.mail)
 
     async def start(self) -> None:
-        """Start to write the state, take up the last reports, and ask the sources of hosts for the first time."""
+        """Start to write the state, take up the last audits, and ask the sources of hosts for the first time."""
         self._loop = asyncio.get_running_loop()
         self.store.start()
-        await self.reports.restore()
+        await self.audits.restore()
         if self._config.discovery:
             try:
                 async with asyncio.timeout(FIRST_ANSWERS):
@@ -151,7 +151,7 @@ class Service:
             self._tasks.create_task(self._monitor.run())
             self._tasks.create_task(self._watch_file())
             self._tasks.create_task(self._write_ahead())
-            self._tasks.create_task(self.reports.run())
+            self._tasks.create_task(self.audits.run())
             self._set_mailer(self._config.mail)
             self._publish(self._config)
             if self._is_reload_wanted:
@@ -185,7 +185,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The state of all hosts now."""
-        return replace(self._monitor.snapshot, audits=self.reports.audits)
+        return replace(self._monitor.snapshot, audits=self.audits.states)
 
     @property
     def is_ready(self) -> bool:
@@ -274,10 +274,10 @@ class Service:
             sources=self._discovery.stats,
             mail=self._mailer.status if self._mailer else None,
             audit=AuditStatus(
-                received=self.reports.received,
-                rejected=self.reports.rejected,
+                received=self.audits.received,
+                rejected=self.audits.rejected,
                 max_age=audit.max_age,
-                unread=self.reports.unread,
+                unread=self.audits.unread,
             )
             if (audit := self._config.audit)
             else None,
@@ -322,7 +322,7 @@ class Service:
             self._discover()
 
     def _apply_audit(self, config: Config, roster: Mapping[str, Rostered]) -> None:
-        self.reports.apply(config.audit, roster)
+        self.audits.apply(config.audit, roster)
         if config.audit:
             self.store.report_history = config.audit.keep
 
@@ -383,7 +383,7 @@ class Service:
         )
 
     def _audit(self, host: str) -> AuditState | None:
-        return self.reports.audits.get(host)
+        return self.audits.states.get(host)
 
     def _links(self) -> Links:
         config = self._config
@@ -453,7 +453,7 @@ class Service:
                 hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
                 restored = self._restored(hosts)
                 self._prober, self._names = hosts.prober, hosts.names
-                self.reports.apply(config.audit, hosts.roster)
+                self.audits.apply(config.audit, hosts.roster)
                 self.store.keep(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
             except NoThreadError:  # the log tells of it

@@ -1,1 +1,1 @@
-"""Reports of hosts about themselves: their signature, their payload, and what the audit tools in them say."""
+"""Audits of hosts about themselves: their signature, their payload, and what the audit tools in them say."""

@@ -1,4 +1,4 @@
-"""Whether a report is accepted: the checks that need no archive, in their order. Pure; the time is an argument."""
+"""Whether an audit is accepted: the checks that need no archive, in their order. Pure; the time is an argument."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from portspec.audit.tools import parse
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from portspec.audit.payload import Report
+    from portspec.audit.payload import AuditPayload
 
 REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota")
-MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of a report as it is sent
+MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of an audit as it is sent
 MAX_PACKED_HEAD: Final = 8 << 10  # bytes as it is sent, in which its host must be named; gzip(1) adds a file's name
 MAX_PAYLOAD: Final = 24 * 1024 * 1024  # the agent's has 21 MB at most; to read it takes some 200 MB of memory
 MAX_AHEAD: Final = 600.0  # seconds that a host's clock may be ahead of ours
-MAX_DELAY: Final = 5 * 86_400.0  # seconds that a report may be on its way: mail is tried as long (RFC 5321, 4.5.4.1)
+MAX_DELAY: Final = 5 * 86_400.0  # seconds that an audit may be on its way: mail is tried as long (RFC 5321, 4.5.4.1)
 
 
-class RefusedError(Exception):
-    """A report that is not accepted.
+class RejectedError(Exception):
+    """An audit that is not accepted.
 
     `reason` is a word for metrics: one of REASONS. `host` is what it says
     it is of, if that could be read; anybody may say so. `size` is that of its payload in bytes, if it was unpacked.
@@ -37,69 +37,69 @@ class RefusedError(Exception):
         super().__init__(message)
 
     @classmethod
-    def duplicate(cls, host: str, day: str) -> RefusedError:
-        """Make the one for a report of a day of which the host has sent another."""
-        return cls("duplicate", f"{host} has sent another report of {day} already, and one a day counts", host)
+    def duplicate(cls, host: str, day: str) -> RejectedError:
+        """Make the one for an audit of a day of which the host has sent another."""
+        return cls("duplicate", f"{host} has sent another audit of {day} already, and one a day counts", host)
 
     @classmethod
-    def quota(cls, host: str) -> RefusedError:
-        """Make the one for a report of a host whose reports take all the room that a host has in the archive."""
-        return cls("quota", f"the reports of {host} in the archive take all the room that one host may have", host)
+    def quota(cls, host: str) -> RejectedError:
+        """Make the one for an audit of a host whose audits take all the room that a host has in the archive."""
+        return cls("quota", f"the audits of {host} in the archive take all the room that one host may have", host)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """Who may report: the roster, by canonical names, and the passphrases, of which the first is the present one."""
+class AdmissionPolicy:
+    """Who may send audits: the roster, by canonical names, and the passphrases, the present one first."""
 
     roster: Collection[str]
     passphrases: tuple[str, ...]
 
 
-def admit(packed: bytes, rules: Rules, now: float) -> tuple[Report, bytes]:
-    """Give the report in an envelope and its payload, if it is one of a host of the roster, signed by it, and in time.
+def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPayload, bytes]:
+    """Give the audit in an envelope and its payload, if it is one of a host of the roster, signed by it, and in time.
 
     Size, roster, signature and time are checked in this order; what strangers send is not read before its signature
-    is, but for the name of the host. Raises RefusedError.
+    is, but for the name of the host. Raises RejectedError.
     """
     if len(packed) > MAX_PACKED:
-        raise RefusedError("too_large", f"it has {len(packed):,} bytes, more than {MAX_PACKED:,}")
+        raise RejectedError("too_large", f"it has {len(packed):,} bytes, more than {MAX_PACKED:,}")
     host = sender_of(packed, rules)
     try:
         payload, signature = unpack(packed, MAX_PAYLOAD)
     except EnvelopeError as error:
-        raise RefusedError(error.reason, str(error), host, MAX_PAYLOAD) from None
+        raise RejectedError(error.reason, str(error), host, MAX_PAYLOAD) from None
     size = len(payload)
     if not is_signed(payload, signature, [key_of(host, passphrase) for passphrase in rules.passphrases]):
-        raise RefusedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host, size)
+        raise RejectedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host, size)
     try:
-        report = read_payload(payload)
+        audit = read_payload(payload)
     except EnvelopeError as error:
-        raise RefusedError(error.reason, str(error), host, size) from None
-    if report.at > now + MAX_AHEAD:
-        why = f"it is {report.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours"
-        raise RefusedError("time", why, host, size)
-    if report.at < now - MAX_DELAY:
-        why = f"it is {(now - report.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"
-        raise RefusedError("time", why, host, size)
-    return report, payload
+        raise RejectedError(error.reason, str(error), host, size) from None
+    if audit.at > now + MAX_AHEAD:
+        why = f"it is {audit.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours"
+        raise RejectedError("time", why, host, size)
+    if audit.at < now - MAX_DELAY:
+        why = f"it is {(now - audit.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"
+        raise RejectedError("time", why, host, size)
+    return audit, payload
 
 
-def sender_of(packed: bytes, rules: Rules) -> str:
-    """Give the host that a report says it is of, by its first MAX_PACKED_HEAD bytes; anybody may say so.
+def sender_of(packed: bytes, rules: AdmissionPolicy) -> str:
+    """Give the host that an audit says it is of, by its first MAX_PACKED_HEAD bytes; anybody may say so.
 
-    Raises RefusedError: "malformed" if they do not name one, "roster" for one that need not report.
+    Raises RejectedError: "malformed" if they do not name one, "roster" for one that need not send audits.
     """
     try:
         host = host_of(peek(packed[:MAX_PACKED_HEAD], MAX_HEAD))
     except EnvelopeError as error:
-        raise RefusedError(error.reason, str(error)) from None
+        raise RejectedError(error.reason, str(error)) from None
     if host not in rules.roster:
-        raise RefusedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
+        raise RejectedError("roster", f"{host} is not on the roster (audit.hosts, or audit: true at the host)", host)
     return host
 
 
 def is_good(payload: bytes) -> bool:
-    """Tell whether the audit in a payload is clean or vulnerable. A report of any other may be replaced on its day."""
+    """Tell whether the audit in a payload is clean or vulnerable. An audit of any other may be replaced on its day."""
     try:
         return parse(*read_payload(payload).runs).status in (Status.CLEAN, Status.VULNERABLE)
     except Exception:  # noqa: BLE001 - as where it is read: what cannot be read has failed

@@ -1,4 +1,4 @@
-"""Inspection ⇄ document: what a report came to, kept so that its tool's output need not be read again. Pure."""
+"""HostAudit ⇄ document: what an audit came to, kept so that its tool's output need not be read again. Pure."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Final, NoReturn
 from weakref import WeakValueDictionary
 
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import HostAudit
 from portspec.ports import MAX_PORT
 
 VERSION: Final = 3  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _MAX_KNOWN: Final = 4096  # listeners
 
 
-def encode(inspection: Inspection) -> str:
-    """Give the document of an inspection: JSON, in which each vulnerability is a text of its own."""
-    audit = inspection.audit
+def encode(host_audit: HostAudit) -> str:
+    """Give the document of an audit: JSON, in which each vulnerability is a text of its own."""
+    audit = host_audit.audit
     return _dump(
         {
             "version": VERSION,
-            "at": inspection.at,
-            "tool": inspection.tool,
-            "tool_version": inspection.tool_version,
+            "at": host_audit.at,
+            "tool": host_audit.tool,
+            "tool_version": host_audit.tool_version,
             "status": audit.status.value,
             "without": audit.without.value,
             "reason": audit.reason,
             "database_at": audit.database_at,
             "scopes": audit.scopes,
-            "listeners": inspection.listeners
-            and [[item.protocol, item.address, item.port, item.process, item.user] for item in inspection.listeners],
+            "listeners": host_audit.listeners
+            and [[item.protocol, item.address, item.port, item.process, item.user] for item in host_audit.listeners],
             "vulnerabilities": [_dump(_fields(item)) for item in audit.vulnerabilities],
         }
     )
@@ -48,14 +48,14 @@ class Decoder:
         self._known: WeakValueDictionary[str, Vulnerability] = WeakValueDictionary()
         self._listener = lru_cache(_MAX_KNOWN)(_listener)
 
-    def decode(self, document: str) -> Inspection | None:
-        """Give the inspection; None for a document of another version. Raises ValueError for what is no document."""
+    def decode(self, document: str) -> HostAudit | None:
+        """Give the audit; None for a document of another version. Raises ValueError for what is no document."""
         try:
             plain = json.loads(document, parse_constant=_refuse)
             if plain["version"] != VERSION:
                 return None
             listeners = plain["listeners"]
-            return Inspection(
+            return HostAudit(
                 at=_number(plain["at"]),
                 tool=_text(plain["tool"]),
                 tool_version=_text_if_any(plain["tool_version"]),
@@ -70,7 +70,7 @@ class Decoder:
                 listeners=None if listeners is None else tuple(self._listener(*item) for item in _list(listeners)),
             )
         except (TypeError, LookupError, OverflowError, RecursionError) as error:
-            raise ValueError(f"it is not a document of an inspection: {error}") from None
+            raise ValueError(f"it is not a document of an audit: {error}") from None
 
     def _vulnerability(self, text: str) -> Vulnerability:
         if found := self._known.get(text):
@@ -92,12 +92,12 @@ class Decoder:
         return item
 
 
-def _listener(protocol: Any, address: Any, port: Any, process: Any, user: Any) -> Listener:
+def _listener(protocol: Any, address: Any, port: Any, process: Any, user: Any) -> ListeningSocket:
     is_one = type(port) is int and 0 <= port <= MAX_PORT and isinstance(protocol, str) and isinstance(address, str)
     is_held = (process is None or isinstance(process, str)) and (user is None or isinstance(user, str))
     if not is_one or not is_held:
         raise TypeError("expected a protocol, an address, a port, a process and a user")
-    return Listener(protocol, address, port, process, user)
+    return ListeningSocket(protocol, address, port, process, user)
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A signed report: the key of a host, the payload's bytes, and the signature over exactly these bytes. Pure.
+"""A signed audit: the key of a host, the payload's bytes, and the signature over exactly these bytes. Pure.
 
 The key of a host is HKDF-SHA256 (RFC 5869) of the passphrase and the host's name, so that a host which is broken into
 can speak for itself alone. The signature is HMAC-SHA256 (RFC 2104). agent.py, which stands by itself, does the same.
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_SALT: Final = b"portspec report key 1"
-_MAGIC: Final = b"portspec-report 1 "
+_SALT: Final = b"portspec report key 1"  # not to be changed: each host has a key that was made with it
+_MAGIC: Final = b"portspec-audit 1 "
+_OLD_MAGIC: Final = b"portspec-report 1 "  # before 0.2
 _SIGNATURE_DIGITS: Final = 64  # hexadecimal
+UPDATE_AGENT: Final = "install the portspec-send that this portspec serves at /agent.py"
 
 
 def key_of(host: str, passphrase: str) -> bytes:
@@ -41,7 +43,7 @@ def is_signed(payload: bytes, signature: str, keys: Iterable[bytes]) -> bool:
 
 
 class EnvelopeError(ValueError):
-    """Bytes that are no report in its envelope: `reason` is a word for metrics, the message says what is wrong."""
+    """Bytes that are no audit in its envelope: `reason` is a word for metrics, the message says what is wrong."""
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
@@ -75,6 +77,8 @@ def peek(data: bytes, size: int) -> bytes:
 def _opened(data: bytes) -> tuple[str, memoryview]:
     """Give the signature and the gzip file."""
     head, newline, body = data[: len(_MAGIC) + _SIGNATURE_DIGITS + 1].partition(b"\n")
+    if data.startswith(_OLD_MAGIC):
+        raise EnvelopeError("malformed", f"an old portspec-send made it: {UPDATE_AGENT}")
     if not newline or body or not head.startswith(_MAGIC):
         raise EnvelopeError("malformed", f'it does not begin with "{_MAGIC.decode()}", a signature and a line feed')
     return head[len(_MAGIC) :].decode("ascii", "replace"), memoryview(data)[len(head) + 1 :]

@@ -1,4 +1,4 @@
-"""Reports that are posted, on their way into the archive: those of each network in turn, many in one transaction."""
+"""Audits that are posted, on their way into the archive: those of each network in turn, many in one transaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
-from portspec.audit.admission import RefusedError, Rules, admit, is_good
+from portspec.audit.admission import AdmissionPolicy, RejectedError, admit, is_good
 from portspec.errors import NoThreadError
 from portspec.store import Archive, Arrival, Outcome, StoreError
 from portspec.threads import in_daemon_thread
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from portspec.store import Store
 
-MAX_BATCH: Final = 32  # reports that are archived in one transaction: it costs a disk's fsync, not one a report
+MAX_BATCH: Final = 32  # audits that are archived in one transaction: it costs a disk's fsync, not one an audit
 MAX_BATCH_BYTES: Final = 8 << 20  # of their payloads; of strangers' gzip files one is unpacked at a time, then
 
-_log = log.get("reports")
+_log = log.get("audits")
 
 
 @dataclass(frozen=True, slots=True)
-class _Posted:
-    """A report that waits for its turn, from an address; what becomes of it is a value, also if it is an error."""
+class _Submission:
+    """An audit that waits for its turn, from an address; what becomes of it is a value, also if it is an error."""
 
     packed: bytes
     origin: str
@@ -42,10 +42,10 @@ class _Queue:
     """What waits from one network; `turn` tells when it was served last, or began to wait if that is later."""
 
     turn: int
-    posted: deque[_Posted] = field(default_factory=deque)
+    posted: deque[_Submission] = field(default_factory=deque)
 
 
-class Turns:
+class FairQueue:
     """What waits from each network. Next is always the network that was served longest ago, or waits for longest.
 
     So none is served twice while another that waited since before is not served, wherever a batch is cut.
@@ -58,19 +58,19 @@ class Turns:
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def add(self, posted: _Posted) -> None:
-        """Let a report wait behind the others of its network."""
+    def add(self, posted: _Submission) -> None:
+        """Let an audit wait behind the others of its network."""
         network = network_of(posted.origin)
         if network not in self._queues:
             self._queues[network] = _Queue(next(self._clock))
         self._queues[network].posted.append(posted)
 
-    def take(self, most: int) -> list[tuple[int, _Posted]]:
-        """Take the next reports, `most` at most, each with the turn of its network.
+    def take(self, most: int) -> list[tuple[int, _Submission]]:
+        """Take the next audits, `most` at most, each with the turn of its network.
 
         Those that nobody waits for any more are dropped.
         """
-        found: list[tuple[int, _Posted]] = []
+        found: list[tuple[int, _Submission]] = []
         order = [(queue.turn, network) for network, queue in self._queues.items()]
         heapq.heapify(order)
         while order and len(found) < most:
@@ -86,7 +86,7 @@ class Turns:
                 del self._queues[network]
         return found
 
-    def put_back(self, taken: Sequence[tuple[int, _Posted]]) -> None:
+    def put_back(self, taken: Sequence[tuple[int, _Submission]]) -> None:
         """Put the last of what was taken back, for it was not served: the networks have their turns again."""
         for turn, posted in reversed(taken):
             queue = self._queues.setdefault(network_of(posted.origin), _Queue(turn))
@@ -111,8 +111,8 @@ def network_of(address: str) -> str:
     return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
-class Posting:
-    """Archives what is posted. `on_refusal` is told of each report that is refused, `on_archived` of each batch.
+class IngestQueue:
+    """Archives what is posted. `on_refusal` is told of each audit that is refused, `on_archived` of each batch.
 
     No error keeps the traceback that it was found with: frames hold payloads, and such a cycle would keep them for
     long, as cycles are searched for rarely.
@@ -122,26 +122,26 @@ class Posting:
         self,
         store: Store,
         wall_clock: Callable[[], float],
-        on_refusal: Callable[[RefusedError, str], None],
+        on_refusal: Callable[[RejectedError, str], None],
         on_archived: Callable[[], None],
     ) -> None:
-        self.rules = Rules(frozenset(), ())
+        self.rules = AdmissionPolicy(frozenset(), ())
         self.waiting = 0
         self._store = store
         self._wall_clock = wall_clock
         self._on_refusal = on_refusal
         self._on_archived = on_archived
-        self._turns = Turns()
+        self._turns = FairQueue()
         self._has_posted = asyncio.Event()
         self._archive = Archive(is_good)  # of the thread that adds
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
-        """Archive a report that came from an address; gives whether it is new, or the same once more.
+        """Archive an audit that came from an address; gives whether it is new, or the same once more.
 
-        Raises RefusedError, and StoreError when it cannot be archived now.
+        Raises RejectedError, and StoreError when it cannot be archived now.
         """
         future: asyncio.Future[Outcome | Exception] = asyncio.get_running_loop().create_future()
-        self._turns.add(_Posted(packed, origin, future))
+        self._turns.add(_Submission(packed, origin, future))
         self._has_posted.set()
         self.waiting += 1
         try:
@@ -168,11 +168,11 @@ class Posting:
             except NoThreadError as error:  # the log tells of it
                 outcomes = [_bare(error)] * len(batch)
             except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
-                _log.exception("reports cannot be taken")
+                _log.exception("audits cannot be taken")
                 outcomes = [_bare(error)] * len(batch)
             self._turns.put_back(taken[len(outcomes) :])
             for posted, outcome in zip(batch, outcomes, strict=False):
-                if isinstance(outcome, RefusedError):
+                if isinstance(outcome, RejectedError):
                     self._on_refusal(outcome, posted.origin)
                 if not posted.outcome.done():
                     posted.outcome.set_result(outcome)
@@ -181,8 +181,8 @@ class Posting:
             self._on_archived()
             del taken, batch, outcomes
 
-    def _archived(self, batch: Sequence[_Posted]) -> list[Outcome | Exception]:
-        """Admit and archive the first reports of a batch, few if they are large; gives what became of each of these."""
+    def _archived(self, batch: Sequence[_Submission]) -> list[Outcome | Exception]:
+        """Admit and archive the first audits of a batch, few if they are large; gives what became of each of these."""
         now, rules = self._wall_clock(), self.rules
         outcomes: list[Outcome | Exception] = []
         arrivals: list[Arrival] = []
@@ -191,30 +191,30 @@ class Posting:
             if size >= MAX_BATCH_BYTES:
                 break
             try:
-                report, payload = admit(posted.packed, rules, now)
-            except RefusedError as error:
+                audit, payload = admit(posted.packed, rules, now)
+            except RejectedError as error:
                 size += error.size
                 outcomes.append(_bare(error))
             else:
                 size += len(payload)
                 outcomes.append(Outcome.ACCEPTED)  # if the archive has none of that day
-                arrivals.append(Arrival(report.host, report.day, report.at, payload))
+                arrivals.append(Arrival(audit.host, audit.day, audit.at, payload))
         try:
             found = iter(self._store.perform(lambda file: self._archive.add(file, arrivals, now)) if arrivals else ())
         except StoreError as error:
             failure = _bare(error)
-            return [item if isinstance(item, RefusedError) else failure for item in outcomes]
+            return [item if isinstance(item, RejectedError) else failure for item in outcomes]
         hosts = iter(arrivals)
-        return [item if isinstance(item, RefusedError) else _or_refused(next(found), next(hosts)) for item in outcomes]
+        return [item if isinstance(item, RejectedError) else _or_refused(next(found), next(hosts)) for item in outcomes]
 
 
-def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RefusedError:
+def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RejectedError:
     if outcome is Outcome.OTHER:
-        return RefusedError.duplicate(arrival.host, arrival.day)
+        return RejectedError.duplicate(arrival.host, arrival.day)
     if outcome is Outcome.FULL:
-        return RefusedError.quota(arrival.host)
+        return RejectedError.quota(arrival.host)
     if outcome is Outcome.REPLACED:
-        _log.warning("a report replaces one of its day whose audit failed", host=arrival.host, day=arrival.day)
+        _log.warning("an audit replaces one of its day whose audit failed", host=arrival.host, day=arrival.day)
     return outcome
 
 

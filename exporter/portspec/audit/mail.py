@@ -1,4 +1,4 @@
-"""A mail that carries a report → the report, and where the mail came from. Pure, and in time linear in the mail.
+"""A mail that carries an audit → the audit, and where the mail came from. Pure, and in time linear in the mail.
 
 The email package reads the structure of a mail (RFC 2045 to 2049). What it does in more than linear time is bounded: it
 recurses into each part (so their number is), holds each line to the boundaries of all parts that are open (so the
@@ -20,25 +20,28 @@ from email.parser import HeaderParser
 from email.policy import Compat32
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.admission import MAX_PACKED, RefusedError
+from portspec.audit.admission import MAX_PACKED, RejectedError
 from portspec.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from email.policy import Policy
 
-CONTENT_TYPE: Final = "application/vnd.portspec.report"  # both as agent.py has them
-FILE_NAME: Final = "portspec-report.bin"
+CONTENT_TYPE: Final = "application/vnd.portspec.audit"  # both as agent.py has them
+FILE_NAME: Final = "portspec-audit.bin"
+# Before 0.2; the envelope in it is refused with a word on what to do.
+_OLD_CONTENT_TYPE: Final = "application/vnd.portspec.report"
+_OLD_FILE_NAME: Final = "portspec-report.bin"
 # Base64 makes 4 bytes of 3, and of 64 of these 66 where lines are as short as PEM's (RFC 7468) and end with CR LF; the
 # rest is for headers, and for what lists, scanners and people who forward add.
 MAX_MAIL: Final = MAX_PACKED * 4 // 3 * 66 // 64 + 1024 * 1024  # bytes
 
-_MAX_ENTITIES: Final = 50  # a report that is forwarded three times, with footers, has about 15
-_MAX_LINES: Final = 500_000  # the largest report has 373,000 of 60 columns
+_MAX_ENTITIES: Final = 50  # an audit that is forwarded three times, with footers, has about 15
+_MAX_LINES: Final = 500_000  # the largest audit has 373,000 of 60 columns
 _MAX_MIME_HEADER: Final = 2000  # characters of a header Content-…; lines have up to 998 (RFC 5322, 2.1.1)
 _MAX_HEADER: Final = 100 * 1024  # characters of any other; Postfix keeps as many (header_size_limit)
-_MAX_HEAD: Final = 128 * 1024  # bytes of the mail's begin in which a postmark is looked for
-_LONGEST: Final = 300  # characters of each text of a postmark
+_MAX_HEAD: Final = 128 * 1024  # bytes of the mail's begin in which a mail_origin is looked for
+_LONGEST: Final = 300  # characters of each text of a mail_origin
 _CHUNK: Final = 256 * 1024  # bytes
 _MOST_NAMED: Final = 5  # parts
 _LONGEST_NAMED: Final = 80  # characters
@@ -52,7 +55,7 @@ _ITS_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, Assert
 
 
 @dataclass(frozen=True, slots=True)
-class Postmark:
+class MailOrigin:
     """Where a mail came from, for the log; each "" if not known, else one printable line of at most 300 characters.
 
     `sender` is that of the envelope if it can be known, `queue_id` our MTA's own name for the mail, by which its log
@@ -67,25 +70,27 @@ class Postmark:
 
 
 def read_mail(raw: bytes) -> bytes:
-    """Give the packed report that a mail carries, as its attachment or as all of it, forwarded or not.
+    """Give the packed audit that a mail carries, as its attachment or as all of it, forwarded or not.
 
-    A part is taken for the report by its type or by its file name. Raises RefusedError, reason "malformed" or
+    A part is taken for the audit by its type or by its file name. Raises RejectedError, reason "malformed" or
     "too_large", for all else.
     """
     if len(raw) > MAX_MAIL:
-        raise RefusedError("too_large", f"the mail has more than {MAX_MAIL:,} bytes")
+        raise RejectedError("too_large", f"the mail has more than {MAX_MAIL:,} bytes")
     lines = raw.count(b"\n") + raw.count(b"\r") - raw.count(b"\r\n")
     if lines > _MAX_LINES:
-        raise RefusedError("malformed", f"the mail has more than {_MAX_LINES:,} lines")
+        raise RejectedError("malformed", f"the mail has more than {_MAX_LINES:,} lines")
     if _LONG_BOUNDARY.search(raw):
-        raise RefusedError("malformed", "the mail has a boundary of more than 1,000 characters")
+        raise RejectedError("malformed", "the mail has a boundary of more than 1,000 characters")
     try:
-        return _report_of(list(_leaves(_parse(_without_prologue(raw)))))
+        return _audit_of(list(_leaves(_parse(_without_prologue(raw)))))
     except _ITS_ERRORS as error:
-        raise RefusedError("malformed", f"the MIME of the mail is broken: {printable(str(error))[:_LONGEST]}") from None
+        raise RejectedError(
+            "malformed", f"the MIME of the mail is broken: {printable(str(error))[:_LONGEST]}"
+        ) from None
 
 
-def postmark(raw: bytes, environment: Mapping[str, str]) -> Postmark:
+def mail_origin(raw: bytes, environment: Mapping[str, str]) -> MailOrigin:
     """Tell where a mail came from, by the environment in which the MTA runs a command, else by the mail's headers.
 
     Postfix gives SENDER, CLIENT_HOSTNAME, CLIENT_ADDRESS and CLIENT_PROTOCOL (local(8); by pipe(8) nothing), exim
@@ -96,7 +101,7 @@ def postmark(raw: bytes, environment: Mapping[str, str]) -> Postmark:
     text = _without_prologue(raw[:_MAX_HEAD]).decode("utf-8", "backslashreplace")
     head = HeaderParser().parsestr(text)
     received = head["Received"] or ""  # with a date at its end
-    return Postmark(
+    return MailOrigin(
         sender=_first(environment.get("SENDER"), _return_path(head), _mbox_sender(head), head["From"]),
         message_id=_first(head["Message-ID"]),
         queue_id=_first(environment.get("MESSAGE_ID"), _queue_id(received)),
@@ -112,7 +117,7 @@ class _Policy(Compat32):
         limit = _MAX_MIME_HEADER if name.startswith("content-") else _MAX_HEADER
         if sum(map(len, sourcelines)) > limit:
             shown = printable(name[:_LONGEST_NAMED])
-            raise RefusedError("malformed", f'a header "{shown}" of the mail has more than {limit:,} characters')
+            raise RejectedError("malformed", f'a header "{shown}" of the mail has more than {limit:,} characters')
         return super().header_source_parse(sourcelines)
 
 
@@ -121,7 +126,7 @@ def _parse(raw: bytes) -> Message:
 
     def new_entity(policy: Policy) -> Message:
         if next(numbers) > _MAX_ENTITIES:
-            raise RefusedError("malformed", f"the mail has more than {_MAX_ENTITIES} parts")
+            raise RejectedError("malformed", f"the mail has more than {_MAX_ENTITIES} parts")
         return Message(policy)
 
     parser = BytesFeedParser(policy=_Policy(message_factory=new_entity))
@@ -144,24 +149,27 @@ def _leaves(entity: Message, *, is_open: bool = False) -> Iterator[tuple[Message
         yield from _leaves(part, is_open=is_part_open)
 
 
-def _report_of(leaves: list[tuple[Message, bool]]) -> bytes:
-    reports = [(leaf, is_open) for leaf, is_open in leaves if _is_report(leaf)]
-    if not reports:
+def _audit_of(leaves: list[tuple[Message, bool]]) -> bytes:
+    audits = [(leaf, is_open) for leaf, is_open in leaves if _is_audit(leaf)]
+    if not audits:
         types = list(dict.fromkeys(_named(leaf) for leaf, _ in leaves))
         found = ", ".join([*types[:_MOST_NAMED], "…"] if len(types) > _MOST_NAMED else types)
-        raise RefusedError(
-            "malformed", f"no report is attached, expected a part {CONTENT_TYPE} or a file {FILE_NAME}, found {found}"
+        raise RejectedError(
+            "malformed", f"no audit is attached, expected a part {CONTENT_TYPE} or a file {FILE_NAME}, found {found}"
         )
-    if any(is_open for _, is_open in reports):
-        raise RefusedError("malformed", "the mail is cut off: the boundary after the report is missing")
-    contents = {_content(leaf) for leaf, _ in reports}  # twice the same is one, as lists and scanners make it
+    if any(is_open for _, is_open in audits):
+        raise RejectedError("malformed", "the mail is cut off: the boundary after the audit is missing")
+    contents = {_content(leaf) for leaf, _ in audits}  # twice the same is one, as lists and scanners make it
     if len(contents) > 1:
-        raise RefusedError("malformed", f"{len(contents)} different reports are attached, expected one")
+        raise RejectedError("malformed", f"{len(contents)} different audits are attached, expected one")
     return contents.pop()
 
 
-def _is_report(leaf: Message) -> bool:
-    return leaf.get_content_type() == CONTENT_TYPE or _file_name(leaf).strip().lower() == FILE_NAME
+def _is_audit(leaf: Message) -> bool:
+    return leaf.get_content_type() in (CONTENT_TYPE, _OLD_CONTENT_TYPE) or _file_name(leaf).strip().lower() in (
+        FILE_NAME,
+        _OLD_FILE_NAME,
+    )
 
 
 def _file_name(leaf: Message) -> str:
@@ -190,7 +198,7 @@ def _content(leaf: Message) -> bytes:
         data = binascii.a2b_qp(data)
     elif encoding not in _AS_IS:
         found = printable(encoding[:_LONGEST_NAMED])
-        raise RefusedError("malformed", f'the report is encoded as "{found}", expected base64')
+        raise RejectedError("malformed", f'the audit is encoded as "{found}", expected base64')
     return _without_text_mode(data)
 
 
@@ -199,11 +207,11 @@ def _from_base64(text: bytes) -> bytes:
         start = strange.start()
         number = text.count(b"\n", 0, start) + 1
         found = printable(text[start : start + 20].splitlines()[0].decode("latin-1"))
-        raise RefusedError("malformed", f'line {number} of the attachment has "{found}", which is no base64')
+        raise RejectedError("malformed", f'line {number} of the attachment has "{found}", which is no base64')
     try:
         return binascii.a2b_base64(text.translate(None, _BLANKS), strict_mode=True)
     except binascii.Error as error:
-        raise RefusedError(
+        raise RejectedError(
             "malformed", f"the base64 of the attachment is broken or cut off: {str(error).lower()}"
         ) from None
 
@@ -211,8 +219,8 @@ def _from_base64(text: bytes) -> bytes:
 def _without_text_mode(data: bytes) -> bytes:
     """Undo what is done to text on its way: each LF made CR LF, and one put at the end.
 
-    The first line of a report ends with a digit and LF, and its last byte is none of the two: it is the highest of the
-    payload's length (RFC 1952, 2.3.1), which is at most 4. So no other report comes of it.
+    The first line of an audit ends with a digit and LF, and its last byte is none of the two: it is the highest of the
+    payload's length (RFC 1952, 2.3.1), which is at most 4. So no other audit comes of it.
     """
     data = data.rstrip(b"\r\n")
     is_translated = data.partition(b"\n")[0].endswith(b"\r")

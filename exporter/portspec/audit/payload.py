@@ -1,4 +1,4 @@
-"""The payload of a report: the JSON object that a host's agent signed, as values."""
+"""The payload of an audit: the JSON object that a host's agent signed, as values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListeningSocket:
     """A socket that something listens on, and what; None where the agent may not see it."""
 
     protocol: str
@@ -50,8 +50,8 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a host reports of a day: `at` is when its tool ended, a Unix time, and `day` its day in UTC.
+class AuditPayload:
+    """The audit of a host of one day: `at` is when its tool ended, a Unix time, and `day` its day in UTC.
 
     `host` is canonical. `listeners` is None if they could not be gathered.
     """
@@ -63,7 +63,7 @@ class Report:
     agent: str
     tool_version: str | None
     runs: tuple[ToolRun, ...]
-    listeners: tuple[Listener, ...] | None
+    listeners: tuple[ListeningSocket, ...] | None
 
 
 def host_of(payload: bytes) -> str:
@@ -82,7 +82,7 @@ def host_of(payload: bytes) -> str:
     return host
 
 
-def read_payload(payload: bytes) -> Report:
+def read_payload(payload: bytes) -> AuditPayload:
     """Read a payload whose signature was verified. Raises EnvelopeError, reason "malformed", whatever the bytes are."""
     try:
         _verify_values(payload)
@@ -90,7 +90,7 @@ def read_payload(payload: bytes) -> Report:
         if _typed(plain, dict).get("version") != VERSION:
             raise ValueError(f"version: expected {VERSION}, found {_quoted(plain.get('version'))}")  # noqa: TRY301 - told below
         at = _time(plain)
-        return Report(
+        return AuditPayload(
             host=host_of(payload),
             day=_day(plain, at),
             at=at,
@@ -193,7 +193,7 @@ def _scope(tool: dict[str, Any]) -> str:
     return str(scope)
 
 
-def _listeners(plain: Any) -> tuple[Listener, ...] | None:
+def _listeners(plain: Any) -> tuple[ListeningSocket, ...] | None:
     if plain is None:
         return None
     if len(_typed(plain, list)) > _MAX_LISTENERS:
@@ -201,11 +201,11 @@ def _listeners(plain: Any) -> tuple[Listener, ...] | None:
     return tuple(_listener(_typed(item, dict)) for item in plain)
 
 
-def _listener(item: dict[str, Any]) -> Listener:
+def _listener(item: dict[str, Any]) -> ListeningSocket:
     port = item["port"]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         raise ValueError(f"listeners: {_quoted(port)} is not a port")
-    return Listener(
+    return ListeningSocket(
         protocol=_word(item, "protocol"),
         address=_word(item, "address"),
         port=port,

@@ -1,7 +1,7 @@
-"""The reports of hosts as they come in: admitted, archived, read; and what is known of every host that has to report.
+"""Incoming audits: admitted, archived, read; and what is known of every host that has to send audits.
 
-Whether a report was posted or `portspec receive` took it from a mail, its way ends in the archive. From there all that
-is new is read, at leisure: a morning's burst of reports is taken as fast as it can be written down.
+Whether an audit was posted or `portspec receive` took it from a mail, its way ends in the archive. From there all that
+is new is read, at leisure: a morning's burst of audits is taken as fast as it can be written down.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
-from portspec.audit.admission import MAX_AHEAD, REASONS, Rules, sender_of
+from portspec.audit.admission import MAX_AHEAD, REASONS, AdmissionPolicy, sender_of
 from portspec.audit.document import Decoder, encode
-from portspec.audit.ingest import Posting, network_of
+from portspec.audit.ingest import IngestQueue, network_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.state import AuditState, HostAudit
 from portspec.audit.tools import parse
 from portspec.errors import NoThreadError
 from portspec.exceptions import outdated
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from portspec.audit.admission import RefusedError
-    from portspec.audit.payload import Report
+    from portspec.audit.admission import RejectedError
+    from portspec.audit.payload import AuditPayload
     from portspec.config import AuditConfig
     from portspec.inventory import Rostered
     from portspec.store import Archived, Mark, Store
 
-POLL: Final = 2.0  # seconds between two looks for reports that `portspec receive` has archived
-BUSY: Final = 8  # reports waiting to be archived, with which the reading of others waits,
+POLL: Final = 2.0  # seconds between two looks for audits that `portspec receive` has archived
+BUSY: Final = 8  # audits waiting to be archived, with which the reading of others waits,
 LOOK: Final = 0.05  # seconds between two looks for that,
 MAX_PAUSE: Final = 5.0  # and seconds for which it waits
-MAX_READ: Final = 20  # reports whose tool's output is read before the hosts' states are replaced
-MAX_LOGGED: Final = 60  # refused reports a minute from one network that get a line in the log: anybody may post
+MAX_READ: Final = 20  # audits whose tool's output is read before the hosts' states are replaced
+MAX_LOGGED: Final = 60  # refused audits a minute from one network that get a line in the log: anybody may post
 MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
 
-_log = log.get("reports")
+_log = log.get("audits")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Reports that were accepted, and refused by reason: totals of the file, and refused ones not counted there yet."""
+    """Audits accepted, and rejected by reason: totals of the file, and rejected ones that are not counted there yet."""
 
     counted: Mapping[str, int] = field(default_factory=dict)
     pending: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class _Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look into the file found: totals, some hosts' last reports, new ones, up to where, how many are left."""
+    """What a look into the file found: totals, some hosts' last audits, new ones, up to where, how many are left."""
 
     counted: Mapping[str, int]
     last: Sequence[Archived | None]
@@ -70,8 +70,8 @@ class _Look:
     left: int
 
 
-class Reports:
-    """Takes reports, and knows the last of each host: `audits`, by the label `host`.
+class AuditService:
+    """Takes audits, and knows the last of each host: `states`, by the label `host`.
 
     A host of the roster is in there once the archive was asked for it. `wall_clock` gives Unix seconds.
     """
@@ -82,10 +82,10 @@ class Reports:
         self._roster: Mapping[str, Rostered] = {}
         self._states: dict[str, AuditState] = {}  # by canonical name
         self._is_restored = True
-        self.audits: HostTable[AuditState] = HostTable()
+        self.states: HostTable[AuditState] = HostTable()
         self.unread = 0
         self._has_news = asyncio.Event()
-        self._posting = Posting(store, wall_clock, self.refuse, self._has_news.set)
+        self._posting = IngestQueue(store, wall_clock, self.refuse, self._has_news.set)
         self._tally = _Tally()
         self._logged = _Log(wall_clock)
         # Of the threads that read and write, one at a time each:
@@ -96,7 +96,7 @@ class Reports:
     def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
         """Go on with another roster: hosts that stay keep what is known of them."""
         self._roster = roster
-        self._posting.rules = Rules(frozenset(roster), audit.passphrases if audit else ())
+        self._posting.rules = AdmissionPolicy(frozenset(roster), audit.passphrases if audit else ())
         now = self._wall_clock()
         self._states = {
             name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
@@ -107,37 +107,37 @@ class Reports:
 
     @property
     def is_expecting(self) -> bool:
-        """True if there is a passphrase that reports can be signed by."""
+        """True if there is a passphrase that audits can be signed by."""
         return bool(self._posting.rules.passphrases)
 
     @property
     def received(self) -> int:
-        """The number of reports that were accepted, ever."""
+        """The number of audits that were accepted, ever."""
         return self._tally.counted.get(Outcome.ACCEPTED, 0)
 
     @property
     def rejected(self) -> dict[str, int]:
-        """The number of reports that were not accepted, ever, by reason."""
+        """The number of audits that were not accepted, ever, by reason."""
         tally = self._tally
         return {reason: tally.counted.get(reason, 0) + tally.pending[reason] for reason in REASONS}
 
     def find(self, host: str) -> AuditState | None:
-        """Give what is known of a host, however its name is spelled; None if it need not report."""
+        """Give what is known of a host, however its name is spelled; None if it need not send audits."""
         try:
             return self._states.get(canonical(host))
         except ValueError:
             return None
 
     def host_of(self, head: bytes) -> str:
-        """Give the host that a report says it is of, by its first bytes; see audit.intake.sender_of()."""
+        """Give the host that an audit says it is of, by its first bytes; see audit.admission.sender_of()."""
         return sender_of(head, self._posting.rules)
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
-        """Archive a report that came from an address; see Posting.take()."""
+        """Archive an audit that came from an address; see IngestQueue.take()."""
         return await self._posting.take(packed, origin)
 
-    def refuse(self, error: RefusedError, origin: str) -> None:
-        """Take note of a report that is refused."""
+    def refuse(self, error: RejectedError, origin: str) -> None:
+        """Take note of an audit that is refused."""
         self._tally = replace(self._tally, pending=self._tally.pending + Counter([error.reason]))
         self._logged.tell(error, origin)
         self._has_news.set()  # so that it is counted in the file soon
@@ -150,7 +150,7 @@ class Reports:
             if names:
                 self._know(await in_daemon_thread(lambda: self._documented(names)))
         except StoreError as error:
-            _log.error("the last reports cannot be read", file=error.path, why=error.why, todo=error.kind.value)
+            _log.error("the last audits cannot be read", file=error.path, why=error.why, todo=error.kind.value)
         with contextlib.suppress(StoreError):  # the next look tells of it
             counted = await in_daemon_thread(lambda: self._store.perform(archive.counts))
             self._tally = replace(self._tally, counted=counted)
@@ -184,29 +184,29 @@ class Reports:
                         await self._has_news.wait()
 
     async def _let_posts_go_first(self) -> None:
-        """Wait while many reports come in, but not for ever: taking one is quick, and reading it is not."""
+        """Wait while many audits come in, but not for ever: taking one is quick, and reading it is not."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_PAUSE):
                 while self._posting.waiting >= BUSY:  # noqa: ASYNC110 - a count, not an event
                     await asyncio.sleep(LOOK)
 
-    def _documented(self, names: Sequence[str]) -> dict[str, Inspection | None]:
-        """Give the last inspection of each host as far as it is at hand; None of those without a report.
+    def _documented(self, names: Sequence[str]) -> dict[str, HostAudit | None]:
+        """Give the last audit of each host as far as it is at hand; None of those without an audit.
 
         Raises StoreError.
         """
         until = self._until()
         documents, last = self._store.audit_documents(), self._store.last_reports(until)
-        found: dict[str, Inspection | None] = {name: None for name in names if name not in last}
+        found: dict[str, HostAudit | None] = {name: None for name in names if name not in last}
         for name in names:
             _, document = documents.get(name, (0, None))
-            inspection = None if document is None else decoded(self._decoder, name, document)
-            if inspection and inspection.at <= until:
-                found[name] = inspection
+            host_audit = None if document is None else decoded(self._decoder, name, document)
+            if host_audit and host_audit.at <= until:
+                found[name] = host_audit
         return found
 
     async def _read_some(self) -> None:
-        """Read some reports: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
+        """Read some audits: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
         unknown = [name for name in self._roster if name not in self._states][:MAX_READ]
         pending, until = self._tally.pending, self._until()
 
@@ -225,25 +225,25 @@ class Reports:
         self._know(dict(zip(unknown, last, strict=True)))
         self._renew(new)
 
-    def _read(self, seen: _Look) -> tuple[list[Inspection | None], list[tuple[str, Inspection]]]:
+    def _read(self, seen: _Look) -> tuple[list[HostAudit | None], list[tuple[str, HostAudit]]]:
         """Read the output of tools in what was seen, and keep what it comes to. Raises StoreError.
 
-        Gives what the last reports come to, and the new ones, each of these with its host.
+        Gives what the last audits come to, and the new ones, each of these with its host.
         """
         documents: list[tuple[str, int, str]] = []
 
-        def kept(item: Archived) -> Inspection:
-            inspection = inspect(item)
+        def kept(item: Archived) -> HostAudit:
+            host_audit = read_audit(item)
             try:
-                document = encode(inspection)
+                document = encode(host_audit)
                 found = self._decoder.decode(document)  # in this what hosts share is one object
-            except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
-                _log.exception("what a report comes to cannot be kept", host=item.host, day=item.day)
+            except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
+                _log.exception("what an audit comes to cannot be kept", host=item.host, day=item.day)
                 return _unreadable(item, error)
-            _log.info("report read", host=item.host, day=item.day, **_told(inspection.audit))
-            _tell_left_out(item.host, inspection)
+            _log.info("audit read", host=item.host, day=item.day, **_told(host_audit.audit))
+            _tell_left_out(item.host, host_audit)
             documents.append((item.host, item.number, document))
-            return found or inspection
+            return found or host_audit
 
         last = [kept(item) if item else None for item in seen.last]
         new = [(item.host, kept(item)) for item in seen.new]
@@ -253,8 +253,8 @@ class Reports:
         self._mark = seen.mark
         return last, new
 
-    def _know(self, found: Mapping[str, Inspection | None]) -> None:
-        """Take up the last inspections of hosts that are new, by canonical name; None of those that never reported."""
+    def _know(self, found: Mapping[str, HostAudit | None]) -> None:
+        """Take up the last audits of hosts that are new, by canonical name; None of those that never reported."""
         now = self._wall_clock()
         new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
         if new:
@@ -263,19 +263,19 @@ class Reports:
             }
             self._tabulate()
 
-    def _renew(self, found: Iterable[tuple[str, Inspection]]) -> None:
-        """Take up inspections of hosts that are known, by canonical name; one of an earlier time changes nothing."""
+    def _renew(self, found: Iterable[tuple[str, HostAudit]]) -> None:
+        """Take up audits of hosts that are known, by canonical name; one of an earlier time changes nothing."""
         now, until = self._wall_clock(), self._until()
-        for name, inspection in found:
+        for name, host_audit in found:
             state = self._states.get(name)
-            if state is None or inspection.at > until:
+            if state is None or host_audit.at > until:
                 continue
-            known = state.inspection
-            if known is None or not inspection.at < known.at <= until:
-                self._replace(name, replace(state, inspection=inspection, judged_at=now))
+            known = state.host_audit
+            if known is None or not host_audit.at < known.at <= until:
+                self._replace(name, replace(state, host_audit=host_audit, judged_at=now))
 
     def _until(self) -> float:
-        """Give the Unix time after which no report can be: what is of later came while our clock was ahead."""
+        """Give the Unix time after which no audit can be: what is of later came while our clock was ahead."""
         return self._wall_clock() + MAX_AHEAD
 
     def _judge_again(self) -> None:
@@ -286,57 +286,57 @@ class Reports:
                 name: state.judged(now) if state.host in found else state for name, state in self._states.items()
             }
             self._tabulate()
-            _log.info("exceptions ended: reports judged anew", hosts=len(found), first=min(found))
+            _log.info("exceptions ended: audits judged anew", hosts=len(found), first=min(found))
 
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state
-        self.audits = self.audits.replacing(state)
+        self.states = self.states.replacing(state)
 
     def _tabulate(self) -> None:
         """Make the table anew, unless nothing in it differs: what is the same object is not rendered again."""
         states = [self._states[name] for name in self._roster if name in self._states]
-        if len(states) != len(self.audits) or any(
-            state is not known for state, known in zip(states, chain.from_iterable(self.audits.chunks), strict=True)
+        if len(states) != len(self.states) or any(
+            state is not known for state, known in zip(states, chain.from_iterable(self.states.chunks), strict=True)
         ):
-            self.audits = HostTable(states)
+            self.states = HostTable(states)
 
 
 def _under(entry: Rostered, state: AuditState, now: float) -> AuditState:
     """Return the state of a host by another roster; the same object if nothing differs."""
     if (entry.host, entry.exceptions) == (state.host, state.exceptions):
         return state.judged(now)
-    return AuditState(entry.host, entry.exceptions, state.inspection, now)
+    return AuditState(entry.host, entry.exceptions, state.host_audit, now)
 
 
-def decoded(decoder: Decoder, host: str, document: str) -> Inspection | None:
-    """Read what is kept of a host's report; None where the output of the tool is to be read anew."""
+def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:
+    """Read what is kept of a host's audit; None where the output of the tool is to be read anew."""
     try:
         return decoder.decode(document)
     except ValueError as error:
-        _log.error("what was kept of a report is garbled: its tool's output is read anew", host=host, why=str(error))
+        _log.error("what was kept of an audit is garbled: its tool's output is read anew", host=host, why=str(error))
         return None
 
 
-def inspect(archived: Archived) -> Inspection:
-    """Read the tool's output in an archived report; what makes that fail is the reason of a failed audit."""
+def read_audit(archived: Archived) -> HostAudit:
+    """Read the tool's output in an archived audit; what makes that fail is the reason of a failed audit."""
     try:
-        report = read_payload(archived.payload)
-        audit = parse(*report.runs)
-    except Exception as error:  # noqa: BLE001 - one host's report must not keep the others' from being read
-        _log.exception("an archived report cannot be read", host=archived.host, day=archived.day)
+        payload = read_payload(archived.payload)
+        audit = parse(*payload.runs)
+    except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
+        _log.exception("an archived audit cannot be read", host=archived.host, day=archived.day)
         return _unreadable(archived, error)
-    return inspection_of(report, audit)
+    return host_audit_of(payload, audit)
 
 
-def _unreadable(archived: Archived, error: Exception) -> Inspection:
-    """Give what is known of a host whose report cannot be read: that its audit failed, and why."""
+def _unreadable(archived: Archived, error: Exception) -> HostAudit:
+    """Give what is known of a host whose audit cannot be read: that its audit failed, and why."""
     audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
-    return Inspection(archived.at, "", None, audit, None)
+    return HostAudit(archived.at, "", None, audit, None)
 
 
-def _tell_left_out(host: str, inspection: Inspection) -> None:
+def _tell_left_out(host: str, host_audit: HostAudit) -> None:
     """Tell in the log of an audit that is too large for /metrics."""
-    if more := left_out_of(AuditState(host, inspection=inspection)):
+    if more := left_out_of(AuditState(host, host_audit=host_audit)):
         _log.warning(
             "an audit is too large for one host: /metrics leaves some of its series out", host=host, series=more
         )
@@ -348,20 +348,20 @@ def _told(audit: Audit) -> dict[str, str | int]:
     return {"status": audit.status.value, "vulnerabilities": len(audit.vulnerabilities), **reason}
 
 
-def inspection_of(report: Report, audit: Audit) -> Inspection:
-    """Join a report and what its tool's output came to."""
-    return Inspection(report.at, report.runs[0].tool, report.tool_version, audit, report.listeners)
+def host_audit_of(payload: AuditPayload, audit: Audit) -> HostAudit:
+    """Join a payload and what its tool's output came to."""
+    return HostAudit(payload.at, payload.runs[0].tool, payload.tool_version, audit, payload.listeners)
 
 
 def _tell_unreadable(error: Exception) -> None:
     if isinstance(error, StoreError):  # the store tells what to do
-        _log.warning("the reports cannot be read now", file=error.path, why=error.why)
+        _log.warning("the audits cannot be read now", file=error.path, why=error.why)
     elif not isinstance(error, NoThreadError):  # the log tells of it
-        _log.error("the reports cannot be read", exc_info=error)
+        _log.error("the audits cannot be read", exc_info=error)
 
 
 class _Log:
-    """Tells of refused reports in the log, and of too many of them in a minute only how many there were."""
+    """Tells of refused audits in the log, and of too many of them in a minute only how many there were."""
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
@@ -369,19 +369,19 @@ class _Log:
         self._count = 0
         self._told: Counter[str] = Counter()  # by network
 
-    def tell(self, error: RefusedError, origin: str) -> None:
+    def tell(self, error: RejectedError, origin: str) -> None:
         self.tell_rest()
         self._count += 1
         network = network_of(origin)
         if self._told.total() < MAX_LOGGED_OF_ALL and self._told[network] < MAX_LOGGED:
             self._told[network] += 1
             known = {"host": error.host} if error.host else {}
-            _log.error("a report was refused", reason=error.reason, why=str(error), origin=origin, **known)
+            _log.error("an audit was refused", reason=error.reason, why=str(error), origin=origin, **known)
 
     def tell_rest(self) -> None:
         minute = int(self._wall_clock() // 60)
         if minute != self._minute:
             if more := self._count - self._told.total():
-                _log.error("more reports were refused", reports=more)
+                _log.error("more audits were refused", audits=more)
             self._minute, self._count = minute, 0
             self._told.clear()

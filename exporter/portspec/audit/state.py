@@ -1,4 +1,4 @@
-"""What is known of a host from the inside: its last report, judged by the exceptions at a time."""
+"""What is known of a host from the inside: its last audit, judged by the exceptions at a time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from portspec.audit.model import Audit, Severity, Vulnerability
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
     from portspec.config import VulnerabilityException
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """What one report says of its host, its tool's output being read; `at` is when the tool ended, a Unix time.
+class HostAudit:
+    """What one audit says of its host, its tool's output being read; `at` is when the tool ended, a Unix time.
 
     `listeners` is None if the agent could not gather them.
     """
@@ -28,12 +28,12 @@ class Inspection:
     tool: str
     tool_version: str | None
     audit: Audit
-    listeners: tuple[Listener, ...] | None
+    listeners: tuple[ListeningSocket, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditState:
-    """A host of the roster and its last report, if it has sent one.
+    """A host of the roster and its last audit, if it has sent one.
 
     `host` is its name in conf.yml, the label; `exceptions` those that are about it, in force or not. `judged_at` is
     the time whose exceptions count, in Unix seconds.
@@ -41,7 +41,7 @@ class AuditState:
 
     host: str
     exceptions: tuple[VulnerabilityException, ...] = ()
-    inspection: Inspection | None = None
+    host_audit: HostAudit | None = None
     judged_at: float = math.inf
 
     @property
@@ -56,10 +56,10 @@ class AuditState:
 
     @property
     def status(self) -> Status:
-        """What the last report comes to; vulnerable only by what counts."""
-        if self.inspection is None:
+        """What the last audit comes to; vulnerable only by what counts."""
+        if self.host_audit is None:
             return Status.NEVER
-        audit = self.inspection.audit
+        audit = self.host_audit.audit
         if audit.status is not Status.VULNERABLE or self.vulnerabilities:
             return audit.status
         return audit.without
@@ -67,7 +67,7 @@ class AuditState:
     @property
     def reason(self) -> str:
         """Why it failed, or what is stale; "" otherwise."""
-        return self.inspection.audit.reason if self.inspection else ""
+        return self.host_audit.audit.reason if self.host_audit else ""
 
     @property
     def is_counted(self) -> bool:
@@ -92,9 +92,9 @@ class AuditState:
         return replace(self, judged_at=now) if is_outdated(self, now) else self
 
     def _found(self, *, is_excepted: bool) -> tuple[Vulnerability, ...]:
-        if self.inspection is None:
+        if self.host_audit is None:
             return ()
-        found = self.inspection.audit.vulnerabilities
+        found = self.host_audit.audit.vulnerabilities
         accepted = {name for item in in_force(self.exceptions, self.judged_at) for name in item.ids}
         if not accepted:
             return () if is_excepted else found

@@ -1,7 +1,7 @@
 """`portspec receive`: one mail from the MTA's pipe into the archive.
 
 The exit codes are those of sysexits(3), by which an MTA knows what to do: 65 returns the mail to its sender, 75 keeps
-it in the queue and tries again. Whatever keeps a good report from being archived is 75, a mistake in conf.yml too.
+it in the queue and tries again. Whatever keeps a good audit from being archived is 75, a mistake in conf.yml too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from portspec import log
-from portspec.audit.admission import RefusedError, Rules, admit, is_good
-from portspec.audit.mail import MAX_MAIL, postmark, read_mail
+from portspec.audit.admission import AdmissionPolicy, RejectedError, admit, is_good
+from portspec.audit.mail import MAX_MAIL, mail_origin, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
 from portspec.inventory import roster, targets
@@ -23,7 +23,7 @@ from portspec.store import Arrival, Outcome, deposit, note_refusal, place_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portspec.audit.payload import Report
+    from portspec.audit.payload import AuditPayload
     from portspec.config import Config
 
 EX_OK: Final = 0
@@ -40,11 +40,11 @@ def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, 
     try:
         raw = _read(stdin or sys.stdin.buffer)
         # In the order of the line; what is not known is left out.
-        mark = {name: text for name, text in asdict(postmark(raw, environment)).items() if text}
+        mark = {name: text for name, text in asdict(mail_origin(raw, environment)).items() if text}
         return _receive(path, raw, mark)
     except PortspecError as error:
         _log.error("the mail has to wait", why=str(error), **mark)
-    except Exception:  # noqa: BLE001 - a fault of ours must not lose a report
+    except Exception:  # noqa: BLE001 - a fault of ours must not lose an audit
         _log.exception("the mail has to wait: portspec crashed", **mark)
     return EX_TEMPFAIL
 
@@ -52,40 +52,40 @@ def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, 
 def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
     config = load(path)
     if config.audit is None:
-        raise PortspecError(f"{path}: has no audit block, so no report is expected")
+        raise PortspecError(f"{path}: has no audit block, so no audit is expected")
     place = place_of(config)
     if not place.is_certain:
         raise PortspecError(place.why)  # an archive begun by a guess is one that nobody reads
     now = time.time()
     try:
-        report, payload = _admit(config, read_mail(raw), now)
-        outcome = deposit(place.path, Arrival(report.host, report.day, report.at, payload), now, is_good)
+        audit, payload = _admit(config, read_mail(raw), now)
+        outcome = deposit(place.path, Arrival(audit.host, audit.day, audit.at, payload), now, is_good)
         if outcome is Outcome.OTHER:
-            raise RefusedError.duplicate(report.host, report.day)
+            raise RejectedError.duplicate(audit.host, audit.day)
         if outcome is Outcome.FULL:
-            raise RefusedError.quota(report.host)
-    except RefusedError as error:
+            raise RejectedError.quota(audit.host)
+    except RejectedError as error:
         known = {"host": error.host} if error.host else {}
-        _log.error("a report was refused", reason=error.reason, why=str(error), **known, **mark)
+        _log.error("an audit was refused", reason=error.reason, why=str(error), **known, **mark)
         note_refusal(place.path, error.reason)
         return EX_DATAERR
     if outcome is Outcome.REPLACED:
-        _log.warning("a report replaces one of its day whose audit failed", host=report.host, day=report.day)
+        _log.warning("an audit replaces one of its day whose audit failed", host=audit.host, day=audit.day)
         return EX_OK
     _log.info(
-        "a report was accepted" if outcome is Outcome.ACCEPTED else "the report is there already",
-        host=report.host,
+        "an audit was accepted" if outcome is Outcome.ACCEPTED else "the audit is there already",
+        host=audit.host,
         **mark,
     )
     return EX_OK
 
 
-def _admit(config: Config, packed: bytes, now: float) -> tuple[Report, bytes]:
-    """Admit a report; hosts that a source of discovery puts on the roster are only looked for if need be."""
+def _admit(config: Config, packed: bytes, now: float) -> tuple[AuditPayload, bytes]:
+    """Admit an audit; hosts that a source of discovery puts on the roster are only looked for if need be."""
     passphrases = config.audit.passphrases if config.audit else ()
     try:
-        return admit(packed, Rules(roster(config, targets(config)), passphrases), now)
-    except RefusedError as error:
+        return admit(packed, AdmissionPolicy(roster(config, targets(config)), passphrases), now)
+    except RejectedError as error:
         naming = {source.name for source in config.discovery if source.entry.must_report}
         if error.reason != "roster" or not naming:
             raise
@@ -97,7 +97,7 @@ def _admit(config: Config, packed: bytes, now: float) -> tuple[Report, bytes]:
         asyncio.run(discovery.refresh_all())
         if failed := [item.name for item in discovery.stats if item.failures and item.name in naming]:
             raise PortspecError(f"{error}, and {', '.join(failed)}, which may name it, cannot be asked") from None
-        return admit(packed, Rules(roster(config, targets(config, discovery.hosts)), passphrases), now)
+        return admit(packed, AdmissionPolicy(roster(config, targets(config, discovery.hosts)), passphrases), now)
 
 
 def _read(stdin: BinaryIO) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD
 from portspec.audit.document import Decoder
-from portspec.audit.service import decoded, inspect
+from portspec.audit.service import decoded, read_audit
 from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write_bytes
@@ -26,7 +26,7 @@ from portspec.store import Store, place_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.audit.state import Inspection
+    from portspec.audit.state import HostAudit
     from portspec.config import Config
     from portspec.store import Archived
 
@@ -93,31 +93,31 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
             raise UsageError(f'"{host}" is not a host of the configuration')
         if day is not None and not expected:
             raise UsageError(f"--day: {host} need not report by the configuration; --raw gives what it has sent")
-    inspections = _inspections(store, expected, day)
+    host_audits = _inspections(store, expected, day)
     states = store.restore(every)
     return Snapshot(
         hosts=HostTable(states.get(target.host) or HostState(target) for target in every),
         audits=HostTable(
-            AuditState(entry.host, entry.exceptions, inspections.get(name), now) for name, entry in expected.items()
+            AuditState(entry.host, entry.exceptions, host_audits.get(name), now) for name, entry in expected.items()
         ),
     )
 
 
-def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[str, Inspection]:
-    """Give the inspection of each host by canonical name: of a day, or the last; what nobody has read yet is read."""
+def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[str, HostAudit]:
+    """Give the audit of each host by canonical name: of a day, or the last; what nobody has read yet is read."""
     if day is not None:
-        return {name: inspect(_archived(store, name, day)) for name in names}
+        return {name: read_audit(_archived(store, name, day)) for name in names}
     decoder = Decoder()
     until = time.time() + MAX_AHEAD
     documents, last = store.audit_documents(), store.last_reports(until)
-    found: dict[str, Inspection] = {}
+    found: dict[str, HostAudit] = {}
     for name in names:
         number, document = documents.get(name, (0, ""))
-        inspection = decoded(decoder, name, document) if document and number == last.get(name) else None
-        if inspection is None and name in last and (archived := store.archived(name, until=until)):
-            inspection = inspect(archived)
-        if inspection:
-            found[name] = inspection
+        host_audit = decoded(decoder, name, document) if document and number == last.get(name) else None
+        if host_audit is None and name in last and (archived := store.archived(name, until=until)):
+            host_audit = read_audit(archived)
+        if host_audit:
+            found[name] = host_audit
     return found
 
 

@@ -204,7 +204,7 @@ PORT_PARTS: tuple[Part[HostState], ...] = (
     Part(m.PORT_HOST_INFO, _host_info),
 )
 AUDIT_PARTS: tuple[Part[AuditState], ...] = (
-    _of_host(m.AUDIT_TIMESTAMP, lambda state: state.inspection.at if state.inspection else 0.0),
+    _of_host(m.AUDIT_TIMESTAMP, lambda state: state.host_audit.at if state.host_audit else 0.0),
     Part(m.AUDIT_STATUS, _statuses),
     _of_host(m.AUDIT_VULNERABLE_PACKAGES, lambda state: state.vulnerable_packages if state.is_counted else None),
     Part(m.AUDIT_VULNERABILITIES, _severities),

@@ -9,7 +9,7 @@ from portspec.audit.model import Status
 from portspec.exceptions import in_force
 from portspec.ports import PortSet
 from portspec.report import phrases
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.report.fleet import Machine
     from portspec.scan import AddressObservation, Failure
-    from portspec.state.correlation import Exposure
+    from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState
     from portspec.state.verdict import Deviation
 
@@ -57,7 +57,7 @@ def needs(machine: Machine, now: float) -> Iterator[str]:
     """Say why a machine needs attention, in the order of Need; nothing for one that does not."""
     state = machine.state
     if state and (found := _of_kind(state, Kind.UNEXPECTED)):
-        held = list(_by_holders(found, expose(state, machine.audit), machine.audit))
+        held = list(_by_holders(found, correlate(state, machine.audit), machine.audit))
         yield from (f"unexpected {words}" for words in held[:MAX_GROUPS])
         if len(held) > MAX_GROUPS:
             yield f"and more, in all {phrases.counted(len(found), 'unexpected port')}"
@@ -67,30 +67,30 @@ def needs(machine: Machine, now: float) -> Iterator[str]:
         yield f"missing {phrases.ports(missing)}"
     if machine.audit and machine.status in _FAULTS:
         yield _with_reason(_FAULTS[machine.status], machine.audit.reason)
-    if machine.is_late and machine.audit and machine.audit.inspection:
-        yield f"last report {phrases.duration(now - machine.audit.inspection.at)} ago"
+    if machine.is_late and machine.audit and machine.audit.host_audit:
+        yield f"last report {phrases.duration(now - machine.audit.host_audit.at)} ago"
     if machine.status is Status.NEVER:
         yield STATUSES[Status.NEVER]
     if state and state.verdict is Verdict.UNKNOWN:
         yield _verdict(state)
 
 
-def facts(machine: Machine, exposure: Exposure | None, now: float) -> Iterator[Fact]:
+def facts(machine: Machine, correlation: Correlation | None, now: float) -> Iterator[Fact]:
     """Give the head of a machine's section: the scan, then what both views say together, then the audit."""
     state = machine.state
     if state is None:
         yield Fact("Ports", ("not scanned: this machine only reports",))
     else:
         yield from _scan(state, now)
-        yield from _deviations(state, exposure, machine.audit)
-    if exposure:
-        if exposure.unreachable:
-            lines = _by_holders(exposure.unreachable, exposure, machine.audit)
+        yield from _deviations(state, correlation, machine.audit)
+    if correlation:
+        if correlation.unreachable:
+            lines = _by_holders(correlation.unreachable, correlation, machine.audit)
             yield Fact("Listening but not reachable", tuple(phrases.some(lines)))
-        if exposure.unheld:
-            yield Fact("Reachable but nobody listens", (phrases.ports(exposure.unheld),))
-        if exposure.newer:
-            lines = _by_holders(exposure.newer, exposure, machine.audit)
+        if correlation.unheld:
+            yield Fact("Reachable but nobody listens", (phrases.ports(correlation.unheld),))
+        if correlation.newer:
+            lines = _by_holders(correlation.newer, correlation, machine.audit)
             yield Fact("Newly reachable", tuple(lines))
     yield from _audit(machine, now)
 
@@ -136,14 +136,14 @@ def _address(seen: AddressObservation) -> str:
     return f"{seen.address}: {phrases.ports(seen.open)}{doubtful} ({others})"
 
 
-def _deviations(state: HostState, exposure: Exposure | None, audit: AuditState | None) -> Iterator[Fact]:
+def _deviations(state: HostState, correlation: Correlation | None, audit: AuditState | None) -> Iterator[Fact]:
     unexpected: list[str] = []
     missing: list[str] = []
     for (address, kind, found), ports in _grouped(state.deviations).items():
         if kind is Kind.MISSING:
             missing.append(f"{phrases.ports(ports)} on {address}: {found}")
         else:
-            for who, those in _holders(ports, exposure, audit).items():
+            for who, those in _holders(ports, correlation, audit).items():
                 unexpected.append(f"{phrases.ports(those)} on {address}{who}")
     if unexpected:
         yield Fact("Unexpected", tuple(phrases.some(unexpected)), "bad")
@@ -174,10 +174,10 @@ def _audit(machine: Machine, now: float) -> Iterator[Fact]:
     status = machine.status or Status.NEVER
     tone = {Status.CLEAN: "good", Status.NEVER: ""}.get(status, "bad")
     yield Fact("Audit", tuple(_audit_lines(machine, status, audit.reason)), tone)
-    if inspection := audit.inspection:
-        tool = " ".join(filter(None, (inspection.tool, inspection.tool_version))) or "tool not told"
-        reported = f"{phrases.when(inspection.at, now)}{', late' if machine.is_late else ''}: {tool}"
-        at = inspection.audit.database_at
+    if host_audit := audit.host_audit:
+        tool = " ".join(filter(None, (host_audit.tool, host_audit.tool_version))) or "tool not told"
+        reported = f"{phrases.when(host_audit.at, now)}{', late' if machine.is_late else ''}: {tool}"
+        at = host_audit.audit.database_at
         database = "of unknown age" if at is None else f"of {phrases.time(at)}, {phrases.duration(now - at)} old"
         yield Fact("Report", (reported, f"database {database}"), "bad" if machine.is_late else "")
 
@@ -225,23 +225,23 @@ def _grouped(deviations: Iterable[Deviation]) -> dict[tuple[str, Kind, str], Por
     return {key: PortSet.of(numbers) for key, numbers in found.items()}
 
 
-def _holders(ports: PortSet, exposure: Exposure | None, audit: AuditState | None) -> dict[str, PortSet]:
+def _holders(ports: PortSet, correlation: Correlation | None, audit: AuditState | None) -> dict[str, PortSet]:
     """Give the ports by what there is to say of who listens on them; of "" if the host does not tell."""
-    if exposure is None:
+    if correlation is None:
         return {"": ports}
     found: dict[str, list[int]] = {}
     for port in ports:
-        if port in exposure.listeners:
-            words = f": {phrases.programs(phrases.holders(exposure.listeners[port]))}"
-        elif port in exposure.unheld:
+        if port in correlation.listeners:
+            words = f": {phrases.programs(phrases.holders(correlation.listeners[port]))}"
+        elif port in correlation.unheld:
             words = ": by the report nobody listens there"
         else:
-            of = f" of {phrases.time(audit.inspection.at)}" if audit and audit.inspection else ""
+            of = f" of {phrases.time(audit.host_audit.at)}" if audit and audit.host_audit else ""
             words = f": opened after the last audit{of}"
         found.setdefault(words, []).append(port)
     return {words: PortSet.of(numbers) for words, numbers in found.items()}
 
 
-def _by_holders(ports: PortSet, exposure: Exposure | None, audit: AuditState | None) -> Iterator[str]:
-    for words, those in _holders(ports, exposure, audit).items():
+def _by_holders(ports: PortSet, correlation: Correlation | None, audit: AuditState | None) -> Iterator[str]:
+    for words, those in _holders(ports, correlation, audit).items():
         yield f"{phrases.ports(those)}{words}"

@@ -74,11 +74,11 @@ def _states(snapshot: Snapshot) -> list[HostState]:
 
 
 def _machine(host: str, state: HostState | None, audit: AuditState | None, now: float, max_age: float) -> Machine:
-    inspection = audit.inspection if audit else None
+    host_audit = audit.host_audit if audit else None
     vulnerabilities = audit.vulnerabilities if audit else ()
-    found = len(inspection.audit.vulnerabilities) if inspection else 0
+    found = len(host_audit.audit.vulnerabilities) if host_audit else 0
     status = audit.status if audit else None
-    is_late = inspection is not None and now - inspection.at > max_age
+    is_late = host_audit is not None and now - host_audit.at > max_age
     return Machine(
         host=host,
         need=_need(state, status, is_vulnerable=bool(vulnerabilities), is_late=is_late),

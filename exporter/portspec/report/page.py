@@ -17,7 +17,7 @@ from portspec.report.facts import facts, needs
 from portspec.report.names import anchor
 from portspec.report.rows import FindingRows, accepted_rows, fact_rows, socket_rows
 from portspec.report.sockets import MAX_SOCKETS, sockets
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,13 +79,13 @@ def _sections(contents: Contents) -> Iterator[_Section]:
 
 
 def _section(machine: Machine, contents: Contents, rows: FindingRows) -> _Section:
-    exposure = expose(machine.state, machine.audit)
-    inspection = machine.audit.inspection if machine.audit else None
-    listening = sockets(inspection.listeners) if inspection and inspection.listeners else []
+    correlation = correlate(machine.state, machine.audit)
+    host_audit = machine.audit.host_audit if machine.audit else None
+    listening = sockets(host_audit.listeners) if host_audit and host_audit.listeners else []
     return _Section(
         anchor=anchor(machine.host),
         name=contents.names[machine.host],
-        facts=fact_rows(facts(machine, exposure, contents.now)),
+        facts=fact_rows(facts(machine, correlation, contents.now)),
         findings=rows.write(machine.vulnerabilities) if machine.vulnerabilities else None,
         accepted=accepted_rows(machine.audit, machine.excepted) if machine.audit and machine.excepted else None,
         sockets=socket_rows(listening[:MAX_SOCKETS]),

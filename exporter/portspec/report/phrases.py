@@ -12,7 +12,7 @@ from portspec.state.excepted import last_day
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
     from portspec.config import PortException, VulnerabilityException
     from portspec.ports import PortSet
 
@@ -62,7 +62,7 @@ def ports(found: PortSet) -> str:
     return f"{', '.join(words[:MAX_RANGES])} and more, in all {len(found):,} ports"
 
 
-def holders(listeners: Iterable[Listener]) -> Holders:
+def holders(listeners: Iterable[ListeningSocket]) -> Holders:
     """Give who listens, each process and user once."""
     return tuple(dict.fromkeys((item.process, item.user) for item in listeners))
 

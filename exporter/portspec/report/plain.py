@@ -11,7 +11,7 @@ from portspec.report import phrases
 from portspec.report.contents import NO_MACHINES, NO_NEED, TITLE, summary_lines
 from portspec.report.facts import facts, needs
 from portspec.report.sockets import MAX_SOCKETS, sockets
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 from portspec.state.document import accepting, exception_for
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def _bullets(machine: Machine, now: float) -> Iterator[str]:
 
 def _section(machine: Machine, contents: Contents) -> Iterator[str]:
     yield f"\n{_underlined(contents.names[machine.host], '-')}"
-    exposure = expose(machine.state, machine.audit)
-    for fact in facts(machine, exposure, contents.now):
+    correlation = correlate(machine.state, machine.audit)
+    for fact in facts(machine, correlation, contents.now):
         yield _labelled(fact.label, fact.lines, _FACT)
     if machine.vulnerabilities:
         yield "Vulnerabilities:\n"
@@ -95,7 +95,7 @@ def _accepted(audit: AuditState, excepted: Sequence[Vulnerability]) -> Iterator[
 
 
 def _sockets(audit: AuditState) -> Iterator[str]:
-    found = sockets((audit.inspection and audit.inspection.listeners) or ())
+    found = sockets((audit.host_audit and audit.host_audit.listeners) or ())
     if not found:
         return
     yield "Listening sockets, by the machine's report:\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
 
 MAX_SOCKETS: Final = 1000  # lines of a machine
 MAX_ADDRESSES: Final = 20  # of a line
@@ -25,7 +25,7 @@ class Socket(NamedTuple):
     user: str
 
 
-def sockets(listeners: Iterable[Listener]) -> list[Socket]:
+def sockets(listeners: Iterable[ListeningSocket]) -> list[Socket]:
     """Give one for each port, process and user, by port; all of them, however many."""
     found: dict[tuple[str, int, str, str], dict[str, None]] = {}
     for item in listeners:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.ports import spell
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,10 +44,10 @@ def vulnerabilities_of(audit: AuditState) -> Share:
 
 def listeners_of(audit: AuditState) -> Share:
     """Give port, process and user of what listens on another than a loopback address, by port; "" if not known."""
-    exposure = expose(None, audit)
+    correlation = correlate(None, audit)
     found = (
         (spell(port), process, user)
-        for port, listeners in (sorted(exposure.listeners.items()) if exposure else ())
+        for port, listeners in (sorted(correlation.listeners.items()) if correlation else ())
         for process, user in sorted({(item.process or "", item.user or "") for item in listeners})
     )
     return _fitted(audit.host, found, MAX_LISTENER_BYTES)

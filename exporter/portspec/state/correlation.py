@@ -13,13 +13,13 @@ from portspec.state.verdict import Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
     from portspec.state.snapshot import HostState
 
 
 @dataclass(frozen=True, slots=True)
-class Exposure:
+class Correlation:
     """What the two views say together, of TCP and of the ports that are scanned.
 
     `listeners` are those on other than loopback addresses, by port; on these, too, of a host that is scanned at one.
@@ -28,31 +28,31 @@ class Exposure:
     of which that is not known: as a rule they were opened after the report, which may be a day older than the scan.
     """
 
-    listeners: Mapping[int, tuple[Listener, ...]]
+    listeners: Mapping[int, tuple[ListeningSocket, ...]]
     unexpected: PortSet = NO_PORTS
     unreachable: PortSet = NO_PORTS
     unheld: PortSet = NO_PORTS
     newer: PortSet = NO_PORTS
 
 
-def expose(state: HostState | None, audit: AuditState | None) -> Exposure | None:
+def correlate(state: HostState | None, audit: AuditState | None) -> Correlation | None:
     """Join the views of a host; None if its report does not tell of listeners. Without a scan there are no ports."""
-    if audit is None or audit.inspection is None or audit.inspection.listeners is None:
+    if audit is None or audit.host_audit is None or audit.host_audit.listeners is None:
         return None
     addresses = state.conclusive.addresses if state and state.conclusive else ()
     is_local = any(is_loopback(item.address) for item in addresses)  # the machine that scans, as in `localhost`
-    found: dict[int, list[Listener]] = {}
-    for item in audit.inspection.listeners:
+    found: dict[int, list[ListeningSocket]] = {}
+    for item in audit.host_audit.listeners:
         if item.protocol == "tcp" and item.port and (is_local or not is_loopback(item.address)):
             found.setdefault(item.port, []).append(item)
     by_port = {port: tuple(listeners) for port, listeners in found.items()}
     if state is None or state.conclusive is None:
-        return Exposure(by_port)
+        return Correlation(by_port)
     held, is_open = PortSet.of(by_port), state.conclusive.open_ports
     seen = [item.scanned for item in addresses if item.failure is None]
     scanned = PortSet.of_ranges(part for ports in seen for part in ports.ranges)
-    were_open = state.open_since(audit.inspection.at)
-    return Exposure(
+    were_open = state.open_since(audit.host_audit.at)
+    return Correlation(
         by_port,
         unexpected=PortSet.of(item.port for item in state.deviations if item.kind is Kind.UNEXPECTED),
         unreachable=(held & scanned) - is_open,

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.ports import spell
 from portspec.state.budget import left_out_of
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from portspec.audit.model import Vulnerability
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
     from portspec.config import VulnerabilityException
     from portspec.scan import AddressObservation
     from portspec.state.changes import Change
-    from portspec.state.correlation import Exposure
+    from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState
 
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC).timestamp()
@@ -65,7 +65,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
         "last_change": timestamp(state.last_change),
         "next_scan": timestamp(state.next_scan),
         "pace": state.pace,
-        "audit": None if audit is None else audit_document(audit, expose(state, audit)),
+        "audit": None if audit is None else audit_document(audit, correlate(state, audit)),
     }
 
 
@@ -86,35 +86,35 @@ def unscanned_document(audit: AuditState) -> dict[str, Any]:
         "last_change": None,
         "next_scan": None,
         "pace": None,
-        "audit": audit_document(audit, expose(None, audit)),
+        "audit": audit_document(audit, correlate(None, audit)),
     }
 
 
-def audit_document(audit: AuditState, exposure: Exposure | None) -> dict[str, Any]:
-    """Give the JSON object of what a host reports, with what `exposure` adds to it; texts are as the host has them.
+def audit_document(audit: AuditState, correlation: Correlation | None) -> dict[str, Any]:
+    """Give the JSON object of what a host reports, with what `correlation` adds to it; texts are as the host has them.
 
     Of a host that never reported, and of what a report does not tell, there is null. `vulnerable_packages` is null if
     nothing found does not mean that there is nothing. `series_dropped` is how many of its series /metrics leaves out.
     """
-    inspection = audit.inspection
-    listeners = inspection.listeners if inspection else None
+    host_audit = audit.host_audit
+    listeners = host_audit.listeners if host_audit else None
     by_id = accepting(audit)
     return {
         "status": audit.status.value,
         "reason": audit.reason or None,
-        "reported_at": timestamp(inspection.at) if inspection else None,
-        "tool": inspection.tool if inspection else None,
-        "tool_version": inspection.tool_version if inspection else None,
-        "database_at": timestamp(inspection.audit.database_at) if inspection else None,
-        "looked_at": [scope.value for scope in inspection.audit.scopes] if inspection else [],
+        "reported_at": timestamp(host_audit.at) if host_audit else None,
+        "tool": host_audit.tool if host_audit else None,
+        "tool_version": host_audit.tool_version if host_audit else None,
+        "database_at": timestamp(host_audit.audit.database_at) if host_audit else None,
+        "looked_at": [scope.value for scope in host_audit.audit.scopes] if host_audit else [],
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
         "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
         "listeners": None if listeners is None else [_listener(item) for item in listeners],
-        "unexpected_listeners": _unexpected_listeners(exposure) if exposure else {},
-        "listening_unreachable": [spell(port) for port in exposure.unreachable] if exposure else [],
-        "reachable_unheld": [spell(port) for port in exposure.unheld] if exposure else [],
-        "reachable_newer": [spell(port) for port in exposure.newer] if exposure else [],
+        "unexpected_listeners": _unexpected_listeners(correlation) if correlation else {},
+        "listening_unreachable": [spell(port) for port in correlation.unreachable] if correlation else [],
+        "reachable_unheld": [spell(port) for port in correlation.unheld] if correlation else [],
+        "reachable_newer": [spell(port) for port in correlation.newer] if correlation else [],
         "series_dropped": left_out_of(audit),
     }
 
@@ -186,7 +186,7 @@ def _excepted(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) 
     }
 
 
-def _listener(item: Listener) -> dict[str, Any]:
+def _listener(item: ListeningSocket) -> dict[str, Any]:
     return {
         "protocol": item.protocol,
         "address": item.address,
@@ -196,13 +196,13 @@ def _listener(item: Listener) -> dict[str, Any]:
     }
 
 
-def _unexpected_listeners(exposure: Exposure) -> dict[str, Any]:
+def _unexpected_listeners(correlation: Correlation) -> dict[str, Any]:
     """Give who listens on each unexpected port, each process and user once, as far as the report tells."""
     return {
         spell(port): [
             {"process": process, "user": user}
-            for process, user in dict.fromkeys((item.process, item.user) for item in exposure.listeners[port])
+            for process, user in dict.fromkeys((item.process, item.user) for item in correlation.listeners[port])
         ]
-        for port in exposure.unexpected
-        if port in exposure.listeners
+        for port in correlation.unexpected
+        if port in correlation.listeners
     }

@@ -77,7 +77,7 @@ class Api:
 
     async def _host(self, request: web.Request) -> web.Response:
         name = request.match_info["host"]
-        audit = self._service.reports.find(name)
+        audit = self._service.audits.find(name)
         try:
             state = self._service.find(name)
         except KeyError:

@@ -1,4 +1,4 @@
-"""POST /api/v1/reports, where agents send the reports of their hosts, and /agent.py, where the agent is to be had."""
+"""POST /api/v1/audits, where agents send the audits of their hosts, and /agent.py, where the agent is to be had."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from portspec.audit.admission import MAX_PACKED, MAX_PACKED_HEAD, RefusedError
+from portspec.audit.admission import MAX_PACKED, MAX_PACKED_HEAD, RejectedError
+from portspec.audit.envelope import UPDATE_AGENT
 from portspec.audit.ingest import network_of
 from portspec.store import Outcome, StoreError
-from portspec.web.bodies import Body, Holdings, NoRoomError
+from portspec.web.bodies import Body, NoRoomError, PendingBodies
 
 if TYPE_CHECKING:
     from portspec.web.service import Service
@@ -24,43 +25,44 @@ RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
 _STORED: Final = {
     Outcome.ACCEPTED: (201, "accepted"),
-    Outcome.REPLACED: (201, "accepted in place of the report of that day whose audit failed"),
-    Outcome.SAME: (200, "the same report is there already"),
+    Outcome.REPLACED: (201, "accepted in place of the audit of that day whose audit failed"),
+    Outcome.SAME: (200, "the same audit is there already"),
 }
 
 
-_TOO_SLOW: Final = f"the report came too slowly: less than {LEAST_RATE:,} bytes a second, or more than {MAX_TIME:.0f} s"
-_NO_ROOM: Final = "too many reports are on their way in; try again later"
+_TOO_SLOW: Final = f"the audit came too slowly: less than {LEAST_RATE:,} bytes a second, or more than {MAX_TIME:.0f} s"
+_NO_ROOM: Final = "too many audits are on their way in; try again later"
 
 
 class _UnableError(Exception):
-    """Nothing is wrong with a report, but it cannot be taken now."""
+    """Nothing is wrong with an audit, but it cannot be taken now."""
 
 
-class Intake:
-    """Handlers over a service; `holdings` are the reports that are on their way in."""
+class AuditRoutes:
+    """Handlers over a service; `pending` are the audits that are on their way in."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.holdings = Holdings()
+        self.pending = PendingBodies()
         self._agent = files("portspec").joinpath("agent.py").read_bytes()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
-        router.add_post("/api/v1/reports", self._take)
+        router.add_post("/api/v1/audits", self._take)
+        router.add_post("/api/v1/reports", self._moved)
         router.add_get("/agent.py", self._give_agent)
 
     async def _take(self, request: web.Request) -> web.Response:
-        """Archive a signed report: 201, or 200 for the same once more; 4xx are final, 503 is to be tried again."""
+        """Archive a signed audit: 201, or 200 for the same once more; 4xx are final, 503 is to be tried again."""
         origin = request.remote or ""
         try:
             outcome = await self._archived(request, origin)
-        except RefusedError as error:
+        except RejectedError as error:
             return _answer(_STATUS.get(error.reason, 403), error.reason, str(error))
         except TimeoutError:
             return _answer(408, "timeout", _TOO_SLOW)
         except StoreError as error:
-            return _answer(503, "store", f"the report cannot be archived now: {error.why}; try again later")
+            return _answer(503, "store", f"the audit cannot be archived now: {error.why}; try again later")
         except _UnableError as error:
             return _answer(503, "unable", str(error))
         except ConnectionError:  # the client has gone: nobody gets this answer
@@ -69,15 +71,15 @@ class Intake:
         return _answer(status, None, message)
 
     async def _archived(self, request: web.Request, origin: str) -> Outcome:
-        """Read and archive a report, what has come in of it being counted among the bytes that are held meanwhile.
+        """Read and archive an audit, what has come in of it being counted among the bytes that are held meanwhile.
 
         Raises TimeoutError if it comes too slowly.
         """
-        reports = self._service.reports
-        if not reports.is_expecting:
-            raise _UnableError("this portspec takes no reports: its conf.yml has no audit block")
+        audits = self._service.audits
+        if not audits.is_expecting:
+            raise _UnableError("this portspec takes no audits: its conf.yml has no audit block")
         if error := _fault(request):
-            reports.refuse(error, origin)
+            audits.refuse(error, origin)
             raise error
         async with asyncio.timeout(None) as patience:
             body = Body(network_of(origin), patience)
@@ -86,7 +88,7 @@ class Intake:
                 patience.reschedule(None)  # from here on the client waits for us
                 packed = bytes(body.data)
                 body.data.clear()
-                return await reports.take(packed, origin)
+                return await audits.take(packed, origin)
             except NoRoomError:
                 raise _UnableError(_NO_ROOM) from None
             except asyncio.CancelledError:
@@ -94,18 +96,18 @@ class Intake:
                     raise _UnableError(_NO_ROOM) from None
                 raise
             finally:
-                self.holdings.release(body)
+                self.pending.release(body)
 
     async def _receive(self, request: web.Request, origin: str, body: Body) -> None:
         """Read the body of a request: of one that is too large no more than shows that, of a stranger's its head.
 
-        Raises NoRoomError, and RefusedError for a host that is not on the roster.
+        Raises NoRoomError, and RejectedError for a host that is not on the roster.
         """
         began = asyncio.get_running_loop().time()
         body.patience.reschedule(began + min(GRACE, MAX_TIME))
         tried = 0
         async for piece in request.content.iter_any():
-            self.holdings.add(body, piece)
+            self.pending.add(body, piece)
             if body.size > MAX_PACKED:  # admit() refuses it
                 break
             body.patience.reschedule(began + min(MAX_TIME, GRACE + body.size / LEAST_RATE))
@@ -114,27 +116,31 @@ class Intake:
                 self._identify(body, origin)
 
     def _identify(self, body: Body, origin: str) -> None:
-        """Find out what host a report is of, if its head has come in. Raises RefusedError, NoRoomError."""
+        """Find out what host an audit is of, if its head has come in. Raises RejectedError, NoRoomError."""
         try:
-            host = self._service.reports.host_of(bytes(body.data[:MAX_PACKED_HEAD]))
-        except RefusedError as error:
+            host = self._service.audits.host_of(bytes(body.data[:MAX_PACKED_HEAD]))
+        except RejectedError as error:
             if error.reason == "malformed" and body.size < MAX_PACKED_HEAD:
                 return  # what is missing may be still to come
-            self._service.reports.refuse(error, origin)
+            self._service.audits.refuse(error, origin)
             raise
-        self.holdings.identify(body, host)
+        self.pending.identify(body, host)
+
+    async def _moved(self, _: web.Request) -> web.Response:
+        """Tell an agent of before 0.2, which shows this message to its administrator, where audits go now."""
+        return _answer(410, "moved", f"audits go to /api/v1/audits now: {UPDATE_AGENT}")
 
     async def _give_agent(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent, content_type="text/x-python", charset="utf-8")
 
 
-def _fault(request: web.Request) -> RefusedError | None:
+def _fault(request: web.Request) -> RejectedError | None:
     """Give what is wrong with a request before its body is read."""
     size = request.content_length or 0  # None of a body in chunks
     if size > MAX_PACKED:
-        return RefusedError("too_large", f"it has {size:,} bytes, more than {MAX_PACKED:,}")
+        return RejectedError("too_large", f"it has {size:,} bytes, more than {MAX_PACKED:,}")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        return RefusedError("malformed", "it has a Content-Encoding; a report is compressed by itself")
+        return RejectedError("malformed", "it has a Content-Encoding; an audit is compressed by itself")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The bytes of reports that have come in and are not archived yet, and whose they are: nobody shuts out the others."""
+"""The bytes of audits that have come in and are not archived yet, and whose they are: nobody shuts out the others."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MUCH_LARGER: Final = 2  # times as large: what gives way. Those of one size woul
 
 
 class NoRoomError(Exception):
-    """A report cannot be held now: others take all the room, and none of them is much larger."""
+    """An audit cannot be held now: others take all the room, and none of them is much larger."""
 
 
 @dataclass(slots=True, eq=False)
 class Body:
-    """What has come in of one report: `size` bytes, in `data` until they are taken out of it.
+    """What has come in of one audit: `size` bytes, in `data` until they are taken out of it.
 
     `network` is where it comes from, `host` what it says it is of, None until that is read. `patience` ends it when its
     time is over, or to make room for others; then `is_displaced` is true.
@@ -40,11 +40,11 @@ class Body:
         return {("network", self.network): MAX_OF_NETWORK} | of_host | {("all", ""): MAX_HELD}
 
 
-class Holdings:
+class PendingBodies:
     """Bodies, within a share for each network and each host and a bound for all; for one event loop.
 
     Where a share is full, the largest body in it gives way if it is much larger than the one that needs room; else the
-    latter does. So a few who send much, or begin and do not end, cannot keep out reports of the usual size, and within
+    latter does. So a few who send much, or begin and do not end, cannot keep out audits of the usual size, and within
     a share they are in nobody's way but their own.
     """
 

@@ -10,15 +10,15 @@ import jinja2
 from portspec import __version__
 from portspec.audit.model import Status
 from portspec.ports import PortSet, spell
-from portspec.state.correlation import expose
+from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.audit.payload import Listener
+    from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
-    from portspec.state.correlation import Exposure
+    from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState, Snapshot
 
 MAX_HELD = 20  # unexpected ports of a host whose processes are named
@@ -71,7 +71,7 @@ def _row(state: HostState, audit: AuditState | None) -> dict[str, object]:
         "unexpected": {item.port for item in state.deviations if item.kind is Kind.UNEXPECTED},
         "failure": failure.detail if failure else "",
         "audit": audit and _audit(audit),
-        "listeners": _who_listens(expose(state, audit)),
+        "listeners": _who_listens(correlate(state, audit)),
     }
 
 
@@ -85,19 +85,19 @@ def _audit(audit: AuditState) -> dict[str, object]:
         "vulnerabilities": sum(audit.by_severity.values()),
         "packages": len({(item.package, item.version) for item in vulnerabilities}),
         "reason": audit.reason,
-        "at": audit.inspection.at if audit.inspection else None,
+        "at": audit.host_audit.at if audit.host_audit else None,
     }
 
 
-def _who_listens(exposure: Exposure | None) -> list[tuple[str, str]]:
+def _who_listens(correlation: Correlation | None) -> list[tuple[str, str]]:
     """Give the processes on the unexpected ports of a host, the first few."""
-    if exposure is None:
+    if correlation is None:
         return []
-    held = [port for port in exposure.unexpected if port in exposure.listeners]
-    return [(spell(port), _names(exposure.listeners[port])) for port in held[:MAX_HELD]]
+    held = [port for port in correlation.unexpected if port in correlation.listeners]
+    return [(spell(port), _names(correlation.listeners[port])) for port in held[:MAX_HELD]]
 
 
-def _names(listeners: Iterable[Listener]) -> str:
+def _names(listeners: Iterable[ListeningSocket]) -> str:
     names = sorted({item.spelled for item in listeners})
     more = [f"{len(names) - MAX_HOLDERS:,} more"] if len(names) > MAX_HOLDERS else []
     return ", ".join(names[:MAX_HOLDERS] + more)

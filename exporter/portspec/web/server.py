@@ -18,7 +18,7 @@ from portspec.errors import ListenError, NoThreadError, PortspecError, UsageErro
 from portspec.ports import MAX_PORT
 from portspec.threads import computed, in_daemon_thread
 from portspec.web.api import Api
-from portspec.web.audits import Intake
+from portspec.web.audits import AuditRoutes
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
 from portspec.web.pages import Pages
 from portspec.web.renderings import BusyError, GoneError, Renderings
@@ -141,7 +141,7 @@ class WebServer:
         ):
             application.router.add_get(path, handler)
         Api(self._service, self._renderings).add_to(application.router)
-        Intake(self._service).add_to(application.router)
+        AuditRoutes(self._service).add_to(application.router)
         return application
 
     @web.middleware

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from portspec.audit.service import Reports
+    from portspec.audit.service import AuditService
     from portspec.metrics import Exposition
     from portspec.schedule.on_demand import Prober
     from portspec.state.snapshot import HostState, Snapshot
@@ -16,7 +16,7 @@ class Service(Protocol):
     """The running exporter."""
 
     exposition: Exposition
-    reports: Reports
+    audits: AuditService
 
     @property
     def snapshot(self) -> Snapshot:

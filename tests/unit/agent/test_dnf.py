@@ -62,7 +62,7 @@ class Host:
         program.chmod(0o755)
 
     def audit(self, system: System = FEDORA, **settings: Any) -> tuple[dict[str, Any], str]:
-        """Run the audit; give the tool of the report, and what the agent says of a failure."""
+        """Run the audit; give the tool of the audit, and what the agent says of a failure."""
         audit = agent.Audit(Settings(scope="system", **settings), {"PATH": str(self.path)}, system)
         (tool,), _, trouble = audit.run()
         return tool, trouble
@@ -102,7 +102,7 @@ def test_each_generation_is_asked_for_three_lists(host: Host, generation: str, n
 
 @pytest.mark.parametrize("failing", ["security", "installed security", "cves"])
 def test_list_that_fails_is_the_last(host: Host, failing: str) -> None:
-    """Where dnf fails it is asked no more; the report is failed, and the agent says why."""
+    """Where dnf fails it is asked no more; the audit is failed, and the agent says why."""
     no_command = '*advisory*) echo "No such command" >&2; exit 1 ;;'
     host.install("dnf", f'{no_command} *"list {failing}") echo "Error: no such repository" >&2; exit 1 ;; *) ;;')
     tool, trouble = host.audit()

@@ -253,7 +253,7 @@ def test_sockets_of_jails_are_not_those_of_the_host(tmp_path: Path, jailed: str,
 
 
 def test_number_of_listeners_is_bounded(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with more listening sockets than a report may have reports the first of them."""
+    """A host with more listening sockets than an audit may have audits the first of them."""
     monkeypatch.setattr(agent, "MAX_LISTENERS", BOTH_ENDS)
     monkeypatch.setattr(agent, "Path", lambda _: proc.path)
     proc.write_net("tcp", [line("00000000", port, "0A", 0, port) for port in (80, 22, 443)])

@@ -59,9 +59,9 @@ class Post:
         self._delivery = Delivery(cast("HttpSender", self.clerk), settings, self.pauses.append)
 
     def run(self, day: str = "2026-11-22") -> int:
-        """Spool a report of the day, and send what is there."""
+        """Spool an audit of the day, and send what is there."""
         with Spool(str(self.path)) as spool:
-            code = deliver(spool, spool.add(report(day)), self._delivery)
+            code = deliver(spool, spool.add(audit(day)), self._delivery)
             spool.trim()
             return code
 
@@ -72,12 +72,12 @@ class Post:
 
     @property
     def waiting(self) -> int:
-        """How many reports wait."""
-        return len(list(self.path.glob("*.report")))
+        """How many audits wait."""
+        return len(list(self.path.glob("*.audit")))
 
 
-def report(day: str) -> bytes:
-    """Give a signed report of a day."""
+def audit(day: str) -> bytes:
+    """Give a signed audit of a day."""
     return agent.pack(json.dumps({"host": "db1", "day": day, "nonce": day}).encode(), KEY)
 
 
@@ -104,11 +104,11 @@ def test_wait_for_a_retry_is_told_on_a_terminal(
         post = Post(tmp_path / "spool", Fate.FAILED, Fate.SENT, retries=1, pause=60.0)
         assert post.run() == 0
         said = capsys.readouterr().err
-        assert said.count("the report of db1 for 2026-11-22 was failed; trying again in 60 s\n") == count
+        assert said.count("the audit of db1 for 2026-11-22 was failed; trying again in 60 s\n") == count
 
 
 def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A flush sends the reports of the spool; that one goes on waiting is no trouble, that one is refused is."""
+    """A flush sends the audits of the spool; that one goes on waiting is no trouble, that one is refused is."""
     for day in ("2026-11-19", "2026-11-20", "2026-11-21"):
         Post(tmp_path / "spool", *[Fate.FAILED] * 3).run(day)
     capsys.readouterr()
@@ -116,7 +116,7 @@ def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.Captu
     assert (post.flush(), post.waiting) == (75, 3)
     said = capsys.readouterr()
     assert said.err == ""
-    assert f"3 reports was failed; they wait in {tmp_path}/spool for the next time" in said.out
+    assert f"3 audits was failed; they wait in {tmp_path}/spool for the next time" in said.out
     post = Post(tmp_path / "spool", Fate.SENT, Fate.REFUSED, Fate.SENT)
     assert (post.flush(), post.waiting) == (1, 0)
     assert "2026-11-20 was refused" in capsys.readouterr().err
@@ -124,35 +124,35 @@ def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_one_report_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report to which the server has an internal error waits, while younger ones are sent."""
+    """An audit to which the server has an internal error waits, while younger ones are sent."""
     Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.FAILED, Fate.SENT)
     assert post.run() == 75
     assert post.waiting == 1
-    assert post.clerk.sent == [report("2026-11-21"), report("2026-11-22")]
-    assert "the report of db1 for 2026-11-21 was failed; it waits in" in capsys.readouterr().err
+    assert post.clerk.sent == [audit("2026-11-21"), audit("2026-11-22")]
+    assert "the audit of db1 for 2026-11-21 was failed; it waits in" in capsys.readouterr().err
 
 
 def test_refusal_of_an_older_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run whose own report is accepted ends with 1 if an older one was refused, and neither waits any more."""
+    """A run whose own audit is accepted ends with 1 if an older one was refused, and neither waits any more."""
     Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.REFUSED, Fate.SENT)
     assert (post.run(), post.waiting) == (1, 0)
     said = capsys.readouterr()
-    assert "the report of db1 for 2026-11-21 was refused" in said.err
-    assert "the report of db1 for 2026-11-22 was sent" in said.out
+    assert "the audit of db1 for 2026-11-21 was refused" in said.err
+    assert "the audit of db1 for 2026-11-22 was sent" in said.out
 
 
 def test_own_refusal_comes_before_what_waits(tmp_path: Path) -> None:
-    """A run whose own report is refused ends with 1, though an older one waits."""
+    """A run whose own audit is refused ends with 1, though an older one waits."""
     Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.FAILED, Fate.REFUSED)
     assert (post.run(), post.waiting) == (1, 1)
 
 
 def test_report_that_cannot_be_spooled_is_sent_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a spool the report is sent, and its loss is told if that fails."""
-    own = agent.make_parcel(report("2026-11-22"), None)
+    """Without a spool the audit is sent, and its loss is told if that fails."""
+    own = agent.make_parcel(audit("2026-11-22"), None)
     for fate, code, words in ((Fate.SENT, 0, ""), (Fate.FAILED, 75, "it could not be kept, and is lost")):
         sender = cast("HttpSender", Clerk(fate))
         assert deliver(None, own, Delivery(sender, Settings())) == code
@@ -226,7 +226,7 @@ class Desk:
             connection.sendall(self._answer)
 
     def attempt(self, settings: Settings) -> Attempt:
-        """Send a report of db1 to where the settings say, and answer it."""
+        """Send an audit of db1 to where the settings say, and answer it."""
         thread = threading.Thread(target=self.take)
         thread.start()
         try:
@@ -237,15 +237,15 @@ class Desk:
 
 
 def answer(status: int, body: str) -> tuple[Attempt, str]:
-    """Give what becomes of a report that is answered with this, and the URL that it went to."""
+    """Give what becomes of an audit that is answered with this, and the URL that it went to."""
     desk = Desk(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     attempt = desk.attempt(Settings(url=f"http://{desk.address}", key_file="/etc/the.key"))
-    return attempt, f"http://{desk.address}/api/v1/reports"
+    return attempt, f"http://{desk.address}/api/v1/audits"
 
 
 @pytest.mark.parametrize("status", [200, 201])
 def test_only_portspec_accepts(status: int) -> None:
-    """A login page or another program that says 200 or 201 has not taken a report; portspec's own JSON has."""
+    """A login page or another program that says 200 or 201 has not taken an audit; portspec's own JSON has."""
     assert answer(status, '{"message": "accepted"}\n')[0].fate is Fate.SENT
     for body, said in (("<html>\n", ": <html>"), ("", ""), ('{"ok": true}', ': {"ok": true}')):
         attempt, url = answer(status, body)
@@ -278,7 +278,7 @@ def test_only_portspec_refuses(reason: str) -> None:
         (405, "", "(405 from URL): no portspec answers there; url ends behind the port"),
         (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url ends behind'),
         (401, "", "(401 from URL): no portspec answers there; if a proxy in front of it wants a password: url = "),
-        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no report of 1 bytes, "),
+        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no audit of 1 bytes, "),
         (429, "slowly", "slowly (429 from URL)"),
         (408, '{"error": "timeout", "message": "too slow"}', "too slow (408 from URL)"),
         (503, '{"error": "unable", "message": "no audit block"}', "no audit block (503 from URL)"),
@@ -286,7 +286,7 @@ def test_only_portspec_refuses(reason: str) -> None:
     ],
 )
 def test_report_is_kept_whatever_others_say(status: int, body: str, said: str) -> None:
-    """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the report, and tells what may be wrong."""
+    """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the audit, and tells what may be wrong."""
     attempt, url = answer(status, body)
     assert attempt.fate is (Fate.TOO_LARGE if status == 413 else Fate.FAILED)
     assert attempt.text.startswith("could not be taken: " + said.replace("URL", url))
@@ -298,8 +298,8 @@ def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://user:word@{desk.address}/")
     monkeypatch.setenv("NO_PROXY", "10.0.0.1,local.example")
     attempt = desk.attempt(Settings(url="http://portspec.example"))
-    assert desk.heard[0] == b"POST http://portspec.example/api/v1/reports HTTP/1.1\r\n"
-    where = f"http://portspec.example/api/v1/reports through the proxy {desk.address} (http_proxy)"
+    assert desk.heard[0] == b"POST http://portspec.example/api/v1/audits HTTP/1.1\r\n"
+    where = f"http://portspec.example/api/v1/audits through the proxy {desk.address} (http_proxy)"
     assert attempt.text.startswith(f"could not be taken: (403 from {where}): no portspec answers there; ")
     attempt = HttpSender(Settings(url="http://portspec.example")).send(Parcel(b"x", "", "", "", None))
     assert attempt == Attempt(Fate.FAILED, f"could not be sent to {where}: connection refused")
@@ -331,7 +331,7 @@ def test_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         attempt = HttpSender(Settings(url=f"http://127.0.0.1:{port}")).send(Parcel(b"x", "", "", "", None))
     assert (attempt.fate, attempt.text) == (
         Fate.FAILED,
-        f"could not be sent to http://127.0.0.1:{port}/api/v1/reports: took longer than 0.1 s",
+        f"could not be sent to http://127.0.0.1:{port}/api/v1/audits: took longer than 0.1 s",
     )
 
 
@@ -339,10 +339,10 @@ def test_password_in_the_url_is_sent_and_not_told() -> None:
     """User and password in url are basic authentication, and are in no message."""
     desk = Desk(b"HTTP/1.1 500 No\r\n\r\n")
     attempt = desk.attempt(Settings(url=f"http://db1:a%40b@{desk.address}/x"))
-    assert desk.heard[0] == b"POST /x/api/v1/reports HTTP/1.1\r\n"
+    assert desk.heard[0] == b"POST /x/api/v1/audits HTTP/1.1\r\n"
     assert b"Authorization: Basic ZGIxOmFAYg==\r\n" in desk.heard
     assert f"Host: {desk.address}\r\n".encode() in desk.heard
-    assert attempt == Attempt(Fate.FAILED, f"could not be taken: (500 from http://{desk.address}/x/api/v1/reports)")
+    assert attempt == Attempt(Fate.FAILED, f"could not be taken: (500 from http://{desk.address}/x/api/v1/audits)")
 
 
 def test_authority_that_is_none_is_an_error(tmp_path: Path) -> None:

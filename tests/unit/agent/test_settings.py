@@ -109,7 +109,7 @@ def test_empty_flag_takes_a_transport_away(tmp_path: Path) -> None:
         ("host = fe80::1%eth0\n", "FILE:1: host is "),
         ("host = 10.0.0\n", "FILE:1: host is "),
         ("host =\n", 'FILE:1: host is "", expected'),
-        ("spool = reports\n", 'FILE:1: spool is "reports", expected a path that begins with /'),
+        ("spool = audits\n", 'FILE:1: spool is "audits", expected a path that begins with /'),
         ("tool = nessus\n", 'FILE:1: tool is "nessus", expected auto, pkg-audit, portaudit, debsecan, '),
         ("command = a 'b\n", "expected a command line as a shell would read it (no closing quotation)"),
         ("command = lynis audit\n", "command needs tool, to name the format of its output: pkg-audit, "),

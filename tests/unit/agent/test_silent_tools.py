@@ -75,7 +75,7 @@ class Host:
         path.chmod(0o755)
 
     def audit(self, system: System, **settings: Any) -> list[dict[str, Any]]:
-        """Run the audit; give the tools of its report."""
+        """Run the audit; give the tools of its audit."""
         audit = Audit(Settings(scope="system", **settings), {"PATH": str(self.bare)}, system)
         return audit.run()[0]
 
@@ -88,7 +88,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def judged(tools: list[dict[str, Any]], system: System) -> Any:
-    """Give what the server makes of the tools of a report."""
+    """Give what the server makes of the tools of an audit."""
     seen = Seen(system.kernel, system.id, system.like, system.version)
     return parse(
         *(
@@ -165,7 +165,7 @@ def test_silent_tool_behind_another_program_gets_no_proof(host: Host) -> None:
     ids=lambda each: str(each)[:9],
 )
 def test_host_without_any_tool_failed_under_the_name_of_its_usual_one(host: Host, system: System, usual: str) -> None:
-    """Nothing runs, and the report says what is missing."""
+    """Nothing runs, and the audit says what is missing."""
     (tool,) = host.audit(system)
     assert (tool["name"], tool["command"], tool["output"]) == (usual, [], "")
     assert tool["errors"].startswith(f"portspec-send: no audit tool is installed, the usual one here is {usual}")

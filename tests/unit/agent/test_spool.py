@@ -1,4 +1,4 @@
-"""What waits in the agent's spool: each report gets its try, whatever becomes of the others."""
+"""What waits in the agent's spool: each audit gets its try, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KEY = b"k" * 32
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
 
-def report(day: str) -> bytes:
-    """Give a signed report of a day."""
+def audit(day: str) -> bytes:
+    """Give a signed audit of a day."""
     return agent.pack(json.dumps({"host": "db1", "day": day, "nonce": day}).encode(), KEY)
 
 
 class Host:
-    """A host that reports: its spool, a clock that a test sets, and a sender that has one answer for each day."""
+    """A host with the agent: its spool, a clock that a test sets, and a sender that has one answer for each day."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,15 +58,15 @@ class Host:
         return Attempt(self.way or self.fates.get(parcel.day, Fate.SENT), "failed it")
 
     def spool(self, *days: str) -> None:
-        """Let reports of days wait."""
+        """Let audits of days wait."""
         with Spool(str(self.path)) as spool:
             for day in days:
-                path = spool.add(report(day)).path
+                path = spool.add(audit(day)).path
                 assert path is not None
                 os.utime(path, (self.now, self.now))
 
     def run(self, day: str) -> tuple[int, list[str]]:
-        """Audit, and send what is there; give the exit code, and the days of the reports that were tried."""
+        """Audit, and send what is there; give the exit code, and the days of the audits that were tried."""
         return self._send(day)
 
     def flush(self, *, is_now: bool = False) -> tuple[int, list[str]]:
@@ -78,7 +78,7 @@ class Host:
         with Spool(str(self.path)) as spool:
             own = None
             if day:
-                self.spooled = spool.add(report(day))
+                self.spooled = spool.add(audit(day))
                 assert self.spooled.path is not None
                 os.utime(self.spooled.path, (self.now, self.now))
                 own = self.spooled
@@ -87,12 +87,12 @@ class Host:
         return code, self.tried
 
     def waiting(self) -> list[str]:
-        """Give the days of the reports that wait."""
-        return [path.stem.partition("-")[2] for path in sorted(self.path.glob("*.report"))]
+        """Give the days of the audits that wait."""
+        return [path.stem.partition("-")[2] for path in sorted(self.path.glob("*.audit"))]
 
     def refused(self) -> list[str]:
         """Give the days of those that were put aside."""
-        return [path.stem.partition("-")[2] for path in sorted((self.path / "refused").glob("*.report"))]
+        return [path.stem.partition("-")[2] for path in sorted((self.path / "refused").glob("*.audit"))]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.mark.parametrize("fate", [Fate.FAILED, Fate.TOO_LARGE])
 def test_report_that_fails_holds_up_no_other(host: Host, fate: Fate) -> None:
-    """Whatever becomes of the oldest report, all others are sent, oldest first, and it waits."""
+    """Whatever becomes of the oldest audit, all others are sent, oldest first, and it waits."""
     host.spool("a", "b", "c")
     host.fates["a"] = fate
     assert host.run("d") == (75, ["a", "b", "c", "d"])
@@ -111,7 +111,7 @@ def test_report_that_fails_holds_up_no_other(host: Host, fate: Fate) -> None:
 
 
 def test_report_that_failed_waits_ever_longer(host: Host) -> None:
-    """A report that fails while others arrive is tried after half an hour, an hour and so on, up to 16, and is last."""
+    """An audit that fails while others arrive is tried after half an hour, an hour and so on, up to 16, and is last."""
     host.fates["a"] = Fate.FAILED
     host.spool("a")
     assert host.run("b")[1] == ["a", "b"]
@@ -134,14 +134,14 @@ def test_flush_now_does_not_wait(host: Host, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert host.flush() == (75, [])
     said = capsys.readouterr()
-    assert said.out == "portspec-send: 1 report waits for a later try; portspec-send --flush --now tries at once\n"
+    assert said.out == "portspec-send: 1 audit waits for a later try; portspec-send --flush --now tries at once\n"
     assert said.err == ""
     host.fates.clear()
     assert host.flush(is_now=True) == (0, ["a"])
 
 
 def test_way_that_is_shut_counts_against_no_report(host: Host) -> None:
-    """After days without a server all reports are there, and go at the first run at which it answers."""
+    """After days without a server all audits are there, and go at the first run at which it answers."""
     host.way = Fate.FAILED
     days = [f"{number:02}" for number in range(MAX_TRIES + 5)]
     for day in days:
@@ -155,7 +155,7 @@ def test_way_that_is_shut_counts_against_no_report(host: Host) -> None:
 
 
 def test_outage_does_not_count_against_one_that_failed_before(host: Host) -> None:
-    """The tries of a report stay as many as they were while nothing else gets through either."""
+    """The tries of an audit stay as many as they were while nothing else gets through either."""
     host.fates["a"] = Fate.FAILED
     host.spool("a")
     for index in range(MAX_TRIES - 1):
@@ -173,7 +173,7 @@ def test_outage_does_not_count_against_one_that_failed_before(host: Host) -> Non
 
 @pytest.mark.parametrize("fate", [Fate.FAILED, Fate.TOO_LARGE])
 def test_report_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys: pytest.CaptureFixture[str]) -> None:
-    """After ten tries a report is put aside where it is kept, and that is told once, with the reason; exit 1."""
+    """After ten tries an audit is put aside where it is kept, and that is told once, with the reason; exit 1."""
     host.spool("a")
     host.fates["a"] = fate
     for index in range(MAX_TRIES - 1):
@@ -183,9 +183,9 @@ def test_report_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys:
     assert host.run("c") == (1, ["c", "a"])
     assert (host.waiting(), host.refused()) == ([], ["a"])
     (path,) = (host.path / "refused").iterdir()
-    assert path.read_bytes() == report("a")
+    assert path.read_bytes() == audit("a")
     assert capsys.readouterr().err == (
-        f"portspec-send: the report of db1 for a failed it; given up after 10 tries; it was moved to {path.parent}; "
+        f"portspec-send: the audit of db1 for a failed it; given up after 10 tries; it was moved to {path.parent}; "
         f"move it back to {host.path} to have it tried again\n"
     )
     path.rename(host.path / path.name)
@@ -194,7 +194,7 @@ def test_report_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys:
 
 
 def test_too_large_report_is_given_up_though_nothing_else_is_sent(host: Host) -> None:
-    """A report that is too large needs no other that arrives for its tries to count."""
+    """An audit that is too large needs no other that arrives for its tries to count."""
     host.spool("a")
     host.fates["a"] = Fate.TOO_LARGE
     for _ in range(MAX_TRIES):
@@ -204,7 +204,7 @@ def test_too_large_report_is_given_up_though_nothing_else_is_sent(host: Host) ->
 
 
 def test_report_is_put_aside_after_thirty_days(host: Host) -> None:
-    """A report that nobody could take for thirty days is put aside."""
+    """An audit that nobody could take for thirty days is put aside."""
     host.way = Fate.FAILED
     host.spool("a")
     host.now += 30 * DAY
@@ -216,27 +216,27 @@ def test_report_is_put_aside_after_thirty_days(host: Host) -> None:
 
 
 def test_refused_report_is_kept_aside(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report that portspec refuses is out of the way at once, and is kept with the reason told; exit 1."""
+    """An audit that portspec refuses is out of the way at once, and is kept with the reason told; exit 1."""
     host.spool("a")
     host.fates["b"] = Fate.REFUSED
     assert host.run("b") == (1, ["a", "b"])
     assert (host.waiting(), host.refused()) == ([], ["b"])
-    assert f"the report of db1 for b failed it; it was moved to {host.path}/refused;" in capsys.readouterr().err
+    assert f"the audit of db1 for b failed it; it was moved to {host.path}/refused;" in capsys.readouterr().err
 
 
 def test_more_than_may_wait_are_put_aside(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of more reports than may wait the oldest is put aside, after it was tried once more, and that is told."""
+    """Of more audits than may wait the oldest is put aside, after it was tried once more, and that is told."""
     host.way = Fate.FAILED
     days = [f"{number:02}" for number in range(MAX_SPOOLED + 1)]
     host.spool(*days[:-1])
     assert host.run(days[-1]) == (75, days)
     assert host.waiting() == days[1:]
     assert host.refused() == days[:1]
-    assert f"the report of db1 for 00 was given up: more than {MAX_SPOOLED} wait in" in capsys.readouterr().err
+    assert f"the audit of db1 for 00 was given up: more than {MAX_SPOOLED} wait in" in capsys.readouterr().err
 
 
 def test_what_is_put_aside_is_bounded(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the reports that were put aside the newest are kept, and that an older one is dropped is told."""
+    """Of the audits that were put aside the newest are kept, and that an older one is dropped is told."""
     host.way = Fate.REFUSED
     days = [f"{number:02}" for number in range(MAX_SET_ASIDE + 3)]
     host.spool(*days)
@@ -247,7 +247,7 @@ def test_what_is_put_aside_is_bounded(host: Host, capsys: pytest.CaptureFixture[
 
 
 def test_place_for_what_is_put_aside_that_is_none(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where nothing can be put aside a refused report is dropped, and that is told, rather than tried for ever."""
+    """Where nothing can be put aside a refused audit is dropped, and that is told, rather than tried for ever."""
     host.spool("a")
     (host.path / "refused").touch()
     host.way = Fate.REFUSED
@@ -257,7 +257,7 @@ def test_place_for_what_is_put_aside_that_is_none(host: Host, capsys: pytest.Cap
 
 
 def test_tries_that_hang_do_not_take_all_night(host: Host) -> None:
-    """After ten minutes of tries that fail only the newest report is tried, and the next run begins with others."""
+    """After ten minutes of tries that fail only the newest audit is tried, and the next run begins with others."""
     host.spool("a", "b", "c", "d")
     host.fates = dict.fromkeys("ab", Fate.FAILED)
     host.seconds = dict.fromkeys("ab", 300.0)
@@ -269,13 +269,13 @@ def test_tries_that_hang_do_not_take_all_night(host: Host) -> None:
 
 
 def test_sendmail_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sendmail that never ends is ended after the time of an attempt, and the report has failed for now."""
+    """A sendmail that never ends is ended after the time of an attempt, and the audit has failed for now."""
     monkeypatch.setattr(agent, "_ATTEMPT_TIMEOUT", 0.2)
     sendmail = tmp_path / "sendmail"
     sendmail.write_text("#!/bin/sh\nexec tail -f /dev/null\n", encoding="ascii")
     sendmail.chmod(0o755)
     sender = agent.MailSender(Settings(mail_to="portspec", mail_from="root", sendmail=str(sendmail)), {})
-    attempt = sender.send(agent.make_parcel(report("a"), None))
+    attempt = sender.send(agent.make_parcel(audit("a"), None))
     assert attempt.fate is Fate.FAILED
     assert attempt.text.startswith(f"could not be handed to {sendmail}: sendmail took longer than 0 s and was ended")
 
@@ -284,7 +284,7 @@ def test_sendmail_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_report_at_which_the_agent_ends_blocks_no_other(
     host: Host, end: Callable[[int], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A try that never came to its end has failed: the next run begins with the other reports."""
+    """A try that never came to its end has failed: the next run begins with the other audits."""
     monkeypatch.setattr(agent, "Stopped", end)
     host.spool("a", "b")
     host.killed_at = "a"
@@ -308,7 +308,7 @@ def fifo(path: Path) -> None:
 
 GARBLED: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
-    "cut off": lambda path: path.write_bytes(report("x")[:-9]),
+    "cut off": lambda path: path.write_bytes(audit("x")[:-9]),
     "deep": lambda path: path.write_bytes(agent.pack(b"[" * 100_000, KEY)),
     "of zeros": lambda path: path.write_bytes(bytes(5000)),
     "a directory": lambda path: path.mkdir(),
@@ -321,24 +321,24 @@ GARBLED: dict[str, Callable[[Path], object]] = {
 def test_garbled_file_is_put_aside(
     host: Host, make: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file in the spool that is no report is put aside with a message, and the others are sent."""
+    """A file in the spool that is no audit is put aside with a message, and the others are sent."""
     host.path.mkdir(mode=0o700)
-    make(host.path / "0.report")
+    make(host.path / "0.audit")
     (host.path / "2.new").write_bytes(b"half")
     (host.path / "mine.txt").write_bytes(b"note")
     assert host.run("b") == (0, ["b"])
     assert {each.name for each in host.path.iterdir()} == {"lock", "mine.txt", "refused"}
-    assert [each.name for each in (host.path / "refused").iterdir()] == ["0.report"]
-    assert f"{host.path}/0.report is no report: " in capsys.readouterr().err
+    assert [each.name for each in (host.path / "refused").iterdir()] == ["0.audit"]
+    assert f"{host.path}/0.audit is no audit: " in capsys.readouterr().err
 
 
 @settings(deadline=None, max_examples=50)  # it writes to the disk
 @given(st.one_of(st.binary(), st.from_regex(rb"\A(NAME -?[0-9]{1,20} -?[0-9]{1,20}\n)+\Z")))
 def test_note_of_tries_that_is_garbled_is_none(tmp_path_factory: pytest.TempPathFactory, note: bytes) -> None:
-    """Whatever stands in the file of tries, the report of today is sent, and with `--now` the one that waits, too."""
+    """Whatever stands in the file of tries, the audit of today is sent, and with `--now` the one that waits, too."""
     host = Host(tmp_path_factory.mktemp("host") / "spool")
     host.spool("a")
-    (path,) = host.path.glob("*.report")
+    (path,) = host.path.glob("*.audit")
     (host.path / "tries").write_bytes(note.replace(b"NAME", path.name.encode()))
     host.run("b")
     host.flush(is_now=True)
@@ -366,9 +366,29 @@ def test_tries_that_cannot_be_noted_hold_up_nothing(host: Host) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4, 0.5, 0.6, 0.999])
 def test_first_try_that_was_killed_makes_no_report_wait(tmp_path: Path, fraction: float) -> None:
-    """A report whose first try was begun and never ended is due at once, in whatever part of a second that was."""
-    path = tmp_path / "2026-11-29.report"
+    """An audit whose first try was begun and never ended is due at once, in whatever part of a second that was."""
+    path = tmp_path / "2026-11-29.audit"
     path.touch()
     now = 1_795_000_000.0 + fraction
     agent.Tries(tmp_path / "tries").begin(path, now)
     assert agent.Tries(tmp_path / "tries").wait(path, now) == 0.0
+
+
+def test_what_an_older_agent_left_is_sent(host: Host) -> None:
+    """A file of portspec-send 0.1 waits as an audit, in the present envelope, with its signature."""
+    host.path.mkdir(mode=0o700)
+    old = host.path / f"{1:020}-d1.report"
+    old.write_bytes(audit("d1").replace(b"portspec-audit 1 ", b"portspec-report 1 "))
+    with Spool(str(host.path)) as spool:
+        (path,) = spool.waiting()
+        assert path.read_bytes() == audit("d1")
+    assert not old.exists()
+    assert host.flush() == (0, ["d1"])
+
+
+def test_what_an_older_agent_left_garbled_is_put_aside(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of portspec-send 0.1 that is no audit is named, and kept among the refused ones."""
+    host.path.mkdir(mode=0o700)
+    (host.path / "1-x.report").write_bytes(b"nothing")
+    assert host.flush() == (0, [])
+    assert "1-x.audit is no audit" in capsys.readouterr().err

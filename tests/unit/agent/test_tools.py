@@ -41,7 +41,7 @@ OLD_FREEBSD = System("FreeBSD", "", "")
 
 
 def test_every_tool_has_a_parser() -> None:
-    """The tools that the agent names in reports are those that portspec reads."""
+    """The tools that the agent names in audits are those that portspec reads."""
     assert set(TOOLS) == set(formats.TOOLS)
 
 
@@ -101,7 +101,7 @@ def test_tool_is_the_first_that_can_audit_the_system(system: System, installed: 
 
 
 def test_tool_that_is_missed_is_named() -> None:
-    """A host without any tool reports as if its system's usual one had failed."""
+    """A host without any tool audits as if its system's usual one had failed."""
     usual = {
         "pkg-audit": [FREEBSD],
         "debsecan": [DEBIAN],

@@ -190,8 +190,8 @@ def test_mail_names_who_listens_by_the_last_audit(conf: Path, taken: Taken) -> N
         async with running(conf, engines(scanner)) as service:
             await until(lambda: service.is_ready)
             body = payload(A, at, listeners=[socket(80, "redis-server", "redis")])
-            assert await service.reports.take(signed(body, A), A) is Outcome.ACCEPTED
-            await until(lambda: service.snapshot.audits[A].inspection)
+            assert await service.audits.take(signed(body, A), A) is Outcome.ACCEPTED
+            await until(lambda: service.snapshot.audits[A].host_audit)
             scanner._answer = answering(80)
             service.scan_now(A)
             await until(lambda: taken)

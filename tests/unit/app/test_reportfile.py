@@ -273,7 +273,7 @@ def test_exporter_keeps_the_file_up_to_date(tmp_path: Path, page: Path) -> None:
         async with running(conf) as service:
             await until(lambda: has(A, "missing 22", "never reported", "web1.example<"))
             report = signed(payload(at=time.time(), output=VULNERABLE))
-            assert await service.reports.take(report, "192.0.2.7") is Outcome.ACCEPTED
+            assert await service.audits.take(report, "192.0.2.7") is Outcome.ACCEPTED
             await until(lambda: has(A, CURL))
 
     run(scenario)

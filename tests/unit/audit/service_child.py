@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from portspec.audit.service import Reports
+from portspec.audit.service import AuditService
 from portspec.store import StoreError
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
@@ -20,30 +20,30 @@ from tests.unit.store.scenes import Logs, opened
 
 
 async def full_disk(directory: Path) -> dict[str, Any]:
-    """Fill a small file system under an archive, post a report, and make space again."""
+    """Fill a small file system under an archive, post an audit, and make space again."""
     _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory))
     large = payload(DB, output=f"{secrets.token_hex(200_000)}\n{CLEAN}")
     with Logs(), opened(directory / "portspec.db", (), retry=0.01) as (store, _):
-        reports = Reports(store, lambda: NOW)
-        reports.apply(AUDIT, rostered(WEB, DB))
-        await reports.restore()
-        task = asyncio.create_task(reports.run())
-        found: dict[str, Any] = {"before": await reports.take(packed(WEB), "192.0.2.7")}
-        await until(lambda: len(reports.audits) == 2 and reports.audits[WEB].inspection)
+        audits = AuditService(store, lambda: NOW)
+        audits.apply(AUDIT, rostered(WEB, DB))
+        await audits.restore()
+        task = asyncio.create_task(audits.run())
+        found: dict[str, Any] = {"before": await audits.take(packed(WEB), "192.0.2.7")}
+        await until(lambda: len(audits.states) == 2 and audits.states[WEB].host_audit)
         filler = _fill(directory)
         try:
-            await reports.take(signed(large, DB), "192.0.2.7")
+            await audits.take(signed(large, DB), "192.0.2.7")
         except StoreError as error:
             found["full"] = error.why
         found["days"] = store.archived_days(DB)
         filler.unlink()
         while "again" not in found:
             with contextlib.suppress(StoreError):
-                found["again"] = await reports.take(signed(large, DB), "192.0.2.7")
+                found["again"] = await audits.take(signed(large, DB), "192.0.2.7")
         archived = store.archived(DB)
         found["is_whole"] = archived is not None and archived.payload == large
-        await until(lambda: reports.audits[DB].inspection)
-        found["statuses"] = {host: state.status for host, state in reports.audits.items()}
+        await until(lambda: audits.states[DB].host_audit)
+        found["statuses"] = {host: state.status for host, state in audits.states.items()}
         task.cancel()
         await asyncio.wait({task})
     return found

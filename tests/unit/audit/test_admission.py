@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit import admission as intake
-from portspec.audit.admission import MAX_AHEAD, MAX_DELAY, RefusedError, Rules, admit
+from portspec.audit.admission import MAX_AHEAD, MAX_DELAY, AdmissionPolicy, RejectedError, admit
 from portspec.audit.envelope import key_of, pack, sign
 from portspec.audit.model import System
-from portspec.audit.payload import MAX_VALUES, Listener
+from portspec.audit.payload import MAX_VALUES, ListeningSocket
 
 NOW: Final = 1_795_317_429.0  # 2026-11-22T03:17:09Z
 HOST: Final = "web1.example.org"
 PASSPHRASE: Final = "correct horse"  # noqa: S105 - of no host
-RULES: Final = Rules(frozenset({HOST, "db1.example.org"}), (PASSPHRASE, "the one before"))
+RULES: Final = AdmissionPolicy(frozenset({HOST, "db1.example.org"}), (PASSPHRASE, "the one before"))
 PLAIN: Final[dict[str, Any]] = {
     "version": 1,
     "host": HOST,
@@ -56,19 +56,19 @@ def packed(body: bytes, host: str = HOST, words: str = PASSPHRASE) -> bytes:
     return pack(body, key_of(host, words))
 
 
-def refusal(data: bytes, now: float = NOW, rules: Rules = RULES) -> RefusedError:
-    """Give why a report is not accepted."""
-    with pytest.raises(RefusedError) as caught:
+def refusal(data: bytes, now: float = NOW, rules: AdmissionPolicy = RULES) -> RejectedError:
+    """Give why an audit is not accepted."""
+    with pytest.raises(RejectedError) as caught:
         admit(data, rules, now)
     return caught.value
 
 
 def test_host_of_a_report_is_spelled_by_idna_2008() -> None:
-    """The name in a report leads to the key that `portspec key` gives for it, and never to that of another host."""
-    rules = Rules(frozenset({"xn--fa-hia.test", "fass.test"}), (PASSPHRASE,))
+    """The name in an audit leads to the key that `portspec key` gives for it, and never to that of another host."""
+    rules = AdmissionPolicy(frozenset({"xn--fa-hia.test", "fass.test"}), (PASSPHRASE,))
     for name in ("faß.test", "XN--FA-HIA.test."):
-        report, _ = admit(packed(spoken(name), "xn--fa-hia.test"), rules, NOW)
-        assert report.host == "xn--fa-hia.test"
+        audit, _ = admit(packed(spoken(name), "xn--fa-hia.test"), rules, NOW)
+        assert audit.host == "xn--fa-hia.test"
         assert refusal(packed(spoken(name), "fass.test"), rules=rules).reason == "signature"
 
 
@@ -80,29 +80,29 @@ def test_report_of_no_host_is_malformed(name: str) -> None:
 
 
 def test_report_of_a_host_is_admitted() -> None:
-    """A report that a host of the roster signed is given with its values, and with its very bytes."""
+    """An audit that a host of the roster signed is given with its values, and with its very bytes."""
     body = payload()
-    report, found = admit(packed(body), RULES, NOW)
+    audit, found = admit(packed(body), RULES, NOW)
     assert found == body
-    assert (report.host, report.day, report.at, report.runs[0].tool, report.runs[0].ended_at) == (
+    assert (audit.host, audit.day, audit.at, audit.runs[0].tool, audit.runs[0].ended_at) == (
         HOST,
         "2026-11-22",
         NOW,
         "pkg-audit",
         NOW,
     )
-    assert report.listeners == (Listener("tcp", "192.0.2.9", 22, "sshd", "root"),)
+    assert audit.listeners == (ListeningSocket("tcp", "192.0.2.9", 22, "sshd", "root"),)
 
 
 def test_report_tells_the_system_and_all_tools_that_ran() -> None:
     """Each run has the system, its command line, and whether applications alone are meant; older agents tell none."""
     tool = {**PLAIN["tool"], "command": ["pkg", "audit", "FreeBSD-14.1_5"], "scope": "applications"}
-    report, _ = admit(packed(payload(system=SYSTEM, more_tools=[tool])), RULES, NOW)
-    assert [(run.command, run.is_of_applications) for run in report.runs] == [
+    audit, _ = admit(packed(payload(system=SYSTEM, more_tools=[tool])), RULES, NOW)
+    assert [(run.command, run.is_of_applications) for run in audit.runs] == [
         (("pkg", "audit"), False),
         (("pkg", "audit", "FreeBSD-14.1_5"), True),
     ]
-    assert {run.system for run in report.runs} == {System("FreeBSD", "freebsd", (), "14.1-RELEASE-p5")}
+    assert {run.system for run in audit.runs} == {System("FreeBSD", "freebsd", (), "14.1-RELEASE-p5")}
     assert [run.system for run in admit(packed(payload()), RULES, NOW)[0].runs] == [None]
 
 
@@ -137,12 +137,12 @@ def test_changed_payload_has_no_right_signature() -> None:
     """A letter of the payload that is changed on the way is noticed."""
     body = payload()
     other = body.replace(b"0 problem", b"1 problem")
-    forged = f"portspec-report 1 {sign(body, key_of(HOST, PASSPHRASE))}\n".encode() + gzip.compress(other)
+    forged = f"portspec-audit 1 {sign(body, key_of(HOST, PASSPHRASE))}\n".encode() + gzip.compress(other)
     assert refusal(forged).reason == "signature"
 
 
 def test_host_off_the_roster_is_refused_before_its_signature_is_looked_at() -> None:
-    """Only hosts that are to report may; the refusal says where the roster is."""
+    """Only hosts of the roster may send audits; the refusal says where the roster is."""
     error = refusal(packed(payload(host="evil.example.org"), host="evil.example.org"))
     assert (error.reason, error.host) == ("roster", "evil.example.org")
 
@@ -152,7 +152,7 @@ def test_host_off_the_roster_is_refused_before_its_signature_is_looked_at() -> N
     (NOW + MAX_DELAY, True), (NOW + MAX_DELAY + 1, False),
 ])  # fmt: skip
 def test_report_is_in_time_or_refused(now: float, is_admitted: bool) -> None:  # noqa: FBT001 - of the table
-    """A clock that is ahead, and a report that was on its way for too long, are refused for their time."""
+    """A clock that is ahead, and an audit that was on its way for too long, are refused for their time."""
     if is_admitted:
         assert admit(packed(payload()), RULES, now)
     else:
@@ -160,7 +160,7 @@ def test_report_is_in_time_or_refused(now: float, is_admitted: bool) -> None:  #
 
 
 def test_day_that_is_not_that_of_the_time_is_refused() -> None:
-    """Nobody may have two reports in a day by naming another day."""
+    """Nobody may have two audits in a day by naming another day."""
     assert refusal(packed(payload(day="2026-11-21"))).reason == "malformed"
 
 
@@ -176,11 +176,11 @@ def test_report_that_is_too_large_is_refused_without_being_held(monkeypatch: pyt
     "data",
     [
         b"",
-        b"portspec-report 1 ",
+        b"portspec-audit 1 ",
         packed(payload())[:-1],
         packed(payload()) + b"x",
-        packed(payload()).replace(b"report 1", b"report 2"),
-        b"portspec-report 1 " + b"0" * 64 + b"\nno gzip",
+        packed(payload()).replace(b"audit 1", b"audit 2"),
+        b"portspec-audit 1 " + b"0" * 64 + b"\nno gzip",
         packed(b"[" * 100_000 + b"]" * 100_000),
         packed(payload(more=[1] * MAX_VALUES)),
         packed(payload(more=[{}] * (MAX_VALUES // 2))),
@@ -255,7 +255,7 @@ def test_any_value_in_any_place_is_admitted_or_refused(name: str, value: Any) ->
     reason = None
     try:
         admit(packed(payload(**{name: value})), RULES, NOW)
-    except RefusedError as error:
+    except RejectedError as error:
         reason = error.reason
     assert reason in {None, "malformed", "roster", "signature", "time"}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from portspec.audit import document as encoding
 from portspec.audit.document import Decoder, encode
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import HostAudit
 from tests.unit.factories import MODEST, NOW
 
 TEXTS: Final = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -27,9 +27,9 @@ VULNERABILITIES: Final = st.builds(
     TEXTS,
     TEXTS,
 )
-LISTENERS: Final = st.builds(Listener, TEXTS, TEXTS, st.integers(0, 65535), st.none() | TEXTS, st.none() | TEXTS)
+LISTENERS: Final = st.builds(ListeningSocket, TEXTS, TEXTS, st.integers(0, 65535), st.none() | TEXTS, st.none() | TEXTS)
 INSPECTIONS: Final = st.builds(
-    Inspection,
+    HostAudit,
     TIMES,
     TEXTS,
     st.none() | TEXTS,
@@ -46,27 +46,27 @@ INSPECTIONS: Final = st.builds(
 CURL: Final = Vulnerability(
     "curl", "7.50.1", "CVE-2016-7167", Severity.HIGH, ("DSA-3705-1",), ("7.50.3",), "overflows", "https://curl.example/"
 )
-SSHD: Final = Listener("tcp", "0.0.0.0", 22, "sshd", "root")  # noqa: S104 - of a report
-FOUND: Final = Inspection(NOW, "pkg-audit", "1.20.9", Audit(Status.VULNERABLE, (CURL,), "", NOW - 60), (SSHD,))
+SSHD: Final = ListeningSocket("tcp", "0.0.0.0", 22, "sshd", "root")  # noqa: S104 - of an audit
+FOUND: Final = HostAudit(NOW, "pkg-audit", "1.20.9", Audit(Status.VULNERABLE, (CURL,), "", NOW - 60), (SSHD,))
 
 
 def changed(**values: Any) -> str:
-    """Give the document of an inspection with some of its values changed."""
+    """Give the document of an audit with some of its values changed."""
     return json.dumps(json.loads(encode(FOUND)) | values)
 
 
 @MODEST
-@given(inspection=INSPECTIONS)
-def test_what_is_encoded_is_decoded(inspection: Inspection) -> None:
-    """A document is the whole inspection, whatever texts the host has in it."""
-    assert Decoder().decode(encode(inspection)) == inspection
+@given(host_audit=INSPECTIONS)
+def test_what_is_encoded_is_decoded(host_audit: HostAudit) -> None:
+    """A document is the whole host_audit, whatever texts the host has in it."""
+    assert Decoder().decode(encode(host_audit)) == host_audit
 
 
 def test_no_listeners_and_none_gathered_are_told_apart() -> None:
     """A host on which nothing listens is not one whose listeners could not be gathered."""
     for listeners in ((), None):
-        inspection = Inspection(NOW, "pkg-audit", None, Audit(Status.CLEAN), listeners)
-        found = Decoder().decode(encode(inspection))
+        host_audit = HostAudit(NOW, "pkg-audit", None, Audit(Status.CLEAN), listeners)
+        found = Decoder().decode(encode(host_audit))
         assert found
         assert found.listeners == listeners
 
@@ -84,7 +84,7 @@ def test_equal_vulnerabilities_are_one_object() -> None:
 
 
 def test_vulnerabilities_that_nobody_has_any_more_are_forgotten() -> None:
-    """A decoder that runs for years keeps the vulnerabilities of the last reports only."""
+    """A decoder that runs for years keeps the vulnerabilities of the last audits only."""
     decoder = Decoder()
     kept = decoder.decode(encode(FOUND))
     assert len(decoder._known) == 1

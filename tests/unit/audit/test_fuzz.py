@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.agent import Parcel, make_mail
-from portspec.audit.admission import REASONS, RefusedError, admit
+from portspec.audit.admission import REASONS, RejectedError, admit
 from portspec.audit.envelope import EnvelopeError, unpack
-from portspec.audit.mail import postmark, read_mail
+from portspec.audit.mail import mail_origin, read_mail
 from portspec.audit.model import Status, ToolRun
-from portspec.audit.payload import Report, read_payload
+from portspec.audit.payload import AuditPayload, read_payload
 from portspec.audit.tools import TOOLS, apk, apt, parse, pkg_admin
 from portspec.audit.tools.debsecan import PROOF
 from portspec.audit.tools.dnf import PROOF as PROOF_OF_DNF
@@ -266,7 +266,7 @@ def test_tool_that_prints_for_ever_is_read_in_time(tool: str, lines: list[str], 
     assert audit.status == Status.FAILED
 
 
-# --- Reports ----------------------------------------------------------------------------------------------------------
+# --- Audits ----------------------------------------------------------------------------------------------------------
 
 RUN: Final = next(sample.run for sample in VULNERABLE if sample.run.tool == PLAIN["tool"]["name"])
 BODY: Final = payload(tool=PLAIN["tool"] | {"output": RUN.output, "exit_status": RUN.exit_status})
@@ -280,28 +280,28 @@ raw_tokens = st.one_of(
 )
 
 
-def texts_of(report: Report) -> list[str]:
-    """Give the texts of a report that are shown as they are: all but what the tool printed."""
-    values = [getattr(report, field.name) for field in fields(Report) if field.name not in {"run", "listeners"}]
-    for listener in report.listeners or ():
+def texts_of(audit: AuditPayload) -> list[str]:
+    """Give the texts of an audit that are shown as they are: all but what the tool printed."""
+    values = [getattr(audit, field.name) for field in fields(AuditPayload) if field.name not in {"run", "listeners"}]
+    for listener in audit.listeners or ():
         values += [getattr(listener, field.name) for field in fields(listener)]
-    return [value for value in (*values, *(run.tool for run in report.runs)) if isinstance(value, str)]
+    return [value for value in (*values, *(run.tool for run in audit.runs)) if isinstance(value, str)]
 
 
-def check_report(report: Report) -> None:
-    """Hold a report to what everyone downstream relies on, and read its tool's output."""
-    for text in texts_of(report):
+def check_report(audit: AuditPayload) -> None:
+    """Hold an audit to what everyone downstream relies on, and read its tool's output."""
+    for text in texts_of(audit):
         assert text.isprintable()
         assert text.encode().decode() == text
-    assert {report.at} == {run.ended_at for run in report.runs}
-    check(parse(*report.runs))
+    assert {audit.at} == {run.ended_at for run in audit.runs}
+    check(parse(*audit.runs))
 
 
 def unless_refused(read: Callable[[], T]) -> T | None:
     """Give what is read; None if it is refused, for one of the reasons and in one line."""
     try:
         return read()
-    except (EnvelopeError, RefusedError) as error:
+    except (EnvelopeError, RejectedError) as error:
         refused = error
     assert refused.reason in REASONS
     assert str(refused).isprintable()
@@ -311,11 +311,11 @@ def unless_refused(read: Callable[[], T]) -> T | None:
 @fuzz(500)
 @given(edits(raw_tokens))
 def test_changed_payload_is_a_report_or_malformed(changes: list[Edit[bytes]]) -> None:
-    """A payload that is changed anyhow reads as a report that can be shown, or is malformed; nothing else."""
+    """A payload that is changed anyhow reads as an audit that can be shown, or is malformed; nothing else."""
     body = edited(BODY, changes, b"\n")
-    report = unless_refused(lambda: read_payload(body))
-    if report is not None:
-        check_report(report)
+    audit = unless_refused(lambda: read_payload(body))
+    if audit is not None:
+        check_report(audit)
     under_the_signature_of_another = REPORT[: REPORT.index(b"\n") + 1] + gzip.compress(body)
     assert accepted(under_the_signature_of_another) in {None, BODY}
 
@@ -327,9 +327,9 @@ def test_value_of_any_type_in_any_place_is_a_report_or_malformed(data: Any) -> N
     plain = json.loads(BODY)
     container, key = data.draw(st.sampled_from(list(walk(plain))))
     container[key] = data.draw(values)
-    report = unless_refused(lambda: admit(packed(json.dumps(plain).encode()), RULES, NOW)[0])
-    if report is not None:
-        check_report(report)
+    audit = unless_refused(lambda: admit(packed(json.dumps(plain).encode()), RULES, NOW)[0])
+    if audit is not None:
+        check_report(audit)
 
 
 @fuzz(100)
@@ -341,17 +341,17 @@ def test_words_of_a_host_can_be_shown(found: list[str]) -> None:
     body = payload(
         nonce=nonce, agent=agent, tool=PLAIN["tool"] | {"version": version, "name": tool}, listeners=[listener]
     )
-    report = read_payload(body)
-    check_report(report)
-    assert len(texts_of(report)) == 2 + 8
+    audit = read_payload(body)
+    check_report(audit)
+    assert len(texts_of(audit)) == 2 + 8
     for text in found:
-        assert not text.isprintable() or text in texts_of(report)
+        assert not text.isprintable() or text in texts_of(audit)
 
 
 @fuzz(500)
 @given(edits(st.one_of(raw_tokens, st.sampled_from([REPORT, OTHER, OTHER[:83], OTHER[83:]]))))
 def test_changed_report_is_refused_or_the_same(changes: list[Edit[bytes]]) -> None:
-    """Of all that can be made of signed reports only what their hosts signed is accepted, to the byte."""
+    """Of all that can be made of signed audits only what their hosts signed is accepted, to the byte."""
     data = edited(REPORT, changes, b"\n")
     found = unless_refused(lambda: unpack(data, 5000))
     assert found is None or len(found[0]) <= 5000
@@ -359,7 +359,7 @@ def test_changed_report_is_refused_or_the_same(changes: list[Edit[bytes]]) -> No
 
 
 def accepted(data: bytes) -> bytes | None:
-    """Give the payload of a report that is accepted; None for one that is refused."""
+    """Give the payload of an audit that is accepted; None for one that is refused."""
     return unless_refused(lambda: admit(data, RULES, NOW)[1])
 
 
@@ -379,7 +379,7 @@ MAILS: Final = (
 TYPES: Final = (
     *(b"multipart/mixed; boundary=b1", b"multipart/digest; boundary*0=b; boundary*1=1", b"multipart/x"),
     *(b"multipart/mixed; boundary=\xff", b'multipart/mixed; boundary=""', b"message/rfc822", b"message/partial"),
-    *(b"message/delivery-status", b"application/vnd.portspec.report", b"\xff/\xfe; x=\xfd", b"", b"/", b";"),
+    *(b"message/delivery-status", b"application/vnd.portspec.audit", b"\xff/\xfe; x=\xfd", b"", b"/", b";"),
     *(b"a/b; name*=x\0''%41", b"a/b; name*0*=idna'x'%ff", b"a/b; name*9999999999999999=a"),
 )
 ENCODINGS: Final = (b"base64", b"quoted-printable", b"8bit", b"x-uuencode", b"\xff")
@@ -398,7 +398,7 @@ environments = st.dictionaries(
 
 
 def carried(raw: bytes) -> bytes | None:
-    """Give the payload that a mail brings in; None if the mail or its report is refused."""
+    """Give the payload that a mail brings in; None if the mail or its audit is refused."""
     found = unless_refused(lambda: read_mail(raw))
     return None if found is None else accepted(found)
 
@@ -420,8 +420,8 @@ def test_lines_of_mime_in_any_order_are_read_or_refused(lines: list[bytes], end:
 @fuzz(100)
 @given(st.one_of(st.lists(pieces, max_size=9).map(b"\n".join), st.binary(max_size=99)), environments)
 def test_postmark_is_always_lines_that_can_be_logged(raw: bytes, environment: dict[str, str]) -> None:
-    """Whatever a mail and its environment are, there is a postmark, and no character of it does anything."""
-    found = postmark(raw, environment)
+    """Whatever a mail and its environment are, there is a mail_origin, and no character of it does anything."""
+    found = mail_origin(raw, environment)
     for text in dataclasses.astuple(found):
         assert text.isprintable()
         assert len(text) <= 300

@@ -1,4 +1,4 @@
-"""Reports that are posted: whose turn it is, whatever arrives and wherever a batch is cut."""
+"""Audits that are posted: whose turn it is, whatever arrives and wherever a batch is cut."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit import ingest as module
-from portspec.audit.admission import RefusedError
-from portspec.audit.ingest import Turns, _Posted, network_of
+from portspec.audit.admission import RejectedError
+from portspec.audit.ingest import FairQueue, _Submission, network_of
 from portspec.store import Outcome
 from tests.unit.factories import settle
 from tests.unit.reporting import Clock, prepared
@@ -35,19 +35,19 @@ def test_no_network_is_served_twice_while_another_waits(steps: Sequence[tuple[st
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        turns = Turns()
-        waiting: list[_Posted] = []
+        turns = FairQueue()
+        waiting: list[_Submission] = []
         began: dict[str, int] = {}  # by network that waits: how many were served when it began to
-        served: list[_Posted] = []
+        served: list[_Submission] = []
 
         def arrive(number: int) -> None:
-            item = _Posted(b"", f"192.0.2.{number}", loop.create_future())
+            item = _Submission(b"", f"192.0.2.{number}", loop.create_future())
             if all(other.origin != item.origin for other in waiting if not other.outcome.done()):
                 began[item.origin] = len(served)
             turns.add(item)
             waiting.append(item)
 
-        def serve(item: _Posted) -> None:
+        def serve(item: _Submission) -> None:
             for origin in {other.origin for other in waiting if not other.outcome.done()} - {item.origin}:
                 since = [other.origin for other in served[began[origin] :]]
                 assert item.origin not in since, f"{item.origin} is served again, and {origin} waits"
@@ -83,20 +83,20 @@ def test_no_network_is_served_twice_while_another_waits(steps: Sequence[tuple[st
 
 
 def forged(host: str, size: int) -> bytes:
-    """Give a report of some host, signed by nobody, that unpacks to so many bytes."""
-    return b"portspec-report 1 %s\n%s" % (b"0" * 64, gzip.compress(b'{"host": "%s"}' % host.encode() + bytes(size)))
+    """Give an audit of some host, signed by nobody, that unpacks to so many bytes."""
+    return b"portspec-audit 1 %s\n%s" % (b"0" * 64, gzip.compress(b'{"host": "%s"}' % host.encode() + bytes(size)))
 
 
 def test_true_report_waits_for_one_forged_one_at_most(path: Path) -> None:
-    """Large forged bodies cut each batch, and the report from another address is taken after the first of them."""
+    """Large forged bodies cut each batch, and the audit from another address is taken after the first of them."""
 
     async def scenario() -> None:
         order: list[str] = []
 
-        async def post(scene: Any, body: bytes, origin: str) -> Outcome | RefusedError:
+        async def post(scene: Any, body: bytes, origin: str) -> Outcome | RejectedError:
             try:
-                outcome: Outcome | RefusedError = await scene.reports.take(body, origin)
-            except RefusedError as error:
+                outcome: Outcome | RejectedError = await scene.audits.take(body, origin)
+            except RejectedError as error:
                 outcome = error
             order.append(origin)
             return outcome

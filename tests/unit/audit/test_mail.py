@@ -11,9 +11,9 @@ import pytest
 
 from portspec.agent import CONTENT_TYPE, Parcel, make_mail
 from portspec.audit import mail
-from portspec.audit.admission import MAX_PACKED, RefusedError
+from portspec.audit.admission import MAX_PACKED, RejectedError
 from portspec.audit.envelope import pack, unpack
-from portspec.audit.mail import MAX_MAIL, Postmark, postmark, read_mail
+from portspec.audit.mail import MAX_MAIL, MailOrigin, mail_origin, read_mail
 
 KEY: Final = b"k" * 32
 RANDOM: Final = random.Random(6)  # noqa: S311 - no secret, and the same bytes each time
@@ -21,9 +21,9 @@ NOISE: Final = RANDOM.randbytes(1500) + b"\r\n\n\r\r\n" + bytes(range(256)) + RA
 PACKED: Final = pack(NOISE, KEY)  # it does not shrink, so the bytes are there as they are
 OTHER: Final = pack(b"another", KEY)
 WIDTHS: Final = (60, 64, 72, 76, 998, 10**9)
-WORD_B: Final = "=?utf-8?B?cG9ydHNwZWMtcmVwb3J0LmJpbg==?="
-WORD_Q: Final = "=?iso-8859-1?Q?portspec-report=2Ebin?="
-NAMED: Final = 'Content-Disposition: attachment; filename="portspec-report.bin"'
+WORD_B: Final = "=?utf-8?B?cG9ydHNwZWMtYXVkaXQuYmlu?="
+WORD_Q: Final = "=?iso-8859-1?Q?portspec-audit=2Ebin?="
+NAMED: Final = 'Content-Disposition: attachment; filename="portspec-audit.bin"'
 
 
 def sent(packed: bytes = PACKED) -> bytes:
@@ -68,9 +68,9 @@ def forwarded(inner: bytes, depth: int) -> bytes:
     return inner
 
 
-def refusal(raw: bytes) -> RefusedError:
+def refusal(raw: bytes) -> RejectedError:
     """Give why a mail is refused; in one line, whatever it is."""
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         read_mail(raw)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
@@ -78,7 +78,7 @@ def refusal(raw: bytes) -> RefusedError:
 
 
 def test_noise_has_what_text_mode_breaks() -> None:
-    """The report of these tests has each of the line ends, so that a translation of them would show."""
+    """The audit of these tests has each of the line ends, so that a translation of them would show."""
     assert all(PACKED.count(end) for end in (b"\r", b"\n", b"\r\n"))
     assert len(set(PACKED)) == 256
 
@@ -93,12 +93,12 @@ def test_mail_of_the_agent_gives_the_report(packed: bytes) -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_base64_may_be_wrapped_anyhow(width: int, end: bytes) -> None:
     """Lines of any width, or one line, with line ends of Unix or of mail."""
-    report = part(body=wrapped(width=width, end=end), end=end.decode())
-    assert read_mail(HEAD.replace(b"\n", end) + multipart(TEXT, report, end=end)) == PACKED
+    audit = part(body=wrapped(width=width, end=end), end=end.decode())
+    assert read_mail(HEAD.replace(b"\n", end) + multipart(TEXT, audit, end=end)) == PACKED
 
 
 def test_line_ends_may_be_mixed() -> None:
-    """A relay that ends its own lines in another way than the sender's leaves the report whole."""
+    """A relay that ends its own lines in another way than the sender's leaves the audit whole."""
     mixed = re.sub(rb"\n", lambda _: RANDOM.choice([b"\n", b"\r\n", b"\r"]), sent())
     assert read_mail(mixed) == PACKED
 
@@ -133,14 +133,14 @@ def test_report_may_be_encoded_in_another_way(encoding: str, body: bytes) -> Non
 
 
 @pytest.mark.parametrize(
-    "report",
+    "audit",
     [
         part(),
-        part("APPLICATION/VND.PORTSPEC.REPORT; X=1"),
+        part("APPLICATION/VND.PORTSPEC.AUDIT; X=1"),
         part(CONTENT_TYPE, "base64", None, 'Content-Disposition: inline; filename="ATT00001.dat"'),
         part("application/octet-stream", "base64", None, NAMED),
         part("application/octet-stream", "base64", None, NAMED.upper()),
-        part("application/octet-stream; name=portspec-report.bin"),
+        part("application/octet-stream; name=portspec-audit.bin"),
         part("text/plain", "base64", None, "Content-Disposition: attachment;\n filename*=utf-8''portspec%2Dreport.bin"),
         part("text/plain", "base64", None, f'Content-Disposition: x; filename="{WORD_B}"'),
         part(
@@ -149,14 +149,14 @@ def test_report_may_be_encoded_in_another_way(encoding: str, body: bytes) -> Non
             None,
             f'Content-Disposition: x; filename="{WORD_Q}"',
         ),
-        part("text/plain", "base64", None, "Content-Disposition: x; filename*0=portspec-;\n\tfilename*1=report.bin"),
+        part("text/plain", "base64", None, "Content-Disposition: x; filename*0=portspec-;\n\tfilename*1=audit.bin"),
         part("nonsense", "base64", None, NAMED),
     ],
 )
-def test_report_is_known_by_its_type_or_by_its_name(report: bytes) -> None:
+def test_report_is_known_by_its_type_or_by_its_name(audit: bytes) -> None:
     """One of them may be changed on the way."""
-    assert read_mail(HEAD + multipart(TEXT, report)) == PACKED
-    assert read_mail(multipart(report, HTML)) == PACKED
+    assert read_mail(HEAD + multipart(TEXT, audit)) == PACKED
+    assert read_mail(multipart(audit, HTML)) == PACKED
 
 
 def test_headers_may_be_in_capitals() -> None:
@@ -194,19 +194,19 @@ def test_what_stands_around_the_mail_does_no_harm(before: bytes, after: bytes) -
 
 
 def test_report_that_is_there_twice_is_one() -> None:
-    """A list that attaches the mail to its own copy sends one report, in whatever encodings."""
+    """A list that attaches the mail to its own copy sends one audit, in whatever encodings."""
     again = part("application/octet-stream", "quoted-printable", QUOTED, NAMED)
     assert read_mail(HEAD + multipart(part(), TEXT, again)) == PACKED
 
 
 def test_two_different_reports_are_refused() -> None:
-    """Neither is chosen, since a mail has one postmark and one answer."""
+    """Neither is chosen, since a mail has one mail_origin and one answer."""
     error = refusal(HEAD + multipart(part(), part(body=wrapped(OTHER))))
-    assert (error.reason, str(error)) == ("malformed", "2 different reports are attached, expected one")
+    assert (error.reason, str(error)) == ("malformed", "2 different audits are attached, expected one")
 
 
 NOTHING: Final = (
-    "no report is attached, expected a part application/vnd.portspec.report or a file portspec-report.bin, found "
+    "no audit is attached, expected a part application/vnd.portspec.audit or a file portspec-audit.bin, found "
 )
 
 
@@ -223,8 +223,8 @@ NOTHING: Final = (
         (HEAD + b"Content-Type: multipart/mixed\n\n" + sent(), f"{NOTHING}multipart/mixed without parts"),
         (HEAD + multipart(part()).replace(b"--b1", b"--b2"), f"{NOTHING}multipart/mixed without parts"),
         (HEAD + part("a\x1b[2J\xff/b"), f"{NOTHING}a\\x1b[2j\ufffd\ufffd/b"),
-        (HEAD + multipart(part())[:-8], "the mail is cut off: the boundary after the report is missing"),
-        (forwarded(sent(), 1)[:-800], "the mail is cut off: the boundary after the report is missing"),
+        (HEAD + multipart(part())[:-8], "the mail is cut off: the boundary after the audit is missing"),
+        (forwarded(sent(), 1)[:-800], "the mail is cut off: the boundary after the audit is missing"),
         (HEAD + part(body=wrapped()[:-2]), "the base64 of the attachment is broken or cut off: incorrect padding"),
         (HEAD + part(body=b"QUI=" + wrapped()),
          "the base64 of the attachment is broken or cut off: excess data after padding"),
@@ -234,7 +234,7 @@ NOTHING: Final = (
         (HEAD + part(body=wrapped()[:99] + b"\0\0" + wrapped()[99:200]),
          'line 2 of the attachment has "\\x00\\x00'),
         (HEAD + part(encoding="x-uuencode", body=b"begin 644 x\n"),
-         'the report is encoded as "x-uuencode", expected base64'),
+         'the audit is encoded as "x-uuencode", expected base64'),
         (HEAD + part(CONTENT_TYPE, "base64", None, "Content-Disposition: x; filename*=a\0b''x").replace(
             CONTENT_TYPE.encode(), b"a/b"), "the MIME of the mail is broken: embedded null character"),
     ],
@@ -248,17 +248,17 @@ def test_mail_without_one_whole_report_is_refused(raw: bytes, message: str) -> N
 
 @pytest.mark.parametrize("raw", [sent(), forwarded(sent(), 1), forwarded(HEAD + part(), 1)], ids=len)
 def test_mail_that_is_cut_off_gives_no_report(raw: bytes) -> None:
-    """Wherever a mail ends too early, also where the base64 could end, nothing of its report is taken for all."""
+    """Wherever a mail ends too early, also where the base64 could end, nothing of its audit is taken for all."""
     end = raw.index(wrapped()[-77:]) + len(wrapped()[-77:]) - 1
     for cut in [*range(0, end, 7), end - 4, end, end + 1]:
         error = refusal(raw[:cut])
         assert error.reason == "malformed"
-    with pytest.raises(RefusedError, match="cut off: the boundary after the report is missing"):
+    with pytest.raises(RejectedError, match="cut off: the boundary after the audit is missing"):
         read_mail(raw[: end - 4])
 
 
 def test_mail_that_is_cut_off_after_the_report_gives_it() -> None:
-    """A boundary stands after the report, so that it is whole, whatever is missing then."""
+    """A boundary stands after the audit, so that it is whole, whatever is missing then."""
     raw = HEAD + multipart(part(), TEXT)
     for cut in range(len(HEAD + multipart(part())) - len(b"--\n"), len(raw)):
         assert read_mail(raw[:cut]) == PACKED
@@ -312,7 +312,7 @@ def test_mail_within_the_bounds_is_read_in_time(raw: bytes) -> None:
 
 
 def test_largest_report_fits_in_a_mail() -> None:
-    """A mail may be as long as a report of the most bytes in short lines, and a megabyte around it; no longer."""
+    """A mail may be as long as an audit of the most bytes in short lines, and a megabyte around it; no longer."""
     packed = PACKED + bytes(MAX_PACKED - len(PACKED))
     page = part("text/html", "8bit", b"<p>x</p>\n" * 100_000)
     raw = forwarded(HEAD + multipart(page, part(body=wrapped(packed, 64))), 1).replace(b"\n", b"\r\n")
@@ -322,14 +322,14 @@ def test_largest_report_fits_in_a_mail() -> None:
 
 
 def test_text_mode_is_only_undone_where_it_was() -> None:
-    """What mends a report that went as text changes no other: its first line ends with LF, its last byte is small."""
+    """What mends an audit that went as text changes no other: its first line ends with LF, its last byte is small."""
     for payload, packed in [(b"x" * 13, pack(b"x" * 13, KEY)), (NOISE, PACKED)]:
         assert packed[-1] <= 4
         assert unpack(read_mail(HEAD + part(encoding="binary", body=packed)), 10_000)[0] == payload
 
 
 def test_type_and_name_are_the_agent_s() -> None:
-    """The agent and the reader agree on how a report is known."""
+    """The agent and the reader agree on how an audit is known."""
     assert mail.CONTENT_TYPE == CONTENT_TYPE
     assert f'filename="{mail.FILE_NAME}"'.encode() in sent()
 
@@ -353,24 +353,24 @@ MESSAGE_ID: Final = f"<portspec.{'0f' * 16}@db1>"
 @pytest.mark.parametrize(
     ("before", "environment", "expected"),
     [
-        (ROUTE, POSTFIX, Postmark("root@db1.example.org", MESSAGE_ID, "4X1", "mx.example.org[192.0.2.25] ESMTP")),
-        (b"", {"SENDER": "a@b", "MESSAGE_ID": "1vMx-0001-Ab"}, Postmark("a@b", MESSAGE_ID, "1vMx-0001-Ab", "")),
-        (ROUTE, {"SENDER": ""}, Postmark("bounces@example.org", MESSAGE_ID, "4X1",
+        (ROUTE, POSTFIX, MailOrigin("root@db1.example.org", MESSAGE_ID, "4X1", "mx.example.org[192.0.2.25] ESMTP")),
+        (b"", {"SENDER": "a@b", "MESSAGE_ID": "1vMx-0001-Ab"}, MailOrigin("a@b", MESSAGE_ID, "1vMx-0001-Ab", "")),
+        (ROUTE, {"SENDER": ""}, MailOrigin("bounces@example.org", MESSAGE_ID, "4X1",
          "from db1 (db1.example.org [192.0.2.7]) by mx.example.org (Postfix) with ESMTPS id 4X1 for <p@x>")),
         (ROUTE.replace(b"\n", b"\r\n"), {"CLIENT_ADDRESS": "2001:db8::25"},
-         Postmark("bounces@example.org", MESSAGE_ID, "4X1", "[2001:db8::25]")),
-        (b"From root@x Sun Nov 22 03:17:09 2026\n", {}, Postmark("root@x", MESSAGE_ID, "", "")),
-        (b">From root@x Sun Nov 22 03:17:09 2026\n", {}, Postmark("root@x", MESSAGE_ID, "", "")),
-        (b"Return-Path: <>\nRECEIVED: by mx\n", {}, Postmark("root@db1.example.org", MESSAGE_ID, "", "by mx")),
-        (b"Received: by mx id 1;2\n", {}, Postmark("root@db1.example.org", MESSAGE_ID, "1", "by mx id 1")),
-        (b"Received: by mx id \xc3\xbc\n", {}, Postmark("root@db1.example.org", MESSAGE_ID, "", "by mx id ü")),
+         MailOrigin("bounces@example.org", MESSAGE_ID, "4X1", "[2001:db8::25]")),
+        (b"From root@x Sun Nov 22 03:17:09 2026\n", {}, MailOrigin("root@x", MESSAGE_ID, "", "")),
+        (b">From root@x Sun Nov 22 03:17:09 2026\n", {}, MailOrigin("root@x", MESSAGE_ID, "", "")),
+        (b"Return-Path: <>\nRECEIVED: by mx\n", {}, MailOrigin("root@db1.example.org", MESSAGE_ID, "", "by mx")),
+        (b"Received: by mx id 1;2\n", {}, MailOrigin("root@db1.example.org", MESSAGE_ID, "1", "by mx id 1")),
+        (b"Received: by mx id \xc3\xbc\n", {}, MailOrigin("root@db1.example.org", MESSAGE_ID, "", "by mx id ü")),
     ],
 )  # fmt: skip
 def test_postmark_is_what_the_mta_tells_or_the_headers(
-    before: bytes, environment: dict[str, str], expected: Postmark
+    before: bytes, environment: dict[str, str], expected: MailOrigin
 ) -> None:
     """The environment of Postfix, Exim and OpenSMTPD comes first; of headers Received, the one of our own MTA."""
-    assert postmark(before + sent(), environment) == expected
+    assert mail_origin(before + sent(), environment) == expected
 
 
 @pytest.mark.timeout(60)
@@ -389,7 +389,7 @@ def test_postmark_is_what_the_mta_tells_or_the_headers(
 )
 def test_postmark_of_anything_is_lines_that_can_be_logged(raw: bytes) -> None:
     """It never raises; what it gives is printable and short."""
-    for found in (postmark(raw, {}), postmark(raw, {"SENDER": "\udcff\n" * 999, "CLIENT_HOSTNAME": "\0" * 999})):
+    for found in (mail_origin(raw, {}), mail_origin(raw, {"SENDER": "\udcff\n" * 999, "CLIENT_HOSTNAME": "\0" * 999})):
         for text in dataclasses.astuple(found):
             assert len(text) <= 300
             assert text.isprintable()

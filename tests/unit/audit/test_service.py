@@ -1,4 +1,4 @@
-"""What becomes of reports in the running exporter: archived, read, judged, counted; with a real file."""
+"""What becomes of audits in the running exporter: archived, read, judged, counted; with a real file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 
 import portspec.audit.service as module
 from portspec.audit import document as encoding
-from portspec.audit.admission import RefusedError
+from portspec.audit.admission import RejectedError
 from portspec.audit.model import Status
-from portspec.audit.service import MAX_LOGGED, MAX_READ, Reports
+from portspec.audit.service import MAX_LOGGED, MAX_READ, AuditService
 from portspec.audit.tools import parse
 from portspec.config import VulnerabilityException
 from portspec.inventory import Rostered
@@ -83,7 +83,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deposit(path: Path, host: str, body: bytes, day: str = TODAY, at: float = NOW) -> None:
-    """Put a report into the archive as `portspec receive` does: from another process."""
+    """Put an audit into the archive as `portspec receive` does: from another process."""
     program = (
         "import sys; from portspec.store import Arrival, deposit;"
         "path, host, day, at = sys.argv[1:];"
@@ -123,8 +123,8 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def told(logs: Logs) -> list[MutableMapping[str, Any]]:
-    """Give what was logged but for the line of each report that was read."""
-    return [event for event in logs.events if event["event"] != "report read"]
+    """Give what was logged but for the line of each audit that was read."""
+    return [event for event in logs.events if event["event"] != "audit read"]
 
 
 # --- Taking ---
@@ -136,14 +136,14 @@ def test_report_that_is_taken_is_archived_as_it_came_and_read(path: Path, clock:
     async def scenario() -> None:
         async with running(path, clock) as scene:
             await scene.become(web1=Status.NEVER)
-            assert await scene.reports.take(packed(output=VULNERABLE), HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(packed(output=VULNERABLE), HERE) is Outcome.ACCEPTED
             assert scene.archived() == scene.archived(day=TODAY) == payload(output=VULNERABLE)
             await scene.become(web1=Status.VULNERABLE)
-            state = scene.reports.audits[WEB]
+            state = scene.audits.states[WEB]
             assert [item.id for item in state.vulnerabilities] == [CURL]
-            assert state.inspection
-            assert (state.inspection.at, state.inspection.tool, state.inspection.listeners) == (NOW, "pkg-audit", ())
-            await until(lambda: (scene.reports.received, scene.rejected()) == (1, {}))
+            assert state.host_audit
+            assert (state.host_audit.at, state.host_audit.tool, state.host_audit.listeners) == (NOW, "pkg-audit", ())
+            await until(lambda: (scene.audits.received, scene.rejected()) == (1, {}))
 
     run(scenario)
 
@@ -153,17 +153,17 @@ def test_same_report_again_is_acknowledged_and_counts_once(path: Path, clock: Cl
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            outcomes = [await scene.reports.take(packed(), HERE) for _ in range(3)]
+            outcomes = [await scene.audits.take(packed(), HERE) for _ in range(3)]
             assert outcomes == [Outcome.ACCEPTED, Outcome.SAME, Outcome.SAME]
-            await until(lambda: scene.reports.received)
-            assert (scene.reports.received, scene.rejected(), scene.days()) == (1, {}, [TODAY])
+            await until(lambda: scene.audits.received)
+            assert (scene.audits.received, scene.rejected(), scene.days()) == (1, {}, [TODAY])
 
     run(scenario)
 
 
 def test_refused_reports_leave_nothing_in_memory(path: Path, clock: Clock) -> None:
     """What strangers post is forgotten with the answer, without a search for cycles, which is rare in the exporter."""
-    forged = b"portspec-report 1 %s\n%s" % (b"0" * 64, gzip.compress(payload()[:-1] + b" " * (22 << 20) + b"}", 1))
+    forged = b"portspec-audit 1 %s\n%s" % (b"0" * 64, gzip.compress(payload()[:-1] + b" " * (22 << 20) + b"}", 1))
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
@@ -186,10 +186,10 @@ def test_report_of_a_time_that_is_not_yet_does_not_outlast_the_next(path: Path, 
     async def scenario() -> None:
         clock.now += 365 * DAY
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(at=clock.now), HERE)
+            await scene.audits.take(packed(at=clock.now), HERE)
             await scene.become(web1=Status.CLEAN)
             clock.now -= 365 * DAY
-            await scene.reports.take(packed(at=clock.now, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(at=clock.now, output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE)
         async with running(path, clock) as scene:
             await scene.become(web1=Status.VULNERABLE)
@@ -203,38 +203,38 @@ def memory() -> int:
 
 
 def test_report_that_was_read_has_a_line_in_the_log(path: Path, clock: Clock, logs: Logs) -> None:
-    """It says what the report came to, whichever way it came."""
+    """It says what the audit came to, whichever way it came."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(output=VULNERABLE), HERE)
+            await scene.audits.take(packed(output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE)
 
     run(scenario)
-    (line,) = (event for event in logs.events if event["event"] == "report read")
+    (line,) = (event for event in logs.events if event["event"] == "audit read")
     assert (line["level"], line["host"], line["day"], line["status"]) == ("info", WEB, TODAY, "vulnerable")
     assert line["vulnerabilities"] == 1
 
 
 def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clock, logs: Logs) -> None:
-    """Only the first report of a host and day counts; the other is an error in the log, with whom it came from."""
+    """Only the first audit of a host and day counts; the other is an error in the log, with whom it came from."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(), HERE)
+            await scene.audits.take(packed(), HERE)
             error = await scene.refusal(packed(output=VULNERABLE))
             assert (error.reason, error.host) == ("duplicate", WEB)
-            assert str(error) == f"{WEB} has sent another report of {TODAY} already, and one a day counts"
+            assert str(error) == f"{WEB} has sent another audit of {TODAY} already, and one a day counts"
             await scene.become(web1=Status.CLEAN)
             assert (scene.archived(), scene.rejected()) == (payload(), {"duplicate": 1})
 
     run(scenario)
     assert told(logs) == [
         {
-            "event": "a report was refused",
+            "event": "an audit was refused",
             "level": "error",
             "reason": "duplicate",
-            "why": f"{WEB} has sent another report of {TODAY} already, and one a day counts",
+            "why": f"{WEB} has sent another audit of {TODAY} already, and one a day counts",
             "origin": HERE,
             "host": WEB,
         }
@@ -242,17 +242,17 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
 
 
 def test_report_of_an_earlier_day_does_not_take_the_place_of_a_later_one(path: Path, clock: Clock) -> None:
-    """A report that was long on its way is archived, and the last day counts, also after a restart."""
+    """An audit that was long on its way is archived, and the last day counts, also after a restart."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(at=NOW, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(at=NOW, output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE)
-            assert await scene.reports.take(packed(at=NOW - DAY), HERE) is Outcome.ACCEPTED
-            await until(lambda: scene.reports.received == 2 and not scene.reports.unread)
+            assert await scene.audits.take(packed(at=NOW - DAY), HERE) is Outcome.ACCEPTED
+            await until(lambda: scene.audits.received == 2 and not scene.audits.unread)
             assert scene.days() == [TODAY, YESTERDAY]
-            await scene.reports.take(packed(at=NOW - 2 * DAY), HERE)
-            await until(lambda: scene.reports.received == 3)
+            await scene.audits.take(packed(at=NOW - 2 * DAY), HERE)
+            await until(lambda: scene.audits.received == 3)
             await settle()
             assert scene.statuses() == {WEB: Status.VULNERABLE}
         async with prepared(path, clock, rostered(WEB)) as scene:
@@ -276,16 +276,16 @@ def test_refused_reports_are_counted_by_reason_in_the_file(path: Path, clock: Cl
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(), HERE)
-            for reason, report in REFUSED.items():
-                assert (await scene.refusal(report)).reason == reason
+            await scene.audits.take(packed(), HERE)
+            for reason, audit in REFUSED.items():
+                assert (await scene.refusal(audit)).reason == reason
             assert scene.rejected() == dict.fromkeys(REFUSED, 1)
             counts = "SELECT outcome, count FROM report_count"
             await until(lambda: dict(in_file(path, counts)) == {"accepted": 1, **dict.fromkeys(REFUSED, 1)})
             assert scene.rejected() == dict.fromkeys(REFUSED, 1)
             assert in_file(path, "SELECT host, day FROM report") == [(WEB, TODAY)]
         async with prepared(path, clock, rostered(WEB)) as scene:
-            assert (scene.reports.received, scene.rejected()) == (1, dict.fromkeys(REFUSED, 1))
+            assert (scene.audits.received, scene.rejected()) == (1, dict.fromkeys(REFUSED, 1))
 
     run(scenario)
     assert [event["level"] for event in told(logs)] == ["error"] * len(REFUSED)
@@ -301,7 +301,7 @@ def test_counts_never_go_back(path: Path, clock: Clock, logs: Logs) -> None:
 
             def scrape() -> None:
                 while not is_over:
-                    seen.append(scene.reports.rejected["malformed"])
+                    seen.append(scene.audits.rejected["malformed"])
 
             scraper = threading.Thread(target=scrape)
             scraper.start()
@@ -322,7 +322,7 @@ def test_counts_never_go_back(path: Path, clock: Clock, logs: Logs) -> None:
 def test_many_posts_at_once_are_archived_in_few_transactions(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """200 hosts that report in the same second are all taken, many with one write to the disk."""
+    """200 hosts that send audits in the same second are all taken, many with one write to the disk."""
     hosts = [f"host{number}.example.org" for number in range(200)]
     added: list[int] = []
     add = Archive.add
@@ -335,10 +335,10 @@ def test_many_posts_at_once_are_archived_in_few_transactions(
 
     async def scenario() -> None:
         async with running(path, clock, *hosts) as scene:
-            outcomes = await asyncio.gather(*(scene.reports.take(packed(host), HERE) for host in hosts))
+            outcomes = await asyncio.gather(*(scene.audits.take(packed(host), HERE) for host in hosts))
             assert outcomes == [Outcome.ACCEPTED] * len(hosts)
             await until(lambda: set(scene.statuses().values()) == {Status.CLEAN})
-            assert (len(scene.statuses()), scene.reports.received) == (200, 200)
+            assert (len(scene.statuses()), scene.audits.received) == (200, 200)
 
     run(scenario)
     assert sum(added) == len(hosts)
@@ -346,15 +346,15 @@ def test_many_posts_at_once_are_archived_in_few_transactions(
 
 
 def test_of_many_reports_of_one_host_and_day_one_wins(path: Path, clock: Clock, logs: Logs) -> None:
-    """200 different reports at once: one is accepted, and is what the archive has; the others are refused."""
-    reports = [packed(nonce=f"{number:032x}") for number in range(200)]
+    """200 different audits at once: one is accepted, and is what the archive has; the others are refused."""
+    audits = [packed(nonce=f"{number:032x}") for number in range(200)]
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            posts = (scene.reports.take(report, HERE) for report in reports)
+            posts = (scene.audits.take(audit, HERE) for audit in audits)
             outcomes = await asyncio.gather(*posts, return_exceptions=True)
             (winner,) = [place for place, outcome in enumerate(outcomes) if outcome is Outcome.ACCEPTED]
-            assert all(isinstance(item, RefusedError) for place, item in enumerate(outcomes) if place != winner)
+            assert all(isinstance(item, RejectedError) for place, item in enumerate(outcomes) if place != winner)
             assert scene.archived() == payload(nonce=f"{winner:032x}")
             assert scene.rejected() == {"duplicate": 199}
 
@@ -363,7 +363,7 @@ def test_of_many_reports_of_one_host_and_day_one_wins(path: Path, clock: Clock, 
 
 
 def test_log_is_not_flooded_by_refused_reports(path: Path, clock: Clock, logs: Logs) -> None:
-    """Of refused reports some in a minute have a line, and then there is one that says how many more there were."""
+    """Of refused audits some in a minute have a line, and then there is one that says how many more there were."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
@@ -372,7 +372,7 @@ def test_log_is_not_flooded_by_refused_reports(path: Path, clock: Clock, logs: L
             assert len(told(logs)) == MAX_LOGGED
             clock.now += 60
             await until(lambda: len(told(logs)) > MAX_LOGGED)
-            assert told(logs)[-1] == {"event": "more reports were refused", "level": "error", "reports": 40}
+            assert told(logs)[-1] == {"event": "more audits were refused", "level": "error", "audits": 40}
             await scene.refusal(b"hello")
             clock.now += 60
             await settle()
@@ -383,11 +383,11 @@ def test_log_is_not_flooded_by_refused_reports(path: Path, clock: Clock, logs: L
 
 
 def test_post_whose_client_has_gone_is_not_archived(path: Path, clock: Clock) -> None:
-    """A report that waits for its turn is forgotten with the request that brought it; the others are taken."""
+    """An audit that waits for its turn is forgotten with the request that brought it; the others are taken."""
 
     async def scenario() -> None:
         async with prepared(path, clock, rostered(WEB, DB)) as scene:
-            posts = [asyncio.create_task(scene.reports.take(packed(host), HERE)) for host in (WEB, DB)]
+            posts = [asyncio.create_task(scene.audits.take(packed(host), HERE)) for host in (WEB, DB)]
             await settle()
             posts[0].cancel()
             async with scene.running():
@@ -412,12 +412,12 @@ def test_report_whose_client_goes_while_it_is_archived_is_kept(
     async def scenario() -> None:
         async with running(path, clock) as scene:
             monkeypatch.setattr(Archive, "add", slow)
-            post = asyncio.create_task(scene.reports.take(packed(), HERE))
+            post = asyncio.create_task(scene.audits.take(packed(), HERE))
             await until(is_adding.is_set)
             post.cancel()
             await settle()
             may_add.set()
-            assert await scene.reports.take(packed(), HERE) is Outcome.SAME
+            assert await scene.audits.take(packed(), HERE) is Outcome.SAME
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
@@ -435,17 +435,17 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB), HERE)
+            await scene.audits.take(packed(WEB), HERE)
             await scene.become(web1=Status.CLEAN, db1=Status.NEVER)
             with locked(path, "immediate"):
                 with pytest.raises(StoreError) as caught:
-                    await scene.reports.take(packed(DB), HERE)
+                    await scene.audits.take(packed(DB), HERE)
                 assert caught.value.kind is Kind.LOCKED
                 assert (await scene.refusal(b"hello")).reason == "malformed"
                 assert scene.rejected() == {"malformed": 1}
                 assert scene.statuses() == {WEB: Status.CLEAN, DB: Status.NEVER}
             await until(lambda: scene.store.status.is_up)
-            assert await scene.reports.take(packed(DB), HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(packed(DB), HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.CLEAN, db1=Status.CLEAN)
             await until(lambda: dict(in_file(path, "SELECT * FROM report_count")) == {"accepted": 2, "malformed": 1})
             assert scene.rejected() == {"malformed": 1}
@@ -454,7 +454,7 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
 
 
 def test_full_disk_loses_no_report(tmp_path: Path) -> None:
-    """On a full disk a report is not acknowledged, and not half there; it is taken once there is space."""
+    """On a full disk an audit is not acknowledged, and not half there; it is taken once there is space."""
     command = [sys.executable, "-m", "tests.unit.audit.service_child"]
     assert with_mounts("full_disk", tmp_path, command) == {
         "before": "accepted",
@@ -470,12 +470,12 @@ def test_full_disk_loses_no_report(tmp_path: Path) -> None:
 def test_what_is_known_is_known_while_the_file_cannot_be_written(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a restart the last reports are taken up also from a file that may only be read."""
+    """After a restart the last audits are taken up also from a file that may only be read."""
     monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB), HERE)
+            await scene.audits.take(packed(WEB), HERE)
             await scene.become(web1=Status.CLEAN, db1=Status.NEVER)
         with locked(path, "immediate"):
             async with prepared(path, clock, rostered(WEB, DB)) as scene:
@@ -490,16 +490,16 @@ def test_file_that_is_begun_anew_takes_reports(path: Path, clock: Clock) -> None
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(WEB, output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE, db1=Status.NEVER)
             for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                 path.with_name(name).unlink()
             await until(lambda: scene.store.status.is_up and path.exists())
-            assert await scene.reports.take(packed(DB), HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(packed(DB), HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.VULNERABLE, db1=Status.CLEAN)
             assert (scene.days(WEB), scene.days(DB)) == ([], [TODAY])
             later = packed(WEB, at=NOW + 1)
-            assert await scene.reports.take(later, HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(later, HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.CLEAN, db1=Status.CLEAN)
         async with prepared(path, clock, rostered(WEB, DB)) as scene:
             assert scene.statuses() == {WEB: Status.CLEAN, DB: Status.CLEAN}
@@ -515,11 +515,11 @@ def test_host_that_never_reported_is_never_only_once_the_archive_was_asked(path:
 
     async def scenario() -> None:
         with opened(path, (), wall_clock=clock) as (store, _):
-            reports = Reports(store, clock)
-            reports.apply(AUDIT, rostered(WEB, DB))
-            assert dict(reports.audits) == {}
-            await reports.restore()
-            assert {host: state.status for host, state in reports.audits.items()} == {
+            audits = AuditService(store, clock)
+            audits.apply(AUDIT, rostered(WEB, DB))
+            assert dict(audits.states) == {}
+            await audits.restore()
+            assert {host: state.status for host, state in audits.states.items()} == {
                 WEB: Status.NEVER,
                 DB: Status.NEVER,
             }
@@ -538,7 +538,7 @@ def test_host_is_absent_while_the_archive_cannot_be_asked(tmp_path: Path, clock:
             assert scene.statuses() == {}
             path.parent.mkdir()
             await scene.become(web1=Status.NEVER)
-            assert await scene.reports.take(packed(), HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(packed(), HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
@@ -548,7 +548,7 @@ def test_host_is_absent_while_the_archive_cannot_be_asked(tmp_path: Path, clock:
 def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
     audit: AuditConfig | None, tmp_path: Path, clock: Clock, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an `audit` block a state file that cannot be made is no matter of reports."""
+    """Without an `audit` block a state file that cannot be made is no matter of audits."""
     looks = 0
 
     async def scenario() -> None:
@@ -561,31 +561,31 @@ def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
                 return perform(work)
 
             monkeypatch.setattr(scene.store, "perform", counting)
-            scene.reports.apply(audit, {})
+            scene.audits.apply(audit, {})
             async with scene.running():
                 await until(lambda: looks > 0)
-                scene.reports.apply(audit, {})  # the next look comes after the first one was dealt with
+                scene.audits.apply(audit, {})  # the next look comes after the first one was dealt with
                 await until(lambda: looks > 1)
 
     run(scenario)
-    unread = [entry for entry in logs.events if entry["event"] == "the reports cannot be read now"]
+    unread = [entry for entry in logs.events if entry["event"] == "the audits cannot be read now"]
     assert len(unread) == bool(audit)
 
 
 def test_restart_reads_no_output_again(path: Path, clock: Clock, parsing: Parsing) -> None:
-    """What reports came to is kept, and taken up before anything else runs."""
+    """What audits came to is kept, and taken up before anything else runs."""
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB, APP) as scene:
             for host, output in ((WEB, VULNERABLE), (DB, CLEAN)):
-                await scene.reports.take(packed(host, output=output), HERE)
+                await scene.audits.take(packed(host, output=output), HERE)
             await scene.become(web1=Status.VULNERABLE, db1=Status.CLEAN, app1=Status.NEVER)
-            states = dict(scene.reports.audits)
+            states = dict(scene.audits.states)
         assert parsing.count == 2
         async with prepared(path, clock, rostered(WEB, DB, APP)) as scene:
-            assert dict(scene.reports.audits) == states
+            assert dict(scene.audits.states) == states
             async with scene.running():
-                await scene.reports.take(packed(APP), HERE)
+                await scene.audits.take(packed(APP), HERE)
                 await scene.become(web1=Status.VULNERABLE, db1=Status.CLEAN, app1=Status.CLEAN)
         assert parsing.count == 3
 
@@ -601,7 +601,7 @@ def test_report_that_was_not_read_before_the_end_is_read_after_a_restart(
     async def scenario() -> None:
         async with running(path, clock) as scene:
             await scene.become(web1=Status.NEVER)
-            await scene.reports.take(packed(), HERE)
+            await scene.audits.take(packed(), HERE)
             await until(lambda: parsing.count)
         parsing.may_begin.set()
         async with running(path, clock) as scene:
@@ -619,7 +619,7 @@ def test_document_of_another_version_is_read_anew(
 
     async def scenario() -> None:
         async with running(path, clock, *names) as scene:
-            await asyncio.gather(*(scene.reports.take(packed(name), HERE) for name in names))
+            await asyncio.gather(*(scene.audits.take(packed(name), HERE) for name in names))
             await until(lambda: set(scene.statuses().values()) == {Status.CLEAN})
         monkeypatch.setattr(encoding, "VERSION", encoding.VERSION + 1)
         async with prepared(path, clock, rostered(*names)) as scene:
@@ -637,11 +637,11 @@ def test_document_of_another_version_is_read_anew(
 def test_garbled_document_is_read_anew(
     path: Path, clock: Clock, parsing: Parsing, logs: Logs, document: str | None
 ) -> None:
-    """What was kept and makes no sense is told once, and made anew from the report itself."""
+    """What was kept and makes no sense is told once, and made anew from the audit itself."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(output=VULNERABLE), HERE)
+            await scene.audits.take(packed(output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE)
             if document is not None:
                 held = Archive()
@@ -675,7 +675,7 @@ def test_report_of_another_process_appears(path: Path, clock: Clock) -> None:
             await scene.become(web1=Status.NEVER)
             await asyncio.to_thread(deposit, path, WEB, payload(output=VULNERABLE))
             await scene.become(web1=Status.VULNERABLE)
-            await until(lambda: scene.reports.received == 1)
+            await until(lambda: scene.audits.received == 1)
             assert (await scene.refusal(packed())).reason == "duplicate"
 
     run(scenario)
@@ -690,17 +690,17 @@ def test_payload_that_cannot_be_read_is_a_failed_audit(path: Path, clock: Clock,
             held = Archive()
             arrival = Arrival(WEB, TODAY, NOW - 5, b"from another age")
             scene.store.perform(lambda file: held.add(file, [arrival], NOW))
-            await scene.reports.take(packed(DB), HERE)
+            await scene.audits.take(packed(DB), HERE)
             await scene.become(web1=Status.FAILED, db1=Status.CLEAN)
-            state = scene.reports.audits[WEB]
+            state = scene.audits.states[WEB]
             assert state.reason.startswith("portspec could not read it: the payload ")
-            assert state.inspection
-            assert state.inspection.at == NOW - 5
+            assert state.host_audit
+            assert state.host_audit.at == NOW - 5
         async with prepared(path, clock, rostered(WEB)) as scene:
-            assert scene.reports.audits[WEB] == state
+            assert scene.audits.states[WEB] == state
 
     run(scenario)
-    assert [event["event"] for event in told(logs)] == ["an archived report cannot be read"]
+    assert [event["event"] for event in told(logs)] == ["an archived audit cannot be read"]
 
 
 def test_fault_in_reading_one_output_stops_no_other(
@@ -717,10 +717,10 @@ def test_fault_in_reading_one_output_stops_no_other(
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB, output=VULNERABLE), HERE)
-            await scene.reports.take(packed(DB), HERE)
+            await scene.audits.take(packed(WEB, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(DB), HERE)
             await scene.become(web1=Status.FAILED, db1=Status.CLEAN)
-            assert scene.reports.audits[WEB].reason == "portspec could not read it: somewhere"
+            assert scene.audits.states[WEB].reason == "portspec could not read it: somewhere"
 
     run(scenario)
     assert len(told(logs)) == 1
@@ -744,10 +744,10 @@ def test_audit_that_cannot_be_kept_stops_no_other(
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB, output=VULNERABLE), HERE)
-            await scene.reports.take(packed(DB), HERE)
+            await scene.audits.take(packed(WEB, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(DB), HERE)
             await scene.become(web1=status, db1=Status.CLEAN)
-            assert scene.reports.unread == 0
+            assert scene.audits.unread == 0
 
     run(scenario)
     assert len(told(logs)) == (status is Status.FAILED)
@@ -755,18 +755,18 @@ def test_audit_that_cannot_be_kept_stops_no_other(
 
 @pytest.mark.usefixtures("logs")
 def test_garbled_report_leaves_the_one_before(path: Path, clock: Clock) -> None:
-    """Where the last report cannot be unpacked any more, the one of the day before counts."""
+    """Where the last audit cannot be unpacked any more, the one of the day before counts."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(at=NOW - DAY, output=VULNERABLE), HERE)
-            await scene.reports.take(packed(), HERE)
+            await scene.audits.take(packed(at=NOW - DAY, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(), HERE)
             await scene.become(web1=Status.CLEAN)
         in_file(path, "UPDATE report SET payload = x'00' WHERE day = ?", TODAY)
         in_file(path, "DELETE FROM audit")
         async with running(path, clock) as scene:
             await scene.become(web1=Status.VULNERABLE)
-            assert await scene.reports.take(packed(), HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(packed(), HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
@@ -776,20 +776,20 @@ def test_garbled_report_leaves_the_one_before(path: Path, clock: Clock) -> None:
 
 
 def test_host_that_joins_the_roster_has_what_the_archive_has(path: Path, clock: Clock) -> None:
-    """A host that is rostered once more is known by its last report, and one that leaves is not shown any longer."""
+    """A host that is rostered once more is known by its last audit, and one that leaves is not shown any longer."""
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
-            await scene.reports.take(packed(WEB, output=VULNERABLE), HERE)
+            await scene.audits.take(packed(WEB, output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE, db1=Status.NEVER)
-            scene.reports.apply(AUDIT, rostered(DB, APP))
+            scene.audits.apply(AUDIT, rostered(DB, APP))
             assert scene.statuses() == {DB: Status.NEVER}
             assert (await scene.refusal(packed(WEB, at=NOW + 1))).reason == "roster"
             await scene.become(db1=Status.NEVER, app1=Status.NEVER)
-            scene.reports.apply(AUDIT, rostered(APP, WEB))
+            scene.audits.apply(AUDIT, rostered(APP, WEB))
             await scene.become(app1=Status.NEVER, web1=Status.VULNERABLE)
             assert list(scene.statuses()) == [APP, WEB]
-            assert not scene.reports.unread
+            assert not scene.audits.unread
 
     run(scenario)
 
@@ -800,11 +800,11 @@ def test_many_hosts_that_join_the_roster_are_restored(path: Path, clock: Clock, 
 
     async def scenario() -> None:
         async with running(path, clock, *names) as scene:
-            await asyncio.gather(*(scene.reports.take(packed(name), HERE) for name in names))
+            await asyncio.gather(*(scene.audits.take(packed(name), HERE) for name in names))
             await until(lambda: set(scene.statuses().values()) == {Status.CLEAN})
         async with running(path, clock, roster={}) as scene:
             assert scene.statuses() == {}
-            scene.reports.apply(AUDIT, rostered(*names))
+            scene.audits.apply(AUDIT, rostered(*names))
             await until(lambda: scene.statuses() == dict.fromkeys(names, Status.CLEAN))
         assert parsing.count == len(names)
 
@@ -816,13 +816,13 @@ def test_host_that_is_spelled_otherwise_is_the_same_host(path: Path, clock: Cloc
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(), HERE)
+            await scene.audits.take(packed(), HERE)
             await scene.become(web1=Status.CLEAN)
-            scene.reports.apply(AUDIT, {WEB: Rostered("Web1.Example.ORG.")})
+            scene.audits.apply(AUDIT, {WEB: Rostered("Web1.Example.ORG.")})
             assert scene.statuses() == {"Web1.Example.ORG.": Status.CLEAN}
             clock.now += DAY
             later = signed(payload("WEB1.EXAMPLE.org", clock.now, VULNERABLE))
-            assert await scene.reports.take(later, HERE) is Outcome.ACCEPTED
+            assert await scene.audits.take(later, HERE) is Outcome.ACCEPTED
             await until(lambda: scene.statuses() == {"Web1.Example.ORG.": Status.VULNERABLE})
 
     run(scenario)
@@ -835,31 +835,31 @@ def test_audits_that_another_roster_leaves_alone_are_the_same_objects(path: Path
 
     async def scenario() -> None:
         async with running(path, clock, roster={name: Rostered(name, (accepted,)) for name in names}) as scene:
-            await until(lambda: len(scene.reports.audits) == len(names))
-            before = scene.reports.audits
+            await until(lambda: len(scene.audits.states) == len(names))
+            before = scene.audits.states
             clock.now += DAY / 2
-            scene.reports.apply(AUDIT, {name: Rostered(name, (replace(accepted),)) for name in names})
-            assert scene.reports.audits is before
-            scene.reports.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
-            await until(lambda: len(scene.reports.audits) == len(names) + 1)
-            assert all(scene.reports.audits[name] is before[name] for name in names)
+            scene.audits.apply(AUDIT, {name: Rostered(name, (replace(accepted),)) for name in names})
+            assert scene.audits.states is before
+            scene.audits.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            await until(lambda: len(scene.audits.states) == len(names) + 1)
+            assert all(scene.audits.states[name] is before[name] for name in names)
             clock.now += DAY
-            scene.reports.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
-            assert all(scene.reports.audits[name].judged_at == clock.now for name in names)
+            scene.audits.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            assert all(scene.audits.states[name].judged_at == clock.now for name in names)
 
     run(scenario)
 
 
 def test_report_that_waits_is_held_to_the_roster_of_its_turn(path: Path, clock: Clock, logs: Logs) -> None:
-    """A host that leaves the roster while its report waits to be archived is refused."""
+    """A host that leaves the roster while its audit waits to be archived is refused."""
 
     async def scenario() -> None:
         async with prepared(path, clock, rostered(WEB)) as scene:
-            post = asyncio.create_task(scene.reports.take(packed(), HERE))
+            post = asyncio.create_task(scene.audits.take(packed(), HERE))
             await settle()
-            scene.reports.apply(AUDIT, rostered(DB))
+            scene.audits.apply(AUDIT, rostered(DB))
             async with scene.running():
-                with pytest.raises(RefusedError) as caught:
+                with pytest.raises(RejectedError) as caught:
                     await post
                 assert caught.value.reason == "roster"
                 assert scene.days() == []
@@ -869,14 +869,14 @@ def test_report_that_waits_is_held_to_the_roster_of_its_turn(path: Path, clock: 
 
 
 def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clock: Clock) -> None:
-    """A report that came by mail for a host off the roster is read, and counts from when the host is rostered."""
+    """An audit that came by mail for a host off the roster is read, and counts from when the host is rostered."""
 
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
             await asyncio.to_thread(deposit, path, WEB, payload())
             await until(lambda: in_file(path, "SELECT host FROM audit") == [(WEB,)])
             assert scene.statuses() == {DB: Status.NEVER}
-            scene.reports.apply(AUDIT, rostered(WEB, DB))
+            scene.audits.apply(AUDIT, rostered(WEB, DB))
             await scene.become(web1=Status.CLEAN, db1=Status.NEVER)
 
     run(scenario)
@@ -885,7 +885,7 @@ def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clo
 def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
     path: Path, clock: Clock, parsing: Parsing
 ) -> None:
-    """A late report of a host does not count for its last one, though it is read in the moment that the host joins."""
+    """A late audit of a host does not count for its last one, though it is read in the moment that the host joins."""
 
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
@@ -894,7 +894,7 @@ def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
             parsing.may_begin.clear()
             await asyncio.to_thread(deposit, path, WEB, payload(at=NOW - DAY), YESTERDAY, NOW - DAY)
             await until(lambda: parsing.count == 2)
-            scene.reports.apply(AUDIT, rostered(WEB, DB))
+            scene.audits.apply(AUDIT, rostered(WEB, DB))
             parsing.may_begin.set()
             await scene.become(web1=Status.VULNERABLE, db1=Status.NEVER)
 
@@ -902,17 +902,17 @@ def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
 
 
 def test_without_an_audit_block_nothing_is_expected(path: Path, clock: Clock) -> None:
-    """When conf.yml loses the block nobody has to report, and nobody may; what is archived stays."""
+    """When conf.yml loses the block no host has to send audits, and none may; what is archived stays."""
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(), HERE)
+            await scene.audits.take(packed(), HERE)
             await scene.become(web1=Status.CLEAN)
-            assert scene.reports.is_expecting
-            scene.reports.apply(None, {})
-            assert (scene.reports.is_expecting, scene.statuses()) == (False, {})
+            assert scene.audits.is_expecting
+            scene.audits.apply(None, {})
+            assert (scene.audits.is_expecting, scene.statuses()) == (False, {})
             assert (await scene.refusal(packed(at=NOW + 1))).reason == "roster"
-            scene.reports.apply(AUDIT, rostered(WEB))
+            scene.audits.apply(AUDIT, rostered(WEB))
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
@@ -927,13 +927,13 @@ def test_exception_that_lapses_changes_the_status_by_itself(path: Path, clock: C
 
     async def scenario() -> None:
         async with running(path, clock, roster=roster) as scene:
-            await scene.reports.take(packed(output=VULNERABLE), HERE)
+            await scene.audits.take(packed(output=VULNERABLE), HERE)
             await scene.become(web1=Status.CLEAN, db1=Status.NEVER)
-            assert [item.id for item in scene.reports.audits[WEB].excepted] == [CURL]
-            before = scene.reports.audits
+            assert [item.id for item in scene.audits.states[WEB].excepted] == [CURL]
+            before = scene.audits.states
             clock.now = NOW + 3599
             await settle()
-            assert scene.reports.audits is before
+            assert scene.audits.states is before
             clock.now = NOW + 3600
             await scene.become(web1=Status.VULNERABLE, db1=Status.NEVER)
             clock.now = NOW  # set back
@@ -947,11 +947,11 @@ def test_exceptions_of_a_reload_count_at_once(path: Path, clock: Clock) -> None:
 
     async def scenario() -> None:
         async with running(path, clock) as scene:
-            await scene.reports.take(packed(output=VULNERABLE), HERE)
+            await scene.audits.take(packed(output=VULNERABLE), HERE)
             await scene.become(web1=Status.VULNERABLE)
-            scene.reports.apply(AUDIT, rostered(WEB, exceptions=[accept(CURL, until=NOW + 60)]))
+            scene.audits.apply(AUDIT, rostered(WEB, exceptions=[accept(CURL, until=NOW + 60)]))
             assert scene.statuses() == {WEB: Status.CLEAN}
-            scene.reports.apply(AUDIT, rostered(WEB, exceptions=[accept(CURL, until=NOW)]))
+            scene.audits.apply(AUDIT, rostered(WEB, exceptions=[accept(CURL, until=NOW)]))
             assert scene.statuses() == {WEB: Status.VULNERABLE}
 
     run(scenario)
@@ -961,16 +961,16 @@ def test_exceptions_of_a_reload_count_at_once(path: Path, clock: Clock) -> None:
 
 
 def test_it_ends_when_it_is_cancelled_also_while_there_is_news(path: Path, clock: Clock) -> None:
-    """An exporter that is stopped in the moment of a reload, or of a report, does not hang."""
+    """An exporter that is stopped in the moment of a reload, or of an audit, does not hang."""
 
     async def scenario() -> None:
         async with prepared(path, clock, rostered(WEB)) as scene:
             for _ in range(30):
-                task = asyncio.create_task(scene.reports.run())
+                task = asyncio.create_task(scene.audits.run())
                 await until(lambda: scene.statuses() == {WEB: Status.NEVER})
                 for _ in range(100):
                     await asyncio.sleep(0)
-                scene.reports.apply(AUDIT, rostered(WEB))
+                scene.audits.apply(AUDIT, rostered(WEB))
                 task.cancel()
                 await asyncio.wait({task}, timeout=10.0)
                 assert task.cancelled()

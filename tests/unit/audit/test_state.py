@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from tests.unit.factories import NOW
 
@@ -24,9 +24,9 @@ def state(
     without: Status = Status.CLEAN,
     exceptions: tuple[VulnerabilityException, ...] = (),
 ) -> AuditState:
-    """Make a host whose last report found this."""
+    """Make a host whose last audit found this."""
     audit = Audit(status, found, reason, without=without)
-    return AuditState("web1", exceptions, Inspection(NOW - 60, "pkg-audit", "1.20.9", audit, None), NOW)
+    return AuditState("web1", exceptions, HostAudit(NOW - 60, "pkg-audit", "1.20.9", audit, None), NOW)
 
 
 def accepted(*ids: str, until: float = NOW + 60) -> VulnerabilityException:
@@ -35,7 +35,7 @@ def accepted(*ids: str, until: float = NOW + 60) -> VulnerabilityException:
 
 
 def test_host_that_never_reported_is_never() -> None:
-    """Without a report nothing is known: there is no number, and no reason."""
+    """Without an audit nothing is known: there is no number, and no reason."""
     host = AuditState("web1", judged_at=NOW)
     assert (host.status, host.reason, host.is_counted) == (Status.NEVER, "", False)
     assert (host.vulnerabilities, host.excepted, host.vulnerable_packages) == ((), (), 0)
@@ -43,7 +43,7 @@ def test_host_that_never_reported_is_never() -> None:
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.NEVER])
 def test_status_is_that_of_the_report(status: Status) -> None:
-    """Without exceptions a host is what its last report came to, with its reason."""
+    """Without exceptions a host is what its last audit came to, with its reason."""
     host = state(*([CURL] if status is Status.VULNERABLE else []), status=status, reason="why")
     assert (host.status, host.reason) == (status, "why")
 
@@ -175,5 +175,5 @@ def test_state_is_the_same_object_while_nothing_ends() -> None:
 
 def test_no_exception_is_in_force_before_it_is_judged() -> None:
     """A state without a time accepts nothing."""
-    inspection = state(CURL).inspection
-    assert AuditState("web1", (accepted("cve-2016-7167"),), inspection).vulnerabilities == (CURL,)
+    host_audit = state(CURL).host_audit
+    assert AuditState("web1", (accepted("cve-2016-7167"),), host_audit).vulnerabilities == (CURL,)

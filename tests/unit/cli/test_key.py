@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.audit.admission import RefusedError, Rules, admit
+from portspec.audit.admission import AdmissionPolicy, RejectedError, admit
 from portspec.audit.envelope import key_of, pack
 from tests.unit.audit.test_admission import HOST, NOW, payload
 from tests.unit.cli.run import PROGRAM, call, run
@@ -30,9 +30,9 @@ def test_report_signed_with_the_printed_key_is_accepted(configure: Configure) ->
     """What the command prints is what reports are checked by."""
     done = call("-c", configure({"127.0.0.1": []}, audit=AUDIT), "key", HOST)
     packed = pack(payload(), bytes.fromhex(done.out))
-    assert admit(packed, Rules({HOST}, (WORDS,)), NOW)
-    with pytest.raises(RefusedError, match="is not signed with the key"):
-        admit(packed, Rules({HOST}, ("another passphrase",)), NOW)
+    assert admit(packed, AdmissionPolicy({HOST}, (WORDS,)), NOW)
+    with pytest.raises(RejectedError, match="is not signed with the key"):
+        admit(packed, AdmissionPolicy({HOST}, ("another passphrase",)), NOW)
 
 
 @pytest.mark.parametrize("name", [HOST.upper(), f"{HOST}.", f"{HOST.title()}."])

@@ -72,19 +72,19 @@ def counts(conf: str) -> dict[str, int]:
 
 
 def archived(conf: str, host: str = WEB) -> bytes | None:
-    """Give the payload of the last report of a host."""
+    """Give the payload of the last audit of a host."""
     found = Store(str(Path(conf).with_name("portspec.db")), history=1.0).archived(host)
     return found.payload if found else None
 
 
 @pytest.fixture
 def conf(configure: Configure) -> str:
-    """Give a configuration by which two hosts have to report."""
+    """Give a configuration by which two hosts have to send audits."""
     return configure({"127.0.0.1": []}, audit=AUDIT, state="portspec.db")
 
 
 def test_good_mail_is_0_and_silent(conf: str) -> None:
-    """A report that is archived when the command ends is 0, and so is the same once more; an MTA has nothing to log."""
+    """An audit that is archived when the command ends is 0, and so is the same once more; an MTA has nothing to log."""
     body = today()
     for _ in range(2):
         assert pipe("-c", conf, mail=mail(signed(body))) == Done(KEPT, "", "")
@@ -94,9 +94,9 @@ def test_good_mail_is_0_and_silent(conf: str) -> None:
 
 def test_good_mail_is_told_to_who_asks(conf: str) -> None:
     """With --log.level info there is a line for what was accepted, and another for what was there."""
-    report = mail(signed(today()))
-    told = [json.loads(receive("-j", "-c", conf, "--log.level", "info", mail=report).err)["event"] for _ in range(2)]
-    assert told == ["a report was accepted", "the report is there already"]
+    audit = mail(signed(today()))
+    told = [json.loads(receive("-j", "-c", conf, "--log.level", "info", mail=audit).err)["event"] for _ in range(2)]
+    assert told == ["an audit was accepted", "the audit is there already"]
 
 
 def test_report_of_the_passphrase_before_is_taken(configure: Configure) -> None:
@@ -115,7 +115,7 @@ def plain_mail() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("report", "reason"),
+    ("audit", "reason"),
     [
         (lambda: mail(signed(today(), DB)), "signature"),
         (lambda: mail(signed(today("evil.example.org"), "evil.example.org")), "roster"),
@@ -126,18 +126,18 @@ def plain_mail() -> bytes:
         (lambda: b"\0\xff" * 1000, "malformed"),
     ],
 )
-def test_bad_mail_is_65_and_counted(conf: str, report: Any, reason: str) -> None:
-    """A mail that is no report of a host of the roster goes back to its sender, with one line that says why."""
-    done = receive("-c", conf, mail=report())
+def test_bad_mail_is_65_and_counted(conf: str, audit: Any, reason: str) -> None:
+    """A mail that is no audit of a host of the roster goes back to its sender, with one line that says why."""
+    done = receive("-c", conf, mail=audit())
     assert (done.code, done.out) == (REFUSED, "")
     (line,) = done.err.splitlines()
-    assert f'event="a report was refused" reason={reason} ' in line
+    assert f'event="an audit was refused" reason={reason} ' in line
     assert counts(conf) == {reason: 1}
     assert archived(conf) is None
 
 
 def test_another_report_of_the_day_is_65(conf: str) -> None:
-    """One report a host and day counts, whichever way it comes; the first stays."""
+    """One audit a host and day counts, whichever way it comes; the first stays."""
     body = today()
     assert receive("-c", conf, mail=mail(signed(body))).code == KEPT
     assert receive("-c", conf, mail=mail(signed(today(output=VULNERABLE)))).code == REFUSED
@@ -146,13 +146,13 @@ def test_another_report_of_the_day_is_65(conf: str) -> None:
 
 
 def test_log_tells_whence_a_refused_mail_came(conf: str) -> None:
-    """The error has the host that the report says it is of, and the mail's sender, Message-ID and relay."""
+    """The error has the host that the audit says it is of, and the mail's sender, Message-ID and relay."""
     raw = mail(signed(today(), DB))
     done = pipe("-j", "-c", conf, mail=raw, extra=ENVIRONMENT)
     entry = json.loads(done.err)
     identity = raw.partition(b"Message-ID: ")[2].split()[0].decode()
     assert {key: entry[key] for key in ("event", "level", "reason", "host", "sender", "message_id", "relay")} == {
-        "event": "a report was refused",
+        "event": "an audit was refused",
         "level": "error",
         "reason": "signature",
         "host": WEB,
@@ -175,8 +175,8 @@ def test_every_line_tells_which_mail_it_is_about(conf: str) -> None:
     told.append(json.loads(pipe("-j", "-c", conf, mail=raw, extra=exim).err))
     Path(conf).write_text(right, encoding="utf-8")
     assert [entry["event"] for entry in told] == [
-        "a report was accepted",
-        "the report is there already",
+        "an audit was accepted",
+        "the audit is there already",
         "the mail has to wait",
     ]
     for entry in told:
@@ -208,17 +208,17 @@ def test_mail_without_end_is_read_to_its_end_and_65(conf: str) -> None:
 
 
 def test_broken_configuration_is_75(conf: str) -> None:
-    """A mistake in conf.yml costs no report: the MTA keeps the mail, and the line of the mistake is told."""
+    """A mistake in conf.yml costs no audit: the MTA keeps the mail, and the line of the mistake is told."""
     right = Path(conf).read_text(encoding="utf-8")
-    report = mail(signed(today()))
+    audit = mail(signed(today()))
     for wrong in (right.replace('"hosts"', '"hostss"', 1), "{", "", f"{right}\nintervall: 5\n"):
         Path(conf).write_text(wrong, encoding="utf-8")
-        done = receive("-c", conf, mail=report)
+        done = receive("-c", conf, mail=audit)
         assert (done.code, done.out) == (LATER, "")
         assert 'event="the mail has to wait"' in done.err
         assert conf in done.err
     Path(conf).write_text(right, encoding="utf-8")
-    assert receive("-c", conf, mail=report).code == KEPT
+    assert receive("-c", conf, mail=audit).code == KEPT
 
 
 def test_missing_configuration_is_75(tmp_path: Path) -> None:
@@ -229,11 +229,11 @@ def test_missing_configuration_is_75(tmp_path: Path) -> None:
 
 
 def test_configuration_without_an_audit_block_is_75(configure: Configure) -> None:
-    """Where no report is expected the mail waits: the block may have been taken out by mistake."""
+    """Where no audit is expected the mail waits: the block may have been taken out by mistake."""
     conf = configure({"127.0.0.1": []})
     done = receive("-c", conf, mail=mail(signed(today())))
     assert (done.code, done.out) == (LATER, "")
-    assert f"{conf}: has no audit block, so no report is expected" in done.err
+    assert f"{conf}: has no audit block, so no audit is expected" in done.err
 
 
 def test_missing_state_directory_is_75(configure: Configure, tmp_path: Path) -> None:
@@ -241,12 +241,12 @@ def test_missing_state_directory_is_75(configure: Configure, tmp_path: Path) -> 
     state = tmp_path / "state" / "portspec.db"
     conf = configure({"127.0.0.1": []}, audit=AUDIT, state=str(state))
     good, bad = mail(signed(today())), mail(signed(today(), DB))
-    for report in (good, bad):
-        done = receive("-c", conf, mail=report)
+    for audit in (good, bad):
+        done = receive("-c", conf, mail=audit)
         assert (done.code, done.out) == (LATER, "")
         assert f"cannot write {state}: no such file or directory" in done.err
     state.parent.mkdir()
-    assert [receive("-c", conf, mail=report).code for report in (good, bad)] == [KEPT, REFUSED]
+    assert [receive("-c", conf, mail=audit).code for audit in (good, bad)] == [KEPT, REFUSED]
 
 
 def test_state_file_of_somebody_else_is_75(conf: str) -> None:
@@ -266,7 +266,7 @@ def test_state_file_of_somebody_else_is_75(conf: str) -> None:
     [["receive", "--nonsense"], ["receive", "-c"], ["receive", "-c", "conf.yml", "more"], ["-x", "receive"]],
 )
 def test_wrong_command_line_is_75(arguments: list[str]) -> None:
-    """A slip in the MTA's configuration costs no report, either."""
+    """A slip in the MTA's configuration costs no audit, either."""
     done = call(*arguments)
     assert (done.code, done.out) == (LATER, "")
     assert done.err.startswith("usage: portspec")
@@ -292,10 +292,10 @@ def test_crash_is_75(
     def crash(_: bytes) -> bytes:
         raise ZeroDivisionError("somewhere")
 
-    report = tmp_path / "mail"
-    report.write_bytes(mail(signed(today())))
+    audit = tmp_path / "mail"
+    audit.write_bytes(mail(signed(today())))
     monkeypatch.setattr(portspec.cli.receive, "read_mail", crash)
-    with report.open() as stdin, process_restored():
+    with audit.open() as stdin, process_restored():
         monkeypatch.setattr("sys.stdin", stdin)
         assert main(["receive", "-c", conf]) == LATER
     out, err = capsys.readouterr()
@@ -325,14 +325,14 @@ def test_host_that_a_source_names_may_report(configure: Configure, tmp_path: Pat
 def test_source_that_cannot_be_asked_is_75(configure: Configure, tmp_path: Path) -> None:
     """Nobody knows whether it names the host: the mail waits until the source answers."""
     conf = discovering(configure, {"files": ["found.json"], "audit": True})
-    report = mail(signed(today()))
-    done = receive("-c", conf, mail=report)
+    audit = mail(signed(today()))
+    done = receive("-c", conf, mail=audit)
     assert (done.code, done.out) == (LATER, "")
     assert f"{WEB} is not on the roster" in done.err
     assert "file_sd[0], which may name it, cannot be asked" in done.err
     assert not Path(conf).with_name("portspec.db").exists()
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [WEB]}]), encoding="utf-8")
-    assert receive("-c", conf, mail=report).code == KEPT
+    assert receive("-c", conf, mail=audit).code == KEPT
 
 
 def test_url_that_cannot_be_asked_is_75(configure: Configure) -> None:
@@ -343,14 +343,14 @@ def test_url_that_cannot_be_asked_is_75(configure: Configure) -> None:
 
 
 def test_source_that_puts_nobody_on_the_roster_is_not_asked(configure: Configure) -> None:
-    """A source without `audit: true` says nothing about who may report."""
+    """A source without `audit: true` says nothing about who may send audits."""
     conf = discovering(configure, {"files": ["none.json"]})
     done = receive("-c", conf, mail=mail(signed(today())))
     assert (done.code, "reason=roster" in done.err) == (REFUSED, True)
 
 
 def test_host_of_conf_yml_needs_no_source(configure: Configure) -> None:
-    """While a source is down, hosts that conf.yml names report as ever."""
+    """While a source is down, hosts that conf.yml names audit as ever."""
     source = {"file_sd": [{"files": ["none.json"], "audit": True}]}
     conf = configure({"127.0.0.1": []}, audit=AUDIT, discovery=source, state="portspec.db")
     assert receive("-c", conf, mail=mail(signed(today()))).code == KEPT

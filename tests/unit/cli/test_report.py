@@ -75,11 +75,11 @@ async def export(conf: str, *reports: bytes) -> None:
     config = load(conf, {})
     with opened(state_file(conf), ()) as (store, _):
         scene = Scene(state_file(conf), lambda: NOON, store)
-        scene.reports.apply(config.audit, roster(config, targets(config)))
-        await scene.reports.restore()
+        scene.audits.apply(config.audit, roster(config, targets(config)))
+        await scene.audits.restore()
         async with scene.running():
             for report in reports:
-                assert await scene.reports.take(report, HERE) is Outcome.ACCEPTED
+                assert await scene.audits.take(report, HERE) is Outcome.ACCEPTED
             await scene.read()
 
 
@@ -448,5 +448,5 @@ def machines_with_log(conf: str) -> dict[str, Any]:
     """Give the machines of a report that tells something in its log, too."""
     done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
-    assert 'event="an archived report cannot be read"' in done.err
+    assert 'event="an archived audit cannot be read"' in done.err
     return {machine["host"]: machine for machine in json.loads(done.out)["machines"]}

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
@@ -123,11 +123,11 @@ def inspected(
     *found: Vulnerability,
     at: float = NOW,
     reason: str = "",
-    listeners: tuple[Listener, ...] | None = None,
-) -> Inspection:
+    listeners: tuple[ListeningSocket, ...] | None = None,
+) -> HostAudit:
     """Make what one report said of its host; a vulnerable one with a reason has an old database."""
     without = Status.STALE_DATABASE if reason else Status.CLEAN
-    return Inspection(at, "pkg-audit", "2.1.2", Audit(status, found, reason, without=without), listeners)
+    return HostAudit(at, "pkg-audit", "2.1.2", Audit(status, found, reason, without=without), listeners)
 
 
 def audited_zoo() -> Snapshot:
@@ -142,16 +142,16 @@ def audited_zoo() -> Snapshot:
         VulnerabilityException(("*",), ("cve-2026-0002",), until=NOW - 1),
     )
     sockets = (
-        Listener("tcp", "0.0.0.0", 443, "nginx", "www"),  # noqa: S104 - of a report
-        Listener("tcp", "::", 443, "nginx", "www"),
-        Listener("tcp", "*", 443, "haproxy", "root"),
-        Listener("tcp", "192.0.2.1", 22, NASTY, None),
-        Listener("tcp", "192.0.2.1", 8080),
-        Listener("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
-        Listener("tcp", "::1", 5432, "postgres", "postgres"),
-        Listener("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
+        ListeningSocket("tcp", "0.0.0.0", 443, "nginx", "www"),  # noqa: S104 - of a report
+        ListeningSocket("tcp", "::", 443, "nginx", "www"),
+        ListeningSocket("tcp", "*", 443, "haproxy", "root"),
+        ListeningSocket("tcp", "192.0.2.1", 22, NASTY, None),
+        ListeningSocket("tcp", "192.0.2.1", 8080),
+        ListeningSocket("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
+        ListeningSocket("tcp", "::1", 5432, "postgres", "postgres"),
+        ListeningSocket("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
     )
-    inspections = {
+    host_audits = {
         "good": inspected(Status.CLEAN, listeners=sockets),
         "bad": inspected(Status.VULNERABLE, openssl, curl, old_curl, xz, at=NOW - 0.5, listeners=()),
         "excused": inspected(Status.VULNERABLE, openssl),
@@ -163,5 +163,5 @@ def audited_zoo() -> Snapshot:
         "greedy": inspected(Status.VULNERABLE, replace(xz, id=128 * "x" + "1"), replace(xz, id=128 * "x" + "2")),
         NASTY: None,
     }
-    states = (AuditState(host, exceptions, found, NOW) for host, found in inspections.items())
+    states = (AuditState(host, exceptions, found, NOW) for host, found in host_audits.items())
     return replace(zoo(), audits=HostTable(states))

@@ -7,8 +7,8 @@ import pytest
 
 from portspec.audit.admission import REASONS
 from portspec.audit.model import Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
 from portspec.scan import Reason
@@ -306,9 +306,9 @@ port_listener_info{host="bad \"1\"",port="443",process="quote \" backslash \\ ne
 """
 
 
-def reporting(inspection: Inspection | None, *exceptions: VulnerabilityException, host: str = "db1") -> Snapshot:
+def reporting(host_audit: HostAudit | None, *exceptions: VulnerabilityException, host: str = "db1") -> Snapshot:
     """Make the snapshot of a host that is on the roster and not scanned, judged at NOW."""
-    return Snapshot(audits=HostTable([AuditState(host, exceptions, inspection, NOW)]))
+    return Snapshot(audits=HostTable([AuditState(host, exceptions, host_audit, NOW)]))
 
 
 def accepted(*ids: str, until: float) -> VulnerabilityException:
@@ -319,13 +319,13 @@ def accepted(*ids: str, until: float) -> VulnerabilityException:
 def test_families_of_audits_are_exactly_these() -> None:
     """A host of the roster gives these lines: of listeners those of TCP, not on loopback, each process once."""
     listeners = (
-        Listener("tcp", "0.0.0.0", 443, NASTY),  # noqa: S104 - of a report
-        Listener("tcp", "::", 443, NASTY),
-        Listener("tcp", "*", 443, "haproxy", "root"),
-        Listener("tcp", "192.0.2.1", 22),
-        Listener("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
-        Listener("tcp", "::1", 5432, "postgres", "postgres"),
-        Listener("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
+        ListeningSocket("tcp", "0.0.0.0", 443, NASTY),  # noqa: S104 - of a report
+        ListeningSocket("tcp", "::", 443, NASTY),
+        ListeningSocket("tcp", "*", 443, "haproxy", "root"),
+        ListeningSocket("tcp", "192.0.2.1", 22),
+        ListeningSocket("tcp", "127.0.0.1", 5432, "postgres", "postgres"),
+        ListeningSocket("tcp", "::1", 5432, "postgres", "postgres"),
+        ListeningSocket("udp", "0.0.0.0", 53, "named", "bind"),  # noqa: S104 - of a report
     )
     strange = Vulnerability('a " and \\ and \n', "", "é\\😀")
     found = inspected(Status.VULNERABLE, OPENSSL, CURL, OLD_CURL, strange, at=NOW - 0.5, listeners=listeners)
@@ -346,7 +346,7 @@ def values(of: Snapshot, name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("inspection", "status", "is_counted"),
+    ("host_audit", "status", "is_counted"),
     [
         (None, "never", False),
         (inspected(Status.CLEAN), "clean", True),
@@ -358,16 +358,16 @@ def values(of: Snapshot, name: str) -> dict[str, str]:
     ],
 )
 def test_numbers_are_absent_where_nothing_is_known(
-    inspection: Inspection | None, status: str, *, is_counted: bool
+    host_audit: HostAudit | None, status: str, *, is_counted: bool
 ) -> None:
     """Each status is 1 for itself and 0 for all others; where packages are unknown, no number says that there are 0."""
-    of = reporting(inspection)
+    of = reporting(host_audit)
     found = values(of, "portspec_audit_status")
     assert found == {one.value: "1.0" if one == status else "0.0" for one in Status}
-    number = len(inspection.audit.vulnerabilities) if inspection else 0
+    number = len(host_audit.audit.vulnerabilities) if host_audit else 0
     assert values(of, "portspec_audit_vulnerable_packages") == ({"": f"{number}.0"} if is_counted else {})
     assert len(values(of, "portspec_audit_vulnerabilities")) == (len(Severity) if is_counted else 0)
-    assert values(of, "portspec_audit_timestamp_seconds") == {"": "1.7e+09" if inspection else "0.0"}
+    assert values(of, "portspec_audit_timestamp_seconds") == {"": "1.7e+09" if host_audit else "0.0"}
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def shortened(value: str) -> str:
 
 def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
     """Give what /metrics should say of a host of the roster, by the contract and without the code that says it."""
-    report = state.inspection
+    report = state.host_audit
     accepted = {name for item in state.exceptions if item.until > NOW for name in item.ids}
     every = report.audit.vulnerabilities if report else ()
     found = [item for item in every if not accepted & {name.lower() for name in (item.id, *item.aliases)}]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
@@ -90,7 +90,7 @@ _VULNERABILITIES = st.builds(
     aliases=st.lists(_IDS, max_size=2).map(tuple),
 )
 _LISTENERS = st.builds(
-    Listener,
+    ListeningSocket,
     st.sampled_from(["tcp", "tcp", "udp"]),
     st.sampled_from(["0.0.0.0", "::", "*", "192.0.2.1", "127.0.0.1", "::1", "fe80::1%eth0", "::ffff:127.0.0.1"]),  # noqa: S104 - of a report
     _PORTS,
@@ -100,14 +100,14 @@ _LISTENERS = st.builds(
 
 
 @st.composite
-def inspections(draw: st.DrawFn) -> Inspection:
+def host_audits(draw: st.DrawFn) -> HostAudit:
     """Make what a report says: any status of a run, with up to five vulnerabilities and eight listeners."""
     status = draw(st.sampled_from([status for status in Status if status is not Status.NEVER]))
     found = () if status is Status.CLEAN else tuple(draw(st.lists(_VULNERABILITIES, max_size=5)))
     without = draw(st.sampled_from([Status.CLEAN, Status.FAILED, Status.STALE_DATABASE]))
     audit = Audit(status, found, draw(st.sampled_from(["", "the database is old"])), without=without)
     listeners = draw(st.none() | st.lists(_LISTENERS, max_size=8).map(tuple))
-    return Inspection(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners)
+    return HostAudit(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners)
 
 
 @st.composite
@@ -121,7 +121,7 @@ def audit_states(draw: st.DrawFn, host: str) -> AuditState:
         )
         for _ in range(draw(st.integers(0, 2)))
     )
-    return AuditState(host, exceptions, draw(st.none() | inspections()), NOW)
+    return AuditState(host, exceptions, draw(st.none() | host_audits()), NOW)
 
 
 @st.composite
@@ -156,7 +156,7 @@ def rescanned(of: Snapshot, host: str, *opened: int, at: float = NOW + 60) -> Sn
 def audited(count: int, found: int = 3) -> Snapshot:
     """Make the roster of many() hosts: each has so many vulnerabilities, and two listeners."""
     vulnerabilities = [Vulnerability("curl", "8.1", f"CVE-2026-{number:04}", Severity.LOW) for number in range(found)]
-    listeners = (Listener("tcp", "192.0.2.1", 443, "nginx", "www"), Listener("tcp", "192.0.2.1", 22))
-    inspection = inspected(Status.VULNERABLE, *vulnerabilities, listeners=listeners)
-    states = (AuditState(f"host{number}", (), inspection, NOW) for number in range(count))
+    listeners = (ListeningSocket("tcp", "192.0.2.1", 443, "nginx", "www"), ListeningSocket("tcp", "192.0.2.1", 22))
+    host_audit = inspected(Status.VULNERABLE, *vulnerabilities, listeners=listeners)
+    states = (AuditState(f"host{number}", (), host_audit, NOW) for number in range(count))
     return replace(many(count), audits=HostTable(states))

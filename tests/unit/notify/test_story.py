@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Status
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
 from portspec.notify.holders import with_holders
 from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
@@ -933,16 +933,16 @@ def test_documents_of_a_newer_version_are_read_as_far_as_they_are_known() -> Non
     assert finding == [ADDRESS, "missing", "22", NOW]  # as an older version reads it
 
 
-def audit(at: float, *listeners: Listener, tells: bool = True) -> AuditState:
+def audit(at: float, *listeners: ListeningSocket, tells: bool = True) -> AuditState:
     """Make the last audit of the host."""
     return AuditState(
-        "web1", (), Inspection(at, "debsecan", None, Audit(Status.CLEAN), listeners if tells else None), at
+        "web1", (), HostAudit(at, "debsecan", None, Audit(Status.CLEAN), listeners if tells else None), at
     )
 
 
-def listening(port: int, process: str, address: str = "*") -> Listener:
+def listening(port: int, process: str, address: str = "*") -> ListeningSocket:
     """Make a socket that listens."""
-    return Listener("tcp", address, port, process, "www")
+    return ListeningSocket("tcp", address, port, process, "www")
 
 
 def test_who_listens_is_told_by_when_the_port_was_opened() -> None:

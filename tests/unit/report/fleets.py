@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.report import ReportSettings
@@ -54,7 +54,7 @@ def audited(
     tool: str = "debsecan",
     tool_version: str | None = "0.4.20.1",
     database_age: float | None = 5 * HOUR,
-    listeners: Iterable[Listener] | None = (),
+    listeners: Iterable[ListeningSocket] | None = (),
     exceptions: Iterable[VulnerabilityException] = (),
 ) -> AuditState:
     """Make the audit of a host that reported `age` seconds ago."""
@@ -64,8 +64,8 @@ def audited(
         reason,
         None if database_age is None else NOW - database_age,
     )
-    inspection = Inspection(NOW - age, tool, tool_version, audit, None if listeners is None else tuple(listeners))
-    return AuditState(host, tuple(exceptions), inspection, NOW)
+    host_audit = HostAudit(NOW - age, tool, tool_version, audit, None if listeners is None else tuple(listeners))
+    return AuditState(host, tuple(exceptions), host_audit, NOW)
 
 
 def never(host: str) -> AuditState:
@@ -99,9 +99,9 @@ def listener(
     *,
     address: str = "0.0.0.0",  # noqa: S104 - what a report says
     protocol: str = "tcp",
-) -> Listener:
+) -> ListeningSocket:
     """Make a listening socket."""
-    return Listener(protocol, address, port, process, user)
+    return ListeningSocket(protocol, address, port, process, user)
 
 
 SSHD: Final = (listener(22, "sshd", "root"), listener(22, "sshd", "root", address="::"))

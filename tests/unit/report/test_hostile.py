@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.errors import printable
 from portspec.ports import PortSet
@@ -39,8 +39,8 @@ def world(text: Callable[[str], str]) -> Snapshot:
         text("package"), text("version"), text("id"), Severity.HIGH, ("accepted",), (text("fixed"),), text("title")
     )
     listeners = (
-        Listener("tcp", text("socket"), 80, text("process"), text("user")),
-        Listener(text("protocol"), "::", 53, None, None),
+        ListeningSocket("tcp", text("socket"), 80, text("process"), text("user")),
+        ListeningSocket(text("protocol"), "::", 53, None, None),
     )
     exception = VulnerabilityException(("*",), ("accepted",), NOW + 60, text("exception"), text("owner"))
     ports = PortException(("*",), PortSet.of([22]), NOW + 60, text("port_exception"), text("port_owner"))
@@ -54,8 +54,8 @@ def world(text: Callable[[str], str]) -> Snapshot:
     return snapshot_of(
         [replace(state, judged_at=NOW), HostState(away).after(result(away, failure=failure, at=NOW))],
         [
-            AuditState(host, (exception,), Inspection(NOW, text("tool"), text("tool_version"), audit, listeners), NOW),
-            AuditState(other, (), Inspection(NOW, text("tool"), None, failed, None), NOW),
+            AuditState(host, (exception,), HostAudit(NOW, text("tool"), text("tool_version"), audit, listeners), NOW),
+            AuditState(other, (), HostAudit(NOW, text("tool"), None, failed, None), NOW),
         ],
     )
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.metrics.families import AUDITS
 from portspec.metrics.render import Renderer, render_host
 from portspec.state.budget import (
@@ -30,13 +30,13 @@ TEXTS = st.one_of(
 )
 FOUND = st.builds(Vulnerability, TEXTS, TEXTS, TEXTS, st.sampled_from(Severity))
 SOCKETS = st.builds(
-    Listener, st.just("tcp"), st.just("::"), st.integers(1, 65535), TEXTS | st.none(), TEXTS | st.none()
+    ListeningSocket, st.just("tcp"), st.just("::"), st.integers(1, 65535), TEXTS | st.none(), TEXTS | st.none()
 )
 
 
-def audited(*found: Vulnerability, listeners: tuple[Listener, ...] = ()) -> AuditState:
+def audited(*found: Vulnerability, listeners: tuple[ListeningSocket, ...] = ()) -> AuditState:
     """Make a host whose audit found these."""
-    return AuditState("db1", (), Inspection(NOW, "x", None, Audit(Status.VULNERABLE, found), listeners), NOW)
+    return AuditState("db1", (), HostAudit(NOW, "x", None, Audit(Status.VULNERABLE, found), listeners), NOW)
 
 
 def written(state: AuditState, name: str) -> list[str]:
@@ -58,7 +58,7 @@ def test_label_is_cut_at_a_character(value: str) -> None:
 
 @given(st.lists(FOUND, max_size=30), st.lists(SOCKETS, max_size=30))
 def test_no_series_is_there_twice_and_each_is_shown_or_counted(
-    found: list[Vulnerability], sockets: list[Listener]
+    found: list[Vulnerability], sockets: list[ListeningSocket]
 ) -> None:
     """Of series that are the same once they are cut there is one; all that is not shown counts as left out."""
     state = audited(*found, listeners=tuple(sockets))
@@ -82,7 +82,7 @@ def test_page_of_one_host_has_a_budget_of_bytes(length: int, letter: str) -> Non
     """Whatever a host sends, its lines on the page take no more than its budget, the worst being kept."""
     value = letter * (length * 30)
     found = [Vulnerability(f"{number}{value}", value, value, Severity.HIGH) for number in range(2 * MAX_SERIES)]
-    sockets = tuple(Listener("tcp", "::", number + 1, value, value) for number in range(2 * MAX_SERIES))
+    sockets = tuple(ListeningSocket("tcp", "::", number + 1, value, value) for number in range(2 * MAX_SERIES))
     state = audited(*found, listeners=sockets)
     for name, most in (
         ("portspec_audit_vulnerability", MAX_VULNERABILITY_BYTES),
@@ -107,7 +107,7 @@ def test_usual_audit_is_shown_whole() -> None:
         for number in range(MAX_SERIES)
     ]
     state = audited(
-        *found, listeners=tuple(Listener("tcp", "::", number, "nginx", "www-data") for number in range(1, 500))
+        *found, listeners=tuple(ListeningSocket("tcp", "::", number, "nginx", "www-data") for number in range(1, 500))
     )
     assert left_out_of(state) == 0
     assert not any(

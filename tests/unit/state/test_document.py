@@ -5,8 +5,8 @@ import json
 import pytest
 
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
-from portspec.audit.payload import Listener
-from portspec.audit.state import AuditState, Inspection
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.scan import Failure, PortState, Reason
 from portspec.state.changes import Change
@@ -208,21 +208,21 @@ def audited(
     audit: Audit,
     *exceptions: VulnerabilityException,
     host: str = "web1",
-    listeners: tuple[Listener, ...] | None = None,
+    listeners: tuple[ListeningSocket, ...] | None = None,
 ) -> AuditState:
     """Make the audit of a host, judged at NOW."""
-    return AuditState(host, exceptions, Inspection(NOW - 60, "debsecan", "0.4", audit, listeners), NOW)
+    return AuditState(host, exceptions, HostAudit(NOW - 60, "debsecan", "0.4", audit, listeners), NOW)
 
 
 def test_audit_of_a_scanned_host() -> None:
     """What a host reports stands in its object, with what both views say together."""
     listeners = (
-        Listener("tcp", "::", 6379, "redis", "r"),
-        Listener("tcp", "192.0.2.1", 6379, "redis", "r"),
-        Listener("tcp", "192.0.2.1", 6379, None, "root"),
-        Listener("tcp", "::", 443, "nginx", "root"),
-        Listener("tcp", "127.0.0.1", 25, "exim", "mail"),
-        Listener("udp", "::", 53, None, None),
+        ListeningSocket("tcp", "::", 6379, "redis", "r"),
+        ListeningSocket("tcp", "192.0.2.1", 6379, "redis", "r"),
+        ListeningSocket("tcp", "192.0.2.1", 6379, None, "root"),
+        ListeningSocket("tcp", "::", 443, "nginx", "root"),
+        ListeningSocket("tcp", "127.0.0.1", 25, "exim", "mail"),
+        ListeningSocket("udp", "::", 53, None, None),
     )
     of = target("web1", expect=[22], scan=[22, 25, 80, 443, 6379])
     state = HostState(of).after(result(of, seen(scanned=of.config.ports, is_open=[22, 80, 6379])))
@@ -270,7 +270,7 @@ def test_host_that_never_reported() -> None:
 
 def test_host_that_is_not_scanned() -> None:
     """A host that only reports has the keys of the others, no verdict, and nothing that was scanned."""
-    audit = audited(Audit(Status.CLEAN), host="laptop", listeners=(Listener("tcp", "::", 22, "sshd", "root"),))
+    audit = audited(Audit(Status.CLEAN), host="laptop", listeners=(ListeningSocket("tcp", "::", 22, "sshd", "root"),))
     document = unscanned_document(audit)
     assert list(document) == KEYS
     assert (document["host"], document["verdict"], document["last_scan"]) == ("laptop", None, None)

@@ -19,12 +19,12 @@ from portspec.state.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
-from tests.unit.web.site import LOOPBACK, Answer, fetch, no_reports
+from tests.unit.web.site import LOOPBACK, Answer, fetch, no_audits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from portspec.audit.service import Reports
+    from portspec.audit.service import AuditService
     from portspec.inventory import Target
     from portspec.state.snapshot import HostState
     from portspec.store import Change, StoreError
@@ -62,7 +62,7 @@ class Exporter:
     rows: Sequence[tuple[int, Change]] = ()
     fault: StoreError | None = None
     problem: str | None = None
-    reports: Reports = field(default_factory=no_reports)
+    audits: AuditService = field(default_factory=no_audits)
     series_budget: int = 100_000
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)

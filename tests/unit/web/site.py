@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from portspec.audit.service import Reports
+from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
 from portspec.web import Listener, WebServer
@@ -40,9 +40,9 @@ class Answer:
         return self.body.decode("utf-8")
 
 
-def no_reports() -> Reports:
-    """Make what takes no reports, since nobody gave it a passphrase."""
-    return Reports(Store("portspec.db", history=1.0))  # which is opened by nobody
+def no_audits() -> AuditService:
+    """Make what takes no audits, since nobody gave it a passphrase."""
+    return AuditService(Store("portspec.db", history=1.0))  # which is opened by nobody
 
 
 class ScriptedService:
@@ -51,7 +51,7 @@ class ScriptedService:
     def __init__(self, state: Callable[[], Snapshot]) -> None:
         self._state = state
         self.exposition = Exposition(state, lambda: STATUS)
-        self.reports = no_reports()
+        self.audits = no_audits()
 
     @property
     def snapshot(self) -> Snapshot:

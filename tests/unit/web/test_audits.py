@@ -1,4 +1,4 @@
-"""POST /api/v1/reports as agents, strangers and browsers use it: over HTTP, into a real archive."""
+"""POST /api/v1/audits as agents, strangers and browsers use it: over HTTP, into a real archive."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RefusedError
+from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
 from portspec.audit.model import Status
 from portspec.store import database
 from portspec.web import audits as intake
-from portspec.web import bodies as holdings
-from portspec.web.audits import Intake
+from portspec.web import bodies as pending
+from portspec.web.audits import AuditRoutes
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
-PATH = "/api/v1/reports"
+PATH = "/api/v1/audits"
 LATER = "60"  # seconds after which to try again
 PATIENCE = 30.0  # seconds
 
@@ -56,15 +56,15 @@ def logs() -> Iterator[Logs]:
 
 
 class Site:
-    """A web server that takes reports, what it takes them into, and a client."""
+    """A web server that takes audits, what it takes them into, and a client."""
 
-    def __init__(self, scene: Scene, url: str, served: Intake) -> None:
+    def __init__(self, scene: Scene, url: str, served: AuditRoutes) -> None:
         self.scene = scene
         self.intake = served
         self._url = url
 
     async def post(self, body: Any, *, method: str = "POST", path: str = PATH, **headers: str) -> Answer:
-        """Send something, by default a report."""
+        """Send something, by default an audit."""
         sent = io.BytesIO(body) if isinstance(body, bytes) else body
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE)) as session,
@@ -114,20 +114,20 @@ async def answer_on(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 @contextlib.asynccontextmanager
 async def site(scene: Scene) -> AsyncIterator[Site]:
     """Serve a scene."""
-    made: list[Intake] = []
-    begin = Intake.add_to
+    made: list[AuditRoutes] = []
+    begin = AuditRoutes.add_to
 
-    def add_to(self: Intake, router: web.UrlDispatcher) -> None:
+    def add_to(self: AuditRoutes, router: web.UrlDispatcher) -> None:
         made.append(self)
         begin(self, router)
 
-    with mock.patch.object(Intake, "add_to", add_to):
-        async with Exporter(reports=scene.reports).served() as url:
+    with mock.patch.object(AuditRoutes, "add_to", add_to):
+        async with Exporter(audits=scene.audits).served() as url:
             yield Site(scene, url, made[0])
 
 
 def serving(path: Path, scenario: Callable[[Site], Coroutine[Any, Any, None]], *hosts: str) -> None:
-    """Run a scenario with a server that takes reports, by default of one host."""
+    """Run a scenario with a server that takes audits, by default of one host."""
 
     async def served() -> None:
         async with running(path, Clock(), *hosts) as scene, site(scene) as at:
@@ -137,7 +137,7 @@ def serving(path: Path, scenario: Callable[[Site], Coroutine[Any, Any, None]], *
 
 
 def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
-    """When the answer comes the report is archived, as any other connection to the file sees it."""
+    """When the answer comes the audit is archived, as any other connection to the file sees it."""
 
     async def scenario(at: Site) -> None:
         assert await at.told(packed()) == (201, {"message": "accepted"})
@@ -153,13 +153,13 @@ def test_same_report_again_is_200(path: Path) -> None:
 
     async def scenario(at: Site) -> None:
         assert (await at.post(packed())).status == 201
-        assert await at.told(packed()) == (200, {"message": "the same report is there already"})
+        assert await at.told(packed()) == (200, {"message": "the same audit is there already"})
 
     serving(path, scenario)
 
 
 @pytest.mark.parametrize(
-    ("report", "status", "reason", "message"),
+    ("audit", "status", "reason", "message"),
     [
         (b"", 400, "malformed", "it does not begin with"),
         (b'{"host": "web1"}', 400, "malformed", "it does not begin with"),
@@ -170,18 +170,18 @@ def test_same_report_again_is_200(path: Path) -> None:
         (signed(payload(), WEB, "a passphrase of others"), 403, "signature", f"it is not signed with the key of {WEB}"),
         (packed(at=NOW + 601), 403, "time", "it is 601 s ahead"),
         (packed(at=NOW - 6 * DAY), 403, "time", "it is 6.0 days old, more than 5"),
-        (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another report of {TODAY} already"),
+        (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another audit of {TODAY} already"),
         (bytes(MAX_PACKED + 1), 413, "too_large", "it has 16,777,217 bytes, more than 16,777,216"),
         (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 25,165,824 bytes"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_refused_report_is_told_why(path: Path, report: bytes, status: int, reason: str, message: str) -> None:
+def test_refused_report_is_told_why(path: Path, audit: bytes, status: int, reason: str, message: str) -> None:
     """Each reason has its status, is named in the answer and counted, and what was refused is not archived."""
 
     async def scenario(at: Site) -> None:
         assert (await at.post(packed())).status == 201
-        found, told = await at.told(report)
+        found, told = await at.told(audit)
         assert (found, told["error"]) == (status, reason)
         assert told["message"].startswith(message)
         assert at.scene.rejected() == {reason: 1}
@@ -231,9 +231,9 @@ def test_report_in_chunks_is_taken(path: Path) -> None:
     """A proxy may pass a body on in chunks."""
 
     async def pieces() -> AsyncIterator[bytes]:
-        report = packed()
-        for start in range(0, len(report), 100):
-            yield report[start : start + 100]
+        audit = packed()
+        for start in range(0, len(audit), 100):
+            yield audit[start : start + 100]
 
     async def scenario(at: Site) -> None:
         assert await at.told(pieces()) == (201, {"message": "accepted"})
@@ -242,7 +242,7 @@ def test_report_in_chunks_is_taken(path: Path) -> None:
 
 
 def test_reports_behind_each_other_on_one_connection_are_taken(path: Path) -> None:
-    """A connection may bring several reports, and ask whether to go on before it sends one."""
+    """A connection may bring several audits, and ask whether to go on before it sends one."""
 
     async def scenario(at: Site) -> None:
         first, second = packed(WEB), packed(DB)
@@ -257,7 +257,7 @@ def test_reports_behind_each_other_on_one_connection_are_taken(path: Path) -> No
 
 
 def test_report_is_taken_as_it_is(path: Path) -> None:
-    """A Content-Encoding is refused, since a report is compressed by itself, and would be decompressed on the way."""
+    """A Content-Encoding is refused, since an audit is compressed by itself, and would be decompressed on the way."""
 
     async def scenario(at: Site) -> None:
         status, told = await at.told(gzip.compress(packed()), **{"Content-Encoding": "gzip"})
@@ -271,7 +271,7 @@ def test_report_is_taken_as_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/json", "nonsense"])
 def test_content_type_does_not_matter(path: Path, kind: str) -> None:
-    """A report is one whatever it is called: `curl --data-binary` says that it is a form."""
+    """An audit is one whatever it is called: `curl --data-binary` says that it is a form."""
 
     async def scenario(at: Site) -> None:
         assert (await at.post(packed(), **{"Content-Type": kind})).status == 201
@@ -280,24 +280,24 @@ def test_content_type_does_not_matter(path: Path, kind: str) -> None:
 
 
 def test_body_that_does_not_arrive_is_408(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is too slow is told so, and may try again; it is no refused report."""
+    """A client that is too slow is told so, and may try again; it is no refused audit."""
     monkeypatch.setattr(intake, "MAX_TIME", 0.05)
 
     async def scenario(at: Site) -> None:
-        report = packed()
-        async with at.connected(f"Content-Length: {len(report)}") as (reader, writer):
-            writer.write(report[:-1])
+        audit = packed()
+        async with at.connected(f"Content-Length: {len(audit)}") as (reader, writer):
+            writer.write(audit[:-1])
             status, told = await answer_on(reader)
         assert (status, told["error"]) == (408, "timeout")
         assert at.scene.rejected() == {}
-        assert (await at.post(report)).status == 201
+        assert (await at.post(audit)).status == 201
 
     serving(path, scenario)
 
 
 def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends much and slowly shuts out himself, not the others."""
-    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 100)
+    monkeypatch.setattr(pending, "MAX_OF_NETWORK", 100)
 
     async def scenario(at: Site) -> None:
         status, told = await at.told(packed(WEB))
@@ -321,7 +321,7 @@ def test_stranger_is_refused_before_the_body_is_read(path: Path) -> None:
             writer.write(packed("evil.example.org")[:250])
             status, told = await answer_on(reader)
             assert (status, told["error"]) == (403, "roster")
-            assert at.intake.holdings.total == 0
+            assert at.intake.pending.total == 0
         assert at.scene.rejected() == {"roster": 1}
 
     serving(path, scenario)
@@ -332,7 +332,7 @@ def test_body_that_names_no_host_in_its_head_is_refused(path: Path) -> None:
 
     async def scenario(at: Site) -> None:
         async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
-            writer.write(b"portspec-report 1 %s\n" % (b"0" * 64) + gzip.compress(b"x" * 100))
+            writer.write(b"portspec-audit 1 %s\n" % (b"0" * 64) + gzip.compress(b"x" * 100))
             await refill(writer, 8 << 10)
             status, told = await answer_on(reader)
         assert (status, told["error"]) == (400, "malformed")
@@ -345,11 +345,11 @@ def test_head_that_comes_byte_by_byte_is_taken(path: Path) -> None:
     """The host is found wherever the body is cut on its way."""
 
     async def scenario(at: Site) -> None:
-        report = packed()
-        async with at.connected(f"Content-Length: {len(report)}") as (reader, writer):
+        audit = packed()
+        async with at.connected(f"Content-Length: {len(audit)}") as (reader, writer):
             writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for place in range(len(report)):
-                writer.write(report[place : place + 1])
+            for place in range(len(audit)):
+                writer.write(audit[place : place + 1])
                 await writer.drain()
                 await asyncio.sleep(0)
             assert (await answer_on(reader))[0] == 201
@@ -366,15 +366,15 @@ def test_slow_sender_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             writer.write(packed()[:-1])
             status, told = await answer_on(reader)
         assert (status, told["error"]) == (408, "timeout")
-        assert told["message"].startswith("the report came too slowly: less than 16,384 bytes a second")
-        assert at.intake.holdings.total == 0
+        assert told["message"].startswith("the audit came too slowly: less than 16,384 bytes a second")
+        assert at.intake.pending.total == 0
 
     serving(path, scenario)
 
 
 @pytest.mark.parametrize("networks", [4, 12])
 def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networks: int) -> None:
-    """Bodies of 16 MiB - 1 of hosts on the roster fill all the room; a true report of another host is taken at once."""
+    """Bodies of 16 MiB - 1 of hosts on the roster fill all the room; a true audit of another host is taken at once."""
     hosts = [f"db{number}.example.org" for number in range(2 * networks)]
 
     async def scenario(at: Site) -> None:
@@ -387,11 +387,11 @@ def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networ
                     head = packed(host)[:250]
                     writer.write(head)
                     await refill(writer, MAX_PACKED - 1 - len(head))
-            await until(lambda: at.intake.holdings.total > holdings.MAX_HELD - (17 << 20))
-            assert at.intake.holdings.total <= holdings.MAX_HELD
+            await until(lambda: at.intake.pending.total > pending.MAX_HELD - (17 << 20))
+            assert at.intake.pending.total <= pending.MAX_HELD
             assert (await at.post(packed())).status == 201
             assert (await at.post(packed(hosts[0]))).status == 201  # also of a host that strangers say they are
-        await until(lambda: at.intake.holdings.total == 0)
+        await until(lambda: at.intake.pending.total == 0)
 
     serving(path, scenario, WEB, *hosts)
 
@@ -399,24 +399,24 @@ def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networ
 def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the share of a network the largest body makes room for a small one, and its sender is told 503."""
     small = packed()
-    monkeypatch.setattr(holdings, "MAX_OF_NETWORK", 40_000)
+    monkeypatch.setattr(pending, "MAX_OF_NETWORK", 40_000)
 
     async def scenario(at: Site) -> None:
         async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
             writer.write(packed(DB)[:250])
             await refill(writer, 40_000 - 250)
-            await until(lambda: at.intake.holdings.total == 40_000)
+            await until(lambda: at.intake.pending.total == 40_000)
             assert (await at.post(small)).status == 201
             status, told = await answer_on(reader)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many reports are on their way in; try again later"
+            assert told["message"] == "too many audits are on their way in; try again later"
 
     serving(path, scenario, WEB, DB)
 
 
 def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who says to be a host from many addresses takes no more room than that host may have."""
-    monkeypatch.setattr(holdings, "MAX_OF_HOST", 40_000)
+    monkeypatch.setattr(pending, "MAX_OF_HOST", 40_000)
 
     async def scenario(at: Site) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -425,9 +425,9 @@ def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.Monkey
                 _, writer = await stack.enter_async_context(at.connected(size, origin=f"127.0.0.{10 + number}"))
                 writer.write(packed(DB)[:250])
                 await refill(writer, 30_000 - 250)
-            await until(lambda: at.intake.holdings.total >= 30_000)
+            await until(lambda: at.intake.pending.total >= 30_000)
             await settle()
-            assert at.intake.holdings.total <= 40_000
+            assert at.intake.pending.total <= 40_000
             assert (await at.post(packed(WEB))).status == 201
             assert (await at.post(packed(DB))).status == 201  # much smaller, so it takes the place of one of them
 
@@ -437,15 +437,15 @@ def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.Monkey
 def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
     first, second = packed(WEB), packed(DB)
-    monkeypatch.setattr(holdings, "MAX_HELD", len(first) + 100)
+    monkeypatch.setattr(pending, "MAX_HELD", len(first) + 100)
 
     async def served() -> None:
         async with prepared(path, Clock(), rostered(WEB, DB)) as scene, site(scene) as at:
             waiting = asyncio.create_task(at.told(first))  # there is nobody yet who archives it
-            await until(lambda: scene.reports._posting.waiting)
+            await until(lambda: scene.audits._posting.waiting)
             status, told = await at.told(second)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many reports are on their way in; try again later"
+            assert told["message"] == "too many audits are on their way in; try again later"
             async with scene.running():
                 assert (await waiting)[0] == 201
                 assert (await at.told(second))[0] == 201
@@ -455,7 +455,7 @@ def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.Monkey
 
 
 def test_clients_that_promise_much_and_send_nothing_keep_nobody_out(path: Path) -> None:
-    """Strangers who open connections for large reports take no room from those who send theirs."""
+    """Strangers who open connections for large audits take no room from those who send theirs."""
 
     async def scenario(at: Site) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -475,19 +475,19 @@ def test_client_that_hangs_up_leaves_nothing(
     caplog: pytest.LogCaptureFixture,
     is_chunked: bool,  # noqa: FBT001 - of the two ways
 ) -> None:
-    """Half a report is forgotten: no room is taken any more, nothing is counted, and there is no traceback."""
-    report = packed()
-    monkeypatch.setattr(holdings, "MAX_HELD", len(report))
+    """Half an audit is forgotten: no room is taken any more, nothing is counted, and there is no traceback."""
+    audit = packed()
+    monkeypatch.setattr(pending, "MAX_HELD", len(audit))
 
     async def scenario(at: Site) -> None:
         for _ in range(3):
-            size = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(report)}"
+            size = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(audit)}"
             async with at.connected(size) as (_, writer):
-                writer.write(b"200\r\n" + report[:100] if is_chunked else report[:-1])
+                writer.write(b"200\r\n" + audit[:100] if is_chunked else audit[:-1])
                 await writer.drain()
                 await settle()
         async with asyncio.timeout(PATIENCE):
-            while (await at.post(report)).status == 503:
+            while (await at.post(audit)).status == 503:
                 pass
         assert at.scene.rejected() == {}
         assert at.scene.archived() == payload()
@@ -511,13 +511,13 @@ def test_body_that_is_no_http_is_an_error_of_the_client(path: Path, monkeypatch:
 
 
 def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
-    """A portspec that takes no reports says so, and the agent keeps its report: the block may come with a reload."""
+    """A portspec that takes no audits says so, and the agent keeps its audit: the block may come with a reload."""
 
     async def scenario(at: Site) -> None:
-        at.scene.reports.apply(None, {})
-        told = "this portspec takes no reports: its conf.yml has no audit block"
-        for report in (packed(), b"hello"):
-            assert await at.told(report) == (503, {"error": "unable", "message": told})
+        at.scene.audits.apply(None, {})
+        told = "this portspec takes no audits: its conf.yml has no audit block"
+        for audit in (packed(), b"hello"):
+            assert await at.told(audit) == (503, {"error": "unable", "message": told})
         assert at.scene.rejected() == {}
 
     serving(path, scenario)
@@ -529,7 +529,7 @@ def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.M
 
     async def scenario(at: Site) -> None:
         with locked(path, "immediate"):
-            told = "the report cannot be archived now: database is locked; try again later"
+            told = "the audit cannot be archived now: database is locked; try again later"
             assert await at.told(packed()) == (503, {"error": "store", "message": told})
         async with asyncio.timeout(PATIENCE):
             while (await at.post(packed())).status == 503:
@@ -550,7 +550,7 @@ def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.M
     ],
 )
 def test_browsers_are_not_sent_here_by_other_sites(path: Path, headers: dict[str, str]) -> None:
-    """A page of another site cannot make a browser post a report: 403, before anything is read or counted."""
+    """A page of another site cannot make a browser post an audit: 403, before anything is read or counted."""
 
     async def scenario(at: Site) -> None:
         answer = await at.post(packed(), **headers)
@@ -572,11 +572,11 @@ def test_reports_can_only_be_posted(path: Path, method: str) -> None:
 
 
 def test_agent_is_to_be_had_as_the_file_that_it_is(path: Path) -> None:
-    """/agent.py is the agent, byte for byte, also where no reports are taken; HEAD tells its size."""
+    """/agent.py is the agent, byte for byte, also where no audits are taken; HEAD tells its size."""
     agent = files("portspec").joinpath("agent.py").read_bytes()
 
     async def scenario(at: Site) -> None:
-        at.scene.reports.apply(None, {})
+        at.scene.audits.apply(None, {})
         answer = await at.post(None, method="GET", path="/agent.py")
         assert (answer.status, answer.body) == (200, agent)
         assert answer.headers["Content-Type"] == "text/x-python; charset=utf-8"
@@ -601,6 +601,32 @@ def test_refusal_before_the_body_is_read_tells_where_it_came_from(path: Path, lo
 def test_reasons_have_statuses_that_agents_understand() -> None:
     """Whatever the reason, a refusal is final for the agent: 4xx, but none that asks to try again."""
     for reason in ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"):
-        status = intake._STATUS.get(RefusedError(reason, "").reason, 403)
+        status = intake._STATUS.get(RejectedError(reason, "").reason, 403)
         assert 400 <= status < 500
         assert status not in (408, 429)
+
+
+def test_old_route_names_the_new_one(path: Path) -> None:
+    """An agent of before 0.2 posts elsewhere; the answer, which it shows, says where audits go and what to install."""
+
+    async def scenario(at: Site) -> None:
+        status, found = document(await at.post(b"portspec-report 1 \n", path="/api/v1/reports"))
+        assert (status, found["error"]) == (410, "moved")
+        assert "/api/v1/audits" in found["message"]
+        assert "/agent.py" in found["message"]
+
+    serving(path, scenario)
+
+
+def test_old_envelope_names_the_new_agent(path: Path) -> None:
+    """What an agent of before 0.2 made is refused with a word on what to install."""
+
+    async def scenario(at: Site) -> None:
+        old = packed().replace(b"portspec-audit 1 ", b"portspec-report 1 ")
+        status, found = await at.told(old)
+        assert (status, found["error"]) == (400, "malformed")
+        assert found["message"] == (
+            "an old portspec-send made it: install the portspec-send that this portspec serves at /agent.py"
+        )
+
+    serving(path, scenario)

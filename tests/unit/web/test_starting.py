@@ -68,7 +68,7 @@ def test_all_else_is_503_with_retry_after(path: str) -> None:
     assert json.loads(answer.text)["message"] == told if path.startswith("/api/") else answer.text == f"{told}\n"
 
 
-@pytest.mark.parametrize("path", ["/api/v1/reports", "/-/reload", "/api/v1/scan?host=web1"])
+@pytest.mark.parametrize("path", ["/api/v1/audits", "/-/reload", "/api/v1/scan?host=web1"])
 def test_posts_are_503_with_retry_after(path: str) -> None:
     """An agent keeps its report and sends it again."""
     answer = asked(path, "POST")

@@ -1,4 +1,4 @@
-"""Reports by mail where the MTA is exim, set up as docs/audit.md has it, with Portaudit Central's alias."""
+"""Audits by mail where the MTA is exim, set up as docs/audit.md has it, with Portaudit Central's alias."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.e2e.audits import PACKAGE, Agent, key, mail, make, payload_of, received, rejected, status
 from tests.e2e.exim import PORTAUDIT, EximHost
 from tests.e2e.exporter import until
 from tests.e2e.mailhost import changed_body, changed_signature, notice_of
-from tests.e2e.reports import PACKAGE, Agent, key, mail, make, payload_of, received, rejected, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ SENDER: Final = f"root@{HOST}"
 
 @pytest.fixture
 def host() -> Iterator[EximHost]:
-    """Give a mail host to which two hosts have to report."""
+    """Give a mail host to which two hosts have to send audits."""
     with EximHost([HOST, OTHER]) as found:
         yield found
 
@@ -74,7 +74,7 @@ def test_report_goes_through_exim_from_the_agent_to_the_page(host: EximHost, tmp
         (HOST, changed_body, "malformed", "gzip|cut off|cannot be read"),
         (HOST, changed_signature, "signature", "not signed"),
         ("web9.example.org", bytes, "roster", "not on the roster"),
-        (OTHER, bytes, "duplicate", "another report of .* already"),
+        (OTHER, bytes, "duplicate", "another audit of .* already"),
     ],
     ids=["body", "signature", "roster", "second"],
 )

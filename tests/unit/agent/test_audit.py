@@ -59,17 +59,17 @@ def test_envelope_is_the_server_s(payload: bytes, passphrase: str) -> None:
     "data",
     [
         b"",
-        b"portspec-report 1 \n",
+        b"portspec-audit 1 \n",
         pack(b'{"host": "a"}', KEY)[:-1],
         pack(b"[]", KEY),
         pack(b"\xff", KEY),
         pack(b"[" * 100_000, KEY),
         b"x" + pack(b"{}", KEY),
-        b"portspec-report 1 \n" + gzip.compress(b"{}", mtime=0)[:12] + b"\xff" * 20,
+        b"portspec-audit 1 \n" + gzip.compress(b"{}", mtime=0)[:12] + b"\xff" * 20,
     ],
 )
 def test_broken_file_is_no_report(data: bytes) -> None:
-    """A file of the spool that is cut, empty or something else is told from a report."""
+    """A file of the spool that is cut, empty or something else is told from an audit."""
     with pytest.raises(ValueError, match=r"\w"):
         make_parcel(data, None)
 
@@ -117,12 +117,12 @@ def test_mail_carries_the_report(host: str, recipient: str) -> None:
     assert data.isascii()
     mail = email.message_from_bytes(data, policy=email.policy.default)
     assert (mail["From"], mail["To"], mail["Auto-Submitted"]) == ("root@db1.example.org", recipient, "auto-generated")
-    assert mail["Subject"] == f"portspec report of {host} for 2026-11-22"
+    assert mail["Subject"] == f"portspec audit of {host} for 2026-11-22"
     assert str(mail["Message-ID"]).startswith(f"<portspec.{'0f' * 16}@")
     assert mail["Date"].datetime is not None
     (attachment,) = mail.iter_attachments()
-    assert attachment.get_content_type() == "application/vnd.portspec.report"
-    assert attachment.get_filename() == "portspec-report.bin"
+    assert attachment.get_content_type() == "application/vnd.portspec.audit"
+    assert attachment.get_filename() == "portspec-audit.bin"
     assert attachment["Content-Transfer-Encoding"] == "base64"
     assert attachment.get_content() == packed
     body = mail.get_body(("plain",))
@@ -131,7 +131,7 @@ def test_mail_carries_the_report(host: str, recipient: str) -> None:
 
 
 def test_mail_that_is_sent_again_has_the_same_message_id() -> None:
-    """The Message-ID follows from the report, so that a mailbox or MTA sees the same mail again."""
+    """The Message-ID follows from the audit, so that a mailbox or MTA sees the same mail again."""
     parcel = Parcel(b"x", "db1", "2026-11-22", "0f" * 16, None)
     ids = {email.message_from_bytes(make_mail(parcel, "a@b", "c@d"))["Message-ID"] for _ in range(2)}
     assert ids == {f"<portspec.{'0f' * 16}@db1>"}

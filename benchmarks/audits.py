@@ -1,6 +1,6 @@
 """The reports of a fleet: how fast they are taken, how small they are kept, how long the report of all machines takes.
 
-    python -m benchmarks.reports [--hosts N] [--connections N] [--interval SECONDS]
+    python -m benchmarks.audits [--hosts N] [--connections N] [--interval SECONDS]
 
 The exporter scans the whole fleet on its interval and is scraped every second, in the lab, as in the soak; beside that
 a client posts one signed report of about 50 kB for each host over some connections, each as soon as the one before is
@@ -31,7 +31,7 @@ from benchmarks.soak import percentile
 from benchmarks.targets import OUTCOMES
 from benchmarks.workload import Workload
 from portspec import log
-from portspec.audit.service import Reports
+from portspec.audit.service import AuditService
 from portspec.config import load
 from portspec.inventory import roster
 from portspec.store import Store
@@ -107,7 +107,7 @@ _PEER = """
 import sqlite3, sys, time
 from aiohttp import web
 from benchmarks.fleet import PASSPHRASE
-from portspec.audit.admission import Rules, admit
+from portspec.audit.admission import AdmissionPolicy, admit
 
 hosts = frozenset(open(sys.argv[2]).read().split())
 file = sqlite3.connect(sys.argv[1])
@@ -116,13 +116,13 @@ file.execute("CREATE TABLE report (host TEXT, day TEXT, payload BLOB, UNIQUE (ho
 
 async def take(request):
     packed = await request.read()
-    report, _ = admit(packed, Rules(hosts, (PASSPHRASE,)), time.time())
+    report, _ = admit(packed, AdmissionPolicy(hosts, (PASSPHRASE,)), time.time())
     with file:
         file.execute("INSERT INTO report VALUES (?, ?, ?)", (report.host, report.day, packed))
     return web.Response(status=201)
 
 application = web.Application()
-application.router.add_post("/api/v1/reports", take)
+application.router.add_post("/api/v1/audits", take)
 web.run_app(application, host="127.0.0.1", port=10191, print=lambda *_: print("listening", flush=True))
 """
 
@@ -221,7 +221,7 @@ def _ours(lab: Lab, folder: Path, hosts: int, connections: int, interval: float)
             scraper = lab.popen([sys.executable, "-c", _SCRAPER, ADDRESS])
             time.sleep(2 * 1.0)  # the scraper's first page, which is written anew
             before = _metric(lab, "portspec_probes_sent_total")
-            found = _post(lab, f"http://{ADDRESS}/api/v1/reports", connections, folder / "reports")
+            found = _post(lab, f"http://{ADDRESS}/api/v1/audits", connections, folder / "reports")
             probes = _metric(lab, "portspec_probes_sent_total") - before
             until = time.monotonic() + PATIENCE
             while _metric(lab, "portspec_audits_unread") and time.monotonic() < until:
@@ -266,7 +266,7 @@ def _peer(lab: Lab, folder: Path, hosts: int, connections: int) -> Posting:
     try:
         if peer.stdout is not None:
             peer.stdout.readline()
-        return _post(lab, "http://127.0.0.1:10191/api/v1/reports", connections, folder / "reports")
+        return _post(lab, "http://127.0.0.1:10191/api/v1/audits", connections, folder / "reports")
     finally:
         peer.terminate()
         peer.wait()
@@ -330,7 +330,7 @@ async def _fill(conf: str, fleet: Fleet, hosts: int) -> None:
     store = Store(config.state, history=config.history)
     store.open(())
     store.start()
-    reports = Reports(store)
+    reports = AuditService(store)
     reports.apply(config.audit, roster(config, ()))
     running = asyncio.create_task(reports.run())
     now = time.time()
@@ -343,14 +343,14 @@ async def _fill(conf: str, fleet: Fleet, hosts: int) -> None:
     store.close()
 
 
-def _is_read(reports: Reports, hosts: int) -> bool:
-    states = reports.audits.values()
-    return not reports.unread and len(states) == hosts and all(item.inspection for item in states)
+def _is_read(reports: AuditService, hosts: int) -> bool:
+    states = reports.states.values()
+    return not reports.unread and len(states) == hosts and all(item.host_audit for item in states)
 
 
 def main() -> None:
     """Run it by itself."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.audits")
     parser.add_argument("--hosts", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--interval", type=float, default=10.0, help="seconds")

@@ -1,4 +1,4 @@
-"""Reports by mail: agent, sendmail, Postfix, `portspec receive`, archive, and the exporter that shows them."""
+"""Audits by mail: agent, sendmail, Postfix, `portspec receive`, archive, and the exporter that shows them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.e2e.exporter import until
-from tests.e2e.mailhost import REPORTS, USER, changed_body, changed_signature, notice_of
-from tests.e2e.postfix import PIPED, PostfixHost
-from tests.e2e.reports import (
+from tests.e2e.audits import (
     PACKAGE,
     Agent,
     key,
@@ -26,6 +23,9 @@ from tests.e2e.reports import (
     rejected,
     status,
 )
+from tests.e2e.exporter import until
+from tests.e2e.mailhost import REPORTS, USER, changed_body, changed_signature, notice_of
+from tests.e2e.postfix import PIPED, PostfixHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ DROPPING: Final = "#!/bin/sh\n{receive}\n[ $? -eq 75 ] && exit 75\nexit 0\n"
 
 @pytest.fixture
 def host() -> Iterator[PostfixHost]:
-    """Give a mail host to which two hosts have to report."""
+    """Give a mail host to which two hosts have to send audits."""
     with PostfixHost([HOST, OTHER]) as found:
         yield found
 
@@ -84,7 +84,7 @@ def test_report_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_p
         (HOST, changed_signature, "signature", "not signed", REPORTS),
         (HOST, changed_signature, "signature", "not signed", PIPED),
         ("web9.example.org", bytes, "roster", "not on the roster", REPORTS),
-        (OTHER, bytes, "duplicate", "another report of .* already", REPORTS),
+        (OTHER, bytes, "duplicate", "another audit of .* already", REPORTS),
     ],
     ids=["body", "signature", "transport", "roster", "second"],
 )

@@ -1,4 +1,4 @@
-"""Reports by HTTP: what is taken, what is refused and how, and that each arrives once whatever happens meanwhile."""
+"""Audits by HTTP: what is taken, what is refused and how, and that each arrives once whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ import portspec.agent
 from portspec.audit import envelope
 from portspec.store import Store
 from tests.e2e import racers
-from tests.e2e.exporter import PATIENCE, exporter, until
-from tests.e2e.reports import (
+from tests.e2e.audits import (
     PASSPHRASE,
     PORTSPEC,
     Agent,
@@ -45,6 +44,7 @@ from tests.e2e.reports import (
     run,
     status,
 )
+from tests.e2e.exporter import PATIENCE, exporter, until
 from tests.requirements import missing
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ HOST: Final = "db1.example.org"
 OTHER: Final = "db2.example.org"
 HOUR: Final = 3600.0
 DAY: Final = 24 * HOUR
-SAME: Final = {"message": "the same report is there already"}
+SAME: Final = {"message": "the same audit is there already"}
 CODES: Final = ((0, 65), (0, 65), (201, 409))  # of receive, receive and POST: accepted, refused
 FORKED: Final = 80  # races
 STARTED: Final = 6
@@ -98,11 +98,11 @@ def bomb() -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     head = packer.compress(b'{"version": 1, "host": "%s"' % HOST.encode()) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return b"portspec-report 1 %s\n%s%s" % (b"0" * 64, head, block * 4095)
+    return b"portspec-audit 1 %s\n%s%s" % (b"0" * 64, head, block * 4095)
 
 
 def flipped(made: Made) -> bytes:
-    """Change the last digit of a report's signature."""
+    """Change the last digit of an audit's signature."""
     line, newline, rest = made.packed.partition(b"\n")
     return line[:-1] + (b"1" if line.endswith(b"0") else b"0") + newline + rest
 
@@ -139,7 +139,7 @@ REFUSED: Final[dict[str, tuple[Callable[[float], bytes], int, str, str]]] = {
     "wrong time": (lambda now: signed(make(HOST, now), "time", "noon"), 400, "malformed", "time: "),
     "clock ahead": (lambda now: make(HOST, now + 2 * HOUR).packed, 403, "time", "ahead"),
     "old": (lambda now: make(HOST, now - 6 * DAY).packed, 403, "time", "6.0 days old"),
-    "no report": (lambda _: b"hello", 400, "malformed", "does not begin with"),
+    "no audit": (lambda _: b"hello", 400, "malformed", "does not begin with"),
     "nothing": (lambda _: b"", 400, "malformed", "does not begin with"),
     "cut off": (lambda now: make(HOST, now).packed[:-1], 400, "malformed", "cut off"),
     "gzip bomb": (lambda _: bomb(), 413, "too_large", "more than 25,165,824 bytes"),
@@ -156,7 +156,7 @@ class Taking:
 
 @pytest.fixture(scope="module")
 def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taking]:
-    """Give an exporter to which two hosts have to report."""
+    """Give an exporter to which two hosts have to send audits."""
     conf = configure(tmp_path_factory.mktemp("taking") / "conf.yml", [HOST, OTHER])
     with exporter(conf) as service:
         service.wait_until_ready()
@@ -172,14 +172,14 @@ def peak(service: Exporter) -> int:
 
 
 def refusals(service: Exporter) -> list[dict[str, Any]]:
-    """Give the lines of the log that tell of refused reports."""
+    """Give the lines of the log that tell of refused audits."""
     lines = [json.loads(line) for line in service.log.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["event"] == "a report was refused"]
+    return [line for line in lines if line["event"] == "an audit was refused"]
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_report_is_told_and_counted(taking: Taking, case: str) -> None:
-    """A bad report is refused with a status, a word and a sentence, counted by the word, logged, and not kept."""
+    """A bad audit is refused with a status, a word and a sentence, counted by the word, logged, and not kept."""
     body, code, reason, words = REFUSED[case]
     service, memory = taking.service, peak(taking.service)
     lines = len(refusals(service))
@@ -201,7 +201,7 @@ def pour(address: str, head: str, piece: bytes, most: int) -> tuple[int, bytes]:
     host, _, port = address.rpartition(":")
     sent, answer = 0, b""
     with socket.create_connection((host, int(port)), PATIENCE) as connection, selectors.DefaultSelector() as selector:
-        connection.sendall(f"POST /api/v1/reports HTTP/1.1\r\nHost: {address}\r\n{head}\r\n\r\n".encode())
+        connection.sendall(f"POST /api/v1/audits HTTP/1.1\r\nHost: {address}\r\n{head}\r\n\r\n".encode())
         connection.settimeout(0.0)
         selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while sent < most and not answer:
@@ -232,7 +232,7 @@ def test_large_body_is_refused_before_it_was_read(taking: Taking, head: str, pie
 
 
 def test_same_report_is_acknowledged_and_another_refused(tmp_path: Path) -> None:
-    """The same bytes again are acknowledged as often as they come; another report of the day is refused, also later."""
+    """The same bytes again are acknowledged as often as they come; another audit of the day is refused, also later."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     now = time.time()
     first, second, before = make(HOST, now), make(HOST, now), make(HOST, now - DAY)
@@ -241,7 +241,7 @@ def test_same_report_is_acknowledged_and_another_refused(tmp_path: Path) -> None
         assert post(service.address, first.packed) == (200, SAME)
         code, document = post(service.address, second.packed)
         assert (code, document["error"]) == (409, "duplicate")
-        assert f"{HOST} has sent another report of {first.day} already" in document["message"]
+        assert f"{HOST} has sent another audit of {first.day} already" in document["message"]
         assert post(service.address, before.packed)[0] == 201
         until(lambda: (rejected(service), received(service)) == ({"duplicate": 1}, 2))
     with exporter(conf) as service:
@@ -253,7 +253,7 @@ def test_same_report_is_acknowledged_and_another_refused(tmp_path: Path) -> None
 
 
 def test_counts_never_go_back(tmp_path: Path) -> None:
-    """No scrape has fewer accepted or refused reports than one before, while they come in and across a restart."""
+    """No scrape has fewer accepted or refused audits than one before, while they come in and across a restart."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     counts: list[tuple[float, float]] = []
     for day in range(4):
@@ -270,7 +270,7 @@ def test_counts_never_go_back(tmp_path: Path) -> None:
 
 
 class Senders:
-    """Many hosts that post: each its own report again and again, until it is acknowledged."""
+    """Many hosts that post: each its own audit again and again, until it is acknowledged."""
 
     def __init__(self, address: str) -> None:
         self.acknowledged: dict[str, int] = {}
@@ -279,7 +279,7 @@ class Senders:
         self._lock = threading.Lock()
 
     def send(self, made: Made) -> None:
-        """Post a report until there is an answer, in a thread of its own."""
+        """Post an audit until there is an answer, in a thread of its own."""
         self.acknowledged[made.host] = until(lambda: self._answer(made), patience=6 * PATIENCE)  # over all starts
 
     def _answer(self, made: Made) -> int | None:
@@ -309,41 +309,41 @@ def listening(conf: Path, address: str, log: Path) -> Iterator[Exporter]:
 
 
 def test_every_report_arrives_once_though_the_exporter_is_killed(tmp_path: Path) -> None:
-    """Killed and started again while 48 hosts post, the exporter has each report once, and says so when asked again."""
+    """Killed and started again while 48 hosts post, the exporter has each audit once, and says so when asked again."""
     rng = random.Random(7)  # noqa: S311 - repeatable
     rounds = [[f"host{number:02}-{each}.example.org" for each in range(8)] for number in range(6)]
-    reports = {host: make(host, time.time()) for host in chain(*rounds)}
-    conf = configure(tmp_path / "conf.yml", reports)
+    audits = {host: make(host, time.time()) for host in chain(*rounds)}
+    conf = configure(tmp_path / "conf.yml", audits)
     address = f"{LISTENING}:{free_port()}"
     senders = Senders(address)
-    with ThreadPoolExecutor(len(reports)) as pool:
+    with ThreadPoolExecutor(len(audits)) as pool:
         for number, hosts in enumerate(rounds):
             with listening(conf, address, tmp_path / f"{number}.log") as service:
                 if number == 0:  # some answers are lost in any case
                     service.process.send_signal(signal.SIGSTOP)
-                work = [pool.submit(senders.send, reports[host]) for host in hosts]
+                work = [pool.submit(senders.send, audits[host]) for host in hosts]
                 time.sleep(rng.uniform(0.02, 0.1))  # a moment, not a wait for something
                 service.kill()
         with listening(conf, address, tmp_path / "last.log") as service:
-            until(lambda: len(senders.acknowledged) == len(reports))
+            until(lambda: len(senders.acknowledged) == len(audits))
             assert all(each.done() for each in work)
             assert set(senders.acknowledged.values()) <= {200, 201}
             assert senders.lost
-            until(lambda: received(service) == len(reports))
-            assert [post(address, made.packed)[0] for made in reports.values()] == [200] * len(reports)
-            assert (received(service), rejected(service)) == (len(reports), {})
-    for host, made in reports.items():
+            until(lambda: received(service) == len(audits))
+            assert [post(address, made.packed)[0] for made in audits.values()] == [200] * len(audits)
+            assert (received(service), rejected(service)) == (len(audits), {})
+    for host, made in audits.items():
         assert archived(conf, host, made.day) == made.payload
 
 
 def test_report_whose_answer_was_lost_is_acknowledged(tmp_path: Path) -> None:
-    """A report that was archived when the exporter was killed, its answer unread, is there already when sent again."""
+    """An audit that was archived when the exporter was killed, its answer unread, is there already when sent again."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     made = make(HOST, time.time())
     with exporter(conf) as service:
         host, _, port = service.address.rpartition(":")
         with socket.create_connection((host, int(port)), PATIENCE) as connection:
-            head = f"POST /api/v1/reports HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(made.packed)}\r\n\r\n"
+            head = f"POST /api/v1/audits HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(made.packed)}\r\n\r\n"
             connection.sendall(head.encode() + made.packed)
             until(lambda: received(service) == 1)
             service.kill()
@@ -374,7 +374,7 @@ def test_agents_get_their_reports_through_a_restart(tmp_path: Path) -> None:
             again = spooling.send("--again")
             assert again.code == 1
             assert again.output.endswith(b" was accepted\n")
-            assert f"{OTHER} has sent another report of" in again.errors  # that of its second run: one a day counts
+            assert f"{OTHER} has sent another audit of" in again.errors  # that of its second run: one a day counts
             assert spooling.waiting() == []
             until(lambda: received(service) == 2)
     assert archived(conf, HOST) == payload_of(sent)
@@ -433,7 +433,7 @@ def started(conf: Path, mails: list[bytes]) -> Callable[[], list[int | None]]:
 
 @pytest.mark.timeout(300)
 def test_one_of_three_reports_at_the_same_instant_wins(tmp_path: Path) -> None:
-    """Of three reports of a host and day, two by mail and one posted at the same time, one is accepted and kept."""
+    """Of three audits of a host and day, two by mail and one posted at the same time, one is accepted and kept."""
     now = time.time()
     hosts = [f"host{number}.example.org" for number in range((FORKED + STARTED + 3) // 4)]
     days = [(host, now - DAY * day) for host in hosts for day in range(4)][: FORKED + STARTED]

@@ -1,4 +1,4 @@
-"""What tests of reports share: hosts that report, reports made by hand, and portspec's commands as processes."""
+"""What tests of audits share: hosts that send audits, audits made by hand, and portspec's commands as processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def printed(*command: str) -> bytes:
 
 
 def configure(path: Path, reporting: Iterable[str], *, audit: Mapping[str, Any] | None = None, **keys: Any) -> Path:
-    """Write a conf.yml by which some hosts have to report; `audit` are further keys of that block."""
+    """Write a conf.yml by which some hosts have to send audits; `audit` are further keys of that block."""
     scanned = {"hosts": {SCANNED: []}, "scanports": [7]} | keys
     block = {"passphrase": PASSPHRASE, "hosts": list(reporting), **(audit or {})}
     return write(path, **scanned, audit=block)
@@ -68,7 +68,7 @@ def key(conf: Path, host: str) -> str:
 
 
 class Agent:
-    """A host that reports: agent.py copied there by hand, its key and settings, and a debsecan that prints a file."""
+    """A host with the agent: agent.py copied there by hand, its key and settings, and a debsecan that prints a file."""
 
     def __init__(self, directory: Path, host: str, own_key: str, *, source: Path | None = None) -> None:
         directory.mkdir()
@@ -103,8 +103,8 @@ class Agent:
         return run(*command, environment={"PATH": os.defpath, **environment})
 
     def waiting(self) -> list[Path]:
-        """Give the reports in its spool, the oldest first."""
-        return sorted(self.spool.glob("*.report"))
+        """Give the audits in its spool, the oldest first."""
+        return sorted(self.spool.glob("*.audit"))
 
 
 def payload_of(done: Done) -> bytes:
@@ -116,7 +116,7 @@ def payload_of(done: Done) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A report made by hand, as an agent makes it: the payload, and that signed."""
+    """An audit made by hand, as an agent makes it: the payload, and that signed."""
 
     host: str
     day: str
@@ -125,10 +125,10 @@ class Made:
 
 
 def make(host: str, at: float, *, output: str | None = None, passphrase: str = PASSPHRASE) -> Made:
-    """Make a report of a host, whose tool ended at `at`, in Unix seconds; each is another one."""
+    """Make an audit of a host, whose tool ended at `at`, in Unix seconds; each is another one."""
     moment = datetime.fromtimestamp(int(at), UTC)
     day = f"{moment:%Y-%m-%d}"
-    report = {
+    audit = {
         "version": 1,
         "host": host,
         "day": day,
@@ -146,12 +146,12 @@ def make(host: str, at: float, *, output: str | None = None, passphrase: str = P
         },
         "listeners": [],
     }
-    payload = json.dumps(report).encode()
+    payload = json.dumps(audit).encode()
     return Made(host, day, payload, envelope.pack(payload, envelope.key_of(host, passphrase)))
 
 
 def mail(made: Made, sender: str, recipient: str) -> bytes:
-    """Write the mail that carries a report, as an agent does."""
+    """Write the mail that carries an audit, as an agent does."""
     parcel = portspec.agent.make_parcel(made.packed, None)
     return portspec.agent.make_mail(parcel, sender, recipient)
 
@@ -159,9 +159,9 @@ def mail(made: Made, sender: str, recipient: str) -> bytes:
 def post(
     address: str, body: bytes | Iterable[bytes], headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str]]:
-    """Post a report; give status and document of the answer."""
+    """Post an audit; give status and document of the answer."""
     with closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
-        connection.request("POST", "/api/v1/reports", body, dict(headers or {}))
+        connection.request("POST", "/api/v1/audits", body, dict(headers or {}))
         response = connection.getresponse()
         document = json.loads(response.read())
         assert isinstance(document, dict)
@@ -178,11 +178,11 @@ def status(exporter: Exporter, host: str) -> str | None:
 
 
 def rejected(exporter: Exporter) -> dict[str, float]:
-    """Give the refused reports on /metrics by reason, without those of which there are none."""
+    """Give the refused audits on /metrics by reason, without those of which there are none."""
     series = exporter.series()["portspec_audits_rejected_total"]
     return {labels.removeprefix('reason="').removesuffix('"'): count for labels, count in series.items() if count}
 
 
 def received(exporter: Exporter) -> float:
-    """Give the number of accepted reports on /metrics."""
+    """Give the number of accepted audits on /metrics."""
     return exporter.series()["portspec_audits_received_total"][""]
