@@ -92,7 +92,7 @@ class EngineError(PortspecError):
         how = (
             "it needs the right to use raw sockets: run as root, or `setcap cap_net_raw=ep` a private copy of the "
             "Python interpreter, or set AmbientCapabilities=CAP_NET_RAW in the systemd unit, --cap-add NET_RAW for "
-            "Docker, securityContext.capabilities.add: [NET_RAW] for Kubernetes (docs/deployment.md says how); "
+            "Docker, securityContext.capabilities.add: [NET_RAW] for Kubernetes (see docs/deployment/raw-sockets.md); "
         )
         super().__init__(
             f"the syn engine cannot run: {why}; {how if lacks_right else ''}`engine: auto` and `engine: connect` do "

@@ -23,7 +23,7 @@ TESTS: Final = tuple(sorted((DIRECTORY / "tests").glob("*.yml")))
 ALERTMANAGER: Final = DIRECTORY / "alertmanager.yml"
 RUNBOOKS: Final = ROOT / "docs" / "runbooks.md"
 
-#: Labels that a target has, and portspec does not know; `vantage` and `exporter` are those of docs/deployment.md.
+#: Labels that a target has, and portspec does not know; `vantage` and `exporter` are those of docs/deployment/.
 TARGET_LABELS: Final = frozenset({"job", "instance", "vantage", "exporter"})
 
 

@@ -47,8 +47,8 @@ def test_unit_is_well_confined(unit: Path) -> None:
 
 
 def test_unit_and_page_name_the_same_paths() -> None:
-    """The paths of docs/deployment.md are those of the unit, and the constraints it names are there."""
-    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    """The paths of docs/deployment/systemd.md are those of the unit, and the constraints it names are there."""
+    page = (ROOT / "docs" / "deployment" / "systemd.md").read_text(encoding="utf-8")
     start = re.search(r"^ExecStart=(\S+) -c (\S+)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
     assert start
     assert start[1] in page

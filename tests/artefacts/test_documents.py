@@ -105,14 +105,37 @@ def test_http_page_lists_every_path() -> None:
     assert page == {(path.replace("{host}", "NAME"), method) for path, method in added | pages}
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*"))]
-)
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^ *```.*?^ *```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
-    """Every relative link of a document names a file that is there."""
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(name)):
+    """Every relative link of a document names a file that exists, and a section of it that exists."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", text(name)):
         if "://" not in link:
-            assert (ROOT / name).parent.joinpath(link).exists(), link
+            file, _, anchor = link.partition("#")
+            path = (ROOT / name).parent.joinpath(file) if file else ROOT / name
+            assert path.exists(), link
+            if anchor:
+                assert anchor in anchors(path.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("docs/deployment/")])
+def test_deployment_pages_list_their_sections(name: str) -> None:
+    """A page of docs/deployment/ begins with a table of contents; the index names every page."""
+    page = text(name)
+    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert re.findall(r"^\* \[(.*)\]\(#.*\)$", page.split("\n## ")[0], re.MULTILINE) == sections
+    assert f"]({Path(name).name})" in text("docs/deployment/README.md") or name.endswith("/README.md")
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/configuration.md"])
@@ -161,7 +184,7 @@ def test_shipped_configuration_is_right() -> None:
 
 DOCUMENTED = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy" / "agent").iterdir())
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy" / "agent").iterdir())
 )
 
 

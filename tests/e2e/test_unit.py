@@ -1,4 +1,4 @@
-"""The installation of docs/deployment.md, word for word, on a machine that systemd boots."""
+"""The installation of docs/deployment/systemd.md, word for word, on a machine that systemd boots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tests.requirements import forbidden, missing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PAGE: Final = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+DOCS: Final = ROOT / "docs" / "deployment"
+PAGE: Final = (DOCS / "systemd.md").read_text(encoding="utf-8")
+RAW: Final = (DOCS / "raw-sockets.md").read_text(encoding="utf-8")
 CONF: Final = "/etc/portspec/portspec.yml"
 URL: Final = "http://localhost:10190"
 HOST: Final = "127.0.0.1"
@@ -28,7 +30,7 @@ SCAN: Final = {"engine": "auto", "timeout": 0.2, "retries": 0, "confirm": 1}
 
 
 def commands(after: str) -> list[str]:
-    """Give the commands of root in the first block of a console behind a text of docs/deployment.md."""
+    """Give the commands of root in the first block of a console behind a text of the page."""
     assert PAGE.count(after) == 1, after
     block = PAGE.split(after, 1)[1].split("```console\n", 1)[1].split("```", 1)[0]
     lines = block.splitlines()
@@ -83,7 +85,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
     try:
         with Machine(tmp_path_factory.mktemp("machine"), wheels(pytestconfig.cache.mkdir("wheels"))) as machine:
             machine.run("userdel portspec")  # one of the machine that the tests run on
-            for command in commands("## On a machine with systemd\n"):
+            for command in commands("## Install\n"):
                 machine.succeed(command)
             yield Installation(machine)
     except MachineError as error:
@@ -136,7 +138,7 @@ def test_unit_names_documentation_that_is_installed(unit: Installation) -> None:
 
 def test_paths_of_the_installation_are_safe(unit: Installation) -> None:
     """`portspec check`, by root as on the page, has nothing to warn of."""
-    check, reload = commands("Edit `/etc/portspec/portspec.yml` and look whether it is right")
+    check, reload = commands("Edit `/etc/portspec/portspec.yml`, check it, then reload it:")
     assert "warning" not in unit.machine.succeed(check)
     unit.machine.succeed(reload)
 
@@ -198,7 +200,7 @@ def test_start_at_an_address_that_is_taken_fails(unit: Installation) -> None:
 def test_report_of_all_machines_is_for_the_web_server(unit: Installation) -> None:
     """With the drop-in the report is written, and a web server may read it."""
     unit.put((ROOT / "conf.yml").read_text(encoding="utf-8"))
-    for command in commands("### The report of all machines for a web server\n"):
+    for command in commands("## Write the report file for a web server\n"):
         unit.machine.succeed(command)
     page = "/var/www/portspec/index.html"
     until(lambda: unit.machine.run(f"test -s {page}").code == 0)
@@ -233,7 +235,7 @@ def test_mail_that_is_received_outside_of_the_unit_arrives(unit: Installation) -
 
 def test_drop_in_gives_the_syn_engine(unit: Installation) -> None:
     """With raw.conf the SYN engine scans, and the process has no capability left."""
-    (line,) = re.findall(r"^\| systemd \| (.*) \|$", PAGE, re.MULTILINE)
+    (line,) = re.findall(r"^\| systemd \| (.*) \|$", RAW, re.MULTILINE)
     install, daemon_reload = re.findall(r"`([^`]+)`", line)
     began = time.time() - 1
     for command in (install, daemon_reload, "systemctl restart portspec"):

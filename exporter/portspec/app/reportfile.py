@@ -25,7 +25,7 @@ SHARE: Final = 0.1  # of the time that writing may take: the file of 10,000 host
 MODE: Final = 0o644  # of a new file, whatever the umask: it is for a web server; a file that is there keeps its own
 STALE: Final = 3600.0  # seconds after which it is written anew in any case: it tells how old reports are
 
-_SANDBOX: Final = "under systemd, name the directory in ReadWritePaths= (docs/deployment.md)"
+_SANDBOX: Final = "under systemd, name the directory in ReadWritePaths= (docs/deployment/systemd.md)"
 
 _log = log.get("report")
 
