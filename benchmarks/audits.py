@@ -150,7 +150,7 @@ class Posting:
         return len(self.each) / self.seconds
 
     def row(self, name: str, block: str) -> str:
-        """Give the line of the table."""
+        """Return the line of the table."""
         spelled = ", ".join(f"{count:,} of {status}" for status, count in sorted(self.statuses.items()))
         return (
             f"| {name} | {self.rate:.0f} | {1e3 * statistics.median(self.each):.0f} "
@@ -183,7 +183,7 @@ def report(hosts: int = 10_000, *, connections: int = 32, interval: float = 10.0
 
 
 def _write_reports(fleet: Fleet, hosts: int, folder: Path) -> tuple[int, int]:
-    """Write the reports of a fleet; give the bytes of all payloads, and what each by itself has as `gzip -9`."""
+    """Write the reports of a fleet; return the bytes of all payloads, and what each by itself has as `gzip -9`."""
     folder.mkdir()
     now = time.time()
     raw = packed = 0

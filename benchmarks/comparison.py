@@ -62,7 +62,7 @@ class Comparison:
         return all(run.opened == self.workload.opened and run.closed == self.workload.closed for run in self.ours)
 
     def rows(self) -> list[str]:
-        """Give a row of the table for each scanner: medians, and the range of what was found."""
+        """Return a row of the table for each scanner: medians, and the range of what was found."""
         return [self._row(name, runs) for name, runs in self.runs.items()]
 
     def _row(self, name: str, runs: Sequence[Run]) -> str:

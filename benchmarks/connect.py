@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def report(lab: Lab, runs: int, directory: Path) -> bool:
-    """Print the tables; gives whether portspec was exact in every run."""
+    """Print the tables; returns whether portspec was exact in every run."""
     scanners = {"portspec": portspec("connect", parallel=32), "nmap -sT": nmap("-sT")}
     workloads = (one_host(), many_hosts(256, 1000))
     done = [Comparison.make(lab, workload, scanners, runs, directory) for workload in workloads]
@@ -40,7 +40,7 @@ def report(lab: Lab, runs: int, directory: Path) -> bool:
 
 
 def idle_share(lab: Lab, workload: Workload, directory: Path, seconds: float = 10.0) -> float:
-    """Give the share of one core that the exporter takes between two rounds of a workload."""
+    """Return the share of one core that the exporter takes between two rounds of a workload."""
     conf = directory / "idle.yml"
     hosts: dict[str, list[int]] = {address: [] for address in workload.addresses}
     conf.write_text(

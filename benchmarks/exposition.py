@@ -96,11 +96,11 @@ class Measured:
     peak: int
 
     def last(self, change: str, encoding: str) -> float:
-        """Give the median time to the last byte."""
+        """Return the median time to the last byte."""
         return statistics.median(scrape.last for scrape in self.scrapes[change, encoding])
 
     def block(self, change: str, encoding: str) -> float:
-        """Give the longest block of all runs."""
+        """Return the longest block of all runs."""
         return max(scrape.block for scrape in self.scrapes[change, encoding])
 
 
@@ -232,7 +232,7 @@ def _changed(server: _Child, port: int, change: str, encoding: str) -> Scrape:
 
 
 def _scrape(port: int, encoding: str) -> tuple[float, float, int]:
-    """Scrape once over a new connection; gives the seconds to the first and the last byte, and the size of the body."""
+    """Scrape once over a new connection; return the seconds to the first and last byte, and the size of the body."""
     buffer = bytearray(1 << 20)
     request = f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {encoding}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:

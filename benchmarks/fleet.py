@@ -54,7 +54,7 @@ class Known:
     uuid: str
 
     def text(self, version: str) -> str:
-        """Give what `pkg audit` 1.19 prints of it."""
+        """Return what `pkg audit` 1.19 prints of it."""
         cves = "".join(f"  CVE: {cve}\n" for cve in self.cves)
         url = f"https://vuxml.FreeBSD.org/freebsd/{self.uuid}.html"
         return f"{self.package}-{version} is vulnerable:\n  {self.title}\n{cves}  WWW: {url}\n\n"
@@ -71,11 +71,11 @@ class Fleet:
         self._roles = [rng.sample(range(KNOWN), findings) for _ in range(ROLES)]
 
     def host(self, number: int) -> str:
-        """Give the name of a host."""
+        """Return the name of a host."""
         return f"host-{number:05}.example.org"
 
     def output(self, number: int) -> str:
-        """Give what the tool of a host prints."""
+        """Return what the tool of a host prints."""
         rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - repeatable
         role = self._roles[number % ROLES]
         chosen = {place if rng.random() > OWN else rng.randrange(KNOWN) for place in role}
@@ -84,7 +84,7 @@ class Fleet:
         return "".join(pieces) + f"{len(chosen)} problem(s) in {packages} installed package(s) found.\n"
 
     def payload(self, number: int, at: float) -> bytes:
-        """Give the payload of a host's report, of a Unix time, as the agent makes it."""
+        """Return the payload of a host's report, of a Unix time, as the agent makes it."""
         rng = random.Random(f"{self._seed} {number} listeners")  # noqa: S311 - repeatable
         moment = datetime.fromtimestamp(at, UTC)
         listeners = [
@@ -117,7 +117,7 @@ class Fleet:
         return json.dumps(report, ensure_ascii=False, separators=(",", ":")).encode()
 
     def packed(self, number: int, at: float) -> bytes:
-        """Give the signed report of a host as it is sent."""
+        """Return the signed report of a host as it is sent."""
         return pack(self.payload(number, at), key_of(self.host(number), PASSPHRASE))
 
 

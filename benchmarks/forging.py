@@ -17,7 +17,7 @@ TIMEOUT = 15.0  # seconds: with two retries the scan of the silent hosts outlast
 
 
 def report(lab: Lab) -> bool:
-    """Print what became of the scan; gives whether it was exact."""
+    """Print what became of the scan; returns whether it was exact."""
     truths = hosts(silent=SILENT)
     lab.apply(truths)
     print(f"{PACKETS:,} forged packets: one run", file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ PORTS = ["1-1000"]
 
 
 def report(lab: Lab, runs: int, directory: Path) -> bool:
-    """Print how long all names take beside one; gives whether each of them was seen as it is."""
+    """Print how long all names take beside one; returns whether each of them was seen as it is."""
     is_right = True
     print(f"\n## {NAMES} names of one address, 1,000 ports\n")
     print("| engine | address | one name | all names | ratio |")

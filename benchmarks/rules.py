@@ -183,7 +183,7 @@ def _backfill(directory: Path, hosts: int, exporter: str) -> None:
 
 @contextmanager
 def _served(hosts: int) -> Iterator[str]:
-    """Serve the page of a fleet on loopback; gives the address."""
+    """Serve the page of a fleet on loopback; returns the address."""
     page = _page(hosts, time.time(), VULNERABILITIES)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -228,7 +228,7 @@ def _targets(hosts: int) -> Iterator[Target]:
 
 
 def _result(target: Target, number: int, now: float) -> ScanResult:
-    """Give a scan of a host; of every twenty one has an open port too many, and another one too few."""
+    """Return a scan of a host; of every twenty one has an open port too many, and another one too few."""
     found = {22, 443} | ({23} if number % 20 == 0 else set()) if number % 20 != 10 else {22}
     ports = PortSet.of(found)
     addresses = (AddressObservation(target.address or "", target.config.ports, open=ports, answered=True, rtt=0.001),)

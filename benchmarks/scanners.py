@@ -26,7 +26,7 @@ PARALLEL = 64  # hosts at a time: nmap and masscan choose for themselves
 
 
 def portspec(engine: str, *, parallel: int = PARALLEL, limit: float = LIMIT) -> Scanner:
-    """Give `portspec scan --json` with an engine; what is open is expected, as it is in most scans."""
+    """Return `portspec scan --json` with an engine; what is open is expected, as it is in most scans."""
 
     def run(lab: Lab, workload: Workload, directory: Path) -> Run:
         conf = directory / "conf.yml"
@@ -48,7 +48,7 @@ def portspec(engine: str, *, parallel: int = PARALLEL, limit: float = LIMIT) -> 
 
 
 def nmap(kind: str) -> Scanner:
-    """Give nmap with one of its scans (-sS, -sT), without name look-ups and host discovery."""
+    """Return nmap with one of its scans (-sS, -sT), without name look-ups and host discovery."""
 
     def run(lab: Lab, workload: Workload, directory: Path) -> Run:
         targets = _targets(workload, directory)
@@ -117,13 +117,13 @@ def rustscan(lab: Lab, workload: Workload, directory: Path) -> Run:
 
 
 def syn_peers() -> dict[str, Scanner]:
-    """Give the peers of the SYN engine that are installed, by name."""
+    """Return the peers of the SYN engine that are installed, by name."""
     every: dict[str, Scanner] = {"nmap -sS": nmap("-sS"), "masscan": masscan, "naabu": naabu, "rustscan": rustscan}
     return {name: run for name, run in every.items() if shutil.which(name.split()[0])}
 
 
 def version(name: str) -> str:
-    """Give the name and version of an installed peer, as it prints them."""
+    """Return the name and version of an installed peer, as it prints them."""
     done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d[\w.]*", done.stdout + done.stderr)
     return f"{name} {found[0] if found else '?'}"

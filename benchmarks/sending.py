@@ -42,7 +42,7 @@ while True:
 
 
 def table(lab: Lab, runs: int, directory: Path) -> list[str]:
-    """Give the lines to print."""
+    """Return the lines to print."""
     workload = many_hosts(256, PROBES // 256)
     workload.apply(lab)
     senders: dict[str, Callable[[], object]] = {
@@ -77,7 +77,7 @@ def _silent(lab: Lab) -> Iterator[None]:
 
 
 def _rate(lab: Lab, send: Callable[[], object]) -> float:
-    """Give packets a second between a tenth and nine tenths of the first probes, before any is repeated."""
+    """Return packets a second between a tenth and nine tenths of the first probes, before any is repeated."""
     reader = lab.popen([sys.executable, "-c", _READ], stdout=subprocess.PIPE)
     samples: list[tuple[float, int]] = []
 
@@ -106,7 +106,7 @@ def _zmap(lab: Lab) -> None:
 
 
 def _floor(lab: Lab, workload: Workload) -> dict[str, float]:
-    """Give the rates of sendmmsg alone, by how many threads share the work."""
+    """Return the rates of sendmmsg alone, by how many threads share the work."""
     done = lab.run(
         [sys.executable, str(_FLOOR)],
         input=json.dumps({"addresses": workload.addresses, "ports": len(workload.ports)}),

@@ -75,7 +75,7 @@ class Round:
     load: str
 
     def row(self, number: int) -> str:
-        """Give the line of the table."""
+        """Return the line of the table."""
         return (
             f"| {number} | {len(self.scrapes)} | {1e3 * statistics.median(self.scrapes):.1f} "
             f"| {1e3 * percentile(self.scrapes, 99):.1f} | {1e3 * max(self.scrapes):.1f} | {self.size:,} "
@@ -120,7 +120,7 @@ def report(
 
 
 def fleet(hosts: int, ports: int) -> Workload:
-    """Give hosts that answer but for the silent ones, each with an open port or two."""
+    """Return hosts that answer but for the silent ones, each with an open port or two."""
     truths = []
     for number in range(hosts):
         address = f"198.18.{16 + number // 256}.{number % 256}"
@@ -133,7 +133,7 @@ def fleet(hosts: int, ports: int) -> Workload:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Give the smallest of the values that so many percent of them do not exceed."""
+    """Return the smallest of the values that so many percent of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
@@ -214,7 +214,7 @@ class _Churn:
                 self._changes += 1
 
     def taken(self) -> int:
-        """Give the number of changes since it was last asked for."""
+        """Return the number of changes since it was last asked for."""
         changes, self._changes = self._changes, 0
         return changes
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def report(lab: Lab, runs: int, directory: Path) -> bool:
-    """Print the tables; gives whether portspec was exact in every run."""
+    """Print the tables; returns whether portspec was exact in every run."""
     scanners = {"portspec": portspec("syn"), **syn_peers()}
     workloads = (
         one_host(),
@@ -47,7 +47,7 @@ def report(lab: Lab, runs: int, directory: Path) -> bool:
 
 
 def large(lab: Lab, directory: Path) -> bool:
-    """Print what a round of 1,000 hosts with all their ports takes; gives whether it was exact and below 150 MB."""
+    """Print what a round of 1,000 hosts with all their ports takes; returns whether it was exact and below 150 MB."""
     workload = many_hosts(1000, 65535)
     workload.apply(lab)
     print(f"{workload.name}: one run", file=sys.stderr, flush=True)

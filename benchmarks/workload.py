@@ -68,13 +68,13 @@ class Workload:
 
 
 def one_host() -> Workload:
-    """Give one host with all ports, eight of them open."""
+    """Return one host with all ports, eight of them open."""
     truth = HostTruth("a.lab", ("198.18.1.0",), {("198.18.1.0", port): State.OPEN for port in MANY})
     return Workload("1 host, 65,535 ports", (truth,), range(1, 65536))
 
 
 def many_hosts(hosts: int = 256, ports: int = 1000, *, silent: int = 0, loss: float = 0.0) -> Workload:
-    """Give hosts with up to four open ports; every `silent`-th one (0: none) drops everything."""
+    """Return hosts with up to four open ports; every `silent`-th one (0: none) drops everything."""
     name = f"{hosts:,} hosts, {ports:,} ports"
     if silent:
         name += f", 1 in {silent} drops all, {loss:g} % loss each way"
@@ -116,7 +116,7 @@ class Run:
 
 
 def measure(lab: Lab, argv: Sequence[str], *, timeout: float = LIMIT) -> tuple[str, str, Usage]:
-    """Run a program in the lab; gives its standard output, its standard error and what it took.
+    """Run a program in the lab; returns its standard output, its standard error and what it took.
 
     Raises subprocess.TimeoutExpired, when it has been ended.
     """

@@ -11,7 +11,7 @@ COLLECT = (200_000, 10, 10)
 
 
 def main() -> int:
-    """Run the command of the command line; gives its exit code.
+    """Run the command of the command line; returns its exit code.
 
     SIGHUP waits from the first moment on: it would end the exporter, which handles it once it can reload. Before that
     Python itself starts, for some 10 ms; whoever starts portspec with SIGHUP blocked or ignored is safe there, too.

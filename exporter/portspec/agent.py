@@ -101,7 +101,7 @@ def warn(text: str) -> None:
 
 
 def printable(text: str, limit: int = 2000) -> str:
-    """Give a text as one line that does nothing to a terminal."""
+    """Return a text as one line that does nothing to a terminal."""
     text = " ".join(text.split())
     return "".join(character if character.isprintable() else "?" for character in text)[:limit]
 
@@ -394,7 +394,7 @@ def read_key(path: str) -> bytes:
 
 
 def pack(payload: bytes, key: bytes) -> bytes:
-    """Give a payload in its envelope: a line with the signature, and the payload as gzip."""
+    """Return a payload in its envelope: a line with the signature, and the payload as gzip."""
     signature = hmac.new(key, payload, hashlib.sha256).hexdigest()
     return b"portspec-audit 1 %s\n%s" % (signature.encode("ascii"), gzip.compress(payload, mtime=0))
 
@@ -577,7 +577,7 @@ def _reason(error: BaseException) -> str:
 
 
 def tool_environment(environ: dict[str, str]) -> dict[str, str]:
-    """Give the environment for tools: messages in English, and the directories of tools that cron's PATH lacks."""
+    """Return the environment for tools: messages in English, and the directories of tools that cron's PATH lacks."""
     own = {name: value for name, value in environ.items() if not name.startswith(ENVIRONMENT)}
     path = [each for each in own.get("PATH", "").split(os.pathsep) if each]
     own["PATH"] = os.pathsep.join(path + [each for each in DIRECTORIES if each not in path])
@@ -742,11 +742,11 @@ class System:
         return "--releasever=latest" if self.id == "amzn" and self.version >= "2023" else ""
 
     def is_kin(self, *ids: str) -> bool:
-        """Tell whether it is one of some systems, or says that it is like one."""
+        """Return whether it is one of some systems, or says that it is like one."""
         return self.id in ids or not set(ids).isdisjoint(self.like)
 
     def as_json(self) -> dict[str, Any]:
-        """Give the "system" of the audit."""
+        """Return the "system" of the audit."""
         return {"kernel": self.kernel, "id": self.id, "id_like": list(self.like), "version_id": self.version}
 
 
@@ -804,7 +804,7 @@ def freebsd_base(kernel: str, userland: str) -> tuple[str, ...]:
 
 
 def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | None:
-    """Give the first tool that is there and can audit this system; `find` tells where a program is.
+    """Return the first tool that is there and can audit this system; `find` tells where a program is.
 
     What names vulnerabilities comes before what only tells of updates.
     """
@@ -831,7 +831,7 @@ def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | Non
 
 
 def _tools_for_dpkg(system: System) -> list[str]:
-    """Give the tools for Debian, Ubuntu and what is made of them, the best first."""
+    """Return the tools for Debian, Ubuntu and what is made of them, the best first."""
     if system.id in _DEBIAN and system.version:
         return ["debsecan", "trivy", "grype", "osv-scanner", "apt", "pip-audit"]
     if system.id in _DEBIAN:  # testing and unstable, of which trivy and OSV have no data
@@ -869,7 +869,7 @@ class Audit:
         self._deadline = time.monotonic() + settings.timeout
 
     def run(self) -> tuple[list[dict[str, Any]], float, str]:
-        """Run the tool; give the tools of the audit, when it ended, and how it failed, "" if that is not evident."""
+        """Run the tool; return the tools of the audit, when it ended, and how it failed, "" if that is not evident."""
         settings = self._settings
         tool = choose_tool(self._system, self._find) if settings.tool == "auto" else TOOLS[settings.tool]
         usual = usual_tool(self._system)
@@ -903,7 +903,7 @@ class Audit:
     def _describe(
         self, tool: Tool | None, usual: str, command: tuple[str, ...], done: Run, of_fetch: str
     ) -> dict[str, Any]:
-        """Give a "tool" of the audit."""
+        """Return a "tool" of the audit."""
         version, of_database = self._ask_version(tool, command)
         output, of_proof = self._with_proof(tool, command, done)
         text = fit(output, 2 * self._settings.max_output)
@@ -923,7 +923,7 @@ class Audit:
         }
 
     def _with_proof(self, tool: Tool | None, command: tuple[str, ...], done: Run) -> tuple[str, str]:
-        """Give the output with what shows that it is whole, and what there is to say if that could not be had."""
+        """Return the output with what shows that it is whole, and what there is to say if that could not be had."""
         output = readable(done.output)
         if tool is None or not tool.is_silent or done.status != 0:
             return output, ""
@@ -973,7 +973,7 @@ class Audit:
         return " ".join(row[-1] for row in rows if len(row) > 1 and row[0][1:2] not in {"n", "c"})
 
     def _fetch(self, tool: Tool) -> str:
-        """Bring the database up to date; give what there is to say of it if that failed."""
+        """Bring the database up to date; return what there is to say of it if that failed."""
         if not tool.fetch:
             return ""
         done = self._run((tool.program, *tool.fetch.split()), self._left() / 2, self._settings.max_output)
@@ -1013,7 +1013,7 @@ class Audit:
         return replace(done, output=output, errors=errors)
 
     def _ask_version(self, tool: Tool | None, command: tuple[str, ...]) -> tuple[str | None, str]:
-        """Give the version of the tool that ran, and a line with the time of its database if nothing else tells it."""
+        """Return the version of the tool that ran, and a line with the time of its database if nothing else has it."""
         if tool is None or not command or Path(command[0]).name not in tool.programs:
             return None, ""
         done = self._run((command[0], tool.version), _SHORT)
@@ -1030,7 +1030,7 @@ class Audit:
         return (found[0] if found else None), f"# portspec: database of {database_at}" if database_at else ""
 
     def _databases(self, tool: Tool, program: str) -> list[Path]:
-        """Give the files of which the newest is as old as what the tool knows."""
+        """Return the files of which the newest is as old as what the tool knows."""
         if tool.name == "pkg-audit":
             return [Path("/var/db/pkg/vuln.xml")]  # as periodic(8)'s 410.pkg-audit has it
         if tool.name == "pkg-admin":
@@ -1052,7 +1052,7 @@ class Audit:
         return readable(done.output).strip() if done.status == 0 else ""
 
     def _ask_age_of_dnf(self, program: str, arguments: str) -> str:
-        """Give when the repository was asked for news that was not asked for the longest time; "" if that is not told.
+        """Return when the repository that was refreshed longest ago was refreshed; "" if that is not known.
 
         It is told as local time, by dnf 4 and yum as "Sun Nov 29 01:58:33 2026", by dnf 5 as "2026-11-29 01:58:33".
         """
@@ -1066,13 +1066,13 @@ class Audit:
         return _oldest(moments)
 
     def _ask_age_of_zypper(self, program: str) -> str:
-        """Give when the repository with patches was asked for news that was not asked for the longest time."""
+        """Return when the repository with patches was asked for news that was not asked for the longest time."""
         done = self._run((program, "--non-interactive", "--xmlout", "repos"), _SHORT, self._settings.max_output)
         return _oldest(ages_of_patches(readable(done.output), Path("/var/cache/zypp/raw")))
 
 
 def ages_of_patches(text: str, cache: Path) -> list[float]:
-    """Give when each repository with patches was last asked for news, of those that zypper --xmlout repos lists.
+    """Return when each repository with patches was last asked for news, of those that zypper --xmlout repos lists.
 
     libzypp touches repomd.xml each time. Repositories without patches may never change, and are left out.
     """
@@ -1088,7 +1088,7 @@ def ages_of_patches(text: str, cache: Path) -> list[float]:
 
 
 def spell_newest(paths: list[Path]) -> str:
-    """Give when the newest of some files was changed; "" if none of them is there."""
+    """Return when the newest of some files was changed; "" if none of them is there."""
     times = []
     for path in paths:
         with contextlib.suppress(OSError):
@@ -1237,7 +1237,7 @@ def _describe_process(directory: Path) -> tuple[str | None, str | None]:
 
 @functools.lru_cache(maxsize=1000)
 def name_of_user(uid: int) -> str:
-    """Give the name of a user; the number if there is none."""
+    """Return the name of a user; the number if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
@@ -1282,7 +1282,7 @@ def bsd_listeners(environ: dict[str, str]) -> list[Listener] | None:
 
 
 def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, Any]] | None:
-    """Give the "listeners" of the audit: one for each socket and each process, by name and user, that holds it."""
+    """Return the "listeners" of the audit: one for each socket and each process, by name and user, that holds it."""
     found = bsd_listeners(environ) if system.is_bsd else linux_listeners(Path("/proc"))
     if found is None:
         return None
@@ -1299,7 +1299,7 @@ def spell_time(moment: float) -> str:
 
 
 def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, str]:
-    """Audit this host; give the audit's bytes, and how the tool failed, "" if that is not evident."""
+    """Audit this host; return the audit's bytes, and how the tool failed, "" if that is not evident."""
     system = this_system()
     (tool, *more), ended_at, trouble = Audit(settings, environ, system).run()
     moment = spell_time(ended_at)
@@ -1424,7 +1424,7 @@ class Spool:
         return make_parcel(packed, path)
 
     def last_sent(self) -> tuple[str, str]:
-        """Give the host and the day of the last audit whose tool did not fail; "" of both if there is none."""
+        """Return the host and the day of the last audit whose tool did not fail; "" of both if there is none."""
         try:
             host, _, day = (self.path / "sent").read_text(encoding="utf-8").strip().partition(" ")
         except (OSError, ValueError):
@@ -1441,11 +1441,11 @@ class Spool:
             warn(f"{new} could not be written, another run today makes another audit: {_reason(error)}")
 
     def waiting(self) -> list[Path]:
-        """Give the audits that wait, oldest first."""
+        """Return the audits that wait, oldest first."""
         return sorted(self.path.glob("*.audit"))
 
     def take(self, path: Path) -> Parcel | None:
-        """Give an audit that waits; None if it is not whole, and then it is put aside, or if it cannot be read."""
+        """Return an audit that waits; None if it is not whole, and then it is put aside, or if it cannot be read."""
         try:
             if stat.S_ISREG(path.lstat().st_mode):
                 return make_parcel(path.read_bytes(), path)
@@ -1507,11 +1507,11 @@ class Tries:
                     self._found[found[1]] = _Tries(int(found[2]), float(found[3]))
 
     def failures(self, path: Path | None) -> int:
-        """Give how often an audit has failed by itself."""
+        """Return how often an audit has failed by itself."""
         return self._of(path).failures
 
     def wait(self, path: Path | None, now: float) -> float:
-        """Give the seconds until an audit is due; a clock that was set back does not make them more than there are."""
+        """Return the seconds until an audit is due, also if the clock was set back."""
         left = self._of(path).next_at - now
         return left if 0.0 < left <= _LONGEST_WAIT else 0.0
 
@@ -1559,7 +1559,7 @@ class Tries:
 
 
 def _wait_after(failures: int) -> float:
-    """Give the seconds that an audit waits after so many failures of its own."""
+    """Return the seconds that an audit waits after so many failures of its own."""
     return min(_FIRST_WAIT * 2 ** min(failures - 1, 30), _LONGEST_WAIT) if failures else 0.0
 
 
@@ -1708,7 +1708,7 @@ class HttpSender:
 
 
 def proxy_of(scheme: str, address: str) -> str:
-    """Give the proxy of the environment on the way to an address, without its password, and its variable; "" if none.
+    """Return the proxy of the environment on the way to an address, without its password, and its variable; "" if none.
 
     It is found as urllib.request.ProxyHandler does.
     """
@@ -1748,7 +1748,7 @@ def spell_size(count: int) -> str:
 
 
 def first_line(body: bytes) -> str:
-    """Give what somebody else said, as far as it fits a line."""
+    """Return what somebody else said, as far as it fits a line."""
     return printable(readable(body).strip().partition("\n")[0], 300)
 
 
@@ -1963,7 +1963,7 @@ def deliver(
     *,
     is_now: bool = False,
 ) -> int:
-    """Send what waits, and the audit of today if there is one; give the exit code."""
+    """Send what waits, and the audit of today if there is one; return the exit code."""
     tour = _Round(spool, delivery)
     tour.send_all(own, is_now=is_now)
     tour.settle()
@@ -2058,14 +2058,14 @@ _MARGIN = 2 * 60  # an hour for summer time, and one for the tool
 
 
 def own_command(flags: list[str]) -> str:
-    """Give the command line that starts this program as it was started, for a crontab or a unit."""
+    """Return the command line that starts this program as it was started, for a crontab or a unit."""
     script = os.path.abspath(sys.argv[0])  # noqa: PTH100 - a link to it stays one
     words = [sys.executable or "/usr/bin/python3", "-I", script, *flags]
     return " ".join(shlex.quote(word) for word in words)
 
 
 def cron_line(command: str, minute: int, utc_offset: int) -> str:
-    """Give the lines for a crontab, at a minute between 0 and 59; `utc_offset` is the local time's, in seconds.
+    """Return the lines for a crontab, at a minute between 0 and 59; `utc_offset` is the local time's, in seconds.
 
     A run close to midnight of UTC could give one day two audits, of which one is refused, and the next day none.
     """
@@ -2080,7 +2080,7 @@ def cron_line(command: str, minute: int, utc_offset: int) -> str:
 
 
 def unit_texts(command: str, kind: str) -> str:
-    """Give the units for systemd: "service", "timer", or "both"."""
+    """Return the units for systemd: "service", "timer", or "both"."""
     command = command.replace("%", "%%").replace("$", "$$")
     texts = {"service": _SERVICE.format(command=command), "timer": _TIMER}
     return "\n".join(texts.values()) if kind == "both" else texts[kind]
@@ -2174,7 +2174,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line says; give the exit code."""
+    """Do what the command line says; return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -2256,7 +2256,7 @@ def _audit_and_send(
 
 
 def _has_succeeded(payload: bytes) -> bool:
-    """Tell whether all tools ended as those that found something or nothing; what they printed, the server judges."""
+    """Return whether all tools ended as those that found something or nothing; what they printed, the server judges."""
     audit = json.loads(payload)
     tools = [audit["tool"], *audit.get("more_tools", [])]
     # 100 and 101 of zypper(8): there are patches, and some for security

@@ -17,7 +17,7 @@ class Clock(Protocol):
     """A monotonic clock that one can wait on."""
 
     def now(self) -> float:
-        """Give the time in seconds, from no particular beginning."""
+        """Return the time in seconds, from no particular beginning."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -29,7 +29,7 @@ class SystemClock:
     """The monotonic clock of the system: it does not jump when somebody sets the time."""
 
     def now(self) -> float:
-        """Give time.monotonic()."""
+        """Return time.monotonic()."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:

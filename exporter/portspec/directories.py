@@ -83,7 +83,7 @@ def directory_of(path: str) -> Iterator[Place]:
 
 
 def followed(path: str) -> str:
-    """Give the path without symbolic links; unchanged but absolute if one of them is another user's. Never raises."""
+    """Return the path without symbolic links; unchanged but absolute if one of them is another user's. Never raises."""
     try:
         with contextlib.suppress(FileNotFoundError), directory_of(path):
             pass
@@ -93,6 +93,6 @@ def followed(path: str) -> str:
 
 
 def _parts(path: str) -> list[str]:
-    """Give the components of a path, the last one first; a slash at the end is a directory's."""
+    """Return the components of a path, the last one first; a slash at the end is a directory's."""
     parts = [part for part in path.split("/") if part not in ("", os.curdir)]
     return parts[::-1] if parts and not path.endswith("/") else [os.curdir, *parts[::-1]]

@@ -35,7 +35,7 @@ class ConfigError(PortspecError):
         super().__init__("\n".join(self.lines()))
 
     def lines(self) -> list[str]:
-        """Give one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
+        """Return one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
         return [
             printable(": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message))))
             for p in self.problems
@@ -53,7 +53,7 @@ def printable(line: str) -> str:
 
 
 def is_printable(line: str) -> bool:
-    """Tell whether printable() leaves a text as it is."""
+    """Return whether printable() leaves a text as it is."""
     return line.isprintable() and (line.isascii() or not _UNSEEN.search(line))
 
 

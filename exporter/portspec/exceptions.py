@@ -1,16 +1,23 @@
-"""The end of exceptions, of ports and of vulnerabilities: which states were judged by others than are in force. Pure.
+"""Exceptions of conf.yml: which are in force, what they accept, and which states were judged by others. Pure.
 
-Each state tells by its own `judged_at` whose exceptions it knows, so that nothing is missed when whoever looks for
-such states is interrupted, or when the clock is set forward or back.
+The time is an argument everywhere. Each state has the time whose exceptions it knows (`judged_at`), so that no end is
+missed when the task that looks for such states is interrupted, or when the clock is set forward or back.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from portspec.ports import PortSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import date
+
+SECONDS_A_DAY: Final = 86_400
 
 
 class Ending(Protocol):
@@ -19,6 +26,15 @@ class Ending(Protocol):
     @property
     def until(self) -> float:
         """Its end, in Unix seconds."""
+        ...
+
+
+class PortEnding(Ending, Protocol):
+    """An exception for ports."""
+
+    @property
+    def ports(self) -> PortSet:
+        """The ports whose deviations it accepts."""
         ...
 
 
@@ -41,26 +57,41 @@ S = TypeVar("S", bound=Judged)
 
 
 def in_force(exceptions: Iterable[E], now: float) -> tuple[E, ...]:
-    """Give the exceptions that have not ended at `now`, in Unix seconds."""
+    """Return the exceptions that have not ended at `now`, in Unix seconds."""
     return tuple(item for item in exceptions if now < item.until)
 
 
 def are_others(exceptions: Sequence[Ending], then: float, now: float) -> bool:
-    """Tell whether other ones of some exceptions are in force at `now` than were at `then`, both in Unix seconds."""
+    """Return whether other ones of some exceptions are in force at `now` than were at `then`, both in Unix seconds."""
     earlier, later = min(then, now), max(then, now)
     return any(earlier < item.until <= later for item in exceptions)
 
 
 def is_outdated(state: Judged, now: float) -> bool:
-    """Tell whether other exceptions are in force at `now`, in Unix seconds, than those that a state was judged by."""
+    """Return whether other exceptions are in force at `now`, in Unix seconds, than those that a state was judged by."""
     return are_others(state.exceptions, state.judged_at, now)
 
 
 def outdated(states: Iterable[S], now: float) -> Iterator[S]:
-    """Give the states that are to be judged anew at `now`, in Unix seconds."""
+    """Return the states that are to be judged anew at `now`, in Unix seconds."""
     return (state for state in states if state.exceptions and is_outdated(state, now))
 
 
 def next_end(states: Iterable[Judged], now: float) -> float:
-    """Give the Unix time at which the next exception in force at `now` ends; infinity if there is none."""
+    """Return the Unix time at which the next exception in force at `now` ends; infinity if there is none."""
     return min((item.until for state in states for item in state.exceptions if now < item.until), default=math.inf)
+
+
+def excepted_ports(exceptions: Iterable[PortEnding], now: float) -> PortSet:
+    """Return the ports whose deviations are accepted at `now`, in Unix seconds."""
+    return PortSet.of_ranges(chain.from_iterable(item.ports.ranges for item in in_force(exceptions, now)))
+
+
+def last_day(until: float) -> date | None:
+    """Return the last day (UTC) on which an exception that ends at `until` (Unix seconds) holds, as conf.yml spells it.
+
+    None for one that does not end with a day.
+    """
+    if until % SECONDS_A_DAY:
+        return None
+    return datetime.fromtimestamp(until - SECONDS_A_DAY, UTC).date()

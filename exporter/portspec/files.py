@@ -31,7 +31,7 @@ class IrregularFileError(OSError):
 
 
 def read(path: str | os.PathLike[str], most: int) -> bytes:
-    """Give up to `most` bytes of a file, or of a pipe or a character device, as of `<(…)` in a shell.
+    """Return up to `most` bytes of a file, or of a pipe or a character device, as of `<(…)` in a shell.
 
     Raises OSError, whose strerror says what to do where it is none of these, or where a pipe does not end in
     PATIENCE seconds.
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """Give up to `most` bytes of a regular file. Raises OSError, whose strerror says what to do where it is none."""
+    """Return up to `most` bytes of a regular file. Raises OSError, whose strerror says what to do where it is none."""
     return _read(path, most, (), lambda _: b"")
 
 

@@ -45,7 +45,7 @@ class Limit:
         return self._held >= self._most
 
     def acquire_now(self) -> bool:
-        """Take a place if one is free; gives whether it was."""
+        """Take a place if one is free; returns whether it was."""
         if self.is_full:
             return False
         self._held += 1  # nobody waits: a place that becomes free is given away at once
@@ -65,7 +65,7 @@ class Limit:
             raise
 
     def release(self) -> None:
-        """Give a place back."""
+        """Return a place back."""
         self._held -= 1
         self._let_in()
 
@@ -127,7 +127,7 @@ class Place:
         return self._is_held
 
     def take_now(self) -> bool:
-        """Use the place if it is held, or the limit has one at this moment; gives whether it is."""
+        """Use the place if it is held, or the limit has one at this moment; returns whether it is."""
         if not self._is_held and not self._turn.locked():
             self._is_held = self._limit.acquire_now()
         if self._is_held:
@@ -161,7 +161,7 @@ class Place:
         self._is_kept = not self._is_closed
 
     def close(self) -> None:
-        """Give the place back when nobody uses it any more."""
+        """Return the place back when nobody uses it any more."""
         self._is_closed, self._is_kept = True, False
         self._release()
 

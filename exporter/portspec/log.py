@@ -49,7 +49,7 @@ def warn(text: str) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """Gives the line of a record, be it portspec's or a library's."""
+    """Returns the line of a record, be it portspec's or a library's."""
 
     def __init__(self, stream: TextIO, *, json: bool) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Formatter(logging.Formatter):
         self._json = json
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line of a record."""
+        """Return the line of a record."""
         return self._formatter.format(record)
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class _Formatter(logging.Formatter):
 
 
 def _shared() -> list[Processor]:
-    """Give what is done to portspec's events and to the records of libraries alike."""
+    """Return what is done to portspec's events and to the records of libraries alike."""
     import structlog
 
     return [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
@@ -121,7 +121,7 @@ class _Logger:
     name: str
 
     def __getattr__(self, method: str) -> Any:
-        """Give a method of structlog's logger, whose events go to that of the standard library."""
+        """Return a method of structlog's logger, whose events go to that of the standard library."""
         import structlog
 
         if not structlog.is_configured():
@@ -139,5 +139,5 @@ class _Logger:
 
 
 def get(name: str) -> Any:
-    """Give the logger of one module."""
+    """Return the logger of one module."""
     return _Logger(f"portspec.{name}")

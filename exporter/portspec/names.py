@@ -82,13 +82,13 @@ def canonical_one(text: str) -> str:
 
 
 def check_host(text: str) -> str:
-    """Give the host back as it is; ValueError, with what to write instead, if it is none."""
+    """Return the host back as it is; ValueError, with what to write instead, if it is none."""
     canonical(text)
     return text
 
 
 def query_name(text: str) -> str:
-    """Give what a name server is asked for a name: its canonical form, with its final dot if it has one.
+    """Return what a name server is asked for a name: its canonical form, with its final dot if it has one.
 
     A final dot keeps the search list of resolv.conf(5) away. Raises ValueError if the text is no host.
     """
@@ -97,7 +97,7 @@ def query_name(text: str) -> str:
 
 
 def address_of(text: str) -> Address | None:
-    """Give the address that a text is, without a zone; None if it is none."""
+    """Return the address that a text is, without a zone; None if it is none."""
     try:
         return None if "%" in text else ipaddress.ip_address(text)
     except ValueError:

@@ -65,7 +65,7 @@ class PortSet:
         return bool(self.ranges)
 
     def __le__(self, other: PortSet) -> bool:
-        """Tell whether every port of this set is in the other; O(ranges of this)."""
+        """Return whether every port of this set is in the other; O(ranges of this)."""
         return all(
             (index := bisect_right(other.ranges, (first, MAX_PORT)) - 1) >= 0 and other.ranges[index][1] >= last
             for first, last in self.ranges

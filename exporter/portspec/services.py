@@ -95,13 +95,13 @@ _TABLE = """
 
 @cache
 def by_name() -> Mapping[str, int]:
-    """Give the port of each name of the table, in lower case."""
+    """Return the port of each name of the table, in lower case."""
     return MappingProxyType({name: port for port, names in reversed(_rows()) for name in names})
 
 
 @cache
 def by_port() -> Mapping[int, str]:
-    """Give the name of each port of the table."""
+    """Return the name of each port of the table."""
     return MappingProxyType({port: names[0] for port, names in _rows()})
 
 
@@ -111,7 +111,7 @@ def _rows() -> list[tuple[int, list[str]]]:
 
 
 def port_of(name: str) -> int | None:
-    """Give the TCP port of a service; None if neither the system nor the table knows it."""
+    """Return the TCP port of a service; None if neither the system nor the table knows it."""
     try:
         return socket.getservbyname(name, "tcp")
     except OSError:
@@ -119,7 +119,7 @@ def port_of(name: str) -> int | None:
 
 
 def name_of(port: int) -> str | None:
-    """Give the service that has a TCP port; None if neither the system nor the table knows one."""
+    """Return the service that has a TCP port; None if neither the system nor the table knows one."""
     try:
         return socket.getservbyport(port, "tcp")
     except OSError:

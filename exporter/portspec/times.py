@@ -20,7 +20,7 @@ _EXPECTED = 'expected seconds, such as 3600, or a duration, such as "90m" or "1h
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a text is a number without a unit, such as "3600", "0.5" or ".5"."""
+    """Return whether a text is a number without a unit, such as "3600", "0.5" or ".5"."""
     return re.fullmatch(_NUMBER, text.strip()) is not None
 
 
@@ -40,7 +40,7 @@ def parse_duration(value: object) -> float:
 
 
 def _factor(unit: str) -> float:
-    """Give the seconds of a unit, in any case but for M, which might be months."""
+    """Return the seconds of a unit, in any case but for M, which might be months."""
     seconds = _UNITS.get(unit.lower()) if unit != "M" else None
     if seconds is None:
         raise ValueError(_EXPECTED)

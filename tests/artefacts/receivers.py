@@ -153,14 +153,14 @@ def alertmanager(directory: Path) -> Iterator[Alertmanager]:
 
 
 def text_of(mail: EmailMessage) -> str:
-    """Give the text of a mail, which must have no other part."""
+    """Return the text of a mail, which must have no other part."""
     (part,) = mail.iter_parts()
     assert part.get_content_type() == "text/plain"
     return str(part.get_content()).replace("\r\n", "\n")
 
 
 def _configuration(directory: Path, mail_server: MailServer, pager: Pager) -> dict[str, Any]:
-    """Give the shipped configuration, with servers that are there, no password, and no patience."""
+    """Return the shipped configuration, with servers that are there, no password, and no patience."""
     found: dict[str, Any] = yaml.safe_load(ALERTMANAGER.read_text(encoding="utf-8"))
     found["templates"] = [str(DIRECTORY / pattern) for pattern in found["templates"]]
     settings = found["global"]

@@ -65,7 +65,7 @@ def _rule(item: Mapping[str, Any]) -> Rule:
 
 
 def selectors(query: str) -> Iterator[Selector]:
-    """Give every selector of an expression. Raises ValueError if it is none."""
+    """Return every selector of an expression. Raises ValueError if it is none."""
     for node in _nodes(query):
         if isinstance(node, promql_parser.VectorSelector):
             assert node.name, f"a selector without a name in {query}"
@@ -73,7 +73,7 @@ def selectors(query: str) -> Iterator[Selector]:
 
 
 def grouping_labels(query: str) -> frozenset[str]:
-    """Give the labels that stand behind `by`, `without`, `on`, `ignoring` and `group_left` in an expression."""
+    """Return the labels that stand behind `by`, `without`, `on`, `ignoring` and `group_left` in an expression."""
     found: set[str] = set()
     for node in _nodes(query):
         if isinstance(node, promql_parser.AggregateExpr) and node.modifier:
@@ -91,7 +91,7 @@ def _nodes(query: str) -> list[promql_parser.Expr]:
 
 
 def tool(name: str, package: str) -> str:
-    """Give the path of a program; without it the test is skipped, and fails in CI."""
+    """Return the path of a program; without it the test is skipped, and fails in CI."""
     path = shutil.which(name)
     if path is None:
         missing(f"{name} (Debian: {package}) is not installed")

@@ -46,21 +46,21 @@ OPEN: Final[dict[str, Any]] = {
 
 
 def amtool(*arguments: str) -> tuple[int, str]:
-    """Run amtool; gives its exit code and what it said."""
+    """Run amtool; returns its exit code and what it said."""
     command = [tool("amtool", "prometheus-alertmanager"), "--no-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
 
 def routes(*labels: str) -> str:
-    """Give the receivers of an alert with these labels, as amtool names them."""
+    """Return the receivers of an alert with these labels, as amtool names them."""
     code, said = amtool("config", "routes", "test", f"--config.file={ALERTMANAGER}", *labels)
     assert code == 0, said
     return said.strip()
 
 
 def render(directory: Path, template: str, alerts: list[dict[str, Any]]) -> str:
-    """Give what a template makes of alerts."""
+    """Return what a template makes of alerts."""
     data = directory / "data.json"
     document = {"receiver": "mail", "status": "firing", "alerts": alerts, "externalURL": "http://alertmanager:9093"}
     data.write_text(json.dumps(document), encoding="utf-8")
@@ -73,7 +73,7 @@ def render(directory: Path, template: str, alerts: list[dict[str, Any]]) -> str:
 
 
 def values(document: Any) -> Iterator[tuple[str, Any]]:
-    """Give every key of a configuration with its value."""
+    """Return every key of a configuration with its value."""
     if isinstance(document, dict):
         yield from document.items()
     for item in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():

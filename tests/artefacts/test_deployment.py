@@ -17,7 +17,7 @@ MOST_EXPOSED = 2.0  # of 10; systemd-analyze calls up to 2.0 "OK"
 
 @pytest.fixture(params=["plain", "raw"])
 def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Give the unit with a program that is there, without and with the drop-in for raw sockets."""
+    """Return the unit with a program that is there, without and with the drop-in for raw sockets."""
     if not shutil.which("systemd-analyze"):
         missing("systemd-analyze (Debian: systemd) is not installed")
     path = tmp_path / UNIT.name

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def text(name: str) -> str:
-    """Give a document of the repository."""
+    """Return a document of the repository."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 

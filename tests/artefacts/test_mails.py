@@ -72,7 +72,7 @@ class Host:
         self.story = NOTHING_TOLD
 
     def told(self, now: float) -> Notice | None:
-        """Give what is told of the host as it is."""
+        """Return what is told of the host as it is."""
         story, notice = tell(self.story, self.state, now, DAY)
         self.story = decode_story(encode_story(story))
         return decode_notice(encode_notice(with_holders(notice, self.state, self.audit))) if notice else None
@@ -175,7 +175,7 @@ def test_host_that_is_seen_again() -> None:
 
 
 def fleet(count: int) -> list[Notice]:
-    """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
+    """Return what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
     notices = []
     for number in range(count):
         address = f"198.18.{number // 250}.{number % 250 + 1}"

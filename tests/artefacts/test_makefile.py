@@ -100,7 +100,7 @@ class Checkout:
         )
 
     def runs(self, **environment: str) -> bool:
-        """Tell whether `make run` gets as far as the program, and which .venv that is in."""
+        """Return whether `make run` gets as far as the program, and which .venv that is in."""
         done = self.make("make", "run", **environment)
         assert f"started in {self.directory}/.venv -c conf.yml\n" in done.stdout, (done.stdout, done.stderr)
         return done.returncode == 0
@@ -108,13 +108,13 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """Give a checkout in which nothing is set up yet, at a path with a blank in it."""
+    """Return a checkout in which nothing is set up yet, at a path with a blank in it."""
     return Checkout(tmp_path / "a checkout")
 
 
 @pytest.fixture
 def silent_index() -> Iterator[str]:
-    """Give the URL of a package index that takes connections and never answers."""
+    """Return the URL of a package index that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/simple"
 

@@ -34,7 +34,7 @@ def written(form: str) -> str:
 
 
 def dumped(command: Sequence[str], directory: Path) -> str:
-    """Give what a browser of terminals makes of the page, without spaces at the ends of lines."""
+    """Return what a browser of terminals makes of the page, without spaces at the ends of lines."""
     if shutil.which(command[0]) is None:
         missing(f"{command[0]} is not installed")
     file = directory / "report.html"

@@ -56,7 +56,7 @@ each_rule = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.name)
 
 
 def promtool(*arguments: str) -> tuple[int, str]:
-    """Run promtool; gives its exit code and all that it said."""
+    """Run promtool; returns its exit code and all that it said."""
     command = [tool("promtool", "prometheus"), *arguments]
     environment = {**os.environ, "GOGC": "400"}  # a fifth of its time would go into collecting garbage
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -65,25 +65,25 @@ def promtool(*arguments: str) -> tuple[int, str]:
 
 @cache
 def documents() -> tuple[dict[str, Any], ...]:
-    """Give every file of tests of promtool."""
+    """Return every file of tests of promtool."""
     return tuple(yaml.safe_load(path.read_text(encoding="utf-8")) for path in TESTS)
 
 
 def groups() -> Iterator[dict[str, Any]]:
-    """Give every test of promtool, with the minutes between its evaluations as `step`."""
+    """Return every test of promtool, with the minutes between its evaluations as `step`."""
     for document in documents():
         step = int(document["evaluation_interval"].removesuffix("m"))
         yield from ({**group, "step": step} for group in document["tests"])
 
 
 def sections() -> dict[str, str]:
-    """Give the sections of the runbooks by their headings."""
+    """Return the sections of the runbooks by their headings."""
     _, *found = re.split(r"^## (.+)\n", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
 def known(selector: Selector) -> bool:
-    """Tell whether portspec has a metric with the labels of a selector, or a rule records it."""
+    """Return whether portspec has a metric with the labels of a selector, or a rule records it."""
     if selector.metric in RECORDED:
         return True
     return selector.labels <= LABELS[selector.metric] | TARGET_LABELS if selector.metric in LABELS else False
@@ -254,7 +254,7 @@ def test_hosts_that_audits_are_about_are_one_notification_for_each_kind(tmp_path
     ]
 
     def grouped() -> set[tuple[str, str, tuple[str, ...]]]:
-        """Give receiver, kind and hosts of every notification that is to be."""
+        """Return receiver, kind and hosts of every notification that is to be."""
         with urllib.request.urlopen(f"http://{running.address}/api/v2/alerts/groups", timeout=10) as answer:
             groups = json.load(answer)
         return {

@@ -103,12 +103,12 @@ class Agent:
         return run(*command, environment={"PATH": os.defpath, **environment})
 
     def waiting(self) -> list[Path]:
-        """Give the audits in its spool, the oldest first."""
+        """Return the audits in its spool, the oldest first."""
         return sorted(self.spool.glob("*.audit"))
 
 
 def payload_of(done: Done) -> bytes:
-    """Give the payload that an agent printed, byte for byte, before what it says."""
+    """Return the payload that an agent printed, byte for byte, before what it says."""
     lines = done.output.split(b"\n")
     assert lines[0].startswith(b'{"version":1,'), done
     return lines[0]
@@ -169,7 +169,7 @@ def post(
 
 
 def status(exporter: Exporter, host: str) -> str | None:
-    """Give the portspec_audit_status of a host on /metrics."""
+    """Return the portspec_audit_status of a host on /metrics."""
     series = exporter.series().get("portspec_audit_status", {})
     found = [
         re.fullmatch(f'host="{re.escape(host)}",status="([a-z_]+)"', each) for each, is_it in series.items() if is_it
@@ -178,11 +178,11 @@ def status(exporter: Exporter, host: str) -> str | None:
 
 
 def rejected(exporter: Exporter) -> dict[str, float]:
-    """Give the refused audits on /metrics by reason, without those of which there are none."""
+    """Return the refused audits on /metrics by reason, without those of which there are none."""
     series = exporter.series()["portspec_audits_rejected_total"]
     return {labels.removeprefix('reason="').removesuffix('"'): count for labels, count in series.items() if count}
 
 
 def received(exporter: Exporter) -> float:
-    """Give the number of accepted audits on /metrics."""
+    """Return the number of accepted audits on /metrics."""
     return exporter.series()["portspec_audits_received_total"][""]

@@ -65,7 +65,7 @@ begin retry
 
 
 def block(name: str) -> str:
-    """Give a block of exim's configuration, or a file of aliases, as docs/audit.md has it."""
+    """Return a block of exim's configuration, or a file of aliases, as docs/audit.md has it."""
     found = re.findall(rf"(?m)^(    {name}:.*\n(?:    .*\n)*)", _PAGE.read_text(encoding="utf-8"))
     assert len(found) == 1, name
     return "".join(line[4:] for line in str(found[0]).splitlines(keepends=True))
@@ -137,12 +137,12 @@ class EximHost(MailHost):
         self._aliases.write_text(text.replace(written, command), encoding="utf-8")
 
     def log(self) -> str:
-        """Give exim's main log."""
+        """Return exim's main log."""
         path = self.directory / "log" / "main"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def queue(self) -> list[str]:
-        """Give exim's own ids of the mails in its queue."""
+        """Return exim's own ids of the mails in its queue."""
         return re.findall(r"(?m)^ *[0-9]+[mhdw] +\S+ +(\S+) <", self._exim("-bp"))
 
     def flush(self) -> None:

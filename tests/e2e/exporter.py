@@ -36,7 +36,7 @@ class Answer:
 
 
 def until(look: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
-    """Look again and again until what is seen is true; gives it. Fails after so many seconds."""
+    """Look again and again until what is seen is true; returns it. Fails after so many seconds."""
     deadline = time.monotonic() + patience
     pause = PAUSE
     while not (seen := look()):
@@ -135,13 +135,13 @@ def parse(page: str) -> dict[str, dict[str, float]]:
 
 
 def host_of(labels: str) -> str | None:
-    """Give the label `host` of a series."""
+    """Return the label `host` of a series."""
     match = re.search(r'(?:^|,)host="([^"]*)"', labels)
     return match and match[1]
 
 
 def hosts_of(page: Mapping[str, Mapping[str, float]], name: str = "port_scan_success") -> set[str]:
-    """Give the hosts that have a series of a name."""
+    """Return the hosts that have a series of a name."""
     return {host for labels in page.get(name, {}) if (host := host_of(labels))}
 
 

@@ -81,7 +81,7 @@ class Machine:
 
     @staticmethod
     def missing() -> str | None:
-        """Give what this machine lacks, by its looks; None if nothing is."""
+        """Return what this machine lacks, by its looks; None if nothing is."""
         needed = [name for name in ("systemd-nspawn", "nsenter", "unshare") if not shutil.which(name)]
         needed += [name for name in (_SYSTEMD, _PYTHON) if not (SYSTEM / name.lstrip("/")).exists()]
         return f"not installed: {', '.join(needed)}" if needed else None
@@ -130,13 +130,13 @@ class Machine:
         return Done(done.returncode, done.stdout.decode("utf-8", "replace"))
 
     def succeed(self, command: str, *, stdin: bytes = b"") -> str:
-        """Run a line of shell that must not fail; give what it prints."""
+        """Run a line of shell that must not fail; return what it prints."""
         done = self.run(command, stdin=stdin)
         assert done.code == 0, f"{command}: {done.output}"
         return done.output
 
     def _find_leader(self) -> int | None:
-        """Give the process that is the first one there."""
+        """Return the process that is the first one there."""
         if self._process.poll() is not None:
             raise MachineError(f"it does not boot: {self._console()}")
         number = self._process.pid
@@ -195,7 +195,7 @@ def _remove_group(group: Path) -> bool:
 
 
 def wheels(directory: Path) -> Path:
-    """Give a directory with the wheels of constraints.txt; what is not there is fetched. Raises MachineError."""
+    """Return a directory with the wheels of constraints.txt; what is not there is fetched. Raises MachineError."""
     asked = ["chroot", str(SYSTEM), _PYTHON, "-c", "import platform; print(platform.python_version())"]
     version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     requirements = directory / f"{version}.txt"
@@ -213,7 +213,7 @@ def wheels(directory: Path) -> Path:
 
 
 def _requirements(version: str) -> str:
-    """Give constraints.txt for one version of Python: pip judges its markers by the interpreter that runs pip."""
+    """Return constraints.txt for one version of Python: pip judges its markers by the interpreter that runs pip."""
     chosen = []
     is_chosen = True
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():

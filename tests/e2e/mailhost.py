@@ -125,7 +125,7 @@ class MailHost:
         raise NotImplementedError
 
     def log(self) -> str:
-        """Give the log of the MTA."""
+        """Return the log of the MTA."""
         raise NotImplementedError
 
     def _open(self, closed: Path, needed: Sequence[Path]) -> None:
@@ -161,7 +161,7 @@ class MailHost:
         assert done.code == 0, done.errors
 
     def returned(self) -> list[Message]:
-        """Give the mails in the mailbox of those who send audits."""
+        """Return the mails in the mailbox of those who send audits."""
         path = self.directory / "mail" / "root"
         if not path.exists():
             return []
@@ -171,7 +171,7 @@ class MailHost:
     # --- portspec, as its user ---
 
     def portspec(self, *arguments: str) -> list[str]:
-        """Give the argv that runs portspec as its user, where directories are open, but in the network of the tests."""
+        """Return the argv that runs portspec as its user in the network of the tests, where directories are open."""
         nsenter = [tool("nsenter"), f"--target={self.namespace.pid}", "--mount"]
         return [*nsenter, f"--setuid={USER.pw_uid}", f"--setgid={USER.pw_gid}", "--", PORTSPEC, *arguments]
 
@@ -186,7 +186,7 @@ class MailHost:
                 running.kill()
 
     def seen(self, path: Path) -> Path:
-        """Give the path by which a file is to be had that something was mounted over in the namespace."""
+        """Return the path by which a file is to be had that something was mounted over in the namespace."""
         return Path(f"/proc/{self.namespace.pid}/root{path}")
 
     def mount(self, path: Path, size: str) -> None:
@@ -195,12 +195,12 @@ class MailHost:
         self.namespace.run("mount", [tool("mount"), "-t", "tmpfs", "-o", options, "none", str(path)])
 
     def archived(self, made: Made) -> bytes:
-        """Give what the archive has of an audit's host and day."""
+        """Return what the archive has of an audit's host and day."""
         command = self.portspec("report", "--raw", "--host", made.host, "--day", made.day, "-c", str(self.conf))
         return printed(*command)
 
     def inside(self, *argv: str) -> list[str]:
-        """Give the argv that runs a program there as root."""
+        """Return the argv that runs a program there as root."""
         return self.namespace.argv([tool(argv[0]) if "/" not in argv[0] else argv[0], *argv[1:]], cwd="/")
 
 
@@ -215,7 +215,7 @@ class _Exporter(Exporter):
 
 
 def closed_directories(needs: Sequence[Path] = ()) -> Mapping[Path, list[Path]]:
-    """Give what portspec and others need of directories that not everybody may enter, such as a Python below /root."""
+    """Return what portspec needs of directories that not everybody may enter, such as a Python below /root."""
     python = Path(sys.executable).resolve()
     roots = {Path(sys.prefix), Path(sys.base_prefix), python.parents[1], Path(portspec.__file__).resolve().parents[1]}
     roots |= {path.resolve() for path in needs}
@@ -228,7 +228,7 @@ def closed_directories(needs: Sequence[Path] = ()) -> Mapping[Path, list[Path]]:
 
 
 def notice_of(returned: Message) -> str:
-    """Give what the MTA says in a mail that it returns, which is the first part, as one line."""
+    """Return what the MTA says in a mail that it returns, which is the first part, as one line."""
     part = next(part for part in returned.walk() if part.get_content_type() == "text/plain")
     found = part.get_payload(decode=True)
     assert isinstance(found, bytes)

@@ -87,7 +87,7 @@ class PostfixHost(MailHost):
         self._postfix("start")
 
     def settings(self) -> str:
-        """Give what a subclass may have otherwise in main.cf."""
+        """Return what a subclass may have otherwise in main.cf."""
         return "smtpd_relay_restrictions = reject_unauth_destination\n"
 
     def alias(self, target: str, owner: str = USER.pw_name) -> None:
@@ -119,18 +119,18 @@ class PostfixHost(MailHost):
         assert done.code == 0, done.errors
 
     def log(self) -> str:
-        """Give the log of Postfix."""
+        """Return the log of Postfix."""
         path = self.directory / "log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def queue(self) -> list[dict[str, Any]]:
-        """Give what is in its queue: of each mail queue_name, sender, recipients and so on, see postqueue(1)."""
+        """Return what is in its queue: of each mail queue_name, sender, recipients and so on, see postqueue(1)."""
         done = run(*self.inside("postqueue", "-c", self.environment["MAIL_CONFIG"], "-j"))
         assert done.code == 0, done.errors
         return [json.loads(line) for line in done.output.splitlines()]
 
     def reasons(self) -> list[str]:
-        """Give why mails wait, of those that were tried and have to."""
+        """Return why mails wait, of those that were tried and have to."""
         deferred = [item for item in self.queue() if item["queue_name"] == "deferred"]
         return [recipient.get("delay_reason", "") for item in deferred for recipient in item["recipients"]]
 

@@ -15,7 +15,7 @@ PATIENCE: Final = 60.0  # seconds
 
 
 def context() -> ForkServerContext:
-    """Give what starts processes in which portspec is loaded already."""
+    """Return what starts processes in which portspec is loaded already."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload([__name__, "portspec.cli.receive"])
     return found

@@ -111,7 +111,7 @@ class MailServer:
             self._process = None
 
     def keys(self) -> dict[str, Any]:
-        """Give the keys of conf.yml by which it is sent to, but for sender and recipients."""
+        """Return the keys of conf.yml by which it is sent to, but for sender and recipients."""
         return {
             "smtpserver": self._settings["address"],
             "smtpport": self.port,
@@ -122,7 +122,7 @@ class MailServer:
         }
 
     def mails(self) -> list[Mail]:
-        """Give the mails that it got, in their order."""
+        """Return the mails that it got, in their order."""
         return [_read(path) for path in sorted(self._directory.glob("[0-9]*.json"))]
 
     @property

@@ -70,7 +70,7 @@ class SubmissionHost(PostfixHost):
         super().start()
 
     def settings(self) -> str:
-        """Give what main.cf has otherwise than that of mere mail hosts."""
+        """Return what main.cf has otherwise than that of mere mail hosts."""
         return _SETTINGS.format(directory=self.directory, domain=DOMAIN, refusal=_REFUSAL.format(name=REFUSED))
 
     def take_all_names(self) -> None:

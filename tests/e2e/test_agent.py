@@ -100,12 +100,12 @@ class Server:
         self._http.server_close()
 
     def audits(self) -> list[dict[str, Any]]:
-        """Give the payloads that it got, whose signatures must be right."""
+        """Return the payloads that it got, whose signatures must be right."""
         return [opened(body) for body in self.bodies]
 
 
 def opened(packed: bytes) -> dict[str, Any]:
-    """Give the payload of an audit, which must be signed with the key of HOST."""
+    """Return the payload of an audit, which must be signed with the key of HOST."""
     payload, signature = envelope.unpack(packed, MAX_PAYLOAD)
     assert envelope.is_signed(payload, signature, [KEY])
     assert json.dumps(json.loads(payload), ensure_ascii=False, separators=(",", ":")).encode() == payload
@@ -115,7 +115,7 @@ def opened(packed: bytes) -> dict[str, Any]:
 
 
 def audited(audit: dict[str, Any]) -> Audit:
-    """Give what portspec makes of the audit's tool."""
+    """Return what portspec makes of the audit's tool."""
     tool = audit["tool"]
     ended_at = datetime.fromisoformat(audit["time"]).timestamp()
     run = ToolRun(tool["name"], tool["exit_status"], tool["output"], tool["errors"], tool["truncated"], ended_at)
@@ -168,7 +168,7 @@ class Machine:
         return ended(self.start(*arguments, **environ))
 
     def audit(self, *arguments: str) -> dict[str, Any]:
-        """Give the audit that the agent would send."""
+        """Return the audit that the agent would send."""
         code, out, err = self.run("--dry-run", *arguments)
         assert code == 0, err
         audit = json.loads(out)
@@ -176,11 +176,11 @@ class Machine:
         return audit
 
     def waiting(self) -> list[Path]:
-        """Give the audits in the spool, oldest first."""
+        """Return the audits in the spool, oldest first."""
         return sorted(self.spool.glob("*.audit"))
 
     def said(self, name: str) -> str:
-        """Give what a script wrote into a file."""
+        """Return what a script wrote into a file."""
         return (self.path / name).read_text(encoding="utf-8")
 
 
@@ -192,7 +192,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Give a host with a debsecan that finds one vulnerability."""
+    """Return a host with a debsecan that finds one vulnerability."""
     found = Machine(tmp_path)
     found.script("debsecan", f'[ "$1" = --version ] && echo "debsecan 0.4.20.1" || echo "{OUTPUT.strip()}"')
     return found
@@ -200,14 +200,14 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Give a server that does not listen yet, and accepts."""
+    """Return a server that does not listen yet, and accepts."""
     found = Server(201)
     yield found
     found.stop()
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process runs; one that nobody waits for is over all the same."""
+    """Return whether a process runs; one that nobody waits for is over all the same."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -421,7 +421,7 @@ def test_certificate_is_checked(machine: Machine, server: Server) -> None:
 
 
 def attachment_of(data: bytes) -> tuple[EmailMessage, bytes]:
-    """Give a mail, and the content of its one attachment."""
+    """Return a mail, and the content of its one attachment."""
     mail = email.message_from_bytes(data, policy=email.policy.default)
     (part,) = mail.iter_attachments()
     assert (part.get_content_type(), part.get_filename()) == ("application/vnd.portspec.audit", "portspec-audit.bin")
@@ -748,7 +748,7 @@ def test_listening_sockets_are_told(machine: Machine) -> None:
 
 
 def has_ipv6() -> bool:
-    """Tell whether this machine has ::1."""
+    """Return whether this machine has ::1."""
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
             return True

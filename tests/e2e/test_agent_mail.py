@@ -28,7 +28,7 @@ SAYS: Final = {
 
 @pytest.fixture(params=[EximHost, PostfixHost], ids=["exim", "postfix"])
 def host(request: pytest.FixtureRequest) -> Iterator[MailHost]:
-    """Give a host whose sendmail takes mails of at most 40 kB; all mail for it ends in one mailbox."""
+    """Return a host whose sendmail takes mails of at most 40 kB; all mail for it ends in one mailbox."""
     with request.param([HOST]) as found:
         found.limit(40_000)
         yield found
@@ -36,7 +36,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[MailHost]:
 
 @pytest.fixture
 def agent(host: MailHost, tmp_path: Path) -> Agent:
-    """Give the agent on that host."""
+    """Return the agent on that host."""
     found = Agent(tmp_path / "db1", HOST, key(host.conf, HOST))
     found.within = host.within
     found.configure(mail_to=f"root@{HOST}", sendmail=host.sendmail)

@@ -78,7 +78,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def queue(machine: Machine) -> int:
-    """Give how many mails are in exim's queue."""
+    """Return how many mails are in exim's queue."""
     return int(machine.succeed("exim4 -bpc"))
 
 

@@ -59,7 +59,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Pager).serve_forever()
 
 
 def hurried_rules() -> dict[str, Any]:
-    """Give the shipped rules, evaluated as often as Prometheus is told to; those about ports and hosts hardly wait."""
+    """Return the shipped rules, evaluated at Prometheus's own interval; those about ports and hosts hardly wait."""
     rules: dict[str, Any] = yaml.safe_load((SHIPPED / "portspec.rules.yml").read_text(encoding="utf-8"))
     for group in rules["groups"]:
         group.pop("interval", None)
@@ -70,7 +70,7 @@ def hurried_rules() -> dict[str, Any]:
 
 
 def hurried_alertmanager(server: MailServer, directory: Path, *, group_wait: str = "1s") -> dict[str, Any]:
-    """Give the shipped configuration with this server, these secrets, and hardly a pause."""
+    """Return the shipped configuration with this server, these secrets, and hardly a pause."""
     shipped: dict[str, Any] = yaml.safe_load((SHIPPED / "alertmanager.yml").read_text(encoding="utf-8"))
     for name, secret in (("password", PASSWORD), ("token", "a-token")):
         (directory / name).write_text(secret, encoding="utf-8")
@@ -98,16 +98,16 @@ class Heard:
     directory: Path
 
     def about(self, words: str) -> list[Mail]:
-        """Give the mails that have these words in their subject."""
+        """Return the mails that have these words in their subject."""
         return [mail for mail in self.server.mails() if words in str(mail.message["Subject"])]
 
     def pages(self) -> list[dict[str, Any]]:
-        """Give the calls of the pager."""
+        """Return the calls of the pager."""
         whole, _, _ = (self.directory / "pages").read_text(encoding="utf-8").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines() if line]
 
     def subjects(self) -> list[str]:
-        """Give the subjects of all mails."""
+        """Return the subjects of all mails."""
         return [str(mail.message["Subject"]) for mail in self.server.mails()]
 
     def compare(self, name: str, *, after: int, count: int = 1) -> int:
@@ -175,7 +175,7 @@ def night_conf(directory: Path, hosts: dict[str, Any], **keys: Any) -> Path:
 
 
 def exception(hours: float) -> dict[str, Any]:
-    """Give the keys for an exception for port 8080 of db1 that ends in so many hours."""
+    """Return the keys for an exception for port 8080 of db1 that ends in so many hours."""
     until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
     return {"exceptions": [{"hosts": ["db1"], "ports": [8080], "until": until, "reason": "migration"}]}
 
@@ -349,5 +349,5 @@ def test_storm(lab: Lab, tmp_path: Path) -> None:
 
 
 def names(pages: list[dict[str, Any]]) -> list[list[str]]:
-    """Give the names of the alerts of each call."""
+    """Return the names of the alerts of each call."""
     return [[alert["labels"]["alertname"] for alert in page["alerts"]] for page in pages]

@@ -47,14 +47,14 @@ MEMORY: Final = 230 << 20  # bytes by which a payload may make the exporter larg
 
 
 def signed(host: str, change: Callable[[dict[str, Any]], None]) -> bytes:
-    """Give an audit of a host that is changed before it is signed."""
+    """Return an audit of a host that is changed before it is signed."""
     payload = json.loads(make(host, time.time()).payload)
     change(payload)
     return envelope.pack(json.dumps(payload, ensure_ascii=False).encode(), envelope.key_of(host, PASSPHRASE))
 
 
 def status_of(service: Exporter, name: str) -> int:
-    """Give a line of /proc/PID/status of the exporter, in bytes."""
+    """Return a line of /proc/PID/status of the exporter, in bytes."""
     with open(f"/proc/{service.process.pid}/status", encoding="ascii") as file:  # noqa: PTH123 - of no directory
         return next(int(line.split()[1]) << 10 for line in file if line.startswith(f"{name}:"))
 

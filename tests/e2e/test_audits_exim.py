@@ -24,20 +24,20 @@ SENDER: Final = f"root@{HOST}"
 
 @pytest.fixture
 def host() -> Iterator[EximHost]:
-    """Give a mail host to which two hosts have to send audits."""
+    """Return a mail host to which two hosts have to send audits."""
     with EximHost([HOST, OTHER]) as found:
         yield found
 
 
 def message_id(raw: bytes) -> str:
-    """Give the Message-ID of a mail."""
+    """Return the Message-ID of a mail."""
     found = re.search(rb"^Message-ID: (\S+)", raw, re.MULTILINE)
     assert found
     return found[1].decode()
 
 
 def output_of(host: EximHost, count: int = 1) -> re.Match[str]:
-    """Give exim's own id, and what it logged of the output of its command, when it has done so often enough."""
+    """Return exim's own id, and what it logged of the output of its command, when it has done so often enough."""
     lines = re.compile(r"(?m)^\S+ \S+ (\S+) (?:<.*>: )?portspec_pipe transport output: (.*)$")
     found = until(lambda: len(seen := list(lines.finditer(host.log()))) >= count and seen)
     assert isinstance(found, list)

@@ -66,7 +66,7 @@ MEGABYTE: Final = 1_000_000
 
 
 def archived(conf: Path, host: str, day: str | None = None) -> bytes | None:
-    """Give what the archive has of a host and day, by default of the last."""
+    """Return what the archive has of a host and day, by default of the last."""
     found = Store(str(conf.with_name("portspec.db")), history=DAY).archived(host, day)
     return found.payload if found else None
 
@@ -94,7 +94,7 @@ def test_report_goes_by_http_from_the_agent_to_the_metrics(tmp_path: Path) -> No
 
 
 def bomb() -> bytes:
-    """Give a signature with 4 GB behind it: the same block again and again, in the middle of a gzip file."""
+    """Return a signature with 4 GB behind it: the same block again and again, in the middle of a gzip file."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     head = packer.compress(b'{"version": 1, "host": "%s"' % HOST.encode()) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -156,7 +156,7 @@ class Taking:
 
 @pytest.fixture(scope="module")
 def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taking]:
-    """Give an exporter to which two hosts have to send audits."""
+    """Return an exporter to which two hosts have to send audits."""
     conf = configure(tmp_path_factory.mktemp("taking") / "conf.yml", [HOST, OTHER])
     with exporter(conf) as service:
         service.wait_until_ready()
@@ -164,7 +164,7 @@ def taking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taking]:
 
 
 def peak(service: Exporter) -> int:
-    """Give the most memory that a process ever had, in bytes."""
+    """Return the most memory that a process ever had, in bytes."""
     with open(f"/proc/{service.process.pid}/status", encoding="ascii") as file:  # noqa: PTH123 - a file of the kernel
         found = re.search(r"^VmHWM:\s*(\d+) kB", file.read(), re.MULTILINE)
     assert found
@@ -172,7 +172,7 @@ def peak(service: Exporter) -> int:
 
 
 def refusals(service: Exporter) -> list[dict[str, Any]]:
-    """Give the lines of the log that tell of refused audits."""
+    """Return the lines of the log that tell of refused audits."""
     lines = [json.loads(line) for line in service.log.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line["event"] == "an audit was refused"]
 
@@ -197,7 +197,7 @@ def test_refused_report_is_told_and_counted(taking: Taking, case: str) -> None:
 
 
 def pour(address: str, head: str, piece: bytes, most: int) -> tuple[int, bytes]:
-    """Send a request until there is an answer; give how many bytes went out, and the answer."""
+    """Send a request until there is an answer; return how many bytes went out, and the answer."""
     host, _, port = address.rpartition(":")
     sent, answer = 0, b""
     with socket.create_connection((host, int(port)), PATIENCE) as connection, selectors.DefaultSelector() as selector:

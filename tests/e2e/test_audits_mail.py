@@ -39,7 +39,7 @@ DROPPING: Final = "#!/bin/sh\n{receive}\n[ $? -eq 75 ] && exit 75\nexit 0\n"
 
 @pytest.fixture
 def host() -> Iterator[PostfixHost]:
-    """Give a mail host to which two hosts have to send audits."""
+    """Return a mail host to which two hosts have to send audits."""
     with PostfixHost([HOST, OTHER]) as found:
         yield found
 

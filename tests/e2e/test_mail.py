@@ -59,14 +59,14 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 
 @pytest.fixture
 def network(lab: Lab) -> Lab:
-    """Give the lab with one host that is as it should be."""
+    """Return the lab with one host that is as it should be."""
     lab.apply([HostTruth(HOST, (ADDRESS,), {(ADDRESS, EXPECTED): State.OPEN})])
     return lab
 
 
 @pytest.fixture
 def server(network: Lab, tmp_path: Path) -> Iterator[MailServer]:
-    """Give a mail server beside the exporter."""
+    """Return a mail server beside the exporter."""
     with MailServer(tmp_path / "mail", network.popen) as running:
         yield running
 
@@ -102,11 +102,11 @@ class Service:
         return parse(done.stdout) if done.returncode == 0 else {}
 
     def value(self, name: str, labels: str = "") -> float:
-        """Give the value of one series; 0 while there is none."""
+        """Return the value of one series; 0 while there is none."""
         return self.series().get(name, {}).get(labels, 0.0)
 
     def wait_for_rounds(self, count: int) -> float:
-        """Wait until so many more rounds have ended; gives how many there were by then."""
+        """Wait until so many more rounds have ended; returns how many there were by then."""
         goal = self.value("portspec_scan_rounds_total") + count
         until(lambda: self.value("portspec_scan_rounds_total") >= goal)
         return self.value("portspec_scan_rounds_total")
@@ -116,7 +116,7 @@ class Service:
         until(lambda: self.value("portspec_mail_outbox") == count)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Give the lines of the log that are about something."""
+        """Return the lines of the log that are about something."""
         lines = (json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines())
         return [line for line in lines if line["event"] == name]
 
@@ -156,7 +156,7 @@ def alertmanager(lab: Lab, directory: Path) -> AbstractContextManager[object]:
 
 
 def wait_for_mails(server: MailServer, count: int) -> list[Mail]:
-    """Wait until the server has so many mails; gives the youngest of them, one for each recipient."""
+    """Wait until the server has so many mails; returns the youngest of them, one for each recipient."""
     mails: list[Mail] = until(lambda: found if len(found := server.mails()) >= count else None)
     assert len(mails) == count
     return mails[-len(RECIPIENTS) :]
@@ -178,12 +178,12 @@ def check(mails: list[Mail], host: str = HOST) -> None:
 
 
 def threads(mails: list[Mail]) -> set[tuple[str, str]]:
-    """Give the conversations that mails belong to."""
+    """Return the conversations that mails belong to."""
     return {(str(mail.message["References"]), str(mail.message["In-Reply-To"])) for mail in mails}
 
 
 def only_says_hello(clear: bytes) -> bool:
-    """Tell whether nothing but the beginning of TLS was sent in clear."""
+    """Return whether nothing but the beginning of TLS was sent in clear."""
     return Counter(line.split(b" ")[0] for line in clear.splitlines()).keys() <= {b"EHLO", b"STARTTLS"}
 
 
@@ -358,7 +358,7 @@ def test_portspec_stands_in_for_alertmanager(network: Lab, server: MailServer, t
 
 
 def mail_test(lab: Lab, conf: Path) -> tuple[int, list[str], str]:
-    """Run `portspec mail-test`; gives the exit code, the lines of its output, and what it wrote on standard error."""
+    """Run `portspec mail-test`; returns the exit code, the lines of its output, and what it wrote on standard error."""
     done = lab.run([*PROGRAM, "mail-test", "-c", str(conf)])
     return done.returncode, done.stdout.splitlines(), done.stderr
 

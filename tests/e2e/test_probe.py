@@ -208,6 +208,6 @@ async def flood(address: str, paths: list[str]) -> list[tuple[int, str]]:
 
 
 def promtool(page: str) -> tuple[int, str, str]:
-    """Give what `promtool check metrics` says."""
+    """Return what `promtool check metrics` says."""
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr

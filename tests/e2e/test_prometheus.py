@@ -33,7 +33,7 @@ def fetch(lab: Lab, url: str) -> str:
 
 
 def query(lab: Lab, expression: str) -> dict[str, float]:
-    """Ask Prometheus; gives the values by host (by job for `up`)."""
+    """Ask Prometheus; returns the values by host (by job for `up`)."""
     code = (
         "import sys, urllib.request, urllib.parse; print(urllib.request.urlopen("
         "sys.argv[1] + urllib.parse.quote(sys.argv[2]), timeout=10).read().decode())"

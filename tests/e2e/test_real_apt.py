@@ -40,7 +40,7 @@ class Package:
     state: str = "install ok installed"
 
     def stanza(self, *fields: str) -> str:
-        """Give its paragraph."""
+        """Return its paragraph."""
         lines = (f"Package: {self.name}", f"Version: {self.version}", "Architecture: all", "Maintainer: t <t@e.org>")
         return "\n".join((*lines, *fields, "Description: for the tests", "", ""))
 
@@ -121,7 +121,7 @@ class Apt:
         (self.directory / "dpkg/status").write_text(text, encoding="utf-8")
 
     def audit(self, command: str = "") -> tuple[Audit, AuditPayload]:
-        """Run the agent with it, in its own way or with a command; give what the server makes of the payload."""
+        """Run the agent with it, in its own way or with a command; return what the server makes of the payload."""
         directory = self.directory / f"agent-{time.monotonic_ns()}"
         agent = Agent(directory, HOST, "0" * 64)
         agent.configure(tool="apt", command=command)
@@ -135,7 +135,7 @@ class Apt:
 
 @pytest.fixture
 def apt(tmp_path: Path) -> Apt:
-    """Give an apt on whose host two packages are installed, with lists of the release and of its security pocket."""
+    """Return an apt on whose host two packages are installed, with lists of the release and of its security pocket."""
     for program in ("apt-cache", "apt-get", "apt-config"):
         if shutil.which(program) is None:
             missing(f"{program} (Debian: apt) is not installed")
@@ -150,7 +150,7 @@ def apt(tmp_path: Path) -> Apt:
 
 
 def update_of(package: Package, *fixed: Package) -> Vulnerability:
-    """Give what is found of a package for which the pocket has some versions."""
+    """Return what is found of a package for which the pocket has some versions."""
     return Vulnerability(
         package.name, package.version, TITLE, title=TITLE, fixed_in=tuple(each.version for each in fixed)
     )

@@ -83,7 +83,7 @@ class Tracker:
 
 @pytest.fixture
 def tracker() -> Iterator[Tracker]:
-    """Give a server of lists."""
+    """Return a server of lists."""
     if shutil.which("debsecan") is None:
         missing("debsecan (Debian: debsecan) is not installed")
     found = Tracker()
@@ -112,7 +112,7 @@ def settings(path: Path, tracker: Tracker, suite: str) -> Path:
 
 
 def mounted_over(path: str, file: Path) -> tuple[str, ...]:
-    """Give the command that runs another where a file is mounted over `path`."""
+    """Return the command that runs another where a file is mounted over `path`."""
     unshare = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")))
     if (
         shutil.which("unshare") is None
@@ -166,7 +166,7 @@ def test_machine_is_audited_with_its_own_debsecan(tmp_path: Path, tracker: Track
 
 
 def audit(path: Path, tracker: Tracker, suite: str) -> tuple[str | None, dict[str, dict[str, float]], str]:
-    """Run debsecan with settings of its own as the agent's command; give the status, the metrics and the audit."""
+    """Run debsecan with settings of its own as the agent's command; return the status, the metrics and the audit."""
     host = "db1.example.org"
     conf = configure(path / "conf.yml", [host])
     agent = Agent(path / "here", host, key(conf, host))

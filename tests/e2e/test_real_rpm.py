@@ -83,7 +83,7 @@ ADVISORIES: Final = (
 
 
 def build(directory: Path, packages: Sequence[tuple[str, int, str, str]]) -> list[str]:
-    """Build packages into a directory; give their files."""
+    """Build packages into a directory; return their files."""
     directory.mkdir()
     for name, epoch, version, release in packages:
         spec = directory.with_name(f"{name}-{version}-{release}.spec")
@@ -153,7 +153,7 @@ class Host:
             file.write(f"excludepkgs={packages}\n")
 
     def payload(self) -> tuple[dict[str, Any], str]:
-        """Give the payload that the agent would send, and what it says."""
+        """Return the payload that the agent would send, and what it says."""
         command = (sys.executable, "-I", str(self._agent), "--dry-run", "--host", "web1", "--tool", self.tool)
         done = run(*command, environment=self._environment)
         assert done.code == 0, done.errors
@@ -161,19 +161,19 @@ class Host:
         return payload, done.errors
 
     def audit(self, system: System = SYSTEM) -> Audit:
-        """Give what portspec makes of the payload of a host with this system."""
+        """Return what portspec makes of the payload of a host with this system."""
         return judge(self.payload()[0], system)
 
 
 def judge(payload: dict[str, Any], system: System = SYSTEM) -> Audit:
-    """Give what portspec makes of a payload of a host with this system."""
+    """Return what portspec makes of a payload of a host with this system."""
     tool = payload["tool"]
     told = (tool["name"], tool["exit_status"], tool["output"], tool["errors"], tool["truncated"])
     return parse(ToolRun(*told, command=tuple(tool["command"]), system=system))
 
 
 def makes(tool: str, path: Path) -> Host:
-    """Give a host with a tool."""
+    """Return a host with a tool."""
     for program, package in (("rpmbuild", "rpm"), ("createrepo_c", "createrepo-c"), (tool, tool)):
         if shutil.which(program) is None:
             missing(f"{program} (Debian: {package}) is not installed")
@@ -182,20 +182,20 @@ def makes(tool: str, path: Path) -> Host:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a directory of the test that is the home, too, below which Debian's rpm keeps its database."""
+    """Return a directory of the test that is the home, too, below which Debian's rpm keeps its database."""
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def dnf(home: Path) -> Host:
-    """Give a host with dnf."""
+    """Return a host with dnf."""
     return makes("dnf", home)
 
 
 @pytest.fixture
 def zypper(home: Path) -> Host:
-    """Give a host with zypper."""
+    """Return a host with zypper."""
     return makes("zypper", home)
 
 

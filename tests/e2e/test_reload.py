@@ -28,7 +28,7 @@ LEAST: Final = 300  # scrapes
 
 @pytest.fixture
 def open_port() -> Iterator[int]:
-    """Give a port that is open on the first host."""
+    """Return a port that is open on the first host."""
     with socket.create_server((KEPT[0], 0)) as listener:
         yield int(listener.getsockname()[1])
 
@@ -80,7 +80,7 @@ class Load:
 
 
 def series_of_kept(page: str) -> frozenset[str]:
-    """Give name and labels of every series that is about a host which both files have."""
+    """Return name and labels of every series that is about a host which both files have."""
     return frozenset(
         f"{name}{{{labels}}}" for name, series in parse(page).items() for labels in series if host_of(labels) in KEPT
     )

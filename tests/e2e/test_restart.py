@@ -50,7 +50,7 @@ while True:
 
 @pytest.fixture
 def open_ports() -> Iterator[tuple[int, int]]:
-    """Give two ports that are open on the first host."""
+    """Return two ports that are open on the first host."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server((HOSTS[0], 0))) for _ in range(2)]
         one, two = (listener.getsockname()[1] for listener in listeners)
@@ -58,7 +58,7 @@ def open_ports() -> Iterator[tuple[int, int]]:
 
 
 def host_series(page: str, *, but: tuple[str, ...] = ()) -> dict[tuple[str, str], float]:
-    """Give every series that is about a host, by name and labels, but those of some hosts."""
+    """Return every series that is about a host, by name and labels, but those of some hosts."""
     return {
         (name, labels): value
         for name, series in parse(page).items()
@@ -68,7 +68,7 @@ def host_series(page: str, *, but: tuple[str, ...] = ()) -> dict[tuple[str, str]
 
 
 def values(page: str, name: str) -> dict[str, float]:
-    """Give the value of a family for each host."""
+    """Return the value of a family for each host."""
     return {host_of(labels) or "": value for labels, value in parse(page).get(name, {}).items()}
 
 
@@ -186,7 +186,7 @@ class Watcher:
 
 
 def all_changes(service: Exporter) -> dict[int, Any]:
-    """Give the whole change log, a page at a time."""
+    """Return the whole change log, a page at a time."""
     found: dict[int, Any] = {}
     before = ""
     while True:

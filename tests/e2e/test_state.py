@@ -24,7 +24,7 @@ RECIPIENT: Final = "oncall@example.org"
 
 
 def free_port() -> int:
-    """Give a port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with closing(socket.create_server((ADDRESS, 0))) as listener:
         return int(listener.getsockname()[1])
 
@@ -36,7 +36,7 @@ def configure(path: Path, port: int, **keys: Any) -> Path:
 
 
 def changes(state: Path) -> list[tuple[str, str]]:
-    """Give ports and new state of each row of the change log."""
+    """Return ports and new state of each row of the change log."""
     with closing(sqlite3.connect(state)) as connection:
         return connection.execute("SELECT ports, became FROM change ORDER BY id").fetchall()
 
@@ -52,18 +52,18 @@ def scan_by(service: Exporter, verdict: str) -> None:
 
 
 def log_of(service: Exporter, event: str) -> list[dict[str, Any]]:
-    """Give the log lines of an event."""
+    """Return the log lines of an event."""
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.endswith("}")]
     return [line for line in lines if event in line["event"]]
 
 
 def environment(**more: str) -> Mapping[str, str]:
-    """Give the environment that an MTA leaves a command."""
+    """Return the environment that an MTA leaves a command."""
     return {"PATH": "/usr/bin:/bin", **more}
 
 
 def identities(server: MailServer) -> set[str]:
-    """Give the identities of the mails that came."""
+    """Return the identities of the mails that came."""
     return {str(mail.message["Message-ID"]) for mail in server.mails()}
 
 

@@ -29,7 +29,7 @@ _CALLED: Final = 'hostname "$1"; shift; exec "$@"'
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SubmissionHost]:
-    """Give a submission server."""
+    """Return a submission server."""
     with SubmissionHost([]) as running:
         yield running
 
@@ -50,7 +50,7 @@ def configure(server: SubmissionHost, directory: Path, **keys: Any) -> Path:
 
 
 def called(server: SubmissionHost, name: str, *arguments: str) -> list[str]:
-    """Give the argv that runs portspec beside the server, on a machine with a name."""
+    """Return the argv that runs portspec beside the server, on a machine with a name."""
     return server.inside("unshare", "--uts", "sh", "-c", _CALLED, "sh", name, PORTSPEC, *arguments)
 
 
@@ -61,7 +61,7 @@ def mail_test(server: SubmissionHost, conf: Path, name: str) -> Done:
 
 @contextmanager
 def serving(server: SubmissionHost, conf: Path, name: str) -> Iterator[Path]:
-    """Run `portspec serve` there, and end it; gives its log."""
+    """Run `portspec serve` there, and end it; returns its log."""
     log = conf.with_suffix(".log")
     argv = called(server, name, "serve", "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0")
     with log.open("w") as output:
@@ -74,7 +74,7 @@ def serving(server: SubmissionHost, conf: Path, name: str) -> Iterator[Path]:
 
 
 def events(log: Path, name: str) -> list[dict[str, Any]]:
-    """Give the lines of a log that are about something."""
+    """Return the lines of a log that are about something."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
     return [line for line in lines if line["event"] == name]
 

@@ -72,7 +72,7 @@ def is_taken_by_prometheus(folder: Path, name: str, content: bytes) -> bool:
 
 
 def targets(name: str, content: bytes) -> list[object]:
-    """Give the targets of a list as portspec reads it."""
+    """Return the targets of a list as portspec reads it."""
     groups = read_json(content) if name.endswith(".json") else read_yaml(content)
     return [target for group in groups for target in group.targets]
 

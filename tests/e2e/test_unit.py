@@ -30,7 +30,7 @@ SCAN: Final = {"engine": "auto", "timeout": 0.2, "retries": 0, "confirm": 1}
 
 
 def commands(after: str) -> list[str]:
-    """Give the commands of root in the first block of a console behind a text of the page."""
+    """Return the commands of root in the first block of a console behind a text of the page."""
     assert PAGE.count(after) == 1, after
     block = PAGE.split(after, 1)[1].split("```console\n", 1)[1].split("```", 1)[0]
     lines = block.splitlines()
@@ -62,15 +62,15 @@ class Installation:
         return parse(self.get("/metrics"))
 
     def verdicts(self) -> dict[str, str]:
-        """Give the verdicts of all hosts."""
+        """Return the verdicts of all hosts."""
         return {host["host"]: host["verdict"] for host in json.loads(self.get("/api/v1/hosts"))["hosts"]}
 
     def log(self, since: float) -> str:
-        """Give what the unit has logged since a time, in Unix seconds."""
+        """Return what the unit has logged since a time, in Unix seconds."""
         return self.machine.succeed(f"journalctl --unit=portspec --output=cat --no-pager --since=@{since:.3f}")
 
     def show(self, name: str) -> str:
-        """Give a property of the unit."""
+        """Return a property of the unit."""
         return self.machine.succeed(f"systemctl show --property={name} --value portspec").strip()
 
 
@@ -94,7 +94,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
 
 @pytest.fixture
 def unit(installed: Installation) -> Installation:
-    """Give the installation as the page leaves it: without drop-ins, and running.
+    """Return the installation as the page leaves it: without drop-ins, and running.
 
     It is started anew only if the test before left it stopped or with a drop-in, since starts take most of the time.
     """

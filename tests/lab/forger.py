@@ -90,22 +90,22 @@ class Probes:
         return self.sequence + np.uint32(1) + np.where(self.rng.random(len(self)) < 0.5, sizes, -sizes)
 
     def moved(self) -> Probes:
-        """Give the same sequence numbers for another port of the same host."""
+        """Return the same sequence numbers for another port of the same host."""
         shift = self.rng.integers(1, 1000, len(self)).astype(np.uint16)
         return replace(self, port=self.port + shift)
 
     def redirected(self) -> Probes:
-        """Give the same sequence numbers for another source port out of those that are in use."""
+        """Return the same sequence numbers for another source port out of those that are in use."""
         shift = self.rng.integers(1, 16, len(self)).astype(np.uint16)
         return replace(self, source_port=self.source_port ^ shift)
 
     def impersonated(self) -> Probes:
-        """Give the same sequence numbers for another host."""
+        """Return the same sequence numbers for another host."""
         return replace(self, peer=self.other_peer)
 
 
 def _column(values: NDArray[Any], width: int) -> U8:
-    """Give numbers as big-endian bytes, a row for each."""
+    """Return numbers as big-endian bytes, a row for each."""
     return np.ascontiguousarray(values.astype(f">u{width}")).view(np.uint8).reshape(len(values), width)
 
 
@@ -114,7 +114,7 @@ def _constant(count: int, data: bytes) -> U8:
 
 
 def _checksum(*parts: U8) -> U8:
-    """Give the checksum (RFC 1071) over parts of even length, as two bytes for each row."""
+    """Return the checksum (RFC 1071) over parts of even length, as two bytes for each row."""
     total: NDArray[np.uint64] = np.zeros(len(parts[0]), np.uint64)
     for part in parts:
         total += np.ascontiguousarray(part).view(">u2").sum(axis=1, dtype=np.uint64)
@@ -387,7 +387,7 @@ class Forger:
                 return
 
     def _sample(self, ethertype: bytes, count: int) -> tuple[bytes, Probes]:
-        """Draw from the probes that were seen; gives the Ethernet header of answers, too."""
+        """Draw from the probes that were seen; returns the Ethernet header of answers, too."""
         seen = self._seen[ethertype]
         chosen = [seen[number] for number in self._rng.integers(len(seen), size=count)]
         size = 4 if ethertype == _ETH_P_IP else 16

@@ -63,7 +63,7 @@ def _content(file: int) -> str:
 
 
 def _wait(pid: int, seconds: float) -> int | None:
-    """Wait for the end of a child; gives its code, or None after it was killed for having taken longer."""
+    """Wait for the end of a child; returns its code, or None after it was killed for having taken longer."""
     descriptor = os.pidfd_open(pid)
     try:
         is_over = bool(select.select([descriptor], [], [], seconds)[0])

@@ -37,7 +37,7 @@ def tool(name: str) -> str:
 
 
 def script(path: Path, *arguments: str) -> list[str]:
-    """Give the argv of a script of the standard library: isolated, without site, hence quick to start."""
+    """Return the argv of a script of the standard library: isolated, without site, hence quick to start."""
     return [sys.executable, "-I", "-S", str(path), *arguments]
 
 
@@ -74,7 +74,7 @@ class Namespace:
             raise LabError("make namespaces", output)
 
     def argv(self, argv: Sequence[str], *, cwd: str | os.PathLike[str] | None = None) -> list[str]:
-        """Give the command that runs ``argv`` inside, in directory ``cwd`` (by default the present one).
+        """Return the command that runs ``argv`` inside, in directory ``cwd`` (by default the present one).
 
         Its process becomes that of ``argv``: signals and exit status are those of the program itself.
         """

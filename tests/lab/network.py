@@ -202,7 +202,7 @@ class Lab:
     def argv(
         self, argv: Sequence[str], *, side: Side = "scanner", cwd: str | os.PathLike[str] | None = None
     ) -> list[str]:
-        """Give the command that runs ``argv`` inside, in the directory ``cwd`` (by default the present one).
+        """Return the command that runs ``argv`` inside, in the directory ``cwd`` (by default the present one).
 
         The environment is that of who runs it. Signals and exit status are the program's own.
         """

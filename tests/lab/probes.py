@@ -14,7 +14,7 @@ _SYN, _TCP = 0x02, 6
 
 
 def is_syn(packet: bytes) -> bool:
-    """Tell whether an IP packet is a SYN, and nothing but that."""
+    """Return whether an IP packet is a SYN, and nothing but that."""
     protocol, flags = (9, 33) if packet[0] >> 4 == 4 else (6, 53)
     return len(packet) > flags and packet[protocol] == _TCP and packet[flags] == _SYN
 

@@ -28,7 +28,7 @@ def configure(directory: Path, hosts: dict[str, Any], scanports: Iterable[int | 
 
 
 def scan(lab: Lab, conf: Path, *arguments: str, prefix: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
-    """Run `portspec scan --json`; gives the exit code and what it printed.
+    """Run `portspec scan --json`; returns the exit code and what it printed.
 
     With a `prefix`, words before the command, the program is really started; otherwise it is forked, which is quicker.
     """
@@ -67,12 +67,12 @@ def observe(lab: Lab, jobs: Iterable[Job], *, engine: str = "syn", limit: float 
 
 
 def get(lab: Lab, server: str, path: str) -> str:
-    """Give what an HTTP server on the scanner's side (HOST:PORT) has; nothing while it does not listen."""
+    """Return what an HTTP server on the scanner's side (HOST:PORT) has; nothing while it does not listen."""
     return lab.fork("get", server, path).result().stdout
 
 
 def expected_states(truths: Iterable[HostTruth], ports: Iterable[int]) -> States:
-    """Give the state of every port of every address."""
+    """Return the state of every port of every address."""
     return {
         (address, port): truth.expected(address, port)
         for truth in truths
@@ -82,13 +82,13 @@ def expected_states(truths: Iterable[HostTruth], ports: Iterable[int]) -> States
 
 
 def with_descriptors(limit: int) -> list[str]:
-    """Give the words before a command that bound its open files, soft and hard."""
+    """Return the words before a command that bound its open files, soft and hard."""
     assert shutil.which("prlimit")
     return ["prlimit", f"--nofile={limit}:{limit}"]
 
 
 def expected_addresses(truth: HostTruth, ports: Sequence[int]) -> list[tuple[str, list[str], int, int]]:
-    """Give (address, open ports, number closed, number filtered) for each address of a host."""
+    """Return (address, open ports, number closed, number filtered) for each address of a host."""
     rows = []
     for address in truth.addresses:
         verdicts = {port: truth.expected(address, port) for port in ports}

@@ -55,7 +55,7 @@ _SCANNERS_HEADER: Final = 24
 
 
 def checksum(data: bytes) -> int:
-    """Give the checksum of RFC 1071; 0 over data that has its own in place."""
+    """Return the checksum of RFC 1071; 0 over data that has its own in place."""
     data += bytes(len(data) % 2)
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
@@ -92,7 +92,7 @@ class Syn:
         self.flags = data[self.start + 13]
 
     def is_right(self) -> bool:
-        """Tell whether the checksums are right."""
+        """Return whether the checksums are right."""
         segment = self.data[self.start :]
         pseudo = self.source + self.own + struct.pack("!HH", _TCP, len(segment))
         return checksum(pseudo + segment) == 0 and (not self.is_ip4 or checksum(self.data[:20]) == 0)
@@ -132,7 +132,7 @@ class Host:
         self._at = time.monotonic()
 
     def answers(self, syn: Syn) -> list[bytes]:
-        """Give what to send."""
+        """Return what to send."""
         if self._kind == "extended":
             return [extended(answer) for answer in self._ordinary(syn)]
         return self._ordinary(syn)
@@ -209,14 +209,14 @@ def received(device: int) -> list[bytes]:
 
 
 def make_device(name: str) -> int:
-    """Make a TUN device without a header of its own (tuntap documentation of the kernel); gives its descriptor."""
+    """Make a TUN device without a header of its own (tuntap documentation of the kernel); returns its descriptor."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _IFF_TUN | _IFF_NO_PI))
     return device
 
 
 def packed(address: str) -> bytes:
-    """Give the bytes of an address."""
+    """Return the bytes of an address."""
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 

@@ -174,7 +174,7 @@ table inet spoiler {{
 
 
 def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
-    """Scan while it is spoilt; gives what was said of the host, and whether the scan met what spoils it."""
+    """Scan while it is spoilt; returns what was said of the host, and whether the scan met what spoils it."""
     lab.apply([case.truth])
     conf = configure(directory, scanports=[f"{case.ports[0]}-{case.ports[1]}"], **case.keys)
     lasts = None if case.kind in (*STANDING, *REJECTIONS) else BANS.get(case.kind, 1.0)

@@ -54,7 +54,7 @@ def blocked(lab: Lab, what: str = "") -> Iterator[None]:
 
 
 def next_of_each(scanned: Iterator[dict[str, Any]], times: int) -> tuple[dict[str, Any], set[str]]:
-    """Give verdict and reason of a later scan of each host, and all verdicts meanwhile."""
+    """Return verdict and reason of a later scan of each host, and all verdicts meanwhile."""
     count: dict[str, int] = {}
     found: dict[str, Any] = {}
     verdicts = set()

@@ -32,7 +32,7 @@ PATIENCE: Final = 60.0
 
 
 def last_scans(lab: Lab) -> dict[str, float]:
-    """Give when each host was last scanned to a verdict, in Unix seconds."""
+    """Return when each host was last scanned to a verdict, in Unix seconds."""
     page = get(lab, LISTEN, "/metrics?name[]=port_last_scan_timestamp_seconds")
     found = re.findall(r'^port_last_scan_timestamp_seconds\{host="([^"]+)"\} (\S+)$', page, re.MULTILINE)
     return {host: float(at) for host, at in found}

@@ -37,7 +37,7 @@ SECONDS: Final = 30.0  # for anything that should come soon
 
 @contextmanager
 def exporter(lab: Lab, conf: Path) -> Iterator[Iterator[dict[str, Any]]]:
-    """Run the exporter; gives what it says of each finished scan."""
+    """Run the exporter; returns what it says of each finished scan."""
     server = lab.popen([*PROGRAM, "-c", str(conf), "-j", "--log.level", "debug",
                         "--web.listen-address", "127.0.0.1:10191"],
                        stdout=subprocess.PIPE)  # fmt: skip

@@ -32,7 +32,7 @@ def scanned(lab: Lab, tmp_path: Path, *names: str) -> list[dict[str, Any]]:
 
 
 def addresses(host: dict[str, Any]) -> list[str]:
-    """Give the addresses that a host was scanned on."""
+    """Return the addresses that a host was scanned on."""
     return [item["address"] for item in host["addresses"]]
 
 

@@ -42,7 +42,7 @@ HOSTS: Final[tuple[dict[str, Any], ...]] = (
 
 
 def addresses(number: int) -> tuple[str, str]:
-    """Give the addresses of an odd host."""
+    """Return the addresses of an odd host."""
     return f"198.18.64.{number}", f"2001:db8:18:64::{number}"
 
 

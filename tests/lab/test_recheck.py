@@ -27,13 +27,13 @@ def ask(lab: Lab, path: str) -> str:
 
 
 def verdicts(lab: Lab) -> dict[str, list[str]]:
-    """Give the unexpected ports of each host."""
+    """Return the unexpected ports of each host."""
     found: dict[str, Any] = json.loads(ask(lab, "/api/v1/hosts?limit=100") or '{"hosts": []}')
     return {host["host"]: host["unexpected"] for host in found["hosts"] if host["last_scan"]}
 
 
 def rechecks(lab: Lab) -> int:
-    """Give how often ports were looked at again; none while the exporter starts."""
+    """Return how often ports were looked at again; none while the exporter starts."""
     name = "portspec_rechecks_total"
     lines = ask(lab, f"/metrics?name[]={name}").splitlines()
     return next((int(float(line.split()[1])) for line in lines if line.startswith(f"{name} ")), 0)

@@ -28,7 +28,7 @@ def metrics(lab: Lab) -> dict[str, str]:
 
 
 def capabilities(pid: int) -> dict[str, dict[str, str]]:
-    """Give the capability sets of each thread, by its name."""
+    """Return the capability sets of each thread, by its name."""
     found = {}
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         fields = dict(line.split(":\t", 1) for line in status.read_text(encoding="utf-8").splitlines())

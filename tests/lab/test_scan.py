@@ -22,12 +22,12 @@ ENGINES: Final = ("connect", "syn")
 
 @pytest.fixture(params=ENGINES)
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Give the `scan` block for each engine."""
+    """Return the `scan` block for each engine."""
     return {**QUICK, "engine": request.param}
 
 
 def rows(document: dict[str, Any]) -> dict[str, list[tuple[str, list[str], int, int]]]:
-    """Give what `scan --json` says of each host, in the form of expected_addresses."""
+    """Return what `scan --json` says of each host, in the form of expected_addresses."""
     return {
         host["host"]: sorted(
             (item["address"], item["open"], item["closed"], item["filtered"]) for item in host["addresses"]

@@ -64,7 +64,7 @@ def listening(lab: Lab, sockets: Sequence[tuple[str, int]]) -> Iterator[None]:
 
 @contextmanager
 def seen(lab: Lab, count: int) -> Iterator[Iterator[Syn]]:
-    """Give the first SYNs that arrive at the hosts, as they come."""
+    """Return the first SYNs that arrive at the hosts, as they come."""
     watcher = lab.popen(script(PROBES, str(count)), side="hosts", cwd="/", stdout=subprocess.PIPE)
     assert watcher.stdout is not None
     assert watcher.stdout.readline() == "ready\n"
@@ -76,7 +76,7 @@ def seen(lab: Lab, count: int) -> Iterator[Iterator[Syn]]:
 
 
 def start(lab: Lab, jobs: Sequence[Job], **options: Any) -> subprocess.Popen[str]:
-    """Begin a scan with the SYN engine; gives its process when its first probe has arrived at a host."""
+    """Begin a scan with the SYN engine; returns its process when its first probe has arrived at a host."""
     with seen(lab, 1) as probes:
         process = lab.popen(OBSERVE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None

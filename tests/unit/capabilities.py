@@ -33,7 +33,7 @@ def fields(status: str) -> dict[str, int]:
 
 
 def of_threads(pid: int) -> list[dict[str, int]]:
-    """Give these fields of every thread of a process."""
+    """Return these fields of every thread of a process."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/status"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
@@ -52,7 +52,7 @@ def need_raw_sockets() -> None:
 
 
 def setpriv(*options: str) -> list[str]:
-    """Give the beginning of a command that starts a program with other capabilities than root's."""
+    """Return the beginning of a command that starts a program with other capabilities than root's."""
     if os.geteuid() or not _own() >> SETPCAP & 1:
         forbidden("only root may start programs with some capabilities of its own")
     tool = shutil.which("setpriv")
@@ -62,5 +62,5 @@ def setpriv(*options: str) -> list[str]:
 
 
 def unprivileged() -> list[str]:
-    """Give the beginning of a command that starts a program without any capability."""
+    """Return the beginning of a command that starts a program without any capability."""
     return setpriv(*NOTHING) if _own() else []

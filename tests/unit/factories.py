@@ -17,10 +17,10 @@ import structlog
 from hypothesis import settings
 
 from portspec.config import HostConfig, PortException, Specification
+from portspec.exceptions import excepted_ports
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, EngineStats, Failure, Observation, Reason, ScanJob
-from portspec.state.excepted import excepted_ports
 from portspec.state.snapshot import ScanResult, Snapshot
 from portspec.state.verdict import judge
 
@@ -180,7 +180,7 @@ class ScriptedEngine:
             self.jobs[number] = replace(self.jobs[number], ports=self.jobs[number].ports | ports)
 
     def so_far(self, running: Future[Observation], failure: Failure) -> Future[Observation | None]:
-        """Give what `seen_so_far` says of the job of a number; of another one nothing was seen."""
+        """Return what `seen_so_far` says of the job of a number; of another one nothing was seen."""
         answer: Future[Observation | None] = Future()
         number = self.futures.index(running)
         nothing = [AddressObservation(address, PortSet(), failure=failure) for address in self.jobs[number].addresses]
@@ -240,7 +240,7 @@ class ManualClock:
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return self._now
 
     async def sleep(self, seconds: float) -> None:
@@ -276,7 +276,7 @@ class ManualWallClock:
         self._ahead = now - clock.now()
 
     def __call__(self) -> float:
-        """Give the time in Unix seconds."""
+        """Return the time in Unix seconds."""
         return self._clock.now() + self._ahead
 
     def jump(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ def _is_refused(capability: int) -> bool:
 
 
 def drop_all() -> None:
-    """Give everything up; print the status of this thread, of a later one, and of a program that is started then."""
+    """Return everything up; print the status of this thread, of a later one, and of a program that is started then."""
     privileges.drop_all()
     found = {"self": _status()}
     thread = threading.Thread(target=lambda: found.update(thread=_status()))

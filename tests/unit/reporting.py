@@ -34,7 +34,7 @@ class Clock:
         self.now = NOW
 
     def __call__(self) -> float:
-        """Give the time in Unix seconds."""
+        """Return the time in Unix seconds."""
         return self.now
 
 
@@ -54,7 +54,7 @@ class Scene:
         return caught.value
 
     def statuses(self) -> dict[str, Status]:
-        """Give what is known of each host."""
+        """Return what is known of each host."""
         return {host: state.status for host, state in self.audits.states.items()}
 
     async def become(self, **of: Status) -> None:
@@ -72,15 +72,15 @@ class Scene:
         )
 
     def rejected(self) -> dict[str, int]:
-        """Give how many were refused by reason, without those of which there are none."""
+        """Return how many were refused by reason, without those of which there are none."""
         return {reason: count for reason, count in self.audits.rejected.items() if count}
 
     def days(self, host: str = WEB) -> list[str]:
-        """Give the days of which the archive has an audit of a host."""
+        """Return the days of which the archive has an audit of a host."""
         return self.store.archived_days(host)
 
     def archived(self, host: str = WEB, day: str | None = None) -> bytes | None:
-        """Give the payload of an audit in the archive."""
+        """Return the payload of an audit in the archive."""
         found = self.store.archived(host, day)
         return found.payload if found else None
 

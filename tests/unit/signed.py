@@ -40,7 +40,7 @@ def payload(
     nonce: str = "00" * 16,
     listeners: Iterable[Mapping[str, Any]] | None = (),
 ) -> bytes:
-    """Give the payload of a host that ran `pkg audit`; another nonce makes another audit."""
+    """Return the payload of a host that ran `pkg audit`; another nonce makes another audit."""
     moment = datetime.fromtimestamp(at, UTC)
     audit = {
         "version": 1,
@@ -63,19 +63,19 @@ def payload(
 
 
 def signed(body: bytes, host: str = WEB, passphrase: str = PASSPHRASE) -> bytes:
-    """Give a payload as a host sends it."""
+    """Return a payload as a host sends it."""
     return pack(body, key_of(host, passphrase))
 
 
 def packed(host: str = WEB, at: float = NOW, output: str = CLEAN, *, nonce: str = "00" * 16) -> bytes:
-    """Give the audit of a host as it sends it."""
+    """Return the audit of a host as it sends it."""
     return signed(payload(host, at, output, nonce=nonce), host)
 
 
 def socket(
     port: int, process: str | None = None, user: str | None = None, address: str = "192.0.2.1"
 ) -> dict[str, Any]:
-    """Give what an audit has of a socket that something listens on."""
+    """Return what an audit has of a socket that something listens on."""
     return {"protocol": "tcp", "address": address, "port": port, "process": process, "user": user}
 
 

@@ -24,7 +24,7 @@ def _restore() -> Iterator[None]:
 
 
 def written(write: Callable[[], object], *, terminal: bool = False, as_json: bool = False, level: str = "info") -> str:
-    """Set logging up on a pipe or a terminal; give what `write` puts there."""
+    """Set logging up on a pipe or a terminal; return what `write` puts there."""
     reader, writer = pty.openpty() if terminal else os.pipe()
     with os.fdopen(reader, "rb", buffering=0) as incoming:
         with os.fdopen(writer, "w", encoding="utf-8") as outgoing:

@@ -23,7 +23,7 @@ def run(*command: str) -> Any:
 
 
 def dropped(*prefix: str) -> list[dict[str, int]]:
-    """Run drop_all(); give what the thread, a later one and a later child have then."""
+    """Run drop_all(); return what the thread, a later one and a later child have then."""
     found: dict[str, str] = run(*prefix, *CHILD, "drop_all")
     assert list(found) == ["self", "thread", "child"]
     return [fields(status) for status in found.values()]

@@ -93,7 +93,7 @@ class Scene:
         )
 
     async def settle(self) -> list[int]:
-        """Answer for ports that were drawn at random, which are closed; gives the numbers of the other jobs."""
+        """Answer for ports that were drawn at random, which are closed; returns the numbers of the other jobs."""
         await settle()
         known = PortSet.of([22, 80, 443])
         drawn = [number for number, job in enumerate(self.engine.jobs) if not job.ports <= known]
@@ -104,7 +104,7 @@ class Scene:
         return [number for number in range(len(self.engine.jobs)) if number not in drawn]
 
     async def is_over(self, task: asyncio.Task[ScanResult]) -> ScanResult:
-        """Give the result of an examination that has ended, and left nothing behind."""
+        """Return the result of an examination that has ended, and left nothing behind."""
         await settle()
         assert task.done()
         assert self.limit.held == 0

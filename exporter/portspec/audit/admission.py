@@ -56,7 +56,7 @@ class AdmissionPolicy:
 
 
 def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPayload, bytes]:
-    """Give the audit in an envelope and its payload, if it is one of a host of the roster, signed by it, and in time.
+    """Return the audit in an envelope and its payload, if it is one of a host of the roster, signed by it, and in time.
 
     Size, roster, signature and time are checked in this order; what strangers send is not read before its signature
     is, but for the name of the host. Raises RejectedError.
@@ -85,7 +85,7 @@ def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPaylo
 
 
 def sender_of(packed: bytes, rules: AdmissionPolicy) -> str:
-    """Give the host that an audit says it is of, by its first MAX_PACKED_HEAD bytes; anybody may say so.
+    """Return the host that an audit says it is of, by its first MAX_PACKED_HEAD bytes; anybody may say so.
 
     Raises RejectedError: "malformed" if they do not name one, "roster" for one that need not send audits.
     """
@@ -99,7 +99,7 @@ def sender_of(packed: bytes, rules: AdmissionPolicy) -> str:
 
 
 def is_good(payload: bytes) -> bool:
-    """Tell whether the audit in a payload is clean or vulnerable. An audit of any other may be replaced on its day."""
+    """Return whether the audit in a payload is clean or vulnerable; any other may be replaced on its day."""
     try:
         return parse(*read_payload(payload).runs).status in (Status.CLEAN, Status.VULNERABLE)
     except Exception:  # noqa: BLE001 - as where it is read: what cannot be read has failed

@@ -18,7 +18,7 @@ _MAX_KNOWN: Final = 4096  # listeners
 
 
 def encode(host_audit: HostAudit) -> str:
-    """Give the document of an audit: JSON, in which each vulnerability is a text of its own."""
+    """Return the document of an audit: JSON, in which each vulnerability is a text of its own."""
     audit = host_audit.audit
     return _dump(
         {
@@ -49,7 +49,7 @@ class Decoder:
         self._listener = lru_cache(_MAX_KNOWN)(_listener)
 
     def decode(self, document: str) -> HostAudit | None:
-        """Give the audit; None for a document of another version. Raises ValueError for what is no document."""
+        """Return the audit; None for a document of another version. Raises ValueError for what is no document."""
         try:
             plain = json.loads(document, parse_constant=_refuse)
             if plain["version"] != VERSION:

@@ -29,12 +29,12 @@ def key_of(host: str, passphrase: str) -> bytes:
 
 
 def sign(payload: bytes, key: bytes) -> str:
-    """Give the signature of a payload: 64 hexadecimal digits."""
+    """Return the signature of a payload: 64 hexadecimal digits."""
     return hmac.new(key, payload, hashlib.sha256).hexdigest()
 
 
 def is_signed(payload: bytes, signature: str, keys: Iterable[bytes]) -> bool:
-    """Tell whether a signature is that of one of the keys; it takes the same time whatever is wrong."""
+    """Return whether a signature is that of one of the keys; it takes the same time whatever is wrong."""
     found = signature.encode("ascii", "replace")
     is_found = False
     for key in keys:  # all of them, not until the first that fits: time would tell which
@@ -51,12 +51,12 @@ class EnvelopeError(ValueError):
 
 
 def pack(payload: bytes, key: bytes) -> bytes:
-    """Give a payload in its envelope: a line with the signature, and the payload as gzip (RFC 1952)."""
+    """Return a payload in its envelope: a line with the signature, and the payload as gzip (RFC 1952)."""
     return b"%s%s\n%s" % (_MAGIC, sign(payload, key).encode(), gzip.compress(payload, mtime=0))
 
 
 def unpack(data: bytes, max_payload: int) -> tuple[bytes, str]:
-    """Give the payload and the signature of an envelope, which is not verified yet.
+    """Return the payload and the signature of an envelope, which is not verified yet.
 
     Raises EnvelopeError, also for a payload of more than `max_payload` bytes, of which no more than that is ever held.
     """
@@ -70,12 +70,12 @@ def unpack(data: bytes, max_payload: int) -> tuple[bytes, str]:
 
 
 def peek(data: bytes, size: int) -> bytes:
-    """Give so many bytes from the beginning of the payload of an envelope, or all. Raises EnvelopeError."""
+    """Return so many bytes from the beginning of the payload of an envelope, or all. Raises EnvelopeError."""
     return _inflated(_opened(data)[1], size)[0]
 
 
 def _opened(data: bytes) -> tuple[str, memoryview]:
-    """Give the signature and the gzip file."""
+    """Return the signature and the gzip file."""
     head, newline, body = data[: len(_MAGIC) + _SIGNATURE_DIGITS + 1].partition(b"\n")
     if data.startswith(_OLD_MAGIC):
         raise EnvelopeError("malformed", f"an old portspec-send made it: {UPDATE_AGENT}")

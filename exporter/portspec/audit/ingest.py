@@ -96,7 +96,7 @@ class FairQueue:
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """Give the network that shares are counted for: an IPv4 address, of IPv6 the /64, which one client may have whole.
+    """Return the network that shares are counted for: an IPv4 address, or the /64 of an IPv6 address.
 
     A text that is no address stands for itself.
     """
@@ -136,7 +136,7 @@ class IngestQueue:
         self._archive = Archive(is_good)  # of the thread that adds
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
-        """Archive an audit that came from an address; gives whether it is new, or the same once more.
+        """Archive an audit that came from an address; returns whether it is new, or the same once more.
 
         Raises RejectedError, and StoreError when it cannot be archived now.
         """
@@ -182,7 +182,7 @@ class IngestQueue:
             del taken, batch, outcomes
 
     def _archived(self, batch: Sequence[_Submission]) -> list[Outcome | Exception]:
-        """Admit and archive the first audits of a batch, few if they are large; gives what became of each of these."""
+        """Admit and archive the first audits of a batch, few if they are large; return the outcome of each."""
         now, rules = self._wall_clock(), self.rules
         outcomes: list[Outcome | Exception] = []
         arrivals: list[Arrival] = []
@@ -219,6 +219,6 @@ def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RejectedError:
 
 
 def _bare(error: Exception) -> Exception:
-    """Give an error without where it came from."""
+    """Return an error without where it came from."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

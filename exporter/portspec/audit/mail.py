@@ -70,7 +70,7 @@ class MailOrigin:
 
 
 def read_mail(raw: bytes) -> bytes:
-    """Give the packed audit that a mail carries, as its attachment or as all of it, forwarded or not.
+    """Return the packed audit that a mail carries, as its attachment or as all of it, forwarded or not.
 
     A part is taken for the audit by its type or by its file name. Raises RejectedError, reason "malformed" or
     "too_large", for all else.
@@ -136,7 +136,7 @@ def _parse(raw: bytes) -> Message:
 
 
 def _leaves(entity: Message, *, is_open: bool = False) -> Iterator[tuple[Message, bool]]:
-    """Give the parts that are no multipart, and whether each is followed by nothing, where a boundary should be."""
+    """Return the parts that are no multipart, and whether each is followed by nothing, where a boundary should be."""
     if not entity.is_multipart():
         yield entity, is_open
         return
@@ -173,7 +173,7 @@ def _is_audit(leaf: Message) -> bool:
 
 
 def _file_name(leaf: Message) -> str:
-    """Give the name of an attachment; some programs encode it as the words of RFC 2047, which section 5 forbids."""
+    """Return the name of an attachment; some programs encode it as the words of RFC 2047, which section 5 forbids."""
     name = str(leaf.get_filename(""))[:_LONGEST]
     try:
         return str(make_header(decode_header(name)))
@@ -238,13 +238,13 @@ def _return_path(head: Message) -> str:
 
 
 def _mbox_sender(head: Message) -> str:
-    """Give the sender of an mbox's line, as in `From root@db1.example.org Sun Nov 22 03:17:09 2026`."""
+    """Return the sender of an mbox's line, as in `From root@db1.example.org Sun Nov 22 03:17:09 2026`."""
     words = (head.get_unixfrom() or "")[: 2 * _LONGEST].split(maxsplit=2)
     return words[1] if len(words) > 1 else ""
 
 
 def _client(environment: Mapping[str, str]) -> str:
-    """Give who brought the mail, as Postfix writes it in its log: name[address], and the protocol."""
+    """Return who brought the mail, as Postfix writes it in its log: name[address], and the protocol."""
     name, address = environment.get("CLIENT_HOSTNAME", ""), environment.get("CLIENT_ADDRESS", "")
     if not (name or address):
         return ""
@@ -252,13 +252,13 @@ def _client(environment: Mapping[str, str]) -> str:
 
 
 def _queue_id(received: str) -> str:
-    """Give the MTA's own name for the mail, as in `by mail.example.org (Postfix) with ESMTP id 4Y1k2b`."""
+    """Return the MTA's own name for the mail, as in `by mail.example.org (Postfix) with ESMTP id 4Y1k2b`."""
     found = _ID.search(received[: 4 * _LONGEST])
     return found[1] if found else ""
 
 
 def _first(*texts: str | None) -> str:
-    """Give the first of some texts that says something, as one line of bounded length."""
+    """Return the first of some texts that says something, as one line of bounded length."""
     for text in texts:
         if words := " ".join((text or "")[: 4 * _LONGEST].split()):
             return printable(words[:_LONGEST])[:_LONGEST]

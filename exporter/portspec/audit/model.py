@@ -67,7 +67,7 @@ class System:
         return f"{self.id or self.kernel} {self.version}".strip()
 
     def is_kin(self, *ids: str) -> bool:
-        """Tell whether it is one of some systems, or says that it is like one."""
+        """Return whether it is one of some systems, or says that it is like one."""
         return self.id in ids or not set(ids).isdisjoint(self.like)
 
 

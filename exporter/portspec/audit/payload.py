@@ -67,7 +67,7 @@ class AuditPayload:
 
 
 def host_of(payload: bytes) -> str:
-    """Give the canonical name of the host that a payload says it is of, without reading the rest of it.
+    """Return the canonical name of the host that a payload says it is of, without reading the rest of it.
 
     The name stands among its first members, before any that is a list or an object. Raises EnvelopeError, reason
     "malformed".
@@ -132,7 +132,7 @@ def _verify_values(payload: bytes) -> None:
 
 
 def _has_too_many_values(text: bytes) -> bool:
-    """Tell whether JSON has more values than MAX_VALUES, each of which follows a bracket or a comma.
+    """Return whether JSON has more values than MAX_VALUES, each of which follows a bracket or a comma.
 
     What stands in texts, as the JSON that a tool printed or the commas of a title, is taken out only if all of it is
     too much.
@@ -181,7 +181,7 @@ def _run(tool: dict[str, Any], at: float, system: System | None) -> ToolRun:
 
 
 def _command(tool: dict[str, Any]) -> tuple[str, ...]:
-    """Give the begin of the command line, which only helps to understand the output: none is too long."""
+    """Return the begin of the command line, which only helps to understand the output: none is too long."""
     words = tool.get("command", [])
     return tuple(str(word)[:_MAX_WORD] for word in words[:_MAX_COMMAND]) if isinstance(words, list) else ()
 
@@ -244,7 +244,7 @@ def _word(plain: dict[str, Any], name: str) -> str:
 
 
 def _words(plain: dict[str, Any], name: str, most: int) -> tuple[str, ...]:
-    """Give a list of texts; none if it is not there, as in the payloads of older agents."""
+    """Return a list of texts; none if it is not there, as in the payloads of older agents."""
     items = _typed(plain.get(name, []), list)
     if len(items) > most or not all(isinstance(item, str) and len(item) <= _MAX_WORD for item in items):
         raise ValueError(f"{name}: expected at most {most} texts of at most {_MAX_WORD} characters")

@@ -122,14 +122,14 @@ class AuditService:
         return {reason: tally.counted.get(reason, 0) + tally.pending[reason] for reason in REASONS}
 
     def find(self, host: str) -> AuditState | None:
-        """Give what is known of a host, however its name is spelled; None if it need not send audits."""
+        """Return what is known of a host, however its name is spelled; None if it need not send audits."""
         try:
             return self._states.get(canonical(host))
         except ValueError:
             return None
 
     def host_of(self, head: bytes) -> str:
-        """Give the host that an audit says it is of, by its first bytes; see audit.admission.sender_of()."""
+        """Return the host that an audit says it is of, by its first bytes; see audit.admission.sender_of()."""
         return sender_of(head, self._posting.rules)
 
     async def take(self, packed: bytes, origin: str) -> Outcome:
@@ -191,7 +191,7 @@ class AuditService:
                     await asyncio.sleep(LOOK)
 
     def _documented(self, names: Sequence[str]) -> dict[str, HostAudit | None]:
-        """Give the last audit of each host as far as it is at hand; None of those without an audit.
+        """Return the last audit of each host as far as it is at hand; None of those without an audit.
 
         Raises StoreError.
         """
@@ -275,7 +275,7 @@ class AuditService:
                 self._replace(name, replace(state, host_audit=host_audit, judged_at=now))
 
     def _until(self) -> float:
-        """Give the Unix time after which no audit can be: what is of later came while our clock was ahead."""
+        """Return the Unix time after which no audit can be: what is of later came while our clock was ahead."""
         return self._wall_clock() + MAX_AHEAD
 
     def _judge_again(self) -> None:
@@ -329,7 +329,7 @@ def read_audit(archived: Archived) -> HostAudit:
 
 
 def _unreadable(archived: Archived, error: Exception) -> HostAudit:
-    """Give what is known of a host whose audit cannot be read: that its audit failed, and why."""
+    """Return what is known of a host whose audit cannot be read: that its audit failed, and why."""
     audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
     return HostAudit(archived.at, "", None, audit, None)
 
@@ -343,7 +343,7 @@ def _tell_left_out(host: str, host_audit: HostAudit) -> None:
 
 
 def _told(audit: Audit) -> dict[str, str | int]:
-    """Give what the log says of an audit."""
+    """Return what the log says of an audit."""
     reason = {"reason": audit.reason} if audit.reason else {}
     return {"status": audit.status.value, "vulnerabilities": len(audit.vulnerabilities), **reason}
 

@@ -88,7 +88,7 @@ class AuditState:
         return count_by_severity(self.vulnerabilities)
 
     def judged(self, now: float) -> AuditState:
-        """Give the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
+        """Return the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
         return replace(self, judged_at=now) if is_outdated(self, now) else self
 
     def _found(self, *, is_excepted: bool) -> tuple[Vulnerability, ...]:

@@ -16,6 +16,7 @@ from portspec.cli.output import count, write
 from portspec.cli.progress import lookup_progress
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
+from portspec.exceptions import last_day
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
@@ -23,7 +24,6 @@ from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
 from portspec.schedule.examiner import max_duration
 from portspec.state.document import timestamp
-from portspec.state.excepted import last_day
 from portspec.times import spell_duration
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
+from portspec.exceptions import last_day
 from portspec.scan import Reason
 from portspec.services import name_of
-from portspec.state.excepted import last_day
 
 if TYPE_CHECKING:
     from datetime import date

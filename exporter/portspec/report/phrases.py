@@ -6,8 +6,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity
+from portspec.exceptions import last_day
 from portspec.state.document import moment
-from portspec.state.excepted import last_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -65,11 +65,11 @@ class Canaries:
         self._looks = {host: look for host, look in self._looks.items() if host in same}
 
     def __bool__(self) -> bool:
-        """Tell whether there are canaries."""
+        """Return whether there are canaries."""
         return bool(self._targets)
 
     def now(self) -> float:
-        """Give the time in seconds by which looks are meant."""
+        """Return the time in seconds by which looks are meant."""
         return self._clock.now()
 
     @property
@@ -93,7 +93,7 @@ class Canaries:
             self.on_return()
 
     async def missed(self, sees: SeesCanary, since: float) -> Failure | None:
-        """Give the failure of what is silent if no canary can be seen, else None.
+        """Return the failure of what is silent if no canary can be seen, else None.
 
         A canary counts as seen if it was by a look that began at `since`, a time of now(), or later. Without such a
         look one is made with `sees`.
@@ -123,7 +123,7 @@ class Canaries:
         await asyncio.shield(self._looking)  # who gives up waiting ends it for nobody else
 
     async def _look(self, sees: SeesCanary) -> None:
-        """Look at all canaries until one is seen."""
+        """ExtraScan at all canaries until one is seen."""
         if (wait := self._began + PAUSE - self._clock.now()) > 0:
             await self._clock.sleep(wait)
         self._began = began = self._clock.now()
@@ -147,7 +147,7 @@ class Canaries:
             return target.host, False
 
     def _follow(self, sees: SeesCanary) -> None:
-        """Look again from time to time until a canary is seen, for nobody asks about hosts that answer."""
+        """ExtraScan again from time to time until a canary is seen, for nobody asks about hosts that answer."""
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._look_until_seen(sees))
 
@@ -166,7 +166,7 @@ class Silence:
 
 
 def silence(item: AddressObservation, expect: PortSet, before: AddressObservation | None) -> Silence | None:
-    """Give the silence of an address on which a verdict would rest; None if there is none.
+    """Return the silence of an address on which a verdict would rest; None if there is none.
 
     That is the silence of all its ports, and of those that it is expected to have open, or had `before`; and whatever
     an address that was cut off would have said.

@@ -56,7 +56,7 @@ class Settler:
         earlier: ScanResult | None,
         seed: int | str,
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """Look behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
+        """ExtraScan behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
 
         In the end what was open is asked whether it still is. Gives what is known then, and the seconds of all of it.
         """
@@ -114,7 +114,7 @@ class Settler:
         earlier: ScanResult | None,
         shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """Look again at what deviates in one of these ways; gives what is known then, and the seconds it took.
+        """ExtraScan again at what deviates in one of these ways; returns what is known then, and the seconds it took.
 
         Ports that have answered go along: silence means little where nothing else is seen to answer. What is open goes
         into `shown`, by address.
@@ -158,7 +158,7 @@ class Settler:
         seen: Sequence[AddressObservation],
         shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """Connect to the open ports that would be a deviation; gives what is known then, and the seconds it took.
+        """Connect to the open ports that would be a deviation; returns what is known then, and the seconds it took.
 
         What is open goes into `shown`, by address.
         """

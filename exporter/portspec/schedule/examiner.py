@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from portspec import log
 from portspec.clock import TimeLimit
 from portspec.errors import NoThreadError
+from portspec.exceptions import excepted_ports
 from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
@@ -21,7 +22,6 @@ from portspec.schedule.canary import FRESH as LOOKED_RECENTLY
 from portspec.schedule.canary import disbelieved, silence
 from portspec.schedule.confirmation import Settler, apart
 from portspec.state import evidence, summary
-from portspec.state.excepted import excepted_ports
 from portspec.state.snapshot import ScanResult
 from portspec.state.verdict import Verdict, judge
 
@@ -41,7 +41,7 @@ LEAST_DURATION = 60.0  # seconds that a host with a shorter interval may be scan
 
 
 def max_duration(configured: float | None, interval: float) -> float:
-    """Give how many seconds a host of an interval may be scanned."""
+    """Return how many seconds a host of an interval may be scanned."""
     return configured or max(interval, LEAST_DURATION)
 
 
@@ -100,7 +100,7 @@ class Examiner:
         return self._scans.engine.stats.answers_dropped
 
     def now(self) -> float:
-        """Give the time in seconds by which `round_began` of examine() is meant."""
+        """Return the time in seconds by which `round_began` of examine() is meant."""
         return self._scans.now()
 
     async def examine(  # noqa: PLR0913 - what is known of the host, and how it is asked
@@ -116,7 +116,7 @@ class Examiner:
         time_limit: float | None = None,
         give_way: Callable[[], object] = lambda: None,
     ) -> ScanResult:
-        """Give the result of one scan; a fault on the way is logged and makes the host unknown.
+        """Return the result of one scan; a fault on the way is logged and makes the host unknown.
 
         What deviates as it did in an `earlier` result need not be seen again before it counts. An address of `silenced`
         was cut off when it was last scanned; while it answers nothing, or shows none of these ports open, it still is.
@@ -161,7 +161,7 @@ class Examiner:
     async def recheck(
         self, target: Target, result: ScanResult, give_way: Callable[[], object] = lambda: None
     ) -> tuple[AddressObservation, ...] | None:
-        """Look again at the ports that deviate in a result; give its addresses with what was seen of them now.
+        """ExtraScan again at the ports that deviate in a result; return its addresses with what was seen of them now.
 
         What could not be seen stays as it was, and so does an address that answers nothing, since its silence tells
         nothing of its ports. None if only a scan of all ports can tell: the name leads to other addresses than
@@ -202,7 +202,7 @@ class Examiner:
                 return await self._settler.ask_again(target.config.specification, job, result.addresses, asked, place)
 
     def _limit(self, target: Target, time_limit: float | None = None) -> TimeLimit:
-        """Give how long a host may be scanned, where whoever asks names a limit from now on."""
+        """Return how long a host may be scanned, where whoever asks names a limit from now on."""
         own = max_duration(self._max_duration, target.config.interval or time_limit or 0.0)  # a module has no interval
         limit = TimeLimit(min(own, time_limit or own), later=self._later)
         if time_limit:
@@ -305,7 +305,7 @@ class Examiner:
         )
 
     async def _sees(self, scans: AddressScans, canary: Target) -> bool:
-        """Tell whether any expected port of a canary is open now.
+        """Return whether any expected port of a canary is open now.
 
         It takes no place of those that are scanned, since these may hold theirs for long.
         """

@@ -39,7 +39,7 @@ async def watch(
 
 
 def _with_exceptions(states: Iterable[HostState]) -> list[HostState]:
-    """Give the states of the hosts that were scanned and that an exception is about."""
+    """Return the states of the hosts that were scanned and that an exception is about."""
     return [state for state in states if state.exceptions and state.latest]
 
 

@@ -17,9 +17,9 @@ from portspec.exceptions import are_others, is_outdated
 from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Reason
-from portspec.schedule.agenda import JITTER, MAX_JITTER, Look, jitter
-from portspec.schedule.beside_rounds import Looks
+from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
 from portspec.schedule.expiry import LONGEST_LOOK_AWAY, watch
+from portspec.schedule.extra_scans import ExtraScans
 from portspec.state.document import timestamp
 from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.state.verdict import Verdict
@@ -58,7 +58,7 @@ class _Place:
         self._limit: Limit | None = limit
 
     def release(self) -> None:
-        """Give the place back, unless that was done before."""
+        """Return the place back, unless that was done before."""
         if self._limit:
             self._limit.release()
             self._limit = None
@@ -100,7 +100,7 @@ class Monitor:
         self._clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._looks = Looks(
+        self._looks = ExtraScans(
             self._begin_look,
             lambda: self._ended.update([None]),
             places=places,
@@ -185,7 +185,7 @@ class Monitor:
 
     def _go_on(self, before: HostState, after: HostState, *, is_recheck_new: bool) -> None:
         """Tell of a host that is judged otherwise now, and plan its looks anew where they come at other times."""
-        done = Look.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
+        done = ExtraScan.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
         if after.conclusive is not before.conclusive:
             self._take(before, after, done)
         elif done or after.target.config.interval != before.target.config.interval:
@@ -210,10 +210,10 @@ class Monitor:
         for state in self._states():
             failure = state.latest.judgement.failure if state.latest else None
             if failure and failure.reason is Reason.CANARY:
-                self._looks.put(state.target, Look.SCAN, AFTER_RETURN)
+                self._looks.put(state.target, ExtraScan.RETRY, AFTER_RETURN)
 
     def _regroup(self) -> set[float]:
-        """Sort the targets into groups; gives the intervals of the groups that begin."""
+        """Sort the targets into groups; returns the intervals of the groups that begin."""
         for group in self._groups.values():
             group.hosts = {}
         for target in self._targets.values():
@@ -303,7 +303,7 @@ class Monitor:
                 place.release()
 
     def _is_due(self, target: Target) -> bool:
-        """Tell whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
+        """Return whether a target is still to be scanned when its turn comes: it may have left or changed meanwhile."""
         host = target.host
         is_waiting = host in self._busy and host not in self._running
         return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
@@ -334,10 +334,10 @@ class Monitor:
             result = result.judged(before.target, judged_at)
         self._looks.note(host, result)
         self._count()
-        self._take(before, before.after(result, judged_at), Look.SCAN)
+        self._take(before, before.after(result, judged_at), ExtraScan.RETRY)
 
     async def _recheck(self, target: Target, give_way: Callable[[], object]) -> None:
-        """Look again at the ports of a host that deviate; where that does not suffice, have it scanned."""
+        """ExtraScan again at the ports of a host that deviate; where that does not suffice, have it scanned."""
         host = target.host
         known = self.snapshot.hosts[host].conclusive
         if known is None:
@@ -345,14 +345,14 @@ class Monitor:
         addresses = await self._examiner.recheck(target, known, give_way)
         self._count(rechecks=1)
         if addresses is None:
-            self._looks.put(target, Look.SCAN, 0.0)
+            self._looks.put(target, ExtraScan.RETRY, 0.0)
             return
         before = self.snapshot.hosts[host]
         after = before.after_recheck(addresses, self._wall_clock())
         if after is before:
-            self._store(self._planned(after, Look.RECHECK))
+            self._store(self._planned(after, ExtraScan.RECHECK))
         else:
-            self._take(before, after, Look.RECHECK)
+            self._take(before, after, ExtraScan.RECHECK)
             mended = PortSet.of(item.port for item in set(before.deviations) - set(after.deviations))
             _log.info(
                 "deviating ports looked at again",
@@ -363,11 +363,11 @@ class Monitor:
             )
 
     def _begin_look(
-        self, host: str, look: Look, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
+        self, host: str, look: ExtraScan, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
     ) -> asyncio.Task[None] | None:
         """Begin a look beside the rounds; None if the host is being scanned, or is about to be."""
         target = self._targets[host]
-        if look is Look.RECHECK:
+        if look is ExtraScan.RECHECK:
             if host in self._running:
                 return None
             task = self._rechecking[host] = tasks.create_task(self._recheck(target, give_way))
@@ -394,7 +394,7 @@ class Monitor:
             if running is self._running:
                 self._busy.pop(host, None)
 
-    def _take(self, before: HostState, after: HostState, done: Look | None) -> None:
+    def _take(self, before: HostState, after: HostState, done: ExtraScan | None) -> None:
         """Go on with another state of a host, after a look of that kind, or none; tell of it."""
         after = self._planned(after, done)
         self._store(after)
@@ -415,8 +415,8 @@ class Monitor:
             answers_dropped=self._examiner.answers_dropped,
         )
 
-    def _planned(self, state: HostState, done: Look | None) -> HostState:
-        """Plan the looks at a host before its next round, after one of a kind or none; gives the state that tells."""
+    def _planned(self, state: HostState, done: ExtraScan | None) -> HostState:
+        """Plan the looks at a host before its next round, after one of a kind or none; returns the state that tells."""
         if state.latest is None:
             return state
         again_at = self._looks.plan(state, done)

@@ -35,7 +35,7 @@ class Share(NamedTuple):
 
 
 def vulnerabilities_of(audit: AuditState) -> Share:
-    """Give package, version, id, severity and fixed versions of the vulnerabilities that count, the worst first."""
+    """Return package, version, id, severity and fixed versions of the vulnerabilities that count, the worst first."""
     found: dict[Labels, Labels] = {}
     for item in audit.vulnerabilities:
         found.setdefault((item.package, item.version, item.id), (item.severity.value, ", ".join(item.fixed_in)))
@@ -43,7 +43,7 @@ def vulnerabilities_of(audit: AuditState) -> Share:
 
 
 def listeners_of(audit: AuditState) -> Share:
-    """Give port, process and user of what listens on another than a loopback address, by port; "" if not known."""
+    """Return port, process and user of what listens on another than a loopback address, by port; "" if not known."""
     correlation = correlate(None, audit)
     found = (
         (spell(port), process, user)
@@ -54,7 +54,7 @@ def listeners_of(audit: AuditState) -> Share:
 
 
 def left_out_of(audit: AuditState) -> int:
-    """Give how many series of a host's audit do not fit."""
+    """Return how many series of a host's audit do not fit."""
     return (0 if _surely_fits(audit) else vulnerabilities_of(audit).left_out) + listeners_of(audit).left_out
 
 
@@ -84,7 +84,7 @@ def _fitted(host: str, found: Iterable[Labels], most: int) -> Share:
 
 
 def _size(value: str) -> int:
-    """Give the bytes of a value on the page, where some characters are escaped."""
+    """Return the bytes of a value on the page, where some characters are escaped."""
     size = len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
     return size if value.isalnum() else size + value.count("\\") + value.count('"') + value.count("\n")
 

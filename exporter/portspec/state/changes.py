@@ -34,7 +34,7 @@ class Change:
 
 
 def changes(before: HostState, after: HostState) -> Iterator[Change]:
-    """Give what the latest conclusive look at a host changed: ports that opened, ports that were open, expected ports.
+    """Return what the latest conclusive scan changed: ports that opened, ports that were open, expected ports.
 
     Closed ports that become filtered, or the other way round, are no change unless they are expected. Only what both
     scans could see is compared; of an address that is new, the open ports are told. `first_seen` is `at`.
@@ -69,7 +69,7 @@ def _changed(
 
 
 def _state(observation: AddressObservation, port: int) -> PortState:
-    """Give the state of a port; an open one that could not be confirmed is somebody else's answer."""
+    """Return the state of a port; an open one that could not be confirmed is somebody else's answer."""
     return PortState.FILTERED if port in observation.unconfirmed else observation.state(port)
 
 

@@ -63,7 +63,7 @@ def correlate(state: HostState | None, audit: AuditState | None) -> Correlation 
 
 @lru_cache(maxsize=1024)  # most sockets listen on one of a few addresses
 def is_loopback(address: str) -> bool:
-    """Tell whether nobody else can reach an address; what is no address, such as `*`, is not."""
+    """Return whether nobody else can reach an address; what is no address, such as `*`, is not."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -35,12 +35,12 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def moment(seconds: float) -> datetime:
-    """Give the time in UTC of Unix seconds; the first or last there is for one of a year without four digits."""
+    """Return the time in UTC of Unix seconds; the first or last there is for one of a year without four digits."""
     return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
 
 
 def host_document(state: HostState, audit: AuditState | None = None) -> dict[str, Any]:
-    """Give the JSON object of a host; ports are strings, sorted by number.
+    """Return the JSON object of a host; ports are strings, sorted by number.
 
     `verdict` and `reason` are those of the latest scan, the rest is as of the latest conclusive one
     (of the latest at all while there was none). `next_scan` is when the host, or what deviates of it, is looked
@@ -70,7 +70,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
 
 
 def unscanned_document(audit: AuditState) -> dict[str, Any]:
-    """Give the JSON object of a host that reports, but is not scanned: the keys of the others, without a verdict."""
+    """Return the JSON object of a host that reports, but is not scanned: the keys of the others, without a verdict."""
     return {
         "host": audit.host,
         "verdict": None,
@@ -91,7 +91,7 @@ def unscanned_document(audit: AuditState) -> dict[str, Any]:
 
 
 def audit_document(audit: AuditState, correlation: Correlation | None) -> dict[str, Any]:
-    """Give the JSON object of what a host reports, with what `correlation` adds to it; texts are as the host has them.
+    """Return the JSON object of the audit of a host, with what `correlation` adds; texts are as the host sent them.
 
     Of a host that never reported, and of what a report does not tell, there is null. `vulnerable_packages` is null if
     nothing found does not mean that there is nothing. `series_dropped` is how many of its series /metrics leaves out.
@@ -120,19 +120,19 @@ def audit_document(audit: AuditState, correlation: Correlation | None) -> dict[s
 
 
 def accepting(audit: AuditState) -> Mapping[str, VulnerabilityException]:
-    """Give the exception in force for each id, in lower case; of several the one that ends last."""
+    """Return the exception in force for each id, in lower case; of several the one that ends last."""
     in_force = sorted((item for item in audit.exceptions if audit.judged_at < item.until), key=lambda item: item.until)
     return {name: item for item in in_force for name in item.ids}
 
 
 def exception_for(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> VulnerabilityException | None:
-    """Give the exception that accepts a vulnerability, by any of its ids; of several the one that ends last."""
+    """Return the exception that accepts a vulnerability, by any of its ids; of several the one that ends last."""
     found = [by_id[name] for name in item.names if name in by_id]
     return max(found, key=lambda exception: exception.until, default=None)
 
 
 def change_document(number: int, change: Change) -> dict[str, Any]:
-    """Give the JSON object of a row of the change log; `from` is null where the ports were not looked at before."""
+    """Return the JSON object of a row of the change log; `from` is null where the ports were not looked at before."""
     return {
         "id": number,
         "at": timestamp(change.at),
@@ -162,7 +162,7 @@ def _address(observation: AddressObservation) -> dict[str, Any]:
 
 @lru_cache(maxsize=20_000)  # many hosts have the same; nobody changes what is given
 def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
-    """Give the JSON object of a vulnerability."""
+    """Return the JSON object of a vulnerability."""
     return {
         "package": item.package,
         "version": item.version,
@@ -197,7 +197,7 @@ def _listener(item: ListeningSocket) -> dict[str, Any]:
 
 
 def _unexpected_listeners(correlation: Correlation) -> dict[str, Any]:
-    """Give who listens on each unexpected port, each process and user once, as far as the report tells."""
+    """Return who listens on each unexpected port, each process and user once, as far as the report tells."""
     return {
         spell(port): [
             {"process": process, "user": user}

@@ -37,7 +37,7 @@ def new_deviations(
     kinds: Collection[Kind],
     before: AddressObservation | None,
 ) -> PortSet:
-    """Give the ports of an address that deviate in one of these ways and did not do so before."""
+    """Return the ports of an address that deviate in one of these ways and did not do so before."""
     ports = NO_PORTS
     if Kind.MISSING in kinds:
         ports |= missing(item, specification) - (before.scanned - before.accepting if before else NO_PORTS)
@@ -47,12 +47,12 @@ def new_deviations(
 
 
 def sample(ports: PortSet) -> PortSet:
-    """Give some of the ports: enough to tell whether an address still answers."""
+    """Return some of the ports: enough to tell whether an address still answers."""
     return PortSet.of(islice(ports, _SAMPLE))
 
 
 def answering(item: AddressObservation, but: PortSet) -> PortSet:
-    """Give some ports of an address that have answered, others than those; open ones before closed ones."""
+    """Return some ports of an address that have answered, others than those; open ones before closed ones."""
     closed = item.scanned - item.open - item.filtered - but
     return PortSet.of(islice(chain(sample(item.accepting - but), closed, item.open - but), _CONTROLS))
 
@@ -64,7 +64,7 @@ def formerly_open(
     shown: PortSet | None,
     job: ScanJob,
 ) -> ScanJob | None:
-    """Give the job that asks, after all else, some ports that were open at `first` whether they still are.
+    """Return the job that asks, after all else, some ports that were open at `first` whether they still are.
 
     A ban may answer in the place of the address, with RST: what is refused then is no more closed than what is silent.
     None where there is no such port; where the last look at some ports, which has `shown` these open, tells; or where
@@ -155,7 +155,7 @@ def rechecked(item: AddressObservation, ports: PortSet, again: AddressObservatio
 
 
 def question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob | None:
-    """Give the job that confirms the open ports of an address which are not known, if there are any.
+    """Return the job that confirms the open ports of an address which are not known, if there are any.
 
     One port that has answered goes along, a known one if possible: where it does not answer either, no connection from
     here comes about.
@@ -219,7 +219,7 @@ def still_silent(item: AddressObservation, before: AddressObservation, expect: P
 
 
 def probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
-    """Give the ports that are asked first: those that should be open, may be, or were."""
+    """Return the ports that are asked first: those that should be open, may be, or were."""
     specification = target.config.specification
     was_open = earlier.open_ports if earlier else NO_PORTS
     some = (islice(ports, _CONTROLS) for ports in (specification.expect, specification.allow, was_open))

@@ -9,10 +9,9 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from portspec.exceptions import is_outdated
+from portspec.exceptions import excepted_ports, is_outdated
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
-from portspec.state.excepted import excepted_ports
 from portspec.state.verdict import Deviation, Judgement, Verdict, judge
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ class HostState:
         return self.conclusive.judgement.excepted if self.conclusive else ()
 
     def judged(self, target: Target, now: float) -> HostState:
-        """Give the state under a target's specification and exceptions at `now`; the same object if nothing differs."""
+        """Return the state by a target's specification and exceptions at `now`; the same object if nothing differs."""
         latest = self.latest and self.latest.judged(target, now)
         conclusive = (
             latest if self.latest is self.conclusive else self.conclusive and self.conclusive.judged(target, now)
@@ -173,7 +172,7 @@ class HostState:
         return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now)
 
     def under(self, target: Target, now: float) -> HostState:
-        """Give the state of the same host with what the configuration says of it at `now`, in Unix seconds."""
+        """Return the state of the same host with what the configuration says of it at `now`, in Unix seconds."""
         if target == self.target:
             return self
         old = self.target
@@ -182,7 +181,7 @@ class HostState:
         return self.judged(target, now)
 
     def after(self, result: ScanResult, judged_at: float | None = None) -> HostState:
-        """Give the state once a scan has finished, its result judged at a Unix time (by default when it finished).
+        """Return the state once a scan has finished, its result judged at a Unix time (by default when it finished).
 
         What is kept from earlier scans is brought to that time.
         """
@@ -203,7 +202,7 @@ class HostState:
         )
 
     def after_recheck(self, addresses: Sequence[AddressObservation], now: float) -> HostState:
-        """Give the state once ports that deviated were looked at again; `now` in Unix seconds.
+        """Return the state once ports that deviated were looked at again; `now` in Unix seconds.
 
         `addresses` are those of the latest conclusive scan, with what was seen now. The same object if that is nothing
         new. Times of the scan stay; a host of which an address could not be seen is unknown without a deviation.
@@ -227,14 +226,14 @@ class HostState:
         )
 
     def open_since(self, at: float) -> PortSet:
-        """Give the ports that are open, and were so in a scan before a Unix time and in each one since."""
+        """Return the ports that are open, and were so in a scan before a Unix time and in each one since."""
         return _union(ports for began, ports in self.opened if began <= at)
 
 
 def _opened(
     before: tuple[tuple[float, PortSet], ...], is_open: PortSet, at: float
 ) -> tuple[tuple[float, PortSet], ...]:
-    """Give the open ports by the time since when: those that are new since `at`. The same object if none differs."""
+    """Return the open ports by the time since when: those that are new since `at`. The same object if none differs."""
     kept = tuple((began, ports & is_open) for began, ports in before)
     new = is_open - _union(ports for _, ports in kept)
     if not new and kept == before:
@@ -243,7 +242,7 @@ def _opened(
 
 
 def _pace(pace: float | None, result: ScanResult) -> float | None:
-    """Give the pace that is to follow a result: half of what an address was cut off at, and slowly more afterwards."""
+    """Return the pace after a result: half of that at which an address was cut off, then slowly more."""
     failed = [(item, item.failure.reason) for item in result.addresses if item.answered and item.failure]
     cut = [item for item, reason in failed if reason is Reason.CUT_OFF]
     if cut:
@@ -266,7 +265,7 @@ def _updated(old: AddressObservation, newer: AddressObservation | None) -> Addre
 
 
 def _has_changed(before: ScanResult, after: ScanResult) -> bool:
-    """Tell whether the set of open ports changed on what both scans could see."""
+    """Return whether the set of open ports changed on what both scans could see."""
     if before.judgement.failure is None and after.judgement.failure is None:
         return before.open_ports != after.open_ports
     first, second = (
@@ -329,7 +328,7 @@ class HostTable(Mapping[str, S], Generic[S]):
         return self._places
 
     def replacing(self, state: S) -> HostTable[S]:
-        """Give the table with the state of one host replaced; KeyError if it does not hold that host."""
+        """Return the table with the state of one host replaced; KeyError if it does not hold that host."""
         number, place = self._places[state.host]
         chunk = self._chunks[number]
         chunk = (*chunk[:place], state, *chunk[place + 1 :])
@@ -357,13 +356,13 @@ class Snapshot:
 
     @classmethod
     def of(cls, targets: Iterable[Target]) -> Snapshot:
-        """Give the snapshot before the first scan."""
+        """Return the snapshot before the first scan."""
         return cls(HostTable(map(HostState, targets)))
 
     def with_targets(
         self, targets: Iterable[Target], now: float, restored: Mapping[str, HostState] = MappingProxyType({})
     ) -> Snapshot:
-        """Give the snapshot for other targets: a host that stays keeps what is known of it, judged anew.
+        """Return the snapshot for other targets: a host that stays keeps what is known of it, judged anew.
 
         Hosts that are new have the state that is `restored`, if there is one.
         """
@@ -379,10 +378,10 @@ class Snapshot:
         return all(state.latest for state in self.hosts.values())
 
     def with_state(self, state: HostState) -> Snapshot:
-        """Give the snapshot with another state of one host; KeyError if it is not there."""
+        """Return the snapshot with another state of one host; KeyError if it is not there."""
         return replace(self, hosts=self.hosts.replacing(state))
 
     def after(self, host: str, result: ScanResult, *, probes_sent: int, answers_dropped: int = 0) -> Snapshot:
-        """Give the snapshot once a scan of `host` has finished, with the engines' totals at that time."""
+        """Return the snapshot once a scan of `host` has finished, with the engines' totals at that time."""
         hosts = self.hosts.replacing(self.hosts[host].after(result))
         return replace(self, hosts=hosts, probes_sent=probes_sent, answers_dropped=answers_dropped)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def of(result: ScanResult) -> dict[str, object]:
-    """Give the keys and values of the line about a result; times in seconds, ports as conf.yml spells them."""
+    """Return the keys and values of the line about a result; times in seconds, ports as conf.yml spells them."""
     judgement = result.judgement
     told: dict[str, object] = {
         "verdict": judgement.verdict.value,
@@ -36,7 +36,7 @@ def of(result: ScanResult) -> dict[str, object]:
 
 
 def is_same(result: ScanResult, earlier: ScanResult) -> bool:
-    """Tell whether two results say the same: verdict, excepted deviations, and what is open on which address."""
+    """Return whether two results say the same: verdict, excepted deviations, and what is open on which address."""
     return _gist(result) == _gist(earlier)
 
 

@@ -93,10 +93,10 @@ def _deviations(observation: AddressObservation, specification: Specification) -
 
 
 def missing(observation: AddressObservation, specification: Specification) -> PortSet:
-    """Give the ports of an address that should be open and were seen not to be."""
+    """Return the ports of an address that should be open and were seen not to be."""
     return (specification.expect & observation.scanned) - observation.accepting
 
 
 def unexpected(observation: AddressObservation, specification: Specification) -> PortSet:
-    """Give the ports of an address that are open and should not be."""
+    """Return the ports of an address that are open and should not be."""
     return observation.accepting - specification.expect - specification.allow

@@ -62,25 +62,25 @@ class Host:
         program.chmod(0o755)
 
     def audit(self, system: System = FEDORA, **settings: Any) -> tuple[dict[str, Any], str]:
-        """Run the audit; give the tool of the audit, and what the agent says of a failure."""
+        """Run the audit; return the tool of the audit, and what the agent says of a failure."""
         audit = agent.Audit(Settings(scope="system", **settings), {"PATH": str(self.path)}, system)
         (tool,), _, trouble = audit.run()
         return tool, trouble
 
     def asked(self) -> list[str]:
-        """Give the arguments of each list that dnf was asked for."""
+        """Return the arguments of each list that dnf was asked for."""
         lines = (self.path / "asked").read_text(encoding="utf-8").splitlines()
         return [line for line in lines if " list " in line]
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Give a host without any tool."""
+    """Return a host without any tool."""
     return Host(tmp_path, monkeypatch)
 
 
 def audited(tool: dict[str, Any]) -> Audit:
-    """Give what portspec makes of it."""
+    """Return what portspec makes of it."""
     return parse(ToolRun(tool["name"], tool["exit_status"], tool["output"], tool["errors"], tool["truncated"]))
 
 

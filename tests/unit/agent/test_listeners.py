@@ -124,7 +124,7 @@ class Proc:
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Proc:
-    """Give an empty one."""
+    """Return an empty one."""
     return Proc(tmp_path / "proc")
 
 

@@ -77,7 +77,7 @@ class Post:
 
 
 def audit(day: str) -> bytes:
-    """Give a signed audit of a day."""
+    """Return a signed audit of a day."""
     return agent.pack(json.dumps({"host": "db1", "day": day, "nonce": day}).encode(), KEY)
 
 
@@ -237,7 +237,7 @@ class Desk:
 
 
 def answer(status: int, body: str) -> tuple[Attempt, str]:
-    """Give what becomes of an audit that is answered with this, and the URL that it went to."""
+    """Return what becomes of an audit that is answered with this, and the URL that it went to."""
     desk = Desk(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     attempt = desk.attempt(Settings(url=f"http://{desk.address}", key_file="/etc/the.key"))
     return attempt, f"http://{desk.address}/api/v1/audits"

@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "agent" / "portspec-send.conf"
 
 
 def gathered(tmp_path: Path, text: str, environ: dict[str, str] | None = None, **flags: str) -> Settings:
-    """Give the settings of a file with this text, under an environment and flags."""
+    """Return the settings of a file with this text, under an environment and flags."""
     path = tmp_path / "send.conf"
     path.write_text(text, encoding="utf-8")
     return gather_settings(str(path), environ or {}, flags)
@@ -211,7 +211,7 @@ def test_host_is_spelled_as_portspec_spells_it(text: str) -> None:
 
 
 def is_address(text: str | None) -> bool:
-    """Tell whether a text is an address."""
+    """Return whether a text is an address."""
     try:
         return text is not None and bool(ipaddress.ip_address(text))
     except ValueError:
@@ -242,7 +242,7 @@ STRANGER = 12345
 
 
 def refusal(path: Path) -> str | None:
-    """Give why a settings file is refused."""
+    """Return why a settings file is refused."""
     try:
         gather_settings(str(path), {}, {})
     except SettingsError as error:
@@ -252,7 +252,7 @@ def refusal(path: Path) -> str | None:
 
 @pytest.fixture
 def own_file(tmp_path: Path) -> Path:
-    """Give a settings file that names a command."""
+    """Return a settings file that names a command."""
     path = tmp_path / "etc" / "send.conf"
     path.parent.mkdir()
     path.write_text("command = trivy rootfs /\n", encoding="utf-8")

@@ -48,13 +48,13 @@ NO_ESM: Final = (
 
 
 def script(cases: Mapping[str, str], otherwise: str = "exit 9") -> str:
-    """Give a shell script that does what its arguments, as one text, say."""
+    """Return a shell script that does what its arguments, as one text, say."""
     arms = "".join(f"'{arguments}') {action};;\n" for arguments, action in cases.items())
     return f'#!/bin/sh\ncase "$*" in\n{arms}*) {otherwise};;\nesac\n'
 
 
 def says(text: str, status: int = 0) -> str:
-    """Give the shell commands that print a text and end."""
+    """Return the shell commands that print a text and end."""
     return f"cat <<'EOF'\n{text}\nEOF\nexit {status}"
 
 
@@ -75,20 +75,20 @@ class Host:
         path.chmod(0o755)
 
     def audit(self, system: System, **settings: Any) -> list[dict[str, Any]]:
-        """Run the audit; give the tools of its audit."""
+        """Run the audit; return the tools of its audit."""
         audit = Audit(Settings(scope="system", **settings), {"PATH": str(self.bare)}, system)
         return audit.run()[0]
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Give a host that finds nothing but its own programs."""
+    """Return a host that finds nothing but its own programs."""
     monkeypatch.setattr("portspec.agent.DIRECTORIES", ())
     return Host(tmp_path)
 
 
 def judged(tools: list[dict[str, Any]], system: System) -> Any:
-    """Give what the server makes of the tools of an audit."""
+    """Return what the server makes of the tools of an audit."""
     seen = Seen(system.kernel, system.id, system.like, system.version)
     return parse(
         *(
@@ -108,7 +108,7 @@ def judged(tools: list[dict[str, Any]], system: System) -> Any:
 
 
 def pkg_admin(audit: str) -> str:
-    """Give a pkg_admin whose audit does something."""
+    """Return a pkg_admin whose audit does something."""
     return script({"-v audit -e": audit, "fetch-pkg-vulnerabilities": "exit 0", "config-var PKGVULNDIR": "exit 1"})
 
 
@@ -281,7 +281,7 @@ def test_base_system_is_named_as_vuxml_does(kernel: str, userland: str, names: t
 
 
 def freebsd(base: tuple[str, ...]) -> System:
-    """Give a FreeBSD with packages."""
+    """Return a FreeBSD with packages."""
     return System("FreeBSD", "freebsd", "/var/db/pkg/local.sqlite", (), "14.1-RELEASE-p6", base)
 
 

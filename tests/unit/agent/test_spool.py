@@ -25,7 +25,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
 
 def audit(day: str) -> bytes:
-    """Give a signed audit of a day."""
+    """Return a signed audit of a day."""
     return agent.pack(json.dumps({"host": "db1", "day": day, "nonce": day}).encode(), KEY)
 
 
@@ -66,7 +66,7 @@ class Host:
                 os.utime(path, (self.now, self.now))
 
     def run(self, day: str) -> tuple[int, list[str]]:
-        """Audit, and send what is there; give the exit code, and the days of the audits that were tried."""
+        """Audit, and send what is there; return the exit code, and the days of the audits that were tried."""
         return self._send(day)
 
     def flush(self, *, is_now: bool = False) -> tuple[int, list[str]]:
@@ -87,17 +87,17 @@ class Host:
         return code, self.tried
 
     def waiting(self) -> list[str]:
-        """Give the days of the audits that wait."""
+        """Return the days of the audits that wait."""
         return [path.stem.partition("-")[2] for path in sorted(self.path.glob("*.audit"))]
 
     def refused(self) -> list[str]:
-        """Give the days of those that were put aside."""
+        """Return the days of those that were put aside."""
         return [path.stem.partition("-")[2] for path in sorted((self.path / "refused").glob("*.audit"))]
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """Give a host whose spool is empty."""
+    """Return a host whose spool is empty."""
     return Host(tmp_path / "spool")
 
 

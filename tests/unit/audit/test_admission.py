@@ -42,22 +42,22 @@ SYSTEM: Final = {"kernel": "FreeBSD", "id": "freebsd", "id_like": [], "version_i
 
 
 def payload(**changes: Any) -> bytes:
-    """Give a payload with some of its values changed."""
+    """Return a payload with some of its values changed."""
     return json.dumps(PLAIN | changes).encode()
 
 
 def spoken(host: str) -> bytes:
-    """Give the payload of a host whose name may have any letters, which stand there as they are."""
+    """Return the payload of a host whose name may have any letters, which stand there as they are."""
     return json.dumps(PLAIN | {"host": host}, ensure_ascii=False).encode()
 
 
 def packed(body: bytes, host: str = HOST, words: str = PASSPHRASE) -> bytes:
-    """Give a payload as a host sends it."""
+    """Return a payload as a host sends it."""
     return pack(body, key_of(host, words))
 
 
 def refusal(data: bytes, now: float = NOW, rules: AdmissionPolicy = RULES) -> RejectedError:
-    """Give why an audit is not accepted."""
+    """Return why an audit is not accepted."""
     with pytest.raises(RejectedError) as caught:
         admit(data, rules, now)
     return caught.value

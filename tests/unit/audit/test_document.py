@@ -51,7 +51,7 @@ FOUND: Final = HostAudit(NOW, "pkg-audit", "1.20.9", Audit(Status.VULNERABLE, (C
 
 
 def changed(**values: Any) -> str:
-    """Give the document of an audit with some of its values changed."""
+    """Return the document of an audit with some of its values changed."""
     return json.dumps(json.loads(encode(FOUND)) | values)
 
 

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(60 + 30 * TIMES)
 
 
 def fuzz(examples: int) -> settings:
-    """Give how much is tried; the machine may be slow, and what is drawn large."""
+    """Return how much is tried; the machine may be slow, and what is drawn large."""
     return settings(
         max_examples=examples * TIMES,
         deadline=None,
@@ -61,12 +61,12 @@ lengths = st.one_of(st.integers(0, 40), places)
 
 
 def edits(tokens: st.SearchStrategy[AnyStr], kinds: tuple[str, ...] = BY_PLACE + BY_LINE) -> Any:
-    """Give some changes, which put in tokens, take out and move what is there."""
+    """Return some changes, which put in tokens, take out and move what is there."""
     return st.lists(st.tuples(st.sampled_from(kinds), places, lengths, tokens), min_size=1, max_size=4)
 
 
 def edited(data: AnyStr, changes: list[Edit[AnyStr]], end: AnyStr) -> AnyStr:
-    """Give a text or bytes with the changes made, one after the other; `end` is how a line that is put in ends."""
+    """Return a text or bytes with the changes made, one after the other; `end` is how a line that is put in ends."""
     for kind, place, length, token in changes:
         if kind in BY_LINE:
             data = data[:0].join(_by_line(data.splitlines(keepends=True), kind, place, length, token + end))
@@ -145,7 +145,7 @@ def _has_words_for_none(output: str) -> bool:
 
 
 def _has_lists_of_dnf(output: str) -> bool:
-    """Tell whether all three lists are there, each once; nothing is to be updated, and something was."""
+    """Return whether all three lists are there, each once; nothing is to be updated, and something was."""
     lists = re.findall(r"(?m)^# portspec: list of [^\r\n]*\r?\n((?:(?!# portspec: )[^\n]*\n)*)", output)
     available, installed, _ = lists
     is_empty = all(line in {"", "[]"} or " Package " in line or "/Sec." not in line for line in available.split("\n"))
@@ -153,13 +153,13 @@ def _has_lists_of_dnf(output: str) -> bool:
 
 
 def _has_list_of_zypper(output: str) -> bool:
-    """Tell whether a list of patches is there, without one of security that is needed."""
+    """Return whether a list of patches is there, without one of security that is needed."""
     patches = re.findall(r'status="(?:needed|unwanted)" category="([^"]*)"', output)
     return "<update-list" in output and "no-update-repositories" not in output and "security" not in patches
 
 
 def _has_no_finding(output: str) -> bool:
-    """Tell whether a JSON document is whole, with no list of findings in it that is not empty."""
+    """Return whether a JSON document is whole, with no list of findings in it that is not empty."""
     document = json.loads(output.strip(), parse_int=float)
     is_excused = "experimental_analysis" in output  # of osv-scanner, which lists what it does not count
     return is_excused or not any(_findings(document))
@@ -174,7 +174,7 @@ def _findings(value: Any) -> Any:
 
 
 def _has_no_security_update(output: str) -> bool:
-    """Tell whether apt's output is whole, and no version above an installed one is of a security pocket."""
+    """Return whether apt's output is whole, and no version above an installed one is of a security pocket."""
     tables, marker, sources = output.partition(apt.SOURCES)
     above = [table.partition(" *** ")[0] for table in re.split(r"[\r\n](?=\S)", tables)]
     is_whole = output.rstrip().endswith(apt.PROOF) and bool(marker) and "Pinned packages:" in sources
@@ -183,13 +183,13 @@ def _has_no_security_update(output: str) -> bool:
 
 
 def _has_no_older_package(output: str) -> bool:
-    """Tell whether apk's output is whole, with no package of which a repository has a newer version."""
+    """Return whether apk's output is whole, with no package of which a repository has a newer version."""
     is_whole = output.rstrip().endswith(apk.PROOF) and apk.INDEXES in output
     return is_whole and " = " in output and not re.search(r"^\S+-[0-9]\S* +< ", output, re.MULTILINE)
 
 
 def _has_only_installed_packages(output: str) -> bool:
-    """Tell whether pkg_admin's output is whole, with no vulnerability before the packages."""
+    """Return whether pkg_admin's output is whole, with no vulnerability before the packages."""
     found, marker, _ = output.partition(pkg_admin.PACKAGES)
     return output.rstrip().endswith(pkg_admin.PROOF) and bool(marker) and not found.strip()
 
@@ -281,7 +281,7 @@ raw_tokens = st.one_of(
 
 
 def texts_of(audit: AuditPayload) -> list[str]:
-    """Give the texts of an audit that are shown as they are: all but what the tool printed."""
+    """Return the texts of an audit that are shown as they are: all but what the tool printed."""
     values = [getattr(audit, field.name) for field in fields(AuditPayload) if field.name not in {"run", "listeners"}]
     for listener in audit.listeners or ():
         values += [getattr(listener, field.name) for field in fields(listener)]
@@ -298,7 +298,7 @@ def check_report(audit: AuditPayload) -> None:
 
 
 def unless_refused(read: Callable[[], T]) -> T | None:
-    """Give what is read; None if it is refused, for one of the reasons and in one line."""
+    """Return what is read; None if it is refused, for one of the reasons and in one line."""
     try:
         return read()
     except (EnvelopeError, RejectedError) as error:
@@ -359,7 +359,7 @@ def test_changed_report_is_refused_or_the_same(changes: list[Edit[bytes]]) -> No
 
 
 def accepted(data: bytes) -> bytes | None:
-    """Give the payload of an audit that is accepted; None for one that is refused."""
+    """Return the payload of an audit that is accepted; None for one that is refused."""
     return unless_refused(lambda: admit(data, RULES, NOW)[1])
 
 
@@ -398,7 +398,7 @@ environments = st.dictionaries(
 
 
 def carried(raw: bytes) -> bytes | None:
-    """Give the payload that a mail brings in; None if the mail or its audit is refused."""
+    """Return the payload that a mail brings in; None if the mail or its audit is refused."""
     found = unless_refused(lambda: read_mail(raw))
     return None if found is None else accepted(found)
 

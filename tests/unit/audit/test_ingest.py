@@ -83,7 +83,7 @@ def test_no_network_is_served_twice_while_another_waits(steps: Sequence[tuple[st
 
 
 def forged(host: str, size: int) -> bytes:
-    """Give an audit of some host, signed by nobody, that unpacks to so many bytes."""
+    """Return an audit of some host, signed by nobody, that unpacks to so many bytes."""
     return b"portspec-audit 1 %s\n%s" % (b"0" * 64, gzip.compress(b'{"host": "%s"}' % host.encode() + bytes(size)))
 
 
@@ -118,7 +118,7 @@ def test_true_report_waits_for_one_forged_one_at_most(path: Path) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that is not there yet."""
     return tmp_path / "portspec.db"
 
 

@@ -27,14 +27,14 @@ NAMED: Final = 'Content-Disposition: attachment; filename="portspec-audit.bin"'
 
 
 def sent(packed: bytes = PACKED) -> bytes:
-    """Give the mail of the agent."""
+    """Return the mail of the agent."""
     return make_mail(
         Parcel(packed, "db1", "2026-11-22", "0f" * 16, None), "root@db1.example.org", "portspec@example.org"
     )
 
 
 def wrapped(packed: bytes = PACKED, width: int = 76, end: bytes = b"\n") -> bytes:
-    """Give bytes as base64 in lines of a width."""
+    """Return bytes as base64 in lines of a width."""
     text = base64.b64encode(packed)
     return b"".join(text[start : start + width] + end for start in range(0, len(text), width))
 
@@ -42,7 +42,7 @@ def wrapped(packed: bytes = PACKED, width: int = 76, end: bytes = b"\n") -> byte
 def part(
     kind: str = CONTENT_TYPE, encoding: str = "base64", body: bytes | None = None, *headers: str, end: str = "\n"
 ) -> bytes:
-    """Give a part with its headers."""
+    """Return a part with its headers."""
     lines = [f"Content-Type: {kind}", f"Content-Transfer-Encoding: {encoding}", *headers, "", ""]
     return end.join(lines).encode() + (wrapped() if body is None else body)
 
@@ -69,7 +69,7 @@ def forwarded(inner: bytes, depth: int) -> bytes:
 
 
 def refusal(raw: bytes) -> RejectedError:
-    """Give why a mail is refused; in one line, whatever it is."""
+    """Return why a mail is refused; in one line, whatever it is."""
     with pytest.raises(RejectedError) as caught:
         read_mail(raw)
     assert str(caught.value).isprintable()
@@ -265,7 +265,7 @@ def test_mail_that_is_cut_off_after_the_report_gives_it() -> None:
 
 
 def nested(count: int, *, has_one_name: bool = False) -> bytes:
-    """Give the begins of so many multiparts, each in the one before."""
+    """Return the begins of so many multiparts, each in the one before."""
     names = ["b" if has_one_name else f"b{number}" for number in range(count)]
     return "".join(f"Content-Type: multipart/mixed; boundary={name}\n\n--{name}\n" for name in names).encode()
 

@@ -59,19 +59,19 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock that stands still."""
+    """Return a clock that stands still."""
     return Clock()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that is not there yet."""
     return tmp_path / "portspec.db"
 
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """Give the events that the test logs."""
+    """Return the events that the test logs."""
     with Logs() as found:
         yield found
 
@@ -113,7 +113,7 @@ class Parsing:
 
 @pytest.fixture
 def parsing(monkeypatch: pytest.MonkeyPatch) -> Parsing:
-    """Give a count of the outputs that are read."""
+    """Return a count of the outputs that are read."""
     return Parsing(monkeypatch)
 
 
@@ -123,7 +123,7 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def told(logs: Logs) -> list[MutableMapping[str, Any]]:
-    """Give what was logged but for the line of each audit that was read."""
+    """Return what was logged but for the line of each audit that was read."""
     return [event for event in logs.events if event["event"] != "audit read"]
 
 
@@ -198,7 +198,7 @@ def test_report_of_a_time_that_is_not_yet_does_not_outlast_the_next(path: Path, 
 
 
 def memory() -> int:
-    """Give what this process has in memory, in bytes."""
+    """Return what this process has in memory, in bytes."""
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.scan import Reason
-from portspec.schedule.agenda import RETRY_PAUSES, Agenda, Due, Look, pauses, retry_pause
+from portspec.schedule.agenda import RETRY_PAUSES, Agenda, ExtraScan, PlannedScan, pauses, retry_pause
 from portspec.state.snapshot import HostState
 from tests.unit.factories import ADDRESS, MODEST, result, seen, target
 
@@ -44,8 +44,8 @@ def test_rounds_are_soon_enough_where_the_interval_is_short(interval: float, fai
     """Nothing is planned between the rounds that would not come before the next one; nothing else is left out."""
     unseen = pauses(state(interval=interval, is_seen=False), failures, recheck)
     deviates = pauses(state(interval=interval, is_open=True), 0, recheck)
-    assert unseen == ({Look.SCAN: retry_pause(failures)} if retry_pause(failures) < interval else {})
-    assert deviates == ({Look.RECHECK: recheck} if 0 < recheck < interval else {})
+    assert unseen == ({ExtraScan.RETRY: retry_pause(failures)} if retry_pause(failures) < interval else {})
+    assert deviates == ({ExtraScan.RECHECK: recheck} if 0 < recheck < interval else {})
 
 
 @MODEST
@@ -62,14 +62,14 @@ def test_host_that_deviates_and_was_seen_in_part_is_looked_at_in_both_ways() -> 
     partly = HostState(of).after(
         result(of, seen(ADDRESS, is_open=[80]), seen(OTHER_ADDRESS, reason=Reason.NO_ROUTE))
     )  # fmt: skip
-    assert pauses(partly, 3, 15 * MINUTE) == {Look.RECHECK: 15 * MINUTE, Look.SCAN: 5 * MINUTE}
+    assert pauses(partly, 3, 15 * MINUTE) == {ExtraScan.RECHECK: 15 * MINUTE, ExtraScan.RETRY: 5 * MINUTE}
 
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("put"), st.sampled_from("abc"), st.sampled_from(Look), st.integers(0, 20)),
-        st.tuples(st.just("withdraw"), st.sampled_from("abc"), st.sampled_from(Look), st.just(0)),
-        st.tuples(st.just("take"), st.just(""), st.just(Look.SCAN), st.integers(0, 20)),
+        st.tuples(st.just("put"), st.sampled_from("abc"), st.sampled_from(ExtraScan), st.integers(0, 20)),
+        st.tuples(st.just("withdraw"), st.sampled_from("abc"), st.sampled_from(ExtraScan), st.just(0)),
+        st.tuples(st.just("take"), st.just(""), st.just(ExtraScan.RETRY), st.integers(0, 20)),
     ),
     max_size=200,
 )
@@ -77,13 +77,13 @@ STEPS = st.lists(
 
 @MODEST
 @given(steps=STEPS)
-def test_agenda_gives_what_was_planned_last_in_order(steps: list[tuple[str, str, Look, int]]) -> None:
+def test_agenda_gives_what_was_planned_last_in_order(steps: list[tuple[str, str, ExtraScan, int]]) -> None:
     """Whatever is planned, planned anew, withdrawn and taken: it holds what a plain mapping would hold."""
     agenda = Agenda()
-    plain: dict[tuple[str, Look], float] = {}
+    plain: dict[tuple[str, ExtraScan], float] = {}
     for word, host, look, at in steps:
         if word == "put":
-            agenda.put(Due(host, look, float(at), 1.0))
+            agenda.put(PlannedScan(host, look, float(at), 1.0))
             plain[host, look] = float(at)
         elif word == "withdraw":
             agenda.withdraw(host, look)

@@ -42,7 +42,7 @@ class Scene:
         self.returned += 1
 
     async def sees(self, canary: Target) -> bool:
-        """Look at a canary: a tenth of a second if it answers, else a whole one."""
+        """ExtraScan at a canary: a tenth of a second if it answers, else a whole one."""
         self.looks.append((canary.host, self.clock.now()))
         is_visible = canary.host in self.visible
         await self.clock.sleep(0.1 if is_visible else 1.0)
@@ -54,7 +54,7 @@ class Scene:
         return asyncio.create_task(self.canaries.missed(self.sees, since))
 
     async def answer(self, asking: Awaitable[Failure | None], seconds: float = 5.0) -> Failure | None:
-        """Give the answer, which takes no longer than so many seconds."""
+        """Return the answer, which takes no longer than so many seconds."""
         await self.clock.advance(seconds)
         return await asyncio.wait_for(asking, 0)
 

@@ -376,7 +376,7 @@ def fails(job: ScanJob) -> Observation:
 
 
 def examine(of: Target, scanned: Script, confirmed: Script | None) -> tuple[ScanResult, ScriptedEngine]:
-    """Examine one host at both its addresses; gives the result, and the engine that was to confirm."""
+    """Examine one host at both its addresses; returns the result, and the engine that was to confirm."""
     confirmer = ScriptedEngine(confirmed)
     one = examiner(
         ScriptedEngine(scanned),
@@ -387,7 +387,7 @@ def examine(of: Target, scanned: Script, confirmed: Script | None) -> tuple[Scan
 
 
 def asked(confirmer: ScriptedEngine) -> list[tuple[tuple[str, ...], list[int]]]:
-    """Give addresses and ports that were connected to."""
+    """Return addresses and ports that were connected to."""
     return [(job.addresses, list(job.ports)) for job in confirmer.jobs]
 
 
@@ -858,14 +858,14 @@ def in_turn(*scripts: Script) -> Script:
 def repeated(
     of: Target, *scripts: Script, confirm: int = 2, confirmed: Script | None = None, earlier: ScanResult | None = None
 ) -> tuple[ScanResult, ScriptedEngine, ScriptedEngine]:
-    """Examine one host at one address; gives the result, the engine that scans, and the one that confirms."""
+    """Examine one host at one address; returns the result, the engine that scans, and the one that confirms."""
     engine, confirmer = ScriptedEngine(in_turn(*scripts)), ScriptedEngine(confirmed)
     one = examiner(engine, confirm=confirm, confirmer=confirmer if confirmed else None)
     return asyncio.run(one.examine(of, earlier)), engine, confirmer
 
 
 def deviating(result: ScanResult) -> list[tuple[int, Kind, PortState]]:
-    """Give the deviations of a host with one address."""
+    """Return the deviations of a host with one address."""
     return [(item.port, item.kind, item.state) for item in result.judgement.deviations]
 
 
@@ -1183,7 +1183,7 @@ def test_a_scan_that_finds_what_the_last_one_found_is_logged_at_debug() -> None:
 def rechecked(
     of: Target, first: Script, second: Script, *, confirmed: tuple[Script, Script] | None = None
 ) -> tuple[tuple[AddressObservation, ...], tuple[AddressObservation, ...] | None, list[ScanJob], list[ScanJob]]:
-    """Examine a host, and look again at what deviates; gives what was seen, before and after, and the jobs of that."""
+    """Examine a host, and look again at what deviates; return what was seen, before and after, and its jobs."""
     engine, confirmer = (
         ScriptedEngine(in_turn(first, second)),
         ScriptedEngine(in_turn(*confirmed) if confirmed else None),
@@ -1383,7 +1383,7 @@ def cut(*addresses: str) -> Script:
 
 
 def watched(of: Target, script: Script, earlier: ScanResult | None = None) -> tuple[ScanResult, ScriptedEngine]:
-    """Examine a host beside the canary, one host at a time; gives the result, and the engine that was asked."""
+    """Examine a host beside the canary, one host at a time; returns the result, and the engine that was asked."""
     engine = ScriptedEngine(script)
     canaries = Canaries(AddressScans(engine), ManualClock())
     canaries.watch([GATEWAY])
@@ -1392,7 +1392,7 @@ def watched(of: Target, script: Script, earlier: ScanResult | None = None) -> tu
 
 
 def reason_of(result: ScanResult) -> Reason | None:
-    """Give why a host could not be seen."""
+    """Return why a host could not be seen."""
     return result.judgement.failure.reason if result.judgement.failure else None
 
 

@@ -109,7 +109,7 @@ class ScriptedExaminer(Examiner):
         return result(target, seen(is_open=self.found.get(host, ())), at=self._wall())
 
     def times(self, host: str) -> list[float]:
-        """Give when the scans of a host began, in seconds since the monitor did."""
+        """Return when the scans of a host began, in seconds since the monitor did."""
         return [when for name, when in self.began if name == host]
 
 
@@ -166,15 +166,15 @@ class Scene:
         asyncio.run(scenario())
 
     def apply(self, *targets: Target, **others: Any) -> Callable[[], None]:
-        """Give what makes the monitor go on with these targets."""
+        """Return what makes the monitor go on with these targets."""
         return lambda: self.monitor.apply(targets, **others)
 
     def state(self, host: str = "web1") -> HostState:
-        """Give what is known of a host now."""
+        """Return what is known of a host now."""
         return self.monitor.snapshot.hosts[host]
 
     def times(self, host: str = "web1") -> list[float]:
-        """Give when the scans of a host began, in seconds since the monitor did."""
+        """Return when the scans of a host began, in seconds since the monitor did."""
         return self.examiner.times(host)
 
 

@@ -40,7 +40,7 @@ def audited(*found: Vulnerability, listeners: tuple[ListeningSocket, ...] = ()) 
 
 
 def written(state: AuditState, name: str) -> list[str]:
-    """Give the lines of a host in a family."""
+    """Return the lines of a host in a family."""
     return next(render_host(part, state)[0] for part in AUDITS.parts if part.metric.name == name)
 
 

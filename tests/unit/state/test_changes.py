@@ -28,12 +28,12 @@ Row = tuple[str, str, PortState | None, PortState]
 
 
 def rows(found: Iterable[Change]) -> list[Row]:
-    """Give what the changes say beside host and times."""
+    """Return what the changes say beside host and times."""
     return [(item.address, item.ports, item.before, item.after) for item in found]
 
 
 def between(*scans: ScanResult, of: Target = WEB) -> list[Row]:
-    """Give what the last of some scans changed."""
+    """Return what the last of some scans changed."""
     before = after = HostState(of)
     for scan in scans:
         before, after = after, after.after(scan)
@@ -41,7 +41,7 @@ def between(*scans: ScanResult, of: Target = WEB) -> list[Row]:
 
 
 def moved(old: AddressObservation, new: AddressObservation, of: Target = WEB) -> list[Row]:
-    """Give what a scan of one address changed after another."""
+    """Return what a scan of one address changed after another."""
     return between(result(of, old), result(of, new, at=LATER), of=of)
 
 

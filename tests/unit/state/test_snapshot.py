@@ -90,7 +90,7 @@ def test_states_that_differ_only_in_what_is_closed_are_no_change() -> None:
 
 
 def partly_seen() -> tuple[HostState, HostState]:
-    """Give a host of two addresses, both out of spec, before and after one of them could not be seen any more."""
+    """Return a host of two addresses, both out of spec, before and after one of them could not be seen any more."""
     both = HostState(WEB).after(result(WEB, seen(ADDRESS), seen(OTHER, is_open=[22, 80])))
     return both, both.after(result(WEB, seen(ADDRESS), seen(OTHER, reason=Reason.NO_ROUTE), at=NOW + 60))
 

@@ -1,4 +1,4 @@
-"""Looks beside the rounds: begun when they are due, a few at a time, so that they hold up no round."""
+"""ExtraScans beside the rounds: begun when they are due, a few at a time, so that they hold up no round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from portspec.schedule.agenda import Agenda, Due, Look, jitter, pauses
+from portspec.schedule.agenda import Agenda, ExtraScan, PlannedScan, jitter, pauses
 
 if TYPE_CHECKING:
     import random
@@ -32,7 +32,7 @@ class _Queue:
         self.held = 0  # places
 
     @property
-    def first(self) -> Due | None:
+    def first(self) -> PlannedScan | None:
         return self.agenda.first() if self.held < self.places else None
 
 
@@ -44,25 +44,25 @@ class _Turn:
         self._queue: _Queue | None = queue
 
     def end(self) -> None:
-        """Give the place back, unless that was done before."""
+        """Return the place back, unless that was done before."""
         if self._queue:
             self._queue.held -= 1
             self._queue = None
 
 
-class Looks:
+class ExtraScans:
     """Begins looks at hosts when they are due: those at hosts with a name and those with an address apart.
 
     `begin` starts a look in a group of tasks, or gives None if it is not needed any more; it is given what to call when
     the look is slow, or only waits for others. Of each kind as many are under way as a SHARE of the `places` that the
-    rounds have, but for those that are slow; the others wait in the agenda. Looks that follow each
+    rounds have, but for those that are slow; the others wait in the agenda. ExtraScans that follow each
     other closely are one sweep; `on_sweep` is called when one begins. `recheck` are the seconds between two looks at
     ports that deviate, 0 for never; it may be set anew.
     """
 
     def __init__(
         self,
-        begin: Callable[[str, Look, asyncio.TaskGroup, Callable[[], object]], asyncio.Task[None] | None],
+        begin: Callable[[str, ExtraScan, asyncio.TaskGroup, Callable[[], object]], asyncio.Task[None] | None],
         on_sweep: Callable[[], object],
         *,
         places: int,
@@ -107,38 +107,38 @@ class Looks:
 
     def forget(self, host: str) -> None:
         """Plan no look at a host, and forget how often it could not be seen."""
-        self._withdraw(host, *Look)
+        self._withdraw(host, *ExtraScan)
         self._failures.pop(host, None)
 
-    def plan(self, state: HostState, done: Look | None) -> float:
-        """Plan the looks at a host after one of a kind, or none was done; gives when the first is, by the clock.
+    def plan(self, state: HostState, done: ExtraScan | None) -> float:
+        """Plan the looks at a host after one of a kind, or none was done; returns when the first is, by the clock.
 
         What was planned before stays so, unless it was done now: a scan does what a recheck does, too. Infinity if
         nothing is planned.
         """
         wanted = pauses(state, self._failures.get(state.host, 0), self.recheck)
-        for look in Look:
+        for look in ExtraScan:
             if look not in wanted:
                 self._withdraw(state.host, look)
-            elif done in (Look.SCAN, look) or not self._is_planned(state.host, look):
+            elif done in (ExtraScan.RETRY, look) or not self._is_planned(state.host, look):
                 self.put(state.target, look, wanted[look])
         return min(queue.agenda.at(state.host) for queue in self._queues.values())
 
-    def put(self, target: Target, look: Look, pause: float) -> None:
+    def put(self, target: Target, look: ExtraScan, pause: float) -> None:
         """Plan a look after a pause in seconds, a little earlier at random, in place of one that was planned."""
         spread = jitter(pause)
         at = self._clock.now() + pause - self._rng.uniform(0.0, spread)
         self._withdraw(target.host, look)
-        self._queues[target.address is None].agenda.put(Due(target.host, look, at, spread))
+        self._queues[target.address is None].agenda.put(PlannedScan(target.host, look, at, spread))
         if at < self._alarm_at:
             self._set_alarm()
 
-    def _withdraw(self, host: str, *looks: Look) -> None:
+    def _withdraw(self, host: str, *looks: ExtraScan) -> None:
         for queue in self._queues.values():
             for look in looks:
                 queue.agenda.withdraw(host, look)
 
-    def _is_planned(self, host: str, look: Look) -> bool:
+    def _is_planned(self, host: str, look: ExtraScan) -> bool:
         return any(queue.agenda.planned(host, look) for queue in self._queues.values())
 
     @property
@@ -182,7 +182,7 @@ class Looks:
         turn.end()
         self._begin_due()
 
-    def _end(self, queue: _Queue, due: Due, turn: _Turn, _: asyncio.Task[None]) -> None:
+    def _end(self, queue: _Queue, due: PlannedScan, turn: _Turn, _: asyncio.Task[None]) -> None:
         turn.end()
         queue.running -= 1
         self._sweep_until = max(self._sweep_until, self._clock.now() + _gap(due))
@@ -212,6 +212,6 @@ def _share(places: int) -> int:
     return max(1, places // SHARE)
 
 
-def _gap(due: Due) -> float:
-    """Give how many seconds may lie between a look and the next one of the same sweep."""
+def _gap(due: PlannedScan) -> float:
+    """Return how many seconds may lie between a look and the next one of the same sweep."""
     return min(due.spread, MAX_GAP)

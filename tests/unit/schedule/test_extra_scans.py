@@ -18,9 +18,9 @@ from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.scan import Failure, Observation, Reason
 from portspec.scan.addresses import AddressScans
-from portspec.schedule.agenda import JITTER, Look, retry_pause
-from portspec.schedule.beside_rounds import SHARE, Looks
+from portspec.schedule.agenda import JITTER, ExtraScan, retry_pause
 from portspec.schedule.examiner import Examiner
+from portspec.schedule.extra_scans import SHARE, ExtraScans
 from portspec.schedule.monitor import LONGEST_LOOK_AWAY, Monitor
 from portspec.state.document import host_document, timestamp
 from portspec.state.snapshot import HostState
@@ -75,7 +75,7 @@ class World:
         return seen(address, scanned=job.ports, is_open=found, filtered=dropped)
 
     async def resolve(self, name: str) -> Resolution:
-        """Look a name up."""
+        """ExtraScan a name up."""
         await asyncio.sleep(0)
         failure = Failure(Reason.RESOLVE, f"{name} does not resolve")
         if name not in self.names:
@@ -138,15 +138,15 @@ class Scene:
         asyncio.run(scenario())
 
     def state(self, host: str = "web1") -> HostState:
-        """Give what is known of a host now."""
+        """Return what is known of a host now."""
         return self.monitor.snapshot.hosts[host]
 
     def scans(self, address: str = V4) -> list[float]:
-        """Give when all ports of an address were scanned."""
+        """Return when all ports of an address were scanned."""
         return [at for at, job in self.jobs if job.addresses == (address,) and len(job.ports) >= len(PORTS)]
 
     def apply(self, *targets: Target, **others: Any) -> Callable[[], None]:
-        """Give what makes the monitor go on with these targets."""
+        """Return what makes the monitor go on with these targets."""
         return lambda: self.monitor.apply(targets, **others)
 
 
@@ -166,7 +166,7 @@ def opened(**others: Any) -> World:
 
 
 def is_close(at: float, pause: float) -> bool:
-    """Tell whether something came at the end of a pause, or a little earlier."""
+    """Return whether something came at the end of a pause, or a little earlier."""
     return pause * (1 - JITTER) <= at <= pause
 
 
@@ -612,21 +612,21 @@ def test_retry_pauses_are_what_the_tests_take_them_for() -> None:
 
 
 def test_look_that_is_slow_gives_its_place_to_the_next_one_once() -> None:
-    """Looks that only wait keep no other from being made; each of them makes room for one."""
+    """ExtraScans that only wait keep no other from being made; each of them makes room for one."""
 
     async def scenario() -> None:
         clock, ways, ended = ManualClock(), list[Callable[[], object]](), asyncio.Event()
 
         def begin(
-            _: str, __: Look, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
+            _: str, __: ExtraScan, tasks: asyncio.TaskGroup, give_way: Callable[[], object]
         ) -> asyncio.Task[Any] | None:
             ways.append(give_way)
             return tasks.create_task(ended.wait())
 
-        looks = Looks(begin, lambda: None, places=1, recheck=0.0, clock=clock, rng=random.Random(1))  # noqa: S311
+        looks = ExtraScans(begin, lambda: None, places=1, recheck=0.0, clock=clock, rng=random.Random(1))  # noqa: S311
         running = asyncio.create_task(looks.run())
         for number in range(4):
-            looks.put(target(f"db{number}"), Look.SCAN, 10.0)
+            looks.put(target(f"db{number}"), ExtraScan.RETRY, 10.0)
         await clock.advance(10.0)
         assert len(ways) == 1
         ways[0]()
