@@ -7,7 +7,7 @@ import sys
 # New objects before the youngest, the middle-aged and all are searched for cycles. The modules make fewer, and none of
 # them is garbage. `serve` has numbers of its own. (Measured, with what main() does at the end: `serve` starts and ends
 # in 0.50 instead of 0.66 seconds of a processor, `check` in 0.22 instead of 0.28.)
-COLLECT = (200_000, 10, 10)
+GC_THRESHOLDS = (200_000, 10, 10)
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     Python itself starts, for some 10 ms; whoever starts portspec with SIGHUP blocked or ignored is safe there, too.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    gc.set_threshold(*COLLECT)
+    gc.set_threshold(*GC_THRESHOLDS)
     from portspec.cli import main as run
 
     try:

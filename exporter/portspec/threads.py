@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TELL_AGAIN = 3600.0  # seconds after which a want of threads is told once more
+LOG_AGAIN_AFTER = 3600.0  # seconds after which a want of threads is told once more
 
 _log = log.get("threads")
 
@@ -36,7 +36,7 @@ class _Shortage:
 
     def tell(self, error: NoThreadError) -> None:
         """Log it, unless that was done a short while ago."""
-        if not self._is_first and (now := self._clock()) >= self._told_at + TELL_AGAIN:
+        if not self._is_first and (now := self._clock()) >= self._told_at + LOG_AGAIN_AFTER:
             self._told_at = now
             _log.error("portspec works slowly, and in part not at all", why=str(error))
         self._is_first = False

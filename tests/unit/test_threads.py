@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from portspec.errors import NoThreadError
-from portspec.threads import TELL_AGAIN, _Shortage, computed, in_daemon_thread
+from portspec.threads import LOG_AGAIN_AFTER, _Shortage, computed, in_daemon_thread
 from tests.unit.scan.loopback import PATIENCE
 
 
@@ -134,7 +134,7 @@ def test_work_that_only_computes_needs_no_thread(monkeypatch: pytest.MonkeyPatch
 
 def test_want_of_threads_is_told_once_an_hour() -> None:
     """The first refusal is the caller's to tell, the second is logged with what to do, and then one in an hour."""
-    times = iter((1.0, 2.0, TELL_AGAIN, TELL_AGAIN + 1.0, TELL_AGAIN + 2.0))
+    times = iter((1.0, 2.0, LOG_AGAIN_AFTER, LOG_AGAIN_AFTER + 1.0, LOG_AGAIN_AFTER + 2.0))
     shortage = _Shortage(lambda: next(times))
     with capture_logs() as logs:
         shortage.tell(NoThreadError())

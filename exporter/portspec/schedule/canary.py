@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FRESH: Final = 30.0  # seconds for which a look is recent; while no canary can be seen one is looked at as often
 PAUSE: Final = 1.0  # seconds between two looks at least, whoever asks
-_NAMED = 3  # canaries in a message
+_MAX_NAMED = 3  # canaries in a message
 
 _log = log.get("canary")
 
@@ -113,8 +113,8 @@ class Canaries:
 
     def _names(self) -> str:
         hosts = [target.host for target in self._targets]
-        more = f" and {len(hosts) - _NAMED} more" if len(hosts) > _NAMED else ""
-        return f"{', '.join(hosts[:_NAMED])}{more}"
+        more = f" and {len(hosts) - _MAX_NAMED} more" if len(hosts) > _MAX_NAMED else ""
+        return f"{', '.join(hosts[:_MAX_NAMED])}{more}"
 
     async def _share(self, sees: SeesCanary) -> None:
         """Wait for the look that is made now, or make one."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MANY = 2000  # ports: a few milliseconds
-_QUESTIONS = 3  # times that an address is asked whether it still answers SYNs, at most
+_PORTS_PER_TURN = 2000  # ports: a few milliseconds
+_MAX_LIVENESS_CHECKS = 3  # times that an address is asked whether it still answers SYNs, at most
 
 
 class Settler:
@@ -172,7 +172,7 @@ class Settler:
         deaf = [
             address for address, found in connected.items() if not (found.answered or found.failure or address in lost)
         ]
-        for _ in range(_QUESTIONS):
+        for _ in range(_MAX_LIVENESS_CHECKS):
             asked = [address for address in deaf if address not in again or not again[address].answered]
             jobs = [
                 replace(questions[address], ports=evidence.sample(questions[address].ports), patience=0.0)
@@ -219,4 +219,4 @@ class Settler:
 async def apart(of: Sequence[AddressObservation] | Sequence[Deviation], work: Callable[[], T]) -> T:
     """Do what takes long for a machine that answers on all its ports beside the event loop."""
     size = sum(max(len(item.scanned) - item.closed, 0) if isinstance(item, AddressObservation) else 1 for item in of)
-    return work() if size <= _MANY else await computed(work)
+    return work() if size <= _PORTS_PER_TURN else await computed(work)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from portspec.clock import Clock
     from portspec.state.snapshot import HostState
 
-LONGEST_LOOK_AWAY: Final = 30.0  # seconds between two looks at the wall clock, which may be set at any time
-_AT_ONCE = 100  # hosts judged before the event loop may go on
+CLOCK_CHECK_INTERVAL: Final = 30.0  # seconds between two looks at the wall clock, which may be set at any time
+_HOSTS_PER_TURN = 100  # hosts judged before the event loop may go on
 
 _log = log.get("monitor")
 
@@ -35,7 +35,7 @@ async def watch(
         now = wall_clock()
         await _judge_outdated(_with_exceptions(states()), judge, now)
         end = next_end(_with_exceptions(states()), now)
-        await clock.sleep(min(max(end - now, 0.0), LONGEST_LOOK_AWAY))
+        await clock.sleep(min(max(end - now, 0.0), CLOCK_CHECK_INTERVAL))
 
 
 def _with_exceptions(states: Iterable[HostState]) -> list[HostState]:
@@ -47,7 +47,7 @@ async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, flo
     found = [state.host for state in outdated(states, now)]
     for number, host in enumerate(found, 1):
         judge(host, now)
-        if number % _AT_ONCE == 0:
+        if number % _HOSTS_PER_TURN == 0:
             await asyncio.sleep(0)
     if found:
         _log.info("exceptions ended: hosts judged anew", hosts=len(found), first=found[0])

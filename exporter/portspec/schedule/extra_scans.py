@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from portspec.inventory import Target
     from portspec.state.snapshot import HostState, ScanResult
 
-SHARE: Final = 4  # one place for so many of the rounds'
-MAX_GAP: Final = 5.0  # seconds between two looks that belong to one sweep, at most
+ROUNDS_PER_EXTRA_PLACE: Final = 4  # one place for so many of the rounds'
+MAX_SWEEP_GAP: Final = 5.0  # seconds between two looks that belong to one sweep, at most
 
 
 class _Queue:
@@ -53,10 +53,10 @@ class _Turn:
 class ExtraScans:
     """Begins looks at hosts when they are due: those at hosts with a name and those with an address apart.
 
-    `begin` starts a look in a group of tasks, or gives None if it is not needed any more; it is given what to call when
-    the look is slow, or only waits for others. Of each kind as many are under way as a SHARE of the `places` that the
-    rounds have, but for those that are slow; the others wait in the agenda. ExtraScans that follow each
-    other closely are one sweep; `on_sweep` is called when one begins. `recheck` are the seconds between two looks at
+    `begin` starts a scan in a group of tasks, or returns None if it is not needed any more; it is given what to call
+    when the scan is slow, or only waits for others. Of each kind one runs for each ROUNDS_PER_EXTRA_PLACE of the
+    `places` that the rounds have, slow ones not counted; the others wait in the agenda. Scans that follow each other
+    closely are one sweep; `on_sweep` is called when one begins. `recheck` are the seconds between two scans of the
     ports that deviate, 0 for never; it may be set anew.
     """
 
@@ -209,9 +209,9 @@ class ExtraScans:
 
 
 def _share(places: int) -> int:
-    return max(1, places // SHARE)
+    return max(1, places // ROUNDS_PER_EXTRA_PLACE)
 
 
 def _gap(due: PlannedScan) -> float:
     """Return how many seconds may lie between a look and the next one of the same sweep."""
-    return min(due.spread, MAX_GAP)
+    return min(due.spread, MAX_SWEEP_GAP)

@@ -18,7 +18,7 @@ from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Reason
 from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
-from portspec.schedule.expiry import LONGEST_LOOK_AWAY, watch
+from portspec.schedule.expiry import CLOCK_CHECK_INTERVAL, watch
 from portspec.schedule.extra_scans import ExtraScans
 from portspec.state.document import timestamp
 from portspec.state.snapshot import HostState, HostTable, Snapshot
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from portspec.inventory import Target
     from portspec.schedule.examiner import Examiner
 
-__all__ = ["JITTER", "LONGEST_LOOK_AWAY", "MAX_JITTER", "Monitor", "SystemClock"]
+__all__ = ["CLOCK_CHECK_INTERVAL", "JITTER", "MAX_JITTER", "Monitor", "SystemClock"]
 
-AFTER_RETURN = 1.0  # seconds until hosts are looked at whose silence was not believed
+RESCAN_DELAY = 1.0  # seconds until hosts are looked at whose silence was not believed
 _LONGEST_PORTS = 200  # characters
 
 _log = log.get("monitor")
@@ -210,7 +210,7 @@ class Monitor:
         for state in self._states():
             failure = state.latest.judgement.failure if state.latest else None
             if failure and failure.reason is Reason.CANARY:
-                self._looks.put(state.target, ExtraScan.RETRY, AFTER_RETURN)
+                self._looks.put(state.target, ExtraScan.RETRY, RESCAN_DELAY)
 
     def _regroup(self) -> set[float]:
         """Sort the targets into groups; returns the intervals of the groups that begin."""

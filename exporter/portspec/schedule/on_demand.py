@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from portspec.config import Config, Module
     from portspec.schedule.examiner import Examiner
 
-MOST = 32  # probes at a time
-SHORTER = 0.5  # seconds that an answer takes to reach the one who asked, as blackbox_exporter's --timeout-offset
-_SCANNING = 0.95  # of the limit, so that there is time to tell how far the scan came
-LONGEST = 120.0  # seconds for a probe whose asker names no limit
+MAX_CONCURRENT_PROBES = 32  # probes at a time
+TIMEOUT_OFFSET = 0.5  # seconds that an answer takes to reach the one who asked, as blackbox_exporter's --timeout-offset
+_SCAN_SHARE = 0.95  # of the limit, so that there is time to tell how far the scan came
+MAX_PROBE_TIMEOUT = 120.0  # seconds for a probe whose asker names no limit
 
 
 class ProbeError(Exception):
@@ -67,7 +67,7 @@ class Prober:
         self._examiners = examiners
         self._engine = engine
         self._wall_clock = wall_clock
-        self._places: asyncio.Semaphore = before._places if before else asyncio.Semaphore(MOST)  # noqa: SLF001 - its own kind
+        self._places: asyncio.Semaphore = before._places if before else asyncio.Semaphore(MAX_CONCURRENT_PROBES)  # noqa: SLF001 - its own kind
 
     async def probe(self, target: str, module: str | None, time_limit: float | None) -> Probe:
         """Scan a target now, by a module's ports and specification or, without one, by its own.
@@ -79,13 +79,15 @@ class Prober:
         if engine == "syn" and self._engine != "syn":
             raise ProbeError(503, f'module "{module}" wants the syn engine, which this exporter may not use')
         if self._places.locked():
-            raise ProbeError(429, f"{MOST} probes are being made already; ask again later")
+            raise ProbeError(429, f"{MAX_CONCURRENT_PROBES} probes are being made already; ask again later")
         begun = time.monotonic()
         async with self._places:
-            limit = min(max(0.1, (time_limit or LONGEST + SHORTER) - SHORTER), LONGEST)
+            limit = min(
+                max(0.1, (time_limit or MAX_PROBE_TIMEOUT + TIMEOUT_OFFSET) - TIMEOUT_OFFSET), MAX_PROBE_TIMEOUT
+            )
             examiner = self._examiners["connect" if engine == "connect" else "auto"]
             try:
-                examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCANNING)
+                examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCAN_SHARE)
                 async with asyncio.timeout(limit):
                     result = await examining
             except TimeoutError:

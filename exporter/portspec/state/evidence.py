@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import ScanResult
 
 _LONGEST_PORTS = 200  # characters
-_SAMPLE = 8  # ports that tell whether an address still answers
-_CONTROLS = 64  # ports that have answered and are asked once more beside those that are looked at again
+_LIVENESS_SAMPLE = 8  # ports that tell whether an address still answers
+_MAX_REFERENCE_PORTS = 64  # ports that have answered and are asked once more beside those that are looked at again
 MOST_REFUSALS = 5  # scans; what is unknown is scanned after 1, 2, 5, 15 and 30 minutes: about an hour
-_MANY = 128  # ports that are not open: beside them a probe to an open one costs less than a hundredth
+_MIN_PORTS_NOT_OPEN = 128  # ports that are not open: beside them a probe to an open one costs less than a hundredth
 
 
 def new_deviations(
@@ -48,13 +48,13 @@ def new_deviations(
 
 def sample(ports: PortSet) -> PortSet:
     """Return some of the ports: enough to tell whether an address still answers."""
-    return PortSet.of(islice(ports, _SAMPLE))
+    return PortSet.of(islice(ports, _LIVENESS_SAMPLE))
 
 
 def answering(item: AddressObservation, but: PortSet) -> PortSet:
     """Return some ports of an address that have answered, others than those; open ones before closed ones."""
     closed = item.scanned - item.open - item.filtered - but
-    return PortSet.of(islice(chain(sample(item.accepting - but), closed, item.open - but), _CONTROLS))
+    return PortSet.of(islice(chain(sample(item.accepting - but), closed, item.open - but), _MAX_REFERENCE_PORTS))
 
 
 def formerly_open(
@@ -72,7 +72,7 @@ def formerly_open(
     """
     known = specification.expect | specification.allow
     has_vanished = bool(first.open - known - item.accepting)
-    if item.failure or not (has_vanished or len(item.scanned) - len(item.open) >= _MANY):
+    if item.failure or not (has_vanished or len(item.scanned) - len(item.open) >= _MIN_PORTS_NOT_OPEN):
         return None
     asked = sample(first.open & specification.expect or first.open & known or first.open)
     if not asked or (shown and not (asked & known) - shown):
@@ -222,7 +222,7 @@ def probably_open(target: Target, earlier: ScanResult | None) -> PortSet:
     """Return the ports that are asked first: those that should be open, may be, or were."""
     specification = target.config.specification
     was_open = earlier.open_ports if earlier else NO_PORTS
-    some = (islice(ports, _CONTROLS) for ports in (specification.expect, specification.allow, was_open))
+    some = (islice(ports, _MAX_REFERENCE_PORTS) for ports in (specification.expect, specification.allow, was_open))
     return PortSet.of(chain.from_iterable(some))
 
 

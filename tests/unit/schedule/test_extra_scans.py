@@ -20,8 +20,8 @@ from portspec.scan import Failure, Observation, Reason
 from portspec.scan.addresses import AddressScans
 from portspec.schedule.agenda import JITTER, ExtraScan, retry_pause
 from portspec.schedule.examiner import Examiner
-from portspec.schedule.extra_scans import SHARE, ExtraScans
-from portspec.schedule.monitor import LONGEST_LOOK_AWAY, Monitor
+from portspec.schedule.extra_scans import ROUNDS_PER_EXTRA_PLACE, ExtraScans
+from portspec.schedule.monitor import CLOCK_CHECK_INTERVAL, Monitor
 from portspec.state.document import host_document, timestamp
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
@@ -419,7 +419,7 @@ def test_many_unknown_hosts_hold_up_no_round() -> None:
     )
     assert scene.monitor.snapshot.is_complete
     assert scene.monitor.snapshot.retries >= 60
-    assert max(most) == 8 // SHARE
+    assert max(most) == 8 // ROUNDS_PER_EXTRA_PLACE
     assert scene.monitor.snapshot.overruns == 0
     for of in often:
         times = [at for at, job in scene.jobs if job.addresses == scene.world.names[of.host]]
@@ -553,13 +553,13 @@ def test_exceptions_that_end_together_all_end_though_targets_change_meanwhile(at
         assert scene.monitor.snapshot.is_complete
         await scene.clock.advance(HOUR - 1)
         scene.wall.jump(1.0)
-        judge = asyncio.create_task(scene.clock.advance(LONGEST_LOOK_AWAY))
+        judge = asyncio.create_task(scene.clock.advance(CLOCK_CHECK_INTERVAL))
         while judged() < at_least:  # noqa: ASYNC110 - a count, not an event
             await asyncio.sleep(0)
         assert judged() < 350
         scene.monitor.apply(every)
         await judge
-        await scene.clock.advance(LONGEST_LOOK_AWAY)
+        await scene.clock.advance(CLOCK_CHECK_INTERVAL)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -602,8 +602,8 @@ def test_state_knows_the_exceptions_in_force_whatever_interrupts(steps: list[flo
     for step in steps:
         run += [actions[step] if isinstance(step, str) else step]
         if step != "reload":  # which comes in the middle of what follows, too
-            run += [LONGEST_LOOK_AWAY, check]
-    scene.run(*run, LONGEST_LOOK_AWAY, check)
+            run += [CLOCK_CHECK_INTERVAL, check]
+    scene.run(*run, CLOCK_CHECK_INTERVAL, check)
 
 
 def test_retry_pauses_are_what_the_tests_take_them_for() -> None:

@@ -17,7 +17,7 @@ from portspec.limit import Limit
 from portspec.scan import Failure, Reason
 from portspec.scan.addresses import AddressScans
 from portspec.schedule.examiner import Examiner
-from portspec.schedule.monitor import JITTER, LONGEST_LOOK_AWAY, MAX_JITTER, Monitor, SystemClock
+from portspec.schedule.monitor import CLOCK_CHECK_INTERVAL, JITTER, MAX_JITTER, Monitor, SystemClock
 from portspec.state.snapshot import HostState, ScanResult, Snapshot
 from portspec.state.verdict import Verdict
 from tests.unit.factories import (
@@ -529,7 +529,7 @@ def test_wall_clock_that_jumps_moves_no_scan(days: int) -> None:
 def test_wall_clock_that_jumps_past_the_end_of_an_exception_ends_it() -> None:
     """After the time was set a day forward, an exception that is over by then ends at the next look at the clock."""
     scene = found_open(Scene(excepted_web(3600.0)))
-    assert verdicts(scene, 100.0, lambda: scene.wall.jump(86400.0), LONGEST_LOOK_AWAY) == [
+    assert verdicts(scene, 100.0, lambda: scene.wall.jump(86400.0), CLOCK_CHECK_INTERVAL) == [
         Verdict.IN_SPEC,
         Verdict.OUT_OF_SPEC,
     ]
@@ -540,7 +540,12 @@ def test_wall_clock_that_jumps_back_puts_an_exception_into_force_again() -> None
     """An exception that had lapsed is in force again when the time is before its end, and ends once more."""
     scene = found_open(Scene(excepted_web(50.0, interval=1e6)))
     assert verdicts(
-        scene, 100.0, lambda: scene.wall.jump(-86400.0), LONGEST_LOOK_AWAY, 86400.0 - 100.0, LONGEST_LOOK_AWAY + 50.0
+        scene,
+        100.0,
+        lambda: scene.wall.jump(-86400.0),
+        CLOCK_CHECK_INTERVAL,
+        86400.0 - 100.0,
+        CLOCK_CHECK_INTERVAL + 50.0,
     ) == [Verdict.OUT_OF_SPEC, Verdict.IN_SPEC, Verdict.IN_SPEC, Verdict.OUT_OF_SPEC]
     assert scene.times() == [0.0]
 
@@ -991,7 +996,7 @@ def test_exception_that_has_lapsed_is_seen_however_often_targets_change() -> Non
     scene = found_open(Scene(of))
     steps: list[float | Callable[[], object]] = [5.0, lambda: scene.wall.jump(86400.0)]
     for _ in range(10):
-        steps += [scene.apply(of), LONGEST_LOOK_AWAY - 1]
+        steps += [scene.apply(of), CLOCK_CHECK_INTERVAL - 1]
     assert verdicts(scene, *steps)[-1] is Verdict.OUT_OF_SPEC
 
 

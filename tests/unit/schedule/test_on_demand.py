@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEB = target("web1", expect=[22], scan=[80, 443])
 NAME = target("db1.example.org", expect=[22], address=None)
-SHORT = portspec.schedule.on_demand.SHORTER + 0.1  # the shortest limit: the scan has a tenth of a second
+SHORT = portspec.schedule.on_demand.TIMEOUT_OFFSET + 0.1  # the shortest limit: the scan has a tenth of a second
 
 
 def module(name: str = "mail", *, expect: tuple[int, ...] = (25,), engine: EngineChoice = "auto") -> Module:
@@ -280,7 +280,7 @@ def test_probe_ends_half_a_second_before_the_scrape_does(
 
 def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the bound a probe is refused with 429; one that ends makes room for the next."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 2)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 2)
 
     async def scenario() -> None:
         engine = ScriptedEngine()
@@ -305,7 +305,7 @@ def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_refused_probe_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused, for whatever reason, does not count among the probes that are being made."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 1)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
     one = prober(config(module(engine="syn")), [WEB])
     for of, by in (("", None), ("db1", None), ("web1", "none"), ("web1", "mail")):
         refusal(one, of, by)
@@ -314,7 +314,7 @@ def test_refused_probe_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_probe_whose_asker_has_gone_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled probe ends its scan, and the next one may be made."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 1)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
 
     async def scenario() -> None:
         engine = ScriptedEngine()
@@ -335,7 +335,7 @@ def test_probe_whose_asker_has_gone_gives_its_place_back(monkeypatch: pytest.Mon
 
 def test_probe_that_timed_out_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The running count goes back after a time-out as after an answer."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 1)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
 
     async def scenario() -> None:
         one = prober(config(), [WEB], scanner=ScriptedEngine())

@@ -124,7 +124,7 @@ def test_probe_wants_a_get() -> None:
 
 def test_too_many_probes_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand probes at once are answered with 429 and Retry-After, but for those that there is room for."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MOST", 4)
+    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 4)
     engine = ScriptedEngine()
 
     async def scenario() -> list[Answer]:
