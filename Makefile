@@ -8,7 +8,7 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints clean
+.PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints dist clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -68,6 +68,10 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 		pyproject.toml tests/build.in --group test -o tests/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
+
+dist: venv  ## build the source distribution and the wheel in dist/
+	rm -rf dist
+	$(BIN)/hatchling build
 
 clean:  ## remove .venv and all that tools left behind
 	rm -rf $(VENV) .packages build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
