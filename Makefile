@@ -8,7 +8,8 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints dist clean
+.PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints \
+	dist clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
