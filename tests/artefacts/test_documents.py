@@ -109,12 +109,13 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(RO
 
 
 def anchors(page: str) -> set[str]:
-    """Return the anchors that GitHub gives the headings of a page."""
+    """Return the anchors of a page: those that GitHub gives the headings, and those that the page defines itself."""
     headings = re.findall(
         r"^#+ (.*)$", re.sub(r"^ *```.*?^ *```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
     )
     plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower() for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+    defined = re.findall(r'^<a id="([\w-]+)"></a>$', page, re.MULTILINE)
+    return {*defined, *(re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain)}
 
 
 @pytest.mark.parametrize("name", PAGES)
