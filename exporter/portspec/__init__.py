@@ -1,3 +1,3 @@
 """portspec: every host has exactly the ports open that it should."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
-VERSION = "0.1.0"  # that of the package; a test holds it to that
+VERSION = "0.2.0"  # that of the package; a test holds it to that
 AGENT = f"portspec-send {VERSION}"
 CONTENT_TYPE = "application/vnd.portspec.audit"
 
