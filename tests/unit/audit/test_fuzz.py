@@ -24,8 +24,8 @@ from portspec.audit.mail import mail_origin, read_mail
 from portspec.audit.model import Status, ToolRun
 from portspec.audit.payload import AuditPayload, read_payload
 from portspec.audit.tools import TOOLS, apk, apt, parse, pkg_admin
-from portspec.audit.tools.debsecan import PROOF
-from portspec.audit.tools.dnf import PROOF as PROOF_OF_DNF
+from portspec.audit.tools.debsecan import END_MARKER
+from portspec.audit.tools.dnf import END_MARKER as DNF_END_MARKER
 from tests.unit.audit.test_admission import NOW, PLAIN, RULES, packed, payload
 from tests.unit.audit.test_mail import HEAD, HTML, NAMED, TEXT, forwarded, multipart, part, wrapped
 from tests.unit.audit.tools.samples import Sample, load
@@ -141,7 +141,7 @@ def _has_summary_of_none(output: str) -> bool:
 
 
 def _has_words_for_none(output: str) -> bool:
-    return PROOF in output or "No known vulnerabilities were found on the system." in output
+    return END_MARKER in output or "No known vulnerabilities were found on the system." in output
 
 
 def _has_lists_of_dnf(output: str) -> bool:
@@ -149,7 +149,7 @@ def _has_lists_of_dnf(output: str) -> bool:
     lists = re.findall(r"(?m)^# portspec: list of [^\r\n]*\r?\n((?:(?!# portspec: )[^\n]*\n)*)", output)
     available, installed, _ = lists
     is_empty = all(line in {"", "[]"} or " Package " in line or "/Sec." not in line for line in available.split("\n"))
-    return PROOF_OF_DNF in output and is_empty and installed.strip() not in {"", "[]"}
+    return DNF_END_MARKER in output and is_empty and installed.strip() not in {"", "[]"}
 
 
 def _has_list_of_zypper(output: str) -> bool:
@@ -177,21 +177,21 @@ def _has_no_security_update(output: str) -> bool:
     """Return whether apt's output is whole, and no version above an installed one is of a security pocket."""
     tables, marker, sources = output.partition(apt.SOURCES)
     above = [table.partition(" *** ")[0] for table in re.split(r"[\r\n](?=\S)", tables)]
-    is_whole = output.rstrip().endswith(apt.PROOF) and bool(marker) and "Pinned packages:" in sources
+    is_whole = output.rstrip().endswith(apt.END_MARKER) and bool(marker) and "Pinned packages:" in sources
     pockets = re.findall(r"(\S+(?:-security|/updates)/\S+) \S+ Packages\s+release ", sources)
     return is_whole and bool(pockets) and not any(pocket in part for pocket in pockets for part in above)
 
 
 def _has_no_older_package(output: str) -> bool:
     """Return whether apk's output is whole, with no package of which a repository has a newer version."""
-    is_whole = output.rstrip().endswith(apk.PROOF) and apk.INDEXES in output
+    is_whole = output.rstrip().endswith(apk.END_MARKER) and apk.INDEXES in output
     return is_whole and " = " in output and not re.search(r"^\S+-[0-9]\S* +< ", output, re.MULTILINE)
 
 
 def _has_only_installed_packages(output: str) -> bool:
     """Return whether pkg_admin's output is whole, with no vulnerability before the packages."""
     found, marker, _ = output.partition(pkg_admin.PACKAGES)
-    return output.rstrip().endswith(pkg_admin.PROOF) and bool(marker) and not found.strip()
+    return output.rstrip().endswith(pkg_admin.END_MARKER) and bool(marker) and not found.strip()
 
 
 def _has_no_advisory(output: str) -> bool:

@@ -21,7 +21,7 @@ from portspec.audit.tools.proof import MARK, proof_of, read_proven
 if TYPE_CHECKING:
     from portspec.audit.tools.draft import Draft
 
-PROOF: Final = proof_of("apk")
+END_MARKER: Final = proof_of("apk")
 INDEXES: Final = f"{MARK}apk version --indexes"
 UPDATE: Final = "update available"
 
@@ -95,4 +95,4 @@ def read(draft: Draft) -> None:
     for line in draft.run.errors.splitlines():
         if line.startswith(("WARNING: ", "ERROR: ")):
             draft.doubt(f"apk says {quote(line)}")
-    read_proven(draft, PROOF, "what apk version prints", _Reader(draft).read)
+    read_proven(draft, END_MARKER, "what apk version prints", _Reader(draft).read)

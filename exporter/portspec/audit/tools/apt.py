@@ -23,7 +23,7 @@ from portspec.audit.tools.ubuntu_pro import UPDATE
 if TYPE_CHECKING:
     from portspec.audit.tools.draft import Draft
 
-PROOF: Final = proof_of("apt-cache")
+END_MARKER: Final = proof_of("apt-cache")
 SOURCES: Final = f"{MARK}apt-cache policy"
 
 _NAME = re.compile(r"([a-z0-9][a-z0-9+.-]{0,200}(?::[a-z0-9-]{1,40})?):")
@@ -184,7 +184,7 @@ def read(draft: Draft) -> None:
     for line in draft.run.errors.splitlines():
         if line.startswith(("W: ", "E: ")):
             draft.doubt(f"apt-cache says {quote(line)}")
-    read_proven(draft, PROOF, "what apt-cache policy prints", _Reader(draft).read)
+    read_proven(draft, END_MARKER, "what apt-cache policy prints", _Reader(draft).read)
 
 
 def _is_security(release: dict[str, str]) -> bool:

@@ -3,7 +3,7 @@
 It ends with 0 whether it found something or not, with 1 on errors and with 2 for files that cannot be opened (which it
 says on standard output). It prints nothing for a host without vulnerabilities in summary, simple and detail, and
 nothing as well when --cron could not download or had run before that day, and when --mailto sees no change. So no
-output is failed, unless the last line of the output is PROOF, which our agent adds when debsecan itself ended with 0.
+output is failed, unless the last line of the output is END_MARKER, which our agent adds when debsecan itself ended with 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from portspec.audit.model import Severity
     from portspec.audit.tools.draft import Draft
 
-PROOF: Final = proof_of("debsecan")
+END_MARKER: Final = proof_of("debsecan")
 
 _WITH_DATA: Final = {"debian", "raspbian"}
 # Those that take nothing from what it tells; any other does, or has it do something else, and it ends with 0 all the
@@ -80,7 +80,7 @@ def read(draft: Draft) -> None:
     if run.system and run.system.id not in _WITH_DATA:
         draft.unsupported(f"debsecan has no data for packages of {run.system.spelled}, only for those of Debian")
     _judge_options(draft)
-    body, is_proven = split_proof(run.output, PROOF)
+    body, is_proven = split_proof(run.output, END_MARKER)
     for line in run.errors.splitlines():
         if line.startswith(("error: invalid version ", "error: invalid source version ")):
             draft.doubt(f"debsecan could not check a package: {quote(line)}")
@@ -90,7 +90,7 @@ def read(draft: Draft) -> None:
     first = next(lines, None)
     if first is None:
         if not is_proven:
-            draft.no_output(f"vulnerabilities, or the last line {quote(PROOF)}")
+            draft.no_output(f"vulnerabilities, or the last line {quote(END_MARKER)}")
             return
     elif first[1].startswith("error: "):
         draft.fail(f"debsecan says {quote(first[1])}")

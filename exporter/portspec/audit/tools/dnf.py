@@ -2,7 +2,7 @@
 
 dnf prints nothing and ends with 0 where nothing is to be updated, and just the same where no repository has advisories
 (CentOS, and many of other vendors). So our agent asks for three lists (lists.py): the advisories for newer versions of
-what is installed, those that are installed already, and the CVEs of the first. The last line is PROOF if dnf ended with
+what is installed, those that are installed already, and the CVEs of the first. The last line is END_MARKER if dnf ended with
 0. It is clean only if the first list is empty and the second tells that there are advisories of the system's vendor.
 
 As text a line has an id, a kind and a package. The option --with-cve prints the ids of all references, and leaves out
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from portspec.audit.tools.draft import Draft
     from portspec.audit.tools.tree import Node
 
-PROOF: Final = proof_of("dnf")
+END_MARKER: Final = proof_of("dnf")
 LISTS: Final = ("available", "installed", "CVEs")
 
 _PACKAGE = re.compile(
@@ -92,7 +92,7 @@ def read(draft: Draft) -> None:
     """Read the lists that dnf printed."""
     run = draft.run
     draft.covers(Scope.SYSTEM)
-    body, is_proven = split_proof(run.output, PROOF)
+    body, is_proven = split_proof(run.output, END_MARKER)
     _read_errors(draft)
     names: list[str] = []
     lists: dict[str, list[_Entry]] = {name: [] for name in LISTS}
@@ -113,7 +113,7 @@ def read(draft: Draft) -> None:
         draft.fail("the output is cut off within its last line")
     elif run.exit_status == 0 and not (available or lists["CVEs"] or (is_proven and tuple(names) == LISTS)):
         draft.fail(
-            f"the output lists no vulnerability, yet not all of {', '.join(LISTS)}, or does not end with {quote(PROOF)}"
+            f"the output lists no vulnerability, yet not all of {', '.join(LISTS)}, or does not end with {quote(END_MARKER)}"
         )
     else:
         _judge(draft, [advisory for each in chain(available, installed) for advisory in each.ids])

@@ -22,7 +22,7 @@ from portspec.audit.tools.proof import MARK, proof_of, split_proof
 if TYPE_CHECKING:
     from portspec.audit.tools.draft import Draft
 
-PROOF: Final = proof_of("pkg_admin")
+END_MARKER: Final = proof_of("pkg_admin")
 PACKAGES: Final = f"{MARK}pkg_info"
 
 _FOUND = re.compile(r"Package (\S{1,300}) has an? (?:ignored )?(\S{1,100}) vulnerability, see (\S{1,500})")
@@ -48,16 +48,16 @@ def read(draft: Draft) -> None:
     words = words_of(draft.run.command, "pkg_admin")
     if words and ("audit" not in words or "-t" in words):
         draft.doubt("pkg_admin was to look at some packages or vulnerabilities only; run `pkg_admin audit` without -t")
-    body, is_proven = split_proof(draft.run.output, PROOF)
+    body, is_proven = split_proof(draft.run.output, END_MARKER)
     if not draft.run.output.strip():
         if not draft.is_stale:
-            draft.no_output(f"vulnerabilities, or the last line {quote(PROOF)}")
+            draft.no_output(f"vulnerabilities, or the last line {quote(END_MARKER)}")
         return
     found, installed = _read_lines(draft, body)
     if is_proven and not installed:
         draft.doubt("pkg_info knows no installed package")
     if not is_proven and not (found and ends_whole(body)):
-        draft.fail(f"the last line is neither a whole vulnerability nor {quote(PROOF)}")
+        draft.fail(f"the last line is neither a whole vulnerability nor {quote(END_MARKER)}")
     draft.end(clean=(0,), found=(0, 1))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from portspec.audit.model import Audit, Severity, Status, System, ToolRun
 from portspec.audit.tools import parse
-from portspec.audit.tools.debsecan import PROOF
+from portspec.audit.tools.debsecan import END_MARKER
 
 LINE = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n"
 REPORT = "Security report based on the sid release\n\n"
@@ -36,7 +36,7 @@ def debsecan(output: str, exit_status: int = 0, errors: str = "") -> Audit:
 )
 def test_debsecan_has_data_of_debian_alone(system: System, status: Status) -> None:
     """Whatever it finds elsewhere, and whatever it does not find, says nothing of the packages of that system."""
-    audit = parse(ToolRun("debsecan", 0, f"{PROOF}\n", system=system))
+    audit = parse(ToolRun("debsecan", 0, f"{END_MARKER}\n", system=system))
     assert audit.status == status
     why = f"debsecan has no data for packages of {system.spelled}, only for those of Debian"
     assert audit.reason == ("" if status is Status.CLEAN else why)
@@ -44,10 +44,10 @@ def test_debsecan_has_data_of_debian_alone(system: System, status: Status) -> No
 
 def test_the_proof_is_the_line_that_the_agent_adds() -> None:
     """It is fixed: agents that are out there print it."""
-    assert PROOF == "# portspec: debsecan ended with 0"
+    assert END_MARKER == "# portspec: debsecan ended with 0"
 
 
-@pytest.mark.parametrize("output", [PROOF, f"{PROOF}\n", f"\n{PROOF}\r\n", f"\n\n{PROOF}\n\n"])
+@pytest.mark.parametrize("output", [END_MARKER, f"{END_MARKER}\n", f"\n{END_MARKER}\r\n", f"\n\n{END_MARKER}\n\n"])
 def test_no_output_is_clean_only_with_proof(output: str) -> None:
     """The proof says that debsecan came to its end, so that nothing means nothing found."""
     assert debsecan(output).status == Status.CLEAN
@@ -58,11 +58,11 @@ def test_no_output_is_clean_only_with_proof(output: str) -> None:
     [
         "# portspec: debsecan ended with 1\n",
         "# portspec: debsecan ended with 01\n",
-        f" {PROOF}\n",
-        f"x{PROOF}\n",
-        f"{PROOF}\n{PROOF}\n",
-        f"{PROOF}\n# x\n",
-        f"{PROOF}.\n",
+        f" {END_MARKER}\n",
+        f"x{END_MARKER}\n",
+        f"{END_MARKER}\n{END_MARKER}\n",
+        f"{END_MARKER}\n# x\n",
+        f"{END_MARKER}.\n",
     ],
 )
 def test_a_line_that_only_looks_like_the_proof_is_none(output: str) -> None:
@@ -73,7 +73,7 @@ def test_a_line_that_only_looks_like_the_proof_is_none(output: str) -> None:
 @pytest.mark.parametrize("exit_status", [1, 2, 127])
 def test_proof_does_not_outweigh_the_exit_status(exit_status: int) -> None:
     """It ends with 0 whether it found something or not; all else is an error."""
-    assert debsecan(f"{PROOF}\n", exit_status).status == Status.FAILED
+    assert debsecan(f"{END_MARKER}\n", exit_status).status == Status.FAILED
     assert debsecan(LINE, exit_status).status == Status.FAILED
 
 
@@ -119,7 +119,7 @@ def test_an_error_on_standard_output_is_the_reason() -> None:
     assert audit.reason == "debsecan says \"error: could not open '/x': Permission denied\""
 
 
-@pytest.mark.parametrize("note", ["\nHowever, some bugs have been whitelisted.\n", f"\n{PROOF}\n"])
+@pytest.mark.parametrize("note", ["\nHowever, some bugs have been whitelisted.\n", f"\n{END_MARKER}\n"])
 def test_a_clean_report_may_say_more(note: str) -> None:
     """A whitelist is the choice of who runs the host."""
     assert debsecan(REPORT + CLEAN + note).status == Status.CLEAN
@@ -132,7 +132,7 @@ def test_a_clean_report_may_say_more(note: str) -> None:
         f"{REPORT}{ENTRY}something else\n",
         f"{REPORT}{ENTRY.replace('New', 'Old')}",
         f"{REPORT}{ENTRY.replace('bind9', 'Bind 9')}",
-        f"{REPORT}{PROOF}\n",
+        f"{REPORT}{END_MARKER}\n",
         f"{REPORT}  - bind9\n",
     ],
 )
@@ -145,4 +145,4 @@ def test_a_report_of_nothing_but_fixed_vulnerabilities_needs_proof() -> None:
     """It does not say that there are no others."""
     fixed = f"{REPORT}*** Fixed vulnerabilities\n\nCVE-1-1\n  <https://x.example/>\n  - bind9\n\n"
     assert debsecan(fixed).status == Status.FAILED
-    assert debsecan(f"{fixed}{PROOF}\n").status == Status.CLEAN
+    assert debsecan(f"{fixed}{END_MARKER}\n").status == Status.CLEAN

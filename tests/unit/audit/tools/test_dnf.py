@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from portspec import agent
 from portspec.audit.model import Severity, Status, System, ToolRun
 from portspec.audit.tools import parse
-from portspec.audit.tools.dnf import PROOF
+from portspec.audit.tools.dnf import END_MARKER
 from portspec.audit.tools.lists import LIST
 from tests.unit.audit.tools.samples import load
 
@@ -32,7 +32,7 @@ def rows(*found: tuple[str, str]) -> str:
 def output(available: str = "", installed: str = "", cves: str = "", heads: Sequence[str] = HEADS) -> str:
     """Give what the agent sends of three lists."""
     lists = zip(heads, (available, installed, cves), strict=False)
-    return "".join(f"{LIST}{head}\n{text}" for head, text in lists) + PROOF + "\n"
+    return "".join(f"{LIST}{head}\n{text}" for head, text in lists) + END_MARKER + "\n"
 
 
 def run(text: str, system: System | None = None, **fields: Any) -> ToolRun:
@@ -43,7 +43,7 @@ def run(text: str, system: System | None = None, **fields: Any) -> ToolRun:
 def test_marks_are_those_of_the_agent() -> None:
     """The lines that the agent adds are those that the parser looks for."""
     assert agent._LIST == LIST
-    assert agent._PROOF.format(program="dnf") == PROOF
+    assert agent._PROOF.format(program="dnf") == END_MARKER
 
 
 @pytest.mark.parametrize(("name", "advisory"), [*OF.items(), *OF_OTHERS.items()])
@@ -105,20 +105,20 @@ def test_nothing_found_with_trouble_is_not_clean(line: str) -> None:
 def test_lists_in_another_order_or_number_are_not_clean(name: str) -> None:
     """All three lists, each once and in the order of the agent, or it is failed."""
     whole = SAMPLES[name].run
-    _, *parts = whole.output.removesuffix(PROOF + "\n").split(LIST)
+    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST)
     for chosen in ((0, 1), (0, 2), (1, 0, 2), (0, 1, 1, 2), (1, 2), (0, 1, 2, 0), (1, 1, 2), ()):
-        text = "".join(LIST + parts[index] for index in chosen) + PROOF + "\n"
+        text = "".join(LIST + parts[index] for index in chosen) + END_MARKER + "\n"
         assert parse(replace(whole, output=text)).status == Status.FAILED
-    assert parse(replace(whole, output=whole.output.removesuffix(PROOF + "\n"))).status == Status.FAILED
+    assert parse(replace(whole, output=whole.output.removesuffix(END_MARKER + "\n"))).status == Status.FAILED
 
 
 @pytest.mark.parametrize("name", ["dnf4_vulnerable", "dnf5_json_vulnerable", "dnf5_text_vulnerable", "yum_vulnerable"])
 def test_lists_in_another_order_are_failed(name: str) -> None:
     """Which list is which is only known in the order of the agent, whatever they have."""
     whole = SAMPLES[name].run
-    _, *parts = whole.output.removesuffix(PROOF + "\n").split(LIST)
+    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST)
     for chosen in ((1, 0, 2), (2, 1, 0), (0, 0, 1, 2), (1, 0)):
-        text = "".join(LIST + parts[index] for index in chosen) + PROOF + "\n"
+        text = "".join(LIST + parts[index] for index in chosen) + END_MARKER + "\n"
         assert parse(replace(whole, output=text)).status == Status.FAILED
 
 
