@@ -1,4 +1,4 @@
-"""The output of any audit tool → one normal form. Pure: no clock, no files, and no output makes it raise."""
+"""Readers of the output of audit tools."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from portspec.audit.tools import (
     ubuntu_pro,
     zypper,
 )
-from portspec.audit.tools.draft import Draft, quote
-from portspec.audit.tools.merge import merge
-from portspec.audit.tools.moment import read_moment
-from portspec.audit.tools.proof import MARK
+from portspec.audit.tools.fields import parse_timestamp
+from portspec.audit.tools.output import AGENT_PREFIX
+from portspec.audit.tools.result import ResultBuilder, merge, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from portspec.audit.model import ToolRun
 
-_READERS: Final[Mapping[str, Callable[[Draft], None]]] = MappingProxyType(
+_READERS: Final[Mapping[str, Callable[[ResultBuilder], None]]] = MappingProxyType(
     {
         "portaudit": portaudit.read,
         "pkg-audit": pkg_audit.read,
@@ -51,19 +50,15 @@ _READERS: Final[Mapping[str, Callable[[Draft], None]]] = MappingProxyType(
     }
 )
 TOOLS: Final = tuple(_READERS)
-_DATABASE_OF: Final = f"{MARK}database of "
-_LONGEST_TIME: Final = 64  # characters
+_DATABASE_TIME: Final = f"{AGENT_PREFIX}database of "  # followed by a timestamp
+_MAX_TIMESTAMP_LENGTH: Final = 64  # characters
 
 
 def parse(*runs: ToolRun) -> Audit:
-    """Read the output of the tools that ran on a host, each of them one of TOOLS; any other is unsupported.
+    """Return the audit that the runs of a host's tools amount to; there is at least one run.
 
-    What is not understood to the last line, or contradicts itself or the exit status, is failed, with a reason that
-    says what was expected and where; what was found on the way is kept. No output is never clean. A database of more
-    than 14 days is stale, and so is a missing one; if vulnerabilities were found all the same it is vulnerable, with
-    the reason telling of the database. It is clean only if the packages of the system were looked at (see merge()), and
-    unsupported if the tool has no data for them. How old the database is the agent may tell as well, in the first line
-    of what the tool wrote to standard error. Takes time linear in the length of the output.
+    Never raises, whatever the output. Takes time linear in the length of the output. A tool that is not in TOOLS is
+    unsupported.
     """
     return merge(runs, [_parse(run) for run in runs])
 
@@ -71,10 +66,11 @@ def parse(*runs: ToolRun) -> Audit:
 def _parse(run: ToolRun) -> Audit:
     reader = _READERS.get(run.tool)
     if reader is None:
-        return Audit(Status.UNSUPPORTED, reason=f"the tool {quote(run.tool)} is not known, expected {', '.join(TOOLS)}")
-    draft = Draft(run)
-    first = run.errors[: len(_DATABASE_OF) + _LONGEST_TIME].partition("\n")[0]
-    if first.startswith(_DATABASE_OF):
-        draft.database(read_moment(first.removeprefix(_DATABASE_OF)))
-    reader(draft)
-    return draft.audit()
+        return Audit(Status.UNSUPPORTED, reason=f"unknown tool {quote(run.tool)}, expected one of {', '.join(TOOLS)}")
+    result = ResultBuilder(run)
+    # If the tool does not print the age of its database, the agent may do so in the first line of standard error.
+    first = run.errors[: len(_DATABASE_TIME) + _MAX_TIMESTAMP_LENGTH].partition("\n")[0]
+    if first.startswith(_DATABASE_TIME):
+        result.set_database_time(parse_timestamp(first.removeprefix(_DATABASE_TIME)))
+    reader(result)
+    return result.build()

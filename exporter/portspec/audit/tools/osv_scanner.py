@@ -1,11 +1,12 @@
-"""`osv-scanner --format json`, version 2, and the first versions, which say packageSource for source.
+"""Reads `osv-scanner --format json` of version 2 and of the first versions, which have packageSource for source.
 
-Exit status 0: nothing found, 1 to 126: found, 127: error, 128: no packages, above: other errors. Packages without
-vulnerabilities are only listed with --all-packages. osv-scanner reads the dpkg status file of Ubuntu, but finds nothing
-in it (google/osv-scanner#1293, open), so that nothing found there is failed unless the packages are listed as Debian's.
-OSV has the packages of a system by the number of its release ("Debian:12"); "Debian" stands for all of them, and with a
-code name ("Debian:trixie") it finds nothing. The CVEs that a system's own record is about stand in `upstream`, of old
-ones in `aliases`.
+Exit status 0: nothing found; 1 to 126: found; 127: error; 128: no packages; above: other errors. Packages without
+vulnerabilities are listed with --all-packages only.
+
+osv-scanner reads the dpkg status file of Ubuntu but finds nothing in it (google/osv-scanner#1293, open). So "nothing
+found" in such a file is failed unless the packages are listed as Debian's. OSV has the packages of a system by release
+number ("Debian:12"). "Debian" means all releases; with a code name ("Debian:trixie") nothing is found. The CVEs of a
+distribution's own record are in `upstream`, of old records in `aliases`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Scope, Severity
-from portspec.audit.tools import host, severity
-from portspec.audit.tools.draft import quote
-from portspec.audit.tools.tree import read_tree
+from portspec.audit.tools.coverage import compare_system, has_own_release_numbers, is_known_release
+from portspec.audit.tools.fields import severity_of_score, severity_of_word
+from portspec.audit.tools.json_reader import read_json
+from portspec.audit.tools.result import quote
 
 if TYPE_CHECKING:
-    from portspec.audit.tools.draft import Draft
-    from portspec.audit.tools.tree import Node
+    from portspec.audit.tools.json_reader import JsonReader
+    from portspec.audit.tools.result import ResultBuilder
 
-_EXIT_STATUSES: Final = range(1, 127)
-_NO_PACKAGES: Final = 128
-_STATUS_FILE: Final = "dpkg/status"
-_LISTS: Final = (_STATUS_FILE, "apk/db/installed")
-_OF_SYSTEMS: Final = {  # ecosystems of https://ossf.github.io/osv-schema/ that are distributions
+_EXIT_STATUSES_IF_FOUND: Final = range(1, 127)
+_EXIT_STATUS_NO_PACKAGES: Final = 128
+_DPKG_STATUS: Final = "dpkg/status"
+_PACKAGE_DATABASES: Final = (_DPKG_STATUS, "apk/db/installed")
+_SYSTEM_ECOSYSTEMS: Final = {  # ecosystems of https://ossf.github.io/osv-schema/ that are distributions
     *("AlmaLinux", "Alpine", "Alpaquita", "Chainguard", "Debian", "Echo", "Mageia", "MinimOS"),
     *("Photon OS", "Red Hat", "Rocky Linux", "SUSE", "Ubuntu", "Wolfi", "openEuler", "openSUSE"),
 }
-# IDs of os-release(5) for its ecosystems; these have a number in the name of each release.
-_IDS: Final = {
+# The IDs of os-release(5) for the ecosystems that have a release number in their name.
+_OS_RELEASE_IDS: Final = {
     "AlmaLinux": ("almalinux",),
     "Alpine": ("alpine",),
     "Debian": ("debian",),
@@ -39,102 +41,107 @@ _IDS: Final = {
     "Ubuntu": ("ubuntu",),
 }
 _RELEASE = re.compile(r"(?:Pro:)?v?[0-9].*")
-_OWN_CVE = re.compile(r"[A-Za-z]{2,20}-(CVE-[0-9]{4}-[0-9]{4,19})")  # DEBIAN-CVE-2005-2541
-_COUNT = re.compile(r"found ([0-9]{1,9}) packages?")
+_DISTRIBUTION_CVE = re.compile(r"[A-Za-z]{2,20}-(CVE-[0-9]{4}-[0-9]{4,19})")  # DEBIAN-CVE-2005-2541
+_PACKAGES_FOUND = re.compile(r"found ([0-9]{1,9}) packages?")
 
 
-def read(draft: Draft) -> None:
-    """Read what osv-scanner printed."""
-    run = draft.run
-    if run.exit_status == _NO_PACKAGES:
-        draft.fail("osv-scanner found no packages (exit status 128): name a lock file, an SBOM or /var/lib/dpkg/status")
-    root = read_tree(run.output, draft)
+def read(result: ResultBuilder) -> None:
+    """Read the output of osv-scanner."""
+    run = result.run
+    if run.exit_status == _EXIT_STATUS_NO_PACKAGES:
+        result.fail(
+            "osv-scanner found no packages (exit status 128): name a lock file, an SBOM or /var/lib/dpkg/status"
+        )
+    root = read_json(run.output, result)
     if root is None:
         return
-    has_status_file = _STATUS_FILE in run.errors
-    has_findings_in_it = False
-    ecosystems: set[str] = set()
-    of_system: set[str] = set()
-    draft.covers(Scope.LANGUAGES)
-    for result in root.branches("results", is_required=True):
-        source = result.branch("packageSource" if result.peek("source") is None else "source")
+    has_dpkg_status = _DPKG_STATUS in run.errors
+    has_findings_in_dpkg_status = False
+    dpkg_ecosystems: set[str] = set()
+    system_ecosystems: set[str] = set()
+    result.covers(Scope.LANGUAGES)
+    for entry in root.objects("results", is_required=True):
+        source = entry.object("packageSource" if entry.raw("source") is None else "source")
         path = source.text("path")
-        is_status_file = path.endswith(_STATUS_FILE)
-        is_of_system = path.endswith(_LISTS)
-        has_status_file = has_status_file or is_status_file
-        for package in result.branches("packages"):
-            has_findings = _read_package(draft, package, "" if is_of_system else path)
-            spelled = package.branch("package").text("ecosystem")
+        is_dpkg_status = path.endswith(_DPKG_STATUS)
+        is_of_system = path.endswith(_PACKAGE_DATABASES)
+        has_dpkg_status = has_dpkg_status or is_dpkg_status
+        for package in entry.objects("packages"):
+            has_findings = _read_package(result, package, "" if is_of_system else path)
+            spelled = package.object("package").text("ecosystem")
             ecosystem, _, release = spelled.partition(":")
-            if ecosystem in _OF_SYSTEMS and spelled not in of_system:
-                of_system.add(spelled)
-                _judge_ecosystem(draft, ecosystem, release)
-            if is_status_file:
-                has_findings_in_it = has_findings_in_it or has_findings
-                ecosystems.add(ecosystem)
-    if has_status_file and not has_findings_in_it:
-        _judge_status_file(draft, ecosystems)
-    if root.peek("image_metadata") is not None and run.system and not run.is_of_applications:
-        draft.unsupported("osv-scanner looked at an image, not at this host")
-    counts = [int(count) for count in _COUNT.findall(run.errors)]
+            if ecosystem in _SYSTEM_ECOSYSTEMS and spelled not in system_ecosystems:
+                system_ecosystems.add(spelled)
+                _check_ecosystem(result, ecosystem, release)
+            if is_dpkg_status:
+                has_findings_in_dpkg_status = has_findings_in_dpkg_status or has_findings
+                dpkg_ecosystems.add(ecosystem)
+    if has_dpkg_status and not has_findings_in_dpkg_status:
+        _check_dpkg_status(result, dpkg_ecosystems)
+    if root.raw("image_metadata") is not None and run.system and not run.is_of_applications:
+        result.mark_unsupported("osv-scanner looked at an image, not at this host")
+    counts = [int(count) for count in _PACKAGES_FOUND.findall(run.errors)]
     if counts and not any(counts):
-        draft.doubt("osv-scanner found no packages in what it scanned")
-    draft.end(clean=(0,), found=_EXIT_STATUSES)
+        result.mark_inconclusive("osv-scanner found no packages")
+    result.complete(clean=(0,), vulnerable=_EXIT_STATUSES_IF_FOUND)
 
 
-def _judge_ecosystem(draft: Draft, ecosystem: str, release: str) -> None:
-    """Say of packages of a system that OSV has no data for their release, or that they are not those of this host."""
-    draft.covers(Scope.SYSTEM)
-    is_known = ecosystem not in _IDS or not release or _RELEASE.fullmatch(release) is not None
+def _check_ecosystem(result: ResultBuilder, ecosystem: str, release: str) -> None:
+    """Check that OSV has data for a release, and that the release is that of this host."""
+    result.covers(Scope.SYSTEM)
+    has_data = ecosystem not in _OS_RELEASE_IDS or not release or _RELEASE.fullmatch(release) is not None
     if ecosystem == "Debian" and release:
-        is_known = is_known and host.is_release("debian", release) and not host.has_own_numbers(draft)
-    if not is_known and not draft.run.is_of_applications:
+        has_data = has_data and is_known_release("debian", release) and not has_own_release_numbers(result)
+    if not has_data and not result.run.is_of_applications:
         spelled = quote(f"{ecosystem}:{release}")
-        draft.unsupported(f"OSV has no data for the ecosystem {spelled}, only for releases with their number")
-    host.compare(draft, "osv-scanner", _IDS.get(ecosystem, ()), ecosystem, release)
+        result.mark_unsupported(f"OSV has no data for the ecosystem {spelled}, only for releases with a number")
+    compare_system(result, "osv-scanner", _OS_RELEASE_IDS.get(ecosystem, ()), ecosystem, release)
 
 
-def _judge_status_file(draft: Draft, ecosystems: set[str]) -> None:
+def _check_dpkg_status(result: ResultBuilder, ecosystems: set[str]) -> None:
     if "Ubuntu" in ecosystems:
-        draft.fail(
+        result.fail(
             "osv-scanner finds nothing in the dpkg status file of Ubuntu (google/osv-scanner#1293); use another tool"
         )
     elif ecosystems != {"Debian"}:
-        draft.doubt(
-            "osv-scanner found nothing in the dpkg status file, as always in Ubuntu's (google/osv-scanner#1293), and "
-            "does not say whose it is; on Debian add --all-packages, elsewhere use another tool"
+        result.mark_inconclusive(
+            "osv-scanner found nothing in the dpkg status file, as is always the case on Ubuntu "
+            "(google/osv-scanner#1293), and does not name its system; on Debian add --all-packages, elsewhere use "
+            "another tool"
         )
 
 
-def _read_package(draft: Draft, node: Node, path: str) -> bool:
-    """Read the vulnerabilities of a package, one for each group that counts; tell whether there are any."""
-    package = node.branch("package", is_required=True)
-    records = {record.text("id", is_required=True): record for record in node.branches("vulnerabilities")}
+def _read_package(result: ResultBuilder, reader: JsonReader, path: str) -> bool:
+    """Add the vulnerabilities of a package, one for each group that counts. Return whether there are any."""
+    package = reader.object("package", is_required=True)
+    records = {record.text("id", is_required=True): record for record in reader.objects("vulnerabilities")}
     count = 0
-    for group in node.branches("groups"):
+    for group in reader.objects("groups"):
         ids = group.texts("ids")
         own = [records.pop(each) for each in ids if each in records]
-        if _counts(group):
+        if _is_counted(group):
             count += 1
-            _add(draft, package, [*ids, *group.texts("aliases")], own, group.text("max_severity"), path)
+            _add(result, package, [*ids, *group.texts("aliases")], own, group.text("max_severity"), path)
     for each, record in records.items():  # in no group: the first versions have none
         count += 1
-        _add(draft, package, [each], [record], "", path)
+        _add(result, package, [each], [record], "", path)
     return count > 0
 
 
-def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score: str, path: str) -> None:
+def _add(
+    result: ResultBuilder, package: JsonReader, ids: list[str], records: list[JsonReader], score: str, path: str
+) -> None:
     commit = package.text("commit")
-    # A repository of git, or a library that is known by its commit alone, has no name but the one of its directory.
+    # A git repository, or a library that is identified by its commit only, has no name, so its directory is the name.
     name = package.text("name", is_required=not (commit and path)) or path
     if not (name and any(ids)):
         return
-    named = [each for record in records for key in ("aliases", "upstream") for each in record.texts(key)]
-    own = [found[1] for each in ids if (found := _OWN_CVE.fullmatch(each))]
-    draft.add(
+    other_ids = [each for record in records for key in ("aliases", "upstream") for each in record.texts(key)]
+    cves = [found[1] for each in ids if (found := _DISTRIBUTION_CVE.fullmatch(each))]
+    result.add(
         package.text("os_package_name") or name,
         package.text("version") or commit,
-        [*ids, *named, *own],
+        [*ids, *other_ids, *cves],
         severity=_severity(score, records),
         fixed_in=[fixed for record in records for fixed in _fixed_in(record, name)],
         title=next(filter(None, (record.text("summary") for record in records)), ""),
@@ -143,40 +150,42 @@ def _add(draft: Draft, package: Node, ids: list[str], records: list[Node], score
     )
 
 
-def _counts(group: Node) -> bool:
-    """Tell whether osv-scanner counts a group for its exit status (pkg/models/results.go).
+def _is_counted(group: JsonReader) -> bool:
+    """Return whether osv-scanner counts a group for its exit status (pkg/models/results.go).
 
-    It lists, but does not count, what the call analysis finds never called and what Debian calls unimportant.
+    It lists but does not count vulnerabilities that the call analysis finds never called, and those that Debian calls
+    unimportant.
     """
-    analyses = [analysis for _, analysis in group.branch("experimental_analysis").members()]
+    analyses = [analysis for _, analysis in group.object("experimental_analysis").members()]
     if not analyses:
         return True
-    return any(each.flag("called") for each in analyses) and not any(each.flag("unimportant") for each in analyses)
+    is_called = any(each.boolean("called") for each in analyses)
+    return is_called and not any(each.boolean("unimportant") for each in analyses)
 
 
-def _severity(score: str, records: list[Node]) -> Severity:
-    """Give the severity of the score, or without one that of the word that GitHub's advisories have."""
-    found = severity.of_score(score)
-    if found != Severity.UNKNOWN:
-        return found
+def _severity(score: str, records: list[JsonReader]) -> Severity:
+    """Return the severity of the score; without one, that of the word in GitHub's advisories."""
+    severity = severity_of_score(score)
+    if severity != Severity.UNKNOWN:
+        return severity
     for record in records:
-        word = record.branch("database_specific").peek("severity")
-        if isinstance(word, str) and (found := severity.of_word(word)) != Severity.UNKNOWN:
-            return found
+        word = record.object("database_specific").raw("severity")
+        if isinstance(word, str) and (severity := severity_of_word(word)) != Severity.UNKNOWN:
+            return severity
     return Severity.UNKNOWN
 
 
-def _fixed_in(record: Node, name: str) -> list[str]:
+def _fixed_in(record: JsonReader, name: str) -> list[str]:
     return [
         fixed
-        for affected in record.branches("affected")
-        if affected.branch("package").text("name") in {"", name}
-        for span in affected.branches("ranges")
-        if span.text("type") != "GIT"  # their versions are commits
-        for event in span.branches("events")
+        for affected in record.objects("affected")
+        if affected.object("package").text("name") in {"", name}
+        for span in affected.objects("ranges")
+        if span.text("type") != "GIT"  # the versions of these are commits
+        for event in span.objects("events")
         if (fixed := event.text("fixed"))
     ]
 
 
-def _url(record: Node) -> str:
-    return next((each.text("url") for each in record.branches("references") if each.text("type") == "ADVISORY"), "")
+def _url(record: JsonReader) -> str:
+    return next((each.text("url") for each in record.objects("references") if each.text("type") == "ADVISORY"), "")

@@ -135,7 +135,7 @@ def test_a_vulnerability_without_a_name_is_not_lost_in_silence(empty: str) -> No
     """The exit status is 0 whatever was found: what cannot be told must not be taken for nothing."""
     audit = trivy({"VulnerabilityID": CVES[0], "PkgName": "x", empty: ""})
     assert audit.status == Status.FAILED
-    assert f"{empty} is the text" in audit.reason
+    assert f"{empty} is the string" in audit.reason
 
 
 def test_all_files_of_a_library_are_told() -> None:

@@ -38,7 +38,7 @@ def test_debsecan_has_data_of_debian_alone(system: System, status: Status) -> No
     """Whatever it finds elsewhere, and whatever it does not find, says nothing of the packages of that system."""
     audit = parse(ToolRun("debsecan", 0, f"{END_MARKER}\n", system=system))
     assert audit.status == status
-    why = f"debsecan has no data for packages of {system.spelled}, only for those of Debian"
+    why = f"debsecan only has data for packages of Debian, not of {system.spelled}"
     assert audit.reason == ("" if status is Status.CLEAN else why)
 
 
@@ -98,11 +98,11 @@ def test_the_urgency_is_the_severity(notes: str, severity: Severity) -> None:
     [
         (
             "CVE-2005-3184 ethereal (fixd)",
-            'line 2 has the note "fixd", expected "fixed", "… urgency" or another of debsecan',
+            'line 2 has the note "fixd", expected "fixed", "… urgency" or another one of debsecan',
         ),
         ("CVE-2005-3184", 'the record of "CVE-2005-3184" has no line "installed: "'),
-        ("ethereal", 'line 2 is "ethereal", expected a vulnerability in one of the formats summary, detail and report'),
-        ("  installed: x 1", 'line 2 is "installed: x 1", expected a vulnerability in one of the formats'),
+        ("ethereal", 'line 2 is "ethereal", expected a vulnerability in the format summary, detail or report'),
+        ("  installed: x 1", 'line 2 is "installed: x 1", expected a vulnerability in the format'),
     ],
 )
 def test_a_line_that_debsecan_does_not_print_failed(line: str, reason: str) -> None:
@@ -116,7 +116,7 @@ def test_a_line_that_debsecan_does_not_print_failed(line: str, reason: str) -> N
 def test_an_error_on_standard_output_is_the_reason() -> None:
     """What it cannot open stands there, in place of a report."""
     audit = debsecan("error: could not open '/x': Permission denied\n", 2)
-    assert audit.reason == "debsecan says \"error: could not open '/x': Permission denied\""
+    assert audit.reason == "debsecan reports \"error: could not open '/x': Permission denied\""
 
 
 @pytest.mark.parametrize("note", ["\nHowever, some bugs have been whitelisted.\n", f"\n{END_MARKER}\n"])

@@ -12,7 +12,7 @@ from portspec import agent
 from portspec.audit.model import Severity, Status, System, ToolRun
 from portspec.audit.tools import parse
 from portspec.audit.tools.dnf import END_MARKER
-from portspec.audit.tools.lists import LIST
+from portspec.audit.tools.output import LIST_HEADER
 from tests.unit.audit.tools.samples import load
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rows(*found: tuple[str, str]) -> str:
 def output(available: str = "", installed: str = "", cves: str = "", heads: Sequence[str] = HEADS) -> str:
     """Give what the agent sends of three lists."""
     lists = zip(heads, (available, installed, cves), strict=False)
-    return "".join(f"{LIST}{head}\n{text}" for head, text in lists) + END_MARKER + "\n"
+    return "".join(f"{LIST_HEADER}{head}\n{text}" for head, text in lists) + END_MARKER + "\n"
 
 
 def run(text: str, system: System | None = None, **fields: Any) -> ToolRun:
@@ -42,7 +42,7 @@ def run(text: str, system: System | None = None, **fields: Any) -> ToolRun:
 
 def test_marks_are_those_of_the_agent() -> None:
     """The lines that the agent adds are those that the parser looks for."""
-    assert agent._LIST == LIST
+    assert agent._LIST == LIST_HEADER
     assert agent._PROOF.format(program="dnf") == END_MARKER
 
 
@@ -56,7 +56,7 @@ def test_system_is_clean_by_advisories_of_its_own_vendor(name: str, advisory: st
     for other in ("FEDORA-EPEL-2025-0a1b2c3d4e", *({"OTHER-1"} if name != "openEuler" else ())):
         audit = parse(run(output(installed=rows((other, package))), system, command=command))
         assert audit.status == Status.UNSUPPORTED
-        assert audit.reason.startswith("dnf knows no advisory")
+        assert audit.reason.startswith("dnf has no advisory")
 
 
 def test_centos_is_unsupported_whatever_dnf_knows() -> None:
@@ -105,9 +105,9 @@ def test_nothing_found_with_trouble_is_not_clean(line: str) -> None:
 def test_lists_in_another_order_or_number_are_not_clean(name: str) -> None:
     """All three lists, each once and in the order of the agent, or it is failed."""
     whole = SAMPLES[name].run
-    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST)
+    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST_HEADER)
     for chosen in ((0, 1), (0, 2), (1, 0, 2), (0, 1, 1, 2), (1, 2), (0, 1, 2, 0), (1, 1, 2), ()):
-        text = "".join(LIST + parts[index] for index in chosen) + END_MARKER + "\n"
+        text = "".join(LIST_HEADER + parts[index] for index in chosen) + END_MARKER + "\n"
         assert parse(replace(whole, output=text)).status == Status.FAILED
     assert parse(replace(whole, output=whole.output.removesuffix(END_MARKER + "\n"))).status == Status.FAILED
 
@@ -116,9 +116,9 @@ def test_lists_in_another_order_or_number_are_not_clean(name: str) -> None:
 def test_lists_in_another_order_are_failed(name: str) -> None:
     """Which list is which is only known in the order of the agent, whatever they have."""
     whole = SAMPLES[name].run
-    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST)
+    _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST_HEADER)
     for chosen in ((1, 0, 2), (2, 1, 0), (0, 0, 1, 2), (1, 0)):
-        text = "".join(LIST + parts[index] for index in chosen) + END_MARKER + "\n"
+        text = "".join(LIST_HEADER + parts[index] for index in chosen) + END_MARKER + "\n"
         assert parse(replace(whole, output=text)).status == Status.FAILED
 
 

@@ -55,10 +55,10 @@ def test_a_line_that_pkg_audit_does_not_print_failed(line: str) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (CURL + NONE, "the summary in line 6 counts 0 problems, the lines before it have 1 in 1 package(s)"),
+        (CURL + NONE, "the summary in line 6 counts 0 problems, but the lines before it have 1 in 1 package(s)"),
         (CURL, "the output ends without a summary line of its last issues"),
         (CURL + ONE + CURL, "the output ends without a summary line of its last issues"),
-        ("curl-7 is vulnerable:\n" + ONE, "the summary in line 2 counts 1 problems, the lines before it have 0"),
+        ("curl-7 is vulnerable:\n" + ONE, "the summary in line 2 counts 1 problems, but the lines before it have 0"),
         (
             CURL.replace("  cURL -- Escape and unescape integer overflows\n", "") + ONE,
             'an issue of "curl-7.50.1" has no',
@@ -118,7 +118,7 @@ def test_every_jail_needs_a_report_of_its_own(output: str, reason: str) -> None:
 def test_periodic_with_vulnerabilities_ends_with_3(exit_status: int) -> None:
     """Any less contradicts what it printed."""
     audit = pkg_audit(PERIODIC + CURL + ONE, exit_status)
-    assert audit.reason == f"the output has a vulnerability, which takes exit status 3 (exit status {exit_status})"
+    assert audit.reason == f"the output has a vulnerability, expected exit status 3 (exit status {exit_status})"
 
 
 @pytest.mark.parametrize("date", ["dim.  8 janv. 2017 04:12:38 CET", "today", "Fri Jun 31 12:00:00 UTC 2023"])
@@ -132,7 +132,7 @@ def test_a_jail_without_a_database_makes_it_stale() -> None:
     """What pkg complains of within the report of periodic is no strange line."""
     audit = pkg_audit(f"{PERIODIC}pkg: vulnxml file (null) does not exist. Try running 'pkg audit -F' first\n", 3)
     assert audit.status == Status.STALE_DATABASE
-    assert audit.reason.startswith("pkg has no database of vulnerabilities: ")
+    assert audit.reason.startswith("pkg has no vulnerability database: ")
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_strange_text_before_the_json_failed(head: str) -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ('{"pkg_count":0}', "the output has no vulnerability, which takes exit status 0 (exit status 1)"),
+        ('{"pkg_count":0}', "the output has no vulnerabilities, expected exit status 0 (exit status 1)"),
         ('{"pkg_count":1,"packages":{"a":[]}}', "packages.a is a list, expected an object"),
-        ('{"pkg_count":1,"packages":{"a":{}}}', "packages.a.issues is not there, expected a list"),
+        ('{"pkg_count":1,"packages":{"a":{}}}', "packages.a.issues is missing, expected a list"),
         (
             '{"pkg_count":1,"packages":{"a":{"issue_count":2,"issues":[{"description":"x"}]}}}',
-            'packages."a": issue_count is 2, but it has 1 issues',
+            'packages."a": issue_count is 2, but there are 1 issues',
         ),
-        ('{"packages":{}}', "pkg_count is not there, expected a whole number"),
+        ('{"packages":{}}', "pkg_count is missing, expected an integer"),
     ],
 )
 def test_raw_json_that_is_not_whole_failed(output: str, reason: str) -> None:
@@ -189,7 +189,7 @@ def test_an_old_database_that_found_something_is_vulnerable() -> None:
     """The reason tells that there may be more."""
     audit = portaudit(f"portaudit: database too old.\n\n{CUPS}1 problem(s) in your installed packages found.\n", 1)
     assert audit.status == Status.VULNERABLE
-    assert audit.reason == 'portaudit says "portaudit: database too old."'
+    assert audit.reason == 'portaudit reports "portaudit: database too old."'
 
 
 def test_portaudit_counts_packages_that_were_named() -> None:
@@ -205,9 +205,9 @@ def test_portaudit_counts_packages_that_were_named() -> None:
         ("New database installed.\n", 'no summary line, expected "… problem(s) in your installed packages found."'),
         (
             "cups-base-1.1\n1 problem(s) in your installed packages found.\n",
-            "the summary in line 2 counts 1 problems, the lines before it have 0",
+            "the summary in line 2 counts 1 problems, but the lines before it have 0",
         ),
-        ("cups-base-1.1", "the list of packages is cut off, or has a summary that it should not have"),
+        ("cups-base-1.1", "the list of packages is truncated, or has an unexpected summary"),
         ("Type of problem: x\n", 'line 1 is "Type of problem: x", expected an entry or the summary of portaudit'),
     ],
 )

@@ -66,7 +66,7 @@ def test_trivy_without_data_of_the_release_is_unsupported(family: str, release: 
     audit = trivy(family, release)
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
-        f'trivy lists the packages of "{family} {release}'.rstrip() + '", but has no data for this system'
+        f'trivy lists the packages of "{family} {release}'.rstrip() + '" but has no data for this system'
     )
 
 
@@ -223,7 +223,7 @@ def test_trivy_that_names_another_system_than_it_lists_is_unsupported() -> None:
     result = {"Target": "x", "Class": "os-pkgs", "Type": "alpine"}
     audit = trivy("debian", "12.5", DEBIAN, Results=[result])
     assert audit.status == Status.UNSUPPORTED
-    assert audit.reason == 'trivy names the system "debian", and lists packages of "alpine"'
+    assert audit.reason == 'trivy names the system "debian" but lists packages of "alpine"'
     assert trivy("debian", "12.5", DEBIAN, Metadata={}).status == Status.UNSUPPORTED
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from portspec.audit.model import Status, System, ToolRun
 from portspec.audit.tools import parse
-from portspec.audit.tools.options import first_set, values_of, words_of
+from portspec.audit.tools.coverage import arguments_of, first_option_set, option_values
 
 FREEBSD: Final = System("FreeBSD", "freebsd", (), "14.1-RELEASE")
 TRIVY: Final = {
@@ -123,13 +123,13 @@ def test_portaudit_of_names_or_a_list_is_not_clean() -> None:
 
 def test_options_are_found_in_both_spellings() -> None:
     """With a value after it or behind "=", and behind programs that stand before the tool."""
-    words = words_of(("sudo", "/usr/bin/trivy", "--a", "1", "--b=2", "--a=3", "--c"), "trivy")
+    words = arguments_of(("sudo", "/usr/bin/trivy", "--a", "1", "--b=2", "--a=3", "--c"), "trivy")
     assert words == ("--a", "1", "--b=2", "--a=3", "--c")
-    assert values_of(words, "--a", "--c") == ["1", "3", ""]
-    assert first_set(words, "--c") == "--c"
-    assert first_set(("--c=false",), "--c") == ""
-    assert words_of(("sh", "-c", "x"), "trivy") == ()
-    assert words_of(("sh", "-c", "pkg audit -r 2>/dev/null | head"), "pkg") == ("audit", "-r")
+    assert option_values(words, "--a", "--c") == ["1", "3", ""]
+    assert first_option_set(words, "--c") == "--c"
+    assert first_option_set(("--c=false",), "--c") == ""
+    assert arguments_of(("sh", "-c", "x"), "trivy") == ()
+    assert arguments_of(("sh", "-c", "pkg audit -r 2>/dev/null | head"), "pkg") == ("audit", "-r")
 
 
 @given(st.sampled_from(sorted(CLEAN)), st.lists(st.text(max_size=12), max_size=6))

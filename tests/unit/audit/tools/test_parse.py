@@ -37,7 +37,7 @@ def test_a_tool_that_is_not_known_is_unsupported() -> None:
     audit = parse(ToolRun("vuls\n<b>", 0, "0 problem(s) in 0 package(s) found.\n"))
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
-        'the tool "vuls <b>" is not known, expected portaudit, pkg-audit, debsecan, osv-scanner, trivy, grype, '
+        'unknown tool "vuls <b>", expected one of portaudit, pkg-audit, debsecan, osv-scanner, trivy, grype, '
         "pip-audit, ubuntu-pro, apt, arch-audit, pkg-admin, apk, dnf, zypper"
     )
 
@@ -105,7 +105,7 @@ def test_a_broken_document_keeps_what_stands_before_the_break() -> None:
     output = grype(match(), match(name="CVE-2024-2"), match(name="CVE-2024-3"))
     broken = output.replace('"CVE-2024-3"', "CVE-2024-3")
     audit = parse(ToolRun("grype", 0, broken))
-    assert audit.reason == "the JSON document is broken or cut off in line 1: expecting value"
+    assert audit.reason == "the JSON document is broken or truncated in line 1: expecting value"
     assert [each.id for each in audit.vulnerabilities] == ["CVE-2024-1", "CVE-2024-2"]
 
 

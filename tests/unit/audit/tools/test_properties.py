@@ -104,7 +104,7 @@ def test_a_run_that_is_marked_as_truncated_failed_and_keeps_what_was_read(sample
     """The output may look whole: the mark counts, and the vulnerabilities are those that can be seen."""
     audit = parse(replace(sample.run, is_truncated=True))
     assert audit.status == Status.FAILED
-    assert audit.reason == "the output was cut off, it is longer than a report may be"
+    assert audit.reason == "the output is truncated: it exceeds the size limit of an audit"
     assert audit.vulnerabilities == sample.audit.vulnerabilities
 
 

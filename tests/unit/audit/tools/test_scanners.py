@@ -143,7 +143,7 @@ def test_grype_tells_when_its_database_was_built(db: dict[str, Any]) -> None:
     assert (fresh.status, fresh.database_at) == (Status.CLEAN, BUILT_AT)
     stale = grype({"db": db}, BUILT_AT + 14 * DAY + 1)
     assert (stale.status, stale.database_at) == (Status.STALE_DATABASE, BUILT_AT)
-    assert stale.reason == "the database is of 2026-03-01, 14 days old; update it"
+    assert stale.reason == "the database dates from 2026-03-01 and is 14 days old; update it"
 
 
 @pytest.mark.parametrize("ended_at", [0.0, -1e300, float("nan"), float("inf")])
@@ -156,7 +156,7 @@ def test_a_database_that_grype_calls_invalid_is_stale() -> None:
     """The reason has grype's own."""
     audit = grype({"db": {"status": {"built": BUILT, "valid": False, "error": "checksum mismatch"}}})
     assert audit.status == Status.STALE_DATABASE
-    assert audit.reason == 'grype says that its database is not valid: "checksum mismatch"'
+    assert audit.reason == 'grype reports that its database is not valid: "checksum mismatch"'
 
 
 @pytest.mark.parametrize("built", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00", "", "yesterday", "9999-99-99"])
@@ -280,7 +280,7 @@ def test_trivy_on_a_distribution_past_its_support_is_not_clean() -> None:
     system = {"OS": {"Family": "debian", "Name": "8.11", "EOSL": True}}
     audit = trivy({"Metadata": system, "Results": [{"Target": "x", "Class": "os-pkgs"}]})
     assert audit.status == Status.FAILED
-    assert audit.reason == "trivy has no new vulnerabilities for debian 8.11, which is past its support"
+    assert audit.reason == "trivy gets no new vulnerabilities of debian 8.11, which is out of support"
 
 
 def pip_audit(aliases: list[str]) -> Audit:

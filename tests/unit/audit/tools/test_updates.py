@@ -10,7 +10,7 @@ import pytest
 
 from portspec.audit.model import Audit, Status, System, ToolRun, count_by_severity
 from portspec.audit.tools import parse
-from portspec.audit.tools.ubuntu import past_support
+from portspec.audit.tools.coverage import past_standard_support
 
 JAMMY: Final = System("Linux", "ubuntu", ("debian",), "22.04")
 AT: Final = 1_700_000_000.0
@@ -135,7 +135,7 @@ def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) 
     """An LTS has five years and what is left of May, any other nine months; what is no release has none."""
     at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
     run = ToolRun("apt", 0, "", ended_at=at, system=System("Linux", "ubuntu", (), version))
-    assert past_support(run) == (f"ubuntu {version}" if is_past else "")
+    assert past_standard_support(run) == (f"ubuntu {version}" if is_past else "")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) 
 def test_derivative_with_the_number_of_a_release_ends_with_it(system: System, release: str) -> None:
     """It gets its security updates from the pocket of that release."""
     at = datetime(2026, 11, 29, tzinfo=UTC).timestamp()
-    assert past_support(ToolRun("apt", 0, "", ended_at=at, system=system)) == release
+    assert past_standard_support(ToolRun("apt", 0, "", ended_at=at, system=system)) == release
 
 
 @pytest.mark.parametrize(("sources", "status"), [((POCKET,), Status.FAILED), ((POCKET, ESM), Status.CLEAN)])
