@@ -203,7 +203,7 @@ def test_without_a_security_pocket_nothing_is_known(apt: Apt) -> None:
     apt.update()
     audit, _ = apt.audit()
     assert (audit.status, audit.vulnerabilities) == (Status.UNSUPPORTED, ())
-    assert audit.reason.startswith("apt has no lists of a security pocket of ")
+    assert audit.reason.startswith("apt has no package lists of a security pocket of ")
 
 
 def test_pocket_of_another_release_is_not_that_of_this_one(apt: Apt) -> None:
@@ -213,7 +213,7 @@ def test_pocket_of_another_release_is_not_that_of_this_one(apt: Apt) -> None:
     apt.update()
     audit, _ = apt.audit()
     assert audit.status == Status.FAILED
-    assert audit.reason.startswith("the security pocket is of version 1, this is ")
+    assert audit.reason.startswith("the security pocket is of version 1, but this host is ")
 
 
 def test_lists_that_are_missing_make_nothing_clean(apt: Apt) -> None:

@@ -312,7 +312,7 @@ def test_zypper_without_patches_is_unsupported(zypper: Host, prepare: Callable[[
     prepare(zypper)
     audit = zypper.audit()
     assert audit.status == Status.UNSUPPORTED
-    assert audit.reason == "no repository of this system has patches: none of updates is set up"
+    assert audit.reason == "no repository of this system has patches: no update repository is set up"
 
 
 def test_zypper_with_a_repository_that_is_not_there_is_failed(zypper: Host) -> None:
