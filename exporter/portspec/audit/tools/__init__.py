@@ -1,4 +1,111 @@
-"""Readers of the output of audit tools."""
+"""Readers of the output of audit tools: one module for each tool, all with the same result.
+
+A host runs an audit tool (debsecan, trivy, …) and sends its output. The agent does not interpret the output; portspec
+does, here. A reader never raises and uses neither files nor the clock: the same run always has the same result.
+
+    parse(*runs) → reader of the tool → ResultBuilder → Audit (audit/model.py)
+
+How to add a reader for another tool
+====================================
+
+This takes five steps. The examples are for a tool "foo-audit".
+
+1. Collect samples
+------------------
+
+Put outputs of the tool in tests/data/audit/foo-audit/, at least one each that is clean, vulnerable and failed:
+
+    clean.txt       the output (.txt, .json or .xml), byte for byte as the tool printed it
+    clean.expected.json
+
+The second file has the run, the audit that you expect, written by hand, and the source of the sample:
+
+    {
+      "source": "foo-audit 1.2 of Debian 12",
+      "run": {"exit_status": 0, "errors": "", "system": {"kernel": "Linux", "id": "debian", "version": "12"}},
+      "status": "clean",
+      "scopes": ["system packages"]
+    }
+
+"source" names where the output comes from, so that others can check it: the version of the tool and the system, or the
+file of its source code or of its tests. The fields of "run" are those of ToolRun, the others those of Audit, both in
+audit/model.py. Defaults may be omitted, and "severity" is unknown by default. tests/unit/audit/tools/test_samples.py
+compares all samples; add your names to its GENERATIONS, one entry for each format that the tool has or had. Other tests
+cut, double and change the samples, and check that none of that is clean.
+
+2. Write the reader
+-------------------
+
+Write foo_audit.py with a function `read(result: ResultBuilder) -> None`, and add it to _READERS below. Copy
+arch_audit.py if the tool prints JSON, pkg_admin.py if it prints lines. Put what you know about the output, its versions
+and its exit statuses in the docstring of the module. These modules help:
+
+    result.py       ResultBuilder: read the docstring of the class first; quote() and plain() for text of the tool
+    json_reader.py  read_json() and JsonReader, for untrusted JSON
+    output.py       numbered_lines(), and the lines that the agent adds to an output
+    fields.py       timestamps, severities, name-version, CVEs in URLs
+    coverage.py     which system a tool looked at, and the options that it ran with
+
+The reader gets the run as `result.run` and calls:
+
+    result.add(package, version, ids, …)        for each vulnerability
+    result.covers(Scope.SYSTEM)                 for what the tool looked at
+    result.complete(clean=(0,), vulnerable=(1,))
+                                                at the end, with the exit statuses if it found nothing and something
+
+`covers` decides what a clean result is about. SYSTEM means the packages of the distribution, BASE the base system of
+FreeBSD, LANGUAGES packages of pip, npm and so on. A host is clean only if one of its tools covers SYSTEM. A scanner for
+many systems covers it if the output shows that it compared the packages of the system with data (trivy.py). A tool for
+one system covers it always, and its result is marked unsupported on other systems (apk.py).
+
+The status of a result is the first of these that applies:
+
+    failed          result.fail(reason): the output is empty, truncated, has an unexpected line or type, contradicts
+                    itself or the exit status; or the reader did not call `complete`
+    unsupported     result.mark_unsupported(reason): the tool has no data for the packages of this system
+                    (result.run.system), or did not look at them
+    vulnerable      there is a vulnerability
+    stale_database  result.mark_stale(reason), or result.set_database_time(time) of more than 14 days ago
+    failed          result.mark_inconclusive(reason): nothing was found, but that proves nothing: options that hide
+                    vulnerabilities, a repository that could not be reached
+    clean           otherwise
+
+When in doubt, do not let it be clean. Fail on every line and every value that you do not know, with
+result.unexpected_line() in text: a new version of the tool then is failed until somebody has looked at it. An empty
+output is never clean. If the tool prints nothing when all is well, let the agent add an end marker (`is_silent` in
+step 3), and read the output with read_marked_output() or split_end_marker(); debsecan.py and apk.py do so.
+
+A reason is one line for the administrator of the host: what is wrong, where, and what to do ("…; run it without this
+option"). Quote text of the tool with quote(). Regular expressions must have bounds ("{0,200}") and take linear time.
+
+3. Let the agent run it
+-----------------------
+
+In exporter/portspec/agent.py add a Tool to TOOLS; `name` is the one in _READERS. Its fields are described in its
+docstring. Add the name to choose_tool(), in the place where it is better than the tools after it. The tests are in
+tests/unit/agent/test_tools.py: which tool is chosen on which system, and that agent and readers have the same tools.
+deploy/agent/portspec-send.conf and the help at the end of agent.py list the names.
+
+4. Write the tests
+------------------
+
+The samples are the main test. Besides them:
+
+    tests/unit/audit/tools/test_foo_audit.py  what has no sample of its own; copy test_debsecan.py
+    tests/unit/audit/tools/test_host.py       unsupported on other systems: test_tool_of_another_system_is_unsupported
+    tests/unit/audit/tools/test_options.py    options of the tool that hide vulnerabilities
+    tests/unit/audit/tools/test_parse.py      the list of tools in a reason; JSON_TOOLS, if the tool prints JSON
+    tests/unit/audit/test_fuzz.py             SAYS_NONE: a simple second check of when the tool found nothing
+
+Run: pytest -n auto tests/unit/audit tests/unit/agent
+
+5. Document it
+--------------
+
+docs/audit.md: a row in the table under 'What "clean" rests on', the order in which the agent chooses, and if the tool
+only knows updates a row under "Updates in place of vulnerabilities". CHANGELOG.md: an entry. If you change how an
+existing tool is read, increase VERSION in audit/document.py, so that archived audits are read again.
+"""
 
 from __future__ import annotations
 
