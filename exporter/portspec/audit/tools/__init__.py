@@ -29,14 +29,17 @@ The second file has the run, the audit that you expect, written by hand, and the
 
 "source" names where the output comes from, so that others can check it: the version of the tool and the system, or the
 file of its source code or of its tests. The fields of "run" are those of ToolRun, the others those of Audit, both in
-audit/model.py. Defaults may be omitted, and "severity" is unknown by default. tests/unit/audit/tools/test_samples.py
-compares all samples; add your names to its GENERATIONS, one entry for each format that the tool has or had. Other tests
-cut, double and change the samples, and check that none of that is clean.
+audit/model.py; defaults may be omitted. Vulnerabilities are sorted by severity, package and id. If the output has the
+time of the database, set "ended_at" in "run" and "database_at", both as Unix times.
+
+tests/unit/audit/tools/test_samples.py compares all samples. Add "foo-audit/" to its GENERATIONS. If the tool has or had
+several formats, give the samples of each a prefix ("v2_clean.txt") and add an entry for each. Other tests cut, double
+and change the samples, and check that none of that is clean.
 
 2. Write the reader
 -------------------
 
-Write foo_audit.py with a function `read(result: ResultBuilder) -> None`, and add it to _READERS below. Copy
+Write foo_audit.py with a function `read(result: ResultBuilder) -> None`, and add it at the end of _READERS below. Copy
 arch_audit.py if the tool prints JSON, pkg_admin.py if it prints lines. Put what you know about the output, its versions
 and its exit statuses in the docstring of the module. These modules help:
 
@@ -82,16 +85,23 @@ option"). Quote text of the tool with quote(). Regular expressions must have bou
 -----------------------
 
 In exporter/portspec/agent.py add a Tool to TOOLS; `name` is the one in _READERS. Its fields are described in its
-docstring. Add the name to choose_tool(), in the place where it is better than the tools after it. The tests are in
-tests/unit/agent/test_tools.py: which tool is chosen on which system, and that agent and readers have the same tools.
-deploy/agent/portspec-send.conf and the help at the end of agent.py list the names.
+docstring. The rest of agent.py to look at:
+
+    choose_tool()     where the tool comes in the order of the tools of a system
+    usual_tool()      if the tool should be named on a system that has no tool at all
+    _databases()      the files of its database, if the output does not have the time of the database
+    _has_succeeded()  exit statuses besides 0 and 1 that are not errors
+    the help          the names and the order, at the end of the file; also in deploy/agent/portspec-send.conf
+
+The tests are in tests/unit/agent/test_tools.py: which tool is chosen on which system, which is the usual one, that no
+command hides vulnerabilities, and that agent and readers have the same tools.
 
 4. Write the tests
 ------------------
 
-The samples are the main test. Besides them:
+The samples are the main test. Besides them (test_parse.py and test_fuzz.py fail until they know the tool):
 
-    tests/unit/audit/tools/test_foo_audit.py  what has no sample of its own; copy test_debsecan.py
+    tests/unit/audit/tools/test_foo_audit.py  lines and values that have no sample; copy test_debsecan.py
     tests/unit/audit/tools/test_host.py       unsupported on other systems: test_tool_of_another_system_is_unsupported
     tests/unit/audit/tools/test_options.py    options of the tool that hide vulnerabilities
     tests/unit/audit/tools/test_parse.py      the list of tools in a reason; JSON_TOOLS, if the tool prints JSON
