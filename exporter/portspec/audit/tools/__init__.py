@@ -102,8 +102,8 @@ command hides vulnerabilities, and that agent and readers have the same tools.
 The samples are the main test. Besides them (test_parse.py and test_fuzz.py fail until they know the tool):
 
     tests/unit/audit/tools/test_foo_audit.py  lines and values that have no sample; copy test_debsecan.py
-    tests/unit/audit/tools/test_host.py       unsupported on other systems: test_tool_of_another_system_is_unsupported
-    tests/unit/audit/tools/test_options.py    options of the tool that hide vulnerabilities
+    tests/unit/audit/tools/test_coverage.py   other systems (test_tool_of_another_system_is_unsupported), and
+                                              options of the tool that hide vulnerabilities
     tests/unit/audit/tools/test_parse.py      the list of tools in a reason; JSON_TOOLS, if the tool prints JSON
     tests/unit/audit/test_fuzz.py             SAYS_NONE: a simple second check of when the tool found nothing
 

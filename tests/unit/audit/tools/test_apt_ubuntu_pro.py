@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
 
 from portspec.audit.model import Audit, Status, System, ToolRun, count_by_severity
 from portspec.audit.tools import parse
-from portspec.audit.tools.coverage import past_standard_support
 
 JAMMY: Final = System("Linux", "ubuntu", ("debian",), "22.04")
 AT: Final = 1_700_000_000.0
@@ -113,44 +111,6 @@ def test_update_that_pro_and_apt_tell_is_one() -> None:
 def test_pro_without_updates_is_as_good_as_the_lists_of_apt(beside: ToolRun, status: Status) -> None:
     """It counts from the same lists, and does not tell whether there are any, or how old."""
     assert parse(pro(), beside).status == status
-
-
-@pytest.mark.parametrize(
-    ("version", "day", "is_past"),
-    [
-        ("18.04", "2023-05-31", False),
-        ("18.04", "2023-06-01", True),
-        ("22.04", "2027-05-31", False),
-        ("24.04", "2026-11-29", False),
-        ("23.04", "2024-01-31", False),
-        ("23.04", "2024-02-01", True),
-        ("23.10", "2024-07-31", False),
-        ("23.10", "2024-08-01", True),
-        ("26.10", "2027-07-31", False),
-        ("6.06", "2026-11-29", False),
-        ("", "2026-11-29", False),
-    ],
-)
-def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) -> None:
-    """An LTS has five years and what is left of May, any other nine months; what is no release has none."""
-    at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
-    run = ToolRun("apt", 0, "", ended_at=at, system=System("Linux", "ubuntu", (), version))
-    assert past_standard_support(run) == (f"ubuntu {version}" if is_past else "")
-
-
-@pytest.mark.parametrize(
-    ("system", "release"),
-    [
-        (System("Linux", "pop", ("ubuntu", "debian"), "20.04"), "pop 20.04"),
-        (System("Linux", "neon", ("ubuntu", "debian"), "24.04"), ""),
-        (System("Linux", "linuxmint", ("ubuntu", "debian"), "21.3"), ""),
-        (System("Linux", "debian", (), "20.04"), ""),
-    ],
-)
-def test_derivative_with_the_number_of_a_release_ends_with_it(system: System, release: str) -> None:
-    """It gets its security updates from the pocket of that release."""
-    at = datetime(2026, 11, 29, tzinfo=UTC).timestamp()
-    assert past_standard_support(ToolRun("apt", 0, "", ended_at=at, system=system)) == release
 
 
 @pytest.mark.parametrize(("sources", "status"), [((POCKET,), Status.FAILED), ((POCKET, ESM), Status.CLEAN)])

@@ -12,25 +12,17 @@ curl-7.50.1 is vulnerable:
   WWW: https://vuxml.FreeBSD.org/freebsd/b018121b-7a4b-11e6-bf52-b499baebfeaf.html
 
 """
-NONE = "0 problem(s) in 0 package(s) found.\n"
-ONE = "1 problem(s) in 1 package(s) found.\n"
-PERIODIC = "Checking for packages with security vulnerabilities:\n"
-CUPS = """\
-Affected package: cups-base-1.1.22.0_1
-Type of problem: cups-base -- HPGL buffer overflow vulnerability.
-Reference: <http://www.FreeBSD.org/ports/portaudit/40a3bca2-6809-11d9-a9e7-0001020eed82.html>
 
-"""
+NONE = "0 problem(s) in 0 package(s) found.\n"
+
+ONE = "1 problem(s) in 1 package(s) found.\n"
+
+PERIODIC = "Checking for packages with security vulnerabilities:\n"
 
 
 def pkg_audit(output: str, exit_status: int = 1) -> Audit:
     """Read an output of pkg audit."""
     return parse(ToolRun("pkg-audit", exit_status, output))
-
-
-def portaudit(output: str, exit_status: int, errors: str = "") -> Audit:
-    """Read an output of portaudit."""
-    return parse(ToolRun("portaudit", exit_status, output, errors))
 
 
 @pytest.mark.parametrize("exit_status", [2, 3, 64, 65, 74, 75, 139])
@@ -167,51 +159,3 @@ def test_a_package_that_raw_json_lists_without_issues_is_kept() -> None:
     """A package is vulnerable by being listed, even where the issues cannot be read."""
     audit = pkg_audit('{"pkg_count":1,"packages":{"a":{"version":"1"}}}')
     assert [(each.package, each.version, each.id) for each in audit.vulnerabilities] == [("a", "1", "")]
-
-
-@pytest.mark.parametrize(
-    ("errors", "status"),
-    [
-        ("portaudit: Database missing, run `portaudit -F' to update.\n", Status.STALE_DATABASE),
-        ("portaudit: Corrupt database.\n", Status.STALE_DATABASE),
-        ("portaudit: Database too old.\n", Status.STALE_DATABASE),
-        ("", Status.STALE_DATABASE),
-        ("portaudit: Can't read /tmp/x\n", Status.FAILED),
-        ("Usage: portaudit -aCdFVvq\n", Status.FAILED),
-    ],
-)
-def test_portaudit_ends_with_2_when_its_database_is_no_good(errors: str, status: Status) -> None:
-    """Unless it says that something else was wrong."""
-    assert portaudit("", 2, errors).status == status
-
-
-def test_an_old_database_that_found_something_is_vulnerable() -> None:
-    """The reason tells that there may be more."""
-    audit = portaudit(f"portaudit: database too old.\n\n{CUPS}1 problem(s) in your installed packages found.\n", 1)
-    assert audit.status == Status.VULNERABLE
-    assert audit.reason == 'portaudit reports "portaudit: database too old."'
-
-
-def test_portaudit_counts_packages_that_were_named() -> None:
-    """With names on the command line an entry more of one package does not count."""
-    audit = portaudit(f"{CUPS}{CUPS.replace('40a3bca2', '50a3bca2')}1 problem(s) found.\n", 1)
-    assert (audit.status, len(audit.vulnerabilities)) == (Status.VULNERABLE, 2)
-
-
-@pytest.mark.parametrize(
-    ("output", "reason"),
-    [
-        (CUPS, "the output ends without the summary of its last entries"),
-        ("New database installed.\n", 'no summary line, expected "… problem(s) in your installed packages found."'),
-        (
-            "cups-base-1.1\n1 problem(s) in your installed packages found.\n",
-            "the summary in line 2 counts 1 problems, but the lines before it have 0",
-        ),
-        ("cups-base-1.1", "the list of packages is truncated, or has an unexpected summary"),
-        ("Type of problem: x\n", 'line 1 is "Type of problem: x", expected an entry or the summary of portaudit'),
-    ],
-)
-def test_portaudit_without_a_right_summary_failed(output: str, reason: str) -> None:
-    """Its summary counts the entries before it, and comes with every report but the quiet one."""
-    audit = portaudit(output, 1)
-    assert (audit.status, audit.reason) == (Status.FAILED, reason)
