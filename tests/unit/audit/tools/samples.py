@@ -1,4 +1,4 @@
-"""The outputs of tests/data/audit, each with the normal form that was written for it by hand."""
+"""Loads the samples of tests/data/audit: outputs of tools, each with the audit that is expected for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA: Final = Path(__file__).parents[3] / "data" / "audit"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A run of a tool and what it comes to."""
+    """A run of a tool, and the expected audit."""
 
     name: str
     run: ToolRun
@@ -22,12 +22,12 @@ class Sample:
 
     @property
     def is_json(self) -> bool:
-        """Tell whether the output is one JSON document."""
+        """True if the output is a JSON document."""
         return self.run.output.startswith(("{", "["))
 
 
 def load() -> list[Sample]:
-    """Load every sample, in the order of their names."""
+    """Return all samples, sorted by name."""
     files = sorted(path for path in DATA.glob("*/*") if not path.name.endswith(".expected.json"))
     return [_load(path) for path in files]
 

@@ -1,4 +1,4 @@
-"""Tools that tell of updates, not of vulnerabilities: what makes them a finding, and what makes none of them clean."""
+"""Tools that list security updates, not vulnerabilities: what counts as vulnerable, and when "no updates" is clean."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ RELEASES: Final = {
 
 
 def table(name: str, installed: str, *newer: tuple[str, str]) -> str:
-    """Give the version table of a package, with versions above the installed one and where they are from."""
+    """Return the version table of a package, with the versions above the installed one and their sources."""
     rows = "".join(f"     {version} 500\n        500 {source}\n" for version, source in newer)
     head = f"{name}:\n  Installed: {installed}\n  Candidate: {installed}\n  Version table:\n"
     return f"{head}{rows} *** {installed} 100\n        100 /var/lib/dpkg/status\n"
 
 
 def apt(tables: str, sources: tuple[str, ...] = (POCKET, UPDATES), **fields: Any) -> ToolRun:
-    """Give a run of apt."""
+    """Return a run of apt."""
     rows = "".join(f" 500 {source}\n     release {RELEASES[source]}\n     origin e.org\n" for source in sources)
     output = (
         f"{tables}# portspec: apt-cache policy\nPackage files:\n 100 /var/lib/dpkg/status\n     release a=now\n{rows}"
@@ -40,7 +40,7 @@ def apt(tables: str, sources: tuple[str, ...] = (POCKET, UPDATES), **fields: Any
 
 
 def pro(*updates: tuple[str, str, str, str], **fields: Any) -> ToolRun:
-    """Give a run of pro that lists some updates: package, version, service and status."""
+    """Return a run of pro that lists some updates: package, version, service and status."""
     keys = ("package", "version", "service_name", "status")
     services = [update[2] for update in updates]
     summary = {
@@ -59,7 +59,7 @@ def pro(*updates: tuple[str, str, str, str], **fields: Any) -> ToolRun:
 
 
 def found(audit: Audit) -> list[tuple[str, str, str]]:
-    """Give what was found: package, installed version and title."""
+    """Return package, installed version and title of each vulnerability."""
     return [(each.package, each.version, each.title) for each in audit.vulnerabilities]
 
 
@@ -74,20 +74,20 @@ def found(audit: Audit) -> list[tuple[str, str, str]]:
     ],
 )
 def test_newer_version_counts_if_a_security_pocket_has_it(newer: list[tuple[str, str]], fixed: list[str]) -> None:
-    """An update of another pocket says nothing of security, and takes nothing from one that stands below it."""
+    """A newer version in another pocket neither counts nor hides one in a security pocket."""
     audit = parse(apt(table("bash", "1", *newer), (POCKET, UPDATES, ESM)))
     assert [list(each.fixed_in) for each in audit.vulnerabilities] == ([fixed] if fixed else [])
     assert audit.status == (Status.VULNERABLE if fixed else Status.CLEAN)
 
 
-def test_updates_of_several_packages_are_counted_each() -> None:
-    """They have the same title and no id that would make them one."""
+def test_update_of_each_package_counts_separately() -> None:
+    """Updates have the same title and no id, but are separate vulnerabilities."""
     audit = parse(apt(table("bash", "1", ("2", POCKET)) + table("tar", "1", ("2", POCKET))))
     assert sum(count_by_severity(audit.vulnerabilities).values()) == 2
 
 
-def test_update_that_pro_and_apt_tell_is_one() -> None:
-    """What apt tells with the installed version stands for what pro tells without."""
+def test_update_from_pro_and_apt_is_one_vulnerability() -> None:
+    """Apt's entry with the installed version replaces pro's entry without one."""
     title = "security update available"
     esm = "security update only with Ubuntu Pro (esm-apps), which this host is not attached to"
     runs = (
@@ -108,14 +108,14 @@ def test_update_that_pro_and_apt_tell_is_one() -> None:
     ],
     ids=["clean", "no pocket", "old lists", "failed", "did not run"],
 )
-def test_pro_without_updates_is_as_good_as_the_lists_of_apt(beside: ToolRun, status: Status) -> None:
-    """It counts from the same lists, and does not tell whether there are any, or how old."""
+def test_pro_without_updates_has_the_status_of_apt(beside: ToolRun, status: Status) -> None:
+    """Pro uses apt's package lists, and does not show whether there are any or how old they are."""
     assert parse(pro(), beside).status == status
 
 
 @pytest.mark.parametrize(("sources", "status"), [((POCKET,), Status.FAILED), ((POCKET, ESM), Status.CLEAN)])
-def test_release_past_its_support_needs_ubuntu_pro(sources: tuple[str, ...], status: Status) -> None:
-    """Its security pocket gets nothing more, and "no update" of it means nothing."""
+def test_release_past_standard_support_needs_ubuntu_pro(sources: tuple[str, ...], status: Status) -> None:
+    """Its security pocket gets no more updates, so "no updates" in it proves nothing."""
     assert parse(apt(table("bash", "1"), sources, ended_at=AT + 5 * 365 * 86_400)).status == status
 
 
@@ -128,8 +128,8 @@ def test_release_past_its_support_needs_ubuntu_pro(sources: tuple[str, ...], sta
         (System("Linux", "ubuntu", ("debian",), "24.04"), Status.FAILED),
     ],
 )
-def test_pocket_has_to_be_that_of_the_system(system: System, status: Status) -> None:
-    """It is that of the system or of one that it is like, and where they have the same versions of this one."""
+def test_security_pocket_must_belong_to_the_system(system: System, status: Status) -> None:
+    """It is of the system or of one that it is like, and of the same version where both number versions alike."""
     assert parse(apt(table("bash", "1"), system=system)).status == status
 
 
@@ -145,8 +145,8 @@ def test_pocket_has_to_be_that_of_the_system(system: System, status: Status) -> 
         ("# portspec: apt-cache policy\n", "     2 500\n"),
     ],
 )
-def test_line_that_would_hide_an_update_makes_it_failed(line: str, where: str) -> None:
-    """A table has one installed version, a source one release; an output that has two was not understood."""
+def test_line_that_would_hide_an_update_is_failed(line: str, where: str) -> None:
+    """A table has one installed version and a source one release; a second one fails the result."""
     run = apt(table("bash", "1", ("2", POCKET)))
     assert where in run.output
     changed = ToolRun("apt", 0, run.output.replace(where, line + where, 1), system=JAMMY, ended_at=AT)

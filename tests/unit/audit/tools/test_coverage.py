@@ -1,4 +1,4 @@
-"""Clean means that the packages of this host were looked at, with data for its release."""
+"""A result is only clean if the tool looked at the packages of this host and has data for its release."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLEAN: Final = {
 
 
 def trivy(family: str, release: str, system: System | None = None, **more: Any) -> Audit:
-    """Read an output of trivy that lists the packages of a system, all without vulnerabilities."""
+    """Read an output of trivy that lists the packages of a system, without vulnerabilities."""
     document = {
         "SchemaVersion": 2,
         "ArtifactName": "/",
@@ -82,8 +82,8 @@ def osv_scanner(ecosystem: str, system: System | None = None, **more: Any) -> Au
         ("none", ""),
     ],
 )
-def test_trivy_without_data_of_the_release_is_unsupported(family: str, release: str) -> None:
-    """It lists the packages all the same, finds nothing, and does not call the release past its support."""
+def test_trivy_without_data_for_the_release_is_unsupported(family: str, release: str) -> None:
+    """Trivy lists the packages, finds nothing, and does not say that it has no data."""
     audit = trivy(family, release)
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
@@ -124,8 +124,8 @@ def test_trivy_without_data_of_the_release_is_unsupported(family: str, release: 
         ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
     ],
 )
-def test_trivy_on_each_system_that_it_has_data_for_is_clean(family: str, release: str, system: System | None) -> None:
-    """However it spells the system, and whatever the system calls itself."""
+def test_trivy_on_each_system_with_data_is_clean(family: str, release: str, system: System | None) -> None:
+    """Trivy may spell the system differently than os-release(5)."""
     audit = trivy(family, release, system)
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
@@ -143,8 +143,8 @@ def test_trivy_on_each_system_that_it_has_data_for_is_clean(family: str, release
         ("redhat", "", ()),
     ],
 )
-def test_grype_without_data_of_the_release_is_unsupported(name: str, version: str, like: tuple[str, ...]) -> None:
-    """It looks a derivative up by its own version, and finds nothing."""
+def test_grype_without_data_for_the_release_is_unsupported(name: str, version: str, like: tuple[str, ...]) -> None:
+    """Grype looks up a derivative by the derivative's own version, and finds nothing."""
     audit = grype(name, version, like)
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == f'grype has no data for packages of "{name} {version}'.rstrip() + '"'
@@ -166,23 +166,23 @@ def test_grype_without_data_of_the_release_is_unsupported(name: str, version: st
         ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
     ],
 )
-def test_grype_on_systems_that_it_has_data_for_is_clean(name: str, version: str, system: System) -> None:
-    """Also on those that are made of another one and keep its version."""
+def test_grype_on_systems_with_data_is_clean(name: str, version: str, system: System) -> None:
+    """This includes derivatives that keep the version of the distribution they are based on."""
     audit = grype(name, version, system.like, system)
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
 
 @pytest.mark.parametrize(("name", "provider"), [("photon", "photon"), ("fedora", "fedora"), ("archlinux", "arch")])
-def test_grype_with_a_database_of_a_provider_has_its_data(name: str, provider: str) -> None:
-    """A database that tells of a provider for the system has come after the list that we know."""
+def test_grype_has_data_for_the_providers_in_its_database(name: str, provider: str) -> None:
+    """A newer database may list providers for systems that the reader does not know."""
     descriptor = {"name": "grype", "db": {"providers": {provider: {"captured": "2026-11-01T00:00:00Z"}}}}
     assert grype(name, "41", descriptor=descriptor).status == Status.CLEAN
     assert grype(name, "41").status == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("ecosystem", ["Debian:trixie", "Debian:sid", "Alpine:edge", "Ubuntu:noble"])
-def test_osv_scanner_without_data_of_the_release_is_unsupported(ecosystem: str) -> None:
-    """OSV has the packages of a system by the number of the release."""
+def test_osv_scanner_without_data_for_the_release_is_unsupported(ecosystem: str) -> None:
+    """OSV has the packages of a system by release number."""
     audit = osv_scanner(ecosystem)
     assert audit.status == Status.UNSUPPORTED
     assert f'"{ecosystem}"' in audit.reason
@@ -191,8 +191,8 @@ def test_osv_scanner_without_data_of_the_release_is_unsupported(ecosystem: str) 
 @pytest.mark.parametrize(
     "ecosystem", ["Debian", "Debian:12", "Alpine:v3.20", "Ubuntu:Pro:16.04:LTS", "Rocky Linux:9", "Wolfi", "SUSE:x"]
 )
-def test_osv_scanner_with_data_of_the_release_is_clean(ecosystem: str) -> None:
-    """Also of systems that have no releases, and of all releases of one."""
+def test_osv_scanner_with_data_for_the_release_is_clean(ecosystem: str) -> None:
+    """This includes systems without releases, and an ecosystem that means all releases."""
     assert osv_scanner(ecosystem).status == Status.CLEAN
 
 
@@ -209,8 +209,8 @@ def test_osv_scanner_with_data_of_the_release_is_clean(ecosystem: str) -> None:
         osv_scanner("Debian:11", DEBIAN),
     ],
 )
-def test_audit_of_another_system_is_not_that_of_its_host(audit: Audit) -> None:
-    """As when the scanner runs in a container, and looks at that."""
+def test_scan_of_another_system_is_unsupported(audit: Audit) -> None:
+    """A scanner that runs in a container looks at the container."""
     assert audit.status == Status.UNSUPPORTED
     assert "this host is" in audit.reason
 
@@ -225,8 +225,8 @@ def test_audit_of_another_system_is_not_that_of_its_host(audit: Audit) -> None:
         osv_scanner("Debian:12", DEBIAN, image_metadata={"os": "Debian GNU/Linux 12"}),
     ],
 )
-def test_audit_of_an_artefact_is_not_that_of_its_host(audit: Audit) -> None:
-    """Not even where it is of the same system."""
+def test_scan_of_an_image_or_package_is_unsupported(audit: Audit) -> None:
+    """This also applies if it is of the same system as the host."""
     assert audit.status == Status.UNSUPPORTED
     assert "not at this host" in audit.reason
 
@@ -234,13 +234,13 @@ def test_audit_of_an_artefact_is_not_that_of_its_host(audit: Audit) -> None:
 @pytest.mark.parametrize(
     "audit", [trivy("debian", "12.5", DEBIAN), grype("debian", "12", system=DEBIAN), osv_scanner("Debian:12", DEBIAN)]
 )
-def test_audit_of_the_host_itself_is_clean(audit: Audit) -> None:
-    """The same outputs, with nothing that speaks against them."""
+def test_scan_of_the_host_is_clean(audit: Audit) -> None:
+    """The same outputs for the right system and source are clean."""
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
 
-def test_trivy_that_names_another_system_than_it_lists_is_unsupported() -> None:
-    """Two documents that were made one, or a scanner that was told which system to take it for."""
+def test_trivy_that_lists_packages_of_another_system_is_unsupported() -> None:
+    """The listed packages must belong to the system that trivy names."""
     result = {"Target": "x", "Class": "os-pkgs", "Type": "alpine"}
     audit = trivy("debian", "12.5", DEBIAN, Results=[result])
     assert audit.status == Status.UNSUPPORTED
@@ -248,8 +248,8 @@ def test_trivy_that_names_another_system_than_it_lists_is_unsupported() -> None:
     assert trivy("debian", "12.5", DEBIAN, Metadata={}).status == Status.UNSUPPORTED
 
 
-def test_trivy_that_found_no_package_is_not_clean() -> None:
-    """It names the system and lists nothing, as where the database of packages is missing or cannot be read."""
+def test_trivy_that_found_no_packages_is_failed() -> None:
+    """Trivy names the system but lists nothing if the package database is missing or unreadable."""
     run = ToolRun(
         "trivy",
         0,
@@ -294,22 +294,22 @@ def test_trivy_that_found_no_package_is_not_clean() -> None:
     ],
 )
 def test_tool_of_another_system_is_unsupported(tool: str, output: str, systems: list[System]) -> None:
-    """Its packages are not those of this host, wherever else they may have come from."""
+    """A tool for the packages of one system says nothing about those of another."""
     run = ToolRun(tool, 0, output)
     assert parse(replace(run, system=System("Linux", "ubuntu", ("debian",), "24.04"))).status == Status.UNSUPPORTED
     assert {parse(replace(run, system=system)).status for system in systems} == {Status.CLEAN}
 
 
-def test_pkg_audit_of_jails_alone_is_not_that_of_the_host() -> None:
-    """Each section is of one root, and one without a name is of the host."""
+def test_pkg_audit_of_jails_only_is_unsupported() -> None:
+    """Each section is about one root; a report without a section is about the host."""
     run = ToolRun("pkg-audit", 0, "", system=System("FreeBSD", "freebsd", (), "14.1-RELEASE"))
     summary = "0 problem(s) in 0 installed package(s) found.\n"
     assert parse(replace(run, output=f"jail: www\n{summary}")).status == Status.UNSUPPORTED
     assert parse(replace(run, output=f"Host system:\n{summary}jail: www\n{summary}")).status == Status.CLEAN
 
 
-def test_debsecan_that_tells_an_error_is_not_clean() -> None:
-    """Whatever its exit status."""
+def test_debsecan_with_an_error_is_failed() -> None:
+    """An error on standard error counts even if the exit status is 0."""
     run = ToolRun("debsecan", 0, "# portspec: debsecan ended with 0\n", "error: while downloading: x\n", system=DEBIAN)
     assert parse(run).status == Status.FAILED
 
@@ -322,8 +322,8 @@ def test_debsecan_that_tells_an_error_is_not_clean() -> None:
         System("Linux", "sparky", ("debian",), "8"),
     ],
 )
-def test_number_of_a_derivative_is_not_one_of_debian(system: System) -> None:
-    """Scanners that go by os-release(5) take it for one; trivy goes by /etc/debian_version."""
+def test_release_number_of_a_derivative_is_not_taken_for_debian(system: System) -> None:
+    """Scanners that read os-release(5) take it for Debian's; trivy reads /etc/debian_version."""
     assert grype("debian", system.version, system=system).status == Status.UNSUPPORTED
     assert osv_scanner(f"Debian:{system.version}", system).status == Status.UNSUPPORTED
     assert trivy("debian", "13.1", system).status == Status.CLEAN
@@ -345,8 +345,8 @@ def test_number_of_a_derivative_is_not_one_of_debian(system: System) -> None:
         ("", "2026-11-29", False),
     ],
 )
-def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) -> None:
-    """An LTS has five years and what is left of May, any other nine months; what is no release has none."""
+def test_standard_support_of_an_ubuntu_release_ends(version: str, day: str, *, is_past: bool) -> None:
+    """An LTS has five years until the end of May, any other release nine months."""
     at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
     run = ToolRun("apt", 0, "", ended_at=at, system=System("Linux", "ubuntu", (), version))
     assert past_standard_support(run) == (f"ubuntu {version}" if is_past else "")
@@ -361,7 +361,7 @@ def test_release_of_ubuntu_has_an_end(version: str, day: str, *, is_past: bool) 
         (System("Linux", "debian", (), "20.04"), ""),
     ],
 )
-def test_derivative_with_the_number_of_a_release_ends_with_it(system: System, release: str) -> None:
+def test_support_of_a_derivative_ends_with_the_ubuntu_release_of_its_number(system: System, release: str) -> None:
     """It gets its security updates from the pocket of that release."""
     at = datetime(2026, 11, 29, tzinfo=UTC).timestamp()
     assert past_standard_support(ToolRun("apt", 0, "", ended_at=at, system=system)) == release
@@ -389,8 +389,8 @@ def test_derivative_with_the_number_of_a_release_ends_with_it(system: System, re
         "pkg_admin -v audit -t denial-of-service",
     ],
 )
-def test_options_that_leave_out_vulnerabilities_are_not_clean(command: str) -> None:
-    """What is left out may be there."""
+def test_options_that_hide_vulnerabilities_are_failed(command: str) -> None:
+    """ "Nothing found" proves nothing if an option hides vulnerabilities."""
     words = tuple(command.split())
     run = CLEAN[words[0] if words[0] in CLEAN else "trivy"]
     for spelled in (words, ("sudo", *words), ("sh", "-c", f"{command} 2>/dev/null")):
@@ -400,16 +400,16 @@ def test_options_that_leave_out_vulnerabilities_are_not_clean(command: str) -> N
 
 
 @pytest.mark.parametrize("command", ["pkg -j www audit", "pkg -c /jails/www audit -r", "pkg -r /mnt audit"])
-def test_pkg_audit_of_a_jail_is_not_that_of_its_host(command: str) -> None:
-    """Before the word audit these options name another root; after it -r is another one."""
+def test_pkg_audit_of_another_root_is_unsupported(command: str) -> None:
+    """These options name another root only before the word audit; after it -r means something else."""
     audit = parse(replace(CLEAN["pkg"], command=tuple(command.split())))
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason.endswith("looked at a jail or another root, not at this host")
 
 
 @pytest.mark.parametrize("option", ["--scanners secret", "--scanners=misconfig,license", "--security-checks config"])
-def test_trivy_that_was_to_look_for_other_things_is_unsupported(option: str) -> None:
-    """With --list-all-pkgs it lists the packages, and compares them with nothing."""
+def test_trivy_with_other_scanners_is_unsupported(option: str) -> None:
+    """With --list-all-pkgs it still lists the packages."""
     command = ("trivy", "rootfs", "--list-all-pkgs", *option.split(), "/")
     audit = parse(replace(CLEAN["trivy"], command=command))
     assert audit.status == Status.UNSUPPORTED
@@ -430,16 +430,16 @@ def test_trivy_that_was_to_look_for_other_things_is_unsupported(option: str) -> 
         "pkg_admin -v audit -e",
     ],
 )
-def test_options_that_leave_out_nothing_are_clean(command: str) -> None:
-    """Those of the agent, and others."""
+def test_harmless_options_are_clean(command: str) -> None:
+    """These include the options that the agent uses."""
     words = tuple(command.split())
     audit = parse(replace(CLEAN[words[0]], command=words))
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
 
 @pytest.mark.parametrize("option", ["only-fixed", "only-notfixed"])
-def test_grype_that_was_to_tell_a_part_is_not_clean(option: str) -> None:
-    """Its own configuration says so."""
+def test_grype_with_options_that_hide_vulnerabilities_is_failed(option: str) -> None:
+    """The output of grype has its configuration."""
     descriptor = {"name": "grype", "configuration": {option: True}}
     document = {"matches": [], "distro": {"name": "debian", "version": "12"}, "descriptor": descriptor}
     assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.FAILED
@@ -447,15 +447,15 @@ def test_grype_that_was_to_tell_a_part_is_not_clean(option: str) -> None:
     assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.CLEAN
 
 
-def test_portaudit_of_names_or_a_list_is_not_clean() -> None:
-    """Its summary then does not speak of the installed packages."""
+def test_portaudit_of_names_or_a_list_is_failed() -> None:
+    """Its summary is then not about the installed packages."""
     assert parse(ToolRun("portaudit", 0, "0 problem(s) found.\n", system=FREEBSD)).status == Status.FAILED
     whole = "0 problem(s) in your installed packages found.\n"
     assert parse(ToolRun("portaudit", 0, whole, system=FREEBSD)).status == Status.CLEAN
 
 
 def test_options_are_found_in_both_spellings() -> None:
-    """With a value after it or behind "=", and behind programs that stand before the tool."""
+    """A value follows in the next word or after "=", and other programs may precede the tool."""
     words = arguments_of(("sudo", "/usr/bin/trivy", "--a", "1", "--b=2", "--a=3", "--c"), "trivy")
     assert words == ("--a", "1", "--b=2", "--a=3", "--c")
     assert option_values(words, "--a", "--c") == ["1", "3", ""]
@@ -467,7 +467,7 @@ def test_options_are_found_in_both_spellings() -> None:
 
 @given(st.sampled_from(sorted(CLEAN)), st.lists(st.text(max_size=12), max_size=6))
 def test_no_command_makes_a_reader_raise(tool: str, words: list[str]) -> None:
-    """Whatever words a host says that it ran."""
+    """The words of a command come from the host and may be anything."""
     audit = parse(replace(CLEAN[tool], command=(tool, *words)))
     assert audit.reason.isprintable()
     assert (audit.status == Status.CLEAN) == (not audit.reason)

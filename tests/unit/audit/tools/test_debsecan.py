@@ -34,22 +34,22 @@ def debsecan(output: str, exit_status: int = 0, errors: str = "") -> Audit:
         (System("Linux", "kali", ("debian",), "2026.3"), Status.UNSUPPORTED),
     ],
 )
-def test_debsecan_has_data_of_debian_alone(system: System, status: Status) -> None:
-    """Whatever it finds elsewhere, and whatever it does not find, says nothing of the packages of that system."""
+def test_debsecan_only_has_data_for_debian(system: System, status: Status) -> None:
+    """On other systems it is unsupported, whatever it finds."""
     audit = parse(ToolRun("debsecan", 0, f"{END_MARKER}\n", system=system))
     assert audit.status == status
     why = f"debsecan only has data for packages of Debian, not of {system.spelled}"
     assert audit.reason == ("" if status is Status.CLEAN else why)
 
 
-def test_the_proof_is_the_line_that_the_agent_adds() -> None:
-    """It is fixed: agents that are out there print it."""
+def test_end_marker_is_the_line_that_the_agent_adds() -> None:
+    """It cannot change, because agents in use print it."""
     assert END_MARKER == "# portspec: debsecan ended with 0"
 
 
 @pytest.mark.parametrize("output", [END_MARKER, f"{END_MARKER}\n", f"\n{END_MARKER}\r\n", f"\n\n{END_MARKER}\n\n"])
-def test_no_output_is_clean_only_with_proof(output: str) -> None:
-    """The proof says that debsecan came to its end, so that nothing means nothing found."""
+def test_empty_output_is_clean_only_with_the_end_marker(output: str) -> None:
+    """The end marker proves that debsecan completed."""
     assert debsecan(output).status == Status.CLEAN
 
 
@@ -65,14 +65,14 @@ def test_no_output_is_clean_only_with_proof(output: str) -> None:
         f"{END_MARKER}.\n",
     ],
 )
-def test_a_line_that_only_looks_like_the_proof_is_none(output: str) -> None:
-    """Another number, another place and other words prove nothing."""
+def test_line_that_resembles_the_end_marker_is_failed(output: str) -> None:
+    """The line must be the same, the last one, and there only once."""
     assert debsecan(output).status == Status.FAILED
 
 
 @pytest.mark.parametrize("exit_status", [1, 2, 127])
-def test_proof_does_not_outweigh_the_exit_status(exit_status: int) -> None:
-    """It ends with 0 whether it found something or not; all else is an error."""
+def test_end_marker_does_not_override_the_exit_status(exit_status: int) -> None:
+    """Debsecan exits with 0 whether it found something or not; any other status is an error."""
     assert debsecan(f"{END_MARKER}\n", exit_status).status == Status.FAILED
     assert debsecan(LINE, exit_status).status == Status.FAILED
 
@@ -87,8 +87,8 @@ def test_proof_does_not_outweigh_the_exit_status(exit_status: int) -> None:
         (" (fixed, remotely exploitable, high urgency, obsolete)", Severity.HIGH),
     ],
 )
-def test_the_urgency_is_the_severity(notes: str, severity: Severity) -> None:
-    """Notes without one leave it unknown."""
+def test_urgency_is_the_severity(notes: str, severity: Severity) -> None:
+    """Notes without an urgency leave the severity unknown."""
     (each,) = debsecan(f"CVE-2005-3184 ethereal{notes}\n").vulnerabilities
     assert each.severity == severity
 
@@ -105,23 +105,23 @@ def test_the_urgency_is_the_severity(notes: str, severity: Severity) -> None:
         ("  installed: x 1", 'line 2 is "installed: x 1", expected a vulnerability in the format'),
     ],
 )
-def test_a_line_that_debsecan_does_not_print_failed(line: str, reason: str) -> None:
-    """The reason says which and where; the others are kept."""
+def test_unknown_line_is_failed(line: str, reason: str) -> None:
+    """The reason quotes the line with its number, and other vulnerabilities are kept."""
     audit = debsecan(f"{LINE}{line}\n")
     assert audit.status == Status.FAILED
     assert audit.reason.startswith(reason)
     assert audit.vulnerabilities[-1].package == "ethereal" or audit.vulnerabilities[0].package == "ethereal"
 
 
-def test_an_error_on_standard_output_is_the_reason() -> None:
-    """What it cannot open stands there, in place of a report."""
+def test_error_on_standard_output_is_the_reason() -> None:
+    """Debsecan reports files that it cannot open on standard output."""
     audit = debsecan("error: could not open '/x': Permission denied\n", 2)
     assert audit.reason == "debsecan reports \"error: could not open '/x': Permission denied\""
 
 
 @pytest.mark.parametrize("note", ["\nHowever, some bugs have been whitelisted.\n", f"\n{END_MARKER}\n"])
-def test_a_clean_report_may_say_more(note: str) -> None:
-    """A whitelist is the choice of who runs the host."""
+def test_clean_report_may_have_more_lines(note: str) -> None:
+    """A whitelist is the decision of the administrator."""
     assert debsecan(REPORT + CLEAN + note).status == Status.CLEAN
 
 
@@ -136,12 +136,12 @@ def test_a_clean_report_may_say_more(note: str) -> None:
         f"{REPORT}  - bind9\n",
     ],
 )
-def test_a_report_that_contradicts_itself_failed(output: str) -> None:
-    """It has vulnerabilities, or says that it has none, and no line besides."""
+def test_contradictory_report_is_failed(output: str) -> None:
+    """A report either lists vulnerabilities or says that there are none, without unknown lines."""
     assert debsecan(output).status == Status.FAILED
 
 
-def test_a_report_of_nothing_but_fixed_vulnerabilities_needs_proof() -> None:
+def test_report_of_fixed_vulnerabilities_only_needs_the_end_marker() -> None:
     """It does not say that there are no others."""
     fixed = f"{REPORT}*** Fixed vulnerabilities\n\nCVE-1-1\n  <https://x.example/>\n  - bind9\n\n"
     assert debsecan(fixed).status == Status.FAILED

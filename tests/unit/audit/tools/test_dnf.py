@@ -25,30 +25,30 @@ HEADS: Final = ("updateinfo list security", "updateinfo list installed security"
 
 
 def rows(*found: tuple[str, str]) -> str:
-    """Give the lines of dnf 4 for advisories and packages."""
+    """Return the lines of dnf 4 for advisories and packages."""
     return "".join(f"{name} Important/Sec. {package}\n" for name, package in found)
 
 
 def output(available: str = "", installed: str = "", cves: str = "", heads: Sequence[str] = HEADS) -> str:
-    """Give what the agent sends of three lists."""
+    """Return the output of three lists as the agent sends it."""
     lists = zip(heads, (available, installed, cves), strict=False)
     return "".join(f"{LIST_HEADER}{head}\n{text}" for head, text in lists) + END_MARKER + "\n"
 
 
 def run(text: str, system: System | None = None, **fields: Any) -> ToolRun:
-    """Give a run of dnf that ended with 0."""
+    """Return a run of dnf that exited with 0."""
     return replace(ToolRun("dnf", 0, text, system=system), **fields)
 
 
-def test_marks_are_those_of_the_agent() -> None:
-    """The lines that the agent adds are those that the parser looks for."""
+def test_marker_lines_are_the_same_in_agent_and_reader() -> None:
+    """The reader looks for the lines that the agent adds."""
     assert agent._LIST == LIST_HEADER
     assert agent._PROOF.format(program="dnf") == END_MARKER
 
 
 @pytest.mark.parametrize(("name", "advisory"), [*OF.items(), *OF_OTHERS.items()])
-def test_system_is_clean_by_advisories_of_its_own_vendor(name: str, advisory: str) -> None:
-    """An advisory of the vendor that is installed proves that there are some; one of EPEL or another proves nothing."""
+def test_system_is_clean_only_with_advisories_of_its_vendor(name: str, advisory: str) -> None:
+    """An installed advisory of the vendor proves that the repositories have some; one of EPEL does not."""
     system = System("Linux", name, version="9")
     command = ("dnf", "--releasever=latest")
     package = "bash-5.1.8-9.el9.x86_64"
@@ -59,8 +59,8 @@ def test_system_is_clean_by_advisories_of_its_own_vendor(name: str, advisory: st
         assert audit.reason.startswith("dnf has no advisory")
 
 
-def test_centos_is_unsupported_whatever_dnf_knows() -> None:
-    """CentOS has no advisories; those of other repositories say nothing of its own packages, and are kept."""
+def test_centos_is_unsupported() -> None:
+    """CentOS has no advisories; those of other repositories say nothing about its packages, but are kept."""
     system = System("Linux", "centos", ("rhel", "fedora"), "9")
     found = output(rows(("X-1", "htop-3.3.0-2.el9.x86_64")), rows(("X-2", "nagios-4.4.14-2.el9.x86_64")))
     audit = parse(run(found, system))
@@ -76,8 +76,8 @@ def test_centos_is_unsupported_whatever_dnf_knows() -> None:
         ("2", "--quiet", Status.CLEAN),
     ],
 )
-def test_amazon_linux_that_is_locked_to_a_release_is_not_clean(version: str, option: str, status: Status) -> None:
-    """What its own release has to update is less than what is known."""
+def test_amazon_linux_locked_to_a_release_is_failed(version: str, option: str, status: Status) -> None:
+    """Dnf only lists the updates of the locked release."""
     text = output(installed=rows(("ALAS2023-2025-001", "curl-8.5.0-1.amzn2023.x86_64")))
     audit = parse(run(text, System("Linux", "amzn", version=version), command=("dnf", option)))
     assert audit.status == status
@@ -93,8 +93,8 @@ def test_amazon_linux_that_is_locked_to_a_release_is_not_clean(version: str, opt
         ">>> Curl error (6): Could not resolve hostname",
     ],
 )
-def test_nothing_found_with_trouble_is_not_clean(line: str) -> None:
-    """Dnf ends with 0 where it had to skip a repository; what it found all the same is found."""
+def test_empty_list_with_a_skipped_repository_is_failed(line: str) -> None:
+    """Dnf exits with 0 even if it skipped a repository; vulnerabilities that it found are kept."""
     clean, vulnerable = SAMPLES["dnf4_clean"].run, SAMPLES["dnf4_vulnerable"].run
     assert parse(clean).status == Status.CLEAN
     assert parse(replace(clean, errors=f"{line}\n")).status == Status.FAILED
@@ -102,8 +102,8 @@ def test_nothing_found_with_trouble_is_not_clean(line: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dnf4_clean", "dnf5_json_clean", "dnf5_text_clean", "yum_clean"])
-def test_lists_in_another_order_or_number_are_not_clean(name: str) -> None:
-    """All three lists, each once and in the order of the agent, or it is failed."""
+def test_missing_duplicate_or_swapped_list_is_failed(name: str) -> None:
+    """All three lists must be there once, in the order of the agent."""
     whole = SAMPLES[name].run
     _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST_HEADER)
     for chosen in ((0, 1), (0, 2), (1, 0, 2), (0, 1, 1, 2), (1, 2), (0, 1, 2, 0), (1, 1, 2), ()):
@@ -113,8 +113,8 @@ def test_lists_in_another_order_or_number_are_not_clean(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dnf4_vulnerable", "dnf5_json_vulnerable", "dnf5_text_vulnerable", "yum_vulnerable"])
-def test_lists_in_another_order_are_failed(name: str) -> None:
-    """Which list is which is only known in the order of the agent, whatever they have."""
+def test_swapped_lists_with_vulnerabilities_are_failed(name: str) -> None:
+    """Only the order of the agent shows which list is which."""
     whole = SAMPLES[name].run
     _, *parts = whole.output.removesuffix(END_MARKER + "\n").split(LIST_HEADER)
     for chosen in ((1, 0, 2), (2, 1, 0), (0, 0, 1, 2), (1, 0)):
@@ -123,7 +123,7 @@ def test_lists_in_another_order_are_failed(name: str) -> None:
 
 
 def test_package_and_version_are_split_from_the_right() -> None:
-    """Names have hyphens and digits, versions epochs; an epoch of 0 is none."""
+    """Names have hyphens and digits, versions have epochs; the epoch 0 is omitted."""
     packages = {
         "kernel-livepatch-5.10.102-99.473-1.0-3.amzn2.x86_64": ("kernel-livepatch-5.10.102-99.473", "1.0-3.amzn2"),
         "openssl-libs-1:3.0.7-28.el9_4.x86_64": ("openssl-libs", "1:3.0.7-28.el9_4"),
@@ -136,23 +136,23 @@ def test_package_and_version_are_split_from_the_right() -> None:
     assert {(each.package, each.fixed_in[0]) for each in found.vulnerabilities} == set(packages.values())
 
 
-def test_advisories_with_one_version_share_its_cves() -> None:
-    """As text dnf tells only which version fixes a CVE: of two advisories for it both tell of the CVE, which is one."""
+def test_advisories_with_the_same_version_share_its_cves() -> None:
+    """Text only shows which version fixes a CVE, so both advisories of this version are about the CVE."""
     package = "bash-5.1.8-9.el9.x86_64"
     text = output(rows(("RHSA-1", package), ("RHSA-2", package)), "", rows(("CVE-2026-10001", package)))
     (found,) = parse(run(text)).vulnerabilities
     assert (found.id, found.advisories, found.severity) == ("CVE-2026-10001", ("RHSA-1", "RHSA-2"), Severity.HIGH)
 
 
-def test_advisory_of_several_packages_is_one_of_each() -> None:
-    """Each package that an advisory updates is vulnerable; those of several architectures are the same."""
+def test_advisory_is_a_vulnerability_of_each_of_its_packages() -> None:
+    """Packages of several architectures are the same package."""
     packages = ("a-1-1.i686", "a-1-1.x86_64", "b-1-1.x86_64")
     text = output(rows(*(("RHSA-1", each) for each in packages)))
     assert [(each.package, each.id) for each in parse(run(text)).vulnerabilities] == [("a", "RHSA-1"), ("b", "RHSA-1")]
 
 
-def test_age_is_that_of_the_line_of_dnf() -> None:
-    """Metadata that was looked for more than 14 days ago is stale."""
+def test_metadata_check_is_the_time_of_the_database() -> None:
+    """Metadata that dnf checked more than 14 days ago is stale."""
     text = "Last metadata expiration check: 21 days, 0:54:46 ago on Thu Nov  5 09:40:27 2026.\n"
     installed = rows(("RHSA-1", "bash-5.1.8-9.el9.x86_64"))
     audit = parse(run(output(text, installed), ended_at=1_795_686_027.0))
@@ -176,7 +176,7 @@ def test_age_is_that_of_the_line_of_dnf() -> None:
     is_json=st.booleans(),
 )
 def test_every_package_of_every_advisory_is_found(*, entries: list[tuple[str, str, str, str]], is_json: bool) -> None:
-    """As text or as JSON, each is found with its package and the version that fixes it."""
+    """Text and JSON have each package with the version that fixes it."""
     nevras = [(advisory, f"{name}-{evr}.{architecture}") for advisory, name, evr, architecture in entries]
     text = rows(*nevras)
     if is_json:

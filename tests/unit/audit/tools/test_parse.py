@@ -21,19 +21,19 @@ JSON_TOOLS = ("osv-scanner", "trivy", "grype", "pip-audit", "pkg-audit", "ubuntu
 
 
 def match(package: str = "bash", name: str = "CVE-2024-1", **fields: Any) -> dict[str, Any]:
-    """Give one finding of grype."""
+    """Return a match of grype."""
     return {"vulnerability": {"id": name, **fields}, "artifact": {"name": package, "version": "5.0"}}
 
 
 def grype(*matches: dict[str, Any]) -> str:
-    """Give a document of grype."""
+    """Return a document of grype."""
     return json.dumps(
         {"matches": matches, "distro": {"name": "debian", "version": "12"}, "descriptor": {"name": "grype"}}
     )
 
 
-def test_a_tool_that_is_not_known_is_unsupported() -> None:
-    """The reason names the tools whose output is read."""
+def test_unknown_tool_is_unsupported() -> None:
+    """The reason lists the supported tools."""
     audit = parse(ToolRun("vuls\n<b>", 0, "0 problem(s) in 0 package(s) found.\n"))
     assert audit.status == Status.UNSUPPORTED
     assert audit.reason == (
@@ -46,8 +46,8 @@ def test_a_tool_that_is_not_known_is_unsupported() -> None:
 @pytest.mark.parametrize(
     "output", ["", "\n", " \r\n\t", "\0\0", "\ufffd\ufffd", "null", "true", "0", "[]", "{}", "<html>"]
 )
-def test_output_without_a_report_is_not_clean(tool: str, output: str) -> None:
-    """Blanks, NULs, a web page and JSON with nothing in it are failed, with a reason."""
+def test_output_without_a_report_is_failed(tool: str, output: str) -> None:
+    """Whitespace, NULs, a web page and empty JSON are failed with a reason."""
     audit = parse(ToolRun(tool, 0, output))
     assert audit.status == Status.FAILED
     assert audit.reason
@@ -55,31 +55,31 @@ def test_output_without_a_report_is_not_clean(tool: str, output: str) -> None:
 
 @pytest.mark.parametrize("tool", JSON_TOOLS)
 @pytest.mark.parametrize("unit", ['{"a":', "[", '{"matches":[', "{"])
-def test_json_that_is_nested_too_deep_failed(tool: str, unit: str) -> None:
-    """100,000 levels are refused before json's scanner recurses into them."""
+def test_json_with_excessive_nesting_is_failed(tool: str, unit: str) -> None:
+    """100,000 levels are rejected before json's scanner recurses into them."""
     audit = parse(ToolRun(tool, 0, unit * 100_000))
     assert audit.status == Status.FAILED
     # pkg audit is only JSON where it begins with an object.
     assert "nested more than 100 levels deep in line 1" in audit.reason or (tool, unit) == ("pkg-audit", "[")
 
 
-def test_brackets_in_texts_do_not_nest() -> None:
-    """A title of brackets, quotes and backslashes is a title."""
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
+    """A title may consist of brackets, quotes and backslashes."""
     title = '[{"\\' * 60
     audit = parse(ToolRun("grype", 0, grype(match(description=title))))
     assert (audit.status, audit.vulnerabilities[0].title) == (Status.VULNERABLE, title)
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "-" + "9" * 400, "1e999", "NaN", "1.5", "true", '"0"', "null"])
-def test_a_number_that_is_none_failed_with_its_place(number: str) -> None:
-    """What is not a whole number of sensible length is no count."""
+def test_invalid_number_is_failed_with_its_path(number: str) -> None:
+    """Only an integer of limited length is a count."""
     audit = parse(ToolRun("pkg-audit", 0, f'{{"pkg_count": {number}}}'))
     assert audit.status == Status.FAILED
     assert audit.reason.startswith("pkg_count is ")
 
 
-def test_a_wrong_type_is_named_with_its_path() -> None:
-    """The reason says where in the document it is, what is there and what should be; the others are kept."""
+def test_wrong_type_is_failed_with_its_path() -> None:
+    """The reason has the path, the value and the expected type; other vulnerabilities are kept."""
     output = grype(match(), {"vulnerability": [], "artifact": {"name": "tar"}}, match(name="CVE-2024-2"))
     audit = parse(ToolRun("grype", 0, output))
     assert audit.status == Status.FAILED
@@ -94,14 +94,14 @@ def test_a_wrong_type_is_named_with_its_path() -> None:
         ("{}", 'line 1 is "{}", expected the end of the JSON document'),
     ],
 )
-def test_text_after_the_document_failed(tail: str, reason: str) -> None:
-    """One document is expected, and nothing else."""
+def test_text_after_the_json_document_is_failed(tail: str, reason: str) -> None:
+    """Only one document is expected."""
     audit = parse(ToolRun("grype", 0, grype() + tail))
     assert (audit.status, audit.reason) == (Status.FAILED, reason)
 
 
-def test_a_broken_document_keeps_what_stands_before_the_break() -> None:
-    """A document that goes wrong in its middle has the findings up to there."""
+def test_broken_document_keeps_the_vulnerabilities_before_the_error() -> None:
+    """They are read up to the last closing bracket."""
     output = grype(match(), match(name="CVE-2024-2"), match(name="CVE-2024-3"))
     broken = output.replace('"CVE-2024-3"', "CVE-2024-3")
     audit = parse(ToolRun("grype", 0, broken))
@@ -109,8 +109,8 @@ def test_a_broken_document_keeps_what_stands_before_the_break() -> None:
     assert [each.id for each in audit.vulnerabilities] == ["CVE-2024-1", "CVE-2024-2"]
 
 
-def test_a_vulnerability_that_is_told_twice_is_one() -> None:
-    """It takes the worse severity, all aliases and fixed versions, and the first title."""
+def test_duplicate_vulnerability_is_merged() -> None:
+    """It has the worse severity, all aliases and fixed versions, and the first title."""
     first = match(severity="Low", description="a", fix={"versions": ["1.2"]}, advisories=[{"id": "DSA-2"}])
     second = match(severity="High", description="b", fix={"versions": ["1.3", "1.2"]}, advisories=[{"id": "DSA-1"}])
     (each,) = parse(ToolRun("grype", 0, grype(first, second))).vulnerabilities
@@ -121,7 +121,7 @@ def test_a_vulnerability_that_is_told_twice_is_one() -> None:
 
 
 def test_vulnerabilities_are_sorted_by_severity_then_package_then_id() -> None:
-    """What is worst is read first."""
+    """The worst comes first."""
     severities = ["Unknown", "Negligible", "Low", "Medium", "High", "Critical"]
     matches = [match("b", f"CVE-2024-{number}", severity=word) for number, word in enumerate(severities)]
     matches += [match("c", "CVE-2023-1", severity="High"), match("b", "CVE-2025-1", severity="High")]
@@ -138,8 +138,8 @@ def test_vulnerabilities_are_sorted_by_severity_then_package_then_id() -> None:
     ]
 
 
-def test_texts_are_one_line_that_can_be_shown() -> None:
-    """Control characters, direction marks and halves of surrogate pairs are escaped, and long texts are cut."""
+def test_texts_are_single_printable_lines() -> None:
+    """Control characters, direction marks and lone surrogates are escaped, and long texts are cut."""
     output = grype(match("ba\0sh\u202e", "CVE-2024-1\ud800", dataSource="u" * 9999))
     (each,) = parse(ToolRun("grype", 0, output)).vulnerabilities
     assert each.package == "ba\\x00sh\\u202e"
@@ -147,8 +147,8 @@ def test_texts_are_one_line_that_can_be_shown() -> None:
     assert each.url == "u" * 499 + "…"
 
 
-def test_more_vulnerabilities_than_a_host_can_have_failed() -> None:
-    """A tool that prints for ever does not fill the memory."""
+def test_too_many_vulnerabilities_are_failed() -> None:
+    """The limit bounds the memory for an endless output."""
     lines = "".join(f"CVE-2024-{number} bash\n" for number in range(100_001))
     audit = parse(ToolRun("debsecan", 0, lines))
     assert (audit.status, audit.reason) == (Status.FAILED, "the output has more than 100,000 vulnerabilities")
@@ -158,7 +158,7 @@ def test_more_vulnerabilities_than_a_host_can_have_failed() -> None:
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.timeout(60)
 def test_reading_takes_linear_time(tool: str) -> None:
-    """Long runs of what the readers look for do not make them go back over them."""
+    """Long repetitions of the patterns that readers look for do not cause backtracking."""
     for unit in (
         *("A", "{", "[", '"', '"\\', "\n", " ", '{"a":', "[],", "1", "a-1", "fixed, ", "40a3bca2-6809-", "CVE-2024-"),
         *("foo-1 is vulnerable:\n", "Affected package: a-1\n", "CVE-2024-1\n", "  x\n", "jail: x\n", "foo-1.2\n"),
@@ -180,8 +180,8 @@ def test_reading_takes_linear_time(tool: str) -> None:
 
 
 @pytest.mark.parametrize(("days", "status"), [(13, Status.CLEAN), (15, Status.STALE_DATABASE)])
-def test_age_of_the_database_is_also_taken_from_the_agent(days: int, status: Status) -> None:
-    """Where the tool does not tell how old its database is, the agent may; an old one makes nothing clean."""
+def test_agent_may_send_the_time_of_the_database(days: int, status: Status) -> None:
+    """It is used if the tool does not print it; an old database makes the result stale."""
     run = ToolRun(
         "pkg-audit",
         0,
@@ -193,8 +193,8 @@ def test_age_of_the_database_is_also_taken_from_the_agent(days: int, status: Sta
     assert (found.status, found.database_at) == (status, 1_793_513_532.0)
 
 
-def test_tools_that_complete_each_other_come_to_one_audit() -> None:
-    """It is as bad as the worst of them, and has what each found, with the reasons of all."""
+def test_runs_of_several_tools_are_merged() -> None:
+    """The audit has the worst status, all vulnerabilities and all reasons."""
     packages = ToolRun("pkg-audit", 1, CURL)
     base = ToolRun("pkg-audit", 0, '{"pkg_count": 0}', command=("pkg", "audit", "FreeBSD-14.1_5"))
     audit = parse(packages, base)
@@ -207,8 +207,8 @@ def test_tools_that_complete_each_other_come_to_one_audit() -> None:
     assert [each.package for each in broken.vulnerabilities] == ["curl"]
 
 
-def test_audit_of_the_base_system_alone_is_not_that_of_the_packages() -> None:
-    """Nothing found there says nothing of what is installed."""
+def test_audit_of_the_base_system_only_is_unsupported() -> None:
+    """It says nothing about the installed packages."""
     system = System("FreeBSD", "freebsd", (), "14.1-RELEASE-p5")
     base = ToolRun("pkg-audit", 0, '{"pkg_count": 0}', command=("pkg", "audit", "FreeBSD-14.1_5"), system=system)
     audit = parse(base)

@@ -29,20 +29,20 @@ def portaudit(output: str, exit_status: int, errors: str = "") -> Audit:
         ("Usage: portaudit -aCdFVvq\n", Status.FAILED),
     ],
 )
-def test_portaudit_ends_with_2_when_its_database_is_no_good(errors: str, status: Status) -> None:
-    """Unless it says that something else was wrong."""
+def test_exit_status_2_is_stale(errors: str, status: Status) -> None:
+    """Portaudit exits with 2 if its database is missing or too old, unless it reports another error."""
     assert portaudit("", 2, errors).status == status
 
 
-def test_an_old_database_that_found_something_is_vulnerable() -> None:
-    """The reason tells that there may be more."""
+def test_old_database_with_vulnerabilities_is_vulnerable() -> None:
+    """The reason says that the database is old."""
     audit = portaudit(f"portaudit: database too old.\n\n{CUPS}1 problem(s) in your installed packages found.\n", 1)
     assert audit.status == Status.VULNERABLE
     assert audit.reason == 'portaudit reports "portaudit: database too old."'
 
 
-def test_portaudit_counts_packages_that_were_named() -> None:
-    """With names on the command line an entry more of one package does not count."""
+def test_summary_counts_packages_named_in_the_command_once() -> None:
+    """Several entries of such a package count as one problem."""
     audit = portaudit(f"{CUPS}{CUPS.replace('40a3bca2', '50a3bca2')}1 problem(s) found.\n", 1)
     assert (audit.status, len(audit.vulnerabilities)) == (Status.VULNERABLE, 2)
 
@@ -60,7 +60,7 @@ def test_portaudit_counts_packages_that_were_named() -> None:
         ("Type of problem: x\n", 'line 1 is "Type of problem: x", expected an entry or the summary of portaudit'),
     ],
 )
-def test_portaudit_without_a_right_summary_failed(output: str, reason: str) -> None:
-    """Its summary counts the entries before it, and comes with every report but the quiet one."""
+def test_missing_or_wrong_summary_is_failed(output: str, reason: str) -> None:
+    """The summary counts the entries before it; only -q omits it."""
     audit = portaudit(output, 1)
     assert (audit.status, audit.reason) == (Status.FAILED, reason)

@@ -52,7 +52,7 @@ values = st.recursive(
 
 
 def check(audit: Audit) -> None:
-    """Hold an audit to what everyone downstream relies on."""
+    """Check the properties of an audit that other modules rely on."""
     assert isinstance(audit.status, Status)
     assert audit.reason.isprintable()
     assert len(audit.reason) <= 400
@@ -65,7 +65,7 @@ def check(audit: Audit) -> None:
 
 
 def check_vulnerability(each: Vulnerability) -> None:
-    """Hold a vulnerability to what labels, pages and mails can carry."""
+    """Check that the texts of a vulnerability fit into labels, pages and mails."""
     assert isinstance(each.severity, Severity)
     assert each.id not in each.aliases
     assert list(each.aliases) == sorted(set(each.aliases))
@@ -78,7 +78,7 @@ def check_vulnerability(each: Vulnerability) -> None:
 @settings(max_examples=400, deadline=None)
 @given(runs)
 def test_no_output_of_any_tool_makes_it_raise(run: ToolRun) -> None:
-    """Whatever a tool prints, and however it ends, there is an audit with a status, and a reason in one line."""
+    """Any output and exit status results in an audit with a status and a reason of one line."""
     audit = parse(run)
     check(audit)
     if run.is_truncated or run.exit_status is None:
@@ -88,8 +88,8 @@ def test_no_output_of_any_tool_makes_it_raise(run: ToolRun) -> None:
 
 
 @pytest.mark.parametrize("sample", WHOLE, ids=lambda sample: sample.name)
-def test_an_output_that_is_cut_anywhere_is_not_clean(sample: Sample) -> None:
-    """Of the outputs that begin as a clean or a vulnerable one does, only the whole clean one is clean."""
+def test_truncated_output_is_not_clean(sample: Sample) -> None:
+    """Of all beginnings of an output only the whole output may be clean."""
     output = sample.run.output
     is_clean = sample.audit.status == Status.CLEAN
     for length in range(len(output)):
@@ -100,8 +100,8 @@ def test_an_output_that_is_cut_anywhere_is_not_clean(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("sample", WHOLE, ids=lambda sample: sample.name)
-def test_a_run_that_is_marked_as_truncated_failed_and_keeps_what_was_read(sample: Sample) -> None:
-    """The output may look whole: the mark counts, and the vulnerabilities are those that can be seen."""
+def test_run_marked_as_truncated_is_failed_and_keeps_vulnerabilities(sample: Sample) -> None:
+    """The mark counts even if the output looks complete."""
     audit = parse(replace(sample.run, is_truncated=True))
     assert audit.status == Status.FAILED
     assert audit.reason == "the output is truncated: it exceeds the size limit of an audit"
@@ -109,30 +109,30 @@ def test_a_run_that_is_marked_as_truncated_failed_and_keeps_what_was_read(sample
 
 
 @pytest.mark.parametrize("part", [{"is_truncated": True}, {"exit_status": None}])
-def test_what_the_agent_says_of_a_run_is_in_the_reason(part: dict[str, Any]) -> None:
-    """The agent knows why there is no whole output, and which of its settings changes that."""
+def test_note_of_the_agent_is_in_the_reason(part: dict[str, Any]) -> None:
+    """The agent knows why the output is incomplete, and which setting would change that."""
     said = "portspec-send: it took longer than 30m (timeout)"
     run = replace(WHOLE[0].run, errors=f"the tool's own words\n{said}\n", **part)
     assert parse(run).reason.endswith(f': "{said}"')
 
 
 @pytest.mark.parametrize("sample", WHOLE, ids=lambda sample: sample.name)
-def test_a_tool_that_was_ended_by_a_signal_failed(sample: Sample) -> None:
+def test_tool_killed_by_a_signal_is_failed(sample: Sample) -> None:
     """Without an exit status nothing is clean, and vulnerabilities are kept."""
     audit = parse(replace(sample.run, exit_status=None))
     assert (audit.status, audit.vulnerabilities) == (Status.FAILED, sample.audit.vulnerabilities)
 
 
 @pytest.mark.parametrize("sample", WHOLE, ids=lambda sample: sample.name)
-def test_line_ends_of_a_mail_change_nothing(sample: Sample) -> None:
-    """An output with CR LF is read as one with LF."""
+def test_crlf_line_ends_change_nothing(sample: Sample) -> None:
+    """Mail may convert line ends to CR LF."""
     assert parse(replace(sample.run, output=sample.run.output.replace("\n", "\r\n"))) == sample.audit
 
 
 @properties
 @given(st.sampled_from(SAMPLES), st.data())
-def test_lines_that_are_lost_doubled_or_swapped_make_it_not_raise(sample: Sample, data: Draw) -> None:
-    """A mail that lost lines, or has them in another order, still comes to an audit."""
+def test_lost_duplicate_or_swapped_lines_do_not_raise(sample: Sample, data: Draw) -> None:
+    """An output with such lines still results in an audit."""
     lines = sample.run.output.splitlines(keepends=True)
     chosen = data.draw(st.lists(st.integers(0, max(len(lines) - 1, 0)), max_size=len(lines) + 2))
     check(parse(replace(sample.run, output="".join(lines[index] for index in chosen if index < len(lines)))))
@@ -140,8 +140,8 @@ def test_lines_that_are_lost_doubled_or_swapped_make_it_not_raise(sample: Sample
 
 @properties
 @given(st.sampled_from(SAMPLES), st.data())
-def test_characters_that_are_changed_make_it_not_raise(sample: Sample, data: Draw) -> None:
-    """An output with garbage in one place still comes to an audit."""
+def test_changed_characters_do_not_raise(sample: Sample, data: Draw) -> None:
+    """An output with garbage in one place still results in an audit."""
     output = sample.run.output
     start = data.draw(st.integers(0, len(output)))
     end = data.draw(st.integers(start, min(start + 20, len(output))))
@@ -151,8 +151,8 @@ def test_characters_that_are_changed_make_it_not_raise(sample: Sample, data: Dra
 
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(DOCUMENTS), st.data())
-def test_values_of_any_type_make_it_not_raise(sample: Sample, data: Draw) -> None:
-    """A JSON document with another value somewhere, of any type, still comes to an audit."""
+def test_values_of_any_type_do_not_raise(sample: Sample, data: Draw) -> None:
+    """A JSON document with another value in any place still results in an audit."""
     try:
         document = json.loads(sample.run.output)
     except json.JSONDecodeError:
@@ -166,7 +166,7 @@ def test_values_of_any_type_make_it_not_raise(sample: Sample, data: Draw) -> Non
 
 
 def walk(value: Any) -> Any:
-    """Give every place in a document: what it is in, and its key or index there."""
+    """Yield every place in a document: its container, and its key or index there."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield value, key
         yield from walk(inner)

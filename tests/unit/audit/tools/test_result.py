@@ -1,4 +1,4 @@
-"""What a vulnerability is called, by whom, and in which files it is."""
+"""The ids, advisories and paths of a vulnerability."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trivy(*found: dict[str, Any], target: str = "/ (debian 12.5)", kind: str = "
 
 
 def grype(ids: list[str], *, advisories: tuple[str, ...] = (), **artifact: Any) -> tuple[Vulnerability, ...]:
-    """Read an output of grype with one match, of the first of some ids, to which the others are related."""
+    """Read an output of grype with one match of the first id; the other ids are related vulnerabilities."""
     match = {
         "vulnerability": {"id": ids[0], "severity": "High", "advisories": [{"id": each} for each in advisories]},
         "relatedVulnerabilities": [{"id": each} for each in ids[1:]],
@@ -45,8 +45,8 @@ def osv_scanner(package: dict[str, Any], records: list[dict[str, Any]], ids: lis
 
 
 @pytest.mark.parametrize("name", ["ALAS2-2024-2500", "ELSA-2024-1234", "RHSA-2024:1234", "GHSA-aaaa-bbbb-cccc"])
-def test_an_advisory_of_several_cves_is_each_of_them(name: str) -> None:
-    """An exception for one of them leaves the other, one for the advisory accepts both."""
+def test_each_cve_of_an_advisory_is_a_vulnerability(name: str) -> None:
+    """An exception for one CVE leaves the other, an exception for the advisory accepts both."""
     found = grype([name, *CVES])
     assert [(each.id, each.aliases, each.advisories) for each in found] == [(cve, (), (name,)) for cve in CVES]
     assert all(name.lower() in each.names for each in found)
@@ -55,14 +55,14 @@ def test_an_advisory_of_several_cves_is_each_of_them(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ALAS2-2024-2500", "GHSA-aaaa-bbbb-cccc", "DSA-5678-1", "TEMP-0000000-ABCDEF"])
-def test_an_id_without_a_cve_is_kept(name: str) -> None:
-    """As the tool has it."""
+def test_id_is_kept_if_there_is_no_cve(name: str) -> None:
+    """The id is spelled as the tool prints it."""
     (each,) = grype([name])
     assert (each.id, each.aliases, each.advisories) == (name, (), ())
 
 
-def test_a_cve_of_two_advisories_is_one_vulnerability() -> None:
-    """Of one package, with both names."""
+def test_cve_of_two_advisories_is_one_vulnerability() -> None:
+    """It has the ids of both advisories."""
     found = trivy(
         {"VulnerabilityID": CVES[0], "PkgName": "x", "VendorIDs": ["DSA-1-1"], "Severity": "LOW"},
         {"VulnerabilityID": CVES[0], "PkgName": "x", "VendorIDs": ["DLA-2-1"], "Severity": "HIGH"},
@@ -73,8 +73,8 @@ def test_a_cve_of_two_advisories_is_one_vulnerability() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_an_advisory_of_suse_is_each_of_its_cves(count: int) -> None:
-    """The references of what trivy tells have them; without any it stands for itself."""
+def test_each_cve_of_a_suse_advisory_is_a_vulnerability(count: int) -> None:
+    """Trivy has the CVEs in the references; without any, the advisory is the vulnerability."""
     references = [f"https://www.suse.com/security/cve/{cve}/" for cve in CVES[:count]]
     others = [
         "https://bugzilla.suse.com/1",
@@ -87,8 +87,8 @@ def test_an_advisory_of_suse_is_each_of_its_cves(count: int) -> None:
     assert all(each.advisories == ((name,) if count else ()) and name.lower() in each.names for each in found)
 
 
-def test_a_cve_is_the_same_in_any_case() -> None:
-    """Some databases write it in small letters; it counts once, under the name that everybody knows."""
+def test_case_of_a_cve_is_ignored() -> None:
+    """Some databases spell CVEs in lower case; both count as one, in upper case."""
     found = trivy(
         {"VulnerabilityID": "cve-2024-0001", "PkgName": "a", "Severity": "LOW"},
         {"VulnerabilityID": "CVE-2024-0001", "PkgName": "b", "Severity": "LOW"},
@@ -106,22 +106,22 @@ def test_a_cve_is_the_same_in_any_case() -> None:
         {"id": "DEBIAN-CVE-2024-0001", "aliases": ["CVE-2024-0001"]},
     ],
 )
-def test_a_record_of_a_distribution_is_known_by_its_cve(record: dict[str, Any]) -> None:
-    """OSV had it as an alias, and has it as `upstream`; an exception is for the CVE."""
+def test_record_of_a_distribution_has_the_id_of_its_cve(record: dict[str, Any]) -> None:
+    """OSV used to have it in `aliases`, and now has it in `upstream`."""
     package = {"name": "bash", "version": "5", "ecosystem": "Debian:12"}
     (each,) = osv_scanner(package, [record], [record["id"]]).vulnerabilities
     assert (each.id, each.aliases) == ("CVE-2024-0001", ("DEBIAN-CVE-2024-0001",))
 
 
-def test_an_advisory_of_osv_is_each_of_its_cves() -> None:
-    """A DSA has those that it is about as `upstream`."""
+def test_each_cve_of_an_osv_advisory_is_a_vulnerability() -> None:
+    """A DSA has its CVEs in `upstream`."""
     package = {"name": "bash", "version": "5", "ecosystem": "Debian:12"}
     found = osv_scanner(package, [{"id": "DSA-5678-1", "upstream": list(CVES)}], ["DSA-5678-1"]).vulnerabilities
     assert [(each.id, each.advisories) for each in found] == [(cve, ("DSA-5678-1",)) for cve in CVES]
 
 
-def test_a_repository_without_a_name_is_known_by_its_directory() -> None:
-    """osv-scanner knows it by its commit alone."""
+def test_repository_without_a_name_has_the_name_of_its_directory() -> None:
+    """osv-scanner identifies it by its commit only."""
     package = {"name": "", "version": "", "ecosystem": "GIT", "commit": "9a6bd55c"}
     audit = osv_scanner(package, [{"id": "OSV-2024-1"}], ["OSV-2024-1"])
     assert audit.status == Status.VULNERABLE
@@ -131,23 +131,23 @@ def test_a_repository_without_a_name_is_known_by_its_directory() -> None:
 
 
 @pytest.mark.parametrize("empty", ["VulnerabilityID", "PkgName"])
-def test_a_vulnerability_without_a_name_is_not_lost_in_silence(empty: str) -> None:
-    """The exit status is 0 whatever was found: what cannot be told must not be taken for nothing."""
+def test_vulnerability_without_a_name_is_failed(empty: str) -> None:
+    """Trivy exits with 0 in any case, so ignoring the vulnerability would make the result clean."""
     audit = trivy({"VulnerabilityID": CVES[0], "PkgName": "x", empty: ""})
     assert audit.status == Status.FAILED
     assert f"{empty} is the string" in audit.reason
 
 
-def test_all_files_of_a_library_are_told() -> None:
-    """With the place within another archive where it is in one."""
+def test_all_paths_of_a_library_are_kept() -> None:
+    """A path within an archive includes the path of the archive."""
     metadata = {"virtualPath": "/srv/app.war:WEB-INF/lib/x.jar"}
     locations = [{"path": "/srv/app.war"}, {"path": "/opt/x.jar"}]
     (each,) = grype([CVES[0]], type="java-archive", locations=locations, metadata=metadata)
     assert each.paths == ("/srv/app.war:WEB-INF/lib/x.jar", "/opt/x.jar")
 
 
-def test_many_files_are_bounded() -> None:
-    """A library that thousands of programs carry has the first twenty."""
+def test_number_of_paths_is_limited() -> None:
+    """A library in thousands of programs has the first twenty paths."""
     (each,) = grype([CVES[0]], type="npm", locations=[{"path": f"/srv/{number}"} for number in range(5000)])
     assert each.paths == tuple(f"/srv/{number}" for number in range(20))
 
@@ -161,16 +161,16 @@ def test_many_files_are_bounded() -> None:
         ("Java", "", ()),
     ],
 )
-def test_the_file_of_a_library_is_the_one_that_trivy_names(target: str, path: str, paths: tuple[str, ...]) -> None:
-    """The one of the package, else the target if that is one."""
+def test_path_of_a_library_is_that_of_its_package_or_target(target: str, path: str, paths: tuple[str, ...]) -> None:
+    """The path of the package comes before the target, which is used if it is a file."""
     found = {"VulnerabilityID": CVES[0], "PkgName": "x", "PkgPath": path}
     (each,) = trivy(found, target=target, kind="lang-pkgs").vulnerabilities
     assert each.paths == paths
 
 
 @given(st.lists(st.text(st.characters(codec=None), max_size=600), max_size=4))
-def test_any_path_fits_a_line(paths: list[str]) -> None:
-    """Whatever a file is called: control characters, halves of surrogate pairs, thousands of letters."""
+def test_any_path_is_a_single_line(paths: list[str]) -> None:
+    """Control characters and lone surrogates are escaped, and long paths are cut."""
     (each,) = grype([CVES[0]], type="npm", locations=[{"path": path} for path in paths])
     assert len(each.paths) <= len(paths)
     for path in each.paths:

@@ -47,26 +47,26 @@ GENERATIONS = [
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_an_output_comes_to_the_normal_form_that_was_written_for_it(sample: Sample) -> None:
-    """Status, vulnerabilities in their order, reason and age of the database are those of the expected file."""
+def test_sample_has_the_expected_audit(sample: Sample) -> None:
+    """Status, vulnerabilities and their order, reason and time of the database are those of the expected file."""
     assert parse(sample.run) == sample.audit
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("status", [Status.CLEAN, Status.VULNERABLE, Status.FAILED])
-def test_each_generation_of_each_format_has_samples(generation: str, status: Status) -> None:
-    """There is a clean, a vulnerable and a failed one."""
+def test_each_format_has_a_sample_of_each_status(generation: str, status: Status) -> None:
+    """There is at least one clean, one vulnerable and one failed sample."""
     assert any(sample.name.startswith(generation) and sample.audit.status == status for sample in SAMPLES)
 
 
-def test_each_tool_that_is_known_has_samples() -> None:
-    """The directories of samples are the tools."""
+def test_each_tool_has_samples() -> None:
+    """The directories of samples are the supported tools."""
     assert sorted(path.name for path in DATA.iterdir()) == sorted(TOOLS)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_a_reason_is_given_for_all_but_clean_and_plainly_vulnerable(sample: Sample) -> None:
-    """Who reads that an audit failed, or that its database is old, reads why, in one line."""
+def test_every_status_but_clean_and_vulnerable_has_a_reason(sample: Sample) -> None:
+    """The reason is a single printable line."""
     audit = parse(sample.run)
     assert audit.reason or audit.status in {Status.CLEAN, Status.VULNERABLE}
     assert audit.status != Status.CLEAN or not (audit.reason or audit.vulnerabilities)
@@ -74,7 +74,7 @@ def test_a_reason_is_given_for_all_but_clean_and_plainly_vulnerable(sample: Samp
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_vulnerabilities_come_worst_first_and_once(sample: Sample) -> None:
+def test_vulnerabilities_of_a_sample_are_sorted_and_unique(sample: Sample) -> None:
     """They are sorted by severity, package and id, and no package has an id twice."""
     found = parse(sample.run).vulnerabilities
     ranks = list(Severity)

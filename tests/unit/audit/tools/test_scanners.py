@@ -57,21 +57,21 @@ def trivy(document: dict[str, Any], exit_status: int = 0) -> Audit:
         ("9" * 400, Severity.UNKNOWN),
     ],
 )
-def test_a_score_is_a_severity(score: str, severity: Severity) -> None:
-    """The bands are those of CVSS 3.1; what is no score says nothing."""
+def test_score_is_mapped_to_a_severity(score: str, severity: Severity) -> None:
+    """The ranges are those of CVSS 3.1; anything else than a score is unknown."""
     (each,) = osv({"ids": ["GO-1"], "max_severity": score}).vulnerabilities
     assert each.severity == severity
 
 
-def test_without_a_score_the_word_of_the_advisory_counts() -> None:
-    """GitHub's advisories have one, also in words of their own."""
+def test_word_of_the_advisory_is_used_without_a_score() -> None:
+    """GitHub's advisories have words of their own, such as MODERATE."""
     record = {"id": "GHSA-1", "database_specific": {"severity": "MODERATE"}}
     (each,) = osv({"ids": ["GHSA-1"], "max_severity": ""}, 1, record).vulnerabilities
     assert each.severity == Severity.MEDIUM
 
 
-def test_records_that_are_in_no_group_are_not_lost() -> None:
-    """Groups are counted, and what they leave out besides."""
+def test_records_without_a_group_are_kept() -> None:
+    """Each group counts, and each record that is in none."""
     audit = osv(
         {"ids": ["GO-1"], "aliases": ["CVE-2024-0001"]}, 1, {"id": "GO-1"}, {"id": "GO-2", "aliases": ["CVE-2024-0002"]}
     )
@@ -91,10 +91,8 @@ def test_records_that_are_in_no_group_are_not_lost() -> None:
         ({"GO-1": {"called": True, "unimportant": True}}, False),
     ],
 )
-def test_groups_that_osv_scanner_does_not_count_are_no_vulnerabilities(
-    analysis: dict[str, Any], *, is_counted: bool
-) -> None:
-    """It lists what is never called or unimportant, yet ends with 0 for them."""
+def test_groups_that_osv_scanner_does_not_count_are_ignored(analysis: dict[str, Any], *, is_counted: bool) -> None:
+    """osv-scanner lists code that is never called and unimportant findings, but exits with 0 for them."""
     audit = osv({"ids": ["GO-1", "GO-2"], "experimental_analysis": analysis}, 1 if is_counted else 0)
     assert audit.status == (Status.VULNERABLE if is_counted else Status.CLEAN)
 
@@ -111,20 +109,20 @@ def test_groups_that_osv_scanner_does_not_count_are_no_vulnerabilities(
         (255, Status.FAILED),
     ],
 )
-def test_osv_scanner_with_vulnerabilities_ends_with_1_to_126(exit_status: int, status: Status) -> None:
-    """All else contradicts them, and they are kept."""
+def test_osv_scanner_with_vulnerabilities_exits_with_1_to_126(exit_status: int, status: Status) -> None:
+    """Any other exit status is failed, and the vulnerabilities are kept."""
     audit = osv({"ids": ["GO-1"]}, exit_status)
     assert (audit.status, len(audit.vulnerabilities)) == (status, 1)
 
 
-def test_vulnerabilities_in_a_dpkg_status_file_show_that_it_was_understood() -> None:
-    """Only silence about it is suspicious."""
+def test_vulnerabilities_in_a_dpkg_status_file_are_trusted() -> None:
+    """Only a dpkg status file without vulnerabilities is inconclusive."""
     audit = osv({"ids": ["DEBIAN-CVE-2024-0001"], "aliases": ["CVE-2024-0001"]}, 1, path="/mnt/var/lib/dpkg/status")
     assert (audit.status, audit.reason) == (Status.VULNERABLE, "")
 
 
-def test_silence_about_a_dpkg_status_file_leaves_other_findings() -> None:
-    """They are vulnerable, and the reason tells of the silence."""
+def test_inconclusive_dpkg_status_file_keeps_other_vulnerabilities() -> None:
+    """The result is vulnerable, with a reason."""
     document = {"results": [{"source": {"path": "go.mod"}, "packages": [
         {"package": {"name": "p", "version": "1"}, "groups": [{"ids": ["GO-1"]}]}]}]}  # fmt: skip
     run = ToolRun("osv-scanner", 1, json.dumps(document), "Scanned /var/lib/dpkg/status file and found 9 packages\n")
@@ -137,8 +135,8 @@ def test_silence_about_a_dpkg_status_file_leaves_other_findings() -> None:
     "db",
     [{"status": {"built": BUILT, "valid": True}}, {"built": BUILT, "error": None}, {"dataAge": BUILT, "error": {}}],
 )
-def test_grype_tells_when_its_database_was_built(db: dict[str, Any]) -> None:
-    """It does so in a different place with every schema; 14 days after, the database is stale."""
+def test_grype_has_the_time_of_its_database(db: dict[str, Any]) -> None:
+    """Each schema has it in another place; the database is stale after 14 days."""
     fresh = grype({"db": db}, BUILT_AT + 14 * DAY)
     assert (fresh.status, fresh.database_at) == (Status.CLEAN, BUILT_AT)
     stale = grype({"db": db}, BUILT_AT + 14 * DAY + 1)
@@ -147,40 +145,40 @@ def test_grype_tells_when_its_database_was_built(db: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("ended_at", [0.0, -1e300, float("nan"), float("inf")])
-def test_an_end_that_is_no_time_makes_no_database_stale(ended_at: float) -> None:
-    """The age is only known where both times are."""
+def test_invalid_end_time_does_not_make_the_database_stale(ended_at: float) -> None:
+    """The age is known only if both times are."""
     assert grype({"db": {"built": BUILT}}, ended_at).status == Status.CLEAN
 
 
-def test_a_database_that_grype_calls_invalid_is_stale() -> None:
-    """The reason has grype's own."""
+def test_invalid_database_of_grype_is_stale() -> None:
+    """The reason quotes grype."""
     audit = grype({"db": {"status": {"built": BUILT, "valid": False, "error": "checksum mismatch"}}})
     assert audit.status == Status.STALE_DATABASE
     assert audit.reason == 'grype reports that its database is not valid: "checksum mismatch"'
 
 
 @pytest.mark.parametrize("built", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00", "", "yesterday", "9999-99-99"])
-def test_a_time_that_stands_for_none_is_none(built: str) -> None:
-    """Go's zero time and what is no time tell no age."""
+def test_placeholder_for_a_missing_time_is_ignored(built: str) -> None:
+    """Go's zero time and anything that is not a time have no age."""
     audit = grype({"db": {"built": built}}, 1e300)
     assert (audit.status, audit.database_at) == (Status.CLEAN, None)
 
 
 @pytest.mark.parametrize("classes", [["secret"], ["config", "license"], []])
-def test_trivy_that_looked_at_no_packages_failed(classes: list[str]) -> None:
-    """Results of other classes say nothing of packages."""
+def test_trivy_that_looked_at_no_packages_is_failed(classes: list[str]) -> None:
+    """Results of other classes say nothing about packages."""
     audit = trivy({"Results": [{"Target": "x", "Class": each} for each in classes]})
     assert audit.status == Status.FAILED
 
 
 def test_trivy_that_looked_at_packages_of_the_system_is_clean() -> None:
-    """The list it looked at is there, without vulnerabilities."""
+    """The result of the class os-pkgs is there, without vulnerabilities."""
     assert trivy({"Results": [{"Target": "x", "Class": "os-pkgs"}]}).status == Status.CLEAN
 
 
 @pytest.mark.parametrize("system", [{}, {"OS": {"Family": "fedora", "Name": "41"}}])
-def test_trivy_that_looked_at_language_packages_alone_is_unsupported(system: dict[str, Any]) -> None:
-    """What it has no data for it leaves out; what it found in language packages is kept."""
+def test_trivy_that_looked_at_language_packages_only_is_unsupported(system: dict[str, Any]) -> None:
+    """Trivy omits systems that it has no data for; vulnerabilities of language packages are kept."""
     found = {"VulnerabilityID": "CVE-2024-1", "PkgName": "stdlib", "InstalledVersion": "1.2", "PkgPath": "usr/bin/x"}
     result = {"Target": "usr/bin/x", "Class": "lang-pkgs", "Vulnerabilities": [found]}
     audit = trivy({"Metadata": system, "Results": [result]})
@@ -191,8 +189,8 @@ def test_trivy_that_looked_at_language_packages_alone_is_unsupported(system: dic
 
 
 @pytest.mark.parametrize("option", [("--pkg-types", "library"), ("--vuln-type=library",), ("--pkg-types=library",)])
-def test_trivy_that_was_to_look_at_applications_alone_is_clean(option: tuple[str, ...]) -> None:
-    """Whoever runs it with its option for that means no packages of the system."""
+def test_trivy_with_its_option_for_applications_is_clean(option: tuple[str, ...]) -> None:
+    """With this option the packages of the system are not expected."""
     document = json.dumps({"SchemaVersion": 2, "Results": [{"Target": "x", "Class": "lang-pkgs"}]})
     command = ("trivy", "fs", *option, "/srv/app")
     assert parse(ToolRun("trivy", 0, document, command=command)).status == Status.CLEAN
@@ -200,8 +198,8 @@ def test_trivy_that_was_to_look_at_applications_alone_is_clean(option: tuple[str
 
 
 @pytest.mark.parametrize("tool", ["trivy", "grype", "pip-audit", "osv-scanner"])
-def test_audit_of_applications_is_clean_where_that_is_meant(tool: str) -> None:
-    """`scope = applications` of the agent says so; without it the packages of the system are to be looked at."""
+def test_audit_of_applications_only_is_clean_with_the_setting_of_the_agent(tool: str) -> None:
+    """Without `scope = applications` the packages of the system are expected."""
     outputs = {
         "trivy": {"SchemaVersion": 2, "Results": [{"Target": "x", "Class": "lang-pkgs"}]},
         "grype": {"matches": [], "distro": {"name": ""}, "descriptor": {"name": "grype"}},
@@ -217,8 +215,8 @@ def test_audit_of_applications_is_clean_where_that_is_meant(tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["trivy", "grype"])
-def test_audit_of_an_image_is_not_that_of_its_host(tool: str) -> None:
-    """The system of the host is known, and it is not what was looked at."""
+def test_scan_of_an_image_is_unsupported(tool: str) -> None:
+    """The image is not the host, except if only applications are audited."""
     outputs = {
         "trivy": {
             "SchemaVersion": 2,
@@ -243,22 +241,22 @@ def test_audit_of_an_image_is_not_that_of_its_host(tool: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "fedora", "archlinux", "gentoo", "opensuse-leap", "nixos"])
 def test_grype_without_data_for_the_system_is_unsupported(name: str) -> None:
-    """It names no system, or one that none of its sources is about."""
+    """Grype names no system, or one that no provider of its database covers."""
     document = {"matches": [], "distro": {"name": name, "version": "1"}, "descriptor": {"name": "grype"}}
     assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.UNSUPPORTED
 
 
 @pytest.mark.parametrize("name", ["debian", "redhat", "rockylinux", "rocky-linux", "amazonlinux", "alpine", "sles"])
 def test_grype_with_data_for_the_system_is_clean(name: str) -> None:
-    """However the system's name is spelled."""
+    """The name of the system may be spelled with or without hyphens."""
     document = {"matches": [], "distro": {"name": name, "version": "9"}, "descriptor": {"name": "grype"}}
     audit = parse(ToolRun("grype", 0, json.dumps(document)))
     assert (audit.status, audit.scopes) == (Status.CLEAN, (Scope.SYSTEM, Scope.LANGUAGES))
 
 
 @pytest.mark.parametrize("kind", ["distro-eol", "distro-unknown", "distro-disabled"])
-def test_grype_that_warns_of_the_system_is_unsupported(kind: str) -> None:
-    """What it says of a package's distribution counts whatever it is."""
+def test_grype_with_an_alert_about_the_system_is_unsupported(kind: str) -> None:
+    """Every kind of alert about the distribution of a package counts."""
     alerts = [{"package": {"name": "bash"}, "alerts": [{"type": kind, "message": "too old"}]}]
     document = {"matches": [], "alertsByPackage": alerts, "distro": {"name": "debian", "version": "9"}}
     audit = parse(ToolRun("grype", 0, json.dumps({**document, "descriptor": {"name": "grype"}})))
@@ -266,8 +264,8 @@ def test_grype_that_warns_of_the_system_is_unsupported(kind: str) -> None:
     assert audit.reason == f'grype has no data for packages of "debian 9" ({kind}: "too old")'
 
 
-def test_grype_that_failed_on_what_it_found_is_vulnerable() -> None:
-    """--fail-on ends with 2, in older versions with 1; without a finding 1 is an error."""
+def test_grype_with_fail_on_is_vulnerable() -> None:
+    """--fail-on exits with 2, in older versions with 1; without a vulnerability 1 is an error."""
     match = {"vulnerability": {"id": "CVE-2024-1"}, "artifact": {"name": "bash", "version": "5"}}
     document = {"matches": [match], "distro": {"name": "debian", "version": "12"}, "descriptor": {"name": "grype"}}
     for status in (0, 1, 2):
@@ -275,8 +273,8 @@ def test_grype_that_failed_on_what_it_found_is_vulnerable() -> None:
     assert parse(ToolRun("grype", 1, json.dumps({**document, "matches": []}))).status == Status.FAILED
 
 
-def test_trivy_on_a_distribution_past_its_support_is_not_clean() -> None:
-    """There are no new advisories for it, so that nothing found means nothing known."""
+def test_trivy_on_an_unsupported_release_is_failed() -> None:
+    """There are no new advisories for it, so "nothing found" proves nothing."""
     system = {"OS": {"Family": "debian", "Name": "8.11", "EOSL": True}}
     audit = trivy({"Metadata": system, "Results": [{"Target": "x", "Class": "os-pkgs"}]})
     assert audit.status == Status.FAILED
@@ -290,14 +288,14 @@ def pip_audit(aliases: list[str]) -> Audit:
     return parse(ToolRun("pip-audit", 1, json.dumps(document)))
 
 
-def test_pip_audit_prefers_the_cve() -> None:
-    """The id of PyPI's database and that of GitHub are aliases."""
+def test_cve_of_pip_audit_is_the_id() -> None:
+    """The ids of PyPI's database and of GitHub are aliases."""
     (each,) = pip_audit(["GHSA-1", "CVE-2024-0009"]).vulnerabilities
     assert (each.id, each.aliases, each.advisories) == ("CVE-2024-0009", ("GHSA-1", "PYSEC-1"), ())
 
 
-def test_each_cve_of_an_advisory_is_a_vulnerability() -> None:
-    """They are other flaws, not other names: what tells of several is an advisory, which stands beside each."""
+def test_each_cve_of_pip_audit_is_a_vulnerability() -> None:
+    """The other ids are advisories about all of them."""
     found = pip_audit(["GHSA-1", "CVE-2024-0009", "CVE-2024-0001"]).vulnerabilities
     assert [(each.id, each.aliases, each.advisories) for each in found] == [
         ("CVE-2024-0001", (), ("GHSA-1", "PYSEC-1")),

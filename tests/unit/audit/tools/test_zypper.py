@@ -18,14 +18,14 @@ characters: Final = st.characters(codec="utf-8", exclude_categories=["Cc"], excl
 
 
 def patch(inner: str = "", **attributes: str) -> str:
-    """Give a patch of security that is needed, with some attributes changed."""
+    """Return a needed security patch with some attributes changed."""
     given_attributes = {"kind": "patch", "name": NAME, "status": "needed", "category": "security"} | attributes
     words = " ".join(f"{name}={quoteattr(value)}" for name, value in given_attributes.items() if value)
     return f"<update {words}>{inner}</update>"
 
 
 def document(patches: str, before: str = "") -> str:
-    """Give the document of zypper around some patches."""
+    """Return a document of zypper with some patches."""
     within = f"<update-status><update-list>{patches}</update-list></update-status>"
     return f"<?xml version='1.0'?>\n{before}<stream>{within}</stream>\n"
 
@@ -58,8 +58,8 @@ def audit(text: str, status: int = 0, system: System | None = None) -> Audit:
         (document("<message type='error'>No such repository.</message>"), 'zypper reports "No such repository."'),
     ],
 )
-def test_document_that_zypper_does_not_print_is_failed(text: str, reason: str) -> None:
-    """Declarations are refused before an entity could grow or a file be read; so is what has no meaning here."""
+def test_unknown_document_is_failed(text: str, reason: str) -> None:
+    """Declarations are rejected before an entity can expand or a file is read."""
     found = audit(text)
     assert found.status == Status.FAILED
     assert reason in found.reason
@@ -70,14 +70,14 @@ def test_document_that_zypper_does_not_print_is_failed(text: str, reason: str) -
     [(0, Status.VULNERABLE), (100, Status.VULNERABLE), (101, Status.VULNERABLE), (106, Status.FAILED)]
     + [(status, Status.FAILED) for status in (1, 4, 5, 6, 7, 8, 102, 103, 104, 105, 107)],
 )
-def test_exit_status_says_whether_the_list_is_whole(status: int, expected: Status) -> None:
-    """Those of zypper(8) that say that updates are needed are none of errors; all others are."""
+def test_exit_status_of_an_error_is_failed(status: int, expected: Status) -> None:
+    """The statuses of zypper(8) for needed updates are not errors; all others are."""
     assert audit(document(patch()), status).status == expected
 
 
 @pytest.mark.parametrize("category", ["recommended", "optional", "feature", "bugfix", "enhancement"])
-def test_patch_of_another_kind_is_none_of_security_unless_it_has_a_cve(category: str) -> None:
-    """What only mends or adds is no vulnerability; what fixes a CVE is one, whatever it is called."""
+def test_patch_of_another_category_counts_only_with_a_cve(category: str) -> None:
+    """A patch that fixes a CVE is a vulnerability in any category."""
     assert audit(document(patch(category=category))).status == Status.CLEAN
     issues = '<issue-list><issue type="cve" id="CVE-2026-10001"/></issue-list>'
     found = audit(document(patch(issues, category=category)))
@@ -85,33 +85,33 @@ def test_patch_of_another_kind_is_none_of_security_unless_it_has_a_cve(category:
 
 
 @pytest.mark.parametrize("category", ["security", "whatever", ""])
-def test_patch_of_unknown_kind_counts_as_one_of_security(category: str) -> None:
-    """What is not known to be harmless is shown."""
+def test_patch_of_unknown_category_counts(category: str) -> None:
+    """Only known categories are harmless."""
     assert audit(document(patch(category=category))).status == Status.VULNERABLE
 
 
 @pytest.mark.parametrize(("status", "is_found"), [("needed", True), ("unwanted", True), ("applied", False)])
-def test_patch_is_found_by_its_status(status: str, *, is_found: bool) -> None:
-    """A patch that is locked is needed all the same; with --all those that are applied are listed, too."""
+def test_patch_counts_by_its_status(status: str, *, is_found: bool) -> None:
+    """A locked patch is still needed; with --all the output also has applied patches."""
     assert (audit(document(patch(status=status))).status == Status.VULNERABLE) == is_found
 
 
 @pytest.mark.parametrize("name", ["opensuse-tumbleweed", "opensuse-microos", "opensuse-slowroll"])
 def test_rolling_release_is_unsupported(name: str) -> None:
-    """Tumbleweed has no patches of security, so that nothing found says nothing."""
+    """Tumbleweed has no security patches, so "nothing found" proves nothing."""
     found = audit(SAMPLES["clean"].output, system=System("Linux", name, ("opensuse", "suse"), "20261128"))
     assert found.status == Status.UNSUPPORTED
 
 
-def test_leap_and_enterprise_are_clean_without_patches_that_are_needed() -> None:
-    """An empty list is whole where the repositories have patches."""
+def test_leap_and_enterprise_without_needed_patches_are_clean() -> None:
+    """An empty list is complete if the repositories have patches."""
     for name in ("opensuse-leap", "sles", "sled"):
         assert audit(SAMPLES["clean"].output, system=System("Linux", name, ("suse",), "15.6")).status == Status.CLEAN
 
 
 @given(st.text(characters), st.text(characters))
-def test_texts_of_a_patch_are_read_as_they_are(title: str, description: str) -> None:
-    """Characters of XML in a title or a description change nothing of the list."""
+def test_texts_of_a_patch_are_kept(title: str, description: str) -> None:
+    """Special characters of XML in a title or a description do not change the list."""
     inner = f"<summary>{escape(title)}</summary><description>{escape(description)}</description>"
     found = audit(document(patch(inner) + patch(name="other")))
     assert found.status == Status.VULNERABLE
@@ -119,15 +119,15 @@ def test_texts_of_a_patch_are_read_as_they_are(title: str, description: str) -> 
 
 
 def test_very_long_document_is_read_in_time() -> None:
-    """A text of millions of characters is cut, and a list of very many patches is given up."""
+    """A very long text is cut, and reading stops after too many patches."""
     found = audit(document(patch(f"<summary>{'a' * 5_000_000}</summary>")))
     assert len(found.vulnerabilities[0].title) == 500
     many = document("".join(patch(name=f"p{number}") for number in range(100_100)))
     assert audit(many).status == Status.FAILED
 
 
-def test_bytes_that_no_xml_may_have_are_failed() -> None:
-    """NUL and halves of surrogate pairs, which a payload may have, do not raise."""
+def test_characters_that_xml_does_not_allow_are_failed() -> None:
+    """NUL and lone surrogates, which an audit may contain, do not raise."""
     for text in ("\0", "\ud800", "\x0b"):
         whole = SAMPLES["clean"]
         assert parse(replace(whole, output=whole.output.replace("<stream>", f"<stream>{text}"))).status == Status.FAILED
