@@ -85,7 +85,7 @@ def read(result: ResultBuilder) -> None:
             result.mark_stale(f"pkg has no vulnerability database: {quote(line)}")
     if not run.output.strip():
         if not result.is_stale:
-            result.no_output("the report of pkg audit, as text or --raw=json")
+            result.no_output("text or JSON of pkg audit")
         return
     start = 0 if run.output.startswith("{") else max(run.output.find(f"{end}{{") for end in "\n\r") + 1
     if run.output[start] == "{":

@@ -390,7 +390,7 @@ def test_support_of_a_derivative_ends_with_the_ubuntu_release_of_its_number(syst
     ],
 )
 def test_options_that_hide_vulnerabilities_are_failed(command: str) -> None:
-    """ "Nothing found" proves nothing if an option hides vulnerabilities."""
+    """An option that hides vulnerabilities makes "nothing found" inconclusive."""
     words = tuple(command.split())
     run = CLEAN[words[0] if words[0] in CLEAN else "trivy"]
     for spelled in (words, ("sudo", *words), ("sh", "-c", f"{command} 2>/dev/null")):

@@ -46,7 +46,7 @@ def test_unknown_tool_is_unsupported() -> None:
 @pytest.mark.parametrize(
     "output", ["", "\n", " \r\n\t", "\0\0", "\ufffd\ufffd", "null", "true", "0", "[]", "{}", "<html>"]
 )
-def test_output_without_a_report_is_failed(tool: str, output: str) -> None:
+def test_output_of_something_else_is_failed(tool: str, output: str) -> None:
     """Whitespace, NULs, a web page and empty JSON are failed with a reason."""
     audit = parse(ToolRun(tool, 0, output))
     assert audit.status == Status.FAILED
