@@ -57,14 +57,15 @@ The reader gets the run as `result.run` and calls:
                                                 at the end, with the exit statuses if it found nothing and something
 
 `covers` decides what a clean result is about. SYSTEM means the packages of the distribution, BASE the base system of
-FreeBSD, LANGUAGES packages of pip, npm and so on. A host is clean only if one of its tools covers SYSTEM. A scanner for
-many systems covers it if the output shows that it compared the packages of the system with data (trivy.py). A tool for
-one system covers it always, and its result is marked unsupported on other systems (apk.py).
+FreeBSD, LANGUAGES packages of pip, npm and so on. A host is clean only if one of its tools covers SYSTEM, unless it is
+set up to have only its applications audited (result.run.is_of_applications). A scanner for many systems covers it if
+the output shows that it compared the packages of the system with data (trivy.py). A tool for one system covers it
+always, and its result is marked unsupported on other systems (apk.py).
 
 The status of a result is the first of these that applies:
 
     failed          result.fail(reason): the output is empty, truncated, has an unexpected line or type, contradicts
-                    itself or the exit status; or the reader did not call `complete`
+                    itself or the exit status; or the reader did not call `complete`, and the database is not stale
     unsupported     result.mark_unsupported(reason): the tool has no data for the packages of this system
                     (result.run.system), or did not look at them
     vulnerable      there is a vulnerability
@@ -112,9 +113,11 @@ Run: pytest -n auto tests/unit/audit tests/unit/agent
 5. Document it
 --------------
 
-docs/audit.md: a row in the table under 'What "clean" rests on', the order in which the agent chooses, and if the tool
-only knows updates a row under "Updates in place of vulnerabilities". CHANGELOG.md: an entry. If you change how an
-existing tool is read, increase VERSION in audit/document.py, so that archived audits are read again.
+docs/audit.md: a row in the table under "Requirements for `clean`", the order under "Choice of the tool", and, if the
+tool only knows updates, a row under "Updates in place of vulnerabilities". CHANGELOG.md: an entry.
+
+If you change how an existing tool is read, increase VERSION in audit/document.py, so that archived audits are read
+again.
 """
 
 from __future__ import annotations
