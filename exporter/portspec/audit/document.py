@@ -13,7 +13,7 @@ from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import HostAudit
 from portspec.ports import MAX_PORT
 
-VERSION: Final = 3  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+VERSION: Final = 4  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _MAX_KNOWN: Final = 4096  # listeners
 
 
