@@ -38,7 +38,7 @@ class _Shortage:
         """Log it, unless that was done a short while ago."""
         if not self._is_first and (now := self._clock()) >= self._told_at + LOG_AGAIN_AFTER:
             self._told_at = now
-            _log.error("portspec works slowly, and in part not at all", why=str(error))
+            _log.error("cannot start threads; portspec is degraded", why=str(error))
         self._is_first = False
 
 

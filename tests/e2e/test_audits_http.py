@@ -174,7 +174,7 @@ def peak(service: Exporter) -> int:
 def refusals(service: Exporter) -> list[dict[str, Any]]:
     """Return the lines of the log that tell of refused audits."""
     lines = [json.loads(line) for line in service.log.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["event"] == "an audit was refused"]
+    return [line for line in lines if line["event"] == "audit rejected"]
 
 
 @pytest.mark.parametrize("case", REFUSED)

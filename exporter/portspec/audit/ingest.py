@@ -168,7 +168,7 @@ class IngestQueue:
             except NoThreadError as error:  # the log tells of it
                 outcomes = [_bare(error)] * len(batch)
             except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
-                _log.exception("audits cannot be taken")
+                _log.exception("failed to accept audits")
                 outcomes = [_bare(error)] * len(batch)
             self._turns.put_back(taken[len(outcomes) :])
             for posted, outcome in zip(batch, outcomes, strict=False):
@@ -214,7 +214,7 @@ def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RejectedError:
     if outcome is Outcome.FULL:
         return RejectedError.quota(arrival.host)
     if outcome is Outcome.REPLACED:
-        _log.warning("an audit replaces one of its day whose audit failed", host=arrival.host, day=arrival.day)
+        _log.warning("a failed audit was replaced by a later one of the same day", host=arrival.host, day=arrival.day)
     return outcome
 
 

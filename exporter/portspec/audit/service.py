@@ -150,7 +150,7 @@ class AuditService:
             if names:
                 self._know(await in_daemon_thread(lambda: self._documented(names)))
         except StoreError as error:
-            _log.error("the last audits cannot be read", file=error.path, why=error.why, todo=error.kind.value)
+            _log.error("failed to read the latest audits", file=error.path, why=error.why, todo=error.kind.value)
         with contextlib.suppress(StoreError):  # the next look tells of it
             counted = await in_daemon_thread(lambda: self._store.perform(archive.counts))
             self._tally = replace(self._tally, counted=counted)
@@ -238,7 +238,7 @@ class AuditService:
                 document = encode(host_audit)
                 found = self._decoder.decode(document)  # in this what hosts share is one object
             except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
-                _log.exception("what an audit comes to cannot be kept", host=item.host, day=item.day)
+                _log.exception("failed to store the result of an audit", host=item.host, day=item.day)
                 return _unreadable(item, error)
             _log.info("audit read", host=item.host, day=item.day, **_told(host_audit.audit))
             _tell_left_out(item.host, host_audit)
@@ -286,7 +286,7 @@ class AuditService:
                 name: state.judged(now) if state.host in found else state for name, state in self._states.items()
             }
             self._tabulate()
-            _log.info("exceptions ended: audits judged anew", hosts=len(found), first=min(found))
+            _log.info("exceptions expired; audits judged again", hosts=len(found), first=min(found))
 
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state
@@ -313,7 +313,9 @@ def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:
     try:
         return decoder.decode(document)
     except ValueError as error:
-        _log.error("what was kept of an audit is garbled: its tool's output is read anew", host=host, why=str(error))
+        _log.error(
+            "the stored result of an audit is invalid; reading the tool's output again", host=host, why=str(error)
+        )
         return None
 
 
@@ -323,7 +325,7 @@ def read_audit(archived: Archived) -> HostAudit:
         payload = read_payload(archived.payload)
         audit = parse(*payload.runs)
     except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
-        _log.exception("an archived audit cannot be read", host=archived.host, day=archived.day)
+        _log.exception("failed to read an archived audit", host=archived.host, day=archived.day)
         return _unreadable(archived, error)
     return host_audit_of(payload, audit)
 
@@ -337,9 +339,7 @@ def _unreadable(archived: Archived, error: Exception) -> HostAudit:
 def _tell_left_out(host: str, host_audit: HostAudit) -> None:
     """Tell in the log of an audit that is too large for /metrics."""
     if more := left_out_of(AuditState(host, host_audit=host_audit)):
-        _log.warning(
-            "an audit is too large for one host: /metrics leaves some of its series out", host=host, series=more
-        )
+        _log.warning("audit exceeds the limit of series for one host; /metrics omits the rest", host=host, series=more)
 
 
 def _told(audit: Audit) -> dict[str, str | int]:
@@ -355,9 +355,9 @@ def host_audit_of(payload: AuditPayload, audit: Audit) -> HostAudit:
 
 def _tell_unreadable(error: Exception) -> None:
     if isinstance(error, StoreError):  # the store tells what to do
-        _log.warning("the audits cannot be read now", file=error.path, why=error.why)
+        _log.warning("failed to read audits; retrying", file=error.path, why=error.why)
     elif not isinstance(error, NoThreadError):  # the log tells of it
-        _log.error("the audits cannot be read", exc_info=error)
+        _log.error("failed to read audits", exc_info=error)
 
 
 class _Log:
@@ -376,12 +376,12 @@ class _Log:
         if self._told.total() < MAX_LOGGED_OF_ALL and self._told[network] < MAX_LOGGED:
             self._told[network] += 1
             known = {"host": error.host} if error.host else {}
-            _log.error("an audit was refused", reason=error.reason, why=str(error), origin=origin, **known)
+            _log.error("audit rejected", reason=error.reason, why=str(error), origin=origin, **known)
 
     def tell_rest(self) -> None:
         minute = int(self._wall_clock() // 60)
         if minute != self._minute:
             if more := self._count - self._told.total():
-                _log.error("more audits were refused", audits=more)
+                _log.error("more audits rejected", audits=more)
             self._minute, self._count = minute, 0
             self._told.clear()

@@ -66,11 +66,11 @@ def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
             raise RejectedError.quota(audit.host)
     except RejectedError as error:
         known = {"host": error.host} if error.host else {}
-        _log.error("an audit was refused", reason=error.reason, why=str(error), **known, **mark)
+        _log.error("audit rejected", reason=error.reason, why=str(error), **known, **mark)
         note_refusal(place.path, error.reason)
         return EX_DATAERR
     if outcome is Outcome.REPLACED:
-        _log.warning("an audit replaces one of its day whose audit failed", host=audit.host, day=audit.day)
+        _log.warning("a failed audit was replaced by a later one of the same day", host=audit.host, day=audit.day)
         return EX_OK
     _log.info(
         "an audit was accepted" if outcome is Outcome.ACCEPTED else "the audit is there already",

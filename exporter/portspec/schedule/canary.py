@@ -45,7 +45,7 @@ class Canaries:
     """Knows whether a canary can be seen, and looks when nobody did so recently. For one event loop.
 
     Whoever asks at the same time shares a look. `scans` are for looks alone: a canary that is being scanned itself, for
-    however long, can be looked at. `on_return` is called when a canary is seen again after none was.
+    however long, can be looked at. `on_return` is called when a canary is reachable again after none was.
     """
 
     def __init__(self, scans: AddressScans, clock: Clock | None = None) -> None:
@@ -87,9 +87,9 @@ class Canaries:
         before = self.is_seen
         self._looks[host] = _Look(began, self._clock.now(), is_seen)
         if before is not False and self.is_seen is False:
-            _log.warning("no canary can be seen: nothing that falls silent is believed", canaries=self._names())
+            _log.warning("no canary is reachable; silence of hosts is not believed", canaries=self._names())
         elif before is False and self.is_seen:
-            _log.info("a canary is seen again", canary=host)
+            _log.info("a canary is reachable again", canary=host)
             self.on_return()
 
     async def missed(self, sees: SeesCanary, since: float) -> Failure | None:
@@ -143,7 +143,7 @@ class Canaries:
         try:
             return target.host, await sees(target)
         except Exception:  # noqa: BLE001 - a look that fails has seen nothing
-            _log.exception("the look at a canary crashed", canary=target.host)
+            _log.exception("canary scan crashed", canary=target.host)
             return target.host, False
 
     def _follow(self, sees: SeesCanary) -> None:

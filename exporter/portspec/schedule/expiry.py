@@ -50,4 +50,4 @@ async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, flo
         if number % _HOSTS_PER_TURN == 0:
             await asyncio.sleep(0)
     if found:
-        _log.info("exceptions ended: hosts judged anew", hosts=len(found), first=found[0])
+        _log.info("exceptions expired; hosts judged again", hosts=len(found), first=found[0])

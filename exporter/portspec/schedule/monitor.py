@@ -206,7 +206,7 @@ class Monitor:
         return True
 
     def look_at_unbelieved(self) -> None:
-        """Have the hosts scanned soon whose silence was not believed, now that a canary is seen again."""
+        """Have the hosts scanned soon whose silence was not believed, now that a canary is reachable again."""
         for state in self._states():
             failure = state.latest.judgement.failure if state.latest else None
             if failure and failure.reason is Reason.CANARY:
@@ -355,7 +355,7 @@ class Monitor:
             self._take(before, after, ExtraScan.RECHECK)
             mended = PortSet.of(item.port for item in set(before.deviations) - set(after.deviations))
             _log.info(
-                "deviating ports looked at again",
+                "deviating ports rechecked",
                 host=host,
                 verdict=after.verdict.value,
                 no_longer_so=str(mended)[:_LONGEST_PORTS],
@@ -423,7 +423,7 @@ class Monitor:
         at = min(self._groups[state.target.config.interval].next_at, again_at)
         next_scan = self._wall_clock() + at - self._clock.now()
         if at == again_at:
-            _log.debug("host is looked at again before its next round", host=state.host, next_scan=timestamp(next_scan))
+            _log.debug("extra scan of a host planned", host=state.host, next_scan=timestamp(next_scan))
         return replace(state, next_scan=next_scan)
 
     def _watch_exceptions(self, tasks: asyncio.TaskGroup) -> None:

@@ -231,7 +231,7 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
     run(scenario)
     assert told(logs) == [
         {
-            "event": "an audit was refused",
+            "event": "audit rejected",
             "level": "error",
             "reason": "duplicate",
             "why": f"{WEB} has sent another audit of {TODAY} already, and one a day counts",
@@ -372,7 +372,7 @@ def test_log_is_not_flooded_by_refused_reports(path: Path, clock: Clock, logs: L
             assert len(told(logs)) == MAX_LOGGED
             clock.now += 60
             await until(lambda: len(told(logs)) > MAX_LOGGED)
-            assert told(logs)[-1] == {"event": "more audits were refused", "level": "error", "audits": 40}
+            assert told(logs)[-1] == {"event": "more audits rejected", "level": "error", "audits": 40}
             await scene.refusal(b"hello")
             clock.now += 60
             await settle()
@@ -568,7 +568,7 @@ def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
                 await until(lambda: looks > 1)
 
     run(scenario)
-    unread = [entry for entry in logs.events if entry["event"] == "the audits cannot be read now"]
+    unread = [entry for entry in logs.events if entry["event"] == "failed to read audits; retrying"]
     assert len(unread) == bool(audit)
 
 
@@ -700,7 +700,7 @@ def test_payload_that_cannot_be_read_is_a_failed_audit(path: Path, clock: Clock,
             assert scene.audits.states[WEB] == state
 
     run(scenario)
-    assert [event["event"] for event in told(logs)] == ["an archived audit cannot be read"]
+    assert [event["event"] for event in told(logs)] == ["failed to read an archived audit"]
 
 
 def test_fault_in_reading_one_output_stops_no_other(

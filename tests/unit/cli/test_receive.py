@@ -131,7 +131,7 @@ def test_bad_mail_is_65_and_counted(conf: str, audit: Any, reason: str) -> None:
     done = receive("-c", conf, mail=audit())
     assert (done.code, done.out) == (REFUSED, "")
     (line,) = done.err.splitlines()
-    assert f'event="an audit was refused" reason={reason} ' in line
+    assert f'event="audit rejected" reason={reason} ' in line
     assert counts(conf) == {reason: 1}
     assert archived(conf) is None
 
@@ -152,7 +152,7 @@ def test_log_tells_whence_a_refused_mail_came(conf: str) -> None:
     entry = json.loads(done.err)
     identity = raw.partition(b"Message-ID: ")[2].split()[0].decode()
     assert {key: entry[key] for key in ("event", "level", "reason", "host", "sender", "message_id", "relay")} == {
-        "event": "an audit was refused",
+        "event": "audit rejected",
         "level": "error",
         "reason": "signature",
         "host": WEB,

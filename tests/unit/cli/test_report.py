@@ -202,7 +202,7 @@ def test_garbled_document_is_read_anew(conf: str) -> None:
         SCANNED: "never",
     }
     (line,) = done.err.splitlines()
-    assert f"its tool's output is read anew\" host={WEB}" in line
+    assert f"reading the tool's output again\" host={WEB}" in line
 
 
 # --- One machine, one day ---
@@ -448,5 +448,5 @@ def machines_with_log(conf: str) -> dict[str, Any]:
     """Give the machines of a report that tells something in its log, too."""
     done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
-    assert 'event="an archived audit cannot be read"' in done.err
+    assert 'event="failed to read an archived audit"' in done.err
     return {machine["host"]: machine for machine in json.loads(done.out)["machines"]}

@@ -63,6 +63,6 @@ def test_exporter_serves_its_pages_without_further_threads(configure: Configure)
         unknown = 'port_scan_failure{host="localhost",reason="local_limit"} 1.0'
         eventually(lambda: unknown in server.get("/metrics")[1], "a host that cannot be looked up")
         assert f'port_scan_success{{host="{address}"}} 1.0' in server.get("/metrics")[1]
-        assert [entry["why"] for entry in server.events("portspec works slowly, and in part not at all")] == [WANT]
+        assert [entry["why"] for entry in server.events("cannot start threads; portspec is degraded")] == [WANT]
         assert not [entry for entry in server.log if "exception" in entry]
         assert server.stop(signal.SIGTERM) == 0

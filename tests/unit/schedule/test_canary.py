@@ -38,7 +38,7 @@ class Scene:
         self.canaries.on_return = self.note_return
 
     def note_return(self) -> None:
-        """Count that a canary is seen again."""
+        """Count that a canary is reachable again."""
         self.returned += 1
 
     async def sees(self, canary: Target) -> bool:
@@ -116,7 +116,7 @@ def test_silence_is_not_believed_while_no_canary_is_seen() -> None:
         assert len(scene.looks) == 2
         assert scene.canaries.is_seen is False
         assert [(entry["event"], entry["canaries"]) for entry in logs] == [
-            ("no canary can be seen: nothing that falls silent is believed", "gateway, server")
+            ("no canary is reachable; silence of hosts is not believed", "gateway, server")
         ]
 
     asyncio.run(scenario())
@@ -192,7 +192,7 @@ def test_look_that_crashes_has_seen_nothing() -> None:
         with capture_logs() as logs:
             asking = asyncio.create_task(scene.canaries.missed(crash, scene.clock.now()))
             assert await scene.answer(asking, 0.0) is not None
-        assert "the look at a canary crashed" in [entry["event"] for entry in logs]
+        assert "canary scan crashed" in [entry["event"] for entry in logs]
 
     asyncio.run(scenario())
 

@@ -1010,7 +1010,7 @@ def test_lapse_that_makes_a_verdict_is_a_change() -> None:
     ((before, after),) = scene.told
     assert (before.conclusive, before.verdict, after.verdict) == (None, Verdict.UNKNOWN, Verdict.OUT_OF_SPEC)
     assert [item.port for item in after.deviations] == [80]
-    assert "exceptions ended: hosts judged anew" in [line["event"] for line in logs]
+    assert "exceptions expired; hosts judged again" in [line["event"] for line in logs]
 
 
 def test_host_that_waits_for_the_scan_of_another_takes_no_place() -> None:
@@ -1049,7 +1049,7 @@ def test_only_a_scan_that_somebody_asked_for_must_be_fresh() -> None:
 
 
 def test_hosts_that_were_not_believed_are_scanned_when_a_canary_returns() -> None:
-    """Once a canary is seen again the hosts are scanned that are unknown for it, and no others."""
+    """Once a canary is reachable again the hosts are scanned that are unknown for it, and no others."""
     scene = Scene(*hosts(3, 3600.0))
 
     def lose() -> None:
