@@ -24,55 +24,55 @@ _MAX_READ: Final = 64 << 20  # bytes of payloads, from which on no more are read
 _LONGEST_SILENCE: Final = 2 * 366 * 86_400.0  # seconds for which the last report of a host outlives the others
 _MARK = "audit_mark"
 _REPORT = "id, host, day, at, dictionary, is_sample, payload"
-_OF_DAY: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND day = ?"  # noqa: S608 - of constants
-_LAST: Final = f"SELECT {_REPORT} FROM report WHERE host = ? AND at <= ? ORDER BY day DESC"  # noqa: S608 - the same
-_NEWER: Final = f"SELECT {_REPORT} FROM report WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
+_OF_DAY: Final = f"SELECT {_REPORT} FROM audit WHERE host = ? AND day = ?"  # noqa: S608 - of constants
+_LAST: Final = f"SELECT {_REPORT} FROM audit WHERE host = ? AND at <= ? ORDER BY day DESC"  # noqa: S608 - the same
+_NEWER: Final = f"SELECT {_REPORT} FROM audit WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
 _PUT_REPORT: Final = """
-    INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO audit (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_REPLACED: Final = f"SELECT {_REPORT} FROM replaced_report WHERE host = ? AND day = ?"  # noqa: S608 - of constants
+_REPLACED: Final = f"SELECT {_REPORT} FROM replaced_audit WHERE host = ? AND day = ?"  # noqa: S608 - of constants
 _SET_ASIDE: Final = """
-    INSERT INTO replaced_report (id, host, day, at, received_at, dictionary, is_sample, payload)
-    SELECT id, host, day, at, received_at, dictionary, is_sample, payload FROM report WHERE id = ?
+    INSERT INTO replaced_audit (id, host, day, at, received_at, dictionary, is_sample, payload)
+    SELECT id, host, day, at, received_at, dictionary, is_sample, payload FROM audit WHERE id = ?
 """
 _SIZE_OF_HOST: Final = """
-    SELECT (SELECT coalesce(sum(length(payload)), 0) FROM report WHERE host = :host)
-        + (SELECT coalesce(sum(length(payload)), 0) FROM replaced_report WHERE host = :host)
+    SELECT (SELECT coalesce(sum(length(payload)), 0) FROM audit WHERE host = :host)
+        + (SELECT coalesce(sum(length(payload)), 0) FROM replaced_audit WHERE host = :host)
 """
 # a report of an earlier day may come after that of a later one; the report itself may be forgotten by now
 _PUT_DOCUMENT: Final = """
-    INSERT INTO audit (host, report, dictionary, is_sample, document) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (host) DO UPDATE SET report = excluded.report, dictionary = excluded.dictionary,
+    INSERT INTO audit_result (host, audit_id, dictionary, is_sample, document) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (host) DO UPDATE SET audit_id = excluded.audit_id, dictionary = excluded.dictionary,
         is_sample = excluded.is_sample, document = excluded.document
-    WHERE (coalesce((SELECT day FROM report WHERE id = excluded.report), ''), excluded.report)
-        >= (coalesce((SELECT day FROM report WHERE id = audit.report), ''), audit.report)
-        OR (SELECT at FROM report WHERE id = audit.report) > ?
+    WHERE (coalesce((SELECT day FROM audit WHERE id = excluded.audit_id), ''), excluded.audit_id)
+        >= (coalesce((SELECT day FROM audit WHERE id = audit_result.audit_id), ''), audit_result.audit_id)
+        OR (SELECT at FROM audit WHERE id = audit_result.audit_id) > ?
 """
 _COUNT: Final = """
-    INSERT INTO report_count (outcome, count) VALUES (?, ?)
+    INSERT INTO audit_count (outcome, count) VALUES (?, ?)
     ON CONFLICT (outcome) DO UPDATE SET count = count + excluded.count
 """
 _FORGET_REPORTS: Final = """
-    DELETE FROM report WHERE id IN (
-        SELECT id FROM report AS old WHERE received_at < :before AND (
-            received_at < :silent_since OR EXISTS (SELECT 1 FROM report WHERE host = old.host AND day > old.day)
+    DELETE FROM audit WHERE id IN (
+        SELECT id FROM audit AS old WHERE received_at < :before AND (
+            received_at < :silent_since OR EXISTS (SELECT 1 FROM audit WHERE host = old.host AND day > old.day)
         ) LIMIT :limit
     )
 """
 _FORGET_REPLACED: Final = """
-    DELETE FROM replaced_report WHERE id IN (SELECT id FROM replaced_report WHERE received_at < ? LIMIT ?)
+    DELETE FROM replaced_audit WHERE id IN (SELECT id FROM replaced_audit WHERE received_at < ? LIMIT ?)
 """
 _FORGET_DOCUMENTS: Final = """
-    DELETE FROM audit WHERE host IN (
-        SELECT host FROM audit WHERE NOT EXISTS (SELECT 1 FROM report WHERE host = audit.host) LIMIT ?
+    DELETE FROM audit_result WHERE host IN (
+        SELECT host FROM audit_result WHERE NOT EXISTS (SELECT 1 FROM audit WHERE host = audit_result.host) LIMIT ?
     )
 """
 _FORGET_DICTIONARIES: Final = """
     DELETE FROM dictionary WHERE id IN (
         SELECT id FROM dictionary AS old
-        WHERE NOT EXISTS (SELECT 1 FROM report WHERE dictionary = old.id)
-            AND NOT EXISTS (SELECT 1 FROM replaced_report WHERE dictionary = old.id)
-            AND NOT EXISTS (SELECT 1 FROM audit WHERE dictionary = old.id)
+        WHERE NOT EXISTS (SELECT 1 FROM audit WHERE dictionary = old.id)
+            AND NOT EXISTS (SELECT 1 FROM replaced_audit WHERE dictionary = old.id)
+            AND NOT EXISTS (SELECT 1 FROM audit_result WHERE dictionary = old.id)
             AND (kind = 'host' OR id < (SELECT max(id) FROM dictionary WHERE kind = old.kind))
         LIMIT ?
     )
@@ -176,9 +176,7 @@ class Archive:
 
     def days(self, connection: sqlite3.Connection, host: str) -> list[str]:
         """Give the days of which there is a report of a host, the newest first."""
-        return [
-            day for (day,) in connection.execute("SELECT day FROM report WHERE host = ? ORDER BY day DESC", (host,))
-        ]
+        return [day for (day,) in connection.execute("SELECT day FROM audit WHERE host = ? ORDER BY day DESC", (host,))]
 
     def newer(self, connection: sqlite3.Connection, mark: Mark | None, limit: int) -> tuple[list[Archived], Mark, int]:
         """Give the reports after a mark, in the order in which they came: `limit` at most, and fewer if they are large.
@@ -187,7 +185,7 @@ class Archive:
         mark of another archive, or of this one before it was set back, is no mark: it begins with the first report.
         """
         identity = _identity(connection)
-        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'report'").fetchone()
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
         newest: int = row[0] if row else 0
         last = mark.number if mark and mark.archive == identity and mark.number <= newest else 0
         found: list[Archived] = []
@@ -232,7 +230,7 @@ class Archive:
     def documents(self, connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
         """Give each host, the number of the report that was read last, and its document, but for those garbled."""
         for host, number, *packed in connection.execute(
-            "SELECT host, report, dictionary, is_sample, document FROM audit ORDER BY host"
+            "SELECT host, audit_id, dictionary, is_sample, document FROM audit_result ORDER BY host"
         ):
             try:
                 document = self._documents.unpack(connection, Packed(*packed)).decode("utf-8", "surrogatepass")
@@ -258,7 +256,7 @@ class Archive:
                     return Outcome.OTHER
                 replaced = row
             else:
-                connection.execute("DELETE FROM report WHERE id = ?", (row.number,))  # nobody can say what it was
+                connection.execute("DELETE FROM audit WHERE id = ?", (row.number,))  # nobody can say what it was
         packed = self._payloads.pack(connection, payload)
         if packed.is_sample and (row := connection.execute(_LAST, (host, math.inf)).fetchone()):
             packed = self._payloads.pack_like(connection, payload, _Row(*row).packed) or packed
@@ -268,7 +266,7 @@ class Archive:
                 return Outcome.FULL
         if replaced:
             connection.execute(_SET_ASIDE, (replaced.number,))
-            connection.execute("DELETE FROM report WHERE id = ?", (replaced.number,))
+            connection.execute("DELETE FROM audit WHERE id = ?", (replaced.number,))
         connection.execute(_PUT_REPORT, (host, day, arrival.at, now, *packed))
         if packed.is_sample:
             self._payloads.learn(connection)
@@ -288,14 +286,14 @@ class Archive:
         """
         if arrival.at < known.at:
             return False
-        (is_good,) = connection.execute("SELECT is_good FROM report WHERE id = ?", (known.number,)).fetchone()
+        (is_good,) = connection.execute("SELECT is_good FROM audit WHERE id = ?", (known.number,)).fetchone()
         if is_good is None:
             is_good = int(self._is_good(known.payload))
-            connection.execute("UPDATE report SET is_good = ? WHERE id = ?", (is_good, known.number))
+            connection.execute("UPDATE audit SET is_good = ? WHERE id = ?", (is_good, known.number))
         if is_good > 0:
             return False
         (count,) = connection.execute(
-            "SELECT count(*) FROM replaced_report WHERE host = ? AND day = ?", (arrival.host, arrival.day)
+            "SELECT count(*) FROM replaced_audit WHERE host = ? AND day = ?", (arrival.host, arrival.day)
         ).fetchone()
         if count < MAX_REPLACED:
             return True
@@ -303,7 +301,7 @@ class Archive:
             return False
         if self._is_good(arrival.payload):
             return True
-        connection.execute("UPDATE report SET is_good = is_good - 1 WHERE id = ?", (known.number,))
+        connection.execute("UPDATE audit SET is_good = is_good - 1 WHERE id = ?", (known.number,))
         return False
 
     def _archived(self, connection: sqlite3.Connection, row: _Row) -> Archived:
@@ -335,12 +333,12 @@ def count(connection: sqlite3.Connection, outcomes: Mapping[str, int]) -> None:
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
     """Give the totals, of all processes that count in this file."""
-    return dict(connection.execute("SELECT outcome, count FROM report_count"))
+    return dict(connection.execute("SELECT outcome, count FROM audit_count"))
 
 
 def last_numbers(connection: sqlite3.Connection, until: float = math.inf) -> dict[str, int]:
     """Give the number of each host's report of the last day, of those that were made until a Unix time."""
-    rows = connection.execute("SELECT host, id, max(day) FROM report WHERE at <= ? GROUP BY host", (until,))
+    rows = connection.execute("SELECT host, id, max(day) FROM audit WHERE at <= ? GROUP BY host", (until,))
     return {host: number for host, number, _ in rows}
 
 

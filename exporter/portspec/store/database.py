@@ -227,7 +227,7 @@ def _connect(path: str, parameters: str, patience: float) -> sqlite3.Connection:
 def _verified(connection: sqlite3.Connection) -> sqlite3.Connection:
     """Give a connection to a file that is ours."""
     try:
-        schema.verify(connection)
+        schema.show_as_current(connection)
     except BaseException:
         connection.close()
         raise

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-_NOTICES = "SELECT id, CAST(at AS REAL), CAST(host AS BLOB), CAST(document AS BLOB) FROM notice ORDER BY id"
+_NOTICES = "SELECT id, CAST(at AS REAL), CAST(host AS BLOB), CAST(document AS BLOB) FROM notification ORDER BY id"
 _COUNTS = "min(max(CAST({0} AS INTEGER), 0), 1000000)"  # which can be counted up
 _DUE = f"""
     SELECT id, CAST(at AS REAL), CAST(recipient AS BLOB), CAST(message AS BLOB),
@@ -68,7 +68,7 @@ def post(
         "INSERT INTO mail (at, recipient, message, due) VALUES (?, ?, ?, ?)",
         ((now, recipient, message, now) for recipient, message in mails),
     )
-    connection.executemany("DELETE FROM notice WHERE id = ?", ((notice.number,) for notice in notices))
+    connection.executemany("DELETE FROM notification WHERE id = ?", ((notice.number,) for notice in notices))
 
 
 def read_due(connection: sqlite3.Connection, now: float, limit: int, longest: float = math.inf) -> list[Letter]:
@@ -92,13 +92,13 @@ def postpone(connection: sqlite3.Connection, letter: Letter, due: float) -> None
 
 def clear(connection: sqlite3.Connection) -> int:
     """Forget all notices and mails; gives how many mails there were."""
-    connection.execute("DELETE FROM notice")
+    connection.execute("DELETE FROM notification")
     return connection.execute("DELETE FROM mail").rowcount
 
 
 def waiting(connection: sqlite3.Connection) -> Waiting:
     """Count what waits."""
-    (notices,) = connection.execute("SELECT count(*) FROM notice").fetchone()
+    (notices,) = connection.execute("SELECT count(*) FROM notification").fetchone()
     mails, due = connection.execute("SELECT count(*), min(CAST(due AS REAL)) FROM mail").fetchone()
     return Waiting(notices, mails, due)
 

@@ -52,8 +52,10 @@ class Series:
     samples: str
 
 
-PAYLOADS: Final = Series("report", "id, dictionary, payload", "report WHERE is_sample = 1 AND id > ?")
-DOCUMENTS: Final = Series("audit", "report, dictionary, document", "audit WHERE is_sample = 1 AND report > ?")
+PAYLOADS: Final = Series("audit", "id, dictionary, payload", "audit WHERE is_sample = 1 AND id > ?")
+DOCUMENTS: Final = Series(
+    "audit_result", "audit_id, dictionary, document", "audit_result WHERE is_sample = 1 AND audit_id > ?"
+)
 
 
 class Packed(NamedTuple):

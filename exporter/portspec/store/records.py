@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _PUT_STATE: Final = """
-    INSERT INTO state (host, document, story, saved_at) VALUES (?, ?, ?, ?)
-    ON CONFLICT (host) DO UPDATE SET document = excluded.document, story = excluded.story, saved_at = excluded.saved_at
+    INSERT INTO state (host, document, notification_state, saved_at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (host) DO UPDATE SET document = excluded.document, notification_state = excluded.notification_state,
+        saved_at = excluded.saved_at
 """
-_PUT_NOTICE: Final = "INSERT INTO notice (at, host, document) VALUES (?, ?, ?)"
+_PUT_NOTICE: Final = "INSERT INTO notification (at, host, document) VALUES (?, ?, ?)"
 _PUT_CHANGE: Final = """
     INSERT INTO change (at, host, address, ports, was, became, first_seen)
     SELECT :at, :host, :address, :ports, :was, :became, min(:at, coalesce(min(first_seen), :at))
@@ -54,17 +55,12 @@ def write(
 
 def read_documents(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str | None]]:
     """Give the key of every host that is known, its document, and its story if it has one."""
-    story = "CAST(story AS TEXT)" if _has_stories(connection) else "NULL"
     rows = connection.execute(  # as text, whatever another program made of it
-        f"SELECT CAST(host AS TEXT), CAST(document AS TEXT), {story} FROM state ORDER BY saved_at"  # noqa: S608 - of constants
+        """SELECT CAST(host AS TEXT), CAST(document AS TEXT), CAST(notification_state AS TEXT)
+        FROM state ORDER BY saved_at"""
     )
     for host, document, told in rows:
         yield host_key(host), document, told  # an earlier portspec wrote hosts as conf.yml spells them
-
-
-def _has_stories(connection: sqlite3.Connection) -> bool:
-    """Tell whether a file, which may be one that cannot be written and so brought up to date, has that column."""
-    return any(row[1] == "story" for row in connection.execute("PRAGMA table_info (state)"))
 
 
 def read_changes(

@@ -10,7 +10,7 @@ from portspec.store.encoding import host_key
 from portspec.store.trouble import Kind, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 APPLICATION_ID: Final = int.from_bytes(b"pspc")  # https://www.sqlite.org/pragma.html#pragma_application_id
 
@@ -130,7 +130,49 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX replaced_report_received_at ON replaced_report (received_at)",
         "CREATE INDEX replaced_report_dictionary ON replaced_report (dictionary) WHERE dictionary IS NOT NULL",
     ),
+    (
+        # what a host sends in is an audit, and what comes of reading it is its result
+        "ALTER TABLE audit RENAME TO audit_result",
+        "ALTER TABLE audit_result RENAME COLUMN report TO audit_id",
+        "DROP INDEX audit_dictionary",
+        "DROP INDEX audit_sample",
+        "CREATE INDEX audit_result_dictionary ON audit_result (dictionary) WHERE dictionary IS NOT NULL",
+        "CREATE INDEX audit_result_sample ON audit_result (is_sample, audit_id) WHERE is_sample = 1",
+        "ALTER TABLE report RENAME TO audit",
+        "DROP INDEX report_received_at",
+        "DROP INDEX report_dictionary",
+        "DROP INDEX report_sample",
+        "CREATE INDEX audit_received_at ON audit (received_at)",
+        "CREATE INDEX audit_dictionary ON audit (dictionary) WHERE dictionary IS NOT NULL",
+        "CREATE INDEX audit_sample ON audit (is_sample) WHERE is_sample = 1",
+        "ALTER TABLE replaced_report RENAME TO replaced_audit",
+        "DROP INDEX replaced_report_day",
+        "DROP INDEX replaced_report_received_at",
+        "DROP INDEX replaced_report_dictionary",
+        "CREATE INDEX replaced_audit_day ON replaced_audit (host, day)",
+        "CREATE INDEX replaced_audit_received_at ON replaced_audit (received_at)",
+        "CREATE INDEX replaced_audit_dictionary ON replaced_audit (dictionary) WHERE dictionary IS NOT NULL",
+        "ALTER TABLE report_count RENAME TO audit_count",
+        "UPDATE dictionary SET kind = 'audit_result' WHERE kind = 'audit'",
+        "UPDATE dictionary SET kind = 'audit' WHERE kind = 'report'",
+        "ALTER TABLE notice RENAME TO notification",
+        "ALTER TABLE state RENAME COLUMN story TO notification_state",
+    ),
 )
+
+#: Views under which a connection that only reads finds the tables of an older file, by the first version that they
+#: suit. A reader cannot migrate the file.
+_VIEWS: Final[Mapping[int, Sequence[str]]] = {
+    1: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, NULL AS notification_state FROM main.state",),
+    2: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",),
+    3: (
+        "CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",
+        "CREATE TEMP VIEW audit AS SELECT * FROM main.report",
+        """CREATE TEMP VIEW audit_result AS
+            SELECT host, report AS audit_id, dictionary, is_sample, document FROM main.audit""",
+    ),
+    6: (),
+}
 
 #: In one statement: between two, another process may make the file.
 _LOOK: Final = """
@@ -170,6 +212,20 @@ def refuse_newer(version: int, newest: int | None = None) -> None:
         raise Trouble(
             Kind.NEWER, f"a newer portspec wrote it (its version is {version}, this portspec knows up to {newest})"
         )
+
+
+def show_as_current(connection: sqlite3.Connection) -> None:
+    """Let a connection that only reads find the tables of an older file under their current names.
+
+    For such a file it begins a transaction, so that a migration by another process does not come between.
+    """
+    if not 0 < verify(connection) < max(_VIEWS):
+        return
+    connection.execute("PRAGMA temp_store = MEMORY")  # no temporary file is needed for a few views
+    connection.execute("BEGIN")
+    version = verify(connection)
+    for statement in _VIEWS[max(first for first in _VIEWS if first <= version)]:
+        connection.execute(statement)
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:

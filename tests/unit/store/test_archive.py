@@ -78,7 +78,7 @@ def size_of(connection: sqlite3.Connection) -> int:
     """Give the bytes of all reports and dictionaries as they are stored."""
     return sum(
         connection.execute(f"SELECT coalesce(sum(length({column})), 0) FROM {table}").fetchone()[0]  # noqa: S608 - of constants
-        for table, column in (("report", "payload"), ("dictionary", "content"))
+        for table, column in (("audit", "payload"), ("dictionary", "content"))
     )
 
 
@@ -204,7 +204,7 @@ def test_reports_are_read_in_the_order_in_which_they_came(connection: sqlite3.Co
 def test_nothing_is_left_when_the_newest_are_forgotten(connection: sqlite3.Connection) -> None:
     """What was deleted meanwhile is not waited for."""
     add(connection, *(arrival(day=day) for day in DAYS[:5]))
-    connection.execute("DELETE FROM report WHERE id IN (2, 4, 5)")
+    connection.execute("DELETE FROM audit WHERE id IN (2, 4, 5)")
     found, mark, left = Archive().newer(connection, None, 10)
     assert (numbers(found), mark.number, left) == ([1, 3], 5, 0)
 
@@ -285,7 +285,7 @@ def test_documents_of_a_fleet_are_small(connection: sqlite3.Connection) -> None:
     with transaction(connection):
         Archive().put_documents(connection, documents, mark)
     (size,) = connection.execute(
-        "SELECT (SELECT sum(length(document)) FROM audit) + (SELECT sum(length(content)) FROM dictionary)"
+        "SELECT (SELECT sum(length(document)) FROM audit_result) + (SELECT sum(length(content)) FROM dictionary)"
     ).fetchone()
     assert size * 5 < sum(len(document) for _, _, document in documents)
     assert sorted(Archive().documents(connection)) == sorted(documents)
@@ -293,9 +293,9 @@ def test_documents_of_a_fleet_are_small(connection: sqlite3.Connection) -> None:
 
 def garble(connection: sqlite3.Connection, number: int) -> None:
     """Overwrite the middle of what is stored of a report."""
-    (blob,) = connection.execute("SELECT payload FROM report WHERE id = ?", (number,)).fetchone()
+    (blob,) = connection.execute("SELECT payload FROM audit WHERE id = ?", (number,)).fetchone()
     garbled = blob[:8] + bytes(byte ^ 0xFF for byte in blob[8:12]) + blob[12:]
-    connection.execute("UPDATE report SET payload = ? WHERE id = ?", (garbled, number))
+    connection.execute("UPDATE audit SET payload = ? WHERE id = ?", (garbled, number))
 
 
 def test_garbled_report_does_not_stop_the_others(connection: sqlite3.Connection, logs: Logs) -> None:
@@ -345,7 +345,7 @@ def test_garbled_document_does_not_stop_the_others(connection: sqlite3.Connectio
     """It is told once and left out."""
     _, mark, _ = Archive().newer(connection, None, 0)
     Archive().put_documents(connection, [(f"host{number}", number, f"{number}") for number in range(3)], mark)
-    connection.execute("UPDATE audit SET document = 'text' WHERE host = 'host1'")
+    connection.execute("UPDATE audit_result SET document = 'text' WHERE host = 'host1'")
     held = Archive()
     for _ in range(2):
         assert list(held.documents(connection)) == [("host0", 0, "0"), ("host2", 2, "2")]
@@ -524,7 +524,7 @@ def test_file_of_the_version_before_is_brought_up_to_date(path: Path, way: str) 
         assert told(store) == [("web1", "22", "open")]
         outcomes = store.perform(lambda file: Archive().add(file, [arrival()], NOW))
         assert outcomes == [Outcome.SAME if way == "deposit" else Outcome.ACCEPTED]
-        assert store.perform(lambda file: file.execute("SELECT host FROM notice").fetchall()) == [("web1",)]
+        assert store.perform(lambda file: file.execute("SELECT host FROM notification").fetchall()) == [("web1",)]
         assert store.perform(lambda file: file.execute("SELECT recipient FROM mail").fetchall()) == [("a@b",)]
         assert store.archived_days("web1") == [DAYS[0]]
 

@@ -196,7 +196,7 @@ def test_killed_deposits_lose_nothing_that_was_acknowledged(path: Path, with_exp
     assert len(acknowledged) >= KILLS
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        (rows,) = connection.execute("SELECT count(*) FROM report").fetchone()
+        (rows,) = connection.execute("SELECT count(*) FROM audit").fetchone()
         assert archive.counts(connection) == {"accepted": rows}
 
 

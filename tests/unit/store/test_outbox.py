@@ -40,7 +40,7 @@ def file(path: Path) -> Iterator[sqlite3.Connection]:
 def note(connection: sqlite3.Connection, *hosts: str) -> list[NoticeRow]:
     """Write a notice of each host, and give all there are."""
     connection.executemany(
-        "INSERT INTO notice (at, host, document) VALUES (?, ?, 'x')", ((NOW, host) for host in hosts)
+        "INSERT INTO notification (at, host, document) VALUES (?, ?, 'x')", ((NOW, host) for host in hosts)
     )
     return outbox.read_notices(connection)
 
@@ -106,7 +106,7 @@ def test_rows_of_any_type_are_read_and_removed(spoilt: list[tuple[Any, Any, Any]
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
         schema.migrate(file)
         form = "CAST(? AS TEXT)" if as_text else "?"  # of bytes a text that may be no UTF-8
-        file.executemany(f"INSERT INTO notice (at, host, document) VALUES ({form}, {form}, {form})", spoilt)  # noqa: S608
+        file.executemany(f"INSERT INTO notification (at, host, document) VALUES ({form}, {form}, {form})", spoilt)  # noqa: S608
         columns = "at, recipient, message, attempts, refusals, due"
         into_mail = f"INSERT INTO mail ({columns}) VALUES ({form}, {form}, {form}, ?, ?, ?)"  # noqa: S608
         file.executemany(into_mail, [(*row, row[2], row[1], row[0]) for row in spoilt])
@@ -154,11 +154,11 @@ def test_story_goes_with_the_state_that_comes_last(path: Path) -> None:
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "first")
         web = tell(store, web, scanned(web, 22, 80, at=NOW + 1), "second")
         commit(store)
-        assert rows(path, "SELECT story FROM state") == [("second",)]
+        assert rows(path, "SELECT notification_state FROM state") == [("second",)]
         web = scan(store, web, 22, 80, at=NOW + 2)
         assert store.story("web1") is None
         commit(store)
-        assert rows(path, "SELECT story FROM state") == [(None,)]
+        assert rows(path, "SELECT notification_state FROM state") == [(None,)]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -261,7 +261,7 @@ def test_notices_are_written_in_the_order_they_came(path: Path) -> None:
         assert {row.at for row in store.perform(outbox.read_notices)} == {NOW + 7}
 
 
-@pytest.mark.parametrize("table", ["state", "notice"])
+@pytest.mark.parametrize("table", ["state", "notification"])
 def test_state_story_and_notice_are_written_together_or_not_at_all(path: Path, table: str) -> None:
     """Nobody is told of what is not written, and nothing is written as told that was not noted."""
     with opened(path) as (store, _), contextlib.closing(sqlite3.connect(path)) as other:
@@ -270,12 +270,12 @@ def test_state_story_and_notice_are_written_together_or_not_at_all(path: Path, t
         other.execute(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END")
         tell(store, web, scanned(web, 22, 80, at=NOW + 1), "after", "notice")
         assert not store.flush(PATIENCE)
-        assert rows(path, "SELECT story FROM state") == [("before",)]
-        assert rows(path, "SELECT * FROM notice") == []
+        assert rows(path, "SELECT notification_state FROM state") == [("before",)]
+        assert rows(path, "SELECT * FROM notification") == []
         assert told(store) == [("web1", "22", "open")]
         other.execute("DROP TRIGGER refuse")
         commit(store)
-        assert rows(path, "SELECT story FROM state") == [("after",)]
+        assert rows(path, "SELECT notification_state FROM state") == [("after",)]
         assert notices(store) == [("web1", "notice")]
 
 
@@ -315,7 +315,7 @@ def test_job_sees_what_was_put_before_it(path: Path) -> None:
 
     def job(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         names.append(threading.current_thread().name)
-        return connection.execute("SELECT host, story FROM state ORDER BY host").fetchall()
+        return connection.execute("SELECT host, notification_state FROM state ORDER BY host").fetchall()
 
     with opened(path) as (store, _):
         for number in range(20):

@@ -41,8 +41,8 @@ def put(connection: sqlite3.Connection, packer: Packer, content: bytes) -> Packe
     """Put a payload into a row, as the archive does; give what was put."""
     packed = packer.pack(connection, content)
     connection.execute(
-        """INSERT INTO report (host, day, at, received_at, dictionary, is_sample, payload)
-        SELECT 'web1', count(*), 0, 0, ?, ?, ? FROM report""",
+        """INSERT INTO audit (host, day, at, received_at, dictionary, is_sample, payload)
+        SELECT 'web1', count(*), 0, 0, ?, ?, ? FROM audit""",
         packed,
     )
     if packed.is_sample:

@@ -65,7 +65,7 @@ def test_good_one_takes_the_place_of_a_failed_one_once(connection: sqlite3.Conne
     for known in (b"good", b"failed"):
         assert add(connection, known) is Outcome.SAME
     assert present(connection) == b"good"
-    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (1,)
+    assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (1,)
     assert archive.counts(connection) == {"accepted": 2}
 
 
@@ -122,14 +122,14 @@ def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connectio
     body = random.Random(1).randbytes(5000)  # noqa: S311 - repeatable
     for number in range(5):
         add(connection, b"failed %d" % number + body, NOW + number)
-    assert connection.execute("SELECT count(*) FROM replaced_report WHERE dictionary IS NOT NULL").fetchone() != (0,)
+    assert connection.execute("SELECT count(*) FROM replaced_audit WHERE dictionary IS NOT NULL").fetchone() != (0,)
     assert not archive.forget(connection, NOW - 1, 100)
-    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (4,)
-    assert [row for row in connection.execute("SELECT dictionary FROM replaced_report") if row[0]]
-    for (number,) in connection.execute("SELECT DISTINCT dictionary FROM replaced_report WHERE dictionary > 0"):
+    assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (4,)
+    assert [row for row in connection.execute("SELECT dictionary FROM replaced_audit") if row[0]]
+    for (number,) in connection.execute("SELECT DISTINCT dictionary FROM replaced_audit WHERE dictionary > 0"):
         assert connection.execute("SELECT 1 FROM dictionary WHERE id = ?", (number,)).fetchone()
     archive.forget(connection, NOW + 86_400, 100)
-    assert connection.execute("SELECT count(*) FROM replaced_report").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (0,)
     assert present(connection) == b"failed 4" + body
 
 

@@ -1,22 +1,38 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from portspec.state.snapshot import HostState
-from portspec.store import StoreError, schema
+from portspec.store import (
+    Archive,
+    Arrival,
+    Mark,
+    Outcome,
+    Store,
+    StoreError,
+    archive,
+    database,
+    outbox,
+    records,
+    schema,
+)
 from portspec.store.schema import MIGRATIONS
-from tests.unit.store.scenes import WEB, commit, opened, scan, scanned, told
+from tests.unit.factories import NOW
+from tests.unit.store.scenes import DAY, DB, WEB, commit, opened, scan, scanned, told
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.store.scenes import Logs
 
 NEXT = (*MIGRATIONS, ("CREATE TABLE outbox (id INTEGER PRIMARY KEY)", "INSERT INTO outbox VALUES (7)"))
+VERSION_5: Final = Path(__file__).parents[2] / "data" / "store" / "version-5.db"
 
 
 def pragma(path: Path, name: str) -> int:
@@ -60,6 +76,112 @@ def test_hosts_of_an_older_file_get_their_keys(path: Path) -> None:
         assert states == [("www.example.org", "of 2"), ("2001:db8::1", "of 3"), ("a b", "of 4")]
         hosts = connection.execute("SELECT host FROM change ORDER BY id").fetchall()
         assert [host for (host,) in hosts] == ["www.example.org", "www.example.org", "2001:db8::1", "a b"]
+
+
+@pytest.fixture
+def version_5(path: Path) -> dict[str, Any]:
+    """Copy a state file that commit 84d001d wrote; return what that commit read from it."""
+    shutil.copy(VERSION_5, path)
+    found: dict[str, Any] = json.loads(VERSION_5.with_suffix(".json").read_text())
+    return found
+
+
+def verify_readable(path: Path, expected: dict[str, Any]) -> None:
+    """Check what a command reads: changes, states, audits and their results."""
+    store = Store(str(path), history=DAY)
+    changes = [
+        [number, i.at, i.host, i.address, i.ports, i.before and i.before.value, i.after.value, i.first_seen]
+        for number, i in store.changes()
+    ]
+    assert changes == expected["changes"]
+    assert store.last_reports() == expected["last"]
+    assert {host: list(result) for host, result in store.audit_documents().items()} == expected["results"]
+    for host, days in expected["days"].items():
+        assert store.archived_days(host) == days
+    audits = [item for host, days in expected["days"].items() for day in days if (item := store.archived(host, day))]
+    found = [[i.number, i.host, i.day, i.at, hashlib.sha256(i.payload).hexdigest()] for i in audits]
+    assert sorted(found) == expected["audits"]
+    last = {host: item.day for host in expected["days"] if (item := store.archived(host))}
+    assert last == expected["last_day"]
+    with closing(database.open_for_reading(str(path))) as connection:
+        assert [list(row) for row in records.read_documents(connection)] == expected["states"]
+
+
+def test_file_of_version_5_keeps_everything(path: Path, version_5: dict[str, Any]) -> None:
+    """After the migration every row of a file that an earlier portspec wrote reads the same."""
+    with opened(path) as (store, restored):
+        assert set(restored) == {WEB.host, DB.host}
+        assert [restored[host].last_change for host in ("web1", "db1")] == [NOW + 600, NOW + 1200]
+        assert [store.story(host) for host, _, _ in version_5["states"]] == [story for *_, story in version_5["states"]]
+    assert pragma(path, "user_version") == len(MIGRATIONS)
+    verify_readable(path, version_5)
+    with closing(sqlite3.connect(path)) as connection:
+        assert [[i.number, i.at, i.host, i.document] for i in outbox.read_notices(connection)] == version_5["notices"]
+        mails = [
+            [i.number, i.at, i.recipient, i.message.decode(), i.attempts, i.refusals]
+            for i in outbox.read_due(connection, NOW + DAY, 10)
+        ]
+        assert mails == version_5["mails"]
+        assert archive.counts(connection) == version_5["counts"]
+        found, mark, left = Archive().newer(connection, None, 100)
+        assert [item.number for item in found] == [number for number, *_ in version_5["audits"]]
+        assert (mark, left) == (Mark(version_5["archive"], version_5["newest"]), 0)
+        assert Archive().mark(connection) == Mark(version_5["archive"], version_5["mark"])
+        replaced = connection.execute(
+            """SELECT id, host, day, at, received_at, dictionary IS NULL, is_sample, hex(payload)
+            FROM replaced_audit ORDER BY id"""
+        )
+        assert [list(row) for row in replaced] == version_5["replaced"]
+        is_good = connection.execute("SELECT id, is_good FROM audit WHERE is_good IS NOT NULL")
+        assert {str(number): value for number, value in is_good} == version_5["is_good"]
+
+
+def test_archive_of_version_5_goes_on(path: Path, version_5: dict[str, Any]) -> None:
+    """Audits and results are added after those in the file, with its dictionaries."""
+    new = Arrival("web1", "2023-11-15", NOW + DAY, b"good web1, the next day")
+    with opened(path) as (store, _):
+        held = Archive()
+        assert store.perform(lambda file: held.add(file, [new], NOW + DAY)) == [Outcome.ACCEPTED]
+        number = store.last_reports()["web1"]
+        assert number == version_5["newest"] + 1
+        mark = Mark(version_5["archive"], number)
+        store.perform(lambda file: held.put_documents(file, [("web1", number, "{}")], mark))
+        assert store.audit_documents()["web1"] == (number, "{}")
+        count = "SELECT count(*) FROM audit WHERE dictionary IN (SELECT id FROM dictionary WHERE kind = 'audit')"
+        assert store.perform(lambda file: file.execute(count).fetchone()[0]) > 1
+
+
+def test_migrated_file_has_the_schema_of_a_new_one(path: Path, version_5: dict[str, Any], tmp_path: Path) -> None:
+    """Tables, columns and indexes have the same names, whichever version a file began with."""
+    assert version_5
+    names = []
+    for file in (path, tmp_path / "new.db"):
+        with opened(file):
+            pass
+        with closing(sqlite3.connect(file)) as connection:
+            names.append(set(connection.execute("SELECT type, name, tbl_name FROM sqlite_master")))
+    assert names[0] == names[1]
+    assert not [name for _, name, _ in names[0] if "report" in name or "notice" in name]
+
+
+def test_file_of_version_5_is_read_without_migration(path: Path, version_5: dict[str, Any]) -> None:
+    """A command reads an older file as it is, also where it may not write."""
+    before = path.read_bytes()
+    verify_readable(path, version_5)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_states_of_older_files_are_read_without_migration(path: Path, version: int) -> None:
+    """Files from before mails or audits have no notification states, or the column under its old name."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.migrate(connection, MIGRATIONS[:version])
+        connection.execute("INSERT INTO state (host, saved_at, document) VALUES ('web1', 1, '{}')")
+        if version > 1:
+            connection.execute("UPDATE state SET story = 'told'")
+    with closing(database.open_for_reading(str(path))) as connection:
+        assert list(records.read_documents(connection)) == [("web1", "{}", "told" if version > 1 else None)]
+    assert pragma(path, "user_version") == version
 
 
 def test_migration_that_fails_changes_nothing(path: Path) -> None:
