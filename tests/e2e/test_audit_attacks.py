@@ -198,8 +198,8 @@ def test_audit_that_failed_is_replaced_and_a_good_one_never(tmp_path: Path) -> N
         until(lambda: rejected(service) == {"duplicate": 2})
         assert status(service, HOST) == "vulnerable"
     assert printed(PORTSPEC, "report", "--host", HOST, "--day", good.day, "--raw", "-c", str(conf)) == good.payload
-    assert rows(conf, "SELECT count(*) FROM report") == [(1,)]
-    assert rows(conf, "SELECT count(*) FROM replaced_report") == [(2,)]
+    assert rows(conf, "SELECT count(*) FROM audit") == [(1,)]
+    assert rows(conf, "SELECT count(*) FROM replaced_audit") == [(2,)]
 
 
 def test_agent_that_has_reported_for_the_day_sends_no_more(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Scene:
 
     async def read(self) -> None:
         """Wait until all that is archived is read, and kept."""
-        newest = "SELECT max(id) FROM report"
+        newest = "SELECT max(id) FROM audit"
         await until(
             lambda: (
                 in_file(self.path, "SELECT value FROM meta WHERE key = 'audit_mark'")

@@ -280,10 +280,10 @@ def test_refused_reports_are_counted_by_reason_in_the_file(path: Path, clock: Cl
             for reason, audit in REFUSED.items():
                 assert (await scene.refusal(audit)).reason == reason
             assert scene.rejected() == dict.fromkeys(REFUSED, 1)
-            counts = "SELECT outcome, count FROM report_count"
+            counts = "SELECT outcome, count FROM audit_count"
             await until(lambda: dict(in_file(path, counts)) == {"accepted": 1, **dict.fromkeys(REFUSED, 1)})
             assert scene.rejected() == dict.fromkeys(REFUSED, 1)
-            assert in_file(path, "SELECT host, day FROM report") == [(WEB, TODAY)]
+            assert in_file(path, "SELECT host, day FROM audit") == [(WEB, TODAY)]
         async with prepared(path, clock, rostered(WEB)) as scene:
             assert (scene.audits.received, scene.rejected()) == (1, dict.fromkeys(REFUSED, 1))
 
@@ -308,7 +308,7 @@ def test_counts_never_go_back(path: Path, clock: Clock, logs: Logs) -> None:
             try:
                 for _ in range(50):
                     await scene.refusal(b"hello")
-                await until(lambda: in_file(path, "SELECT count FROM report_count") == [(50,)])
+                await until(lambda: in_file(path, "SELECT count FROM audit_count") == [(50,)])
             finally:
                 is_over = True
                 scraper.join()
@@ -447,7 +447,7 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
             await until(lambda: scene.store.status.is_up)
             assert await scene.audits.take(packed(DB), HERE) is Outcome.ACCEPTED
             await scene.become(web1=Status.CLEAN, db1=Status.CLEAN)
-            await until(lambda: dict(in_file(path, "SELECT * FROM report_count")) == {"accepted": 2, "malformed": 1})
+            await until(lambda: dict(in_file(path, "SELECT * FROM audit_count")) == {"accepted": 2, "malformed": 1})
             assert scene.rejected() == {"malformed": 1}
 
     run(scenario)
@@ -654,7 +654,7 @@ def test_garbled_document_is_read_anew(
 
                 scene.store.perform(put)
         if document is None:
-            in_file(path, "UPDATE audit SET document = x'00'")
+            in_file(path, "UPDATE audit_result SET document = x'00'")
         async with prepared(path, clock, rostered(WEB)) as scene:
             assert scene.statuses() == {}
             assert [event["level"] for event in told(logs)] == ["error"]
@@ -762,8 +762,8 @@ def test_garbled_report_leaves_the_one_before(path: Path, clock: Clock) -> None:
             await scene.audits.take(packed(at=NOW - DAY, output=VULNERABLE), HERE)
             await scene.audits.take(packed(), HERE)
             await scene.become(web1=Status.CLEAN)
-        in_file(path, "UPDATE report SET payload = x'00' WHERE day = ?", TODAY)
-        in_file(path, "DELETE FROM audit")
+        in_file(path, "UPDATE audit SET payload = x'00' WHERE day = ?", TODAY)
+        in_file(path, "DELETE FROM audit_result")
         async with running(path, clock) as scene:
             await scene.become(web1=Status.VULNERABLE)
             assert await scene.audits.take(packed(), HERE) is Outcome.ACCEPTED
@@ -874,7 +874,7 @@ def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clo
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
             await asyncio.to_thread(deposit, path, WEB, payload())
-            await until(lambda: in_file(path, "SELECT host FROM audit") == [(WEB,)])
+            await until(lambda: in_file(path, "SELECT host FROM audit_result") == [(WEB,)])
             assert scene.statuses() == {DB: Status.NEVER}
             scene.audits.apply(AUDIT, rostered(WEB, DB))
             await scene.become(web1=Status.CLEAN, db1=Status.NEVER)
@@ -890,7 +890,7 @@ def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
             await asyncio.to_thread(deposit, path, WEB, payload(output=VULNERABLE))
-            await until(lambda: in_file(path, "SELECT host FROM audit") == [(WEB,)])
+            await until(lambda: in_file(path, "SELECT host FROM audit_result") == [(WEB,)])
             parsing.may_begin.clear()
             await asyncio.to_thread(deposit, path, WEB, payload(at=NOW - DAY), YESTERDAY, NOW - DAY)
             await until(lambda: parsing.count == 2)

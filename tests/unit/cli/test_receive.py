@@ -68,7 +68,7 @@ def pipe(*arguments: str, mail: bytes, extra: Mapping[str, str] | None = None) -
 def counts(conf: str) -> dict[str, int]:
     """Give the totals in the state file."""
     with contextlib.closing(sqlite3.connect(Path(conf).with_name("portspec.db"))) as connection:
-        return dict(connection.execute("SELECT outcome, count FROM report_count"))
+        return dict(connection.execute("SELECT outcome, count FROM audit_count"))
 
 
 def archived(conf: str, host: str = WEB) -> bytes | None:

@@ -189,7 +189,7 @@ def test_garbled_document_is_read_anew(conf: str) -> None:
         def put(file: sqlite3.Connection) -> None:
             mark = held.mark(file)
             assert mark
-            numbers = dict(file.execute("SELECT host, id FROM report").fetchall())
+            numbers = dict(file.execute("SELECT host, id FROM audit").fetchall())
             other = json.dumps({"version": encoding.VERSION + 1})
             held.put_documents(file, [(WEB, numbers[WEB], "{}"), (DB, numbers[DB], other)], mark)
 

@@ -976,7 +976,8 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
         for number, document in enumerate([encode_notice(good), *documents, encode_notice(replace(good, host="web2"))]):
             spelled = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
             file.execute(
-                "INSERT INTO notice (at, host, document) VALUES (?, ?, CAST(? AS TEXT))", (NOW, f"h{number}", spelled)
+                "INSERT INTO notification (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
+                (NOW, f"h{number}", spelled),
             )
         rows = outbox.read_notices(file)
         written = writing.write_mails(rows, (A, B), "p@example.org", NOW, Links())
@@ -1047,7 +1048,7 @@ def test_story_that_cannot_be_read_is_told_anew(stage: Stage, server: Server, pa
         scene.scan(WEB, 22, 80)
         scene.look()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE state SET story = ?", (story,))
+        connection.execute("UPDATE state SET notification_state = ?", (story,))
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
         scene.look()

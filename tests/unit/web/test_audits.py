@@ -141,7 +141,7 @@ def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
 
     async def scenario(at: Site) -> None:
         assert await at.told(packed()) == (201, {"message": "accepted"})
-        assert in_file(path, "SELECT host, day FROM report") == [(WEB, TODAY)]
+        assert in_file(path, "SELECT host, day FROM audit") == [(WEB, TODAY)]
         assert at.scene.archived() == payload()
         await at.scene.become(web1=Status.CLEAN)
 
