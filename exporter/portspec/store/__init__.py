@@ -1,30 +1,51 @@
-"""What outlives the process, in one SQLite file: every host's last state, the change log, the archive of reports."""
+"""The state file: last state of every host, change log, mail outbox and archive of audits, in one SQLite file.
+
+Store is the interface for the exporter, archive_audit() and count_rejection() are for `portspec receive`. A single
+thread writes (writer.py); reads open the file for themselves. To add a table or column, append a migration in
+schema.py and test it as tests/unit/store/test_schema.py does.
+"""
 
 from portspec.state.changes import Change
-from portspec.store.archive import Archive, Archived, Arrival, Mark, Outcome
-from portspec.store.deposit import deposit, note_refusal
-from portspec.store.lock import present_holder
-from portspec.store.place import Place, announce, is_same_file, place_of, place_of_exporter
+from portspec.store.archive import (
+    Archive,
+    ArchivedAudit,
+    ArchivePosition,
+    IncomingAudit,
+    Outcome,
+    archive_audit,
+    count_rejection,
+)
+from portspec.store.faults import StoreError
+from portspec.store.location import (
+    StateFileLocation,
+    exporter_state_file,
+    find_state_file,
+    is_same_file,
+    publish_location,
+)
+from portspec.store.lock import current_lock_holder
+from portspec.store.schema import read_value, write_value
 from portspec.store.store import Store
-from portspec.store.trouble import StoreError
 from portspec.store.writer import StoreStatus
 
 __all__ = [
     "Archive",
-    "Archived",
-    "Arrival",
+    "ArchivePosition",
+    "ArchivedAudit",
     "Change",
-    "Mark",
+    "IncomingAudit",
     "Outcome",
-    "Place",
+    "StateFileLocation",
     "Store",
     "StoreError",
     "StoreStatus",
-    "announce",
-    "deposit",
+    "archive_audit",
+    "count_rejection",
+    "current_lock_holder",
+    "exporter_state_file",
+    "find_state_file",
     "is_same_file",
-    "note_refusal",
-    "place_of",
-    "place_of_exporter",
-    "present_holder",
+    "publish_location",
+    "read_value",
+    "write_value",
 ]

@@ -1,46 +1,54 @@
-"""The statements of the archive: the reports of hosts as they came, one a host and day, and what they came to."""
+"""The archive of incoming audits: one per host and day, compressed as received, and the result of each host's last one.
+
+In the exporter the methods of Archive run in the thread of the writer. `portspec receive` is a process of its own and
+uses archive_audit() and count_rejection().
+"""
 
 from __future__ import annotations
 
 import enum
 import math
+import sqlite3
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec import log
-from portspec.store import meta
-from portspec.store.packing import DOCUMENTS, PAYLOADS, Packed, Packer, PackingError
+from portspec.directories import followed
+from portspec.store import database
+from portspec.store.compression import AUDIT_RESULTS, AUDITS, Compressed, CompressionError, DictionaryCompressor
+from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
+from portspec.store.schema import read_value, transaction, write_value
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-VERSION: Final = 3  # of the schema: a file of an earlier one has no archive
-MAX_REPLACED: Final = 10  # reports of a host and day that any other may replace, and then so many are looked at
-MAX_OF_HOST: Final = 256 << 20  # bytes that the reports of one host take as they are kept; usual ones take 1 MB a year,
-_LARGE: Final = 64 << 10  # and those of fewer bytes than this are not added up
+MIN_VERSION: Final = 3  # of the schema; a file of an earlier version has no archive
+MAX_REPLACED: Final = 10  # audits per host and day that any other may replace, and then that many good ones are tried
+MAX_HOST_SIZE: Final = 256 << 20  # compressed bytes per host; a usual host takes 1 MB a year
 
-_MAX_READ: Final = 64 << 20  # bytes of payloads, from which on no more are read at once
-_LONGEST_SILENCE: Final = 2 * 366 * 86_400.0  # seconds for which the last report of a host outlives the others
-_MARK = "audit_mark"
-_REPORT = "id, host, day, at, dictionary, is_sample, payload"
-_OF_DAY: Final = f"SELECT {_REPORT} FROM audit WHERE host = ? AND day = ?"  # noqa: S608 - of constants
-_LAST: Final = f"SELECT {_REPORT} FROM audit WHERE host = ? AND at <= ? ORDER BY day DESC"  # noqa: S608 - the same
-_NEWER: Final = f"SELECT {_REPORT} FROM audit WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
-_PUT_REPORT: Final = """
+_SMALL_AUDIT: Final = 64 << 10  # compressed bytes below which the quota is not checked
+_MAX_READ_SIZE: Final = 64 << 20  # bytes of payloads after which read_after() stops
+_POSITION_KEY = "audit_mark"
+_ARCHIVE_KEY = "archive"
+_COLUMNS = "id, host, day, at, dictionary, is_sample, payload"
+_SELECT_DAY: Final = f"SELECT {_COLUMNS} FROM audit WHERE host = ? AND day = ?"  # noqa: S608 - of constants
+_SELECT_LATEST: Final = f"SELECT {_COLUMNS} FROM audit WHERE host = ? AND at <= ? ORDER BY day DESC"  # noqa: S608 - the same
+_SELECT_AFTER: Final = f"SELECT {_COLUMNS} FROM audit WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - the same
+_SELECT_REPLACED: Final = f"SELECT {_COLUMNS} FROM replaced_audit WHERE host = ? AND day = ?"  # noqa: S608 - the same
+_INSERT_AUDIT: Final = """
     INSERT INTO audit (host, day, at, received_at, dictionary, is_sample, payload) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_REPLACED: Final = f"SELECT {_REPORT} FROM replaced_audit WHERE host = ? AND day = ?"  # noqa: S608 - of constants
-_SET_ASIDE: Final = """
+_INSERT_REPLACED: Final = """
     INSERT INTO replaced_audit (id, host, day, at, received_at, dictionary, is_sample, payload)
     SELECT id, host, day, at, received_at, dictionary, is_sample, payload FROM audit WHERE id = ?
 """
-_SIZE_OF_HOST: Final = """
+_SELECT_HOST_SIZE: Final = """
     SELECT (SELECT coalesce(sum(length(payload)), 0) FROM audit WHERE host = :host)
         + (SELECT coalesce(sum(length(payload)), 0) FROM replaced_audit WHERE host = :host)
 """
-# a report of an earlier day may come after that of a later one; the report itself may be forgotten by now
-_PUT_DOCUMENT: Final = """
+# An audit of an earlier day may arrive after that of a later one, and the audit of a result may be deleted by now.
+_UPSERT_RESULT: Final = """
     INSERT INTO audit_result (host, audit_id, dictionary, is_sample, document) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (host) DO UPDATE SET audit_id = excluded.audit_id, dictionary = excluded.dictionary,
         is_sample = excluded.is_sample, document = excluded.document
@@ -48,42 +56,24 @@ _PUT_DOCUMENT: Final = """
         >= (coalesce((SELECT day FROM audit WHERE id = audit_result.audit_id), ''), audit_result.audit_id)
         OR (SELECT at FROM audit WHERE id = audit_result.audit_id) > ?
 """
-_COUNT: Final = """
+_ADD_COUNT: Final = """
     INSERT INTO audit_count (outcome, count) VALUES (?, ?)
     ON CONFLICT (outcome) DO UPDATE SET count = count + excluded.count
-"""
-_FORGET_REPORTS: Final = """
-    DELETE FROM audit WHERE id IN (
-        SELECT id FROM audit AS old WHERE received_at < :before AND (
-            received_at < :silent_since OR EXISTS (SELECT 1 FROM audit WHERE host = old.host AND day > old.day)
-        ) LIMIT :limit
-    )
-"""
-_FORGET_REPLACED: Final = """
-    DELETE FROM replaced_audit WHERE id IN (SELECT id FROM replaced_audit WHERE received_at < ? LIMIT ?)
-"""
-_FORGET_DOCUMENTS: Final = """
-    DELETE FROM audit_result WHERE host IN (
-        SELECT host FROM audit_result WHERE NOT EXISTS (SELECT 1 FROM audit WHERE host = audit_result.host) LIMIT ?
-    )
-"""
-_FORGET_DICTIONARIES: Final = """
-    DELETE FROM dictionary WHERE id IN (
-        SELECT id FROM dictionary AS old
-        WHERE NOT EXISTS (SELECT 1 FROM audit WHERE dictionary = old.id)
-            AND NOT EXISTS (SELECT 1 FROM replaced_audit WHERE dictionary = old.id)
-            AND NOT EXISTS (SELECT 1 FROM audit_result WHERE dictionary = old.id)
-            AND (kind = 'host' OR id < (SELECT max(id) FROM dictionary WHERE kind = old.kind))
-        LIMIT ?
-    )
 """
 
 _log = log.get("store")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A report that was admitted: `host` is canonical, `day` in UTC ("2026-11-22"), `at` when it was made (Unix)."""
+class IncomingAudit:
+    """An admitted audit.
+
+    Attributes:
+        host: The canonical name of the host.
+        day: The day in UTC, such as "2026-11-22".
+        at: When the audit was made, in Unix seconds.
+        payload: The audit as the host sent it.
+    """
 
     host: str
     day: str
@@ -92,8 +82,8 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """A report in the archive; a later one to come in has a greater number."""
+class ArchivedAudit:
+    """An audit in the archive; numbers increase in the order of arrival."""
 
     number: int
     host: str
@@ -103,29 +93,25 @@ class Archived:
 
 
 class Outcome(enum.StrEnum):
-    """What became of an arrival.
-
-    It is new; or it took the place of one of its day whose audit failed; or the archive has the very same bytes, or
-    others of that host and day; or there is no room for more of that host.
-    """
+    """The outcome of adding an audit."""
 
     ACCEPTED = "accepted"
-    REPLACED = "replaced"
-    SAME = "same"
-    OTHER = "other"
-    FULL = "full"
+    REPLACED = "replaced"  # it replaced an audit of its day whose audit tool failed
+    IDENTICAL = "identical"  # the archive has the same bytes
+    CONFLICT = "conflict"  # the archive has another audit of that host and day
+    QUOTA_EXCEEDED = "quota_exceeded"  # the host has too many bytes in the archive
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Up to where somebody has read: which archive, since a file may be begun anew, and the number of a report."""
+class ArchivePosition:
+    """How far a reader has read: the archive (a file may be created anew), and the number of the last audit."""
 
     archive: str
     number: int
 
 
 class _Row(NamedTuple):
-    """A row of reports."""
+    """A row of `audit` or `replaced_audit`."""
 
     number: int
     host: str
@@ -136,155 +122,172 @@ class _Row(NamedTuple):
     blob: bytes
 
     @property
-    def packed(self) -> Packed:
-        return Packed(self.dictionary, self.is_sample, self.blob)
+    def compressed(self) -> Compressed:
+        return Compressed(self.dictionary, self.is_sample, self.blob)
 
 
 class Archive:
-    """Adds and reads reports and what they came to, by any connection; for one thread at a time.
+    """Adds and reads audits and their results through any connection; not thread-safe.
 
-    It holds what they are compressed with. What is garbled is told in the log once, and does not stop the others.
-    `is_good` tells of a payload whether its audit is to stay: by default all are.
+    It caches compression dictionaries. A corrupt row is logged once and skipped.
+
+    Args:
+        is_good: Returns whether a payload's audit succeeded, so that no other of its day may replace it; by default
+            every audit is good.
     """
 
     def __init__(self, is_good: Callable[[bytes], bool] = lambda _: True) -> None:
         self._is_good = is_good
-        self._payloads = Packer(PAYLOADS)
-        self._documents = Packer(DOCUMENTS)
-        self._told: set[str | int] = set()  # hosts and numbers
+        self._payloads = DictionaryCompressor(AUDITS)
+        self._results = DictionaryCompressor(AUDIT_RESULTS)
+        self._logged: set[str | int] = set()  # hosts of corrupt results, numbers of corrupt audits
 
-    def add(self, connection: sqlite3.Connection, arrivals: Sequence[Arrival], now: float) -> list[Outcome]:
-        """Add reports that came in at `now`, in Unix seconds, count the accepted ones, and give what became of each.
+    def add(self, connection: sqlite3.Connection, audits: Sequence[IncomingAudit], now: float) -> list[Outcome]:
+        """Add audits that were received at `now` (Unix seconds), count the accepted ones, and return each outcome.
 
-        To be called in a transaction that holds the lock for writing: so one wins for each host and day. Raises
-        PackingError for a payload of more than packing.MAX_SIZE.
+        Call it in a transaction that holds the write lock, so that one audit wins per host and day.
+
+        Raises:
+            CompressionError: A payload has more than compression.MAX_SIZE bytes.
         """
-        outcomes = [self._added(connection, arrival, now) for arrival in arrivals]
+        outcomes = [self._add(connection, audit, now) for audit in audits]
         if accepted := outcomes.count(Outcome.ACCEPTED) + outcomes.count(Outcome.REPLACED):
-            count(connection, {Outcome.ACCEPTED: accepted})
+            add_counts(connection, {Outcome.ACCEPTED: accepted})
         return outcomes
 
-    def last(self, connection: sqlite3.Connection, host: str, until: float = math.inf) -> Archived | None:
-        """Give the report of the last day of a host, of those that can be read and were made until a Unix time."""
-        rows = connection.execute(_LAST, (host, until))
-        return next(filter(None, (self._readable(connection, _Row(*row)) for row in rows)), None)
+    def latest(self, connection: sqlite3.Connection, host: str, until: float = math.inf) -> ArchivedAudit | None:
+        """Return a host's audit of the latest day, of those that are readable and were made until a Unix time."""
+        rows = connection.execute(_SELECT_LATEST, (host, until))
+        return next(filter(None, (self._read_or_log(connection, _Row(*row)) for row in rows)), None)
 
-    def of_day(self, connection: sqlite3.Connection, host: str, day: str) -> Archived | None:
-        """Give the report of a host and day, if there is one. Raises PackingError if it is garbled."""
-        row = connection.execute(_OF_DAY, (host, day)).fetchone()
-        return self._archived(connection, _Row(*row)) if row else None
+    def find(self, connection: sqlite3.Connection, host: str, day: str) -> ArchivedAudit | None:
+        """Return the audit of a host and day, if there is one. Raises CompressionError if it is corrupt."""
+        row = connection.execute(_SELECT_DAY, (host, day)).fetchone()
+        return self._read(connection, _Row(*row)) if row else None
 
     def days(self, connection: sqlite3.Connection, host: str) -> list[str]:
-        """Give the days of which there is a report of a host, the newest first."""
+        """Return the days for which there is an audit of a host, the newest first."""
         return [day for (day,) in connection.execute("SELECT day FROM audit WHERE host = ? ORDER BY day DESC", (host,))]
 
-    def newer(self, connection: sqlite3.Connection, mark: Mark | None, limit: int) -> tuple[list[Archived], Mark, int]:
-        """Give the reports after a mark, in the order in which they came: `limit` at most, and fewer if they are large.
+    def read_after(
+        self, connection: sqlite3.Connection, position: ArchivePosition | None, limit: int
+    ) -> tuple[list[ArchivedAudit], ArchivePosition, int]:
+        """Return the audits after a position, in the order of arrival.
 
-        Then the mark up to where they are, and how many are left after it, counting some that are forgotten by now. A
-        mark of another archive, or of this one before it was set back, is no mark: it begins with the first report.
+        Without a position it starts with the first audit; likewise if the position belongs to another archive, or to
+        this one before it was restored from a backup.
+
+        Returns:
+            At most `limit` audits, fewer if they are large; the position after them; and the number of audits that
+            remain, including some that are deleted by now.
         """
-        identity = _identity(connection)
+        archive = _archive_id(connection)
         row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
         newest: int = row[0] if row else 0
-        last = mark.number if mark and mark.archive == identity and mark.number <= newest else 0
-        found: list[Archived] = []
+        last = position.number if position and position.archive == archive and position.number <= newest else 0
+        found: list[ArchivedAudit] = []
         rows = size = 0
-        for row in connection.execute(_NEWER, (last, limit)):
+        for row in connection.execute(_SELECT_AFTER, (last, limit)):
             rows, last = rows + 1, row[0]
-            if item := self._readable(connection, _Row(*row)):
-                found.append(item)
-                size += len(item.payload)
-            if size >= _MAX_READ:
+            if audit := self._read_or_log(connection, _Row(*row)):
+                found.append(audit)
+                size += len(audit.payload)
+            if size >= _MAX_READ_SIZE:
                 break
         else:
             last = last if rows >= limit else max(last, newest)
-        return found, Mark(identity, last), max(0, newest - last)
+        return found, ArchivePosition(archive, last), max(0, newest - last)
 
-    def put_documents(
+    def save_results(
         self,
         connection: sqlite3.Connection,
-        documents: Iterable[tuple[str, int, str]],
-        mark: Mark,
+        results: Iterable[tuple[str, int, str]],
+        position: ArchivePosition,
         until: float = math.inf,
     ) -> None:
-        """Put what reports came to, each with its host and the number of the report, and up to where they were read.
+        """Save the results of audits and the position up to which audits were read.
 
-        The document of an earlier day does not replace that of a later one, but for one that was made after `until`,
-        in Unix seconds: it came while our clock was ahead. Nothing is put into another archive than
-        that of the mark.
+        The result of an earlier day does not replace that of a later one, unless the latter was made after `until`.
+
+        Args:
+            connection: A connection in a transaction.
+            results: Host, number of the audit, and the result as a document.
+            position: The position; if it belongs to another archive, nothing is saved.
+            until: The end of valid times in Unix seconds; an audit made later was accepted while the clock was ahead.
         """
-        if mark.archive != _identity(connection):
+        if position.archive != _archive_id(connection):
             return
-        for host, number, document in documents:
+        for host, number, document in results:
             try:
-                packed = self._documents.pack(connection, document.encode("utf-8", "surrogatepass"))
-            except PackingError as error:
-                _log.error("what a report comes to cannot be kept", host=host, why=str(error))
+                compressed = self._results.compress(connection, document.encode("utf-8", "surrogatepass"))
+            except CompressionError as error:
+                _log.error("cannot save the result of an audit", host=host, why=str(error))
                 continue
-            connection.execute(_PUT_DOCUMENT, (host, number, *packed, until))
-            if packed.is_sample:
-                self._documents.learn(connection)
-        meta.write(connection, _MARK, str(mark.number))
+            connection.execute(_UPSERT_RESULT, (host, number, *compressed, until))
+            if compressed.is_sample:
+                self._results.update_dictionary(connection)
+        write_value(connection, _POSITION_KEY, str(position.number))
 
-    def documents(self, connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
-        """Give each host, the number of the report that was read last, and its document, but for those garbled."""
-        for host, number, *packed in connection.execute(
+    def results(self, connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
+        """Return each host, the number of its last audit that was read, and the result; corrupt ones are skipped."""
+        for host, number, *compressed in connection.execute(
             "SELECT host, audit_id, dictionary, is_sample, document FROM audit_result ORDER BY host"
         ):
             try:
-                document = self._documents.unpack(connection, Packed(*packed)).decode("utf-8", "surrogatepass")
+                document = self._results.decompress(connection, Compressed(*compressed)).decode(
+                    "utf-8", "surrogatepass"
+                )
             except ValueError as error:
-                self._tell(host, "what a report came to is garbled in the archive", host=host, why=str(error))
+                self._log_once(host, "the result of an audit is corrupt", host=host, why=str(error))
             else:
                 yield host, number, document
 
-    def mark(self, connection: sqlite3.Connection) -> Mark | None:
-        """Give the mark that was put last."""
-        number = meta.read(connection, _MARK)
-        return Mark(_identity(connection), int(number)) if number and number.isdecimal() else None
+    def read_position(self, connection: sqlite3.Connection) -> ArchivePosition | None:
+        """Return the position that was saved last."""
+        number = read_value(connection, _POSITION_KEY)
+        return ArchivePosition(_archive_id(connection), int(number)) if number and number.isdecimal() else None
 
-    def _added(self, connection: sqlite3.Connection, arrival: Arrival, now: float) -> Outcome:
-        host, day, payload = arrival.host, arrival.day, arrival.payload
+    def _add(self, connection: sqlite3.Connection, audit: IncomingAudit, now: float) -> Outcome:
+        host, day, payload = audit.host, audit.day, audit.payload
         replaced: _Row | None = None
-        if found := connection.execute(_OF_DAY, (host, day)).fetchone():
+        if found := connection.execute(_SELECT_DAY, (host, day)).fetchone():
             row = _Row(*found)
-            if known := self._readable(connection, row):
-                if known.payload == payload or self._was_replaced(connection, arrival):
-                    return Outcome.SAME
-                if not self._may_replace(connection, known, arrival):
-                    return Outcome.OTHER
+            if known := self._read_or_log(connection, row):
+                if known.payload == payload or self._was_replaced(connection, audit):
+                    return Outcome.IDENTICAL
+                if not self._may_replace(connection, known, audit):
+                    return Outcome.CONFLICT
                 replaced = row
             else:
-                connection.execute("DELETE FROM audit WHERE id = ?", (row.number,))  # nobody can say what it was
-        packed = self._payloads.pack(connection, payload)
-        if packed.is_sample and (row := connection.execute(_LAST, (host, math.inf)).fetchone()):
-            packed = self._payloads.pack_like(connection, payload, _Row(*row).packed) or packed
-        if len(packed.blob) >= _LARGE:
-            (size,) = connection.execute(_SIZE_OF_HOST, {"host": host}).fetchone()
-            if size + len(packed.blob) > MAX_OF_HOST:
-                return Outcome.FULL
+                connection.execute("DELETE FROM audit WHERE id = ?", (row.number,))  # it is corrupt
+        compressed = self._payloads.compress(connection, payload)
+        if compressed.is_sample and (row := connection.execute(_SELECT_LATEST, (host, math.inf)).fetchone()):
+            compressed = self._payloads.compress_like(connection, payload, _Row(*row).compressed) or compressed
+        if len(compressed.blob) >= _SMALL_AUDIT:
+            (size,) = connection.execute(_SELECT_HOST_SIZE, {"host": host}).fetchone()
+            if size + len(compressed.blob) > MAX_HOST_SIZE:
+                return Outcome.QUOTA_EXCEEDED
         if replaced:
-            connection.execute(_SET_ASIDE, (replaced.number,))
+            connection.execute(_INSERT_REPLACED, (replaced.number,))
             connection.execute("DELETE FROM audit WHERE id = ?", (replaced.number,))
-        connection.execute(_PUT_REPORT, (host, day, arrival.at, now, *packed))
-        if packed.is_sample:
-            self._payloads.learn(connection)
+        connection.execute(_INSERT_AUDIT, (host, day, audit.at, now, *compressed))
+        if compressed.is_sample:
+            self._payloads.update_dictionary(connection)
         return Outcome.REPLACED if replaced else Outcome.ACCEPTED
 
-    def _was_replaced(self, connection: sqlite3.Connection, arrival: Arrival) -> bool:
-        """Tell whether the very same report is one of those of its day that others have replaced."""
-        rows = connection.execute(_REPLACED, (arrival.host, arrival.day)).fetchall()
-        found = (self._readable(connection, _Row(*row)) for row in rows)
-        return any(item is not None and item.payload == arrival.payload for item in found)
+    def _was_replaced(self, connection: sqlite3.Connection, audit: IncomingAudit) -> bool:
+        """Return whether the same payload is among the replaced audits of its day."""
+        rows = connection.execute(_SELECT_REPLACED, (audit.host, audit.day)).fetchall()
+        found = (self._read_or_log(connection, _Row(*row)) for row in rows)
+        return any(item is not None and item.payload == audit.payload for item in found)
 
-    def _may_replace(self, connection: sqlite3.Connection, known: Archived, arrival: Arrival) -> bool:
-        """Tell whether a report may take the place of another of its day: one that failed, and was made before it.
+    def _may_replace(self, connection: sqlite3.Connection, known: ArchivedAudit, audit: IncomingAudit) -> bool:
+        """Return whether an audit may replace another of its day: one that failed and was made before it.
 
-        Whether the audit of the other is good is looked up once, and kept with it. To look takes seconds at worst, so
-        it is done for a few reports a day.
+        Whether the known audit is good is determined once and stored with it. That may take seconds, so it is limited
+        to a few audits per day.
         """
-        if arrival.at < known.at:
+        if audit.at < known.at:
             return False
         (is_good,) = connection.execute("SELECT is_good FROM audit WHERE id = ?", (known.number,)).fetchone()
         if is_good is None:
@@ -293,70 +296,106 @@ class Archive:
         if is_good > 0:
             return False
         (count,) = connection.execute(
-            "SELECT count(*) FROM replaced_audit WHERE host = ? AND day = ?", (arrival.host, arrival.day)
+            "SELECT count(*) FROM replaced_audit WHERE host = ? AND day = ?", (audit.host, audit.day)
         ).fetchone()
         if count < MAX_REPLACED:
             return True
         if is_good <= -MAX_REPLACED:
             return False
-        if self._is_good(arrival.payload):
+        if self._is_good(audit.payload):
             return True
         connection.execute("UPDATE audit SET is_good = is_good - 1 WHERE id = ?", (known.number,))
         return False
 
-    def _archived(self, connection: sqlite3.Connection, row: _Row) -> Archived:
-        return Archived(row.number, row.host, row.day, row.at, self._payloads.unpack(connection, row.packed))
+    def _read(self, connection: sqlite3.Connection, row: _Row) -> ArchivedAudit:
+        return ArchivedAudit(
+            row.number, row.host, row.day, row.at, self._payloads.decompress(connection, row.compressed)
+        )
 
-    def _readable(self, connection: sqlite3.Connection, row: _Row) -> Archived | None:
+    def _read_or_log(self, connection: sqlite3.Connection, row: _Row) -> ArchivedAudit | None:
         try:
-            return self._archived(connection, row)
-        except PackingError as error:
-            self._tell(
+            return self._read(connection, row)
+        except CompressionError as error:
+            self._log_once(
                 row.number,
-                "a report in the archive is garbled: it is left out",
+                "an audit in the archive is corrupt; skipping it",
                 host=row.host,
                 day=row.day,
                 why=str(error),
             )
             return None
 
-    def _tell(self, what: str | int, event: str, **values: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+    def _log_once(self, key: str | int, event: str, **values: str) -> None:
+        if key not in self._logged:
+            self._logged.add(key)
             _log.error(event, **values)
 
 
-def count(connection: sqlite3.Connection, outcomes: Mapping[str, int]) -> None:
-    """Add to the totals of what became of reports: those accepted, and those refused by reason."""
-    connection.executemany(_COUNT, ((str(outcome), number) for outcome, number in outcomes.items()))
+def add_counts(connection: sqlite3.Connection, outcomes: Mapping[str, int]) -> None:
+    """Add to the totals of accepted audits and of rejected ones by reason."""
+    connection.executemany(_ADD_COUNT, ((str(outcome), number) for outcome, number in outcomes.items()))
 
 
-def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Give the totals, of all processes that count in this file."""
+def read_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the totals of all processes that use this file."""
     return dict(connection.execute("SELECT outcome, count FROM audit_count"))
 
 
-def last_numbers(connection: sqlite3.Connection, until: float = math.inf) -> dict[str, int]:
-    """Give the number of each host's report of the last day, of those that were made until a Unix time."""
+def latest_numbers(connection: sqlite3.Connection, until: float = math.inf) -> dict[str, int]:
+    """Return the number of each host's audit of the latest day, of those that were made until a Unix time."""
     rows = connection.execute("SELECT host, id, max(day) FROM audit WHERE at <= ? GROUP BY host", (until,))
     return {host: number for host, number, _ in rows}
 
 
-def forget(connection: sqlite3.Connection, before: float, limit: int) -> bool:
-    """Delete some of the reports that came in before a Unix time, and what nothing refers to any more.
+def archive_audit(
+    path: str, audit: IncomingAudit, now: float, is_good: Callable[[bytes], bool] = lambda _: True
+) -> Outcome:
+    """Add one audit to the archive in the file at `path`, in a process other than the exporter.
 
-    The last report of each host stays for two years more: a host that is silent has not come into order. Then its
-    document goes, too. Of what there is each, `limit` at most are deleted; gives whether there may be more.
+    The file is created if it does not exist. When this returns, the audit is on disk. Nothing else in this process may
+    have the file open, see database.open_for_writing().
+
+    Args:
+        path: The path of the state file.
+        audit: The audit.
+        now: When it was received, in Unix seconds.
+        is_good: See Archive.
+
+    Raises:
+        StoreError: Nothing was added, for example because a lock was not released within half a minute.
     """
-    reports = connection.execute(
-        _FORGET_REPORTS, {"before": before, "silent_since": before - _LONGEST_SILENCE, "limit": limit}
-    )
-    replaced = connection.execute(_FORGET_REPLACED, (before, limit))
-    documents = connection.execute(_FORGET_DOCUMENTS, (limit,))
-    dictionaries = connection.execute(_FORGET_DICTIONARIES, (limit,))
-    return limit in (reports.rowcount, replaced.rowcount, documents.rowcount, dictionaries.rowcount)
+    with _open_transaction(path) as connection:
+        (outcome,) = Archive(is_good).add(connection, [audit], now)
+    return outcome
 
 
-def _identity(connection: sqlite3.Connection) -> str:
-    """Give the random name of the archive in a file."""
-    return meta.read(connection, "archive") or ""
+def count_rejection(path: str, reason: str) -> None:
+    """Count a rejected audit by its reason, in a process other than the exporter; see archive_audit()."""
+    with _open_transaction(path) as connection:
+        add_counts(connection, {reason: 1})
+
+
+@contextmanager
+def _open_transaction(path: str) -> Iterator[sqlite3.Connection]:
+    """Yield a connection in a transaction on a file that is not replaced meanwhile. Raises StoreError."""
+    try:
+        real_path = followed(path)  # as SQLite does for -wal and -shm
+        before = database.file_identity(real_path)[0]
+        with closing(database.open_for_insert(real_path)) as connection:
+            opened = before or database.file_identity(real_path)[0]
+            with transaction(connection):
+                yield connection
+            _verify_not_replaced(real_path, opened)
+    except (StoreFault, sqlite3.Error, OSError, ValueError) as error:
+        raise StoreError(path, classify_error(error), "write") from error
+
+
+def _verify_not_replaced(path: str, opened: tuple[int, int] | None) -> None:
+    """Raise StoreFault if another file has the name now: the open one may have been renamed as corrupt."""
+    if database.file_identity(path)[0] != opened:
+        raise StoreFault(StoreFaultKind.GONE, "it was removed or replaced")
+
+
+def _archive_id(connection: sqlite3.Connection) -> str:
+    """Return the random id of the archive in a file."""
+    return read_value(connection, _ARCHIVE_KEY) or ""

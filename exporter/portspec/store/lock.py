@@ -1,8 +1,8 @@
-"""The lock of a state file: one exporter at a time writes to it, and others can read which one that is.
+"""The lock of a state file: one exporter at a time writes to it, and other processes can read which one.
 
-The lock is flock(2) on a file of its own, PATH.lock. It is not taken on the state file itself: closing any descriptor
-of that file would drop the locks that SQLite has on it (https://www.sqlite.org/howtocorrupt.html, 2.2). The kernel
-releases it when the process ends, however it ends, so a lock file that is left behind locks nothing.
+The lock is flock(2) on a separate file, PATH.lock. A lock on the state file itself would not work: closing any
+descriptor of that file drops the locks that SQLite has on it (https://www.sqlite.org/howtocorrupt.html, 2.2). The
+kernel releases the lock when the process ends for any reason, so a stale lock file locks nothing.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from portspec.store.trouble import Kind, Trouble
+from portspec.store.faults import StoreFault, StoreFaultKind
 
 SUFFIX: Final = ".lock"
 _MODE = 0o600
 _MAX_SIZE = 65_536  # bytes
-_TRIES, _PAUSE = 5, 0.02  # seconds: somebody may hold it for the moment of a look, or not have written who it is
+#: Another process may hold the lock for a moment to test it, or may not have written its identity yet.
+_ATTEMPTS, _RETRY_INTERVAL = 5, 0.02  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """The exporter that holds a state file, or held it last.
+class LockHolder:
+    """The exporter that holds the lock of a state file, or held it last.
 
-    `host` is the name of its machine or container, `config` the real path of its conf.yml, `since` in Unix seconds,
-    and `shard` such as "0/3", or empty if it is the only one.
+    Attributes:
+        pid: Its process id.
+        host: The name of its machine or container.
+        config: The real path of its conf.yml.
+        since: When it started, in Unix seconds.
+        shard: Its shard, such as "0/3"; empty if it runs without shards.
     """
 
     pid: int
@@ -43,85 +48,92 @@ class Holder:
 
     @property
     def fields(self) -> dict[str, str | int]:
-        """What a line of the log says of it."""
+        """The fields of a log line about it."""
         shard = {"shard": self.shard} if self.shard else {}
-        return {"pid": self.pid, "on": self.host, "config": self.config, "since": self._began, **shard}
+        return {"pid": self.pid, "on": self.host, "config": self.config, "since": self._started_at, **shard}
 
     @property
-    def _began(self) -> str:
+    def _started_at(self) -> str:
         return datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def __str__(self) -> str:
-        """Say who it is, for a message."""
-        return f"process {self.pid} on {self.host}, running with {self.config} since {self._began}"
+        """Return a description for messages."""
+        return f"process {self.pid} on {self.host}, running with {self.config} since {self._started_at}"
 
 
-class HeldTrouble(Trouble):
-    """Another exporter has the lock; `holder` is None if it cannot be read who that is."""
+class LockHeldFault(StoreFault):
+    """Another exporter has the lock; `holder` is None if the lock file does not say which."""
 
-    def __init__(self, holder: Holder | None) -> None:
+    def __init__(self, holder: LockHolder | None) -> None:
         self.holder = holder
-        super().__init__(Kind.HELD, f"another exporter holds it: {holder or 'it does not say which'}")
+        super().__init__(StoreFaultKind.HELD, f"another exporter holds it: {holder or 'unknown'}")
 
 
-class Lock:
-    """The lock of the state file at `path`, which must be a real path; for one thread at a time."""
+class StateFileLock:
+    """The lock of the state file at `path`, which must be a real path; not thread-safe."""
 
-    def __init__(self, path: str, holder: Holder) -> None:
-        self._state = path
-        self._path = f"{path}{SUFFIX}"
+    def __init__(self, path: str, holder: LockHolder) -> None:
+        self._state_path = path
+        self._lock_path = f"{path}{SUFFIX}"
         self._holder = holder
         self._descriptor: int | None = None
         self._is_written = False
 
     def acquire(self) -> None:
-        """Take the lock, or see that the lock taken earlier still is the one that others look at.
+        """Take the lock, or check that the lock file was not replaced since it was taken.
 
-        Raises HeldTrouble if another process has it, and OSError or Trouble if the lock file cannot be made.
+        Raises:
+            LockHeldFault: Another process has the lock.
+            OSError, StoreFault: The lock file cannot be created.
         """
         if self._descriptor is not None:
-            if _is_at(self._descriptor, self._path):
+            if _is_at(self._descriptor, self._lock_path):
                 self._write(self._descriptor)
                 return
             self.release()
-        for _ in range(_TRIES):
-            descriptor = self._opened()
+        for _ in range(_ATTEMPTS):
+            descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(descriptor, self._path):  # nobody has removed it meanwhile
+                if _is_at(descriptor, self._lock_path):  # it was not removed in the meantime
                     self._descriptor = descriptor
                     self._write(descriptor)
                     return
             except BlockingIOError:
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_INTERVAL)
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
-        raise HeldTrouble(last_holder(self._state))
+        raise LockHeldFault(last_lock_holder(self._state_path))
 
     def release(self) -> None:
-        """Give the lock back; may be called again. The file stays: to remove it would part those who wait for it."""
+        """Release the lock; may be called again.
+
+        The lock file stays: if it was removed, two processes could lock two different files.
+        """
         descriptor, self._descriptor, self._is_written = self._descriptor, None, False
         if descriptor is not None:
             os.close(descriptor)
 
-    def _opened(self) -> int:
+    def _open(self) -> int:
         try:
-            descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT, _MODE)
+            descriptor = open_regular(self._lock_path, os.O_RDWR | os.O_CREAT, _MODE)
         except PermissionError as error:
-            if os.access(self._path, os.F_OK):
-                why = f"its lock file {self._path} belongs to another user: remove it if that user runs no exporter"
-                raise Trouble(Kind.NOT_WRITABLE, why) from error
+            if os.access(self._lock_path, os.F_OK):
+                why = (
+                    f"its lock file {self._lock_path} belongs to another user; remove it if that user runs no exporter"
+                )
+                raise StoreFault(StoreFaultKind.NOT_WRITABLE, why) from error
             raise
-        if os.geteuid() == 0:  # as SQLite does with its -wal: root must lock out nobody who owns the state file
+        if os.geteuid() == 0:  # as SQLite does with -wal: do not lock out the owner of the state file
             with suppress(OSError):
-                state = Path(self._state)
+                state = Path(self._state_path)
                 owner = (state if state.exists() else state.parent).stat()
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         return descriptor
 
     def _write(self, descriptor: int) -> None:
-        """Write down who holds it, once; while the disk is full, nobody can tell."""
+        """Write the holder into the lock file, once. Failures are ignored: the disk may be full."""
         if not self._is_written:
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
@@ -130,24 +142,24 @@ class Lock:
 
 
 def open_regular(path: str, flags: int, mode: int = _MODE) -> int:
-    """Open a file beside the state file or conf.yml; raises OSError, also where a link or a pipe has its name.
+    """Open a file beside the state file or conf.yml. Raises OSError if it is a symbolic link or not a regular file.
 
-    Whoever may write to the directory could have put it there for this user, who may be root, to follow or wait for.
+    A user who may write to the directory could place a link or a pipe there, and this process may run as root.
     """
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", path)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     return descriptor
 
 
-def last_holder(path: str) -> Holder | None:
-    """Read who holds the lock of the state file at a path, or held it last; None if there is nothing to read."""
-    for _ in range(_TRIES):
+def last_lock_holder(path: str) -> LockHolder | None:
+    """Return who holds the lock of the state file at a path, or held it last; None if the lock file does not say."""
+    for _ in range(_ATTEMPTS):
         try:
             with os.fdopen(open_regular(f"{os.path.realpath(path)}{SUFFIX}", os.O_RDONLY), "rb") as file:
                 plain = json.loads(file.read(_MAX_SIZE))
-            return Holder(
+            return LockHolder(
                 int(plain["pid"]),
                 str(plain["host"]),
                 str(plain["config"]),
@@ -157,12 +169,12 @@ def last_holder(path: str) -> Holder | None:
         except OSError:
             return None
         except (ValueError, OverflowError, LookupError, TypeError, RecursionError):
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_INTERVAL)
     return None
 
 
-def present_holder(path: str) -> Holder | None:
-    """Read who holds the lock of the state file at a path now; None if nobody does, or it cannot be told."""
+def current_lock_holder(path: str) -> LockHolder | None:
+    """Return who holds the lock of the state file at a path now; None if it is free or cannot be read."""
     try:
         descriptor = open_regular(f"{os.path.realpath(path)}{SUFFIX}", os.O_RDONLY)
     except OSError:
@@ -170,7 +182,7 @@ def present_holder(path: str) -> Holder | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return last_holder(path)
+        return last_lock_holder(path)
     except OSError:
         return None
     finally:
@@ -179,12 +191,12 @@ def present_holder(path: str) -> Holder | None:
 
 
 def _time(seconds: float) -> float:
-    datetime.fromtimestamp(seconds, UTC)  # or ValueError, OverflowError
+    datetime.fromtimestamp(seconds, UTC)  # raises ValueError or OverflowError
     return float(seconds)
 
 
 def _is_at(descriptor: int, path: str) -> bool:
-    """Tell whether a path leads to the file that is open."""
+    """Return whether a path leads to an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), Path(path).stat())
     except OSError:

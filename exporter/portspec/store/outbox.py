@@ -1,7 +1,7 @@
-"""The statements of the mail outbox: notices of what is to be told, and the mails that tell it.
+"""The mail outbox in the state file: queued notifications, and the mails rendered from them.
 
-What another program wrote into these tables may be of any type, and no UTF-8: a row is read all the same, so that it
-holds no other up and can be removed.
+Another program may have stored values of any type in these tables, or invalid UTF-8. Such rows are read like the
+others, so that they block nothing and can be removed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-_NOTICES = "SELECT id, CAST(at AS REAL), CAST(host AS BLOB), CAST(document AS BLOB) FROM notification ORDER BY id"
-_COUNTS = "min(max(CAST({0} AS INTEGER), 0), 1000000)"  # which can be counted up
-_DUE = f"""
+_SELECT_NOTIFICATIONS = (
+    "SELECT id, CAST(at AS REAL), CAST(host AS BLOB), CAST(document AS BLOB) FROM notification ORDER BY id"
+)
+_COUNTER = "min(max(CAST({0} AS INTEGER), 0), 1000000)"  # small enough to be incremented
+_SELECT_DUE = f"""
     SELECT id, CAST(at AS REAL), CAST(recipient AS BLOB), CAST(message AS BLOB),
-        {_COUNTS.format("attempts")}, {_COUNTS.format("refusals")}
+        {_COUNTER.format("attempts")}, {_COUNTER.format("refusals")}
     FROM mail WHERE due <= ? OR due > ? ORDER BY id LIMIT ?
-"""  # noqa: S608 - of constants; a text is more than any number
+"""  # noqa: S608 - of constants; SQLite sorts text after numbers
 
 
 @dataclass(frozen=True, slots=True)
-class NoticeRow:
-    """Something to tell of a host, put at a Unix time, as a document that the store does not read."""
+class QueuedNotification:
+    """A notification about a host, queued at a Unix time; the store does not parse its document."""
 
     number: int
     at: float
@@ -34,8 +36,8 @@ class NoticeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A mail to one address, made at a Unix time; how often it was tried, and refused for good."""
+class QueuedMail:
+    """A mail to one address, queued at a Unix time, with its delivery attempts and permanent refusals so far."""
 
     number: int
     at: float
@@ -46,61 +48,70 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """How many notices and mails wait, and when the next mail is due, as a Unix time; None without one."""
+class OutboxStatus:
+    """The numbers of queued notifications and mails, and the Unix time when the next mail is due (None if none)."""
 
-    notices: int
+    notifications: int
     mails: int
     due: float | None
 
 
-def read_notices(connection: sqlite3.Connection) -> list[NoticeRow]:
-    """Give all notices, the oldest first."""
-    rows = connection.execute(_NOTICES)
-    return [NoticeRow(number, at, _text(host), _text(document)) for number, at, host, document in rows]
+def read_notifications(connection: sqlite3.Connection) -> list[QueuedNotification]:
+    """Return all notifications, the oldest first."""
+    rows = connection.execute(_SELECT_NOTIFICATIONS)
+    return [QueuedNotification(number, at, _text(host), _text(document)) for number, at, host, document in rows]
 
 
-def post(
-    connection: sqlite3.Connection, notices: Sequence[NoticeRow], mails: Iterable[tuple[str, bytes]], now: float
+def enqueue(
+    connection: sqlite3.Connection,
+    notifications: Sequence[QueuedNotification],
+    mails: Iterable[tuple[str, bytes]],
+    now: float,
 ) -> None:
-    """Put mails, each with its recipient, in the place of the notices that they tell."""
+    """Replace notifications by the mails rendered from them, each with its recipient."""
     connection.executemany(
         "INSERT INTO mail (at, recipient, message, due) VALUES (?, ?, ?, ?)",
         ((now, recipient, message, now) for recipient, message in mails),
     )
-    connection.executemany("DELETE FROM notification WHERE id = ?", ((notice.number,) for notice in notices))
+    connection.executemany("DELETE FROM notification WHERE id = ?", ((item.number,) for item in notifications))
 
 
-def read_due(connection: sqlite3.Connection, now: float, limit: int, longest: float = math.inf) -> list[Letter]:
-    """Give mails that are due, the oldest first; none waits for more than `longest` seconds, whatever the clock did."""
-    rows = connection.execute(_DUE, (now, now + longest, limit))
-    return [Letter(number, at, _text(recipient), *rest) for number, at, recipient, *rest in rows]
+def read_due(connection: sqlite3.Connection, now: float, limit: int, longest: float = math.inf) -> list[QueuedMail]:
+    """Return at most `limit` mails that are due, the oldest first.
+
+    A mail that is due more than `longest` seconds after `now` is due at once: the clock was ahead when it was queued.
+    """
+    rows = connection.execute(_SELECT_DUE, (now, now + longest, limit))
+    return [QueuedMail(number, at, _text(recipient), *rest) for number, at, recipient, *rest in rows]
 
 
-def remove(connection: sqlite3.Connection, letter: Letter) -> None:
-    """Forget a mail, and no other that has its number in a file that was made anew: it was taken, or is given up."""
-    connection.execute("DELETE FROM mail WHERE id = ? AND CAST(message AS BLOB) = ?", (letter.number, letter.message))
+def remove(connection: sqlite3.Connection, mail: QueuedMail) -> None:
+    """Remove a mail that was delivered or given up.
+
+    Compares the message, too: in a state file that was created anew, another mail may have its number.
+    """
+    connection.execute("DELETE FROM mail WHERE id = ? AND CAST(message AS BLOB) = ?", (mail.number, mail.message))
 
 
-def postpone(connection: sqlite3.Connection, letter: Letter, due: float) -> None:
-    """Keep a mail, with its present counts, until a Unix time."""
+def postpone(connection: sqlite3.Connection, mail: QueuedMail, due: float) -> None:
+    """Retry a mail at a Unix time; stores its counters."""
     connection.execute(
         "UPDATE mail SET attempts = ?, refusals = ?, due = ? WHERE id = ?",
-        (letter.attempts, letter.refusals, due, letter.number),
+        (mail.attempts, mail.refusals, due, mail.number),
     )
 
 
 def clear(connection: sqlite3.Connection) -> int:
-    """Forget all notices and mails; gives how many mails there were."""
+    """Remove all notifications and mails; return the number of mails."""
     connection.execute("DELETE FROM notification")
     return connection.execute("DELETE FROM mail").rowcount
 
 
-def waiting(connection: sqlite3.Connection) -> Waiting:
-    """Count what waits."""
+def read_status(connection: sqlite3.Connection) -> OutboxStatus:
+    """Return what is queued."""
     (notices,) = connection.execute("SELECT count(*) FROM notification").fetchone()
     mails, due = connection.execute("SELECT count(*), min(CAST(due AS REAL)) FROM mail").fetchone()
-    return Waiting(notices, mails, due)
+    return OutboxStatus(notices, mails, due)
 
 
 def _text(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The tables, and how an older file becomes a present one."""
+"""The tables of the state file, migrations from earlier versions, transactions, and the key-value table `meta`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sqlite3
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from portspec.store.encoding import host_key
-from portspec.store.trouble import Kind, Trouble
+from portspec.names import canonical
+from portspec.store.faults import StoreFault, StoreFaultKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 APPLICATION_ID: Final = int.from_bytes(b"pspc")  # https://www.sqlite.org/pragma.html#pragma_application_id
 
-#: The statements that lead from each version to the next; `PRAGMA user_version` is how many were taken. Append only:
-#: what has been released is never edited.
+#: The statements that migrate each version to the next. `PRAGMA user_version` is the number of migrations that were
+#: applied. Append only: released migrations are never edited.
 MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     (
         """CREATE TABLE state (
@@ -23,7 +23,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             saved_at REAL NOT NULL,
             document TEXT NOT NULL
         )""",
-        # AUTOINCREMENT, so that a number once given never comes again: pages are turned by it
+        # AUTOINCREMENT, so that no id is used twice: it is the cursor of the API's pages
         """CREATE TABLE change (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             at REAL NOT NULL,
@@ -36,14 +36,14 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         )""",
         "CREATE INDEX change_at ON change (at)",
         "CREATE INDEX change_host ON change (host)",
-        # thousands of scattered ports in one row would make a key longer than a page
+        # limited, because thousands of scattered ports in one row would make a key longer than a page
         "CREATE INDEX change_ports ON change (host, address, became, substr(ports, 1, 40))",
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value)",
     ),
     (
-        # what the recipients of mails were told of a host that is not in specification
+        # what the recipients of mails know of a host that is not in specification
         "ALTER TABLE state ADD COLUMN story TEXT",
-        # what is to be told: written with the state that it is about, and taken when the mails are
+        # notifications to send: inserted with the state they are about, replaced by the mails
         """CREATE TABLE notice (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             at REAL NOT NULL,
@@ -62,7 +62,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX mail_due ON mail (due)",
     ),
     (
-        # what reports and documents are compressed with: the newest of a kind is for all hosts, each of "host" for one
+        # compression dictionaries: the newest of a kind is for all hosts, each of kind "host" for one
         """CREATE TABLE dictionary (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             kind TEXT NOT NULL,
@@ -85,7 +85,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX report_received_at ON report (received_at)",
         "CREATE INDEX report_dictionary ON report (dictionary) WHERE dictionary IS NOT NULL",
         "CREATE INDEX report_sample ON report (is_sample) WHERE is_sample = 1",
-        # of each host the last report once it was read
+        # the result of each host's last audit
         """CREATE TABLE audit (
             host TEXT PRIMARY KEY,
             report INTEGER NOT NULL,
@@ -95,27 +95,27 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         )""",
         "CREATE INDEX audit_dictionary ON audit (dictionary) WHERE dictionary IS NOT NULL",
         "CREATE INDEX audit_sample ON audit (is_sample, report) WHERE is_sample = 1",
-        # reports that were accepted, and refused by reason, ever
+        # totals of accepted audits, and of rejected ones by reason
         "CREATE TABLE report_count (outcome TEXT PRIMARY KEY, count INTEGER NOT NULL)",
-        # tells this file from one that is begun anew, in which the numbers of reports begin anew, too
+        # distinguishes this file from one that is created anew, where numbers of audits restart
         "INSERT INTO meta (key, value) VALUES ('archive', hex(randomblob(16)))",
     ),
     (
-        # hosts were written as conf.yml spelled them: of two spellings of one host the later state holds
+        # hosts were stored as conf.yml spells them; of two spellings of one host keep the later state
         """DELETE FROM state WHERE rowid NOT IN (
             SELECT number FROM (SELECT rowid AS number, max(saved_at) FROM state GROUP BY host_key(host))
         )""",
         "UPDATE state SET host = host_key(host) WHERE host <> host_key(host)",
-        # few hosts have millions of rows
+        # distinct hosts first: there may be millions of rows of few hosts
         """UPDATE change SET host = host_key(host) WHERE host IN (
             SELECT host FROM (SELECT DISTINCT host FROM change) WHERE host <> host_key(host)
         )""",
     ),
     (
-        # 1 if its audit was clean or vulnerable, null while nobody had to know; else it may be replaced: 0, less the
-        # number of those that failed, too, and were refused in its place
+        # 1 if the audit succeeded, null if not determined yet. Otherwise it may be replaced: 0 minus the number of
+        # audits that failed, too, and were rejected in its place
         "ALTER TABLE report ADD COLUMN is_good INTEGER",
-        # reports whose audit failed and that a later one of the same day replaced, as they were
+        # failed audits that a later one of the same day replaced
         """CREATE TABLE replaced_report (
             id INTEGER PRIMARY KEY,
             host TEXT NOT NULL,
@@ -131,7 +131,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX replaced_report_dictionary ON replaced_report (dictionary) WHERE dictionary IS NOT NULL",
     ),
     (
-        # what a host sends in is an audit, and what comes of reading it is its result
+        # what a host sends in is an audit, what is read from it is the audit's result; rename `audit` first
         "ALTER TABLE audit RENAME TO audit_result",
         "ALTER TABLE audit_result RENAME COLUMN report TO audit_id",
         "DROP INDEX audit_dictionary",
@@ -160,8 +160,8 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     ),
 )
 
-#: Views under which a connection that only reads finds the tables of an older file, by the first version that they
-#: suit. A reader cannot migrate the file.
+#: A reader cannot migrate an older file. These views show it the tables under their current names: each entry is for
+#: files from its version up to the next entry's.
 _VIEWS: Final[Mapping[int, Sequence[str]]] = {
     1: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, NULL AS notification_state FROM main.state",),
     2: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",),
@@ -174,8 +174,20 @@ _VIEWS: Final[Mapping[int, Sequence[str]]] = {
     6: (),
 }
 
-#: In one statement: between two, another process may make the file.
-_LOOK: Final = """
+
+def host_key(host: str) -> str:
+    """Return the key of a host in all tables, the same for every spelling in conf.yml.
+
+    A text that is not a valid host name is its own key.
+    """
+    try:
+        return canonical(host)
+    except ValueError:
+        return host
+
+
+#: One statement, because another process may create the file between two.
+_READ_VERSION: Final = """
     SELECT application_id, user_version, EXISTS (SELECT 1 FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version
 """
@@ -183,7 +195,7 @@ _LOOK: Final = """
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write all of it or nothing. The lock is taken at once, so that it is not refused half-way."""
+    """Commit all statements or none. The write lock is taken at the start, so that no statement fails to get it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -195,48 +207,64 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def verify(connection: sqlite3.Connection, newest: int | None = None) -> int:
-    """Give the version of a file; Trouble if it is somebody else's or newer than `newest` (by default, this one's)."""
-    application_id, version, has_tables = connection.execute(_LOOK).fetchone()
+    """Return the schema version of a file, 0 if it has no tables yet.
+
+    Raises:
+        StoreFault: The file belongs to another program, or is newer than `newest` (default: the current version).
+    """
+    application_id, version, has_tables = connection.execute(_READ_VERSION).fetchone()
     if application_id == APPLICATION_ID:
-        refuse_newer(version, newest)
+        verify_version(version, newest)
         return int(version)
     if application_id == 0 and not has_tables:
-        return 0  # nothing at all: its making was interrupted, or goes on in another process
-    raise Trouble(Kind.FOREIGN, "it is the database of another program")
+        return 0  # another process is creating it, or was interrupted
+    raise StoreFault(StoreFaultKind.FOREIGN, "it is the database of another program")
 
 
-def refuse_newer(version: int, newest: int | None = None) -> None:
-    """Raise Trouble if a file's version is beyond the newest known."""
+def verify_version(version: int, newest: int | None = None) -> None:
+    """Raise StoreFault if a file's version is newer than `newest` (default: the current version)."""
     newest = len(MIGRATIONS) if newest is None else newest
     if version > newest:
-        raise Trouble(
-            Kind.NEWER, f"a newer portspec wrote it (its version is {version}, this portspec knows up to {newest})"
+        raise StoreFault(
+            StoreFaultKind.NEWER,
+            f"a newer portspec wrote it (schema version {version}; this portspec supports up to {newest})",
         )
 
 
-def show_as_current(connection: sqlite3.Connection) -> None:
-    """Let a connection that only reads find the tables of an older file under their current names.
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Migrate a file to the current version in one transaction."""
+    if verify(connection, len(migrations)) == len(migrations):
+        return
+    connection.create_function("host_key", 1, host_key, deterministic=True)
+    with transaction(connection):
+        # check again: another process may have migrated it before this one got the lock
+        for statements in migrations[verify(connection, len(migrations)) :]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
-    For such a file it begins a transaction, so that a migration by another process does not come between.
+
+def create_views_for_older_version(connection: sqlite3.Connection) -> None:
+    """Show the tables of an older file to a read-only connection under their current names.
+
+    For such a file this begins a read transaction, so that no other process migrates it between this and the queries.
     """
     if not 0 < verify(connection) < max(_VIEWS):
         return
-    connection.execute("PRAGMA temp_store = MEMORY")  # no temporary file is needed for a few views
+    connection.execute("PRAGMA temp_store = MEMORY")  # so that the views need no temporary file
     connection.execute("BEGIN")
     version = verify(connection)
     for statement in _VIEWS[max(first for first in _VIEWS if first <= version)]:
         connection.execute(statement)
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
-    """Bring a file to the present version, all steps in one transaction."""
-    if verify(connection, len(migrations)) == len(migrations):
-        return
-    connection.create_function("host_key", 1, host_key, deterministic=True)
-    with transaction(connection):
-        # looked at again, now that nobody else can be at it
-        for statements in migrations[verify(connection, len(migrations)) :]:
-            for statement in statements:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+def read_value(connection: sqlite3.Connection, key: str) -> str | None:
+    """Return the value of a key in the key-value table; None if there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_value(connection: sqlite3.Connection, key: str, value: str | float) -> None:
+    """Set the value of a key in the key-value table."""
+    connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))

@@ -1,4 +1,4 @@
-"""The store as the rest of portspec sees it."""
+"""The interface of the store to the rest of portspec."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portspec import log
-from portspec.store import archive, records
+from portspec.store import archive
 from portspec.store.archive import Archive
-from portspec.store.encoding import DocumentError, Encoding, host_key
-from portspec.store.file import File
-from portspec.store.lock import Holder
-from portspec.store.packing import PackingError
-from portspec.store.schema import verify
-from portspec.store.trouble import Kind, StoreError, Trouble
+from portspec.store.compression import CompressionError
+from portspec.store.faults import StoreError, StoreFault, StoreFaultKind
+from portspec.store.lock import LockHolder
+from portspec.store.schema import host_key, verify
+from portspec.store.state_file import StateFile
+from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states
 from portspec.store.writer import StoreStatus, Writer
 
 if TYPE_CHECKING:
@@ -27,26 +27,34 @@ if TYPE_CHECKING:
     from portspec.inventory import Target
     from portspec.state.changes import Change
     from portspec.state.snapshot import HostState
-    from portspec.store.archive import Archived
+    from portspec.store.archive import ArchivedAudit
 
 T = TypeVar("T")
 
-REPORT_HISTORY: Final = 90 * 86_400.0  # seconds
+DEFAULT_AUDIT_HISTORY: Final = 90 * 86_400.0  # seconds
 
 _log = log.get("store")
 
 
 class Store:
-    """The last state of every host, the log of their changes and their reports, in the SQLite file at `path`.
+    """The state of every host, the change log and the archive of audits, in the SQLite file at `path`.
 
-    Changes are kept for `history` seconds, reports for `report_history`. While the file cannot be written, what is put
-    is kept in memory, the oldest changes being dropped beyond writer.MAX_CHANGES, and the writing is tried again every
-    `retry` seconds. `wall_clock` gives Unix seconds.
+    While the file cannot be written, results are kept in memory and writing is retried; beyond
+    writer.MAX_PENDING_CHANGES the oldest changes are dropped.
 
-    open() takes the lock of the file for this process, which runs with the conf.yml at `config`, as one `shard` ("0/3")
-    of several or as the only one; close() releases it. While another process has the lock nothing is written, nothing
-    waits, and it is tried again. Once the lock is free, `on_takeover` is called in the thread that writes, with the
-    states in the file that are newer than those that were put.
+    open() takes the lock of the file and close() releases it. While another process has the lock, nothing is written
+    and nothing is kept for later.
+
+    Args:
+        path: The path of the file.
+        history: How long to keep changes, in seconds.
+        audit_history: How long to keep audits, in seconds.
+        wall_clock: Returns Unix seconds.
+        retry: The interval between attempts to write after a failure, in seconds.
+        config: The path of conf.yml, for the lock file.
+        shard: The shard of this process, such as "0/3", for the lock file; empty without shards.
+        on_takeover: Called in the writer's thread when another process has released the lock, with the states in the
+            file that are newer than those of this process.
     """
 
     def __init__(
@@ -54,7 +62,7 @@ class Store:
         path: str,
         *,
         history: float,
-        report_history: float = REPORT_HISTORY,
+        audit_history: float = DEFAULT_AUDIT_HISTORY,
         wall_clock: Callable[[], float] = time.time,
         retry: float = 10.0,
         config: str = "",
@@ -62,12 +70,12 @@ class Store:
         on_takeover: Callable[[Sequence[HostState]], None] = lambda _: None,
     ) -> None:
         self._wall_clock = wall_clock
-        holder = Holder(os.getpid(), socket.gethostname(), os.path.realpath(config), time.time(), shard)
-        self._file = File(path, wall_clock, holder)
+        holder = LockHolder(os.getpid(), socket.gethostname(), os.path.realpath(config), time.time(), shard)
+        self._file = StateFile(path, wall_clock, holder)
         self._writer = Writer(
             self._file,
             history=history,
-            report_history=report_history,
+            audit_history=audit_history,
             wall_clock=wall_clock,
             retry=retry,
             on_takeover=on_takeover,
@@ -80,15 +88,15 @@ class Store:
         return self._file.path
 
     def open(self, targets: Iterable[Target]) -> dict[str, HostState]:
-        """Open or create the file, and give what it has of these targets, judged anew, by host.
+        """Open or create the file and return the states of these targets by host, judged by their specification.
 
-        Call it once, before start(). It takes a few seconds at most, and never raises: what is wrong is told in the
-        log, and in the status; what can be read is given all the same.
+        Call it once, before start(). It takes a few seconds at most, longer only for a migration. It never raises:
+        faults are logged and shown in `status`, and states that are readable are returned anyway.
         """
         for _ in range(2):
             try:
-                self._file.opened()
-            except Exception as error:  # noqa: BLE001 - whatever it is, scanning goes on
+                self._file.open()
+            except Exception as error:  # noqa: BLE001 - scanning continues in any case
                 if not self._file.failed(error):
                     break
             else:
@@ -99,12 +107,12 @@ class Store:
         except StoreError as error:
             if self._file.is_up:
                 self._file.errors += 1
-                _log.error("the last states cannot be read", file=error.path, why=error.why, todo=error.kind.value)
+                _log.error("cannot read the last states", file=error.path, why=error.why, todo=error.kind.value)
                 self._suspect(error)
         return dict(self._restored)
 
     def restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
-        """Give what is known of targets that open() was not told of: what was put, else what the file has."""
+        """Return the states of targets that were not passed to open(): those that were put, else those in the file."""
         wanted = {target.host: target for target in targets}
         try:
             found = self._restore(wanted.values())
@@ -114,13 +122,13 @@ class Store:
         now = self._wall_clock()
         return found | {host: state.under(wanted[host], now) for host, state in self._writer.known(wanted).items()}
 
-    def keep(self, hosts: Iterable[str]) -> None:
-        """Forget what is kept in memory of any other host, once it is written."""
-        self._writer.keep(hosts)
+    def retain(self, hosts: Iterable[str]) -> None:
+        """Drop other hosts from memory once their states are written."""
+        self._writer.retain(hosts)
 
     @property
     def history(self) -> float:
-        """How long changes are kept, in seconds; may be set anew."""
+        """How long to keep changes, in seconds; may be changed."""
         return self._writer.history
 
     @history.setter
@@ -128,42 +136,52 @@ class Store:
         self._writer.history = seconds
 
     @property
-    def report_history(self) -> float:
-        """How long reports of hosts are kept, in seconds; may be set anew."""
-        return self._writer.report_history
+    def audit_history(self) -> float:
+        """How long to keep audits, in seconds; may be changed."""
+        return self._writer.audit_history
 
-    @report_history.setter
-    def report_history(self, seconds: float) -> None:
-        self._writer.report_history = seconds
+    @audit_history.setter
+    def audit_history(self, seconds: float) -> None:
+        self._writer.audit_history = seconds
 
     def start(self) -> None:
-        """Start the thread that writes, once. Raises NoThreadError when no thread can be started."""
+        """Start the writer's thread; call it once. Raises NoThreadError if no thread can be started."""
         self._writer.start(self._restored)
 
-    def put(self, before: HostState, after: HostState, story: str | None = None, notice: str | None = None) -> None:
-        """Have a host's state after a scan written, and what changed since the one `before`; at once, never raises.
+    def put(
+        self,
+        before: HostState,
+        after: HostState,
+        notification_state: str | None = None,
+        notification: str | None = None,
+    ) -> None:
+        """Write a host's state after a scan, and the changes since the state `before`; never blocks or raises.
 
-        `story` is what is known by then to those who get mails of it, `notice` what they are to be told. All of it is
-        written in one transaction. It is committed within a second or so; flush() waits for that.
+        All of it is one transaction, which is committed within about a second; flush() waits for that.
+
+        Args:
+            before: The state before the scan.
+            after: The state after the scan.
+            notification_state: What the recipients of mails know of the host from now on, as a document.
+            notification: The notification to send to them, as a document.
         """
-        self._writer.put(before, after, story, notice)
+        self._writer.put(before, after, notification_state, notification)
 
-    def story(self, host: str) -> str | None:
-        """Give the story of a host that was put, or is in the file; None if it has none."""
-        return self._writer.story(host)
+    def notification_state(self, host: str) -> str | None:
+        """Return the notification state of a host, as it was put or is in the file; None if it has none."""
+        return self._writer.notification_state(host)
 
-    def perform(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something to the file in one transaction and give what comes of it; not on the event loop.
+    def transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job in one transaction and return its result; blocks, so do not call it on the event loop.
 
-        Raises StoreError when the file cannot be written, at once while that is known.
+        Raises StoreError if the file cannot be written, at once if that is already known.
         """
-        return self._writer.perform(job)
+        return self._writer.transact(job)
 
     def flush(self, timeout: float) -> bool:
-        """Tell whether everything put so far is committed, after at most `timeout` seconds.
+        """Return whether everything put so far is committed, after at most `timeout` seconds.
 
-        It is tried at once, also where the next try would be later; when that fails, the answer is False without
-        further waiting.
+        Writing is attempted at once, even if the next retry is later; if it fails, this returns False at once.
         """
         return self._writer.flush(timeout)
 
@@ -176,99 +194,105 @@ class Store:
         before_id: int | None = None,
         limit: int = 100,
     ) -> tuple[tuple[int, Change], ...]:
-        """Give committed changes with their numbers, the newest first: `limit` at most, of all hosts or one.
+        """Return committed changes with their ids, the newest first. Thread-safe.
 
-        Their `host` is the key of the host, however conf.yml spells it. since ≤ at < until, in Unix seconds.
-        `before_id` turns the page: the last number of the one before. Callable from any thread; raises StoreError when
-        the file cannot be read.
+        The `host` of a change is the key of the host, see schema.host_key().
+
+        Args:
+            host: Return changes of this host only.
+            since: The earliest time of a change, in Unix seconds.
+            until: The end of the time range (exclusive), in Unix seconds.
+            before_id: The last id of the previous page.
+            limit: The maximum number of changes.
+
+        Raises:
+            StoreError: The file cannot be read.
         """
         try:
             with self._file.reading() as connection:
-                return records.read_changes(
-                    connection, host=host, since=since, until=until, before_id=before_id, limit=limit
-                )
+                return read_changes(connection, host=host, since=since, until=until, before_id=before_id, limit=limit)
         except StoreError as error:
             self._suspect(error)
             raise
 
-    def archived(self, host: str, day: str | None = None, *, until: float = math.inf) -> Archived | None:
-        """Give the report of a host and day ("2026-11-22"), by default the last that was made until a Unix time.
+    def find_audit(self, host: str, day: str | None = None, *, until: float = math.inf) -> ArchivedAudit | None:
+        """Return the audit of a host and day ("2026-11-22"), by default the latest one made until a Unix time.
 
-        This and what follows need neither open() nor start(), are for any thread, and raise StoreError when the file is
-        not there or cannot be read. A file that an earlier portspec wrote has no reports.
+        This and the following methods are thread-safe and need neither open() nor start(). They raise StoreError if the
+        file does not exist or cannot be read. A file from before schema version 3 has no audits.
         """
         with self._reading_archive() as connection:
             try:
                 if connection is None:
                     return None
-                held = Archive()
-                return held.last(connection, host, until) if day is None else held.of_day(connection, host, day)
-            except PackingError as error:
-                why = f"the report of {host} of {day} is garbled: {error}"
-                raise StoreError(self._file.path, Trouble(Kind.CORRUPT, why)) from error
+                audits = Archive()
+                return audits.latest(connection, host, until) if day is None else audits.find(connection, host, day)
+            except CompressionError as error:
+                why = f"the audit of {host} of {day} is corrupt: {error}"
+                raise StoreError(self._file.path, StoreFault(StoreFaultKind.CORRUPT, why)) from error
 
-    def archived_days(self, host: str) -> list[str]:
-        """Give the days of which there is a report of a host, the newest first."""
+    def audit_days(self, host: str) -> list[str]:
+        """Return the days for which there is an audit of a host, the newest first."""
         with self._reading_archive() as connection:
             return [] if connection is None else Archive().days(connection, host)
 
-    def last_reports(self, until: float = math.inf) -> dict[str, int]:
-        """Give the number of each host's report of the last day, of those that were made until a Unix time."""
+    def latest_audits(self, until: float = math.inf) -> dict[str, int]:
+        """Return the number of each host's audit of the latest day, of those that were made until a Unix time."""
         with self._reading_archive() as connection:
-            return {} if connection is None else archive.last_numbers(connection, until)
+            return {} if connection is None else archive.latest_numbers(connection, until)
 
-    def audit_documents(self) -> dict[str, tuple[int, str]]:
-        """Give by host the number of the report that was read last, and what it came to, as a document."""
+    def audit_results(self) -> dict[str, tuple[int, str]]:
+        """Return by host the number of the audit that was read last, and its result as a document."""
         with self._reading_archive() as connection:
             if connection is None:
                 return {}
-            return {host: (number, document) for host, number, document in Archive().documents(connection)}
+            return {host: (number, document) for host, number, document in Archive().results(connection)}
 
     @property
     def status(self) -> StoreStatus:
-        """How the store does; callable from any thread."""
+        """The status of the store. Thread-safe."""
         return self._writer.status
 
     def close(self, timeout: float = 5.0) -> None:
-        """Write what waits, end the thread, write the -wal back into the file and close it; may be called again.
+        """Write pending results, stop the thread and close the file; may be called again.
 
-        After `timeout` seconds it is left to itself.
+        Gives up after `timeout` seconds.
         """
         self._writer.close(timeout)
 
     @contextmanager
     def _reading_archive(self) -> Iterator[sqlite3.Connection | None]:
-        """Give a connection that reads; None if the file is of a version without an archive."""
+        """Yield a read-only connection; None if the file has no archive."""
         with self._file.reading() as connection:
-            yield connection if verify(connection) >= archive.VERSION else None
+            yield connection if verify(connection) >= archive.MIN_VERSION else None
 
     def _restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
-        """Read the states of targets by host, leaving out those that cannot be read. Raises StoreError."""
+        """Return the states of targets by host, without invalid ones. Raises StoreError."""
         wanted = {host_key(target.host): target for target in targets}
-        encoding, now = Encoding(), self._wall_clock()
+        codec, now = StateCodec(), self._wall_clock()
         found: dict[str, HostState] = {}
-        unreadable: dict[str, DocumentError] = {}
+        invalid: dict[str, StateDocumentError] = {}
         with self._file.reading() as connection:
-            for key, document, story in records.read_documents(connection):
+            for key, document, notification_state in read_states(connection):
                 if target := wanted.get(key):
-                    if story is not None:
-                        self._writer.restore_story(key, story)
+                    if notification_state is not None:
+                        self._writer.restore_notification_state(key, notification_state)
                     try:
-                        found[target.host] = encoding.decode(document, target, now)
-                    except DocumentError as error:
-                        unreadable[target.host] = error
-        if unreadable:
-            self._file.errors += len(unreadable)
-            host, first = next(iter(unreadable.items()))
+                        found[target.host] = codec.decode(document, target, now)
+                    except StateDocumentError as error:
+                        invalid[target.host] = error
+        if invalid:
+            self._file.errors += len(invalid)
+            host, first = next(iter(invalid.items()))
             _log.error(
-                "states in the file cannot be read: these hosts are unknown until their next scan",
+                "the state file has invalid states; these hosts are unknown until their next scan",
                 file=self._file.path,
-                hosts=len(unreadable),
+                hosts=len(invalid),
                 first=host,
                 why=str(first),
             )
         return found
 
     def _suspect(self, error: StoreError) -> None:
-        if error.kind is Kind.CORRUPT:
+        if error.kind is StoreFaultKind.CORRUPT:
             self._writer.suspect()

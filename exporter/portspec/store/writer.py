@@ -1,4 +1,12 @@
-"""The thread that writes: what was put is written together, and again and again while it cannot be."""
+"""The thread that writes the state file: batches what was put into transactions, and retries after failures.
+
+Public methods of Writer put scans into a queue, or jobs, and wake the thread. Each turn of the thread moves the queue
+into the pending writes, writes them if it is time to, then runs the jobs, each in a transaction of its own.
+
+While another exporter holds the file, this one is on standby: it remembers the last state of each host and nothing
+else. When it gets the lock, it takes over: it continues from the states in the file, and where its own state of a host
+is newer, it writes that with the changes between the two.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +21,29 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from portspec import log
 from portspec.state.changes import Change, changes
 from portspec.state.snapshot import HostState
-from portspec.store import history, records
-from portspec.store.backlog import Backlog, Entry
-from portspec.store.encoding import DocumentError, Encoding, host_key
-from portspec.store.schema import transaction
-from portspec.store.trouble import Kind, StoreError, Trouble, trouble_of
+from portspec.store import retention
+from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
+from portspec.store.pending import PendingWrite, PendingWrites
+from portspec.store.schema import host_key, transaction
+from portspec.store.states import StateCodec, StateDocumentError, read_states, write_states
 from portspec.threads import start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-    from portspec.store.file import File
+    from portspec.store.state_file import StateFile
 
     Job = Callable[[sqlite3.Connection], Any]
 
 T = TypeVar("T")
 
-LINGER: Final = 0.5  # seconds between what is put first and the transaction: it costs a disk's fsync, not one a host
-MAX_CHANGES: Final = 100_000  # that wait
-MAX_PUT: Final = 100_000  # scans that the thread has not yet looked at, because SQLite or the disk holds it
+BATCH_DELAY: Final = 0.5  # seconds from the first scan to the transaction, so that many share one fsync
+MAX_PENDING_CHANGES: Final = 100_000
+MAX_QUEUED: Final = 100_000  # scans that the thread has not processed yet, because SQLite or the disk blocks it
 
-_BATCH_ENTRIES, _BATCH_CHANGES = 1000, 10_000  # some tens of milliseconds
-#: What SQLite's module says of a value that it cannot take, and now and then of a connection.
-_UNWRITABLE = (
+_BATCH_WRITES, _BATCH_CHANGES = 1000, 10_000  # per transaction, some tens of milliseconds
+#: Raised by the sqlite3 module for unsupported values, and sometimes for a broken connection.
+_VALUE_ERRORS = (
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
     sqlite3.DataError,
@@ -48,22 +56,26 @@ _log = log.get("store")
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
-    """A host's key, its states before and after a scan, what its recipients were told, and what they are to be told."""
+class _QueuedScan:
+    """A host's key, its states before and after a scan, and the notification documents, see Store.put()."""
 
     key: str
     before: HostState
     after: HostState
-    story: str | None
-    notice: str | None
+    notification_state: str | None
+    notification: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """How the store does: `errors` counts failures, `dropped` changes that are lost.
+    """The status of the store.
 
-    `pending` is how many scans wait to be written, several of one host that changed nothing counting once. While
-    another exporter holds the file, `is_held`, nothing waits: it is that one's to write.
+    Attributes:
+        is_up: Whether the last attempt to write succeeded.
+        errors: The number of failures.
+        pending: The number of scans to be written; those of one host without changes count once.
+        dropped: The number of changes that were lost.
+        is_held: Whether another exporter holds the file; then nothing is pending.
     """
 
     is_up: bool
@@ -74,14 +86,14 @@ class StoreStatus:
 
 
 class Writer:
-    """Writes to a file in a thread of its own. The public methods are for any thread."""
+    """Writes to a file in a separate thread. The public methods are thread-safe."""
 
     def __init__(
         self,
-        file: File,
+        file: StateFile,
         *,
         history: float,
-        report_history: float,
+        audit_history: float,
         wall_clock: Callable[[], float],
         retry: float,
         on_takeover: Callable[[Sequence[HostState]], None] = lambda _: None,
@@ -89,31 +101,31 @@ class Writer:
         self._file = file
         self._on_takeover = on_takeover
         self.history = history
-        self.report_history = report_history
+        self.audit_history = audit_history
         self._wall_clock = wall_clock
         self._retry = retry
         self._thread: threading.Thread | None = None
-        # Of the thread that writes alone; times are of the monotonic clock:
-        self._backlog = Backlog(MAX_CHANGES)
-        self._encoding = Encoding()
-        # By the key of a host:
+        # Used by the writer's thread only; times are of the monotonic clock:
+        self._pending = PendingWrites(MAX_PENDING_CHANGES)
+        self._codec = StateCodec()
+        # By host key:
         self._known: dict[str, HostState] = {}
-        self._told: dict[str, str] = {}  # the stories of what is known
-        self._kept: frozenset[str] | None = None  # None is all
-        self._adopted: dict[str, HostState] = {}  # what another exporter wrote, until the next scan here
-        self._taken: deque[tuple[Job, Future[Any]]] = deque()  # of the jobs, those of this turn
-        self._stands_by = False  # another exporter holds the file, or held it when it was last tried
+        self._known_notification_states: dict[str, str] = {}  # notification states of `_known`
+        self._retained: frozenset[str] | None = None  # hosts to retain; None means all
+        self._adopted: dict[str, HostState] = {}  # states that another exporter wrote, until the next scan here
+        self._current_jobs: deque[tuple[Job, Future[Any]]] = deque()
+        self._is_standby = False  # another exporter held the file at the last attempt
         self._next_try = 0.0
-        self._next_forgetting = 0.0
-        self._may_advance = False  # not by a restart
-        # Shared, by the condition:
+        self._next_retention = 0.0
+        self._may_advance = False  # a restart does not advance the reference time, see retention.py
+        # Shared, guarded by the condition:
         self._condition = threading.Condition()
-        self._queue: deque[_Put] = deque()
-        self._stories: dict[str, str] = {}  # by the key of a host, as they were put last
+        self._queue: deque[_QueuedScan] = deque()
+        self._notification_states: dict[str, str] = {}  # notification states by host key, as they were put last
         self._jobs: deque[tuple[Job, Future[Any]]] = deque()
         self._queued_since = 0.0
-        self._put = self._settled = 0  # scans, ever; those of them that wait no longer
-        self._asked = self._answered = 0  # tries to write that were asked for, ever, and that were made
+        self._put_count = self._written_count = 0  # scans in total, and those that are written or dropped
+        self._requested_attempts = self._made_attempts = 0  # attempts to write in total
         self._overflowed = 0
         self._is_suspect = False
         self._is_closing = False
@@ -121,30 +133,35 @@ class Writer:
 
     @property
     def status(self) -> StoreStatus:
-        """How it does now."""
+        """The current status."""
         return StoreStatus(
             is_up=self._file.is_up,
             errors=self._file.errors,
-            pending=len(self._queue) + len(self._backlog),
-            dropped=self._backlog.dropped + self._overflowed,
+            pending=len(self._queue) + len(self._pending),
+            dropped=self._pending.dropped + self._overflowed,
             is_held=self._file.is_held,
         )
 
     def start(self, known: Mapping[str, HostState]) -> None:
-        """Start the thread; the states that are `known` are written again when the file is another one.
+        """Start the thread. Raises NoThreadError if no thread can be started.
 
-        Raises NoThreadError when no thread can be started.
+        Args:
+            known: The states by host that the file has; they are written again if the file is replaced.
         """
         self._known = {**{host_key(host): state for host, state in known.items()}, **self._known}
-        self._stands_by = self._file.is_held
-        self._told = {host: story for host, story in self._stories.items() if host in self._known}
+        self._is_standby = self._file.is_held
+        self._known_notification_states = {
+            key: document for key, document in self._notification_states.items() if key in self._known
+        }
         self._next_try = time.monotonic() + self._retry
         thread = threading.Thread(target=self._run, name="portspec-store", daemon=True)
         start(thread)
         self._thread = thread
 
-    def put(self, before: HostState, after: HostState, story: str | None, notice: str | None) -> None:
-        """Take a host's states before and after a scan, its story and perhaps a notice; at once."""
+    def put(
+        self, before: HostState, after: HostState, notification_state: str | None, notification: str | None
+    ) -> None:
+        """Queue the states before and after a scan with the notification documents; never blocks."""
         key = host_key(after.host)
         with self._condition:
             if self._is_closing:
@@ -152,76 +169,76 @@ class Writer:
             if not self._queue:
                 self._queued_since = time.monotonic()
                 self._condition.notify_all()
-            elif len(self._queue) >= MAX_PUT:
-                self._drop_oldest()
-            self._queue.append(_Put(key, before, after, story, notice))
-            self._put += 1
-            _note(self._stories, key, story)
+            elif len(self._queue) >= MAX_QUEUED:
+                self._drop_oldest_queued()
+            self._queue.append(_QueuedScan(key, before, after, notification_state, notification))
+            self._put_count += 1
+            _set_or_remove(self._notification_states, key, notification_state)
 
     def known(self, hosts: Iterable[str]) -> dict[str, HostState]:
-        """Give the states of some hosts that were put and are kept."""
+        """Return the states in memory of some hosts."""
         return {host: state for host in hosts if (state := self._known.get(host_key(host)))}
 
-    def _drop_oldest(self) -> None:
-        """Drop the oldest scan that waits to be looked at, but for those with a notice."""
-        for place, put in enumerate(self._queue):
-            if put.notice is None:
-                del self._queue[place]
+    def _drop_oldest_queued(self) -> None:
+        """Drop the oldest queued scan that has no notification."""
+        for index, queued in enumerate(self._queue):
+            if queued.notification is None:
+                del self._queue[index]
                 self._overflowed += 1
                 return
 
-    def story(self, host: str) -> str | None:
-        """Give what was told of a host, as it was put last or restored."""
-        return self._stories.get(host_key(host))
+    def notification_state(self, host: str) -> str | None:
+        """Return the notification state of a host, as it was put or restored last."""
+        return self._notification_states.get(host_key(host))
 
-    def restore_story(self, host: str, story: str) -> None:
-        """Take up what the file has, of a host that was not put."""
+    def restore_notification_state(self, host: str, document: str) -> None:
+        """Set the notification state of a host from the file, unless the host was put."""
         key = host_key(host)
         with self._condition:
             if key not in self._known:
-                self._stories.setdefault(key, story)
+                self._notification_states.setdefault(key, document)
 
-    def perform(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Have the thread do something in a transaction, after what was put so far, and wait for it.
+    def transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job in a transaction of the thread, after what was put so far; wait for its result.
 
-        Raises StoreError when the file cannot be written, at once while that is known.
+        Raises StoreError if the file cannot be written, at once if that is already known.
         """
         future: Future[T] = Future()
         with self._condition:
             if self._is_closing or self._has_ended or self._thread is None:
-                raise StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed"))
+                raise StoreError(self._file.path, StoreFault(StoreFaultKind.OTHER, "it is closed"))
             self._jobs.append((job, future))
             self._condition.notify_all()
         return future.result()
 
-    def keep(self, hosts: Iterable[str]) -> None:
-        """Keep the states of these hosts only, from when the others are written."""
-        kept = frozenset(map(host_key, hosts))
+    def retain(self, hosts: Iterable[str]) -> None:
+        """Retain only these hosts in memory, once the states of the others are written."""
+        retained = frozenset(map(host_key, hosts))
         with self._condition:
-            self._kept = kept
+            self._retained = retained
 
     def flush(self, timeout: float) -> bool:
-        """Try at once to write what was put so far, for `timeout` seconds at most; tell whether it is committed."""
+        """Attempt to write at once; return whether everything put so far is committed within `timeout` seconds."""
         with self._condition:
-            goal = self._put
-            if self._settled < goal and self._thread is not None:
-                self._asked += 1
-                number = self._asked
+            goal = self._put_count
+            if self._written_count < goal and self._thread is not None:
+                self._requested_attempts += 1
+                attempt = self._requested_attempts
                 self._condition.notify_all()
                 self._condition.wait_for(
-                    lambda: self._settled >= goal or self._answered >= number or self._has_ended, timeout
+                    lambda: self._written_count >= goal or self._made_attempts >= attempt or self._has_ended, timeout
                 )
-            return self._settled >= goal
+            return self._written_count >= goal
 
     def suspect(self) -> None:
-        """Have the file looked at for corruption, soon."""
+        """Have the thread check the file for corruption soon."""
         with self._condition:
             self._is_suspect = True
-            self._asked += 1
+            self._requested_attempts += 1
             self._condition.notify_all()
 
     def close(self, timeout: float) -> None:
-        """Write what waits, once, end the thread and close the file; after `timeout` seconds leave it to itself."""
+        """Attempt to write once more, stop the thread and close the file; give up after `timeout` seconds."""
         with self._condition:
             self._is_closing = True
             self._condition.notify_all()
@@ -230,256 +247,270 @@ class Writer:
         elif not self._has_ended:
             self._run()
         if not self._has_ended:
-            _log.error("the state file does not answer: what waits to be written is lost", file=self._file.path)
+            _log.error("timed out writing the state file; pending results are lost", file=self._file.path)
 
     def _run(self) -> None:
         try:
             while not self._turn():
                 pass
-            self._tell_lost()
+            self._log_lost()
         finally:
             self._end()
 
     def _turn(self) -> bool:
-        """Wait for something to do and do it; return whether it was the last. No error ends the thread."""
-        queue, jobs, put, asked, is_last = self._wait()
-        self._taken = jobs
+        """Wait for work and do it; return whether this was the last turn. No error ends the thread."""
+        queue, jobs, put_count, requested, is_last = self._wait()
+        self._current_jobs = jobs
         is_written = False
         try:
             self._absorb(queue)
-            is_written = self._is_time(is_asked=asked > self._answered, is_last=is_last) and self._try()
-        except Exception:  # noqa: BLE001 - others wait for this thread
-            _log.exception("the thread that writes the state failed, and goes on", file=self._file.path)
+            is_written = self._is_due(is_requested=requested > self._made_attempts, is_last=is_last) and self._attempt()
+        except Exception:  # noqa: BLE001 - other threads wait for this one
+            _log.exception("unexpected error while writing the state file; continuing", file=self._file.path)
             self._file.is_up = False
             self._next_try = time.monotonic() + self._retry
         with self._condition:
             if is_written:
-                self._settled = put
-            self._answered = asked
+                self._written_count = put_count
+            self._made_attempts = requested
             self._condition.notify_all()
         for job, future in jobs:
-            self._perform(job, future)
-        self._taken = deque()
+            self._run_job(job, future)
+        self._current_jobs = deque()
         return is_last
 
-    def _tell_lost(self) -> None:
-        if self._backlog:
+    def _log_lost(self) -> None:
+        if self._pending:
             _log.error(
-                "the state could not be written before the end: it is lost",
+                "could not write the state file before the shutdown; pending results are lost",
                 file=self._file.path,
-                hosts=len(self._backlog),
-                changes=self._backlog.changes,
+                hosts=len(self._pending),
+                changes=self._pending.changes,
             )
 
     def _end(self) -> None:
-        """Let go of the file, and of everybody who waits."""
+        """Release the file, and fail the jobs that other threads wait for."""
         self._file.is_up = False
         try:
             self._file.release()
         finally:
             with self._condition:
                 self._has_ended = True
-                jobs, self._jobs = (*self._taken, *self._jobs), deque()
+                jobs, self._jobs = (*self._current_jobs, *self._jobs), deque()
                 self._condition.notify_all()
             for future in (future for _, future in jobs if not future.done()):
-                future.set_exception(StoreError(self._file.path, Trouble(Kind.OTHER, "it is closed")))
+                future.set_exception(StoreError(self._file.path, StoreFault(StoreFaultKind.OTHER, "it is closed")))
 
-    def _wait(self) -> tuple[deque[_Put], deque[tuple[Job, Future[Any]]], int, int, bool]:
-        """Wait for something to do.
+    def _wait(self) -> tuple[deque[_QueuedScan], deque[tuple[Job, Future[Any]]], int, int, bool]:
+        """Wait for work.
 
-        Gives what was put, the jobs, how much was put in all, the tries that were asked for, and whether to end.
+        Returns:
+            The queued scans, the jobs, the number of scans put so far, the number of attempts requested so far, and
+            whether to stop.
         """
         with self._condition:
-            while not self._is_closing and self._asked == self._answered and not self._jobs:
-                due = self._next_forgetting if self._file.is_up else self._next_try
+            while not self._is_closing and self._requested_attempts == self._made_attempts and not self._jobs:
+                due = self._next_retention if self._file.is_up else self._next_try
                 if self._queue:
-                    due = min(due, self._queued_since + LINGER)
+                    due = min(due, self._queued_since + BATCH_DELAY)
                 pause = due - time.monotonic()
                 if pause <= 0:
                     break
                 self._condition.wait(pause)
             queue, self._queue = self._queue, deque()
             jobs, self._jobs = self._jobs, deque()
-            return queue, jobs, self._put, self._asked, self._is_closing
+            return queue, jobs, self._put_count, self._requested_attempts, self._is_closing
 
-    def _perform(self, job: Job, future: Future[Any]) -> None:
-        """Do a job, unless the file is known not to be writable."""
+    def _run_job(self, job: Job, future: Future[Any]) -> None:
+        """Run a job, unless the file is known not to be writable."""
         if not self._file.is_up:
-            future.set_exception(StoreError(self._file.path, self._file.trouble))
+            future.set_exception(StoreError(self._file.path, self._file.fault))
             return
         try:
-            connection = self._file.opened()
-            self._file.verify_place()
+            connection = self._file.open()
+            self._file.verify_not_replaced()
             with transaction(connection):
                 result = job(connection)
-            self._file.verify_place(is_after_commit=True)
-        except (Trouble, sqlite3.Error, OSError) as error:
+            self._file.verify_not_replaced(is_after_commit=True)
+        except (StoreFault, sqlite3.Error, OSError) as error:
             self._file.failed(error)
             self._next_try = time.monotonic() + self._retry
-            future.set_exception(StoreError(self._file.path, trouble_of(error)))
-        except BaseException as error:  # noqa: BLE001 - of the one who asked, who waits for it
+            future.set_exception(StoreError(self._file.path, classify_error(error)))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for the job
             future.set_exception(error)
         else:
             future.set_result(result)
 
-    def _absorb(self, queue: Iterable[_Put]) -> None:
-        for put in queue:
-            after = put.after
-            if self._stands_by:  # what changed, and whom to tell, is found out by what the other one wrote in the end
-                self._known[put.key] = after
+    def _absorb(self, queue: Iterable[_QueuedScan]) -> None:
+        """Move queued scans into the pending writes."""
+        for queued in queue:
+            key, after = queued.key, queued.after
+            if self._is_standby:  # changes and notifications are derived from the other exporter's states at takeover
+                self._known[key] = after
                 continue
-            theirs = self._adopted.get(put.key)
-            if theirs is not None and _is_newer(theirs, after):
-                continue  # the other one has seen more
-            before = self._adopted.pop(put.key, put.before)
-            self._known[put.key] = after
-            _note(self._told, put.key, put.story)
-            self._backlog.add(Entry(after, _changes(before, after), put.story, put.notice))
+            adopted = self._adopted.get(key)
+            if adopted is not None and _is_newer(adopted, after):
+                continue
+            before = self._adopted.pop(key, queued.before)
+            self._known[key] = after
+            _set_or_remove(self._known_notification_states, key, queued.notification_state)
+            self._pending.add(
+                PendingWrite(after, _changes(before, after), queued.notification_state, queued.notification)
+            )
 
-    def _is_time(self, *, is_asked: bool, is_last: bool) -> bool:
+    def _is_due(self, *, is_requested: bool, is_last: bool) -> bool:
         if is_last:
-            return bool(self._backlog)
-        return is_asked or self._file.is_up or time.monotonic() >= self._next_try
+            return bool(self._pending)
+        return is_requested or self._file.is_up or time.monotonic() >= self._next_try
 
-    def _try(self) -> bool:
-        """Write all that waits; tell whether that was done."""
+    def _attempt(self) -> bool:
+        """Write everything that is pending; return whether that succeeded."""
         for _ in range(2):
             try:
                 self._write()
-            except Exception as error:  # noqa: BLE001 - told in the log, and tried again
-                is_to_be_tried = self._file.failed(error)
-                self._stands_by = self._stands_by or self._file.is_held
-                if not is_to_be_tried:
+            except Exception as error:  # noqa: BLE001 - logged and retried
+                is_to_be_retried = self._file.failed(error)
+                self._is_standby = self._is_standby or self._file.is_held
+                if not is_to_be_retried:
                     break
             else:
                 self._file.succeeded(self.status.dropped)
-                if self._kept is not None:
-                    self._known = {host: state for host, state in self._known.items() if host in self._kept}
-                    self._told = {host: told for host, told in self._told.items() if host in self._kept}
+                if self._retained is not None:
+                    self._known = _only(self._known, self._retained)
+                    self._known_notification_states = _only(self._known_notification_states, self._retained)
                     with self._condition:
-                        self._stories = {host: told for host, told in self._stories.items() if host in self._kept}
-                    self._kept = None
+                        self._notification_states = _only(self._notification_states, self._retained)
+                    self._retained = None
                 return True
         self._next_try = time.monotonic() + self._retry
         return False
 
     def _write(self) -> None:
         is_suspect, self._is_suspect = self._is_suspect, False
-        is_another = is_suspect or not self._file.is_open
-        connection = self._file.opened(is_suspect=is_suspect)
-        if self._stands_by:
+        is_new_connection = is_suspect or not self._file.is_open
+        connection = self._file.open(is_suspect=is_suspect)
+        if self._is_standby:
             self._take_over(connection)
-        elif is_another:
-            if not connection.execute("SELECT EXISTS (SELECT 1 FROM state)").fetchone()[0]:
-                self._forget_stories()  # the mails that were to tell them are gone: they are told anew
-            for key, state in self._known.items():
-                if key not in self._backlog:
-                    self._backlog.add(Entry(state, story=self._told.get(key)))
-        self._file.verify_place()
-        while batch := self._backlog.batch(_BATCH_ENTRIES, _BATCH_CHANGES):
+        elif is_new_connection:
+            self._write_again(connection)
+        self._file.verify_not_replaced()
+        while batch := self._pending.batch(_BATCH_WRITES, _BATCH_CHANGES):
             self._write_batch(connection, batch)
-        if time.monotonic() >= self._next_forgetting:
-            is_more = history.forget(
+        if time.monotonic() >= self._next_retention:
+            has_more = retention.delete_expired(
                 connection,
                 self.history,
                 self._wall_clock(),
-                report_history=self.report_history,
+                audit_history=self.audit_history,
                 may_advance=self._may_advance,
             )
-            self._may_advance = not is_more
-            if not is_more:
-                self._next_forgetting = time.monotonic() + history.EVERY
+            self._may_advance = not has_more
+            if not has_more:
+                self._next_retention = time.monotonic() + retention.INTERVAL
 
-    def _write_batch(self, connection: sqlite3.Connection, batch: Sequence[Entry]) -> None:
-        """Write the oldest entries; what can never be written must not keep the others from being so."""
+    def _write_again(self, connection: sqlite3.Connection) -> None:
+        """Write all known states again: the file may be another one than before."""
+        if not connection.execute("SELECT EXISTS (SELECT 1 FROM state)").fetchone()[0]:
+            # queued mails are lost with the old file, so that the notifications must be sent again
+            self._known_notification_states.clear()
+            with self._condition:
+                self._notification_states.clear()
+        for key, state in self._known.items():
+            if key not in self._pending:
+                document = self._known_notification_states.get(key)
+                self._pending.add(PendingWrite(state, notification_state=document))
+
+    def _write_batch(self, connection: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
+        """Write the oldest pending writes; drop those that can never be written, so that they do not block others."""
         try:
-            self._write_together(connection, batch)
-        except _UNWRITABLE as error:
-            connection.execute("SELECT 1")  # raises if it is the connection that is at fault
+            self._commit_batch(connection, batch)
+        except _VALUE_ERRORS as error:
+            connection.execute("SELECT 1")  # raises if the connection is broken
             if len(batch) > 1:
                 for entry in batch:
                     self._write_batch(connection, [entry])
                 return
             (entry,) = batch
-            _log.error("what is known of a host cannot be written and is lost", host=entry.state.host, why=str(error))
-            self._backlog.remove(1)
-            self._backlog.dropped += len(entry.changes)
+            _log.error("cannot write the state of a host; it is lost", host=entry.state.host, why=str(error))
+            self._pending.remove(1)
+            self._pending.dropped += len(entry.changes)
 
-    def _write_together(self, connection: sqlite3.Connection, batch: Sequence[Entry]) -> None:
+    def _commit_batch(self, connection: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
         found = [change for entry in batch for change in entry.changes]
-        notices = [(entry.state.host, entry.notice) for entry in batch if entry.notice is not None]
-        records.write(connection, self._documents(batch), found, notices, self._wall_clock())
-        self._file.verify_place(is_after_commit=True)
-        self._backlog.remove(len(batch))
+        notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
+        write_states(connection, self._encode_states(batch), found, notifications, self._wall_clock())
+        self._file.verify_not_replaced(is_after_commit=True)
+        self._pending.remove(len(batch))
 
     def _take_over(self, connection: sqlite3.Connection) -> None:
-        """Go on from what another exporter wrote: its states, and what it told the recipients of mails.
+        """Continue from the states and notification states that another exporter wrote.
 
-        Of a host that was scanned here later, what changed since its scan is written. What waited here is dropped: the
-        other one has written the same, and sent the same mails.
+        If this exporter scanned a host later, its state is written with the changes since the other one's. Pending
+        writes are dropped: the other exporter has written the same and sent the same mails.
         """
-        filed = {host_key(host): (document, story) for host, document, story in records.read_documents(connection)}
+        rows = {host_key(host): (document, notified) for host, document, notified in read_states(connection)}
         with self._condition:
             self._absorb(self._queue)
             self._queue.clear()
-            self._stories = {key: story for key, (_, story) in filed.items() if story is not None}
-        self._told = {key: self._stories[key] for key in self._known if key in self._stories}
-        self._backlog = Backlog(MAX_CHANGES, self._backlog.dropped)
+            self._notification_states = {key: notified for key, (_, notified) in rows.items() if notified is not None}
+        self._known_notification_states = _only(self._notification_states, self._known)
+        self._pending = PendingWrites(MAX_PENDING_CHANGES, self._pending.dropped)
         self._adopted = {}
         for key, state in self._known.items():
-            theirs = self._filed(filed.get(key), state)
+            theirs = self._decode(rows.get(key), state)
             if _is_newer(theirs, state):
                 self._adopted[key] = theirs
             else:
                 last_change = max(filter(None, (state.last_change, theirs.last_change)), default=None)
                 merged = replace(state, last_change=last_change)
-                self._backlog.add(Entry(merged, _changes(theirs, merged), self._told.get(key)))
+                self._pending.add(
+                    PendingWrite(merged, _changes(theirs, merged), self._known_notification_states.get(key))
+                )
         self._known |= self._adopted
-        self._stands_by = False
+        self._is_standby = False
         self._on_takeover(tuple(self._adopted.values()))
 
-    def _filed(self, row: tuple[str, str | None] | None, state: HostState) -> HostState:
-        """Read the state of a host in the file; that before a first scan if there is none."""
+    def _decode(self, row: tuple[str, str | None] | None, state: HostState) -> HostState:
+        """Return the state of a host in the file, or an empty one."""
         if row is not None:
             try:
-                return self._encoding.decode(row[0], state.target, self._wall_clock())
-            except DocumentError as error:
-                _log.error("a state in the file cannot be read", host=state.host, why=str(error))
+                return self._codec.decode(row[0], state.target, self._wall_clock())
+            except StateDocumentError as error:
+                _log.error("the state file has an invalid state", host=state.host, why=str(error))
         return HostState(state.target)
 
-    def _forget_stories(self) -> None:
-        self._told.clear()
-        with self._condition:
-            self._stories.clear()
-
-    def _documents(self, batch: Sequence[Entry]) -> list[tuple[str, str, str | None]]:
-        """Give the document of each host's last state, and its story."""
+    def _encode_states(self, batch: Sequence[PendingWrite]) -> list[tuple[str, str, str | None]]:
+        """Return host, document and notification state of each host's last state."""
         documents = []
         for entry in {entry.key: entry for entry in batch}.values():
             host = entry.state.host
             try:
-                documents.append((host, self._encoding.encode(entry.state), entry.story))
-            except Exception:  # noqa: BLE001 - one host's must not keep the others' from being written
-                _log.exception("a state cannot be written and is left out", host=host)
+                documents.append((host, self._codec.encode(entry.state), entry.notification_state))
+            except Exception:  # noqa: BLE001 - it must not block other hosts
+                _log.exception("cannot encode the state of a host; skipping it", host=host)
         return documents
 
 
-def _note(stories: dict[str, str], key: str, story: str | None) -> None:
-    if story is None:
-        stories.pop(key, None)
+def _only(values: Mapping[str, T], keys: Container[str]) -> dict[str, T]:
+    return {key: value for key, value in values.items() if key in keys}
+
+
+def _set_or_remove(documents: dict[str, str], key: str, document: str | None) -> None:
+    if document is None:
+        documents.pop(key, None)
     else:
-        stories[key] = story
+        documents[key] = document
 
 
 def _changes(before: HostState, after: HostState) -> tuple[Change, ...]:
     try:
         return tuple(changes(before, after))
-    except Exception:  # noqa: BLE001 - one host's must not keep the others' from being written
-        _log.exception("what changed cannot be told, and is not in the log", host=after.host)
+    except Exception:  # noqa: BLE001 - it must not block other hosts
+        _log.exception("cannot determine the changes of a host; they are missing in the change log", host=after.host)
         return ()
 
 
 def _is_newer(one: HostState, other: HostState) -> bool:
-    """Tell whether a state knows of a later scan than another, be it of one that reached a verdict."""
+    """Return whether a state is based on a later scan, or a later conclusive scan, than another."""
     pairs = ((one.latest, other.latest), (one.conclusive, other.conclusive))
     return any(a is not None and (b is None or a.finished_at > b.finished_at) for a, b in pairs)

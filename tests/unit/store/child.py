@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portspec.state.snapshot import HostState
-from portspec.store import Archive, Arrival, Store, StoreError, deposit
+from portspec.store import Archive, IncomingAudit, Store, StoreError, archive_audit
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, WEB, Logs, opened, scan, told
 
@@ -127,7 +127,7 @@ def nobody(directory: Path) -> None:
 def _deposited(path: Path, host: str, payload: bytes = b"{}") -> str:
     """Deposit a report; give what became of it, or what the error says without the path."""
     try:
-        return deposit(str(path), Arrival(host, TODAY, NOW, payload), NOW).value
+        return archive_audit(str(path), IncomingAudit(host, TODAY, NOW, payload), NOW).value
     except StoreError as error:
         return str(error).replace(f" {path}", "")
 
@@ -143,9 +143,9 @@ def full_deposit(directory: Path) -> None:
     os.truncate(filler, filler.stat().st_size - 100_000)  # room for the -shm and the beginning of the -wal
     found["full"] += [_deposited(path, host, noise[::-1]) for host in ("db1", "db2")]
     filler.unlink()
-    found["there"] = [len(Store(str(path), history=1.0).archived_days(host)) for host in ("web1", "db1", "db2")]
+    found["there"] = [len(Store(str(path), history=1.0).audit_days(host)) for host in ("web1", "db1", "db2")]
     found["again"] = [_deposited(path, host, noise[::-1]) for host in ("web1", "db1", "db2")]
-    archived = Store(str(path), history=1.0).archived("db1")
+    archived = Store(str(path), history=1.0).find_audit("db1")
     found["is_whole"] = archived is not None and archived.payload == noise[::-1]
     with contextlib.closing(sqlite3.connect(path)) as connection:
         found["check"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
@@ -175,7 +175,7 @@ def read_only_deposit(directory: Path) -> None:
 
 def depositor() -> None:
     """Deposit a report for each line of the input, a path and a host, and print what became of it."""
-    _race(lambda path, arrival: deposit(path, arrival, NOW))
+    _race(lambda path, arrival: archive_audit(path, arrival, NOW))
 
 
 def exporter(path: str) -> None:
@@ -184,21 +184,21 @@ def exporter(path: str) -> None:
     store = Store(path, history=1.0, wall_clock=lambda: NOW)
     store.open([])
     store.start()
-    _race(lambda _, arrival: store.perform(lambda file: archive.add(file, [arrival], NOW))[0])
+    _race(lambda _, arrival: store.transact(lambda file: archive.add(file, [arrival], NOW))[0])
     store.close()
 
 
-def _race(add: Callable[[str, Arrival], Outcome]) -> None:
+def _race(add: Callable[[str, IncomingAudit], Outcome]) -> None:
     os.write(1, b"ready\n")  # at once and whole, as every line: it may be killed
     for line in sys.stdin:
         path, host = json.loads(line)
         payload = os.urandom(500) + 50 * host.encode()
-        outcome = add(path, Arrival(host, TODAY, NOW, payload))
+        outcome = add(path, IncomingAudit(host, TODAY, NOW, payload))
         os.write(1, f"{outcome} {payload.hex()}\n".encode())
 
 
 def hold(directory: Path, mode: str) -> None:
-    """Lock the file, say so, and hold it until the input ends; `mode` "exclusive" keeps readers out, too."""
+    """StateFileLock the file, say so, and hold it until the input ends; `mode` "exclusive" keeps readers out, too."""
     connection = sqlite3.connect(directory / "portspec.db", isolation_level=None)
     if mode == "exclusive":
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -30,5 +30,5 @@ def logs() -> Iterator[Logs]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for a lock."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
-    monkeypatch.setattr(database, "READ_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr(database, "READ_LOCK_TIMEOUT", 0.0)

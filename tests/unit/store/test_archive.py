@@ -11,11 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
-from portspec.store import Archive, Archived, Arrival, Mark, Outcome, Store, StoreError, archive, deposit, schema
-from portspec.store.encoding import Encoding
-from portspec.store.packing import PackingError
+from portspec.store import (
+    Archive,
+    ArchivedAudit,
+    ArchivePosition,
+    IncomingAudit,
+    Outcome,
+    Store,
+    StoreError,
+    archive,
+    archive_audit,
+    retention,
+    schema,
+)
+from portspec.store.compression import CompressionError
+from portspec.store.faults import StoreFaultKind
 from portspec.store.schema import MIGRATIONS, transaction
-from portspec.store.trouble import Kind
+from portspec.store.states import StateCodec
 from tests.unit.factories import MODEST, NOW
 from tests.unit.store.scenes import DAY, PATIENCE, WEB, opened, scan, scanned, told
 
@@ -50,12 +62,12 @@ def connected(path: Path | str) -> sqlite3.Connection:
     return connection
 
 
-def arrival(host: str = "web1", day: str = DAYS[0], payload: bytes = b"{}") -> Arrival:
+def arrival(host: str = "web1", day: str = DAYS[0], payload: bytes = b"{}") -> IncomingAudit:
     """Make a report that comes in."""
-    return Arrival(host, day, NOW + DAYS.index(day) * DAY, payload)
+    return IncomingAudit(host, day, NOW + DAYS.index(day) * DAY, payload)
 
 
-def add(connection: sqlite3.Connection, *arrivals: Arrival, now: float = NOW) -> list[Outcome]:
+def add(connection: sqlite3.Connection, *arrivals: IncomingAudit, now: float = NOW) -> list[Outcome]:
     """Add reports in a transaction, by an archive that knows of none before."""
     with transaction(connection):
         return Archive().add(connection, arrivals, now)
@@ -82,7 +94,7 @@ def size_of(connection: sqlite3.Connection) -> int:
     )
 
 
-def verify_ratio(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> None:
+def verify_ratio(connection: sqlite3.Connection, arrivals: Sequence[IncomingAudit]) -> None:
     """Add reports, 32 at a time, and see that they take at most a tenth of their size, and can be read."""
     held = Archive()
     for start in range(0, len(arrivals), 32):
@@ -91,9 +103,9 @@ def verify_ratio(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) ->
     raw = sum(len(item.payload) for item in arrivals)
     assert raw / len(arrivals) > 40_000
     assert size_of(connection) * 10 <= raw
-    found, _, left = Archive().newer(connection, None, len(arrivals))
+    found, _, left = Archive().read_after(connection, None, len(arrivals))
     assert left == 0
-    assert [Arrival(item.host, item.day, item.at, item.payload) for item in found] == list(arrivals)
+    assert [IncomingAudit(item.host, item.day, item.at, item.payload) for item in found] == list(arrivals)
 
 
 def test_fleet_takes_a_tenth_of_its_size(connection: sqlite3.Connection) -> None:
@@ -129,25 +141,25 @@ def test_payload_comes_back_byte_for_byte(payloads: list[bytes]) -> None:
     with closing(connected(":memory:")) as connection:
         arrivals = [arrival("web1", day, payload) for day, payload in zip(DAYS, payloads, strict=False)]
         assert add(connection, *arrivals) == [Outcome.ACCEPTED] * len(arrivals)
-        found = [Archive().of_day(connection, "web1", item.day) for item in arrivals]
-        assert found == [Archived(number, i.host, i.day, i.at, i.payload) for number, i in enumerate(arrivals, 1)]
-        last = Archive().last(connection, "web1")
+        found = [Archive().find(connection, "web1", item.day) for item in arrivals]
+        assert found == [ArchivedAudit(number, i.host, i.day, i.at, i.payload) for number, i in enumerate(arrivals, 1)]
+        last = Archive().latest(connection, "web1")
         assert last == (found[-1] if found else None)
 
 
 def test_one_wins_for_each_host_and_day(connection: sqlite3.Connection) -> None:
     """The very same bytes are there already, others are refused, in the same batch, too, and the first one stays."""
     first, other = arrival(payload=b"first"), arrival(payload=b"other")
-    assert add(connection, first, first, other) == [Outcome.ACCEPTED, Outcome.SAME, Outcome.OTHER]
-    assert add(connection, other, first) == [Outcome.OTHER, Outcome.SAME]
+    assert add(connection, first, first, other) == [Outcome.ACCEPTED, Outcome.IDENTICAL, Outcome.CONFLICT]
+    assert add(connection, other, first) == [Outcome.CONFLICT, Outcome.IDENTICAL]
     assert (
         add(connection, arrival("db1", payload=b"other"), arrival(day=DAYS[1], payload=b"other"))
         == [Outcome.ACCEPTED] * 2
     )
-    found = Archive().of_day(connection, "web1", DAYS[0])
+    found = Archive().find(connection, "web1", DAYS[0])
     assert found is not None
     assert found.payload == b"first"
-    assert archive.counts(connection) == {"accepted": 3}
+    assert archive.read_counts(connection) == {"accepted": 3}
 
 
 def test_report_that_was_rolled_back_has_not_come(connection: sqlite3.Connection) -> None:
@@ -161,27 +173,27 @@ def test_report_that_was_rolled_back_has_not_come(connection: sqlite3.Connection
 
     with pytest.raises(InterruptedError):
         fail()
-    assert Archive().last(connection, "web1") is None
-    assert archive.counts(connection) == {}
+    assert Archive().latest(connection, "web1") is None
+    assert archive.read_counts(connection) == {}
     assert size_of(connection) == 0
     with transaction(connection):
         assert held.add(connection, [item], NOW) == [Outcome.ACCEPTED]
-    assert Archive().last(connection, "web1") is not None
+    assert Archive().latest(connection, "web1") is not None
 
 
 def test_last_report_is_that_of_the_last_day(connection: sqlite3.Connection) -> None:
     """A mail that was long on its way does not hide what the host reported since."""
     add(connection, *(arrival(day=DAYS[day], payload=str(day).encode()) for day in (1, 3, 2)), arrival("db1"))
-    last = Archive().last(connection, "web1")
+    last = Archive().latest(connection, "web1")
     assert last is not None
     assert (last.day, last.payload, last.number) == (DAYS[3], b"3", 2)
     assert Archive().days(connection, "web1") == [DAYS[3], DAYS[2], DAYS[1]]
-    assert archive.last_numbers(connection) == {"web1": 2, "db1": 4}
-    assert Archive().last(connection, "db2") is None
+    assert archive.latest_numbers(connection) == {"web1": 2, "db1": 4}
+    assert Archive().latest(connection, "db2") is None
     assert Archive().days(connection, "db2") == []
 
 
-def numbers(found: Sequence[Archived]) -> list[int]:
+def numbers(found: Sequence[ArchivedAudit]) -> list[int]:
     """Give their numbers."""
     return [item.number for item in found]
 
@@ -190,14 +202,14 @@ def test_reports_are_read_in_the_order_in_which_they_came(connection: sqlite3.Co
     """A few at a time, each once, with the count of what is left, and what comes later is read later."""
     add(connection, *(arrival(day=day) for day in DAYS[:5]))
     held = Archive()
-    found, mark, left = held.newer(connection, None, 2)
+    found, mark, left = held.read_after(connection, None, 2)
     assert (numbers(found), mark.number, left) == ([1, 2], 2, 3)
-    assert held.newer(connection, mark, 0) == ([], mark, 3)
-    found, mark, left = held.newer(connection, mark, 3)
+    assert held.read_after(connection, mark, 0) == ([], mark, 3)
+    found, mark, left = held.read_after(connection, mark, 3)
     assert (numbers(found), left) == ([3, 4, 5], 0)
-    assert held.newer(connection, mark, 3) == ([], mark, 0)
+    assert held.read_after(connection, mark, 3) == ([], mark, 0)
     add(connection, arrival("db1"))
-    found, mark, left = held.newer(connection, mark, 3)
+    found, mark, left = held.read_after(connection, mark, 3)
     assert (numbers(found), left) == ([6], 0)
 
 
@@ -205,7 +217,7 @@ def test_nothing_is_left_when_the_newest_are_forgotten(connection: sqlite3.Conne
     """What was deleted meanwhile is not waited for."""
     add(connection, *(arrival(day=day) for day in DAYS[:5]))
     connection.execute("DELETE FROM audit WHERE id IN (2, 4, 5)")
-    found, mark, left = Archive().newer(connection, None, 10)
+    found, mark, left = Archive().read_after(connection, None, 10)
     assert (numbers(found), mark.number, left) == ([1, 3], 5, 0)
 
 
@@ -213,11 +225,11 @@ def test_large_reports_are_read_fewer_at_a_time(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many are wanted, no more are in memory at once than their size allows."""
-    monkeypatch.setattr(archive, "_MAX_READ", 3000)
+    monkeypatch.setattr(archive, "_MAX_READ_SIZE", 3000)
     add(connection, *(arrival(day=day, payload=bytes(2000)) for day in DAYS[:5]))
-    found, mark, left = Archive().newer(connection, None, 10)
+    found, mark, left = Archive().read_after(connection, None, 10)
     assert (numbers(found), left) == ([1, 2], 3)
-    found, mark, left = Archive().newer(connection, mark, 10)
+    found, mark, left = Archive().read_after(connection, mark, 10)
     assert (numbers(found), left) == ([3, 4], 1)
 
 
@@ -226,12 +238,12 @@ def test_archive_that_is_begun_anew_is_read_from_its_beginning(tmp_path: Path) -
     with closing(connected(tmp_path / "1.db")) as old, closing(connected(tmp_path / "2.db")) as new:
         for file in (old, new):
             add(file, *(arrival(day=day) for day in DAYS[:3]))
-        _, mark, _ = Archive().newer(old, None, 3)
-        found, _, left = Archive().newer(new, mark, 2)
+        _, mark, _ = Archive().read_after(old, None, 3)
+        found, _, left = Archive().read_after(new, mark, 2)
         assert (numbers(found), left) == ([1, 2], 1)
-        Archive().put_documents(new, [("web1", 3, "of the old one")], mark)
-        assert Archive().mark(new) is None
-        assert list(Archive().documents(new)) == []
+        Archive().save_results(new, [("web1", 3, "of the old one")], mark)
+        assert Archive().read_position(new) is None
+        assert list(Archive().results(new)) == []
 
 
 def test_archive_that_was_set_back_is_read_from_its_beginning(path: Path, tmp_path: Path) -> None:
@@ -241,8 +253,8 @@ def test_archive_that_was_set_back_is_read_from_its_beginning(path: Path, tmp_pa
         with closing(sqlite3.connect(tmp_path / "backup.db", isolation_level=None)) as backup:
             connection.backup(backup)
             add(connection, arrival(day=DAYS[1]))
-            _, mark, _ = Archive().newer(connection, None, 2)
-            found, _, _ = Archive().newer(backup, mark, 2)
+            _, mark, _ = Archive().read_after(connection, None, 2)
+            found, _, _ = Archive().read_after(backup, mark, 2)
             assert numbers(found) == [1]
 
 
@@ -250,15 +262,15 @@ def test_documents_are_kept_with_the_mark(connection: sqlite3.Connection) -> Non
     """What reports came to is there with the numbers of the reports, and up to where they were read."""
     add(connection, arrival("web1"), arrival("db1"), arrival("web1", DAYS[1]))
     held = Archive()
-    assert held.mark(connection) is None
-    _, mark, _ = held.newer(connection, None, 2)
-    held.put_documents(connection, [("web1", 1, '{"ä": "\ud800"}'), ("db1", 2, "")], mark)
-    assert Archive().mark(connection) == mark
-    assert list(Archive().documents(connection)) == [("db1", 2, ""), ("web1", 1, '{"ä": "\ud800"}')]
-    _, mark, _ = held.newer(connection, mark, 2)
-    held.put_documents(connection, [("web1", 3, "new")], mark)
-    assert held.mark(connection) == mark
-    assert list(held.documents(connection)) == [("db1", 2, ""), ("web1", 3, "new")]
+    assert held.read_position(connection) is None
+    _, mark, _ = held.read_after(connection, None, 2)
+    held.save_results(connection, [("web1", 1, '{"ä": "\ud800"}'), ("db1", 2, "")], mark)
+    assert Archive().read_position(connection) == mark
+    assert list(Archive().results(connection)) == [("db1", 2, ""), ("web1", 1, '{"ä": "\ud800"}')]
+    _, mark, _ = held.read_after(connection, mark, 2)
+    held.save_results(connection, [("web1", 3, "new")], mark)
+    assert held.read_position(connection) == mark
+    assert list(held.results(connection)) == [("db1", 2, ""), ("web1", 3, "new")]
 
 
 @pytest.mark.parametrize(
@@ -269,10 +281,10 @@ def test_document_of_an_earlier_day_does_not_replace_a_later_one(
 ) -> None:
     """The day counts, not in which order reports came in or were read; one that is forgotten is the earliest."""
     add(connection, *(arrival(day=DAYS[day]) for day in (1, 2, 0)))
-    _, mark, _ = Archive().newer(connection, None, 9)
+    _, mark, _ = Archive().read_after(connection, None, 9)
     for place, number in enumerate(puts):
-        Archive().put_documents(connection, [("web1", number, f"{place}")], mark)
-    ((_, number, document),) = Archive().documents(connection)
+        Archive().save_results(connection, [("web1", number, f"{place}")], mark)
+    ((_, number, document),) = Archive().results(connection)
     assert (number, document) == (kept, str(max(place for place in (0, 1) if puts[place] == kept)))
 
 
@@ -281,14 +293,14 @@ def test_documents_of_a_fleet_are_small(connection: sqlite3.Connection) -> None:
     rng = random.Random(1)  # noqa: S311 - repeatable
     known = [finding(rng) for _ in range(300)]
     documents = [(f"host{number}", number, "".join(rng.sample(known, 100))) for number in range(100)]
-    _, mark, _ = Archive().newer(connection, None, 1)
+    _, mark, _ = Archive().read_after(connection, None, 1)
     with transaction(connection):
-        Archive().put_documents(connection, documents, mark)
+        Archive().save_results(connection, documents, mark)
     (size,) = connection.execute(
         "SELECT (SELECT sum(length(document)) FROM audit_result) + (SELECT sum(length(content)) FROM dictionary)"
     ).fetchone()
     assert size * 5 < sum(len(document) for _, _, document in documents)
-    assert sorted(Archive().documents(connection)) == sorted(documents)
+    assert sorted(Archive().results(connection)) == sorted(documents)
 
 
 def garble(connection: sqlite3.Connection, number: int) -> None:
@@ -305,17 +317,17 @@ def test_garbled_report_does_not_stop_the_others(connection: sqlite3.Connection,
         garble(connection, number)
     held = Archive()
     for _ in range(2):
-        found, mark, left = held.newer(connection, None, 10)
+        found, mark, left = held.read_after(connection, None, 10)
         assert (numbers(found), mark.number, left) == ([1, 3], 4, 0)
-        last = held.last(connection, "web1")
+        last = held.latest(connection, "web1")
         assert last is not None
         assert last.number == 3
     assert [(event["level"], event["host"], event["day"]) for event in logs.events] == [
         ("error", "web1", DAYS[1]),
         ("error", "web1", DAYS[3]),
     ]
-    with pytest.raises(PackingError):
-        held.of_day(connection, "web1", DAYS[1])
+    with pytest.raises(CompressionError):
+        held.find(connection, "web1", DAYS[1])
 
 
 def test_report_that_is_sent_again_takes_the_place_of_a_garbled_one(connection: sqlite3.Connection) -> None:
@@ -323,9 +335,9 @@ def test_report_that_is_sent_again_takes_the_place_of_a_garbled_one(connection: 
     item = arrival(payload=b"the report of the day " * 9)
     add(connection, item)
     garble(connection, 1)
-    _, mark, _ = Archive().newer(connection, None, 10)
+    _, mark, _ = Archive().read_after(connection, None, 10)
     assert add(connection, item) == [Outcome.ACCEPTED]
-    found, _, _ = Archive().newer(connection, mark, 10)
+    found, _, _ = Archive().read_after(connection, mark, 10)
     assert [(one.number, one.payload) for one in found] == [(2, item.payload)]
 
 
@@ -335,7 +347,7 @@ def test_garbled_dictionary_costs_what_was_packed_with_it_alone(connection: sqli
     add(connection, *(arrival(day=day, payload=day.encode() + text) for day in DAYS[:4]))
     connection.execute("UPDATE dictionary SET content = zeroblob(100)")
     add(connection, *(arrival(day=day, payload=day.encode() + text) for day in DAYS[4:8]))
-    found, _, left = Archive().newer(connection, None, 20)
+    found, _, left = Archive().read_after(connection, None, 20)
     assert ([item.day for item in found], left) == ([DAYS[0], *DAYS[4:8]], 0)
     assert [item.payload for item in found] == [item.day.encode() + text for item in found]
     assert set(logs.levels) == {"error"}
@@ -343,28 +355,28 @@ def test_garbled_dictionary_costs_what_was_packed_with_it_alone(connection: sqli
 
 def test_garbled_document_does_not_stop_the_others(connection: sqlite3.Connection, logs: Logs) -> None:
     """It is told once and left out."""
-    _, mark, _ = Archive().newer(connection, None, 0)
-    Archive().put_documents(connection, [(f"host{number}", number, f"{number}") for number in range(3)], mark)
+    _, mark, _ = Archive().read_after(connection, None, 0)
+    Archive().save_results(connection, [(f"host{number}", number, f"{number}") for number in range(3)], mark)
     connection.execute("UPDATE audit_result SET document = 'text' WHERE host = 'host1'")
     held = Archive()
     for _ in range(2):
-        assert list(held.documents(connection)) == [("host0", 0, "0"), ("host2", 2, "2")]
+        assert list(held.results(connection)) == [("host0", 0, "0"), ("host2", 2, "2")]
     assert [(event["level"], event["host"]) for event in logs.events] == [("error", "host1")]
 
 
 def test_totals_are_those_of_all_who_count(connection: sqlite3.Connection) -> None:
     """Refusals are counted beside what was accepted, by reason."""
-    archive.count(connection, {"signature": 2, "roster": 1})
-    archive.count(connection, {})
-    archive.count(connection, {"signature": 1})
+    archive.add_counts(connection, {"signature": 2, "roster": 1})
+    archive.add_counts(connection, {})
+    archive.add_counts(connection, {"signature": 1})
     add(connection, arrival(), arrival(), arrival(payload=b"other"))
-    assert archive.counts(connection) == {"signature": 3, "roster": 1, "accepted": 1}
+    assert archive.read_counts(connection) == {"signature": 3, "roster": 1, "accepted": 1}
 
 
 def forget(connection: sqlite3.Connection, before: float, limit: int = 1000) -> int:
     """Forget all there is to forget; give the number of steps."""
     steps = 1
-    while archive.forget(connection, before, limit):
+    while retention.delete_expired_audits(connection, before, limit):
         steps += 1
     return steps
 
@@ -373,16 +385,16 @@ def test_old_reports_are_forgotten_but_for_the_last_of_each_host(connection: sql
     """A host that fell silent keeps its last report and its document for two years more, one that reports does not."""
     for number, day in enumerate(DAYS[:4]):
         add(connection, arrival(day=day), *([arrival("db1", day)] if number < 2 else []), now=NOW + number * DAY)
-    _, mark, _ = Archive().newer(connection, None, 100)
-    Archive().put_documents(connection, [("db1", 4, "db"), ("web1", 6, "web")], mark)
+    _, mark, _ = Archive().read_after(connection, None, 100)
+    Archive().save_results(connection, [("db1", 4, "db"), ("web1", 6, "web")], mark)
     forget(connection, NOW + 2.5 * DAY)
     assert (Archive().days(connection, "web1"), Archive().days(connection, "db1")) == ([DAYS[3]], [DAYS[1]])
-    assert len(list(Archive().documents(connection))) == 2
+    assert len(list(Archive().results(connection))) == 2
     forget(connection, NOW + 732 * DAY)
     assert Archive().days(connection, "db1") == [DAYS[1]]
     forget(connection, NOW + 734 * DAY)
     assert (Archive().days(connection, "web1"), Archive().days(connection, "db1")) == ([DAYS[3]], [])
-    assert list(Archive().documents(connection)) == [("web1", 6, "web")]
+    assert list(Archive().results(connection)) == [("web1", 6, "web")]
 
 
 def test_report_of_an_earlier_day_is_forgotten_though_it_came_last(connection: sqlite3.Connection) -> None:
@@ -405,7 +417,7 @@ def test_dictionaries_go_with_the_last_that_needs_them(connection: sqlite3.Conne
     (after,) = connection.execute("SELECT count(*) FROM dictionary").fetchone()
     assert (before, after) == (4, 1)
     for host, payload in (("web1", texts[-1]), ("db1", DAYS[-1].encode() + texts[0])):
-        last = Archive().last(connection, host)
+        last = Archive().latest(connection, host)
         assert last is not None
         assert (last.day, last.payload) == (DAYS[-1], payload)
     size = size_of(connection)
@@ -422,16 +434,16 @@ def test_much_is_forgotten_in_small_steps(connection: sqlite3.Connection) -> Non
 
 def reports(path: Path, now: float, *, hours: int = 0, days: float = 90) -> list[str]:
     """Give the days of the reports that are left after so many hours of a store under a clock that stands at `now`."""
-    store = Store(str(path), history=365 * DAY, report_history=days * DAY, wall_clock=lambda: now)
+    store = Store(str(path), history=365 * DAY, audit_history=days * DAY, wall_clock=lambda: now)
     store.open([])
     store.start()
     for hour in range(hours + 1):
         if hour:
-            store._writer._next_forgetting = 0.0
+            store._writer._next_retention = 0.0
         scan(store, HostState(WEB), at=now)  # so that there is something to commit
         assert store.flush(PATIENCE)
     store.close(PATIENCE)
-    return store.archived_days("web1")
+    return store.audit_days("web1")
 
 
 def test_store_forgets_reports_by_its_guarded_clock(path: Path) -> None:
@@ -444,56 +456,56 @@ def test_store_forgets_reports_by_its_guarded_clock(path: Path) -> None:
     assert len(reports(path, last + 3650 * DAY, days=29.5)) == 30
     assert reports(path, last + 1, days=9.5) == [*reversed(DAYS[-10:])]
     with opened(path, wall_clock=lambda: last) as (store, _):
-        store.report_history = 4.5 * DAY
-        assert store.report_history == 4.5 * DAY
-        store.perform(lambda _: None)  # what the thread does at its start is over
-        store._writer._next_forgetting = 0.0
+        store.audit_history = 4.5 * DAY
+        assert store.audit_history == 4.5 * DAY
+        store.transact(lambda _: None)  # what the thread does at its start is over
+        store._writer._next_retention = 0.0
         scan(store, HostState(WEB), at=last)
         store.close(PATIENCE)  # what is put is committed before anything is forgotten
-        assert store.archived_days("web1") == [*reversed(DAYS[-5:])]
+        assert store.audit_days("web1") == [*reversed(DAYS[-5:])]
 
 
 def test_store_reads_without_being_opened(path: Path) -> None:
     """Commands read the archive beside an exporter or without one."""
     with opened(path) as (store, _):
         held = Archive()
-        store.perform(lambda file: held.add(file, [arrival(payload=b"1"), arrival(day=DAYS[1], payload=b"2")], NOW))
-        _, mark, _ = store.perform(lambda file: held.newer(file, None, 5))
-        store.perform(lambda file: held.put_documents(file, [("web1", 2, "found")], mark))
+        store.transact(lambda file: held.add(file, [arrival(payload=b"1"), arrival(day=DAYS[1], payload=b"2")], NOW))
+        _, mark, _ = store.transact(lambda file: held.read_after(file, None, 5))
+        store.transact(lambda file: held.save_results(file, [("web1", 2, "found")], mark))
     reader = Store(str(path), history=DAY)
-    last = Archived(2, "web1", DAYS[1], NOW + DAY, b"2")
-    assert reader.archived("web1") == last
-    assert reader.archived("web1", DAYS[1]) == last
-    assert reader.archived("web1", DAYS[2]) is None
-    assert reader.archived("db1") is None
-    assert reader.archived_days("web1") == [DAYS[1], DAYS[0]]
-    assert reader.last_reports() == {"web1": 2}
-    assert reader.audit_documents() == {"web1": (2, "found")}
+    last = ArchivedAudit(2, "web1", DAYS[1], NOW + DAY, b"2")
+    assert reader.find_audit("web1") == last
+    assert reader.find_audit("web1", DAYS[1]) == last
+    assert reader.find_audit("web1", DAYS[2]) is None
+    assert reader.find_audit("db1") is None
+    assert reader.audit_days("web1") == [DAYS[1], DAYS[0]]
+    assert reader.latest_audits() == {"web1": 2}
+    assert reader.audit_results() == {"web1": (2, "found")}
 
 
 def test_garbled_report_that_is_asked_for_is_an_error(path: Path) -> None:
     """Who asks for a report is not told that there is none; the file is not taken for corrupt because of it."""
     with opened(path) as (store, _):
-        store.perform(lambda file: Archive().add(file, [arrival(payload=b"the report " * 9)], NOW))
-        store.perform(lambda file: garble(file, 1))
-        with pytest.raises(StoreError, match=f"the report of web1 of {DAYS[0]} is garbled") as caught:
-            store.archived("web1", DAYS[0])
-        assert caught.value.kind is Kind.CORRUPT
-        with pytest.raises(PackingError):
-            store.perform(lambda file: Archive().of_day(file, "web1", DAYS[0]))
+        store.transact(lambda file: Archive().add(file, [arrival(payload=b"the report " * 9)], NOW))
+        store.transact(lambda file: garble(file, 1))
+        with pytest.raises(StoreError, match=f"the audit of web1 of {DAYS[0]} is corrupt") as caught:
+            store.find_audit("web1", DAYS[0])
+        assert caught.value.kind is StoreFaultKind.CORRUPT
+        with pytest.raises(CompressionError):
+            store.transact(lambda file: Archive().find(file, "web1", DAYS[0]))
         assert store.status.is_up
-        assert store.archived("web1") is None
+        assert store.find_audit("web1") is None
 
 
 def test_missing_file_is_named(path: Path) -> None:
     """Without a file there is an error that says so, and none is made."""
     reader = Store(str(path), history=DAY)
-    for ask in (lambda: reader.archived("web1"), lambda: reader.archived_days("web1"), reader.audit_documents):
+    for ask in (lambda: reader.find_audit("web1"), lambda: reader.audit_days("web1"), reader.audit_results):
         with pytest.raises(
             StoreError, match=f"cannot read {path}: there is no such file; start the exporter"
         ) as caught:
             ask()
-        assert caught.value.kind is Kind.ABSENT
+        assert caught.value.kind is StoreFaultKind.ABSENT
     assert list(path.parent.iterdir()) == []
 
 
@@ -504,7 +516,7 @@ def of_version_2(path: Path) -> None:
         schema.migrate(connection, MIGRATIONS[:2])
         connection.execute("INSERT INTO notice (at, host, document) VALUES (1, 'web1', '{}')")
         connection.execute("INSERT INTO mail (at, recipient, message, due) VALUES (1, 'a@b', x'00', 1)")
-        state = Encoding().encode(scanned(HostState(WEB), 22))
+        state = StateCodec().encode(scanned(HostState(WEB), 22))
         connection.execute("INSERT INTO state (host, saved_at, document) VALUES ('web1', ?, ?)", (NOW, state))
         connection.execute(
             """INSERT INTO change (at, host, address, ports, was, became, first_seen)
@@ -518,15 +530,15 @@ def test_file_of_the_version_before_is_brought_up_to_date(path: Path, way: str) 
     """Everything in it stays, and it has an archive, whether the exporter opens it first or a deposit."""
     of_version_2(path)
     if way == "deposit":
-        assert deposit(str(path), arrival(), NOW) is Outcome.ACCEPTED
+        assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
     with opened(path) as (store, restored):
         assert restored["web1"].latest == scanned(HostState(WEB), 22).latest
         assert told(store) == [("web1", "22", "open")]
-        outcomes = store.perform(lambda file: Archive().add(file, [arrival()], NOW))
-        assert outcomes == [Outcome.SAME if way == "deposit" else Outcome.ACCEPTED]
-        assert store.perform(lambda file: file.execute("SELECT host FROM notification").fetchall()) == [("web1",)]
-        assert store.perform(lambda file: file.execute("SELECT recipient FROM mail").fetchall()) == [("a@b",)]
-        assert store.archived_days("web1") == [DAYS[0]]
+        outcomes = store.transact(lambda file: Archive().add(file, [arrival()], NOW))
+        assert outcomes == [Outcome.IDENTICAL if way == "deposit" else Outcome.ACCEPTED]
+        assert store.transact(lambda file: file.execute("SELECT host FROM notification").fetchall()) == [("web1",)]
+        assert store.transact(lambda file: file.execute("SELECT recipient FROM mail").fetchall()) == [("a@b",)]
+        assert store.audit_days("web1") == [DAYS[0]]
 
 
 def test_file_of_the_version_before_has_no_reports_for_a_reader(path: Path) -> None:
@@ -534,11 +546,11 @@ def test_file_of_the_version_before_has_no_reports_for_a_reader(path: Path) -> N
     of_version_2(path)
     before = path.read_bytes()
     reader = Store(str(path), history=DAY)
-    assert reader.archived("web1") is None
-    assert reader.archived("web1", DAYS[0]) is None
-    assert reader.archived_days("web1") == []
-    assert reader.last_reports() == {}
-    assert reader.audit_documents() == {}
+    assert reader.find_audit("web1") is None
+    assert reader.find_audit("web1", DAYS[0]) is None
+    assert reader.audit_days("web1") == []
+    assert reader.latest_audits() == {}
+    assert reader.audit_results() == {}
     assert path.read_bytes() == before
 
 
@@ -549,7 +561,7 @@ def test_each_file_has_a_name_of_its_own(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.db"
         of_version_2(path)
         with closing(connected(path)) as connection:
-            _, mark, _ = Archive().newer(connection, Mark("", 7), 1)
+            _, mark, _ = Archive().read_after(connection, ArchivePosition("", 7), 1)
             assert mark.number == 0
             names.add(mark.archive)
     assert len(names) == 3

@@ -96,7 +96,7 @@ def test_corrupt_file_is_set_aside_at_the_start(path: Path, logs: Logs, harm: Ca
         filled(store)
         assert len(store.changes(limit=1000)) == 400
     (event,) = logs.events
-    assert (event["level"], event["file"], event["set_aside"]) == ("error", str(path), str(path.with_name(ASIDE)))
+    assert (event["level"], event["file"], event["renamed_to"]) == ("error", str(path), str(path.with_name(ASIDE)))
     assert path.with_name(ASIDE).read_bytes() == content
     with opened(path, MANY) as (_, restored):
         assert len(restored) == len(MANY)
@@ -143,7 +143,7 @@ def test_file_that_becomes_corrupt_is_found_by_the_writer(path: Path, logs: Logs
         commit(store)
         assert store.status.is_up
         assert sorted(told(store)) == [("host7", "22", "closed"), ("host7", "443", "open"), ("host7", "80", "closed")]
-    assert [(event["level"], event.get("set_aside")) for event in logs.events] == [
+    assert [(event["level"], event.get("renamed_to")) for event in logs.events] == [
         ("error", str(path.with_name(ASIDE)))
     ]
     with opened(path, MANY) as (_, restored):
@@ -175,14 +175,14 @@ def test_corruption_that_the_check_had_no_time_to_find_is_found_by_reading(
     with opened(path, MANY) as (store, _):
         filled(store)
     zeroed_tables(path)
-    monkeypatch.setattr(database, "_CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(database, "_CHECK_TIMEOUT", -1.0)
     monkeypatch.setattr(database, "_CHECK_STEPS", 1)
     with opened(path, MANY) as (store, restored):
         assert restored == {}
         scan(store, HostState(MANY[0]), 22)
         commit(store)
         assert store.status.is_up
-    assert [event.get("set_aside") for event in logs.events] == [None, str(path.with_name(ASIDE))]
+    assert [event.get("renamed_to") for event in logs.events] == [None, str(path.with_name(ASIDE))]
 
 
 def test_disk_that_garbles_everything_is_not_filled(path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +210,11 @@ def test_corrupt_file_that_cannot_be_set_aside_is_told(path: Path, logs: Logs, m
         raise PermissionError(1, "Operation not permitted")
 
     garbage(path)
-    monkeypatch.setattr(database, "set_aside", refuse)
+    monkeypatch.setattr(database, "rename_corrupt", refuse)
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         assert not store.flush(5)
-        assert [(event["level"], event["why"]) for event in logs.events] == [("error", "it is no database")]
+        assert [(event["level"], event["why"]) for event in logs.events] == [("error", "it is not a database")]
         assert path.exists()
         path.unlink()
         commit(store)

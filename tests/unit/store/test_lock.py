@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
-from portspec.store import Store, StoreError, outbox, present_holder
-from portspec.store.lock import SUFFIX, Holder, Lock, last_holder
-from portspec.store.trouble import Kind, Trouble
+from portspec.store import Store, StoreError, current_lock_holder, outbox
+from portspec.store.faults import StoreFault, StoreFaultKind
+from portspec.store.lock import SUFFIX, LockHolder, StateFileLock, last_lock_holder
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, Logs, commit, opened, scan, scanned, told
-from tests.unit.store.test_trouble import CHILD, ROOT
+from tests.unit.store.test_faults import CHILD, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def test_second_process_says_which_one_holds_the_file(path: Path, logs: Logs) ->
         status = store.status
         assert (status.is_up, status.is_held, status.pending, status.dropped) == (False, True, 0, 0)
         with pytest.raises(StoreError, match=f"another exporter holds it: process {process.pid} on "):
-            store.perform(outbox.waiting)
+            store.transact(outbox.read_status)
         assert store.changes() == ()
 
 
@@ -73,7 +73,7 @@ def test_file_is_taken_over_from_a_process_that_was_killed(path: Path, logs: Log
         taken_over(store)
         assert told(store) == [("web1", "22", "open")]
         assert logs.levels == ["error", "info"]
-        holder = present_holder(str(path))
+        holder = current_lock_holder(str(path))
         assert holder
         assert holder.pid == os.getpid()
 
@@ -115,8 +115,8 @@ def test_nothing_is_written_twice_after_a_takeover(path: Path) -> None:
     try:
         taken_over(second)
         assert told(second) == [("web1", "80", "open"), ("db1", "22", "open"), ("web1", "22", "open")]
-        assert (second.story("web1"), second.story("db1")) == ("told of 80", None)
-        notices = second.perform(outbox.read_notices)
+        assert (second.notification_state("web1"), second.notification_state("db1")) == ("told of 80", None)
+        notices = second.transact(outbox.read_notifications)
         assert [notice.document for notice in notices] == ["notice of 80"]
         assert [(state.host, state.latest and state.latest.finished_at) for state in moved] == [("db1", NOW + 9)]
         second.put(old, scanned(old, 22, at=NOW + 10))  # against what the other one saw, it is no change
@@ -153,8 +153,8 @@ def test_closed_store_frees_the_file(path: Path) -> None:
     for _ in range(2):
         with opened(path) as (store, _):
             assert store.status.is_up
-    assert present_holder(str(path)) is None
-    assert last_holder(str(path)) is not None
+    assert current_lock_holder(str(path)) is None
+    assert last_lock_holder(str(path)) is not None
 
 
 def test_directory_that_is_not_there_is_an_ordinary_trouble(tmp_path: Path, logs: Logs) -> None:
@@ -175,16 +175,16 @@ def test_whatever_is_in_a_lock_file_is_no_crash(tmp_path: Path, content: bytes) 
     """What a lock file holds is read as a holder, or as nobody."""
     lock_file = tmp_path / "portspec.db.lock"
     lock_file.write_bytes(content)
-    found: Any = last_holder(str(tmp_path / "portspec.db"))
+    found: Any = last_lock_holder(str(tmp_path / "portspec.db"))
     assert found is None or str(found)
 
 
 def test_lock_says_that_it_is_held_even_if_not_by_whom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder that could not write who it is, on a full disk, is refused to others all the same."""
-    lock = Lock(str(path), Holder(1, "scan1", "/etc/portspec/portspec.yml", NOW))
+    lock = StateFileLock(str(path), LockHolder(1, "scan1", "/etc/portspec/portspec.yml", NOW))
     lock.acquire()
     path.with_name(f"{path.name}{SUFFIX}").write_bytes(b"")
-    with pytest.raises(Trouble, match="another exporter holds it: it does not say which") as found:
-        Lock(str(path), Holder(2, "scan1", "", NOW)).acquire()
-    assert found.value.kind is Kind.HELD
+    with pytest.raises(StoreFault, match="another exporter holds it: unknown") as found:
+        StateFileLock(str(path), LockHolder(2, "scan1", "", NOW)).acquire()
+    assert found.value.kind is StoreFaultKind.HELD
     lock.release()

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
-from portspec.store import Store, StoreError, outbox, records, schema
-from portspec.store.backlog import Backlog, Entry
-from portspec.store.encoding import Encoding
-from portspec.store.outbox import Letter, NoticeRow, Waiting
+from portspec.store import Store, StoreError, outbox, schema, states
+from portspec.store.faults import StoreFaultKind
+from portspec.store.outbox import OutboxStatus, QueuedMail, QueuedNotification
+from portspec.store.pending import PendingWrite, PendingWrites
 from portspec.store.schema import MIGRATIONS, transaction
-from portspec.store.trouble import Kind
+from portspec.store.states import StateCodec
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.scan.loopback import eventually
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned, told
-from tests.unit.store.test_backlog import changed, everything
+from tests.unit.store.test_pending import changed, everything
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +37,12 @@ def file(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def note(connection: sqlite3.Connection, *hosts: str) -> list[NoticeRow]:
+def note(connection: sqlite3.Connection, *hosts: str) -> list[QueuedNotification]:
     """Write a notice of each host, and give all there are."""
     connection.executemany(
         "INSERT INTO notification (at, host, document) VALUES (?, ?, 'x')", ((NOW, host) for host in hosts)
     )
-    return outbox.read_notices(connection)
+    return outbox.read_notifications(connection)
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -59,31 +59,31 @@ def tell(store: Store, before: HostState, after: HostState, story: str | None, n
 
 def notices(store: Store) -> list[tuple[str, str]]:
     """Give host and document of every notice."""
-    return [(row.host, row.document) for row in store.perform(outbox.read_notices)]
+    return [(row.host, row.document) for row in store.transact(outbox.read_notifications)]
 
 
 def test_mails_take_the_place_of_their_notices(file: sqlite3.Connection) -> None:
     """Mails are due at once, in their order; the notices that they tell are gone, others are not."""
     first, second, third = note(file, "web1", "db1", "web2")
     assert (first.host, first.at, first.document) == ("web1", NOW, "x")
-    outbox.post(file, [first, second], [("a@b", b"one"), ("c@d", b"two")], NOW + 5)
-    assert outbox.read_notices(file) == [third]
+    outbox.enqueue(file, [first, second], [("a@b", b"one"), ("c@d", b"two")], NOW + 5)
+    assert outbox.read_notifications(file) == [third]
     assert outbox.read_due(file, NOW + 5, 10) == [
-        Letter(1, NOW + 5, "a@b", b"one"),
-        Letter(2, NOW + 5, "c@d", b"two"),
+        QueuedMail(1, NOW + 5, "a@b", b"one"),
+        QueuedMail(2, NOW + 5, "c@d", b"two"),
     ]
-    assert outbox.waiting(file) == Waiting(1, 2, NOW + 5)
+    assert outbox.read_status(file) == OutboxStatus(1, 2, NOW + 5)
 
 
 def test_oldest_mails_that_are_due_come_first(file: sqlite3.Connection) -> None:
     """Of those that are due so many are given as are wanted, the oldest; one that was put off is not among them."""
-    outbox.post(file, [], [(f"{name}@b", b"x") for name in "abcd"], NOW)
+    outbox.enqueue(file, [], [(f"{name}@b", b"x") for name in "abcd"], NOW)
     first, second, *_ = outbox.read_due(file, NOW, 10)
-    outbox.postpone(file, Letter(first.number, first.at, first.recipient, first.message, 3, 2), NOW + 60)
+    outbox.postpone(file, QueuedMail(first.number, first.at, first.recipient, first.message, 3, 2), NOW + 60)
     assert [letter.recipient for letter in outbox.read_due(file, NOW + 59, 2)] == ["b@b", "c@b"]
     assert outbox.read_due(file, NOW - 1, 10) == []
-    assert outbox.read_due(file, NOW + 60, 1) == [Letter(1, NOW, "a@b", b"x", attempts=3, refusals=2)]
-    assert outbox.waiting(file) == Waiting(0, 4, NOW)
+    assert outbox.read_due(file, NOW + 60, 1) == [QueuedMail(1, NOW, "a@b", b"x", attempts=3, refusals=2)]
+    assert outbox.read_status(file) == OutboxStatus(0, 4, NOW)
     outbox.remove(file, second)
     assert [letter.recipient for letter in outbox.read_due(file, NOW, 10)] == ["c@b", "d@b"]
 
@@ -91,7 +91,7 @@ def test_oldest_mails_that_are_due_come_first(file: sqlite3.Connection) -> None:
 def test_number_of_a_mail_is_never_given_again(file: sqlite3.Connection) -> None:
     """Whoever remembers a mail by its number never means another one."""
     for expected in (1, 2, 3):
-        outbox.post(file, [], [("a@b", b"x")], NOW)
+        outbox.enqueue(file, [], [("a@b", b"x")], NOW)
         (letter,) = outbox.read_due(file, NOW, 10)
         assert letter.number == expected
         outbox.remove(file, letter)
@@ -111,26 +111,26 @@ def test_rows_of_any_type_are_read_and_removed(spoilt: list[tuple[Any, Any, Any]
         into_mail = f"INSERT INTO mail ({columns}) VALUES ({form}, {form}, {form}, ?, ?, ?)"  # noqa: S608
         file.executemany(into_mail, [(*row, row[2], row[1], row[0]) for row in spoilt])
         note(file, "web1")
-        outbox.post(file, [], [("a@b", b"x")], NOW)
-        assert outbox.waiting(file).mails == len(spoilt) + 1
-        found = outbox.read_notices(file)
+        outbox.enqueue(file, [], [("a@b", b"x")], NOW)
+        assert outbox.read_status(file).mails == len(spoilt) + 1
+        found = outbox.read_notifications(file)
         assert [row.host for row in found][len(spoilt) :] == ["web1"]
-        outbox.post(file, found, [], NOW)
+        outbox.enqueue(file, found, [], NOW)
         file.execute("UPDATE mail SET due = 'x' WHERE id = 1")
         letters = outbox.read_due(file, 2e308, 10)
-        assert letters[-1] == Letter(len(spoilt) + 1, NOW, "a@b", b"x")
+        assert letters[-1] == QueuedMail(len(spoilt) + 1, NOW, "a@b", b"x")
         for letter in letters:
             outbox.postpone(file, replace(letter, attempts=letter.attempts + 1, refusals=letter.refusals + 1), NOW)
             outbox.remove(file, letter)
-        assert outbox.waiting(file) == Waiting(0, 0, None)
+        assert outbox.read_status(file) == OutboxStatus(0, 0, None)
 
 
 def test_outbox_is_cleared_whole(file: sqlite3.Connection) -> None:
     """Notices and mails go, and the mails are counted."""
-    outbox.post(file, note(file, "web1"), [("a@b", b"x"), ("c@d", b"y")], NOW)
+    outbox.enqueue(file, note(file, "web1"), [("a@b", b"x"), ("c@d", b"y")], NOW)
     note(file, "db1")
     assert outbox.clear(file) == 2
-    assert outbox.waiting(file) == Waiting(0, 0, None)
+    assert outbox.read_status(file) == OutboxStatus(0, 0, None)
     assert outbox.clear(file) == 0
 
 
@@ -139,13 +139,17 @@ def test_story_is_there_after_a_restart(path: Path) -> None:
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "told")
         scan(store, HostState(DB), 22)
-        assert (store.story("web1"), store.story("db1")) == ("told", None)
+        assert (store.notification_state("web1"), store.notification_state("db1")) == ("told", None)
     with opened(path) as (store, _):
-        assert (store.story("web1"), store.story("db1"), store.story("nobody")) == ("told", None, None)
+        assert (
+            store.notification_state("web1"),
+            store.notification_state("db1"),
+            store.notification_state("nobody"),
+        ) == ("told", None, None)
     with opened(path, [DB]) as (store, _):
-        assert store.story("web1") is None
+        assert store.notification_state("web1") is None
         store.restore([WEB])
-        assert store.story("web1") == "told"
+        assert store.notification_state("web1") == "told"
 
 
 def test_story_goes_with_the_state_that_comes_last(path: Path) -> None:
@@ -156,7 +160,7 @@ def test_story_goes_with_the_state_that_comes_last(path: Path) -> None:
         commit(store)
         assert rows(path, "SELECT notification_state FROM state") == [("second",)]
         web = scan(store, web, 22, 80, at=NOW + 2)
-        assert store.story("web1") is None
+        assert store.notification_state("web1") is None
         commit(store)
         assert rows(path, "SELECT notification_state FROM state") == [(None,)]
 
@@ -172,7 +176,7 @@ def test_story_that_was_put_is_not_undone_by_the_file(path: Path) -> None:
         tell(store, restored["web1"], scanned(restored["web1"], 22, at=NOW + 1), "new")
         assert not store.flush(PATIENCE)
         store.restore([WEB])
-        assert store.story("web1") == "new"
+        assert store.notification_state("web1") == "new"
 
 
 def test_story_of_a_host_that_left_is_in_the_file(path: Path) -> None:
@@ -180,12 +184,12 @@ def test_story_of_a_host_that_left_is_in_the_file(path: Path) -> None:
     with opened(path) as (store, _):
         tell(store, HostState(DB), scanned(HostState(DB), 22), "told")
         commit(store)
-        store.keep(["web1"])
+        store.retain(["web1"])
         scan(store, HostState(WEB), 22)
         commit(store)
-        assert store.story("db1") is None
+        assert store.notification_state("db1") is None
         store.restore([DB])
-        assert store.story("db1") == "told"
+        assert store.notification_state("db1") == "told"
 
 
 def test_story_of_a_state_that_cannot_be_read_is_kept(path: Path) -> None:
@@ -196,7 +200,7 @@ def test_story_of_a_state_that_cannot_be_read_is_kept(path: Path) -> None:
         connection.execute("UPDATE state SET document = 'garbage'")
     with opened(path) as (store, restored):
         assert restored == {}
-        assert store.story("web1") == "told"
+        assert store.notification_state("web1") == "told"
 
 
 def test_stories_are_forgotten_with_the_file_that_had_the_mails(path: Path) -> None:
@@ -207,9 +211,9 @@ def test_stories_are_forgotten_with_the_file_that_had_the_mails(path: Path) -> N
         path.unlink()
         scan(store, HostState(DB), 22)
         commit(store)
-        assert store.story("web1") is None
+        assert store.notification_state("web1") is None
     with opened(path) as (store, _):
-        assert store.story("web1") is None
+        assert store.notification_state("web1") is None
 
 
 def test_stories_stay_while_the_file_does(path: Path) -> None:
@@ -220,7 +224,7 @@ def test_stories_stay_while_the_file_does(path: Path) -> None:
         scan(store, HostState(DB), 22)
         commit(store)
     with opened(path) as (store, _):
-        assert store.story("web1") == "told"
+        assert store.notification_state("web1") == "told"
 
 
 def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +233,7 @@ def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pyt
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "old")
         commit(store)
         writer = store._writer
-        open_it, write = writer._file.opened, records.write
+        open_it, write = writer._file.open, states.write_states
         written: list[tuple[set[str | None], list[Any]]] = []
 
         def opened_slowly(**options: bool) -> sqlite3.Connection:
@@ -241,8 +245,8 @@ def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pyt
             written.append(({story for host, _, story in documents if host == "web1"}, list(notices)))
             write(connection, documents, changes, notices, now)
 
-        monkeypatch.setattr(writer._file, "opened", opened_slowly)
-        monkeypatch.setattr(records, "write", watched)
+        monkeypatch.setattr(writer._file, "open", opened_slowly)
+        monkeypatch.setattr("portspec.store.writer.write_states", watched)
         path.unlink()
         scan(store, HostState(DB), 22)
         commit(store)
@@ -258,7 +262,7 @@ def test_notices_are_written_in_the_order_they_came(path: Path) -> None:
         tell(store, web, scanned(web, 22, at=NOW + 1), None, "n3")
         commit(store)
         assert notices(store) == [("web1", "n1"), ("db1", "n2"), ("web1", "n3")]
-        assert {row.at for row in store.perform(outbox.read_notices)} == {NOW + 7}
+        assert {row.at for row in store.transact(outbox.read_notifications)} == {NOW + 7}
 
 
 @pytest.mark.parametrize("table", ["state", "notification"])
@@ -291,7 +295,7 @@ def test_notice_of_a_state_that_cannot_be_written_is_kept(path: Path, logs: Logs
 
 def test_notices_of_a_full_queue_are_not_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans that the thread cannot take are dropped when there are too many, what is to be told of them is not."""
-    monkeypatch.setattr("portspec.store.writer.MAX_PUT", 5)
+    monkeypatch.setattr("portspec.store.writer.MAX_QUEUED", 5)
     with opened(path) as (store, _):
         with store._writer._condition:  # as if the thread were held up
             state = tell(store, HostState(WEB), scanned(HostState(WEB), 22, 80), "story", "notice")
@@ -304,9 +308,9 @@ def test_notices_of_a_full_queue_are_not_dropped(path: Path, monkeypatch: pytest
 def test_job_is_done_in_a_transaction(path: Path) -> None:
     """What a job writes is committed when it returns, and what it gives is given."""
     with opened(path) as (store, _):
-        store.perform(lambda connection: outbox.post(connection, [], [("a@b", b"x")], NOW))
+        store.transact(lambda connection: outbox.enqueue(connection, [], [("a@b", b"x")], NOW))
         assert rows(path, "SELECT recipient FROM mail") == [("a@b",)]
-        assert store.perform(outbox.waiting) == Waiting(0, 1, NOW)
+        assert store.transact(outbox.read_status) == OutboxStatus(0, 1, NOW)
 
 
 def test_job_sees_what_was_put_before_it(path: Path) -> None:
@@ -320,7 +324,7 @@ def test_job_sees_what_was_put_before_it(path: Path) -> None:
     with opened(path) as (store, _):
         for number in range(20):
             tell(store, HostState(WEB), scanned(HostState(WEB), 22, at=NOW + number), f"story {number}")
-            assert store.perform(job) == [("web1", f"story {number}")]
+            assert store.transact(job) == [("web1", f"story {number}")]
     assert set(names) == {"portspec-store"}
 
 
@@ -328,14 +332,14 @@ def test_job_that_fails_changes_nothing(path: Path, logs: Logs) -> None:
     """What a job raises comes to the one who asked; the file is as before, and in use."""
 
     def job(connection: sqlite3.Connection) -> None:
-        outbox.post(connection, [], [("a@b", b"x")], NOW)
+        outbox.enqueue(connection, [], [("a@b", b"x")], NOW)
         raise KeyError("of the job")
 
     with opened(path) as (store, _):
         with pytest.raises(KeyError, match="of the job"):
-            store.perform(job)
+            store.transact(job)
         assert store.status.is_up
-        assert store.perform(outbox.waiting) == Waiting(0, 0, None)
+        assert store.transact(outbox.read_status) == OutboxStatus(0, 0, None)
     assert logs.events == []
 
 
@@ -346,10 +350,10 @@ def test_jobs_of_many_threads_are_all_done(path: Path) -> None:
 
         def ask(number: int) -> None:
             def job(connection: sqlite3.Connection) -> int:
-                outbox.post(connection, [], [("a@b", b"x")], NOW)
+                outbox.enqueue(connection, [], [("a@b", b"x")], NOW)
                 return number
 
-            answers.append(store.perform(job) - number)
+            answers.append(store.transact(job) - number)
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
         for thread in threads:
@@ -357,7 +361,7 @@ def test_jobs_of_many_threads_are_all_done(path: Path) -> None:
         for thread in threads:
             thread.join(PATIENCE)
         assert answers == [0] * 20
-        assert store.perform(outbox.waiting).mails == 20
+        assert store.transact(outbox.read_status).mails == 20
 
 
 @pytest.mark.usefixtures("impatient")
@@ -369,16 +373,16 @@ def test_job_on_a_file_that_cannot_be_written_fails(path: Path, logs: Logs) -> N
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError, match="database is locked"):
-                store.perform(outbox.waiting)
+                store.transact(outbox.read_status)
             assert not store.status.is_up
             calls: list[object] = []
             with pytest.raises(StoreError):
-                store.perform(calls.append)
+                store.transact(calls.append)
             assert calls == []
             other.execute("ROLLBACK")
         scan(store, web, 22, 80, at=NOW + 1)
         commit(store)
-        assert store.perform(outbox.waiting) == Waiting(0, 0, None)
+        assert store.transact(outbox.read_status) == OutboxStatus(0, 0, None)
         assert logs.levels == ["error", "info"]
 
 
@@ -392,8 +396,8 @@ def test_job_on_a_file_that_is_known_to_fail_is_told_why(path: Path) -> None:
             scan(store, HostState(WEB), 22)
             assert not store.flush(PATIENCE)
             with pytest.raises(StoreError, match="database is locked") as caught:
-                store.perform(outbox.waiting)
-            assert caught.value.kind is Kind.LOCKED
+                store.transact(outbox.read_status)
+            assert caught.value.kind is StoreFaultKind.LOCKED
 
 
 @pytest.mark.usefixtures("impatient")
@@ -405,10 +409,10 @@ def test_store_recovers_by_itself_from_a_job_that_failed(path: Path, logs: Logs)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError):
-                store.perform(outbox.waiting)
+                store.transact(outbox.read_status)
             other.execute("ROLLBACK")
         logs.wait("info")
-        assert store.perform(outbox.waiting) == Waiting(0, 0, None)
+        assert store.transact(outbox.read_status) == OutboxStatus(0, 0, None)
 
 
 def test_job_on_a_file_that_was_removed_is_done_on_the_one_that_is_made_anew(path: Path) -> None:
@@ -417,7 +421,7 @@ def test_job_on_a_file_that_was_removed_is_done_on_the_one_that_is_made_anew(pat
         scan(store, HostState(WEB), 22)
         commit(store)
         path.unlink()
-        store.perform(lambda connection: outbox.post(connection, [], [("a@b", b"x")], NOW))
+        store.transact(lambda connection: outbox.enqueue(connection, [], [("a@b", b"x")], NOW))
         assert rows(path, "SELECT recipient FROM mail") == [("a@b",)]
         assert rows(path, "SELECT host FROM state") == [("web1",)]
 
@@ -426,13 +430,13 @@ def test_job_whose_file_is_removed_meanwhile_fails(path: Path) -> None:
     """A job that was committed to a file without a name is not taken for done."""
 
     def job(connection: sqlite3.Connection) -> None:
-        outbox.post(connection, [], [("a@b", b"x")], NOW)
+        outbox.enqueue(connection, [], [("a@b", b"x")], NOW)
         path.unlink()
 
     with opened(path) as (store, _):
         commit(store)
         with pytest.raises(StoreError, match="removed or replaced"):
-            store.perform(job)
+            store.transact(job)
 
 
 def test_job_of_a_store_that_does_not_run_fails(path: Path) -> None:
@@ -440,17 +444,17 @@ def test_job_of_a_store_that_does_not_run_fails(path: Path) -> None:
     store = Store(str(path), history=DAY)
     store.open([WEB])
     with pytest.raises(StoreError):
-        store.perform(outbox.waiting)
+        store.transact(outbox.read_status)
     store.start()
-    assert store.perform(outbox.waiting) == Waiting(0, 0, None)
+    assert store.transact(outbox.read_status) == OutboxStatus(0, 0, None)
     store.close()
     with pytest.raises(StoreError, match="it is closed"):
-        store.perform(outbox.waiting)
+        store.transact(outbox.read_status)
 
 
 def test_jobs_that_wait_at_the_end_are_done(path: Path) -> None:
     """Whoever asked before close() gets an answer."""
-    answers: list[Waiting] = []
+    answers: list[OutboxStatus] = []
     with opened(path) as (store, _):
         commit(store)
         begun, go_on = threading.Event(), threading.Event()
@@ -459,10 +463,10 @@ def test_jobs_that_wait_at_the_end_are_done(path: Path) -> None:
             begun.set()
             assert go_on.wait(PATIENCE)
 
-        threads = [threading.Thread(target=store.perform, args=(hold,))]
+        threads = [threading.Thread(target=store.transact, args=(hold,))]
         threads[0].start()
         assert begun.wait(PATIENCE)
-        threads.append(threading.Thread(target=lambda: answers.append(store.perform(outbox.waiting))))
+        threads.append(threading.Thread(target=lambda: answers.append(store.transact(outbox.read_status))))
         threads[1].start()
         eventually(lambda: bool(store._writer._jobs), "the second has asked")
         threads.append(threading.Thread(target=store.close))
@@ -470,7 +474,7 @@ def test_jobs_that_wait_at_the_end_are_done(path: Path) -> None:
         go_on.set()
         for thread in threads:
             thread.join(PATIENCE)
-    assert answers == [Waiting(0, 0, None)]
+    assert answers == [OutboxStatus(0, 0, None)]
 
 
 def first_version(path: Path) -> HostState:
@@ -479,7 +483,7 @@ def first_version(path: Path) -> HostState:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection, MIGRATIONS[:1])
         connection.execute(
-            "INSERT INTO state (host, saved_at, document) VALUES ('web1', ?, ?)", (NOW, Encoding().encode(state))
+            "INSERT INTO state (host, saved_at, document) VALUES ('web1', ?, ?)", (NOW, StateCodec().encode(state))
         )
         connection.execute(
             "INSERT INTO change (at, host, address, ports, became, first_seen) VALUES (?, 'web1', 'x', 80, 'open', ?)",
@@ -494,14 +498,14 @@ def test_file_of_the_first_version_is_taken_up(path: Path) -> None:
     state = first_version(path)
     with opened(path) as (store, restored):
         assert restored["web1"].latest == state.latest
-        assert store.story("web1") is None
+        assert store.notification_state("web1") is None
         assert told(store) == [("web1", "80", "open")]
         tell(store, restored["web1"], scanned(restored["web1"], 22, 80, at=NOW + 1), "told", "notice")
         commit(store)
         assert notices(store) == [("web1", "notice")]
     assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     with opened(path) as (store, _):
-        assert store.story("web1") == "told"
+        assert store.notification_state("web1") == "told"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -513,9 +517,9 @@ def test_file_of_the_first_version_that_cannot_be_written_is_read(path: Path, lo
             other.execute("BEGIN IMMEDIATE")
             store, restored = stack.enter_context(opened(path))
             assert restored["web1"].latest == state.latest
-            assert store.story("web1") is None
+            assert store.notification_state("web1") is None
             with pytest.raises(StoreError):
-                store.perform(outbox.waiting)
+                store.transact(outbox.read_status)
             tell(store, restored["web1"], scanned(restored["web1"], 22, at=NOW + 1), "told", "notice")
             assert not store.flush(PATIENCE)
             other.execute("ROLLBACK")
@@ -524,9 +528,9 @@ def test_file_of_the_first_version_that_cannot_be_written_is_read(path: Path, lo
         assert logs.levels == ["error", "info"]
 
 
-def noted(entry: Entry, story: str | None, notice: str | None) -> Entry:
+def noted(entry: PendingWrite, story: str | None, notice: str | None) -> PendingWrite:
     """Give an entry with a story and a notice."""
-    return Entry(entry.state, entry.changes, story, notice)
+    return PendingWrite(entry.state, entry.changes, story, notice)
 
 
 FIRST, SECOND, OTHER = scanned(HostState(WEB), 22), scanned(HostState(WEB), 80), scanned(HostState(DB), 22)
@@ -534,28 +538,32 @@ FIRST, SECOND, OTHER = scanned(HostState(WEB), 22), scanned(HostState(WEB), 80),
 
 def test_state_without_news_leaves_the_notice_that_waits() -> None:
     """A state that changes nothing takes the last one's place with its own story; what is to be told stays."""
-    backlog = Backlog(10)
-    backlog.add(noted(changed(FIRST, 1), "first", "notice"))
-    backlog.add(Entry(SECOND, story="second"))
-    assert everything(backlog) == [noted(changed(SECOND, 1), "second", "notice")]
+    pending = PendingWrites(10)
+    pending.add(noted(changed(FIRST, 1), "first", "notice"))
+    pending.add(PendingWrite(SECOND, notification_state="second"))
+    assert everything(pending) == [noted(changed(SECOND, 1), "second", "notice")]
 
 
 def test_each_notice_waits_by_itself() -> None:
     """Two notices of one host are two entries, in their order, each with its own state."""
-    backlog = Backlog(10)
-    entries = [Entry(FIRST, (), "s1", "n1"), Entry(OTHER, (), "s2", "n2"), Entry(SECOND, (), "s3", "n3")]
+    pending = PendingWrites(10)
+    entries = [
+        PendingWrite(FIRST, (), "s1", "n1"),
+        PendingWrite(OTHER, (), "s2", "n2"),
+        PendingWrite(SECOND, (), "s3", "n3"),
+    ]
     for entry in entries:
-        backlog.add(entry)
-    assert everything(backlog) == entries
+        pending.add(entry)
+    assert everything(pending) == entries
 
 
 def test_notice_of_dropped_changes_stays() -> None:
     """When the oldest changes are dropped, what was to be told of them is not."""
-    backlog = Backlog(2)
-    backlog.add(noted(changed(FIRST, 1), "s1", "n1"))
-    backlog.add(changed(SECOND, 2, 3))
-    backlog.add(changed(OTHER, 4))
-    assert [entry.notice for entry in everything(backlog) if entry.notice] == ["n1"]
+    pending = PendingWrites(2)
+    pending.add(noted(changed(FIRST, 1), "s1", "n1"))
+    pending.add(changed(SECOND, 2, 3))
+    pending.add(changed(OTHER, 4))
+    assert [entry.notification for entry in everything(pending) if entry.notification] == ["n1"]
 
 
 puts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), st.booleans()), max_size=60)
@@ -565,10 +573,10 @@ puts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), s
 @given(puts, st.integers(0, 6))
 def test_every_notice_is_written_once_whatever_comes(puts: list[tuple[int, int, bool, bool]], bound: int) -> None:
     """Written or waiting, each notice is there once, each host's in their order, and each host has its last story."""
-    backlog = Backlog(bound)
+    pending = PendingWrites(bound)
     expected: dict[str, list[str]] = {}
     stories: dict[str, str] = {}
-    written: list[Entry] = []
+    written: list[PendingWrite] = []
     number = 0
     for at, (host, count, is_news, writes) in enumerate(puts):
         state = scanned(HostState(target(f"h{host}")), 22, at=at)
@@ -576,21 +584,21 @@ def test_every_notice_is_written_once_whatever_comes(puts: list[tuple[int, int, 
         if is_news:
             expected.setdefault(state.host, []).append(f"notice {at}")
         notice = f"notice {at}" if is_news else None
-        backlog.add(noted(changed(state, *range(number, number + count)), stories[state.host], notice))
+        pending.add(noted(changed(state, *range(number, number + count)), stories[state.host], notice))
         number += count
         if writes:
-            batch = backlog.batch(2, 3)
-            backlog.remove(len(batch))
+            batch = pending.batch(2, 3)
+            pending.remove(len(batch))
             written += batch
-    written += everything(backlog)
+    written += everything(pending)
     found: dict[str, list[str]] = {}
     for entry in written:
-        if entry.notice is not None:
-            found.setdefault(entry.state.host, []).append(entry.notice)
+        if entry.notification is not None:
+            found.setdefault(entry.state.host, []).append(entry.notification)
     assert {host: sorted(told) for host, told in found.items()} == {
         host: sorted(told) for host, told in expected.items()
     }
-    assert {entry.state.host: entry.story for entry in written} == stories
+    assert {entry.state.host: entry.notification_state for entry in written} == stories
     assert found == expected
 
 
@@ -598,6 +606,6 @@ def test_transaction_of_a_job_is_rolled_back(file: sqlite3.Connection) -> None:
     """Half of an exchange of notices for mails is none."""
     (notice,) = note(file, "web1")
     with pytest.raises(sqlite3.ProgrammingError), transaction(file):
-        outbox.post(file, [notice], [("a@b", object())], NOW)  # type: ignore[list-item]
-    assert outbox.read_notices(file) == [notice]
-    assert outbox.waiting(file).mails == 0
+        outbox.enqueue(file, [notice], [("a@b", object())], NOW)  # type: ignore[list-item]
+    assert outbox.read_notifications(file) == [notice]
+    assert outbox.read_status(file).mails == 0

@@ -53,11 +53,11 @@ def test_host_is_the_same_however_it_is_spelled(spellings: list[str], dots: tupl
             state = scan(store, scan(store, HostState(before), 22, at=NOW - 9), 22, 80, at=NOW - 5)
             store.put(state, state, "told")
             commit(store)
-            store.keep([after.host])
+            store.retain([after.host])
             assert store.restore([after])[after.host].latest == state.latest
         with opened(path, [after]) as (store, restored):
             assert (restored[after.host].last_change, restored[after.host].target) == (NOW - 5, after)
-            assert store.story(after.host) == store.story(before.host) == "told"
+            assert store.notification_state(after.host) == store.notification_state(before.host) == "told"
             assert [change.ports for _, change in store.changes(host=after.host)] == ["80", "22"]
             scan(store, restored[after.host], 22, 80)
             commit(store)
@@ -226,7 +226,7 @@ def test_host_that_left_is_not_kept_in_memory(path: Path) -> None:
     with opened(path) as (store, _):
         state = scan(store, HostState(DB), 22)
         commit(store)
-        store.keep(["web1"])
+        store.retain(["web1"])
         scan(store, HostState(WEB), 22)
         commit(store)
         assert list(store._writer.known(["web1", "db1"])) == ["web1"]

@@ -13,16 +13,16 @@ import pytest
 from portspec.state.snapshot import HostState
 from portspec.store import (
     Archive,
-    Arrival,
-    Mark,
+    ArchivePosition,
+    IncomingAudit,
     Outcome,
     Store,
     StoreError,
     archive,
     database,
     outbox,
-    records,
     schema,
+    states,
 )
 from portspec.store.schema import MIGRATIONS
 from tests.unit.factories import NOW
@@ -94,17 +94,17 @@ def verify_readable(path: Path, expected: dict[str, Any]) -> None:
         for number, i in store.changes()
     ]
     assert changes == expected["changes"]
-    assert store.last_reports() == expected["last"]
-    assert {host: list(result) for host, result in store.audit_documents().items()} == expected["results"]
+    assert store.latest_audits() == expected["last"]
+    assert {host: list(result) for host, result in store.audit_results().items()} == expected["results"]
     for host, days in expected["days"].items():
-        assert store.archived_days(host) == days
-    audits = [item for host, days in expected["days"].items() for day in days if (item := store.archived(host, day))]
+        assert store.audit_days(host) == days
+    audits = [item for host, days in expected["days"].items() for day in days if (item := store.find_audit(host, day))]
     found = [[i.number, i.host, i.day, i.at, hashlib.sha256(i.payload).hexdigest()] for i in audits]
     assert sorted(found) == expected["audits"]
-    last = {host: item.day for host in expected["days"] if (item := store.archived(host))}
+    last = {host: item.day for host in expected["days"] if (item := store.find_audit(host))}
     assert last == expected["last_day"]
     with closing(database.open_for_reading(str(path))) as connection:
-        assert [list(row) for row in records.read_documents(connection)] == expected["states"]
+        assert [list(row) for row in states.read_states(connection)] == expected["states"]
 
 
 def test_file_of_version_5_keeps_everything(path: Path, version_5: dict[str, Any]) -> None:
@@ -112,21 +112,25 @@ def test_file_of_version_5_keeps_everything(path: Path, version_5: dict[str, Any
     with opened(path) as (store, restored):
         assert set(restored) == {WEB.host, DB.host}
         assert [restored[host].last_change for host in ("web1", "db1")] == [NOW + 600, NOW + 1200]
-        assert [store.story(host) for host, _, _ in version_5["states"]] == [story for *_, story in version_5["states"]]
+        assert [store.notification_state(host) for host, _, _ in version_5["states"]] == [
+            story for *_, story in version_5["states"]
+        ]
     assert pragma(path, "user_version") == len(MIGRATIONS)
     verify_readable(path, version_5)
     with closing(sqlite3.connect(path)) as connection:
-        assert [[i.number, i.at, i.host, i.document] for i in outbox.read_notices(connection)] == version_5["notices"]
+        assert [[i.number, i.at, i.host, i.document] for i in outbox.read_notifications(connection)] == version_5[
+            "notices"
+        ]
         mails = [
             [i.number, i.at, i.recipient, i.message.decode(), i.attempts, i.refusals]
             for i in outbox.read_due(connection, NOW + DAY, 10)
         ]
         assert mails == version_5["mails"]
-        assert archive.counts(connection) == version_5["counts"]
-        found, mark, left = Archive().newer(connection, None, 100)
+        assert archive.read_counts(connection) == version_5["counts"]
+        found, mark, left = Archive().read_after(connection, None, 100)
         assert [item.number for item in found] == [number for number, *_ in version_5["audits"]]
-        assert (mark, left) == (Mark(version_5["archive"], version_5["newest"]), 0)
-        assert Archive().mark(connection) == Mark(version_5["archive"], version_5["mark"])
+        assert (mark, left) == (ArchivePosition(version_5["archive"], version_5["newest"]), 0)
+        assert Archive().read_position(connection) == ArchivePosition(version_5["archive"], version_5["mark"])
         replaced = connection.execute(
             """SELECT id, host, day, at, received_at, dictionary IS NULL, is_sample, hex(payload)
             FROM replaced_audit ORDER BY id"""
@@ -138,17 +142,17 @@ def test_file_of_version_5_keeps_everything(path: Path, version_5: dict[str, Any
 
 def test_archive_of_version_5_goes_on(path: Path, version_5: dict[str, Any]) -> None:
     """Audits and results are added after those in the file, with its dictionaries."""
-    new = Arrival("web1", "2023-11-15", NOW + DAY, b"good web1, the next day")
+    new = IncomingAudit("web1", "2023-11-15", NOW + DAY, b"good web1, the next day")
     with opened(path) as (store, _):
         held = Archive()
-        assert store.perform(lambda file: held.add(file, [new], NOW + DAY)) == [Outcome.ACCEPTED]
-        number = store.last_reports()["web1"]
+        assert store.transact(lambda file: held.add(file, [new], NOW + DAY)) == [Outcome.ACCEPTED]
+        number = store.latest_audits()["web1"]
         assert number == version_5["newest"] + 1
-        mark = Mark(version_5["archive"], number)
-        store.perform(lambda file: held.put_documents(file, [("web1", number, "{}")], mark))
-        assert store.audit_documents()["web1"] == (number, "{}")
+        mark = ArchivePosition(version_5["archive"], number)
+        store.transact(lambda file: held.save_results(file, [("web1", number, "{}")], mark))
+        assert store.audit_results()["web1"] == (number, "{}")
         count = "SELECT count(*) FROM audit WHERE dictionary IN (SELECT id FROM dictionary WHERE kind = 'audit')"
-        assert store.perform(lambda file: file.execute(count).fetchone()[0]) > 1
+        assert store.transact(lambda file: file.execute(count).fetchone()[0]) > 1
 
 
 def test_migrated_file_has_the_schema_of_a_new_one(path: Path, version_5: dict[str, Any], tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_states_of_older_files_are_read_without_migration(path: Path, version: i
         if version > 1:
             connection.execute("UPDATE state SET story = 'told'")
     with closing(database.open_for_reading(str(path))) as connection:
-        assert list(records.read_documents(connection)) == [("web1", "{}", "told" if version > 1 else None)]
+        assert list(states.read_states(connection)) == [("web1", "{}", "told" if version > 1 else None)]
     assert pragma(path, "user_version") == version
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from portspec.state.snapshot import HostState
-from portspec.store import StoreError, records
+from portspec.store import StoreError, states
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, opened, scan, scanned, told
 
@@ -29,7 +29,7 @@ def fail(*_: object) -> NoReturn:
     raise FaultError
 
 
-@pytest.mark.parametrize("method", ["_absorb", "_is_time", "_try"])
+@pytest.mark.parametrize("method", ["_absorb", "_is_due", "_attempt"])
 def test_fault_in_the_thread_does_not_end_it(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -41,28 +41,28 @@ def test_fault_in_the_thread_does_not_end_it(
             assert not store.flush(PATIENCE)
             assert not store.status.is_up
             with pytest.raises(StoreError):
-                store.perform(lambda _: None)
+                store.transact(lambda _: None)
         scan(store, HostState(DB), 22)
         commit(store)
         assert ("db1", "22", "open") in told(store)
-        assert store.perform(lambda _: "done") == "done"
-    assert any(event["event"] == "the thread that writes the state failed, and goes on" for event in logs.events)
+        assert store.transact(lambda _: "done") == "done"
+    assert any(event["event"] == "unexpected error while writing the state file; continuing" for event in logs.events)
 
 
-@pytest.mark.parametrize("spoilt", ["notice", "story", "port"])
+@pytest.mark.parametrize("spoilt", ["notification", "notification_state", "port"])
 def test_what_can_never_be_written_keeps_nothing_else_from_being_written(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, spoilt: str
 ) -> None:
     """An entry whose values SQLite cannot take is told in the log and lost; all others are written, each once."""
     with opened(path) as (store, _):
         with monkeypatch.context() as waiting:  # so that all are in one transaction
-            waiting.setattr(store._writer, "_try", lambda: False)
+            waiting.setattr(store._writer, "_attempt", lambda: False)
             web = scan(store, HostState(WEB), 22)
             bad = HostState(replace(WEB, host="bad"))
             if spoilt == "port":
                 store.put(bad, replace(scanned(bad, 22), target=replace(WEB, host="bad\ud800")))
             else:
-                store.put(bad, scanned(bad, 22), **{"story": None, "notice": None, spoilt: "\ud800"})
+                store.put(bad, scanned(bad, 22), **{"notification_state": None, "notification": None, spoilt: "\ud800"})
             scan(store, HostState(DB), 22)
             scan(store, web, 22, 80, at=NOW + 60)
             assert not store.flush(PATIENCE)
@@ -78,7 +78,7 @@ def test_what_can_never_be_written_keeps_nothing_else_from_being_written(
 
 def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be written because the connection is closed is written over the next one."""
-    write = records.write
+    write = states.write_states
 
     def close_first(connection: sqlite3.Connection, *given: Any) -> None:
         monkeypatch.undo()
@@ -86,11 +86,11 @@ def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pyte
         write(connection, *given)
 
     with opened(path) as (store, _):
-        monkeypatch.setattr(records, "write", close_first)
+        monkeypatch.setattr("portspec.store.writer.write_states", close_first)
         scan(store, HostState(WEB), 22)
         store.flush(PATIENCE)
         commit(store)
-        assert records.write is write
+        assert states.write_states is write
         assert ("web1", "22", "open") in told(store)
         assert store.status.dropped == 0
 
@@ -105,8 +105,8 @@ def test_job_that_fails_in_any_way_is_told_to_who_asked(path: Path, error: type[
 
     with opened(path) as (store, _):
         with pytest.raises(error):
-            store.perform(job)
-        count = store.perform(lambda file: file.execute("SELECT count(*) FROM meta WHERE key = 'half'").fetchone()[0])
+            store.transact(job)
+        count = store.transact(lambda file: file.execute("SELECT count(*) FROM meta WHERE key = 'half'").fetchone()[0])
         assert count == 0
 
 
@@ -115,11 +115,11 @@ def test_thread_that_ends_lets_go_of_those_who_wait(path: Path, monkeypatch: pyt
     with opened(path) as (store, _):
         writer = store._writer
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        monkeypatch.setattr(writer, "_perform", lambda *_: sys_exit())
+        monkeypatch.setattr(writer, "_run_job", lambda *_: sys_exit())
         with pytest.raises(StoreError, match="it is closed"):
-            store.perform(lambda _: None)
+            store.transact(lambda _: None)
         with pytest.raises(StoreError, match="it is closed"):
-            store.perform(lambda _: None)
+            store.transact(lambda _: None)
         assert not store.status.is_up
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.store import packing, schema
-from portspec.store.packing import DOCUMENTS, PAYLOADS, Packed, Packer, PackingError
+from portspec.store import compression, schema
+from portspec.store.compression import AUDIT_RESULTS, AUDITS, Compressed, CompressionError, DictionaryCompressor
 from portspec.store.schema import transaction
 from tests.unit.factories import MODEST
 
@@ -37,16 +37,16 @@ def connected(path: Path | str) -> sqlite3.Connection:
     return connection
 
 
-def put(connection: sqlite3.Connection, packer: Packer, content: bytes) -> Packed:
+def put(connection: sqlite3.Connection, compressor: DictionaryCompressor, content: bytes) -> Compressed:
     """Put a payload into a row, as the archive does; give what was put."""
-    packed = packer.pack(connection, content)
+    packed = compressor.compress(connection, content)
     connection.execute(
         """INSERT INTO audit (host, day, at, received_at, dictionary, is_sample, payload)
         SELECT 'web1', count(*), 0, 0, ?, ?, ? FROM audit""",
         packed,
     )
     if packed.is_sample:
-        packer.learn(connection)
+        compressor.update_dictionary(connection)
     return packed
 
 
@@ -63,35 +63,35 @@ def noise(seed: int, size: int = 5_000) -> bytes:
 @MODEST
 @given(st.lists(st.binary(max_size=2000) | st.text(max_size=500).map(lambda text: 20 * text.encode()), max_size=12))
 def test_what_was_packed_is_unpacked_byte_for_byte(contents: list[bytes]) -> None:
-    """Whatever the bytes are, and whatever dictionaries came of them, another packer gives them back."""
+    """Whatever the bytes are, and whatever dictionaries came of them, another compressor gives them back."""
     with closing(connected(":memory:")) as connection:
-        packer = Packer(PAYLOADS)
-        packed = [put(connection, packer, content) for content in (*contents, *contents)]
-        other = Packer(PAYLOADS)
-        assert [other.unpack(connection, item) for item in packed] == [*contents, *contents]
+        compressor = DictionaryCompressor(AUDITS)
+        packed = [put(connection, compressor, content) for content in (*contents, *contents)]
+        other = DictionaryCompressor(AUDITS)
+        assert [other.decompress(connection, item) for item in packed] == [*contents, *contents]
 
 
 @pytest.mark.parametrize("content", [b"", bytes(20 << 20), noise(1, 20 << 20)], ids=["empty", "zeros", "noise"])
 def test_largest_and_smallest_are_unpacked(connection: sqlite3.Connection, content: bytes) -> None:
     """Nothing at all, and 20 MB with and without a pattern, are given back, once more with a dictionary."""
-    packer = Packer(PAYLOADS)
-    put(connection, packer, b"".join(noise(number, 300) for number in range(10)))
+    compressor = DictionaryCompressor(AUDITS)
+    put(connection, compressor, b"".join(noise(number, 300) for number in range(10)))
     for _ in range(2):
-        assert packer.unpack(connection, put(connection, packer, content)) == content
+        assert compressor.decompress(connection, put(connection, compressor, content)) == content
 
 
 def test_more_than_the_largest_is_refused(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be unpacked again is not packed."""
-    monkeypatch.setattr(packing, "MAX_SIZE", 1000)
-    Packer(PAYLOADS).pack(connection, bytes(1000))
-    with pytest.raises(PackingError, match="1,001 bytes are more than 1,000"):
-        Packer(PAYLOADS).pack(connection, bytes(1001))
+    monkeypatch.setattr(compression, "MAX_SIZE", 1000)
+    DictionaryCompressor(AUDITS).compress(connection, bytes(1000))
+    with pytest.raises(CompressionError, match="1,001 bytes exceed the limit of 1,000"):
+        DictionaryCompressor(AUDITS).compress(connection, bytes(1001))
 
 
 def test_what_resembles_an_earlier_one_is_small(connection: sqlite3.Connection) -> None:
     """The first of its kind takes its size, the next, which differ in a few bytes, hardly any."""
-    packer = Packer(PAYLOADS)
-    sizes = [len(put(connection, packer, noise(1, 50_000) + noise(number, 20)).blob) for number in range(5)]
+    compressor = DictionaryCompressor(AUDITS)
+    sizes = [len(put(connection, compressor, noise(1, 50_000) + noise(number, 20)).blob) for number in range(5)]
     assert sizes[0] > 50_000
     assert max(sizes[1:]) < 100
     assert dictionaries(connection) == 1
@@ -101,11 +101,11 @@ def test_dictionaries_become_rare_when_they_do_not_help(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What resembles nothing costs a dictionary for 1, 2, 4 and so on, and in the end for each so many."""
-    monkeypatch.setattr(packing, "_MAX_DUE", 8)
-    packer = Packer(PAYLOADS)
+    monkeypatch.setattr(compression, "_MAX_SAMPLES", 8)
+    compressor = DictionaryCompressor(AUDITS)
     made = [0]
     for number in range(40):
-        put(connection, packer, noise(number))
+        put(connection, compressor, noise(number))
         made.append(dictionaries(connection))
     assert [number for number, (before, after) in enumerate(pairwise(made), 1) if before != after] == [
         1,
@@ -122,79 +122,81 @@ def test_dictionary_is_bounded_and_has_the_newest(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is made of the newest samples, then of what the one before it ended with, up to a size."""
-    monkeypatch.setattr(packing, "MAX_DICTIONARY", 12_000)
-    packer = Packer(PAYLOADS)
+    monkeypatch.setattr(compression, "MAX_DICTIONARY_SIZE", 12_000)
+    compressor = DictionaryCompressor(AUDITS)
     for number in range(3):
-        put(connection, packer, noise(number))
+        put(connection, compressor, noise(number))
     (newest,) = connection.execute("SELECT content FROM dictionary ORDER BY id DESC LIMIT 1").fetchone()
-    content = packer.unpack(connection, Packed(None, is_sample=False, blob=newest))
+    content = compressor.decompress(connection, Compressed(None, is_sample=False, blob=newest))
     assert content == (noise(0) + noise(1) + noise(2))[-12_000:]
 
 
 def test_series_have_dictionaries_of_their_own(connection: sqlite3.Connection) -> None:
     """What is known of payloads is not used for documents."""
-    put(connection, Packer(PAYLOADS), noise(1))
-    assert Packer(PAYLOADS).pack(connection, noise(1)).dictionary is not None
-    assert Packer(DOCUMENTS).pack(connection, noise(1)).dictionary is None
+    put(connection, DictionaryCompressor(AUDITS), noise(1))
+    assert DictionaryCompressor(AUDITS).compress(connection, noise(1)).dictionary is not None
+    assert DictionaryCompressor(AUDIT_RESULTS).compress(connection, noise(1)).dictionary is None
 
 
 def test_dictionary_of_another_process_is_used(path: Path) -> None:
-    """Each packer uses the newest dictionary in the file, whoever made it, and reads what the other packed."""
+    """Each compressor uses the newest dictionary in the file, whoever made it, and reads what the other packed."""
     with closing(connected(path)) as one, closing(connected(path)) as other:
-        mine, theirs = Packer(PAYLOADS), Packer(PAYLOADS)
+        mine, theirs = DictionaryCompressor(AUDITS), DictionaryCompressor(AUDITS)
         put(one, mine, noise(1))
         assert len(put(other, theirs, noise(1)).blob) < 100
         put(other, theirs, noise(2))
         put(other, theirs, noise(3))
         packed = put(one, mine, noise(3))
         assert len(packed.blob) < 100
-        assert theirs.unpack(other, packed) == noise(3)
+        assert theirs.decompress(other, packed) == noise(3)
 
 
 def test_dictionary_that_was_rolled_back_is_forgotten(connection: sqlite3.Connection) -> None:
     """What a transaction made that was not committed is not taken for what the next one makes in its place."""
-    packer = Packer(PAYLOADS)
+    compressor = DictionaryCompressor(AUDITS)
 
     def fail() -> None:
         with transaction(connection):
             for number in (1, 1, 2, 2):
-                put(connection, packer, noise(number))
+                put(connection, compressor, noise(number))
             raise InterruptedError
 
     for _ in range(3):
         with pytest.raises(InterruptedError):
             fail()
     with transaction(connection):
-        packed = [put(connection, packer, noise(number)) for number in (3, 3, 4, 4)]
-    assert [Packer(PAYLOADS).unpack(connection, item) for item in packed] == [noise(number) for number in (3, 3, 4, 4)]
+        packed = [put(connection, compressor, noise(number)) for number in (3, 3, 4, 4)]
+    assert [DictionaryCompressor(AUDITS).decompress(connection, item) for item in packed] == [
+        noise(number) for number in (3, 3, 4, 4)
+    ]
 
 
 def test_few_dictionaries_are_held(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are, they are loaded when they are needed, and the oldest make room."""
-    monkeypatch.setattr(packing, "_MAX_DUE", 1)
-    packer = Packer(PAYLOADS)
-    packed = [put(connection, packer, noise(number // 2)) for number in range(40)]
-    assert len({item.dictionary for item in packed}) > packing.MAX_LOADED + 2
+    monkeypatch.setattr(compression, "_MAX_SAMPLES", 1)
+    compressor = DictionaryCompressor(AUDITS)
+    packed = [put(connection, compressor, noise(number // 2)) for number in range(40)]
+    assert len({item.dictionary for item in packed}) > compression.MAX_LOADED_DICTIONARIES + 2
     for item, number in zip(packed, range(40), strict=True):
-        assert packer.unpack(connection, item) == noise(number // 2)
-        assert len(packer._codecs) <= packing.MAX_LOADED
+        assert compressor.decompress(connection, item) == noise(number // 2)
+        assert len(compressor._codecs) <= compression.MAX_LOADED_DICTIONARIES
 
 
 @MODEST
 @given(st.data())
 def test_garbled_blob_is_an_error(data: st.DataObject) -> None:
-    """A blob with a byte changed, cut off or added gives what was packed or a PackingError, and never another thing."""
+    """A blob with a byte changed, cut off or added decompresses to the content or raises CompressionError."""
     with closing(connected(":memory:")) as connection:
-        packer = Packer(PAYLOADS)
+        compressor = DictionaryCompressor(AUDITS)
         content = noise(1, 2000) + bytes(3000)
-        put(connection, packer, content)
-        packed = packer.pack(connection, noise(1, 1000) + noise(2, 1000) + bytes(3000))
+        put(connection, compressor, content)
+        packed = compressor.compress(connection, noise(1, 1000) + noise(2, 1000) + bytes(3000))
         place = data.draw(st.integers(0, len(packed.blob) - 1))
         new = data.draw(st.binary(max_size=2))
         garbled = packed.blob[:place] + new + packed.blob[place + 1 :]
         try:
-            found = packer.unpack(connection, packed._replace(blob=garbled))
-        except PackingError:
+            found = compressor.decompress(connection, packed._replace(blob=garbled))
+        except CompressionError:
             return
         assert found == noise(1, 1000) + noise(2, 1000) + bytes(3000)
 
@@ -203,8 +205,8 @@ def test_garbled_blob_is_an_error(data: st.DataObject) -> None:
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x28\xb5\x2f\xfd" + tail))
 def test_any_bytes_are_read_or_refused(blob: bytes) -> None:
     """What nobody packed is refused, frames that begin well included."""
-    with closing(connected(":memory:")) as connection, suppress(PackingError):
-        Packer(PAYLOADS).unpack(connection, Packed(None, is_sample=False, blob=blob))
+    with closing(connected(":memory:")) as connection, suppress(CompressionError):
+        DictionaryCompressor(AUDITS).decompress(connection, Compressed(None, is_sample=False, blob=blob))
 
 
 @pytest.mark.parametrize(
@@ -221,8 +223,8 @@ def test_any_bytes_are_read_or_refused(blob: bytes) -> None:
 )
 def test_size_that_cannot_be_is_not_believed(connection: sqlite3.Connection, blob: object) -> None:
     """No memory is taken for what a blob says it holds, but cannot."""
-    with pytest.raises(PackingError):
-        Packer(PAYLOADS).unpack(connection, Packed(None, is_sample=False, blob=blob))  # type: ignore[arg-type]
+    with pytest.raises(CompressionError):
+        DictionaryCompressor(AUDITS).decompress(connection, Compressed(None, is_sample=False, blob=blob))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -232,14 +234,14 @@ def test_size_that_cannot_be_is_not_believed(connection: sqlite3.Connection, blo
 def test_garbled_dictionary_is_told_and_made_anew(connection: sqlite3.Connection, logs: Logs, statement: str) -> None:
     """What was packed with it is lost, and said to be; what comes next is packed with another."""
     for number in range(7):
-        put(connection, Packer(PAYLOADS), noise(number))
-    packed = put(connection, Packer(PAYLOADS), noise(6))
+        put(connection, DictionaryCompressor(AUDITS), noise(number))
+    packed = put(connection, DictionaryCompressor(AUDITS), noise(6))
     connection.execute(statement)
-    packer = Packer(PAYLOADS)
-    with pytest.raises(PackingError, match=f"dictionary {packed.dictionary} is"):
-        packer.unpack(connection, packed)
+    compressor = DictionaryCompressor(AUDITS)
+    with pytest.raises(CompressionError, match=f"dictionary {packed.dictionary} is"):
+        compressor.decompress(connection, packed)
     for _ in range(2):
-        found = put(connection, packer, noise(8))
-        assert packer.unpack(connection, found) == noise(8)
+        found = put(connection, compressor, noise(8))
+        assert compressor.decompress(connection, found) == noise(8)
     assert len(found.blob) < 100
     assert logs.levels == ([] if statement.startswith("DELETE") else ["error"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portspec.state.snapshot import HostState
-from portspec.store import records, writer
+from portspec.store import states, writer
 from tests.requirements import forbidden
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, opened, scan, told
@@ -223,7 +223,7 @@ def test_file_that_is_removed_while_it_is_written_is_written_again(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is committed to a file that has no name any more counts as not written."""
-    write = records.write
+    write = states.write_states
     written: list[Any] = []
 
     def write_and_remove(*arguments: Any) -> None:
@@ -232,7 +232,7 @@ def test_file_that_is_removed_while_it_is_written_is_written_again(
             path.unlink()
         written.append(arguments)
 
-    monkeypatch.setattr(records, "write", write_and_remove)
+    monkeypatch.setattr("portspec.store.writer.write_states", write_and_remove)
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)
@@ -307,7 +307,7 @@ def test_oldest_changes_are_dropped_when_too_many_wait(
     tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits is bounded: the oldest changes go and are counted, the last states stay."""
-    monkeypatch.setattr(writer, "MAX_CHANGES", 10)
+    monkeypatch.setattr(writer, "MAX_PENDING_CHANGES", 10)
     path = tmp_path / "later" / "portspec.db"
     with opened(path) as (store, _):
         state = HostState(WEB)
@@ -326,7 +326,7 @@ def test_oldest_changes_are_dropped_when_too_many_wait(
 
 def test_scans_beyond_what_the_thread_can_take_are_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the thread has not yet looked at is bounded and counted."""
-    monkeypatch.setattr(writer, "MAX_PUT", 5)
+    monkeypatch.setattr(writer, "MAX_QUEUED", 5)
     with opened(path) as (store, _):
         with store._writer._condition:  # as if the thread were held up
             state = HostState(WEB)

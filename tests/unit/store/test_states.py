@@ -12,7 +12,7 @@ from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
-from portspec.store.encoding import DocumentError, Encoding
+from portspec.store.states import StateCodec, StateDocumentError
 from tests.unit.factories import MODEST, NOW, result, seen, target
 from tests.unit.store.scenes import WEB, scanned
 
@@ -56,7 +56,7 @@ def states(draw: st.DrawFn) -> HostState:
 
 def round_trip(state: HostState, of: Any = WEB) -> HostState:
     """Write a state and read it."""
-    return Encoding().decode(Encoding().encode(state), of, NOW)
+    return StateCodec().decode(StateCodec().encode(state), of, NOW)
 
 
 @MODEST
@@ -77,14 +77,14 @@ def test_state_is_judged_by_the_specification_of_the_day() -> None:
 
 def test_host_with_every_port_open_takes_a_few_hundred_bytes() -> None:
     """A document of 65,535 open ports is short, and holds no deviation."""
-    document = Encoding().encode(HostState(WEB).after(result(WEB, seen(scanned=ALL_PORTS, is_open=ALL_PORTS))))
+    document = StateCodec().encode(HostState(WEB).after(result(WEB, seen(scanned=ALL_PORTS, is_open=ALL_PORTS))))
     assert len(document) < 300
     assert "unexpected" not in document
 
 
 def test_more_sets_of_ports_than_are_remembered_come_back() -> None:
     """Sets of ports are right also when there are more of them than the encoding remembers."""
-    encoding = Encoding()
+    encoding = StateCodec()
     every = [scanned(HostState(WEB), port) for port in range(1, 3000)]  # at NOW
     assert [encoding.decode(encoding.encode(state), WEB, NOW) for state in every] == every
 
@@ -92,10 +92,10 @@ def test_more_sets_of_ports_than_are_remembered_come_back() -> None:
 def test_state_with_a_number_that_is_none_is_refused() -> None:
     """A NaN is not written."""
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Encoding().encode(HostState(WEB).after(result(WEB, seen(rtt=float("nan")))))
+        StateCodec().encode(HostState(WEB).after(result(WEB, seen(rtt=float("nan")))))
 
 
-GOOD = json.loads(Encoding().encode(dataclasses.replace(scanned(HostState(WEB), 22), last_change=NOW)))
+GOOD = json.loads(StateCodec().encode(dataclasses.replace(scanned(HostState(WEB), 22), last_change=NOW)))
 
 
 def altered(*keys: str | int, to: object) -> str:
@@ -137,9 +137,9 @@ def altered(*keys: str | int, to: object) -> str:
     ],
 )
 def test_document_that_cannot_be_read_is_refused(document: str) -> None:
-    """A document that is none raises DocumentError and nothing else."""
-    with pytest.raises(DocumentError):
-        Encoding().decode(document, WEB, NOW)
+    """A document that is none raises StateDocumentError and nothing else."""
+    with pytest.raises(StateDocumentError):
+        StateCodec().decode(document, WEB, NOW)
 
 
 anything = st.recursive(
@@ -165,10 +165,10 @@ anything = st.recursive(
     anything,
 )
 def test_document_with_anything_in_a_place_is_a_state_or_refused(keys: tuple[str | int, ...], value: object) -> None:
-    """Whatever stands in a document, it is read as a state or raises DocumentError."""
+    """Whatever stands in a document, it is read as a state or raises StateDocumentError."""
     try:
-        found = Encoding().decode(altered(*keys, to=value), WEB, NOW)
-    except DocumentError:
+        found = StateCodec().decode(altered(*keys, to=value), WEB, NOW)
+    except StateDocumentError:
         return
     assert found.host == WEB.host
     assert found.latest is None or found.latest.finished_at < 1e12

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.store import Archive, Outcome, archive
-from portspec.store.archive import MAX_REPLACED, Arrival
+from portspec.store import Archive, Outcome, archive, retention
+from portspec.store.archive import MAX_REPLACED, IncomingAudit
 from portspec.store.schema import transaction
 from tests.unit.factories import NOW
 from tests.unit.store.test_archive import connected
@@ -45,13 +45,13 @@ class Judge:
 def add(connection: sqlite3.Connection, payload: bytes, at: float = NOW, judge: Judge | None = None) -> Outcome:
     """Add a report of the day."""
     with transaction(connection):
-        (outcome,) = Archive(judge or Judge()).add(connection, [Arrival("web1", DAY, at, payload)], NOW)
+        (outcome,) = Archive(judge or Judge()).add(connection, [IncomingAudit("web1", DAY, at, payload)], NOW)
     return outcome
 
 
 def present(connection: sqlite3.Connection) -> bytes:
     """Give the report of the day that counts."""
-    found = Archive().of_day(connection, "web1", DAY)
+    found = Archive().find(connection, "web1", DAY)
     assert found
     return found.payload
 
@@ -61,18 +61,18 @@ def test_good_one_takes_the_place_of_a_failed_one_once(connection: sqlite3.Conne
     assert add(connection, b"failed") is Outcome.ACCEPTED
     assert add(connection, b"good") is Outcome.REPLACED
     for other in (b"good, too", b"failed again"):
-        assert add(connection, other, NOW + 1) is Outcome.OTHER
+        assert add(connection, other, NOW + 1) is Outcome.CONFLICT
     for known in (b"good", b"failed"):
-        assert add(connection, known) is Outcome.SAME
+        assert add(connection, known) is Outcome.IDENTICAL
     assert present(connection) == b"good"
     assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (1,)
-    assert archive.counts(connection) == {"accepted": 2}
+    assert archive.read_counts(connection) == {"accepted": 2}
 
 
 def test_one_that_was_made_before_takes_nobodys_place(connection: sqlite3.Connection) -> None:
     """A report that was long on its way, or held back by somebody, does not undo what came after it was made."""
     assert add(connection, b"failed") is Outcome.ACCEPTED
-    assert add(connection, b"good", NOW - 1) is Outcome.OTHER
+    assert add(connection, b"good", NOW - 1) is Outcome.CONFLICT
     assert present(connection) == b"failed"
 
 
@@ -81,7 +81,7 @@ def test_failed_ones_replace_each_other_a_few_times(connection: sqlite3.Connecti
     for number in range(MAX_REPLACED + 1):
         expected = Outcome.REPLACED if number else Outcome.ACCEPTED
         assert add(connection, b"failed %d" % number, NOW + number) is expected
-    assert add(connection, b"failed once more", NOW + 60) is Outcome.OTHER
+    assert add(connection, b"failed once more", NOW + 60) is Outcome.CONFLICT
     assert present(connection) == b"failed %d" % MAX_REPLACED
     assert add(connection, b"good", NOW + 70) is Outcome.REPLACED
 
@@ -92,9 +92,9 @@ def test_failed_ones_without_end_are_not_read(connection: sqlite3.Connection) ->
     for number in range(60):
         add(connection, b"failed %d" % number, NOW + number, judge)
     assert judge.count <= 2 * MAX_REPLACED + 1
-    assert add(connection, b"good", NOW + 70, judge) is Outcome.OTHER
+    assert add(connection, b"good", NOW + 70, judge) is Outcome.CONFLICT
     with transaction(connection):
-        tomorrow = Arrival("web1", "2023-11-15", NOW + 86_400, b"good")
+        tomorrow = IncomingAudit("web1", "2023-11-15", NOW + 86_400, b"good")
         assert Archive(judge).add(connection, [tomorrow], NOW) == [Outcome.ACCEPTED]
 
 
@@ -103,18 +103,18 @@ def test_audit_that_is_there_is_judged_once(connection: sqlite3.Connection) -> N
     judge = Judge()
     add(connection, b"good", judge=judge)
     for number in range(5):
-        assert add(connection, b"good %d" % number, judge=judge) is Outcome.OTHER
+        assert add(connection, b"good %d" % number, judge=judge) is Outcome.CONFLICT
     assert judge.count == 1
 
 
 def test_newer_report_is_read_after_the_one_that_it_replaced(connection: sqlite3.Connection) -> None:
     """Who reads on from where it was finds the replacement, also if it has read the other already."""
     add(connection, b"failed")
-    _, mark, _ = Archive().newer(connection, None, 10)
+    _, mark, _ = Archive().read_after(connection, None, 10)
     add(connection, b"good")
-    found, _, left = Archive().newer(connection, mark, 10)
+    found, _, left = Archive().read_after(connection, mark, 10)
     assert ([item.payload for item in found], left) == ([b"good"], 0)
-    assert archive.last_numbers(connection) == {"web1": found[0].number}
+    assert archive.latest_numbers(connection) == {"web1": found[0].number}
 
 
 def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connection) -> None:
@@ -123,27 +123,30 @@ def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connectio
     for number in range(5):
         add(connection, b"failed %d" % number + body, NOW + number)
     assert connection.execute("SELECT count(*) FROM replaced_audit WHERE dictionary IS NOT NULL").fetchone() != (0,)
-    assert not archive.forget(connection, NOW - 1, 100)
+    assert not retention.delete_expired_audits(connection, NOW - 1, 100)
     assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (4,)
     assert [row for row in connection.execute("SELECT dictionary FROM replaced_audit") if row[0]]
     for (number,) in connection.execute("SELECT DISTINCT dictionary FROM replaced_audit WHERE dictionary > 0"):
         assert connection.execute("SELECT 1 FROM dictionary WHERE id = ?", (number,)).fetchone()
-    archive.forget(connection, NOW + 86_400, 100)
+    retention.delete_expired_audits(connection, NOW + 86_400, 100)
     assert connection.execute("SELECT count(*) FROM replaced_audit").fetchone() == (0,)
     assert present(connection) == b"failed 4" + body
 
 
 def test_host_has_a_share_of_the_archive(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a host has is not pushed out by what it sends: when its share is full it is refused, and others are not."""
-    monkeypatch.setattr(archive, "MAX_OF_HOST", 1_000_000)
+    monkeypatch.setattr(archive, "MAX_HOST_SIZE", 1_000_000)
     rng = random.Random(1)  # noqa: S311 - repeatable
     outcomes = []
     for number in range(6):
-        item = Arrival("evil", f"2023-11-{number + 10}", NOW, rng.randbytes(300_000))
+        item = IncomingAudit("evil", f"2023-11-{number + 10}", NOW, rng.randbytes(300_000))
         with transaction(connection):
             outcomes += Archive().add(connection, [item], NOW)
-    assert outcomes == [Outcome.ACCEPTED] * 3 + [Outcome.FULL] * 3
+    assert outcomes == [Outcome.ACCEPTED] * 3 + [Outcome.QUOTA_EXCEEDED] * 3
     with transaction(connection):
-        held = [Arrival("evil", "2023-11-20", NOW, b"small"), Arrival("web1", DAY, NOW, rng.randbytes(300_000))]
+        held = [
+            IncomingAudit("evil", "2023-11-20", NOW, b"small"),
+            IncomingAudit("web1", DAY, NOW, rng.randbytes(300_000)),
+        ]
         assert Archive().add(connection, held, NOW) == [Outcome.ACCEPTED] * 2
-    assert archive.counts(connection) == {"accepted": 5}
+    assert archive.read_counts(connection) == {"accepted": 5}

@@ -14,21 +14,21 @@ import pytest
 
 from portspec.store import (
     Archive,
-    Arrival,
+    IncomingAudit,
     Outcome,
     Store,
     StoreError,
     archive,
+    archive_audit,
+    count_rejection,
     database,
-    deposit,
-    note_refusal,
     schema,
 )
-from portspec.store.trouble import Kind
+from portspec.store.faults import StoreFaultKind
 from tests.unit.factories import NOW
 from tests.unit.store.child import TODAY
 from tests.unit.store.scenes import DAY, opened
-from tests.unit.store.test_trouble import CHILD, ROOT, locked, with_mounts
+from tests.unit.store.test_faults import CHILD, ROOT, locked, with_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +38,9 @@ RACES: Final = 25
 KILLS: Final = 8
 
 
-def arrival(host: str = "web1", payload: bytes = b"{}") -> Arrival:
+def arrival(host: str = "web1", payload: bytes = b"{}") -> IncomingAudit:
     """Make a report that comes in."""
-    return Arrival(host, TODAY, NOW, payload)
+    return IncomingAudit(host, TODAY, NOW, payload)
 
 
 def reader(path: Path) -> Store:
@@ -51,7 +51,7 @@ def reader(path: Path) -> Store:
 def totals(path: Path) -> dict[str, int]:
     """Give what was counted."""
     with closing(sqlite3.connect(path)) as connection:
-        return archive.counts(connection)
+        return archive.read_counts(connection)
 
 
 def line(path: Path, host: str) -> bytes:
@@ -93,27 +93,27 @@ def race(children: list[Child], path: Path, host: str) -> bytes:
     for child in children:
         child.begin(path, host)
     found = [child.outcome() for child in children]
-    assert sorted(outcome for outcome, _ in found) == ["accepted"] + ["other"] * (len(children) - 1)
+    assert sorted(outcome for outcome, _ in found) == ["accepted"] + ["conflict"] * (len(children) - 1)
     return next(payload for outcome, payload in found if outcome == "accepted")
 
 
 def test_report_is_there_once_deposit_has_returned(path: Path) -> None:
     """Without an exporter the file is made, for its owner alone, and is one file afterwards."""
-    assert deposit(str(path), arrival(payload=b"1"), NOW) is Outcome.ACCEPTED
-    assert deposit(str(path), arrival(payload=b"1"), NOW) is Outcome.SAME
-    assert deposit(str(path), arrival(payload=b"2"), NOW) is Outcome.OTHER
-    note_refusal(str(path), "signature")
+    assert archive_audit(str(path), arrival(payload=b"1"), NOW) is Outcome.ACCEPTED
+    assert archive_audit(str(path), arrival(payload=b"1"), NOW) is Outcome.IDENTICAL
+    assert archive_audit(str(path), arrival(payload=b"2"), NOW) is Outcome.CONFLICT
+    count_rejection(str(path), "signature")
     assert list(path.parent.iterdir()) == [path]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert totals(path) == {"accepted": 1, "signature": 1}
-    archived = reader(path).archived("web1", TODAY)
+    archived = reader(path).find_audit("web1", TODAY)
     assert archived is not None
     assert (archived.payload, archived.at) == (b"1", NOW)
 
 
 def test_commit_is_on_the_disk(path: Path) -> None:
     """What is acknowledged outlives the machine: SQLite waits for the disk with each commit."""
-    with closing(database.open_for_deposit(str(path))) as connection:
+    with closing(database.open_for_insert(str(path))) as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -122,8 +122,8 @@ def test_symbolic_link_to_the_file_is_followed(tmp_path: Path, path: Path) -> No
     """The file may lie elsewhere."""
     (tmp_path / "elsewhere").mkdir()
     path.symlink_to(tmp_path / "elsewhere" / "data.db")
-    assert deposit(str(path), arrival(), NOW) is Outcome.ACCEPTED
-    assert reader(tmp_path / "elsewhere" / "data.db").archived_days("web1") == [TODAY]
+    assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
+    assert reader(tmp_path / "elsewhere" / "data.db").audit_days("web1") == [TODAY]
 
 
 def test_one_of_many_processes_wins(path: Path) -> None:
@@ -135,7 +135,7 @@ def test_one_of_many_processes_wins(path: Path) -> None:
         won = {f"host{number}": race(children, path, f"host{number}") for number in range(RACES)}
     store = reader(path)
     for host, payload in won.items():
-        archived = store.archived(host)
+        archived = store.find_audit(host)
         assert archived is not None
         assert archived.payload == payload
     assert totals(path) == {"accepted": RACES}
@@ -148,7 +148,7 @@ def test_one_of_many_processes_makes_the_file(tmp_path: Path) -> None:
         for number in range(RACES):
             path = tmp_path / f"{number}.db"
             payload = race(children, path, "web1")
-            archived = reader(path).archived("web1")
+            archived = reader(path).find_audit("web1")
             assert archived is not None
             assert archived.payload == payload
 
@@ -188,27 +188,27 @@ def test_killed_deposits_lose_nothing_that_was_acknowledged(path: Path, with_exp
             acknowledged += killed(process, path, f"host{number}", rng.uniform(0.02, 0.3))
             if with_exporter:
                 own = arrival(f"own{number}")
-                assert store.perform(partial(Archive().add, arrivals=[own], now=NOW)) == [Outcome.ACCEPTED]
+                assert store.transact(partial(Archive().add, audits=[own], now=NOW)) == [Outcome.ACCEPTED]
         for host, payload in acknowledged:
-            archived = store.archived(host)
+            archived = store.find_audit(host)
             assert archived is not None
             assert archived.payload == payload
     assert len(acknowledged) >= KILLS
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         (rows,) = connection.execute("SELECT count(*) FROM audit").fetchone()
-        assert archive.counts(connection) == {"accepted": rows}
+        assert archive.read_counts(connection) == {"accepted": rows}
 
 
 def test_running_exporter_keeps_its_file(path: Path) -> None:
     """The -wal that an exporter has open is left to it, and it is not told that its file was replaced."""
     with opened(path) as (store, _), Child("depositor") as child:
-        before = database.identity(str(path))
+        before = database.file_identity(str(path))
         for number in range(5):
             child.begin(path, f"host{number}")
             assert child.outcome()[0] == "accepted"
-            assert database.identity(str(path)) == before
-            assert store.perform(lambda file: len(archive.last_numbers(file))) == number + 1
+            assert database.file_identity(str(path)) == before
+            assert store.transact(lambda file: len(archive.latest_numbers(file))) == number + 1
         assert store.status.is_up
         assert not store.status.errors
 
@@ -224,7 +224,7 @@ def test_full_disk_is_an_error_and_nothing_is_half_written(tmp_path: Path) -> No
             f"cannot write: database or disk is full; {full}",
         ],
         "there": [1, 0, 0],
-        "again": ["other", "accepted", "accepted"],
+        "again": ["conflict", "accepted", "accepted"],
         "is_whole": True,
         "check": "ok",
     }
@@ -243,7 +243,7 @@ def test_read_only_file_is_an_error(tmp_path: Path) -> None:
     assert (before, again, made) == ("accepted", "accepted", "accepted")
     for error in (refused, absent):
         assert error.startswith("cannot write: ")
-        assert error.endswith(f"; {Kind.NOT_WRITABLE.value}")
+        assert error.endswith(f"; {StoreFaultKind.NOT_WRITABLE.value}")
 
 
 @pytest.mark.parametrize("mode", ["immediate", "exclusive"])
@@ -256,18 +256,18 @@ def test_lock_is_waited_for_as_long_as_there_is_patience(
     with Child("depositor") as patient:
         with locked(path, mode):
             patient.begin(path, "db1")
-            monkeypatch.setattr(database, "DEPOSIT_PATIENCE", 0.0)
-            with pytest.raises(StoreError, match=r"cannot write .*: database is locked; end the process") as caught:
-                deposit(str(path), arrival(), NOW)
-            assert caught.value.kind is Kind.LOCKED
+            monkeypatch.setattr(database, "INSERT_LOCK_TIMEOUT", 0.0)
+            with pytest.raises(StoreError, match=r"cannot write .*: database is locked; stop the process") as caught:
+                archive_audit(str(path), arrival(), NOW)
+            assert caught.value.kind is StoreFaultKind.LOCKED
         assert patient.outcome()[0] == "accepted"
     monkeypatch.undo()
-    assert deposit(str(path), arrival(), NOW) is Outcome.ACCEPTED
+    assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
 
 
 def newer(path: Path) -> None:
     """Make a file as a later version would."""
-    deposit(str(path), arrival(), NOW)
+    archive_audit(str(path), arrival(), NOW)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
 
@@ -280,7 +280,7 @@ def foreign(path: Path) -> None:
 
 def corrupt(path: Path) -> None:
     """Overwrite all but the header."""
-    deposit(str(path), arrival(), NOW)
+    archive_audit(str(path), arrival(), NOW)
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(100)
@@ -290,21 +290,24 @@ def corrupt(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
-        (newer, Kind.NEWER, "a newer portspec wrote it"),
-        (foreign, Kind.FOREIGN, "it is the database of another program"),
-        (corrupt, Kind.CORRUPT, "database disk image is malformed"),
-        (lambda path: path.write_bytes(b"no database\n" * 100), Kind.CORRUPT, "it is no database"),
-        (lambda path: path.mkdir(), Kind.FOREIGN, "it is a directory"),
+        (newer, StoreFaultKind.NEWER, "a newer portspec wrote it"),
+        (foreign, StoreFaultKind.FOREIGN, "it is the database of another program"),
+        (corrupt, StoreFaultKind.CORRUPT, "database disk image is malformed"),
+        (lambda path: path.write_bytes(b"no database\n" * 100), StoreFaultKind.CORRUPT, "it is not a database"),
+        (lambda path: path.mkdir(), StoreFaultKind.FOREIGN, "it is a directory"),
     ],
     ids=["newer", "foreign", "corrupt", "garbage", "directory"],
 )
 def test_file_that_is_not_ours_or_corrupt_is_left_alone(
-    path: Path, make: Callable[[Path], None], kind: Kind, words: str
+    path: Path, make: Callable[[Path], None], kind: StoreFaultKind, words: str
 ) -> None:
     """A deposit says what is wrong, and what there is stays as it is: setting it aside is the exporter's."""
     make(path)
     before = [path.is_file() and path.read_bytes(), sorted(path.parent.iterdir())]
-    for attempt in (lambda: deposit(str(path), arrival("db1"), NOW), lambda: note_refusal(str(path), "roster")):
+    for attempt in (
+        lambda: archive_audit(str(path), arrival("db1"), NOW),
+        lambda: count_rejection(str(path), "roster"),
+    ):
         with pytest.raises(StoreError, match=f"cannot write {path}: {words}") as caught:
             attempt()
         assert caught.value.kind is kind
@@ -315,24 +318,24 @@ def test_file_that_is_not_ours_or_corrupt_is_left_alone(
 def test_path_that_cannot_be_is_an_error(tmp_path: Path, name: str) -> None:
     """A directory that is not there is not made."""
     with pytest.raises(StoreError, match="cannot write"):
-        deposit(str(tmp_path / name), arrival(), NOW)
+        archive_audit(str(tmp_path / name), arrival(), NOW)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_file_that_is_set_aside_meanwhile_has_taken_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was committed to a file that has another name by then is not acknowledged, and goes into the next file."""
-    deposit(str(path), arrival("db1"), NOW)
+    archive_audit(str(path), arrival("db1"), NOW)
     add = Archive.add
 
     def add_and_move(*arguments: Any) -> Any:
-        database.set_aside(str(path), NOW)
+        database.rename_corrupt(str(path), NOW)
         return add(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(Archive, "add", add_and_move)
         with pytest.raises(StoreError, match="it was removed or replaced") as caught:
-            deposit(str(path), arrival(), NOW)
-    assert caught.value.kind is Kind.GONE
-    assert deposit(str(path), arrival(), NOW) is Outcome.ACCEPTED
-    assert reader(path).archived_days("web1") == [TODAY]
-    assert reader(path).archived_days("db1") == []
+            archive_audit(str(path), arrival(), NOW)
+    assert caught.value.kind is StoreFaultKind.GONE
+    assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
+    assert reader(path).audit_days("web1") == [TODAY]
+    assert reader(path).audit_days("db1") == []

@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from portspec.config import Config
-from portspec.store.lock import Holder, Lock
-from portspec.store.place import announce, is_same_file, place_of, place_of_exporter
+from portspec.store.location import exporter_state_file, find_state_file, is_same_file, publish_location
+from portspec.store.lock import LockHolder, StateFileLock
 from tests.unit.factories import NOW
 
 CONF: Final = "portspec.yml"
@@ -23,11 +23,11 @@ AS_NOBODY: Final = """
 import json, os, sys
 from pathlib import Path
 from portspec.config import Config
-from portspec.store.place import place_of
+from portspec.store.location import find_state_file
 conf, system = map(Path, sys.argv[1:])
 if os.geteuid() == 0:
     os.setuid(65534)
-place = place_of(Config(str(conf), (), state=str(conf.with_name("portspec.db"))), system)
+place = find_state_file(Config(str(conf), (), state=str(conf.with_name("portspec.db"))), system)
 print(json.dumps([place.is_certain, place.why]))
 """
 
@@ -48,21 +48,21 @@ class Machine:
 
     def run(self, config: Config, shard: str = "") -> str:
         """Run an exporter, and give the path of the file that it writes to."""
-        path = place_of_exporter(config, self.system)
+        path = exporter_state_file(config, self.system)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._starts += 1
-        lock = Lock(
-            os.path.realpath(path), Holder(1, "scan1", os.path.realpath(config.path), NOW + self._starts, shard)
+        lock = StateFileLock(
+            os.path.realpath(path), LockHolder(1, "scan1", os.path.realpath(config.path), NOW + self._starts, shard)
         )
         lock.acquire()
         Path(path).touch()
-        announce(config, path, is_sharded=bool(shard), system=self.system)
+        publish_location(config, path, is_sharded=bool(shard), system=self.system)
         lock.release()
         return path
 
     def found(self, config: Config) -> str | None:
         """Give what other commands find, as far as it is certain."""
-        place = place_of(config, self.system)
+        place = find_state_file(config, self.system)
         return place.path if place.is_certain else None
 
 
@@ -79,23 +79,23 @@ def test_every_command_finds_what_the_exporter_has_written(machine: Machine, tmp
     assert written == str(tmp_path / directory / "portspec.db")
     for environment in (None, tmp_path / directory, tmp_path / "lib" / "postfix"):
         assert machine.found(machine.config(environment)) == written
-    assert place_of_exporter(machine.config(), machine.system) == written
+    assert exporter_state_file(machine.config(), machine.system) == written
 
 
 def test_file_that_conf_yml_names_is_that_one(machine: Machine) -> None:
     """Nothing else is looked for, also if the file is not there yet."""
     machine.run(machine.config(machine.system / "portspec"))
     config = replace(machine.config(), state="/srv/ports.db", is_state_named=True)
-    assert machine.found(config) == place_of_exporter(config, machine.system) == "/srv/ports.db"
+    assert machine.found(config) == exporter_state_file(config, machine.system) == "/srv/ports.db"
 
 
 def test_nothing_is_certain_before_the_exporter_has_run(machine: Machine) -> None:
     """A command that would begin a file is told to wait, in words that say what to do."""
-    place = place_of(machine.config(), machine.system)
+    place = find_state_file(machine.config(), machine.system)
     assert not place.is_certain
     assert place.why == (
         f"no state file of this configuration was found, and {machine.etc}/portspec.db does not exist: start the "
-        "exporter, which makes the file, or name the file as `state` in conf.yml"
+        "exporter, which creates the file, or set `state` in conf.yml"
     )
 
 
@@ -159,7 +159,7 @@ def test_directory_that_may_not_be_searched_is_named() -> None:
     assert not is_certain
     assert why == (
         f"the state file may be in {machine.system}/portspec, which this user may not search: run the command as the "
-        "user of the exporter, or name the file as `state` in conf.yml"
+        "user of the exporter, or set `state` in conf.yml"
     )
 
 
@@ -167,10 +167,10 @@ def test_exporter_knows_whether_others_will_find_its_file(machine: Machine, tmp_
     """Where nothing may be written beside conf.yml, it says so, unless the place is the usual one."""
     config = replace(machine.config(), path=str(tmp_path / "none" / CONF))
     path = str(tmp_path / "srv" / "portspec.db")
-    assert not announce(config, path, is_sharded=False, system=machine.system)
+    assert not publish_location(config, path, is_sharded=False, system=machine.system)
     (machine.system / "portspec").mkdir()
     usual = str(machine.system / "portspec" / "portspec.db")
-    assert announce(config, usual, is_sharded=False, system=machine.system)
+    assert publish_location(config, usual, is_sharded=False, system=machine.system)
 
 
 def test_same_file_by_other_paths(tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_nothing_is_written_to_what_another_user_put_in_the_place(machine: Machi
     config = machine.config(tmp_path)
     for name in (f"{tmp_path}/portspec.db.lock", f"{config.path}.state"):
         os.mkfifo(name) if kind == "pipe" else Path(name).symlink_to(victim)
-    lock = Lock(f"{tmp_path}/portspec.db", Holder(1, "scan1", config.path, NOW, ""))
-    with pytest.raises(OSError, match=r"no regular file|symbolic links"):
+    lock = StateFileLock(f"{tmp_path}/portspec.db", LockHolder(1, "scan1", config.path, NOW, ""))
+    with pytest.raises(OSError, match=r"not a regular file|symbolic links"):
         lock.acquire()
-    assert not announce(config, config.state, is_sharded=False, system=machine.system)
-    assert place_of(machine.config(), machine.system).path == machine.config().state
+    assert not publish_location(config, config.state, is_sharded=False, system=machine.system)
+    assert find_state_file(machine.config(), machine.system).path == machine.config().state
     assert (victim.read_text() if victim.exists() else None) == ("precious" if kind == "link" else None)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
-from portspec.store import history, schema
+from portspec.store import retention, schema
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, told
 
@@ -32,7 +32,7 @@ def kept(path: Path, now: float, *, hours: int = 0, days: float = 365) -> list[s
     with opened(path, history=days * DAY, wall_clock=lambda: now) as (store, _):
         for hour in range(hours + 1):
             if hour:
-                store._writer._next_forgetting = 0.0
+                store._writer._next_retention = 0.0
             scan(store, HostState(target("clock")), at=now)  # so that there is something to commit
             commit(store)
         return [ports for _, ports, _ in told(store, limit=10_000)]
@@ -57,7 +57,7 @@ def test_state_that_nobody_renews_for_two_years_is_deleted(path: Path) -> None:
             "INSERT INTO state (host, saved_at, document) VALUES ('db1', ?, '{}'), ('web1', ?, '{}')",
             (NOW, NOW + 2 * DAY),
         )
-        history.forget(connection, DAY, NOW + 733 * DAY, report_history=DAY, may_advance=True)
+        retention.delete_expired(connection, DAY, NOW + 733 * DAY, audit_history=DAY, may_advance=True)
         assert connection.execute("SELECT host FROM state").fetchall() == [("web1",)]
 
 
@@ -78,7 +78,7 @@ def test_much_is_deleted_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPa
     fill(path, NOW + DAY, 22)
     steps: list[bool] = []
     has_ended = threading.Event()
-    forget = history.forget
+    forget = retention.delete_expired
 
     def counted(*arguments: Any, **options: Any) -> bool:
         steps.append(forget(*arguments, **options))
@@ -86,8 +86,8 @@ def test_much_is_deleted_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPa
             has_ended.set()
         return steps[-1]
 
-    monkeypatch.setattr(history, "STEP", 10)
-    monkeypatch.setattr(history, "forget", counted)
+    monkeypatch.setattr(retention, "MAX_ROWS", 10)
+    monkeypatch.setattr(retention, "delete_expired", counted)
     with opened(path, history=DAY / 2, wall_clock=lambda: NOW + DAY) as (store, _):
         assert has_ended.wait(PATIENCE)
         assert [state for _, _, state in told(store)] == ["closed"]
@@ -125,7 +125,7 @@ def test_reference_never_goes_back_nor_ahead_by_more_than_a_day(readings: list[t
     """Whatever the clock says, the reference rises by a day at most, and to what is further ahead only when it may."""
     reference: float | None = None
     for now, may_advance in readings:
-        found = history.advanced(reference, now, may_advance=may_advance)
+        found = retention.advance_reference(reference, now, may_advance=may_advance)
         if reference is not None:
             assert found is not None
             assert reference <= found <= reference + DAY

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from portspec.scan import PortState
 from portspec.state.changes import Change
 from portspec.state.snapshot import HostState
-from portspec.store.backlog import Backlog, Entry
+from portspec.store.pending import PendingWrite, PendingWrites
 from tests.unit.factories import MODEST, target
 from tests.unit.store.scenes import DB, WEB, scanned
 
@@ -14,79 +14,79 @@ FIRST, SECOND = scanned(HostState(WEB), 22), scanned(HostState(WEB), 80)
 OTHER = scanned(HostState(DB), 22)
 
 
-def changed(state: HostState, *numbers: int) -> Entry:
+def changed(state: HostState, *numbers: int) -> PendingWrite:
     """Give an entry with numbered changes."""
-    return Entry(
+    return PendingWrite(
         state, [Change(number, state.host, "192.0.2.1", "22", None, PortState.OPEN, number) for number in numbers]
     )
 
 
-def everything(backlog: Backlog) -> list[Entry]:
+def everything(pending: PendingWrites) -> list[PendingWrite]:
     """Give all that waits."""
-    return backlog.batch(10**9, 10**9)
+    return pending.batch(10**9, 10**9)
 
 
 def test_state_without_changes_takes_the_place_of_the_last() -> None:
     """A host that changes nothing waits once, with its newest state and the changes that were there."""
-    backlog = Backlog(10)
-    for entry in (changed(FIRST, 1), Entry(OTHER), Entry(SECOND)):
-        backlog.add(entry)
-    assert everything(backlog) == [changed(SECOND, 1), Entry(OTHER)]
-    assert (len(backlog), backlog.changes) == (2, 1)
+    pending = PendingWrites(10)
+    for entry in (changed(FIRST, 1), PendingWrite(OTHER), PendingWrite(SECOND)):
+        pending.add(entry)
+    assert everything(pending) == [changed(SECOND, 1), PendingWrite(OTHER)]
+    assert (len(pending), pending.changes) == (2, 1)
 
 
 def test_changes_wait_in_the_order_they_came() -> None:
     """Each scan that changed something waits by itself, with its own state."""
-    backlog = Backlog(10)
+    pending = PendingWrites(10)
     entries = [changed(FIRST, 1), changed(OTHER, 2), changed(SECOND, 3)]
     for entry in entries:
-        backlog.add(entry)
-    assert everything(backlog) == entries
+        pending.add(entry)
+    assert everything(pending) == entries
 
 
 def test_oldest_changes_beyond_the_bound_are_dropped_and_counted() -> None:
     """Beyond the bound the oldest go; the last state of a host stays without its changes."""
-    backlog = Backlog(3)
+    pending = PendingWrites(3)
     for entry in (changed(FIRST, 1, 2), changed(OTHER, 3), changed(SECOND, 4, 5)):
-        backlog.add(entry)
-    assert everything(backlog) == [changed(OTHER, 3), changed(SECOND, 4, 5)]
-    assert (backlog.dropped, backlog.changes) == (2, 3)
-    backlog.add(changed(FIRST, 6))
-    assert everything(backlog) == [Entry(OTHER), changed(SECOND, 4, 5), changed(FIRST, 6)]
-    assert (backlog.dropped, backlog.changes) == (3, 3)
+        pending.add(entry)
+    assert everything(pending) == [changed(OTHER, 3), changed(SECOND, 4, 5)]
+    assert (pending.dropped, pending.changes) == (2, 3)
+    pending.add(changed(FIRST, 6))
+    assert everything(pending) == [PendingWrite(OTHER), changed(SECOND, 4, 5), changed(FIRST, 6)]
+    assert (pending.dropped, pending.changes) == (3, 3)
 
 
 def test_batch_is_bounded_by_entries_and_by_changes() -> None:
     """A batch takes so many entries, and no further one once it has so many changes."""
-    backlog = Backlog(100)
+    pending = PendingWrites(100)
     entries = [changed(scanned(HostState(target(f"h{n}")), 22), n, n) for n in range(6)]
     for entry in entries:
-        backlog.add(entry)
-    assert backlog.batch(2, 100) == entries[:2]
-    assert backlog.batch(100, 3) == entries[:2]
-    assert backlog.batch(100, 1) == entries[:1]
+        pending.add(entry)
+    assert pending.batch(2, 100) == entries[:2]
+    assert pending.batch(100, 3) == entries[:2]
+    assert pending.batch(100, 1) == entries[:1]
 
 
 @MODEST
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.booleans()), max_size=60), st.integers(0, 8))
 def test_every_host_keeps_its_last_state_whatever_comes(puts: list[tuple[int, int, bool]], bound: int) -> None:
     """Written or waiting, the last state of every host is there, and every change is there or counted."""
-    backlog = Backlog(bound)
+    pending = PendingWrites(bound)
     known: dict[str, HostState] = {}
     written: dict[str, HostState] = {}
     told = kept = 0
     for at, (host, changes, writes) in enumerate(puts):
         state = scanned(HostState(target(f"h{host}")), 22, at=at)
-        backlog.add(changed(state, *range(told, told + changes)))
+        pending.add(changed(state, *range(told, told + changes)))
         known[state.host], told = state, told + changes
-        assert backlog.changes <= bound
-        assert len(backlog) <= len(known) + backlog.changes
+        assert pending.changes <= bound
+        assert len(pending) <= len(known) + pending.changes
         if writes:
-            batch = backlog.batch(2, 3)
-            backlog.remove(len(batch))
+            batch = pending.batch(2, 3)
+            pending.remove(len(batch))
             written |= {entry.state.host: entry.state for entry in batch}
             kept += sum(len(entry.changes) for entry in batch)
-    waiting = everything(backlog)
+    waiting = everything(pending)
     assert written | {entry.state.host: entry.state for entry in waiting} == known
-    assert kept + backlog.changes + backlog.dropped == told
-    assert {entry.state.host for entry in waiting} == {host for host in known if host in backlog}
+    assert kept + pending.changes + pending.dropped == told
+    assert {entry.state.host for entry in waiting} == {host for host in known if host in pending}
