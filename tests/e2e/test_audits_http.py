@@ -67,7 +67,7 @@ MEGABYTE: Final = 1_000_000
 
 def archived(conf: Path, host: str, day: str | None = None) -> bytes | None:
     """Return what the archive has of a host and day, by default of the last."""
-    found = Store(str(conf.with_name("portspec.db")), history=DAY).archived(host, day)
+    found = Store(str(conf.with_name("portspec.db")), history=DAY).find_audit(host, day)
     return found.payload if found else None
 
 

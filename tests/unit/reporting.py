@@ -77,11 +77,11 @@ class Scene:
 
     def days(self, host: str = WEB) -> list[str]:
         """Return the days of which the archive has an audit of a host."""
-        return self.store.archived_days(host)
+        return self.store.audit_days(host)
 
-    def archived(self, host: str = WEB, day: str | None = None) -> bytes | None:
+    def find_audit(self, host: str = WEB, day: str | None = None) -> bytes | None:
         """Return the payload of an audit in the archive."""
-        found = self.store.archived(host, day)
+        found = self.store.find_audit(host, day)
         return found.payload if found else None
 
     @contextlib.asynccontextmanager

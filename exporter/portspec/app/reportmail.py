@@ -15,7 +15,7 @@ from portspec import log
 from portspec.errors import NoThreadError
 from portspec.notify import report_letter, send_each
 from portspec.report import mail_report, write_report
-from portspec.store import StoreError, meta
+from portspec.store import StoreError, read_value, write_value
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ReportMail:
         """Give what was noted, and see that the file has it. Raises StoreError."""
         memory = self._memory
         if memory.noted is None:
-            text = await in_daemon_thread(lambda: self._store.perform(lambda file: meta.read(file, _KEY)))
+            text = await in_daemon_thread(lambda: self._store.transact(lambda file: read_value(file, _KEY)))
             memory.noted = None if text is None else _noted(text)
         elif not memory.is_kept:
             await self._note(memory.noted)
@@ -140,7 +140,7 @@ class ReportMail:
         """Note something, here in any case, and in the file. Raises StoreError."""
         self._memory.noted, self._memory.is_kept = noted, False
         text = json.dumps({"day": noted.day, "left": noted.left})
-        await in_daemon_thread(lambda: self._store.perform(lambda file: meta.write(file, _KEY, text)))
+        await in_daemon_thread(lambda: self._store.transact(lambda file: write_value(file, _KEY, text)))
         self._memory.is_kept = True
 
     async def _send(self, day: str, recipients: Sequence[str], now: float) -> None:

@@ -26,7 +26,7 @@ from portspec.notify import RUNBOOKS, Links, Mailer, MailMemory, withdraw_mails
 from portspec.report import ReportSettings
 from portspec.schedule.monitor import Monitor
 from portspec.schedule.on_demand import Prober
-from portspec.store import Store, announce, is_same_file, place_of_exporter
+from portspec.store import Store, exporter_state_file, is_same_file, publish_location
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Service:
         self._report_memory = ReportMemory()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
         self.store = Store(
-            place_of_exporter(config),
+            exporter_state_file(config),
             history=config.history,
             config=config.path,
             shard=f"{shard.index}/{shard.count}" if shard.count > 1 else "",
@@ -112,7 +112,7 @@ class Service:
     def open(self) -> None:
         """Open the state file while it may be, and take up what it knows of the hosts of conf.yml."""
         known = self.store.open(self._mine(targets(self._config)))
-        if not announce(self._config, self.store.path, is_sharded=self._shard.count > 1):
+        if not publish_location(self._config, self.store.path, is_sharded=self._shard.count > 1):
             _log.warning(
                 "`portspec receive` and `report` may not find the state file: name it as `state` in conf.yml",
                 file=self.store.path,
@@ -290,7 +290,7 @@ class Service:
         now, then = self._begun_by.scan.engine, config.scan.engine
         if now != then:
             _log.warning("scan.engine takes effect at the next start", now=now, then=then)
-        path = await in_daemon_thread(lambda: place_of_exporter(config))
+        path = await in_daemon_thread(lambda: exporter_state_file(config))
         if not is_same_file(path, self.store.path):
             _log.warning("state takes effect at the next start", now=self.store.path, then=path)
         discovery = self._discovery
@@ -299,7 +299,7 @@ class Service:
             await discovery.refresh_all()
         discovered, present = discovery.hosts, self.snapshot.hosts
         hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
-        self.store.keep(hosts.names.values())
+        self.store.retain(hosts.names.values())
         examiner = self._engines.examiner(config)
         # From here on nothing waits, and nothing fails.
         restored = self._restored(hosts)
@@ -324,7 +324,7 @@ class Service:
     def _apply_audit(self, config: Config, roster: Mapping[str, Rostered]) -> None:
         self.audits.apply(config.audit, roster)
         if config.audit:
-            self.store.report_history = config.audit.keep
+            self.store.audit_history = config.audit.keep
 
     def _on_state(self, before: HostState, after: HostState) -> None:
         (self._mailer.on_state if self._mailer else self.store.put)(before, after)
@@ -454,7 +454,7 @@ class Service:
                 restored = self._restored(hosts)
                 self._prober, self._names = hosts.prober, hosts.names
                 self.audits.apply(config.audit, hosts.roster)
-                self.store.keep(hosts.names.values())
+                self.store.retain(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
             except NoThreadError:  # the log tells of it
                 asyncio.get_running_loop().call_later(LOOK_AT_FILE, self._on_discovery)

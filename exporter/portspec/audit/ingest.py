@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from portspec import log
 from portspec.audit.admission import AdmissionPolicy, RejectedError, admit, is_good
 from portspec.errors import NoThreadError
-from portspec.store import Archive, Arrival, Outcome, StoreError
+from portspec.store import Archive, IncomingAudit, Outcome, StoreError
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class IngestQueue:
         """Admit and archive the first audits of a batch, few if they are large; return the outcome of each."""
         now, rules = self._wall_clock(), self.rules
         outcomes: list[Outcome | Exception] = []
-        arrivals: list[Arrival] = []
+        arrivals: list[IncomingAudit] = []
         size = 0
         for posted in batch:
             if size >= MAX_BATCH_BYTES:
@@ -198,9 +198,9 @@ class IngestQueue:
             else:
                 size += len(payload)
                 outcomes.append(Outcome.ACCEPTED)  # if the archive has none of that day
-                arrivals.append(Arrival(audit.host, audit.day, audit.at, payload))
+                arrivals.append(IncomingAudit(audit.host, audit.day, audit.at, payload))
         try:
-            found = iter(self._store.perform(lambda file: self._archive.add(file, arrivals, now)) if arrivals else ())
+            found = iter(self._store.transact(lambda file: self._archive.add(file, arrivals, now)) if arrivals else ())
         except StoreError as error:
             failure = _bare(error)
             return [item if isinstance(item, RejectedError) else failure for item in outcomes]
@@ -208,10 +208,10 @@ class IngestQueue:
         return [item if isinstance(item, RejectedError) else _or_refused(next(found), next(hosts)) for item in outcomes]
 
 
-def _or_refused(outcome: Outcome, arrival: Arrival) -> Outcome | RejectedError:
-    if outcome is Outcome.OTHER:
+def _or_refused(outcome: Outcome, arrival: IncomingAudit) -> Outcome | RejectedError:
+    if outcome is Outcome.CONFLICT:
         return RejectedError.duplicate(arrival.host, arrival.day)
-    if outcome is Outcome.FULL:
+    if outcome is Outcome.QUOTA_EXCEEDED:
         return RejectedError.quota(arrival.host)
     if outcome is Outcome.REPLACED:
         _log.warning("a failed audit was replaced by a later one of the same day", host=arrival.host, day=arrival.day)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from portspec.audit.payload import AuditPayload
     from portspec.config import AuditConfig
     from portspec.inventory import Rostered
-    from portspec.store import Archived, Mark, Store
+    from portspec.store import ArchivedAudit, ArchivePosition, Store
 
 POLL: Final = 2.0  # seconds between two looks for audits that `portspec receive` has archived
 BUSY: Final = 8  # audits waiting to be archived, with which the reading of others waits,
@@ -64,9 +64,9 @@ class _Look:
     """What a look into the file found: totals, some hosts' last audits, new ones, up to where, how many are left."""
 
     counted: Mapping[str, int]
-    last: Sequence[Archived | None]
-    new: Sequence[Archived]
-    mark: Mark
+    last: Sequence[ArchivedAudit | None]
+    new: Sequence[ArchivedAudit]
+    mark: ArchivePosition
     left: int
 
 
@@ -91,7 +91,7 @@ class AuditService:
         # Of the threads that read and write, one at a time each:
         self._reading = Archive()
         self._decoder = Decoder()
-        self._mark: Mark | None = None
+        self._mark: ArchivePosition | None = None
 
     def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
         """Go on with another roster: hosts that stay keep what is known of them."""
@@ -152,7 +152,7 @@ class AuditService:
         except StoreError as error:
             _log.error("failed to read the latest audits", file=error.path, why=error.why, todo=error.kind.value)
         with contextlib.suppress(StoreError):  # the next look tells of it
-            counted = await in_daemon_thread(lambda: self._store.perform(archive.counts))
+            counted = await in_daemon_thread(lambda: self._store.transact(archive.read_counts))
             self._tally = replace(self._tally, counted=counted)
 
     async def run(self) -> None:
@@ -196,7 +196,7 @@ class AuditService:
         Raises StoreError.
         """
         until = self._until()
-        documents, last = self._store.audit_documents(), self._store.last_reports(until)
+        documents, last = self._store.audit_results(), self._store.latest_audits(until)
         found: dict[str, HostAudit | None] = {name: None for name in names if name not in last}
         for name in names:
             _, document = documents.get(name, (0, None))
@@ -211,14 +211,14 @@ class AuditService:
         pending, until = self._tally.pending, self._until()
 
         def look(file: sqlite3.Connection) -> _Look:
-            archive.count(file, pending)
-            new, mark, left = self._reading.newer(
-                file, self._mark or self._reading.mark(file), 0 if unknown else MAX_READ
+            archive.add_counts(file, pending)
+            new, mark, left = self._reading.read_after(
+                file, self._mark or self._reading.read_position(file), 0 if unknown else MAX_READ
             )
-            last = [self._reading.last(file, name, until) for name in unknown]
-            return _Look(archive.counts(file), last, new, mark, left)
+            last = [self._reading.latest(file, name, until) for name in unknown]
+            return _Look(archive.read_counts(file), last, new, mark, left)
 
-        seen = await in_daemon_thread(lambda: self._store.perform(look))
+        seen = await in_daemon_thread(lambda: self._store.transact(look))
         self._tally = _Tally(seen.counted, self._tally.pending - pending)  # at once, for a scrape
         self.unread = seen.left + max(0, len(self._roster) - len(self._states) - len(unknown))
         last, new = await in_daemon_thread(lambda: self._read(seen))
@@ -232,7 +232,7 @@ class AuditService:
         """
         documents: list[tuple[str, int, str]] = []
 
-        def kept(item: Archived) -> HostAudit:
+        def kept(item: ArchivedAudit) -> HostAudit:
             host_audit = read_audit(item)
             try:
                 document = encode(host_audit)
@@ -249,7 +249,7 @@ class AuditService:
         new = [(item.host, kept(item)) for item in seen.new]
         if documents or seen.mark != self._mark:
             until = self._until()
-            self._store.perform(lambda file: self._reading.put_documents(file, documents, seen.mark, until))
+            self._store.transact(lambda file: self._reading.save_results(file, documents, seen.mark, until))
         self._mark = seen.mark
         return last, new
 
@@ -319,7 +319,7 @@ def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:
         return None
 
 
-def read_audit(archived: Archived) -> HostAudit:
+def read_audit(archived: ArchivedAudit) -> HostAudit:
     """Read the tool's output in an archived audit; what makes that fail is the reason of a failed audit."""
     try:
         payload = read_payload(archived.payload)
@@ -330,7 +330,7 @@ def read_audit(archived: Archived) -> HostAudit:
     return host_audit_of(payload, audit)
 
 
-def _unreadable(archived: Archived, error: Exception) -> HostAudit:
+def _unreadable(archived: ArchivedAudit, error: Exception) -> HostAudit:
     """Return what is known of a host whose audit cannot be read: that its audit failed, and why."""
     audit = Audit(Status.FAILED, reason=f"portspec could not read it: {error}"[:400])
     return HostAudit(archived.at, "", None, audit, None)

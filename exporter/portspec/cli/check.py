@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
     from portspec.inventory import Resolution, Resolver, Rostered, Target
     from portspec.inventory.discovery import SourceStats
-    from portspec.store import Place
+    from portspec.store import StateFileLocation
 
 MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
 MAX_ADDRESSES = 8  # of one name, with the same exception
@@ -52,7 +52,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
 
     Unless `everything` is wanted, many hosts are told in few lines, and names are looked up for a limited time.
     """
-    from portspec.store import place_of  # `scan` imports this module, and needs no state file
+    from portspec.store import find_state_file  # `scan` imports this module, and needs no state file
 
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
@@ -71,7 +71,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         lines.append(_report_of_all(config))
     unresolved = sum(_is_faulty(resolution) for resolution in looked_up.values())
     not_asked = sum(target.address is None for target in known) - len(looked_up)
-    place = place_of(config)
+    place = find_state_file(config)
     lines.append(_state(place))
     now = time.time()
     warnings = [
@@ -84,7 +84,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
         warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
-    if place.unread and not place.is_certain:
+    if place.unsearchable and not place.is_certain:
         warnings.append(place.why)
     if unresolved:
         warnings.append(
@@ -295,11 +295,11 @@ def _reports(audit: AuditConfig, hosts: int) -> str:
     )
 
 
-def _state(place: Place) -> str:
+def _state(place: StateFileLocation) -> str:
     """Tell where the state file is, and which exporter holds it now."""
-    from portspec.store import present_holder
+    from portspec.store import current_lock_holder
 
-    if holder := present_holder(place.path):
+    if holder := current_lock_holder(place.path):
         return f"state file: {place.path}, held by {holder}"
     return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which is not there yet'}"
 

@@ -18,7 +18,7 @@ from portspec.audit.mail import MAX_MAIL, mail_origin, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
 from portspec.inventory import roster, targets
-from portspec.store import Arrival, Outcome, deposit, note_refusal, place_of
+from portspec.store import IncomingAudit, Outcome, archive_audit, count_rejection, find_state_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,21 +53,21 @@ def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
     config = load(path)
     if config.audit is None:
         raise PortspecError(f"{path}: has no audit block, so no audit is expected")
-    place = place_of(config)
+    place = find_state_file(config)
     if not place.is_certain:
         raise PortspecError(place.why)  # an archive begun by a guess is one that nobody reads
     now = time.time()
     try:
         audit, payload = _admit(config, read_mail(raw), now)
-        outcome = deposit(place.path, Arrival(audit.host, audit.day, audit.at, payload), now, is_good)
-        if outcome is Outcome.OTHER:
+        outcome = archive_audit(place.path, IncomingAudit(audit.host, audit.day, audit.at, payload), now, is_good)
+        if outcome is Outcome.CONFLICT:
             raise RejectedError.duplicate(audit.host, audit.day)
-        if outcome is Outcome.FULL:
+        if outcome is Outcome.QUOTA_EXCEEDED:
             raise RejectedError.quota(audit.host)
     except RejectedError as error:
         known = {"host": error.host} if error.host else {}
         _log.error("audit rejected", reason=error.reason, why=str(error), **known, **mark)
-        note_refusal(place.path, error.reason)
+        count_rejection(place.path, error.reason)
         return EX_DATAERR
     if outcome is Outcome.REPLACED:
         _log.warning("a failed audit was replaced by a later one of the same day", host=audit.host, day=audit.day)

@@ -21,14 +21,14 @@ from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
 from portspec.report.file import write_output
 from portspec.state.snapshot import HostState, HostTable, Snapshot
-from portspec.store import Store, place_of
+from portspec.store import Store, find_state_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from portspec.audit.state import HostAudit
     from portspec.config import Config
-    from portspec.store import Archived
+    from portspec.store import ArchivedAudit
 
 
 def report(config: Config, *, form: str, output: str | None, host: str | None, day: str | None) -> int:
@@ -60,17 +60,17 @@ def _put(pieces: Iterable[bytes], output: str | None) -> None:
 
 
 def _store(config: Config) -> Store:
-    place = place_of(config)
-    if place.unread and not place.is_certain:
+    place = find_state_file(config)
+    if place.unsearchable and not place.is_certain:
         raise PortspecError(place.why)
     return Store(place.path, history=config.history)
 
 
-def _archived(store: Store, host: str, day: str | None) -> Archived:
+def _archived(store: Store, host: str, day: str | None) -> ArchivedAudit:
     name = _canonical(host)
-    found = store.archived(name, day)
+    found = store.find_audit(name, day)
     if found is None:
-        days = store.archived_days(name)
+        days = store.audit_days(name)
         there = f"there are those of {', '.join(days[:7])}{' and earlier' if len(days) > 7 else ''}" if days else ""  # noqa: PLR2004 - a line
         raise UsageError(f"there is no report of {host}{f' for {day}' if day else ''}{f'; {there}' if there else ''}")
     return found
@@ -109,12 +109,12 @@ def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[st
         return {name: read_audit(_archived(store, name, day)) for name in names}
     decoder = Decoder()
     until = time.time() + MAX_AHEAD
-    documents, last = store.audit_documents(), store.last_reports(until)
+    documents, last = store.audit_results(), store.latest_audits(until)
     found: dict[str, HostAudit] = {}
     for name in names:
         number, document = documents.get(name, (0, ""))
         host_audit = decoded(decoder, name, document) if document and number == last.get(name) else None
-        if host_audit is None and name in last and (archived := store.archived(name, until=until)):
+        if host_audit is None and name in last and (archived := store.find_audit(name, until=until)):
             host_audit = read_audit(archived)
         if host_audit:
             found[name] = host_audit

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from portspec.notify.story import Story
     from portspec.state.snapshot import HostState
     from portspec.store import Store
-    from portspec.store.outbox import Letter, NoticeRow
+    from portspec.store.outbox import QueuedMail, QueuedNotification
 
 LOOK: Final = 1.0  # seconds between two looks into the outbox while something waits in it
 HOLD: Final = 300.0  # seconds that a notice waits at most for the end of the round, so that many become one digest
@@ -80,7 +80,7 @@ class MailMemory:
     sent: int = 0
     given_up: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    taken: dict[int, Letter] = field(default_factory=dict)
+    taken: dict[int, QueuedMail] = field(default_factory=dict)
     awaited: dict[str, Round] = field(default_factory=dict)
     store_failed_at: float | None = None
     told_of_store: set[str] = field(default_factory=set)
@@ -138,13 +138,13 @@ class Mailer:
         """Have a host's states before and after a scan written, with what is to be told of it; at once."""
         if not self._is_active:
             # until it is known that Alertmanager tells, a restart in the middle of its failure forgets nothing
-            self._store.put(before, after, None if self._is_settled else self._store.story(after.host))
+            self._store.put(before, after, None if self._is_settled else self._store.notification_state(after.host))
             return
         self._tell(before, after, self._story(after.host))
 
     def _tell(self, before: HostState, after: HostState, story: Story) -> None:
         """Have states written with what is to be told to those who know a story, or else to those who know nothing."""
-        documents: tuple[str | None, str | None] = self._store.story(after.host), None
+        documents: tuple[str | None, str | None] = self._store.notification_state(after.host), None
         for known in dict.fromkeys((story, NOTHING_TOLD)):
             try:
                 documents = self._documents(after, known)
@@ -159,7 +159,7 @@ class Mailer:
     def _story(self, host: str) -> Story:
         """Give what was told of a host."""
         try:
-            return decode_story(self._store.story(host))
+            return decode_story(self._store.notification_state(host))
         except Exception:  # noqa: BLE001 - the same
             _log.exception(_IS_TOLD_ANEW, host=host)
             return NOTHING_TOLD
@@ -213,7 +213,7 @@ class Mailer:
                 self.memory.taken.pop(item.number, None)
             if letters:
                 await self._deliver(letters)
-                waiting = await self._in_store(outbox.waiting)
+                waiting = await self._in_store(outbox.read_status)
                 self._note(waiting)
         except StoreError as error:
             await self._tell_of_store(error)
@@ -222,17 +222,17 @@ class Mailer:
         self.memory.told_of_store.clear()
         if not self._is_active:
             return MAX_PAUSE
-        if waiting.notices:
+        if waiting.notifications:
             return LOOK
         due = math.inf if waiting.due is None else max(waiting.due, self._server_due)
         return min(max(due - self._wall_clock(), 0.0), MAX_PAUSE)
 
-    def _note(self, waiting: outbox.Waiting) -> None:
-        self.memory.waiting = waiting.notices + waiting.mails
+    def _note(self, waiting: outbox.OutboxStatus) -> None:
+        self.memory.waiting = waiting.notifications + waiting.mails
 
     def _take(
-        self, file: sqlite3.Connection, taken: Iterable[Letter], under_way: Mapping[float | None, int], now: float
-    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round], int]:
+        self, file: sqlite3.Connection, taken: Iterable[QueuedMail], under_way: Mapping[float | None, int], now: float
+    ) -> tuple[list[QueuedMail], outbox.OutboxStatus, dict[str, Round], int]:
         """Make mails of the notices whose time it is.
 
         Gives the mails that are due, what waits in all, and what for, and how many mails could not be written.
@@ -240,17 +240,17 @@ class Mailer:
         written = Written()
         for item in taken:
             outbox.remove(file, item)
-        notices = outbox.read_notices(file)
+        notices = outbox.read_notifications(file)
         awaited = self._awaited_rounds(notices, under_way, now)
         if ripe := [row for row in notices if row.host not in awaited]:
             written = write_mails(ripe, self.mail.recipients, self.mail.sender, now, self._links())
-            outbox.post(file, ripe, written.mails, now)
+            outbox.enqueue(file, ripe, written.mails, now)
         may_send = self._is_active and not 0 < self._server_due - now <= MAX_PAUSE
         due = outbox.read_due(file, now, _BATCH, MAX_MAIL_PAUSE) if may_send else []
-        return due, outbox.waiting(file), awaited, written.lost
+        return due, outbox.read_status(file), awaited, written.lost
 
     def _awaited_rounds(
-        self, notices: Sequence[NoticeRow], under_way: Mapping[float | None, int], now: float
+        self, notices: Sequence[QueuedNotification], under_way: Mapping[float | None, int], now: float
     ) -> dict[str, Round]:
         """Give, by host, the round whose end its notices wait for; hosts whose notices wait no more are left out."""
         states = self._states()
@@ -266,7 +266,7 @@ class Mailer:
             if awaited and awaited in under_way.items() and 0 <= now - oldest[awaited] < HOLD
         }
 
-    async def _deliver(self, letters: Iterable[Letter]) -> None:
+    async def _deliver(self, letters: Iterable[QueuedMail]) -> None:
         """Send mails over one connection."""
         waiting = deque(letters)
         recipients = {recipient.lower() for recipient in self.mail.recipients}
@@ -303,7 +303,7 @@ class Mailer:
         else:
             self._server_pause, self._server_due = 0.0, -math.inf
 
-    async def _send(self, session: Session, item: Letter) -> None:
+    async def _send(self, session: Session, item: QueuedMail) -> None:
         """Send one mail, and take it out of the outbox or keep it for later. Raises DeliveryError, StoreError."""
         try:
             answer = await session.send(item.recipient, item.message)
@@ -316,7 +316,7 @@ class Mailer:
             _log.info("mail sent", recipient=item.recipient, answer=answer)
             await self._remove(item)
 
-    async def _keep(self, item: Letter, error: DeliveryError) -> None:
+    async def _keep(self, item: QueuedMail, error: DeliveryError) -> None:
         self.memory.failed[error.reason.value] += 1
         item = replace(item, refusals=item.refusals + (error.reason is Reason.REFUSED))
         if item.refusals >= MAX_REFUSALS or self._wall_clock() - item.at >= KEPT:
@@ -326,18 +326,18 @@ class Mailer:
         await self._put_off(item, pause)
         _log.warning("a mail was not taken", recipient=item.recipient, why=error.detail, next_try_seconds=pause)
 
-    async def _put_off(self, item: Letter, pause: float) -> None:
+    async def _put_off(self, item: QueuedMail, pause: float) -> None:
         """Keep a mail that was tried for so many seconds."""
         item = replace(item, attempts=item.attempts + 1)
         await self._in_store(lambda file: outbox.postpone(file, item, self._wall_clock() + pause))
 
-    async def _give_up(self, item: Letter, error: DeliveryError) -> None:
+    async def _give_up(self, item: QueuedMail, error: DeliveryError) -> None:
         self.memory.given_up += 1
         days = (self._wall_clock() - item.at) / 86_400
         _log.error("a mail is given up", recipient=item.recipient, why=error.detail, days=round(days, 1))
         await self._remove(item)
 
-    async def _remove(self, item: Letter) -> None:
+    async def _remove(self, item: QueuedMail) -> None:
         """Take a mail out of the outbox: if not now, then before anything else is sent."""
         self.memory.taken[item.number] = item
         await self._in_store(lambda file: outbox.remove(file, item))
@@ -393,7 +393,8 @@ class Mailer:
                         if number % _AT_ONCE == 0:
                             await asyncio.sleep(0)
                         if state := self._states().get(host):  # as it is by now
-                            known = self._store.story(host)  # from before a restart in the middle of a failure
+                            # from before a restart in the middle of a failure
+                            known = self._store.notification_state(host)
                             self._tell(state, state, self._story(host) if known else WATCHED_BY_OTHERS)
                     self._something_new.set()  # what waited before the start, too
                 elif watch.is_healthy and not self._is_settled:
@@ -406,7 +407,7 @@ class Mailer:
     async def _stand_back(self) -> bool:
         """Forget what was told, since Alertmanager tells it now; gives whether mails that waited are withdrawn."""
         for host, state in self._states().items():
-            if self._store.story(host) is not None:
+            if self._store.notification_state(host) is not None:
                 self._store.put(state, state)
         try:
             withdrawn = await self._in_store(outbox.clear)
@@ -418,14 +419,14 @@ class Mailer:
         return True
 
     async def _in_store(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await last_step(in_daemon_thread(lambda: self._store.perform(job)), STORE_PATIENCE)
+        return await last_step(in_daemon_thread(lambda: self._store.transact(job)), STORE_PATIENCE)
 
 
 async def withdraw_mails(store: Store, memory: MailMemory) -> None:
     """Forget mails that wait, since none are sent any more: in a month they would be no news."""
     async with memory.turn:
         try:
-            count = await last_step(in_daemon_thread(lambda: store.perform(outbox.clear)), STORE_PATIENCE)
+            count = await last_step(in_daemon_thread(lambda: store.transact(outbox.clear)), STORE_PATIENCE)
         except (StoreError, NoThreadError):  # the log tells of it; they are forgotten at the next start, then
             return
         memory.waiting = 0

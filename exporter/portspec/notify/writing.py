@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from portspec.notify.content import Links
     from portspec.notify.notice import Notice
-    from portspec.store.outbox import NoticeRow
+    from portspec.store.outbox import QueuedNotification
 
 Numbered: TypeAlias = "tuple[int, Notice]"
 
@@ -30,7 +30,9 @@ class Written:
     lost: int = 0
 
 
-def write_mails(rows: Iterable[NoticeRow], recipients: Sequence[str], sender: str, now: float, links: Links) -> Written:
+def write_mails(
+    rows: Iterable[QueuedNotification], recipients: Sequence[str], sender: str, now: float, links: Links
+) -> Written:
     """Write the mails that tell some notices: one for each, or one for all when they are of many hosts."""
     found: list[Numbered] = []
     lost = 0

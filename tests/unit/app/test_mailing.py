@@ -79,8 +79,8 @@ def about(*recipients: str) -> list[tuple[str, str]]:
 
 def waits(service: Service) -> tuple[int, int]:
     """Give how many notices and mails wait."""
-    found = service.store.perform(outbox.waiting)
-    return found.notices, found.mails
+    found = service.store.transact(outbox.read_status)
+    return found.notifications, found.mails
 
 
 def test_a_host_out_of_spec_is_mailed_to_each_address_and_counted(conf: Path, taken: Taken) -> None:

@@ -16,12 +16,12 @@ from portspec.app import reportmail
 from portspec.app.reportmail import AGAIN, LATE, ReportMail, ReportMemory
 from portspec.config import MailConfig
 from portspec.state.snapshot import HostTable, Snapshot
-from portspec.store import StoreError, database, meta
+from portspec.store import StoreError, database, write_value
 from tests.unit.app.exporter import running, until, write
 from tests.unit.notify.mailbox import Mailbox
 from tests.unit.report.fleets import SETTINGS, audited, fleet, never, vulnerability
 from tests.unit.store.scenes import Logs, opened
-from tests.unit.store.test_trouble import locked
+from tests.unit.store.test_faults import locked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -402,7 +402,7 @@ def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
 @pytest.mark.usefixtures("logs")
 def test_nothing_is_sent_while_nobody_knows_what_was_sent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the state file cannot be written there is no mail; when it can, there is one."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
@@ -423,7 +423,7 @@ def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was sent and could not be noted is not sent again, in whatever way the file comes and goes."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
@@ -450,7 +450,7 @@ def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
 @pytest.mark.usefixtures("logs")
 def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent and could not be noted is known to the one that comes next."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
@@ -478,7 +478,7 @@ def test_note_that_makes_no_sense_is_none(path: Path, text: str) -> None:
 
     async def scenario() -> None:
         async with mailing(path) as scene:
-            scene.store.perform(lambda file: meta.write(file, "report_mail", text))
+            scene.store.transact(lambda file: write_value(file, "report_mail", text))
             assert await scene.look("2026-11-22 08:00") == []
             assert await scene.look("2026-11-23 07:00") == [A, B]
 
@@ -585,7 +585,7 @@ def test_exporter_mails_the_report_also_if_it_sends_no_alerts(
             reportmail="0:00",
         )
         with opened(tmp_path / "portspec.db", ()) as (store, _):
-            store.perform(lambda file: meta.write(file, "report_mail", '{"day": "2000-01-01", "left": []}'))
+            store.transact(lambda file: write_value(file, "report_mail", '{"day": "2000-01-01", "left": []}'))
         async with running(conf):
             await until(lambda: len(mailbox.taken) == 2)
         await mailbox.stop()

@@ -35,12 +35,12 @@ async def full_disk(directory: Path) -> dict[str, Any]:
             await audits.take(signed(large, DB), "192.0.2.7")
         except StoreError as error:
             found["full"] = error.why
-        found["days"] = store.archived_days(DB)
+        found["days"] = store.audit_days(DB)
         filler.unlink()
         while "again" not in found:
             with contextlib.suppress(StoreError):
                 found["again"] = await audits.take(signed(large, DB), "192.0.2.7")
-        archived = store.archived(DB)
+        archived = store.find_audit(DB)
         found["is_whole"] = archived is not None and archived.payload == large
         await until(lambda: audits.states[DB].host_audit)
         found["statuses"] = {host: state.status for host, state in audits.states.items()}

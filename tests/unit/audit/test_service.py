@@ -23,8 +23,8 @@ from portspec.audit.service import MAX_LOGGED, MAX_READ, AuditService
 from portspec.audit.tools import parse
 from portspec.config import VulnerabilityException
 from portspec.inventory import Rostered
-from portspec.store import Archive, Arrival, Outcome, StoreError, database
-from portspec.store.trouble import Kind
+from portspec.store import Archive, IncomingAudit, Outcome, StoreError, database
+from portspec.store.faults import StoreFaultKind
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import HERE, Clock, in_file, prepared, running
@@ -46,7 +46,7 @@ from tests.unit.signed import (
     signed,
 )
 from tests.unit.store.scenes import Logs, opened
-from tests.unit.store.test_trouble import locked, with_mounts
+from tests.unit.store.test_faults import locked, with_mounts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -82,12 +82,12 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL", 0.002)
 
 
-def deposit(path: Path, host: str, body: bytes, day: str = TODAY, at: float = NOW) -> None:
+def archive_audit(path: Path, host: str, body: bytes, day: str = TODAY, at: float = NOW) -> None:
     """Put an audit into the archive as `portspec receive` does: from another process."""
     program = (
-        "import sys; from portspec.store import Arrival, deposit;"
+        "import sys; from portspec.store import IncomingAudit, archive_audit;"
         "path, host, day, at = sys.argv[1:];"
-        "print(deposit(path, Arrival(host, day, float(at), sys.stdin.buffer.read()), float(at)))"
+        "print(archive_audit(path, IncomingAudit(host, day, float(at), sys.stdin.buffer.read()), float(at)))"
     )
     command = [sys.executable, "-c", program, str(path), host, day, str(at)]
     done = subprocess.run(command, input=body, capture_output=True, cwd=ROOT, timeout=60, check=True)
@@ -137,7 +137,7 @@ def test_report_that_is_taken_is_archived_as_it_came_and_read(path: Path, clock:
         async with running(path, clock) as scene:
             await scene.become(web1=Status.NEVER)
             assert await scene.audits.take(packed(output=VULNERABLE), HERE) is Outcome.ACCEPTED
-            assert scene.archived() == scene.archived(day=TODAY) == payload(output=VULNERABLE)
+            assert scene.find_audit() == scene.find_audit(day=TODAY) == payload(output=VULNERABLE)
             await scene.become(web1=Status.VULNERABLE)
             state = scene.audits.states[WEB]
             assert [item.id for item in state.vulnerabilities] == [CURL]
@@ -154,7 +154,7 @@ def test_same_report_again_is_acknowledged_and_counts_once(path: Path, clock: Cl
     async def scenario() -> None:
         async with running(path, clock) as scene:
             outcomes = [await scene.audits.take(packed(), HERE) for _ in range(3)]
-            assert outcomes == [Outcome.ACCEPTED, Outcome.SAME, Outcome.SAME]
+            assert outcomes == [Outcome.ACCEPTED, Outcome.IDENTICAL, Outcome.IDENTICAL]
             await until(lambda: scene.audits.received)
             assert (scene.audits.received, scene.rejected(), scene.days()) == (1, {}, [TODAY])
 
@@ -226,7 +226,7 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
             assert (error.reason, error.host) == ("duplicate", WEB)
             assert str(error) == f"{WEB} has sent another audit of {TODAY} already, and one a day counts"
             await scene.become(web1=Status.CLEAN)
-            assert (scene.archived(), scene.rejected()) == (payload(), {"duplicate": 1})
+            assert (scene.find_audit(), scene.rejected()) == (payload(), {"duplicate": 1})
 
     run(scenario)
     assert told(logs) == [
@@ -355,7 +355,7 @@ def test_of_many_reports_of_one_host_and_day_one_wins(path: Path, clock: Clock, 
             outcomes = await asyncio.gather(*posts, return_exceptions=True)
             (winner,) = [place for place, outcome in enumerate(outcomes) if outcome is Outcome.ACCEPTED]
             assert all(isinstance(item, RejectedError) for place, item in enumerate(outcomes) if place != winner)
-            assert scene.archived() == payload(nonce=f"{winner:032x}")
+            assert scene.find_audit() == payload(nonce=f"{winner:032x}")
             assert scene.rejected() == {"duplicate": 199}
 
     run(scenario)
@@ -417,7 +417,7 @@ def test_report_whose_client_goes_while_it_is_archived_is_kept(
             post.cancel()
             await settle()
             may_add.set()
-            assert await scene.audits.take(packed(), HERE) is Outcome.SAME
+            assert await scene.audits.take(packed(), HERE) is Outcome.IDENTICAL
             await scene.become(web1=Status.CLEAN)
 
     run(scenario)
@@ -431,7 +431,7 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process holds the file take() raises StoreError, and nothing is lost; then it goes on by itself."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
@@ -440,7 +440,7 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
             with locked(path, "immediate"):
                 with pytest.raises(StoreError) as caught:
                     await scene.audits.take(packed(DB), HERE)
-                assert caught.value.kind is Kind.LOCKED
+                assert caught.value.kind is StoreFaultKind.LOCKED
                 assert (await scene.refusal(b"hello")).reason == "malformed"
                 assert scene.rejected() == {"malformed": 1}
                 assert scene.statuses() == {WEB: Status.CLEAN, DB: Status.NEVER}
@@ -471,7 +471,7 @@ def test_what_is_known_is_known_while_the_file_cannot_be_written(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a restart the last audits are taken up also from a file that may only be read."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
@@ -553,14 +553,14 @@ def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
 
     async def scenario() -> None:
         async with prepared(tmp_path / "later" / "portspec.db", clock, {}) as scene:
-            perform = scene.store.perform
+            perform = scene.store.transact
 
             def counting(work: Callable[[sqlite3.Connection], object]) -> object:
                 nonlocal looks
                 looks += 1
                 return perform(work)
 
-            monkeypatch.setattr(scene.store, "perform", counting)
+            monkeypatch.setattr(scene.store, "transact", counting)
             scene.audits.apply(audit, {})
             async with scene.running():
                 await until(lambda: looks > 0)
@@ -648,11 +648,11 @@ def test_garbled_document_is_read_anew(
                 text = document.replace('"version":1', f'"version":{encoding.VERSION}')
 
                 def put(file: sqlite3.Connection) -> None:
-                    mark = held.mark(file)
+                    mark = held.read_position(file)
                     assert mark
-                    held.put_documents(file, [(WEB, mark.number, text)], mark)
+                    held.save_results(file, [(WEB, mark.number, text)], mark)
 
-                scene.store.perform(put)
+                scene.store.transact(put)
         if document is None:
             in_file(path, "UPDATE audit_result SET document = x'00'")
         async with prepared(path, clock, rostered(WEB)) as scene:
@@ -673,7 +673,7 @@ def test_report_of_another_process_appears(path: Path, clock: Clock) -> None:
     async def scenario() -> None:
         async with running(path, clock) as scene:
             await scene.become(web1=Status.NEVER)
-            await asyncio.to_thread(deposit, path, WEB, payload(output=VULNERABLE))
+            await asyncio.to_thread(archive_audit, path, WEB, payload(output=VULNERABLE))
             await scene.become(web1=Status.VULNERABLE)
             await until(lambda: scene.audits.received == 1)
             assert (await scene.refusal(packed())).reason == "duplicate"
@@ -688,8 +688,8 @@ def test_payload_that_cannot_be_read_is_a_failed_audit(path: Path, clock: Clock,
         async with running(path, clock, WEB, DB) as scene:
             await scene.become(web1=Status.NEVER, db1=Status.NEVER)
             held = Archive()
-            arrival = Arrival(WEB, TODAY, NOW - 5, b"from another age")
-            scene.store.perform(lambda file: held.add(file, [arrival], NOW))
+            arrival = IncomingAudit(WEB, TODAY, NOW - 5, b"from another age")
+            scene.store.transact(lambda file: held.add(file, [arrival], NOW))
             await scene.audits.take(packed(DB), HERE)
             await scene.become(web1=Status.FAILED, db1=Status.CLEAN)
             state = scene.audits.states[WEB]
@@ -873,7 +873,7 @@ def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clo
 
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
-            await asyncio.to_thread(deposit, path, WEB, payload())
+            await asyncio.to_thread(archive_audit, path, WEB, payload())
             await until(lambda: in_file(path, "SELECT host FROM audit_result") == [(WEB,)])
             assert scene.statuses() == {DB: Status.NEVER}
             scene.audits.apply(AUDIT, rostered(WEB, DB))
@@ -889,10 +889,10 @@ def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
 
     async def scenario() -> None:
         async with running(path, clock, DB) as scene:
-            await asyncio.to_thread(deposit, path, WEB, payload(output=VULNERABLE))
+            await asyncio.to_thread(archive_audit, path, WEB, payload(output=VULNERABLE))
             await until(lambda: in_file(path, "SELECT host FROM audit_result") == [(WEB,)])
             parsing.may_begin.clear()
-            await asyncio.to_thread(deposit, path, WEB, payload(at=NOW - DAY), YESTERDAY, NOW - DAY)
+            await asyncio.to_thread(archive_audit, path, WEB, payload(at=NOW - DAY), YESTERDAY, NOW - DAY)
             await until(lambda: parsing.count == 2)
             scene.audits.apply(AUDIT, rostered(WEB, DB))
             parsing.may_begin.set()

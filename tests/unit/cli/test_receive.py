@@ -73,7 +73,7 @@ def counts(conf: str) -> dict[str, int]:
 
 def archived(conf: str, host: str = WEB) -> bytes | None:
     """Give the payload of the last audit of a host."""
-    found = Store(str(Path(conf).with_name("portspec.db")), history=1.0).archived(host)
+    found = Store(str(Path(conf).with_name("portspec.db")), history=1.0).find_audit(host)
     return found.payload if found else None
 
 

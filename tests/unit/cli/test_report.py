@@ -20,7 +20,7 @@ from portspec.audit import document as encoding
 from portspec.config import load
 from portspec.inventory import roster, targets
 from portspec.state.snapshot import HostState
-from portspec.store import Archive, Arrival, Outcome, deposit
+from portspec.store import Archive, IncomingAudit, Outcome, archive_audit
 from portspec.store.schema import APPLICATION_ID, MIGRATIONS, migrate
 from tests.unit.cli.run import PROGRAM, Done, call, environment, run
 from tests.unit.factories import result, seen
@@ -58,7 +58,7 @@ def state_file(conf: str) -> Path:
 def arrive(conf: str, host: str, at: float = NOON, **parts: Any) -> bytes:
     """Put a report into the archive as `portspec receive` does; give its payload."""
     body = payload(host, at, **parts)
-    assert deposit(str(state_file(conf)), Arrival(host, day(at), at, body), at) is Outcome.ACCEPTED
+    assert archive_audit(str(state_file(conf)), IncomingAudit(host, day(at), at, body), at) is Outcome.ACCEPTED
     return body
 
 
@@ -187,13 +187,13 @@ def test_garbled_document_is_read_anew(conf: str) -> None:
         held = Archive()
 
         def put(file: sqlite3.Connection) -> None:
-            mark = held.mark(file)
+            mark = held.read_position(file)
             assert mark
             numbers = dict(file.execute("SELECT host, id FROM audit").fetchall())
             other = json.dumps({"version": encoding.VERSION + 1})
-            held.put_documents(file, [(WEB, numbers[WEB], "{}"), (DB, numbers[DB], other)], mark)
+            held.save_results(file, [(WEB, numbers[WEB], "{}"), (DB, numbers[DB], other)], mark)
 
-        store.perform(put)
+        store.transact(put)
     done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
     assert {item["host"]: item["audit"]["status"] for item in json.loads(done.out)["machines"]} == {
@@ -377,7 +377,7 @@ def test_reader_that_is_gone_is_exit_141(conf: str) -> None:
 
 def test_missing_state_file_is_exit_2(conf: str) -> None:
     """Without a state file there is nothing to report, and what to do is told; none is made."""
-    told = f"cannot read {state_file(conf)}: there is no such file; start the exporter, which makes it, or name the "
+    told = f"cannot read {state_file(conf)}: there is no such file; start the exporter, which creates it, or set "
     for arguments in ([], ["--raw", "--host", WEB], ["--host", WEB, "--day", day(NOON)]):
         done = call("report", "-c", conf, *arguments)
         assert (done.code, done.out) == (2, "")
@@ -439,7 +439,7 @@ def test_without_an_audit_block_it_is_a_report_of_scans(configure: Configure) ->
 def test_forged_report_in_the_archive_is_no_matter_of_this_command(conf: str) -> None:
     """Signatures were looked at when reports came in; what cannot be read is a failed audit with its reason."""
     path = str(state_file(conf))
-    deposit(path, Arrival(WEB, day(NOON), NOON, signed(b"as it was sent")), NOON)
+    archive_audit(path, IncomingAudit(WEB, day(NOON), NOON, signed(b"as it was sent")), NOON)
     audit = machines_with_log(conf)[WEB]["audit"]
     assert (audit["status"], audit["reason"].startswith("portspec could not read it: ")) == ("failed", True)
 

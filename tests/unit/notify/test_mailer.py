@@ -38,7 +38,7 @@ from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, database, outbox, schema
-from portspec.store.trouble import Kind, Trouble
+from portspec.store.faults import StoreFault, StoreFaultKind
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
 
@@ -135,11 +135,11 @@ class FaultyStore:
         self.script: list[bool] = []  # of the next calls; True fails
         self._store = store
 
-    def perform(self, job: Any) -> Any:
+    def transact(self, job: Any) -> Any:
         """Do a job, or not."""
         if self.script and self.script.pop(0):
-            raise StoreError("portspec.db", Trouble(Kind.FULL, "database or disk is full"))
-        return self._store.perform(job)
+            raise StoreError("portspec.db", StoreFault(StoreFaultKind.FULL, "database or disk is full"))
+        return self._store.transact(job)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -183,12 +183,12 @@ class Scene:
 
     def waits(self) -> tuple[int, int]:
         """Give how many notices and mails wait."""
-        found = self.store.perform(outbox.waiting)
-        return found.notices, found.mails
+        found = self.store.transact(outbox.read_status)
+        return found.notifications, found.mails
 
-    def letters(self) -> list[outbox.Letter]:
+    def letters(self) -> list[outbox.QueuedMail]:
         """Give the mails that wait."""
-        found: list[outbox.Letter] = self.store.perform(lambda file: outbox.read_due(file, 1e18, 10**6))
+        found: list[outbox.QueuedMail] = self.store.transact(lambda file: outbox.read_due(file, 1e18, 10**6))
         return found
 
 
@@ -979,9 +979,9 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
                 "INSERT INTO notification (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
                 (NOW, f"h{number}", spelled),
             )
-        rows = outbox.read_notices(file)
+        rows = outbox.read_notifications(file)
         written = writing.write_mails(rows, (A, B), "p@example.org", NOW, Links())
-        outbox.post(file, rows, written.mails, NOW)
+        outbox.enqueue(file, rows, written.mails, NOW)
         told = Counter(
             (
                 mail.recipient,
@@ -989,7 +989,7 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
             )
             for mail in outbox.read_due(file, NOW, 100)
         )
-        assert outbox.waiting(file).notices == 0
+        assert outbox.read_status(file).notifications == 0
     for recipient, host in itertools.product((A, B), ("web1", "web2")):
         assert told[recipient, f"PortSpec Alert [{host}]"] >= 1
     assert sum(told.values()) + written.lost == 2 * (len(documents) + 2)
@@ -1141,7 +1141,7 @@ def test_mails_wait_in_memory_while_the_file_cannot_be_written(
     stage: Stage, server: Server, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found while another process holds the file is told when that is over, each change of it."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
     with stage.scene() as scene:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -1462,7 +1462,7 @@ def test_notice_in_the_file_is_what_was_told(stage: Stage) -> None:
     """What waits in the state file can be read back whole."""
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        rows: Sequence[outbox.NoticeRow] = scene.store.perform(outbox.read_notices)
+        rows: Sequence[outbox.QueuedNotification] = scene.store.transact(outbox.read_notifications)
         (row,) = rows
         assert (row.host, row.at) == ("web1", NOW)
         assert encode_notice(decode_notice(row.document)) == row.document

@@ -10,7 +10,7 @@ from portspec.scan import PortState
 from portspec.state.document import host_document
 from portspec.state.snapshot import Snapshot
 from portspec.store import Change, StoreError
-from portspec.store.trouble import Kind, Trouble
+from portspec.store.faults import StoreFault, StoreFaultKind
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
@@ -291,7 +291,7 @@ def test_parameter_of_changes_that_makes_no_sense_is_refused(query: str, message
 def test_change_log_that_cannot_be_read_is_503() -> None:
     """While the state file is out of order the answer says so and what to do, and hosts are served all the same."""
     exporter = fleet()
-    exporter.fault = StoreError("/var/lib/portspec.db", Trouble(Kind.LOCKED, "database is locked"))
+    exporter.fault = StoreError("/var/lib/portspec.db", StoreFault(StoreFaultKind.LOCKED, "database is locked"))
     assert exporter.refusal("/api/v1/changes", status=503) == str(exporter.fault)
     assert len(exporter.document("/api/v1/hosts")["hosts"]) == 4
 

@@ -29,7 +29,7 @@ from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
 from tests.unit.signed import DAY, DB, TODAY, WEB, packed, payload, rostered, signed
 from tests.unit.store.scenes import Logs
-from tests.unit.store.test_trouble import locked
+from tests.unit.store.test_faults import locked
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import Answer
 
@@ -142,7 +142,7 @@ def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
     async def scenario(at: Site) -> None:
         assert await at.told(packed()) == (201, {"message": "accepted"})
         assert in_file(path, "SELECT host, day FROM audit") == [(WEB, TODAY)]
-        assert at.scene.archived() == payload()
+        assert at.scene.find_audit() == payload()
         await at.scene.become(web1=Status.CLEAN)
 
     serving(path, scenario)
@@ -185,7 +185,7 @@ def test_refused_report_is_told_why(path: Path, audit: bytes, status: int, reaso
         assert (found, told["error"]) == (status, reason)
         assert told["message"].startswith(message)
         assert at.scene.rejected() == {reason: 1}
-        assert at.scene.archived() == payload()
+        assert at.scene.find_audit() == payload()
 
     serving(path, scenario)
 
@@ -490,7 +490,7 @@ def test_client_that_hangs_up_leaves_nothing(
             while (await at.post(audit)).status == 503:
                 pass
         assert at.scene.rejected() == {}
-        assert at.scene.archived() == payload()
+        assert at.scene.find_audit() == payload()
 
     with caplog.at_level(logging.WARNING):
         serving(path, scenario)
@@ -525,7 +525,7 @@ def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
 
 def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the file cannot be written the agent is told to try later, in words that name no path; then it is taken."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
+    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario(at: Site) -> None:
         with locked(path, "immediate"):
@@ -534,7 +534,7 @@ def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.M
         async with asyncio.timeout(PATIENCE):
             while (await at.post(packed())).status == 503:
                 pass
-        assert at.scene.archived() == payload()
+        assert at.scene.find_audit() == payload()
         assert at.scene.rejected() == {}
 
     serving(path, scenario)
