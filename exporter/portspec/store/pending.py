@@ -1,19 +1,37 @@
-"""Pending writes: states with the changes that led to them, in memory until they are committed. Pure."""
+"""Pending writes: states with the changes that led to them, in memory until they are committed in batches."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
+from portspec import log
 from portspec.store.schema import host_key
+from portspec.store.states import write_states
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from portspec.state.changes import Change
     from portspec.state.snapshot import HostState
+    from portspec.store.state_file import StateFile
+    from portspec.store.states import StateCodec
+
+_BATCH_WRITES, _BATCH_CHANGES = 1000, 10_000  # per transaction, some tens of milliseconds
+#: Raised by the sqlite3 module for unsupported values, and sometimes for a broken connection.
+_VALUE_ERRORS = (
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
+
+_log = log.get("store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +128,54 @@ class PendingWrites:
             self._entries[number] = replace(entry, changes=())
         else:
             del self._entries[number]
+
+
+class PendingCommitter:
+    """Commits pending writes to the state file, in the thread of the writer."""
+
+    def __init__(self, file: StateFile, codec: StateCodec, wall_clock: Callable[[], float]) -> None:
+        self._file = file
+        self._codec = codec
+        self._wall_clock = wall_clock
+
+    def commit(self, connection: sqlite3.Connection, pending: PendingWrites) -> None:
+        """Commit all pending writes, the oldest first, and remove them. Raises what SQLite raises, and StoreFault."""
+        while batch := pending.batch(_BATCH_WRITES, _BATCH_CHANGES):
+            self._commit_or_drop(connection, pending, batch)
+
+    def _commit_or_drop(
+        self, connection: sqlite3.Connection, pending: PendingWrites, batch: Sequence[PendingWrite]
+    ) -> None:
+        """Commit the oldest pending writes; drop those that can never be written, so that they do not block others."""
+        try:
+            self._commit_batch(connection, pending, batch)
+        except _VALUE_ERRORS as error:
+            connection.execute("SELECT 1")  # raises if the connection is broken
+            if len(batch) > 1:
+                for entry in batch:
+                    self._commit_or_drop(connection, pending, [entry])
+                return
+            (entry,) = batch
+            _log.error("cannot write the state of a host; it is lost", host=entry.state.host, why=str(error))
+            pending.remove(1)
+            pending.dropped += len(entry.changes)
+
+    def _commit_batch(
+        self, connection: sqlite3.Connection, pending: PendingWrites, batch: Sequence[PendingWrite]
+    ) -> None:
+        changes = [change for entry in batch for change in entry.changes]
+        notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
+        write_states(connection, self._encode(batch), changes, notifications, self._wall_clock())
+        self._file.verify_not_replaced(is_after_commit=True)
+        pending.remove(len(batch))
+
+    def _encode(self, batch: Sequence[PendingWrite]) -> list[tuple[str, str, str | None]]:
+        """Return host, document and notification state of each host's last state."""
+        documents = []
+        for entry in {entry.key: entry for entry in batch}.values():
+            host = entry.state.host
+            try:
+                documents.append((host, self._codec.encode(entry.state), entry.notification_state))
+            except Exception:  # noqa: BLE001 - it must not block other hosts
+                _log.exception("cannot encode the state of a host; skipping it", host=host)
+        return documents

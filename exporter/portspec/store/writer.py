@@ -23,9 +23,9 @@ from portspec.state.changes import Change, changes
 from portspec.state.snapshot import HostState
 from portspec.store import retention
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
-from portspec.store.pending import PendingWrite, PendingWrites
+from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites
 from portspec.store.schema import host_key, transaction
-from portspec.store.states import StateCodec, StateDocumentError, read_states, write_states
+from portspec.store.states import StateCodec, StateDocumentError, read_states
 from portspec.threads import start
 
 if TYPE_CHECKING:
@@ -40,17 +40,6 @@ T = TypeVar("T")
 BATCH_DELAY: Final = 0.5  # seconds from the first scan to the transaction, so that many share one fsync
 MAX_PENDING_CHANGES: Final = 100_000
 MAX_QUEUED: Final = 100_000  # scans that the thread has not processed yet, because SQLite or the disk blocks it
-
-_BATCH_WRITES, _BATCH_CHANGES = 1000, 10_000  # per transaction, some tens of milliseconds
-#: Raised by the sqlite3 module for unsupported values, and sometimes for a broken connection.
-_VALUE_ERRORS = (
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-    sqlite3.DataError,
-    ValueError,
-    TypeError,
-    OverflowError,
-)
 
 _log = log.get("store")
 
@@ -108,6 +97,7 @@ class Writer:
         # Used by the writer's thread only; times are of the monotonic clock:
         self._pending = PendingWrites(MAX_PENDING_CHANGES)
         self._codec = StateCodec()
+        self._committer = PendingCommitter(file, self._codec, wall_clock)
         # By host key:
         self._known: dict[str, HostState] = {}
         self._known_notification_states: dict[str, str] = {}  # notification states of `_known`
@@ -394,8 +384,7 @@ class Writer:
         elif is_new_connection:
             self._write_again(connection)
         self._file.verify_not_replaced()
-        while batch := self._pending.batch(_BATCH_WRITES, _BATCH_CHANGES):
-            self._write_batch(connection, batch)
+        self._committer.commit(connection, self._pending)
         if time.monotonic() >= self._next_retention:
             has_more = retention.delete_expired(
                 connection,
@@ -419,28 +408,6 @@ class Writer:
             if key not in self._pending:
                 document = self._known_notification_states.get(key)
                 self._pending.add(PendingWrite(state, notification_state=document))
-
-    def _write_batch(self, connection: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
-        """Write the oldest pending writes; drop those that can never be written, so that they do not block others."""
-        try:
-            self._commit_batch(connection, batch)
-        except _VALUE_ERRORS as error:
-            connection.execute("SELECT 1")  # raises if the connection is broken
-            if len(batch) > 1:
-                for entry in batch:
-                    self._write_batch(connection, [entry])
-                return
-            (entry,) = batch
-            _log.error("cannot write the state of a host; it is lost", host=entry.state.host, why=str(error))
-            self._pending.remove(1)
-            self._pending.dropped += len(entry.changes)
-
-    def _commit_batch(self, connection: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
-        found = [change for entry in batch for change in entry.changes]
-        notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
-        write_states(connection, self._encode_states(batch), found, notifications, self._wall_clock())
-        self._file.verify_not_replaced(is_after_commit=True)
-        self._pending.remove(len(batch))
 
     def _take_over(self, connection: sqlite3.Connection) -> None:
         """Continue from the states and notification states that another exporter wrote.
@@ -478,17 +445,6 @@ class Writer:
             except StateDocumentError as error:
                 _log.error("the state file has an invalid state", host=state.host, why=str(error))
         return HostState(state.target)
-
-    def _encode_states(self, batch: Sequence[PendingWrite]) -> list[tuple[str, str, str | None]]:
-        """Return host, document and notification state of each host's last state."""
-        documents = []
-        for entry in {entry.key: entry for entry in batch}.values():
-            host = entry.state.host
-            try:
-                documents.append((host, self._codec.encode(entry.state), entry.notification_state))
-            except Exception:  # noqa: BLE001 - it must not block other hosts
-                _log.exception("cannot encode the state of a host; skipping it", host=host)
-        return documents
 
 
 def _only(values: Mapping[str, T], keys: Container[str]) -> dict[str, T]:

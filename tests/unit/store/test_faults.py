@@ -232,7 +232,7 @@ def test_file_that_is_removed_while_it_is_written_is_written_again(
             path.unlink()
         written.append(arguments)
 
-    monkeypatch.setattr("portspec.store.writer.write_states", write_and_remove)
+    monkeypatch.setattr("portspec.store.pending.write_states", write_and_remove)
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)

@@ -246,7 +246,7 @@ def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pyt
             write(connection, documents, changes, notices, now)
 
         monkeypatch.setattr(writer._file, "open", opened_slowly)
-        monkeypatch.setattr("portspec.store.writer.write_states", watched)
+        monkeypatch.setattr("portspec.store.pending.write_states", watched)
         path.unlink()
         scan(store, HostState(DB), 22)
         commit(store)

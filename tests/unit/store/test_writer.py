@@ -86,7 +86,7 @@ def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pyte
         write(connection, *given)
 
     with opened(path) as (store, _):
-        monkeypatch.setattr("portspec.store.writer.write_states", close_first)
+        monkeypatch.setattr("portspec.store.pending.write_states", close_first)
         scan(store, HostState(WEB), 22)
         store.flush(PATIENCE)
         commit(store)
