@@ -1,4 +1,4 @@
-"""What the tests of the store run in a process of their own: `python -m tests.unit.store.child NAME DIRECTORY`.
+"""What the tests of the store run in a separate process: `python -m tests.unit.store.child NAME DIRECTORY`.
 
 Each prints one JSON value. Those that mount something are started in a mount namespace of their own.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from portspec.state.snapshot import HostState
 from portspec.store import Archive, IncomingAudit, Store, StoreError, archive_audit
 from tests.unit.factories import NOW
-from tests.unit.store.scenes import DB, WEB, Logs, opened, scan, told
+from tests.unit.store.scenes import DB, WEB, Logs, logged_changes, opened, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def _fill(directory: Path) -> Path:
 
 
 def full_disk(directory: Path) -> None:
-    """Fill a small file system under a store, and make space again."""
+    """Fill a small file system that a store uses, and free space again."""
     _mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(directory))
     with Logs() as logs, opened(directory / "portspec.db") as (store, _):
         web = scan(store, HostState(WEB), 22)
@@ -77,14 +77,16 @@ def full_disk(directory: Path) -> None:
         found["readable"] = bool(store.changes())
         filler.unlink()
         found["again"] = _answers(store, logs, store.flush(5))
-        found["log_is_whole"] = len([row for row in told(store, limit=10**6) if row[0] == "web1"]) >= 90 * count
+        found["log_is_whole"] = (
+            len([row for row in logged_changes(store, limit=10**6) if row[0] == "web1"]) >= 90 * count
+        )
     with opened(directory / "portspec.db") as (_, restored):
         found["restored"] = restored["web1"].latest == web.latest and restored["db1"].latest == db.latest
     print(json.dumps(found))  # noqa: T201
 
 
 def full_from_the_start(directory: Path) -> None:
-    """Open a store where not a byte is left, and make space."""
+    """Open a store on a full file system, and free space."""
     _mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(directory))
     filler = _fill(directory)
     with Logs() as logs, opened(directory / "portspec.db") as (store, _):
@@ -96,24 +98,24 @@ def full_from_the_start(directory: Path) -> None:
 
 
 def read_only(directory: Path) -> None:
-    """Restart a store on a file system that has become read-only, and is writable later."""
+    """Restart a store on a file system that is read-only, and later writable."""
     path = directory / "portspec.db"
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
     _mount("--bind", str(directory), str(directory))
     _mount("-o", "remount,bind,ro", str(directory))
     with Logs() as logs, opened(path) as (store, restored):
-        found: dict[str, Any] = {"restored": restored["web1"].latest == web.latest, "log": told(store)}
+        found: dict[str, Any] = {"restored": restored["web1"].latest == web.latest, "log": logged_changes(store)}
         web = scan(store, restored["web1"], 22, 80, at=NOW + 1)
         found["refused"] = _answers(store, logs, store.flush(5), store.flush(5))
         _mount("-o", "remount,bind,rw", str(directory))
         found["again"] = _answers(store, logs, store.flush(5))
-        found["log_again"] = told(store)
+        found["log_again"] = logged_changes(store)
     print(json.dumps(found))  # noqa: T201
 
 
 def nobody(directory: Path) -> None:
-    """Open a store as somebody who may do nothing in the directory."""
+    """Open a store as a user without permissions for the directory."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)
@@ -124,27 +126,27 @@ def nobody(directory: Path) -> None:
     print(json.dumps(found))  # noqa: T201
 
 
-def _deposited(path: Path, host: str, payload: bytes = b"{}") -> str:
-    """Deposit a report; give what became of it, or what the error says without the path."""
+def _archived(path: Path, host: str, payload: bytes = b"{}") -> str:
+    """Archive an audit; return the outcome, or the error without the path."""
     try:
         return archive_audit(str(path), IncomingAudit(host, TODAY, NOW, payload), NOW).value
     except StoreError as error:
         return str(error).replace(f" {path}", "")
 
 
-def full_deposit(directory: Path) -> None:
-    """Fill a small file system under an archive, and make space again."""
+def full_archive(directory: Path) -> None:
+    """Fill a small file system that an archive uses, and free space again."""
     _mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(directory))
     path = directory / "portspec.db"
     noise = os.urandom(200_000)
-    found: dict[str, Any] = {"before": [_deposited(path, "web1", noise)]}
+    found: dict[str, Any] = {"before": [_archived(path, "web1", noise)]}
     filler = _fill(directory)
-    found["full"] = [_deposited(path, "db1", noise[::-1])]
+    found["full"] = [_archived(path, "db1", noise[::-1])]
     os.truncate(filler, filler.stat().st_size - 100_000)  # room for the -shm and the beginning of the -wal
-    found["full"] += [_deposited(path, host, noise[::-1]) for host in ("db1", "db2")]
+    found["full"] += [_archived(path, host, noise[::-1]) for host in ("db1", "db2")]
     filler.unlink()
     found["there"] = [len(Store(str(path), history=1.0).audit_days(host)) for host in ("web1", "db1", "db2")]
-    found["again"] = [_deposited(path, host, noise[::-1]) for host in ("web1", "db1", "db2")]
+    found["again"] = [_archived(path, host, noise[::-1]) for host in ("web1", "db1", "db2")]
     archived = Store(str(path), history=1.0).find_audit("db1")
     found["is_whole"] = archived is not None and archived.payload == noise[::-1]
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -152,34 +154,34 @@ def full_deposit(directory: Path) -> None:
     print(json.dumps(found))  # noqa: T201
 
 
-def full_from_the_start_deposit(directory: Path) -> None:
-    """Deposit where not a byte is left, and make space."""
+def full_from_the_start_archive(directory: Path) -> None:
+    """Archive an audit on a full file system, and free space."""
     _mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(directory))
     filler = _fill(directory)
-    full = _deposited(directory / "portspec.db", "web1")
+    full = _archived(directory / "portspec.db", "web1")
     filler.unlink()
-    print(json.dumps([full, _deposited(directory / "portspec.db", "web1")]))  # noqa: T201
+    print(json.dumps([full, _archived(directory / "portspec.db", "web1")]))  # noqa: T201
 
 
-def read_only_deposit(directory: Path) -> None:
-    """Deposit on a file system that has become read-only, with and without a file, and is writable later."""
+def read_only_archive(directory: Path) -> None:
+    """Archive an audit on a read-only file system, with and without a file, and later on a writable one."""
     paths = [directory / "portspec.db", directory / "none.db"]
     _mount("--bind", str(directory), str(directory))
-    found = [_deposited(paths[0], "web1")]
+    found = [_archived(paths[0], "web1")]
     _mount("-o", "remount,bind,ro", str(directory))
-    found += [_deposited(path, "db1") for path in paths]
+    found += [_archived(path, "db1") for path in paths]
     _mount("-o", "remount,bind,rw", str(directory))
-    found += [_deposited(path, "db1") for path in paths]
+    found += [_archived(path, "db1") for path in paths]
     print(json.dumps(found))  # noqa: T201
 
 
-def depositor() -> None:
-    """Deposit a report for each line of the input, a path and a host, and print what became of it."""
+def archiver() -> None:
+    """Archive an audit for each input line with a path and a host, and print the outcome."""
     _race(lambda path, arrival: archive_audit(path, arrival, NOW))
 
 
 def exporter(path: str) -> None:
-    """Do the same with a store that has the file open, and open the file first."""
+    """Do the same with a store that has the file open; open it first."""
     archive = Archive()
     store = Store(path, history=1.0, wall_clock=lambda: NOW)
     store.open([])
@@ -198,7 +200,7 @@ def _race(add: Callable[[str, IncomingAudit], Outcome]) -> None:
 
 
 def hold(directory: Path, mode: str) -> None:
-    """StateFileLock the file, say so, and hold it until the input ends; `mode` "exclusive" keeps readers out, too."""
+    """Lock the file, report that, and hold it until the input ends; `mode` "exclusive" blocks readers, too."""
     connection = sqlite3.connect(directory / "portspec.db", isolation_level=None)
     if mode == "exclusive":
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -213,17 +215,17 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["hold", directory, mode]:
             hold(Path(directory), mode)
-        case ["depositor"]:
-            depositor()
+        case ["archiver"]:
+            archiver()
         case ["exporter", path]:
             exporter(path)
         case [name, directory]:
             {
                 "full_disk": full_disk,
-                "full_deposit": full_deposit,
+                "full_archive": full_archive,
                 "full_from_the_start": full_from_the_start,
-                "full_from_the_start_deposit": full_from_the_start_deposit,
+                "full_from_the_start_archive": full_from_the_start_archive,
                 "read_only": read_only,
-                "read_only_deposit": read_only_deposit,
+                "read_only_archive": read_only_archive,
                 "nobody": nobody,
             }[name](Path(directory))

@@ -1,4 +1,4 @@
-"""The file, and the log."""
+"""Fixtures: the path of a state file, the log, no lock timeout."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that does not exist yet."""
     return tmp_path / "portspec.db"
 
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """Give the events that the test logs."""
+    """Yield the events that the test logs."""
     with Logs() as found:
         yield found
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nobody wait for a lock."""
+def no_lock_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for locks."""
     monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
     monkeypatch.setattr(database, "READ_LOCK_TIMEOUT", 0.0)

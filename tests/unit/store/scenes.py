@@ -1,4 +1,4 @@
-"""What tests of the store are made of: a running store, hosts whose ports open and close, the log."""
+"""Parts of the tests of the store: a running store, hosts whose ports open and close, the log."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ DB: Final = target("db1", expect=[22], address="192.0.2.2")
 
 
 def scanned(state: HostState, *is_open: int, at: float = NOW) -> HostState:
-    """Give the state after a scan that found these ports open."""
+    """Return the state after a scan that found these ports open."""
     address = state.target.address
     assert address is not None
     return state.after(result(state.target, seen(address, is_open=is_open), at=at))
 
 
 def scan(store: Store, state: HostState, *is_open: int, at: float = NOW) -> HostState:
-    """Put the state after such a scan, and give it."""
+    """Put the state after such a scan, and return it."""
     after = scanned(state, *is_open, at=at)
     store.put(state, after)
     return after
 
 
 def commit(store: Store) -> None:
-    """Wait until all that was put is committed."""
+    """Wait until everything that was put is committed."""
     assert store.flush(PATIENCE)
 
 
@@ -52,7 +52,7 @@ def opened(
     retry: float = 3600.0,
     wall_clock: Callable[[], float] = lambda: NOW,
 ) -> Iterator[tuple[Store, dict[str, HostState]]]:
-    """Open and start a store; give it and what it restored; close it."""
+    """Open and start a store; yield it and what it restored; close it."""
     store = Store(str(path), history=history, wall_clock=wall_clock, retry=retry)
     try:
         restored = store.open(targets)
@@ -62,20 +62,20 @@ def opened(
         store.close(PATIENCE)
 
 
-def told(store: Store, **conditions: Any) -> list[tuple[str, str, str]]:
-    """Give host, ports and new state of every change, the oldest first."""
+def logged_changes(store: Store, **conditions: Any) -> list[tuple[str, str, str]]:
+    """Return host, ports and new state of every change, the oldest first."""
     return [(item.host, item.ports, item.after.value) for _, item in reversed(store.changes(**conditions))]
 
 
 class Logs:
-    """The events that are logged while this is entered, from any thread."""
+    """Context manager that records the events logged by any thread."""
 
     def __init__(self) -> None:
         self.events: list[MutableMapping[str, Any]] = []
         self._condition = threading.Condition()
 
     def __call__(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Take an event, as the only processor."""
+        """Record an event, as the only processor."""
         with self._condition:
             self.events.append({**event, "level": method})
             self._condition.notify_all()

@@ -29,7 +29,7 @@ from portspec.store.faults import StoreFaultKind
 from portspec.store.schema import MIGRATIONS, transaction
 from portspec.store.states import StateCodec
 from tests.unit.factories import MODEST, NOW
-from tests.unit.store.scenes import DAY, PATIENCE, WEB, opened, scan, scanned, told
+from tests.unit.store.scenes import DAY, PATIENCE, WEB, logged_changes, opened, scan, scanned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,13 +48,13 @@ FINDING: Final = """{name} is vulnerable:
 
 @pytest.fixture
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection to a new file."""
+    """Return a connection to a new file."""
     with closing(connected(path)) as found:
         yield found
 
 
 def connected(path: Path | str) -> sqlite3.Connection:
-    """Open or make a file; what is written need not outlive the machine."""
+    """Open or create a file, without fsync."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
@@ -63,18 +63,18 @@ def connected(path: Path | str) -> sqlite3.Connection:
 
 
 def arrival(host: str = "web1", day: str = DAYS[0], payload: bytes = b"{}") -> IncomingAudit:
-    """Make a report that comes in."""
+    """Return an incoming audit."""
     return IncomingAudit(host, day, NOW + DAYS.index(day) * DAY, payload)
 
 
 def add(connection: sqlite3.Connection, *arrivals: IncomingAudit, now: float = NOW) -> list[Outcome]:
-    """Add reports in a transaction, by an archive that knows of none before."""
+    """Add audits in a transaction with a new Archive."""
     with transaction(connection):
         return Archive().add(connection, arrivals, now)
 
 
 def finding(rng: random.Random) -> str:
-    """Make up what `pkg audit` says of a package."""
+    """Generate the output of `pkg audit` for a package."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(8)]
     return FINDING.format(
@@ -87,7 +87,7 @@ def finding(rng: random.Random) -> str:
 
 
 def size_of(connection: sqlite3.Connection) -> int:
-    """Give the bytes of all reports and dictionaries as they are stored."""
+    """Return the stored size of all audits and dictionaries in bytes."""
     return sum(
         connection.execute(f"SELECT coalesce(sum(length({column})), 0) FROM {table}").fetchone()[0]  # noqa: S608 - of constants
         for table, column in (("audit", "payload"), ("dictionary", "content"))
@@ -95,7 +95,7 @@ def size_of(connection: sqlite3.Connection) -> int:
 
 
 def verify_ratio(connection: sqlite3.Connection, arrivals: Sequence[IncomingAudit]) -> None:
-    """Add reports, 32 at a time, and see that they take at most a tenth of their size, and can be read."""
+    """Add audits, 32 at a time, and check that they take at most a tenth of their size and are readable."""
     held = Archive()
     for start in range(0, len(arrivals), 32):
         with transaction(connection):
@@ -108,7 +108,7 @@ def verify_ratio(connection: sqlite3.Connection, arrivals: Sequence[IncomingAudi
     assert [IncomingAudit(item.host, item.day, item.at, item.payload) for item in found] == list(arrivals)
 
 
-def test_fleet_takes_a_tenth_of_its_size(connection: sqlite3.Connection) -> None:
+def test_audits_of_a_fleet_compress_to_a_tenth(connection: sqlite3.Connection) -> None:
     """300 hosts, each with 240 of 600 findings and some words of its own, on one day."""
     rng = random.Random(1)  # noqa: S311 - repeatable
     known = [finding(rng) for _ in range(600)]
@@ -121,8 +121,8 @@ def test_fleet_takes_a_tenth_of_its_size(connection: sqlite3.Connection) -> None
 
 
 @pytest.mark.parametrize("hosts", [1, 20])
-def test_hosts_like_no_other_take_a_tenth_over_days(connection: sqlite3.Connection, hosts: int) -> None:
-    """30 days of hosts of which none has a finding of another, and each one new finding a day."""
+def test_audits_of_dissimilar_hosts_compress_to_a_tenth(connection: sqlite3.Connection, hosts: int) -> None:
+    """30 days of hosts that share no finding, and have one new finding per day."""
     rng = random.Random(hosts)  # noqa: S311 - repeatable
     found = [[finding(rng) for _ in range(240)] for _ in range(hosts)]
     arrivals = []
@@ -136,8 +136,8 @@ def test_hosts_like_no_other_take_a_tenth_over_days(connection: sqlite3.Connecti
 
 @MODEST
 @given(st.lists(st.binary(max_size=3000), max_size=len(DAYS)))
-def test_payload_comes_back_byte_for_byte(payloads: list[bytes]) -> None:
-    """Whatever a payload is, it is given back, by itself and in its place."""
+def test_payload_is_returned_unchanged(payloads: list[bytes]) -> None:
+    """Any payload is returned byte for byte."""
     with closing(connected(":memory:")) as connection:
         arrivals = [arrival("web1", day, payload) for day, payload in zip(DAYS, payloads, strict=False)]
         assert add(connection, *arrivals) == [Outcome.ACCEPTED] * len(arrivals)
@@ -147,8 +147,8 @@ def test_payload_comes_back_byte_for_byte(payloads: list[bytes]) -> None:
         assert last == (found[-1] if found else None)
 
 
-def test_one_wins_for_each_host_and_day(connection: sqlite3.Connection) -> None:
-    """The very same bytes are there already, others are refused, in the same batch, too, and the first one stays."""
+def test_first_audit_of_a_host_and_day_wins(connection: sqlite3.Connection) -> None:
+    """Identical payloads are reported as such, others are rejected, also within one batch."""
     first, other = arrival(payload=b"first"), arrival(payload=b"other")
     assert add(connection, first, first, other) == [Outcome.ACCEPTED, Outcome.IDENTICAL, Outcome.CONFLICT]
     assert add(connection, other, first) == [Outcome.CONFLICT, Outcome.IDENTICAL]
@@ -162,8 +162,8 @@ def test_one_wins_for_each_host_and_day(connection: sqlite3.Connection) -> None:
     assert archive.read_counts(connection) == {"accepted": 3}
 
 
-def test_report_that_was_rolled_back_has_not_come(connection: sqlite3.Connection) -> None:
-    """Nothing of a transaction that fails is there, and the same archive goes on."""
+def test_rolled_back_audit_is_not_archived(connection: sqlite3.Connection) -> None:
+    """A failed transaction leaves nothing, and the same Archive still works."""
     held, item = Archive(), arrival(payload=random.Random(1).randbytes(5000))  # noqa: S311 - repeatable
 
     def fail() -> None:
@@ -181,8 +181,8 @@ def test_report_that_was_rolled_back_has_not_come(connection: sqlite3.Connection
     assert Archive().latest(connection, "web1") is not None
 
 
-def test_last_report_is_that_of_the_last_day(connection: sqlite3.Connection) -> None:
-    """A mail that was long on its way does not hide what the host reported since."""
+def test_latest_audit_is_that_of_the_latest_day(connection: sqlite3.Connection) -> None:
+    """A delayed mail does not hide a later audit."""
     add(connection, *(arrival(day=DAYS[day], payload=str(day).encode()) for day in (1, 3, 2)), arrival("db1"))
     last = Archive().latest(connection, "web1")
     assert last is not None
@@ -194,12 +194,12 @@ def test_last_report_is_that_of_the_last_day(connection: sqlite3.Connection) -> 
 
 
 def numbers(found: Sequence[ArchivedAudit]) -> list[int]:
-    """Give their numbers."""
+    """Return their numbers."""
     return [item.number for item in found]
 
 
-def test_reports_are_read_in_the_order_in_which_they_came(connection: sqlite3.Connection) -> None:
-    """A few at a time, each once, with the count of what is left, and what comes later is read later."""
+def test_audits_are_read_in_the_order_of_arrival(connection: sqlite3.Connection) -> None:
+    """Reads return a few at a time, each once, with the number of remaining ones; later audits are read later."""
     add(connection, *(arrival(day=day) for day in DAYS[:5]))
     held = Archive()
     found, mark, left = held.read_after(connection, None, 2)
@@ -213,18 +213,16 @@ def test_reports_are_read_in_the_order_in_which_they_came(connection: sqlite3.Co
     assert (numbers(found), left) == ([6], 0)
 
 
-def test_nothing_is_left_when_the_newest_are_forgotten(connection: sqlite3.Connection) -> None:
-    """What was deleted meanwhile is not waited for."""
+def test_nothing_remains_when_the_newest_audits_are_deleted(connection: sqlite3.Connection) -> None:
+    """Deleted audits do not count as remaining."""
     add(connection, *(arrival(day=day) for day in DAYS[:5]))
     connection.execute("DELETE FROM audit WHERE id IN (2, 4, 5)")
     found, mark, left = Archive().read_after(connection, None, 10)
     assert (numbers(found), mark.number, left) == ([1, 3], 5, 0)
 
 
-def test_large_reports_are_read_fewer_at_a_time(
-    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many are wanted, no more are in memory at once than their size allows."""
+def test_fewer_large_audits_are_read_at_a_time(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of the payloads limits how many audits are read at once."""
     monkeypatch.setattr(archive, "_MAX_READ_SIZE", 3000)
     add(connection, *(arrival(day=day, payload=bytes(2000)) for day in DAYS[:5]))
     found, mark, left = Archive().read_after(connection, None, 10)
@@ -233,8 +231,8 @@ def test_large_reports_are_read_fewer_at_a_time(
     assert (numbers(found), left) == ([3, 4], 1)
 
 
-def test_archive_that_is_begun_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
-    """A mark of another file counts for nothing, though the numbers are the same."""
+def test_new_archive_is_read_from_the_start(tmp_path: Path) -> None:
+    """A position in another file is ignored, even if the numbers match."""
     with closing(connected(tmp_path / "1.db")) as old, closing(connected(tmp_path / "2.db")) as new:
         for file in (old, new):
             add(file, *(arrival(day=day) for day in DAYS[:3]))
@@ -246,8 +244,8 @@ def test_archive_that_is_begun_anew_is_read_from_its_beginning(tmp_path: Path) -
         assert list(Archive().results(new)) == []
 
 
-def test_archive_that_was_set_back_is_read_from_its_beginning(path: Path, tmp_path: Path) -> None:
-    """A mark of what a backup does not have yet would hide what comes."""
+def test_restored_archive_is_read_from_the_start(path: Path, tmp_path: Path) -> None:
+    """A position beyond the end of a restored backup is ignored; it would hide later audits."""
     with closing(connected(path)) as connection:
         add(connection, arrival())
         with closing(sqlite3.connect(tmp_path / "backup.db", isolation_level=None)) as backup:
@@ -258,8 +256,8 @@ def test_archive_that_was_set_back_is_read_from_its_beginning(path: Path, tmp_pa
             assert numbers(found) == [1]
 
 
-def test_documents_are_kept_with_the_mark(connection: sqlite3.Connection) -> None:
-    """What reports came to is there with the numbers of the reports, and up to where they were read."""
+def test_results_are_saved_with_the_position(connection: sqlite3.Connection) -> None:
+    """Results are returned with the numbers of their audits, and the position is saved."""
     add(connection, arrival("web1"), arrival("db1"), arrival("web1", DAYS[1]))
     held = Archive()
     assert held.read_position(connection) is None
@@ -276,10 +274,10 @@ def test_documents_are_kept_with_the_mark(connection: sqlite3.Connection) -> Non
 @pytest.mark.parametrize(
     ("puts", "kept"), [((2, 1), 2), ((1, 2), 2), ((1, 3), 1), ((9, 1), 1), ((1, 9), 1), ((1, 1), 1)]
 )
-def test_document_of_an_earlier_day_does_not_replace_a_later_one(
+def test_result_of_an_earlier_day_does_not_replace_a_later_one(
     connection: sqlite3.Connection, puts: tuple[int, int], kept: int
 ) -> None:
-    """The day counts, not in which order reports came in or were read; one that is forgotten is the earliest."""
+    """The day decides, not the order of arrival or reading; a deleted audit counts as the earliest."""
     add(connection, *(arrival(day=DAYS[day]) for day in (1, 2, 0)))
     _, mark, _ = Archive().read_after(connection, None, 9)
     for place, number in enumerate(puts):
@@ -288,8 +286,8 @@ def test_document_of_an_earlier_day_does_not_replace_a_later_one(
     assert (number, document) == (kept, str(max(place for place in (0, 1) if puts[place] == kept)))
 
 
-def test_documents_of_a_fleet_are_small(connection: sqlite3.Connection) -> None:
-    """What hosts have in common is stored once."""
+def test_results_of_a_fleet_compress_well(connection: sqlite3.Connection) -> None:
+    """Text that results share is stored once."""
     rng = random.Random(1)  # noqa: S311 - repeatable
     known = [finding(rng) for _ in range(300)]
     documents = [(f"host{number}", number, "".join(rng.sample(known, 100))) for number in range(100)]
@@ -303,18 +301,18 @@ def test_documents_of_a_fleet_are_small(connection: sqlite3.Connection) -> None:
     assert sorted(Archive().results(connection)) == sorted(documents)
 
 
-def garble(connection: sqlite3.Connection, number: int) -> None:
-    """Overwrite the middle of what is stored of a report."""
+def corrupt(connection: sqlite3.Connection, number: int) -> None:
+    """Overwrite the middle of a stored audit."""
     (blob,) = connection.execute("SELECT payload FROM audit WHERE id = ?", (number,)).fetchone()
-    garbled = blob[:8] + bytes(byte ^ 0xFF for byte in blob[8:12]) + blob[12:]
-    connection.execute("UPDATE audit SET payload = ? WHERE id = ?", (garbled, number))
+    damaged = blob[:8] + bytes(byte ^ 0xFF for byte in blob[8:12]) + blob[12:]
+    connection.execute("UPDATE audit SET payload = ? WHERE id = ?", (damaged, number))
 
 
-def test_garbled_report_does_not_stop_the_others(connection: sqlite3.Connection, logs: Logs) -> None:
-    """It is told once and left out; the last report is the last that can be read; asked for itself it is an error."""
-    add(connection, *(arrival(day=day, payload=f"report of {day}, ".encode() * 9) for day in DAYS[:4]))
+def test_corrupt_audit_does_not_affect_others(connection: sqlite3.Connection, logs: Logs) -> None:
+    """It is logged once and skipped; the latest audit is the latest readable one; requesting it is an error."""
+    add(connection, *(arrival(day=day, payload=f"audit of {day}, ".encode() * 9) for day in DAYS[:4]))
     for number in (2, 4):
-        garble(connection, number)
+        corrupt(connection, number)
     held = Archive()
     for _ in range(2):
         found, mark, left = held.read_after(connection, None, 10)
@@ -330,19 +328,19 @@ def test_garbled_report_does_not_stop_the_others(connection: sqlite3.Connection,
         held.find(connection, "web1", DAYS[1])
 
 
-def test_report_that_is_sent_again_takes_the_place_of_a_garbled_one(connection: sqlite3.Connection) -> None:
-    """Nobody can say whether it is the same, and it is read again."""
-    item = arrival(payload=b"the report of the day " * 9)
+def test_resent_audit_replaces_a_corrupt_one(connection: sqlite3.Connection) -> None:
+    """It may differ from the corrupt one, so it is read again."""
+    item = arrival(payload=b"the audit of the day " * 9)
     add(connection, item)
-    garble(connection, 1)
+    corrupt(connection, 1)
     _, mark, _ = Archive().read_after(connection, None, 10)
     assert add(connection, item) == [Outcome.ACCEPTED]
     found, _, _ = Archive().read_after(connection, mark, 10)
     assert [(one.number, one.payload) for one in found] == [(2, item.payload)]
 
 
-def test_garbled_dictionary_costs_what_was_packed_with_it_alone(connection: sqlite3.Connection, logs: Logs) -> None:
-    """Reports that need it are left out, later ones do with another."""
+def test_corrupt_dictionary_affects_only_its_audits(connection: sqlite3.Connection, logs: Logs) -> None:
+    """Audits that need it are skipped, later ones use another."""
     text = random.Random(1).randbytes(5000)  # noqa: S311 - repeatable
     add(connection, *(arrival(day=day, payload=day.encode() + text) for day in DAYS[:4]))
     connection.execute("UPDATE dictionary SET content = zeroblob(100)")
@@ -353,8 +351,8 @@ def test_garbled_dictionary_costs_what_was_packed_with_it_alone(connection: sqli
     assert set(logs.levels) == {"error"}
 
 
-def test_garbled_document_does_not_stop_the_others(connection: sqlite3.Connection, logs: Logs) -> None:
-    """It is told once and left out."""
+def test_corrupt_result_does_not_affect_others(connection: sqlite3.Connection, logs: Logs) -> None:
+    """It is logged once and skipped."""
     _, mark, _ = Archive().read_after(connection, None, 0)
     Archive().save_results(connection, [(f"host{number}", number, f"{number}") for number in range(3)], mark)
     connection.execute("UPDATE audit_result SET document = 'text' WHERE host = 'host1'")
@@ -364,8 +362,8 @@ def test_garbled_document_does_not_stop_the_others(connection: sqlite3.Connectio
     assert [(event["level"], event["host"]) for event in logs.events] == [("error", "host1")]
 
 
-def test_totals_are_those_of_all_who_count(connection: sqlite3.Connection) -> None:
-    """Refusals are counted beside what was accepted, by reason."""
+def test_totals_include_rejections(connection: sqlite3.Connection) -> None:
+    """Rejections are counted by reason, beside accepted audits."""
     archive.add_counts(connection, {"signature": 2, "roster": 1})
     archive.add_counts(connection, {})
     archive.add_counts(connection, {"signature": 1})
@@ -374,15 +372,15 @@ def test_totals_are_those_of_all_who_count(connection: sqlite3.Connection) -> No
 
 
 def forget(connection: sqlite3.Connection, before: float, limit: int = 1000) -> int:
-    """Forget all there is to forget; give the number of steps."""
+    """Delete everything that is expired; return the number of steps."""
     steps = 1
     while retention.delete_expired_audits(connection, before, limit):
         steps += 1
     return steps
 
 
-def test_old_reports_are_forgotten_but_for_the_last_of_each_host(connection: sqlite3.Connection) -> None:
-    """A host that fell silent keeps its last report and its document for two years more, one that reports does not."""
+def test_expired_audits_are_deleted_except_the_last_of_each_host(connection: sqlite3.Connection) -> None:
+    """A silent host keeps its last audit and result for two more years; other hosts do not."""
     for number, day in enumerate(DAYS[:4]):
         add(connection, arrival(day=day), *([arrival("db1", day)] if number < 2 else []), now=NOW + number * DAY)
     _, mark, _ = Archive().read_after(connection, None, 100)
@@ -397,16 +395,16 @@ def test_old_reports_are_forgotten_but_for_the_last_of_each_host(connection: sql
     assert list(Archive().results(connection)) == [("web1", 6, "web")]
 
 
-def test_report_of_an_earlier_day_is_forgotten_though_it_came_last(connection: sqlite3.Connection) -> None:
-    """The last report is the one of the last day."""
+def test_audit_of_an_earlier_day_is_deleted_though_it_arrived_last(connection: sqlite3.Connection) -> None:
+    """The last audit is the one of the latest day."""
     add(connection, arrival(day=DAYS[1]))
     add(connection, arrival(day=DAYS[0]), now=NOW + 1)
     forget(connection, NOW + 2)
     assert Archive().days(connection, "web1") == [DAYS[1]]
 
 
-def test_dictionaries_go_with_the_last_that_needs_them(connection: sqlite3.Connection) -> None:
-    """What is left can be read, nothing is left that nobody reads, and what comes is packed with the newest."""
+def test_unused_dictionaries_are_deleted(connection: sqlite3.Connection) -> None:
+    """Remaining audits are readable, unused dictionaries are deleted, and new audits use the newest."""
     rng = random.Random(1)  # noqa: S311 - repeatable
     texts = [rng.randbytes(5000) for _ in range(len(DAYS))]
     for number, day in enumerate(DAYS):
@@ -425,15 +423,15 @@ def test_dictionaries_go_with_the_last_that_needs_them(connection: sqlite3.Conne
     assert size_of(connection) < size + 100
 
 
-def test_much_is_forgotten_in_small_steps(connection: sqlite3.Connection) -> None:
-    """A step deletes a few rows, and says whether there may be more."""
+def test_many_audits_are_deleted_in_small_steps(connection: sqlite3.Connection) -> None:
+    """A step deletes a few rows and returns whether there may be more."""
     add(connection, *(arrival(day=day) for day in DAYS))
     assert forget(connection, NOW + 1, limit=10) == 3
     assert Archive().days(connection, "web1") == [DAYS[-1]]
 
 
-def reports(path: Path, now: float, *, hours: int = 0, days: float = 90) -> list[str]:
-    """Give the days of the reports that are left after so many hours of a store under a clock that stands at `now`."""
+def audit_days(path: Path, now: float, *, hours: int = 0, days: float = 90) -> list[str]:
+    """Return the days of the audits that remain after a store ran for some hours with a clock stopped at `now`."""
     store = Store(str(path), history=365 * DAY, audit_history=days * DAY, wall_clock=lambda: now)
     store.open([])
     store.start()
@@ -446,15 +444,15 @@ def reports(path: Path, now: float, *, hours: int = 0, days: float = 90) -> list
     return store.audit_days("web1")
 
 
-def test_store_forgets_reports_by_its_guarded_clock(path: Path) -> None:
-    """Reports go after their own time, not that of changes, and not because a clock is ahead by years."""
+def test_store_deletes_audits_by_the_reference_time(path: Path) -> None:
+    """Audits have their own retention, and a clock that is years ahead does not delete them."""
     with closing(connected(path)) as connection:
         for number, day in enumerate(DAYS):
             add(connection, arrival(day=day), now=NOW + number * DAY)
     last = NOW + 29 * DAY
-    assert len(reports(path, last + 1, days=40)) == 30
-    assert len(reports(path, last + 3650 * DAY, days=29.5)) == 30
-    assert reports(path, last + 1, days=9.5) == [*reversed(DAYS[-10:])]
+    assert len(audit_days(path, last + 1, days=40)) == 30
+    assert len(audit_days(path, last + 3650 * DAY, days=29.5)) == 30
+    assert audit_days(path, last + 1, days=9.5) == [*reversed(DAYS[-10:])]
     with opened(path, wall_clock=lambda: last) as (store, _):
         store.audit_history = 4.5 * DAY
         assert store.audit_history == 4.5 * DAY
@@ -465,8 +463,8 @@ def test_store_forgets_reports_by_its_guarded_clock(path: Path) -> None:
         assert store.audit_days("web1") == [*reversed(DAYS[-5:])]
 
 
-def test_store_reads_without_being_opened(path: Path) -> None:
-    """Commands read the archive beside an exporter or without one."""
+def test_store_reads_audits_without_open(path: Path) -> None:
+    """Commands read the archive with or without a running exporter."""
     with opened(path) as (store, _):
         held = Archive()
         store.transact(lambda file: held.add(file, [arrival(payload=b"1"), arrival(day=DAYS[1], payload=b"2")], NOW))
@@ -483,11 +481,11 @@ def test_store_reads_without_being_opened(path: Path) -> None:
     assert reader.audit_results() == {"web1": (2, "found")}
 
 
-def test_garbled_report_that_is_asked_for_is_an_error(path: Path) -> None:
-    """Who asks for a report is not told that there is none; the file is not taken for corrupt because of it."""
+def test_requesting_a_corrupt_audit_is_an_error(path: Path) -> None:
+    """The caller gets an error instead of None, and the file is not treated as corrupt."""
     with opened(path) as (store, _):
-        store.transact(lambda file: Archive().add(file, [arrival(payload=b"the report " * 9)], NOW))
-        store.transact(lambda file: garble(file, 1))
+        store.transact(lambda file: Archive().add(file, [arrival(payload=b"the audit " * 9)], NOW))
+        store.transact(lambda file: corrupt(file, 1))
         with pytest.raises(StoreError, match=f"the audit of web1 of {DAYS[0]} is corrupt") as caught:
             store.find_audit("web1", DAYS[0])
         assert caught.value.kind is StoreFaultKind.CORRUPT
@@ -497,8 +495,8 @@ def test_garbled_report_that_is_asked_for_is_an_error(path: Path) -> None:
         assert store.find_audit("web1") is None
 
 
-def test_missing_file_is_named(path: Path) -> None:
-    """Without a file there is an error that says so, and none is made."""
+def test_missing_file_is_an_error(path: Path) -> None:
+    """The error names the missing file, and none is created."""
     reader = Store(str(path), history=DAY)
     for ask in (lambda: reader.find_audit("web1"), lambda: reader.audit_days("web1"), reader.audit_results):
         with pytest.raises(
@@ -510,7 +508,7 @@ def test_missing_file_is_named(path: Path) -> None:
 
 
 def of_version_2(path: Path) -> None:
-    """Make a file as the version before wrote it, with a host's state, a change, a notice and a mail."""
+    """Create a file of schema version 2 with a host's state, a change, a notification and a mail."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         schema.migrate(connection, MIGRATIONS[:2])
@@ -525,24 +523,24 @@ def of_version_2(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("way", ["store", "deposit"])
-def test_file_of_the_version_before_is_brought_up_to_date(path: Path, way: str) -> None:
-    """Everything in it stays, and it has an archive, whether the exporter opens it first or a deposit."""
+@pytest.mark.parametrize("opener", ["store", "receive"])
+def test_file_of_version_2_is_migrated(path: Path, opener: str) -> None:
+    """Everything in it stays, and it gets an archive, whether the exporter or `portspec receive` opens it first."""
     of_version_2(path)
-    if way == "deposit":
+    if opener == "receive":
         assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
     with opened(path) as (store, restored):
         assert restored["web1"].latest == scanned(HostState(WEB), 22).latest
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         outcomes = store.transact(lambda file: Archive().add(file, [arrival()], NOW))
-        assert outcomes == [Outcome.IDENTICAL if way == "deposit" else Outcome.ACCEPTED]
+        assert outcomes == [Outcome.IDENTICAL if opener == "receive" else Outcome.ACCEPTED]
         assert store.transact(lambda file: file.execute("SELECT host FROM notification").fetchall()) == [("web1",)]
         assert store.transact(lambda file: file.execute("SELECT recipient FROM mail").fetchall()) == [("a@b",)]
         assert store.audit_days("web1") == [DAYS[0]]
 
 
-def test_file_of_the_version_before_has_no_reports_for_a_reader(path: Path) -> None:
-    """Who only reads does not bring a file up to date, and finds nothing in it."""
+def test_reader_finds_no_audits_in_a_file_of_version_2(path: Path) -> None:
+    """A reader does not migrate a file, and finds no audits in it."""
     of_version_2(path)
     before = path.read_bytes()
     reader = Store(str(path), history=DAY)
@@ -554,8 +552,8 @@ def test_file_of_the_version_before_has_no_reports_for_a_reader(path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_each_file_has_a_name_of_its_own(tmp_path: Path) -> None:
-    """Archives are told apart, also those that a migration begins."""
+def test_each_archive_has_its_own_id(tmp_path: Path) -> None:
+    """Archives have different ids, also those created by a migration."""
     names = set()
     for number in range(3):
         path = tmp_path / f"{number}.db"

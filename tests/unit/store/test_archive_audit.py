@@ -39,28 +39,28 @@ KILLS: Final = 8
 
 
 def arrival(host: str = "web1", payload: bytes = b"{}") -> IncomingAudit:
-    """Make a report that comes in."""
+    """Return an incoming audit."""
     return IncomingAudit(host, TODAY, NOW, payload)
 
 
 def reader(path: Path) -> Store:
-    """Give a store that reads."""
+    """Return a store that only reads."""
     return Store(str(path), history=DAY)
 
 
 def totals(path: Path) -> dict[str, int]:
-    """Give what was counted."""
+    """Return the counts in the file."""
     with closing(sqlite3.connect(path)) as connection:
         return archive.read_counts(connection)
 
 
 def line(path: Path, host: str) -> bytes:
-    """Give what has a child add a report."""
+    """Return the input line that makes a child add an audit."""
     return json.dumps([str(path), host]).encode() + b"\n"
 
 
 class Child:
-    """A process that adds a report for each line, to be used as a context."""
+    """A process that adds an audit for each line; a context manager."""
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -79,17 +79,17 @@ class Child:
         assert self._process.returncode == 0
 
     def begin(self, path: Path, host: str) -> None:
-        """Have it add a report of a host."""
+        """Make it add an audit of a host."""
         self._input.write(line(path, host))
 
     def outcome(self) -> tuple[str, bytes]:
-        """Give what became of it, and its payload."""
+        """Return the outcome and the payload."""
         outcome, payload = self._output.readline().decode().split()
         return outcome, bytes.fromhex(payload)
 
 
 def race(children: list[Child], path: Path, host: str) -> bytes:
-    """Have all add a report of the same host and day at once; give the payload of the one that was accepted."""
+    """Make all add an audit of the same host and day at once; return the payload of the accepted one."""
     for child in children:
         child.begin(path, host)
     found = [child.outcome() for child in children]
@@ -97,8 +97,8 @@ def race(children: list[Child], path: Path, host: str) -> bytes:
     return next(payload for outcome, payload in found if outcome == "accepted")
 
 
-def test_report_is_there_once_deposit_has_returned(path: Path) -> None:
-    """Without an exporter the file is made, for its owner alone, and is one file afterwards."""
+def test_audit_is_archived_when_archive_audit_returns(path: Path) -> None:
+    """Without an exporter the file is created with mode 0600 and without -wal or -shm left over."""
     assert archive_audit(str(path), arrival(payload=b"1"), NOW) is Outcome.ACCEPTED
     assert archive_audit(str(path), arrival(payload=b"1"), NOW) is Outcome.IDENTICAL
     assert archive_audit(str(path), arrival(payload=b"2"), NOW) is Outcome.CONFLICT
@@ -111,26 +111,26 @@ def test_report_is_there_once_deposit_has_returned(path: Path) -> None:
     assert (archived.payload, archived.at) == (b"1", NOW)
 
 
-def test_commit_is_on_the_disk(path: Path) -> None:
-    """What is acknowledged outlives the machine: SQLite waits for the disk with each commit."""
+def test_commit_is_durable(path: Path) -> None:
+    """SQLite calls fsync with each commit, so that acknowledged audits survive a power failure."""
     with closing(database.open_for_insert(str(path))) as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_symbolic_link_to_the_file_is_followed(tmp_path: Path, path: Path) -> None:
-    """The file may lie elsewhere."""
+    """The file may be elsewhere."""
     (tmp_path / "elsewhere").mkdir()
     path.symlink_to(tmp_path / "elsewhere" / "data.db")
     assert archive_audit(str(path), arrival(), NOW) is Outcome.ACCEPTED
     assert reader(tmp_path / "elsewhere" / "data.db").audit_days("web1") == [TODAY]
 
 
-def test_one_of_many_processes_wins(path: Path) -> None:
-    """Two deposits and a running exporter at once: one report is accepted for each host and day, and it is archived."""
+def test_one_of_several_processes_wins(path: Path) -> None:
+    """With two processes and an exporter adding at once, one audit per host and day is accepted and archived."""
     with ExitStack() as stack:
         children = [
-            stack.enter_context(Child(*arguments)) for arguments in (["exporter", str(path)], *[["depositor"]] * 2)
+            stack.enter_context(Child(*arguments)) for arguments in (["exporter", str(path)], *[["archiver"]] * 2)
         ]
         won = {f"host{number}": race(children, path, f"host{number}") for number in range(RACES)}
     store = reader(path)
@@ -141,10 +141,10 @@ def test_one_of_many_processes_wins(path: Path) -> None:
     assert totals(path) == {"accepted": RACES}
 
 
-def test_one_of_many_processes_makes_the_file(tmp_path: Path) -> None:
-    """Deposits that come at once before there is a file all find one, and none is in trouble."""
+def test_one_of_several_processes_creates_the_file(tmp_path: Path) -> None:
+    """Processes that add audits before the file exists all succeed."""
     with ExitStack() as stack:
-        children = [stack.enter_context(Child("depositor")) for _ in range(5)]
+        children = [stack.enter_context(Child("archiver")) for _ in range(5)]
         for number in range(RACES):
             path = tmp_path / f"{number}.db"
             payload = race(children, path, "web1")
@@ -153,13 +153,13 @@ def test_one_of_many_processes_makes_the_file(tmp_path: Path) -> None:
             assert archived.payload == payload
 
 
-def depositor() -> subprocess.Popen[bytes]:
-    """Start a process that deposits reports."""
-    return subprocess.Popen([*CHILD, "depositor"], cwd=ROOT, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def archiver() -> subprocess.Popen[bytes]:
+    """Start a process that archives audits."""
+    return subprocess.Popen([*CHILD, "archiver"], cwd=ROOT, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def killed(process: subprocess.Popen[bytes], path: Path, name: str, delay: float) -> list[tuple[str, bytes]]:
-    """Have a process deposit one report after the other, kill it after so many seconds; give what it acknowledged."""
+    """Let a process archive audits, kill it after some seconds, and return what it acknowledged."""
     assert process.stdout
     assert os.read(process.stdout.fileno(), 6) == b"ready\n"
     hosts = [f"{name}-{number}" for number in range(300)]  # whose lines a pipe can hold
@@ -175,12 +175,12 @@ def killed(process: subprocess.Popen[bytes], path: Path, name: str, delay: float
 
 
 @pytest.mark.parametrize("with_exporter", [True, False])
-def test_killed_deposits_lose_nothing_that_was_acknowledged(path: Path, with_exporter: bool) -> None:  # noqa: FBT001 - a case
-    """A process that is killed at any moment leaves the file sound, and what it said is there, is."""
+def test_kill_loses_no_acknowledged_audit(path: Path, with_exporter: bool) -> None:  # noqa: FBT001 - a case
+    """A process that is killed at any moment leaves a valid file with every audit that it acknowledged."""
     rng = random.Random(with_exporter)  # noqa: S311 - repeatable
     acknowledged: list[tuple[str, bytes]] = []
     with ExitStack() as stack:
-        processes = [depositor() for _ in range(KILLS)]
+        processes = [archiver() for _ in range(KILLS)]
         for process in processes:
             stack.callback(process.kill)
         store = stack.enter_context(opened(path))[0] if with_exporter else reader(path)
@@ -200,9 +200,9 @@ def test_killed_deposits_lose_nothing_that_was_acknowledged(path: Path, with_exp
         assert archive.read_counts(connection) == {"accepted": rows}
 
 
-def test_running_exporter_keeps_its_file(path: Path) -> None:
-    """The -wal that an exporter has open is left to it, and it is not told that its file was replaced."""
-    with opened(path) as (store, _), Child("depositor") as child:
+def test_exporter_keeps_its_wal(path: Path) -> None:
+    """The -wal of a running exporter stays, and the exporter does not detect a replacement of the file."""
+    with opened(path) as (store, _), Child("archiver") as child:
         before = database.file_identity(str(path))
         for number in range(5):
             child.begin(path, f"host{number}")
@@ -213,10 +213,10 @@ def test_running_exporter_keeps_its_file(path: Path) -> None:
         assert not store.status.errors
 
 
-def test_full_disk_is_an_error_and_nothing_is_half_written(tmp_path: Path) -> None:
-    """On a full disk a deposit says so, what was there stays, and it is taken when there is space."""
+def test_full_disk_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    """On a full disk archiving fails, earlier audits stay, and a retry succeeds once there is space."""
     full = "free space on its file system, or raise the quota"
-    assert with_mounts("full_deposit", tmp_path) == {
+    assert with_mounts("full_archive", tmp_path) == {
         "before": ["accepted"],
         "full": [
             f"cannot write: no space for the -shm file beside it; {full}",
@@ -230,16 +230,16 @@ def test_full_disk_is_an_error_and_nothing_is_half_written(tmp_path: Path) -> No
     }
 
 
-def test_file_that_cannot_be_made_for_want_of_space_is_made_later(tmp_path: Path) -> None:
-    """A disk that is full before there is a file is a trouble like any other."""
-    full, again = with_mounts("full_from_the_start_deposit", tmp_path)
+def test_file_is_created_once_the_disk_has_space(tmp_path: Path) -> None:
+    """A disk that is full before the file exists is an error."""
+    full, again = with_mounts("full_from_the_start_archive", tmp_path)
     assert full.endswith("; free space on its file system, or raise the quota")
     assert again == "accepted"
 
 
 def test_read_only_file_is_an_error(tmp_path: Path) -> None:
-    """On a read-only file system a deposit says what to look at."""
-    before, refused, absent, again, made = with_mounts("read_only_deposit", tmp_path)
+    """On a read-only file system the error says what to check."""
+    before, refused, absent, again, made = with_mounts("read_only_archive", tmp_path)
     assert (before, again, made) == ("accepted", "accepted", "accepted")
     for error in (refused, absent):
         assert error.startswith("cannot write: ")
@@ -247,13 +247,11 @@ def test_read_only_file_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["immediate", "exclusive"])
-def test_lock_is_waited_for_as_long_as_there_is_patience(
-    path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    """A file that somebody holds for longer is an error; who has patience is served when they let go."""
+def test_lock_is_awaited_until_the_timeout(path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """A lock that is held beyond the timeout is an error; one that is released before is not."""
     with opened(path):
         pass
-    with Child("depositor") as patient:
+    with Child("archiver") as patient:
         with locked(path, mode):
             patient.begin(path, "db1")
             monkeypatch.setattr(database, "INSERT_LOCK_TIMEOUT", 0.0)
@@ -266,20 +264,20 @@ def test_lock_is_waited_for_as_long_as_there_is_patience(
 
 
 def newer(path: Path) -> None:
-    """Make a file as a later version would."""
+    """Create a file of a later version."""
     archive_audit(str(path), arrival(), NOW)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
 
 
 def foreign(path: Path) -> None:
-    """Make a file of somebody else's."""
+    """Create the database of another program."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE report (theirs)")
 
 
 def corrupt(path: Path) -> None:
-    """Overwrite all but the header."""
+    """Overwrite everything except the header."""
     archive_audit(str(path), arrival(), NOW)
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -298,10 +296,10 @@ def corrupt(path: Path) -> None:
     ],
     ids=["newer", "foreign", "corrupt", "garbage", "directory"],
 )
-def test_file_that_is_not_ours_or_corrupt_is_left_alone(
+def test_foreign_newer_and_corrupt_files_are_not_touched(
     path: Path, make: Callable[[Path], None], kind: StoreFaultKind, words: str
 ) -> None:
-    """A deposit says what is wrong, and what there is stays as it is: setting it aside is the exporter's."""
+    """The error names the fault; only the exporter renames corrupt files."""
     make(path)
     before = [path.is_file() and path.read_bytes(), sorted(path.parent.iterdir())]
     for attempt in (
@@ -315,15 +313,15 @@ def test_file_that_is_not_ours_or_corrupt_is_left_alone(
 
 
 @pytest.mark.parametrize("name", ["none/portspec.db", "x" * 300, "a\0b"])
-def test_path_that_cannot_be_is_an_error(tmp_path: Path, name: str) -> None:
-    """A directory that is not there is not made."""
+def test_impossible_path_is_an_error(tmp_path: Path, name: str) -> None:
+    """A missing directory is not created."""
     with pytest.raises(StoreError, match="cannot write"):
         archive_audit(str(tmp_path / name), arrival(), NOW)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_that_is_set_aside_meanwhile_has_taken_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was committed to a file that has another name by then is not acknowledged, and goes into the next file."""
+def test_commit_to_a_renamed_file_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that was committed to a file renamed meanwhile is not acknowledged; a retry adds it to the next file."""
     archive_audit(str(path), arrival("db1"), NOW)
     add = Archive.add
 

@@ -1,4 +1,4 @@
-"""A report whose audit failed, and those that take its place; and how much one host may have in the archive."""
+"""Failed audits and the audits that replace them, and the quota of a host."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ FUTURE = NOW + 1000 * 86_400.0
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection to a new file."""
+    """Return a connection to a new file."""
     found = connected(tmp_path / "portspec.db")
     yield found
     found.close()
 
 
 class Judge:
-    """Takes for good what says so, and counts what it was asked."""
+    """Treats payloads that start with "good" as good, and counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, payload: bytes) -> bool:
-        """Judge one."""
+        """Return whether a payload is good."""
         self.count += 1
         return payload.startswith(b"good")
 
 
 def add(connection: sqlite3.Connection, payload: bytes, at: float = NOW, judge: Judge | None = None) -> Outcome:
-    """Add a report of the day."""
+    """Add an audit of the day."""
     with transaction(connection):
         (outcome,) = Archive(judge or Judge()).add(connection, [IncomingAudit("web1", DAY, at, payload)], NOW)
     return outcome
 
 
 def present(connection: sqlite3.Connection) -> bytes:
-    """Give the report of the day that counts."""
+    """Return the payload of the day's audit that counts."""
     found = Archive().find(connection, "web1", DAY)
     assert found
     return found.payload
 
 
-def test_good_one_takes_the_place_of_a_failed_one_once(connection: sqlite3.Connection) -> None:
-    """The next one of the day does not: what is good stays, and each that was there is acknowledged once more."""
+def test_good_audit_replaces_a_failed_one(connection: sqlite3.Connection) -> None:
+    """Then no other audit of the day replaces it, and resending either of them is acknowledged."""
     assert add(connection, b"failed") is Outcome.ACCEPTED
     assert add(connection, b"good") is Outcome.REPLACED
     for other in (b"good, too", b"failed again"):
@@ -69,15 +69,15 @@ def test_good_one_takes_the_place_of_a_failed_one_once(connection: sqlite3.Conne
     assert archive.read_counts(connection) == {"accepted": 2}
 
 
-def test_one_that_was_made_before_takes_nobodys_place(connection: sqlite3.Connection) -> None:
-    """A report that was long on its way, or held back by somebody, does not undo what came after it was made."""
+def test_older_audit_replaces_nothing(connection: sqlite3.Connection) -> None:
+    """A delayed or withheld audit does not replace one that was made later."""
     assert add(connection, b"failed") is Outcome.ACCEPTED
     assert add(connection, b"good", NOW - 1) is Outcome.CONFLICT
     assert present(connection) == b"failed"
 
 
-def test_failed_ones_replace_each_other_a_few_times(connection: sqlite3.Connection) -> None:
-    """After ten of a day only a good one is taken, and it is taken still."""
+def test_failed_audits_replace_each_other_a_limited_number_of_times(connection: sqlite3.Connection) -> None:
+    """After ten replacements per day only a good audit is accepted."""
     for number in range(MAX_REPLACED + 1):
         expected = Outcome.REPLACED if number else Outcome.ACCEPTED
         assert add(connection, b"failed %d" % number, NOW + number) is expected
@@ -86,8 +86,8 @@ def test_failed_ones_replace_each_other_a_few_times(connection: sqlite3.Connecti
     assert add(connection, b"good", NOW + 70) is Outcome.REPLACED
 
 
-def test_failed_ones_without_end_are_not_read(connection: sqlite3.Connection) -> None:
-    """After ten that were refused nothing more of the day is looked at, since that takes time; the next day is new."""
+def test_further_failed_audits_are_not_parsed(connection: sqlite3.Connection) -> None:
+    """After ten rejected audits the others of the day are rejected unread; the next day is not affected."""
     judge = Judge()
     for number in range(60):
         add(connection, b"failed %d" % number, NOW + number, judge)
@@ -98,8 +98,8 @@ def test_failed_ones_without_end_are_not_read(connection: sqlite3.Connection) ->
         assert Archive(judge).add(connection, [tomorrow], NOW) == [Outcome.ACCEPTED]
 
 
-def test_audit_that_is_there_is_judged_once(connection: sqlite3.Connection) -> None:
-    """However many others of its day come, the output of its tool is read for the first of them only."""
+def test_archived_audit_is_judged_once(connection: sqlite3.Connection) -> None:
+    """Its tool's output is parsed for the first other audit of the day only."""
     judge = Judge()
     add(connection, b"good", judge=judge)
     for number in range(5):
@@ -107,8 +107,8 @@ def test_audit_that_is_there_is_judged_once(connection: sqlite3.Connection) -> N
     assert judge.count == 1
 
 
-def test_newer_report_is_read_after_the_one_that_it_replaced(connection: sqlite3.Connection) -> None:
-    """Who reads on from where it was finds the replacement, also if it has read the other already."""
+def test_replacement_is_read_after_the_replaced_audit(connection: sqlite3.Connection) -> None:
+    """A reader that continues from its position finds the replacement, even if it has read the replaced audit."""
     add(connection, b"failed")
     _, mark, _ = Archive().read_after(connection, None, 10)
     add(connection, b"good")
@@ -117,8 +117,8 @@ def test_newer_report_is_read_after_the_one_that_it_replaced(connection: sqlite3
     assert archive.latest_numbers(connection) == {"web1": found[0].number}
 
 
-def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connection) -> None:
-    """They go when they are old, with what they were compressed with, and the last report of the host stays."""
+def test_replaced_audits_expire(connection: sqlite3.Connection) -> None:
+    """They are deleted with their dictionaries, and the host's last audit stays."""
     body = random.Random(1).randbytes(5000)  # noqa: S311 - repeatable
     for number in range(5):
         add(connection, b"failed %d" % number + body, NOW + number)
@@ -133,8 +133,8 @@ def test_replaced_ones_are_forgotten_in_their_time(connection: sqlite3.Connectio
     assert present(connection) == b"failed 4" + body
 
 
-def test_host_has_a_share_of_the_archive(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a host has is not pushed out by what it sends: when its share is full it is refused, and others are not."""
+def test_host_has_a_quota(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the quota a host's audits are rejected, its earlier ones stay, and other hosts are not affected."""
     monkeypatch.setattr(archive, "MAX_HOST_SIZE", 1_000_000)
     rng = random.Random(1)  # noqa: S311 - repeatable
     outcomes = []

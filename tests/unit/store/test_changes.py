@@ -10,14 +10,14 @@ from portspec.state.changes import Change
 from portspec.state.snapshot import HostState
 from portspec.store import Store, StoreError
 from tests.unit.factories import ADDRESS, NOW, result, seen
-from tests.unit.store.scenes import DAY, DB, WEB, commit, opened, scan, told
+from tests.unit.store.scenes import DAY, DB, WEB, commit, logged_changes, opened, scan
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_log_tells_what_opened_and_closed(path: Path) -> None:
-    """Each port that opens or closes is a row, the newest first, with what it was before."""
+def test_log_has_opened_and_closed_ports(path: Path) -> None:
+    """Each port that opens or closes is a row, the newest first, with its previous state."""
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22, at=NOW)
         web = scan(store, web, 22, 80, at=NOW + 1)
@@ -29,8 +29,8 @@ def test_log_tells_what_opened_and_closed(path: Path) -> None:
         assert opened_first == (1, Change(NOW, "web1", ADDRESS, "22", None, PortState.OPEN, NOW))
 
 
-def test_first_seen_is_the_earliest_of_the_log(path: Path) -> None:
-    """A port that opens again tells when it was first seen open; another host's, another address's do not count."""
+def test_first_seen_is_the_earliest_in_the_log(path: Path) -> None:
+    """A reopened port has the time when it was first seen open on that address of that host."""
     with opened(path) as (store, _):
         state = HostState(WEB)
         for at, ports in enumerate([[22], [], [22], [22, 80]]):
@@ -52,8 +52,8 @@ def test_first_seen_is_the_earliest_of_the_log(path: Path) -> None:
         ]
 
 
-def test_many_ports_that_change_alike_share_a_row_and_its_first_seen(path: Path) -> None:
-    """Thousands of scattered ports are one row; the same later are known again, others that begin alike not."""
+def test_ports_that_change_together_share_a_row_and_first_seen(path: Path) -> None:
+    """Thousands of scattered ports are one row; first_seen compares the complete list."""
     odd = range(1, 20_000, 2)
     with opened(path) as (store, _):
         state = HostState(WEB)
@@ -67,24 +67,24 @@ def test_many_ports_that_change_alike_share_a_row_and_its_first_seen(path: Path)
         assert opening[0].ports.startswith("1, 3, 5")
 
 
-def test_changes_are_chosen_by_host_and_time(path: Path) -> None:
-    """`since` is included, `until` is not, and both go with a host."""
+def test_changes_are_filtered_by_host_and_time(path: Path) -> None:
+    """`since` is inclusive, `until` is exclusive, and both combine with a host."""
     with opened(path) as (store, _):
         web, db = HostState(WEB), HostState(DB)
         for at, port in enumerate([1, 2, 3]):
             web = scan(store, web, *range(1, port + 1), at=NOW + at)
             db = scan(store, db, *range(11, port + 11), at=NOW + at)
         commit(store)
-        assert [ports for _, ports, _ in told(store)] == ["1", "11", "2", "12", "3", "13"]
-        assert told(store, host="web1") == [("web1", port, "open") for port in "123"]
-        assert [ports for _, ports, _ in told(store, since=NOW + 1)] == ["2", "12", "3", "13"]
-        assert [ports for _, ports, _ in told(store, since=NOW + 1, until=NOW + 2)] == ["2", "12"]
-        assert told(store, host="db1", until=NOW + 1) == [("db1", "11", "open")]
-        assert told(store, host="nobody") == []
+        assert [ports for _, ports, _ in logged_changes(store)] == ["1", "11", "2", "12", "3", "13"]
+        assert logged_changes(store, host="web1") == [("web1", port, "open") for port in "123"]
+        assert [ports for _, ports, _ in logged_changes(store, since=NOW + 1)] == ["2", "12", "3", "13"]
+        assert [ports for _, ports, _ in logged_changes(store, since=NOW + 1, until=NOW + 2)] == ["2", "12"]
+        assert logged_changes(store, host="db1", until=NOW + 1) == [("db1", "11", "open")]
+        assert logged_changes(store, host="nobody") == []
 
 
-def test_pages_are_turned_by_number(path: Path) -> None:
-    """With `before_id` each page begins where the one before ended, and ends in an empty one."""
+def test_pages_continue_at_before_id(path: Path) -> None:
+    """With `before_id` each page starts where the previous one ended; the last one is empty."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), *range(1, 8))
         commit(store)
@@ -97,8 +97,8 @@ def test_pages_are_turned_by_number(path: Path) -> None:
         assert len(store.changes(before_id=10**30, limit=10**30)) == 7
 
 
-def test_log_is_read_while_it_is_written_from_any_thread(path: Path) -> None:
-    """Readers in other threads see whole scans and never an error."""
+def test_log_is_readable_from_any_thread_during_writes(path: Path) -> None:
+    """Readers in other threads see complete scans and no error."""
     seen_by_threads: list[int] = []
     with opened(path) as (store, _):
         stop = threading.Event()
@@ -125,8 +125,8 @@ def test_log_is_read_while_it_is_written_from_any_thread(path: Path) -> None:
     assert not any(count % 2 for count in seen_by_threads)
 
 
-def test_log_that_is_not_there_is_an_error(path: Path) -> None:
-    """changes() raises StoreError, with the path and why, when there is no file."""
+def test_missing_file_is_an_error(path: Path) -> None:
+    """changes() raises StoreError with the path and the reason if there is no file."""
     store = Store(str(path), history=DAY)
     with pytest.raises(StoreError, match="there is no such file") as caught:
         store.changes()

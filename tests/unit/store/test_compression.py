@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection to a new file."""
+    """Return a connection to a new file."""
     with closing(connected(path)) as found:
         yield found
 
 
 def connected(path: Path | str) -> sqlite3.Connection:
-    """Open or make a file."""
+    """Open or create a file."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     schema.migrate(connection)
@@ -38,7 +38,7 @@ def connected(path: Path | str) -> sqlite3.Connection:
 
 
 def put(connection: sqlite3.Connection, compressor: DictionaryCompressor, content: bytes) -> Compressed:
-    """Put a payload into a row, as the archive does; give what was put."""
+    """Insert a compressed payload as the archive does; return it."""
     packed = compressor.compress(connection, content)
     connection.execute(
         """INSERT INTO audit (host, day, at, received_at, dictionary, is_sample, payload)
@@ -51,19 +51,19 @@ def put(connection: sqlite3.Connection, compressor: DictionaryCompressor, conten
 
 
 def dictionaries(connection: sqlite3.Connection) -> int:
-    """Count them."""
+    """Return their number."""
     return int(connection.execute("SELECT count(*) FROM dictionary").fetchone()[0])
 
 
 def noise(seed: int, size: int = 5_000) -> bytes:
-    """Give bytes that resemble no others."""
+    """Return bytes that resemble no others."""
     return random.Random(seed).randbytes(size)  # noqa: S311 - repeatable
 
 
 @MODEST
 @given(st.lists(st.binary(max_size=2000) | st.text(max_size=500).map(lambda text: 20 * text.encode()), max_size=12))
-def test_what_was_packed_is_unpacked_byte_for_byte(contents: list[bytes]) -> None:
-    """Whatever the bytes are, and whatever dictionaries came of them, another compressor gives them back."""
+def test_decompression_returns_the_content(contents: list[bytes]) -> None:
+    """Another compressor returns any bytes unchanged, whatever dictionaries were created."""
     with closing(connected(":memory:")) as connection:
         compressor = DictionaryCompressor(AUDITS)
         packed = [put(connection, compressor, content) for content in (*contents, *contents)]
@@ -72,24 +72,24 @@ def test_what_was_packed_is_unpacked_byte_for_byte(contents: list[bytes]) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", bytes(20 << 20), noise(1, 20 << 20)], ids=["empty", "zeros", "noise"])
-def test_largest_and_smallest_are_unpacked(connection: sqlite3.Connection, content: bytes) -> None:
-    """Nothing at all, and 20 MB with and without a pattern, are given back, once more with a dictionary."""
+def test_empty_and_large_content_is_returned(connection: sqlite3.Connection, content: bytes) -> None:
+    """Empty content and 20 MB with and without a pattern are returned, also with a dictionary."""
     compressor = DictionaryCompressor(AUDITS)
     put(connection, compressor, b"".join(noise(number, 300) for number in range(10)))
     for _ in range(2):
         assert compressor.decompress(connection, put(connection, compressor, content)) == content
 
 
-def test_more_than_the_largest_is_refused(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be unpacked again is not packed."""
+def test_too_large_content_is_rejected(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content that could not be decompressed again is not compressed."""
     monkeypatch.setattr(compression, "MAX_SIZE", 1000)
     DictionaryCompressor(AUDITS).compress(connection, bytes(1000))
     with pytest.raises(CompressionError, match="1,001 bytes exceed the limit of 1,000"):
         DictionaryCompressor(AUDITS).compress(connection, bytes(1001))
 
 
-def test_what_resembles_an_earlier_one_is_small(connection: sqlite3.Connection) -> None:
-    """The first of its kind takes its size, the next, which differ in a few bytes, hardly any."""
+def test_content_that_resembles_an_earlier_row_compresses_well(connection: sqlite3.Connection) -> None:
+    """The first row takes its size; later ones that differ in a few bytes take almost none."""
     compressor = DictionaryCompressor(AUDITS)
     sizes = [len(put(connection, compressor, noise(1, 50_000) + noise(number, 20)).blob) for number in range(5)]
     assert sizes[0] > 50_000
@@ -97,10 +97,8 @@ def test_what_resembles_an_earlier_one_is_small(connection: sqlite3.Connection) 
     assert dictionaries(connection) == 1
 
 
-def test_dictionaries_become_rare_when_they_do_not_help(
-    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What resembles nothing costs a dictionary for 1, 2, 4 and so on, and in the end for each so many."""
+def test_useless_dictionaries_become_rare(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dissimilar rows create dictionaries after 1, 2, 4 and so on samples, up to a maximum interval."""
     monkeypatch.setattr(compression, "_MAX_SAMPLES", 8)
     compressor = DictionaryCompressor(AUDITS)
     made = [0]
@@ -118,10 +116,10 @@ def test_dictionaries_become_rare_when_they_do_not_help(
     ]
 
 
-def test_dictionary_is_bounded_and_has_the_newest(
+def test_dictionary_has_the_newest_samples_up_to_its_size(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made of the newest samples, then of what the one before it ended with, up to a size."""
+    """It consists of the newest samples, then the end of the previous dictionary."""
     monkeypatch.setattr(compression, "MAX_DICTIONARY_SIZE", 12_000)
     compressor = DictionaryCompressor(AUDITS)
     for number in range(3):
@@ -131,15 +129,15 @@ def test_dictionary_is_bounded_and_has_the_newest(
     assert content == (noise(0) + noise(1) + noise(2))[-12_000:]
 
 
-def test_series_have_dictionaries_of_their_own(connection: sqlite3.Connection) -> None:
-    """What is known of payloads is not used for documents."""
+def test_tables_have_separate_dictionaries(connection: sqlite3.Connection) -> None:
+    """Dictionaries of audits are not used for results."""
     put(connection, DictionaryCompressor(AUDITS), noise(1))
     assert DictionaryCompressor(AUDITS).compress(connection, noise(1)).dictionary is not None
     assert DictionaryCompressor(AUDIT_RESULTS).compress(connection, noise(1)).dictionary is None
 
 
 def test_dictionary_of_another_process_is_used(path: Path) -> None:
-    """Each compressor uses the newest dictionary in the file, whoever made it, and reads what the other packed."""
+    """Each compressor uses the newest dictionary in the file, and decompresses rows of the other."""
     with closing(connected(path)) as one, closing(connected(path)) as other:
         mine, theirs = DictionaryCompressor(AUDITS), DictionaryCompressor(AUDITS)
         put(one, mine, noise(1))
@@ -151,8 +149,8 @@ def test_dictionary_of_another_process_is_used(path: Path) -> None:
         assert theirs.decompress(other, packed) == noise(3)
 
 
-def test_dictionary_that_was_rolled_back_is_forgotten(connection: sqlite3.Connection) -> None:
-    """What a transaction made that was not committed is not taken for what the next one makes in its place."""
+def test_rolled_back_dictionary_is_not_reused(connection: sqlite3.Connection) -> None:
+    """A cached dictionary of a rolled back transaction is not mistaken for the next one."""
     compressor = DictionaryCompressor(AUDITS)
 
     def fail() -> None:
@@ -171,8 +169,8 @@ def test_dictionary_that_was_rolled_back_is_forgotten(connection: sqlite3.Connec
     ]
 
 
-def test_few_dictionaries_are_held(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, they are loaded when they are needed, and the oldest make room."""
+def test_few_dictionaries_are_cached(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dictionaries are loaded on demand, and the least recently used ones are dropped."""
     monkeypatch.setattr(compression, "_MAX_SAMPLES", 1)
     compressor = DictionaryCompressor(AUDITS)
     packed = [put(connection, compressor, noise(number // 2)) for number in range(40)]
@@ -184,7 +182,7 @@ def test_few_dictionaries_are_held(connection: sqlite3.Connection, monkeypatch: 
 
 @MODEST
 @given(st.data())
-def test_garbled_blob_is_an_error(data: st.DataObject) -> None:
+def test_corrupt_blob_is_an_error(data: st.DataObject) -> None:
     """A blob with a byte changed, cut off or added decompresses to the content or raises CompressionError."""
     with closing(connected(":memory:")) as connection:
         compressor = DictionaryCompressor(AUDITS)
@@ -203,8 +201,8 @@ def test_garbled_blob_is_an_error(data: st.DataObject) -> None:
 
 @MODEST
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x28\xb5\x2f\xfd" + tail))
-def test_any_bytes_are_read_or_refused(blob: bytes) -> None:
-    """What nobody packed is refused, frames that begin well included."""
+def test_arbitrary_bytes_are_rejected(blob: bytes) -> None:
+    """Bytes that are no valid frame raise CompressionError, also those that start like one."""
     with closing(connected(":memory:")) as connection, suppress(CompressionError):
         DictionaryCompressor(AUDITS).decompress(connection, Compressed(None, is_sample=False, blob=blob))
 
@@ -221,8 +219,8 @@ def test_any_bytes_are_read_or_refused(blob: bytes) -> None:
     ],
     ids=["exabyte", "more than it can hold", "no size, large window", "empty", "text", "null"],
 )
-def test_size_that_cannot_be_is_not_believed(connection: sqlite3.Connection, blob: object) -> None:
-    """No memory is taken for what a blob says it holds, but cannot."""
+def test_impossible_content_size_is_rejected(connection: sqlite3.Connection, blob: object) -> None:
+    """No memory is allocated for a size that the blob cannot contain."""
     with pytest.raises(CompressionError):
         DictionaryCompressor(AUDITS).decompress(connection, Compressed(None, is_sample=False, blob=blob))  # type: ignore[arg-type]
 
@@ -231,8 +229,8 @@ def test_size_that_cannot_be_is_not_believed(connection: sqlite3.Connection, blo
     "statement",
     ["DELETE FROM dictionary", "UPDATE dictionary SET content = x'00'", "UPDATE dictionary SET content = 'text'"],
 )
-def test_garbled_dictionary_is_told_and_made_anew(connection: sqlite3.Connection, logs: Logs, statement: str) -> None:
-    """What was packed with it is lost, and said to be; what comes next is packed with another."""
+def test_corrupt_dictionary_is_logged_and_replaced(connection: sqlite3.Connection, logs: Logs, statement: str) -> None:
+    """Rows compressed with it are lost, which is logged; later rows use another dictionary."""
     for number in range(7):
         put(connection, DictionaryCompressor(AUDITS), noise(number))
     packed = put(connection, DictionaryCompressor(AUDITS), noise(6))

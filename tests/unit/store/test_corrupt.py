@@ -10,7 +10,7 @@ import pytest
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, database, schema
 from tests.unit.factories import NOW, target
-from tests.unit.store.scenes import WEB, commit, opened, scan, told
+from tests.unit.store.scenes import WEB, commit, logged_changes, opened, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,25 +25,25 @@ ASIDE = "portspec.db.corrupt-20231114T221320Z"
 
 
 def filled(store: Store) -> dict[str, HostState]:
-    """Have a store hold many hosts; give them."""
+    """Store many hosts; return them."""
     found = {of.host: scan(store, HostState(of), 22, 80, at=NOW - 1) for of in MANY}
     commit(store)
     return found
 
 
 def garbage(path: Path) -> None:
-    """Write something else over the whole file."""
+    """Overwrite the whole file."""
     path.write_bytes(b"no database at all\n" * 500)
 
 
 def truncated(path: Path) -> None:
-    """Cut the file off in the middle."""
+    """Truncate the file in the middle."""
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
 
 
 def short(path: Path) -> None:
-    """Leave some bytes of the header."""
+    """Leave a few bytes of the header."""
     with path.open("r+b") as file:
         file.truncate(50)
 
@@ -58,7 +58,7 @@ def flipped_page(path: Path) -> None:
 
 
 def zeroed_pages(path: Path) -> None:
-    """Lose everything but the first page."""
+    """Zero everything except the first page."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(PAGE)
@@ -66,7 +66,7 @@ def zeroed_pages(path: Path) -> None:
 
 
 def zeroed_tables(path: Path) -> None:
-    """Lose the first page of each table and index, but not what says that they are there."""
+    """Zero the first page of each table and index, but not the schema."""
     with closing(sqlite3.connect(path)) as connection:
         pages = [page for (page,) in connection.execute("SELECT rootpage FROM sqlite_schema WHERE rootpage > 0")]
     with path.open("r+b") as file:
@@ -76,7 +76,7 @@ def zeroed_tables(path: Path) -> None:
 
 
 def noise(path: Path) -> None:
-    """Write random bytes over everything but the header."""
+    """Overwrite everything except the header with random bytes."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(100)
@@ -84,8 +84,8 @@ def noise(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [garbage, truncated, short, flipped_page, zeroed_pages, noise])
-def test_corrupt_file_is_set_aside_at_the_start(path: Path, logs: Logs, harm: Callable[[Path], None]) -> None:
-    """A corrupt file gets another name, both names are in the log, and a fresh file is begun."""
+def test_corrupt_file_is_renamed_at_the_start(path: Path, logs: Logs, harm: Callable[[Path], None]) -> None:
+    """A corrupt file is renamed, both names are logged, and a new file is created."""
     with opened(path, MANY) as (store, _):
         filled(store)
     harm(path)
@@ -103,7 +103,7 @@ def test_corrupt_file_is_set_aside_at_the_start(path: Path, logs: Logs, harm: Ca
 
 
 def test_earlier_corrupt_files_are_kept(path: Path) -> None:
-    """A name that was given once is not given again within the same second."""
+    """A name is not used twice, even within the same second."""
     for number in range(3):
         path.write_text(f"{number}: no database", encoding="utf-8")
         with opened(path):
@@ -112,7 +112,7 @@ def test_earlier_corrupt_files_are_kept(path: Path) -> None:
     assert kept == ["0", "1", "2"]
 
 
-def test_what_is_beside_a_corrupt_file_goes_with_it(path: Path) -> None:
+def test_companions_are_renamed_with_a_corrupt_file(path: Path) -> None:
     """The -wal and the -shm are kept under the new name, where SQLite finds them."""
     path.touch()
     for suffix in ("-wal", "-shm"):
@@ -124,25 +124,29 @@ def test_what_is_beside_a_corrupt_file_goes_with_it(path: Path) -> None:
     assert found == {ASIDE: b"", f"{ASIDE}-wal": b"-wal", f"{ASIDE}-shm": b"-shm"}
 
 
-def harmed_in_running(path: Path) -> None:
-    """Have everything in the file itself, then write noise over it."""
+def corrupted_while_open(path: Path) -> None:
+    """Checkpoint the file, then overwrite it with noise."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     noise(path)
 
 
-def test_file_that_becomes_corrupt_is_found_by_the_writer(path: Path, logs: Logs) -> None:
-    """Corruption in running costs the log, not the states: all are written to the fresh file."""
+def test_writer_detects_corruption(path: Path, logs: Logs) -> None:
+    """Corruption at runtime loses the log, not the states: all are written to the new file."""
     with opened(path, MANY) as (store, _):
         known = filled(store)
         connection = store._file._connection
         assert connection
         connection.execute("PRAGMA cache_size = 1")  # or it would not look at the file for long
-        harmed_in_running(path)
+        corrupted_while_open(path)
         known["host7"] = scan(store, known["host7"], 443)
         commit(store)
         assert store.status.is_up
-        assert sorted(told(store)) == [("host7", "22", "closed"), ("host7", "443", "open"), ("host7", "80", "closed")]
+        assert sorted(logged_changes(store)) == [
+            ("host7", "22", "closed"),
+            ("host7", "443", "open"),
+            ("host7", "80", "closed"),
+        ]
     assert [(event["level"], event.get("renamed_to")) for event in logs.events] == [
         ("error", str(path.with_name(ASIDE)))
     ]
@@ -152,11 +156,11 @@ def test_file_that_becomes_corrupt_is_found_by_the_writer(path: Path, logs: Logs
         }
 
 
-def test_file_that_becomes_corrupt_is_found_by_a_reader(path: Path) -> None:
-    """What a reader finds out has the writer look, though its own pages are in memory."""
+def test_reader_detects_corruption(path: Path) -> None:
+    """A reader's error makes the writer check the file, although its own pages are cached."""
     with opened(path, MANY) as (store, _):
         known = filled(store)
-        harmed_in_running(path)
+        corrupted_while_open(path)
         with pytest.raises(StoreError):
             store.changes()
         scan(store, known["host7"], 443)
@@ -168,10 +172,10 @@ def test_file_that_becomes_corrupt_is_found_by_a_reader(path: Path) -> None:
         assert len(restored) == len(MANY)
 
 
-def test_corruption_that_the_check_had_no_time_to_find_is_found_by_reading(
+def test_corruption_beyond_the_check_timeout_is_found_by_reading(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file too large to be checked at the start is set aside once reading its states has failed."""
+    """A file too large for the check is renamed after reading its states failed."""
     with opened(path, MANY) as (store, _):
         filled(store)
     zeroed_tables(path)
@@ -185,8 +189,8 @@ def test_corruption_that_the_check_had_no_time_to_find_is_found_by_reading(
     assert [event.get("renamed_to") for event in logs.events] == [None, str(path.with_name(ASIDE))]
 
 
-def test_disk_that_garbles_everything_is_not_filled(path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After ten corrupt files the store gives up making fresh ones, and says so once."""
+def test_failing_disk_is_not_filled(path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten corrupt files the store stops creating new ones, and logs that once."""
 
     def garbles(_connection: sqlite3.Connection) -> None:
         garbage(path)
@@ -203,8 +207,8 @@ def test_disk_that_garbles_everything_is_not_filled(path: Path, logs: Logs, monk
     assert logs.levels == ["error"] * 12  # the last is about what is lost at the end
 
 
-def test_corrupt_file_that_cannot_be_set_aside_is_told(path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the name cannot be changed the file stays, and the store is in trouble like in any other."""
+def test_failure_to_rename_a_corrupt_file_is_logged(path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays, and the store reports the fault like any other."""
 
     def refuse(_path: str, _now: float) -> str:
         raise PermissionError(1, "Operation not permitted")
@@ -221,8 +225,8 @@ def test_corrupt_file_that_cannot_be_set_aside_is_told(path: Path, logs: Logs, m
         assert logs.levels == ["error", "info"]
 
 
-def test_table_that_somebody_dropped_is_told(path: Path, logs: Logs) -> None:
-    """A file that is sound and yet not as portspec made it is a trouble that is told once."""
+def test_dropped_table_is_logged(path: Path, logs: Logs) -> None:
+    """A valid database with a missing table is a fault that is logged once."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)

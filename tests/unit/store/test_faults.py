@@ -16,7 +16,7 @@ from portspec.state.snapshot import HostState
 from portspec.store import states, writer
 from tests.requirements import forbidden
 from tests.unit.factories import NOW
-from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, opened, scan, told
+from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, logged_changes, opened, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,14 +26,14 @@ CHILD = [sys.executable, "-m", "tests.unit.store.child"]
 
 
 def run(*command: str) -> Any:
-    """Run a command that prints JSON; give that."""
+    """Run a command that prints JSON; return the value."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def with_mounts(name: str, directory: Path, child: Sequence[str] = CHILD) -> Any:
-    """Run a scene of a child that mounts something, where nobody else sees it."""
+    """Run a scene of a child that mounts something, in a mount namespace of its own."""
     unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
     if (
         shutil.which("unshare") is None
@@ -44,7 +44,7 @@ def with_mounts(name: str, directory: Path, child: Sequence[str] = CHILD) -> Any
 
 
 def answers(flushed: str, *, is_up: bool, pending: int, levels: list[str], why: list[str]) -> dict[str, Any]:
-    """Give what the child tells of its store."""
+    """Return what the child is expected to print about its store."""
     return {
         "flushed": flushed,
         "is_up": is_up,
@@ -57,7 +57,7 @@ def answers(flushed: str, *, is_up: bool, pending: int, levels: list[str], why: 
 
 @contextlib.contextmanager
 def locked(path: Path, mode: str) -> Iterator[None]:
-    """Have another process hold the file."""
+    """Let another process lock the file."""
     with subprocess.Popen(
         [*CHILD, "hold", str(path.parent), mode], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -67,7 +67,7 @@ def locked(path: Path, mode: str) -> Iterator[None]:
 
 
 def recovers(store: Any, logs: Logs, why: str) -> None:
-    """See that a store in trouble said so once, and writes all that waits now that it is over."""
+    """Check that a store logged its fault once, and writes everything now that the fault is over."""
     (event,) = logs.events
     assert (event["level"], event["why"]) == ("error", why)
     assert not store.status.is_up
@@ -78,8 +78,8 @@ def recovers(store: Any, logs: Logs, why: str) -> None:
     assert (store.status.pending, store.status.dropped) == (0, 0)
 
 
-def test_full_disk_is_told_once_and_nothing_is_lost(tmp_path: Path) -> None:
-    """On a full disk what is found waits in memory, can be read, and is written when there is space."""
+def test_full_disk_is_logged_once_and_loses_nothing(tmp_path: Path) -> None:
+    """On a full disk results stay in memory, can be read, and are written once there is space."""
     why = ["database or disk is full"]
     found = with_mounts("full_disk", tmp_path)
     full = answers("ynnn", is_up=False, pending=found["full"]["pending"], levels=["error"], why=why)
@@ -93,8 +93,8 @@ def test_full_disk_is_told_once_and_nothing_is_lost(tmp_path: Path) -> None:
     assert full["pending"] >= 2
 
 
-def test_file_that_cannot_be_made_for_want_of_space_is_made_later(tmp_path: Path) -> None:
-    """A disk that is full at the start is a trouble like any other."""
+def test_file_is_created_once_the_disk_has_space(tmp_path: Path) -> None:
+    """A disk that is full at the start is a fault like any other."""
     found = with_mounts("full_from_the_start", tmp_path)
     why = found["full"]["why"]
     assert why[0] in ("no space left on device", "database or disk is full")
@@ -105,7 +105,7 @@ def test_file_that_cannot_be_made_for_want_of_space_is_made_later(tmp_path: Path
 
 
 def test_read_only_file_is_read(tmp_path: Path) -> None:
-    """On a read-only file system the last states are served, the log can be read, and what is new waits."""
+    """On a read-only file system the last states and the log are readable, and new results stay pending."""
     found = with_mounts("read_only", tmp_path)
     refused = found["refused"]
     assert refused["why"][0] == "read-only file system"
@@ -118,17 +118,17 @@ def test_read_only_file_is_read(tmp_path: Path) -> None:
     }
 
 
-def test_directory_without_rights_is_told(tmp_path: Path) -> None:
-    """Where the user may not write there is no file, and no end of scanning."""
+def test_directory_without_write_permission_is_logged(tmp_path: Path) -> None:
+    """Without permission there is no file, and scanning continues."""
     tmp_path.chmod(0o500)
     found = run(*CHILD, "nobody", str(tmp_path))
     assert found["refused"] == answers("n", is_up=False, pending=1, levels=["error"], why=["permission denied"])
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_lock_timeout")
 @pytest.mark.parametrize("mode", ["immediate", "exclusive"])
-def test_lock_of_another_process_is_waited_out(path: Path, logs: Logs, mode: str) -> None:
-    """While somebody else holds the file what is found waits; the store goes on when they let go."""
+def test_results_are_pending_while_another_process_locks_the_file(path: Path, logs: Logs, mode: str) -> None:
+    """They are written when the lock is released."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
     with contextlib.ExitStack() as stack:
@@ -139,26 +139,26 @@ def test_lock_of_another_process_is_waited_out(path: Path, logs: Logs, mode: str
             assert not store.flush(PATIENCE)
             assert not store.flush(PATIENCE)
         recovers(store, logs, "database is locked")
-        assert told(store) == [("web1", "22", "open"), ("db1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open"), ("db1", "22", "open")]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_lock_that_is_taken_in_running_is_waited_out(path: Path, logs: Logs) -> None:
-    """The same holds for a store that has the file open already."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_lock_on_an_open_file_is_handled_the_same(path: Path, logs: Logs) -> None:
+    """The store has the file open before another process locks it."""
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
         commit(store)
         with locked(path, "immediate"):
             scan(store, web, 80, at=NOW + 1)
             assert not store.flush(PATIENCE)
-            assert told(store) == [("web1", "22", "open")]
+            assert logged_changes(store) == [("web1", "22", "open")]
         recovers(store, logs, "database is locked")
         assert len(store.changes()) == 3
 
 
-@pytest.mark.usefixtures("impatient")
-def test_writing_is_tried_again_by_itself(path: Path, logs: Logs) -> None:
-    """Without anybody asking, the store tries again every `retry` seconds."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_writing_is_retried(path: Path, logs: Logs) -> None:
+    """The store retries every `retry` seconds without a request."""
     with opened(path, retry=0.01) as (store, _):
         with locked(path, "immediate"):
             scan(store, HostState(WEB), 22)
@@ -166,11 +166,11 @@ def test_writing_is_tried_again_by_itself(path: Path, logs: Logs) -> None:
         logs.wait("info")
         assert logs.levels == ["error", "info"]
         assert store.status.is_up
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
 
 
-def test_missing_directory_is_used_once_it_is_made(tmp_path: Path, logs: Logs) -> None:
-    """A directory that is not there is not made, but used when somebody makes it."""
+def test_missing_directory_is_used_once_it_exists(tmp_path: Path, logs: Logs) -> None:
+    """The store does not create it."""
     path = tmp_path / "later" / "portspec.db"
     with opened(path) as (store, restored):
         assert restored == {}
@@ -178,11 +178,11 @@ def test_missing_directory_is_used_once_it_is_made(tmp_path: Path, logs: Logs) -
         assert not store.flush(PATIENCE)
         path.parent.mkdir()
         recovers(store, logs, "no such file or directory")
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
 
 
-def test_directory_in_place_of_the_file_is_left_alone(path: Path, logs: Logs) -> None:
-    """What is no file is not touched."""
+def test_directory_in_place_of_the_file_is_not_touched(path: Path, logs: Logs) -> None:
+    """A path that is not a file is a fault."""
     path.mkdir()
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
@@ -192,8 +192,8 @@ def test_directory_in_place_of_the_file_is_left_alone(path: Path, logs: Logs) ->
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".db", "a\0b"])
-def test_impossible_path_is_told(tmp_path: Path, logs: Logs, name: str) -> None:
-    """A name that no file can have costs the state, not the scanning."""
+def test_impossible_path_is_logged(tmp_path: Path, logs: Logs, name: str) -> None:
+    """A name that no file can have is a fault, and scanning continues."""
     with opened(tmp_path / name) as (store, _):
         scan(store, HostState(WEB), 22)
         assert not store.flush(PATIENCE)
@@ -202,8 +202,8 @@ def test_impossible_path_is_told(tmp_path: Path, logs: Logs, name: str) -> None:
 
 
 @pytest.mark.parametrize("removed", [["portspec.db"], ["portspec.db", "portspec.db-wal", "portspec.db-shm"]])
-def test_file_that_is_removed_is_made_anew_with_every_state(path: Path, logs: Logs, removed: list[str]) -> None:
-    """A file that vanishes under the store is noticed when it is written next, and told when it begins and ends."""
+def test_removed_file_is_created_anew_with_every_state(path: Path, logs: Logs, removed: list[str]) -> None:
+    """The store detects the removal at the next write, and logs the fault and its end."""
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
         commit(store)
@@ -216,13 +216,13 @@ def test_file_that_is_removed_is_made_anew_with_every_state(path: Path, logs: Lo
         assert store.status.is_up
     with opened(path) as (store, restored):
         assert (restored["web1"].latest, restored["db1"].latest) == (web.latest, db.latest)
-        assert told(store) == [("db1", "22", "open")]
+        assert logged_changes(store) == [("db1", "22", "open")]
 
 
-def test_file_that_is_removed_while_it_is_written_is_written_again(
+def test_results_committed_to_a_removed_file_are_written_again(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is committed to a file that has no name any more counts as not written."""
+    """A commit to a file without a name does not count."""
     write = states.write_states
     written: list[Any] = []
 
@@ -236,12 +236,12 @@ def test_file_that_is_removed_while_it_is_written_is_written_again(
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         assert logs.levels == ["error", "info"]
 
 
-def test_file_that_is_replaced_is_written_to(path: Path, logs: Logs) -> None:
-    """Another file in its place, such as a backup, is taken as it is, and every state is written to it."""
+def test_replaced_file_is_used(path: Path, logs: Logs) -> None:
+    """Another file in its place, such as a backup, is kept, and every state is written to it."""
     backup = path.with_name("backup.db")
     with opened(backup) as (store, _):
         scan(store, HostState(WEB), 443)
@@ -251,14 +251,14 @@ def test_file_that_is_replaced_is_written_to(path: Path, logs: Logs) -> None:
         backup.rename(path)
         scan(store, HostState(DB), 22)
         commit(store)
-        assert told(store) == [("web1", "443", "open"), ("db1", "22", "open")]
+        assert logged_changes(store) == [("web1", "443", "open"), ("db1", "22", "open")]
         assert logs.levels == ["error", "info"]
     with opened(path) as (_, restored):
         assert restored["web1"].latest == web.latest
 
 
-def test_file_that_is_moved_away_has_everything(path: Path) -> None:
-    """Whoever moves the file away in running finds in it what was committed, though most of it was in the -wal."""
+def test_moved_file_is_complete(path: Path) -> None:
+    """A file that was moved at runtime has all commits, including those that were in the -wal."""
     moved = path.with_name("moved.db")
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
@@ -266,16 +266,16 @@ def test_file_that_is_moved_away_has_everything(path: Path) -> None:
         path.rename(moved)
         scan(store, HostState(DB), 22)
         commit(store)
-        assert told(store) == [("db1", "22", "open")]
+        assert logged_changes(store) == [("db1", "22", "open")]
     assert not list(path.parent.glob("*.replaced-*"))
     with opened(moved) as (store, restored):
         assert restored["web1"].latest == web.latest
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_wal_that_somebody_reads_is_not_given_to_another_file(path: Path) -> None:
-    """A -wal that cannot be written back into the file that was replaced is kept under another name."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_wal_of_a_replaced_file_is_renamed(path: Path) -> None:
+    """A -wal that cannot be checkpointed is kept under another name instead of being applied to the new file."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)
@@ -287,26 +287,26 @@ def test_wal_that_somebody_reads_is_not_given_to_another_file(path: Path) -> Non
             path.unlink()
             scan(store, HostState(DB), 22, at=NOW + 1)
             commit(store)
-        assert told(store) == [("db1", "22", "open")]
+        assert logged_changes(store) == [("db1", "22", "open")]
     assert [file.name for file in path.parent.glob("*-wal")] == ["portspec.db.replaced-20231114T221320Z-wal"]
 
 
-def test_wal_that_is_removed_costs_nothing(path: Path, logs: Logs) -> None:
-    """What was committed to a -wal that somebody removed is written back from memory, once."""
+def test_removed_wal_loses_nothing(path: Path, logs: Logs) -> None:
+    """Commits to a removed -wal are written again from memory, once."""
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
         commit(store)
         path.with_name("portspec.db-wal").unlink()
         scan(store, web, 22, 80, at=NOW + 1)
         commit(store)
-        assert told(store) == [("web1", "22", "open"), ("web1", "80", "open")]
+        assert logged_changes(store) == [("web1", "22", "open"), ("web1", "80", "open")]
         assert logs.levels == ["error", "info"]
 
 
-def test_oldest_changes_are_dropped_when_too_many_wait(
+def test_oldest_pending_changes_are_dropped_beyond_the_limit(
     tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits is bounded: the oldest changes go and are counted, the last states stay."""
+    """Dropped changes are counted, and the last states stay."""
     monkeypatch.setattr(writer, "MAX_PENDING_CHANGES", 10)
     path = tmp_path / "later" / "portspec.db"
     with opened(path) as (store, _):
@@ -324,8 +324,8 @@ def test_oldest_changes_are_dropped_when_too_many_wait(
         assert restored["web1"].latest == state.latest
 
 
-def test_scans_beyond_what_the_thread_can_take_are_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what the thread has not yet looked at is bounded and counted."""
+def test_oldest_queued_scans_are_dropped_beyond_the_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans that the thread has not processed are limited and counted, too."""
     monkeypatch.setattr(writer, "MAX_QUEUED", 5)
     with opened(path) as (store, _):
         with store._writer._condition:  # as if the thread were held up
@@ -338,16 +338,16 @@ def test_scans_beyond_what_the_thread_can_take_are_dropped(path: Path, monkeypat
         assert restored["web1"].latest == state.latest
 
 
-def test_what_could_not_be_written_before_the_end_is_told(tmp_path: Path, logs: Logs) -> None:
-    """A store that is closed in trouble says how much is lost."""
+def test_lost_results_are_logged_at_shutdown(tmp_path: Path, logs: Logs) -> None:
+    """A store that is closed during a fault logs how much is lost."""
     with opened(tmp_path / "never" / "portspec.db") as (store, _):
         scan(store, HostState(WEB), 22)
     assert logs.levels == ["error", "error"]
     assert (logs.events[1]["hosts"], logs.events[1]["changes"]) == (1, 1)
 
 
-def test_host_that_cannot_be_written_costs_itself_alone(path: Path, logs: Logs) -> None:
-    """A fault in what is known of one host is told, and the others are written."""
+def test_host_that_cannot_be_written_does_not_affect_others(path: Path, logs: Logs) -> None:
+    """An error in one host's state is logged, and the others are written."""
     with opened(path) as (store, _):
         odd = HostState(DB, last_change=float("nan"))
         store.put(odd, odd)
@@ -358,15 +358,15 @@ def test_host_that_cannot_be_written_costs_itself_alone(path: Path, logs: Logs) 
         assert list(restored) == ["web1"]
 
 
-def test_state_and_its_changes_are_written_together_or_not_at_all(path: Path) -> None:
-    """When the state cannot be written, the changes that led to it are not in the log either."""
+def test_state_and_changes_are_written_atomically(path: Path) -> None:
+    """If the state cannot be written, its changes are not in the log either."""
     with opened(path) as (store, _), contextlib.closing(sqlite3.connect(path)) as other:
         web = scan(store, HostState(WEB), 22)
         commit(store)
         other.execute("CREATE TRIGGER refuse BEFORE INSERT ON state BEGIN SELECT RAISE(ABORT, 'refused'); END")
         scan(store, web, 22, 80, at=NOW + 1)
         assert not store.flush(PATIENCE)
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         other.execute("DROP TRIGGER refuse")
         commit(store)
-        assert told(store) == [("web1", "22", "open"), ("web1", "80", "open")]
+        assert logged_changes(store) == [("web1", "22", "open"), ("web1", "80", "open")]

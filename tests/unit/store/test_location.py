@@ -1,4 +1,4 @@
-"""Where the state file is, for every command with the same conf.yml."""
+"""The location of the state file, for every command with the same conf.yml."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Machine:
         self._starts = 0
 
     def config(self, environment: Path | None = None, name: str = CONF) -> Config:
-        """Give what is read of a conf.yml that names no state file, with a $STATE_DIRECTORY or none."""
+        """Return a conf.yml without `state`, with a $STATE_DIRECTORY or none."""
         return Config(str(self.etc / name), (), state=str((environment or self.etc) / "portspec.db"))
 
     def run(self, config: Config, shard: str = "") -> str:
-        """Run an exporter, and give the path of the file that it writes to."""
+        """Run an exporter, and return the path of the file that it writes."""
         path = exporter_state_file(config, self.system)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._starts += 1
@@ -61,20 +61,20 @@ class Machine:
         return path
 
     def found(self, config: Config) -> str | None:
-        """Give what other commands find, as far as it is certain."""
+        """Return what other commands find, if it is certain."""
         place = find_state_file(config, self.system)
         return place.path if place.is_certain else None
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Give a machine on which nothing has run yet."""
+    """Return a machine on which nothing has run yet."""
     return Machine(tmp_path)
 
 
 @pytest.mark.parametrize("directory", ["lib/portspec", "lib/portspec-dmz", "srv/anywhere", "etc"])
-def test_every_command_finds_what_the_exporter_has_written(machine: Machine, tmp_path: Path, directory: str) -> None:
-    """By the default of systemd, of a second unit, of any $STATE_DIRECTORY, and without: whatever is asked with."""
+def test_commands_find_the_file_of_the_exporter(machine: Machine, tmp_path: Path, directory: str) -> None:
+    """They find it in systemd's default directory, that of a second unit, any $STATE_DIRECTORY, and without one."""
     written = machine.run(machine.config(tmp_path / directory))
     assert written == str(tmp_path / directory / "portspec.db")
     for environment in (None, tmp_path / directory, tmp_path / "lib" / "postfix"):
@@ -82,15 +82,15 @@ def test_every_command_finds_what_the_exporter_has_written(machine: Machine, tmp
     assert exporter_state_file(machine.config(), machine.system) == written
 
 
-def test_file_that_conf_yml_names_is_that_one(machine: Machine) -> None:
-    """Nothing else is looked for, also if the file is not there yet."""
+def test_state_in_conf_yml_decides(machine: Machine) -> None:
+    """No other file is searched for, even if it does not exist yet."""
     machine.run(machine.config(machine.system / "portspec"))
     config = replace(machine.config(), state="/srv/ports.db", is_state_named=True)
     assert machine.found(config) == exporter_state_file(config, machine.system) == "/srv/ports.db"
 
 
-def test_nothing_is_certain_before_the_exporter_has_run(machine: Machine) -> None:
-    """A command that would begin a file is told to wait, in words that say what to do."""
+def test_location_is_uncertain_before_the_exporter_has_run(machine: Machine) -> None:
+    """The reason says what to do."""
     place = find_state_file(machine.config(), machine.system)
     assert not place.is_certain
     assert place.why == (
@@ -99,26 +99,26 @@ def test_nothing_is_certain_before_the_exporter_has_run(machine: Machine) -> Non
     )
 
 
-def test_file_of_another_configuration_is_not_taken(machine: Machine) -> None:
-    """Of two conf.yml in one directory each finds its own."""
+def test_file_of_another_configuration_is_ignored(machine: Machine) -> None:
+    """Two conf.yml in one directory each have their own file."""
     first = machine.run(machine.config(machine.system / "portspec", "a.yml"))
     assert machine.found(machine.config(name="b.yml")) is None
     second = machine.run(machine.config(machine.system / "portspec-b", "b.yml"))
     assert [machine.found(machine.config(name=name)) for name in ("a.yml", "b.yml")] == [first, second]
 
 
-def test_stray_file_beside_conf_yml_is_passed_over(machine: Machine) -> None:
-    """What `receive` of an earlier portspec began there is not what the exporter writes to."""
+def test_stray_file_beside_conf_yml_is_ignored(machine: Machine) -> None:
+    """A file that an earlier `receive` created there is not the exporter's."""
     (machine.etc / "portspec.db").touch()
     written = machine.run(machine.config(machine.system / "portspec"))
     assert machine.found(machine.config()) == written
 
 
 @pytest.mark.parametrize("directory", ["etc", "lib/postgres"])
-def test_file_of_an_earlier_portspec_is_found_where_the_default_says(
+def test_file_without_a_lock_file_is_found_at_the_default_path(
     machine: Machine, tmp_path: Path, directory: str
 ) -> None:
-    """It has no lock beside it that says whose it is."""
+    """Earlier versions wrote no lock file."""
     path = tmp_path / directory / "portspec.db"
     path.parent.mkdir(exist_ok=True)
     path.touch()
@@ -126,15 +126,15 @@ def test_file_of_an_earlier_portspec_is_found_where_the_default_says(
 
 
 def test_last_exporter_decides(machine: Machine, tmp_path: Path) -> None:
-    """Who moves the state elsewhere is followed."""
+    """If the state moves, commands find the new file."""
     places = [tmp_path / "srv" / "one", machine.system / "portspec", tmp_path / "srv" / "two"]
     for directory in places:
         written = machine.run(machine.config(directory))
         assert machine.found(machine.config()) == written == str(directory / "portspec.db")
 
 
-def test_shards_are_found_by_their_environment_alone(machine: Machine) -> None:
-    """Which shard a command is about nobody can guess; with the shard's $STATE_DIRECTORY it is clear."""
+def test_shards_are_found_by_their_environment_only(machine: Machine) -> None:
+    """The shard cannot be guessed; the shard's $STATE_DIRECTORY names it."""
     directories = [machine.system / f"portspec-{number}" for number in range(2)]
     written = [
         machine.run(machine.config(directory), shard=f"{number}/2") for number, directory in enumerate(directories)
@@ -143,8 +143,8 @@ def test_shards_are_found_by_their_environment_alone(machine: Machine) -> None:
     assert [machine.found(machine.config(directory)) for directory in directories] == written
 
 
-def test_directory_that_may_not_be_searched_is_named() -> None:
-    """A command of another user says that the file may be there, and takes no other that happens to exist."""
+def test_unsearchable_directory_is_named() -> None:
+    """A command of another user names the directory, and takes no other file that happens to exist."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         root.chmod(0o755)  # unlike those of pytest, one that another user may look into
@@ -163,8 +163,8 @@ def test_directory_that_may_not_be_searched_is_named() -> None:
     )
 
 
-def test_exporter_knows_whether_others_will_find_its_file(machine: Machine, tmp_path: Path) -> None:
-    """Where nothing may be written beside conf.yml, it says so, unless the place is the usual one."""
+def test_exporter_knows_whether_commands_find_its_file(machine: Machine, tmp_path: Path) -> None:
+    """It reports if no pointer file can be written, unless the path is a default one."""
     config = replace(machine.config(), path=str(tmp_path / "none" / CONF))
     path = str(tmp_path / "srv" / "portspec.db")
     assert not publish_location(config, path, is_sharded=False, system=machine.system)
@@ -173,8 +173,8 @@ def test_exporter_knows_whether_others_will_find_its_file(machine: Machine, tmp_
     assert publish_location(config, usual, is_sharded=False, system=machine.system)
 
 
-def test_same_file_by_other_paths(tmp_path: Path) -> None:
-    """Links of both kinds, relative paths and detours lead to one file, there or not."""
+def test_same_file_is_recognised_by_any_path(tmp_path: Path) -> None:
+    """Links of both kinds, relative paths and `..` lead to one file, whether or not it exists."""
     path = tmp_path / "portspec.db"
     (tmp_path / "linked").symlink_to(tmp_path)
     assert is_same_file(str(path), str(tmp_path / "linked" / "portspec.db"))
@@ -186,8 +186,8 @@ def test_same_file_by_other_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
-def test_nothing_is_written_to_what_another_user_put_in_the_place(machine: Machine, tmp_path: Path, kind: str) -> None:
-    """A link or a pipe that has the name of the lock or of the pointer is neither followed nor waited for."""
+def test_links_and_pipes_of_other_users_are_rejected(machine: Machine, tmp_path: Path, kind: str) -> None:
+    """A link or pipe with the name of the lock or pointer file is neither followed nor waited for."""
     victim = tmp_path / "victim"
     if kind == "link":
         victim.write_text("precious")

@@ -1,4 +1,4 @@
-"""One exporter a state file: who may write, what the others say and keep, and who comes next."""
+"""One exporter per state file: which one may write, what the others log and keep, and takeover."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from portspec.store import Store, StoreError, current_lock_holder, outbox
 from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.store.lock import SUFFIX, LockHolder, StateFileLock, last_lock_holder
 from tests.unit.factories import NOW
-from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, Logs, commit, opened, scan, scanned, told
+from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, Logs, commit, logged_changes, opened, scan, scanned
 from tests.unit.store.test_faults import CHILD, ROOT
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ HELD = "another exporter holds the state file"
 
 @contextmanager
 def other_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Have another process write to the file, as an exporter does."""
+    """Let another process write to the file, as an exporter does."""
     command = [*CHILD, "exporter", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -39,14 +39,14 @@ def other_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def taken_over(store: Store) -> None:
-    """Have a store look again, now that the file is free."""
+    """Make a store retry, now that the file is free."""
     assert store.flush(PATIENCE)
     assert store.status.is_up
     assert not store.status.is_held
 
 
-def test_second_process_says_which_one_holds_the_file(path: Path, logs: Logs) -> None:
-    """The log has its process, machine, conf.yml and start, once; nothing waits, and nothing is written."""
+def test_second_process_logs_the_lock_holder(path: Path, logs: Logs) -> None:
+    """It logs process, machine, conf.yml and start once; nothing is pending or written."""
     with other_process(path) as process, opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         assert not store.flush(PATIENCE)
@@ -62,8 +62,8 @@ def test_second_process_says_which_one_holds_the_file(path: Path, logs: Logs) ->
         assert store.changes() == ()
 
 
-def test_file_is_taken_over_from_a_process_that_was_killed(path: Path, logs: Logs) -> None:
-    """The lock dies with its process, and the lock file that stays locks nothing."""
+def test_lock_of_a_killed_process_is_released(path: Path, logs: Logs) -> None:
+    """The kernel releases the lock, and the stale lock file locks nothing."""
     with other_process(path) as process, opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         assert not store.flush(PATIENCE)
@@ -71,7 +71,7 @@ def test_file_is_taken_over_from_a_process_that_was_killed(path: Path, logs: Log
         process.wait()
         assert path.with_name(f"{path.name}{SUFFIX}").exists()
         taken_over(store)
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         assert logs.levels == ["error", "info"]
         holder = current_lock_holder(str(path))
         assert holder
@@ -79,8 +79,8 @@ def test_file_is_taken_over_from_a_process_that_was_killed(path: Path, logs: Log
 
 
 @pytest.mark.parametrize("spelling", ["link.db", "here/../portspec.db", "linked/portspec.db"])
-def test_file_is_the_same_by_whatever_path(path: Path, spelling: str) -> None:
-    """A symbolic link to the file or to its directory, and a detour, lead to the same lock."""
+def test_all_paths_to_a_file_share_its_lock(path: Path, spelling: str) -> None:
+    """A symbolic link to the file or its directory, and a path with `..`, lead to the same lock."""
     (path.parent / "here").mkdir()
     (path.parent / "linked").symlink_to(path.parent)
     (path.parent / "link.db").symlink_to(path)
@@ -88,8 +88,8 @@ def test_file_is_the_same_by_whatever_path(path: Path, spelling: str) -> None:
         assert second.status.is_held
 
 
-def test_nothing_is_written_twice_after_a_takeover(path: Path) -> None:
-    """What the other one wrote stands; what it did not see any more is written, with what changed since."""
+def test_takeover_writes_nothing_twice(path: Path) -> None:
+    """States of the other exporter stay, and later scans are written with the changes since then."""
     moved: list[HostState] = []
     with opened(path) as (first, _):
         web = scan(first, scan(first, HostState(WEB)), 80, at=NOW + 1)
@@ -114,20 +114,20 @@ def test_nothing_is_written_twice_after_a_takeover(path: Path) -> None:
         assert not second.flush(PATIENCE)
     try:
         taken_over(second)
-        assert told(second) == [("web1", "80", "open"), ("db1", "22", "open"), ("web1", "22", "open")]
+        assert logged_changes(second) == [("web1", "80", "open"), ("db1", "22", "open"), ("web1", "22", "open")]
         assert (second.notification_state("web1"), second.notification_state("db1")) == ("told of 80", None)
         notices = second.transact(outbox.read_notifications)
         assert [notice.document for notice in notices] == ["notice of 80"]
         assert [(state.host, state.latest and state.latest.finished_at) for state in moved] == [("db1", NOW + 9)]
         second.put(old, scanned(old, 22, at=NOW + 10))  # against what the other one saw, it is no change
         commit(second)
-        assert len(told(second)) == 3
+        assert len(logged_changes(second)) == 3
     finally:
         second.close(PATIENCE)
 
 
-def test_lock_file_that_is_removed_is_made_again(path: Path) -> None:
-    """Somebody who cleans up gives the file to nobody else."""
+def test_removed_lock_file_is_created_again(path: Path) -> None:
+    """Its removal does not let another process take the lock."""
     with opened(path) as (store, _):
         path.with_name(f"{path.name}{SUFFIX}").unlink()
         scan(store, HostState(WEB), 22)
@@ -136,8 +136,8 @@ def test_lock_file_that_is_removed_is_made_again(path: Path) -> None:
             assert second.status.is_held
 
 
-def test_lock_file_that_is_removed_is_not_taken_back_by_force(path: Path) -> None:
-    """If another process was faster, the first one stops to write."""
+def test_lock_taken_after_a_removal_is_respected(path: Path) -> None:
+    """If another process locked the new lock file first, this one stops writing."""
     with opened(path) as (store, _):
         path.with_name(f"{path.name}{SUFFIX}").unlink()
         with opened(path) as (second, _):
@@ -148,8 +148,8 @@ def test_lock_file_that_is_removed_is_not_taken_back_by_force(path: Path) -> Non
         taken_over(store)
 
 
-def test_closed_store_frees_the_file(path: Path) -> None:
-    """After close() the next one has it at once, and it is not said to be held."""
+def test_close_releases_the_lock(path: Path) -> None:
+    """After close() another store gets the lock at once."""
     for _ in range(2):
         with opened(path) as (store, _):
             assert store.status.is_up
@@ -157,8 +157,8 @@ def test_closed_store_frees_the_file(path: Path) -> None:
     assert last_lock_holder(str(path)) is not None
 
 
-def test_directory_that_is_not_there_is_an_ordinary_trouble(tmp_path: Path, logs: Logs) -> None:
-    """A lock that cannot be made is no reason to say that somebody has it."""
+def test_missing_directory_is_not_a_held_lock(tmp_path: Path, logs: Logs) -> None:
+    """If the lock file cannot be created, the file does not count as held."""
     with opened(tmp_path / "none" / "portspec.db") as (store, _):
         assert not store.status.is_held
     assert logs.events[0]["why"] == "no such file or directory"
@@ -171,16 +171,16 @@ def test_directory_that_is_not_there_is_an_ordinary_trouble(tmp_path: Path, logs
     max_leaves=9,
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_in_a_lock_file_is_no_crash(tmp_path: Path, content: bytes) -> None:
-    """What a lock file holds is read as a holder, or as nobody."""
+def test_lock_file_with_any_content_is_read(tmp_path: Path, content: bytes) -> None:
+    """Its content is read as a holder or as None."""
     lock_file = tmp_path / "portspec.db.lock"
     lock_file.write_bytes(content)
     found: Any = last_lock_holder(str(tmp_path / "portspec.db"))
     assert found is None or str(found)
 
 
-def test_lock_says_that_it_is_held_even_if_not_by_whom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder that could not write who it is, on a full disk, is refused to others all the same."""
+def test_lock_without_a_holder_is_respected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that could not write its identity, on a full disk, still has the lock."""
     lock = StateFileLock(str(path), LockHolder(1, "scan1", "/etc/portspec/portspec.yml", NOW))
     lock.acquire()
     path.with_name(f"{path.name}{SUFFIX}").write_bytes(b"")

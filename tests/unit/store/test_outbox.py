@@ -19,7 +19,7 @@ from portspec.store.schema import MIGRATIONS, transaction
 from portspec.store.states import StateCodec
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.scan.loopback import eventually
-from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned, told
+from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, logged_changes, opened, scan, scanned
 from tests.unit.store.test_pending import changed, everything
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def file(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection to an empty file of the present version."""
+    """Return a connection to an empty file of the current version."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection)
         yield connection
 
 
 def note(connection: sqlite3.Connection, *hosts: str) -> list[QueuedNotification]:
-    """Write a notice of each host, and give all there are."""
+    """Insert a notification for each host, and return all."""
     connection.executemany(
         "INSERT INTO notification (at, host, document) VALUES (?, ?, 'x')", ((NOW, host) for host in hosts)
     )
@@ -46,24 +46,24 @@ def note(connection: sqlite3.Connection, *hosts: str) -> list[QueuedNotification
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    """Read the file as another program does."""
+    """Query the file as another program does."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
 
 def tell(store: Store, before: HostState, after: HostState, story: str | None, notice: str | None = None) -> HostState:
-    """Put a state with what is told of it, and give it."""
+    """Put a state with its notification documents, and return it."""
     store.put(before, after, story, notice)
     return after
 
 
-def notices(store: Store) -> list[tuple[str, str]]:
-    """Give host and document of every notice."""
+def notifications(store: Store) -> list[tuple[str, str]]:
+    """Return host and document of every notification."""
     return [(row.host, row.document) for row in store.transact(outbox.read_notifications)]
 
 
-def test_mails_take_the_place_of_their_notices(file: sqlite3.Connection) -> None:
-    """Mails are due at once, in their order; the notices that they tell are gone, others are not."""
+def test_mails_replace_their_notifications(file: sqlite3.Connection) -> None:
+    """Mails are due at once and in order; only the notifications that they contain are removed."""
     first, second, third = note(file, "web1", "db1", "web2")
     assert (first.host, first.at, first.document) == ("web1", NOW, "x")
     outbox.enqueue(file, [first, second], [("a@b", b"one"), ("c@d", b"two")], NOW + 5)
@@ -75,8 +75,8 @@ def test_mails_take_the_place_of_their_notices(file: sqlite3.Connection) -> None
     assert outbox.read_status(file) == OutboxStatus(1, 2, NOW + 5)
 
 
-def test_oldest_mails_that_are_due_come_first(file: sqlite3.Connection) -> None:
-    """Of those that are due so many are given as are wanted, the oldest; one that was put off is not among them."""
+def test_oldest_due_mails_come_first(file: sqlite3.Connection) -> None:
+    """The number of returned mails is limited, and postponed ones are not among them."""
     outbox.enqueue(file, [], [(f"{name}@b", b"x") for name in "abcd"], NOW)
     first, second, *_ = outbox.read_due(file, NOW, 10)
     outbox.postpone(file, QueuedMail(first.number, first.at, first.recipient, first.message, 3, 2), NOW + 60)
@@ -88,8 +88,8 @@ def test_oldest_mails_that_are_due_come_first(file: sqlite3.Connection) -> None:
     assert [letter.recipient for letter in outbox.read_due(file, NOW, 10)] == ["c@b", "d@b"]
 
 
-def test_number_of_a_mail_is_never_given_again(file: sqlite3.Connection) -> None:
-    """Whoever remembers a mail by its number never means another one."""
+def test_number_of_a_mail_is_never_reused(file: sqlite3.Connection) -> None:
+    """A remembered number never refers to another mail."""
     for expected in (1, 2, 3):
         outbox.enqueue(file, [], [("a@b", b"x")], NOW)
         (letter,) = outbox.read_due(file, NOW, 10)
@@ -102,7 +102,7 @@ ANY = st.one_of(st.text(st.characters(codec="utf-8")), st.integers(-(2**63), 2**
 
 @given(spoilt=st.lists(st.tuples(*[ANY | st.binary()] * 3), min_size=1, max_size=4), as_text=st.booleans())
 def test_rows_of_any_type_are_read_and_removed(spoilt: list[tuple[Any, Any, Any]], *, as_text: bool) -> None:
-    """What another program wrote into the outbox keeps no row from being read, counted, put off and removed."""
+    """Values of any type from another program do not prevent rows from being read, counted, postponed and removed."""
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
         schema.migrate(file)
         form = "CAST(? AS TEXT)" if as_text else "?"  # of bytes a text that may be no UTF-8
@@ -125,8 +125,8 @@ def test_rows_of_any_type_are_read_and_removed(spoilt: list[tuple[Any, Any, Any]
         assert outbox.read_status(file) == OutboxStatus(0, 0, None)
 
 
-def test_outbox_is_cleared_whole(file: sqlite3.Connection) -> None:
-    """Notices and mails go, and the mails are counted."""
+def test_clear_removes_everything(file: sqlite3.Connection) -> None:
+    """Notifications and mails are removed, and the mails are counted."""
     outbox.enqueue(file, note(file, "web1"), [("a@b", b"x"), ("c@d", b"y")], NOW)
     note(file, "db1")
     assert outbox.clear(file) == 2
@@ -134,8 +134,8 @@ def test_outbox_is_cleared_whole(file: sqlite3.Connection) -> None:
     assert outbox.clear(file) == 0
 
 
-def test_story_is_there_after_a_restart(path: Path) -> None:
-    """What was told of a host is in the file with its state, and is given as long as the host is in conf.yml."""
+def test_notification_state_survives_a_restart(path: Path) -> None:
+    """It is stored with the host's state, and restored if the host is in conf.yml."""
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "told")
         scan(store, HostState(DB), 22)
@@ -152,8 +152,8 @@ def test_story_is_there_after_a_restart(path: Path) -> None:
         assert store.notification_state("web1") == "told"
 
 
-def test_story_goes_with_the_state_that_comes_last(path: Path) -> None:
-    """A story is replaced with each state, and is gone when a state has none."""
+def test_notification_state_belongs_to_the_last_state(path: Path) -> None:
+    """It is replaced with each state, and removed by a state without one."""
     with opened(path) as (store, _):
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "first")
         web = tell(store, web, scanned(web, 22, 80, at=NOW + 1), "second")
@@ -165,9 +165,9 @@ def test_story_goes_with_the_state_that_comes_last(path: Path) -> None:
         assert rows(path, "SELECT notification_state FROM state") == [(None,)]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_story_that_was_put_is_not_undone_by_the_file(path: Path) -> None:
-    """Where the file still has what was told before, what was put last counts."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_restoring_does_not_override_a_put_notification_state(path: Path) -> None:
+    """What was put last counts, even if the file still has an earlier one."""
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "old")
     other = sqlite3.connect(path, isolation_level=None)
@@ -179,8 +179,8 @@ def test_story_that_was_put_is_not_undone_by_the_file(path: Path) -> None:
         assert store.notification_state("web1") == "new"
 
 
-def test_story_of_a_host_that_left_is_in_the_file(path: Path) -> None:
-    """A host that comes back is told of from where its story was; meanwhile it costs no memory."""
+def test_notification_state_of_a_removed_host_is_in_the_file(path: Path) -> None:
+    """It is used when the host returns, and takes no memory meanwhile."""
     with opened(path) as (store, _):
         tell(store, HostState(DB), scanned(HostState(DB), 22), "told")
         commit(store)
@@ -192,8 +192,8 @@ def test_story_of_a_host_that_left_is_in_the_file(path: Path) -> None:
         assert store.notification_state("db1") == "told"
 
 
-def test_story_of_a_state_that_cannot_be_read_is_kept(path: Path) -> None:
-    """A garbled document costs a host its state, not the memory of what its recipients were told."""
+def test_notification_state_of_an_invalid_state_is_kept(path: Path) -> None:
+    """An invalid document loses the host's state, but not its notification state."""
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "told")
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
@@ -203,8 +203,8 @@ def test_story_of_a_state_that_cannot_be_read_is_kept(path: Path) -> None:
         assert store.notification_state("web1") == "told"
 
 
-def test_stories_are_forgotten_with_the_file_that_had_the_mails(path: Path) -> None:
-    """A file that vanished took the mails along which were to tell the stories: hosts are told of anew."""
+def test_notification_states_are_dropped_with_a_lost_file(path: Path) -> None:
+    """The queued mails are lost with the file, so that the notifications must be sent again."""
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "told")
         commit(store)
@@ -216,8 +216,8 @@ def test_stories_are_forgotten_with_the_file_that_had_the_mails(path: Path) -> N
         assert store.notification_state("web1") is None
 
 
-def test_stories_stay_while_the_file_does(path: Path) -> None:
-    """Those that the store itself read from the file are written again with the states."""
+def test_notification_states_stay_with_the_file(path: Path) -> None:
+    """Those restored from the file are written again with the states."""
     with opened(path) as (store, _):
         tell(store, HostState(WEB), scanned(HostState(WEB), 22), "told")
     with opened(path) as (store, _):
@@ -227,8 +227,8 @@ def test_stories_stay_while_the_file_does(path: Path) -> None:
         assert store.notification_state("web1") == "told"
 
 
-def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a file is made anew a host is put: its story is written with its notice, not with the state before."""
+def test_notification_state_is_not_written_before_its_notification(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is put while the file is created anew gets both in one transaction."""
     with opened(path) as (store, _):
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "old")
         commit(store)
@@ -241,9 +241,9 @@ def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pyt
                 tell(store, web, scanned(web, 22, 80, at=NOW + 1), "new", "notice")
             return open_it(**options)
 
-        def watched(connection: sqlite3.Connection, documents: Any, changes: Any, notices: Any, now: float) -> None:
-            written.append(({story for host, _, story in documents if host == "web1"}, list(notices)))
-            write(connection, documents, changes, notices, now)
+        def watched(connection: sqlite3.Connection, documents: Any, changes: Any, queued: Any, now: float) -> None:
+            written.append(({story for host, _, story in documents if host == "web1"}, list(queued)))
+            write(connection, documents, changes, queued, now)
 
         monkeypatch.setattr(writer._file, "open", opened_slowly)
         monkeypatch.setattr("portspec.store.pending.write_states", watched)
@@ -254,20 +254,20 @@ def test_story_is_never_written_ahead_of_its_notice(path: Path, monkeypatch: pyt
         assert [notices for stories, notices in written if "new" in stories] == [[("web1", "notice")]]
 
 
-def test_notices_are_written_in_the_order_they_came(path: Path) -> None:
-    """Each notice has its host and the time of its writing."""
+def test_notifications_are_written_in_order(path: Path) -> None:
+    """Each has its host and the time of writing."""
     with opened(path, wall_clock=lambda: NOW + 7) as (store, _):
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22, 80), "s1", "n1")
         tell(store, HostState(DB), scanned(HostState(DB), 22), "s2", "n2")
         tell(store, web, scanned(web, 22, at=NOW + 1), None, "n3")
         commit(store)
-        assert notices(store) == [("web1", "n1"), ("db1", "n2"), ("web1", "n3")]
+        assert notifications(store) == [("web1", "n1"), ("db1", "n2"), ("web1", "n3")]
         assert {row.at for row in store.transact(outbox.read_notifications)} == {NOW + 7}
 
 
 @pytest.mark.parametrize("table", ["state", "notification"])
-def test_state_story_and_notice_are_written_together_or_not_at_all(path: Path, table: str) -> None:
-    """Nobody is told of what is not written, and nothing is written as told that was not noted."""
+def test_state_and_notification_are_written_atomically(path: Path, table: str) -> None:
+    """Neither the state nor the notification is written without the other."""
     with opened(path) as (store, _), contextlib.closing(sqlite3.connect(path)) as other:
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "before")
         commit(store)
@@ -276,25 +276,25 @@ def test_state_story_and_notice_are_written_together_or_not_at_all(path: Path, t
         assert not store.flush(PATIENCE)
         assert rows(path, "SELECT notification_state FROM state") == [("before",)]
         assert rows(path, "SELECT * FROM notification") == []
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         other.execute("DROP TRIGGER refuse")
         commit(store)
         assert rows(path, "SELECT notification_state FROM state") == [("after",)]
-        assert notices(store) == [("web1", "notice")]
+        assert notifications(store) == [("web1", "notice")]
 
 
-def test_notice_of_a_state_that_cannot_be_written_is_kept(path: Path, logs: Logs) -> None:
-    """A fault in what is known of a host does not keep its recipients from hearing of it."""
+def test_notification_of_an_unwritable_state_is_kept(path: Path, logs: Logs) -> None:
+    """An error in a host's state does not prevent its notification."""
     with opened(path) as (store, _):
         odd = HostState(DB, last_change=float("nan"))
         tell(store, odd, odd, "told", "notice")
         commit(store)
-        assert notices(store) == [("db1", "notice")]
+        assert notifications(store) == [("db1", "notice")]
         assert logs.levels == ["error"]
 
 
-def test_notices_of_a_full_queue_are_not_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans that the thread cannot take are dropped when there are too many, what is to be told of them is not."""
+def test_notifications_in_a_full_queue_are_not_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit only scans without a notification are dropped."""
     monkeypatch.setattr("portspec.store.writer.MAX_QUEUED", 5)
     with opened(path) as (store, _):
         with store._writer._condition:  # as if the thread were held up
@@ -302,19 +302,19 @@ def test_notices_of_a_full_queue_are_not_dropped(path: Path, monkeypatch: pytest
             for at in range(1, 10):
                 state = tell(store, state, scanned(state, 22, 80, at=NOW + at), "story")
         commit(store)
-        assert notices(store) == [("web1", "notice")]
+        assert notifications(store) == [("web1", "notice")]
 
 
-def test_job_is_done_in_a_transaction(path: Path) -> None:
-    """What a job writes is committed when it returns, and what it gives is given."""
+def test_job_runs_in_a_transaction(path: Path) -> None:
+    """Its writes are committed when transact() returns the result."""
     with opened(path) as (store, _):
         store.transact(lambda connection: outbox.enqueue(connection, [], [("a@b", b"x")], NOW))
         assert rows(path, "SELECT recipient FROM mail") == [("a@b",)]
         assert store.transact(outbox.read_status) == OutboxStatus(0, 1, NOW)
 
 
-def test_job_sees_what_was_put_before_it(path: Path) -> None:
-    """Whatever was put is written when a job begins, without a flush, in the thread that writes."""
+def test_job_sees_what_was_put_before(path: Path) -> None:
+    """Everything put earlier is written when a job starts, without a flush, in the writer's thread."""
     names: list[str] = []
 
     def job(connection: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -328,8 +328,8 @@ def test_job_sees_what_was_put_before_it(path: Path) -> None:
     assert set(names) == {"portspec-store"}
 
 
-def test_job_that_fails_changes_nothing(path: Path, logs: Logs) -> None:
-    """What a job raises comes to the one who asked; the file is as before, and in use."""
+def test_failed_job_changes_nothing(path: Path, logs: Logs) -> None:
+    """The caller gets the error, the transaction is rolled back, and the file stays in use."""
 
     def job(connection: sqlite3.Connection) -> None:
         outbox.enqueue(connection, [], [("a@b", b"x")], NOW)
@@ -343,8 +343,8 @@ def test_job_that_fails_changes_nothing(path: Path, logs: Logs) -> None:
     assert logs.events == []
 
 
-def test_jobs_of_many_threads_are_all_done(path: Path) -> None:
-    """Each gets its own answer."""
+def test_jobs_of_several_threads_all_run(path: Path) -> None:
+    """Each caller gets its own result."""
     answers: list[int] = []
     with opened(path) as (store, _):
 
@@ -364,9 +364,9 @@ def test_jobs_of_many_threads_are_all_done(path: Path) -> None:
         assert store.transact(outbox.read_status).mails == 20
 
 
-@pytest.mark.usefixtures("impatient")
-def test_job_on_a_file_that_cannot_be_written_fails(path: Path, logs: Logs) -> None:
-    """A job is refused while the file is locked, at once when that is known, and done when it is over."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_job_fails_while_the_file_cannot_be_written(path: Path, logs: Logs) -> None:
+    """It fails while the file is locked, at once if that is known, and works afterwards."""
     with opened(path) as (store, _):
         web = scan(store, HostState(WEB), 22)
         commit(store)
@@ -386,9 +386,9 @@ def test_job_on_a_file_that_cannot_be_written_fails(path: Path, logs: Logs) -> N
         assert logs.levels == ["error", "info"]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_job_on_a_file_that_is_known_to_fail_is_told_why(path: Path) -> None:
-    """Whoever asks again hears what is wrong with the file, and what to do about it, not only that something is."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_job_on_a_faulty_file_gets_the_reason(path: Path) -> None:
+    """Later callers get the fault and what to do about it, too."""
     with opened(path) as (store, _):
         commit(store)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -400,9 +400,9 @@ def test_job_on_a_file_that_is_known_to_fail_is_told_why(path: Path) -> None:
             assert caught.value.kind is StoreFaultKind.LOCKED
 
 
-@pytest.mark.usefixtures("impatient")
-def test_store_recovers_by_itself_from_a_job_that_failed(path: Path, logs: Logs) -> None:
-    """After a failed job the file is tried again though nothing is put."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_store_recovers_after_a_failed_job(path: Path, logs: Logs) -> None:
+    """The file is retried although nothing is put."""
     with opened(path, retry=0.01) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)
@@ -415,8 +415,8 @@ def test_store_recovers_by_itself_from_a_job_that_failed(path: Path, logs: Logs)
         assert store.transact(outbox.read_status) == OutboxStatus(0, 0, None)
 
 
-def test_job_on_a_file_that_was_removed_is_done_on_the_one_that_is_made_anew(path: Path) -> None:
-    """A job is not done on a file that has no name any more."""
+def test_job_after_a_removal_runs_on_the_new_file(path: Path) -> None:
+    """A job does not run on a file without a name."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         commit(store)
@@ -426,8 +426,8 @@ def test_job_on_a_file_that_was_removed_is_done_on_the_one_that_is_made_anew(pat
         assert rows(path, "SELECT host FROM state") == [("web1",)]
 
 
-def test_job_whose_file_is_removed_meanwhile_fails(path: Path) -> None:
-    """A job that was committed to a file without a name is not taken for done."""
+def test_job_fails_if_its_file_is_removed(path: Path) -> None:
+    """A commit to a file without a name does not count."""
 
     def job(connection: sqlite3.Connection) -> None:
         outbox.enqueue(connection, [], [("a@b", b"x")], NOW)
@@ -439,8 +439,8 @@ def test_job_whose_file_is_removed_meanwhile_fails(path: Path) -> None:
             store.transact(job)
 
 
-def test_job_of_a_store_that_does_not_run_fails(path: Path) -> None:
-    """Before start() and after close() nobody would do it."""
+def test_job_fails_unless_the_store_runs(path: Path) -> None:
+    """transact() raises StoreError before start() and after close()."""
     store = Store(str(path), history=DAY)
     store.open([WEB])
     with pytest.raises(StoreError):
@@ -452,8 +452,8 @@ def test_job_of_a_store_that_does_not_run_fails(path: Path) -> None:
         store.transact(outbox.read_status)
 
 
-def test_jobs_that_wait_at_the_end_are_done(path: Path) -> None:
-    """Whoever asked before close() gets an answer."""
+def test_queued_jobs_run_before_the_store_closes(path: Path) -> None:
+    """Callers before close() get a result."""
     answers: list[OutboxStatus] = []
     with opened(path) as (store, _):
         commit(store)
@@ -478,7 +478,7 @@ def test_jobs_that_wait_at_the_end_are_done(path: Path) -> None:
 
 
 def first_version(path: Path) -> HostState:
-    """Make a file as the version before the outbox did, with the state of a host, and give that."""
+    """Create a file of schema version 1 with the state of a host, and return that state."""
     state = scanned(HostState(WEB), 22, 80)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection, MIGRATIONS[:1])
@@ -493,24 +493,24 @@ def first_version(path: Path) -> HostState:
     return state
 
 
-def test_file_of_the_first_version_is_taken_up(path: Path) -> None:
-    """States and changes of a file from before the outbox stay, no story is known, and notices can be written."""
+def test_file_of_version_1_is_migrated(path: Path) -> None:
+    """States and changes stay, there are no notification states, and notifications can be written."""
     state = first_version(path)
     with opened(path) as (store, restored):
         assert restored["web1"].latest == state.latest
         assert store.notification_state("web1") is None
-        assert told(store) == [("web1", "80", "open")]
+        assert logged_changes(store) == [("web1", "80", "open")]
         tell(store, restored["web1"], scanned(restored["web1"], 22, 80, at=NOW + 1), "told", "notice")
         commit(store)
-        assert notices(store) == [("web1", "notice")]
+        assert notifications(store) == [("web1", "notice")]
     assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     with opened(path) as (store, _):
         assert store.notification_state("web1") == "told"
 
 
-@pytest.mark.usefixtures("impatient")
-def test_file_of_the_first_version_that_cannot_be_written_is_read(path: Path, logs: Logs) -> None:
-    """A file that cannot be brought up to date yet gives its states all the same, and is when it can be written."""
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_file_of_version_1_is_read_while_it_cannot_be_migrated(path: Path, logs: Logs) -> None:
+    """Its states are returned, and it is migrated once it can be written."""
     state = first_version(path)
     with contextlib.ExitStack() as stack:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -524,28 +524,28 @@ def test_file_of_the_first_version_that_cannot_be_written_is_read(path: Path, lo
             assert not store.flush(PATIENCE)
             other.execute("ROLLBACK")
         commit(store)
-        assert notices(store) == [("web1", "notice")]
+        assert notifications(store) == [("web1", "notice")]
         assert logs.levels == ["error", "info"]
 
 
 def noted(entry: PendingWrite, story: str | None, notice: str | None) -> PendingWrite:
-    """Give an entry with a story and a notice."""
+    """Return an entry with notification documents."""
     return PendingWrite(entry.state, entry.changes, story, notice)
 
 
 FIRST, SECOND, OTHER = scanned(HostState(WEB), 22), scanned(HostState(WEB), 80), scanned(HostState(DB), 22)
 
 
-def test_state_without_news_leaves_the_notice_that_waits() -> None:
-    """A state that changes nothing takes the last one's place with its own story; what is to be told stays."""
+def test_state_without_changes_keeps_the_pending_notification() -> None:
+    """It replaces the last state and notification state, and the notification stays."""
     pending = PendingWrites(10)
     pending.add(noted(changed(FIRST, 1), "first", "notice"))
     pending.add(PendingWrite(SECOND, notification_state="second"))
     assert everything(pending) == [noted(changed(SECOND, 1), "second", "notice")]
 
 
-def test_each_notice_waits_by_itself() -> None:
-    """Two notices of one host are two entries, in their order, each with its own state."""
+def test_notifications_of_a_host_are_separate_entries() -> None:
+    """Two notifications of one host are two entries in order, each with its own state."""
     pending = PendingWrites(10)
     entries = [
         PendingWrite(FIRST, (), "s1", "n1"),
@@ -557,8 +557,8 @@ def test_each_notice_waits_by_itself() -> None:
     assert everything(pending) == entries
 
 
-def test_notice_of_dropped_changes_stays() -> None:
-    """When the oldest changes are dropped, what was to be told of them is not."""
+def test_notification_of_dropped_changes_stays() -> None:
+    """Dropping the oldest changes does not drop their notification."""
     pending = PendingWrites(2)
     pending.add(noted(changed(FIRST, 1), "s1", "n1"))
     pending.add(changed(SECOND, 2, 3))
@@ -571,8 +571,8 @@ puts = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), s
 
 @MODEST
 @given(puts, st.integers(0, 6))
-def test_every_notice_is_written_once_whatever_comes(puts: list[tuple[int, int, bool, bool]], bound: int) -> None:
-    """Written or waiting, each notice is there once, each host's in their order, and each host has its last story."""
+def test_every_notification_is_written_once(puts: list[tuple[int, int, bool, bool]], bound: int) -> None:
+    """Each notification is written or pending once, in order per host, and each host keeps its last state."""
     pending = PendingWrites(bound)
     expected: dict[str, list[str]] = {}
     stories: dict[str, str] = {}
@@ -602,8 +602,8 @@ def test_every_notice_is_written_once_whatever_comes(puts: list[tuple[int, int, 
     assert found == expected
 
 
-def test_transaction_of_a_job_is_rolled_back(file: sqlite3.Connection) -> None:
-    """Half of an exchange of notices for mails is none."""
+def test_failed_exchange_is_rolled_back(file: sqlite3.Connection) -> None:
+    """Notifications are not replaced by some of their mails."""
     (notice,) = note(file, "web1")
     with pytest.raises(sqlite3.ProgrammingError), transaction(file):
         outbox.enqueue(file, [notice], [("a@b", object())], NOW)  # type: ignore[list-item]

@@ -15,19 +15,19 @@ OTHER = scanned(HostState(DB), 22)
 
 
 def changed(state: HostState, *numbers: int) -> PendingWrite:
-    """Give an entry with numbered changes."""
+    """Return an entry with numbered changes."""
     return PendingWrite(
         state, [Change(number, state.host, "192.0.2.1", "22", None, PortState.OPEN, number) for number in numbers]
     )
 
 
 def everything(pending: PendingWrites) -> list[PendingWrite]:
-    """Give all that waits."""
+    """Return everything that is pending."""
     return pending.batch(10**9, 10**9)
 
 
-def test_state_without_changes_takes_the_place_of_the_last() -> None:
-    """A host that changes nothing waits once, with its newest state and the changes that were there."""
+def test_state_without_changes_replaces_the_last_one() -> None:
+    """An unchanged host has one entry, with its newest state and the earlier changes."""
     pending = PendingWrites(10)
     for entry in (changed(FIRST, 1), PendingWrite(OTHER), PendingWrite(SECOND)):
         pending.add(entry)
@@ -35,8 +35,8 @@ def test_state_without_changes_takes_the_place_of_the_last() -> None:
     assert (len(pending), pending.changes) == (2, 1)
 
 
-def test_changes_wait_in_the_order_they_came() -> None:
-    """Each scan that changed something waits by itself, with its own state."""
+def test_changes_are_pending_in_order() -> None:
+    """Each scan with changes is a separate entry with its own state."""
     pending = PendingWrites(10)
     entries = [changed(FIRST, 1), changed(OTHER, 2), changed(SECOND, 3)]
     for entry in entries:
@@ -44,8 +44,8 @@ def test_changes_wait_in_the_order_they_came() -> None:
     assert everything(pending) == entries
 
 
-def test_oldest_changes_beyond_the_bound_are_dropped_and_counted() -> None:
-    """Beyond the bound the oldest go; the last state of a host stays without its changes."""
+def test_oldest_changes_beyond_the_limit_are_dropped_and_counted() -> None:
+    """The last state of a host stays without its changes."""
     pending = PendingWrites(3)
     for entry in (changed(FIRST, 1, 2), changed(OTHER, 3), changed(SECOND, 4, 5)):
         pending.add(entry)
@@ -56,8 +56,8 @@ def test_oldest_changes_beyond_the_bound_are_dropped_and_counted() -> None:
     assert (pending.dropped, pending.changes) == (3, 3)
 
 
-def test_batch_is_bounded_by_entries_and_by_changes() -> None:
-    """A batch takes so many entries, and no further one once it has so many changes."""
+def test_batch_is_limited_by_entries_and_changes() -> None:
+    """A batch has at most so many entries, and none after those with so many changes."""
     pending = PendingWrites(100)
     entries = [changed(scanned(HostState(target(f"h{n}")), 22), n, n) for n in range(6)]
     for entry in entries:
@@ -69,8 +69,8 @@ def test_batch_is_bounded_by_entries_and_by_changes() -> None:
 
 @MODEST
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.booleans()), max_size=60), st.integers(0, 8))
-def test_every_host_keeps_its_last_state_whatever_comes(puts: list[tuple[int, int, bool]], bound: int) -> None:
-    """Written or waiting, the last state of every host is there, and every change is there or counted."""
+def test_every_host_keeps_its_last_state(puts: list[tuple[int, int, bool]], bound: int) -> None:
+    """The last state of every host is written or pending, and every change is written, pending or counted."""
     pending = PendingWrites(bound)
     known: dict[str, HostState] = {}
     written: dict[str, HostState] = {}

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tests.unit.store.scenes import Logs
 
 
-def test_states_are_there_after_a_restart_with_their_times(path: Path) -> None:
-    """A store gives what the one before it was last told of each host, with the true times."""
+def test_states_survive_a_restart_with_their_times(path: Path) -> None:
+    """A store returns what the previous one was given last, with the original times."""
     with opened(path) as (store, restored):
         assert restored == {}
         web = scan(store, HostState(WEB), 22, at=NOW - 120)
@@ -44,8 +44,8 @@ def test_states_are_there_after_a_restart_with_their_times(path: Path) -> None:
     dots=st.tuples(*2 * [st.sampled_from(["", "."])]),
 )
 @settings(max_examples=15, deadline=None)
-def test_host_is_the_same_however_it_is_spelled(spellings: list[str], dots: tuple[str, str]) -> None:
-    """State, story, last change and change log are found by any spelling of the name, in the file and in memory."""
+def test_all_spellings_of_a_host_are_equal(spellings: list[str], dots: tuple[str, str]) -> None:
+    """State, notification state, last change and log are found by any spelling, in the file and in memory."""
     before, after = (target(f"{name}.example.org{dot}") for name, dot in zip(spellings, dots, strict=True))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "portspec.db"
@@ -66,8 +66,8 @@ def test_host_is_the_same_however_it_is_spelled(spellings: list[str], dots: tupl
             assert connection.execute("SELECT host FROM state").fetchall() == [("www.example.org",)]
 
 
-def test_state_is_judged_by_the_configuration_of_the_day(path: Path) -> None:
-    """Exceptions and specification are those at the restart: one that lapsed meanwhile counts no longer."""
+def test_restored_state_is_judged_by_the_current_configuration(path: Path) -> None:
+    """Exceptions and specification are those at the restart; an expired exception no longer counts."""
     exception = PortException(("*",), PortSet.of([80]), until=NOW + DAY)
     excepted = dataclasses.replace(WEB, exceptions=(exception,))
     with opened(path, [excepted]) as (store, _):
@@ -78,8 +78,8 @@ def test_state_is_judged_by_the_configuration_of_the_day(path: Path) -> None:
         assert restored["web1"].verdict is Verdict.OUT_OF_SPEC
 
 
-def test_only_the_hosts_of_the_configuration_are_given(path: Path) -> None:
-    """A host that has left conf.yml is not given; its state waits for its return."""
+def test_only_configured_hosts_are_restored(path: Path) -> None:
+    """The state of a host that left conf.yml is kept until it returns."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         scan(store, HostState(DB), 22)
@@ -89,8 +89,8 @@ def test_only_the_hosts_of_the_configuration_are_given(path: Path) -> None:
         assert set(restored) == {"db1", "web1"}
 
 
-def test_document_that_cannot_be_read_is_left_out_and_told(path: Path, logs: Logs) -> None:
-    """One host's garbled document costs that host its state, and a line in the log."""
+def test_invalid_document_is_skipped_and_logged(path: Path, logs: Logs) -> None:
+    """An invalid document affects that host only."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
         scan(store, HostState(DB), 22)
@@ -103,8 +103,8 @@ def test_document_that_cannot_be_read_is_left_out_and_told(path: Path, logs: Log
     assert (event["level"], event["hosts"], event["first"]) == ("error", 1, "web1")
 
 
-def test_file_is_for_its_owner_alone(path: Path) -> None:
-    """The file, what SQLite makes beside it and its lock hold a map of the network: mode 0600."""
+def test_files_have_mode_0600(path: Path) -> None:
+    """The file, its -wal and -shm and its lock file contain a map of the network."""
     with opened(path):
         files = list(path.parent.iterdir())
         assert {file.name for file in files} == {
@@ -115,14 +115,14 @@ def test_file_is_for_its_owner_alone(path: Path) -> None:
 
 
 def test_closed_store_is_one_file(path: Path) -> None:
-    """After close() everything is in the file itself; its lock stays, and says who held it last."""
+    """After close() there is no -wal; the lock file stays and names the last holder."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
     assert set(path.parent.iterdir()) == {path, path.with_name("portspec.db.lock")}
 
 
 def test_host_with_every_port_open_is_small(path: Path) -> None:
-    """The file of a host with 65,535 open ports, and of their change, is no larger than an empty one."""
+    """A file with 65,535 open ports and their change is no larger than an empty one."""
     with opened(path):
         pass
     empty = path.stat().st_size
@@ -131,8 +131,8 @@ def test_host_with_every_port_open_is_small(path: Path) -> None:
     assert path.stat().st_size == empty
 
 
-def test_nothing_is_touched_before_open(path: Path) -> None:
-    """A store that is made, and closed again, leaves no file and no thread."""
+def test_nothing_is_created_before_open(path: Path) -> None:
+    """A store that is constructed and closed leaves no file and no thread."""
     before = threading.enumerate()
     store = Store(str(path), history=DAY)
     assert store.status == StoreStatus(is_up=False, errors=0, pending=0, dropped=0)
@@ -142,8 +142,8 @@ def test_nothing_is_touched_before_open(path: Path) -> None:
     assert threading.enumerate() == before
 
 
-def test_thread_lives_from_start_to_close(path: Path) -> None:
-    """open() starts no thread, start() a daemon, and close() ends it."""
+def test_thread_runs_from_start_to_close(path: Path) -> None:
+    """open() starts no thread, start() a daemon thread, and close() stops it."""
     before = set(threading.enumerate())
     store = Store(str(path), history=DAY)
     store.open([WEB])
@@ -156,8 +156,8 @@ def test_thread_lives_from_start_to_close(path: Path) -> None:
     assert not store.status.is_up
 
 
-def test_close_writes_what_waits_also_without_a_thread(path: Path) -> None:
-    """What was put before start() is written by close(); what is put after it is ignored."""
+def test_close_writes_pending_states_without_a_thread(path: Path) -> None:
+    """States put before start() are written by close(); later ones are ignored."""
     store = Store(str(path), history=365 * DAY, wall_clock=lambda: NOW)
     store.open([WEB])
     web = scan(store, HostState(WEB), 22)
@@ -169,8 +169,8 @@ def test_close_writes_what_waits_also_without_a_thread(path: Path) -> None:
         assert restored["web1"].latest == web.latest
 
 
-def test_put_needs_no_flush(path: Path) -> None:
-    """What was put is committed by itself, soon."""
+def test_put_is_committed_without_flush(path: Path) -> None:
+    """It is committed soon."""
     committed = threading.Event()
 
     def wall_clock() -> float:  # asked for when a batch is written and when there is something to forget
@@ -187,7 +187,7 @@ def test_put_needs_no_flush(path: Path) -> None:
 
 
 def test_symbolic_link_to_the_file_is_followed(tmp_path: Path, path: Path) -> None:
-    """The file may lie elsewhere."""
+    """The file may be elsewhere."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     path.symlink_to(elsewhere / "data.db")
@@ -198,8 +198,8 @@ def test_symbolic_link_to_the_file_is_followed(tmp_path: Path, path: Path) -> No
         assert restored["web1"].latest == scanned(HostState(WEB), 22).latest
 
 
-def test_names_with_odd_characters_are_no_trouble(tmp_path: Path) -> None:
-    """A path is taken as it is, whatever it means in a URI."""
+def test_names_with_special_characters_work(tmp_path: Path) -> None:
+    """A path is used literally, whatever it means in a URI."""
     path = tmp_path / "a b?mode=memory#%41&ü.db"
     with opened(path) as (store, _):
         scan(store, HostState(target("ü'\"host")), 22)
@@ -208,8 +208,8 @@ def test_names_with_odd_characters_are_no_trouble(tmp_path: Path) -> None:
         assert [change.host for _, change in store.changes()] == ["ü'\"host"]
 
 
-def test_host_that_comes_back_has_what_was_put_last(path: Path) -> None:
-    """What waits to be written is newer than what the file has: by that a host that left and returns is known."""
+def test_returning_host_has_the_state_put_last(path: Path) -> None:
+    """A pending state is newer than the one in the file."""
     with opened(path) as (store, _):
         first = scan(store, HostState(WEB), 22)
         commit(store)
@@ -221,8 +221,8 @@ def test_host_that_comes_back_has_what_was_put_last(path: Path) -> None:
             other.execute("ROLLBACK")
 
 
-def test_host_that_left_is_not_kept_in_memory(path: Path) -> None:
-    """The file is where it is known from, if it comes back."""
+def test_removed_host_is_not_kept_in_memory(path: Path) -> None:
+    """Its state is read from the file if it returns."""
     with opened(path) as (store, _):
         state = scan(store, HostState(DB), 22)
         commit(store)

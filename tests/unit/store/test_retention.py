@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from portspec.state.snapshot import HostState
 from portspec.store import retention, schema
 from tests.unit.factories import MODEST, NOW, target
-from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, told
+from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, logged_changes, opened, scan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,24 +22,24 @@ YEARS = 3650 * DAY
 
 
 def fill(path: Path, at: float, *ports: int) -> None:
-    """Have a store log that ports of web1 opened at a time, by a clock that is right."""
+    """Log that ports of web1 opened at a time, with a correct clock."""
     with opened(path, wall_clock=lambda: at) as (store, restored):
         scan(store, restored.get("web1", HostState(WEB)), *ports, at=at)
 
 
 def kept(path: Path, now: float, *, hours: int = 0, days: float = 365) -> list[str]:
-    """Give the ports in the log after so many hours of a store under a clock that stands at `now`."""
+    """Return the ports in the log after a store ran for some hours with a clock stopped at `now`."""
     with opened(path, history=days * DAY, wall_clock=lambda: now) as (store, _):
         for hour in range(hours + 1):
             if hour:
                 store._writer._next_retention = 0.0
             scan(store, HostState(target("clock")), at=now)  # so that there is something to commit
             commit(store)
-        return [ports for _, ports, _ in told(store, limit=10_000)]
+        return [ports for _, ports, _ in logged_changes(store, limit=10_000)]
 
 
-def test_changes_older_than_the_history_are_deleted(path: Path) -> None:
-    """At the start, and every hour, changes older than the history go; the last states stay, scanned seldom or not."""
+def test_expired_changes_are_deleted(path: Path) -> None:
+    """They are deleted at the start and every hour; the last states stay, even of rarely scanned hosts."""
     fill(path, NOW, 22)
     fill(path, NOW + 2 * DAY, 22, 80)
     with opened(path, wall_clock=lambda: NOW) as (store, _):
@@ -49,8 +49,8 @@ def test_changes_older_than_the_history_are_deleted(path: Path) -> None:
         assert sorted(restored) == ["db1", "web1"]
 
 
-def test_state_that_nobody_renews_for_two_years_is_deleted(path: Path) -> None:
-    """A host that is scanned once a year stays known, one that has left does not for ever."""
+def test_state_without_a_scan_for_two_years_is_deleted(path: Path) -> None:
+    """A host that is scanned once a year keeps its state."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection)
         connection.execute(
@@ -61,8 +61,8 @@ def test_state_that_nobody_renews_for_two_years_is_deleted(path: Path) -> None:
         assert connection.execute("SELECT host FROM state").fetchall() == [("web1",)]
 
 
-def test_number_of_a_deleted_change_is_not_given_again(path: Path) -> None:
-    """The numbers of changes only rise, so that a page that was half turned stays right."""
+def test_id_of_a_deleted_change_is_not_reused(path: Path) -> None:
+    """Ids only increase, so that paging stays correct."""
     fill(path, NOW, 22)
     assert kept(path, NOW + 2 * DAY, hours=3, days=1) == []
     with opened(path, wall_clock=lambda: NOW + 2 * DAY) as (store, restored):
@@ -71,8 +71,8 @@ def test_number_of_a_deleted_change_is_not_given_again(path: Path) -> None:
         assert min(number for number, _ in store.changes()) == 2
 
 
-def test_much_is_deleted_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deletion takes as many transactions as it needs, a few rows each, and then ends."""
+def test_many_changes_are_deleted_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletion takes several transactions of a few rows each, and then ends."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), *range(1, 96))
     fill(path, NOW + DAY, 22)
@@ -90,19 +90,19 @@ def test_much_is_deleted_in_small_steps(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(retention, "delete_expired", counted)
     with opened(path, history=DAY / 2, wall_clock=lambda: NOW + DAY) as (store, _):
         assert has_ended.wait(PATIENCE)
-        assert [state for _, _, state in told(store)] == ["closed"]
+        assert [state for _, _, state in logged_changes(store)] == ["closed"]
     assert steps == [True] * 9 + [False]
 
 
-def test_clock_a_day_ahead_deletes_a_day_too_much_at_most(path: Path) -> None:
-    """With a history of ten days and a clock a day ahead, the last nine days stay."""
+def test_clock_a_day_ahead_deletes_at_most_a_day_too_much(path: Path) -> None:
+    """With a history of ten days and a clock one day ahead, the last nine days stay."""
     for day in range(11):
         fill(path, NOW + day * DAY, *range(1, day + 2))
     assert kept(path, NOW + 11 * DAY, hours=5, days=10)[-9:] == [str(port) for port in range(3, 12)]
 
 
-def test_clock_that_is_years_ahead_does_not_wipe_the_log(path: Path) -> None:
-    """Under a clock ten years ahead, restarts delete nothing, and each hour at most a day is lost."""
+def test_clock_years_ahead_does_not_delete_the_log(path: Path) -> None:
+    """With a clock ten years ahead, restarts delete nothing, and at most one day is lost per hour."""
     for day in range(10):
         fill(path, NOW + day * DAY, *range(1, day + 2))
     for _ in range(5):
@@ -111,8 +111,8 @@ def test_clock_that_is_years_ahead_does_not_wipe_the_log(path: Path) -> None:
     assert len(kept(path, NOW + 9 * DAY, days=10, hours=5)) == 6
 
 
-def test_clock_that_was_never_set_deletes_nothing(path: Path) -> None:
-    """Under the clock of 1970 nothing is deleted, and a clock that is set later is followed at once."""
+def test_unset_clock_deletes_nothing(path: Path) -> None:
+    """With a clock in 1970 nothing is deleted, and a clock that is set later is followed at once."""
     with opened(path, wall_clock=lambda: 1000.0) as (store, _):
         scan(store, HostState(WEB), 22, at=1000.0)
     assert kept(path, 1000.0, hours=3, days=1 / 1000) == ["22"]
@@ -121,8 +121,8 @@ def test_clock_that_was_never_set_deletes_nothing(path: Path) -> None:
 
 @MODEST
 @given(st.lists(st.tuples(st.floats(0, 4e9), st.booleans()), max_size=40))
-def test_reference_never_goes_back_nor_ahead_by_more_than_a_day(readings: list[tuple[float, bool]]) -> None:
-    """Whatever the clock says, the reference rises by a day at most, and to what is further ahead only when it may."""
+def test_reference_time_never_goes_back_or_jumps_more_than_a_day(readings: list[tuple[float, bool]]) -> None:
+    """It advances at most one day, and towards a later time only if it may."""
     reference: float | None = None
     for now, may_advance in readings:
         found = retention.advance_reference(reference, now, may_advance=may_advance)

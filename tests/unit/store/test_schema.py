@@ -26,7 +26,7 @@ from portspec.store import (
 )
 from portspec.store.schema import MIGRATIONS
 from tests.unit.factories import NOW
-from tests.unit.store.scenes import DAY, DB, WEB, commit, opened, scan, scanned, told
+from tests.unit.store.scenes import DAY, DB, WEB, commit, logged_changes, opened, scan, scanned
 
 if TYPE_CHECKING:
     from tests.unit.store.scenes import Logs
@@ -36,21 +36,21 @@ VERSION_5: Final = Path(__file__).parents[2] / "data" / "store" / "version-5.db"
 
 
 def pragma(path: Path, name: str) -> int:
-    """Read a number of a file."""
+    """Return the number in a pragma of a file."""
     with closing(sqlite3.connect(path)) as connection:
         return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def test_new_file_has_the_present_version_and_the_mark_of_portspec(path: Path) -> None:
-    """Version and application are in the file, as file(1) and other programs read them."""
+def test_new_file_has_the_current_version_and_the_application_id(path: Path) -> None:
+    """Version and application id are in the file's header, where file(1) reads them."""
     with opened(path):
         pass
     assert pragma(path, "user_version") == len(MIGRATIONS)
     assert pragma(path, "application_id") == schema.APPLICATION_ID
 
 
-def test_older_file_is_brought_to_the_present_version(path: Path) -> None:
-    """A migration adds to the file and leaves what is in it."""
+def test_older_file_is_migrated(path: Path) -> None:
+    """A migration adds to the file and keeps its contents."""
     with opened(path) as (store, _):
         scan(store, HostState(WEB), 22)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -61,8 +61,8 @@ def test_older_file_is_brought_to_the_present_version(path: Path) -> None:
     assert pragma(path, "user_version") == len(NEXT)
 
 
-def test_hosts_of_an_older_file_get_their_keys(path: Path) -> None:
-    """Hosts were written as conf.yml spelled them; of two spellings the later state holds, and the log is one."""
+def test_migration_replaces_host_names_by_keys(path: Path) -> None:
+    """Of two spellings of one host the later state stays, and their changes are merged."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         schema.migrate(connection, MIGRATIONS[:3])
         for host, saved_at in (("WWW.Example.org", 2.0), ("www.example.org.", 1.0), ("2001:DB8::1", 3.0), ("a b", 4.0)):
@@ -188,7 +188,7 @@ def test_states_of_older_files_are_read_without_migration(path: Path, version: i
     assert pragma(path, "user_version") == version
 
 
-def test_migration_that_fails_changes_nothing(path: Path) -> None:
+def test_failed_migration_changes_nothing(path: Path) -> None:
     """All steps are one transaction."""
     with opened(path):
         pass
@@ -199,8 +199,8 @@ def test_migration_that_fails_changes_nothing(path: Path) -> None:
     assert pragma(path, "user_version") == len(MIGRATIONS)
 
 
-def refused(path: Path, logs: Logs, words: str) -> None:
-    """See that a store leaves a file as it is, says so once, and takes it once it has gone."""
+def rejected(path: Path, logs: Logs, words: str) -> None:
+    """Check that a store does not touch a file, logs that once, and creates its own once the file is moved."""
     before = path.read_bytes()
     with opened(path) as (store, restored):
         assert restored == {}
@@ -217,34 +217,34 @@ def refused(path: Path, logs: Logs, words: str) -> None:
         assert words in event["why"]
         path.rename(path.with_name("moved"))
         commit(store)
-        assert told(store) == [("web1", "22", "open")]
+        assert logged_changes(store) == [("web1", "22", "open")]
         assert logs.levels == ["error", "info"]
     with opened(path) as (_, restored):
         assert restored["web1"].latest == web.latest
 
 
 def test_file_of_a_newer_portspec_is_not_touched(path: Path, logs: Logs) -> None:
-    """What a newer version wrote is left alone until it is moved away."""
+    """It stays unchanged until it is moved away."""
     with opened(path):
         pass
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     path.with_name("portspec.db.lock").unlink()
-    refused(path, logs, "a newer portspec wrote it")
+    rejected(path, logs, "a newer portspec wrote it")
 
 
 @pytest.mark.parametrize("application_id", [0, 0x0F055112])
 def test_database_of_another_program_is_not_touched(path: Path, logs: Logs, application_id: int) -> None:
-    """Somebody else's SQLite file is left alone, marked (here as Fossil's) or not, in WAL mode or not."""
+    """Another program's SQLite file stays unchanged, with or without an application id or WAL mode."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE state (theirs)")
-    refused(path, logs, "the database of another program")
+    rejected(path, logs, "the database of another program")
 
 
-def test_database_of_another_program_is_known_by_what_is_in_its_wal(path: Path) -> None:
-    """A file whose tables are only in its -wal yet is left alone, too."""
+def test_database_of_another_program_is_recognised_by_its_wal(path: Path) -> None:
+    """A file whose tables are only in its -wal is not touched either."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("CREATE TABLE theirs (x)")
@@ -254,8 +254,8 @@ def test_database_of_another_program_is_known_by_what_is_in_its_wal(path: Path) 
 
 
 @pytest.mark.parametrize("journal_mode", ["DELETE", "WAL"])
-def test_file_whose_making_was_interrupted_is_made(path: Path, journal_mode: str) -> None:
-    """A file without anything in it, of no size or with a header, is taken."""
+def test_interrupted_creation_is_completed(path: Path, journal_mode: str) -> None:
+    """An empty file, or one with a header only, is used."""
     path.touch()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal_mode}")

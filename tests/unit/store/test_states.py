@@ -23,7 +23,7 @@ failures = st.none() | st.builds(Failure, st.sampled_from(Reason), st.text(max_s
 
 @st.composite
 def observations(draw: st.DrawFn) -> AddressObservation:
-    """Draw what one address showed; of the open ports some are unconfirmed."""
+    """Draw an observation of an address; some of the open ports are unconfirmed."""
     found, unconfirmed, silent, closed = draw(ports), draw(ports), draw(ports), draw(ports)
     return AddressObservation(
         address=draw(st.ip_addresses().map(str)),
@@ -40,7 +40,7 @@ def observations(draw: st.DrawFn) -> AddressObservation:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> HostState:
+def host_states(draw: st.DrawFn) -> HostState:
     """Draw the state after some scans."""
     state = HostState(WEB)
     for _ in range(draw(st.integers(0, 3))):
@@ -55,42 +55,42 @@ def states(draw: st.DrawFn) -> HostState:
 
 
 def round_trip(state: HostState, of: Any = WEB) -> HostState:
-    """Write a state and read it."""
+    """Encode and decode a state."""
     return StateCodec().decode(StateCodec().encode(state), of, NOW)
 
 
 @MODEST
-@given(states())
-def test_state_is_read_as_it_was_written(state: HostState) -> None:
-    """Every state comes back equal, its verdict and its deviations made anew."""
+@given(host_states())
+def test_decoded_state_equals_the_encoded_one(state: HostState) -> None:
+    """Every state is decoded equal, with its verdict and deviations derived again."""
     found = round_trip(state)
     assert found == dataclasses.replace(state.judged(WEB, NOW), judged_at=NOW)
     assert (found.latest is found.conclusive) == (state.latest is state.conclusive)
 
 
-def test_state_is_judged_by_the_specification_of_the_day() -> None:
-    """A state that was in specification is out of it once the specification is another."""
+def test_decoded_state_is_judged_by_the_current_specification() -> None:
+    """A state that was in specification is out of it under another specification."""
     state = scanned(HostState(WEB), 22)
     assert state.verdict is Verdict.IN_SPEC
     assert round_trip(state, target("web1")).verdict is Verdict.OUT_OF_SPEC
 
 
-def test_host_with_every_port_open_takes_a_few_hundred_bytes() -> None:
-    """A document of 65,535 open ports is short, and holds no deviation."""
+def test_document_of_a_host_with_every_port_open_is_short() -> None:
+    """A document of 65,535 open ports contains ranges and no deviations."""
     document = StateCodec().encode(HostState(WEB).after(result(WEB, seen(scanned=ALL_PORTS, is_open=ALL_PORTS))))
     assert len(document) < 300
     assert "unexpected" not in document
 
 
-def test_more_sets_of_ports_than_are_remembered_come_back() -> None:
-    """Sets of ports are right also when there are more of them than the encoding remembers."""
+def test_more_port_sets_than_the_cache_holds_are_correct() -> None:
+    """Port sets are correct even if there are more than the codec caches."""
     encoding = StateCodec()
     every = [scanned(HostState(WEB), port) for port in range(1, 3000)]  # at NOW
     assert [encoding.decode(encoding.encode(state), WEB, NOW) for state in every] == every
 
 
-def test_state_with_a_number_that_is_none_is_refused() -> None:
-    """A NaN is not written."""
+def test_nan_is_not_encoded() -> None:
+    """A state with NaN raises ValueError."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         StateCodec().encode(HostState(WEB).after(result(WEB, seen(rtt=float("nan")))))
 
@@ -99,7 +99,7 @@ GOOD = json.loads(StateCodec().encode(dataclasses.replace(scanned(HostState(WEB)
 
 
 def altered(*keys: str | int, to: object) -> str:
-    """Give the good document with one value replaced."""
+    """Return the valid document with one value replaced."""
     document = json.loads(json.dumps(GOOD))
     place = document
     for key in keys[:-1]:
@@ -136,8 +136,8 @@ def altered(*keys: str | int, to: object) -> str:
         altered("last_change", to="yesterday"),
     ],
 )
-def test_document_that_cannot_be_read_is_refused(document: str) -> None:
-    """A document that is none raises StateDocumentError and nothing else."""
+def test_invalid_document_is_rejected(document: str) -> None:
+    """It raises StateDocumentError and nothing else."""
     with pytest.raises(StateDocumentError):
         StateCodec().decode(document, WEB, NOW)
 
@@ -164,8 +164,8 @@ anything = st.recursive(
     ),
     anything,
 )
-def test_document_with_anything_in_a_place_is_a_state_or_refused(keys: tuple[str | int, ...], value: object) -> None:
-    """Whatever stands in a document, it is read as a state or raises StateDocumentError."""
+def test_document_with_any_value_is_decoded_or_rejected(keys: tuple[str | int, ...], value: object) -> None:
+    """A document with any value replaced is decoded or raises StateDocumentError."""
     try:
         found = StateCodec().decode(altered(*keys, to=value), WEB, NOW)
     except StateDocumentError:

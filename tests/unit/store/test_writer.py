@@ -1,4 +1,4 @@
-"""The thread that writes: whatever goes wrong in it, nobody waits for ever."""
+"""The writer's thread: after any error, no caller waits forever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, states
 from tests.unit.factories import NOW
-from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, opened, scan, scanned, told
+from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, logged_changes, opened, scan, scanned
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 class FaultError(Exception):
-    """Something that nobody has thought of."""
+    """An unexpected error."""
 
 
 def fail(*_: object) -> NoReturn:
-    """Fail in a way that nobody has thought of."""
+    """Raise an unexpected error."""
     raise FaultError
 
 
 @pytest.mark.parametrize("method", ["_absorb", "_is_due", "_attempt"])
-def test_fault_in_the_thread_does_not_end_it(
+def test_unexpected_error_does_not_end_the_thread(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """It is logged, those who wait get an answer, and the next turn writes what is put."""
+    """It is logged, waiting callers get an error, and the next turn writes."""
     with opened(path) as (store, _):
         with monkeypatch.context() as faulty:
             faulty.setattr(store._writer, method, fail)
@@ -44,16 +44,16 @@ def test_fault_in_the_thread_does_not_end_it(
                 store.transact(lambda _: None)
         scan(store, HostState(DB), 22)
         commit(store)
-        assert ("db1", "22", "open") in told(store)
+        assert ("db1", "22", "open") in logged_changes(store)
         assert store.transact(lambda _: "done") == "done"
     assert any(event["event"] == "unexpected error while writing the state file; continuing" for event in logs.events)
 
 
 @pytest.mark.parametrize("spoilt", ["notification", "notification_state", "port"])
-def test_what_can_never_be_written_keeps_nothing_else_from_being_written(
+def test_unwritable_values_do_not_block_others(
     path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, spoilt: str
 ) -> None:
-    """An entry whose values SQLite cannot take is told in the log and lost; all others are written, each once."""
+    """An entry with values that SQLite rejects is logged and dropped; all others are written once."""
     with opened(path) as (store, _):
         with monkeypatch.context() as waiting:  # so that all are in one transaction
             waiting.setattr(store._writer, "_attempt", lambda: False)
@@ -68,16 +68,16 @@ def test_what_can_never_be_written_keeps_nothing_else_from_being_written(
             assert not store.flush(PATIENCE)
         commit(store)
         assert store.status.is_up
-        assert [host for host, _, _ in told(store) if host.startswith("bad")] == []
-        assert ("db1", "22", "open") in told(store)
-        assert len(told(store)) == len(set(told(store)))
-        assert ("web1", "80", "open") in told(store)
+        assert [host for host, _, _ in logged_changes(store) if host.startswith("bad")] == []
+        assert ("db1", "22", "open") in logged_changes(store)
+        assert len(logged_changes(store)) == len(set(logged_changes(store)))
+        assert ("web1", "80", "open") in logged_changes(store)
         assert store.status.dropped > 0
     assert [event["host"].startswith("bad") for event in logs.events if event["level"] == "error"] == [True]
 
 
-def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be written because the connection is closed is written over the next one."""
+def test_broken_connection_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written on a closed connection is written on the next one."""
     write = states.write_states
 
     def close_first(connection: sqlite3.Connection, *given: Any) -> None:
@@ -91,13 +91,13 @@ def test_connection_that_is_at_fault_loses_nothing(path: Path, monkeypatch: pyte
         store.flush(PATIENCE)
         commit(store)
         assert states.write_states is write
-        assert ("web1", "22", "open") in told(store)
+        assert ("web1", "22", "open") in logged_changes(store)
         assert store.status.dropped == 0
 
 
 @pytest.mark.parametrize("error", [FaultError, SystemExit, KeyboardInterrupt])
-def test_job_that_fails_in_any_way_is_told_to_who_asked(path: Path, error: type[BaseException]) -> None:
-    """Nothing of it is written, and the thread goes on."""
+def test_caller_gets_any_error_of_its_job(path: Path, error: type[BaseException]) -> None:
+    """Nothing of the job is written, and the thread continues."""
 
     def job(file: sqlite3.Connection) -> NoReturn:
         file.execute("INSERT INTO meta (key, value) VALUES ('half', 'done')")
@@ -110,8 +110,8 @@ def test_job_that_fails_in_any_way_is_told_to_who_asked(path: Path, error: type[
         assert count == 0
 
 
-def test_thread_that_ends_lets_go_of_those_who_wait(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if it ends as it never should: what was asked is refused, and so is what is asked later."""
+def test_end_of_the_thread_fails_waiting_jobs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the thread ends unexpectedly, waiting and later callers get an error."""
     with opened(path) as (store, _):
         writer = store._writer
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -124,5 +124,5 @@ def test_thread_that_ends_lets_go_of_those_who_wait(path: Path, monkeypatch: pyt
 
 
 def sys_exit() -> NoReturn:
-    """End the thread that calls this."""
+    """End the calling thread."""
     raise SystemExit
