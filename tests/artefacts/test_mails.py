@@ -15,10 +15,10 @@ from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException
 from portspec.notify.content import Links
-from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
-from portspec.notify.holders import with_holders
-from portspec.notify.letter import digest, letter, trial_letter, trouble_letter
-from portspec.notify.story import NOTHING_TOLD, tell
+from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
+from portspec.notify.holders import add_listeners
+from portspec.notify.letter import digest, letter, render_store_failure_mail, render_test_mail
+from portspec.notify.story import NOTHING_NOTIFIED, tell
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState
@@ -69,13 +69,15 @@ class Host:
     def __init__(self, of: Target = DB1, audit: AuditState | None = None) -> None:
         self.state = HostState(of)
         self.audit = audit
-        self.story = NOTHING_TOLD
+        self.story = NOTHING_NOTIFIED
 
     def told(self, now: float) -> Notice | None:
-        """Return what is told of the host as it is."""
+        """Give what is told of the host as it is."""
         story, notice = tell(self.story, self.state, now, DAY)
-        self.story = decode_story(encode_story(story))
-        return decode_notice(encode_notice(with_holders(notice, self.state, self.audit))) if notice else None
+        self.story = decode_state(encode_state(story))
+        return (
+            decode_notification(encode_notification(add_listeners(notice, self.state, self.audit))) if notice else None
+        )
 
     def scan(self, at: float, *is_open: int, filtered: tuple[int, ...] = ()) -> Notice | None:
         """Scan its address, where other ports than these refuse."""
@@ -175,7 +177,7 @@ def test_host_that_is_seen_again() -> None:
 
 
 def fleet(count: int) -> list[Notice]:
-    """Return what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
+    """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
     notices = []
     for number in range(count):
         address = f"198.18.{number // 250}.{number % 250 + 1}"
@@ -202,6 +204,6 @@ def test_hundreds_of_hosts_at_once() -> None:
 
 def test_other_mails() -> None:
     """The mails that are about no host have the same form."""
-    compare("test-mail", trial_letter(sender=SENDER, recipient=RECIPIENT, now=NIGHT))
+    compare("test-mail", render_test_mail(sender=SENDER, recipient=RECIPIENT, now=NIGHT))
     why = "/var/lib/portspec/portspec.db: the state cannot be written: database or disk is full"
-    compare("state-file", trouble_letter(why, sender=SENDER, recipient=RECIPIENT, now=NIGHT))
+    compare("state-file", render_store_failure_mail(why, sender=SENDER, recipient=RECIPIENT, now=NIGHT))

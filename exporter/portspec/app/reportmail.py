@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.errors import NoThreadError
-from portspec.notify import report_letter, send_each
+from portspec.notify import render_report_mail, send_mails
 from portspec.report import mail_report, write_report
 from portspec.store import StoreError, read_value, write_value
 from portspec.threads import in_daemon_thread
@@ -157,7 +157,7 @@ class ReportMail:
             else:
                 _log.warning("the report cannot be mailed now", recipient=recipient, why=str(error))
 
-        await send_each(self.mail, letters, note)
+        await send_mails(self.mail, letters, note)
 
     def _letters(self, recipients: Sequence[str], now: float) -> dict[str, bytes]:
         """Write the mail to each recipient."""
@@ -167,7 +167,7 @@ class ReportMail:
         if page is None:
             body += "\nThe whole report is too large for a mail: see reportfile, or `portspec report`.\n"
         return {
-            recipient: report_letter(outcome, body, page, sender=self.mail.sender, recipient=recipient, now=now)
+            recipient: render_report_mail(outcome, body, page, sender=self.mail.sender, recipient=recipient, now=now)
             for recipient in recipients
         }
 

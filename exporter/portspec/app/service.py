@@ -22,7 +22,7 @@ from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.names import canonical
-from portspec.notify import RUNBOOKS, Links, Mailer, MailMemory, withdraw_mails
+from portspec.notify import RUNBOOKS, Links, Mailer, MailerState, discard_queued_mails
 from portspec.report import ReportSettings
 from portspec.schedule.monitor import Monitor
 from portspec.schedule.on_demand import Prober
@@ -92,7 +92,7 @@ class Service:
         self._discovery = Discovery(config.discovery)
         self._prober: Prober | None = None
         self._mailer: Mailer | None = None
-        self._mail_memory = MailMemory()
+        self._mail_memory = MailerState()
         self._mailing: asyncio.Task[None] | None = None
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
@@ -337,7 +337,7 @@ class Service:
                 self._mailing.cancel()
                 self._mailing = None
         if self._tasks and self._mailing is None:
-            sending = self._mailer.run() if self._mailer else withdraw_mails(self.store, self._mail_memory)
+            sending = self._mailer.run() if self._mailer else discard_queued_mails(self.store, self._mail_memory)
             self._mailing = self._tasks.create_task(sending)
 
     def _publish(self, config: Config) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portspec.cli.output import write
 from portspec.errors import UsageError
-from portspec.notify import send_each, trial_letter
+from portspec.notify import render_test_mail, send_mails
 
 if TYPE_CHECKING:
     from portspec.config import Config, MailConfig
@@ -31,7 +31,7 @@ async def _send_all(mail: MailConfig, others: str) -> int:
     )
     is_taken = True
     letters = {
-        recipient: trial_letter(sender=mail.sender, recipient=recipient, now=time.time())
+        recipient: render_test_mail(sender=mail.sender, recipient=recipient, now=time.time())
         for recipient in mail.recipients
     }
 
@@ -40,7 +40,7 @@ async def _send_all(mail: MailConfig, others: str) -> int:
         is_taken = is_taken and error is None
         write(f"{recipient}: {'taken' if error is None else 'NOT taken'}: {error or answer}\n")
 
-    await send_each(mail, letters, tell)
+    await send_mails(mail, letters, tell)
     if mail.mode == "off":
         write(f"note: sendemail is false; nothing but this test{others} is sent\n")
     return 0 if is_taken else FAILED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiosmtplib import errors
 
-from portspec.notify.delivery import DeliveryError, Reason, answer, offer, short
+from portspec.notify.delivery import DeliveryError, DeliveryErrorReason, answer, offer, short
 from portspec.notify.steps import step
 from portspec.notify.tokencommand import access_token
 
@@ -33,7 +33,7 @@ async def authenticate(
     offered = client.server_auth_methods  # in lower case, those announced as AUTH=… included
     if command:
         if "xoauth2" not in offered:
-            raise DeliveryError(Reason.AUTH, f"the server offers no AUTH XOAUTH2, {_instead(offered)}")
+            raise DeliveryError(DeliveryErrorReason.AUTH, f"the server offers no AUTH XOAUTH2, {_instead(offered)}")
         await _xoauth2(client, username, await access_token(command, patience))
     elif password is not None:
         if "plain" in offered:
@@ -41,7 +41,9 @@ async def authenticate(
         elif "login" in offered:
             await _converse(client, "LOGIN", [username, password])
         else:
-            raise DeliveryError(Reason.AUTH, f"the server offers neither AUTH PLAIN nor LOGIN, {_instead(offered)}")
+            raise DeliveryError(
+                DeliveryErrorReason.AUTH, f"the server offers neither AUTH PLAIN nor LOGIN, {_instead(offered)}"
+            )
 
 
 def _instead(offered: Sequence[str]) -> str:
@@ -78,7 +80,7 @@ async def _xoauth2(client: aiosmtplib.SMTP, username: str, token: str) -> None:
             response = await step(client.execute_command(b""))
     if response.code >= _REFUSED:
         said = answer(response.code, response.message)
-        raise DeliveryError(Reason.AUTH, f"the server does not take the token: {said}{told}")
+        raise DeliveryError(DeliveryErrorReason.AUTH, f"the server does not take the token: {said}{told}")
     if response.code != _DONE or not is_asked:
         raise errors.SMTPAuthenticationError(response.code, response.message)
 

@@ -29,7 +29,7 @@ _ABOUT_ALL = re.compile(
 )
 
 
-class Reason(enum.StrEnum):
+class DeliveryErrorReason(enum.StrEnum):
     """Why a mail was not taken."""
 
     RESOLVE = "resolve"
@@ -54,7 +54,7 @@ class DeliveryError(PortspecError):
 
     exit_code = 1
 
-    def __init__(self, reason: Reason, detail: str, *, is_of_mail: bool = False) -> None:
+    def __init__(self, reason: DeliveryErrorReason, detail: str, *, is_of_mail: bool = False) -> None:
         self.reason = reason
         self.detail = detail
         self.is_of_mail = is_of_mail
@@ -64,11 +64,13 @@ class DeliveryError(PortspecError):
 def refusal(error: errors.SMTPResponseException, own_name: str, *, is_opening: bool) -> DeliveryError:
     """Tell what an answer means that is none of success; `own_name` is what EHLO was said with."""
     if error.code < _TEMPORARY:
-        return DeliveryError(Reason.PROTOCOL, f"the server says what cannot be understood: {short(error.message)}")
+        return DeliveryError(
+            DeliveryErrorReason.PROTOCOL, f"the server says what cannot be understood: {short(error.message)}"
+        )
     said = answer(error.code, error.message)
     if isinstance(error, errors.SMTPAuthenticationError):
-        return DeliveryError(Reason.AUTH, f"the server does not take the credentials: {said}")
-    reason = Reason.REFUSED if error.code >= _PERMANENT else Reason.TEMPORARY
+        return DeliveryError(DeliveryErrorReason.AUTH, f"the server does not take the credentials: {said}")
+    reason = DeliveryErrorReason.REFUSED if error.code >= _PERMANENT else DeliveryErrorReason.TEMPORARY
     meant = _ECHO.sub("", error.message)
     if _ABOUT_NAME.search(meant):
         # it would refuse all mails so, and would take each when the name is right

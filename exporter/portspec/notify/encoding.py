@@ -7,16 +7,16 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from portspec.notify.notice import Acceptance, Gap, Holder, Line, News, Notice
-from portspec.notify.story import NOTHING_TOLD, Finding, Story
+from portspec.notify.story import NOTHING_NOTIFIED, Finding, Story
 from portspec.ports import PortSet
 from portspec.state.verdict import Kind, Verdict
 
 _END_OF_TIME: Final = 253_402_300_800.0 - 86_400  # Unix seconds; a day less, for local time may be ahead
 
 
-def encode_story(story: Story) -> str | None:
+def encode_state(story: Story) -> str | None:
     """Write a story; None for one that says nothing."""
-    if story == NOTHING_TOLD:
+    if story == NOTHING_NOTIFIED:
         return None
     findings = [(item.address, item.kind.value, str(item.ports), item.since) for item in story.findings]
     plain = asdict(replace(story, findings=())) | {
@@ -26,12 +26,12 @@ def encode_story(story: Story) -> str | None:
     return json.dumps(plain, separators=(",", ":"))
 
 
-def decode_story(document: str | None) -> Story:
+def decode_state(document: str | None) -> Story:
     """Read a story; what cannot be read is as good as none, so that more is told rather than less."""
     try:
         plain = json.loads(document or "null")
         if plain is None:
-            return NOTHING_TOLD
+            return NOTHING_NOTIFIED
         found = plain["findings"]
         seen = plain.get("seen") or [0.0] * len(found)
         findings = tuple(
@@ -50,15 +50,15 @@ def decode_story(document: str | None) -> Story:
             reason=_text(plain.get("reason", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return NOTHING_TOLD
+        return NOTHING_NOTIFIED
 
 
-def encode_notice(notice: Notice) -> str:
+def encode_notification(notice: Notice) -> str:
     """Write a notice."""
     return json.dumps(asdict(notice), separators=(",", ":"))
 
 
-def decode_notice(document: str) -> Notice:
+def decode_notification(document: str) -> Notice:
     """Read a notice; what an older portspec did not write is empty. Raises ValueError, whatever the document is."""
     try:
         plain = json.loads(document)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_NAMES: Final = 5  # processes that are named of a port
 
 
-def with_holders(notice: Notice, state: HostState, audit: AuditState | None) -> Notice:
+def add_listeners(notice: Notice, state: HostState, audit: AuditState | None) -> Notice:
     """Add to a notice who listens on its unexpected ports; the same where no audit tells, or the host is unknown."""
     lines = [line for line in notice.lines if line.kind == Kind.UNEXPECTED]
     if notice.is_unknown or not lines or audit is None or audit.host_audit is None:

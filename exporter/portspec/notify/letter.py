@@ -55,7 +55,7 @@ def digest(
     return message.as_bytes()
 
 
-def trial_letter(*, sender: str, recipient: str, now: float) -> bytes:
+def render_test_mail(*, sender: str, recipient: str, now: float) -> bytes:
     """Write the mail of `portspec mail-test`."""
     content = Content(
         subject=f"{PREFIX} test mail",
@@ -68,7 +68,9 @@ def trial_letter(*, sender: str, recipient: str, now: float) -> bytes:
     return _mail(content, "PortSpec Alert [test]", identity, sender=sender, recipient=recipient, now=now).as_bytes()
 
 
-def report_letter(outcome: str, body: str, page: bytes | None, *, sender: str, recipient: str, now: float) -> bytes:
+def render_report_mail(
+    outcome: str, body: str, page: bytes | None, *, sender: str, recipient: str, now: float
+) -> bytes:
     """Write the daily mail of the report of all machines, with the HTML `page` attached if there is one."""
     message = _message(f"{PREFIX} report: {outcome}", body, sender=sender, recipient=recipient, now=now)
     message["X-PortSpec-Alert"] = f"PortSpec Report [{outcome}]"
@@ -78,7 +80,7 @@ def report_letter(outcome: str, body: str, page: bytes | None, *, sender: str, r
     return message.as_bytes()
 
 
-def trouble_letter(why: str, *, sender: str, recipient: str, now: float, links: Links = NO_LINKS) -> bytes:
+def render_store_failure_mail(why: str, *, sender: str, recipient: str, now: float, links: Links = NO_LINKS) -> bytes:
     """Write the mail which tells that mails about hosts wait because the state file cannot be written."""
     content = Content(
         subject=f"{PREFIX} mails about hosts wait: the state file cannot be written",

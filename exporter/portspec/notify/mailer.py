@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from portspec import log
 from portspec.errors import NoThreadError
 from portspec.notify.content import Links
-from portspec.notify.encoding import decode_story, encode_notice, encode_story
-from portspec.notify.holders import with_holders
-from portspec.notify.letter import trouble_letter
-from portspec.notify.smtp import DeliveryError, Reason, Session
+from portspec.notify.encoding import decode_state, encode_notification, encode_state
+from portspec.notify.holders import add_listeners
+from portspec.notify.letter import render_store_failure_mail
+from portspec.notify.smtp import DeliveryError, DeliveryErrorReason, Session
 from portspec.notify.steps import last_step
-from portspec.notify.story import NOTHING_TOLD, WATCHED_BY_OTHERS, tell
+from portspec.notify.story import NOTHING_NOTIFIED, WATCHED_BY_OTHERS, tell
 from portspec.notify.watch import EVERY, Watch
 from portspec.notify.writing import Written, write_mails
 from portspec.store import StoreError, outbox
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from portspec.notify.story import Story
     from portspec.state.snapshot import HostState
     from portspec.store import Store
-    from portspec.store.outbox import QueuedMail, QueuedNotification
+    from portspec.store.outbox import Letter, NoticeRow
 
 LOOK: Final = 1.0  # seconds between two looks into the outbox while something waits in it
 HOLD: Final = 300.0  # seconds that a notice waits at most for the end of the round, so that many become one digest
@@ -68,7 +68,7 @@ class MailStatus:
 
 
 @dataclass(slots=True)
-class MailMemory:
+class MailerState:
     """What a process knows of mails whatever its settings, for the counts see MailStatus.
 
     `taken` are mails that the server has, and the outbox perhaps still has, too. `awaited` is by host what was under
@@ -80,7 +80,7 @@ class MailMemory:
     sent: int = 0
     given_up: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    taken: dict[int, QueuedMail] = field(default_factory=dict)
+    taken: dict[int, Letter] = field(default_factory=dict)
     awaited: dict[str, Round] = field(default_factory=dict)
     store_failed_at: float | None = None
     told_of_store: set[str] = field(default_factory=set)
@@ -105,7 +105,7 @@ class Mailer:
         states: Callable[[], Mapping[str, HostState]],
         audit: Callable[[str], AuditState | None] = lambda _: None,
         links: Callable[[], Links] = Links,
-        memory: MailMemory | None = None,
+        memory: MailerState | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.mail = mail
@@ -120,7 +120,7 @@ class Mailer:
             if mail.mode == "fallback" and mail.alertmanager
             else None
         )
-        self.memory = memory or MailMemory()
+        self.memory = memory or MailerState()
         self._something_new = asyncio.Event()
         self._server_due = -math.inf  # Unix seconds
         self._server_pause = 0.0
@@ -131,26 +131,26 @@ class Mailer:
     def status(self) -> MailStatus:
         """How it does now; callable from any thread."""
         memory = self.memory
-        failed = {reason.value: memory.failed[reason.value] for reason in Reason}
+        failed = {reason.value: memory.failed[reason.value] for reason in DeliveryErrorReason}
         return MailStatus(memory.waiting, memory.sent, memory.given_up, failed)
 
     def on_state(self, before: HostState, after: HostState) -> None:
         """Have a host's states before and after a scan written, with what is to be told of it; at once."""
         if not self._is_active:
             # until it is known that Alertmanager tells, a restart in the middle of its failure forgets nothing
-            self._store.put(before, after, None if self._is_settled else self._store.notification_state(after.host))
+            self._store.put(before, after, None if self._is_settled else self._store.story(after.host))
             return
         self._tell(before, after, self._story(after.host))
 
     def _tell(self, before: HostState, after: HostState, story: Story) -> None:
         """Have states written with what is to be told to those who know a story, or else to those who know nothing."""
-        documents: tuple[str | None, str | None] = self._store.notification_state(after.host), None
-        for known in dict.fromkeys((story, NOTHING_TOLD)):
+        documents: tuple[str | None, str | None] = self._store.story(after.host), None
+        for known in dict.fromkeys((story, NOTHING_NOTIFIED)):
             try:
                 documents = self._documents(after, known)
                 break
             except Exception:  # noqa: BLE001 - no fault here may end a scan
-                is_last = known == NOTHING_TOLD
+                is_last = known == NOTHING_NOTIFIED
                 _log.exception(_CANNOT_BE_TOLD if is_last else _IS_TOLD_ANEW, host=after.host)
         self._store.put(before, after, *documents)
         if documents[1] is not None:
@@ -159,20 +159,20 @@ class Mailer:
     def _story(self, host: str) -> Story:
         """Give what was told of a host."""
         try:
-            return decode_story(self._store.notification_state(host))
+            return decode_state(self._store.story(host))
         except Exception:  # noqa: BLE001 - the same
             _log.exception(_IS_TOLD_ANEW, host=host)
-            return NOTHING_TOLD
+            return NOTHING_NOTIFIED
 
     def _documents(self, after: HostState, story: Story) -> tuple[str | None, str | None]:
         """Give the documents of a host's story from now on, and of what is to be told, if anything."""
         told, notice = tell(story, after, self._wall_clock(), self.mail.remind)
         if notice is not None:
             try:
-                notice = with_holders(notice, after, self._audit(after.host))
+                notice = add_listeners(notice, after, self._audit(after.host))
             except Exception:  # noqa: BLE001 - it is told without them
                 _log.exception("who listens on a host cannot be told", host=after.host)
-        return encode_story(told), encode_notice(notice) if notice else None
+        return encode_state(told), encode_notification(notice) if notice else None
 
     async def run(self) -> None:
         """Send what waits until cancelled; nothing that goes wrong ends it.
@@ -213,7 +213,7 @@ class Mailer:
                 self.memory.taken.pop(item.number, None)
             if letters:
                 await self._deliver(letters)
-                waiting = await self._in_store(outbox.read_status)
+                waiting = await self._in_store(outbox.waiting)
                 self._note(waiting)
         except StoreError as error:
             await self._tell_of_store(error)
@@ -222,17 +222,17 @@ class Mailer:
         self.memory.told_of_store.clear()
         if not self._is_active:
             return MAX_PAUSE
-        if waiting.notifications:
+        if waiting.notices:
             return LOOK
         due = math.inf if waiting.due is None else max(waiting.due, self._server_due)
         return min(max(due - self._wall_clock(), 0.0), MAX_PAUSE)
 
-    def _note(self, waiting: outbox.OutboxStatus) -> None:
-        self.memory.waiting = waiting.notifications + waiting.mails
+    def _note(self, waiting: outbox.Waiting) -> None:
+        self.memory.waiting = waiting.notices + waiting.mails
 
     def _take(
-        self, file: sqlite3.Connection, taken: Iterable[QueuedMail], under_way: Mapping[float | None, int], now: float
-    ) -> tuple[list[QueuedMail], outbox.OutboxStatus, dict[str, Round], int]:
+        self, file: sqlite3.Connection, taken: Iterable[Letter], under_way: Mapping[float | None, int], now: float
+    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round], int]:
         """Make mails of the notices whose time it is.
 
         Gives the mails that are due, what waits in all, and what for, and how many mails could not be written.
@@ -240,17 +240,17 @@ class Mailer:
         written = Written()
         for item in taken:
             outbox.remove(file, item)
-        notices = outbox.read_notifications(file)
+        notices = outbox.read_notices(file)
         awaited = self._awaited_rounds(notices, under_way, now)
         if ripe := [row for row in notices if row.host not in awaited]:
             written = write_mails(ripe, self.mail.recipients, self.mail.sender, now, self._links())
-            outbox.enqueue(file, ripe, written.mails, now)
+            outbox.post(file, ripe, written.mails, now)
         may_send = self._is_active and not 0 < self._server_due - now <= MAX_PAUSE
         due = outbox.read_due(file, now, _BATCH, MAX_MAIL_PAUSE) if may_send else []
-        return due, outbox.read_status(file), awaited, written.lost
+        return due, outbox.waiting(file), awaited, written.lost
 
     def _awaited_rounds(
-        self, notices: Sequence[QueuedNotification], under_way: Mapping[float | None, int], now: float
+        self, notices: Sequence[NoticeRow], under_way: Mapping[float | None, int], now: float
     ) -> dict[str, Round]:
         """Give, by host, the round whose end its notices wait for; hosts whose notices wait no more are left out."""
         states = self._states()
@@ -266,7 +266,7 @@ class Mailer:
             if awaited and awaited in under_way.items() and 0 <= now - oldest[awaited] < HOLD
         }
 
-    async def _deliver(self, letters: Iterable[QueuedMail]) -> None:
+    async def _deliver(self, letters: Iterable[Letter]) -> None:
         """Send mails over one connection."""
         waiting = deque(letters)
         recipients = {recipient.lower() for recipient in self.mail.recipients}
@@ -303,7 +303,7 @@ class Mailer:
         else:
             self._server_pause, self._server_due = 0.0, -math.inf
 
-    async def _send(self, session: Session, item: QueuedMail) -> None:
+    async def _send(self, session: Session, item: Letter) -> None:
         """Send one mail, and take it out of the outbox or keep it for later. Raises DeliveryError, StoreError."""
         try:
             answer = await session.send(item.recipient, item.message)
@@ -316,9 +316,9 @@ class Mailer:
             _log.info("mail sent", recipient=item.recipient, answer=answer)
             await self._remove(item)
 
-    async def _keep(self, item: QueuedMail, error: DeliveryError) -> None:
+    async def _keep(self, item: Letter, error: DeliveryError) -> None:
         self.memory.failed[error.reason.value] += 1
-        item = replace(item, refusals=item.refusals + (error.reason is Reason.REFUSED))
+        item = replace(item, refusals=item.refusals + (error.reason is DeliveryErrorReason.REFUSED))
         if item.refusals >= MAX_REFUSALS or self._wall_clock() - item.at >= KEPT:
             await self._give_up(item, error)
             return
@@ -326,18 +326,18 @@ class Mailer:
         await self._put_off(item, pause)
         _log.warning("a mail was not taken", recipient=item.recipient, why=error.detail, next_try_seconds=pause)
 
-    async def _put_off(self, item: QueuedMail, pause: float) -> None:
+    async def _put_off(self, item: Letter, pause: float) -> None:
         """Keep a mail that was tried for so many seconds."""
         item = replace(item, attempts=item.attempts + 1)
         await self._in_store(lambda file: outbox.postpone(file, item, self._wall_clock() + pause))
 
-    async def _give_up(self, item: QueuedMail, error: DeliveryError) -> None:
+    async def _give_up(self, item: Letter, error: DeliveryError) -> None:
         self.memory.given_up += 1
         days = (self._wall_clock() - item.at) / 86_400
         _log.error("a mail is given up", recipient=item.recipient, why=error.detail, days=round(days, 1))
         await self._remove(item)
 
-    async def _remove(self, item: QueuedMail) -> None:
+    async def _remove(self, item: Letter) -> None:
         """Take a mail out of the outbox: if not now, then before anything else is sent."""
         self.memory.taken[item.number] = item
         await self._in_store(lambda file: outbox.remove(file, item))
@@ -366,7 +366,7 @@ class Mailer:
 
     async def _tell_one_of_store(self, session: Session, recipient: str, why: str) -> None:
         sender, now = self.mail.sender, self._wall_clock()
-        message = trouble_letter(why, sender=sender, recipient=recipient, now=now, links=self._links())
+        message = render_store_failure_mail(why, sender=sender, recipient=recipient, now=now, links=self._links())
         try:
             await session.send(recipient, message)
         except DeliveryError as failure:
@@ -393,8 +393,7 @@ class Mailer:
                         if number % _AT_ONCE == 0:
                             await asyncio.sleep(0)
                         if state := self._states().get(host):  # as it is by now
-                            # from before a restart in the middle of a failure
-                            known = self._store.notification_state(host)
+                            known = self._store.story(host)  # from before a restart in the middle of a failure
                             self._tell(state, state, self._story(host) if known else WATCHED_BY_OTHERS)
                     self._something_new.set()  # what waited before the start, too
                 elif watch.is_healthy and not self._is_settled:
@@ -407,7 +406,7 @@ class Mailer:
     async def _stand_back(self) -> bool:
         """Forget what was told, since Alertmanager tells it now; gives whether mails that waited are withdrawn."""
         for host, state in self._states().items():
-            if self._store.notification_state(host) is not None:
+            if self._store.story(host) is not None:
                 self._store.put(state, state)
         try:
             withdrawn = await self._in_store(outbox.clear)
@@ -419,14 +418,14 @@ class Mailer:
         return True
 
     async def _in_store(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await last_step(in_daemon_thread(lambda: self._store.transact(job)), STORE_PATIENCE)
+        return await last_step(in_daemon_thread(lambda: self._store.perform(job)), STORE_PATIENCE)
 
 
-async def withdraw_mails(store: Store, memory: MailMemory) -> None:
+async def discard_queued_mails(store: Store, memory: MailerState) -> None:
     """Forget mails that wait, since none are sent any more: in a month they would be no news."""
     async with memory.turn:
         try:
-            count = await last_step(in_daemon_thread(lambda: store.transact(outbox.clear)), STORE_PATIENCE)
+            count = await last_step(in_daemon_thread(lambda: store.perform(outbox.clear)), STORE_PATIENCE)
         except (StoreError, NoThreadError):  # the log tells of it; they are forgotten at the next start, then
             return
         memory.waiting = 0

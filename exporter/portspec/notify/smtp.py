@@ -21,7 +21,7 @@ from portspec import files
 from portspec.errors import printable
 from portspec.names import canonical, query_name
 from portspec.notify.authentication import authenticate
-from portspec.notify.delivery import DeliveryError, Reason, answer, refusal, short
+from portspec.notify.delivery import DeliveryError, DeliveryErrorReason, answer, refusal, short
 from portspec.notify.greeting import greeting
 from portspec.notify.steps import last_step, step
 from portspec.threads import in_daemon_thread
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from portspec.config import MailConfig
 
-__all__ = ["TIMEOUT", "DeliveryError", "Reason", "Session", "send_each"]
+__all__ = ["TIMEOUT", "DeliveryError", "DeliveryErrorReason", "Session", "send_mails"]
 
 TIMEOUT: Final = 30.0  # seconds for each step of the dialogue
 _MAX_PASSWORD = 65_536  # bytes of a file that holds one
@@ -90,7 +90,7 @@ class Session:
         """
         client = self._client
         if client is None or not client.is_connected:
-            raise DeliveryError(Reason.CLOSED, "the server closed the connection")
+            raise DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
         try:
             await step(client.mail(self._mail.sender))
             await step(client.rcpt(recipient))
@@ -105,7 +105,7 @@ class Session:
         except ValueError as error:  # of our side, such as an address beyond ASCII: it is the same at the next try
             await self._abandon(client)
             why = f"the mail cannot be sent: {short(str(error))}"
-            raise DeliveryError(Reason.REFUSED, why, is_of_mail=True) from None
+            raise DeliveryError(DeliveryErrorReason.REFUSED, why, is_of_mail=True) from None
         return answer(taken.code, taken.message)
 
     async def _abandon(self, client: aiosmtplib.SMTP) -> None:
@@ -136,7 +136,7 @@ class Session:
             if mail.tls == "starttls":
                 if not client.supports_extension("starttls"):
                     raise DeliveryError(
-                        Reason.TLS,
+                        DeliveryErrorReason.TLS,
                         "the server offers no STARTTLS, and nothing is sent without TLS (smtptls: none would, without "
                         "credentials)",
                     )
@@ -146,12 +146,12 @@ class Session:
                     if error.code < _TEMPORARY:
                         raise
                     said = answer(error.code, error.message)
-                    raise DeliveryError(Reason.TLS, f"the server does not start TLS: {said}") from None
+                    raise DeliveryError(DeliveryErrorReason.TLS, f"the server does not start TLS: {said}") from None
                 self._take_over(client)
                 await self._greet(client)
             if mail.username is not None:
                 if mail.tls == "none":
-                    raise DeliveryError(Reason.AUTH, "credentials are never sent without TLS")
+                    raise DeliveryError(DeliveryErrorReason.AUTH, "credentials are never sent without TLS")
                 await authenticate(
                     client,
                     mail.username,
@@ -172,10 +172,12 @@ class Session:
                 raise
             without = f"the server knows no EHLO ({answer(error.code, error.message)}), and without it there is no"
             if mail.tls == "starttls" and not client.get_transport_info("sslcontext"):
-                raise DeliveryError(Reason.TLS, f"{without} STARTTLS; nothing is sent without TLS") from None
+                raise DeliveryError(
+                    DeliveryErrorReason.TLS, f"{without} STARTTLS; nothing is sent without TLS"
+                ) from None
             if mail.username is not None:
                 raise DeliveryError(
-                    Reason.AUTH, f"{without} AUTH; leave smtpusername out, or ask another server"
+                    DeliveryErrorReason.AUTH, f"{without} AUTH; leave smtpusername out, or ask another server"
                 ) from None
             await step(client.helo())
 
@@ -188,7 +190,7 @@ class Session:
     async def _connect(self, prepared: _Prepared) -> socket.socket:
         """Connect to the first address that lets us."""
         loop = asyncio.get_running_loop()
-        failure = DeliveryError(Reason.RESOLVE, f"{self._mail.server} has no address")
+        failure = DeliveryError(DeliveryErrorReason.RESOLVE, f"{self._mail.server} has no address")
         for family, address in prepared.addresses:
             connected = socket.socket(family, socket.SOCK_STREAM)
             try:
@@ -199,10 +201,10 @@ class Session:
                 connected.close()
                 place = f"no connection to {address[0]} port {address[1]}"
                 if isinstance(error, TimeoutError):
-                    failure = DeliveryError(Reason.TIMEOUT, place)
+                    failure = DeliveryError(DeliveryErrorReason.TIMEOUT, place)
                 elif isinstance(error, OSError):
                     why = os.strerror(error.errno).lower() if error.errno else str(error)
-                    failure = DeliveryError(Reason.CONNECT, f"{place}: {why}")
+                    failure = DeliveryError(DeliveryErrorReason.CONNECT, f"{place}: {why}")
                 else:
                     raise
             else:
@@ -215,16 +217,18 @@ class Session:
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why = cause.verify_message or str(cause)
-                return DeliveryError(Reason.CERTIFICATE, f"the certificate of {self._mail.server}: {printable(why)}")
+                return DeliveryError(
+                    DeliveryErrorReason.CERTIFICATE, f"the certificate of {self._mail.server}: {printable(why)}"
+                )
         if any(isinstance(cause, TimeoutError) for cause in causes):
-            return DeliveryError(Reason.TIMEOUT, f"no answer in {self._timeout:g} s")
+            return DeliveryError(DeliveryErrorReason.TIMEOUT, f"no answer in {self._timeout:g} s")
         if isinstance(error, errors.SMTPResponseException):
             return refusal(error, self._greeting, is_opening=is_opening)
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return DeliveryError(Reason.TLS, f"no TLS with {self._mail.server}: {short(str(causes[-1]))}")
+            return DeliveryError(DeliveryErrorReason.TLS, f"no TLS with {self._mail.server}: {short(str(causes[-1]))}")
         if any(isinstance(cause, ConnectionError) for cause in causes):
-            return DeliveryError(Reason.CLOSED, "the server closed the connection")
-        return DeliveryError(Reason.PROTOCOL, short(str(error)))
+            return DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
+        return DeliveryError(DeliveryErrorReason.PROTOCOL, short(str(error)))
 
     def _close(self) -> None:
         """Leave at once: closing TLS in good order waits for the other side."""
@@ -255,12 +259,12 @@ def _prepare(mail: MailConfig) -> _Prepared:
             password = files.read_regular(mail.password_file, _MAX_PASSWORD).decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
-        raise DeliveryError(Reason.SETTINGS, f"{path} cannot be read: {why}") from None
+        raise DeliveryError(DeliveryErrorReason.SETTINGS, f"{path} cannot be read: {why}") from None
     try:
         found = socket.getaddrinfo(query_name(mail.server), mail.port, type=socket.SOCK_STREAM)
     except OSError as error:
         why = error.strerror or "no such name"
-        raise DeliveryError(Reason.RESOLVE, f"{mail.server} cannot be looked up: {why.lower()}") from None
+        raise DeliveryError(DeliveryErrorReason.RESOLVE, f"{mail.server} cannot be looked up: {why.lower()}") from None
     addresses = tuple(dict.fromkeys((int(family), tuple(address)) for family, _, _, _, address in found))
     return _Prepared(addresses, socket.getfqdn(), trust, password)
 
@@ -273,7 +277,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return causes
 
 
-async def send_each(
+async def send_mails(
     mail: MailConfig,
     letters: Mapping[str, bytes],
     on_outcome: Callable[[str, str, DeliveryError | None], Awaitable[None]],

@@ -58,7 +58,7 @@ class Story:
     reason: str = ""
 
 
-NOTHING_TOLD: Final = Story()
+NOTHING_NOTIFIED: Final = Story()
 #: Of a host that is unknown now, once is enough: somebody else has watched it until now.
 WATCHED_BY_OTHERS: Final = Story(unknown_scans=UNKNOWN_SCANS - 1)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from portspec.notify.delivery import DeliveryError, Reason, short
+from portspec.notify.delivery import DeliveryError, DeliveryErrorReason, short
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class _Program:
         return told[0]
 
     def _failure(self, what: str) -> DeliveryError:
-        return DeliveryError(Reason.TOKEN, f"smtptokencommand {self._command[0]} {what}")
+        return DeliveryError(DeliveryErrorReason.TOKEN, f"smtptokencommand {self._command[0]} {what}")
 
 
 def _first_line(errors: bytes, secrets: Sequence[str]) -> str:

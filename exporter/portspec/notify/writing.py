@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from portspec import log
-from portspec.notify.encoding import decode_notice
+from portspec.notify.encoding import decode_notification
 from portspec.notify.letter import MAX_SINGLE, digest, letter
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_mails(
     lost = 0
     for row in rows:
         try:
-            found.append((row.number, decode_notice(row.document)))
+            found.append((row.number, decode_notification(row.document)))
         except Exception as error:  # noqa: BLE001 - one notice must not keep the others from being sent
             lost += len(recipients)
             _log.error("a notice cannot be read and is left out", host=row.host, why=_why(error))

@@ -18,7 +18,7 @@ from portspec.errors import printable
 from portspec.notify import wording
 from portspec.notify.advice import runbooks
 from portspec.notify.content import NO_LINKS, RUNBOOKS, Links
-from portspec.notify.letter import digest, letter, report_letter, trial_letter, trouble_letter
+from portspec.notify.letter import digest, letter, render_report_mail, render_store_failure_mail, render_test_mail
 from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
 from portspec.notify.single import MAX_LINES
 from portspec.notify.storm import MAX_HOSTS
@@ -839,7 +839,7 @@ def test_ports_are_named_by_the_services_of_the_system() -> None:
 
 def test_test_mail_says_what_it_is() -> None:
     """The mail of `portspec mail-test` is told as one, from PortSpec to the recipient."""
-    message = parsed(trial_letter(sender=SENDER, recipient=RECIPIENT, now=NOW))
+    message = parsed(render_test_mail(sender=SENDER, recipient=RECIPIENT, now=NOW))
     assert set(message.keys()) == HEADERS
     assert str(message["Subject"]) == "[portspec] test mail"
     assert str(message["X-PortSpec-Alert"]) == "PortSpec Alert [test]"
@@ -849,7 +849,7 @@ def test_test_mail_says_what_it_is() -> None:
 
 def test_mail_about_the_state_file_says_why() -> None:
     """When mails wait for the state file, the mail that says so has the cause and the time, on lines of their own."""
-    message = parsed(trouble_letter("disk\nfull", sender=SENDER, recipient=RECIPIENT, now=NOW))
+    message = parsed(render_store_failure_mail("disk\nfull", sender=SENDER, recipient=RECIPIENT, now=NOW))
     assert str(message["Subject"]) == "[portspec] mails about hosts wait: the state file cannot be written"
     assert str(message["X-PortSpec-Alert"]) == "PortSpec Alert [portspec]"
     assert {"disk\\nfull", f"As of: {SPELLED_NOW}"} <= set(body(message).splitlines())
@@ -857,7 +857,9 @@ def test_mail_about_the_state_file_says_why() -> None:
 
 def test_mail_of_the_report_has_the_same_kind_of_subject() -> None:
     """The daily mail says in its subject what came out, with PortSpec's words in the header beside it."""
-    raw = report_letter("no machine needs attention", "Body.\n", b"<p>", sender=SENDER, recipient=RECIPIENT, now=NOW)
+    raw = render_report_mail(
+        "no machine needs attention", "Body.\n", b"<p>", sender=SENDER, recipient=RECIPIENT, now=NOW
+    )
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert message["Subject"] == "[portspec] report: no machine needs attention"
     assert message["X-PortSpec-Alert"] == "PortSpec Report [no machine needs attention]"

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.config import MailConfig
-from portspec.notify import DeliveryError, Mailer, MailStatus, Reason, writing
+from portspec.notify import DeliveryError, DeliveryErrorReason, Mailer, MailStatus, writing
 from portspec.notify import mailer as module
 from portspec.notify import story as story_module
 from portspec.notify.content import Links
-from portspec.notify.encoding import decode_notice, encode_notice
+from portspec.notify.encoding import decode_notification, encode_notification
 from portspec.notify.mailer import (
     AFTER_STORE_ERROR,
     FIRST_MAIL_PAUSE,
@@ -33,7 +33,7 @@ from portspec.notify.mailer import (
     MAX_REFUSALS,
 )
 from portspec.notify.notice import Line, News, Notice
-from portspec.notify.story import NOTHING_TOLD
+from portspec.notify.story import NOTHING_NOTIFIED
 from portspec.notify.watch import EVERY
 from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
@@ -57,7 +57,7 @@ WEB = HOSTS[0]
 SHORT, LONG = WEB.config.interval, 3600.0  # of the hosts above, and of these
 SELDOM = [target(f"db{number}", expect=[22], address=f"198.51.100.{number}", interval=LONG) for number in range(1, 13)]
 DAY = 86_400.0
-DOWN = DeliveryError(Reason.CONNECT, "no connection to 192.0.2.9 port 587: connection refused")
+DOWN = DeliveryError(DeliveryErrorReason.CONNECT, "no connection to 192.0.2.9 port 587: connection refused")
 
 
 def mail_config(*recipients: str, **parts: Any) -> MailConfig:
@@ -73,7 +73,7 @@ def text_of(mail: EmailMessage) -> str:
     return str(part.get_content()).replace("\r\n", "\n")
 
 
-def refused(reason: Reason) -> DeliveryError:
+def refused(reason: DeliveryErrorReason) -> DeliveryError:
     """Make the refusal of one mail."""
     return DeliveryError(reason, "the server answered 550 no such user", is_of_mail=True)
 
@@ -265,7 +265,7 @@ def test_each_recipient_gets_a_mail_of_its_own(stage: Stage, server: Server) -> 
         assert server.told() == [(A, "[web1]"), (B, "[web1]"), (C, "[web1]")]
         assert server.connections == 1
         assert scene.waits() == (0, 0)
-        assert scene.mailer.status == MailStatus(0, 3, 0, {reason.value: 0 for reason in Reason})
+        assert scene.mailer.status == MailStatus(0, 3, 0, {reason.value: 0 for reason in DeliveryErrorReason})
 
 
 def test_nothing_is_sent_where_nothing_is_told(stage: Stage, server: Server) -> None:
@@ -467,7 +467,7 @@ def test_notice_of_a_host_that_is_gone_is_sent_at_once(stage: Stage, server: Ser
 def test_clock_that_is_set_back_holds_no_mail_up(stage: Stage, server: Server, clock: Clock) -> None:
     """A mail that is due in a future that is no more is tried within the longest pause there is."""
     with stage.scene() as scene:
-        server.answers[A] = refused(Reason.TEMPORARY)
+        server.answers[A] = refused(DeliveryErrorReason.TEMPORARY)
         scene.scan(WEB, 22, 80)
         scene.look()
         server.answers.clear()
@@ -525,9 +525,12 @@ def test_many_mails_are_sent_some_at_a_time(stage: Stage, server: Server) -> Non
         assert Counter(server.told()) == {(to, f"[{of.host}]"): 1 for to in recipients for of in HOSTS[:2]}
 
 
-@pytest.mark.parametrize("reason", [Reason.CONNECT, Reason.TLS, Reason.AUTH, Reason.REFUSED])
+@pytest.mark.parametrize(
+    "reason",
+    [DeliveryErrorReason.CONNECT, DeliveryErrorReason.TLS, DeliveryErrorReason.AUTH, DeliveryErrorReason.REFUSED],
+)
 def test_server_that_fails_is_left_alone_for_longer_and_longer(
-    stage: Stage, server: Server, clock: Clock, reason: Reason
+    stage: Stage, server: Server, clock: Clock, reason: DeliveryErrorReason
 ) -> None:
     """A server is tried after 5 seconds, 10, 20, up to 15 minutes, never before; then everything is sent."""
     with stage.scene(A, B) as scene:
@@ -570,7 +573,7 @@ def test_new_mails_wait_for_a_server_that_failed_too(stage: Stage, server: Serve
 def test_server_that_fails_in_between_keeps_what_it_took(stage: Stage, server: Server, clock: Clock) -> None:
     """Mails that were taken before the connection was lost are not sent again; the others are."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = DeliveryError(Reason.CLOSED, "the server closed the connection")
+        server.answers[B] = DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
         scene.scan(WEB, 22, 80)
         assert scene.look() == FIRST_PAUSE
         clock.now += FIRST_PAUSE
@@ -585,7 +588,7 @@ def test_server_that_fails_in_between_keeps_what_it_took(stage: Stage, server: S
 def test_mail_at_which_the_server_hangs_up_does_not_stop_the_others(stage: Stage, server: Server, clock: Clock) -> None:
     """A mail that ends the dialogue each time it is sent is no reason why others are not."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = DeliveryError(Reason.TIMEOUT, "no answer in 30 s")
+        server.answers[B] = DeliveryError(DeliveryErrorReason.TIMEOUT, "no answer in 30 s")
         scene.scan(WEB, 22, 80)
         for _ in range(10):
             clock.now += scene.look()
@@ -593,9 +596,9 @@ def test_mail_at_which_the_server_hangs_up_does_not_stop_the_others(stage: Stage
         assert scene.waits() == (0, 1)
 
 
-@pytest.mark.parametrize("reason", [Reason.TIMEOUT, Reason.CLOSED])
+@pytest.mark.parametrize("reason", [DeliveryErrorReason.TIMEOUT, DeliveryErrorReason.CLOSED])
 def test_mail_at_which_the_server_hangs_up_is_given_up(
-    stage: Stage, server: Server, clock: Clock, reason: Reason
+    stage: Stage, server: Server, clock: Clock, reason: DeliveryErrorReason
 ) -> None:
     """A mail that ends the dialogue each time is not tried for ever either, but for five days."""
     with stage.scene() as scene:
@@ -611,7 +614,7 @@ def test_mail_at_which_the_server_hangs_up_is_given_up(
 def test_refusal_of_one_recipient_is_its_own(stage: Stage, server: Server, clock: Clock, logs: Logs) -> None:
     """A 5xx stops nobody else; it is tried again after 1 and 2 minutes, and given up at the third."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = refused(Reason.REFUSED)
+        server.answers[B] = refused(DeliveryErrorReason.REFUSED)
         scene.scan(WEB, 22, 80)
         assert scene.look() == FIRST_MAIL_PAUSE
         assert server.told() == [(A, "[web1]"), (C, "[web1]")]
@@ -635,7 +638,7 @@ def test_refusal_of_one_recipient_is_its_own(stage: Stage, server: Server, clock
 def test_refusal_does_not_slow_the_server_down(stage: Stage, server: Server) -> None:
     """While one mail is put off, new ones are sent at once."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(Reason.TEMPORARY)
+        server.answers[B] = refused(DeliveryErrorReason.TEMPORARY)
         scene.scan(HOSTS[0], 22, 80)
         scene.look()
         scene.scan(HOSTS[1], 22, 80)
@@ -649,7 +652,7 @@ def test_mail_that_is_refused_for_now_is_tried_for_five_days(
 ) -> None:
     """A 4xx is tried again after 1, 2, 4 minutes up to an hour, and given up when the mail is five days old."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(Reason.TEMPORARY)
+        server.answers[B] = refused(DeliveryErrorReason.TEMPORARY)
         scene.scan(WEB, 22, 80)
         tried: list[float] = []
         while scene.mailer.status.given_up == 0:
@@ -673,7 +676,13 @@ def test_refusals_in_between_do_not_give_a_mail_up(stage: Stage, server: Server,
     """Of answers in turn, 4xx and 5xx, only those for good count to three."""
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        answers = [Reason.REFUSED, Reason.TEMPORARY, Reason.REFUSED, Reason.TEMPORARY, Reason.REFUSED]
+        answers = [
+            DeliveryErrorReason.REFUSED,
+            DeliveryErrorReason.TEMPORARY,
+            DeliveryErrorReason.REFUSED,
+            DeliveryErrorReason.TEMPORARY,
+            DeliveryErrorReason.REFUSED,
+        ]
         for number, reason in enumerate(answers):
             assert scene.mailer.status.given_up == 0, number
             server.answers[A] = refused(reason)
@@ -801,7 +810,7 @@ def test_mail_whose_removal_was_killed_is_the_same_mail(
 def test_repeated_mail_is_byte_for_byte_the_same(stage: Stage, server: Server, clock: Clock) -> None:
     """However often a mail is tried, it is the one that was written at first."""
     with stage.scene() as scene:
-        server.answers[A] = refused(Reason.TEMPORARY)
+        server.answers[A] = refused(DeliveryErrorReason.TEMPORARY)
         scene.scan(WEB, 22, 80)
         scene.look()
         (before,) = scene.letters()
@@ -829,7 +838,7 @@ def test_recipient_that_left_gets_no_more_mails(stage: Stage, server: Server, cl
 def test_counts_go_on_under_other_settings(stage: Stage, server: Server, clock: Clock) -> None:
     """Counters never fall at a reload."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(Reason.REFUSED)
+        server.answers[B] = refused(DeliveryErrorReason.REFUSED)
         scene.scan(WEB, 22, 80)
         for _ in range(3):
             scene.look()
@@ -846,7 +855,7 @@ def test_counts_go_on_under_other_settings(stage: Stage, server: Server, clock: 
 def test_settings_after_a_reload_try_the_server_at_once(stage: Stage, server: Server) -> None:
     """Whoever has corrected the settings does not wait for the pause of the wrong ones."""
     with stage.scene() as scene:
-        server.is_down = DeliveryError(Reason.AUTH, "no")
+        server.is_down = DeliveryError(DeliveryErrorReason.AUTH, "no")
         scene.scan(WEB, 22, 80)
         scene.look()
         server.is_down = False
@@ -973,7 +982,9 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
     good = Notice("web1", News.OUT_OF_SPEC, NOW, "22", "22,80", (Line("192.0.2.1", "unexpected", "open", "80", NOW),))
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
         schema.migrate(file)
-        for number, document in enumerate([encode_notice(good), *documents, encode_notice(replace(good, host="web2"))]):
+        for number, document in enumerate(
+            [encode_notification(good), *documents, encode_notification(replace(good, host="web2"))]
+        ):
             spelled = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
             file.execute(
                 "INSERT INTO notification (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
@@ -1001,7 +1012,7 @@ def test_story_that_is_of_no_use_is_told_anew(
     """A story that can be read and leads to a fault costs a second mail, and is replaced."""
 
     def tell(story: Any, *given: Any) -> Any:
-        if story != NOTHING_TOLD:
+        if story != NOTHING_NOTIFIED:
             raise ZeroDivisionError
         return story_module.tell(story, *given)
 
@@ -1119,7 +1130,7 @@ def test_refusal_of_the_mail_about_the_state_file_is_the_recipients_own(
 ) -> None:
     """One recipient that is refused keeps nobody from that mail, and nobody gets it twice."""
     with stage.scene(A, B, C) as scene:
-        server.answers[who] = refused(Reason.REFUSED)
+        server.answers[who] = refused(DeliveryErrorReason.REFUSED)
         stuck(scene, clock, HOLD + 20 * AFTER_STORE_ERROR)
         assert server.told() == [(to, "[portspec]") for to in (A, B, C) if to != who]
         assert server.asked.count(who) <= MAX_REFUSALS
@@ -1465,4 +1476,4 @@ def test_notice_in_the_file_is_what_was_told(stage: Stage) -> None:
         rows: Sequence[outbox.QueuedNotification] = scene.store.transact(outbox.read_notifications)
         (row,) = rows
         assert (row.host, row.at) == ("web1", NOW)
-        assert encode_notice(decode_notice(row.document)) == row.document
+        assert encode_notification(decode_notification(row.document)) == row.document

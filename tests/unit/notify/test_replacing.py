@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import pytest
 from aiosmtplib.protocol import SMTPProtocol
 
-from portspec.notify import Session, smtp, withdraw_mails
+from portspec.notify import Session, discard_queued_mails, smtp
 from portspec.notify import mailer as module
 from portspec.notify.steps import last_step, step
 from tests.unit.app.exporter import until
@@ -239,7 +239,7 @@ def test_withdrawal_waits_for_the_mailer(scene: Scene) -> None:
     async def scenario() -> None:
         scene.scan(WEB, 22, 80)
         async with scene.mailer.memory.turn:
-            task = asyncio.create_task(withdraw_mails(scene.store, scene.mailer.memory))  # type: ignore[arg-type]
+            task = asyncio.create_task(discard_queued_mails(scene.store, scene.mailer.memory))  # type: ignore[arg-type]
             await settle()
             assert scene.waits() == (1, 0)
         await task

@@ -21,7 +21,7 @@ import trustme
 from aiosmtplib.protocol import SMTPProtocol
 
 from portspec.config import MailConfig
-from portspec.notify import DeliveryError, Reason, Session
+from portspec.notify import DeliveryError, DeliveryErrorReason, Session
 from portspec.notify import smtp as module
 from tests.unit.app.exporter import until
 from tests.unit.factories import settle
@@ -343,7 +343,7 @@ class Row:
 
     does: str
     twists: Mapping[Step, Callable[[Peer], None]]
-    reason: Reason
+    reason: DeliveryErrorReason
     detail: str
     is_of_mail: bool = False
     tls: str = "starttls"
@@ -358,7 +358,7 @@ def hung(step: Step, tls: str = "starttls") -> Row:
     return Row(
         f"hangs on {step.name}{' ' + tls if tls != 'starttls' else ''}",
         {step: hang},
-        Reason.TIMEOUT,
+        DeliveryErrorReason.TIMEOUT,
         f"no answer in {HUNG:g} s",
         tls=tls,
         timeout=HUNG,
@@ -371,7 +371,7 @@ def closed(step: Step, how: Callable[[Peer], None] = close, tls: str = "starttls
     return Row(
         f"{word} on {step.name}{' ' + tls if tls != 'starttls' else ''}",
         {step: how},
-        Reason.CLOSED,
+        DeliveryErrorReason.CLOSED,
         "the server closed the connection",
         tls=tls,
     )
@@ -379,10 +379,10 @@ def closed(step: Step, how: Callable[[Peer], None] = close, tls: str = "starttls
 
 def answered(step: Step, code: int) -> Row:
     """Make the row of a server that refuses a step."""
-    reason = Reason.REFUSED if code >= 500 else Reason.TEMPORARY
+    reason = DeliveryErrorReason.REFUSED if code >= 500 else DeliveryErrorReason.TEMPORARY
     detail = f"the server answered {code} 4.2.0 not now, not here"
     if code == 502 and step in {Step.EHLO, Step.SECURE_EHLO}:
-        reason = Reason.TLS if step is Step.EHLO else Reason.AUTH
+        reason = DeliveryErrorReason.TLS if step is Step.EHLO else DeliveryErrorReason.AUTH
         rest = (
             "STARTTLS; nothing is sent without TLS"
             if step is Step.EHLO
@@ -390,9 +390,9 @@ def answered(step: Step, code: int) -> Row:
         )
         detail = f"the server knows no EHLO (502 4.2.0 not now, not here), and without it there is no {rest}"
     if step is Step.AUTH:
-        reason, detail = Reason.AUTH, detail.replace("answered", "does not take the credentials:")
+        reason, detail = DeliveryErrorReason.AUTH, detail.replace("answered", "does not take the credentials:")
     if step is Step.STARTTLS:
-        reason, detail = Reason.TLS, detail.replace("answered", "does not start TLS:")
+        reason, detail = DeliveryErrorReason.TLS, detail.replace("answered", "does not start TLS:")
     return Row(
         f"answers {code} to {step.name}",
         {step: say(b"%d 4.2.0 not now,\tnot here\r\n" % code)},
@@ -407,7 +407,7 @@ def closing(step: Step) -> Row:
     return Row(
         f"says 421 on {step.name}",
         {step: say_and_close(b"421 4.3.2 shutting down\r\n")},
-        Reason.TEMPORARY,
+        DeliveryErrorReason.TEMPORARY,
         "the server answered 421 4.3.2 shutting down",
     )
 
@@ -417,7 +417,7 @@ def not_understood(does: str, step: Step, act: Callable[[Peer], None], detail: s
     return Row(
         f"{does} on {step.name}",
         {step: act},
-        Reason.PROTOCOL,
+        DeliveryErrorReason.PROTOCOL,
         f"the server says what cannot be understood: {detail}",
     )
 
@@ -427,7 +427,7 @@ def mistrusted(identity: str, tls: str, server: str, detail: str) -> Row:
     return Row(
         f"{tls}: {server} presents a certificate that is {identity}",
         {},
-        Reason.CERTIFICATE,
+        DeliveryErrorReason.CERTIFICATE,
         f"the certificate of {server}: {detail}",
         tls=tls,
         identity=identity,
@@ -462,7 +462,7 @@ ROWS: Final = (
     Row(
         "hears no more of a message that fills every buffer",
         {Step.DATA: lambda peer: (say(Step.DATA.value)(peer), hang(peer))[0]},  # type: ignore[func-returns-value]
-        Reason.TIMEOUT,
+        DeliveryErrorReason.TIMEOUT,
         f"no answer in {HUNG:g} s",
         message=b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 500_000,
         timeout=HUNG,
@@ -470,14 +470,14 @@ ROWS: Final = (
     Row(
         "answers EHLO a line at a time, without end",
         {Step.EHLO: trickle(b"250-MORE\r\n")},
-        Reason.TIMEOUT,
+        DeliveryErrorReason.TIMEOUT,
         f"no answer in {HUNG:g} s",
         timeout=HUNG,
     ),
     Row(
         "answers MAIL a letter at a time, without end",
         {Step.MAIL: trickle(b"2")},
-        Reason.TIMEOUT,
+        DeliveryErrorReason.TIMEOUT,
         f"no answer in {HUNG:g} s",
         timeout=HUNG,
     ),
@@ -490,20 +490,20 @@ ROWS: Final = (
     Row(
         "refuses the credentials",
         {Step.AUTH: say(b"535 5.7.8 bad credentials\r\n")},
-        Reason.AUTH,
+        DeliveryErrorReason.AUTH,
         "the server does not take the credentials: 535 5.7.8 bad credentials",
     ),
     Row(
         "wants to hear more than AUTH PLAIN says",
         {Step.AUTH: say(b"334 \r\n")},
-        Reason.PROTOCOL,
+        DeliveryErrorReason.PROTOCOL,
         "the server says what cannot be understood: ",
     ),
     *(
         Row(
             f"refuses LOGIN in place of {step.name}",
             {Step.SECURE_EHLO: LOGIN_ONLY, step: refuse(b"535 5.7.8 bad credentials\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server does not take the credentials: 535 5.7.8 bad credentials",
         )
         for step in (Step.USERNAME, Step.PASSWORD)
@@ -511,19 +511,19 @@ ROWS: Final = (
     Row(
         "refuses the password of LOGIN",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
-        Reason.AUTH,
+        DeliveryErrorReason.AUTH,
         "the server does not take the credentials: 535 5.7.3 Authentication unsuccessful",
     ),
     Row(
         "wants to hear more than LOGIN says",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"334 QXV0aDI6\r\n")},
-        Reason.PROTOCOL,
+        DeliveryErrorReason.PROTOCOL,
         "the server says what cannot be understood: QXV0aDI6",
     ),
     Row(
         "lets nobody in before LOGIN has said all",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.PASSWORD: refuse(b"235 2.7.0 welcome\r\n")},
-        Reason.PROTOCOL,
+        DeliveryErrorReason.PROTOCOL,
         "the server says what cannot be understood: 2.7.0 welcome",
     ),
     *(
@@ -535,7 +535,7 @@ ROWS: Final = (
         Row(
             f"refuses the client at {step.name}: {code}",
             {step: say(f"{code} {text}\r\n".encode())},
-            Reason.REFUSED if code >= 500 else Reason.TEMPORARY,
+            DeliveryErrorReason.REFUSED if code >= 500 else DeliveryErrorReason.TEMPORARY,
             f"the server answered {code} {text}",
         )
         for step, code, text in (
@@ -552,7 +552,7 @@ ROWS: Final = (
         Row(
             f"refuses the mail, not the client: {code} {text}",
             {Step.RCPT: say(f"{code} {text}\r\n".encode())},
-            Reason.REFUSED,
+            DeliveryErrorReason.REFUSED,
             f"the server answered {code} {text}",
             is_of_mail=True,
         )
@@ -562,49 +562,49 @@ ROWS: Final = (
             (554, "5.7.1 <a@example.org>: Relay access denied"),
         )
     ),
-    Row("offers no STARTTLS", {Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, Reason.TLS, NO_STARTTLS),
+    Row("offers no STARTTLS", {Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, DeliveryErrorReason.TLS, NO_STARTTLS),
     Row(
         "has STARTTLS stripped from its answer",
         {Step.EHLO: say(b"250-mail.test\r\n250-XXXXXXXA\r\n250 AUTH PLAIN LOGIN\r\n")},
-        Reason.TLS,
+        DeliveryErrorReason.TLS,
         NO_STARTTLS,
     ),
     Row(
         "has STARTTLS in its name only",
         {Step.EHLO: say(b"250-STARTTLS\r\n250 AUTH PLAIN\r\n")},
-        Reason.TLS,
+        DeliveryErrorReason.TLS,
         NO_STARTTLS,
     ),
     Row(
         "offers no AUTH",
         {Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
-        Reason.AUTH,
+        DeliveryErrorReason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "offers other AUTH only",
         {Step.SECURE_EHLO: say(b"250-mail.test\r\n250-AUTH CRAM-MD5 XOAUTH2\r\n250 AUTH=CRAM-MD5 NTLM\r\n")},
-        Reason.AUTH,
+        DeliveryErrorReason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers CRAM-MD5, XOAUTH2, NTLM (smtptokencommand is for "
         "XOAUTH2)",
     ),
     Row(
         "has an offer of AUTH injected before TLS",
         {Step.STARTTLS: inject, Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
-        Reason.AUTH,
+        DeliveryErrorReason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "has an offer of AUTH injected into the handshake",
         {Step.HANDSHAKE: inject_late},
-        Reason.TLS,
+        DeliveryErrorReason.TLS,
         "no TLS with localhost: *",
     ),
-    Row("speaks no TLS after 220", {Step.HANDSHAKE: say(b"220 hello\r\n")}, Reason.TLS, "no TLS with localhost: *"),
+    Row("speaks no TLS after 220", {Step.HANDSHAKE: say(b"220 hello\r\n")}, DeliveryErrorReason.TLS, "no TLS with localhost: *"),
     Row(
         "speaks no TLS on the port for it",
         {Step.HANDSHAKE: lambda _: None},
-        Reason.TLS,
+        DeliveryErrorReason.TLS,
         "no TLS with localhost: *",
         tls="implicit",
     ),
@@ -636,7 +636,7 @@ ROWS: Final = (
     Row(
         "refuses in many words, with control characters",
         {Step.RCPT: say(b"550-" + b"a" * 150 + b"\r\n550-\x1b[31m\r\n550 " + b"b" * 150 + b"\r\n")},
-        Reason.REFUSED,
+        DeliveryErrorReason.REFUSED,
         f"the server answered 550 {'a' * 150} \\x1b[31m {'b' * 40}…",
         is_of_mail=True,
     ),
@@ -802,7 +802,10 @@ def test_credentials_are_not_sent_without_tls(identities: Identities) -> None:
         with pytest.raises(DeliveryError) as caught:
             async with Session(settings(server.port, identities, tls="none")):
                 pass
-        assert (caught.value.reason, caught.value.detail) == (Reason.AUTH, "credentials are never sent without TLS")
+        assert (caught.value.reason, caught.value.detail) == (
+            DeliveryErrorReason.AUTH,
+            "credentials are never sent without TLS",
+        )
 
     with Server({Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, identities.good) as server:
         run(scenario(server))
@@ -823,8 +826,8 @@ def test_refused_recipient_does_not_stop_the_next(identities: Identities) -> Non
     async def scenario(server: Server) -> None:
         async with nothing_left(server), Session(settings(server.port, identities)) as session:
             for recipient, reason, detail in (
-                ("gone@example.org", Reason.REFUSED, "the server answered 550 5.1.1 no such user"),
-                ("full@example.org", Reason.TEMPORARY, "the server answered 452 4.2.2 mailbox full"),
+                ("gone@example.org", DeliveryErrorReason.REFUSED, "the server answered 550 5.1.1 no such user"),
+                ("full@example.org", DeliveryErrorReason.TEMPORARY, "the server answered 452 4.2.2 mailbox full"),
             ):
                 with pytest.raises(DeliveryError) as caught:
                     await session.send(recipient, MESSAGE)
@@ -846,7 +849,7 @@ def test_address_that_cannot_be_spelled_does_not_stop_the_next(identities: Ident
             for recipient in ("j\u00f6rg@example.org", "a\ud800@example.org"):
                 with pytest.raises(DeliveryError) as caught:
                     await session.send(recipient, MESSAGE)
-                assert (caught.value.reason, caught.value.is_of_mail) == (Reason.REFUSED, True)
+                assert (caught.value.reason, caught.value.is_of_mail) == (DeliveryErrorReason.REFUSED, True)
                 assert caught.value.detail.startswith("the mail cannot be sent: ")
             assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
 
@@ -897,10 +900,10 @@ def test_refusal_is_told_whatever_the_server_does_on_rset(identities: Identities
         async with nothing_left(server), Session(settings(server.port, identities), timeout=HUNG) as session:
             with pytest.raises(DeliveryError) as refused:
                 await session.send(RECIPIENT, MESSAGE)
-            assert (refused.value.reason, refused.value.is_of_mail) == (Reason.REFUSED, True)
+            assert (refused.value.reason, refused.value.is_of_mail) == (DeliveryErrorReason.REFUSED, True)
             with pytest.raises(DeliveryError) as after:
                 await session.send(RECIPIENT, MESSAGE)
-            assert (after.value.reason, after.value.is_of_mail) == (Reason.CLOSED, False)
+            assert (after.value.reason, after.value.is_of_mail) == (DeliveryErrorReason.CLOSED, False)
 
     with Server(twists, identities.good) as server:
         run(scenario(server))
@@ -967,7 +970,7 @@ def test_busy_event_loop_makes_no_other_error(identities: Identities, tls: str) 
         await asyncio.wait({task})
         error = task.exception()
         assert isinstance(error, DeliveryError)
-        assert (error.reason, error.detail) == (Reason.TIMEOUT, f"no answer in {HUNG:g} s")
+        assert (error.reason, error.detail) == (DeliveryErrorReason.TIMEOUT, f"no answer in {HUNG:g} s")
 
     with Server({Step.HANDSHAKE: hang}, identities.good, is_implicit=tls == "implicit") as server:
         run(scenario(server))
@@ -982,8 +985,8 @@ def test_reset_in_place_of_a_greeting(identities: Identities) -> None:
                 async with Session(settings(server.port, identities)):
                     pass
         assert (caught.value.reason, caught.value.detail) in {
-            (Reason.CLOSED, "the server closed the connection"),
-            (Reason.CONNECT, f"no connection to {V4} port {server.port}: connection reset by peer"),
+            (DeliveryErrorReason.CLOSED, "the server closed the connection"),
+            (DeliveryErrorReason.CONNECT, f"no connection to {V4} port {server.port}: connection reset by peer"),
         }
 
     with Server({Step.GREETING: reset}, identities.good) as server:
@@ -995,8 +998,8 @@ def test_no_connection(identities: Identities) -> None:
 
     async def scenario(closed: int, silent: int) -> None:
         for port, reason, why in (
-            (closed, Reason.CONNECT, ": connection refused"),
-            (silent, Reason.TIMEOUT, ""),
+            (closed, DeliveryErrorReason.CONNECT, ": connection refused"),
+            (silent, DeliveryErrorReason.TIMEOUT, ""),
         ):
             with pytest.raises(DeliveryError) as caught:
                 async with Session(settings(port, identities, server=V4), timeout=HUNG):
@@ -1057,7 +1060,7 @@ def test_name_that_does_not_exist(identities: Identities, monkeypatch: pytest.Mo
         with pytest.raises(DeliveryError) as caught:
             async with Session(settings(587, identities, server="mail.example.org")):
                 pass
-        assert caught.value.reason is Reason.RESOLVE
+        assert caught.value.reason is DeliveryErrorReason.RESOLVE
         assert caught.value.detail == "mail.example.org cannot be looked up: name or service not known"
 
     run(scenario())
@@ -1092,7 +1095,7 @@ def test_files_that_cannot_be_read(identities: Identities, tmp_path: Path, spoil
                 with pytest.raises(DeliveryError) as caught:
                     async with Session(settings(server.port, identities, **changed)):
                         pass
-                assert caught.value.reason is Reason.SETTINGS
+                assert caught.value.reason is DeliveryErrorReason.SETTINGS
                 assert caught.value.detail.startswith(f"{path} cannot be read: {why}")
 
         run(scenario())
@@ -1124,7 +1127,7 @@ def test_authority_is_needed(identities: Identities) -> None:
         with pytest.raises(DeliveryError) as caught:
             async with Session(settings(server.port, identities, ca_file=None)):
                 pass
-        assert caught.value.reason is Reason.CERTIFICATE
+        assert caught.value.reason is DeliveryErrorReason.CERTIFICATE
 
     with Server({}, identities.good) as server:
         run(scenario(server))
@@ -1253,7 +1256,9 @@ def test_refused_name_is_no_fault_of_the_mail(
             async with nothing_left(server), Session(settings(server.port, identities)) as session:
                 await session.send(RECIPIENT, MESSAGE)
         assert not caught.value.is_of_mail
-        assert caught.value.reason is (Reason.TEMPORARY if answer.startswith("4") else Reason.REFUSED)
+        assert caught.value.reason is (
+            DeliveryErrorReason.TEMPORARY if answer.startswith("4") else DeliveryErrorReason.REFUSED
+        )
         assert caught.value.detail == (
             f"the server answered {answer} (EHLO is said as web1.example.org; give this machine a full name that the "
             "server takes (hostname --fqdn))"
@@ -1292,47 +1297,50 @@ def test_token_of_a_command_is_presented(identities: Identities) -> None:
     [
         (
             {Step.AUTH: refuse_token(EXPIRED, b"535 5.7.8 Username and Password not accepted\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server does not take the token: 535 5.7.8 Username and Password not accepted (status 401)",
         ),
         (
             {Step.AUTH: refuse_token(b'{"status": 400}', b"535 no\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server does not take the token: 535 no (status 400)",
         ),
         *(
             (
                 {Step.AUTH: refuse_token(challenge, b"535 no\r\n")},
-                Reason.AUTH,
+                DeliveryErrorReason.AUTH,
                 "the server does not take the token: 535 no",
             )
             for challenge in (b"", b"no JSON", b"[1]", b'"x"', b"{}", b'{"status": [1]}', b"[" * 5_000, b"\xff")
         ),
         (
             {Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server does not take the token: 535 5.7.3 Authentication unsuccessful",
         ),
         (
             {Step.BEARER: refuse(b"504 5.7.4 Unrecognized authentication type\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server does not take the token: 504 5.7.4 Unrecognized authentication type",
         ),
         (
             {Step.BEARER: refuse(b"235 2.7.0 welcome\r\n")},
-            Reason.PROTOCOL,
+            DeliveryErrorReason.PROTOCOL,
             "the server says what cannot be understood: 2.7.0 welcome",
         ),
         (
             {Step.SECURE_EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN LOGIN\r\n")},
-            Reason.AUTH,
+            DeliveryErrorReason.AUTH,
             "the server offers no AUTH XOAUTH2, it offers PLAIN, LOGIN",
         ),
-        *(({step: close}, Reason.CLOSED, "the server closed the connection") for step in (Step.BEARER, Step.AUTH)),
+        *(
+            ({step: close}, DeliveryErrorReason.CLOSED, "the server closed the connection")
+            for step in (Step.BEARER, Step.AUTH)
+        ),
     ],
 )
 def test_token_that_is_refused(
-    identities: Identities, twists: Mapping[Step, Callable[[Peer], None]], reason: Reason, detail: str
+    identities: Identities, twists: Mapping[Step, Callable[[Peer], None]], reason: DeliveryErrorReason, detail: str
 ) -> None:
     """The error tells the status that the server's JSON has, if it has one, and never the token."""
 
@@ -1424,7 +1432,7 @@ def test_command_that_fails_leaves_nothing(identities: Identities) -> None:
                 async with Session(token_settings(server.port, identities, "/bin/false")):
                     pass
         assert (caught.value.reason, caught.value.detail) == (
-            Reason.TOKEN,
+            DeliveryErrorReason.TOKEN,
             "smtptokencommand /bin/false failed (exit status 1)",
         )
 

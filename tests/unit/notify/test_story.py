@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
-from portspec.notify.encoding import decode_notice, decode_story, encode_notice, encode_story
-from portspec.notify.holders import with_holders
+from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
+from portspec.notify.holders import add_listeners
 from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
 from portspec.notify.story import (
     EXPIRES_SOON,
-    NOTHING_TOLD,
+    NOTHING_NOTIFIED,
     Finding,
     Story,
     tell,
@@ -46,13 +46,13 @@ class Host:
 
     def __init__(self, of: Target = WEB, *, remind: float = DAY) -> None:
         self.state = HostState(of)
-        self.story = NOTHING_TOLD
+        self.story = NOTHING_NOTIFIED
         self.remind = remind
 
     def told(self, at: float) -> Notice | None:
         """Give what is told of the host as it is."""
         story, notice = tell(self.story, self.state, at, self.remind)
-        self.story = decode_story(encode_story(story))
+        self.story = decode_state(encode_state(story))
         assert self.story == story
         return notice
 
@@ -108,7 +108,7 @@ def test_host_in_specification_is_no_news() -> None:
     """A host that is as it should be from the start is not told, and has no story to be kept."""
     host = Host()
     assert [host.scan(22, at=NOW + minute * MINUTE) for minute in range(5)] == [None] * 5
-    assert encode_story(host.story) is None
+    assert encode_state(host.story) is None
 
 
 def test_host_without_a_scan_is_no_news() -> None:
@@ -225,7 +225,7 @@ def test_host_that_cannot_be_seen_is_told_after_two_scans() -> None:
 def test_name_whose_addresses_take_turns_is_told_once() -> None:
     """Of a host that is looked up it is no news that the same ports deviate on another address than before."""
     named = replace(target("web1"), address=None)
-    state, story, news = HostState(named), NOTHING_TOLD, []
+    state, story, news = HostState(named), NOTHING_NOTIFIED, []
     for number in range(6):
         observed = seen(f"192.0.2.{10 + number % 2}", is_open=[22, 80])
         state = state.after(result(named, observed, at=NOW + number))
@@ -417,7 +417,7 @@ def test_exception_that_covers_nothing_ends_unnoticed() -> None:
     """The end of an exception for ports that are as they should be changes nothing."""
     host = Host(excepted(exception(80, until=NOW + DAY)))
     assert host.scan(22, at=NOW) is None
-    assert encode_story(host.story) is None
+    assert encode_state(host.story) is None
 
 
 def test_exceptions_that_end_soon_are_told_together() -> None:
@@ -498,8 +498,8 @@ def test_host_with_every_port_open_is_a_small_story() -> None:
     notice = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW)
     assert notice
     assert notice.lines == (unexpected("all", NOW),)
-    assert len(encode_story(host.story) or "") < 500
-    assert len(encode_notice(notice)) < 500
+    assert len(encode_state(host.story) or "") < 500
+    assert len(encode_notification(notice)) < 500
     assert host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW + HOUR) is None
     fewer = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS - PortSet.of([80])), at=NOW + 2 * HOUR)
     assert fewer
@@ -603,7 +603,7 @@ def test_there_is_a_notice_whenever_and_only_if_something_is_news(
             known = (known | single(notice.lines)) if notice.news is News.UNKNOWN else single(notice.lines)
             assert not single(notice.over).keys() & single(notice.lines).keys()
             assert notice.since is not None or notice.news is News.IN_SPEC
-            assert decode_notice(encode_notice(notice)) == notice
+            assert decode_notification(encode_notification(notice)) == notice
         if isinstance(what, tuple):
             assert known == model.told_ports
             assert known.keys() == deviating
@@ -674,14 +674,14 @@ NOTICES = st.builds(
 @given(STORIES)
 def test_story_is_read_as_it_was_written(story: Story) -> None:
     """A story survives the file, whatever it is."""
-    assert decode_story(encode_story(story)) == story
+    assert decode_state(encode_state(story)) == story
 
 
 @MODEST
 @given(NOTICES)
 def test_notice_is_read_as_it_was_written(notice: Notice) -> None:
     """A notice survives the file, whatever it is."""
-    assert decode_notice(encode_notice(notice)) == notice
+    assert decode_notification(encode_notification(notice)) == notice
 
 
 JSON = st.recursive(
@@ -695,7 +695,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 STORY_PLAIN = json.loads(
-    encode_story(Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW),))) or ""
+    encode_state(Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW),))) or ""
 )
 NOTICE_PLAIN = asdict(Notice("web1", News.OUT_OF_SPEC, NOW, "22", "none", (missing("22", NOW),)))
 
@@ -723,7 +723,7 @@ def garbled(draw: st.DrawFn, plain: Any) -> str:
 @given(garbled(STORY_PLAIN))
 def test_story_that_cannot_be_read_is_none(document: str) -> None:
     """Whatever stands in the file, nothing is raised: at worst everything is told anew."""
-    story = decode_story(document)
+    story = decode_state(document)
     tell(story, HostState(WEB).after(result(WEB, seen(is_open=[80]))), NOW, DAY)
 
 
@@ -741,7 +741,7 @@ def test_story_that_cannot_be_read_is_none(document: str) -> None:
 )
 def test_story_with_values_of_another_kind_is_none(changed: dict[str, Any]) -> None:
     """A value that another version, or a garbled page, left is as good as no story."""
-    assert decode_story(json.dumps({**STORY_PLAIN, **changed})) == NOTHING_TOLD
+    assert decode_state(json.dumps({**STORY_PLAIN, **changed})) == NOTHING_NOTIFIED
 
 
 @settings(MODEST, max_examples=300)
@@ -749,7 +749,7 @@ def test_story_with_values_of_another_kind_is_none(changed: dict[str, Any]) -> N
 def test_notice_that_cannot_be_read_is_a_value_error(document: str) -> None:
     """Whatever stands in the file, it is a notice or ValueError."""
     with contextlib.suppress(ValueError):
-        assert isinstance(decode_notice(document), Notice)
+        assert isinstance(decode_notification(document), Notice)
 
 
 @pytest.mark.parametrize(
@@ -772,12 +772,12 @@ def test_notice_that_cannot_be_read_is_a_value_error(document: str) -> None:
 def test_notice_with_values_of_another_kind_is_a_value_error(changed: dict[str, Any]) -> None:
     """What is no time or no text is found when a notice is read, not when its mail is written."""
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
-        decode_notice(json.dumps({**NOTICE_PLAIN, **changed}))
+        decode_notification(json.dumps({**NOTICE_PLAIN, **changed}))
 
 
 def test_nothing_in_the_file_is_no_story() -> None:
     """A host without a story is one of which nothing was told."""
-    assert decode_story(None) == decode_story("") == decode_story("null") == NOTHING_TOLD
+    assert decode_state(None) == decode_state("") == decode_state("null") == NOTHING_NOTIFIED
 
 
 def test_host_that_is_tried_again_soon_is_not_told_as_unknown_at_once() -> None:
@@ -905,7 +905,7 @@ def test_story_of_an_older_version_goes_on() -> None:
     """After an upgrade nothing is told again, and the end of what was told is told with its beginning."""
     host = Host()
     host.scan(22, 80, at=NOW)
-    host.story = decode_story(OLD_STORY)
+    host.story = decode_state(OLD_STORY)
     assert host.scan(22, 80, at=NOW + HOUR) is None
     notice = host.scan(22, at=NOW + 2 * HOUR)
     assert notice
@@ -915,7 +915,7 @@ def test_story_of_an_older_version_goes_on() -> None:
 
 def test_notice_of_an_older_version_is_told() -> None:
     """What waits in the state file during an upgrade is read with what it has."""
-    notice = decode_notice(OLD_NOTICE)
+    notice = decode_notification(OLD_NOTICE)
     assert (notice.news, notice.expiring) == (News.DIFFERENT, (Acceptance("8080", 1700100000.0, "why", "who"),))
     assert (notice.over[0].seen, notice.over[0].end, notice.last_seen) == (None, "", None)
 
@@ -924,12 +924,12 @@ def test_documents_of_a_newer_version_are_read_as_far_as_they_are_known() -> Non
     """After a step back nobody is lost: keys that are new are passed over, a kind of news that is new is an error."""
     newer = {**json.loads(OLD_NOTICE), "of_tomorrow": 1}
     newer["lines"][0] |= {"of_tomorrow": 1, "end": "of tomorrow"}
-    assert decode_notice(json.dumps(newer)).lines[0].ports == "80"
-    assert decode_story(json.dumps({**json.loads(OLD_STORY), "of_tomorrow": 1})) == decode_story(OLD_STORY)
+    assert decode_notification(json.dumps(newer)).lines[0].ports == "80"
+    assert decode_state(json.dumps({**json.loads(OLD_STORY), "of_tomorrow": 1})) == decode_state(OLD_STORY)
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
-        decode_notice(json.dumps({**newer, "news": "of tomorrow"}))
+        decode_notification(json.dumps({**newer, "news": "of tomorrow"}))
     story = Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW, NOW),))
-    (finding,) = json.loads(encode_story(story) or "")["findings"]
+    (finding,) = json.loads(encode_state(story) or "")["findings"]
     assert finding == [ADDRESS, "missing", "22", NOW]  # as an older version reads it
 
 
@@ -952,7 +952,7 @@ def test_who_listens_is_told_by_when_the_port_was_opened() -> None:
     notice = host.scan(22, 80, 443, 8080, 8081, at=NOW + HOUR)
     assert notice
     sockets = (listening(22, "sshd"), listening(80, "nginx"), listening(8080, "java"), listening(443, "x", "127.0.0.1"))
-    found = with_holders(notice, host.state, audit(NOW + MINUTE, *sockets))
+    found = add_listeners(notice, host.state, audit(NOW + MINUTE, *sockets))
     assert found.audited_at == NOW + MINUTE
     assert set(found.holders) == {
         Holder("80", "nginx (www)", is_older=False),
@@ -968,10 +968,10 @@ def test_who_listens_is_not_told_where_nobody_knows() -> None:
     notice = host.scan(22, 80, at=NOW)
     assert notice
     for without in (None, AuditState("web1"), audit(NOW, tells=False)):
-        assert with_holders(notice, host.state, without) is notice
+        assert add_listeners(notice, host.state, without) is notice
     closed = host.scan(at=NOW + HOUR)
     assert closed
-    assert with_holders(closed, host.state, audit(NOW, listening(22, "sshd"))) is closed
+    assert add_listeners(closed, host.state, audit(NOW, listening(22, "sshd"))) is closed
 
 
 def test_processes_of_a_port_are_named_up_to_a_few() -> None:
@@ -980,5 +980,5 @@ def test_processes_of_a_port_are_named_up_to_a_few() -> None:
     notice = host.scan(22, 80, at=NOW)
     assert notice
     sockets = [listening(80, f"worker{number}") for number in range(8)]
-    (holder,) = with_holders(notice, host.state, audit(NOW, *sockets)).holders
+    (holder,) = add_listeners(notice, host.state, audit(NOW, *sockets)).holders
     assert holder.who == f"{', '.join(f'worker{number} (www)' for number in range(5))}, 3 more"

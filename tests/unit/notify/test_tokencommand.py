@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from portspec.notify import DeliveryError, Reason
+from portspec.notify import DeliveryError, DeliveryErrorReason
 from portspec.notify.tokencommand import MAX_OUTPUT, access_token
 from tests.unit.app.exporter import until
 from tests.unit.scan.loopback import PATIENCE
@@ -69,7 +69,7 @@ def test_what_is_no_token_is_told(script: str, why: str) -> None:
     """The error has the first line of standard error, and never what may be a token."""
     with pytest.raises(DeliveryError) as caught:
         token_of(*shell(script))
-    assert (caught.value.reason, caught.value.detail) == (Reason.TOKEN, f"smtptokencommand /bin/sh {why}")
+    assert (caught.value.reason, caught.value.detail) == (DeliveryErrorReason.TOKEN, f"smtptokencommand /bin/sh {why}")
     assert not caught.value.is_of_mail
 
 
