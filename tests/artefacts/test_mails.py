@@ -15,10 +15,10 @@ from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException
 from portspec.notify.content import Links
+from portspec.notify.decision import add_listeners, decide
 from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
-from portspec.notify.holders import add_listeners
-from portspec.notify.letter import digest, letter, render_store_failure_mail, render_test_mail
-from portspec.notify.story import NOTHING_NOTIFIED, tell
+from portspec.notify.message import render_digest, render_mail, render_store_failure_mail, render_test_mail
+from portspec.notify.notification import NOTHING_NOTIFIED
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.inventory import Target
-    from portspec.notify.notice import Notice
+    from portspec.notify.notification import Notification
     from portspec.scan import AddressObservation
 
 GOLDEN: Final = Path(__file__).parents[1] / "data" / "mail"
@@ -69,31 +69,33 @@ class Host:
     def __init__(self, of: Target = DB1, audit: AuditState | None = None) -> None:
         self.state = HostState(of)
         self.audit = audit
-        self.story = NOTHING_NOTIFIED
+        self.known = NOTHING_NOTIFIED
 
-    def told(self, now: float) -> Notice | None:
+    def told(self, now: float) -> Notification | None:
         """Give what is told of the host as it is."""
-        story, notice = tell(self.story, self.state, now, DAY)
-        self.story = decode_state(encode_state(story))
+        known, notification = decide(self.known, self.state, now, DAY)
+        self.known = decode_state(encode_state(known))
         return (
-            decode_notification(encode_notification(add_listeners(notice, self.state, self.audit))) if notice else None
+            decode_notification(encode_notification(add_listeners(notification, self.state, self.audit)))
+            if notification
+            else None
         )
 
-    def scan(self, at: float, *is_open: int, filtered: tuple[int, ...] = ()) -> Notice | None:
+    def scan(self, at: float, *is_open: int, filtered: tuple[int, ...] = ()) -> Notification | None:
         """Scan its address, where other ports than these refuse."""
         address = self.state.target.address or "198.51.100.7"
         return self._after(at, seen(address, scanned=SCANNED, is_open=is_open, filtered=filtered))
 
-    def silence(self, at: float) -> Notice | None:
+    def silence(self, at: float) -> Notification | None:
         """Scan it while nothing of it answers."""
         return self.scan(at, filtered=SCANNED)
 
-    def fail(self, at: float, failure: Failure) -> Notice | None:
+    def fail(self, at: float, failure: Failure) -> Notification | None:
         """Scan it in vain."""
         self.state = self.state.after(result(self.state.target, at=at, failure=failure))
         return self.told(at)
 
-    def _after(self, at: float, *addresses: AddressObservation) -> Notice | None:
+    def _after(self, at: float, *addresses: AddressObservation) -> Notification | None:
         self.state = self.state.after(result(self.state.target, *addresses, at=at))
         return self.told(at)
 
@@ -107,11 +109,11 @@ def compare(name: str, mail: bytes) -> None:
     assert found == file.read_text(encoding="ascii")
 
 
-def compare_told(name: str, notice: Notice | None, *, later: float = 2.0) -> None:
+def compare_told(name: str, notification: Notification | None, *, later: float = 2.0) -> None:
     """Hold the mail about a host to the file of a name."""
-    assert notice
-    now = notice.at + later
-    compare(name, letter(notice, 1, sender=SENDER, recipient=RECIPIENT, now=now, links=LINKS))
+    assert notification
+    now = notification.at + later
+    compare(name, render_mail(notification, 1, sender=SENDER, recipient=RECIPIENT, now=now, links=LINKS))
 
 
 def test_a_day_of_a_host() -> None:
@@ -176,9 +178,9 @@ def test_host_that_is_seen_again() -> None:
     compare_told("the-host-is-seen-again", host.scan(NIGHT + 35 * MINUTE, 22, 5432))
 
 
-def fleet(count: int) -> list[Notice]:
+def fleet(count: int) -> list[Notification]:
     """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
-    notices = []
+    notifications = []
     for number in range(count):
         address = f"198.18.{number // 250}.{number % 250 + 1}"
         of = target(f"web{number + 1}", expect=[22, 443], scan=SCANNED, interval=300.0, address=address)
@@ -192,13 +194,13 @@ def fleet(count: int) -> list[Notice]:
         else:
             found = host.scan(NIGHT, 22, 443, 6379, *((8080,) if number % 50 == 1 else ()))
         assert found
-        notices.append(found)
-    return notices
+        notifications.append(found)
+    return notifications
 
 
 def test_hundreds_of_hosts_at_once() -> None:
     """A storm is one mail, which says first what most of the hosts have, and names the worst."""
-    mail = digest(fleet(300), 1, sender=SENDER, recipient=RECIPIENT, now=NIGHT + MINUTE, links=LINKS)
+    mail = render_digest(fleet(300), 1, sender=SENDER, recipient=RECIPIENT, now=NIGHT + MINUTE, links=LINKS)
     compare("many-hosts-go-wrong", mail)
 
 

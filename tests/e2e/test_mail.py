@@ -333,7 +333,7 @@ def test_portspec_stands_in_for_alertmanager(network: Lab, server: MailServer, t
     with serving(network, conf, tmp_path / "log") as service:
 
         def wait_for_silence(times: int) -> None:
-            until(lambda: len(service.events("Alertmanager is there to notify: portspec sends no mails")) == times)
+            until(lambda: len(service.events("Alertmanager is healthy, portspec sends no mails")) == times)
 
         with alertmanager(network, tmp_path):
             wait_for_silence(1)
@@ -380,10 +380,10 @@ def test_mail_test_tells_what_the_server_answered(network: Lab, server: MailServ
     [
         (
             {"smtppassword": "wrong-" + PASSWORD},
-            "auth: the server does not take the credentials: 535 5.7.8 Authentication credentials invalid",
+            "auth: the server rejected the credentials: 535 5.7.8 Authentication credentials invalid",
         ),
         ({"smtpcafile": None}, "certificate: the certificate of 127.0.0.1: unable to get local issuer certificate"),
-        ({"smtptls": "implicit"}, "tls: no TLS with 127.0.0.1: *"),
+        ({"smtptls": "implicit"}, "tls: TLS handshake with 127.0.0.1 failed: *"),
     ],
 )
 def test_mail_test_tells_what_is_wrong(

@@ -90,7 +90,7 @@ def test_two_exporters_write_each_change_and_mail_once(tmp_path: Path) -> None:
                 scan_by(first, "out_of_spec")
                 scan_by(second, "out_of_spec")
                 until(server.mails)
-                until(lambda: log_of(second, "mails wait until the state file can be written"))
+                until(lambda: log_of(second, "writing the state file fails, mails wait"))
                 assert changes(state) == [(str(port), "open")]
                 first.kill()
                 until(lambda: second.series()["portspec_store_up"] == {"": 1.0})

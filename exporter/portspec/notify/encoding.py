@@ -1,47 +1,66 @@
-"""Stories and notices as documents in the state file, also those of another version. Pure."""
+"""Notifications and what recipients know, as JSON documents in the state file. Pure.
+
+Other versions of portspec read and write the same file: keys stay, new keys are optional, unknown keys are ignored.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
 from typing import Any, Final
 
-from portspec.notify.notice import Acceptance, Gap, Holder, Line, News, Notice
-from portspec.notify.story import NOTHING_NOTIFIED, Finding, Story
+from portspec.notify.notification import (
+    NOTHING_NOTIFIED,
+    AcceptedPorts,
+    DeviationLine,
+    Event,
+    KnownDeviation,
+    ListeningProcesses,
+    Notification,
+    NotificationState,
+    UnknownPeriod,
+)
 from portspec.ports import PortSet
 from portspec.state.verdict import Kind, Verdict
 
-_END_OF_TIME: Final = 253_402_300_800.0 - 86_400  # Unix seconds; a day less, for local time may be ahead
+_MAX_TIME: Final = 253_402_300_800.0 - 86_400  # Unix seconds: the year 10000, less a day, since local time may be ahead
 
 
-def encode_state(story: Story) -> str | None:
-    """Write a story; None for one that says nothing."""
-    if story == NOTHING_NOTIFIED:
+def encode_state(state: NotificationState) -> str | None:
+    """Return what recipients know as JSON; None if there was no notification."""
+    if state == NOTHING_NOTIFIED:
         return None
-    findings = [(item.address, item.kind.value, str(item.ports), item.since) for item in story.findings]
-    plain = asdict(replace(story, findings=())) | {
-        "findings": findings,
-        "seen": [item.seen for item in story.findings],  # beside them: an older portspec reads the rest
-    }
-    return json.dumps(plain, separators=(",", ":"))
+    return _dump(
+        {
+            "told": state.verdict,
+            "told_at": state.notified_at,
+            "unknown_scans": state.unknown_scans,
+            "unknown_at": state.unknown_at,
+            "unknown_since": state.unknown_since,
+            "expiring": state.expiring,
+            "since": state.since,
+            "reason": state.reason,
+            "findings": [(item.address, item.kind, str(item.ports), item.since) for item in state.deviations],
+            "seen": [item.seen for item in state.deviations],  # not in `findings`: older versions expect four values
+        }
+    )
 
 
-def decode_state(document: str | None) -> Story:
-    """Read a story; what cannot be read is as good as none, so that more is told rather than less."""
+def decode_state(document: str | None) -> NotificationState:
+    """Read what recipients know. An invalid document counts as none: recipients are then notified again."""
     try:
         plain = json.loads(document or "null")
         if plain is None:
             return NOTHING_NOTIFIED
         found = plain["findings"]
         seen = plain.get("seen") or [0.0] * len(found)
-        findings = tuple(
-            Finding(_text(address), Kind(kind), ports_of(_text(ports)), _time(since), _time(at))
+        deviations = tuple(
+            KnownDeviation(_text(address), Kind(kind), ports_of(_text(ports)), _time(since), _time(at))
             for (address, kind, ports, since), at in zip(found, seen, strict=True)
         )
-        return Story(
-            told=Verdict(plain["told"]),
-            told_at=_time(plain["told_at"]),
-            findings=findings,
+        return NotificationState(
+            verdict=Verdict(plain["told"]),
+            notified_at=_time(plain["told_at"]),
+            deviations=deviations,
             unknown_scans=int(_time(plain["unknown_scans"])),
             unknown_at=_time(plain["unknown_at"]),
             unknown_since=_time(plain["unknown_since"]),
@@ -53,35 +72,61 @@ def decode_state(document: str | None) -> Story:
         return NOTHING_NOTIFIED
 
 
-def encode_notification(notice: Notice) -> str:
-    """Write a notice."""
-    return json.dumps(asdict(notice), separators=(",", ":"))
+def encode_notification(notification: Notification) -> str:
+    """Return a notification as JSON."""
+    return _dump(
+        {
+            "host": notification.host,
+            "news": notification.event,
+            "at": notification.at,
+            "expected": notification.expected,
+            "open": notification.open,
+            "lines": list(map(_plain_line, notification.lines)),
+            "over": list(map(_plain_line, notification.resolved)),
+            "since": notification.since,
+            "reason": notification.reason,
+            "is_unknown": notification.is_unknown,
+            "expiring": notification.expiring,
+            "last_seen": notification.last_seen,
+            "until": notification.until,
+            "answers_nothing": notification.answers_nothing,
+            "lapsed": notification.expired,
+            "accepted": notification.accepted,
+            "gap": notification.unknown_period,
+            "holders": notification.listeners,
+            "audited_at": notification.audited_at,
+        }
+    )
 
 
-def decode_notification(document: str) -> Notice:
-    """Read a notice; what an older portspec did not write is empty. Raises ValueError, whatever the document is."""
+def decode_notification(document: str) -> Notification:
+    """Read a notification. What an older version did not write is empty.
+
+    Raises:
+        ValueError: The document is invalid, in whatever way.
+    """
     try:
         plain = json.loads(document)
-        gap = plain.get("gap")
-        return Notice(
+        period = plain.get("gap")
+        return Notification(
             host=_text(plain["host"]),
-            news=News(plain["news"]),
+            event=Event(plain["news"]),
             at=_time(plain["at"]),
             expected=_text(plain["expected"]),
             open=_text(plain["open"]),
             lines=tuple(map(_line, plain["lines"])),
-            over=tuple(map(_line, plain["over"])),
+            resolved=tuple(map(_line, plain["over"])),
             since=_time_if_any(plain["since"]),
             reason=_text(plain["reason"]),
             is_unknown=plain["is_unknown"] is True,
-            expiring=tuple(map(_acceptance, plain["expiring"])),
+            expiring=tuple(map(_accepted_ports, plain["expiring"])),
             last_seen=_time_if_any(plain.get("last_seen")),
             until=_time_if_any(plain.get("until")),
             answers_nothing=plain.get("answers_nothing") is True,
-            lapsed=tuple(map(_acceptance, plain.get("lapsed", ()))),
-            accepted=tuple(map(_acceptance, plain.get("accepted", ()))),
-            gap=None if gap is None else _gap(gap),
-            holders=tuple(map(_holder, plain.get("holders", ()))),
+            expired=tuple(map(_accepted_ports, plain.get("lapsed", ()))),
+            accepted=tuple(map(_accepted_ports, plain.get("accepted", ()))),
+            unknown_period=None if period is None else _unknown_period(period),
+            listeners=tuple(map(_listening_processes, plain.get("holders", ()))),
             audited_at=_time_if_any(plain.get("audited_at")),
         )
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -89,50 +134,58 @@ def decode_notification(document: str) -> Notice:
 
 
 def ports_of(text: str) -> PortSet:
-    """Read what str() of a PortSet writes. Raises ValueError."""
+    """Parse what str() of a PortSet returns. Raises ValueError."""
     if text == "all":
         return PortSet(((1, 65_535),))
     ranges = (word.strip().partition("-") for word in text.split(",") if word.strip() != "none")
     return PortSet.of_ranges((int(first), int(last or first)) for first, _, last in ranges)
 
 
-def _line(plain: Any) -> Line:
+def _dump(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def _plain_line(line: DeviationLine) -> dict[str, Any]:
+    return {name: getattr(line, name) for name in DeviationLine.__slots__}
+
+
+def _line(plain: Any) -> DeviationLine:
     address, kind, state = (_text(plain[name]) for name in ("address", "kind", "state"))
-    ports = _spelled(plain["ports"])
+    ports = _ports_text(plain["ports"])
     opened, seen = (_time_if_any(plain.get(name)) for name in ("opened", "seen"))
-    return Line(address, kind, state, ports, _time(plain["since"]), opened, seen, _text(plain.get("end", "")))
+    return DeviationLine(address, kind, state, ports, _time(plain["since"]), opened, seen, _text(plain.get("end", "")))
 
 
-def _acceptance(plain: Any) -> Acceptance:
+def _accepted_ports(plain: Any) -> AcceptedPorts:
     ports, until, reason, owner = plain
-    return Acceptance(_spelled(ports), _time(until), _text(reason), _text(owner))
+    return AcceptedPorts(_ports_text(ports), _time(until), _text(reason), _text(owner))
 
 
-def _holder(plain: Any) -> Holder:
-    ports, who, is_older = plain
-    return Holder(_spelled(ports), _text(who), is_older is True)
+def _listening_processes(plain: Any) -> ListeningProcesses:
+    ports, names, is_older = plain
+    return ListeningProcesses(_ports_text(ports), _text(names), is_older is True)
 
 
-def _gap(plain: Any) -> Gap:
+def _unknown_period(plain: Any) -> UnknownPeriod:
     since, until, reason = plain
-    return Gap(_time(since), _time(until), _text(reason))
+    return UnknownPeriod(_time(since), _time(until), _text(reason))
 
 
-def _spelled(value: Any) -> str:
-    """Take ports as they are spelled everywhere."""
+def _ports_text(value: Any) -> str:
+    """Return ports in the form that str() of a PortSet has."""
     return str(ports_of(_text(value)))
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")  # noqa: TRY004 - of a document
+        raise ValueError(f"{value!r} is not text")  # noqa: TRY004 - the value of a document
     return value
 
 
 def _time(value: Any) -> float:
-    """Take a number that a time may be: before the year 10000, or no date can be made of it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END_OF_TIME:
-        raise ValueError(f"{value!r} is no time")
+    """Check that a number is a time from which a date can be made: before the year 10000."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_TIME:
+        raise ValueError(f"{value!r} is not a time")
     return float(value)
 
 

@@ -1,14 +1,16 @@
-"""One dialogue with the mail server: every way in which it can fail is an outcome, and none holds anybody up for long.
+"""SMTP sessions (RFC 5321) with the submission server: each failure is a DeliveryError, and each step has a timeout.
 
-The dialogue itself is aiosmtplib's. Names are looked up beside the event loop, whose own look-up threads would keep the
-rights that the process began with.
+aiosmtplib speaks the protocol. Names are looked up in daemon threads, since those of the event loop's own look-ups
+would keep the privileges that the process started with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -21,9 +23,8 @@ from portspec import files
 from portspec.errors import printable
 from portspec.names import canonical, query_name
 from portspec.notify.authentication import authenticate
-from portspec.notify.delivery import DeliveryError, DeliveryErrorReason, answer, refusal, short
-from portspec.notify.greeting import greeting
-from portspec.notify.steps import last_step, step
+from portspec.notify.cancellation import abandon_on_cancel, finish_on_cancel
+from portspec.notify.delivery_errors import DeliveryError, DeliveryErrorReason, reply_error, reply_line, short
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -33,14 +34,27 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT", "DeliveryError", "DeliveryErrorReason", "Session", "send_mails"]
 
-TIMEOUT: Final = 30.0  # seconds for each step of the dialogue
-_MAX_PASSWORD = 65_536  # bytes of a file that holds one
+TIMEOUT: Final = 30.0  # seconds for each step of a session
+_MAX_PASSWORD = 65_536  # bytes of a password file
 _TEMPORARY = 400
-# "Command not recognized": the server is of before ESMTP (RFC 5321, 3.2 and 4.2.4), and knows HELO. 501, 504 and 550
-# refuse the name or the client, and would after HELO, too.
-_KNOWS_NO_EHLO = {500, 502}
-_GOODBYE = 5.0  # seconds
-_LAST_ANSWER = 2.0  # seconds that a cancelled session waits for the answer to a message, which the server may have
+# "Command not recognized": the server predates ESMTP (RFC 5321, 3.2 and 4.2.4) and knows HELO. 501, 504 and 550 reject
+# the name or the client, and would do so after HELO, too.
+_EHLO_UNKNOWN = {500, 502}
+_QUIT_TIMEOUT = 5.0  # seconds
+_CANCELLED_REPLY_TIMEOUT = 2.0  # seconds that a cancelled session waits for the reply to a message
+_MAX_NAME = 253  # characters (RFC 1035, 2.3.4)
+_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 5321, 4.1.2: sub-domain
+# Names below localhost are local to each machine, names below invalid do not exist (RFC 6761, 6.3 and 6.4), and
+# installers use localdomain where there is no domain.
+_LOCAL_DOMAINS: Final = {
+    "localhost",
+    "localdomain",
+    "localhost4",
+    "localhost6",
+    "localdomain4",
+    "localdomain6",
+    "invalid",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +66,18 @@ class _Prepared:
 
 
 class Session:
-    """A connection to the server of `mail`, over which any number of mails are sent, one after the other.
+    """A session with the server of `mail`, in which any number of mails are sent, one after the other.
 
-    Entering it connects, upgrades to TLS and authenticates; raises DeliveryError. Credentials leave it inside TLS only.
+    Entering it connects, starts TLS and authenticates; it raises DeliveryError. Credentials are sent only inside TLS.
     """
 
     def __init__(self, mail: MailConfig, *, timeout: float = TIMEOUT) -> None:
         self._mail = mail
         self._timeout = timeout
-        self._greeting = ""
+        self._ehlo_name = ""
         self._client: aiosmtplib.SMTP | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._socket: socket.socket | None = None  # that of a client which has not yet taken it over
+        self._socket: socket.socket | None = None  # connected, but not yet passed to the client
 
     async def __aenter__(self) -> Self:
         try:
@@ -78,40 +92,40 @@ class Session:
         try:
             if client and client.is_connected and kind is None:
                 with contextlib.suppress(aiosmtplib.SMTPException, OSError):
-                    await step(client.quit(timeout=min(self._timeout, _GOODBYE)))
+                    await abandon_on_cancel(client.quit(timeout=min(self._timeout, _QUIT_TIMEOUT)))
         finally:
             self._close()
 
     async def send(self, recipient: str, message: bytes) -> str:
-        """Send a mail to one address; gives what the server answered. Raises DeliveryError.
+        """Send a mail to one address, and return the reply of the server. Raises DeliveryError.
 
-        When this is cancelled while the server has the message, its answer is waited for, for a few seconds; with an
-        answer the cancellation comes at the next await.
+        If this is cancelled after the message was sent, it waits a few seconds for the reply. Once that is received,
+        the next await raises CancelledError.
         """
         client = self._client
         if client is None or not client.is_connected:
             raise DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
         try:
-            await step(client.mail(self._mail.sender))
-            await step(client.rcpt(recipient))
-            taken = await last_step(client.data(message), min(self._timeout, _LAST_ANSWER))
+            await abandon_on_cancel(client.mail(self._mail.sender))
+            await abandon_on_cancel(client.rcpt(recipient))
+            accepted = await finish_on_cancel(client.data(message), min(self._timeout, _CANCELLED_REPLY_TIMEOUT))
         except errors.SMTPResponseException as error:
-            failure = self._failure(error)
+            failure = self._delivery_error(error)
             if failure.is_of_mail:
-                await self._abandon(client)
+                await self._reset(client)
             raise failure from None
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise self._failure(error) from None
-        except ValueError as error:  # of our side, such as an address beyond ASCII: it is the same at the next try
-            await self._abandon(client)
-            why = f"the mail cannot be sent: {short(str(error))}"
+            raise self._delivery_error(error) from None
+        except ValueError as error:  # on this side, such as a non-ASCII address: a retry fails, too
+            await self._reset(client)
+            why = f"invalid mail: {short(str(error))}"
             raise DeliveryError(DeliveryErrorReason.REFUSED, why, is_of_mail=True) from None
-        return answer(taken.code, taken.message)
+        return reply_line(accepted.code, accepted.message)
 
-    async def _abandon(self, client: aiosmtplib.SMTP) -> None:
-        """End the mail that was begun, so that the next can be sent."""
+    async def _reset(self, client: aiosmtplib.SMTP) -> None:
+        """Abort the current mail transaction, so that the next mail can be sent."""
         try:
-            await step(client.rset())
+            await abandon_on_cancel(client.rset())
         except (aiosmtplib.SMTPException, OSError):
             self._close()
 
@@ -119,10 +133,10 @@ class Session:
         mail = self._mail
         prepared = await in_daemon_thread(lambda: _prepare(mail))
         self._socket = connected = await self._connect(prepared)
-        self._greeting = greeting(prepared.name, connected.getsockname()[0])
+        self._ehlo_name = ehlo_name(prepared.name, connected.getsockname()[0])
         self._client = client = aiosmtplib.SMTP(
             hostname=canonical(mail.server),
-            local_hostname=self._greeting,
+            local_hostname=self._ehlo_name,
             timeout=self._timeout,
             use_tls=mail.tls == "implicit",
             start_tls=False,
@@ -130,25 +144,25 @@ class Session:
             sock=connected,
         )
         try:
-            await step(client.connect())
-            self._take_over(client)
-            await self._greet(client)
+            await abandon_on_cancel(client.connect())
+            self._note_transport(client)
+            await self._send_ehlo(client)
             if mail.tls == "starttls":
                 if not client.supports_extension("starttls"):
                     raise DeliveryError(
                         DeliveryErrorReason.TLS,
-                        "the server offers no STARTTLS, and nothing is sent without TLS (smtptls: none would, without "
-                        "credentials)",
+                        "the server offers no STARTTLS, and mails are sent only inside TLS (set smtptls: none to "
+                        "send them without TLS and credentials)",
                     )
                 try:
-                    await step(client.starttls())
+                    await abandon_on_cancel(client.starttls())
                 except errors.SMTPResponseException as error:
                     if error.code < _TEMPORARY:
                         raise
-                    said = answer(error.code, error.message)
-                    raise DeliveryError(DeliveryErrorReason.TLS, f"the server does not start TLS: {said}") from None
-                self._take_over(client)
-                await self._greet(client)
+                    reply = reply_line(error.code, error.message)
+                    raise DeliveryError(DeliveryErrorReason.TLS, f"the server rejected STARTTLS: {reply}") from None
+                self._note_transport(client)
+                await self._send_ehlo(client)
             if mail.username is not None:
                 if mail.tls == "none":
                     raise DeliveryError(DeliveryErrorReason.AUTH, "credentials are never sent without TLS")
@@ -157,38 +171,39 @@ class Session:
                     mail.username,
                     password=prepared.password,
                     command=mail.token_command,
-                    patience=self._timeout,
+                    time_limit=self._timeout,
                 )
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise self._failure(error, is_opening=True) from None
+            raise self._delivery_error(error, is_opening=True) from None
 
-    async def _greet(self, client: aiosmtplib.SMTP) -> None:
-        """Say EHLO, or HELO to a server that does not know it, where neither TLS nor credentials are to follow."""
+    async def _send_ehlo(self, client: aiosmtplib.SMTP) -> None:
+        """Send EHLO, or HELO if the server does not know EHLO and neither STARTTLS nor AUTH is to follow."""
         mail = self._mail
         try:
-            await step(client.ehlo())
+            await abandon_on_cancel(client.ehlo())
         except errors.SMTPHeloError as error:
-            if error.code not in _KNOWS_NO_EHLO:
+            if error.code not in _EHLO_UNKNOWN:
                 raise
-            without = f"the server knows no EHLO ({answer(error.code, error.message)}), and without it there is no"
+            reply = reply_line(error.code, error.message)
+            without = f"the server does not support EHLO ({reply}), and therefore no"
             if mail.tls == "starttls" and not client.get_transport_info("sslcontext"):
                 raise DeliveryError(
-                    DeliveryErrorReason.TLS, f"{without} STARTTLS; nothing is sent without TLS"
+                    DeliveryErrorReason.TLS, f"{without} STARTTLS; mails are sent only inside TLS"
                 ) from None
             if mail.username is not None:
                 raise DeliveryError(
-                    DeliveryErrorReason.AUTH, f"{without} AUTH; leave smtpusername out, or ask another server"
+                    DeliveryErrorReason.AUTH, f"{without} AUTH; remove smtpusername or use another server"
                 ) from None
-            await step(client.helo())
+            await abandon_on_cancel(client.helo())
 
-    def _take_over(self, client: aiosmtplib.SMTP) -> None:
-        """Remember what is to be closed: the client forgets it when something goes wrong."""
+    def _note_transport(self, client: aiosmtplib.SMTP) -> None:
+        """Remember the transport in order to close it: the client forgets it after an error."""
         self._socket = None
         if isinstance(client.transport, asyncio.WriteTransport):
             self._transport = client.transport
 
     async def _connect(self, prepared: _Prepared) -> socket.socket:
-        """Connect to the first address that lets us."""
+        """Connect to the first address that accepts a connection."""
         loop = asyncio.get_running_loop()
         failure = DeliveryError(DeliveryErrorReason.RESOLVE, f"{self._mail.server} has no address")
         for family, address in prepared.addresses:
@@ -211,8 +226,8 @@ class Session:
                 return connected
         raise failure
 
-    def _failure(self, error: Exception, *, is_opening: bool = False) -> DeliveryError:
-        """Tell what an error of the dialogue means."""
+    def _delivery_error(self, error: Exception, *, is_opening: bool = False) -> DeliveryError:
+        """Return the DeliveryError that an error of a session means."""
         causes = list(_causes(error))
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -221,17 +236,19 @@ class Session:
                     DeliveryErrorReason.CERTIFICATE, f"the certificate of {self._mail.server}: {printable(why)}"
                 )
         if any(isinstance(cause, TimeoutError) for cause in causes):
-            return DeliveryError(DeliveryErrorReason.TIMEOUT, f"no answer in {self._timeout:g} s")
+            return DeliveryError(DeliveryErrorReason.TIMEOUT, f"no reply in {self._timeout:g} s")
         if isinstance(error, errors.SMTPResponseException):
-            return refusal(error, self._greeting, is_opening=is_opening)
+            return reply_error(error, self._ehlo_name, is_opening=is_opening)
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return DeliveryError(DeliveryErrorReason.TLS, f"no TLS with {self._mail.server}: {short(str(causes[-1]))}")
+            return DeliveryError(
+                DeliveryErrorReason.TLS, f"TLS handshake with {self._mail.server} failed: {short(str(causes[-1]))}"
+            )
         if any(isinstance(cause, ConnectionError) for cause in causes):
             return DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
         return DeliveryError(DeliveryErrorReason.PROTOCOL, short(str(error)))
 
     def _close(self) -> None:
-        """Leave at once: closing TLS in good order waits for the other side."""
+        """Close immediately: a clean TLS shutdown would wait for the server."""
         if self._transport:
             self._transport.abort()
             self._transport = None
@@ -239,14 +256,14 @@ class Session:
             self._client.close()
             self._client = None
         if self._socket:
-            # the event loop has it, and closes it when it sees this
+            # the event loop uses the socket, and closes it after this
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket = None
 
 
 def _prepare(mail: MailConfig) -> _Prepared:
-    """Read files and look names up: what may take time. Raises DeliveryError."""
+    """Read files and look up the name of the server, which may block. Raises DeliveryError."""
     path = mail.ca_file
     try:
         trust = ssl.create_default_context()
@@ -259,12 +276,12 @@ def _prepare(mail: MailConfig) -> _Prepared:
             password = files.read_regular(mail.password_file, _MAX_PASSWORD).decode().rstrip("\r\n")
     except (OSError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
-        raise DeliveryError(DeliveryErrorReason.SETTINGS, f"{path} cannot be read: {why}") from None
+        raise DeliveryError(DeliveryErrorReason.SETTINGS, f"failed to read {path}: {why}") from None
     try:
         found = socket.getaddrinfo(query_name(mail.server), mail.port, type=socket.SOCK_STREAM)
     except OSError as error:
         why = error.strerror or "no such name"
-        raise DeliveryError(DeliveryErrorReason.RESOLVE, f"{mail.server} cannot be looked up: {why.lower()}") from None
+        raise DeliveryError(DeliveryErrorReason.RESOLVE, f"failed to look up {mail.server}: {why.lower()}") from None
     addresses = tuple(dict.fromkeys((int(family), tuple(address)) for family, _, _, _, address in found))
     return _Prepared(addresses, socket.getfqdn(), trust, password)
 
@@ -279,28 +296,61 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 async def send_mails(
     mail: MailConfig,
-    letters: Mapping[str, bytes],
+    mails: Mapping[str, bytes],
     on_outcome: Callable[[str, str, DeliveryError | None], Awaitable[None]],
 ) -> None:
-    """Send a letter to each recipient, and tell of each what the server answered, or why it was not taken.
+    """Send a mail to each recipient in one session.
 
-    `on_outcome` is awaited before the next letter is sent. What no dialogue could be had about fails for all that are
-    left. The connection is closed when this returns, is cancelled, or `on_outcome` raises.
+    Args:
+        mail: The settings of the server.
+        mails: The mails by recipient.
+        on_outcome: Called, and awaited before the next mail, with the recipient, the reply of the server, and the error
+            if the mail was not accepted. If the session fails, it is called with that error for each remaining mail.
     """
-    left = list(letters)
+    left = list(mails)
     try:
         async with Session(mail) as session:
             while left:
-                recipient, answer = left[0], ""
-                refusal: DeliveryError | None = None
+                recipient, reply = left[0], ""
+                error: DeliveryError | None = None
                 try:
-                    answer = await session.send(recipient, letters[recipient])
-                except DeliveryError as error:
-                    if not error.is_of_mail:
+                    reply = await session.send(recipient, mails[recipient])
+                except DeliveryError as rejection:
+                    if not rejection.is_of_mail:
                         raise
-                    refusal = error
+                    error = rejection
                 left.pop(0)
-                await on_outcome(recipient, answer, refusal)
-    except DeliveryError as error:
+                await on_outcome(recipient, reply, error)
+    except DeliveryError as failure:
         for recipient in left:
-            await on_outcome(recipient, "", error)
+            await on_outcome(recipient, "", failure)
+
+
+def ehlo_name(name: str, address: str) -> str:
+    """Return the name for EHLO: the name of this machine if it is fully qualified, otherwise an address literal.
+
+    `address` is the local address of the connection (RFC 5321, 4.1.1.1, 4.1.3 and 4.1.4).
+    """
+    name = name.removesuffix(".")
+    return name if _is_fully_qualified(name) else _literal(address)
+
+
+def _is_fully_qualified(name: str) -> bool:
+    labels = name.split(".")
+    last = labels[-1].lower()
+    return (
+        len(labels) > 1  # a container ID such as a1b2c3d4e5f6 has no domain
+        and len(name) <= _MAX_NAME
+        and all(map(_LABEL.fullmatch, labels))
+        and not last.isdigit()  # an address (RFC 3696, 2)
+        and last not in _LOCAL_DOMAINS
+    )
+
+
+def _literal(address: str) -> str:
+    found = ipaddress.ip_address(address.partition("%")[0])  # a zone is local, and not allowed in a literal
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return f"[IPv6:{found}]"
+        found = found.ipv4_mapped  # the connection uses IPv4
+    return f"[{found}]"

@@ -62,7 +62,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Give what a mail server takes, at once."""
     server = Taken()
     monkeypatch.setattr(portspec.notify.mailer, "Session", server)
-    monkeypatch.setattr(portspec.notify.mailer, "LOOK", 0.0)
+    monkeypatch.setattr(portspec.notify.mailer, "POLL_INTERVAL", 0.0)
     return server
 
 
@@ -206,7 +206,7 @@ def test_fault_in_what_is_to_be_told_ends_no_scan(conf: Path, taken: Taken, monk
     def fault(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(portspec.notify.mailer, "tell", fault)
+    monkeypatch.setattr(portspec.notify.mailer, "decide", fault)
     write(conf, {A: [22]}, **MAIL)
 
     async def scenario() -> None:

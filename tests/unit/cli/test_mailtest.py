@@ -8,7 +8,8 @@ import pytest
 
 import portspec.notify.smtp
 from portspec.cli import main
-from portspec.notify import DeliveryError, DeliveryErrorReason
+from portspec.notify import DeliveryError
+from portspec.notify import DeliveryErrorReason as Reason
 from tests.unit.cli.run import call
 from tests.unit.factories import process_restored
 
@@ -100,7 +101,7 @@ def test_every_address_gets_a_test_message(mail_test: Runner) -> None:
 
 def test_address_that_is_refused_is_exit_1(mail_test: Runner) -> None:
     """An address that the server does not take is told, the others get their message, and the exit is 1."""
-    no = DeliveryError(DeliveryErrorReason.REFUSED, "the server answered 550 no such user", is_of_mail=True)
+    no = DeliveryError(Reason.REFUSED, "the server answered 550 no such user", is_of_mail=True)
     assert mail_test({B: no}) == (
         1,
         (
@@ -112,7 +113,7 @@ def test_address_that_is_refused_is_exit_1(mail_test: Runner) -> None:
 
 def test_server_that_lets_nobody_in_is_exit_1(mail_test: Runner) -> None:
     """Where there is no dialogue at all, no address is served, and why is told for each."""
-    why = DeliveryError(DeliveryErrorReason.CERTIFICATE, "the certificate of smtp.example.org: certificate has expired")
+    why = DeliveryError(Reason.CERTIFICATE, "the certificate of smtp.example.org: certificate has expired")
     told = "NOT taken: certificate: the certificate of smtp.example.org: certificate has expired\n"
     assert mail_test(why=why) == (1, f"{HEAD}{A}: {told}{B}: {told}{C}: {told}")
     assert mail_test.server.connections == 1
@@ -120,7 +121,7 @@ def test_server_that_lets_nobody_in_is_exit_1(mail_test: Runner) -> None:
 
 def test_server_that_hangs_up_in_between_is_exit_1(mail_test: Runner) -> None:
     """What was taken before the connection was lost is told as taken; the others are not."""
-    gone = DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
+    gone = DeliveryError(Reason.CLOSED, "the server closed the connection")
     told = "NOT taken: closed: the server closed the connection\n"
     assert mail_test({B: gone}) == (1, f"{HEAD}{A}: taken: 250 queued as 1\n{B}: {told}{C}: {told}")
 

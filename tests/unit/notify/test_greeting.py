@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.notify.greeting import greeting
+from portspec.notify.smtp import ehlo_name
 
 ADDRESS = "192.0.2.1"
 # RFC 5321, 4.1.2: Domain, of at least two labels; 4.1.3 has the literals.
@@ -22,7 +22,7 @@ _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](
 )
 def test_full_name_is_said(name: str) -> None:
     """A name of a domain is said as it is, without the dot at its end."""
-    assert greeting(name, ADDRESS) == greeting(f"{name}.", ADDRESS) == name
+    assert ehlo_name(name, ADDRESS) == ehlo_name(f"{name}.", ADDRESS) == name
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_full_name_is_said(name: str) -> None:
 )
 def test_anything_else_is_not(name: str) -> None:
     """A container's name, one that each machine has, and what is no name at all: the address is said."""
-    assert greeting(name, ADDRESS) == "[192.0.2.1]"
+    assert ehlo_name(name, ADDRESS) == "[192.0.2.1]"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_anything_else_is_not(name: str) -> None:
 )
 def test_address_is_said_as_a_literal(address: str, literal: str) -> None:
     """IPv6 has its tag, a zone is left out, and an IPv4 address in an IPv6 socket is one of IPv4."""
-    assert greeting("localhost", address) == literal
+    assert ehlo_name("localhost", address) == literal
 
 
 @given(
@@ -71,8 +71,8 @@ def test_address_is_said_as_a_literal(address: str, literal: str) -> None:
 )
 def test_whatever_the_machine_is_called(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     """What is said is a domain name of several labels or an address literal, and the same each time."""
-    said = greeting(name, str(address))
-    assert said == greeting(said, str(address))
+    said = ehlo_name(name, str(address))
+    assert said == ehlo_name(said, str(address))
     if said.startswith("["):
         inner = ipaddress.ip_address(said.strip("[]").removeprefix("IPv6:"))
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

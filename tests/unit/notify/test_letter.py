@@ -16,14 +16,26 @@ from hypothesis import strategies as st
 
 from portspec.errors import printable
 from portspec.notify import wording
-from portspec.notify.advice import runbooks
 from portspec.notify.content import NO_LINKS, RUNBOOKS, Links
-from portspec.notify.letter import digest, letter, render_report_mail, render_store_failure_mail, render_test_mail
-from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
-from portspec.notify.single import MAX_LINES
-from portspec.notify.storm import MAX_HOSTS
-from portspec.notify.subject import MAX_SUBJECT
-from portspec.notify.wording import cut, spell_span, spell_time, spell_unseen
+from portspec.notify.digest import MAX_HOSTS
+from portspec.notify.host_mail import MAX_LINES, runbooks
+from portspec.notify.message import (
+    render_digest,
+    render_mail,
+    render_report_mail,
+    render_store_failure_mail,
+    render_test_mail,
+)
+from portspec.notify.notification import (
+    AcceptedPorts,
+    DeviationEnd,
+    DeviationLine,
+    Event,
+    ListeningProcesses,
+    Notification,
+    UnknownPeriod,
+)
+from portspec.notify.wording import MAX_SUBJECT, cut, format_failure, format_span, format_time
 from portspec.ports import PortSet
 from portspec.scan import Reason
 from tests.unit.factories import ADDRESS, MODEST, NOW
@@ -110,14 +122,14 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def told(host: str = "web1", news: News = News.OUT_OF_SPEC, *, at: float = NOW, **parts: Any) -> Notice:
-    """Make a notice."""
-    return Notice(host, news, at, **{"expected": "22", "open": "80", **parts})
+def told(host: str = "web1", event: Event = Event.OUT_OF_SPEC, *, at: float = NOW, **parts: Any) -> Notification:
+    """Make a notification."""
+    return Notification(host, event, at, **{"expected": "22", "open": "80", **parts})
 
 
-def line(ports: str, kind: str = "unexpected", *, state: str = "open", since: float = NOW) -> Line:
-    """Make a line of a notice."""
-    return Line(ADDRESS, kind, state, ports, since)
+def line(ports: str, kind: str = "unexpected", *, state: str = "open", since: float = NOW) -> DeviationLine:
+    """Make a line of a notification."""
+    return DeviationLine(ADDRESS, kind, state, ports, since)
 
 
 def parsed(raw: bytes) -> EmailMessage:
@@ -139,20 +151,25 @@ def parsed(raw: bytes) -> EmailMessage:
 
 
 def mail(
-    notice: Notice, number: int = 1, *, recipient: str = RECIPIENT, now: float = NOW, links: Links = NO_LINKS
+    notification: Notification,
+    number: int = 1,
+    *,
+    recipient: str = RECIPIENT,
+    now: float = NOW,
+    links: Links = NO_LINKS,
 ) -> EmailMessage:
     """Write a mail about one host, and read it."""
-    return parsed(letter(notice, number, sender=SENDER, recipient=recipient, now=now, links=links))
+    return parsed(render_mail(notification, number, sender=SENDER, recipient=recipient, now=now, links=links))
 
 
-def digest_of(notices: Sequence[Notice], number: int = 1, *, links: Links = NO_LINKS) -> EmailMessage:
+def digest_of(notifications: Sequence[Notification], number: int = 1, *, links: Links = NO_LINKS) -> EmailMessage:
     """Write a mail about many hosts, and read it."""
-    return parsed(digest(notices, number, sender=SENDER, recipient=RECIPIENT, now=NOW, links=links))
+    return parsed(render_digest(notifications, number, sender=SENDER, recipient=RECIPIENT, now=NOW, links=links))
 
 
-def subject(notice: Notice, *, now: float = NOW) -> str:
+def subject(notification: Notification, *, now: float = NOW) -> str:
     """Give the subject of a mail about one host without the prefix."""
-    return str(mail(notice, now=now)["Subject"]).removeprefix("[portspec] ")
+    return str(mail(notification, now=now)["Subject"]).removeprefix("[portspec] ")
 
 
 def part(message: EmailMessage, kind: str) -> str:
@@ -211,7 +228,7 @@ def words(text: str) -> list[str]:
 
 
 def test_head_of_a_mail() -> None:
-    """The subject says what it is about; the date is of the writing, and no program shall answer."""
+    """The subject says what it is about; the date is of the message, and no program shall answer."""
     message = mail(told(lines=(line("80"),)), now=NOW + 5)
     assert set(message.keys()) == IN_THREAD
     assert str(message["From"]) == "PortSpec <portspec@example.org>"
@@ -224,7 +241,7 @@ def test_head_of_a_mail() -> None:
 
 def test_head_stands_in_the_mail_as_people_know_it() -> None:
     """Sender, recipient and subject of a usual mail are readable without decoding anything."""
-    lines = letter(told(lines=(line("80"),)), 1, sender=SENDER, recipient=RECIPIENT, now=NOW).split(b"\r\n")
+    lines = render_mail(told(lines=(line("80"),)), 1, sender=SENDER, recipient=RECIPIENT, now=NOW).split(b"\r\n")
     assert lines[:3] == [
         b"From: PortSpec <portspec@example.org>",
         b"To: security@example.org",
@@ -248,52 +265,62 @@ SUBJECTS = [
     (told(lines=(line("80"), line("80"))), "80 (http) open, not expected"),
     (told(lines=()), "out of specification"),
     (
-        told(news=News.DIFFERENT, lines=(line("80", since=NOW - DAY), line("443"))),
+        told(event=Event.DIFFERENT, lines=(line("80", since=NOW - DAY), line("443"))),
         "443 (https) open, not expected, and 1 more",
     ),
     (
         told(
-            news=News.DIFFERENT,
+            event=Event.DIFFERENT,
             lines=(line("80", since=NOW - DAY),),
-            over=(line("6379", state="", since=NOW - DAY), line("22", "missing", state="", since=NOW - DAY)),
+            resolved=(line("6379", state="", since=NOW - DAY), line("22", "missing", state="", since=NOW - DAY)),
         ),
         "6379 (redis) no longer so; 80 (http) still open",
     ),
     (told(lines=SILENT, answers_nothing=True), "answers nothing (3 expected ports missing)"),
     (told(lines=SILENT[1:], answers_nothing=True), "answers nothing (1 expected port missing)"),
     (
-        told(news=News.REMINDER, lines=SILENT, answers_nothing=True, since=NOW - DAY),
+        told(event=Event.REMINDER, lines=SILENT, answers_nothing=True, since=NOW - DAY),
         "still answers nothing, for 24 h (3 expected ports missing)",
     ),
     (
-        told(news=News.REMINDER, lines=(line("6379", since=NOW - 3 * DAY),), since=NOW - 3 * DAY),
+        told(event=Event.REMINDER, lines=(line("6379", since=NOW - 3 * DAY),), since=NOW - 3 * DAY),
         "6379 (redis) still open, not expected, for 3 days",
     ),
     (
-        told(news=News.REMINDER, reason="timeout: late", since=NOW - DAY, is_unknown=True),
+        told(event=Event.REMINDER, reason="timeout: late", since=NOW - DAY, is_unknown=True),
         "still cannot be scanned, for 24 h: the scan takes too long",
     ),
-    (told(news=News.IN_SPEC, since=NOW - 7200, until=NOW, over=(line("80"),)), "in specification again after 2 h"),
-    (told(news=News.IN_SPEC), "in specification again"),
     (
-        told(news=News.IN_SPEC, since=NOW - 2100, until=NOW, gap=Gap(NOW - 2100, NOW - 60, "resolve")),
+        told(event=Event.IN_SPEC, since=NOW - 7200, until=NOW, resolved=(line("80"),)),
+        "in specification again after 2 h",
+    ),
+    (told(event=Event.IN_SPEC), "in specification again"),
+    (
+        told(
+            event=Event.IN_SPEC,
+            since=NOW - 2100,
+            until=NOW,
+            unknown_period=UnknownPeriod(NOW - 2100, NOW - 60, "resolve"),
+        ),
         "seen again, in specification, after 35 min",
     ),
-    (told(lines=(line("80"),), lapsed=(Acceptance("80", NOW),)), "80 (http) open, its exception has ended"),
-    (told(lines=(line("80"),), lapsed=(Acceptance("80", NOW - 3 * DAY),)), "80 (http) open, not expected"),
+    (told(lines=(line("80"),), expired=(AcceptedPorts("80", NOW),)), "80 (http) open, its exception has ended"),
+    (told(lines=(line("80"),), expired=(AcceptedPorts("80", NOW - 3 * DAY),)), "80 (http) open, not expected"),
 ]
 
 
-@pytest.mark.parametrize(("notice", "expected"), SUBJECTS, ids=lambda value: value if isinstance(value, str) else "")
-def test_subject_says_what_it_is_about(notice: Notice, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("notification", "expected"), SUBJECTS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_subject_says_what_it_is_about(notification: Notification, expected: str) -> None:
     """What matters most stands in the subject: the newest first, an open port before a missing one."""
-    assert subject(notice) == f"web1: {expected}"
+    assert subject(notification) == f"web1: {expected}"
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_subject_says_why_a_host_cannot_be_scanned(reason: Reason) -> None:
     """Each reason of a scan has words of its own, which fit the subject beside a name of usual length."""
-    told_so = subject(told("db1.example.org", News.UNKNOWN, reason=f"{reason}: detail", is_unknown=True))
+    told_so = subject(told("db1.example.org", Event.UNKNOWN, reason=f"{reason}: detail", is_unknown=True))
     assert told_so.startswith("db1.example.org: cannot be scanned: ")
     assert "_" not in told_so
     assert not told_so.endswith("...")
@@ -312,7 +339,7 @@ def test_subject_says_why_a_host_cannot_be_scanned(reason: Reason) -> None:
 )
 def test_reason_in_plain_words(reason: str, expected: str) -> None:
     """A name that has an address is not said to have none; a reason that is not known is given as it is."""
-    assert spell_unseen(reason) == expected
+    assert format_failure(reason) == expected
 
 
 @pytest.mark.parametrize(
@@ -327,27 +354,29 @@ def test_reason_in_plain_words(reason: str, expected: str) -> None:
 )
 def test_end_of_an_exception_is_a_day_of_the_week(until: str, expected: str) -> None:
     """Within a week a day is told by its name, in local time; later by its date."""
-    item = Acceptance("8080", datetime.fromisoformat(until).timestamp())
-    found = subject(told(news=News.EXPIRING, expiring=(item,)))
+    item = AcceptedPorts("8080", datetime.fromisoformat(until).timestamp())
+    found = subject(told(event=Event.EXPIRING, expiring=(item,)))
     assert found == f"web1: exception for 8080 (http-alt) ends on {expected}"
 
 
 def test_exceptions_that_end_are_counted_in_the_subject() -> None:
     """Of several ports one is named, and the others are counted; a mail that is late says that it has ended."""
-    items = (Acceptance("8080", NOW + DAY), Acceptance("9000-9001, 8080", NOW + 2 * DAY))
-    notice = told(news=News.EXPIRING, expiring=items)
-    assert subject(notice) == "web1: exception for 8080 (http-alt) ends on Wednesday, and 2 more"
-    assert "ended on 2023-11-15" in subject(notice, now=NOW + 2 * DAY)
+    items = (AcceptedPorts("8080", NOW + DAY), AcceptedPorts("9000-9001, 8080", NOW + 2 * DAY))
+    notification = told(event=Event.EXPIRING, expiring=items)
+    assert subject(notification) == "web1: exception for 8080 (http-alt) ends on Wednesday, and 2 more"
+    assert "ended on 2023-11-15" in subject(notification, now=NOW + 2 * DAY)
 
 
 @pytest.mark.parametrize("host", ["h" * 253, "a\x07" * 100, "\u202e" * 100, "ü" * 100])
-@pytest.mark.parametrize(("notice", "_"), SUBJECTS)
-def test_subject_is_short(host: str, notice: Notice, _: str) -> None:
+@pytest.mark.parametrize(("notification", "_"), SUBJECTS)
+def test_subject_is_short(host: str, notification: Notification, _: str) -> None:
     """However long a name is, the subject fits a telephone, says what it is about, and cuts no escape."""
-    message = mail(Notice(**{**{name: getattr(notice, name) for name in Notice.__slots__}, "host": host}))
+    message = mail(
+        Notification(**{**{name: getattr(notification, name) for name in Notification.__slots__}, "host": host})
+    )
     found = str(message["Subject"])
     assert len(found) <= MAX_SUBJECT
-    assert found.endswith(subject(notice).removeprefix("web1"))
+    assert found.endswith(subject(notification).removeprefix("web1"))
     shown = found.removeprefix("[portspec] ").partition("...: ")[0]
     assert printable(host).startswith(shown)
     assert re.fullmatch(r"(?:[^\\]|\\x[0-9a-f]{2}|\\u[0-9a-f]{4})+", shown)
@@ -356,7 +385,7 @@ def test_subject_is_short(host: str, notice: Notice, _: str) -> None:
 
 def test_body_of_a_host_out_of_specification() -> None:
     """The mail names port, service, address, state and beginning of each deviation, what to do, and the scan."""
-    notice = told(
+    notification = told(
         lines=(
             line("80, 8080", since=NOW - DAY),
             line("22", "missing", state="filtered"),
@@ -366,7 +395,7 @@ def test_body_of_a_host_out_of_specification() -> None:
         since=NOW - DAY,
     )
     assert (
-        body(mail(notice, links=Links("https://portspec.example.org")))
+        body(mail(notification, links=Links("https://portspec.example.org")))
         == f"""\
 web1 is out of specification.
 
@@ -398,8 +427,8 @@ Scanned: {SPELLED_NOW}
 
 def test_body_of_a_host_in_specification() -> None:
     """The mail that ends a story says what was wrong, when that began, and between which scans it ended."""
-    over = (replace_end(line("80", since=NOW - 7200), seen=NOW - 300, end=End.CHANGED),)
-    text = body(mail(told(news=News.IN_SPEC, over=over, open="22", since=NOW - 7200, until=NOW)))
+    over = (replace_end(line("80", since=NOW - 7200), seen=NOW - 300, end=DeviationEnd.CHANGED),)
+    text = body(mail(told(event=Event.IN_SPEC, resolved=over, open="22", since=NOW - 7200, until=NOW)))
     assert text.startswith(f"""\
 web1 is in specification again, after 2 h.
 
@@ -413,38 +442,38 @@ What to do: Nothing.
     assert "since" not in text
 
 
-def replace_end(of: Line, *, seen: float | None, end: End) -> Line:
+def replace_end(of: DeviationLine, *, seen: float | None, end: DeviationEnd) -> DeviationLine:
     """Make the line of what is over."""
-    return Line(of.address, of.kind, "", of.ports, of.since, seen=seen, end=end)
+    return DeviationLine(of.address, of.kind, "", of.ports, of.since, seen=seen, end=end)
 
 
 @pytest.mark.parametrize(
     ("kind", "end", "expected"),
     [
-        ("unexpected", End.ACCEPTED, "still open, but an exception accepts it"),
-        ("unexpected", End.SPECIFIED, "still open, and expected or allowed by now"),
-        ("unexpected", End.UNSCANNED, "no longer scanned, so nobody knows whether it is still open"),
-        ("missing", End.CHANGED, "open again"),
-        ("missing", End.ACCEPTED, "still missing, but an exception accepts it"),
-        ("missing", End.SPECIFIED, "no longer expected"),
-        ("missing", End.UNSCANNED, "no longer scanned, so nobody knows whether it is still missing"),
+        ("unexpected", DeviationEnd.ACCEPTED, "still open, but an exception accepts it"),
+        ("unexpected", DeviationEnd.SPECIFIED, "still open, and expected or allowed by now"),
+        ("unexpected", DeviationEnd.UNSCANNED, "no longer scanned, so nobody knows whether it is still open"),
+        ("missing", DeviationEnd.CHANGED, "open again"),
+        ("missing", DeviationEnd.ACCEPTED, "still missing, but an exception accepts it"),
+        ("missing", DeviationEnd.SPECIFIED, "no longer expected"),
+        ("missing", DeviationEnd.UNSCANNED, "no longer scanned, so nobody knows whether it is still missing"),
     ],
 )
-def test_how_a_deviation_ended(kind: str, end: End, expected: str) -> None:
+def test_how_a_deviation_ended(kind: str, end: DeviationEnd, expected: str) -> None:
     """What conf.yml ended is not said to have changed on the host; with an exception its end is told."""
     over = (replace_end(line("80", kind, since=NOW - 7200), seen=NOW - 300, end=end),)
-    accepted = (Acceptance("80", NOW + DAY, "move", "ops"),)
-    text = body(mail(told(news=News.IN_SPEC, over=over, accepted=accepted)))
+    accepted = (AcceptedPorts("80", NOW + DAY, "move", "ops"),)
+    text = body(mail(told(event=Event.IN_SPEC, resolved=over, accepted=accepted)))
     assert f"- 80 (http) on {ADDRESS}: {expected}\n" in text
-    assert ("(move, owner: ops)" in text) == (end is End.ACCEPTED)
-    assert ("ended" in text) == (end is End.CHANGED)
+    assert ("(move, owner: ops)" in text) == (end is DeviationEnd.ACCEPTED)
+    assert ("ended" in text) == (end is DeviationEnd.CHANGED)
 
 
 def test_what_an_older_version_noted_is_told() -> None:
-    """Of a notice without the newer fields nothing is made up."""
-    text = body(mail(told(news=News.IN_SPEC, over=(line("80", state="", since=NOW - 7200),), open="22")))
+    """Of a notification without the newer fields nothing is made up."""
+    text = body(mail(told(event=Event.IN_SPEC, resolved=(line("80", state="", since=NOW - 7200),), open="22")))
     assert f"  ended by {SPELLED_NOW}, after 2 h\n" in text
-    text = body(mail(told(news=News.UNKNOWN, reason="resolve: x", is_unknown=True, since=NOW, open="none")))
+    text = body(mail(told(event=Event.UNKNOWN, reason="resolve: x", is_unknown=True, since=NOW, open="none")))
     assert "What is known of its ports may be only a part.\n" in text
     assert "it was in specification" not in text
 
@@ -452,15 +481,15 @@ def test_what_an_older_version_noted_is_told() -> None:
 def test_body_of_a_host_that_cannot_be_seen() -> None:
     """The mail says since when and why nobody knows, and what was wrong when somebody did."""
     lines = (line("80", since=NOW - DAY),)
-    notice = told(
-        news=News.UNKNOWN,
+    notification = told(
+        event=Event.UNKNOWN,
         reason="resolve: no\nsuch name",
         lines=lines,
         since=NOW - 300,
         is_unknown=True,
         last_seen=NOW - 7200,
     )
-    assert body(mail(notice)).startswith(f"""\
+    assert body(mail(notification)).startswith(f"""\
 web1 cannot be scanned: name does not resolve. Nobody knows whether it is in specification.
 
 Scans have failed since 2023-11-14 22:08:20 UTC (23:08:20 CET), for 5 min: resolve: no\\nsuch name.
@@ -471,12 +500,12 @@ Open when last seen, not expected
 - 80 (http) on {ADDRESS}
   first seen 2023-11-13 22:13:20 UTC (23:13:20 CET)
 """)
-    assert "Open ports when last seen: 80\n" in body(mail(notice))
+    assert "Open ports when last seen: 80\n" in body(mail(notification))
 
 
 def test_host_that_was_never_seen_has_no_ports() -> None:
     """Of a host that no scan has seen nothing is said to be closed, or to be in specification."""
-    text = body(mail(told(news=News.UNKNOWN, reason="no_route: x", is_unknown=True, since=NOW, open="")))
+    text = body(mail(told(event=Event.UNKNOWN, reason="no_route: x", is_unknown=True, since=NOW, open="")))
     assert "portspec has never seen it: nothing is known of its ports.\n" in text
     assert "Open ports when last seen: never seen\n" in text
     assert "last seen it was" not in text
@@ -484,8 +513,8 @@ def test_host_that_was_never_seen_has_no_ports() -> None:
 
 def test_host_that_answers_nothing_is_said_to_answer_nothing() -> None:
     """A host without any answer is not said to have closed ports, nor to have closed what was open."""
-    over = (replace_end(line("80", since=NOW - 7200), seen=NOW - 300, end=End.CHANGED),)
-    text = body(mail(told(news=News.DIFFERENT, lines=SILENT, over=over, answers_nothing=True, open="none")))
+    over = (replace_end(line("80", since=NOW - 7200), seen=NOW - 300, end=DeviationEnd.CHANGED),)
+    text = body(mail(told(event=Event.DIFFERENT, lines=SILENT, resolved=over, answers_nothing=True, open="none")))
     assert text.startswith("web1 answers nothing: no port that portspec asks is open or refuses.\n")
     assert "Open ports: none: the host answers nothing\n" in text
     assert "80 (http) on 192.0.2.1: no longer answers, as nothing of the host does\n" in text
@@ -497,24 +526,27 @@ def test_host_that_answers_nothing_is_said_to_answer_nothing() -> None:
     ("holder", "expected"),
     [
         (
-            Holder("6379", "redis (www)", is_older=False),
+            ListeningProcesses("6379", "redis (www)", is_older=False),
             "redis (www) listens there, by the audit of ",
         ),
-        (Holder("6379", "redis (www)", is_older=True), "redis (www) listened there by the audit of "),
-        (Holder("6379", "", is_older=False), "nothing listens there by the audit of "),
-        (Holder("6379", "", is_older=True), "opened after the last audit, of "),
+        (ListeningProcesses("6379", "redis (www)", is_older=True), "redis (www) listened there by the audit of "),
+        (ListeningProcesses("6379", "", is_older=False), "nothing listens there by the audit of "),
+        (ListeningProcesses("6379", "", is_older=True), "opened after the last audit, of "),
     ],
 )
-def test_who_listens_is_told_as_of_the_audit(holder: Holder, expected: str) -> None:
+def test_who_listens_is_told_as_of_the_audit(holder: ListeningProcesses, expected: str) -> None:
     """What an audit says is told with its time, and an audit that is older than the port proves nothing."""
-    text = body(mail(told(lines=(line("6379"),), holders=(holder,), audited_at=NOW - 3600)))
+    text = body(mail(told(lines=(line("6379"),), listeners=(holder,), audited_at=NOW - 3600)))
     assert f"  {expected}2023-11-14 21:13:20 UTC (22:13:20 CET)" in text
 
 
 def test_who_listens_is_told_of_each_port() -> None:
     """Where the ports of a line have different holders, each is named with its ports."""
-    holders = (Holder("80, 8080", "nginx (www)", is_older=False), Holder("6379", "redis", is_older=False))
-    text = body(mail(told(lines=(line("80, 6379"), line("22")), holders=holders, audited_at=NOW)))
+    holders = (
+        ListeningProcesses("80, 8080", "nginx (www)", is_older=False),
+        ListeningProcesses("6379", "redis", is_older=False),
+    )
+    text = body(mail(told(lines=(line("80, 6379"), line("22")), listeners=holders, audited_at=NOW)))
     assert "  80: nginx (www) listens there" in text
     assert "  6379: redis listens there" in text
     assert text.count("listens there") == 2
@@ -524,9 +556,9 @@ def test_body_of_an_exception_that_ends() -> None:
     """The mail names ports, end, reason and owner of each exception."""
     until = NOW + 86_400
     items = (
-        Acceptance("80", until, "migration\nto db2", "ops"),
-        Acceptance("443", until + 1),
-        Acceptance("8080", NOW - NOW % DAY + 2 * DAY, "", "dev"),
+        AcceptedPorts("80", until, "migration\nto db2", "ops"),
+        AcceptedPorts("443", until + 1),
+        AcceptedPorts("8080", NOW - NOW % DAY + 2 * DAY, "", "dev"),
     )
     assert """
 Exceptions that end
@@ -536,7 +568,7 @@ Exceptions that end
   ends 2023-11-15 22:13:21 UTC (23:13:21 CET)
 - 8080 (http-alt): until 2023-11-15 (owner: dev)
   ends 2023-11-16 00:00:00 UTC (01:00:00 CET)
-""" in body(mail(told(news=News.EXPIRING, expiring=items)))
+""" in body(mail(told(event=Event.EXPIRING, expiring=items)))
 
 
 def test_links_lead_where_conf_yml_says() -> None:
@@ -550,16 +582,16 @@ def test_links_lead_where_conf_yml_says() -> None:
     assert "\nAll hosts: https://portspec.example.org/x/\n" in body(digest_of([told()], links=links))
 
 
-@pytest.mark.parametrize("news", News)
+@pytest.mark.parametrize("event", Event)
 @pytest.mark.parametrize("reason", ["", *Reason])
-def test_runbooks_have_what_mails_link_to(news: News, reason: str) -> None:
+def test_runbooks_have_what_mails_link_to(event: Event, reason: str) -> None:
     """Every section that a mail leads to is there, under the URL that the rules have, too."""
     root = Path(__file__).parents[3]
     text = (root / "docs" / "runbooks.md").read_text(encoding="utf-8")
     lines = (line("80"), line("22", "missing", state="closed"))
     for is_silent in (False, True):
-        notice = told(news=news, reason=reason, is_unknown=bool(reason), lines=lines, answers_nothing=is_silent)
-        assert all(f"\n## {name}\n" in text for name in runbooks(notice))
+        notification = told(event=event, reason=reason, is_unknown=bool(reason), lines=lines, answers_nothing=is_silent)
+        assert all(f"\n## {name}\n" in text for name in runbooks(notification))
     assert f"\n          url: {RUNBOOKS}\n" in (root / "alert_rules" / "portspec.rules.yml").read_text(encoding="utf-8")
 
 
@@ -584,7 +616,7 @@ def test_runbooks_have_what_mails_link_to(news: News, reason: str) -> None:
 )
 def test_time_spans_are_for_people(seconds: float, expected: str) -> None:
     """A time span has the unit that people would choose, and is never longer than it was."""
-    assert spell_span(seconds) == expected
+    assert format_span(seconds) == expected
 
 
 @given(st.text(max_size=30), st.integers(4, 40))
@@ -596,11 +628,11 @@ def test_text_is_cut_between_characters(text: str, limit: int) -> None:
     assert printable(text).startswith(found.removesuffix("...")) or found == printable(text)
 
 
-@pytest.mark.parametrize("news", News)
-def test_every_kind_of_news_names_the_host(news: News) -> None:
+@pytest.mark.parametrize("event", Event)
+def test_every_kind_of_news_names_the_host(event: Event) -> None:
     """Whatever a mail is for, its first line has the host, and so has a digest's."""
-    assert body(mail(told("db7", news))).splitlines()[0].startswith("db7")
-    assert "\n- db7: " in body(digest_of([told("db7", news), told("db8", news)]))
+    assert body(mail(told("db7", event))).splitlines()[0].startswith("db7")
+    assert "\n- db7: " in body(digest_of([told("db7", event), told("db8", event)]))
 
 
 @pytest.mark.parametrize(
@@ -621,36 +653,36 @@ def test_times_are_in_utc_and_in_local_time(
 ) -> None:
     """Where the day is another one in local time, it is spelled; where both times are the same, it is spelled once."""
     set_time_zone(monkeypatch, zone_name)
-    assert spell_time(seconds) == spelled
+    assert format_time(seconds) == spelled
 
 
-def identity(notice: Notice, number: int = 1, recipient: str = RECIPIENT, now: float = NOW) -> str:
+def identity(notification: Notification, number: int = 1, recipient: str = RECIPIENT, now: float = NOW) -> str:
     """Give the Message-ID of a mail."""
-    return str(mail(notice, number, recipient=recipient, now=now)["Message-ID"])
+    return str(mail(notification, number, recipient=recipient, now=now)["Message-ID"])
 
 
 def test_same_mail_has_the_same_message_id() -> None:
-    """A notice that is written again for the same recipient is the same mail, whenever that is."""
+    """A notification that is written again for the same recipient is the same mail, whenever that is."""
     assert identity(told()) == identity(told(), now=NOW + 86_400)
     assert identity(told()).endswith("@example.org>")
 
 
 def test_other_mails_have_other_message_ids() -> None:
-    """Each recipient, host, notice and time has a Message-ID of its own."""
+    """Each recipient, host, notification and time has a Message-ID of its own."""
     found = [
         identity(told()),
         identity(told(), 2),
         identity(told(), recipient="oncall@example.org"),
         identity(told("web2")),
-        identity(told(news=News.IN_SPEC)),
+        identity(told(event=Event.IN_SPEC)),
         identity(told(at=NOW + 1)),
     ]
     assert len(set(found)) == len(found)
 
 
 def test_mails_of_a_host_are_one_conversation() -> None:
-    """All that a host's mails refer to is the same, whatever they tell, and another host's is another."""
-    mails = [mail(told(news=news, at=NOW + number), number) for number, news in enumerate(News)]
+    """All that a host's mails refer to is the same, whatever they decide, and another host's is another."""
+    mails = [mail(told(event=event, at=NOW + number), number) for number, event in enumerate(Event)]
     (thread,) = {message["References"] for message in mails}
     assert {message["In-Reply-To"] for message in mails} == {thread}
     assert thread not in {message["Message-ID"] for message in mails}
@@ -661,7 +693,7 @@ def test_mails_of_a_host_are_one_conversation() -> None:
 def test_conversation_holds_together_with_a_long_domain() -> None:
     """References and In-Reply-To stand as they are on the line, however long the sender's domain is."""
     sender = f"portspec@{'department.' * 8}example.org"
-    raw = letter(told(), 1, sender=sender, recipient=RECIPIENT, now=NOW)
+    raw = render_mail(told(), 1, sender=sender, recipient=RECIPIENT, now=NOW)
     assert b"=?utf-8?" not in raw
     references = str(parsed(raw)["References"])
     assert references.startswith("<host.")
@@ -681,7 +713,7 @@ def test_conversation_holds_together_with_a_long_domain() -> None:
 )
 def test_address_stands_as_it_is_in_the_configuration(address: str) -> None:
     """Whatever address conf.yml may have is that of the mail, long, a literal, or odd."""
-    message = parsed(letter(told(), 1, sender=address, recipient=address, now=NOW))
+    message = parsed(render_mail(told(), 1, sender=address, recipient=address, now=NOW))
     assert message["To"].addresses[0].addr_spec == message["From"].addresses[0].addr_spec == address
     assert message["From"].addresses[0].display_name == "PortSpec"
 
@@ -713,22 +745,22 @@ def test_name_that_looks_like_an_encoded_header_injects_nothing(host: str) -> No
 
 def test_reason_and_state_inject_nothing() -> None:
     """What a resolver or a configuration says cannot begin a line of its own."""
-    notice = told(reason="a\r\nb", expiring=(Acceptance("80", NOW, "c\r\nd", "e\u2028f"),))
-    lines = body(mail(notice)).splitlines()
+    notification = told(reason="a\r\nb", expiring=(AcceptedPorts("80", NOW, "c\r\nd", "e\u2028f"),))
+    lines = body(mail(notification)).splitlines()
     assert not {"b", "d", "f"} & {text.strip(" ,()") for text in lines}
     assert any("a\\r\\nb" in text for text in lines)
 
 
 def test_digest_tells_all_hosts_in_one_mail() -> None:
     """A mail about many hosts counts them by how they are, says what they share, and names the worst first."""
-    notices = [told(f"web{number}", lines=(line("80"),)) for number in range(8)]
-    notices += [
-        told("db1", News.IN_SPEC),
-        told("db2", News.UNKNOWN, reason="timeout: no answer", is_unknown=True),
+    notifications = [told(f"web{number}", lines=(line("80"),)) for number in range(8)]
+    notifications += [
+        told("db1", Event.IN_SPEC),
+        told("db2", Event.UNKNOWN, reason="timeout: no answer", is_unknown=True),
         told("db3", lines=tuple(line(str(port)) for port in (1, 2, 3, 4, 5))),
-        told("db4", News.EXPIRING, expiring=(Acceptance("80", NOW + 2 * DAY),)),
+        told("db4", Event.EXPIRING, expiring=(AcceptedPorts("80", NOW + 2 * DAY),)),
     ]
-    message = digest_of(notices)
+    message = digest_of(notifications)
     assert set(message.keys()) == IN_THREAD
     counts = "9 out of specification, 1 cannot be scanned, 1 with an exception that ends, 1 in specification again"
     assert str(message["X-PortSpec-Alert"]) == "PortSpec Alert [12 hosts]"
@@ -759,8 +791,8 @@ What to do: So many at once""")
 
 def test_digest_counts_a_host_once() -> None:
     """A host that is told of twice in one round is one of the hosts, as it is by now; no exception's end is lost."""
-    ending = told("web2", News.EXPIRING, expiring=(Acceptance("80", NOW + 2 * DAY),))
-    text = body(digest_of([told("web1"), told("web1", News.IN_SPEC), told("web2"), ending]))
+    ending = told("web2", Event.EXPIRING, expiring=(AcceptedPorts("80", NOW + 2 * DAY),))
+    text = body(digest_of([told("web1"), told("web1", Event.IN_SPEC), told("web2"), ending]))
     counts = "1 out of specification, 1 with an exception that ends, 1 in specification again"
     assert text.startswith(f"2 hosts: {counts}.\n")
     assert "\n- web1: in specification again\n" in text
@@ -771,25 +803,29 @@ def test_digest_counts_a_host_once() -> None:
 
 def test_digest_says_what_the_hosts_share() -> None:
     """Ports are counted also on hosts where very many deviate, and hosts that answer nothing are counted as that."""
-    notices = [told(f"web{number}", lines=(line("all"),)) for number in range(2)]
-    notices += [told(f"db{number}", lines=(line("6379"), line("22", "missing", state="closed"))) for number in range(4)]
-    notices += [told(f"off{number}", lines=SILENT, answers_nothing=True) for number in range(3)]
-    notices += [told(f"x{number}", News.UNKNOWN, reason="resolve: x", is_unknown=True) for number in range(3)]
+    notifications = [told(f"web{number}", lines=(line("all"),)) for number in range(2)]
+    notifications += [
+        told(f"db{number}", lines=(line("6379"), line("22", "missing", state="closed"))) for number in range(4)
+    ]
+    notifications += [told(f"off{number}", lines=SILENT, answers_nothing=True) for number in range(3)]
+    notifications += [told(f"x{number}", Event.UNKNOWN, reason="resolve: x", is_unknown=True) for number in range(3)]
     assert """
 The same on many hosts
 - 3 hosts answer nothing
 - 6379 (redis) open on 6 hosts
 - 22 (ssh) missing on 4 hosts
 - name does not resolve: 3 hosts
-""" in body(digest_of(notices))
+""" in body(digest_of(notifications))
 
 
 def test_digest_of_very_many_hosts_can_be_read() -> None:
     """Of ten thousand hosts the worst are named, some of each group, and it says how many more there are and where."""
-    notices = [told(f"web{number}", lines=(line("6379"),)) for number in range(9_000)]
-    notices += [told(f"db{number}", News.UNKNOWN, reason="no_route: x", is_unknown=True) for number in range(990)]
-    notices += [told(f"ok{number}", News.IN_SPEC) for number in range(10)]
-    message = digest_of(notices, links=Links("https://portspec.example.org"))
+    notifications = [told(f"web{number}", lines=(line("6379"),)) for number in range(9_000)]
+    notifications += [
+        told(f"db{number}", Event.UNKNOWN, reason="no_route: x", is_unknown=True) for number in range(990)
+    ]
+    notifications += [told(f"ok{number}", Event.IN_SPEC) for number in range(10)]
+    message = digest_of(notifications, links=Links("https://portspec.example.org"))
     assert (
         str(message["Subject"])
         == ("[portspec] 10,000 hosts: 9,000 out of specification, 990 cannot be scanned, 10 in specification again")[
@@ -807,7 +843,7 @@ def test_digest_of_very_many_hosts_can_be_read() -> None:
     assert "\n- and 980 more hosts\n" in text
     assert len(text.splitlines()) < 60
     assert len(message.as_bytes()) < 20_000
-    assert "the page of the exporter, /, shows all 10,000." in body(digest_of(notices))
+    assert "the page of the exporter, /, shows all 10,000." in body(digest_of(notifications))
 
 
 def test_digests_differ_by_what_they_tell() -> None:
@@ -880,7 +916,7 @@ ADDRESSES = st.ip_addresses().map(str)
 SOME_TIME = st.none() | TIMES
 LINES = st.lists(
     st.builds(
-        Line,
+        DeviationLine,
         address=ADDRESSES,
         kind=st.sampled_from(["missing", "unexpected"]),
         state=st.sampled_from(["open", "closed", "filtered"]) | TEXTS,
@@ -888,21 +924,21 @@ LINES = st.lists(
         since=TIMES,
         opened=SOME_TIME,
         seen=SOME_TIME,
-        end=st.sampled_from([*End, ""]) | TEXTS,
+        end=st.sampled_from([*DeviationEnd, ""]) | TEXTS,
     ),
     max_size=4,
 ).map(tuple)
-ACCEPTANCES = st.lists(st.builds(Acceptance, PORTS, TIMES, TEXTS, TEXTS), max_size=2).map(tuple)
+ACCEPTANCES = st.lists(st.builds(AcceptedPorts, PORTS, TIMES, TEXTS, TEXTS), max_size=2).map(tuple)
 REASONS = TEXTS | st.builds("{}: {}".format, st.sampled_from(Reason), TEXTS)
-NOTICES = st.builds(
-    Notice,
+NOTIFICATIONS = st.builds(
+    Notification,
     host=TEXTS,
-    news=st.sampled_from(News),
+    event=st.sampled_from(Event),
     at=TIMES,
     expected=PORTS,
     open=PORTS | st.just(""),
     lines=LINES,
-    over=LINES,
+    resolved=LINES,
     since=SOME_TIME,
     reason=REASONS,
     is_unknown=st.booleans(),
@@ -910,32 +946,32 @@ NOTICES = st.builds(
     last_seen=SOME_TIME,
     until=SOME_TIME,
     answers_nothing=st.booleans(),
-    lapsed=ACCEPTANCES,
+    expired=ACCEPTANCES,
     accepted=ACCEPTANCES,
-    gap=st.none() | st.builds(Gap, TIMES, TIMES, TEXTS),
-    holders=st.lists(st.builds(Holder, PORTS, TEXTS, st.booleans()), max_size=3).map(tuple),
+    unknown_period=st.none() | st.builds(UnknownPeriod, TIMES, TIMES, TEXTS),
+    listeners=st.lists(st.builds(ListeningProcesses, PORTS, TEXTS, st.booleans()), max_size=3).map(tuple),
     audited_at=SOME_TIME,
 )
 
 
 @MODEST
-@given(NOTICES, st.integers(1, 2**63 - 1), TIMES)
-def test_whatever_is_told_is_a_mail(notice: Notice, number: int, now: float) -> None:
-    """Any notice is a mail that any server passes on; text and HTML say the same, and no text of others is markup."""
-    message = mail(notice, number, now=now, links=Links("https://portspec.example.org"))
+@given(NOTIFICATIONS, st.integers(1, 2**63 - 1), TIMES)
+def test_whatever_is_told_is_a_mail(notification: Notification, number: int, now: float) -> None:
+    """Any notification is a mail that any server passes on; text and HTML say the same, and no text of others is markup."""
+    message = mail(notification, number, now=now, links=Links("https://portspec.example.org"))
     assert set(message.keys()) == IN_THREAD
     assert len(str(message["Subject"]).replace("= ?", "=?")) <= MAX_SUBJECT
-    if "=?" not in notice.host:
-        assert str(message["X-PortSpec-Alert"]) == f"PortSpec Alert [{printable(notice.host)}]"
-    assert body(message).startswith(printable(notice.host))
+    if "=?" not in notification.host:
+        assert str(message["X-PortSpec-Alert"]) == f"PortSpec Alert [{printable(notification.host)}]"
+    assert body(message).startswith(printable(notification.host))
     assert all(text.isprintable() for text in body(message).splitlines())
 
 
 @MODEST
-@given(st.lists(NOTICES, min_size=1, max_size=15))
-def test_whatever_is_told_together_is_a_mail(notices: list[Notice]) -> None:
-    """Any notices are a digest that any server passes on; text and HTML say the same."""
-    message = digest_of(notices)
+@given(st.lists(NOTIFICATIONS, min_size=1, max_size=15))
+def test_whatever_is_told_together_is_a_mail(notifications: list[Notification]) -> None:
+    """Any notifications are a digest that any server passes on; text and HTML say the same."""
+    message = digest_of(notifications)
     assert set(message.keys()) == IN_THREAD
     assert len(str(message["Subject"])) <= MAX_SUBJECT
     assert str(message["Subject"]).startswith("[portspec] ")

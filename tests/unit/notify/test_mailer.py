@@ -16,29 +16,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.config import MailConfig
-from portspec.notify import DeliveryError, DeliveryErrorReason, Mailer, MailStatus, writing
+from portspec.notify import DeliveryError, Mailer, MailStatus, message
+from portspec.notify import DeliveryErrorReason as Reason
+from portspec.notify import decision as decision_module
 from portspec.notify import mailer as module
-from portspec.notify import story as story_module
+from portspec.notify.alertmanager import CHECK_INTERVAL
 from portspec.notify.content import Links
 from portspec.notify.encoding import decode_notification, encode_notification
 from portspec.notify.mailer import (
-    AFTER_STORE_ERROR,
-    FIRST_MAIL_PAUSE,
-    FIRST_PAUSE,
-    HOLD,
-    KEPT,
-    LOOK,
-    MAX_MAIL_PAUSE,
-    MAX_PAUSE,
+    MAX_MAIL_BACKOFF,
+    MAX_QUEUE_LIFETIME,
     MAX_REFUSALS,
+    MAX_ROUND_WAIT,
+    MAX_SERVER_BACKOFF,
+    MIN_MAIL_BACKOFF,
+    MIN_SERVER_BACKOFF,
+    POLL_INTERVAL,
+    STORE_RETRY_INTERVAL,
 )
-from portspec.notify.notice import Line, News, Notice
-from portspec.notify.story import NOTHING_NOTIFIED
-from portspec.notify.watch import EVERY
+from portspec.notify.notification import NOTHING_NOTIFIED, DeviationLine, Event, Notification
 from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, database, outbox, schema
-from portspec.store.faults import StoreFault, StoreFaultKind
+from portspec.store.trouble import Kind, Trouble
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.inventory import Target
-    from portspec.notify import Watch
+    from portspec.notify import AlertmanagerHealth
     from portspec.store import Store
 
 A, B, C = "a@example.org", "b@example.org", "c@example.org"
@@ -57,7 +57,7 @@ WEB = HOSTS[0]
 SHORT, LONG = WEB.config.interval, 3600.0  # of the hosts above, and of these
 SELDOM = [target(f"db{number}", expect=[22], address=f"198.51.100.{number}", interval=LONG) for number in range(1, 13)]
 DAY = 86_400.0
-DOWN = DeliveryError(DeliveryErrorReason.CONNECT, "no connection to 192.0.2.9 port 587: connection refused")
+DOWN = DeliveryError(Reason.CONNECT, "no connection to 192.0.2.9 port 587: connection refused")
 
 
 def mail_config(*recipients: str, **parts: Any) -> MailConfig:
@@ -73,7 +73,7 @@ def text_of(mail: EmailMessage) -> str:
     return str(part.get_content()).replace("\r\n", "\n")
 
 
-def refused(reason: DeliveryErrorReason) -> DeliveryError:
+def refused(reason: Reason) -> DeliveryError:
     """Make the refusal of one mail."""
     return DeliveryError(reason, "the server answered 550 no such user", is_of_mail=True)
 
@@ -135,11 +135,11 @@ class FaultyStore:
         self.script: list[bool] = []  # of the next calls; True fails
         self._store = store
 
-    def transact(self, job: Any) -> Any:
+    def perform(self, job: Any) -> Any:
         """Do a job, or not."""
         if self.script and self.script.pop(0):
-            raise StoreError("portspec.db", StoreFault(StoreFaultKind.FULL, "database or disk is full"))
-        return self._store.transact(job)
+            raise StoreError("portspec.db", Trouble(Kind.FULL, "database or disk is full"))
+        return self._store.perform(job)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -177,18 +177,18 @@ class Scene:
         self.states[of.host] = before.after(result(of, observed, at=self.clock.now))
         self.mailer.on_state(before, self.states[of.host])
 
-    def look(self) -> float:
+    def process(self) -> float:
         """Have the mailer look once."""
-        return asyncio.run(self.mailer.look())
+        return asyncio.run(self.mailer.process_outbox())
 
     def waits(self) -> tuple[int, int]:
-        """Give how many notices and mails wait."""
-        found = self.store.transact(outbox.read_status)
-        return found.notifications, found.mails
+        """Give how many notifications and mails wait."""
+        found = self.store.perform(outbox.waiting)
+        return found.notices, found.mails
 
-    def letters(self) -> list[outbox.QueuedMail]:
+    def letters(self) -> list[outbox.Letter]:
         """Give the mails that wait."""
-        found: list[outbox.QueuedMail] = self.store.transact(lambda file: outbox.read_due(file, 1e18, 10**6))
+        found: list[outbox.Letter] = self.store.perform(lambda file: outbox.read_due(file, 1e18, 10**6))
         return found
 
 
@@ -261,11 +261,11 @@ def test_each_recipient_gets_a_mail_of_its_own(stage: Stage, server: Server) -> 
     """A host out of specification is one mail to each address, over one connection, and then nothing waits."""
     with stage.scene(A, B, C) as scene:
         scene.scan(WEB, 22, 80)
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert server.told() == [(A, "[web1]"), (B, "[web1]"), (C, "[web1]")]
         assert server.connections == 1
         assert scene.waits() == (0, 0)
-        assert scene.mailer.status == MailStatus(0, 3, 0, {reason.value: 0 for reason in DeliveryErrorReason})
+        assert scene.mailer.status == MailStatus(0, 3, 0, {reason.value: 0 for reason in Reason})
 
 
 def test_nothing_is_sent_where_nothing_is_told(stage: Stage, server: Server) -> None:
@@ -273,7 +273,7 @@ def test_nothing_is_sent_where_nothing_is_told(stage: Stage, server: Server) -> 
     with stage.scene() as scene:
         for of in HOSTS:
             scene.scan(of, 22)
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert (server.connections, scene.waits()) == (0, (0, 0))
 
 
@@ -282,7 +282,7 @@ def test_each_change_is_one_mail_over_many_rounds(stage: Stage, server: Server, 
     with stage.scene() as scene:
         for ports in ([22], [22, 80], [22, 80], [22, 80], [80], [80], [22], [22], [22], [22]):
             scene.scan(WEB, *ports)
-            scene.look()
+            scene.process()
             clock.now += 600
         assert server.told() == [(A, "[web1]")] * 3
 
@@ -291,17 +291,17 @@ def test_what_was_told_is_not_told_again_after_a_restart(stage: Stage, server: S
     """The story of a host is in the state file: it goes on where it was."""
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     server.told()
     for _ in range(3):
         clock.now += 600
         with stage.scene() as scene:
             scene.scan(WEB, 22, 80)
-            scene.look()
+            scene.process()
     assert server.told() == []
     with stage.scene() as scene:
         scene.scan(WEB, 22)
-        scene.look()
+        scene.process()
     assert server.told() == [(A, "[web1]")]
 
 
@@ -310,25 +310,25 @@ def test_notice_is_sent_by_the_exporter_that_comes_next(stage: Stage, server: Se
     with stage.scene() as scene:
         scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     assert server.told() == []
     with stage.scene() as scene:
-        scene.look()
+        scene.process()
     assert server.told() == [(A, "[web1]")]
 
 
 def test_notices_wait_for_the_end_of_the_round(stage: Stage, server: Server, clock: Clock) -> None:
-    """While hosts are scanned nothing is sent, but for `HOLD` seconds at most; it is looked at again soon."""
+    """While hosts are scanned nothing is sent, but for `MAX_ROUND_WAIT` seconds at most; it is looked at again soon."""
     with stage.scene() as scene:
         scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
-        clock.now += HOLD - 1
-        assert scene.look() == LOOK
+        clock.now += MAX_ROUND_WAIT - 1
+        assert scene.process() == POLL_INTERVAL
         assert server.told() == []
         assert scene.mailer.status.waiting == 1
         scene.under_way.clear()
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -338,15 +338,15 @@ def test_notices_do_not_wait_for_a_round_without_end(stage: Stage, server: Serve
         scene.under_way[SHORT] = 0
         scene.scan(HOSTS[0], 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
-        clock.now += HOLD - 1
+        clock.now += MAX_ROUND_WAIT - 1
         scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
         clock.now += 1
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]"), (A, "[web2]")]
         scene.scan(HOSTS[2], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
 
 
@@ -355,42 +355,42 @@ def test_notices_of_the_next_round_wait_for_its_end(stage: Stage, server: Server
     with stage.scene() as scene:
         scene.under_way[SHORT] = 0
         scene.scan(HOSTS[0], 22, 80)
-        scene.look()
+        scene.process()
         scene.under_way[SHORT] += 1
         server.on_taken = lambda: scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         server.on_taken = lambda: None
         assert server.told() == [(A, "[web1]")]
-        pauses = [scene.look() for _ in range(3)]
-        assert (server.told(), pauses) == ([], [LOOK] * 3)
+        pauses = [scene.process() for _ in range(3)]
+        assert (server.told(), pauses) == ([], [POLL_INTERVAL] * 3)
         scene.under_way[SHORT] += 1
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web2]")]
 
 
 def test_clock_that_is_set_back_holds_no_notice_up(stage: Stage, server: Server, clock: Clock) -> None:
-    """A notice of a future that is no more is sent at once."""
+    """A notification of a future that is no more is sent at once."""
     with stage.scene() as scene:
         scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
         clock.now -= 1000 * DAY
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
 def test_round_that_ended_sends_what_it_found_though_the_next_has_begun(stage: Stage, server: Server) -> None:
-    """Where rounds follow each other without a pause, notices wait for the end of their round, not for a pause."""
+    """Where rounds follow each other without a pause, notifications wait for the end of their round, not for a pause."""
     with stage.scene() as scene:
         scene.under_way[SHORT] = 0
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
         scene.under_way[SHORT] += 1
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
         scene.scan(WEB, 22)
-        scene.look()
+        scene.process()
         assert server.told() == []
 
 
@@ -401,14 +401,14 @@ def test_each_interval_waits_for_a_round_of_its_own(stage: Stage, server: Server
         for number, of in enumerate(SELDOM):
             scene.scan(of, 22, 80)
             scene.scan(HOSTS[number], 22, 80)
-            scene.look()
+            scene.process()
             assert server.told() == []
             scene.under_way[SHORT] += 1  # and the next has begun
-            scene.look()
+            scene.process()
             assert server.told() == [(A, f"[{HOSTS[number].host}]")]
         assert scene.waits() == (len(SELDOM), 0)
         scene.under_way = {SHORT: 0}
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[12 hosts]")]
 
 
@@ -418,12 +418,12 @@ def test_long_round_takes_no_other_along_after_five_minutes(stage: Stage, server
         scene.under_way = {SHORT: 0, LONG: 0}
         scene.scan(SELDOM[0], 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
-        clock.now += HOLD
+        clock.now += MAX_ROUND_WAIT
         scene.scan(HOSTS[0], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[db1]")]
         scene.under_way[SHORT] += 1
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -433,10 +433,10 @@ def test_new_hosts_are_one_mail_when_all_were_scanned(stage: Stage, server: Serv
         scene.under_way[None] = 0
         for of in HOSTS:
             scene.scan(of, 22, 80)
-            scene.look()
+            scene.process()
         assert server.told() == []
         scene.under_way.clear()
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[12 hosts]")]
 
 
@@ -445,10 +445,10 @@ def test_scan_beside_the_rounds_does_not_hold_up_what_a_round_found(stage: Stage
     with stage.scene() as scene:
         scene.under_way = {SHORT: 0, None: 0}
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
         del scene.under_way[SHORT]
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -457,24 +457,24 @@ def test_notice_of_a_host_that_is_gone_is_sent_at_once(stage: Stage, server: Ser
     with stage.scene() as scene:
         scene.under_way = {SHORT: 0, None: 0}
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
         del scene.states[WEB.host]
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
 def test_clock_that_is_set_back_holds_no_mail_up(stage: Stage, server: Server, clock: Clock) -> None:
     """A mail that is due in a future that is no more is tried within the longest pause there is."""
     with stage.scene() as scene:
-        server.answers[A] = refused(DeliveryErrorReason.TEMPORARY)
+        server.answers[A] = refused(Reason.TEMPORARY)
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         server.answers.clear()
         clock.now -= 1000 * DAY
-        scene.look()
-        clock.now += MAX_MAIL_PAUSE
-        scene.look()
+        scene.process()
+        clock.now += MAX_MAIL_BACKOFF
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -483,12 +483,12 @@ def test_clock_that_is_set_back_does_not_keep_from_a_server(stage: Stage, server
     with stage.scene() as scene:
         server.is_down = True
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         server.is_down = False
         clock.now -= 1000 * DAY
-        scene.look()
-        clock.now += MAX_MAIL_PAUSE
-        scene.look()
+        scene.process()
+        clock.now += MAX_MAIL_BACKOFF
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -497,7 +497,7 @@ def test_ten_hosts_are_ten_mails(stage: Stage, server: Server) -> None:
     with stage.scene(A, B) as scene:
         for of in HOSTS[:10]:
             scene.scan(of, 22, 80)
-        scene.look()
+        scene.process()
         assert Counter(server.told()) == {(to, f"[web{number}]"): 1 for to in (A, B) for number in range(1, 11)}
 
 
@@ -506,7 +506,7 @@ def test_more_hosts_are_one_digest(stage: Stage, server: Server) -> None:
     with stage.scene(A, B) as scene:
         for of in HOSTS:
             scene.scan(of, 22, 80)
-        scene.look()
+        scene.process()
         texts = [text_of(mail) for _, mail in server.taken]
         assert server.told() == [(A, "[12 hosts]"), (B, "[12 hosts]")]
         names = ", ".join(sorted(f"web{number}" for number in range(1, 13)))
@@ -519,18 +519,18 @@ def test_many_mails_are_sent_some_at_a_time(stage: Stage, server: Server) -> Non
     with stage.scene(*recipients) as scene:
         for of in HOSTS[:2]:
             scene.scan(of, 22, 80)
-        assert scene.look() == 0.0
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == 0.0
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert server.connections == 2
         assert Counter(server.told()) == {(to, f"[{of.host}]"): 1 for to in recipients for of in HOSTS[:2]}
 
 
 @pytest.mark.parametrize(
     "reason",
-    [DeliveryErrorReason.CONNECT, DeliveryErrorReason.TLS, DeliveryErrorReason.AUTH, DeliveryErrorReason.REFUSED],
+    [Reason.CONNECT, Reason.TLS, Reason.AUTH, Reason.REFUSED],
 )
 def test_server_that_fails_is_left_alone_for_longer_and_longer(
-    stage: Stage, server: Server, clock: Clock, reason: DeliveryErrorReason
+    stage: Stage, server: Server, clock: Clock, reason: Reason
 ) -> None:
     """A server is tried after 5 seconds, 10, 20, up to 15 minutes, never before; then everything is sent."""
     with stage.scene(A, B) as scene:
@@ -538,21 +538,21 @@ def test_server_that_fails_is_left_alone_for_longer_and_longer(
         scene.scan(WEB, 22, 80)
         pauses = []
         for tries in range(1, 12):
-            pauses.append(scene.look())
+            pauses.append(scene.process())
             assert server.connections == tries
             clock.now += pauses[-1] - 0.5
-            assert scene.look() == 0.5
+            assert scene.process() == 0.5
             assert server.connections == tries
             clock.now += 0.5
-        assert pauses == [FIRST_PAUSE * 2**number for number in range(8)] + [MAX_PAUSE] * 3
+        assert pauses == [MIN_SERVER_BACKOFF * 2**number for number in range(8)] + [MAX_SERVER_BACKOFF] * 3
         assert scene.mailer.status.failed[reason.value] == 11
         assert scene.mailer.status.waiting == 2
         server.is_down = False
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]"), (B, "[web1]")]
         server.is_down = True
         scene.scan(WEB, 22, 443)
-        assert scene.look() == FIRST_PAUSE
+        assert scene.process() == MIN_SERVER_BACKOFF
 
 
 def test_new_mails_wait_for_a_server_that_failed_too(stage: Stage, server: Server, clock: Clock) -> None:
@@ -560,69 +560,71 @@ def test_new_mails_wait_for_a_server_that_failed_too(stage: Stage, server: Serve
     with stage.scene() as scene:
         server.is_down = True
         scene.scan(HOSTS[0], 22, 80)
-        scene.look()
+        scene.process()
         scene.scan(HOSTS[1], 22, 80)
-        assert scene.look() == FIRST_PAUSE
+        assert scene.process() == MIN_SERVER_BACKOFF
         assert server.connections == 1
         server.is_down = False
-        clock.now += FIRST_PAUSE
-        scene.look()
+        clock.now += MIN_SERVER_BACKOFF
+        scene.process()
         assert server.told() == [(A, "[web1]"), (A, "[web2]")]
 
 
 def test_server_that_fails_in_between_keeps_what_it_took(stage: Stage, server: Server, clock: Clock) -> None:
     """Mails that were taken before the connection was lost are not sent again; the others are."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = DeliveryError(DeliveryErrorReason.CLOSED, "the server closed the connection")
+        server.answers[B] = DeliveryError(Reason.CLOSED, "the server closed the connection")
         scene.scan(WEB, 22, 80)
-        assert scene.look() == FIRST_PAUSE
-        clock.now += FIRST_PAUSE
+        assert scene.process() == MIN_SERVER_BACKOFF
+        clock.now += MIN_SERVER_BACKOFF
         assert server.told() == [(A, "[web1]")]
         server.answers.clear()
         while any(scene.waits()):
-            clock.now += scene.look()
-            assert clock.now < NOW + MAX_MAIL_PAUSE
+            clock.now += scene.process()
+            assert clock.now < NOW + MAX_MAIL_BACKOFF
         assert sorted(server.told()) == [(B, "[web1]"), (C, "[web1]")]
 
 
 def test_mail_at_which_the_server_hangs_up_does_not_stop_the_others(stage: Stage, server: Server, clock: Clock) -> None:
     """A mail that ends the dialogue each time it is sent is no reason why others are not."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = DeliveryError(DeliveryErrorReason.TIMEOUT, "no answer in 30 s")
+        server.answers[B] = DeliveryError(Reason.TIMEOUT, "no reply in 30 s")
         scene.scan(WEB, 22, 80)
         for _ in range(10):
-            clock.now += scene.look()
+            clock.now += scene.process()
         assert server.told() == [(A, "[web1]"), (C, "[web1]")]
         assert scene.waits() == (0, 1)
 
 
-@pytest.mark.parametrize("reason", [DeliveryErrorReason.TIMEOUT, DeliveryErrorReason.CLOSED])
+@pytest.mark.parametrize("reason", [Reason.TIMEOUT, Reason.CLOSED])
 def test_mail_at_which_the_server_hangs_up_is_given_up(
-    stage: Stage, server: Server, clock: Clock, reason: DeliveryErrorReason
+    stage: Stage, server: Server, clock: Clock, reason: Reason
 ) -> None:
     """A mail that ends the dialogue each time is not tried for ever either, but for five days."""
     with stage.scene() as scene:
         server.answers[A] = DeliveryError(reason, "no")
         scene.scan(WEB, 22, 80)
         while any(scene.waits()):
-            assert clock.now < NOW + 2 * KEPT
-            clock.now += max(scene.look(), 1.0)
-        assert NOW + KEPT <= clock.now < NOW + KEPT + 2 * MAX_MAIL_PAUSE + MAX_PAUSE
+            assert clock.now < NOW + 2 * MAX_QUEUE_LIFETIME
+            clock.now += max(scene.process(), 1.0)
+        assert (
+            NOW + MAX_QUEUE_LIFETIME <= clock.now < NOW + MAX_QUEUE_LIFETIME + 2 * MAX_MAIL_BACKOFF + MAX_SERVER_BACKOFF
+        )
         assert scene.mailer.status.given_up == 1
 
 
 def test_refusal_of_one_recipient_is_its_own(stage: Stage, server: Server, clock: Clock, logs: Logs) -> None:
     """A 5xx stops nobody else; it is tried again after 1 and 2 minutes, and given up at the third."""
     with stage.scene(A, B, C) as scene:
-        server.answers[B] = refused(DeliveryErrorReason.REFUSED)
+        server.answers[B] = refused(Reason.REFUSED)
         scene.scan(WEB, 22, 80)
-        assert scene.look() == FIRST_MAIL_PAUSE
+        assert scene.process() == MIN_MAIL_BACKOFF
         assert server.told() == [(A, "[web1]"), (C, "[web1]")]
-        clock.now += FIRST_MAIL_PAUSE
-        assert scene.look() == 2 * FIRST_MAIL_PAUSE
+        clock.now += MIN_MAIL_BACKOFF
+        assert scene.process() == 2 * MIN_MAIL_BACKOFF
         assert events(logs) == []
-        clock.now += 2 * FIRST_MAIL_PAUSE
-        assert scene.look() == MAX_PAUSE
+        clock.now += 2 * MIN_MAIL_BACKOFF
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert server.asked.count(B) == MAX_REFUSALS
         assert (server.told(), scene.waits()) == ([], (0, 0))
         status = scene.mailer.status
@@ -630,7 +632,7 @@ def test_refusal_of_one_recipient_is_its_own(stage: Stage, server: Server, clock
         (event,) = [event for event in logs.events if event["level"] == "error"]
         assert (event["recipient"], event["why"]) == (B, "the server answered 550 no such user")
         scene.scan(WEB, 22, 443)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]"), (C, "[web1]")]
         assert server.asked.count(B) == MAX_REFUSALS + 1  # a new mail is tried anew
 
@@ -638,11 +640,11 @@ def test_refusal_of_one_recipient_is_its_own(stage: Stage, server: Server, clock
 def test_refusal_does_not_slow_the_server_down(stage: Stage, server: Server) -> None:
     """While one mail is put off, new ones are sent at once."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(DeliveryErrorReason.TEMPORARY)
+        server.answers[B] = refused(Reason.TEMPORARY)
         scene.scan(HOSTS[0], 22, 80)
-        scene.look()
+        scene.process()
         scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]"), (A, "[web2]")]
         assert server.asked == [A, B, A, B]
 
@@ -652,19 +654,19 @@ def test_mail_that_is_refused_for_now_is_tried_for_five_days(
 ) -> None:
     """A 4xx is tried again after 1, 2, 4 minutes up to an hour, and given up when the mail is five days old."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(DeliveryErrorReason.TEMPORARY)
+        server.answers[B] = refused(Reason.TEMPORARY)
         scene.scan(WEB, 22, 80)
         tried: list[float] = []
         while scene.mailer.status.given_up == 0:
-            assert clock.now < NOW + 2 * KEPT
-            now, pause = clock.now, scene.look()
+            assert clock.now < NOW + 2 * MAX_QUEUE_LIFETIME
+            now, pause = clock.now, scene.process()
             if server.asked.count(B) > len(tried):
                 tried.append(now - NOW)
             clock.now += pause
         pauses = [second - first for first, second in itertools.pairwise(tried)]
         assert pauses[:7] == [60, 120, 240, 480, 960, 1920, 3600]
         assert set(pauses[7:]) == {3600}
-        assert KEPT <= tried[-1] < KEPT + MAX_MAIL_PAUSE
+        assert MAX_QUEUE_LIFETIME <= tried[-1] < MAX_QUEUE_LIFETIME + MAX_MAIL_BACKOFF
         assert server.told() == [(A, "[web1]")]
         assert scene.waits() == (0, 0)
         assert scene.mailer.status.failed["temporary"] == len(tried)
@@ -677,17 +679,17 @@ def test_refusals_in_between_do_not_give_a_mail_up(stage: Stage, server: Server,
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
         answers = [
-            DeliveryErrorReason.REFUSED,
-            DeliveryErrorReason.TEMPORARY,
-            DeliveryErrorReason.REFUSED,
-            DeliveryErrorReason.TEMPORARY,
-            DeliveryErrorReason.REFUSED,
+            Reason.REFUSED,
+            Reason.TEMPORARY,
+            Reason.REFUSED,
+            Reason.TEMPORARY,
+            Reason.REFUSED,
         ]
         for number, reason in enumerate(answers):
             assert scene.mailer.status.given_up == 0, number
             server.answers[A] = refused(reason)
-            scene.look()
-            clock.now += MAX_MAIL_PAUSE
+            scene.process()
+            clock.now += MAX_MAIL_BACKOFF
         assert scene.mailer.status.given_up == 1
 
 
@@ -696,18 +698,18 @@ def test_mails_that_no_server_takes_for_five_days_are_given_up(stage: Stage, ser
     with stage.scene(A, B) as scene:
         server.is_down = True
         scene.scan(WEB, 22, 80)
-        scene.look()
-        clock.now += KEPT - 60
+        scene.process()
+        clock.now += MAX_QUEUE_LIFETIME - 60
         scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         assert scene.waits() == (0, 4)
-        clock.now += MAX_PAUSE
-        scene.look()
+        clock.now += MAX_SERVER_BACKOFF
+        scene.process()
         assert scene.waits() == (0, 2)
         assert scene.mailer.status.given_up == 2
         server.is_down = False
-        clock.now += MAX_PAUSE
-        scene.look()
+        clock.now += MAX_SERVER_BACKOFF
+        scene.process()
         assert server.told() == [(A, "[web2]"), (B, "[web2]")]
 
 
@@ -716,11 +718,11 @@ def test_old_mail_is_tried_before_it_is_given_up(stage: Stage, server: Server, c
     with stage.scene() as scene:
         server.is_down = True
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     clock.now += 7 * DAY
     server.is_down = False
     with stage.scene() as scene:
-        scene.look()
+        scene.process()
     assert server.told() == [(A, "[web1]")]
 
 
@@ -731,19 +733,19 @@ def test_taken_mail_is_not_sent_again_though_it_could_not_be_removed(
     with stage.scene(A, B) as scene:
         scene.scan(WEB, 22, 80)
         scene.store.script = [False, True]
-        assert scene.look() == AFTER_STORE_ERROR
+        assert scene.process() == STORE_RETRY_INTERVAL
         assert server.told() == [(A, "[web1]")]
         assert not server.is_connected
         scene.store.script = [True]
-        clock.now += AFTER_STORE_ERROR
-        assert scene.look() == AFTER_STORE_ERROR
+        clock.now += STORE_RETRY_INTERVAL
+        assert scene.process() == STORE_RETRY_INTERVAL
         assert server.told() == []
-        clock.now += AFTER_STORE_ERROR
-        scene.look()
+        clock.now += STORE_RETRY_INTERVAL
+        scene.process()
         assert server.told() == [(B, "[web1]")]
         assert scene.waits() == (0, 0)
         assert scene.mailer.status.sent == 2
-        assert events(logs) == ["mails wait until the state file can be written"]
+        assert events(logs) == ["writing the state file fails, mails wait"]
 
 
 def test_taken_mail_is_not_sent_again_after_a_reload(stage: Stage, server: Server) -> None:
@@ -751,9 +753,9 @@ def test_taken_mail_is_not_sent_again_after_a_reload(stage: Stage, server: Serve
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
         scene.store.script = [False, True]
-        scene.look()
+        scene.process()
         scene.reload(mail_config(A, remind=3600.0))
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
         assert scene.waits() == (0, 0)
 
@@ -765,17 +767,17 @@ def test_mail_of_a_fresh_file_is_not_mistaken_for_one_that_was_taken(
     with stage.scene() as scene:
         scene.scan(HOSTS[0], 22, 80)
         scene.store.script = [False, True]
-        scene.look()
-        scene.look()
+        scene.process()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
         path.unlink()
         server.is_down = True
         scene.scan(HOSTS[1], 22, 80)
         commit(scene.store)  # type: ignore[arg-type]
-        scene.look()
+        scene.process()
         server.is_down = False
-        clock.now += FIRST_PAUSE
-        scene.look()
+        clock.now += MIN_SERVER_BACKOFF
+        scene.process()
         assert server.told() == [(A, "[web2]")]
 
 
@@ -795,11 +797,11 @@ def test_mail_whose_removal_was_killed_is_the_same_mail(
     with stage.scene(A, B) as scene:
         scene.scan(WEB, 22, 80)
         server.on_taken = keep_what_a_kill_would_leave
-        scene.look()
+        scene.process()
     server.on_taken = lambda: None
     with stage.scene(A, B, path=killed) as scene:
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert scene.waits() == (0, 0)
     (_, first), (_, second), (_, again) = server.taken
     assert server.told() == [(A, "[web1]"), (B, "[web1]"), (B, "[web1]")]
@@ -810,12 +812,12 @@ def test_mail_whose_removal_was_killed_is_the_same_mail(
 def test_repeated_mail_is_byte_for_byte_the_same(stage: Stage, server: Server, clock: Clock) -> None:
     """However often a mail is tried, it is the one that was written at first."""
     with stage.scene() as scene:
-        server.answers[A] = refused(DeliveryErrorReason.TEMPORARY)
+        server.answers[A] = refused(Reason.TEMPORARY)
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         (before,) = scene.letters()
-        clock.now += FIRST_MAIL_PAUSE
-        scene.look()
+        clock.now += MIN_MAIL_BACKOFF
+        scene.process()
         (after,) = scene.letters()
         assert after == replace(before, attempts=2)
 
@@ -825,11 +827,11 @@ def test_recipient_that_left_gets_no_more_mails(stage: Stage, server: Server, cl
     with stage.scene(A, B) as scene:
         server.is_down = True
         scene.scan(HOSTS[0], 22, 80)
-        scene.look()
+        scene.process()
         server.is_down = False
         scene.reload(mail_config(B))
         scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(B, "[web1]"), (B, "[web2]")]
         assert scene.waits() == (0, 0)
         assert (scene.mailer.status.sent, scene.mailer.status.given_up) == (2, 0)
@@ -838,29 +840,29 @@ def test_recipient_that_left_gets_no_more_mails(stage: Stage, server: Server, cl
 def test_counts_go_on_under_other_settings(stage: Stage, server: Server, clock: Clock) -> None:
     """Counters never fall at a reload."""
     with stage.scene(A, B) as scene:
-        server.answers[B] = refused(DeliveryErrorReason.REFUSED)
+        server.answers[B] = refused(Reason.REFUSED)
         scene.scan(WEB, 22, 80)
         for _ in range(3):
-            scene.look()
-            clock.now += MAX_MAIL_PAUSE
+            scene.process()
+            clock.now += MAX_MAIL_BACKOFF
         before = scene.mailer.status
         assert (before.sent, before.given_up, before.failed["refused"]) == (1, 1, 3)
         scene.reload(mail_config(A))
         assert scene.mailer.status == before
         scene.scan(WEB, 22)
-        scene.look()
+        scene.process()
         assert scene.mailer.status == replace(before, sent=2)
 
 
 def test_settings_after_a_reload_try_the_server_at_once(stage: Stage, server: Server) -> None:
     """Whoever has corrected the settings does not wait for the pause of the wrong ones."""
     with stage.scene() as scene:
-        server.is_down = DeliveryError(DeliveryErrorReason.AUTH, "no")
+        server.is_down = DeliveryError(Reason.AUTH, "no")
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         server.is_down = False
         scene.reload(mail_config(A, username="portspec", password="right"))  # noqa: S106 - of nothing
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -877,12 +879,12 @@ def test_settings_after_a_reload_try_the_server_at_once(stage: Stage, server: Se
     ],
 )
 def test_notice_that_cannot_be_read_costs_itself_alone(stage: Stage, server: Server, logs: Logs, document: str) -> None:
-    """A notice that is garbled is told in the log and left out; the others are sent."""
+    """A notification that is garbled is told in the log and left out; the others are sent."""
     with stage.scene() as scene:
         state = HostState(HOSTS[1])
         scene.store.put(state, state, None, document)
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
         assert scene.waits() == (0, 0)
         assert [event["host"] for event in logs.events if event["level"] == "error"] == ["web2"]
@@ -890,27 +892,27 @@ def test_notice_that_cannot_be_read_costs_itself_alone(stage: Stage, server: Ser
 
 def faulty(monkeypatch: pytest.MonkeyPatch, name: str, *hosts: str) -> None:
     """Have letter() or digest() fail about some hosts; about none named, whenever there are several."""
-    write = getattr(writing, name)
+    write = getattr(message, name)
 
     def failing(told: Any, number: int, **given: Any) -> bytes:
-        found = [notice.host for notice in (told if isinstance(told, list) else [told])]
+        found = [notification.host for notification in (told if isinstance(told, list) else [told])]
         if not set(found).isdisjoint(hosts) or (not hosts and len(found) > 1):
             raise ZeroDivisionError("somewhere")
         message: bytes = write(told, number, **given)
         return message
 
-    monkeypatch.setattr(writing, name, failing)
+    monkeypatch.setattr(message, name, failing)
 
 
 def test_notice_that_makes_no_mail_stops_no_other(
     stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notice of which no mail can be written is told in the log and counted as given up; the others are sent."""
-    faulty(monkeypatch, "letter", "web2")
+    """A notification of which no mail can be written is told in the log and counted as given up; the others are sent."""
+    faulty(monkeypatch, "render_mail", "web2")
     with stage.scene(A, B) as scene:
         for of in HOSTS[:3]:
             scene.scan(of, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(to, f"[{host}]") for to in (A, B) for host in ("web1", "web3")]
         assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 2)
     found = [(event["host"], event["why"]) for event in logs.events if event["level"] == "error"]
@@ -920,12 +922,12 @@ def test_notice_that_makes_no_mail_stops_no_other(
 def test_notice_that_spoils_a_digest_is_left_out_of_it(
     stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many notices those that fail alone are left out, and the others are one mail."""
-    faulty(monkeypatch, "digest", "web1", "web5")
+    """Of many notifications those that fail alone are left out, and the others are one mail."""
+    faulty(monkeypatch, "render_digest", "web1", "web5")
     with stage.scene() as scene:
         for of in HOSTS:
             scene.scan(of, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[10 hosts]")]
         assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 2)
     assert [event["host"] for event in logs.events if event["level"] == "error"] == ["web1", "web5"]
@@ -934,12 +936,12 @@ def test_notice_that_spoils_a_digest_is_left_out_of_it(
 def test_digest_that_cannot_be_is_one_mail_for_each_host(
     stage: Stage, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where notices make no mail together, each is told by one of its own."""
-    faulty(monkeypatch, "digest")
+    """Where notifications make no mail together, each is told by one of its own."""
+    faulty(monkeypatch, "render_digest")
     with stage.scene() as scene:
         for of in HOSTS:
             scene.scan(of, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, f"[{of.host}]") for of in HOSTS]
         assert (scene.waits(), scene.mailer.status.given_up) == ((0, 0), 0)
 
@@ -954,7 +956,7 @@ WORDS = st.text(st.characters(), max_size=20)  # lone surrogates are among them
 LIKE_A_NOTICE = st.fixed_dictionaries(
     {
         "host": WORDS,
-        "news": st.sampled_from(News),
+        "news": st.sampled_from(Event),
         "at": TIME,
         "expected": WORDS,
         "open": WORDS,
@@ -978,8 +980,10 @@ LIKE_A_NOTICE = st.fixed_dictionaries(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(documents=st.lists(WORDS | st.binary(max_size=20) | (JSON | LIKE_A_NOTICE).map(json.dumps), max_size=4))
 def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents: list[str | bytes]) -> None:
-    """Whatever documents stand in the table, the mails of the others are in the outbox, and no notice is left."""
-    good = Notice("web1", News.OUT_OF_SPEC, NOW, "22", "22,80", (Line("192.0.2.1", "unexpected", "open", "80", NOW),))
+    """Whatever documents stand in the table, the mails of the others are in the outbox, and no notification is left."""
+    good = Notification(
+        "web1", Event.OUT_OF_SPEC, NOW, "22", "22,80", (DeviationLine("192.0.2.1", "unexpected", "open", "80", NOW),)
+    )
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
         schema.migrate(file)
         for number, document in enumerate(
@@ -987,12 +991,12 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
         ):
             spelled = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
             file.execute(
-                "INSERT INTO notification (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
+                "INSERT INTO notice (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
                 (NOW, f"h{number}", spelled),
             )
-        rows = outbox.read_notifications(file)
-        written = writing.write_mails(rows, (A, B), "p@example.org", NOW, Links())
-        outbox.enqueue(file, rows, written.mails, NOW)
+        rows = outbox.read_notices(file)
+        written = message.render_queued(rows, (A, B), "p@example.org", NOW, Links())
+        outbox.post(file, rows, written.mails, NOW)
         told = Counter(
             (
                 mail.recipient,
@@ -1000,10 +1004,10 @@ def test_good_notices_are_told_whatever_stands_among_them(logs: Logs, documents:
             )
             for mail in outbox.read_due(file, NOW, 100)
         )
-        assert outbox.read_status(file).notifications == 0
+        assert outbox.waiting(file).notices == 0
     for recipient, host in itertools.product((A, B), ("web1", "web2")):
         assert told[recipient, f"PortSpec Alert [{host}]"] >= 1
-    assert sum(told.values()) + written.lost == 2 * (len(documents) + 2)
+    assert sum(told.values()) + written.failed == 2 * (len(documents) + 2)
 
 
 def test_story_that_is_of_no_use_is_told_anew(
@@ -1011,23 +1015,23 @@ def test_story_that_is_of_no_use_is_told_anew(
 ) -> None:
     """A story that can be read and leads to a fault costs a second mail, and is replaced."""
 
-    def tell(story: Any, *given: Any) -> Any:
+    def decide(story: Any, *given: Any) -> Any:
         if story != NOTHING_NOTIFIED:
             raise ZeroDivisionError
-        return story_module.tell(story, *given)
+        return decision_module.decide(story, *given)
 
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         with monkeypatch.context() as faulty:
-            faulty.setattr(module, "tell", tell)
+            faulty.setattr(module, "decide", decide)
             scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")] * 2
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == []
-    assert events(logs) == ["what was told of a host is of no use: it is told anew"]
+    assert events(logs) == ["discarding the notification state of a host, recipients are notified again"]
 
 
 def test_host_is_told_of_without_its_audit(stage: Stage, server: Server, logs: Logs) -> None:
@@ -1039,9 +1043,9 @@ def test_host_is_told_of_without_its_audit(stage: Stage, server: Server, logs: L
     with stage.scene() as scene:
         scene.mailer = scene.made(mail_config(), audit=audit)
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     assert server.told() == [(A, "[web1]")]
-    assert events(logs) == ["who listens on a host cannot be told"]
+    assert events(logs) == ["failed to add listening processes to the notification"]
 
 
 @pytest.mark.parametrize(
@@ -1057,21 +1061,21 @@ def test_story_that_cannot_be_read_is_told_anew(stage: Stage, server: Server, pa
     """What was told of a host and is garbled in the file costs a second mail, never the scan."""
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE state SET notification_state = ?", (story,))
+        connection.execute("UPDATE state SET story = ?", (story,))
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        scene.look()
+        scene.process()
     assert server.told() == [(A, "[web1]")] * 2
 
 
 def test_garbled_notices_alone_are_no_mail(stage: Stage, server: Server) -> None:
-    """Where no notice can be read nothing is sent, and they are gone."""
+    """Where no notification can be read nothing is sent, and they are gone."""
     with stage.scene() as scene:
         for of in HOSTS:
             scene.store.put(HostState(of), HostState(of), None, "garbage")
-        scene.look()
+        scene.process()
         assert (server.connections, scene.waits()) == (0, (0, 0))
 
 
@@ -1080,7 +1084,7 @@ def stuck(scene: Scene, clock: Clock, seconds: float) -> None:
     end = clock.now + seconds
     while clock.now < end:
         scene.store.script = [True]
-        clock.now += scene.look()
+        clock.now += scene.process()
     scene.store.script = []
 
 
@@ -1089,12 +1093,12 @@ def test_state_file_that_fails_for_long_is_told_by_mail_past_it(
 ) -> None:
     """After five minutes one mail to each address says that mails wait, and no second one while it lasts."""
     with stage.scene(A, B) as scene:
-        stuck(scene, clock, HOLD)
+        stuck(scene, clock, MAX_ROUND_WAIT)
         assert server.told() == []
-        assert events(logs) == ["mails wait until the state file can be written"]
-        stuck(scene, clock, 2 * AFTER_STORE_ERROR)
+        assert events(logs) == ["writing the state file fails, mails wait"]
+        stuck(scene, clock, 2 * STORE_RETRY_INTERVAL)
         assert server.told() == [(A, "[portspec]"), (B, "[portspec]")]
-        stuck(scene, clock, 10 * HOLD)
+        stuck(scene, clock, 10 * MAX_ROUND_WAIT)
         assert server.told() == []
         assert len(events(logs)) == 1
 
@@ -1102,12 +1106,12 @@ def test_state_file_that_fails_for_long_is_told_by_mail_past_it(
 def test_state_file_that_fails_over_a_reload_is_told_once(stage: Stage, server: Server, clock: Clock) -> None:
     """A mailer with other settings knows since when the file cannot be written, and who was told."""
     with stage.scene() as scene:
-        stuck(scene, clock, HOLD - AFTER_STORE_ERROR)
+        stuck(scene, clock, MAX_ROUND_WAIT - STORE_RETRY_INTERVAL)
         scene.reload(mail_config(remind=3600.0))
-        stuck(scene, clock, 3 * AFTER_STORE_ERROR)
+        stuck(scene, clock, 3 * STORE_RETRY_INTERVAL)
         assert server.told() == [(A, "[portspec]")]
         scene.reload(mail_config(A, B))
-        stuck(scene, clock, 2 * HOLD)
+        stuck(scene, clock, 2 * MAX_ROUND_WAIT)
         assert server.told() == [(B, "[portspec]")]
 
 
@@ -1115,12 +1119,12 @@ def test_state_file_that_fails_again_is_told_again(stage: Stage, server: Server,
     """Between two failures the file was written: the second is news; a short one is none."""
     with stage.scene() as scene:
         for _ in range(3):
-            stuck(scene, clock, HOLD - AFTER_STORE_ERROR)
-            scene.look()
+            stuck(scene, clock, MAX_ROUND_WAIT - STORE_RETRY_INTERVAL)
+            scene.process()
         assert server.told() == []
         for _ in range(2):
-            stuck(scene, clock, HOLD + 2 * AFTER_STORE_ERROR)
-            scene.look()
+            stuck(scene, clock, MAX_ROUND_WAIT + 2 * STORE_RETRY_INTERVAL)
+            scene.process()
             assert server.told() == [(A, "[portspec]")]
 
 
@@ -1130,8 +1134,8 @@ def test_refusal_of_the_mail_about_the_state_file_is_the_recipients_own(
 ) -> None:
     """One recipient that is refused keeps nobody from that mail, and nobody gets it twice."""
     with stage.scene(A, B, C) as scene:
-        server.answers[who] = refused(DeliveryErrorReason.REFUSED)
-        stuck(scene, clock, HOLD + 20 * AFTER_STORE_ERROR)
+        server.answers[who] = refused(Reason.REFUSED)
+        stuck(scene, clock, MAX_ROUND_WAIT + 20 * STORE_RETRY_INTERVAL)
         assert server.told() == [(to, "[portspec]") for to in (A, B, C) if to != who]
         assert server.asked.count(who) <= MAX_REFUSALS
 
@@ -1140,11 +1144,11 @@ def test_mail_about_the_state_file_waits_for_the_server_too(stage: Stage, server
     """Where neither file nor server works, the mail is sent when the server does."""
     with stage.scene() as scene:
         server.is_down = True
-        stuck(scene, clock, HOLD + 3600)
+        stuck(scene, clock, MAX_ROUND_WAIT + 3600)
         assert server.told() == []
         assert 0 < scene.mailer.status.failed["connect"] < 20  # with growing pauses, as otherwise
         server.is_down = False
-        stuck(scene, clock, 2 * MAX_PAUSE)
+        stuck(scene, clock, 2 * MAX_SERVER_BACKOFF)
         assert server.told() == [(A, "[portspec]")]
 
 
@@ -1152,18 +1156,18 @@ def test_mails_wait_in_memory_while_the_file_cannot_be_written(
     stage: Stage, server: Server, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found while another process holds the file is told when that is over, each change of it."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
     with stage.scene() as scene:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             scene.scan(WEB, 22, 80)
-            assert scene.look() == AFTER_STORE_ERROR
+            assert scene.process() == STORE_RETRY_INTERVAL
             scene.scan(WEB, 22)
-            assert scene.look() == AFTER_STORE_ERROR
+            assert scene.process() == STORE_RETRY_INTERVAL
             other.execute("ROLLBACK")
         commit(scene.store)  # type: ignore[arg-type]
-        clock.now += AFTER_STORE_ERROR
-        scene.look()
+        clock.now += STORE_RETRY_INTERVAL
+        scene.process()
         assert server.told() == [(A, "[web1]"), (A, "[web1]")]
 
 
@@ -1180,7 +1184,7 @@ class ScriptedWatch:
         self.is_healthy = self.has_failed = False
         self._script = list(script)
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         """Go on to the next state."""
         while self._script and callable(self._script[0]):
             self._script.pop(0)()  # type: ignore[operator]
@@ -1193,15 +1197,15 @@ class ScriptedWatch:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no pause between two questions."""
-    monkeypatch.setattr(module, "EVERY", 0.0)
-    monkeypatch.setattr(module, "LOOK", 0.0)
+    monkeypatch.setattr(module, "CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(module, "POLL_INTERVAL", 0.0)
 
 
 def stand_in(scene: Scene, *script: str | Callable[[], object]) -> None:
     """Have the mailer watch an Alertmanager to the end of a script."""
-    watch: Watch = ScriptedWatch(*script)  # type: ignore[assignment]
+    watch: AlertmanagerHealth = ScriptedWatch(*script)  # type: ignore[assignment]
     with pytest.raises(Ended):
-        asyncio.run(scene.mailer._stand_in(watch))
+        asyncio.run(scene.mailer._fall_back(watch))
 
 
 FALLBACK: dict[str, Any] = {"mode": "fallback", "alertmanager": ScriptedWatch.url}
@@ -1214,7 +1218,7 @@ def test_stand_in_is_silent_while_alertmanager_notifies(stage: Stage, server: Se
         scene.scan(HOSTS[0], 22, 80)
         stand_in(scene, "ailing", lambda: scene.scan(HOSTS[1], 22, 80), "healthy", "ailing")
         scene.scan(HOSTS[2], 22, 80)
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert (server.connections, scene.waits()) == (0, (0, 0))
 
 
@@ -1227,11 +1231,11 @@ def test_stand_in_tells_what_is_wrong_when_alertmanager_has_failed(stage: Stage,
         scene.scan(HOSTS[2], 22, 80)
         scene.scan(HOSTS[2], 22)
         stand_in(scene, "healthy", "ailing", "failed", "failed")
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
         scene.scan(HOSTS[0], 22, 80)
         scene.scan(HOSTS[1], 22, 80)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web2]")]
 
 
@@ -1244,7 +1248,7 @@ def test_stand_in_tells_of_unknown_hosts_when_alertmanager_has_failed(stage: Sta
             scene.clock.now += 60
         stand_in(scene, "healthy", "failed")
         scene.scan(WEB, reason=Unseen.NO_ROUTE)
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -1258,14 +1262,14 @@ def test_stand_in_withdraws_when_alertmanager_is_back(stage: Stage, server: Serv
         stand_in(scene, "healthy", "failed", "healthy")
         assert scene.waits() == (0, 0)
         stand_in(scene, "failed", "failed")
-        scene.look()
+        scene.process()
         assert scene.waits() == (0, 1)
         scene.scan(HOSTS[1], 22, 80)
         stand_in(scene, "healthy")
         server.is_down = False
-        scene.clock.now += MAX_PAUSE
+        scene.clock.now += MAX_SERVER_BACKOFF
         scene.scan(HOSTS[2], 22, 80)
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == MAX_SERVER_BACKOFF
         assert server.told() == []
         assert scene.waits() == (0, 0)
         assert scene.mailer.status.waiting == 0
@@ -1278,7 +1282,7 @@ def test_stand_in_withdraws_later_what_it_cannot_withdraw_at_once(stage: Stage, 
         server.is_down = True
         scene.scan(WEB, 22, 80)
         stand_in(scene, "failed")
-        scene.look()
+        scene.process()
         scene.store.script = [True]
         stand_in(scene, "healthy", "healthy")
         scene.store.script = []
@@ -1292,7 +1296,7 @@ def test_stand_in_tells_everything_anew_at_the_next_failure(stage: Stage, server
         scene.scan(WEB, 22, 80)
         for _ in range(2):
             stand_in(scene, "failed")
-            scene.look()
+            scene.process()
             assert server.told() == [(A, "[web1]")]
             stand_in(scene, "healthy")
 
@@ -1304,13 +1308,13 @@ def test_stand_in_sends_what_waited_when_it_is_started_anew(stage: Stage, server
         server.is_down = True
         scene.scan(WEB, 22, 80)
         stand_in(scene, "failed")
-        scene.look()
+        scene.process()
     server.is_down = False
     with stage.scene(**FALLBACK) as scene:
-        assert scene.look() == MAX_PAUSE
+        assert scene.process() == MAX_SERVER_BACKOFF
         stand_in(scene, "ailing", "failed")
-        assert scene.mailer._something_new.is_set()
-        scene.look()
+        assert scene.mailer._wake_up.is_set()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
 
 
@@ -1319,7 +1323,7 @@ def test_stand_in_tells_hosts_as_they_are_by_then(
     stage: Stage, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that is scanned, or leaves, while others are told of is not told as it was before; nor is it stored so."""
-    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    monkeypatch.setattr(module, "_HOSTS_PER_TURN", 1)
 
     def meanwhile() -> None:
         scene.scan(HOSTS[1], 22)
@@ -1329,13 +1333,13 @@ def test_stand_in_tells_hosts_as_they_are_by_then(
         for of in HOSTS[:3]:
             scene.scan(of, 22, 80)
         stand_in(scene, lambda: asyncio.get_running_loop().call_soon(meanwhile), "failed")
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]")]
     with stage.scene() as scene:
         assert not scene.states[HOSTS[1].host].deviations
 
 
-@pytest.mark.parametrize(("fallback_after", "pause"), [(300.0, EVERY), (8.0, 2.0)])
+@pytest.mark.parametrize(("fallback_after", "pause"), [(300.0, CHECK_INTERVAL), (8.0, 2.0)])
 def test_alertmanager_is_asked_often_enough(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, fallback_after: float, pause: float
 ) -> None:
@@ -1387,8 +1391,8 @@ def test_running_mailer_survives_what_goes_wrong(
     stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of the mailer itself is told in the log, and it goes on."""
-    monkeypatch.setattr(module, "MAX_PAUSE", 0.0)
-    real, calls = module.Mailer.look, []
+    monkeypatch.setattr(module, "MAX_SERVER_BACKOFF", 0.0)
+    real, calls = module.Mailer.process_outbox, []
 
     async def look(of: Mailer) -> float:
         calls.append(of)
@@ -1396,12 +1400,12 @@ def test_running_mailer_survives_what_goes_wrong(
             raise RuntimeError("a fault")
         return await real(of)
 
-    monkeypatch.setattr(module.Mailer, "look", look)
+    monkeypatch.setattr(module.Mailer, "process_outbox", look)
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
         run_until(scene, lambda: server.taken)
         assert server.told() == [(A, "[web1]")]
-        assert "the mailer failed, and goes on" in events(logs)
+        assert "failed to process the outbox" in events(logs)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -1415,7 +1419,7 @@ def test_running_mailer_survives_a_watch_that_goes_wrong(stage: Stage, logs: Log
             raise RuntimeError("a fault")
 
         watch = ScriptedWatch(*[fault] * 10_000)
-        scene.mailer._watch = watch  # type: ignore[assignment]
+        scene.mailer._alertmanager = watch  # type: ignore[assignment]
         run_until(scene, lambda: len(asked) > 1)
 
 
@@ -1442,7 +1446,7 @@ def test_mailer_that_is_cancelled_leaves_everything_in_the_outbox(stage: Stage, 
         asyncio.run(scenario())
         assert not server.is_connected
         scene.reload(mail_config(A, B, remind=0.0))
-        scene.look()
+        scene.process()
         assert server.told() == [(A, "[web1]"), (B, "[web1]")]
 
 
@@ -1451,7 +1455,7 @@ def test_reminder_is_sent_after_its_time(stage: Stage, server: Server, clock: Cl
     with stage.scene(remind=3600.0) as scene:
         for _ in range(6):
             scene.scan(WEB, 22, 80)
-            scene.look()
+            scene.process()
             clock.now += 1200
         texts = [text_of(mail) for _, mail in server.taken]
         assert len(texts) == 2
@@ -1459,11 +1463,11 @@ def test_reminder_is_sent_after_its_time(stage: Stage, server: Server, clock: Cl
 
 
 def test_mails_of_a_host_are_one_conversation(stage: Stage, server: Server) -> None:
-    """Every mail about a host refers to the same, also when a notice was written by another mailer."""
+    """Every mail about a host refers to the same, also when a notification was written by another mailer."""
     for ports in ([22, 80], [22, 80, 443], [22]):
         with stage.scene() as scene:
             scene.scan(WEB, *ports)
-            scene.look()
+            scene.process()
     threads = {str(mail["References"]) for _, mail in server.taken}
     assert len(threads) == 1
     assert len({str(mail["Message-ID"]) for _, mail in server.taken}) == 3
@@ -1473,7 +1477,7 @@ def test_notice_in_the_file_is_what_was_told(stage: Stage) -> None:
     """What waits in the state file can be read back whole."""
     with stage.scene() as scene:
         scene.scan(WEB, 22, 80)
-        rows: Sequence[outbox.QueuedNotification] = scene.store.transact(outbox.read_notifications)
+        rows: Sequence[outbox.NoticeRow] = scene.store.perform(outbox.read_notices)
         (row,) = rows
         assert (row.host, row.at) == ("web1", NOW)
         assert encode_notification(decode_notification(row.document)) == row.document

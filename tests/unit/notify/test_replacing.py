@@ -13,7 +13,7 @@ from aiosmtplib.protocol import SMTPProtocol
 
 from portspec.notify import Session, discard_queued_mails, smtp
 from portspec.notify import mailer as module
-from portspec.notify.steps import last_step, step
+from portspec.notify.cancellation import abandon_on_cancel, finish_on_cancel
 from tests.unit.app.exporter import until
 from tests.unit.factories import settle
 from tests.unit.notify.mailbox import Mailbox
@@ -63,7 +63,7 @@ class AlwaysFailed:
     is_healthy = False
     has_failed = False
 
-    async def ask(self) -> None:
+    async def check(self) -> None:
         """Ask once; the second question has no answer."""
         if self.has_failed:
             await asyncio.get_running_loop().create_future()
@@ -109,8 +109,8 @@ def run_replaced(
 
         def start(remind: float) -> None:
             scene.reload(replace(settings, remind=remind))
-            if scene.mailer._watch:
-                scene.mailer._watch = AlwaysFailed()  # type: ignore[assignment]
+            if scene.mailer._alertmanager:
+                scene.mailer._alertmanager = AlwaysFailed()  # type: ignore[assignment]
             tasks.append(asyncio.create_task(scene.mailer.run()))
 
         def again() -> None:
@@ -174,7 +174,7 @@ def test_mailer_that_is_replaced_when_an_answer_comes_sends_each_mail_once(
     told = run_replaced(scene, at_answer(number, monkeypatch), **parts)
     assert sorted(to for to, _ in told) == sorted(PEOPLE)
     assert scene.mailer.memory.sent == len(PEOPLE)
-    assert scene.mailer.memory.taken == {}
+    assert scene.mailer.memory.delivered == {}
 
 
 @pytest.mark.parametrize("number", range(1, COMMANDS + 1))
@@ -217,7 +217,7 @@ def test_server_that_takes_a_mail_and_does_not_answer_is_not_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a few seconds the new mailer begins; it sends that mail again, with the same Message-ID."""
-    monkeypatch.setattr(smtp, "_LAST_ANSWER", BRIEF)
+    monkeypatch.setattr(smtp, "_CANCELLED_REPLY_TIMEOUT", BRIEF)
 
     def hold(mailbox: Mailbox) -> None:
         mailbox.is_awake.clear()
@@ -238,7 +238,7 @@ def test_withdrawal_waits_for_the_mailer(scene: Scene) -> None:
 
     async def scenario() -> None:
         scene.scan(WEB, 22, 80)
-        async with scene.mailer.memory.turn:
+        async with scene.mailer.memory.lock:
             task = asyncio.create_task(discard_queued_mails(scene.store, scene.mailer.memory))  # type: ignore[arg-type]
             await settle()
             assert scene.waits() == (1, 0)
@@ -270,14 +270,16 @@ def test_step_cannot_hide_a_cancellation() -> None:
 
     async def scenario() -> None:
         told: list[str] = []
-        task = asyncio.create_task(step(hiding(asyncio.get_running_loop().create_future(), told)))
+        task = asyncio.create_task(abandon_on_cancel(hiding(asyncio.get_running_loop().create_future(), told)))
         await cancel(task)
         assert task.cancelled()
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("way", [step, lambda work: last_step(work, PATIENCE)], ids=["step", "last"])
+@pytest.mark.parametrize(
+    "way", [abandon_on_cancel, lambda work: finish_on_cancel(work, PATIENCE)], ids=["step", "last"]
+)
 def test_step_gives_its_result_or_raises_its_error(way: Callable[[Any], Any]) -> None:
     """Without a cancellation a step is like any await."""
 
@@ -303,7 +305,7 @@ def test_last_step_ends_before_the_cancellation_comes() -> None:
         told: list[object] = []
 
         async def work() -> None:
-            told.append(await last_step(answer, PATIENCE))
+            told.append(await finish_on_cancel(answer, PATIENCE))
             this = asyncio.current_task()
             told.append(this and this.cancelling())
             await asyncio.sleep(0)
@@ -326,7 +328,7 @@ def test_last_step_is_not_waited_for_for_ever(*, is_impatient: bool) -> None:
 
     async def scenario() -> None:
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(last_step(answer, 0.0 if is_impatient else PATIENCE))
+        task = asyncio.create_task(finish_on_cancel(answer, 0.0 if is_impatient else PATIENCE))
         await cancel(task)
         if not is_impatient:
             await cancel(task)

@@ -21,7 +21,8 @@ import trustme
 from aiosmtplib.protocol import SMTPProtocol
 
 from portspec.config import MailConfig
-from portspec.notify import DeliveryError, DeliveryErrorReason, Session
+from portspec.notify import DeliveryError, Session
+from portspec.notify import DeliveryErrorReason as Reason
 from portspec.notify import smtp as module
 from tests.unit.app.exporter import until
 from tests.unit.factories import settle
@@ -343,7 +344,7 @@ class Row:
 
     does: str
     twists: Mapping[Step, Callable[[Peer], None]]
-    reason: DeliveryErrorReason
+    reason: Reason
     detail: str
     is_of_mail: bool = False
     tls: str = "starttls"
@@ -358,8 +359,8 @@ def hung(step: Step, tls: str = "starttls") -> Row:
     return Row(
         f"hangs on {step.name}{' ' + tls if tls != 'starttls' else ''}",
         {step: hang},
-        DeliveryErrorReason.TIMEOUT,
-        f"no answer in {HUNG:g} s",
+        Reason.TIMEOUT,
+        f"no reply in {HUNG:g} s",
         tls=tls,
         timeout=HUNG,
     )
@@ -371,7 +372,7 @@ def closed(step: Step, how: Callable[[Peer], None] = close, tls: str = "starttls
     return Row(
         f"{word} on {step.name}{' ' + tls if tls != 'starttls' else ''}",
         {step: how},
-        DeliveryErrorReason.CLOSED,
+        Reason.CLOSED,
         "the server closed the connection",
         tls=tls,
     )
@@ -379,20 +380,20 @@ def closed(step: Step, how: Callable[[Peer], None] = close, tls: str = "starttls
 
 def answered(step: Step, code: int) -> Row:
     """Make the row of a server that refuses a step."""
-    reason = DeliveryErrorReason.REFUSED if code >= 500 else DeliveryErrorReason.TEMPORARY
+    reason = Reason.REFUSED if code >= 500 else Reason.TEMPORARY
     detail = f"the server answered {code} 4.2.0 not now, not here"
     if code == 502 and step in {Step.EHLO, Step.SECURE_EHLO}:
-        reason = DeliveryErrorReason.TLS if step is Step.EHLO else DeliveryErrorReason.AUTH
+        reason = Reason.TLS if step is Step.EHLO else Reason.AUTH
         rest = (
-            "STARTTLS; nothing is sent without TLS"
+            "STARTTLS; mails are sent only inside TLS"
             if step is Step.EHLO
-            else "AUTH; leave smtpusername out, or ask another server"
+            else "AUTH; remove smtpusername or use another server"
         )
-        detail = f"the server knows no EHLO (502 4.2.0 not now, not here), and without it there is no {rest}"
+        detail = f"the server does not support EHLO (502 4.2.0 not now, not here), and therefore no {rest}"
     if step is Step.AUTH:
-        reason, detail = DeliveryErrorReason.AUTH, detail.replace("answered", "does not take the credentials:")
+        reason, detail = Reason.AUTH, detail.replace("answered", "rejected the credentials:")
     if step is Step.STARTTLS:
-        reason, detail = DeliveryErrorReason.TLS, detail.replace("answered", "does not start TLS:")
+        reason, detail = Reason.TLS, detail.replace("answered", "rejected STARTTLS:")
     return Row(
         f"answers {code} to {step.name}",
         {step: say(b"%d 4.2.0 not now,\tnot here\r\n" % code)},
@@ -407,7 +408,7 @@ def closing(step: Step) -> Row:
     return Row(
         f"says 421 on {step.name}",
         {step: say_and_close(b"421 4.3.2 shutting down\r\n")},
-        DeliveryErrorReason.TEMPORARY,
+        Reason.TEMPORARY,
         "the server answered 421 4.3.2 shutting down",
     )
 
@@ -417,8 +418,8 @@ def not_understood(does: str, step: Step, act: Callable[[Peer], None], detail: s
     return Row(
         f"{does} on {step.name}",
         {step: act},
-        DeliveryErrorReason.PROTOCOL,
-        f"the server says what cannot be understood: {detail}",
+        Reason.PROTOCOL,
+        f"unexpected reply of the server: {detail}",
     )
 
 
@@ -427,7 +428,7 @@ def mistrusted(identity: str, tls: str, server: str, detail: str) -> Row:
     return Row(
         f"{tls}: {server} presents a certificate that is {identity}",
         {},
-        DeliveryErrorReason.CERTIFICATE,
+        Reason.CERTIFICATE,
         f"the certificate of {server}: {detail}",
         tls=tls,
         identity=identity,
@@ -450,9 +451,7 @@ def inject_late(peer: Peer) -> None:
 CHALLENGES: Final = (Step.USERNAME, Step.PASSWORD, Step.BEARER)
 DIALOGUE: Final = tuple(step for step in Step if step not in {Step.RSET, Step.QUIT, Step.HELO, *CHALLENGES})
 ANSWERED: Final = tuple(step for step in DIALOGUE if step is not Step.HANDSHAKE)
-NO_STARTTLS: Final = (
-    "the server offers no STARTTLS, and nothing is sent without TLS (smtptls: none would, without credentials)"
-)
+NO_STARTTLS: Final = "the server offers no STARTTLS, and mails are sent only inside TLS (set smtptls: none to send them without TLS and credentials)"
 LOGIN_ONLY: Final = say(b"250-mail.test\r\n250 AUTH LOGIN\r\n")
 MALFORMED: Final = "Malformed SMTP response line: "
 ROWS: Final = (
@@ -462,23 +461,23 @@ ROWS: Final = (
     Row(
         "hears no more of a message that fills every buffer",
         {Step.DATA: lambda peer: (say(Step.DATA.value)(peer), hang(peer))[0]},  # type: ignore[func-returns-value]
-        DeliveryErrorReason.TIMEOUT,
-        f"no answer in {HUNG:g} s",
+        Reason.TIMEOUT,
+        f"no reply in {HUNG:g} s",
         message=b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 500_000,
         timeout=HUNG,
     ),
     Row(
         "answers EHLO a line at a time, without end",
         {Step.EHLO: trickle(b"250-MORE\r\n")},
-        DeliveryErrorReason.TIMEOUT,
-        f"no answer in {HUNG:g} s",
+        Reason.TIMEOUT,
+        f"no reply in {HUNG:g} s",
         timeout=HUNG,
     ),
     Row(
         "answers MAIL a letter at a time, without end",
         {Step.MAIL: trickle(b"2")},
-        DeliveryErrorReason.TIMEOUT,
-        f"no answer in {HUNG:g} s",
+        Reason.TIMEOUT,
+        f"no reply in {HUNG:g} s",
         timeout=HUNG,
     ),
     *(closed(step) for step in DIALOGUE),
@@ -490,41 +489,41 @@ ROWS: Final = (
     Row(
         "refuses the credentials",
         {Step.AUTH: say(b"535 5.7.8 bad credentials\r\n")},
-        DeliveryErrorReason.AUTH,
-        "the server does not take the credentials: 535 5.7.8 bad credentials",
+        Reason.AUTH,
+        "the server rejected the credentials: 535 5.7.8 bad credentials",
     ),
     Row(
         "wants to hear more than AUTH PLAIN says",
         {Step.AUTH: say(b"334 \r\n")},
-        DeliveryErrorReason.PROTOCOL,
-        "the server says what cannot be understood: ",
+        Reason.PROTOCOL,
+        "unexpected reply of the server: ",
     ),
     *(
         Row(
             f"refuses LOGIN in place of {step.name}",
             {Step.SECURE_EHLO: LOGIN_ONLY, step: refuse(b"535 5.7.8 bad credentials\r\n")},
-            DeliveryErrorReason.AUTH,
-            "the server does not take the credentials: 535 5.7.8 bad credentials",
+            Reason.AUTH,
+            "the server rejected the credentials: 535 5.7.8 bad credentials",
         )
         for step in (Step.USERNAME, Step.PASSWORD)
     ),
     Row(
         "refuses the password of LOGIN",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
-        DeliveryErrorReason.AUTH,
-        "the server does not take the credentials: 535 5.7.3 Authentication unsuccessful",
+        Reason.AUTH,
+        "the server rejected the credentials: 535 5.7.3 Authentication unsuccessful",
     ),
     Row(
         "wants to hear more than LOGIN says",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.AUTH: say(b"334 QXV0aDI6\r\n")},
-        DeliveryErrorReason.PROTOCOL,
-        "the server says what cannot be understood: QXV0aDI6",
+        Reason.PROTOCOL,
+        "unexpected reply of the server: QXV0aDI6",
     ),
     Row(
         "lets nobody in before LOGIN has said all",
         {Step.SECURE_EHLO: LOGIN_ONLY, Step.PASSWORD: refuse(b"235 2.7.0 welcome\r\n")},
-        DeliveryErrorReason.PROTOCOL,
-        "the server says what cannot be understood: 2.7.0 welcome",
+        Reason.PROTOCOL,
+        "unexpected reply of the server: 2.7.0 welcome",
     ),
     *(
         replace(row, does=f"LOGIN only, {row.does}", twists={Step.SECURE_EHLO: LOGIN_ONLY, **row.twists})
@@ -535,7 +534,7 @@ ROWS: Final = (
         Row(
             f"refuses the client at {step.name}: {code}",
             {step: say(f"{code} {text}\r\n".encode())},
-            DeliveryErrorReason.REFUSED if code >= 500 else DeliveryErrorReason.TEMPORARY,
+            Reason.REFUSED if code >= 500 else Reason.TEMPORARY,
             f"the server answered {code} {text}",
         )
         for step, code, text in (
@@ -552,7 +551,7 @@ ROWS: Final = (
         Row(
             f"refuses the mail, not the client: {code} {text}",
             {Step.RCPT: say(f"{code} {text}\r\n".encode())},
-            DeliveryErrorReason.REFUSED,
+            Reason.REFUSED,
             f"the server answered {code} {text}",
             is_of_mail=True,
         )
@@ -562,50 +561,50 @@ ROWS: Final = (
             (554, "5.7.1 <a@example.org>: Relay access denied"),
         )
     ),
-    Row("offers no STARTTLS", {Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, DeliveryErrorReason.TLS, NO_STARTTLS),
+    Row("offers no STARTTLS", {Step.EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN\r\n")}, Reason.TLS, NO_STARTTLS),
     Row(
         "has STARTTLS stripped from its answer",
         {Step.EHLO: say(b"250-mail.test\r\n250-XXXXXXXA\r\n250 AUTH PLAIN LOGIN\r\n")},
-        DeliveryErrorReason.TLS,
+        Reason.TLS,
         NO_STARTTLS,
     ),
     Row(
         "has STARTTLS in its name only",
         {Step.EHLO: say(b"250-STARTTLS\r\n250 AUTH PLAIN\r\n")},
-        DeliveryErrorReason.TLS,
+        Reason.TLS,
         NO_STARTTLS,
     ),
     Row(
         "offers no AUTH",
         {Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
-        DeliveryErrorReason.AUTH,
+        Reason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "offers other AUTH only",
         {Step.SECURE_EHLO: say(b"250-mail.test\r\n250-AUTH CRAM-MD5 XOAUTH2\r\n250 AUTH=CRAM-MD5 NTLM\r\n")},
-        DeliveryErrorReason.AUTH,
+        Reason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers CRAM-MD5, XOAUTH2, NTLM (smtptokencommand is for "
         "XOAUTH2)",
     ),
     Row(
         "has an offer of AUTH injected before TLS",
         {Step.STARTTLS: inject, Step.SECURE_EHLO: say(b"250 mail.test\r\n")},
-        DeliveryErrorReason.AUTH,
+        Reason.AUTH,
         "the server offers neither AUTH PLAIN nor LOGIN, it offers no AUTH",
     ),
     Row(
         "has an offer of AUTH injected into the handshake",
         {Step.HANDSHAKE: inject_late},
-        DeliveryErrorReason.TLS,
-        "no TLS with localhost: *",
+        Reason.TLS,
+        "TLS handshake with localhost failed: *",
     ),
-    Row("speaks no TLS after 220", {Step.HANDSHAKE: say(b"220 hello\r\n")}, DeliveryErrorReason.TLS, "no TLS with localhost: *"),
+    Row("speaks no TLS after 220", {Step.HANDSHAKE: say(b"220 hello\r\n")}, Reason.TLS, "TLS handshake with localhost failed: *"),
     Row(
         "speaks no TLS on the port for it",
         {Step.HANDSHAKE: lambda _: None},
-        DeliveryErrorReason.TLS,
-        "no TLS with localhost: *",
+        Reason.TLS,
+        "TLS handshake with localhost failed: *",
         tls="implicit",
     ),
     *(
@@ -636,7 +635,7 @@ ROWS: Final = (
     Row(
         "refuses in many words, with control characters",
         {Step.RCPT: say(b"550-" + b"a" * 150 + b"\r\n550-\x1b[31m\r\n550 " + b"b" * 150 + b"\r\n")},
-        DeliveryErrorReason.REFUSED,
+        Reason.REFUSED,
         f"the server answered 550 {'a' * 150} \\x1b[31m {'b' * 40}…",
         is_of_mail=True,
     ),
@@ -803,7 +802,7 @@ def test_credentials_are_not_sent_without_tls(identities: Identities) -> None:
             async with Session(settings(server.port, identities, tls="none")):
                 pass
         assert (caught.value.reason, caught.value.detail) == (
-            DeliveryErrorReason.AUTH,
+            Reason.AUTH,
             "credentials are never sent without TLS",
         )
 
@@ -826,8 +825,8 @@ def test_refused_recipient_does_not_stop_the_next(identities: Identities) -> Non
     async def scenario(server: Server) -> None:
         async with nothing_left(server), Session(settings(server.port, identities)) as session:
             for recipient, reason, detail in (
-                ("gone@example.org", DeliveryErrorReason.REFUSED, "the server answered 550 5.1.1 no such user"),
-                ("full@example.org", DeliveryErrorReason.TEMPORARY, "the server answered 452 4.2.2 mailbox full"),
+                ("gone@example.org", Reason.REFUSED, "the server answered 550 5.1.1 no such user"),
+                ("full@example.org", Reason.TEMPORARY, "the server answered 452 4.2.2 mailbox full"),
             ):
                 with pytest.raises(DeliveryError) as caught:
                     await session.send(recipient, MESSAGE)
@@ -849,8 +848,8 @@ def test_address_that_cannot_be_spelled_does_not_stop_the_next(identities: Ident
             for recipient in ("j\u00f6rg@example.org", "a\ud800@example.org"):
                 with pytest.raises(DeliveryError) as caught:
                     await session.send(recipient, MESSAGE)
-                assert (caught.value.reason, caught.value.is_of_mail) == (DeliveryErrorReason.REFUSED, True)
-                assert caught.value.detail.startswith("the mail cannot be sent: ")
+                assert (caught.value.reason, caught.value.is_of_mail) == (Reason.REFUSED, True)
+                assert caught.value.detail.startswith("invalid mail: ")
             assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
 
     with Server({}, identities.good) as server:
@@ -900,10 +899,10 @@ def test_refusal_is_told_whatever_the_server_does_on_rset(identities: Identities
         async with nothing_left(server), Session(settings(server.port, identities), timeout=HUNG) as session:
             with pytest.raises(DeliveryError) as refused:
                 await session.send(RECIPIENT, MESSAGE)
-            assert (refused.value.reason, refused.value.is_of_mail) == (DeliveryErrorReason.REFUSED, True)
+            assert (refused.value.reason, refused.value.is_of_mail) == (Reason.REFUSED, True)
             with pytest.raises(DeliveryError) as after:
                 await session.send(RECIPIENT, MESSAGE)
-            assert (after.value.reason, after.value.is_of_mail) == (DeliveryErrorReason.CLOSED, False)
+            assert (after.value.reason, after.value.is_of_mail) == (Reason.CLOSED, False)
 
     with Server(twists, identities.good) as server:
         run(scenario(server))
@@ -914,7 +913,7 @@ def test_hung_server_holds_up_neither_others_nor_the_end(
     identities: Identities, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a server hangs other tasks go on, and who cancels the session waits for its answer to a mail, not long."""
-    monkeypatch.setattr(module, "_LAST_ANSWER", HUNG)
+    monkeypatch.setattr(module, "_CANCELLED_REPLY_TIMEOUT", HUNG)
 
     async def attempt(mail: MailConfig) -> None:
         async with Session(mail, timeout=PATIENCE) as session:
@@ -970,7 +969,7 @@ def test_busy_event_loop_makes_no_other_error(identities: Identities, tls: str) 
         await asyncio.wait({task})
         error = task.exception()
         assert isinstance(error, DeliveryError)
-        assert (error.reason, error.detail) == (DeliveryErrorReason.TIMEOUT, f"no answer in {HUNG:g} s")
+        assert (error.reason, error.detail) == (Reason.TIMEOUT, f"no reply in {HUNG:g} s")
 
     with Server({Step.HANDSHAKE: hang}, identities.good, is_implicit=tls == "implicit") as server:
         run(scenario(server))
@@ -985,8 +984,8 @@ def test_reset_in_place_of_a_greeting(identities: Identities) -> None:
                 async with Session(settings(server.port, identities)):
                     pass
         assert (caught.value.reason, caught.value.detail) in {
-            (DeliveryErrorReason.CLOSED, "the server closed the connection"),
-            (DeliveryErrorReason.CONNECT, f"no connection to {V4} port {server.port}: connection reset by peer"),
+            (Reason.CLOSED, "the server closed the connection"),
+            (Reason.CONNECT, f"no connection to {V4} port {server.port}: connection reset by peer"),
         }
 
     with Server({Step.GREETING: reset}, identities.good) as server:
@@ -998,8 +997,8 @@ def test_no_connection(identities: Identities) -> None:
 
     async def scenario(closed: int, silent: int) -> None:
         for port, reason, why in (
-            (closed, DeliveryErrorReason.CONNECT, ": connection refused"),
-            (silent, DeliveryErrorReason.TIMEOUT, ""),
+            (closed, Reason.CONNECT, ": connection refused"),
+            (silent, Reason.TIMEOUT, ""),
         ):
             with pytest.raises(DeliveryError) as caught:
                 async with Session(settings(port, identities, server=V4), timeout=HUNG):
@@ -1060,8 +1059,8 @@ def test_name_that_does_not_exist(identities: Identities, monkeypatch: pytest.Mo
         with pytest.raises(DeliveryError) as caught:
             async with Session(settings(587, identities, server="mail.example.org")):
                 pass
-        assert caught.value.reason is DeliveryErrorReason.RESOLVE
-        assert caught.value.detail == "mail.example.org cannot be looked up: name or service not known"
+        assert caught.value.reason is Reason.RESOLVE
+        assert caught.value.detail == "failed to look up mail.example.org: name or service not known"
 
     run(scenario())
 
@@ -1095,8 +1094,8 @@ def test_files_that_cannot_be_read(identities: Identities, tmp_path: Path, spoil
                 with pytest.raises(DeliveryError) as caught:
                     async with Session(settings(server.port, identities, **changed)):
                         pass
-                assert caught.value.reason is DeliveryErrorReason.SETTINGS
-                assert caught.value.detail.startswith(f"{path} cannot be read: {why}")
+                assert caught.value.reason is Reason.SETTINGS
+                assert caught.value.detail.startswith(f"failed to read {path}: {why}")
 
         run(scenario())
     assert server.peers == []
@@ -1127,7 +1126,7 @@ def test_authority_is_needed(identities: Identities) -> None:
         with pytest.raises(DeliveryError) as caught:
             async with Session(settings(server.port, identities, ca_file=None)):
                 pass
-        assert caught.value.reason is DeliveryErrorReason.CERTIFICATE
+        assert caught.value.reason is Reason.CERTIFICATE
 
     with Server({}, identities.good) as server:
         run(scenario(server))
@@ -1256,12 +1255,10 @@ def test_refused_name_is_no_fault_of_the_mail(
             async with nothing_left(server), Session(settings(server.port, identities)) as session:
                 await session.send(RECIPIENT, MESSAGE)
         assert not caught.value.is_of_mail
-        assert caught.value.reason is (
-            DeliveryErrorReason.TEMPORARY if answer.startswith("4") else DeliveryErrorReason.REFUSED
-        )
+        assert caught.value.reason is (Reason.TEMPORARY if answer.startswith("4") else Reason.REFUSED)
         assert caught.value.detail == (
-            f"the server answered {answer} (EHLO is said as web1.example.org; give this machine a full name that the "
-            "server takes (hostname --fqdn))"
+            f"the server answered {answer} (the EHLO name is web1.example.org; give this machine a full name that the "
+            "server accepts (hostname --fqdn))"
         )
 
     with Server({step: say(f"{answer}\r\n".encode())}, identities.good) as server:
@@ -1297,50 +1294,47 @@ def test_token_of_a_command_is_presented(identities: Identities) -> None:
     [
         (
             {Step.AUTH: refuse_token(EXPIRED, b"535 5.7.8 Username and Password not accepted\r\n")},
-            DeliveryErrorReason.AUTH,
-            "the server does not take the token: 535 5.7.8 Username and Password not accepted (status 401)",
+            Reason.AUTH,
+            "the server rejected the token: 535 5.7.8 Username and Password not accepted (status 401)",
         ),
         (
             {Step.AUTH: refuse_token(b'{"status": 400}', b"535 no\r\n")},
-            DeliveryErrorReason.AUTH,
-            "the server does not take the token: 535 no (status 400)",
+            Reason.AUTH,
+            "the server rejected the token: 535 no (status 400)",
         ),
         *(
             (
                 {Step.AUTH: refuse_token(challenge, b"535 no\r\n")},
-                DeliveryErrorReason.AUTH,
-                "the server does not take the token: 535 no",
+                Reason.AUTH,
+                "the server rejected the token: 535 no",
             )
             for challenge in (b"", b"no JSON", b"[1]", b'"x"', b"{}", b'{"status": [1]}', b"[" * 5_000, b"\xff")
         ),
         (
             {Step.AUTH: say(b"535 5.7.3 Authentication unsuccessful\r\n")},
-            DeliveryErrorReason.AUTH,
-            "the server does not take the token: 535 5.7.3 Authentication unsuccessful",
+            Reason.AUTH,
+            "the server rejected the token: 535 5.7.3 Authentication unsuccessful",
         ),
         (
             {Step.BEARER: refuse(b"504 5.7.4 Unrecognized authentication type\r\n")},
-            DeliveryErrorReason.AUTH,
-            "the server does not take the token: 504 5.7.4 Unrecognized authentication type",
+            Reason.AUTH,
+            "the server rejected the token: 504 5.7.4 Unrecognized authentication type",
         ),
         (
             {Step.BEARER: refuse(b"235 2.7.0 welcome\r\n")},
-            DeliveryErrorReason.PROTOCOL,
-            "the server says what cannot be understood: 2.7.0 welcome",
+            Reason.PROTOCOL,
+            "unexpected reply of the server: 2.7.0 welcome",
         ),
         (
             {Step.SECURE_EHLO: say(b"250-mail.test\r\n250 AUTH PLAIN LOGIN\r\n")},
-            DeliveryErrorReason.AUTH,
+            Reason.AUTH,
             "the server offers no AUTH XOAUTH2, it offers PLAIN, LOGIN",
         ),
-        *(
-            ({step: close}, DeliveryErrorReason.CLOSED, "the server closed the connection")
-            for step in (Step.BEARER, Step.AUTH)
-        ),
+        *(({step: close}, Reason.CLOSED, "the server closed the connection") for step in (Step.BEARER, Step.AUTH)),
     ],
 )
 def test_token_that_is_refused(
-    identities: Identities, twists: Mapping[Step, Callable[[Peer], None]], reason: DeliveryErrorReason, detail: str
+    identities: Identities, twists: Mapping[Step, Callable[[Peer], None]], reason: Reason, detail: str
 ) -> None:
     """The error tells the status that the server's JSON has, if it has one, and never the token."""
 
@@ -1432,7 +1426,7 @@ def test_command_that_fails_leaves_nothing(identities: Identities) -> None:
                 async with Session(token_settings(server.port, identities, "/bin/false")):
                     pass
         assert (caught.value.reason, caught.value.detail) == (
-            DeliveryErrorReason.TOKEN,
+            Reason.TOKEN,
             "smtptokencommand /bin/false failed (exit status 1)",
         )
 

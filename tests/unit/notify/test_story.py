@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,15 +13,19 @@ from hypothesis import strategies as st
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
+from portspec.notify.decision import EXPIRES_SOON, add_listeners, decide
 from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
-from portspec.notify.holders import add_listeners
-from portspec.notify.notice import Acceptance, End, Gap, Holder, Line, News, Notice
-from portspec.notify.story import (
-    EXPIRES_SOON,
+from portspec.notify.notification import (
     NOTHING_NOTIFIED,
-    Finding,
-    Story,
-    tell,
+    AcceptedPorts,
+    DeviationEnd,
+    DeviationLine,
+    Event,
+    KnownDeviation,
+    ListeningProcesses,
+    Notification,
+    NotificationState,
+    UnknownPeriod,
 )
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Reason
@@ -46,55 +50,55 @@ class Host:
 
     def __init__(self, of: Target = WEB, *, remind: float = DAY) -> None:
         self.state = HostState(of)
-        self.story = NOTHING_NOTIFIED
+        self.known = NOTHING_NOTIFIED
         self.remind = remind
 
-    def told(self, at: float) -> Notice | None:
+    def told(self, at: float) -> Notification | None:
         """Give what is told of the host as it is."""
-        story, notice = tell(self.story, self.state, at, self.remind)
-        self.story = decode_state(encode_state(story))
-        assert self.story == story
-        return notice
+        known, notification = decide(self.known, self.state, at, self.remind)
+        self.known = decode_state(encode_state(known))
+        assert self.known == known
+        return notification
 
-    def scan(self, *is_open: int, at: float, filtered: Iterable[int] = ()) -> Notice | None:
+    def scan(self, *is_open: int, at: float, filtered: Iterable[int] = ()) -> Notification | None:
         """Scan it, and give what is told of that."""
         return self.scan_all(seen(is_open=is_open, filtered=filtered), at=at)
 
-    def scan_all(self, *addresses: AddressObservation, at: float) -> Notice | None:
+    def scan_all(self, *addresses: AddressObservation, at: float) -> Notification | None:
         """Scan it on several addresses, and give what is told of that."""
         self.state = self.state.after(result(self.state.target, *addresses, at=at))
         return self.told(at)
 
-    def fail(self, at: float) -> Notice | None:
+    def fail(self, at: float) -> Notification | None:
         """Scan it in vain, and give what is told of that."""
         return self.scan_all(seen(reason=Reason.NO_ROUTE), at=at)
 
-    def reload(self, at: float, of: Target) -> Notice | None:
+    def reload(self, at: float, of: Target) -> Notification | None:
         """Have another configuration, and give what is told of that."""
         self.state = self.state.under(of, at)
         return self.told(at)
 
 
-def unexpected(port: str, since: float, address: str = ADDRESS) -> Line:
+def unexpected(port: str, since: float, address: str = ADDRESS) -> DeviationLine:
     """Make the line of an open port."""
-    return Line(address, "unexpected", "open", port, since)
+    return DeviationLine(address, "unexpected", "open", port, since)
 
 
-def missing(port: str, since: float, state: str = "closed") -> Line:
+def missing(port: str, since: float, state: str = "closed") -> DeviationLine:
     """Make the line of a port that is not open."""
-    return Line(ADDRESS, "missing", state, port, since)
+    return DeviationLine(ADDRESS, "missing", state, port, since)
 
 
-def over(line: Line, *, seen: float, end: End = End.CHANGED) -> Line:
+def over(line: DeviationLine, *, seen: float, end: DeviationEnd = DeviationEnd.CHANGED) -> DeviationLine:
     """Make the line that says that another one is no longer so, when that was last seen, and how it ended."""
     return replace(line, state="", seen=seen, end=end)
 
 
 def test_host_out_of_specification_is_told() -> None:
     """A host that deviates is told with everything that a mail needs."""
-    assert Host().scan(80, at=NOW, filtered=[22]) == Notice(
+    assert Host().scan(80, at=NOW, filtered=[22]) == Notification(
         host="web1",
-        news=News.OUT_OF_SPEC,
+        event=Event.OUT_OF_SPEC,
         at=NOW,
         expected="22",
         open="80",
@@ -108,7 +112,7 @@ def test_host_in_specification_is_no_news() -> None:
     """A host that is as it should be from the start is not told, and has no story to be kept."""
     host = Host()
     assert [host.scan(22, at=NOW + minute * MINUTE) for minute in range(5)] == [None] * 5
-    assert encode_state(host.story) is None
+    assert encode_state(host.known) is None
 
 
 def test_host_without_a_scan_is_no_news() -> None:
@@ -127,16 +131,16 @@ def test_other_deviations_are_told_each_since_its_own_time() -> None:
     """What is new begins now, what is still so began when it did, and what is over is named as that."""
     host = Host()
     host.scan(22, 80, 443, at=NOW)
-    notice = host.scan(80, 8080, at=NOW + HOUR)
-    assert notice
-    assert notice.news is News.DIFFERENT
-    assert set(notice.lines) == {unexpected("80", NOW), unexpected("8080", NOW + HOUR), missing("22", NOW + HOUR)}
-    assert notice.over == (over(unexpected("443", NOW), seen=NOW),)
-    assert (notice.at, notice.since) == (NOW + HOUR, NOW)
+    notification = host.scan(80, 8080, at=NOW + HOUR)
+    assert notification
+    assert notification.event is Event.DIFFERENT
+    assert set(notification.lines) == {unexpected("80", NOW), unexpected("8080", NOW + HOUR), missing("22", NOW + HOUR)}
+    assert notification.resolved == (over(unexpected("443", NOW), seen=NOW),)
+    assert (notification.at, notification.since) == (NOW + HOUR, NOW)
     later = host.scan(8080, at=NOW + 2 * HOUR)
     assert later
     assert set(later.lines) == {unexpected("8080", NOW + HOUR), missing("22", NOW + HOUR)}
-    assert later.over == (over(unexpected("80", NOW), seen=NOW + HOUR),)
+    assert later.resolved == (over(unexpected("80", NOW), seen=NOW + HOUR),)
     assert later.since == NOW + HOUR
 
 
@@ -145,29 +149,29 @@ def test_port_that_comes_back_deviates_since_then() -> None:
     host = Host()
     host.scan(22, 80, 443, at=NOW)
     host.scan(22, 80, at=NOW + HOUR)
-    notice = host.scan(22, 80, 443, at=NOW + 2 * HOUR)
-    assert notice
-    assert set(notice.lines) == {unexpected("80", NOW), unexpected("443", NOW + 2 * HOUR)}
+    notification = host.scan(22, 80, 443, at=NOW + 2 * HOUR)
+    assert notification
+    assert set(notification.lines) == {unexpected("80", NOW), unexpected("443", NOW + 2 * HOUR)}
 
 
 def test_ports_of_several_scans_stand_together_by_their_times() -> None:
     """Ports that began to deviate together are one line."""
     host = Host()
     host.scan(22, *range(8000, 8010), at=NOW)
-    notice = host.scan(22, *range(8000, 8020), at=NOW + HOUR)
-    assert notice
-    assert notice.lines == (unexpected("8000-8009", NOW), unexpected("8010-8019", NOW + HOUR))
+    notification = host.scan(22, *range(8000, 8020), at=NOW + HOUR)
+    assert notification
+    assert notification.lines == (unexpected("8000-8009", NOW), unexpected("8010-8019", NOW + HOUR))
 
 
 def test_each_address_of_a_host_has_its_own_lines() -> None:
     """The same port on another address is another deviation, since another time."""
     host = Host()
     host.scan_all(seen(is_open=[22, 80]), seen(OTHER_ADDRESS, is_open=[22]), at=NOW)
-    notice = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22, 80]), at=NOW + HOUR)
-    assert notice
-    assert notice.news is News.DIFFERENT
-    assert notice.lines == (replace(unexpected("80", NOW + HOUR, OTHER_ADDRESS), opened=NOW),)
-    assert notice.over == (over(unexpected("80", NOW), seen=NOW),)
+    notification = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22, 80]), at=NOW + HOUR)
+    assert notification
+    assert notification.event is Event.DIFFERENT
+    assert notification.lines == (replace(unexpected("80", NOW + HOUR, OTHER_ADDRESS), opened=NOW),)
+    assert notification.resolved == (over(unexpected("80", NOW), seen=NOW),)
 
 
 def test_missing_port_that_is_dropped_instead_of_refused_is_no_news() -> None:
@@ -176,23 +180,23 @@ def test_missing_port_that_is_dropped_instead_of_refused_is_no_news() -> None:
     assert host.scan(at=NOW)
     assert host.scan(at=NOW + MINUTE, filtered=[22]) is None
     assert host.scan(at=NOW + 2 * MINUTE) is None
-    notice = host.scan(80, at=NOW + 3 * MINUTE, filtered=[22])
-    assert notice
-    assert set(notice.lines) == {missing("22", NOW, "filtered"), unexpected("80", NOW + 3 * MINUTE)}
+    notification = host.scan(80, at=NOW + 3 * MINUTE, filtered=[22])
+    assert notification
+    assert set(notification.lines) == {missing("22", NOW, "filtered"), unexpected("80", NOW + 3 * MINUTE)}
 
 
 def test_host_that_is_in_specification_again_is_told() -> None:
     """The end of a story is told, with what is over; and then the host is as one of which nothing was told."""
     host = Host()
     host.scan(80, at=NOW)
-    notice = host.scan(22, at=NOW + HOUR)
-    assert notice == Notice(
+    notification = host.scan(22, at=NOW + HOUR)
+    assert notification == Notification(
         host="web1",
-        news=News.IN_SPEC,
+        event=Event.IN_SPEC,
         at=NOW + HOUR,
         expected="22",
         open="22",
-        over=(over(missing("22", NOW), seen=NOW), over(unexpected("80", NOW), seen=NOW)),
+        resolved=(over(missing("22", NOW), seen=NOW), over(unexpected("80", NOW), seen=NOW)),
         since=NOW,
         until=NOW + HOUR,
         last_seen=NOW + HOUR,
@@ -200,7 +204,7 @@ def test_host_that_is_in_specification_again_is_told() -> None:
     assert host.scan(22, at=NOW + 3 * DAY) is None
     again = host.scan(22, 80, at=NOW + 4 * DAY)
     assert again
-    assert (again.news, again.over, again.since) == (News.OUT_OF_SPEC, (), NOW + 4 * DAY)
+    assert (again.event, again.resolved, again.since) == (Event.OUT_OF_SPEC, (), NOW + 4 * DAY)
 
 
 def test_host_that_cannot_be_seen_is_told_after_two_scans() -> None:
@@ -208,9 +212,9 @@ def test_host_that_cannot_be_seen_is_told_after_two_scans() -> None:
     host = Host()
     host.scan(22, at=NOW)
     assert host.fail(NOW + HOUR) is None
-    assert host.fail(NOW + 2 * HOUR) == Notice(
+    assert host.fail(NOW + 2 * HOUR) == Notification(
         host="web1",
-        news=News.UNKNOWN,
+        event=Event.UNKNOWN,
         at=NOW + 2 * HOUR,
         expected="22",
         open="22",
@@ -225,23 +229,25 @@ def test_host_that_cannot_be_seen_is_told_after_two_scans() -> None:
 def test_name_whose_addresses_take_turns_is_told_once() -> None:
     """Of a host that is looked up it is no news that the same ports deviate on another address than before."""
     named = replace(target("web1"), address=None)
-    state, story, news = HostState(named), NOTHING_NOTIFIED, []
+    state, known, event = HostState(named), NOTHING_NOTIFIED, []
     for number in range(6):
         observed = seen(f"192.0.2.{10 + number % 2}", is_open=[22, 80])
         state = state.after(result(named, observed, at=NOW + number))
-        story, notice = tell(story, state, NOW + number, DAY)
-        news += [(notice.news, [(line.address, line.ports) for line in notice.lines])] if notice else []
-    assert news == [(News.OUT_OF_SPEC, [("192.0.2.10", "22, 80")])]
+        known, notification = decide(known, state, NOW + number, DAY)
+        event += (
+            [(notification.event, [(line.address, line.ports) for line in notification.lines])] if notification else []
+        )
+    assert event == [(Event.OUT_OF_SPEC, [("192.0.2.10", "22, 80")])]
 
 
 def test_host_that_was_never_seen_is_told_as_unknown() -> None:
     """Also a host that could not be scanned from the start is told after two scans; no port of it is known."""
     host = Host()
     assert host.fail(NOW) is None
-    notice = host.fail(NOW + HOUR)
-    assert notice
-    assert (notice.news, notice.open, notice.lines) == (News.UNKNOWN, "", ())
-    assert notice.last_seen is None
+    notification = host.fail(NOW + HOUR)
+    assert notification
+    assert (notification.event, notification.open, notification.lines) == (Event.UNKNOWN, "", ())
+    assert notification.last_seen is None
 
 
 def test_host_of_which_a_part_was_seen_has_no_verdict_to_tell() -> None:
@@ -249,9 +255,9 @@ def test_host_of_which_a_part_was_seen_has_no_verdict_to_tell() -> None:
     host = Host(replace(WEB, address=None))
     for minutes in (0, 6):
         addresses = seen(is_open=[22]), seen(OTHER_ADDRESS, reason=Reason.NO_ROUTE)
-        notice = host.scan_all(*addresses, at=NOW + minutes * MINUTE)
-    assert notice
-    assert (notice.news, notice.open, notice.last_seen) == (News.UNKNOWN, "22", None)
+        notification = host.scan_all(*addresses, at=NOW + minutes * MINUTE)
+    assert notification
+    assert (notification.event, notification.open, notification.last_seen) == (Event.UNKNOWN, "22", None)
 
 
 def test_host_that_is_seen_in_between_is_not_unknown_twice_in_a_row() -> None:
@@ -270,7 +276,7 @@ def test_same_scan_does_not_count_twice() -> None:
         assert (
             host.reload(NOW + minute * MINUTE, replace(WEB, exceptions=(exception(minute, until=NOW + DAY),))) is None
         )
-    assert host.story.unknown_scans == 1
+    assert host.known.unknown_scans == 1
     assert host.fail(NOW + HOUR)
 
 
@@ -279,10 +285,15 @@ def test_host_that_is_seen_again_in_specification_is_told() -> None:
     host = Host()
     host.fail(NOW)
     host.fail(NOW + HOUR)
-    notice = host.scan(22, at=NOW + 2 * HOUR)
-    assert notice
-    assert (notice.news, notice.reason, notice.since, notice.until) == (News.IN_SPEC, "", NOW, NOW + 2 * HOUR)
-    assert notice.gap == Gap(NOW, NOW + HOUR, "no_route")
+    notification = host.scan(22, at=NOW + 2 * HOUR)
+    assert notification
+    assert (notification.event, notification.reason, notification.since, notification.until) == (
+        Event.IN_SPEC,
+        "",
+        NOW,
+        NOW + 2 * HOUR,
+    )
+    assert notification.unknown_period == UnknownPeriod(NOW, NOW + HOUR, "no_route")
 
 
 def test_host_that_is_seen_again_out_of_specification_is_told() -> None:
@@ -292,14 +303,14 @@ def test_host_that_is_seen_again_out_of_specification_is_told() -> None:
     host.fail(NOW + HOUR)
     unknown = host.fail(NOW + 2 * HOUR)
     assert unknown
-    assert unknown.news is News.UNKNOWN
+    assert unknown.event is Event.UNKNOWN
     assert set(unknown.lines) == {unexpected("80, 443", NOW)}
-    notice = host.scan(22, 80, at=NOW + 3 * HOUR)
-    assert notice
-    assert notice.news is News.OUT_OF_SPEC
-    assert notice.lines == (unexpected("80", NOW),)
-    assert notice.over == (over(unexpected("443", NOW), seen=NOW),)
-    assert notice.gap == Gap(NOW + HOUR, NOW + 2 * HOUR, "no_route")
+    notification = host.scan(22, 80, at=NOW + 3 * HOUR)
+    assert notification
+    assert notification.event is Event.OUT_OF_SPEC
+    assert notification.lines == (unexpected("80", NOW),)
+    assert notification.resolved == (over(unexpected("443", NOW), seen=NOW),)
+    assert notification.unknown_period == UnknownPeriod(NOW + HOUR, NOW + 2 * HOUR, "no_route")
 
 
 def test_one_failure_between_the_same_deviations_is_no_news() -> None:
@@ -312,10 +323,10 @@ def test_one_failure_between_the_same_deviations_is_no_news() -> None:
 
 def test_deviation_beside_an_address_that_cannot_be_seen_is_told_with_the_reason() -> None:
     """A host that is out of specification on what could be seen is out of specification."""
-    notice = Host().scan_all(seen(is_open=[22, 80]), seen(OTHER_ADDRESS, reason=Reason.TIMEOUT), at=NOW)
-    assert notice
-    assert (notice.news, notice.reason) == (
-        News.OUT_OF_SPEC,
+    notification = Host().scan_all(seen(is_open=[22, 80]), seen(OTHER_ADDRESS, reason=Reason.TIMEOUT), at=NOW)
+    assert notification
+    assert (notification.event, notification.reason) == (
+        Event.OUT_OF_SPEC,
         f"timeout: no connection to {OTHER_ADDRESS}: timeout",
     )
 
@@ -325,9 +336,13 @@ def test_what_lasts_is_told_again_after_the_time_to_remind() -> None:
     host = Host()
     host.scan(22, 80, at=NOW)
     assert host.scan(22, 80, at=NOW + DAY - 1) is None
-    notice = host.scan(22, 80, at=NOW + DAY)
-    assert notice
-    assert (notice.news, notice.lines, notice.since) == (News.REMINDER, (unexpected("80", NOW),), NOW)
+    notification = host.scan(22, 80, at=NOW + DAY)
+    assert notification
+    assert (notification.event, notification.lines, notification.since) == (
+        Event.REMINDER,
+        (unexpected("80", NOW),),
+        NOW,
+    )
     assert host.scan(22, 80, at=NOW + 2 * DAY - 1) is None
     assert host.scan(22, 80, at=NOW + 2 * DAY + 1)
 
@@ -338,10 +353,10 @@ def test_what_stays_unknown_is_told_again_after_the_time_to_remind() -> None:
     host.fail(NOW)
     host.fail(NOW + HOUR)
     assert host.fail(NOW + DAY) is None
-    notice = host.fail(NOW + HOUR + DAY)
-    assert notice
-    assert (notice.news, notice.since) == (News.REMINDER, NOW)
-    assert notice.reason.startswith("no_route: ")
+    notification = host.fail(NOW + HOUR + DAY)
+    assert notification
+    assert (notification.event, notification.since) == (Event.REMINDER, NOW)
+    assert notification.reason.startswith("no_route: ")
 
 
 def test_time_to_remind_begins_anew_with_each_mail() -> None:
@@ -375,9 +390,9 @@ def test_clock_that_is_set_back_silences_nobody() -> None:
     """After a clock that was years ahead there is a reminder at once, and then one a day."""
     host = Host()
     host.scan(22, 80, at=NOW + 3650 * DAY)
-    notice = host.scan(22, 80, at=NOW)
-    assert notice
-    assert notice.news is News.REMINDER
+    notification = host.scan(22, 80, at=NOW)
+    assert notification
+    assert notification.event is Event.REMINDER
     assert host.scan(22, 80, at=NOW + DAY - 1) is None
     assert host.scan(22, 80, at=NOW + DAY)
 
@@ -387,12 +402,12 @@ def excepted(*exceptions: PortException) -> Target:
     return replace(WEB, exceptions=exceptions)
 
 
-def ends(notice: Notice | None) -> list[tuple[str, float]] | None:
-    """Give ports and ends of the exceptions that a notice is about; None without one that is about exceptions."""
-    if notice is None:
+def ends(notification: Notification | None) -> list[tuple[str, float]] | None:
+    """Give ports and ends of the exceptions that a notification is about; None without one that is about exceptions."""
+    if notification is None:
         return None
-    assert notice.news is News.EXPIRING
-    return [(ports, until) for ports, until, _, _ in notice.expiring]
+    assert notification.event is Event.EXPIRING
+    return [(ports, until) for ports, until, _, _ in notification.expiring]
 
 
 def test_exception_that_is_about_to_lapse_is_told_once() -> None:
@@ -400,14 +415,14 @@ def test_exception_that_is_about_to_lapse_is_told_once() -> None:
     until = NOW + EXPIRES_SOON + HOUR
     host = Host(excepted(replace(exception(80, 443, until=until), reason="migration", owner="ops")))
     assert host.scan(22, 80, at=NOW + HOUR) is None
-    notice = host.scan(22, 80, at=NOW + HOUR + 1)
-    assert notice == Notice(
+    notification = host.scan(22, 80, at=NOW + HOUR + 1)
+    assert notification == Notification(
         host="web1",
-        news=News.EXPIRING,
+        event=Event.EXPIRING,
         at=NOW + HOUR + 1,
         expected="22",
         open="22, 80",
-        expiring=(Acceptance("80", until, "migration", "ops"),),
+        expiring=(AcceptedPorts("80", until, "migration", "ops"),),
         last_seen=NOW + HOUR + 1,
     )
     assert [host.scan(22, 80, at=NOW + hours * HOUR) for hours in range(2, 60)] == [None] * 58
@@ -417,11 +432,11 @@ def test_exception_that_covers_nothing_ends_unnoticed() -> None:
     """The end of an exception for ports that are as they should be changes nothing."""
     host = Host(excepted(exception(80, until=NOW + DAY)))
     assert host.scan(22, at=NOW) is None
-    assert encode_state(host.story) is None
+    assert encode_state(host.known) is None
 
 
 def test_exceptions_that_end_soon_are_told_together() -> None:
-    """Two exceptions that are about to lapse are one notice, the one that ends first at its head."""
+    """Two exceptions that are about to lapse are one notification, the one that ends first at its head."""
     first, second = exception(80, until=NOW + DAY), exception(443, until=NOW + 2 * DAY)
     host = Host(excepted(second, first))
     assert ends(host.scan(22, 80, 443, at=NOW)) == [("80", NOW + DAY), ("443", NOW + 2 * DAY)]
@@ -435,7 +450,7 @@ def test_exception_that_was_told_of_is_not_told_again_when_another_one_lapses() 
     host.scan(22, 80, 443, at=NOW)
     lapsed = host.scan(22, 80, 443, at=NOW + DAY)
     assert lapsed
-    assert lapsed.news is News.OUT_OF_SPEC
+    assert lapsed.event is Event.OUT_OF_SPEC
     assert host.scan(22, 80, 443, at=NOW + DAY + HOUR) is None
 
 
@@ -464,10 +479,13 @@ def test_deviation_counts_when_its_exception_lapses() -> None:
     host = Host(excepted(exception(80, until=until)))
     host.scan(22, 80, at=NOW)
     host.state = host.state.judged(host.state.target, until)
-    notice = host.told(until)
-    assert notice
-    assert (notice.news, notice.lines) == (News.OUT_OF_SPEC, (replace(unexpected("80", until), opened=NOW),))
-    assert notice.lapsed == (Acceptance("80", until),)
+    notification = host.told(until)
+    assert notification
+    assert (notification.event, notification.lines) == (
+        Event.OUT_OF_SPEC,
+        (replace(unexpected("80", until), opened=NOW),),
+    )
+    assert notification.expired == (AcceptedPorts("80", until),)
     assert host.scan(22, 80, at=until + HOUR) is None
 
 
@@ -475,10 +493,13 @@ def test_exception_for_a_deviation_that_was_told_ends_its_story() -> None:
     """Whoever accepts a deviation for a while hears that the host is in specification again."""
     host = Host()
     host.scan(22, 80, at=NOW)
-    notice = host.reload(NOW + HOUR, excepted(exception(80, until=NOW + 30 * DAY)))
-    assert notice
-    assert (notice.news, notice.over) == (News.IN_SPEC, (over(unexpected("80", NOW), seen=NOW, end=End.ACCEPTED),))
-    assert (notice.accepted, notice.until) == ((Acceptance("80", NOW + 30 * DAY),), NOW + HOUR)
+    notification = host.reload(NOW + HOUR, excepted(exception(80, until=NOW + 30 * DAY)))
+    assert notification
+    assert (notification.event, notification.resolved) == (
+        Event.IN_SPEC,
+        (over(unexpected("80", NOW), seen=NOW, end=DeviationEnd.ACCEPTED),),
+    )
+    assert (notification.accepted, notification.until) == ((AcceptedPorts("80", NOW + 30 * DAY),), NOW + HOUR)
 
 
 def test_deviation_is_told_before_an_exception_is() -> None:
@@ -486,25 +507,25 @@ def test_deviation_is_told_before_an_exception_is() -> None:
     host = Host(excepted(exception(80, until=NOW + DAY)))
     first, second = host.scan(80, at=NOW), host.scan(80, at=NOW + MINUTE)
     assert first
-    assert (first.news, first.lines) == (News.OUT_OF_SPEC, (missing("22", NOW),))
+    assert (first.event, first.lines) == (Event.OUT_OF_SPEC, (missing("22", NOW),))
     assert ends(second) == [("80", NOW + DAY)]
     assert second
     assert second.lines == (missing("22", NOW),)
 
 
 def test_host_with_every_port_open_is_a_small_story() -> None:
-    """65,535 unexpected ports are a range in the story and in the notice, not a list."""
+    """65,535 unexpected ports are a range in the story and in the notification, not a list."""
     host = Host(target("web1"))
-    notice = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW)
-    assert notice
-    assert notice.lines == (unexpected("all", NOW),)
-    assert len(encode_state(host.story) or "") < 500
-    assert len(encode_notification(notice)) < 500
+    notification = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW)
+    assert notification
+    assert notification.lines == (unexpected("all", NOW),)
+    assert len(encode_state(host.known) or "") < 500
+    assert len(encode_notification(notification)) < 500
     assert host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW + HOUR) is None
     fewer = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS - PortSet.of([80])), at=NOW + 2 * HOUR)
     assert fewer
     assert fewer.lines == (unexpected("1-79, 81-65535", NOW),)
-    assert fewer.over == (over(unexpected("80", NOW), seen=NOW + HOUR),)
+    assert fewer.resolved == (over(unexpected("80", NOW), seen=NOW + HOUR),)
 
 
 # What may happen to a host: a scan that finds ports open and others filtered, one that sees nothing, another look at
@@ -533,42 +554,42 @@ class Model:
         self.told_ports: dict[tuple[str, int], float] = {}
         self.failures = 0
 
-    def expect(self, ports: set[tuple[str, int]], at: float) -> News | None:
+    def expect(self, ports: set[tuple[str, int]], at: float) -> Event | None:
         """Give what a scan that found these deviations is for."""
         self.failures = 0
         found = {port: self.told_ports.get(port, at) for port in ports}
         if not ports:
-            news = None if self.told is Verdict.IN_SPEC else News.IN_SPEC
+            event = None if self.told is Verdict.IN_SPEC else Event.IN_SPEC
         elif self.told is not Verdict.OUT_OF_SPEC:
-            news = News.OUT_OF_SPEC
+            event = Event.OUT_OF_SPEC
         elif found.keys() != self.told_ports.keys():
-            news = News.DIFFERENT
+            event = Event.DIFFERENT
         else:
-            news = News.REMINDER if self._is_due(at) else None
-        if news:
+            event = Event.REMINDER if self._is_due(at) else None
+        if event:
             self.told = Verdict.OUT_OF_SPEC if ports else Verdict.IN_SPEC
             self.told_at, self.told_ports = at, found
-        return news
+        return event
 
-    def expect_unknown(self, at: float) -> News | None:
+    def expect_unknown(self, at: float) -> Event | None:
         """Give what a scan that saw nothing is for."""
         self.failures += 1
         if self.failures < 2:
             return None
         if self.told is not Verdict.UNKNOWN:
-            news = News.UNKNOWN
+            event = Event.UNKNOWN
         elif self._is_due(at):
-            news = News.REMINDER
+            event = Event.REMINDER
         else:
             return None
         self.told, self.told_at = Verdict.UNKNOWN, at
-        return news
+        return event
 
     def _is_due(self, at: float) -> bool:
         return bool(self.remind) and (at < self.told_at or at - self.told_at >= self.remind)
 
 
-def single(lines: Iterable[Line]) -> dict[tuple[str, int], float]:
+def single(lines: Iterable[DeviationLine]) -> dict[tuple[str, int], float]:
     """Give kind, port and beginning of each port in some lines."""
     return {(line.kind, int(port)): line.since for line in lines for port in line.ports.split(", ")}
 
@@ -578,32 +599,36 @@ def single(lines: Iterable[Line]) -> dict[tuple[str, int], float]:
 def test_there_is_a_notice_whenever_and_only_if_something_is_news(
     taken: list[tuple[tuple[frozenset[int], frozenset[int]] | str, float]], remind: float
 ) -> None:
-    """Whatever happens, whoever reads the notices knows verdict and deviations, and gets none that says nothing."""
+    """Whatever happens, whoever reads the notifications knows verdict and deviations, and gets none that says nothing."""
     host, model, at = Host(remind=remind), Model(remind), NOW
     known: dict[tuple[str, int], float] = {}
     for what, seconds in taken:
         at += seconds + 0.001  # so that no two scans end at the same time
         if isinstance(what, tuple):
             is_open, silent = what
-            notice = host.scan(*is_open, at=at, filtered=silent - is_open)
+            notification = host.scan(*is_open, at=at, filtered=silent - is_open)
             deviating = {("unexpected", port) for port in is_open if port != 22}
             deviating |= set() if 22 in is_open else {("missing", 22)}
-            news = model.expect(deviating, at)
+            event = model.expect(deviating, at)
         elif what == "fail":
-            notice, news = host.fail(at), model.expect_unknown(at)
+            notification, event = host.fail(at), model.expect_unknown(at)
         else:
-            before = host.story
-            notice, news = host.told(at), None
-            if notice:  # nothing but a reminder can be due without a scan
-                assert notice.news is News.REMINDER
-                assert before.told is Verdict.OUT_OF_SPEC
-                news, model.told_at = News.REMINDER, at
-        assert (notice and notice.news) == news
-        if notice:
-            known = (known | single(notice.lines)) if notice.news is News.UNKNOWN else single(notice.lines)
-            assert not single(notice.over).keys() & single(notice.lines).keys()
-            assert notice.since is not None or notice.news is News.IN_SPEC
-            assert decode_notification(encode_notification(notice)) == notice
+            before = host.known
+            notification, event = host.told(at), None
+            if notification:  # nothing but a reminder can be due without a scan
+                assert notification.event is Event.REMINDER
+                assert before.verdict is Verdict.OUT_OF_SPEC
+                event, model.told_at = Event.REMINDER, at
+        assert (notification and notification.event) == event
+        if notification:
+            known = (
+                (known | single(notification.lines))
+                if notification.event is Event.UNKNOWN
+                else single(notification.lines)
+            )
+            assert not single(notification.resolved).keys() & single(notification.lines).keys()
+            assert notification.since is not None or notification.event is Event.IN_SPEC
+            assert decode_notification(encode_notification(notification)) == notification
         if isinstance(what, tuple):
             assert known == model.told_ports
             assert known.keys() == deviating
@@ -614,12 +639,12 @@ TEXTS = st.text(max_size=10)
 PORT_SETS = st.lists(st.tuples(st.integers(1, 65_535), st.integers(1, 65_535)).map(sorted), max_size=4).map(
     lambda pairs: PortSet.of_ranges((first, last) for first, last in pairs)
 )
-STORIES = st.builds(
-    Story,
-    told=st.sampled_from(Verdict),
-    told_at=TIMES,
-    findings=st.lists(
-        st.builds(Finding, address=TEXTS, kind=st.sampled_from(Kind), ports=PORT_SETS, since=TIMES, seen=TIMES),
+STATES = st.builds(
+    NotificationState,
+    verdict=st.sampled_from(Verdict),
+    notified_at=TIMES,
+    deviations=st.lists(
+        st.builds(KnownDeviation, address=TEXTS, kind=st.sampled_from(Kind), ports=PORT_SETS, since=TIMES, seen=TIMES),
         max_size=3,
     ).map(tuple),
     unknown_scans=st.integers(0, 10**9),
@@ -633,7 +658,7 @@ SPELLED = PORT_SETS.map(str)
 SOME_TIME = st.none() | TIMES
 LINES = st.lists(
     st.builds(
-        Line,
+        DeviationLine,
         address=TEXTS,
         kind=TEXTS,
         state=TEXTS,
@@ -641,20 +666,20 @@ LINES = st.lists(
         since=TIMES,
         opened=SOME_TIME,
         seen=SOME_TIME,
-        end=st.sampled_from([*End, "", "of a later version"]).map(str),
+        end=st.sampled_from([*DeviationEnd, "", "of a later version"]).map(str),
     ),
     max_size=3,
 ).map(tuple)
-ACCEPTANCES = st.lists(st.builds(Acceptance, SPELLED, TIMES, TEXTS, TEXTS), max_size=2).map(tuple)
-NOTICES = st.builds(
-    Notice,
+ACCEPTANCES = st.lists(st.builds(AcceptedPorts, SPELLED, TIMES, TEXTS, TEXTS), max_size=2).map(tuple)
+NOTIFICATIONS = st.builds(
+    Notification,
     host=TEXTS,
-    news=st.sampled_from(News),
+    event=st.sampled_from(Event),
     at=TIMES,
     expected=TEXTS,
     open=TEXTS,
     lines=LINES,
-    over=LINES,
+    resolved=LINES,
     since=SOME_TIME,
     reason=TEXTS,
     is_unknown=st.booleans(),
@@ -662,26 +687,26 @@ NOTICES = st.builds(
     last_seen=SOME_TIME,
     until=SOME_TIME,
     answers_nothing=st.booleans(),
-    lapsed=ACCEPTANCES,
+    expired=ACCEPTANCES,
     accepted=ACCEPTANCES,
-    gap=st.none() | st.builds(Gap, TIMES, TIMES, TEXTS),
-    holders=st.lists(st.builds(Holder, SPELLED, TEXTS, st.booleans()), max_size=2).map(tuple),
+    unknown_period=st.none() | st.builds(UnknownPeriod, TIMES, TIMES, TEXTS),
+    listeners=st.lists(st.builds(ListeningProcesses, SPELLED, TEXTS, st.booleans()), max_size=2).map(tuple),
     audited_at=SOME_TIME,
 )
 
 
 @MODEST
-@given(STORIES)
-def test_story_is_read_as_it_was_written(story: Story) -> None:
+@given(STATES)
+def test_state_is_read_as_it_was_written(known: NotificationState) -> None:
     """A story survives the file, whatever it is."""
-    assert decode_state(encode_state(story)) == story
+    assert decode_state(encode_state(known)) == known
 
 
 @MODEST
-@given(NOTICES)
-def test_notice_is_read_as_it_was_written(notice: Notice) -> None:
-    """A notice survives the file, whatever it is."""
-    assert decode_notification(encode_notification(notice)) == notice
+@given(NOTIFICATIONS)
+def test_notice_is_read_as_it_was_written(notification: Notification) -> None:
+    """A notification survives the file, whatever it is."""
+    assert decode_notification(encode_notification(notification)) == notification
 
 
 JSON = st.recursive(
@@ -694,10 +719,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=8,
 )
-STORY_PLAIN = json.loads(
-    encode_state(Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW),))) or ""
+STATE_PLAIN = json.loads(
+    encode_state(
+        NotificationState(Verdict.OUT_OF_SPEC, NOW, (KnownDeviation(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW),))
+    )
+    or ""
 )
-NOTICE_PLAIN = asdict(Notice("web1", News.OUT_OF_SPEC, NOW, "22", "none", (missing("22", NOW),)))
+NOTIFICATION_PLAIN = json.loads(
+    encode_notification(Notification("web1", Event.OUT_OF_SPEC, NOW, "22", "none", (missing("22", NOW),)))
+)
 
 
 @st.composite
@@ -720,11 +750,11 @@ def garbled(draw: st.DrawFn, plain: Any) -> str:
 
 
 @settings(MODEST, max_examples=300)
-@given(garbled(STORY_PLAIN))
-def test_story_that_cannot_be_read_is_none(document: str) -> None:
+@given(garbled(STATE_PLAIN))
+def test_state_that_cannot_be_read_is_none(document: str) -> None:
     """Whatever stands in the file, nothing is raised: at worst everything is told anew."""
-    story = decode_state(document)
-    tell(story, HostState(WEB).after(result(WEB, seen(is_open=[80]))), NOW, DAY)
+    known = decode_state(document)
+    decide(known, HostState(WEB).after(result(WEB, seen(is_open=[80]))), NOW, DAY)
 
 
 @pytest.mark.parametrize(
@@ -739,17 +769,17 @@ def test_story_that_cannot_be_read_is_none(document: str) -> None:
     ],
     ids=lambda changed: str(changed)[:40],
 )
-def test_story_with_values_of_another_kind_is_none(changed: dict[str, Any]) -> None:
+def test_state_with_values_of_another_kind_is_none(changed: dict[str, Any]) -> None:
     """A value that another version, or a garbled page, left is as good as no story."""
-    assert decode_state(json.dumps({**STORY_PLAIN, **changed})) == NOTHING_NOTIFIED
+    assert decode_state(json.dumps({**STATE_PLAIN, **changed})) == NOTHING_NOTIFIED
 
 
 @settings(MODEST, max_examples=300)
-@given(garbled(NOTICE_PLAIN))
+@given(garbled(NOTIFICATION_PLAIN))
 def test_notice_that_cannot_be_read_is_a_value_error(document: str) -> None:
-    """Whatever stands in the file, it is a notice or ValueError."""
+    """Whatever stands in the file, it is a notification or ValueError."""
     with contextlib.suppress(ValueError):
-        assert isinstance(decode_notification(document), Notice)
+        assert isinstance(decode_notification(document), Notification)
 
 
 @pytest.mark.parametrize(
@@ -770,9 +800,9 @@ def test_notice_that_cannot_be_read_is_a_value_error(document: str) -> None:
     ids=lambda changed: str(changed)[:40],
 )
 def test_notice_with_values_of_another_kind_is_a_value_error(changed: dict[str, Any]) -> None:
-    """What is no time or no text is found when a notice is read, not when its mail is written."""
+    """What is no time or no text is found when a notification is read, not when its mail is written."""
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
-        decode_notification(json.dumps({**NOTICE_PLAIN, **changed}))
+        decode_notification(json.dumps({**NOTIFICATION_PLAIN, **changed}))
 
 
 def test_nothing_in_the_file_is_no_story() -> None:
@@ -786,7 +816,7 @@ def test_host_that_is_tried_again_soon_is_not_told_as_unknown_at_once() -> None:
     assert [host.fail(NOW + minute * MINUTE) for minute in (0, 1, 3)] == [None, None, None]
     told = host.fail(NOW + 8 * MINUTE)
     assert told
-    assert (told.news, told.since) == (News.UNKNOWN, NOW)
+    assert (told.event, told.since) == (Event.UNKNOWN, NOW)
 
 
 def test_deviation_that_a_recheck_ends_is_told_as_of_then() -> None:
@@ -797,7 +827,7 @@ def test_deviation_that_a_recheck_ends_is_told_as_of_then() -> None:
     told = host.told(NOW + 15 * MINUTE)
     assert told
     ended = (over(unexpected("80", NOW), seen=NOW),)
-    assert (told.news, told.at, told.over) == (News.IN_SPEC, NOW + 15 * MINUTE, ended)
+    assert (told.event, told.at, told.resolved) == (Event.IN_SPEC, NOW + 15 * MINUTE, ended)
     assert host.state.latest is not None
     assert host.state.latest.finished_at == NOW
 
@@ -808,11 +838,11 @@ def test_a_host_that_is_not_believed_is_no_news_and_a_canary_is() -> None:
     unseen = seen(reason=Reason.CANARY)
     told = [[host.scan_all(unseen, at=NOW + number * 60) for number in range(10)] for host in (web, canary)]
     assert told[0] == [None] * 10
-    assert [notice.news for notice in told[1] if notice] == [News.UNKNOWN]
+    assert [notification.event for notification in told[1] if notification] == [Event.UNKNOWN]
     assert web.scan(22, at=NOW + HOUR) is None
     back = canary.scan(22, at=NOW + HOUR)
     assert back is not None
-    assert back.news is News.IN_SPEC
+    assert back.event is Event.IN_SPEC
 
 
 def test_what_conf_yml_ends_is_not_told_as_changed() -> None:
@@ -821,22 +851,22 @@ def test_what_conf_yml_ends_is_not_told_as_changed() -> None:
     host.scan(80, 8080, at=NOW, filtered=[22, 443])
     other = target("web1", expect=[22], allow=[80], scan=[22])
     host.state = host.state.under(other, NOW + MINUTE)
-    notice = host.told(NOW + MINUTE)
-    assert notice
-    assert set(notice.over) == {
-        over(unexpected("80", NOW), seen=NOW, end=End.SPECIFIED),
-        over(missing("443", NOW), seen=NOW, end=End.SPECIFIED),
+    notification = host.told(NOW + MINUTE)
+    assert notification
+    assert set(notification.resolved) == {
+        over(unexpected("80", NOW), seen=NOW, end=DeviationEnd.SPECIFIED),
+        over(missing("443", NOW), seen=NOW, end=DeviationEnd.SPECIFIED),
     }
     later = host.scan_all(seen(scanned=[22, 80], is_open=[22]), at=NOW + HOUR)
     assert later
-    assert later.news is News.IN_SPEC
-    assert set(later.over) == {
+    assert later.event is Event.IN_SPEC
+    assert set(later.resolved) == {
         over(missing("22", NOW), seen=NOW),
-        over(unexpected("8080", NOW), seen=NOW, end=End.UNSCANNED),
+        over(unexpected("8080", NOW), seen=NOW, end=DeviationEnd.UNSCANNED),
     }
 
 
-def test_story_began_when_its_first_deviation_did() -> None:
+def test_state_began_when_its_first_deviation_did() -> None:
     """The end of a story tells since when the host was not in specification, whatever came and went in between."""
     host = Host()
     host.scan(22, 80, at=NOW)
@@ -844,9 +874,9 @@ def test_story_began_when_its_first_deviation_did() -> None:
     host.fail(NOW + 2 * HOUR)
     assert host.fail(NOW + 3 * HOUR)
     host.scan(22, 8080, at=NOW + 4 * HOUR)
-    notice = host.scan(22, at=NOW + 5 * HOUR)
-    assert notice
-    assert (notice.since, notice.until, notice.gap) == (NOW, NOW + 5 * HOUR, None)
+    notification = host.scan(22, at=NOW + 5 * HOUR)
+    assert notification
+    assert (notification.since, notification.until, notification.unknown_period) == (NOW, NOW + 5 * HOUR, None)
     again = host.scan(80, at=NOW + 9 * HOUR)
     assert again
     end = host.scan(22, at=NOW + 10 * HOUR)
@@ -859,9 +889,9 @@ def test_deviation_that_is_kept_of_an_address_was_not_seen_again() -> None:
     host = Host(replace(WEB, address=None))
     host.scan_all(seen(is_open=[22, 80]), seen(OTHER_ADDRESS, is_open=[22, 443]), at=NOW)
     assert host.scan_all(seen(reason=Reason.TIMEOUT), seen(OTHER_ADDRESS, is_open=[22, 443]), at=NOW + HOUR) is None
-    notice = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22]), at=NOW + 2 * HOUR)
-    assert notice
-    assert {line.seen for line in notice.over} <= {NOW, NOW + HOUR}
+    notification = host.scan_all(seen(is_open=[22]), seen(OTHER_ADDRESS, is_open=[22]), at=NOW + 2 * HOUR)
+    assert notification
+    assert {line.seen for line in notification.resolved} <= {NOW, NOW + HOUR}
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -870,9 +900,12 @@ def test_host_that_answers_nothing_is_told_as_that(*, is_first: bool) -> None:
     host = Host()
     if not is_first:
         host.scan(22, 80, at=NOW - HOUR)
-    notice = host.scan(at=NOW, filtered=[22, 80, 443])
-    assert notice
-    assert (notice.news, notice.answers_nothing) == (News.OUT_OF_SPEC if is_first else News.DIFFERENT, True)
+    notification = host.scan(at=NOW, filtered=[22, 80, 443])
+    assert notification
+    assert (notification.event, notification.answers_nothing) == (
+        Event.OUT_OF_SPEC if is_first else Event.DIFFERENT,
+        True,
+    )
     back = host.scan(80, at=NOW + HOUR)
     assert back
     assert not back.answers_nothing
@@ -889,11 +922,11 @@ def test_host_that_cannot_be_seen_at_all_is_not_told_to_answer_nothing() -> None
 
 
 #: As the version wrote them that knew no more of hosts than this.
-OLD_STORY = (
+OLD_STATE = (
     '{"told":"out_of_spec","told_at":1700000000.0,"findings":[["192.0.2.1","unexpected","80",1699990000.0]],'
     '"unknown_scans":0,"unknown_at":0.0,"unknown_since":0.0,"expiring":[1700100000.0]}'
 )
-OLD_NOTICE = (
+OLD_NOTIFICATION = (
     '{"host":"web1","news":"different","at":1700000000.0,"expected":"22","open":"22, 80","lines":[{"address":'
     '"192.0.2.1","kind":"unexpected","state":"open","ports":"80","since":1699990000.0}],"over":[{"address":"192.0.2.1","kind":'
     '"missing","state":"","ports":"443","since":1699990000.0}],"since":1699990000.0,"reason":"","is_unknown":false,'
@@ -901,35 +934,40 @@ OLD_NOTICE = (
 )
 
 
-def test_story_of_an_older_version_goes_on() -> None:
+def test_state_of_an_older_version_goes_on() -> None:
     """After an upgrade nothing is told again, and the end of what was told is told with its beginning."""
     host = Host()
     host.scan(22, 80, at=NOW)
-    host.story = decode_state(OLD_STORY)
+    host.known = decode_state(OLD_STATE)
     assert host.scan(22, 80, at=NOW + HOUR) is None
-    notice = host.scan(22, at=NOW + 2 * HOUR)
-    assert notice
-    assert (notice.news, notice.since) == (News.IN_SPEC, 1699990000.0)
-    assert notice.over == (over(unexpected("80", 1699990000.0), seen=NOW + HOUR),)
+    notification = host.scan(22, at=NOW + 2 * HOUR)
+    assert notification
+    assert (notification.event, notification.since) == (Event.IN_SPEC, 1699990000.0)
+    assert notification.resolved == (over(unexpected("80", 1699990000.0), seen=NOW + HOUR),)
 
 
 def test_notice_of_an_older_version_is_told() -> None:
     """What waits in the state file during an upgrade is read with what it has."""
-    notice = decode_notification(OLD_NOTICE)
-    assert (notice.news, notice.expiring) == (News.DIFFERENT, (Acceptance("8080", 1700100000.0, "why", "who"),))
-    assert (notice.over[0].seen, notice.over[0].end, notice.last_seen) == (None, "", None)
+    notification = decode_notification(OLD_NOTIFICATION)
+    assert (notification.event, notification.expiring) == (
+        Event.DIFFERENT,
+        (AcceptedPorts("8080", 1700100000.0, "why", "who"),),
+    )
+    assert (notification.resolved[0].seen, notification.resolved[0].end, notification.last_seen) == (None, "", None)
 
 
 def test_documents_of_a_newer_version_are_read_as_far_as_they_are_known() -> None:
     """After a step back nobody is lost: keys that are new are passed over, a kind of news that is new is an error."""
-    newer = {**json.loads(OLD_NOTICE), "of_tomorrow": 1}
+    newer = {**json.loads(OLD_NOTIFICATION), "of_tomorrow": 1}
     newer["lines"][0] |= {"of_tomorrow": 1, "end": "of tomorrow"}
     assert decode_notification(json.dumps(newer)).lines[0].ports == "80"
-    assert decode_state(json.dumps({**json.loads(OLD_STORY), "of_tomorrow": 1})) == decode_state(OLD_STORY)
+    assert decode_state(json.dumps({**json.loads(OLD_STATE), "of_tomorrow": 1})) == decode_state(OLD_STATE)
     with pytest.raises(ValueError):  # noqa: PT011 - whatever it says
         decode_notification(json.dumps({**newer, "news": "of tomorrow"}))
-    story = Story(Verdict.OUT_OF_SPEC, NOW, (Finding(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW, NOW),))
-    (finding,) = json.loads(encode_state(story) or "")["findings"]
+    known = NotificationState(
+        Verdict.OUT_OF_SPEC, NOW, (KnownDeviation(ADDRESS, Kind.MISSING, PortSet.of([22]), NOW, NOW),)
+    )
+    (finding,) = json.loads(encode_state(known) or "")["findings"]
     assert finding == [ADDRESS, "missing", "22", NOW]  # as an older version reads it
 
 
@@ -949,26 +987,26 @@ def test_who_listens_is_told_by_when_the_port_was_opened() -> None:
     """An audit from before a port was seen open, or one that has nobody on it, is told as what it is."""
     host = Host()
     host.scan(22, 80, 443, at=NOW)
-    notice = host.scan(22, 80, 443, 8080, 8081, at=NOW + HOUR)
-    assert notice
+    notification = host.scan(22, 80, 443, 8080, 8081, at=NOW + HOUR)
+    assert notification
     sockets = (listening(22, "sshd"), listening(80, "nginx"), listening(8080, "java"), listening(443, "x", "127.0.0.1"))
-    found = add_listeners(notice, host.state, audit(NOW + MINUTE, *sockets))
+    found = add_listeners(notification, host.state, audit(NOW + MINUTE, *sockets))
     assert found.audited_at == NOW + MINUTE
-    assert set(found.holders) == {
-        Holder("80", "nginx (www)", is_older=False),
-        Holder("8080", "java (www)", is_older=True),
-        Holder("443", "", is_older=False),
-        Holder("8081", "", is_older=True),
+    assert set(found.listeners) == {
+        ListeningProcesses("80", "nginx (www)", is_older=False),
+        ListeningProcesses("8080", "java (www)", is_older=True),
+        ListeningProcesses("443", "", is_older=False),
+        ListeningProcesses("8081", "", is_older=True),
     }
 
 
 def test_who_listens_is_not_told_where_nobody_knows() -> None:
     """Without an audit, without listeners in it, and without an open port there is nothing to tell."""
     host = Host()
-    notice = host.scan(22, 80, at=NOW)
-    assert notice
+    notification = host.scan(22, 80, at=NOW)
+    assert notification
     for without in (None, AuditState("web1"), audit(NOW, tells=False)):
-        assert add_listeners(notice, host.state, without) is notice
+        assert add_listeners(notification, host.state, without) is notification
     closed = host.scan(at=NOW + HOUR)
     assert closed
     assert add_listeners(closed, host.state, audit(NOW, listening(22, "sshd"))) is closed
@@ -977,8 +1015,8 @@ def test_who_listens_is_not_told_where_nobody_knows() -> None:
 def test_processes_of_a_port_are_named_up_to_a_few() -> None:
     """Where very many listen on a port the first few are named, and the others counted."""
     host = Host()
-    notice = host.scan(22, 80, at=NOW)
-    assert notice
+    notification = host.scan(22, 80, at=NOW)
+    assert notification
     sockets = [listening(80, f"worker{number}") for number in range(8)]
-    (holder,) = add_listeners(notice, host.state, audit(NOW, *sockets)).holders
-    assert holder.who == f"{', '.join(f'worker{number} (www)' for number in range(5))}, 3 more"
+    (holder,) = add_listeners(notification, host.state, audit(NOW, *sockets)).listeners
+    assert holder.names == f"{', '.join(f'worker{number} (www)' for number in range(5))}, 3 more"

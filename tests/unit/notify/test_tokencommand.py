@@ -10,13 +10,14 @@ from typing import Final
 
 import pytest
 
-from portspec.notify import DeliveryError, DeliveryErrorReason
-from portspec.notify.tokencommand import MAX_OUTPUT, access_token
+from portspec.notify import DeliveryError
+from portspec.notify import DeliveryErrorReason as Reason
+from portspec.notify.authentication import MAX_OUTPUT, access_token
 from tests.unit.app.exporter import until
 from tests.unit.scan.loopback import PATIENCE
 
 TOKEN: Final = "eyJ0eXAiOiJKV1QiLCJub25jZSI6.eyJhdWQiOiJodHRwczovL291.dGxvb2-k_Lm9mZmljZS5jb20="  # noqa: S105 - nobody's
-NO_TOKEN: Final = "prints what is no access token (RFC 6750), expected one alone; JSON needs jq -r"  # noqa: S105 - an error
+NO_TOKEN: Final = "did not print an access token (RFC 6750) alone; extract it from JSON with jq -r"  # noqa: S105 - an error
 SHORT: Final = 0.3  # seconds for a program that hangs
 
 
@@ -57,9 +58,9 @@ def test_token_is_what_it_prints(output: str) -> None:
         ("printf '\\033[31mred' >&2; exit 1", "failed (exit status 1): \\x1b[31mred"),
         ("kill -9 $$", "failed (killed by SIGKILL)"),
         ("kill -TERM $$", "failed (killed by SIGTERM)"),
-        ("true", "prints nothing, expected an access token"),
-        ("echo not logged in >&2", "prints nothing, expected an access token: not logged in"),
-        (f"echo {TOKEN}; echo {TOKEN}", "prints 2 lines, expected one with an access token alone"),
+        ("true", "printed nothing, expected an access token"),
+        ("echo not logged in >&2", "printed nothing, expected an access token: not logged in"),
+        (f"echo {TOKEN}; echo {TOKEN}", "printed 2 lines, expected one line with an access token"),
         ("echo '{\"access_token\": \"x\"}'", NO_TOKEN),
         ("printf 'a\\001b'", NO_TOKEN),
         ("printf '\\377\\376'", NO_TOKEN),
@@ -69,7 +70,7 @@ def test_what_is_no_token_is_told(script: str, why: str) -> None:
     """The error has the first line of standard error, and never what may be a token."""
     with pytest.raises(DeliveryError) as caught:
         token_of(*shell(script))
-    assert (caught.value.reason, caught.value.detail) == (DeliveryErrorReason.TOKEN, f"smtptokencommand /bin/sh {why}")
+    assert (caught.value.reason, caught.value.detail) == (Reason.TOKEN, f"smtptokencommand /bin/sh {why}")
     assert not caught.value.is_of_mail
 
 
@@ -97,7 +98,7 @@ def test_program_that_hangs_is_ended(tmp_path: Path, script: str) -> None:
     note = tmp_path / "number"
     with pytest.raises(DeliveryError) as caught:
         token_of(*shell(f"echo $$ > {note}; {script}"), patience=SHORT)
-    assert caught.value.detail == f"smtptokencommand /bin/sh has not ended in {SHORT:g} s"
+    assert caught.value.detail == f"smtptokencommand /bin/sh timed out after {SHORT:g} s"
     number = int(note.read_text(encoding="utf-8"))
     asyncio.run(until(lambda: not living(number)))
 
@@ -105,7 +106,7 @@ def test_program_that_hangs_is_ended(tmp_path: Path, script: str) -> None:
 @pytest.mark.parametrize("script", ["exec yes", f"head -c {MAX_OUTPUT + 1} /dev/zero"])
 def test_output_without_end_is_not_kept(script: str) -> None:
     """More than a token can be is the end of it."""
-    with pytest.raises(DeliveryError, match="prints more than 65,536 bytes, expected an access token alone"):
+    with pytest.raises(DeliveryError, match="printed more than 65,536 bytes, expected only an access token"):
         token_of(*shell(script))
 
 
@@ -137,5 +138,5 @@ def test_no_shell_and_no_input() -> None:
     """Words reach the program as they are; its standard input is empty, and its directory is /."""
     assert token_of("/bin/echo", "a.$HOME;|b"[:2] + "b") == "a.b"
     assert token_of(*shell('test -z "$(cat)" && test "$PWD" = / && echo right')) == "right"
-    with pytest.raises(DeliveryError, match="prints what is no access token"):
+    with pytest.raises(DeliveryError, match="did not print an access token"):
         token_of("/bin/echo", "$HOME")

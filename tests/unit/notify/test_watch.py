@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from structlog.testing import capture_logs
 
-from portspec.notify import Watch
+from portspec.notify import AlertmanagerHealth
 from tests.unit.factories import ManualClock
 
 if TYPE_CHECKING:
@@ -103,15 +103,15 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def watch(url: str, clock: ManualClock) -> Watch:
+def watch(url: str, clock: ManualClock) -> AlertmanagerHealth:
     """Make a watch over an Alertmanager."""
-    return Watch(url, patience=PATIENCE, timeout=5.0, clock=clock.now)
+    return AlertmanagerHealth(url, grace_period=PATIENCE, timeout=5.0, clock=clock.now)
 
 
-def ask(of: Watch) -> list[EventDict]:
+def ask(of: AlertmanagerHealth) -> list[EventDict]:
     """Ask once, and give what is logged."""
     with capture_logs() as logs:
-        asyncio.run(of.ask())
+        asyncio.run(of.check())
     return list(logs)
 
 
@@ -142,7 +142,7 @@ def test_any_error_is_not_healthy(alertmanager: Alertmanager, clock: ManualClock
     alertmanager.status = status
     of = watch(alertmanager.url, clock)
     (event,) = ask(of)
-    assert (event["log_level"], event["url"], event["why"]) == ("warning", alertmanager.url, f"it answers {status}")
+    assert (event["log_level"], event["url"], event["why"]) == ("warning", alertmanager.url, f"HTTP status {status}")
     assert event["seconds"] == PATIENCE
     assert (of.is_healthy, of.has_failed) == (False, False)
     assert ask(of) == []
@@ -153,7 +153,7 @@ def test_redirect_is_not_healthy_and_not_followed(alertmanager: Alertmanager, cl
     alertmanager.status, alertmanager.location = 302, f"{alertmanager.url}/login"
     of = watch(alertmanager.url, clock)
     (event,) = ask(of)
-    assert event["why"] == "it answers 302"
+    assert event["why"] == "HTTP status 302"
     assert not of.is_healthy
     assert alertmanager.asked == ["/-/healthy"]
 
@@ -203,9 +203,11 @@ def test_answer_that_is_no_http_is_not_healthy(clock: ManualClock) -> None:
 def test_alertmanager_that_hangs_is_not_healthy(clock: ManualClock) -> None:
     """One that takes the connection and says nothing is not waited for."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        of = Watch(f"http://127.0.0.1:{server.getsockname()[1]}", patience=PATIENCE, timeout=0.05, clock=clock.now)
+        of = AlertmanagerHealth(
+            f"http://127.0.0.1:{server.getsockname()[1]}", grace_period=PATIENCE, timeout=0.05, clock=clock.now
+        )
         (event,) = ask(of)
-    assert event["why"] == "no answer in 0.05 s"
+    assert event["why"] == "no response in 0.05 s"
     assert not of.is_healthy
 
 
@@ -224,9 +226,11 @@ def test_answer_that_never_ends_is_left(clock: ManualClock, start: str, *, is_he
     async def scenario() -> None:
         peer = Dripping(start)
         async with peer.serving():
-            of = Watch(peer.url, patience=PATIENCE, timeout=5.0 if is_healthy else 0.1, clock=clock.now)
+            of = AlertmanagerHealth(
+                peer.url, grace_period=PATIENCE, timeout=5.0 if is_healthy else 0.1, clock=clock.now
+            )
             before = set(threading.enumerate())
-            await of.ask()
+            await of.check()
             assert of.is_healthy is is_healthy
             assert set(threading.enumerate()) == before
             async with asyncio.timeout(10):
@@ -242,7 +246,7 @@ def test_question_that_is_cancelled_leaves_nothing(clock: ManualClock) -> None:
         peer = Dripping("HTTP/1.1 200 OK\r\nX-Slow: ")
         async with peer.serving(), asyncio.timeout(10):
             before = set(threading.enumerate())
-            asking = asyncio.create_task(watch(peer.url, clock).ask())
+            asking = asyncio.create_task(watch(peer.url, clock).check())
             await peer.is_asked.wait()
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
