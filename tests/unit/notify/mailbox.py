@@ -38,7 +38,7 @@ class Mailbox:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server:
             self._server.close()
             await self._server.wait_closed()
@@ -51,14 +51,14 @@ class Mailbox:
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _: SMTP, __: Session, envelope: Envelope, address: str, ___: list[str]
     ) -> str:
-        """Take a recipient, or not."""
+        """Accept or reject a recipient."""
         if address in self.refused:
             return "550 5.1.1 no such user"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 recipient ok"
 
     async def handle_DATA(self, _: SMTP, __: Session, envelope: Envelope) -> str:  # noqa: N802 - the same
-        """Take a mail."""
+        """Accept a mail."""
         message = message_from_bytes(envelope.original_content or b"", policy=policy.default)
         assert envelope.rcpt_tos == [message["To"]]
         self.taken.append(message)
@@ -67,6 +67,6 @@ class Mailbox:
         return "250 2.0.0 queued"
 
     def told(self) -> list[str]:
-        """Give the recipients of the mails since the last call."""
+        """Return the recipients of the mails since the last call."""
         taken, self.taken = self.taken, []
         return [str(message["To"]) for message in taken]

@@ -92,24 +92,24 @@ class Dripping:
 
 @pytest.fixture
 def alertmanager() -> Iterator[Alertmanager]:
-    """Give an Alertmanager."""
+    """Return an Alertmanager."""
     with Alertmanager() as manager:
         yield manager
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Give a clock that stands still."""
+    """Return a clock that stands still."""
     return ManualClock()
 
 
-def watch(url: str, clock: ManualClock) -> AlertmanagerHealth:
-    """Make a watch over an Alertmanager."""
+def health(url: str, clock: ManualClock) -> AlertmanagerHealth:
+    """Return the health of an Alertmanager."""
     return AlertmanagerHealth(url, grace_period=PATIENCE, timeout=5.0, clock=clock.now)
 
 
-def ask(of: AlertmanagerHealth) -> list[EventDict]:
-    """Ask once, and give what is logged."""
+def check(of: AlertmanagerHealth) -> list[EventDict]:
+    """Check once, and return what is logged."""
     with capture_logs() as logs:
         asyncio.run(of.check())
     return list(logs)
@@ -120,39 +120,39 @@ def pass_by(clock: ManualClock, seconds: float) -> None:
     asyncio.run(clock.advance(seconds))
 
 
-def test_alertmanager_that_answers_is_healthy(alertmanager: Alertmanager, clock: ManualClock) -> None:
-    """Its management API is asked by a client that gives its name, and nothing is logged."""
-    of = watch(alertmanager.url, clock)
+def test_alertmanager_is_healthy(alertmanager: Alertmanager, clock: ManualClock) -> None:
+    """GET /-/healthy with a User-Agent, and nothing is logged."""
+    of = health(alertmanager.url, clock)
     assert (of.is_healthy, of.has_failed) == (False, False)
-    assert ask(of) == []
+    assert check(of) == []
     assert (of.is_healthy, of.has_failed) == (True, False)
     assert alertmanager.asked == ["/-/healthy"]
     assert next(iter(alertmanager.agents)).startswith("portspec/")
 
 
 def test_path_of_the_url_is_kept(alertmanager: Alertmanager, clock: ManualClock) -> None:
-    """An Alertmanager behind a prefix is asked there."""
-    ask(watch(f"{alertmanager.url}/alerts", clock))
+    """An Alertmanager may have a path prefix."""
+    check(health(f"{alertmanager.url}/alerts", clock))
     assert alertmanager.asked == ["/alerts/-/healthy"]
 
 
 @pytest.mark.parametrize("status", [404, 500, 503])
-def test_any_error_is_not_healthy(alertmanager: Alertmanager, clock: ManualClock, status: int) -> None:
-    """An Alertmanager that answers with an error is not healthy; the log says so once."""
+def test_http_error_is_unhealthy(alertmanager: Alertmanager, clock: ManualClock, status: int) -> None:
+    """It is logged once."""
     alertmanager.status = status
-    of = watch(alertmanager.url, clock)
-    (event,) = ask(of)
+    of = health(alertmanager.url, clock)
+    (event,) = check(of)
     assert (event["log_level"], event["url"], event["why"]) == ("warning", alertmanager.url, f"HTTP status {status}")
     assert event["seconds"] == PATIENCE
     assert (of.is_healthy, of.has_failed) == (False, False)
-    assert ask(of) == []
+    assert check(of) == []
 
 
-def test_redirect_is_not_healthy_and_not_followed(alertmanager: Alertmanager, clock: ManualClock) -> None:
-    """A redirect is not the answer of a healthy Alertmanager but the way to a page to log in."""
+def test_redirect_is_unhealthy(alertmanager: Alertmanager, clock: ManualClock) -> None:
+    """A redirect, usually to a login page, is not followed."""
     alertmanager.status, alertmanager.location = 302, f"{alertmanager.url}/login"
-    of = watch(alertmanager.url, clock)
-    (event,) = ask(of)
+    of = health(alertmanager.url, clock)
+    (event,) = check(of)
     assert event["why"] == "HTTP status 302"
     assert not of.is_healthy
     assert alertmanager.asked == ["/-/healthy"]
@@ -161,28 +161,28 @@ def test_redirect_is_not_healthy_and_not_followed(alertmanager: Alertmanager, cl
 def test_proxy_of_the_environment_is_not_used(
     alertmanager: Alertmanager, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alertmanager is asked directly, whatever the environment says of proxies."""
+    """Alertmanager is connected to directly."""
     monkeypatch.delenv("no_proxy", raising=False)
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{bound.getsockname()[1]}")
-        of = watch(alertmanager.url, clock)
-        assert ask(of) == []
+        of = health(alertmanager.url, clock)
+        assert check(of) == []
     assert of.is_healthy
 
 
-def test_alertmanager_that_does_not_answer_is_not_healthy(clock: ManualClock) -> None:
-    """Where nobody listens nobody is healthy."""
+def test_closed_port_is_unhealthy(clock: ManualClock) -> None:
+    """The reason is logged."""
     with socket.socket() as bound:  # and does not listen: nobody else gets the port meanwhile
         bound.bind(("127.0.0.1", 0))
-        of = watch(f"http://127.0.0.1:{bound.getsockname()[1]}", clock)
-        (event,) = ask(of)
+        of = health(f"http://127.0.0.1:{bound.getsockname()[1]}", clock)
+        (event,) = check(of)
     assert "connection refused" in event["why"]
     assert not of.is_healthy
 
 
-def test_answer_that_is_no_http_is_not_healthy(clock: ManualClock) -> None:
-    """Another program behind the port is told and not taken for an Alertmanager."""
+def test_other_protocol_is_unhealthy(clock: ManualClock) -> None:
+    """Another program on the port is not taken for an Alertmanager."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -193,20 +193,20 @@ def test_answer_that_is_no_http_is_not_healthy(clock: ManualClock) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        of = watch(f"http://127.0.0.1:{server.getsockname()[1]}", clock)
-        (event,) = ask(of)
+        of = health(f"http://127.0.0.1:{server.getsockname()[1]}", clock)
+        (event,) = check(of)
         thread.join()
     assert event["why"]
     assert not of.is_healthy
 
 
-def test_alertmanager_that_hangs_is_not_healthy(clock: ManualClock) -> None:
-    """One that takes the connection and says nothing is not waited for."""
+def test_missing_response_is_unhealthy(clock: ManualClock) -> None:
+    """There is a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         of = AlertmanagerHealth(
             f"http://127.0.0.1:{server.getsockname()[1]}", grace_period=PATIENCE, timeout=0.05, clock=clock.now
         )
-        (event,) = ask(of)
+        (event,) = check(of)
     assert event["why"] == "no response in 0.05 s"
     assert not of.is_healthy
 
@@ -220,8 +220,8 @@ def test_alertmanager_that_hangs_is_not_healthy(clock: ManualClock) -> None:
     ],
     ids=["head", "body", "body without end"],
 )
-def test_answer_that_never_ends_is_left(clock: ManualClock, start: str, *, is_healthy: bool) -> None:
-    """An answer that comes drop by drop, for ever, leaves no thread and no connection behind."""
+def test_endless_response_is_abandoned(clock: ManualClock, start: str, *, is_healthy: bool) -> None:
+    """A response without an end leaves neither a thread nor a connection."""
 
     async def scenario() -> None:
         peer = Dripping(start)
@@ -239,14 +239,14 @@ def test_answer_that_never_ends_is_left(clock: ManualClock, start: str, *, is_he
     asyncio.run(scenario())
 
 
-def test_question_that_is_cancelled_leaves_nothing(clock: ManualClock) -> None:
-    """A watch that is cancelled while it asks ends at once, with no thread and no connection left."""
+def test_cancelled_check_leaves_nothing(clock: ManualClock) -> None:
+    """A cancelled check ends at once, without a thread or a connection."""
 
     async def scenario() -> None:
         peer = Dripping("HTTP/1.1 200 OK\r\nX-Slow: ")
         async with peer.serving(), asyncio.timeout(10):
             before = set(threading.enumerate())
-            asking = asyncio.create_task(watch(peer.url, clock).check())
+            asking = asyncio.create_task(health(peer.url, clock).check())
             await peer.is_asked.wait()
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -258,43 +258,33 @@ def test_question_that_is_cancelled_leaves_nothing(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("was_healthy", [True, False])
-def test_alertmanager_has_failed_after_its_time(
+def test_alertmanager_has_failed_after_the_grace_period(
     alertmanager: Alertmanager, clock: ManualClock, *, was_healthy: bool
 ) -> None:
-    """It has failed so many seconds after it was last healthy, or else after portspec's start, and not one before."""
-    of = watch(alertmanager.url, clock)
+    """The grace period begins with the last healthy response, or with portspec."""
+    of = health(alertmanager.url, clock)
     alertmanager.status = 200 if was_healthy else 503
-    ask(of)
+    check(of)
     alertmanager.status = 503
     pass_by(clock, PATIENCE - 1)
-    ask(of)
+    check(of)
     assert not of.has_failed
     pass_by(clock, 1)
-    ask(of)
+    check(of)
     assert of.has_failed
 
 
-def test_alertmanager_that_is_back_has_not_failed(alertmanager: Alertmanager, clock: ManualClock) -> None:
-    """One healthy answer ends the failure, is told, and begins the time anew."""
+def test_alertmanager_recovers(alertmanager: Alertmanager, clock: ManualClock) -> None:
+    """One healthy response ends the failure, is logged, and restarts the grace period."""
     alertmanager.status = 503
-    of = watch(alertmanager.url, clock)
-    ask(of)
+    of = health(alertmanager.url, clock)
+    check(of)
     pass_by(clock, PATIENCE)
-    ask(of)
+    check(of)
     alertmanager.status = 200
-    assert [event["event"] for event in ask(of)] == ["Alertmanager is healthy again"]
+    assert [event["event"] for event in check(of)] == ["Alertmanager is healthy again"]
     assert (of.is_healthy, of.has_failed) == (True, False)
     alertmanager.status = 503
     pass_by(clock, PATIENCE - 1)
-    assert [event["log_level"] for event in ask(of)] == ["warning"]
+    assert [event["log_level"] for event in check(of)] == ["warning"]
     assert not of.has_failed
-
-
-def test_alertmanager_that_comes_and_goes_has_not_failed(alertmanager: Alertmanager, clock: ManualClock) -> None:
-    """As long as it is healthy now and then, it notifies."""
-    of = watch(alertmanager.url, clock)
-    for status in (200, 503, 503, 200, 503, 503, 503, 200) * 3:
-        alertmanager.status = status
-        ask(of)
-        assert not of.has_failed
-        pass_by(clock, PATIENCE / 4)

@@ -1,9 +1,8 @@
-"""Mailers that are replaced or ended in the middle of a dialogue with a real mail server."""
+"""Mailers that are replaced or ended during a session with a real mail server."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -13,7 +12,6 @@ from aiosmtplib.protocol import SMTPProtocol
 
 from portspec.notify import Session, discard_queued_mails, smtp
 from portspec.notify import mailer as module
-from portspec.notify.cancellation import abandon_on_cancel, finish_on_cancel
 from tests.unit.app.exporter import until
 from tests.unit.factories import settle
 from tests.unit.notify.mailbox import Mailbox
@@ -57,14 +55,14 @@ class Dialogues:
 
 
 class AlwaysFailed:
-    """A watch over an Alertmanager that has failed, and whoever asks it waits."""
+    """An Alertmanager that is down; the second health check never ends."""
 
     url = "http://127.0.0.1:9093"
     is_healthy = False
     has_failed = False
 
     async def check(self) -> None:
-        """Ask once; the second question has no answer."""
+        """Check once; the second check never ends."""
         if self.has_failed:
             await asyncio.get_running_loop().create_future()
         self.has_failed = True
@@ -72,7 +70,7 @@ class AlwaysFailed:
 
 @pytest.fixture(autouse=True)
 def dialogues(monkeypatch: pytest.MonkeyPatch) -> Dialogues:
-    """Have every session counted."""
+    """Count every session."""
     counted = Dialogues()
     monkeypatch.setattr(module, "Session", counted.session)
     return counted
@@ -80,7 +78,7 @@ def dialogues(monkeypatch: pytest.MonkeyPatch) -> Dialogues:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    """Give hosts, a store and a mailer."""
+    """Return hosts, a store and a mailer."""
     clock = Clock()
     with Stage(tmp_path / "portspec.db", clock).scene(*PEOPLE) as made:
         yield made
@@ -95,7 +93,7 @@ def run_replaced(
     on_mailbox: Callable[[Mailbox], object] = lambda _: None,
     **mail: Any,
 ) -> list[tuple[str, str]]:
-    """Run a mailer, and replace it when `begin` has its argument called; gives recipient and Message-ID of each mail.
+    """Run a mailer, and replace it when `begin` has its argument called; return recipient and Message-ID of each mail.
 
     Each mailer has ended in so many seconds.
     """
@@ -167,10 +165,10 @@ def at_command(number: int, patch: pytest.MonkeyPatch) -> Callable[[Callable[[],
 
 @pytest.mark.parametrize("number", range(1, ANSWERS + 1))
 @pytest.mark.parametrize("parts", [{}, {"mode": "fallback", "alertmanager": AlwaysFailed.url}], ids=["on", "fallback"])
-def test_mailer_that_is_replaced_when_an_answer_comes_sends_each_mail_once(
+def test_reload_at_any_reply_sends_each_mail_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, number: int, parts: dict[str, Any]
 ) -> None:
-    """Whichever answer comes in the moment of a reload, the old mailer ends, then the new one sends what is left."""
+    """The old mailer ends, whichever reply is received at that moment, then the new one sends the other mails."""
     told = run_replaced(scene, at_answer(number, monkeypatch), **parts)
     assert sorted(to for to, _ in told) == sorted(PEOPLE)
     assert scene.mailer.memory.sent == len(PEOPLE)
@@ -178,27 +176,25 @@ def test_mailer_that_is_replaced_when_an_answer_comes_sends_each_mail_once(
 
 
 @pytest.mark.parametrize("number", range(1, COMMANDS + 1))
-def test_mailer_that_is_replaced_while_it_waits_for_an_answer_sends_each_mail_once(
+def test_reload_while_a_reply_is_awaited_sends_each_mail_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Whichever answer is on its way in the moment of a reload, no mail is sent by both."""
+    """No mail is sent by both mailers, whichever reply is awaited at that moment."""
     told = run_replaced(scene, at_command(number, monkeypatch))
     assert sorted(to for to, _ in told) == sorted(PEOPLE)
     assert scene.mailer.memory.sent == len(PEOPLE)
 
 
 @pytest.mark.parametrize("number", [1, 6, ANSWERS])
-def test_mailers_that_are_replaced_at_once_wait_for_each_other(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """Of three reloads at once the last one counts, and still no two mailers send at the same time."""
+def test_several_reloads_do_not_overlap(scene: Scene, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Of three reloads the last one counts, and no two mailers send at the same time."""
     told = run_replaced(scene, at_answer(number, monkeypatch), times=3)
     assert sorted(to for to, _ in told) == sorted(PEOPLE)
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 3))
-def test_mailer_may_be_replaced_at_any_time(scene: Scene, turns: int) -> None:
-    """Also while the outbox is read or the name of the server is looked up."""
+def test_reload_at_any_turn_of_the_event_loop_sends_each_mail_once(scene: Scene, turns: int) -> None:
+    """Also while the outbox is read or the server is looked up."""
 
     def begin(act: Callable[[], object]) -> None:
         async def later() -> None:
@@ -213,10 +209,8 @@ def test_mailer_may_be_replaced_at_any_time(scene: Scene, turns: int) -> None:
     assert sorted(to for to, _ in told) == sorted(PEOPLE)
 
 
-def test_server_that_takes_a_mail_and_does_not_answer_is_not_waited_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a few seconds the new mailer begins; it sends that mail again, with the same Message-ID."""
+def test_reload_waits_for_a_reply_for_a_limited_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new mailer sends the mail again, with the same Message-ID."""
     monkeypatch.setattr(smtp, "_CANCELLED_REPLY_TIMEOUT", BRIEF)
 
     def hold(mailbox: Mailbox) -> None:
@@ -233,8 +227,8 @@ def test_server_that_takes_a_mail_and_does_not_answer_is_not_waited_for(
     assert len(set(told)) == len(PEOPLE)
 
 
-def test_withdrawal_waits_for_the_mailer(scene: Scene) -> None:
-    """Mails are withdrawn only when nobody sends any more."""
+def test_mails_are_discarded_after_the_mailer_ended(scene: Scene) -> None:
+    """Discarding waits for the lock of the mailer."""
 
     async def scenario() -> None:
         scene.scan(WEB, 22, 80)
@@ -244,96 +238,5 @@ def test_withdrawal_waits_for_the_mailer(scene: Scene) -> None:
             assert scene.waits() == (1, 0)
         await task
         assert scene.waits() == (0, 0)
-
-    asyncio.run(scenario())
-
-
-async def hiding(answer: asyncio.Future[str], told: list[str]) -> str:
-    """Wait for an answer, hide that one is cancelled, and go on."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.wait({answer})
-    told.append("went on")
-    await asyncio.sleep(0)
-    told.append("went further")
-    return "answer"
-
-
-async def cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, and let everything run."""
-    await settle()
-    task.cancel()
-    await settle()
-
-
-def test_step_cannot_hide_a_cancellation() -> None:
-    """Whoever waits for a step hears of its cancellation at once, and not from the step."""
-
-    async def scenario() -> None:
-        told: list[str] = []
-        task = asyncio.create_task(abandon_on_cancel(hiding(asyncio.get_running_loop().create_future(), told)))
-        await cancel(task)
-        assert task.cancelled()
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    "way", [abandon_on_cancel, lambda work: finish_on_cancel(work, PATIENCE)], ids=["step", "last"]
-)
-def test_step_gives_its_result_or_raises_its_error(way: Callable[[Any], Any]) -> None:
-    """Without a cancellation a step is like any await."""
-
-    async def work(error: Exception | None) -> str:
-        await asyncio.sleep(0)
-        if error:
-            raise error
-        return "answer"
-
-    async def scenario() -> None:
-        assert await way(work(None)) == "answer"
-        with pytest.raises(ValueError, match="why"):
-            await way(work(ValueError("why")))
-
-    asyncio.run(scenario())
-
-
-def test_last_step_ends_before_the_cancellation_comes() -> None:
-    """What cannot be broken off gives its result; the next await is cancelled, and the task counts one cancellation."""
-
-    async def scenario() -> None:
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        told: list[object] = []
-
-        async def work() -> None:
-            told.append(await finish_on_cancel(answer, PATIENCE))
-            this = asyncio.current_task()
-            told.append(this and this.cancelling())
-            await asyncio.sleep(0)
-            told.append("too far")
-
-        task = asyncio.create_task(work())
-        await cancel(task)
-        assert not task.done()
-        answer.set_result("answer")
-        await settle()
-        assert task.cancelled()
-        assert told == ["answer", 1]
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("is_impatient", [True, False])
-def test_last_step_is_not_waited_for_for_ever(*, is_impatient: bool) -> None:
-    """After its patience, or a second cancellation, the task is cancelled without the step's result."""
-
-    async def scenario() -> None:
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(finish_on_cancel(answer, 0.0 if is_impatient else PATIENCE))
-        await cancel(task)
-        if not is_impatient:
-            await cancel(task)
-        await asyncio.wait({task}, timeout=PATIENCE)
-        assert task.cancelled()
-        assert answer.cancelled()
 
     asyncio.run(scenario())
