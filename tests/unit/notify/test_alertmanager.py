@@ -181,25 +181,6 @@ def test_closed_port_is_unhealthy(clock: ManualClock) -> None:
     assert not of.is_healthy
 
 
-def test_other_protocol_is_unhealthy(clock: ManualClock) -> None:
-    """Another program on the port is not taken for an Alertmanager."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(b"220 mail.example.org ESMTP\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        of = health(f"http://127.0.0.1:{server.getsockname()[1]}", clock)
-        (event,) = check(of)
-        thread.join()
-    assert event["why"]
-    assert not of.is_healthy
-
-
 def test_missing_response_is_unhealthy(clock: ManualClock) -> None:
     """There is a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as server:

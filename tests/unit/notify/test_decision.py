@@ -26,7 +26,7 @@ from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
-from tests.unit.factories import ADDRESS, MODEST, NOW, exception, result, seen, target
+from tests.unit.factories import MODEST, NOW, exception, result, seen, target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,25 +89,6 @@ def test_missing_port_that_changes_its_state_is_no_change() -> None:
     assert set(notification.lines) == {missing("22", NOW, "filtered"), unexpected("80", NOW + 3 * MINUTE)}
 
 
-def test_host_is_unknown_after_two_failed_scans() -> None:
-    """There is one notification, with the reason and the time of the first failure."""
-    host = Host()
-    host.scan(22, at=NOW)
-    assert host.fail(NOW + HOUR) is None
-    assert host.fail(NOW + 2 * HOUR) == Notification(
-        host="web1",
-        event=Event.UNKNOWN,
-        at=NOW + 2 * HOUR,
-        expected="22",
-        open="22",
-        since=NOW + HOUR,
-        reason=f"no_route: no connection to {ADDRESS}: no_route",
-        is_unknown=True,
-        last_seen=NOW,
-    )
-    assert [host.fail(NOW + hours * HOUR) for hours in range(3, 26)] == [None] * 23
-
-
 def test_addresses_of_a_name_are_compared_as_one() -> None:
     """Deviations that move between the addresses of a name are no change."""
     named = replace(target("web1"), address=None)
@@ -154,22 +135,6 @@ def test_failed_scan_is_counted_once() -> None:
     assert host.fail(NOW + HOUR)
 
 
-def test_unknown_host_in_specification_again() -> None:
-    """The notification has the period in which scans failed."""
-    host = Host()
-    host.fail(NOW)
-    host.fail(NOW + HOUR)
-    notification = host.scan(22, at=NOW + 2 * HOUR)
-    assert notification
-    assert (notification.event, notification.reason, notification.since, notification.until) == (
-        Event.IN_SPEC,
-        "",
-        NOW,
-        NOW + 2 * HOUR,
-    )
-    assert notification.unknown_period == UnknownPeriod(NOW, NOW + HOUR, "no_route")
-
-
 def test_unknown_host_out_of_specification_again() -> None:
     """Known deviations keep their beginning, and resolved ones are listed."""
     host = Host()
@@ -197,18 +162,6 @@ def test_deviation_with_a_failed_address_has_the_reason() -> None:
     )
 
 
-def test_reminder_about_an_unknown_host() -> None:
-    """A reminder has the reason and the time of the first failure."""
-    host = Host()
-    host.fail(NOW)
-    host.fail(NOW + HOUR)
-    assert host.fail(NOW + DAY) is None
-    notification = host.fail(NOW + HOUR + DAY)
-    assert notification
-    assert (notification.event, notification.since) == (Event.REMINDER, NOW)
-    assert notification.reason.startswith("no_route: ")
-
-
 def excepted(*exceptions: PortException) -> Target:
     """Return the target with exceptions."""
     return replace(WEB, exceptions=exceptions)
@@ -220,24 +173,6 @@ def ends(notification: Notification | None) -> list[tuple[str, float]] | None:
         return None
     assert notification.event is Event.EXPIRING
     return [(ports, until) for ports, until, _, _ in notification.expiring]
-
-
-def test_exception_that_ends_soon_is_notified_once() -> None:
-    """An exception that covers a deviation is notified three days before its end, with reason and owner."""
-    until = NOW + EXPIRES_SOON + HOUR
-    host = Host(excepted(replace(exception(80, 443, until=until), reason="migration", owner="ops")))
-    assert host.scan(22, 80, at=NOW + HOUR) is None
-    notification = host.scan(22, 80, at=NOW + HOUR + 1)
-    assert notification == Notification(
-        host="web1",
-        event=Event.EXPIRING,
-        at=NOW + HOUR + 1,
-        expected="22",
-        open="22, 80",
-        expiring=(AcceptedPorts("80", until, "migration", "ops"),),
-        last_seen=NOW + HOUR + 1,
-    )
-    assert [host.scan(22, 80, at=NOW + hours * HOUR) for hours in range(2, 60)] == [None] * 58
 
 
 def test_exception_without_a_deviation_is_not_notified() -> None:
@@ -299,19 +234,6 @@ def test_deviation_counts_at_the_end_of_its_exception() -> None:
     )
     assert notification.expired == (AcceptedPorts("80", until),)
     assert host.scan(22, 80, at=until + HOUR) is None
-
-
-def test_new_exception_resolves_a_deviation() -> None:
-    """The host is in specification again, and the notification has the exception."""
-    host = Host()
-    host.scan(22, 80, at=NOW)
-    notification = host.reload(NOW + HOUR, excepted(exception(80, until=NOW + 30 * DAY)))
-    assert notification
-    assert (notification.event, notification.resolved) == (
-        Event.IN_SPEC,
-        (resolved(unexpected("80", NOW), seen=NOW, end=DeviationEnd.ACCEPTED),),
-    )
-    assert (notification.accepted, notification.until) == ((AcceptedPorts("80", NOW + 30 * DAY),), NOW + HOUR)
 
 
 def test_deviation_is_notified_before_an_exception() -> None:

@@ -15,7 +15,7 @@ from portspec.notify.notification import (
 from portspec.ports import PortSet
 from portspec.scan import Reason
 from tests.unit.factories import ADDRESS, NOW
-from tests.unit.notify.mails import DAY, NOW_TEXT, SILENT, body, digest_of, line, mail, make_notification, resolved
+from tests.unit.notify.mails import DAY, NOW_TEXT, body, digest_of, line, mail, make_notification, resolved
 
 pytestmark = pytest.mark.usefixtures("few_services", "central_europe")
 
@@ -53,19 +53,6 @@ def test_notification_of_an_older_version_lacks_the_newer_facts() -> None:
     )
     assert "What is known of its ports may be only a part.\n" in text
     assert "it was in specification" not in text
-
-
-def test_host_that_answers_nothing_has_no_closed_ports() -> None:
-    """The mail about a silent host claims neither closed ports nor that an open port was closed."""
-    over = (resolved(line("80", since=NOW - 7200), seen=NOW - 300, end=DeviationEnd.CHANGED),)
-    text = body(
-        mail(make_notification(event=Event.DIFFERENT, lines=SILENT, resolved=over, answers_nothing=True, open="none"))
-    )
-    assert text.startswith("web1 answers nothing: no port that portspec asks is open or refuses.\n")
-    assert "Open ports: none: the host answers nothing\n" in text
-    assert "80 (http) on 192.0.2.1: no longer answers, as nothing of the host does\n" in text
-    assert "closed" not in text
-    assert text.count("#portspechostdown\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from portspec.notify.mailer import (
 from portspec.notify.notification import NOTHING_NOTIFIED, DeviationLine, Event, Notification
 from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
-from portspec.store import StoreError, database, outbox, schema
+from portspec.store import StoreError, outbox, schema
 from portspec.store.trouble import Kind, Trouble
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
@@ -266,33 +266,6 @@ def test_each_recipient_gets_a_mail(stage: Stage, server: Server) -> None:
         assert server.connections == 1
         assert scene.waits() == (0, 0)
         assert scene.mailer.status == MailStatus(0, 3, 0, {reason.value: 0 for reason in Reason})
-
-
-def test_nothing_is_sent_without_a_notification(stage: Stage, server: Server) -> None:
-    """Hosts in specification cause neither a mail nor a connection."""
-    with stage.scene() as scene:
-        for of in HOSTS:
-            scene.scan(of, 22)
-        assert scene.process() == MAX_SERVER_BACKOFF
-        assert (server.connections, scene.waits()) == (0, (0, 0))
-
-
-def test_notification_is_not_repeated_after_a_restart(stage: Stage, server: Server, clock: Clock) -> None:
-    """What recipients know is in the state file."""
-    with stage.scene() as scene:
-        scene.scan(WEB, 22, 80)
-        scene.process()
-    server.told()
-    for _ in range(3):
-        clock.now += 600
-        with stage.scene() as scene:
-            scene.scan(WEB, 22, 80)
-            scene.process()
-    assert server.told() == []
-    with stage.scene() as scene:
-        scene.scan(WEB, 22)
-        scene.process()
-    assert server.told() == [(A, "[web1]")]
 
 
 def test_queued_notification_is_sent_after_a_restart(stage: Stage, server: Server) -> None:
@@ -750,32 +723,6 @@ def test_mail_of_a_new_file_with_a_used_number_is_sent(stage: Stage, server: Ser
         assert server.told() == [(A, "[web2]")]
 
 
-def test_mail_is_repeated_identically_after_a_kill(stage: Stage, server: Server, path: Path, tmp_path: Path) -> None:
-    """Killed after the reply of the server, portspec sends the same bytes again, with the same Message-ID."""
-    killed = tmp_path / "killed.db"
-
-    def keep_what_a_kill_would_leave() -> None:
-        with (
-            contextlib.closing(sqlite3.connect(path)) as source,
-            contextlib.closing(sqlite3.connect(killed)) as copy,
-        ):
-            source.backup(copy)
-
-    with stage.scene(A, B) as scene:
-        scene.scan(WEB, 22, 80)
-        server.on_taken = keep_what_a_kill_would_leave
-        scene.process()
-    server.on_taken = lambda: None
-    with stage.scene(A, B, path=killed) as scene:
-        scene.scan(WEB, 22, 80)
-        scene.process()
-        assert scene.waits() == (0, 0)
-    (_, first), (_, second), (_, again) = server.taken
-    assert server.told() == [(A, "[web1]"), (B, "[web1]"), (B, "[web1]")]
-    assert first["Message-ID"] != second["Message-ID"] == again["Message-ID"]
-    assert bytes(second) == bytes(again)
-
-
 def test_deferred_mail_is_not_rendered_again(stage: Stage, server: Server, clock: Clock) -> None:
     """Each attempt sends the same bytes."""
     with stage.scene() as scene:
@@ -814,25 +761,6 @@ def test_reload_resets_the_backoff_of_the_server(stage: Stage, server: Server) -
         scene.reload(mail_config(A, username="portspec", password="right"))  # noqa: S106 - of nothing
         scene.process()
         assert server.told() == [(A, "[web1]")]
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        "garbage",
-        '{"host":5,"news":"in_spec","at":1,"expected":"22","open":"22","lines":[],"over":[],"expiring":[]}',
-    ],
-)
-def test_invalid_notification_is_discarded(stage: Stage, server: Server, logs: Logs, document: str) -> None:
-    """It is logged, and the other notifications are sent."""
-    with stage.scene() as scene:
-        state = HostState(HOSTS[1])
-        scene.store.put(state, state, None, document)
-        scene.scan(WEB, 22, 80)
-        scene.process()
-        assert server.told() == [(A, "[web1]")]
-        assert scene.waits() == (0, 0)
-        assert [event["host"] for event in logs.events if event["level"] == "error"] == ["web2"]
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, name: str, *hosts: str) -> None:
@@ -993,36 +921,6 @@ def test_fault_in_listeners_does_not_stop_the_notification(stage: Stage, server:
     assert events(logs) == ["failed to add listening processes to the notification"]
 
 
-@pytest.mark.parametrize(
-    "story",
-    [
-        "garbage",
-        '{"told":"in_spec","told_at":0,"findings":[["a","missing",22,0]],"unknown_scans":0,"unknown_at":0,"unknown_since":0,"expiring":null}',
-    ],
-    ids=["garbage", "port"],
-)
-def test_invalid_state_is_discarded(stage: Stage, server: Server, path: Path, story: str) -> None:
-    """It costs a second mail, but not the scan."""
-    with stage.scene() as scene:
-        scene.scan(WEB, 22, 80)
-        scene.process()
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE state SET story = ?", (story,))
-    with stage.scene() as scene:
-        scene.scan(WEB, 22, 80)
-        scene.process()
-    assert server.told() == [(A, "[web1]")] * 2
-
-
-def test_invalid_notifications_alone_are_no_mail(stage: Stage, server: Server) -> None:
-    """Nothing is sent, and they are discarded."""
-    with stage.scene() as scene:
-        for of in HOSTS:
-            scene.store.put(HostState(of), HostState(of), None, "garbage")
-        scene.process()
-        assert (server.connections, scene.waits()) == (0, (0, 0))
-
-
 def stuck(scene: Scene, clock: Clock, seconds: float) -> None:
     """Have the state file fail for so long, while the mailer looks as often as it wants."""
     end = clock.now + seconds
@@ -1094,25 +992,6 @@ def test_mail_about_the_state_file_waits_for_the_server(stage: Stage, server: Se
         assert server.told() == [(A, "[portspec]")]
 
 
-def test_notifications_wait_in_memory_while_the_file_is_locked(
-    stage: Stage, server: Server, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each change is notified once the file can be written."""
-    monkeypatch.setattr(database, "WRITE_PATIENCE", 0.0)
-    with stage.scene() as scene:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            scene.scan(WEB, 22, 80)
-            assert scene.process() == STORE_RETRY_INTERVAL
-            scene.scan(WEB, 22)
-            assert scene.process() == STORE_RETRY_INTERVAL
-            other.execute("ROLLBACK")
-        commit(scene.store)  # type: ignore[arg-type]
-        clock.now += STORE_RETRY_INTERVAL
-        scene.process()
-        assert server.told() == [(A, "[web1]"), (A, "[web1]")]
-
-
 class Ended(BaseException):
     """The script of an Alertmanager is over."""
 
@@ -1151,17 +1030,6 @@ def fall_back(scene: Scene, *script: str | Callable[[], object]) -> None:
 
 
 FALLBACK: dict[str, Any] = {"mode": "fallback", "alertmanager": ScriptedAlertmanager.url}
-
-
-@pytest.mark.usefixtures("at_once")
-def test_fallback_sends_nothing_while_alertmanager_is_healthy(stage: Stage, server: Server) -> None:
-    """Nothing is queued or sent, also during a short failure."""
-    with stage.scene(**FALLBACK) as scene:
-        scene.scan(HOSTS[0], 22, 80)
-        fall_back(scene, "ailing", lambda: scene.scan(HOSTS[1], 22, 80), "healthy", "ailing")
-        scene.scan(HOSTS[2], 22, 80)
-        assert scene.process() == MAX_SERVER_BACKOFF
-        assert (server.connections, scene.waits()) == (0, (0, 0))
 
 
 @pytest.mark.usefixtures("at_once")
@@ -1319,14 +1187,6 @@ def run_until(scene: Scene, condition: Callable[[], object], begin: Callable[[],
 
 
 @pytest.mark.usefixtures("at_once")
-def test_notification_wakes_the_mailer_up(stage: Stage, server: Server) -> None:
-    """A mailer that waits processes a new notification."""
-    with stage.scene() as scene:
-        run_until(scene, lambda: server.taken, lambda: scene.scan(WEB, 22, 80))
-        assert server.told() == [(A, "[web1]")]
-
-
-@pytest.mark.usefixtures("at_once")
 def test_fault_does_not_end_the_mailer(
     stage: Stage, server: Server, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1361,33 +1221,6 @@ def test_fault_of_a_health_check_does_not_end_the_mailer(stage: Stage, logs: Log
         watch = ScriptedAlertmanager(*[fault] * 10_000)
         scene.mailer._alertmanager = watch  # type: ignore[assignment]
         run_until(scene, lambda: len(asked) > 1)
-
-
-def test_cancelled_mailer_loses_no_mail(stage: Stage, server: Server) -> None:
-    """Mails of an interrupted session stay in the outbox."""
-    with stage.scene(A, B) as scene:
-
-        async def scenario() -> None:
-            waits = asyncio.Event()
-
-            async def send(*_: object) -> str:
-                waits.set()
-                forever: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-                return await forever
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(server, "send", send)
-                task = asyncio.create_task(scene.mailer.run())
-                scene.scan(WEB, 22, 80)
-                async with asyncio.timeout(PATIENCE):
-                    await waits.wait()
-                await cancelled(task)
-
-        asyncio.run(scenario())
-        assert not server.is_connected
-        scene.reload(mail_config(A, B, remind=0.0))
-        scene.process()
-        assert server.told() == [(A, "[web1]"), (B, "[web1]")]
 
 
 def test_reminder_is_sent_after_remind_seconds(stage: Stage, server: Server, clock: Clock) -> None:
