@@ -279,7 +279,7 @@ def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(
         ]
         assert told == [
             f"{HOST} is out of specification",
-            f"{HOST} is out of specification in another way than before",
+            f"{HOST} is out of specification with other deviations than before",
             f"{HOST} is in specification again",
         ]
     assert only_says_hello(server.clear)

@@ -40,16 +40,16 @@ _STATES: Final = {
 }
 _MAX_HOST: Final = 60  # characters
 _FAILURE_ADVICE: Final = {
-    Reason.RESOLVE: "See whether the name is right in conf.yml and in the DNS, and whether the machine of portspec "
+    Reason.RESOLVE: "Check whether the name is right in conf.yml and in the DNS, and whether the machine of portspec "
     "reaches its name servers: `getent hosts {host}`.",
-    Reason.NO_ROUTE: "See whether the host is switched on, and whether the machine of portspec has a route to it.",
+    Reason.NO_ROUTE: "Check whether the host is switched on, and whether the machine of portspec has a route to it.",
     Reason.LOCAL_LIMIT: "The fault is on the machine of portspec: raise its limit of open files or of tasks, or lower "
     "`parallelscans`. The log says which limit it is.",
     Reason.PERMISSION: "The fault is on the machine of portspec: its own packet filter refuses what portspec sends. "
     "Let it pass.",
-    Reason.TIMEOUT: "Let the machine of portspec pass the limits of {host}, raise `max_duration` under `scan`, or scan "
-    "fewer ports.",
-    Reason.CUT_OFF: "See whether {host} or a firewall before it bans the address of portspec (Fail2ban, a limit of "
+    Reason.TIMEOUT: "Exempt the machine of portspec from the limits of {host}, raise `max_duration` under `scan`, or "
+    "scan fewer ports.",
+    Reason.CUT_OFF: "Check whether {host} or a firewall before it bans the address of portspec (Fail2ban, a limit of "
     "connections), and exempt it. Or {host} went down while it was scanned.",
     Reason.ANSWERS_EVERYTHING: "A firewall or a proxy before {host} takes every connection. Exempt the address of "
     "portspec there, or scan from behind it.",
@@ -85,17 +85,18 @@ def _headline(notification: Notification, now: float) -> str:
             else f" is in specification again{after}."
         )
     if notification.event is Event.EXPIRING:
-        return f": {_expiring(notification, now)}. What it accepts counts from then on."
+        return f": {_expiring(notification, now)}. What it accepts counts as a deviation from then on."
     still = " still" if notification.event is Event.REMINDER else ""
     lasting = _lasting(notification.since, notification.at) if still and notification.since is not None else ""
     if notification.is_unknown or notification.event is Event.UNKNOWN:
         why = format_failure(notification.reason)
-        return f"{still} cannot be scanned{lasting}: {why}. Nobody knows whether it is in specification."
+        return f"{still} cannot be scanned{lasting}: {why}. Whether it is in specification is unknown."
     if notification.answers_nothing:
-        return f"{still} answers nothing{lasting}: no port that portspec asks is open or refuses."
+        return f"{still} answers nothing{lasting}: no scanned port is open or refuses connections."
     if still:
         return f" is still out of specification{lasting}. Nothing has changed since the last mail."
-    return f" is out of specification{' in another way than before' if notification.event is Event.DIFFERENT else ''}."
+    change = " with other deviations than before" if notification.event is Event.DIFFERENT else ""
+    return f" is out of specification{change}."
 
 
 def _expiring(notification: Notification, now: float) -> str:
@@ -127,7 +128,7 @@ def _paragraphs(notification: Notification) -> Iterator[str]:
 
 def _last_seen(notification: Notification) -> str:
     if notification.last_seen is None and not notification.open:
-        return "portspec has never seen it: nothing is known of its ports."
+        return "No scan of it has succeeded so far: nothing is known about its ports."
     if notification.last_seen is None:  # or an older version, which did not record it, reached a verdict
         return "What is known of its ports may be only a part."
     verdict = "out of specification" if notification.lines else "in specification"
@@ -196,18 +197,19 @@ def _listeners(notification: Notification, line: DeviationLine) -> Iterator[str]
     if notification.audited_at is None or line.kind != Kind.UNEXPECTED:
         return
     at = format_time(notification.audited_at)
+    audit = f"according to the audit of {at}"
     mine = ports_of(line.ports)
     found = [(same, item) for item in notification.listeners if (same := ports_of(item.ports) & mine)]
     for ports, item in found[:_MAX_LISTENERS]:
         where = "" if ports == mine else f"{shortened(str(ports))}: "
         if item.names and not item.is_older:
-            yield f"{where}{printable(item.names)} listens there, by the audit of {at}"
+            yield f"{where}{printable(item.names)} listens there {audit}"
         elif item.names:
-            yield f"{where}{printable(item.names)} listened there by the audit of {at}, before the port was seen open"
+            yield f"{where}{printable(item.names)} listened there {audit}, before the port was seen open"
         elif item.is_older:
-            yield f"{where}opened after the last audit, of {at}, so nobody knows who listens there"
+            yield f"{where}opened after the last audit, of {at}, so the process is unknown"
         else:
-            yield f"{where}nothing listens there by the audit of {at}, though it was open: something else may answer"
+            yield f"{where}nothing listens there {audit}, though it was open: something else may answer"
     if len(found) > _MAX_LISTENERS:
         yield f"and {counted(len(found) - _MAX_LISTENERS, 'more program')}"
 
@@ -225,10 +227,10 @@ def _resolved(notification: Notification, line: DeviationLine) -> Item:
             how = "still open, and expected or allowed by now" if is_open else "no longer expected"
             details = [began]
         case DeviationEnd.UNSCANNED:
-            how = f"no longer scanned, so nobody knows whether it is still {'open' if is_open else 'missing'}"
+            how = f"no longer scanned, so it is unknown whether it is still {'open' if is_open else 'missing'}"
             details = [began, *last]
         case _ if is_open and notification.answers_nothing:
-            how = "no longer answers, as nothing of the host does"
+            how = "no longer answers, like the whole host"
             details = [began, *last]
         case _:
             how = "no longer open" if is_open else "open again"
@@ -284,7 +286,7 @@ def advice(notification: Notification) -> Iterator[str]:
         reason = _reason(notification)
         yield _FAILURE_ADVICE[reason].format(host=host) if reason else "The log of portspec says more."
     elif notification.answers_nothing:
-        yield f"See whether {host} runs and its network is up; other hosts of that network may have the same."
+        yield f"Check whether {host} runs and its network is up; other hosts of that network may have the same."
         yield "If it is gone for good, take it out of conf.yml."
     else:
         yield from _of_ports(notification, host)
@@ -298,11 +300,11 @@ def _of_ports(notification: Notification, host: str) -> Iterator[str]:
             f"Close the port, or add it to `expect` or `allow` of {host} in conf.yml, or accept it for a time under "
             "`exceptions`."
         )
-        yield "If nobody knows what it is, treat the host as broken into."
+        yield "If nobody knows what it is, treat the host as compromised."
     if "closed" in states:
-        yield "Start the service of the port that is closed, or see whether it listens on the right address."
+        yield "Start the service of the port that is closed, or check whether it listens on the right address."
     if states - {"closed"}:
-        yield f"See whether a firewall between portspec and {host} drops what it is sent."
+        yield f"Check whether a firewall between portspec and {host} drops packets."
     if Kind.MISSING in kinds:
         yield "If it is gone for good, take the port out of `expect`."
 

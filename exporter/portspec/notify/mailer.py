@@ -84,7 +84,7 @@ class MailerState:
         delivered: Mails that the server accepted and that may still be in the outbox.
         awaited: By host, the round that ran when its notification was first read.
         store_failed_at: Since when writing the state file fails, in Unix seconds.
-        told_of_store: The recipients who were notified of that.
+        notified_of_store_failure: The recipients who were notified of that.
         lock: Held by the task that sends or discards mails.
     """
 
@@ -95,7 +95,7 @@ class MailerState:
     delivered: dict[int, Letter] = field(default_factory=dict)
     awaited: dict[str, Round] = field(default_factory=dict)
     store_failed_at: float | None = None
-    told_of_store: set[str] = field(default_factory=set)
+    notified_of_store_failure: set[str] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -237,7 +237,7 @@ class Mailer:
             await self._report_store_failure(error)
             return STORE_RETRY_INTERVAL
         self.memory.store_failed_at = None
-        self.memory.told_of_store.clear()
+        self.memory.notified_of_store_failure.clear()
         if not self._is_active:
             return MAX_SERVER_BACKOFF
         if waiting.notices:
@@ -306,8 +306,7 @@ class Mailer:
                     waiting.popleft()
         except DeliveryError as error:
             self.memory.failed[error.reason.value] += 1
-            self._server_pause = min(max(2 * self._server_pause, MIN_SERVER_BACKOFF), MAX_SERVER_BACKOFF)
-            self._server_due = self._wall_clock() + self._server_pause
+            self._back_off()
             _log.error(
                 "delivery failed, mails wait",
                 server=self.mail.server,
@@ -317,7 +316,9 @@ class Mailer:
                 mails=len(waiting),
                 next_try_seconds=self._server_pause,
             )
-            suspect = waiting[0] if is_open and waiting else None  # not at its first attempt
+            # The mail that ended the session may be the cause: after its first attempt it is deferred, so that it does not
+            # stop the others.
+            suspect = waiting[0] if is_open and waiting else None
             for item in waiting:
                 if self._wall_clock() - item.at >= MAX_QUEUE_LIFETIME:
                     await self._discard(item, error)
@@ -325,6 +326,11 @@ class Mailer:
                     await self._defer(item, _pause(item.attempts - 1) if item.attempts else 0.0)
         else:
             self._server_pause, self._server_due = 0.0, -math.inf
+
+    def _back_off(self) -> None:
+        """Double the pause until the next connection to the server."""
+        self._server_pause = min(max(2 * self._server_pause, MIN_SERVER_BACKOFF), MAX_SERVER_BACKOFF)
+        self._server_due = self._wall_clock() + self._server_pause
 
     async def _send(self, session: Session, item: Letter) -> None:
         """Send one mail, and remove it from the outbox or defer it. Raises DeliveryError, StoreError."""
@@ -379,7 +385,9 @@ class Mailer:
         if self.memory.store_failed_at is None:
             self.memory.store_failed_at = now
             _log.error("writing the state file fails, mails wait", file=error.path, why=error.why)
-        unnotified = [recipient for recipient in self.mail.recipients if recipient not in self.memory.told_of_store]
+        unnotified = [
+            recipient for recipient in self.mail.recipients if recipient not in self.memory.notified_of_store_failure
+        ]
         is_early = (
             0 <= now - self.memory.store_failed_at < MAX_ROUND_WAIT or 0 < self._server_due - now <= MAX_SERVER_BACKOFF
         )
@@ -391,8 +399,7 @@ class Mailer:
                     await self._send_store_failure(session, recipient, str(error))
         except DeliveryError as failure:
             self._count_failure(failure)
-            self._server_pause = min(max(2 * self._server_pause, MIN_SERVER_BACKOFF), MAX_SERVER_BACKOFF)
-            self._server_due = self._wall_clock() + self._server_pause
+            self._back_off()
         else:
             self._server_pause, self._server_due = 0.0, -math.inf
 
@@ -407,7 +414,7 @@ class Mailer:
             self._count_failure(failure)
         else:
             self.memory.sent += 1
-        self.memory.told_of_store.add(recipient)  # also if it was rejected: there is one attempt
+        self.memory.notified_of_store_failure.add(recipient)  # also if it was rejected: there is one attempt
 
     def _count_failure(self, failure: DeliveryError) -> None:
         self.memory.failed[failure.reason.value] += 1

@@ -195,7 +195,7 @@ def test_mail_names_who_listens_by_the_last_audit(conf: Path, taken: Taken) -> N
             scanner._answer = answering(80)
             service.scan_now(A)
             await until(lambda: taken)
-            assert "  redis-server (redis) listened there by the audit of " in taken.texts[0]
+            assert "  redis-server (redis) listened there according to the audit of " in taken.texts[0]
 
     asyncio.run(scenario())
 

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("few_services", "central_europe")
     [
         ("unexpected", DeviationEnd.ACCEPTED, "still open, but an exception accepts it"),
         ("unexpected", DeviationEnd.SPECIFIED, "still open, and expected or allowed by now"),
-        ("unexpected", DeviationEnd.UNSCANNED, "no longer scanned, so nobody knows whether it is still open"),
+        ("unexpected", DeviationEnd.UNSCANNED, "no longer scanned, so it is unknown whether it is still open"),
         ("missing", DeviationEnd.CHANGED, "open again"),
         ("missing", DeviationEnd.ACCEPTED, "still missing, but an exception accepts it"),
         ("missing", DeviationEnd.SPECIFIED, "no longer expected"),
-        ("missing", DeviationEnd.UNSCANNED, "no longer scanned, so nobody knows whether it is still missing"),
+        ("missing", DeviationEnd.UNSCANNED, "no longer scanned, so it is unknown whether it is still missing"),
     ],
 )
 def test_mail_says_how_a_deviation_ended(kind: str, end: DeviationEnd, expected: str) -> None:
@@ -60,10 +60,13 @@ def test_notification_of_an_older_version_lacks_the_newer_facts() -> None:
     [
         (
             ListeningProcesses("6379", "redis (www)", is_older=False),
-            "redis (www) listens there, by the audit of ",
+            "redis (www) listens there according to the audit of ",
         ),
-        (ListeningProcesses("6379", "redis (www)", is_older=True), "redis (www) listened there by the audit of "),
-        (ListeningProcesses("6379", "", is_older=False), "nothing listens there by the audit of "),
+        (
+            ListeningProcesses("6379", "redis (www)", is_older=True),
+            "redis (www) listened there according to the audit of ",
+        ),
+        (ListeningProcesses("6379", "", is_older=False), "nothing listens there according to the audit of "),
         (ListeningProcesses("6379", "", is_older=True), "opened after the last audit, of "),
     ],
 )
