@@ -1,4 +1,4 @@
-"""Mails as their readers see them; PORTSPEC_GOLDEN=write writes tests/data/mail anew."""
+"""Mails as their recipients read them. PORTSPEC_GOLDEN=write writes tests/data/mail."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def accepted(*ports: int, until: float) -> PortException:
 
 
 class Host:
-    """A host as the mailer sees it: it is scanned, and what is to be told of it goes through the state file."""
+    """A host as the mailer sees it: it is scanned, and notifications are encoded as in the state file."""
 
     def __init__(self, of: Target = DB1, audit: AuditState | None = None) -> None:
         self.state = HostState(of)
@@ -72,7 +72,7 @@ class Host:
         self.known = NOTHING_NOTIFIED
 
     def told(self, now: float) -> Notification | None:
-        """Give what is told of the host as it is."""
+        """Return the notification about the present state, if one is needed."""
         known, notification = decide(self.known, self.state, now, DAY)
         self.known = decode_state(encode_state(known))
         return (
@@ -91,7 +91,7 @@ class Host:
         return self.scan(at, filtered=SCANNED)
 
     def fail(self, at: float, failure: Failure) -> Notification | None:
-        """Scan it in vain."""
+        """Let a scan fail."""
         self.state = self.state.after(result(self.state.target, at=at, failure=failure))
         return self.told(at)
 
@@ -101,7 +101,7 @@ class Host:
 
 
 def compare(name: str, mail: bytes) -> None:
-    """Hold a mail to the file of a name, or write that."""
+    """Compare a mail with the golden file of a name, or write that file."""
     file = GOLDEN / f"{name}.eml"
     found = mail.decode("ascii").replace("\r\n", "\n")
     if os.environ.get("PORTSPEC_GOLDEN") == "write":
@@ -110,14 +110,14 @@ def compare(name: str, mail: bytes) -> None:
 
 
 def compare_told(name: str, notification: Notification | None, *, later: float = 2.0) -> None:
-    """Hold the mail about a host to the file of a name."""
+    """Compare the mail about a host with the golden file of a name."""
     assert notification
     now = notification.at + later
     compare(name, render_mail(notification, 1, sender=SENDER, recipient=RECIPIENT, now=now, links=LINKS))
 
 
-def test_a_day_of_a_host() -> None:
-    """Ports open and close, the host dies and comes back; each mail says what is to be known at that time."""
+def test_life_of_a_host() -> None:
+    """Ports open and close, the host goes down and comes back; each mail has the facts of its time."""
     host = Host(audit=audited(NIGHT - 26 * HOUR))
     assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
     compare_told("a-port-opens", host.scan(NIGHT, 22, 5432, 6379))
@@ -133,7 +133,7 @@ def test_a_day_of_a_host() -> None:
 
 
 def test_services_that_stop() -> None:
-    """Ports that refuse are told apart from ports that are silent."""
+    """Closed ports are distinguished from filtered ones."""
     host = Host()
     assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
     compare_told("a-service-stops", host.scan(NIGHT, 22))
@@ -141,7 +141,7 @@ def test_services_that_stop() -> None:
 
 
 def test_exceptions() -> None:
-    """An exception is told before it ends and when it has; an exception that is made ends a story."""
+    """There is a mail before and after the end of an exception; a new exception resolves a deviation."""
     until = NIGHT - NIGHT % DAY + 3 * DAY  # the end of a Saturday in UTC
     host = Host(replace(DB1, exceptions=(accepted(8443, until=until),)))
     assert host.scan(NIGHT - DAY, 22, 5432, 8443) is None
@@ -155,7 +155,7 @@ def test_exceptions() -> None:
 
 
 def test_names_that_do_not_resolve() -> None:
-    """A host that cannot be seen is told with the reason, with what was last known of it, and when it is back."""
+    """Mails about an unknown host have the reason and the last known facts; another one says that it is back."""
     failure = Failure(Reason.RESOLVE, "does not resolve (no A record)")
     new = Host(WWW)
     assert new.fail(NIGHT, failure) is None
@@ -169,7 +169,7 @@ def test_names_that_do_not_resolve() -> None:
 
 
 def test_host_that_is_seen_again() -> None:
-    """A host that was in specification before and after it could not be seen is not said to have been out of it."""
+    """A host that was in specification before and after failed scans was not out of specification."""
     host = Host()
     assert host.scan(NIGHT - 5 * MINUTE, 22, 5432) is None
     failure = Failure(Reason.CUT_OFF, "192.0.2.10 stopped answering 0.4 s after its scan began, after 40 probes")
@@ -179,7 +179,7 @@ def test_host_that_is_seen_again() -> None:
 
 
 def fleet(count: int) -> list[Notification]:
-    """Give what is told when a fleet goes wrong: most have 6379 open, some refuse 22, a few cannot be seen."""
+    """Return notifications about a fleet: most hosts have 6379 open, some 22 closed, a few cannot be scanned."""
     notifications = []
     for number in range(count):
         address = f"198.18.{number // 250}.{number % 250 + 1}"
@@ -199,13 +199,13 @@ def fleet(count: int) -> list[Notification]:
 
 
 def test_hundreds_of_hosts_at_once() -> None:
-    """A storm is one mail, which says first what most of the hosts have, and names the worst."""
+    """A digest begins with common deviations, and names the worst hosts."""
     mail = render_digest(fleet(300), 1, sender=SENDER, recipient=RECIPIENT, now=NIGHT + MINUTE, links=LINKS)
     compare("many-hosts-go-wrong", mail)
 
 
 def test_other_mails() -> None:
-    """The mails that are about no host have the same form."""
+    """Test mails and mails about the state file have the same form."""
     compare("test-mail", render_test_mail(sender=SENDER, recipient=RECIPIENT, now=NIGHT))
     why = "/var/lib/portspec/portspec.db: the state cannot be written: database or disk is full"
     compare("state-file", render_store_failure_mail(why, sender=SENDER, recipient=RECIPIENT, now=NIGHT))

@@ -1,4 +1,4 @@
-"""Mail through a real submission server, from a machine that is called as a container is."""
+"""Mail through a real submission server (Postfix), from a machine with the name of a container."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 CONTAINER: Final = "a1b2c3d4e5f6"
 FULL: Final = "no-such-machine.example.org"
-# Names the machine, in a UTS namespace of its own, and runs a program there.
-_CALLED: Final = 'hostname "$1"; shift; exec "$@"'
+# Sets the host name in a UTS namespace, and runs a program there.
+_RUN_WITH_HOSTNAME: Final = 'hostname "$1"; shift; exec "$@"'
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def server() -> Iterator[SubmissionHost]:
 
 
 def configure(server: SubmissionHost, directory: Path, **keys: Any) -> Path:
-    """Write a conf.yml by which a host misses a port, and that is mailed through the server."""
+    """Write a conf.yml with a host that has a missing port, and with the server."""
     mail = {
         "smtpserver": "127.0.0.1",
         "smtpport": 25,
@@ -49,21 +49,21 @@ def configure(server: SubmissionHost, directory: Path, **keys: Any) -> Path:
     return write(directory / "conf.yml", {"127.0.0.1": [22]}, scanports=[22], state=state, **mail | keys)
 
 
-def called(server: SubmissionHost, name: str, *arguments: str) -> list[str]:
-    """Return the argv that runs portspec beside the server, on a machine with a name."""
-    return server.inside("unshare", "--uts", "sh", "-c", _CALLED, "sh", name, PORTSPEC, *arguments)
+def named(server: SubmissionHost, name: str, *arguments: str) -> list[str]:
+    """Return the argv that runs portspec in the namespaces of the server, under a host name."""
+    return server.inside("unshare", "--uts", "sh", "-c", _RUN_WITH_HOSTNAME, "sh", name, PORTSPEC, *arguments)
 
 
 def mail_test(server: SubmissionHost, conf: Path, name: str) -> Done:
     """Run `portspec mail-test` there."""
-    return run(*called(server, name, "mail-test", "-c", str(conf)))
+    return run(*named(server, name, "mail-test", "-c", str(conf)))
 
 
 @contextmanager
 def serving(server: SubmissionHost, conf: Path, name: str) -> Iterator[Path]:
-    """Run `portspec serve` there, and end it; returns its log."""
+    """Run `portspec serve` there, and end it. Return its log."""
     log = conf.with_suffix(".log")
-    argv = called(server, name, "serve", "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0")
+    argv = named(server, name, "serve", "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0")
     with log.open("w") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output)
     try:
@@ -74,15 +74,15 @@ def serving(server: SubmissionHost, conf: Path, name: str) -> Iterator[Path]:
 
 
 def events(log: Path, name: str) -> list[dict[str, Any]]:
-    """Return the lines of a log that are about something."""
+    """Return the log lines with an event."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
     return [line for line in lines if line["event"] == name]
 
 
-def check(mail: Message, said: str) -> None:
-    """See that Postfix took a mail inside TLS, from the user, after an EHLO with a name."""
+def check(mail: Message, ehlo_name: str) -> None:
+    """Check that Postfix received a mail inside TLS, from the authenticated user, with an EHLO name."""
     received = " ".join(mail["Received"].split())
-    assert received.startswith(f"from {said} (")
+    assert received.startswith(f"from {ehlo_name} (")
     assert re.search(r"\(using TLSv1\.[23] with cipher ", received)
     assert re.search(rf"\(Authenticated sender: {LOGIN}\b", received)
     assert " with ESMTPSA " in received
@@ -90,7 +90,7 @@ def check(mail: Message, said: str) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [(CONTAINER, "[127.0.0.1]"), (FULL, FULL)])
 def test_mail_of_a_container_is_delivered(server: SubmissionHost, tmp_path: Path, name: str, said: str) -> None:
-    """Postfix offers LOGIN alone and refuses a name without a domain: the mail is taken, inside TLS, from the user."""
+    """Postfix, which offers only LOGIN and rejects names without a domain, accepts the mail."""
     before = len(server.returned())
     done = mail_test(server, configure(server, tmp_path), name)
     assert done.code == 0, done.output.decode() + done.errors + server.log()
@@ -101,16 +101,16 @@ def test_mail_of_a_container_is_delivered(server: SubmissionHost, tmp_path: Path
     assert set(re.findall(r"sasl_method=(\w+)", server.log())) == {"LOGIN"}
 
 
-def test_wrong_password_is_told(server: SubmissionHost, tmp_path: Path) -> None:
-    """What Postfix says of it is told, and nothing of the password."""
+def test_wrong_password_is_an_error(server: SubmissionHost, tmp_path: Path) -> None:
+    """The output has the reply of Postfix, but not the password."""
     done = mail_test(server, configure(server, tmp_path, smtppassword="wrong-" + PASSWORD), CONTAINER)
     assert done.code == 1
     assert f"{MAILBOX}: NOT taken: auth: the server rejected the credentials: 535 5.7.8" in done.output.decode()
     assert PASSWORD not in done.output.decode() + done.errors
 
 
-def test_mail_waits_while_the_name_is_refused(server: SubmissionHost, tmp_path: Path) -> None:
-    """Postfix refuses the name at RCPT: it is not the mail that is to blame, which is taken soon after the name is."""
+def test_mail_waits_while_the_ehlo_name_is_rejected(server: SubmissionHost, tmp_path: Path) -> None:
+    """Postfix rejects the name at RCPT. The mail waits, and is accepted soon after the name is."""
     before = len(server.returned())
     with serving(server, configure(server, tmp_path, sendemail=True), REFUSED) as log:
         (waits, *_) = until(lambda: events(log, "delivery failed, mails wait"))

@@ -316,8 +316,8 @@ class Mailer:
                 mails=len(waiting),
                 next_try_seconds=self._server_pause,
             )
-            # The mail that ended the session may be the cause: after its first attempt it is deferred, so that it does not
-            # stop the others.
+            # The mail that ended the session may be the cause: after its first attempt it is deferred, so that it does
+            # not stop the others.
             suspect = waiting[0] if is_open and waiting else None
             for item in waiting:
                 if self._wall_clock() - item.at >= MAX_QUEUE_LIFETIME:

@@ -1,4 +1,4 @@
-"""The mailer as a part of the running exporter: begun, replaced and ended by what conf.yml says."""
+"""The mailer in the running exporter, which starts, replaces and stops it according to conf.yml."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MAIL: Final[dict[str, Any]] = {
 
 
 class Taken(list[tuple[str, str]]):
-    """Recipients and alerts of the mails that a server took, which is asked in place of a Session; also their texts."""
+    """Recipients and alerts of the mails that a server accepted, in place of a Session; and their texts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.texts: list[str] = []
 
     def __call__(self, *_: object) -> Self:
-        """Begin a dialogue."""
+        """Begin a session."""
         return self
 
     async def __aenter__(self) -> Self:
@@ -48,7 +48,7 @@ class Taken(list[tuple[str, str]]):
         pass
 
     async def send(self, recipient: str, message: bytes) -> str:
-        """Take a mail."""
+        """Accept a mail."""
         mail = message_from_bytes(message, policy=policy.default)
         self.append((recipient, str(mail["X-PortSpec-Alert"])))
         text = mail.get_body(("plain",))
@@ -59,7 +59,7 @@ class Taken(list[tuple[str, str]]):
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
-    """Give what a mail server takes, at once."""
+    """Return the mails that a server accepts, without pauses."""
     server = Taken()
     monkeypatch.setattr(portspec.notify.mailer, "Session", server)
     monkeypatch.setattr(portspec.notify.mailer, "POLL_INTERVAL", 0.0)
@@ -68,23 +68,23 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """Give a place for a conf.yml."""
+    """Return the path of conf.yml."""
     return tmp_path / "conf.yml"
 
 
 def about(*recipients: str) -> list[tuple[str, str]]:
-    """Give the mails about the host."""
+    """Return the mails about the host."""
     return [(recipient, f"PortSpec Alert [{A}]") for recipient in recipients]
 
 
 def waits(service: Service) -> tuple[int, int]:
-    """Give how many notices and mails wait."""
-    found = service.store.transact(outbox.read_status)
-    return found.notifications, found.mails
+    """Return the numbers of queued notifications and mails."""
+    found = service.store.perform(outbox.waiting)
+    return found.notices, found.mails
 
 
-def test_a_host_out_of_spec_is_mailed_to_each_address_and_counted(conf: Path, taken: Taken) -> None:
-    """What the first scan finds is told, and /metrics says how many mails were sent and wait."""
+def test_mail_to_each_recipient_is_sent_and_counted(conf: Path, taken: Taken) -> None:
+    """The first scan causes mails, and /metrics has the numbers of sent and queued mails."""
     write(conf, {A: [22]}, **MAIL)
 
     async def scenario() -> None:
@@ -96,8 +96,8 @@ def test_a_host_out_of_spec_is_mailed_to_each_address_and_counted(conf: Path, ta
     asyncio.run(scenario())
 
 
-def test_other_addresses_get_what_comes_after_a_reload(conf: Path, taken: Taken) -> None:
-    """With other settings the mailer goes on: what was told is not told again, and what was counted is counted on."""
+def test_reload_changes_the_recipients(conf: Path, taken: Taken) -> None:
+    """After a reload nothing is notified again, and counters continue."""
     write(conf, {A: [22]}, **MAIL)
 
     async def scenario() -> None:
@@ -111,8 +111,8 @@ def test_other_addresses_get_what_comes_after_a_reload(conf: Path, taken: Taken)
     asyncio.run(scenario())
 
 
-def test_what_was_counted_is_counted_on_when_mails_are_switched_on_again(conf: Path, taken: Taken) -> None:
-    """While `sendemail` is false /metrics has nothing of mails; what it has afterwards includes what was before."""
+def test_counters_continue_when_mails_are_enabled_again(conf: Path, taken: Taken) -> None:
+    """While `sendemail` is false, /metrics has no metrics of mails; afterwards counters continue."""
     write(conf, {A: [22]}, **MAIL)
 
     async def scenario() -> None:
@@ -128,8 +128,8 @@ def test_what_was_counted_is_counted_on_when_mails_are_switched_on_again(conf: P
     asyncio.run(scenario())
 
 
-def test_nothing_is_sent_while_it_is_switched_off(conf: Path, taken: Taken) -> None:
-    """Without `sendemail` nothing is told or noted, and /metrics has nothing of mails."""
+def test_nothing_is_sent_while_mails_are_disabled(conf: Path, taken: Taken) -> None:
+    """Without `sendemail` nothing is queued or sent, and /metrics has no metrics of mails."""
     write(conf, {A: [22]}, **(MAIL | {"sendemail": False}))
 
     async def scenario() -> None:
@@ -149,8 +149,8 @@ def test_nothing_is_sent_while_it_is_switched_off(conf: Path, taken: Taken) -> N
     asyncio.run(scenario())
 
 
-def test_mails_link_where_conf_yml_says_by_then(conf: Path, taken: Taken) -> None:
-    """The links of a mail are those of conf.yml when it is written, also after a reload."""
+def test_links_follow_a_reload(conf: Path, taken: Taken) -> None:
+    """Mails link to the URLs that conf.yml has when they are rendered."""
     write(conf, {A: [22]}, external_url="https://one.example.org", **MAIL | {"alertemail": "a@example.org"})
 
     async def scenario() -> None:
@@ -167,8 +167,8 @@ def test_mails_link_where_conf_yml_says_by_then(conf: Path, taken: Taken) -> Non
     asyncio.run(scenario())
 
 
-def test_url_of_the_command_line_wins(conf: Path, taken: Taken) -> None:
-    """What --web.external-url says has precedence over conf.yml."""
+def test_url_of_the_command_line_has_precedence(conf: Path, taken: Taken) -> None:
+    """--web.external-url overrides conf.yml."""
     write(conf, {A: [22]}, external_url="https://one.example.org", **MAIL)
 
     async def scenario() -> None:
@@ -179,8 +179,8 @@ def test_url_of_the_command_line_wins(conf: Path, taken: Taken) -> None:
     asyncio.run(scenario())
 
 
-def test_mail_names_who_listens_by_the_last_audit(conf: Path, taken: Taken) -> None:
-    """What the host itself reported of an open port stands in the mail, with the time of the report."""
+def test_mail_names_the_listening_process(conf: Path, taken: Taken) -> None:
+    """The mail has the process that the last audit names, with the time of the audit."""
     audit = {"passphrase": PASSPHRASE}
     write(conf, {A: {"expect": [], "audit": True}}, audit=audit, **MAIL | {"alertemail": "a@example.org"})
     scanner = ScriptedEngine(answering())
@@ -200,8 +200,8 @@ def test_mail_names_who_listens_by_the_last_audit(conf: Path, taken: Taken) -> N
     asyncio.run(scenario())
 
 
-def test_fault_in_what_is_to_be_told_ends_no_scan(conf: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The states of hosts are written, and scans go on, though the mailer has a fault."""
+def test_fault_in_the_decision_does_not_stop_scans(conf: Path, taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States are written and scans continue."""
 
     def fault(*_: object) -> None:
         raise RuntimeError("a fault")

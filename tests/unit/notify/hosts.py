@@ -29,7 +29,7 @@ OTHER_ADDRESS = "192.0.2.2"
 
 
 class Host:
-    """A host that is scanned, and what is told of it; every story goes through the file on its way."""
+    """A host that is scanned, and what recipients know; their state is encoded and decoded each time."""
 
     def __init__(self, of: Target = WEB, *, remind: float = DAY) -> None:
         self.state = HostState(of)
@@ -37,27 +37,27 @@ class Host:
         self.remind = remind
 
     def told(self, at: float) -> Notification | None:
-        """Return what is told of the host as it is."""
+        """Return the notification about the present state, if one is needed."""
         known, notification = decide(self.known, self.state, at, self.remind)
         self.known = decode_state(encode_state(known))
         assert self.known == known
         return notification
 
     def scan(self, *is_open: int, at: float, filtered: Iterable[int] = ()) -> Notification | None:
-        """Scan it, and give what is told of that."""
+        """Scan it, and return the notification."""
         return self.scan_all(seen(is_open=is_open, filtered=filtered), at=at)
 
     def scan_all(self, *addresses: AddressObservation, at: float) -> Notification | None:
-        """Scan it on several addresses, and give what is told of that."""
+        """Scan several addresses, and return the notification."""
         self.state = self.state.after(result(self.state.target, *addresses, at=at))
         return self.told(at)
 
     def fail(self, at: float) -> Notification | None:
-        """Scan it in vain, and give what is told of that."""
+        """Let a scan fail, and return the notification."""
         return self.scan_all(seen(reason=Reason.NO_ROUTE), at=at)
 
     def reload(self, at: float, of: Target) -> Notification | None:
-        """Have another configuration, and give what is told of that."""
+        """Change the configuration, and return the notification."""
         self.state = self.state.under(of, at)
         return self.told(at)
 
@@ -73,5 +73,5 @@ def missing(port: str, since: float, state: str = "closed") -> DeviationLine:
 
 
 def resolved(line: DeviationLine, *, seen: float, end: DeviationEnd = DeviationEnd.CHANGED) -> DeviationLine:
-    """Return the line that says that another one is no longer so, when that was last seen, and how it ended."""
+    """Return the line of a deviation that has ended: when it was last seen, and how it ended."""
     return replace(line, state="", seen=seen, end=end)

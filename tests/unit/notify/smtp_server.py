@@ -35,7 +35,7 @@ _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends an RST
 
 
 class Step(enum.Enum):
-    """A step of the dialogue, on which the server can do something else than it should."""
+    """A step of the session, on which the server can misbehave."""
 
     GREETING = b"220 mail.test ESMTP\r\n"
     EHLO = b"250-mail.test\r\n250-SIZE 1000000\r\n250 STARTTLS\r\n"
@@ -56,11 +56,11 @@ class Step(enum.Enum):
 
 
 class OverError(Exception):
-    """The server does nothing more on this connection."""
+    """The server stops serving this connection."""
 
 
 class Peer:
-    """The server's end of a connection: what it heard before TLS and inside, and on which steps it came by."""
+    """The server's end of a connection: what it received before and inside TLS, and its steps so far."""
 
     def __init__(self, connection: socket.socket, ended: threading.Event) -> None:
         connection.settimeout(PATIENCE)
@@ -72,23 +72,23 @@ class Peer:
         self.mails: list[tuple[str, str, bytes]] = []
         self.answers: list[bytes] = []  # to challenges
         self.has_refused = False
-        self._heard = bytearray()
+        self._received = bytearray()
 
     @property
     def is_secure(self) -> bool:
         """Whether TLS has begun."""
         return isinstance(self.socket, ssl.SSLSocket)
 
-    def hear(self, end: bytes = b"\r\n") -> bytes:
-        """Hear up to an end, which is taken off."""
-        while end not in self._heard:
+    def read(self, end: bytes = b"\r\n") -> bytes:
+        """Read up to a terminator, which is removed."""
+        while end not in self._received:
             part = self.socket.recv(65_536)
             if not part:
                 raise OverError
             (self.secure if self.is_secure else self.clear).extend(part)
-            self._heard += part
-        told, _, rest = bytes(self._heard).partition(end)
-        self._heard = bytearray(rest)
+            self._received += part
+        told, _, rest = bytes(self._received).partition(end)
+        self._received = bytearray(rest)
         return told
 
     def upgrade(self, identity: ssl.SSLContext) -> None:
@@ -96,7 +96,7 @@ class Peer:
         self.socket = identity.wrap_socket(self.socket, server_side=True)
 
     def finish(self) -> None:
-        """Close, and note what was sent in clear and not yet heard."""
+        """Close, and record the cleartext that was not read yet."""
         with contextlib.suppress(OSError):
             if not self.is_secure:
                 self.socket.setblocking(False)  # noqa: FBT003 - the name of the argument is hidden
@@ -130,7 +130,7 @@ def say(answer: bytes) -> Callable[[Peer], None]:
 
 
 def refuse(answer: bytes) -> Callable[[Peer], None]:
-    """Say something else in place of a challenge, and hear no answer to it."""
+    """Send something else instead of a challenge, and read no response."""
 
     def act(peer: Peer) -> None:
         peer.has_refused = True
@@ -140,11 +140,11 @@ def refuse(answer: bytes) -> Callable[[Peer], None]:
 
 
 def refuse_token(challenge: bytes, answer: bytes) -> Callable[[Peer], None]:
-    """Say why a token is refused, and refuse it when the client has sent its empty line."""
+    """Send the reason of a rejected token, and reject it after the empty line of the client."""
 
     def act(peer: Peer) -> None:
         peer.socket.sendall(b"334 " + base64.b64encode(challenge) + b"\r\n")
-        assert peer.hear() == b""
+        assert peer.read() == b""
         peer.socket.sendall(answer)
 
     return act
@@ -162,7 +162,7 @@ def say_for_ever(part: bytes) -> Callable[[Peer], None]:
 
 
 def trickle(part: bytes) -> Callable[[Peer], None]:
-    """Say something again and again, slowly, so that something always comes before the time is up."""
+    """Send something repeatedly, more often than the timeout."""
 
     def act(peer: Peer) -> None:
         while not peer.ended.wait(HUNG / 5):
@@ -173,7 +173,7 @@ def trickle(part: bytes) -> Callable[[Peer], None]:
 
 
 def say_and_close(answer: bytes) -> Callable[[Peer], None]:
-    """Say something else, and close the connection."""
+    """Send something else, and close the connection."""
 
     def act(peer: Peer) -> None:
         peer.socket.sendall(answer)
@@ -183,10 +183,10 @@ def say_and_close(answer: bytes) -> Callable[[Peer], None]:
 
 
 class Server:
-    """A mail server on a free port that is right on each step but those with a twist, and those only at first.
+    """A mail server on a free port that misbehaves on the steps in `twists`, in the first connection only.
 
-    `lasting` twists are those of later connections. It serves connections one after the other, in a thread with
-    blocking sockets: when it hangs, nothing of it reads.
+    `lasting` are the twists of later connections. It serves one connection at a time, in a thread with blocking
+    sockets: while it hangs, it reads nothing.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._is_over = True
-        self.let_go()
+        self.release()
         for ending in (self._listener, *(peer.socket for peer in self.peers)):
             with contextlib.suppress(OSError):  # it has ended
                 ending.shutdown(socket.SHUT_RDWR)
@@ -224,7 +224,7 @@ class Server:
         self._listener.close()
         assert not self._thread.is_alive()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """End the connections that hang."""
         for peer in self.peers:
             peer.ended.set()
@@ -261,7 +261,7 @@ class Server:
         step(Step.GREETING)
         sender = recipient = ""
         while True:
-            command = peer.hear().decode()
+            command = peer.read().decode()
             match command.partition(" ")[0]:
                 case "EHLO":
                     step(Step.SECURE_EHLO if peer.is_secure else Step.EHLO)
@@ -276,7 +276,7 @@ class Server:
                 case "DATA":
                     step(Step.DATA)
                     if Step.DATA not in twists:
-                        peer.mails.append((sender, recipient, peer.hear(b"\r\n.\r\n")))
+                        peer.mails.append((sender, recipient, peer.read(b"\r\n.\r\n")))
                         step(Step.MESSAGE)
                 case "STARTTLS":
                     step(Step.STARTTLS)
@@ -289,18 +289,18 @@ class Server:
 
     @staticmethod
     def _challenge(peer: Peer, step: Callable[[Step], None], command: str) -> None:
-        """Ask for what a mechanism has to say; an answer of 5xx in place of a challenge is the end of it."""
+        """Send the challenges of a mechanism; a rejection instead of a challenge ends it."""
         for challenge in (Step.USERNAME, Step.PASSWORD) if command.endswith("LOGIN") else (Step.BEARER,):
             step(challenge)
             if peer.has_refused:
                 return
-            peer.answers.append(base64.b64decode(peer.hear()))
+            peer.answers.append(base64.b64decode(peer.read()))
         step(Step.AUTH)
 
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Certificates of servers, each as a context, and the file of the authority that the good ones are of."""
+    """Server contexts with different certificates, and the file of the authority that issued the good ones."""
 
     authority: str
     good: ssl.SSLContext
@@ -326,7 +326,7 @@ def settings(port: int, identities: Identities, **other: Any) -> MailConfig:
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a scenario, which leaves neither task nor transport, and nothing that nobody hears of."""
+    """Run a scenario, and check that it leaves no task, transport or unretrieved error."""
     troubles: list[dict[str, Any]] = []
 
     async def watched() -> None:

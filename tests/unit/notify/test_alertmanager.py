@@ -22,7 +22,7 @@ PATIENCE = 300.0
 
 
 class Alertmanager:
-    """An Alertmanager on loopback that answers as it is told."""
+    """An Alertmanager on loopback with a configurable response."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -41,7 +41,7 @@ class Alertmanager:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -58,7 +58,7 @@ class Alertmanager:
 
 
 class Dripping:
-    """An Alertmanager whose answer begins with `start` and goes on for ever, byte by byte."""
+    """An Alertmanager whose response begins with `start` and never ends."""
 
     def __init__(self, start: str) -> None:
         self._start = start.encode()

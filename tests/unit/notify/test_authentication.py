@@ -78,7 +78,7 @@ def test_long_password_is_not_an_initial_response(identities: Identities) -> Non
 
     def ask(peer: Peer) -> None:
         peer.socket.sendall(b"334 \r\n")
-        asked.append(base64.b64decode(peer.hear()))
+        asked.append(base64.b64decode(peer.read()))
         peer.socket.sendall(Step.AUTH.value)
 
     async def scenario(server: Server) -> None:

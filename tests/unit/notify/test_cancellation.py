@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def hiding(answer: asyncio.Future[str], told: list[str]) -> str:
-    """Wait for an answer, hide that one is cancelled, and go on."""
+    """Wait for a reply, suppress the cancellation, and continue."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.wait({answer})
     told.append("went on")
@@ -25,7 +25,7 @@ async def hiding(answer: asyncio.Future[str], told: list[str]) -> str:
 
 
 async def cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel a task, and let everything run."""
+    """Cancel a task, and let the event loop settle."""
     await settle()
     task.cancel()
     await settle()

@@ -279,7 +279,7 @@ steps = st.lists(
 
 
 class Model:
-    """Whom to tell what, as docs/mail.md says it, with sets of single ports."""
+    """The decisions that docs/mail.md describes, with sets of single ports."""
 
     def __init__(self, remind: float) -> None:
         self.remind = remind

@@ -29,7 +29,7 @@ BRIEF: Final = 0.05  # seconds that an answer is waited for where it does not co
 
 
 class Dialogues:
-    """Counts sessions, and sees that one begins only when the one before has ended."""
+    """Counts sessions, and checks that they do not overlap."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -132,7 +132,7 @@ def run_replaced(
 
 
 def at_answer(number: int, patch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Have something called when an answer of the server has come, and nobody has seen it yet."""
+    """Call something when a reply was received, before the session reads it."""
 
     def begin(act: Callable[[], object]) -> None:
         count, real = itertools.count(1), SMTPProtocol.data_received
@@ -148,7 +148,7 @@ def at_answer(number: int, patch: pytest.MonkeyPatch) -> Callable[[Callable[[], 
 
 
 def at_command(number: int, patch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Have something called when a command is sent, or a message, and is not answered yet."""
+    """Call something when a command or a message was sent, before the reply."""
 
     def begin(act: Callable[[], object]) -> None:
         count, real = itertools.count(1), SMTPProtocol.write

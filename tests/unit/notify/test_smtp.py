@@ -59,7 +59,7 @@ from portspec.notify.smtp import ehlo_name
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the server does on some steps, and what comes of it; a `detail` may end in "*"."""
+    """What the server does on some steps, and the resulting error; a `detail` may end in "*"."""
 
     does: str
     twists: Mapping[Step, Callable[[Peer], None]]
@@ -123,7 +123,7 @@ def answered(step: Step, code: int) -> Row:
 
 
 def closing(step: Step) -> Row:
-    """Return the row of a server that says 421, which may come on any step (RFC 5321, 3.8)."""
+    """Return the row of a server that replies 421, which may happen on any step (RFC 5321, 3.8)."""
     return Row(
         f"says 421 on {step.name}",
         {step: say_and_close(b"421 4.3.2 shutting down\r\n")},
@@ -133,7 +133,7 @@ def closing(step: Step) -> Row:
 
 
 def not_understood(does: str, step: Step, act: Callable[[Peer], None], detail: str) -> Row:
-    """Return the row of a server that says what no server should."""
+    """Return the row of a server that sends an invalid reply."""
     return Row(
         f"{does} on {step.name}",
         {step: act},
@@ -156,12 +156,12 @@ def mistrusted(identity: str, tls: str, server: str, detail: str) -> Row:
 
 
 def inject(peer: Peer) -> None:
-    """Go on after the 220 of STARTTLS, in one segment with it: what a client that keeps it takes for said in TLS."""
+    """Send more after the 220 of STARTTLS, in one segment: a client that buffers it would read it inside TLS."""
     peer.socket.sendall(Step.STARTTLS.value + b"250-mail.test\r\n250 AUTH PLAIN\r\n")
 
 
 def inject_late(peer: Peer) -> None:
-    """Say more in clear when the client has begun TLS."""
+    """Send cleartext after the client has started TLS."""
     while not peer.socket.recv(65_536, socket.MSG_PEEK):
         pass
     peer.socket.sendall(b"250-mail.test\r\n250 AUTH PLAIN\r\n")
@@ -390,7 +390,7 @@ def test_each_misbehaviour_of_a_server_is_an_error(identities: Identities, row: 
         assert PASSWORD not in str(error)
         assert all(step in server.peers[0].steps for step in row.twists)
         # in the same event loop, whose book-keeping must have survived:
-        server.let_go()
+        server.release()
         async with nothing_left(server), Session(mail, timeout=PATIENCE) as session:
             assert await session.send(RECIPIENT, MESSAGE) == "250 2.0.0 queued"
 
