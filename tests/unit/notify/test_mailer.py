@@ -688,6 +688,7 @@ def test_accepted_mail_that_cannot_be_removed_is_not_sent_again(
         scene.process()
         assert server.told() == [(B, "[web1]")]
         assert scene.waits() == (0, 0)
+        assert scene.mailer.memory.delivered == {}
         assert scene.mailer.status.sent == 2
         assert events(logs) == ["writing the state file fails, mails wait"]
 
