@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from portspec.notify.notification import NotificationState
     from portspec.state.snapshot import HostState
     from portspec.store import Store
-    from portspec.store.outbox import Letter, NoticeRow
+    from portspec.store.outbox import QueuedMail, QueuedNotification
 
 POLL_INTERVAL: Final = 1.0  # seconds between two polls of the outbox while notifications wait
 MAX_ROUND_WAIT: Final = 300.0  # seconds that notifications wait for the end of a round at most
@@ -92,7 +92,7 @@ class MailerState:
     sent: int = 0
     given_up: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    delivered: dict[int, Letter] = field(default_factory=dict)
+    delivered: dict[int, QueuedMail] = field(default_factory=dict)
     awaited: dict[str, Round] = field(default_factory=dict)
     store_failed_at: float | None = None
     notified_of_store_failure: set[str] = field(default_factory=set)
@@ -156,13 +156,13 @@ class Mailer:
         """Queue the writing of a new state, and of the notification that it needs, if any. Does not block."""
         if not self._is_active:
             # keep what recipients know until Alertmanager is known to notify: it may be down since before a restart
-            self._store.put(before, after, None if self._is_standby else self._store.story(after.host))
+            self._store.put(before, after, None if self._is_standby else self._store.notification_state(after.host))
             return
         self._notify(before, after, self._known(after.host))
 
     def _notify(self, before: HostState, after: HostState, known: NotificationState) -> None:
         """Write a state with the notification for recipients who know `known`, or, if that fails, nothing."""
-        documents: tuple[str | None, str | None] = self._store.story(after.host), None
+        documents: tuple[str | None, str | None] = self._store.notification_state(after.host), None
         for candidate in dict.fromkeys((known, NOTHING_NOTIFIED)):
             try:
                 documents = self._documents(after, candidate)
@@ -177,7 +177,7 @@ class Mailer:
     def _known(self, host: str) -> NotificationState:
         """Return what recipients know of a host."""
         try:
-            return decode_state(self._store.story(host))
+            return decode_state(self._store.notification_state(host))
         except Exception:  # noqa: BLE001 - the same
             _log.exception(_STATE_DISCARDED, host=host)
             return NOTHING_NOTIFIED
@@ -231,7 +231,7 @@ class Mailer:
                 self.memory.delivered.pop(item.number, None)
             if due_mails:
                 await self._deliver(due_mails)
-                waiting = await self._in_store(outbox.waiting)
+                waiting = await self._in_store(outbox.read_status)
                 self._count(waiting)
         except StoreError as error:
             await self._report_store_failure(error)
@@ -240,17 +240,21 @@ class Mailer:
         self.memory.notified_of_store_failure.clear()
         if not self._is_active:
             return MAX_SERVER_BACKOFF
-        if waiting.notices:
+        if waiting.notifications:
             return POLL_INTERVAL
         due = math.inf if waiting.due is None else max(waiting.due, self._server_due)
         return min(max(due - self._wall_clock(), 0.0), MAX_SERVER_BACKOFF)
 
-    def _count(self, waiting: outbox.Waiting) -> None:
-        self.memory.waiting = waiting.notices + waiting.mails
+    def _count(self, waiting: outbox.OutboxStatus) -> None:
+        self.memory.waiting = waiting.notifications + waiting.mails
 
     def _render_due(
-        self, file: sqlite3.Connection, delivered: Iterable[Letter], under_way: Mapping[float | None, int], now: float
-    ) -> tuple[list[Letter], outbox.Waiting, dict[str, Round], int]:
+        self,
+        file: sqlite3.Connection,
+        delivered: Iterable[QueuedMail],
+        under_way: Mapping[float | None, int],
+        now: float,
+    ) -> tuple[list[QueuedMail], outbox.OutboxStatus, dict[str, Round], int]:
         """Replace the notifications whose round has ended by their mails.
 
         Returns:
@@ -260,17 +264,17 @@ class Mailer:
         rendered = RenderedMails()
         for item in delivered:
             outbox.remove(file, item)
-        notifications = outbox.read_notices(file)
+        notifications = outbox.read_notifications(file)
         awaited = self._awaited_rounds(notifications, under_way, now)
         if ready := [row for row in notifications if row.host not in awaited]:
             rendered = render_queued(ready, self.mail.recipients, self.mail.sender, now, self._links())
-            outbox.post(file, ready, rendered.mails, now)
+            outbox.enqueue(file, ready, rendered.mails, now)
         may_send = self._is_active and not 0 < self._server_due - now <= MAX_SERVER_BACKOFF
         due = outbox.read_due(file, now, _MAILS_PER_CONNECTION, MAX_MAIL_BACKOFF) if may_send else []
-        return due, outbox.waiting(file), awaited, rendered.failed
+        return due, outbox.read_status(file), awaited, rendered.failed
 
     def _awaited_rounds(
-        self, notifications: Sequence[NoticeRow], under_way: Mapping[float | None, int], now: float
+        self, notifications: Sequence[QueuedNotification], under_way: Mapping[float | None, int], now: float
     ) -> dict[str, Round]:
         """Return, by host, the round whose end its notifications wait for; without hosts that wait no longer."""
         states = self._states()
@@ -286,7 +290,7 @@ class Mailer:
             if awaited and awaited in under_way.items() and 0 <= now - oldest[awaited] < MAX_ROUND_WAIT
         }
 
-    async def _deliver(self, mails: Iterable[Letter]) -> None:
+    async def _deliver(self, mails: Iterable[QueuedMail]) -> None:
         """Send mails in one session."""
         waiting = deque(mails)
         recipients = {recipient.lower() for recipient in self.mail.recipients}
@@ -332,7 +336,7 @@ class Mailer:
         self._server_pause = min(max(2 * self._server_pause, MIN_SERVER_BACKOFF), MAX_SERVER_BACKOFF)
         self._server_due = self._wall_clock() + self._server_pause
 
-    async def _send(self, session: Session, item: Letter) -> None:
+    async def _send(self, session: Session, item: QueuedMail) -> None:
         """Send one mail, and remove it from the outbox or defer it. Raises DeliveryError, StoreError."""
         try:
             reply = await session.send(item.recipient, item.message)
@@ -345,7 +349,7 @@ class Mailer:
             _log.info("mail sent", recipient=item.recipient, reply=reply)
             await self._remove(item)
 
-    async def _defer_or_discard(self, item: Letter, error: DeliveryError) -> None:
+    async def _defer_or_discard(self, item: QueuedMail, error: DeliveryError) -> None:
         self.memory.failed[error.reason.value] += 1
         item = replace(item, refusals=item.refusals + (error.reason is DeliveryErrorReason.REFUSED))
         if item.refusals >= MAX_REFUSALS or self._wall_clock() - item.at >= MAX_QUEUE_LIFETIME:
@@ -357,12 +361,12 @@ class Mailer:
             "mail rejected, retrying later", recipient=item.recipient, why=error.detail, next_try_seconds=pause
         )
 
-    async def _defer(self, item: Letter, pause: float) -> None:
+    async def _defer(self, item: QueuedMail, pause: float) -> None:
         """Count an attempt, and schedule the next one after `pause` seconds."""
         item = replace(item, attempts=item.attempts + 1)
         await self._in_store(lambda file: outbox.postpone(file, item, self._wall_clock() + pause))
 
-    async def _discard(self, item: Letter, error: DeliveryError) -> None:
+    async def _discard(self, item: QueuedMail, error: DeliveryError) -> None:
         self.memory.given_up += 1
         days = (self._wall_clock() - item.at) / 86_400
         _log.error(
@@ -373,7 +377,7 @@ class Mailer:
         )
         await self._remove(item)
 
-    async def _remove(self, item: Letter) -> None:
+    async def _remove(self, item: QueuedMail) -> None:
         """Remove a mail from the outbox. If that fails, it is removed before the next mail is sent."""
         self.memory.delivered[item.number] = item
         await self._in_store(lambda file: outbox.remove(file, item))
@@ -432,7 +436,9 @@ class Mailer:
                         if number % _HOSTS_PER_TURN == 0:
                             await asyncio.sleep(0)
                         if state := self._states().get(host):  # its present state
-                            document = self._store.story(host)  # left by a restart while Alertmanager was down
+                            document = self._store.notification_state(
+                                host
+                            )  # left by a restart while Alertmanager was down
                             known = self._known(host) if document else WATCHED_BY_OTHERS
                             self._notify(state, state, known)
                     self._wake_up.set()  # mails from before the start are sent, too
@@ -446,7 +452,7 @@ class Mailer:
     async def _enter_standby(self) -> bool:
         """Discard queued mails and what recipients know, since Alertmanager notifies. Return whether it succeeded."""
         for host, state in self._states().items():
-            if self._store.story(host) is not None:
+            if self._store.notification_state(host) is not None:
                 self._store.put(state, state)
         try:
             discarded = await self._in_store(outbox.clear)
@@ -458,7 +464,7 @@ class Mailer:
         return True
 
     async def _in_store(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await finish_on_cancel(in_daemon_thread(lambda: self._store.perform(job)), STORE_SHUTDOWN_TIMEOUT)
+        return await finish_on_cancel(in_daemon_thread(lambda: self._store.transact(job)), STORE_SHUTDOWN_TIMEOUT)
 
 
 async def discard_queued_mails(store: Store, memory: MailerState) -> None:
@@ -466,7 +472,7 @@ async def discard_queued_mails(store: Store, memory: MailerState) -> None:
     async with memory.lock:
         try:
             count = await finish_on_cancel(
-                in_daemon_thread(lambda: store.perform(outbox.clear)), STORE_SHUTDOWN_TIMEOUT
+                in_daemon_thread(lambda: store.transact(outbox.clear)), STORE_SHUTDOWN_TIMEOUT
             )
         except (StoreError, NoThreadError):  # logged already; they are discarded at the next start
             return

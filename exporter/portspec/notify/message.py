@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from portspec.notify.content import Links
     from portspec.notify.notification import Notification
-    from portspec.store.outbox import NoticeRow
+    from portspec.store.outbox import QueuedNotification
 
 MAX_HOST_MAILS: Final = 10  # hosts of one round that get a mail each; more hosts share one digest
 # RFC 5322, 2.1.1. A shorter limit would fold headers, and folded headers are not always decoded to what was encoded.
@@ -134,7 +134,7 @@ def render_store_failure_mail(why: str, *, sender: str, recipient: str, now: flo
 
 
 def render_queued(
-    rows: Iterable[NoticeRow], recipients: Sequence[str], sender: str, now: float, links: Links
+    rows: Iterable[QueuedNotification], recipients: Sequence[str], sender: str, now: float, links: Links
 ) -> RenderedMails:
     """Return the mails of queued notifications: one mail for each, or a digest for more than `MAX_HOST_MAILS` hosts."""
     found: list[Numbered] = []

@@ -79,8 +79,8 @@ def about(*recipients: str) -> list[tuple[str, str]]:
 
 def waits(service: Service) -> tuple[int, int]:
     """Return the numbers of queued notifications and mails."""
-    found = service.store.perform(outbox.waiting)
-    return found.notices, found.mails
+    found = service.store.transact(outbox.read_status)
+    return found.notifications, found.mails
 
 
 def test_mail_to_each_recipient_is_sent_and_counted(conf: Path, taken: Taken) -> None:

@@ -38,7 +38,7 @@ from portspec.notify.notification import NOTHING_NOTIFIED, DeviationLine, Event,
 from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, outbox, schema
-from portspec.store.trouble import Kind, Trouble
+from portspec.store.faults import StoreFault, StoreFaultKind
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
 
@@ -135,11 +135,11 @@ class FaultyStore:
         self.script: list[bool] = []  # of the next calls; True fails
         self._store = store
 
-    def perform(self, job: Any) -> Any:
+    def transact(self, job: Any) -> Any:
         """Do a job, or not."""
         if self.script and self.script.pop(0):
-            raise StoreError("portspec.db", Trouble(Kind.FULL, "database or disk is full"))
-        return self._store.perform(job)
+            raise StoreError("portspec.db", StoreFault(StoreFaultKind.FULL, "database or disk is full"))
+        return self._store.transact(job)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -183,12 +183,12 @@ class Scene:
 
     def waits(self) -> tuple[int, int]:
         """Return how many notifications and mails wait."""
-        found = self.store.perform(outbox.waiting)
-        return found.notices, found.mails
+        found = self.store.transact(outbox.read_status)
+        return found.notifications, found.mails
 
-    def letters(self) -> list[outbox.Letter]:
+    def letters(self) -> list[outbox.QueuedMail]:
         """Return the mails that wait."""
-        found: list[outbox.Letter] = self.store.perform(lambda file: outbox.read_due(file, 1e18, 10**6))
+        found: list[outbox.QueuedMail] = self.store.transact(lambda file: outbox.read_due(file, 1e18, 10**6))
         return found
 
 
@@ -865,12 +865,12 @@ def test_valid_notifications_are_sent_whatever_else_is_queued(logs: Logs, docume
         ):
             spelled = document if isinstance(document, bytes) else document.encode("utf-8", "surrogatepass")
             file.execute(
-                "INSERT INTO notice (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
+                "INSERT INTO notification (at, host, document) VALUES (?, ?, CAST(? AS TEXT))",
                 (NOW, f"h{number}", spelled),
             )
-        rows = outbox.read_notices(file)
+        rows = outbox.read_notifications(file)
         written = message.render_queued(rows, (A, B), "p@example.org", NOW, Links())
-        outbox.post(file, rows, written.mails, NOW)
+        outbox.enqueue(file, rows, written.mails, NOW)
         told = Counter(
             (
                 mail.recipient,
@@ -878,7 +878,7 @@ def test_valid_notifications_are_sent_whatever_else_is_queued(logs: Logs, docume
             )
             for mail in outbox.read_due(file, NOW, 100)
         )
-        assert outbox.waiting(file).notices == 0
+        assert outbox.read_status(file).notifications == 0
     for recipient, host in itertools.product((A, B), ("web1", "web2")):
         assert told[recipient, f"PortSpec Alert [{host}]"] >= 1
     assert sum(told.values()) + written.failed == 2 * (len(documents) + 2)
