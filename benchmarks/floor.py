@@ -15,10 +15,10 @@ import time
 
 import numpy as np
 
-from portspec.scan.route import Netlink
+from portspec.scan.netlink import Netlink
 from portspec.scan.syn import libc
 from portspec.scan.syn.packets import Probes, pack, partial_checksum
-from portspec.scan.syn.socket import MAX_BATCH, MESSAGE_SIZE, Block
+from portspec.scan.syn.socket import MAX_BATCH, MESSAGE_SIZE, MessageBlock
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     json.dump({threads: _send(blocks, threads) for threads in shares}, sys.stdout)
 
 
-def _prepare(peers: list[bytes], ports: int, own: bytes) -> list[tuple[Block, int]]:
+def _prepare(peers: list[bytes], ports: int, own: bytes) -> list[tuple[MessageBlock, int]]:
     rng = np.random.default_rng(0)
     total = len(peers) * ports
     place = np.repeat(np.arange(len(peers)), ports)
@@ -41,7 +41,7 @@ def _prepare(peers: list[bytes], ports: int, own: bytes) -> list[tuple[Block, in
     for first in range(0, total, MAX_BATCH):
         rows = slice(first, min(total, first + MAX_BATCH))
         count = rows.stop - rows.start
-        block = Block(socket.AF_INET)
+        block = MessageBlock(socket.AF_INET)
         block.fill(
             Probes(
                 own=np.tile(np.frombuffer(own, np.uint8), (count, 1)),
@@ -57,7 +57,7 @@ def _prepare(peers: list[bytes], ports: int, own: bytes) -> list[tuple[Block, in
     return blocks
 
 
-def _send(blocks: list[tuple[Block, int]], threads: int) -> float:
+def _send(blocks: list[tuple[MessageBlock, int]], threads: int) -> float:
     def part(number: int) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
             for block, count in blocks[number::threads]:

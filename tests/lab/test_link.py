@@ -198,7 +198,7 @@ def test_link_that_others_stand_upon(lab: Lab) -> None:
     """Where a cable is lost all that stands upon it is down, a bridge and what is on that, and changes are counted."""
     code = """
 import json, socket, subprocess, sys
-from portspec.scan.route import Netlink
+from portspec.scan.netlink import Netlink
 netlink = Netlink()
 indices = [socket.if_nametoindex(name) for name in sys.argv[1:]]
 def ask():

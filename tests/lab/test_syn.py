@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.scan.syn.control import TRY_SLOTS
+from portspec.scan.syn.reference_ports import TRY_SLOTS
 from portspec.scan.syn.socket import FIRST_SOURCE_PORT, SOURCE_PORTS
 from tests.requirements import forbidden
 

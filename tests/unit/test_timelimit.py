@@ -14,7 +14,7 @@ from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, Reason
-from portspec.scan.addresses import UNFINISHED, AddressScans
+from portspec.scan.sharing import UNFINISHED, SharedScans
 from portspec.schedule.examiner import LEAST_DURATION, Examiner
 from portspec.state.verdict import Kind, Verdict
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, seen, settle, target
@@ -74,11 +74,11 @@ class Scene:
         self.timers = Timers()
         self.limit = Limit(1)
         self.examiner = Examiner(
-            AddressScans(self.engine),
+            SharedScans(self.engine),
             ScriptedResolver({"web1": Resolution((V4, V6))}),
             self.limit,
             confirm=confirm,
-            confirmer=AddressScans(confirmer) if confirmer else None,
+            confirmer=SharedScans(confirmer) if confirmer else None,
             max_duration=max_duration,
             later=self.timers.later,  # type: ignore[arg-type]
             rng=random.Random(1),  # noqa: S311

@@ -12,9 +12,9 @@ from portspec import errors, log
 from portspec.errors import EngineError
 from portspec.inventory import Lookups, SystemResolver, targets
 from portspec.limit import Limit
-from portspec.scan.addresses import AddressScans
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
 from portspec.scan.pacing import Pacer
+from portspec.scan.sharing import SharedScans
 from portspec.scan.syn import privileges
 from portspec.schedule.canary import Canaries
 from portspec.schedule.examiner import Examiner
@@ -46,9 +46,9 @@ class Engines:
         self._pacer = pacer  # which both keep to
         self._parallel = Limit(config.parallelscans)
         self._lookups = Lookups(families=_families(config))
-        self._scans = AddressScans(scanner)
-        self._connections = AddressScans(confirmer) if confirmer else self._scans
-        self.canaries = Canaries(AddressScans(confirmer or scanner))
+        self._scans = SharedScans(scanner)
+        self._connections = SharedScans(confirmer) if confirmer else self._scans
+        self.canaries = Canaries(SharedScans(confirmer or scanner))
         self.canaries.watch(_canaries(config))
 
     def tune(self, config: Config) -> None:

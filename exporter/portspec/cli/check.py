@@ -21,7 +21,7 @@ from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
-from portspec.scan.syn.timing import MOST_IN_FLIGHT, MOST_WINDOW
+from portspec.scan.syn.timing import MAX_IN_FLIGHT, MAX_WINDOW
 from portspec.schedule.examiner import max_duration
 from portspec.state.document import timestamp
 from portspec.times import spell_duration
@@ -43,7 +43,7 @@ def _pace(config: Config) -> Pace:
     """Give the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
     may_use_raw = privileges.CAP_NET_RAW in privileges.permitted()
     if config.scan.engine == "syn" or (config.scan.engine == "auto" and may_use_raw):
-        return Pace("syn", 180_000, MOST_IN_FLIGHT, MOST_WINDOW)
+        return Pace("syn", 180_000, MAX_IN_FLIGHT, MAX_WINDOW)
     return Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
 
 

@@ -13,12 +13,12 @@ import os
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from portspec.scan.job import Failure, Reason
-from portspec.scan.route import Neighbour
+from portspec.scan.netlink import Neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from portspec.scan.route import Link, Route
+    from portspec.scan.netlink import Link, Route
 
 T = TypeVar("T")
 

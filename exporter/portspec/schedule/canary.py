@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from portspec.clock import Clock
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
-    from portspec.scan.addresses import AddressScans
+    from portspec.scan.sharing import SharedScans
 
     SeesCanary = Callable[[Target], Awaitable[bool]]
 
@@ -48,7 +48,7 @@ class Canaries:
     however long, can be looked at. `on_return` is called when a canary is reachable again after none was.
     """
 
-    def __init__(self, scans: AddressScans, clock: Clock | None = None) -> None:
+    def __init__(self, scans: SharedScans, clock: Clock | None = None) -> None:
         self.scans = scans
         self.on_return: Callable[[], object] = lambda: None
         self._clock = clock or SystemClock()

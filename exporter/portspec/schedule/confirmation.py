@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Reason
-from portspec.scan.addresses import all_of
-from portspec.scan.impostors import Impostors
+from portspec.scan.middlebox import MiddleboxDetector
+from portspec.scan.sharing import scan_all
 from portspec.state import evidence
 from portspec.state.verdict import Kind
 from portspec.threads import computed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from portspec.config import Specification
     from portspec.limit import Place
     from portspec.scan import Observation, ScanJob
-    from portspec.scan.addresses import AddressScans
+    from portspec.scan.sharing import SharedScans
     from portspec.state.snapshot import ScanResult
     from portspec.state.verdict import Deviation
 
@@ -40,11 +40,11 @@ class Settler:
     """
 
     def __init__(
-        self, scans: AddressScans, confirmer: AddressScans | None, connections: AddressScans | None, confirm: int
+        self, scans: SharedScans, confirmer: SharedScans | None, connections: SharedScans | None, confirm: int
     ) -> None:
         self._scans = scans
         self._confirmer = confirmer
-        self._impostors = Impostors(scans, connections)
+        self._middleboxes = MiddleboxDetector(scans, connections)
         self._repeats = {Kind.MISSING: confirm - 1, Kind.UNEXPECTED: confirm - 1 - bool(confirmer)}
 
     async def settle(
@@ -61,11 +61,11 @@ class Settler:
         In the end what was open is asked whether it still is. Gives what is known then, and the seconds of all of it.
         """
         known = specification.expect | specification.allow
-        unmasked = await self._impostors.unmask(observation.addresses, known, job, place, seed)
-        duration = observation.duration + unmasked.duration
-        found = {item.address: item for item in unmasked.addresses}
+        checked = await self._middleboxes.check(observation.addresses, known, job, place, seed)
+        duration = observation.duration + checked.duration
+        found = {item.address: item for item in checked.addresses}
         # a SYN would be answered again by whoever answers everything
-        rest = tuple(item for item in found.values() if item.address not in unmasked.by_connection)
+        rest = tuple(item for item in found.values() if item.address not in checked.by_connection)
         shown: dict[str, PortSet] = {}
         for number in range(max(self._repeats.values())):
             kinds = [kind for kind, repeats in self._repeats.items() if number < repeats]
@@ -97,7 +97,7 @@ class Settler:
             evidence.formerly_open(first[item.address], item, specification, shown.get(item.address), job)
             for item in seen
         ]
-        again, duration = await all_of(self._scans, place, [asked for asked in jobs if asked])
+        again, duration = await scan_all(self._scans, place, [asked for asked in jobs if asked])
         checked = tuple(
             evidence.still_open(item, specification, again[item.address], seconds) if item.address in again else item
             for item in seen
@@ -147,11 +147,11 @@ class Settler:
                 is_silent = item.failure is not None and item.failure.reason is Reason.CUT_OFF
                 alive = NO_PORTS if is_silent else evidence.answering(item, ports)
                 jobs.append(replace(job, addresses=(item.address,), ports=ports | alive, first=alive, alive=alive))
-        return await all_of(self._scans, place, jobs)
+        return await scan_all(self._scans, place, jobs)
 
     async def _confirm(
         self,
-        confirmer: AddressScans,
+        confirmer: SharedScans,
         specification: Specification,
         job: ScanJob,
         place: Place,
@@ -164,7 +164,7 @@ class Settler:
         """
         known = specification.expect | specification.allow
         questions = {item.address: question for item in seen if (question := evidence.question(item, known, job))}
-        connected, duration = await all_of(confirmer, place, questions.values())
+        connected, duration = await scan_all(confirmer, place, questions.values())
         shown |= {address: found.open for address, found in connected.items()}
         # Where nothing is heard of connections: are SYNs still answered?
         again: dict[str, AddressObservation] = {}
@@ -178,7 +178,7 @@ class Settler:
                 replace(questions[address], ports=evidence.sample(questions[address].ports), patience=0.0)
                 for address in asked
             ]
-            answers, more = await all_of(self._scans, place, jobs)
+            answers, more = await scan_all(self._scans, place, jobs)
             again |= answers
             duration += more
         confirmed = tuple(
@@ -200,13 +200,13 @@ class Settler:
         """Ask for some ports of some addresses, by their address, as `job` asks; see Examiner.recheck()."""
         known = specification.expect | specification.allow
         again, _ = await self._look_again(job, place, seen, asked)
-        unmasked = await self._impostors.unmask(tuple(again.values()), known, job, place, job.seed)
-        again = {item.address: item for item in unmasked.addresses}
+        checked = await self._middleboxes.check(tuple(again.values()), known, job, place, job.seed)
+        again = {item.address: item for item in checked.addresses}
         if any(item.address in again and again[item.address].answered and not item.answered for item in seen):
             return None
         if self._confirmer:
             # Of the ports that go along only the known ones are asked by connecting, as one that must answer.
-            heard = [item for item in again.values() if item.address not in unmasked.by_connection]
+            heard = [item for item in again.values() if item.address not in checked.by_connection]
             heard = [replace(item, open=item.open & (asked[item.address] | known)) for item in heard]
             confirmed, _ = await self._confirm(self._confirmer, specification, job, place, heard, {})
             again |= {item.address: item for item in confirmed}

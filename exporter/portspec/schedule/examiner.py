@@ -16,8 +16,8 @@ from portspec.exceptions import excepted_ports
 from portspec.limit import Limit, Place
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
-from portspec.scan.addresses import FRESH
 from portspec.scan.pacing import Pacer
+from portspec.scan.sharing import SHARING_WINDOW
 from portspec.schedule.canary import FRESH as LOOKED_RECENTLY
 from portspec.schedule.canary import disbelieved, silence
 from portspec.schedule.confirmation import Settler, apart
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from portspec.clock import Later
     from portspec.config import Specification
     from portspec.inventory import Resolver, Target
-    from portspec.scan.addresses import AddressScans
+    from portspec.scan.sharing import SharedScans
     from portspec.schedule.canary import Canaries
 
 _log = log.get("examine")
@@ -60,12 +60,12 @@ class Examiner:
 
     def __init__(  # noqa: PLR0913 - half of them are what tests replace
         self,
-        scans: AddressScans,
+        scans: SharedScans,
         resolver: Resolver,
         parallel: Limit,
         *,
-        confirmer: AddressScans | None = None,
-        connections: AddressScans | None = None,
+        confirmer: SharedScans | None = None,
+        connections: SharedScans | None = None,
         canaries: Canaries | None = None,
         confirm: int = 1,
         host_rate: float | None = None,
@@ -122,12 +122,12 @@ class Examiner:
         was cut off when it was last scanned; while it answers nothing, or shows none of these ports open, it still is.
         `pace` is how many probes per second the host gets then, where the configuration does not say it. With
         `is_fresh` no port's state is older than this call; else it may come from a scan of the same address for another
-        host that began up to addresses.FRESH seconds ago and runs, or began in the same round, at the time
+        host that began up to sharing.SHARING_WINDOW seconds ago and runs, or began in the same round, at the time
         `round_began` of now() or later. An urgent host is scanned before those that wait and are not urgent.
         `time_limit` are seconds from now on, where that is less than the host's own limit. `give_way` is called,
         perhaps several times, when the host has become slow, or only waits for the scans of others.
         """
-        began = self._canaries.now() - FRESH if self._canaries else 0.0
+        began = self._canaries.now() - SHARING_WINDOW if self._canaries else 0.0
         try:
             with contextlib.closing(self._limit(target, time_limit)) as limit:
                 result = await self._examine(
@@ -304,7 +304,7 @@ class Examiner:
             disbelieved(item, found[item.address], failure) if item.address in found else item for item in seen
         )
 
-    async def _sees(self, scans: AddressScans, canary: Target) -> bool:
+    async def _sees(self, scans: SharedScans, canary: Target) -> bool:
         """Return whether any expected port of a canary is open now.
 
         It takes no place of those that are scanned, since these may hold theirs for long.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
-from portspec.scan.impostors import patience
 from portspec.scan.job import IN_PART
+from portspec.scan.middlebox import connect_timeout
 from portspec.state.verdict import Kind, missing, unexpected
 from portspec.times import spell_duration
 
@@ -77,7 +77,7 @@ def formerly_open(
     asked = sample(first.open & specification.expect or first.open & known or first.open)
     if not asked or (shown and not (asked & known) - shown):
         return None
-    return replace(job, addresses=(item.address,), ports=asked, first=NO_PORTS, patience=patience(item))
+    return replace(job, addresses=(item.address,), ports=asked, first=NO_PORTS, patience=connect_timeout(item))
 
 
 def still_open(
@@ -165,7 +165,7 @@ def question(item: AddressObservation, known: PortSet, job: ScanJob) -> ScanJob 
         return None
     closed = item.scanned - item.open - item.filtered
     control = PortSet.of(islice(item.open & known or closed, 1))
-    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=patience(item))
+    return replace(job, addresses=(item.address,), ports=doubtful | control, patience=connect_timeout(item))
 
 
 def confirmed(

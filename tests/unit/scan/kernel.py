@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from portspec.scan.route import Link, Neighbour, Route
+from portspec.scan.netlink import Link, Neighbour, Route
 
 ADDRESS: Final = "192.0.2.7"
 GATEWAY: Final = "192.0.2.1"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from portspec.limit import Limit, Place
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
-from portspec.scan.addresses import FRESH, MOST_AT_ONCE, UNFINISHED, AddressScans
+from portspec.scan.sharing import MOST_AT_ONCE, SHARING_WINDOW, UNFINISHED, SharedScans
 from portspec.scan.slow import SlowScans
 from tests.unit.factories import ScriptedEngine, seen, settle
 
@@ -30,7 +30,7 @@ class Scene:
         self.engine = ScriptedEngine()
         self.limit = Limit(places)
         self.time = 0.0
-        self.scans = AddressScans(self.engine, clock=lambda: self.time)
+        self.scans = SharedScans(self.engine, clock=lambda: self.time)
         self.begun = 0
         self._gave_way: set[Place] = set()
 
@@ -169,7 +169,7 @@ def test_names_that_are_resolved_late_in_a_round_get_what_was_seen_in_it() -> No
 
 @pytest.mark.parametrize(
     ("began", "now", "round_began", "since"),
-    [(0.0, 1.0, 0.5, None), (0.0, 1.0, None, None), (0.0, FRESH + 1, 0.0, None), (0.0, 1.0, 0.0, 0.5)],
+    [(0.0, 1.0, 0.5, None), (0.0, 1.0, None, None), (0.0, SHARING_WINDOW + 1, 0.0, None), (0.0, 1.0, 0.0, 0.5)],
     ids=["earlier round", "no round", "old", "to be seen later"],
 )
 def test_scan_that_has_ended_is_not_used_for_another_round(
@@ -205,7 +205,7 @@ def test_scans_that_have_ended_are_forgotten() -> None:
             await settle()
             scene.finish(number)
             await task
-            assert len(scene.scans._ended) <= 2 * FRESH + 1
+            assert len(scene.scans._ended) <= 2 * SHARING_WINDOW + 1
 
     asyncio.run(scenario())
 
@@ -227,7 +227,8 @@ def test_failure_of_an_address_is_everybodys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "since", "is_shared"), [(FRESH, None, True), (FRESH + 1, None, False), (1.0, 1.0, False), (1.0, 0.0, True)]
+    ("age", "since", "is_shared"),
+    [(SHARING_WINDOW, None, True), (SHARING_WINDOW + 1, None, False), (1.0, 1.0, False), (1.0, 0.0, True)],
 )
 def test_only_a_scan_that_is_new_enough_is_shared(age: float, since: float | None, is_shared: bool) -> None:  # noqa: FBT001
     """Nobody is told what was seen of a port long ago, or before the time from which on it is to be looked at."""

@@ -11,7 +11,7 @@ from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Reason, ScanJob
 from portspec.scan.connect import ConnectEngine
 from portspec.scan.connect import engine as engine_module
-from portspec.scan.route import Link, Neighbour
+from portspec.scan.netlink import Link, Neighbour
 from tests.unit.scan.kernel import LINK, Kernel
 from tests.unit.scan.loopback import PATIENCE, listeners, own_address, ports_of, silent_ports
 

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from portspec.scan.route import Netlink, Route
+from portspec.scan.netlink import Netlink, Route
 from tests.unit.scan.loopback import V4, V6
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.scan import Failure, Reason
-from portspec.scan.route import Neighbour, Route
+from portspec.scan.netlink import Neighbour, Route
 from portspec.scan.way import LONGEST, MOST_TIMES, PAUSE, Silence, Ways
 from tests.unit.factories import MODEST
 from tests.unit.scan.kernel import ADDRESS, GATEWAY, KNOWN, ROUTE, Kernel, link

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from portspec.scan.addresses import AddressScans
+from portspec.scan.sharing import SharedScans
 from portspec.schedule.canary import FRESH, PAUSE, Canaries, Silence, disbelieved, silence
 from tests.unit.factories import ManualClock, ScriptedEngine, seen, settle, target
 
@@ -30,7 +30,7 @@ class Scene:
 
     def __init__(self, *canaries: Target, visible: tuple[str, ...] = ()) -> None:
         self.clock = ManualClock()
-        self.canaries = Canaries(AddressScans(ScriptedEngine()), self.clock)
+        self.canaries = Canaries(SharedScans(ScriptedEngine()), self.clock)
         self.canaries.watch(canaries)
         self.visible = set(visible)
         self.looks: list[tuple[str, float]] = []

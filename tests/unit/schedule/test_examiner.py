@@ -12,7 +12,7 @@ from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Failure, Observation, PortState, Reason
-from portspec.scan.addresses import AddressScans
+from portspec.scan.sharing import SharedScans
 from portspec.schedule.canary import Canaries
 from portspec.schedule.examiner import Examiner
 from portspec.state.evidence import MOST_REFUSALS
@@ -55,10 +55,10 @@ def examiner(
 ) -> Examiner:
     """Make an examiner of scripted parts."""
     return Examiner(
-        AddressScans(engine),
+        SharedScans(engine),
         resolver or ScriptedResolver(),
         Limit(parallel),
-        confirmer=AddressScans(confirmer) if confirmer else None,
+        confirmer=SharedScans(confirmer) if confirmer else None,
         confirm=confirm,
         host_rate=host_rate,
         rng=random.Random(seed),  # noqa: S311
@@ -1349,7 +1349,7 @@ def test_engine_that_connects_holds_its_own_connections() -> None:
     def proxied(job: ScanJob) -> Observation:
         return shows(*([22] if job.hold else job.ports))(job)
 
-    scans = AddressScans(ScriptedEngine(proxied))
+    scans = SharedScans(ScriptedEngine(proxied))
     one = Examiner(scans, ScriptedResolver(), Limit(1), connections=scans, wall_clock=lambda: NOW)
     result = asyncio.run(one.examine(target(expect=[22], scan=range(1, 100), address=V4)))
     assert (result.judgement.verdict, result.open_ports) == (Verdict.IN_SPEC, PortSet.of([22]))
@@ -1385,9 +1385,9 @@ def cut(*addresses: str) -> Script:
 def watched(of: Target, script: Script, earlier: ScanResult | None = None) -> tuple[ScanResult, ScriptedEngine]:
     """Examine a host beside the canary, one host at a time; returns the result, and the engine that was asked."""
     engine = ScriptedEngine(script)
-    canaries = Canaries(AddressScans(engine), ManualClock())
+    canaries = Canaries(SharedScans(engine), ManualClock())
     canaries.watch([GATEWAY])
-    one = Examiner(AddressScans(engine), ScriptedResolver(), Limit(1), canaries=canaries, wall_clock=lambda: NOW)
+    one = Examiner(SharedScans(engine), ScriptedResolver(), Limit(1), canaries=canaries, wall_clock=lambda: NOW)
     return asyncio.run(one.examine(of, earlier)), engine
 
 
@@ -1477,9 +1477,9 @@ def test_canary_can_be_looked_at_while_it_is_scanned() -> None:
     engine, lookout = ScriptedEngine(), ScriptedEngine(shows(22))
 
     async def scenario() -> None:
-        canaries = Canaries(AddressScans(lookout), ManualClock())
+        canaries = Canaries(SharedScans(lookout), ManualClock())
         canaries.watch([GATEWAY])
-        one = Examiner(AddressScans(engine), ScriptedResolver(), Limit(2), canaries=canaries, wall_clock=lambda: NOW)
+        one = Examiner(SharedScans(engine), ScriptedResolver(), Limit(2), canaries=canaries, wall_clock=lambda: NOW)
         long = [asyncio.create_task(one.examine(of)) for of in (GATEWAY, target("slow", address="192.0.2.9"))]
         silent = asyncio.create_task(one.examine(target(expect=[22], address=V4), is_urgent=True))
         await settle()

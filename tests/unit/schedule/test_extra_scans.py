@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.scan import Failure, Observation, Reason
-from portspec.scan.addresses import AddressScans
+from portspec.scan.sharing import SharedScans
 from portspec.schedule.agenda import JITTER, ExtraScan, retry_pause
 from portspec.schedule.examiner import Examiner
 from portspec.schedule.extra_scans import ROUNDS_PER_EXTRA_PLACE, ExtraScans
@@ -104,7 +104,7 @@ class Scene:
         self.told: list[tuple[HostState, HostState]] = []
         self.monitor = Monitor(
             targets,
-            Examiner(AddressScans(self.engine), self.world, Limit(parallel), wall_clock=self.wall),
+            Examiner(SharedScans(self.engine), self.world, Limit(parallel), wall_clock=self.wall),
             places=places,
             recheck=recheck,
             restored=restored,

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from portspec.limit import Limit
 from portspec.scan import Failure, Reason
-from portspec.scan.addresses import AddressScans
+from portspec.scan.sharing import SharedScans
 from portspec.schedule.examiner import Examiner
 from portspec.schedule.monitor import CLOCK_CHECK_INTERVAL, JITTER, MAX_JITTER, Monitor, SystemClock
 from portspec.state.snapshot import HostState, ScanResult, Snapshot
@@ -51,7 +51,7 @@ class ScriptedExaminer(Examiner):
     def __init__(
         self, clock: ManualClock, wall: ManualWallClock | None = None, seconds: Mapping[str, float] | None = None
     ) -> None:
-        super().__init__(AddressScans(ScriptedEngine()), ScriptedResolver(), Limit(1))
+        super().__init__(SharedScans(ScriptedEngine()), ScriptedResolver(), Limit(1))
         self.began: list[tuple[str, float]] = []
         self.scanned: list[Target] = []
         self.earlier: list[ScanResult | None] = []

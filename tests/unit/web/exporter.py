@@ -12,7 +12,7 @@ from portspec.config import Config
 from portspec.limit import Limit
 from portspec.metrics import Exposition
 from portspec.names import canonical
-from portspec.scan.addresses import AddressScans
+from portspec.scan.sharing import SharedScans
 from portspec.schedule.examiner import Examiner
 from portspec.schedule.on_demand import Prober
 from portspec.state.snapshot import Snapshot
@@ -42,7 +42,7 @@ def prober(
     """Make a prober of scripted engines; one that is not given says that every port is closed."""
     examiners = {
         name: Examiner(
-            AddressScans(one or ScriptedEngine(all_closed)),
+            SharedScans(one or ScriptedEngine(all_closed)),
             resolver or ScriptedResolver(),
             Limit(100),
             wall_clock=lambda: NOW,

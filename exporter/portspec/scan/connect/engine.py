@@ -33,8 +33,8 @@ from portspec.scan.connect.sockets import (
 )
 from portspec.scan.job import Failure, Reason
 from portspec.scan.loss import PathLoss
+from portspec.scan.netlink import Netlink
 from portspec.scan.pacing import Pacer
-from portspec.scan.route import Netlink
 from portspec.scan.way import NO_PERMISSION, NO_ROUTE, Silence, Ways, failure, rejected_here
 from portspec.scan.work import EngineThread, Work, fail
 

@@ -14,12 +14,12 @@ import numpy as np
 from portspec.scan.job import Failure
 from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
-from portspec.scan.syn.control import AFTER, BEFORE
 from portspec.scan.syn.lane import Lane
 from portspec.scan.syn.packets import Answers
+from portspec.scan.syn.reference_ports import AFTER, BEFORE
 from portspec.scan.syn.state import UNSENT
 from portspec.scan.syn.table import LaneTable
-from portspec.scan.syn.timing import MOST_IN_FLIGHT
+from portspec.scan.syn.timing import MAX_IN_FLIGHT
 from portspec.scan.way import Silence, Ways, failure, rejected_here
 from portspec.scan.work import EngineThread, Work, fail
 
@@ -107,7 +107,7 @@ class SynEngine(EngineThread):
         self._works: list[Work[Lane]] = []
         self._lanes: deque[Lane] = deque()
         self._queued: deque[Lane] = deque()  # whose address another lane is busy with
-        self._window = MOST_IN_FLIGHT
+        self._window = MAX_IN_FLIGHT
         self._pause_until = 0.0
         channel.wake_on(self._wake)
 
@@ -270,7 +270,7 @@ class SynEngine(EngineThread):
         sent = sum(self._transmit(family, some) for family, some in loads.items() if some)
         self._pacer.put_back(leave - sent)
         self.stats.probes_sent += sent
-        if self._window < MOST_IN_FLIGHT:
+        if self._window < MAX_IN_FLIGHT:
             self._window += sent // 8
         return sent > 0
 

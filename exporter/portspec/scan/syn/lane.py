@@ -15,8 +15,8 @@ from portspec.ports import PortSet
 from portspec.scan.job import AddressObservation, Failure
 from portspec.scan.life import LONGEST_SILENCE, cut_off, pace
 from portspec.scan.loss import AddressLoss
-from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
 from portspec.scan.syn.packets import pack
+from portspec.scan.syn.reference_ports import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, Controls
 from portspec.scan.syn.state import CLOSED, FILTERED, FLYING, OPEN, WAITING
 from portspec.scan.syn.timing import LEAST_WAIT, TOO_MANY, RoundTrip, Window
 from portspec.scan.syn.wave import Waves
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from portspec.scan.loss import PathLoss
-    from portspec.scan.syn.control import Group
     from portspec.scan.syn.packets import U8, U16, Bools, Floats
+    from portspec.scan.syn.reference_ports import Group
     from portspec.scan.syn.wave import Wave
     from portspec.scan.way import Way
     from portspec.scan.work import Work

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from portspec.scan.route import Netlink
+from portspec.scan.netlink import Netlink
 from portspec.scan.syn import libc
 from portspec.scan.syn.packets import MAX_EXTENSIONS, SNAPSHOT, Answers, Frames, Probes, Template, parse
 
@@ -183,7 +183,7 @@ def _hold(port: int) -> socket.socket:
     return sock
 
 
-class Block:
+class MessageBlock:
     """Memory for up to MAX_BATCH probes of one family, laid out for sendmmsg; `address`: of its first message."""
 
     def __init__(self, family: int) -> None:
@@ -218,7 +218,7 @@ class _Sender:
 
     def __init__(self, family: int, parts: int, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._block = Block(family)
+        self._block = MessageBlock(family)
         with contextlib.ExitStack() as stack:
             self._sockets = [stack.enter_context(_raw_socket(family)) for _ in range(parts)]
             self._stack = stack.pop_all()

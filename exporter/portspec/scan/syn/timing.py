@@ -6,9 +6,9 @@ LEAST_WAIT = 0.1  # seconds, as nmap's --min-rtt-timeout: less makes a moment's 
 MOST_WAIT = 5.0
 
 FIRST_WINDOW = 1024
-MOST_WINDOW = 4096
+MAX_WINDOW = 4096
 LEAST_WINDOW = 16
-MOST_IN_FLIGHT = 1 << 18  # to all addresses together
+MAX_IN_FLIGHT = 1 << 18  # to all addresses together
 _EPOCH = 32  # answers from which a share of late ones means something
 TOO_MANY = 0.35  # of the answers were to repeated probes: ten percent lost each way make 0.19
 
@@ -53,7 +53,7 @@ class Window:
 
     def __init__(self) -> None:
         self.size = FIRST_WINDOW
-        self._grows_to = MOST_WINDOW
+        self._grows_to = MAX_WINDOW
         self._first = 0
         self._later = 0
 
@@ -70,7 +70,7 @@ class Window:
         if self.size < self._grows_to:
             self.size = min(self._grows_to, self.size + room)
         else:  # where loss began: carefully
-            self._grows_to = self.size = min(MOST_WINDOW, self.size + max(1, room // 8))
+            self._grows_to = self.size = min(MAX_WINDOW, self.size + max(1, room // 8))
 
     def shrink(self) -> None:
         """Halve the window: more than chance was lost."""

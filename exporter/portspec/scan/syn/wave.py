@@ -15,8 +15,8 @@ import numpy as np
 
 from portspec.scan.life import LONGEST_SILENCE, LONGEST_STANDSTILL
 from portspec.scan.loss import LossEstimate
-from portspec.scan.syn.control import AFTER, BEFORE, LAST_TRY
-from portspec.scan.syn.timing import MOST_WAIT, MOST_WINDOW
+from portspec.scan.syn.reference_ports import AFTER, BEFORE, LAST_TRY
+from portspec.scan.syn.timing import MAX_WINDOW, MOST_WAIT
 
 if TYPE_CHECKING:
     from portspec.scan.syn.packets import U16
@@ -145,7 +145,7 @@ class Waves:
         heard, lost = wave.lost
         late = int(np.count_nonzero(self._proven[answered]))  # what was proven silent, and was not
         self.loss.answered(first=heard + len(answered) - late, later=lost + late)
-        self._size = min(MOST_WINDOW, 2 * self._size)
+        self._size = min(MAX_WINDOW, 2 * self._size)
         self._failed = 0
         self._proven[silent] += 1
         return silent

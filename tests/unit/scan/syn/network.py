@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 import numpy as np
 
 from portspec.scan.job import Observation, ScanJob
-from portspec.scan.route import Link, Neighbour, Route
-from portspec.scan.syn.control import BEFORE
+from portspec.scan.netlink import Link, Neighbour, Route
 from portspec.scan.syn.engine import SynEngine
 from portspec.scan.syn.packets import Answers, pack
+from portspec.scan.syn.reference_ports import BEFORE
 from portspec.scan.syn.socket import FIRST_SOURCE_PORT, MAX_BATCH, SOURCE_PORTS, Sent, Unsent
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.control import AFTER, BEFORE, MOST, Controls
+from portspec.scan.syn.reference_ports import AFTER, BEFORE, MOST, Controls
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 from tests.unit.factories import MODEST
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan.job import PortState, Reason, ScanJob
 from portspec.scan.life import LONGEST_SILENCE
+from portspec.scan.netlink import Neighbour
 from portspec.scan.pacing import Pacer
-from portspec.scan.route import Neighbour
-from portspec.scan.syn.control import AFTER as CONTROL
-from portspec.scan.syn.control import MOST, TRY_SLOTS
+from portspec.scan.syn.reference_ports import AFTER as CONTROL
+from portspec.scan.syn.reference_ports import MOST, TRY_SLOTS
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 from portspec.scan.way import MOST_TIMES
 from tests.unit.factories import MODEST

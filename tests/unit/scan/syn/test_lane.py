@@ -10,9 +10,9 @@ from portspec.ports import PortSet
 from portspec.scan.job import Failure, Reason, ScanJob
 from portspec.scan.life import LONGEST_SILENCE
 from portspec.scan.loss import PathLoss
-from portspec.scan.syn.control import AFTER, BEFORE
-from portspec.scan.syn.control import AFTER as CONTROL
 from portspec.scan.syn.lane import Lane
+from portspec.scan.syn.reference_ports import AFTER, BEFORE
+from portspec.scan.syn.reference_ports import AFTER as CONTROL
 from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.timing import MOST_WAIT
 from portspec.scan.work import Work

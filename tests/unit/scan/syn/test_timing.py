@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.timing import FIRST_WINDOW, LEAST_WAIT, LEAST_WINDOW, MOST_WAIT, MOST_WINDOW, RoundTrip, Window
+from portspec.scan.syn.timing import FIRST_WINDOW, LEAST_WAIT, LEAST_WINDOW, MAX_WINDOW, MOST_WAIT, RoundTrip, Window
 from tests.unit.factories import MODEST
 
 FIRST = 0.9
@@ -93,7 +93,7 @@ def test_window_is_as_wide_where_chance_loses_some(later: int) -> None:
         before = window.size
         window.concluded(first=100 - later, later=later)
         assert window.size >= before
-    assert window.size == MOST_WINDOW
+    assert window.size == MAX_WINDOW
 
 
 def test_few_answers_are_no_reason_to_shrink() -> None:
@@ -108,9 +108,9 @@ def test_loss_of_long_ago_is_forgotten() -> None:
     window = Window()
     for _ in range(100):
         window.concluded(first=1000)
-    window.concluded(first=MOST_WINDOW)
+    window.concluded(first=MAX_WINDOW)
     window.concluded(first=60, later=60)
-    assert window.size < 0.6 * MOST_WINDOW
+    assert window.size < 0.6 * MAX_WINDOW
 
 
 def test_window_grows_back_carefully() -> None:
@@ -122,7 +122,7 @@ def test_window_grows_back_carefully() -> None:
     assert narrow < window.size <= narrow + narrow // 8
     for _ in range(200):
         window.concluded(first=window.size)
-    assert window.size == MOST_WINDOW
+    assert window.size == MAX_WINDOW
 
 
 def test_silence_widens_the_window() -> None:
@@ -135,7 +135,7 @@ def test_silence_widens_the_window() -> None:
 @MODEST
 @given(events=st.lists(st.one_of(st.none(), st.tuples(COUNTS, COUNTS, COUNTS)), max_size=40))
 def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
-    """Whatever happens, the window is between LEAST_WINDOW and MOST_WINDOW."""
+    """Whatever happens, the window is between LEAST_WINDOW and MAX_WINDOW."""
     window = Window()
     for event in events:
         if event is None:
@@ -143,7 +143,7 @@ def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
         else:
             first, later, silent = event
             window.concluded(first=first, later=later, silent=silent)
-        assert LEAST_WINDOW <= window.size <= MOST_WINDOW
+        assert LEAST_WINDOW <= window.size <= MAX_WINDOW
 
 
 def test_window_shrinks_to_the_least() -> None:

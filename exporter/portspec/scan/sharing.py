@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from portspec.limit import Place
     from portspec.scan.job import Engine, ScanJob
 
-FRESH = 5.0  # seconds after its start in which a scan serves jobs that come
+SHARING_WINDOW = 5.0  # seconds after its start in which a scan serves jobs that come
 # A job shares a scan of at most so many ports more than its own: who asks for one port does not wait for all of them.
 _MORE_PORTS = 1024
 MOST_AT_ONCE = 8  # addresses of one job
@@ -74,7 +74,7 @@ class _Address:
     waiting: list[_Scan] = field(default_factory=list)
 
 
-class AddressScans:
+class SharedScans:
     """Scans addresses with one engine. For one event loop, and for the whole life of the process.
 
     So scans are shared between the background loop and /probe, and between an old configuration and a new one.
@@ -84,7 +84,9 @@ class AddressScans:
         self.engine = engine
         self._clock = clock
         self._addresses: dict[str, _Address] = {}
-        self._ended: dict[str, _Scan] = {}  # those that began in the last FRESH seconds, the first to end first
+        self._ended: dict[
+            str, _Scan
+        ] = {}  # those that began in the last SHARING_WINDOW seconds, the first to end first
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow = SlowScans()
 
@@ -104,14 +106,14 @@ class AddressScans:
     ) -> Observation:
         """Scan the addresses of a job, together with others that ask the same; `place` is for scans of its own.
 
-        What is seen of a port is not older than `since`, a time of now(), by default FRESH seconds ago. It may come
+        What is seen of a port is not older than `since`, a time of now(), by default SHARING_WINDOW seconds ago. It may come
         from a scan that has ended if that one began in the same round, `round_began` ago or later; without one it
         may not. Once `over` is done, by default that of the place, what was seen until then is given: addresses that
         are not settled have a failure `timeout`. `on_begin` is called once, when a scan begins or all addresses are
         scanned for other jobs anyway. The place is told to give way when the job waits for the scans of others only, or
         for an address that is busy, or has become slow.
         """
-        since = self._clock() - FRESH if since is None else since
+        since = self._clock() - SHARING_WINDOW if since is None else since
         over = over or place.over
         request = _Request(self, place, since, on_begin)
         for address in job.addresses:
@@ -157,7 +159,7 @@ class AddressScans:
         return scan.seen if scan.began >= max(since, round_began) and scan.job.hold == job.hold else None
 
     def _is_fresh(self, scan: _Scan) -> bool:
-        return scan.began is not None and scan.began >= self._clock() - FRESH
+        return scan.began is not None and scan.began >= self._clock() - SHARING_WINDOW
 
     def is_busy(self, address: str) -> bool:
         """Tell whether an address is being scanned."""
@@ -307,8 +309,8 @@ class AddressScans:
             self._addresses.pop(scan.job.addresses[0], None)
 
 
-async def all_of(
-    scans: AddressScans, place: Place, jobs: Iterable[ScanJob]
+async def scan_all(
+    scans: SharedScans, place: Place, jobs: Iterable[ScanJob]
 ) -> tuple[dict[str, AddressObservation], float]:
     """Run jobs that look again at what was seen just now, of an address each: with what begins from now on.
 
@@ -341,7 +343,7 @@ class _Ask:
 class _Request:
     """What a job asks of its addresses, from begin() to close(): who shares a scan, and what is begun when."""
 
-    def __init__(self, scans: AddressScans, place: Place, since: float, on_begin: Callable[[], object]) -> None:
+    def __init__(self, scans: SharedScans, place: Place, since: float, on_begin: Callable[[], object]) -> None:
         self.asks: list[_Ask] = []
         self._scans = scans
         self._place = place

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.ports import PortSet
-from portspec.scan.addresses import all_of
 from portspec.scan.decoys import answers_everything, draw, is_doubtful, of_cut_off, unseen, without_disguise
+from portspec.scan.sharing import scan_all
 
 if TYPE_CHECKING:
     from portspec.limit import Place
-    from portspec.scan.addresses import AddressScans
     from portspec.scan.job import AddressObservation, ScanJob
+    from portspec.scan.sharing import SharedScans
 
 WITNESSES: Final = 64  # ports that are connected to first: where most of them stay up, all others would, too
 # How long a connection is waited for, at least: seconds, in which the kernel repeats its SYN twice (it must be as hard
@@ -26,7 +26,7 @@ HOLD: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Unmasked:
+class MiddleboxCheck:
     """What is known of addresses, of which of them by connections alone, and the seconds that this took."""
 
     addresses: tuple[AddressObservation, ...]
@@ -44,27 +44,27 @@ class _Suspect:
 
     def ask(self, job: ScanJob, ports: PortSet) -> ScanJob:
         hold = max(LEAST_HOLD, HOLD * (self.item.rtt or 0.0))
-        return replace(job, addresses=(self.item.address,), ports=ports, patience=patience(self.item), hold=hold)
+        return replace(job, addresses=(self.item.address,), ports=ports, patience=connect_timeout(self.item), hold=hold)
 
 
-class Impostors:
+class MiddleboxDetector:
     """Tells hosts from what answers for them on every port.
 
     `scans` asks as the scan did, and `connections` connects; without these a host cannot be told from an impostor.
     """
 
-    def __init__(self, scans: AddressScans, connections: AddressScans | None) -> None:
+    def __init__(self, scans: SharedScans, connections: SharedScans | None) -> None:
         self._scans = scans
         self._connections = connections
 
-    async def unmask(
+    async def check(
         self,
         seen: tuple[AddressObservation, ...],
         known: PortSet,
         job: ScanJob,
         place: Place,
         seed: int | str,
-    ) -> Unmasked:
+    ) -> MiddleboxCheck:
         """Ask ports drawn at random of each address that may answer everything; connect to it where it does so.
 
         `known` are the ports that may be open, `job` is what was asked of all addresses. The same `seed` gives the
@@ -75,11 +75,11 @@ class Impostors:
         cut_off = {item.address: unseen(item, failure) for item in seen if (failure := of_cut_off(item, known))}
         found = {item.address: item for item in seen} | cut_off
         if not doubtful:
-            return Unmasked(tuple(found.values()))
+            return MiddleboxCheck(tuple(found.values()))
         rng = random.Random(seed)  # noqa: S311 - who knows our memory need not guess
         drawn = draw(job.ports | known, rng)
         jobs = [replace(job, addresses=(item.address,), ports=drawn) for item in doubtful if drawn]
-        shown, duration = await all_of(self._scans, place, jobs)
+        shown, duration = await scan_all(self._scans, place, jobs)
         suspects = []
         for item in doubtful:
             decoys = shown.get(item.address)
@@ -90,13 +90,13 @@ class Impostors:
                 witnesses = decoys.open if decoys and decoys.open else _some(item.open - known, rng)
                 suspects.append(_Suspect(item, decoys, witnesses))
         if not suspects or not self._connections:
-            return Unmasked(tuple(found.values()), duration=duration)
+            return MiddleboxCheck(tuple(found.values()), duration=duration)
         true, more = await self._connect(self._connections, suspects, known, job, place)
-        return Unmasked(tuple((found | true).values()), frozenset(true), duration + more)
+        return MiddleboxCheck(tuple((found | true).values()), frozenset(true), duration + more)
 
     async def _connect(
         self,
-        connections: AddressScans,
+        connections: SharedScans,
         suspects: list[_Suspect],
         known: PortSet,
         job: ScanJob,
@@ -106,14 +106,14 @@ class Impostors:
 
         First some ports are connected to that cannot be open: a tarpit with 65,535 ports is left alone after these.
         """
-        first, duration = await all_of(connections, place, [one.ask(job, one.witnesses) for one in suspects])
+        first, duration = await scan_all(connections, place, [one.ask(job, one.witnesses) for one in suspects])
         refused = [
             one
             for one in suspects
             if (told := first[one.item.address]).failure is None and 2 * len(told.open) <= len(one.witnesses)
         ]
         jobs = [one.ask(job, ports) for one in refused if (ports := one.item.open - one.witnesses)]
-        others, more = await all_of(connections, place, jobs)
+        others, more = await scan_all(connections, place, jobs)
         true = {}
         for one in refused:
             address = one.item.address
@@ -123,7 +123,7 @@ class Impostors:
         return true, duration + more
 
 
-def patience(item: AddressObservation) -> float:
+def connect_timeout(item: AddressObservation) -> float:
     """Give how many seconds a connection to an address is waited for."""
     return max(LEAST_PATIENCE, PATIENCE * (item.rtt or 0.0))
 
