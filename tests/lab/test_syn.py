@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.reference_ports import TRY_SLOTS
-from portspec.scan.syn.socket import FIRST_SOURCE_PORT, SOURCE_PORTS
 from tests.requirements import forbidden
 
 from .namespaces import script

@@ -1,4 +1,4 @@
-"""What an engine is asked, what it answers, and what an engine is."""
+"""The interface of engines: the job that they get, the observation that they return, and their methods."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class PortState(enum.StrEnum):
 
 
 class Reason(enum.StrEnum):
-    """Why nothing can be said of an address, or not of all of it; never the state of a port.
+    """Why an address could not be scanned, or not completely; never the state of a port.
 
-    TIMEOUT: its time was over. CUT_OFF: it answered, and then nothing of it did, not even what had answered before.
-    ANSWERS_EVERYTHING: somebody answers in its place. CANARY: it fell silent while nothing could be seen that always
-    is.
+    TIMEOUT: the time limit expired. CUT_OFF: it answered and then stopped, on ports that had answered before, too.
+    ANSWERS_EVERYTHING: a middlebox answers in its place. CANARY: it fell silent while no canary could be reached.
     """
 
     RESOLVE = "resolve"
@@ -42,13 +41,13 @@ class Reason(enum.StrEnum):
     INTERNAL = "internal"
 
 
-#: What was seen of an address before it failed so counts.
+#: Reasons with which the part that was seen before counts.
 IN_PART = frozenset({Reason.CUT_OFF, Reason.CANARY, Reason.TIMEOUT})
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A reason, and one sentence for people."""
+    """A reason, and one sentence for users."""
 
     reason: Reason
     detail: str
@@ -58,15 +57,19 @@ class Failure:
 class ScanJob:
     """One host to scan once: all `ports` on each of its addresses (IPv4 or IPv6 literals, no zone).
 
-    `host_rate` is in probes per second over all the addresses (None = no limit); a `pacer` in its stead is for jobs
-    about one host that come one after the other. The same `seed` gives the same order of probes. An answer is waited
-    for at least `patience` seconds. With a `hold` (only engines that connect know it) a port is open if the connection
-    stays up for so many seconds and the peer takes data then; one that is reset before is closed.
-    `on_slow` is called at most once, in the engine's thread, when the job has become slow; see work.SLOW. It must not
-    block or raise.
-
-    The ports of `first` are asked before the others: those that probably answer, so that it is known early whether the
-    address lives. Those of `alive` have answered just now: while they are silent, the silence of no port counts.
+    Args:
+        addresses: what to scan.
+        ports: the ports of each address.
+        host_rate: probes per second over all the addresses; None for no limit.
+        seed: the same seed gives the same order of probes.
+        pacer: used instead of `host_rate` by consecutive jobs of one host.
+        patience: the least timeout of a probe, in seconds.
+        hold: seconds for which a connection must stay up, and the peer must then accept data, for its port to be open;
+            a port that resets it before is closed. Only engines that connect support it.
+        first: ports to probe before the others. They probably answer, and so show early whether the address is up.
+        alive: ports that have just answered. While they are silent, the silence of no port counts.
+        on_slow: called at most once, in the engine's thread, when the job has become slow (see engine.py). It must not
+            block or raise.
     """
 
     addresses: tuple[str, ...]
@@ -85,11 +88,15 @@ class ScanJob:
 class AddressObservation:
     """What one address showed. Ports of `scanned` that are neither open nor filtered are closed.
 
-    `unconfirmed` are those of `open` where a SYN was answered and yet no connection could be made: somebody on the way
-    answers for others. `answered` is true if the address itself answered any probe; `rtt` is the shortest time, in
-    seconds, between a probe and its answer. With a `failure` the sets hold only the ports whose state was seen until
-    then. `pace` is that of an address that was cut off: probes per second until it was last heard. The `lost` are the
-    ports that were open before, where an address was cut off that refuses them, as it did in `refusals` later scans.
+    With a `failure` the sets hold only the ports whose state was seen before it.
+
+    Attributes:
+        answered: whether the address itself answered any probe.
+        rtt: the shortest time between a probe and its answer, in seconds.
+        unconfirmed: ports of `open` that answered a SYN but accepted no connection: a middlebox may have answered.
+        pace: probes per second that an address got until its last answer, if it was cut off.
+        lost: ports that were open before, if an address counts as cut off because it refuses them.
+        refusals: how many later scans found them refused, too.
     """
 
     address: str
@@ -106,12 +113,12 @@ class AddressObservation:
 
     @property
     def is_usable(self) -> bool:
-        """True if what the sets hold counts: all was seen, or what was is not spoilt by the failure; see IN_PART."""
+        """True if the sets count: the scan is complete, or its failure leaves what was seen before valid (IN_PART)."""
         return self.failure is None or self.failure.reason in IN_PART
 
     @property
     def accepting(self) -> PortSet:
-        """The open ports but for the unconfirmed: those that count."""
+        """The open ports without the unconfirmed ones: those that count."""
         return self.open - self.unconfirmed if self.unconfirmed else self.open
 
     @property
@@ -120,7 +127,7 @@ class AddressObservation:
         return len(self.scanned) - len(self.open) - len(self.filtered)
 
     def state(self, port: int) -> PortState:
-        """Give the state of a scanned port."""
+        """Return the state of a scanned port."""
         if port in self.open:
             return PortState.OPEN
         return PortState.FILTERED if port in self.filtered else PortState.CLOSED
@@ -139,7 +146,7 @@ class Observation:
 class EngineStats:
     """Running totals of an engine, safe to read from any thread; ports count once for each address.
 
-    `answers_dropped` are those that arrived faster than they were read.
+    `answers_dropped` counts answers that arrived faster than they were read.
     """
 
     probes_sent: int = 0
@@ -149,7 +156,7 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """A way to find open ports. Engines own a thread; their methods may be called from any other."""
+    """A way to find open ports. An engine owns a thread; its methods may be called from any other."""
 
     name: str
     stats: EngineStats
@@ -161,16 +168,16 @@ class Engine(Protocol):
         ...
 
     def add_ports(self, running: Future[Observation], ports: PortSet) -> None:
-        """Scan more ports for a job that was submitted; one that is over by then stays as it is.
+        """Scan more ports for a job that was submitted; a job that is over does not change.
 
-        Whether the ports were added shows in what was `scanned`.
+        Compare `scanned` of the observation to see whether the ports were added.
         """
         ...
 
     def so_far(self, running: Future[Observation], failure: Failure) -> Future[Observation | None]:
-        """Give what is known now of a job that was submitted; None if it is over.
+        """Return what is known now of a job that was submitted; None if it is over.
 
-        Addresses that are not settled have that `failure`, and hold only the ports whose state was seen.
+        Addresses that are not settled have that `failure`, and only the ports whose state was seen.
         """
         ...
 

@@ -1,7 +1,6 @@
-"""How this machine reaches an address, as the kernel tells it: route, link and neighbour (rtnetlink(7)).
+"""How this machine reaches an address, according to the kernel: route, link and neighbour (rtnetlink(7)).
 
-None of the questions needs a privilege. They are asked on one socket that stays open, so that they can be asked also
-where no descriptor is free.
+No request needs a privilege. All use one socket that stays open, so that they work even if no descriptor is free.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_VIA = 1, 4, 5, 7, 18
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_EXT_MASK, _IFLA_CARRIER_CHANGES, _IFLA_LINK_NETNSID = 3, 5, 29, 35, 37
 _NDA_DST = 1
 _NESTED = 0xC000  # flags in the type of an attribute
-_SKIP_STATISTICS = struct.pack("=I", 1 << 3)  # RTEXT_FILTER_SKIP_STATS: they are most of what is said of a link
+_SKIP_STATISTICS = struct.pack("=I", 1 << 3)  # RTEXT_FILTER_SKIP_STATS: they are most of the answer about a link
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING, _IFF_NOARP, _IFF_LOWER_UP = 0x1, 0x8, 0x40, 0x80, 0x10000
 _ALL_UP = _IFF_UP | _IFF_RUNNING | _IFF_LOWER_UP
-_MOST_STACKED = 8  # links upon one another; the kernel's MAX_NEST_DEV
+_MAX_STACKED_LINKS = 8  # links upon one another; the kernel's MAX_NEST_DEV
 # RTN_BROADCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT
 _PROHIBITED = errno.EHOSTUNREACH  # the kernel says EACCES, as it does of a packet filter
 _UNUSABLE = {
@@ -46,7 +45,7 @@ _SECONDS = 5.0  # the kernel answers at once
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where packets to an address leave from, and who takes them first: a gateway, or the address itself."""
+    """Source address and interface of packets to an address, and their next hop: a gateway or the address itself."""
 
     source: str
     index: int  # of the interface
@@ -55,7 +54,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface, and what it stands upon. `changes` counts how often carrier was lost or found.
+    """An interface and those below it. `changes` counts how often carrier was lost or found.
 
     `is_up`: it is up, has carrier, and may be used (netdevice(7): IFF_UP, IFF_LOWER_UP, IFF_RUNNING).
     `has_neighbours` is false where packets need no link-layer address: loopback, tunnels.
@@ -68,16 +67,16 @@ class Link:
 
 
 class Neighbour(enum.Enum):
-    """What the kernel knows of the link-layer address of a next hop (the states of ip-neighbour(8))."""
+    """What the kernel knows of the link-layer address of a next hop; compare ip-neighbour(8)."""
 
-    ABSENT = enum.auto()  # nothing was sent to it, or it was forgotten
-    UNRESOLVED = enum.auto()  # asked for; what is to be sent waits
-    FAILED = enum.auto()  # asked for in vain; what was to be sent is dropped
-    UNSURE = enum.auto()  # known from earlier, sent to, and not confirmed yet
+    ABSENT = enum.auto()  # no entry: nothing was sent to it, or it has expired
+    UNRESOLVED = enum.auto()  # being resolved; packets wait
+    FAILED = enum.auto()  # did not answer; packets were dropped
+    UNSURE = enum.auto()  # known from earlier, in use, and not confirmed yet
     KNOWN = enum.auto()
 
 
-# NUD_INCOMPLETE, NUD_DELAY, NUD_PROBE, NUD_FAILED; NUD_NONE is that of an entry which was just made
+# NUD_NONE (an entry that was just made), NUD_INCOMPLETE, NUD_DELAY, NUD_PROBE, NUD_FAILED; all others are KNOWN
 _STATES = {
     0x00: Neighbour.UNRESOLVED,
     0x01: Neighbour.UNRESOLVED,
@@ -88,7 +87,7 @@ _STATES = {
 
 
 class Netlink:
-    """Asks the kernel. For one thread at a time. Raises OSError where netlink may not be used."""
+    """A netlink client, for one thread at a time. Raises OSError if netlink may not be used."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -100,10 +99,10 @@ class Netlink:
         self._socket.close()
 
     def route(self, address: str) -> Route:
-        """Give the route to an IPv4 or IPv6 address; OSError, with the errno of a send, if there is none."""
+        """Return the route to an IPv4 or IPv6 address; OSError, with the errno of a send, if there is none."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         packed = socket.inet_pton(family, address)
-        if packed.startswith(bytes(10) + b"\xff\xff"):  # IPv4 in IPv6's clothes never travels (RFC 4942, 2.2)
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # IPv4-mapped addresses are never sent (RFC 4942, 2.2)
             raise _error(errno.EAFNOSUPPORT)
         body = _RTMSG.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
         answer = self._ask(_RTM_GETROUTE, body + _attribute(_RTA_DST, packed), _RTM_NEWROUTE)
@@ -126,10 +125,10 @@ class Netlink:
         )
 
     def link(self, index: int) -> Link:
-        """Tell how an interface is; OSError (ENODEV) if it has gone."""
+        """Return the state of an interface; OSError (ENODEV) if there is none."""
         first: Link | None = None
         is_up, changes, seen = True, 0, set[int]()
-        while index and index not in seen and len(seen) < _MOST_STACKED:
+        while index and index not in seen and len(seen) < _MAX_STACKED_LINKS:
             seen.add(index)
             answer = self._ask(
                 _RTM_GETLINK,
@@ -143,14 +142,14 @@ class Netlink:
             if first is None:
                 name = attributes.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
                 first = Link(name, is_up, changes, not flags & (_IFF_LOOPBACK | _IFF_NOARP))
-            # Below it (a VLAN's device, a tunnel's), unless that is in another namespace.
+            # The interface below it (of a VLAN, of a tunnel), unless that is in another namespace.
             index = 0 if _IFLA_LINK_NETNSID in attributes else _number(attributes, _IFLA_LINK)
         if first is None:
             raise _error(errno.ENODEV)
         return Link(first.name, is_up, changes, first.has_neighbours)
 
     def neighbour(self, route: Route) -> Neighbour:
-        """Tell what is known of the next hop of a route. Before Linux 5.0 the kernel does not say: KNOWN."""
+        """Return what is known of the next hop of a route. KNOWN before Linux 5.0, which cannot look it up."""
         family = socket.AF_INET6 if ":" in route.next_hop else socket.AF_INET
         destination = _attribute(_NDA_DST, socket.inet_pton(family, route.next_hop))
         try:
@@ -164,14 +163,14 @@ class Netlink:
         return _STATES.get(_NDMSG.unpack_from(answer)[2], Neighbour.KNOWN)
 
     def _ask(self, question: int, body: bytes, kind: int) -> bytes:
-        """Give the body of the answer to a question; OSError if that is an error, or is of another kind."""
+        """Return the body of the answer to a request; OSError if that is an error, or is of another kind."""
         self._number = (self._number + 1) & 0xFFFFFFFF
         header = _NLMSG.pack(_NLMSG.size + len(body), question, _NLM_F_REQUEST, self._number, 0)
         self._socket.sendto(header + body, (0, 0))
         while True:
             answer = self._socket.recv(_ANSWER)
             length, got, _, number, _ = _NLMSG.unpack_from(answer)
-            if number != self._number:  # the late answer to a question that timed out
+            if number != self._number:  # the late answer to a request that timed out
                 continue
             if got == _NLMSG_ERROR:
                 code = -struct.unpack_from("=i", answer, _NLMSG.size)[0]

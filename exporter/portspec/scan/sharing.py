@@ -1,14 +1,16 @@
-"""Scans of addresses, each address once at a time, however many names lead to it.
+"""Scans that several jobs share: an address is scanned once at a time, however many names lead to it.
 
-Hundreds of names on one load balancer are ordinary. Each name is a host with a specification of its own, but a port of
-their address has one state. So jobs that ask the same address at about the same time share one scan:
+Hundreds of names on one load balancer are common. Each name is a host with a specification of its own, but a port of
+their address has one state. So jobs that ask for the same address at about the same time share one scan:
 
 * A scan that began a short time ago serves later jobs, too. Ports that it lacks are added to it while it runs.
 * What it saw serves jobs of the same round also after its end; only ports that it lacks are scanned then.
-* Where that does not do, the job waits for the next scan of the address, which serves all jobs that come meanwhile.
+* Otherwise the job waits for the next scan of the address, which serves all jobs that come meanwhile.
 * A job that starts no scan of its own takes no place, and no job takes a place while its address is busy.
-* A scan that has become slow gives its place back, and goes on without one; see slow.py.
+* A scan that has become slow gives its place back and goes on without one, within the limits of SlowScans.
 * Of a job with many addresses a few are scanned at a time, beside those that are slow: each takes memory.
+
+request.py has the part of one job, this module what all jobs share.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import methodcaller
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, cast
 
 from portspec.ports import NO_PORTS
 from portspec.scan.job import AddressObservation, Failure, Observation, Reason
-from portspec.scan.slow import SlowScans
+from portspec.scan.request import JobRequest, merge, remaining_job, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,46 +33,92 @@ if TYPE_CHECKING:
 
     from portspec.limit import Place
     from portspec.scan.job import Engine, ScanJob
+    from portspec.scan.request import AddressRequest
 
-SHARING_WINDOW = 5.0  # seconds after its start in which a scan serves jobs that come
-# A job shares a scan of at most so many ports more than its own: who asks for one port does not wait for all of them.
-_MORE_PORTS = 1024
-MOST_AT_ONCE = 8  # addresses of one job
-UNFINISHED = Failure(Reason.TIMEOUT, "its time was over before all of its ports were settled")
+SHARING_WINDOW = 5.0  # seconds after its start in which a scan serves further jobs
+# A job shares a scan of at most so many ports more than its own: a job of one port must not wait for all ports.
+_MAX_EXTRA_PORTS = 1024
+MAX_SLOW_SCANS = 1024
+MAX_SLOW_PORTS = 128 * 65_536  # of all slow scans; the SYN engine keeps 14 bytes per port, the connect engine less
+UNFINISHED = Failure(Reason.TIMEOUT, "the time limit of the host expired before all of its ports were settled")
 
 
 @dataclass(slots=True, eq=False)
-class _Scan:
-    """One scan of one address, which waits to begin until `began`, then runs; `waiters` are the jobs that it is for.
+class SharedScan:
+    """A scan of one address: planned until it `began`, then running; `waiters` are the jobs that wait for it.
 
-    What is in `on_slow` is called when it has become slow, and has given its place back.
+    The callbacks `on_slow` are called when it has become slow and has given its place back.
     """
 
     job: ScanJob
     waiters: list[asyncio.Future[Observation | None]] = field(default_factory=list)
     began: float | None = None
     running: Future[Observation] | None = None
-    over: asyncio.Future[None] | None = None  # if anybody waits for the address
-    seen: Observation | None = None  # what the engine answered
+    over: asyncio.Future[None] | None = None  # set if a job waits for the address to become free
+    seen: Observation | None = None  # the engine's answer
     on_slow: list[Callable[[], object]] = field(default_factory=list)
 
     def serves(self, job: ScanJob, since: float) -> bool:
-        """Tell whether this scan is what a job asks for: no older than `since`, and about as large."""
-        is_given_up = self.began is not None and not self.waiters
+        """Return whether a job may share this scan: it is no older than `since`, and about as large and patient."""
+        is_abandoned = self.began is not None and not self.waiters
         is_old = self.began is not None and self.began < since
         is_too_hasty = job.patience > self.job.patience or bool(job.alive) > bool(self.job.alive)
-        if is_given_up or is_old or is_too_hasty or job.hold != self.job.hold:
+        if is_abandoned or is_old or is_too_hasty or job.hold != self.job.hold:
             return False
         together = len(self.job.ports | job.ports)
-        return all(together <= max(2 * len(one.ports), len(one.ports) + _MORE_PORTS) for one in (job, self.job))
+        return all(together <= max(2 * len(one.ports), len(one.ports) + _MAX_EXTRA_PORTS) for one in (job, self.job))
 
 
 @dataclass(slots=True)
-class _Address:
-    """The scan of an address that runs, and those that wait for its end or for a place."""
+class _AddressEntry:
+    """The running scan of an address, and those that wait for its end or for a place."""
 
-    running: _Scan | None = None
-    waiting: list[_Scan] = field(default_factory=list)
+    running: SharedScan | None = None
+    waiting: list[SharedScan] = field(default_factory=list)
+
+
+class SlowScans:
+    """Limits the scans that go on without a place: at most `most`, with `most_ports` ports in all.
+
+    They cost only memory. A scan for which there is no room keeps its place and waits. Scans are identified by any
+    object of their own. For one event loop.
+    """
+
+    def __init__(self, *, most: int = MAX_SLOW_SCANS, most_ports: int = MAX_SLOW_PORTS) -> None:
+        self._most = most
+        self._most_ports = most_ports
+        self._admitted: dict[object, int] = {}
+        self._ports = 0
+        self._waiting: dict[object, tuple[int, Callable[[], object]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._admitted)
+
+    def __contains__(self, scan: object) -> bool:
+        return scan in self._admitted
+
+    def add(self, scan: object, ports: int, on_admitted: Callable[[], object]) -> None:
+        """Admit a scan of so many ports as soon as there is room, and call `on_admitted`."""
+        self._waiting[scan] = ports, on_admitted
+        self._admit()
+
+    def end(self, scan: object) -> bool:
+        """Forget a scan; return whether it was admitted."""
+        self._waiting.pop(scan, None)
+        ports = self._admitted.pop(scan, None)
+        self._ports -= ports or 0
+        self._admit()
+        return ports is not None
+
+    def _admit(self) -> None:
+        while self._waiting:
+            scan, (ports, on_admitted) = next(iter(self._waiting.items()))
+            if len(self._admitted) >= self._most or self._ports + ports > max(self._most_ports, ports):
+                return
+            del self._waiting[scan]
+            self._admitted[scan] = ports
+            self._ports += ports
+            on_admitted()
 
 
 class SharedScans:
@@ -83,15 +130,13 @@ class SharedScans:
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self._clock = clock
-        self._addresses: dict[str, _Address] = {}
-        self._ended: dict[
-            str, _Scan
-        ] = {}  # those that began in the last SHARING_WINDOW seconds, the first to end first
+        self._addresses: dict[str, _AddressEntry] = {}
+        self._ended: dict[str, SharedScan] = {}  # those that began in the last SHARING_WINDOW seconds, oldest end first
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow = SlowScans()
 
     def now(self) -> float:
-        """Give the time in seconds by which `since` of scan() is meant."""
+        """Return the time in seconds, for `since` of scan()."""
         return self._clock()
 
     async def scan(
@@ -104,50 +149,55 @@ class SharedScans:
         over: asyncio.Future[None] | None = None,
         on_begin: Callable[[], object] = lambda: None,
     ) -> Observation:
-        """Scan the addresses of a job, together with others that ask the same; `place` is for scans of its own.
+        """Scan the addresses of a job, together with other jobs that ask for the same.
 
-        What is seen of a port is not older than `since`, a time of now(), by default SHARING_WINDOW seconds ago. It may come
-        from a scan that has ended if that one began in the same round, `round_began` ago or later; without one it
-        may not. Once `over` is done, by default that of the place, what was seen until then is given: addresses that
-        are not settled have a failure `timeout`. `on_begin` is called once, when a scan begins or all addresses are
-        scanned for other jobs anyway. The place is told to give way when the job waits for the scans of others only, or
-        for an address that is busy, or has become slow.
+        Args:
+            job: what to scan.
+            place: for scans of the job's own. It is told to give way if the job only waits for scans of others or for
+                an address that is busy, or has become slow.
+            since: the earliest time, of now(), from which the state of a port may be; by default SHARING_WINDOW ago.
+            round_began: the time at which the round of the job began: a scan that has ended may serve it if it began
+                since then. Without it no ended scan does.
+            over: ends the wait, by default `place.over`. What was seen until then is returned; addresses that are not
+                settled have the failure UNFINISHED.
+            on_begin: called once, when a scan begins or all addresses are being scanned for other jobs anyway.
         """
         since = self._clock() - SHARING_WINDOW if since is None else since
         over = over or place.over
-        request = _Request(self, place, since, on_begin)
+        request = JobRequest(self, place, since, on_begin)
         for address in job.addresses:
             known = self._known(address, job, since, round_began)
-            request.ask(known, _rest(job, address, known))
+            request.add(known, remaining_job(job, address, known))
         try:
             request.begin(over)
-            asked = zip(request.asks, job.addresses, strict=True)
-            observations = [await self._outcome(ask, address) for ask, address in asked]
+            pairs = zip(request.requests, job.addresses, strict=True)
+            observations = [await self._outcome(one, address) for one, address in pairs]
         finally:
             request.close(over)
         for number, (address, seen) in enumerate(zip(job.addresses, observations, strict=True)):
-            if more := _rest(job, address, seen):  # it ended before its ports were added
-                observations[number] = _together(seen, await self.scan(more, place, since=since, over=over))
+            if rest := remaining_job(job, address, seen):  # the scan ended before its ports were added
+                observations[number] = merge(seen, await self.scan(rest, place, since=since, over=over))
         return Observation(
-            tuple(_only(item, job) for observation in observations for item in observation.addresses),
+            tuple(restrict(item, job.ports) for observation in observations for item in observation.addresses),
             max((observation.duration for observation in observations), default=0.0),
             sum(observation.probes for observation in observations),
         )
 
-    async def _outcome(self, ask: _Ask, address: str) -> Observation:
-        """Wait for what was asked of an address; when the time is over, give what was seen until then."""
-        if ask.job is None:
-            return cast("Observation", ask.known)
-        seen = await ask.waiter
-        if seen is None and ask.scan:
-            seen = ask.scan.seen
-            if seen is None and ask.scan.running:
-                seen = await asyncio.wrap_future(self.engine.so_far(ask.scan.running, UNFINISHED)) or ask.scan.seen
+    async def _outcome(self, request: AddressRequest, address: str) -> Observation:
+        """Wait for an address; if the time is over before, return what was seen until then."""
+        if request.job is None:
+            return cast("Observation", request.known)
+        seen = await request.waiter
+        if seen is None and request.scan:
+            seen = request.scan.seen
+            if seen is None and request.scan.running:
+                partial_result = self.engine.so_far(request.scan.running, UNFINISHED)
+                seen = await asyncio.wrap_future(partial_result) or request.scan.seen
         nothing = Observation((AddressObservation(address, NO_PORTS, failure=UNFINISHED),), 0.0, 0)
-        return _together(ask.known, seen or nothing)
+        return merge(request.known, seen or nothing)
 
     def _known(self, address: str, job: ScanJob, since: float, round_began: float | None) -> Observation | None:
-        """Give what a scan of an address saw that has ended, if it may serve a job."""
+        """Return what an ended scan of an address saw, if it may serve a job."""
         while self._ended:
             oldest = next(iter(self._ended))
             if self._is_fresh(self._ended[oldest]):
@@ -158,24 +208,24 @@ class SharedScans:
             return None
         return scan.seen if scan.began >= max(since, round_began) and scan.job.hold == job.hold else None
 
-    def _is_fresh(self, scan: _Scan) -> bool:
+    def _is_fresh(self, scan: SharedScan) -> bool:
         return scan.began is not None and scan.began >= self._clock() - SHARING_WINDOW
 
     def is_busy(self, address: str) -> bool:
-        """Tell whether an address is being scanned."""
+        """Return whether an address is being scanned."""
         entry = self._addresses.get(address)
         return entry is not None and entry.running is not None
 
-    def is_at_work(self, ask: _Ask) -> bool:
-        """Tell whether what was asked is being scanned, or is about to be, at a good pace."""
-        scan = ask.scan
-        if scan is None or ask.waiter.done() or scan in self._slow:
+    def is_active(self, request: AddressRequest) -> bool:
+        """Return whether the scan for a request runs, or is about to begin, and is not slow."""
+        scan = request.scan
+        if scan is None or request.waiter.done() or scan in self._slow:
             return False
         return scan.began is not None or not self.is_busy(scan.job.addresses[0])
 
-    def find(self, job: ScanJob, since: float) -> _Scan | None:
-        """Find the scan of an address that serves a job of it, too, and let it do so."""
-        entry = self._addresses.get(job.addresses[0]) or _Address()
+    def find(self, job: ScanJob, since: float) -> SharedScan | None:
+        """Return a scan of the job's address that may serve it, with the job's ports added; None if there is none."""
+        entry = self._addresses.get(job.addresses[0]) or _AddressEntry()
         for scan in (*filter(None, [entry.running]), *entry.waiting):
             if scan.serves(job, since):
                 if not job.ports <= scan.job.ports:
@@ -185,36 +235,38 @@ class SharedScans:
                 return scan
         return None
 
-    def plan(self, job: ScanJob) -> _Scan:
+    def plan(self, job: ScanJob) -> SharedScan:
         """Plan a scan of an address."""
-        scan = _Scan(job)
-        self._addresses.setdefault(job.addresses[0], _Address()).waiting.append(scan)
+        scan = SharedScan(job)
+        self._addresses.setdefault(job.addresses[0], _AddressEntry()).waiting.append(scan)
         return scan
 
-    def leave(self, ask: _Ask) -> None:
-        """Note that a job no longer waits for a scan; one that nobody waits for ends."""
-        scan, waiter = ask.scan, ask.waiter
+    def leave(self, request: AddressRequest) -> None:
+        """Stop waiting for a scan; the last job that leaves ends it."""
+        scan, waiter = request.scan, request.waiter
         if scan and waiter in scan.waiters:
             scan.waiters.remove(waiter)
             if not scan.waiters and scan.running:
                 scan.running.cancel()
         if not waiter.cancel() and not waiter.cancelled():
-            waiter.exception()  # it is no loss that a job with several addresses does not look at all of them
+            waiter.exception()  # retrieved here: a job with several addresses may not have awaited all of them
 
-    def begin(self, scan: _Scan, place: Place, begin: Callable[[], None]) -> None:
+    def begin(self, scan: SharedScan, place: Place, on_begin: Callable[[], None]) -> None:
         """Run a scan when its address is free and there is a place."""
         entry = self._addresses[scan.job.addresses[0]]
         if entry.running is None and place.take_now():
-            self._run(scan, entry, place, begin)
+            self._run(scan, entry, place, on_begin)
             return
-        task = asyncio.create_task(self._run_in_turn(scan, entry, place, begin))
+        task = asyncio.create_task(self._run_in_turn(scan, entry, place, on_begin))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run_in_turn(self, scan: _Scan, entry: _Address, place: Place, begin: Callable[[], None]) -> None:
-        """Run a scan at a moment when its address is free and there is a place, unless somebody else began it.
+    async def _run_in_turn(
+        self, scan: SharedScan, entry: _AddressEntry, place: Place, on_begin: Callable[[], None]
+    ) -> None:
+        """Run a scan once its address is free and there is a place, unless another job begins it before.
 
-        No place is in hand while one waits for a scan: it may be slow, and so have none itself.
+        No place is held while this waits for a scan, which may be slow and hold none itself.
         """
         while scan in entry.waiting:
             if entry.running:
@@ -225,46 +277,48 @@ class SharedScans:
                 continue
             await place.take()
             if entry.running is None and scan in entry.waiting:
-                self._run(scan, entry, place, begin)
+                self._run(scan, entry, place, on_begin)
                 return
-            place.put_back()  # another one was quicker
+            place.put_back()  # another job was faster
 
-    def _run(self, scan: _Scan, entry: _Address, place: Place, begin: Callable[[], None]) -> None:
-        """Have the engine scan, with a place that was taken, unless nobody waits for it any more."""
+    def _run(self, scan: SharedScan, entry: _AddressEntry, place: Place, on_begin: Callable[[], None]) -> None:
+        """Have the engine scan, with a place that was taken, unless no job waits for the scan any more."""
         entry.waiting.remove(scan)
         if not scan.waiters:
             self._end(scan, entry, place)
             return
         place.keep()
-        begin()
+        on_begin()
         entry.running = scan
         scan.began = self._clock()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        def on_slow() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no job waits any more
                 loop.call_soon_threadsafe(self._slowed, scan, entry, place)
 
         try:
-            scan.running = self.engine.submit(replace(scan.job, on_slow=tell))
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            scan.running = self.engine.submit(replace(scan.job, on_slow=on_slow))
+        except Exception as error:  # noqa: BLE001 - the jobs that wait get it
             self._end(scan, entry, place, methodcaller("set_exception", error))
             return
         asyncio.wrap_future(scan.running).add_done_callback(partial(self._answered, scan, entry, place))
 
-    def _slowed(self, scan: _Scan, entry: _Address, place: Place) -> None:
-        """Give the place of a scan back as soon as one more may go on without, unless it is over."""
+    def _slowed(self, scan: SharedScan, entry: _AddressEntry, place: Place) -> None:
+        """Give the place of a slow scan back once SlowScans admits it, unless the scan is over."""
 
-        def rest() -> None:
+        def on_admitted() -> None:
             place.rest()
             place.put_back()
-            for tell in scan.on_slow:
-                tell()
+            for callback in scan.on_slow:
+                callback()
 
         if entry.running is scan:
-            self._slow.add(scan, len(scan.job.ports), rest)
+            self._slow.add(scan, len(scan.job.ports), on_admitted)
 
-    def _answered(self, scan: _Scan, entry: _Address, place: Place, answer: asyncio.Future[Observation]) -> None:
+    def _answered(
+        self, scan: SharedScan, entry: _AddressEntry, place: Place, answer: asyncio.Future[Observation]
+    ) -> None:
         if answer.cancelled():
             self._end(scan, entry, place, methodcaller("cancel"))
         elif error := answer.exception():
@@ -274,8 +328,8 @@ class SharedScans:
             self._remember(scan)
             self._end(scan, entry, place, methodcaller("set_result", scan.seen))
 
-    def _remember(self, scan: _Scan) -> None:
-        """Keep what a scan saw for the jobs that come, unless that is known of more ports already."""
+    def _remember(self, scan: SharedScan) -> None:
+        """Keep an ended scan for further jobs, unless a fresh one of more ports is kept already."""
         address = scan.job.addresses[0]
         other = self._ended.get(address)
         if self._is_fresh(scan) and not (
@@ -286,18 +340,18 @@ class SharedScans:
 
     def _end(
         self,
-        scan: _Scan,
-        entry: _Address,
+        scan: SharedScan,
+        entry: _AddressEntry,
         place: Place,
-        tell: Callable[[asyncio.Future[Observation | None]], object] = lambda _: None,
+        resolve: Callable[[asyncio.Future[Observation | None]], object] = lambda _: None,
     ) -> None:
-        """Tell those who wait what came of a scan, give its place back, and forget an address that nobody asks."""
+        """Resolve the futures of the jobs that wait, give the place back, and forget an address without scans."""
         if entry.running is scan:
             entry.running = None
         waiters, scan.waiters = scan.waiters, []
         for waiter in waiters:
             if not waiter.done():
-                tell(waiter)
+                resolve(waiter)
         scan.on_slow.clear()
         if scan.over:
             scan.over.set_result(None)
@@ -312,9 +366,9 @@ class SharedScans:
 async def scan_all(
     scans: SharedScans, place: Place, jobs: Iterable[ScanJob]
 ) -> tuple[dict[str, AddressObservation], float]:
-    """Run jobs that look again at what was seen just now, of an address each: with what begins from now on.
+    """Run jobs of one address each that repeat what was just seen: only scans that begin from now on serve them.
 
-    Gives what is seen, by address, and the seconds that the longest took.
+    Returns what was seen, by address, and the seconds that the longest took.
     """
     since = scans.now()
     tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
@@ -325,156 +379,3 @@ async def scan_all(
             task.cancel()
     found = {item.address: item for answer in answers for item in answer.addresses}
     return found, max((answer.duration for answer in answers), default=0.0)
-
-
-@dataclass(slots=True)
-class _Ask:
-    """What a job asks of one of its addresses: what was `known` before, the rest of the job, and the scan of that.
-
-    `waiter` has None if the time was over before.
-    """
-
-    known: Observation | None
-    job: ScanJob | None
-    waiter: asyncio.Future[Observation | None]
-    scan: _Scan | None = None
-
-
-class _Request:
-    """What a job asks of its addresses, from begin() to close(): who shares a scan, and what is begun when."""
-
-    def __init__(self, scans: SharedScans, place: Place, since: float, on_begin: Callable[[], object]) -> None:
-        self.asks: list[_Ask] = []
-        self._scans = scans
-        self._place = place
-        self._since = since
-        self._on_begin = on_begin
-        self._has_begun = False
-        self._left: deque[_Ask] = deque()  # to be scanned, and not planned yet
-        self._own: list[_Ask] = []
-        self._shared = 0
-
-    def ask(self, known: Observation | None, job: ScanJob | None) -> None:
-        """Ask for a job of one address, None if all of it is known already."""
-        ask = _Ask(known, job, asyncio.get_running_loop().create_future())
-        self.asks.append(ask)
-        if job:
-            if scan := self._scans.find(job, self._since):
-                self._share(ask, scan)
-            else:
-                self._left.append(ask)
-
-    def begin(self, over: asyncio.Future[None] | None) -> None:
-        """Begin scans, until `over` is done."""
-        if not self._left:
-            self._note_begin()
-            self._place.give_way()
-        # Who is urgent, or has a place now or before all of the scans have begun, begins what others wait for a place
-        # with: nobody urgent waits for those who are not, and nobody for the very place that is held here.
-        may_begin = self._place.is_urgent or self._place.is_held or bool(self._left)
-        if over:
-            over.add_done_callback(self._stop)
-            if over.done():
-                self._stop(over)
-        for ask in self.asks:
-            if may_begin and ask.scan and ask.scan.began is None:
-                self._begin(ask.scan)
-        self._go_on()
-
-    def close(self, over: asyncio.Future[None] | None) -> None:
-        """Wait for nothing any more."""
-        if over:
-            over.remove_done_callback(self._stop)
-        self._left.clear()
-        for ask in self.asks:
-            if ask.scan and self._slowed in ask.scan.on_slow:
-                ask.scan.on_slow.remove(self._slowed)
-            self._scans.leave(ask)
-        for _ in range(self._shared):
-            self._place.wake()
-
-    def _share(self, ask: _Ask, scan: _Scan) -> None:
-        """Wait for a scan that was planned for others."""
-        ask.scan = scan
-        scan.waiters.append(ask.waiter)
-        self._shared += 1
-        self._place.rest()
-
-    def _begin(self, scan: _Scan) -> None:
-        scan.on_slow.append(self._slowed)
-        self._scans.begin(scan, self._place, self._note_begin)
-
-    def _go_on(self, _: object = None) -> None:
-        """Begin scans of the job's own, as long as not too many are under way."""
-        while self._left and sum(map(self._scans.is_at_work, self._own)) < MOST_AT_ONCE:
-            ask = self._left.popleft()
-            if ask.job is None:
-                continue
-            if scan := self._scans.find(ask.job, self._since):
-                self._share(ask, scan)
-                continue
-            ask.scan = self._scans.plan(ask.job)
-            ask.scan.waiters.append(ask.waiter)
-            if len(self.asks) > 1:
-                ask.waiter.add_done_callback(self._go_on)
-            self._own.append(ask)
-            if self._scans.is_busy(ask.job.addresses[0]):
-                self._place.give_way()
-            self._begin(ask.scan)
-        is_waiting = any(ask.job and not ask.waiter.done() for ask in self.asks)
-        if is_waiting and not any(map(self._scans.is_at_work, self._own)):
-            self._place.give_way()
-
-    def _slowed(self) -> None:
-        self._place.give_way()
-        self._go_on()
-
-    def _note_begin(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self._on_begin()
-
-    def _stop(self, _: object) -> None:
-        """Wait no longer: what was seen until now is the answer."""
-        self._left.clear()
-        for ask in self.asks:
-            if not ask.waiter.done():
-                ask.waiter.set_result(None)
-
-
-def _rest(job: ScanJob, address: str, seen: Observation | None) -> ScanJob | None:
-    """Give the job for what is left to scan of an address; None if nothing is, or if it cannot be seen."""
-    if seen is None:
-        return replace(job, addresses=(address,))
-    (item,) = seen.addresses
-    ports = job.ports - item.scanned
-    return replace(job, addresses=(address,), ports=ports) if ports and not item.failure else None
-
-
-def _together(first: Observation | None, second: Observation | None) -> Observation:
-    """Put together what scans of different ports of an address saw; one of them may not have been made."""
-    if first is None or second is None:
-        return cast("Observation", first or second)
-    (one,), (other,) = first.addresses, second.addresses
-    times = [rtt for rtt in (one.rtt, other.rtt) if rtt is not None]
-    both = AddressObservation(
-        one.address,
-        scanned=one.scanned | other.scanned,
-        open=one.open | other.open,
-        filtered=one.filtered | other.filtered,
-        answered=one.answered or other.answered,
-        rtt=min(times, default=None),
-        failure=one.failure or other.failure,
-        unconfirmed=one.unconfirmed | other.unconfirmed,
-        pace=one.pace or other.pace,
-    )
-    return Observation((both,), first.duration + second.duration, first.probes + second.probes)
-
-
-def _only(item: AddressObservation, job: ScanJob) -> AddressObservation:
-    """Give what was seen of a job's own ports."""
-    if item.scanned <= job.ports:
-        return item
-    return replace(
-        item, scanned=item.scanned & job.ports, open=item.open & job.ports, filtered=item.filtered & job.ports
-    )

@@ -12,7 +12,7 @@ from portspec.ports import PortSet
 from portspec.scan import ScanJob
 from portspec.scan.connect import ConnectEngine, window_for
 from portspec.scan.connect import engine as engine_module
-from portspec.scan.connect.engine import MAX_WINDOW, RESERVE
+from portspec.scan.connect.engine import MAX_WINDOW, RESERVED_DESCRIPTORS
 from portspec.scan.connect.sockets import open_socket
 from portspec.scan.pacing import Pacer
 from tests.unit.factories import MODEST
@@ -158,7 +158,7 @@ def test_window_leaves_descriptors_to_the_rest_of_the_program(limit: int) -> Non
     window = window_for(limit)
     assert 1 <= window <= MAX_WINDOW
     if limit >= 2:
-        assert limit - window >= min(RESERVE, limit // 2)
+        assert limit - window >= min(RESERVED_DESCRIPTORS, limit // 2)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_window_recovers_after_it_was_narrowed(monkeypatch: pytest.MonkeyPatch) 
             assert (len(row.scanned), row.failure) == (64, None)
             windows.append(engine._window)
             monkeypatch.setattr(engine_module, "open_socket", open_socket)
-            now[0] += engine_module.RECOVERY
+            now[0] += engine_module.WINDOW_RECOVERY_INTERVAL
     finally:
         engine.close()
     assert windows == [4, 8, 16, 16]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.loss import ENOUGH, MAX_TRIES, WRONG, AddressLoss, LossEstimate, PathLoss
+from portspec.scan.loss import FALSE_FILTERED_PROBABILITY, MAX_TRIES, MIN_SAMPLES, AddressLoss, LossEstimate, PathLoss
 from tests.unit.factories import MODEST
 
 
@@ -12,7 +12,7 @@ def told(path: PathLoss, *, first: int = 0, later: int = 0) -> AddressLoss:
     """Make an address that has told the path of so many answers."""
     address = AddressLoss(path)
     address.answered(first=first, later=later)
-    address.tell()
+    address.publish()
     return address
 
 
@@ -38,7 +38,7 @@ def test_tries_are_enough_for_the_loss(share: float, least: int) -> None:
     estimate = LossEstimate()
     later = round(9000 * share)
     estimate.answered(first=9000 - later, later=later)
-    assert share ** estimate.tries(least) <= WRONG * 1.1
+    assert share ** estimate.tries(least) <= FALSE_FILTERED_PROBABILITY * 1.1
 
 
 @MODEST
@@ -48,7 +48,7 @@ def test_tries_are_bounded(answers: list[tuple[int, int]], least: int) -> None:
     address = AddressLoss(PathLoss())
     for first, later in answers:
         address.answered(first=first, later=later)
-        address.tell()
+        address.publish()
         assert least <= address.path.tries(least) <= MAX_TRIES
         assert least <= address.tries(least) <= MAX_TRIES
 
@@ -68,7 +68,7 @@ def test_address_with_few_answers_goes_by_the_path() -> None:
     path = PathLoss()
     told(path, first=200, later=50)
     few = AddressLoss(path)
-    few.answered(first=ENOUGH - 1)
+    few.answered(first=MIN_SAMPLES - 1)
     assert few.tries(3) == path.tries(3) > 3
 
 
@@ -89,8 +89,8 @@ def test_one_address_does_not_speak_for_the_path() -> None:
     path = PathLoss()
     address = told(path, first=40_000, later=10_000)
     address.answered(later=500)
-    address.tell()
-    address.tell()
+    address.publish()
+    address.publish()
     assert path.first + path.later == pytest.approx(256, rel=0.02)
     assert path.share == pytest.approx(0.2, rel=0.05)
 
@@ -100,7 +100,7 @@ def test_what_was_told_can_be_taken_back() -> None:
     path = PathLoss()
     told(path, first=190, later=10)
     address = told(path, first=100, later=100)
-    assert address.elsewhere == pytest.approx(10 / 210)
+    assert address.share_elsewhere == pytest.approx(10 / 210)
     assert path.share > 0.2
-    address.withdraw()
-    assert path.share == address.elsewhere == pytest.approx(10 / 210)
+    address.retract()
+    assert path.share == address.share_elsewhere == pytest.approx(10 / 210)

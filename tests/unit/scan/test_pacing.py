@@ -279,7 +279,7 @@ def test_rate_may_change_while_threads_take() -> None:
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(3) as pool:
-            done = [pool.submit(work, 0) for work in (take, take, change)]
+            done = [pool.submit(active_job, 0) for active_job in (take, take, change)]
             assert [one.result() for one in done] == [1, 1, 1]
     finally:
         sys.setswitchinterval(interval)

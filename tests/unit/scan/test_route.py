@@ -1,44 +1,125 @@
-"""What the kernel says of ways, on loopback; links, next hops and lost ones are in tests/lab/test_link.py."""
+"""When silence counts, on a made-up kernel."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
+from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from portspec.scan.netlink import Netlink, Route
-from tests.unit.scan.loopback import V4, V6
+from portspec.scan import Failure, Reason
+from portspec.scan.netlink import Neighbour, Route
+from portspec.scan.route import MAX_RESOLUTION_TIME, MAX_RESTARTS, RECHECK_INTERVAL, RouteCache, RouteStatus
+from tests.unit.factories import MODEST
+from tests.unit.scan.kernel import ADDRESS, GATEWAY, KNOWN, ROUTE, Kernel, link
+
+STATES: Final = st.builds(
+    Kernel,
+    st.sampled_from([ROUTE, Route("192.0.2.9", 2, GATEWAY), Route("192.0.2.10", 3, ADDRESS), errno.ENETUNREACH]),
+    st.builds(link, is_up=st.booleans(), changes=st.sampled_from([4, 6])),
+    st.sampled_from(Neighbour),
+)
 
 
-@pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
-def test_way_to_this_machine_is_loopback(address: str) -> None:
-    """This machine's own addresses are reached over loopback, which is up and has no neighbours."""
-    with contextlib.closing(Netlink()) as netlink:
-        route = netlink.route(address)
-        link = netlink.link(route.index)
-    assert route == Route(route.source, 1, address)
-    assert (link.name, link.is_up, link.has_neighbours) == ("lo", True, False)
+@MODEST
+@given(states=st.lists(st.tuples(STATES, st.booleans()), min_size=1, max_size=40))
+def test_silence_counts_only_where_something_could_be_heard_all_the_time(states: list[tuple[Kernel, bool]]) -> None:
+    """Whatever happens, silence counts only over a link, route and next hop that held since the ports were asked.
+
+    Ports are asked anew at most so often, and a decision of the kernel is waited for at most so long.
+    """
+    kernel = Kernel()
+    way = RouteCache(kernel).track(ADDRESS, 0.0)
+    taken, waited, times, now = Kernel(), 0, 0, 0.0
+    for state, has_answered in states:
+        now = max(now + RECHECK_INTERVAL, way.recheck_at)
+        kernel.way, kernel.interface, kernel.next_hop = state.way, state.interface, state.next_hop
+        said = way.check(now, has_answered=has_answered)
+        if isinstance(said, Failure):
+            assert said.reason is Reason.NO_ROUTE
+            return
+        assert state.interface.is_up
+        assert isinstance(state.way, Route)
+        assert state.way.source == ROUTE.source
+        assert state.next_hop is not Neighbour.FAILED
+        if said is RouteStatus.PENDING:
+            waited += 1
+            assert now < way.recheck_at <= now + RECHECK_INTERVAL
+            assert waited <= max(MAX_RESOLUTION_TIME.values()) / RECHECK_INTERVAL + 1
+            continue
+        if said is RouteStatus.CHANGED:
+            taken, waited, times = state, 0, times + 1
+            assert times <= MAX_RESTARTS
+            continue
+        assert (state.way, state.interface.changes) == (taken.way, taken.interface.changes)
+        assert state.next_hop is KNOWN or has_answered
+        assert state.next_hop is not Neighbour.UNRESOLVED
+        return
 
 
 @pytest.mark.parametrize(
-    ("address", "code"),
+    ("changed", "word"),
     [
-        ("::ffff:192.0.2.1", errno.EAFNOSUPPORT),
-        ("224.0.0.1", errno.ENETUNREACH),
-        ("255.255.255.255", errno.ENETUNREACH),
+        ({"way": errno.ENETUNREACH}, "network is unreachable"),
+        ({"way": errno.EINVAL}, "blackhole"),
+        ({"interface": link(is_up=False)}, "eth0 is down"),
+        ({"way": Route("192.0.2.10", 2, ADDRESS)}, "changed from 192.0.2.9 to 192.0.2.10"),
+        ({"next_hop": Neighbour.FAILED}, "192.0.2.7 does not answer ARP on eth0: no probe was sent to it"),
+        (
+            {"next_hop": Neighbour.FAILED, "way": Route("192.0.2.9", 2, GATEWAY)},
+            "the gateway 192.0.2.1 does not answer ARP on eth0: no probe was sent to 192.0.2.7",
+        ),
+        ({"next_hop": Neighbour.FAILED, "way": Route("192.0.2.9", 2, "fe80::1")}, "fe80::1 does not answer neighbour"),
     ],
 )
-def test_address_that_is_nobodys_has_no_way(address: str, code: int) -> None:
-    """Mapped, multicast and broadcast addresses have no route that a probe could take."""
-    with contextlib.closing(Netlink()) as netlink, pytest.raises(OSError, match=os.strerror(code)):
-        netlink.route(address)
+def test_lost_way_is_no_route(changed: dict[str, object], word: str) -> None:
+    """Where nothing can be sent or heard, the reason is no_route, and the sentence names what is in the way."""
+    kernel = Kernel()
+    way = RouteCache(kernel).track(ADDRESS, 0.0)
+    for name, value in changed.items():
+        setattr(kernel, name, value)
+    said = way.check(1.0, has_answered=True)
+    assert isinstance(said, Failure)
+    assert said.reason is Reason.NO_ROUTE
+    assert word in said.detail
 
 
-def test_interface_that_has_gone_is_an_error() -> None:
-    """Of an interface that does not exist the kernel says ENODEV, and goes on to answer."""
-    with contextlib.closing(Netlink()) as netlink:
-        with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
-            netlink.link(2**31 - 1)
-        assert netlink.link(1).name == "lo"
+def test_silence_counts_again_after_the_link_is_back() -> None:
+    """A link that was lost and is back has the ports asked anew; what stays silent then counts."""
+    kernel = Kernel()
+    way = RouteCache(kernel).track(ADDRESS, 0.0)
+    kernel.interface = link(changes=6)
+    assert way.check(1.0, has_answered=False) is RouteStatus.CHANGED
+    assert way.check(2.0, has_answered=False) is RouteStatus.STABLE
+
+
+@pytest.mark.parametrize("state", [Neighbour.ABSENT, Neighbour.UNRESOLVED, Neighbour.FAILED])
+def test_next_hop_that_was_found_meanwhile(state: Neighbour) -> None:
+    """Of probes to a next hop that was not known most are lost: the ports are asked anew, unless something answered."""
+    kernel = Kernel(next_hop=state)
+    way, other = (RouteCache(kernel).track(ADDRESS, 0.0) for _ in range(2))
+    kernel.next_hop = KNOWN
+    assert way.check(1.0, has_answered=False) is RouteStatus.CHANGED
+    assert way.check(2.0, has_answered=False) is RouteStatus.STABLE
+    assert other.check(1.0, has_answered=True) is RouteStatus.STABLE
+
+
+def test_tunnels_have_no_neighbours() -> None:
+    """Where packets need no link-layer address, none is asked for."""
+    kernel = Kernel(interface=link(has_neighbours=False), next_hop=Neighbour.FAILED)
+    assert RouteCache(kernel).track(ADDRESS, 0.0).check(1.0, has_answered=False) is RouteStatus.STABLE
+    assert not [question for question in kernel.asked if question.startswith("neighbour")]
+
+
+def test_link_and_gateway_are_asked_about_once_for_all_addresses() -> None:
+    """A thousand silent addresses behind one gateway are a thousand routes, and one question about link and gateway."""
+    kernel = Kernel(way=Route("192.0.2.9", 2, GATEWAY))
+    routes = RouteCache(kernel)
+    taken = [routes.track(f"198.51.100.{number % 250}", 0.0) for number in range(1000)]
+    kernel.asked.clear()
+    assert {way.check(1.0, has_answered=False) for way in taken} == {RouteStatus.STABLE}
+    assert len(kernel.asked) == 1002
+    kernel.interface = link(is_up=False)
+    assert isinstance(taken[0].check(1.5, has_answered=False), Failure)

@@ -1,12 +1,11 @@
-"""What the connect engine relies on in the kernel's sockets, and where that is written.
+"""The connect engine's use of the kernel's sockets, and what it relies on.
 
-* A socket whose connect(2) failed may connect again, which spares a socket for each probe. The outcome of a
-  connect in progress is collected by calling connect again: it gives the error of the first one and leaves
-  the socket unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
-* RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error also stands in the
-  socket's error queue, also while connecting (Linux 5.8); SO_MEMINFO tells without an exception whether
-  something is in that queue.
-* An ICMP error that arrives while the socket is locked ends no connect, so the queue is asked then, too.
+* A socket whose connect(2) failed can connect again, so that not every probe needs a new socket. The outcome of a
+  connect in progress is read by calling connect again: it returns the error of the first one and leaves the socket
+  unconnected (net/ipv4/af_inet.c, __inet_stream_connect).
+* RST and ICMP "port unreachable" are both ECONNREFUSED. With IP_RECVERR an ICMP error is also in the socket's error
+  queue, also while connecting (Linux 5.8). SO_MEMINFO says whether that queue is empty, without an exception.
+* An ICMP error that arrives while the socket is locked does not end the connect, so the queue is read then, too.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _WINDOW_AT = 228  # linux/tcp.h: tcp_info.tcpi_snd_wnd
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")  # linux/errqueue.h, then the offender's sockaddr
 _ORIGIN_ICMP, _ORIGIN_ICMP6 = 2, 3
-# Types and codes that a packet filter rejects with (RFC 792, RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+# Types and codes with which a packet filter rejects (RFC 792, RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
 _REJECTIONS = {
     *((_ORIGIN_ICMP, 3, code) for code in (3, 9, 10, 13)),
     *((_ORIGIN_ICMP6, 1, code) for code in (1, 4, 5, 6)),
@@ -41,14 +40,14 @@ _REJECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class IcmpError:
-    """An ICMP error to a probe: who sent it ("" if the kernel does not say), and whether a filter rejects like that."""
+    """An ICMP error to a probe: its sender ("" if unknown), and whether packet filters send such errors."""
 
     offender: str
     is_rejection: bool
 
 
 def open_socket(family: int) -> socket.socket:
-    """Open a non-blocking socket that hears of ICMP errors and closes with RST; OSError when there is none."""
+    """Open a non-blocking socket that receives ICMP errors and closes with RST; OSError if none can be opened."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     if family == socket.AF_INET6:
@@ -59,10 +58,10 @@ def open_socket(family: int) -> socket.socket:
 
 
 def has_source_address(address: str, family: int) -> bool:
-    """Tell whether this machine has a route to an address and an address of its own to send from.
+    """Return whether this machine has a route to an address and a source address for it.
 
-    EADDRNOTAVAIL of a TCP connect may mean either that, or that every local port is taken. A UDP socket sends
-    nothing when it connects, and shares no port with TCP.
+    EADDRNOTAVAIL of a TCP connect means either that it has not, or that every local port is in use. A UDP socket sends
+    nothing when it connects, and its ports are not those of TCP.
     """
     try:
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
@@ -72,20 +71,20 @@ def has_source_address(address: str, family: int) -> bool:
 
 
 def is_self_connected(sock: socket.socket) -> bool:
-    """Tell a connection that met itself (TCP simultaneous open, RFC 9293 section 3.5) from an open port."""
+    """Return whether a connection leads to its own socket (TCP simultaneous open, RFC 9293 section 3.5)."""
     try:
         return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # reset in the meantime
+    except OSError:  # it was reset in the meantime
         return False
 
 
 def is_reset(sock: socket.socket) -> bool:
-    """Tell whether a connection that had come about is over since the peer reset it."""
+    """Return whether the peer has reset a connection that was established."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 def takes_data(sock: socket.socket) -> bool:
-    """Tell whether the peer of a connection has opened its window; a SYN proxy does so once its backend has answered.
+    """Return whether the peer of a connection has opened its window; a SYN proxy does so once its backend has answered.
 
     True where the kernel does not say (tcp_info has the peer's window since Linux 5.4).
     """
@@ -94,7 +93,7 @@ def takes_data(sock: socket.socket) -> bool:
 
 
 def icmp_error(sock: socket.socket) -> IcmpError | None:
-    """Take an ICMP error off the socket's queue (ip(7), IP_RECVERR); None if there is none."""
+    """Remove an ICMP error from the socket's queue and return it (ip(7), IP_RECVERR); None if there is none."""
     try:
         _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
     except OSError:
@@ -110,7 +109,7 @@ def icmp_error(sock: socket.socket) -> IcmpError | None:
 
 
 def is_own_address(address: str) -> bool:
-    """Tell whether an address is this machine's: only those can be bound (ip(7)). "" is nobody's."""
+    """Return whether an address is this machine's: only those can be bound (ip(7)). "" is not."""
     if not address:
         return False
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -123,7 +122,7 @@ def is_own_address(address: str) -> bool:
 
 
 def explain(code: int) -> str:
-    """Say what an error number of connect means for the address."""
+    """Return what an error number of connect means for the address, in words."""
     if code == errno.EINVAL:
         return "the route is a blackhole"
     return os.strerror(code).lower()
@@ -139,5 +138,5 @@ def _address(sockaddr: bytes) -> str:
 
 
 def syns_in(seconds: float) -> int:
-    """Give how many SYNs the kernel sends while a connection is waited for: after 1, 3, 7 … seconds again (tcp(7))."""
+    """Return how many SYNs the kernel sends in a time: one at once, and again after 1, 3, 7 … seconds (tcp(7))."""
     return int(math.log2(seconds + 1)) + 1

@@ -1,4 +1,4 @@
-"""Sequence numbers that only who saw the probe can know: SipHash-2-4 (Aumasson and Bernstein, 2012), on arrays.
+"""Sequence numbers that only a receiver of the probe can know: SipHash-2-4 (Aumasson and Bernstein, 2012), on arrays.
 
 A state is an array of uint64 of shape (4, n): v0 to v3 of n hashes that advance together. A message is hashed word by
 word, so that what is constant (two addresses) is absorbed once, and only the last word is hashed for each probe.
@@ -25,7 +25,7 @@ _LENGTH = np.uint64(MESSAGE_LENGTH << 56)
 
 
 def start(keys: U64) -> U64:
-    """Give the states for n keys, each two little-endian words: shape (2, n)."""
+    """Return the states for n keys, each two little-endian words: shape (2, n)."""
     state: U64 = _INITIAL ^ np.concatenate([keys, keys])
     return state
 
@@ -38,7 +38,7 @@ def absorb(state: U64, word: Any) -> None:
 
 
 def finish(state: U64, last: Any) -> U64:
-    """Hash the last word of each message (its length modulo 256 in the top byte); gives the n hashes."""
+    """Hash the last word of each message (its length modulo 256 in the top byte); return the n hashes."""
     absorb(state, last)
     state[2] ^= _FINAL
     _rounds(state, 4)
@@ -47,7 +47,7 @@ def finish(state: U64, last: Any) -> U64:
 
 
 def sequence_numbers(state: U64, source_ports: U16, ports: U16) -> U32:
-    """Give the sequence numbers of n probes; `state` has absorbed their addresses, and is used up."""
+    """Return the sequence numbers of n probes; `state` has absorbed their addresses, and is overwritten."""
     last = source_ports.byteswap().astype(np.uint64)
     last |= ports.byteswap().astype(np.uint64) << np.uint64(16)
     last |= _LENGTH

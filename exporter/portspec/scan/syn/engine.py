@@ -1,4 +1,15 @@
-"""The SYN engine's thread: receive, judge, expire, send; in batches over all addresses."""
+"""The SYN engine: a thread that receives, expires, judges and sends probes, in batches over all addresses.
+
+One turn of the thread (step):
+
+1. _begin_jobs: begin the jobs of the inbox, and the addresses that were queued because another job scanned them.
+2. _receive: parse what has arrived, check the sequence numbers, pass the answers on to the scans of their addresses.
+3. _expire, _conclude: expire probes; judge the silence of addresses that have nothing else left, if their route held.
+4. _finish_scans: deliver the jobs that are over.
+5. _send: take batches from all addresses, in equal shares, as far as windows and rates allow.
+
+All work is on arrays: nothing here runs once for each packet.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +22,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from portspec.scan.engine import ActiveJob, EngineThread, fail
+from portspec.scan.failures import local_rejection, send_failure
 from portspec.scan.job import Failure
 from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
-from portspec.scan.syn.lane import Lane
+from portspec.scan.route import RouteCache, RouteStatus
+from portspec.scan.syn.address import SynAddressScan
+from portspec.scan.syn.batch import LOCAL_REJECTION
 from portspec.scan.syn.packets import Answers
 from portspec.scan.syn.reference_ports import AFTER, BEFORE
-from portspec.scan.syn.state import UNSENT
-from portspec.scan.syn.table import LaneTable
+from portspec.scan.syn.table import AddressTable
 from portspec.scan.syn.timing import MAX_IN_FLIGHT
-from portspec.scan.way import Silence, Ways, failure, rejected_here
-from portspec.scan.work import EngineThread, Work, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,34 +42,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from portspec.scan.job import Observation
-    from portspec.scan.syn.lane import Load
+    from portspec.scan.route import Network, TrackedRoute
+    from portspec.scan.syn.batch import ProbeBatch
     from portspec.scan.syn.packets import Probes
     from portspec.scan.syn.socket import Sent
-    from portspec.scan.way import Network, Way
 
 MAX_BATCH = 2048  # probes in one call
-LEAST_SHARE = 128  # probes to one address in a batch, if it has so many: each address costs as much as tens of probes
-LEAST_IN_FLIGHT = 1024
-PAUSE = 0.005  # seconds to wait when the kernel has no room for probes
+MIN_SHARE = 128  # probes to one address in a turn, if it has so many: an address costs as much as tens of probes
+MIN_IN_FLIGHT = 1024
+SEND_PAUSE = 0.005  # seconds to wait when the kernel has no buffer for probes
 
 
 class Channel(Protocol):
-    """What the engine does to the network; RawChannel is the real one."""
+    """The engine's access to the network; RawChannel is the real one."""
 
     first_source_port: int
     dropped: int
 
     @property
     def network(self) -> Network:
-        """What is asked about routes."""
+        """What the kernel knows of routes."""
         ...
 
     def wake_on(self, fd: int) -> None:
-        """Have wait() return when a descriptor is readable."""
+        """Make wait() return when a descriptor is readable."""
         ...
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until something has arrived, at most so long."""
+        """Wait until something has arrived, at most so many seconds."""
         ...
 
     def send(self, family: int, probes: Probes) -> Sent:
@@ -65,7 +77,7 @@ class Channel(Protocol):
         ...
 
     def receive(self) -> list[Answers]:
-        """Give what has arrived since the last call."""
+        """Return what has arrived since the last call."""
         ...
 
     def close(self) -> None:
@@ -74,11 +86,17 @@ class Channel(Protocol):
 
 
 class SynEngine(EngineThread):
-    """Probes with single SYNs through a channel, which it closes.
+    """Probes with single SYNs.
 
-    `timeout` in seconds is how long the first answer of an address is waited for, in each of 1 + `retries` attempts;
-    for the next ones it is as long as its answers take. Both may be set anew, for the addresses to come. `rate` in
-    probes per second, or a `pacer` that engines share.
+    Args:
+        channel: the access to the network; the engine closes it.
+        timeout: seconds to wait for an answer until an address has answered; then its round-trip times decide. May be
+            changed at any time, for the jobs that begin later.
+        retries: further probes to a port that does not answer; may be changed likewise.
+        rate: probes per second over all jobs; None for no limit.
+        pacer: used instead of `rate` by engines that share one rate.
+        clock: a monotonic clock, in seconds.
+        entropy: returns so many random bytes.
     """
 
     name = "syn"
@@ -98,15 +116,15 @@ class SynEngine(EngineThread):
         self._channel = channel
         self.timeout = timeout
         self.retries = retries
-        self._ways = Ways(channel.network)
+        self._routes = RouteCache(channel.network)
         self._pacer = pacer or Pacer(rate)
         self._clock = clock
         self._entropy = entropy
-        self._table = LaneTable(entropy)
+        self._table = AddressTable(entropy)
         self._loss = PathLoss()
-        self._works: list[Work[Lane]] = []
-        self._lanes: deque[Lane] = deque()
-        self._queued: deque[Lane] = deque()  # whose address another lane is busy with
+        self._active_jobs: list[ActiveJob[SynAddressScan]] = []
+        self._scans: deque[SynAddressScan] = deque()
+        self._queued: deque[SynAddressScan] = deque()  # their address is being scanned for another job
         self._window = MAX_IN_FLIGHT
         self._pause_until = 0.0
         channel.wake_on(self._wake)
@@ -115,52 +133,52 @@ class SynEngine(EngineThread):
 
     def _turn(self) -> None:
         self._channel.wait(self.step())
-        self._quieten()
+        self._clear_wake_up()
 
     def step(self) -> float | None:
-        """Do all that is to be done now; gives how many seconds to wait for answers or jobs (None: for ever)."""
-        self._admit()
-        self._harvest()
+        """Do everything that is due; return how many seconds to wait for answers or jobs (None: without a limit)."""
+        self._begin_jobs()
+        self._receive()
         now = self._clock()
         self._expire(now)
-        self._finish(now)
-        is_at_work = self._launch(now) or self._inbox or self._startable()
-        return self._look(self._works, now, 0.0 if is_at_work else self._patience(now))
+        self._finish_scans(now)
+        is_at_work = self._send(now) or self._inbox or self._has_startable()
+        return self._check_slow_jobs(self._active_jobs, now, 0.0 if is_at_work else self._wait_time(now))
 
-    def _admit(self) -> None:
-        """Begin the jobs that have come, and what waited for an address to become free."""
+    def _begin_jobs(self) -> None:
+        """Begin the jobs of the inbox, and queued scans whose address has become free."""
         while self._inbox:
             job, future = self._inbox.popleft()
             if future.cancelled():
                 continue
             try:
-                work = Work(job, future, self._clock(), self._lane, self._pacer)
+                active_job = ActiveJob(job, future, self._clock(), self._new_scan, self._pacer)
             except Exception as error:  # noqa: BLE001 - as in _run
                 fail(future, error)
                 continue
-            self._works.append(work)
-            self._queued.extend(work.lanes)
-            self.stats.ports_submitted += len(work.lanes) * len(job.ports)
-        self._take_more_ports(self._works)
+            self._active_jobs.append(active_job)
+            self._queued.extend(active_job.scans)
+            self.stats.ports_submitted += len(active_job.scans) * len(job.ports)
+        self._add_ports_to_jobs(self._active_jobs)
         now = self._clock()
-        self._answer_so_far(self._works, now)
-        starting: dict[str, tuple[Lane, str]] = {}
+        self._answer_partial_requests(self._active_jobs, now)
+        starting: dict[str, tuple[SynAddressScan, str]] = {}
         for _ in range(len(self._queued)):
-            lane = self._queued.popleft()
-            if lane.address in self._table or lane.address in starting:
-                self._queued.append(lane)
-            elif (way := self._way(lane, now)) is not None:
-                lane.way = way
-                starting[lane.address] = (lane, way.route.source)
-                self._lanes.append(lane)
+            scan = self._queued.popleft()
+            if scan.address in self._table or scan.address in starting:
+                self._queued.append(scan)
+            elif (route := self._track_route(scan, now)) is not None:
+                scan.route = route
+                starting[scan.address] = (scan, route.current.source)
+                self._scans.append(scan)
         self._table.add(list(starting.values()))
 
-    def _startable(self) -> bool:
-        return any(lane.address not in self._table for lane in self._queued)
+    def _has_startable(self) -> bool:
+        return any(scan.address not in self._table for scan in self._queued)
 
-    def _lane(self, work: Work[Lane], address: str) -> Lane:
-        return Lane(
-            work,
+    def _new_scan(self, active_job: ActiveJob[SynAddressScan], address: str) -> SynAddressScan:
+        return SynAddressScan(
+            active_job,
             address,
             timeout=self.timeout,
             retries=self.retries,
@@ -168,106 +186,106 @@ class SynEngine(EngineThread):
             shift=self._entropy(1)[0],
         )
 
-    def _way(self, lane: Lane, now: float) -> Way | None:
+    def _track_route(self, scan: SynAddressScan, now: float) -> TrackedRoute | None:
         try:
-            return self._ways.to(lane.address, now)
+            return self._routes.track(scan.address, now)
         except OSError as error:
-            lane.failure = failure(lane.address, error.errno or 0)
+            scan.failure = send_failure(scan.address, error.errno or 0)
             return None
 
-    def _harvest(self) -> None:
-        """Hand the proven answers to their lanes."""
+    def _receive(self) -> None:
+        """Pass answers with the right sequence number on to the scans of their addresses."""
         dropped = self._channel.dropped
         batches = self._channel.receive()
         if self._channel.dropped > dropped:
-            self._overflowed(self._channel.dropped - dropped)
+            self._handle_overflow(self._channel.dropped - dropped)
         if not batches:
             return
         answers = Answers.joined(batches)
-        places, good = self._table.proven(answers)
+        indices, good = self._table.proven(answers)
         if not good.all():
-            answers, places = answers.only(good), places[good]
-        if (own := answers.kind == UNSENT).any():
-            for place, _ in _grouped(places[own]):
-                lane = self._table.lane(place)
-                lane.failure = lane.failure or rejected_here(lane.address)
-            answers, places = answers.only(~own), places[~own]
+            answers, indices = answers.only(good), indices[good]
+        if (own := answers.kind == LOCAL_REJECTION).any():
+            for index, _ in _grouped(indices[own]):
+                scan = self._table.scan(index)
+                scan.failure = scan.failure or local_rejection(scan.address)
+            answers, indices = answers.only(~own), indices[~own]
         if not len(answers):
             return
         slots = (answers.source_port - np.uint16(self._channel.first_source_port)).astype(np.uint8)
-        for place, rows in _grouped(places):
-            self.stats.ports_settled += self._table.lane(place).harvest(
+        for index, rows in _grouped(indices):
+            self.stats.ports_settled += self._table.scan(index).record_answers(
                 answers.port[rows], slots[rows], answers.kind[rows], answers.at[rows], answers.direct[rows]
             )
 
-    def _overflowed(self, dropped: int) -> None:
-        """Answers came faster than they were read: ask for fewer at once, and count on silence that was none."""
+    def _handle_overflow(self, dropped: int) -> None:
+        """Answers arrived faster than they were read: reduce the window, and try silent ports once more."""
         self.stats.answers_dropped += dropped
         in_flight = self._window - self._free()
-        self._window = max(LEAST_IN_FLIGHT, in_flight // 2)
-        for lane in self._lanes:
-            lane.missed()
+        self._window = max(MIN_IN_FLIGHT, in_flight // 2)
+        for scan in self._scans:
+            scan.record_drops()
 
     def _expire(self, now: float) -> None:
-        for lane in self._lanes:
-            lane.expire(now)
-            if lane.is_doubtful:
-                self._conclude(lane, now)
+        for scan in self._scans:
+            scan.expire(now)
+            if scan.has_only_suspects:
+                self._conclude(scan, now)
 
-    def _conclude(self, lane: Lane, now: float) -> None:
-        """Let silence count, if something could have been heard."""
-        silence = lane.way.silence(now, has_answered=lane.answered) if lane.way else Silence.COUNTS
+    def _conclude(self, scan: SynAddressScan, now: float) -> None:
+        """Judge silent ports, if the route has held."""
+        silence = scan.route.check(now, has_answered=scan.answered) if scan.route else RouteStatus.STABLE
         if isinstance(silence, Failure):
-            lane.failure = silence
-        elif silence is Silence.COUNTS:
-            self.stats.ports_settled += lane.conclude()
-        elif silence is Silence.ASK_AGAIN:
-            lane.ask_again(now)
+            scan.failure = silence
+        elif silence is RouteStatus.STABLE:
+            self.stats.ports_settled += scan.conclude()
+        elif silence is RouteStatus.CHANGED:
+            scan.restart_silent_ports(now)
 
-    def _finish(self, now: float) -> None:
-        """Deliver the jobs that are complete, drop the cancelled ones, let go of lanes that are over."""
-        for lane in [lane for lane in self._lanes if lane.is_over]:
-            self._let_go(lane)
-        for work in [work for work in self._works if work.is_over]:
-            self._drop(work)
-            work.deliver(now)
-            work.release()
+    def _finish_scans(self, now: float) -> None:
+        """Deliver the jobs that are over, drop those that were cancelled, remove addresses that are settled."""
+        for scan in [scan for scan in self._scans if scan.is_over]:
+            self._remove(scan)
+        for active_job in [active_job for active_job in self._active_jobs if active_job.is_over]:
+            self._drop_job(active_job)
+            active_job.deliver(now)
+            active_job.release()
 
-    def _drop(self, work: Work[Lane]) -> None:
-        self._works.remove(work)
-        for lane in work.lanes:
-            self.stats.ports_settled += lane.unsettled
-            if lane in self._queued:
-                self._queued.remove(lane)
-            elif lane in self._lanes:
-                self._let_go(lane)
+    def _drop_job(self, active_job: ActiveJob[SynAddressScan]) -> None:
+        self._active_jobs.remove(active_job)
+        for scan in active_job.scans:
+            self.stats.ports_settled += scan.unsettled
+            if scan in self._queued:
+                self._queued.remove(scan)
+            elif scan in self._scans:
+                self._remove(scan)
 
-    def _let_go(self, lane: Lane) -> None:
-        self._lanes.remove(lane)
-        self._table.remove(lane)
+    def _remove(self, scan: SynAddressScan) -> None:
+        self._scans.remove(scan)
+        self._table.remove(scan)
 
-    def _launch(self, now: float) -> bool:
-        """Send what windows and pace allow; gives whether anything was."""
+    def _send(self, now: float) -> bool:
+        """Send what windows and rates allow; return whether anything was sent."""
         if now < self._pause_until:
             return False
-        ready = [(lane, room) for lane in self._lanes if (room := lane.room) and lane.rest_until <= now]
+        ready = [(scan, room) for scan in self._scans if (room := scan.room) and scan.rest_until <= now]
         if not ready:
             return False
         leave = self._pacer.take(min(MAX_BATCH, self._free()), now)
-        loads: dict[int, list[Load]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        batches: dict[int, list[ProbeBatch]] = {socket.AF_INET: [], socket.AF_INET6: []}
         left = leave
-        for number, (lane, room) in enumerate(ready):
+        for number, (scan, room) in enumerate(ready):
             if not left:
                 break
-            share = min(left, max(LEAST_SHARE, -(-left // (len(ready) - number))))
-            most = lane.work.pacer.take(min(share, room), now)
-            load = lane.take(most, now) if most else None
-            lane.work.pacer.put_back(most - (len(load) if load else 0))
-            if load:
-                left -= len(load)
-                loads[lane.family].append(load)
-            self._lanes.rotate(-1)  # who came now stands last the next time
-        sent = sum(self._transmit(family, some) for family, some in loads.items() if some)
+            share = min(left, max(MIN_SHARE, -(-left // (len(ready) - number))))
+            most = scan.active_job.pacer.take(min(share, room), now)
+            batch = scan.take(most, now) if most else None
+            scan.active_job.pacer.put_back(most - (len(batch) if batch else 0))
+            if batch:
+                left -= len(batch)
+                batches[scan.family].append(batch)
+            self._scans.rotate(-1)  # so that this address is the last in the next turn
+        sent = sum(self._send_batches(family, some) for family, some in batches.items() if some)
         self._pacer.put_back(leave - sent)
         self.stats.probes_sent += sent
         if self._window < MAX_IN_FLIGHT:
@@ -275,72 +293,72 @@ class SynEngine(EngineThread):
         return sent > 0
 
     def _free(self) -> int:
-        return max(0, self._window - sum(lane.in_flight for lane in self._lanes))
+        return max(0, self._window - sum(scan.in_flight for scan in self._scans))
 
-    def _transmit(self, family: int, loads: list[Load]) -> int:
-        """Send loads of one family; gives how many probes went out."""
+    def _send_batches(self, family: int, batches: list[ProbeBatch]) -> int:
+        """Send batches of one family; return how many probes were sent."""
         first_port = self._channel.first_source_port
-        counts = [len(some) for load in loads for some in load.parts]
-        places = np.repeat(np.repeat([self._table.place(load.lane) for load in loads], 3), counts)
-        slots = [slot for load in loads for slot in (BEFORE, load.lane.slot(load.attempt), AFTER)]
+        counts = [len(some) for batch in batches for some in batch.parts]
+        indices = np.repeat(np.repeat([self._table.index(batch.scan) for batch in batches], 3), counts)
+        slots = [slot for batch in batches for slot in (BEFORE, batch.scan.slot(batch.attempt), AFTER)]
         source_ports = np.repeat(np.array(slots, np.uint16) + np.uint16(first_port), counts)
-        ports = np.concatenate([some for load in loads for some in load.parts])
-        report = self._channel.send(family, self._table.probes(places, source_ports, ports))
+        ports = np.concatenate([some for batch in batches for some in batch.parts])
+        report = self._channel.send(family, self._table.probes(indices, source_ports, ports))
         gone = np.ones(len(ports), np.bool_)
         for unsent in report.unsent:
             gone[unsent.first : unsent.last] = False
         start = total = 0
-        for load in loads:
-            end = start + len(load)
-            lane = load.lane
-            count = lane.sent(load, gone[start:end], report.at[start:end])
-            lane.work.probes += count
-            lane.work.pacer.put_back(len(load) - count)
+        for batch in batches:
+            end = start + len(batch)
+            scan = batch.scan
+            count = scan.record_sent(batch, gone[start:end], report.at[start:end])
+            scan.active_job.probes += count
+            scan.active_job.pacer.put_back(len(batch) - count)
             total += count
             start = end
         for unsent in report.unsent:
-            lane = self._table.lane(int(places[unsent.first]))
+            scan = self._table.scan(int(indices[unsent.first]))
             if unsent.error:
-                lane.failure = lane.failure or failure(lane.address, unsent.error)
+                scan.failure = scan.failure or send_failure(scan.address, unsent.error)
             else:
-                self._pause_until = self._clock() + PAUSE
+                self._pause_until = self._clock() + SEND_PAUSE
         return total
 
-    def _patience(self, now: float) -> float | None:
-        """Give how long nothing can happen but an answer: until a probe expires or the pace allows the next."""
-        times = [time for lane in self._lanes if (time := lane.next_expiry()) is not None]
+    def _wait_time(self, now: float) -> float | None:
+        """Return the seconds until something is due: a probe expires, or a rate allows the next probe."""
+        times = [time for scan in self._scans if (time := scan.next_expiry()) is not None]
         if self._free():
-            held_back = [max(lane.work.pacer.next_at(now), lane.rest_until) for lane in self._lanes if lane.room]
+            held_back = [max(scan.active_job.pacer.next_at(now), scan.rest_until) for scan in self._scans if scan.room]
             if held_back:
                 times.append(max(self._pacer.next_at(now), min(held_back), self._pause_until))
-        times.extend(lane.ask_at for lane in self._lanes if lane.is_doubtful)
-        if any(lane.is_over for lane in self._lanes) or any(work.is_over for work in self._works):
+        times.extend(scan.recheck_at for scan in self._scans if scan.has_only_suspects)
+        if any(scan.is_over for scan in self._scans) or any(active_job.is_over for active_job in self._active_jobs):
             return 0.0
         return max(0.0, min(times) - self._clock()) if times else None
 
-    def _quieten(self) -> None:
+    def _clear_wake_up(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _forget(self) -> list[Future[Observation]]:
-        futures = [work.future for work in self._works]
-        self.stats.ports_settled += sum(lane.unsettled for work in self._works for lane in work.lanes)
-        self._works.clear()
-        self._lanes.clear()
+    def _drop_all(self) -> list[Future[Observation]]:
+        futures = [active_job.future for active_job in self._active_jobs]
+        self.stats.ports_settled += sum(scan.unsettled for active_job in self._active_jobs for scan in active_job.scans)
+        self._active_jobs.clear()
+        self._scans.clear()
         self._queued.clear()
-        self._table = LaneTable(self._entropy)
+        self._table = AddressTable(self._entropy)
         return futures
 
     def _release(self) -> None:
         self._channel.close()
 
 
-def _grouped(places: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
-    """Give each value that occurs, and where."""
-    if (places == places[0]).all():
-        yield int(places[0]), slice(None)
+def _grouped(indices: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+    """Yield each value that occurs, and its positions."""
+    if (indices == indices[0]).all():
+        yield int(indices[0]), slice(None)
         return
-    order = np.argsort(places, kind="stable")
-    edges = np.flatnonzero(np.diff(places[order])) + 1
+    order = np.argsort(indices, kind="stable")
+    edges = np.flatnonzero(np.diff(indices[order])) + 1
     for rows in np.split(order, edges):
-        yield int(places[rows[0]]), rows
+        yield int(indices[rows[0]]), rows

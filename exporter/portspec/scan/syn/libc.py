@@ -16,9 +16,9 @@ _libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
 def sendmmsg(fd: int, address: int, count: int, flags: int) -> int:
-    """Send `count` messages whose struct mmsghdr stand at a memory address; gives how many went out, at least one.
+    """Send `count` messages, struct mmsghdr at a memory address; return how many were sent, at least one.
 
-    Raises OSError if the first could not be sent. Other threads run meanwhile.
+    Raises OSError if the first could not be sent. Other threads can run meanwhile.
     """
     sent: int = _libc.sendmmsg(fd, address, count, flags)
     if sent < 0:
@@ -27,7 +27,7 @@ def sendmmsg(fd: int, address: int, count: int, flags: int) -> int:
 
 
 def prctl(option: int, argument: int, other: int = 0) -> int:
-    """Ask or change something about the calling thread; OSError if the kernel refuses."""
+    """Read or change an attribute of the calling thread; OSError if the kernel refuses."""
     result: int = _libc.prctl(option, argument, other, 0, 0)
     if result < 0:
         raise _error()
@@ -35,7 +35,7 @@ def prctl(option: int, argument: int, other: int = 0) -> int:
 
 
 def capget(header: bytes, size: int) -> bytes:
-    """Give the calling thread's capabilities as the kernel's structures, `size` bytes; OSError if it refuses."""
+    """Return the calling thread's capabilities as the kernel's structures, `size` bytes; OSError if it refuses."""
     data = ctypes.create_string_buffer(size)
     if _libc.capget(header, data) < 0:
         raise _error()

@@ -1,4 +1,4 @@
-"""SYN probes as bytes, and what answers them as arrays: IPv4 and IPv6, in batches, no Python object for a packet. Pure.
+"""SYN probes as bytes, and their answers as arrays: IPv4 and IPv6, in batches, no Python object per packet. Pure.
 
 Addresses are 16 bytes here, those of IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2); as numbers they are two little-endian
 words of 8 bytes, `high` the first one. Ports are in the host's byte order.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
+from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
     Floats = NDArray[np.float64]
 
-SNAPSHOT = 176  # bytes of a packet that are looked at: an ICMP error with the longest headers needs 136
+SNAPSHOT = 176  # bytes of a packet that are read: an ICMP error with the longest headers needs 136
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _MAPPED_LOW = np.uint64(0xFFFF0000)
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION, _NOTHING = 0, 43, 44, 60, 59  # RFC 8200, section 4
 _IS_EXTENSION = np.isin(np.arange(256), (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION))
-MAX_EXTENSIONS = 5  # headers between that of IPv6 and the segment: as many as RFC 8200, 4.1, puts there
+MAX_EXTENSIONS = 5  # headers between that of IPv6 and the segment, as in RFC 8200, 4.1
 _TCP_LENGTH = 24  # with the option of the maximum segment size, as every real client sends it
 _FLAGS = 0x6002  # six words of header, SYN
 _WINDOW = 64240
 _HOPS = 64
-_IP4_LENGTH, _IP6_LENGTH, _TCP_LEAST, _ICMP_LENGTH = 20, 40, 20, 8
+_IP4_LENGTH, _IP6_LENGTH, _TCP_MIN_LENGTH, _ICMP_LENGTH = 20, 40, 20, 8
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _UNREACHABLE, _UNREACHABLE6 = 3, 1  # RFC 792, RFC 4443 section 3.1
 _TOO_BIG = 4  # the code of IPv4's "fragmentation needed": not about the port
@@ -59,14 +59,14 @@ def _record(header: int, layout: dict[str, tuple[str, int]]) -> np.dtype[np.void
 
 
 def pack(address: str) -> bytes:
-    """Give the 16 bytes of an IPv4 or IPv6 literal."""
+    """Return the 16 bytes of an IPv4 or IPv6 literal."""
     if ":" in address:
         return socket.inet_pton(socket.AF_INET6, address)
     return _MAPPED + socket.inet_pton(socket.AF_INET, address)
 
 
 def partial_checksum(own: bytes, peer: bytes) -> int:
-    """Sum what is the same in every probe between two packed addresses: pseudo-header, constant fields (RFC 9293)."""
+    """Return the sum of what is the same in all probes between two packed addresses (RFC 9293)."""
     is_ip4 = peer.startswith(_MAPPED)
     addresses = own[12:] + peer[12:] if is_ip4 else own + peer
     words = np.frombuffer(addresses, ">u2")
@@ -79,9 +79,9 @@ def _segment_size(*, is_ip4: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Probes to send, column by column; rows of one target stand together.
+    """Probes to send, column by column; rows of one target are adjacent.
 
-    `own` and `peer` are packed addresses (n, 16), `partial` their partial checksums, `target` says whose a row is.
+    `own` and `peer` are packed addresses (n, 16), `partial` their partial checksums, `target` whose a row is.
     """
 
     own: U8
@@ -131,9 +131,9 @@ class Template:
         rows["sequence"] = probes.sequence
         low = probes.sequence & np.uint32(0xFFFF)
         if self._is_ip4:
-            rows["id"] = low | np.uint32(1)  # where it is 0 the kernel looks for one
+            rows["id"] = low | np.uint32(1)  # the kernel would choose one in place of 0
         total = probes.partial + probes.source_port + probes.port + (probes.sequence >> np.uint32(16)) + low
-        rows["checksum"] = ~_folded(total)
+        rows["checksum"] = ~_fold(total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ class Answers:
     """Packets that may answer probes, column by column.
 
     `sequence` is that of the probe they claim to answer; a `kind` is OPEN for a SYN-ACK, CLOSED for an RST, FILTERED
-    for an ICMP error, UNSENT for one by which this machine says that it did not send the probe. `direct` is false where
-    an ICMP error came from somebody on the way. `at` is when, in seconds.
+    for an ICMP error, LOCAL_REJECTION for one with which this machine says that it did not send the probe. `direct` is
+    false if a router sent the ICMP error. `at` is the time of arrival, in seconds.
     """
 
     peer_high: U64
@@ -161,13 +161,13 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
-        """Give several batches as one, in their order."""
+        """Return several batches as one, in their order."""
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def only(self, rows: NDArray[np.intp] | Bools) -> Answers:
-        """Give some of the packets."""
+        """Return some of the packets."""
         return Answers(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
@@ -188,14 +188,14 @@ class Frames:
         return len(self.data)
 
     def only(self, rows: NDArray[np.intp] | Bools) -> Frames:
-        """Give some of the packets, in their order."""
+        """Return some of the packets, in their order."""
         if rows.dtype == np.intp and len(rows) == len(self):
             return self  # the usual case, and a row is long
         return Frames(self.data[rows], self.length[rows], self.is_sound[rows], self.at[rows])
 
 
 def parse(family: int, frames: Frames) -> list[Answers]:
-    """Read the answers out of packets of one family; whatever is none, or is damaged, is left out."""
+    """Return the answers in packets of one family; other packets, and damaged ones, are ignored."""
     parts = _parse4(frames) if family == socket.AF_INET else _parse6(frames)
     return [part for part in parts if len(part)]
 
@@ -209,12 +209,12 @@ def _parse4(frames: Frames) -> list[Answers]:
     parts: list[Answers] = []
     for length in _distinct(header[whole]):
         rows = np.flatnonzero(whole & (header == length))
-        rows = rows[_folded(_sum(data[rows, :length])) == 0xFFFF]  # noqa: PLR2004 - a right checksum (RFC 1071)
+        rows = rows[_fold(_sum_words(data[rows, :length])) == 0xFFFF]  # noqa: PLR2004 - a right checksum (RFC 1071)
         some, size = frames.only(rows), total[rows] - length
         protocol = some.data[:, 9]
         high = np.zeros(len(rows), np.uint64)
         peer, own = _mapped(some.data, 12), _mapped(some.data, 16)
-        pseudo = _sum(some.data[:, 12:20])
+        pseudo = _sum_words(some.data[:, 12:20])
         addresses = (high, peer, high, own)
         parts.append(_parse_tcp(some, length, size, protocol == _TCP, addresses, pseudo))
         if (protocol == _ICMP).any():
@@ -229,9 +229,9 @@ def _parse6(frames: Frames) -> list[Answers]:
     following = data[:, 6]
     parts = _parse6_from(_IP6_LENGTH, frames, size, np.where(whole, following, _NOTHING))
     rows = np.flatnonzero(whole & _IS_EXTENSION[following])
-    if len(rows):  # seldom
+    if len(rows):  # rare
         some, size = frames.only(rows), size[rows]
-        start, following = _walked(some.data, size)
+        start, following = _skip_extensions(some.data, size)
         for one in _distinct(start):
             chosen = np.flatnonzero(start == one)
             left = size[chosen] - np.uint32(one - _IP6_LENGTH)
@@ -239,17 +239,16 @@ def _parse6(frames: Frames) -> list[Answers]:
     return parts
 
 
-def _walked(data: U8, size: U32) -> tuple[U32, U8]:
-    """Give where the segment of each packet of IPv6 begins, and its protocol: _NOTHING if that cannot be told.
+def _skip_extensions(data: U8, size: U32) -> tuple[U32, U8]:
+    """Return the offset of the segment of each IPv6 packet, and its protocol: _NOTHING if there is none.
 
-    Extension headers are walked through as RFC 8200, section 4, has them: MAX_EXTENSIONS of them, the options of the
-    hop-by-hop header in the first place only, and of fragments only one that is the whole packet (RFC 6946). What is
-    in them is not looked at.
+    Extension headers are skipped as in RFC 8200, section 4: at most MAX_EXTENSIONS, a hop-by-hop header only as the
+    first one, a fragment only if it is the whole packet (RFC 6946). Their contents are not checked.
     """
     rows = np.arange(len(data))
     following = data[:, 6]
     start = np.full(len(data), _IP6_LENGTH, np.uint32)
-    last = np.minimum(size + np.uint32(_IP6_LENGTH), np.uint32(SNAPSHOT))  # the end of what can be looked at
+    last = np.minimum(size + np.uint32(_IP6_LENGTH), np.uint32(SNAPSHOT))  # the end of what was captured
     for number in range(MAX_EXTENSIONS):
         is_fragment = following == _FRAGMENT
         is_extension = is_fragment | (following == _ROUTING) | (following == _DESTINATION)
@@ -270,15 +269,15 @@ def _parse6_from(start: int, frames: Frames, size: U32, protocol: U8) -> list[An
     """Read the segments of packets of IPv6, each `size` bytes from the byte `start` on."""
     data = frames.data
     addresses = (_u64(data, 8), _u64(data, 16), _u64(data, 24), _u64(data, 32))
-    pseudo = _sum(data[:, 8:40])
+    pseudo = _sum_words(data[:, 8:40])
     parts: list[Answers] = []
-    if start + _TCP_LEAST <= SNAPSHOT:
+    if start + _TCP_MIN_LENGTH <= SNAPSHOT:
         parts.append(_parse_tcp(frames, start, size, protocol == _TCP, addresses, pseudo))
     icmp = protocol == _ICMP6
     if start + _ICMP_LENGTH + _IP6_LENGTH + 8 <= SNAPSHOT and icmp.any():
         rows = np.flatnonzero(icmp)
         sums = pseudo[rows] + _ICMP6 + size[rows]
-        rows = rows[_is_right(frames.only(rows), start, size[rows], sums)]
+        rows = rows[_has_valid_checksum(frames.only(rows), start, size[rows], sums)]
         parts.append(_parse_icmp6(frames.only(rows), start, size[rows], [column[rows] for column in addresses]))
     return parts
 
@@ -291,10 +290,10 @@ def _parse_tcp(
     is_open = flags & (_SYN | _RST | _ACK) == _SYN | _ACK
     is_closed = flags & (_SYN | _RST | _ACK) == _RST | _ACK
     header = (data[:, start + 12] >> 4).astype(np.uint32) * 4
-    chosen = chosen & (is_open | is_closed) & (header >= _TCP_LEAST) & (header <= size)
+    chosen = chosen & (is_open | is_closed) & (header >= _TCP_MIN_LENGTH) & (header <= size)
     rows = np.flatnonzero(chosen)
     some, length = frames.only(rows), size[rows]
-    right = _is_right(some, start, length, pseudo[rows] + _TCP + length)
+    right = _has_valid_checksum(some, start, length, pseudo[rows] + _TCP + length)
     rows = rows[right]
     data = some.data[right]
     peer_high, peer_low, own_high, own_low = (column[rows] for column in addresses)
@@ -322,7 +321,7 @@ def _parse_icmp4(frames: Frames, start: int, size: U32, chosen: Bools, sender: U
     header = (data[:, inner] & 15).astype(np.uint32) * 4
     chosen &= (header >= _IP4_LENGTH) & (size >= header + _ICMP_LENGTH + 8)
     rows = np.flatnonzero(chosen)
-    rows = rows[_is_right(frames.only(rows), start, size[rows], np.zeros(len(rows), np.uint32))]
+    rows = rows[_has_valid_checksum(frames.only(rows), start, size[rows], np.zeros(len(rows), np.uint32))]
     parts = []
     for length in _distinct(header[rows]):
         some = rows[header[rows] == length]
@@ -332,7 +331,7 @@ def _parse_icmp4(frames: Frames, start: int, size: U32, chosen: Bools, sender: U
         direct = sender[some] == peer
         is_own = sender[some] == own[some]
         for_us = own[some] == addresses[3]
-        parts.append(_quoted(quoted[:, length:], addresses, for_us, direct, is_own, frames.at[some]))
+        parts.append(_from_quoted(quoted[:, length:], addresses, for_us, direct, is_own, frames.at[some]))
     return parts
 
 
@@ -349,39 +348,39 @@ def _parse_icmp6(frames: Frames, start: int, size: U32, addresses: list[U64]) ->
     direct = (addresses[0][rows] == peer_high) & (addresses[1][rows] == peer_low)
     is_own = (addresses[0][rows] == own_high) & (addresses[1][rows] == own_low)
     quotes = (peer_high, peer_low, own_high, own_low)
-    return _quoted(quoted[:, _IP6_LENGTH:], quotes, for_us, direct, is_own, frames.at[rows])
+    return _from_quoted(quoted[:, _IP6_LENGTH:], quotes, for_us, direct, is_own, frames.at[rows])
 
 
-def _quoted(
+def _from_quoted(
     tcp: U8, addresses: tuple[U64, U64, U64, U64], for_us: Bools, direct: Bools, is_own: Bools, at: Floats
 ) -> Answers:
-    kind = np.where(is_own & ~direct, UNSENT, FILTERED).astype(np.uint8)
+    kind = np.where(is_own & ~direct, LOCAL_REJECTION, FILTERED).astype(np.uint8)
     return Answers(*addresses, _u16(tcp, 2), _u16(tcp, 0), _u32(tcp, 4), kind, direct, at).only(for_us)
 
 
-def _is_right(frames: Frames, start: int, size: U32, pseudo: U32) -> Bools:
-    """Tell whose transport checksum is right. Of a packet longer than the snapshot it cannot be told: it counts.
+def _has_valid_checksum(frames: Frames, start: int, size: U32, pseudo: U32) -> Bools:
+    """Return which transport checksums are right. Those of packets longer than the snapshot count as right.
 
-    What such a packet claims is held against the sequence number like any other.
+    They cannot be checked, but the sequence number of such a packet is checked like any other.
     """
     unchecked = frames.is_sound | (size > SNAPSHOT - start)
     good: Bools = unchecked.copy()
     for length in _distinct(size[~unchecked]):
         rows = np.flatnonzero(~unchecked & (size == length))
         segment = frames.data[rows, start : start + length]
-        good[rows] = _folded(_sum(segment) + pseudo[rows]) == 0xFFFF  # noqa: PLR2004 - RFC 1071
+        good[rows] = _fold(_sum_words(segment) + pseudo[rows]) == 0xFFFF  # noqa: PLR2004 - RFC 1071
     return good
 
 
 def _distinct(values: U32) -> list[int]:
-    """Give the distinct values; one is the usual case."""
+    """Return the distinct values; usually there is one."""
     if not len(values):
         return []
     first = int(values[0])
     return [first] if (values == first).all() else np.unique(values).tolist()
 
 
-def _sum(data: U8) -> U32:
+def _sum_words(data: U8) -> U32:
     """Sum the 16-bit words of each row, an odd byte at the end padded with zero."""
     if data.shape[1] % 2:
         data = np.concatenate([data, np.zeros((len(data), 1), np.uint8)], axis=1)
@@ -389,7 +388,7 @@ def _sum(data: U8) -> U32:
     return total
 
 
-def _folded(total: U32) -> U16:
+def _fold(total: U32) -> U16:
     """Fold sums below 2³² into 16 bits, in one's complement."""
     total = (total >> np.uint32(16)) + (total & np.uint32(0xFFFF))
     total += total >> np.uint32(16)

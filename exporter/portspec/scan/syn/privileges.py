@@ -1,4 +1,4 @@
-"""Giving up every capability for good, once the sockets are open."""
+"""Drops every capability for good, once the sockets are open."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ CAP_NET_RAW = 13
 
 
 def drop_all() -> None:
-    """Empty every capability set of the calling thread, and of those it will start; nothing gives them back.
+    """Empty every capability set of the calling thread and of those that it will start; irreversible.
 
-    The bounding set can be emptied only with CAP_SETPCAP (capabilities(7)): root has it. Without, no_new_privs
-    alone keeps an exec from granting anything. Threads that run already are not reached: call this before there are
-    any. Raises OSError if the kernel refuses.
+    The bounding set can be emptied only with CAP_SETPCAP (capabilities(7)), which root has. Without it, no_new_privs
+    alone keeps an exec from granting any. Threads that run already keep theirs: call this before there are any. Raises
+    OSError if the kernel refuses.
     """
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if CAP_SETPCAP in effective():
-        # Each by itself: where somebody has locked one, no_new_privs still stands.
+        # Each by itself: where one is locked, no_new_privs still holds.
         with contextlib.suppress(OSError):
             _empty_bounding_set()
         with contextlib.suppress(OSError):
             libc.prctl(_PR_SET_SECUREBITS, _SECUREBITS)
     with contextlib.suppress(OSError):
         libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    if any(_sets()):  # else there is none, and a sandbox may refuse to say so
+    if any(_sets()):  # else there is none, and a sandbox may refuse the call
         libc.capset(_HEADER, bytes(24))
 
 
 def claim(capability: int) -> None:
-    """Make a permitted capability effective, as `setcap cap_net_raw=p` leaves it to the program; else do nothing."""
+    """Make a capability effective if it is permitted, as after `setcap cap_net_raw=p`; else do nothing."""
     effective, permitted, _ = _sets()
     if capability in permitted - effective:
         words = [sum(1 << number for number in numbers) for numbers in (effective | {capability}, permitted)]
@@ -51,17 +51,17 @@ def claim(capability: int) -> None:
 
 
 def effective() -> frozenset[int]:
-    """Give the numbers of the calling thread's effective capabilities."""
+    """Return the numbers of the calling thread's effective capabilities."""
     return _sets()[0]
 
 
 def permitted() -> frozenset[int]:
-    """Give the numbers of the capabilities that the calling thread may make effective."""
+    """Return the numbers of the capabilities that the calling thread may make effective."""
     return _sets()[1]
 
 
 def _sets() -> list[frozenset[int]]:
-    """Give the effective, the permitted and the inheritable set; by a system call, as /proc may not be there."""
+    """Return the effective, the permitted and the inheritable set; by a system call, since /proc may be missing."""
     words = struct.unpack("=6I", libc.capget(_HEADER, 24))
     return [
         frozenset(number for number in range(64) if (low | high << 32) >> number & 1)

@@ -1,6 +1,7 @@
-"""Controls: probes to ports that are known to answer, sent before and after those to silent ports. No clock, no socket.
+"""Reference ports: ports that are known to answer, probed before and after silent ones. No clock, no socket.
 
-Silence between two controls that were answered is the port's own; beside one that was not, it may be anybody's.
+The silence of a port between two reference probes that were answered is its own. Next to one that was not answered,
+nothing is known: the address may limit its answers, or not answer at all.
 """
 
 from __future__ import annotations
@@ -13,42 +14,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portspec.scan.loss import MAX_TRIES
-from portspec.scan.syn.state import CLOSED, OPEN
+from portspec.scan.syn.batch import CLOSED, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from portspec.scan.syn.packets import U8, U16
 
-# The source ports, counted from the first one that is ours: the last two are left to controls.
+# A probe's source port tells which try it is; these count from the first of our source ports. The last two are for
+# reference probes.
 TRY_SLOTS = 62
 BEFORE, AFTER = 62, 63
-LAST_TRY = MAX_TRIES - 1  # what is tried more often is tried as this again
+LAST_TRY = MAX_TRIES - 1  # further tries are sent as this one
 
-MOST = 8  # among the probes that are sent at once
-_SHARE = 16  # silent ports for one control
-_UNLIKELY = 0.01
-_KNOWN = 64  # ports of either kind that are remembered
+MAX_PROBES = 8  # reference probes in a batch
+_PORTS_PER_PROBE = 16  # silent ports for one reference probe
+_SIGNIFICANCE = 0.01  # probability below which so many silent reference probes are no chance
+_MAX_PORTS = 64  # of either state that are remembered
 
 
 @dataclass(slots=True, eq=False)
-class Group:
-    """Controls that were sent together, and whether one of them was heard."""
+class ReferenceBatch:
+    """Reference probes that were sent together, and whether at least one of them was answered."""
 
-    asked_at: float  # seconds
-    was_heard: bool = False
+    sent_at: float  # seconds
+    was_answered: bool = False
 
 
-class Controls:
-    """The controls of one address, and what became of them. Times in seconds."""
+class ReferencePorts:
+    """The reference ports of one address, and what became of the probes to them. Times in seconds."""
 
     __slots__ = ("_known", "_outcomes", "_pending", "latest")
 
     def __init__(self) -> None:
         self._known: dict[int, list[int]] = {CLOSED: [], OPEN: []}
-        self._pending: dict[tuple[int, int], Group] = {}  # by the end at which it was asked, and port
-        self.latest: Group | None = None
-        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=8 * MOST)  # when asked, whether answered
+        self._pending: dict[tuple[int, int], ReferenceBatch] = {}  # by BEFORE or AFTER, and port
+        self.latest: ReferenceBatch | None = None
+        self._outcomes: deque[tuple[float, bool]] = deque(maxlen=8 * MAX_PROBES)  # when sent, whether answered
 
     def __bool__(self) -> bool:
         return any(self._known.values())
@@ -56,16 +58,16 @@ class Controls:
     def learn(self, ports: U16, kinds: U8) -> None:
         """Remember ports that have answered, and how."""
         for kind, known in self._known.items():
-            if len(known) < _KNOWN:
-                some = ports[kinds == kind][: _KNOWN - len(known)].tolist()
+            if len(known) < _MAX_PORTS:
+                some = ports[kinds == kind][: _MAX_PORTS - len(known)].tolist()
                 known.extend(port for port in some if port not in known)
 
     def pick(self, silent: int) -> tuple[U16, U16]:
-        """Give the ports to ask before and after so many silent ones; none while all of them are being asked.
+        """Return the ports to probe before and after so many silent ones, without those whose answer is pending.
 
         Closed ports if any are known: RSTs are what hosts limit.
         """
-        wanted = min(MOST, max(2, silent // _SHARE)) // 2
+        wanted = min(MAX_PROBES, max(2, silent // _PORTS_PER_PROBE)) // 2
         before = self._idle(BEFORE, self.known)[:wanted]
         # Others than before, as far as there are others.
         after = self._idle(AFTER, [port for port in self.known if port not in before] + before)[:wanted]
@@ -74,43 +76,43 @@ class Controls:
     def _idle(self, end: int, ports: Iterable[int]) -> list[int]:
         return [port for port in ports if (end, port) not in self._pending]
 
-    def asked(self, end: int, ports: Iterable[int], at: float) -> Group:
-        """Note that some were asked together, BEFORE or AFTER others."""
-        group = self.latest = Group(at)
+    def record_sent(self, end: int, ports: Iterable[int], at: float) -> ReferenceBatch:
+        """Record that some were probed together, BEFORE or AFTER others."""
+        batch = self.latest = ReferenceBatch(at)
         for port in ports:
-            self._pending[end, port] = group
-        return group
+            self._pending[end, port] = batch
+        return batch
 
-    def heard(self, end: int, ports: Iterable[int]) -> None:
-        """Note that some answered; each counts once for each time it was asked."""
+    def record_answers(self, end: int, ports: Iterable[int]) -> None:
+        """Record that some answered; each counts once for each probe."""
         for port in ports:
-            group = self._pending.pop((end, port), None)
-            if group is not None:
-                group.was_heard = True
-                self._outcomes.append((group.asked_at, True))
+            batch = self._pending.pop((end, port), None)
+            if batch is not None:
+                batch.was_answered = True
+                self._outcomes.append((batch.sent_at, True))
                 known = self._known[CLOSED] if port in self._known[CLOSED] else self._known[OPEN]
                 known.append(known.pop(known.index(port)))  # the others come first next time
 
-    def expire(self, asked_by: float) -> None:
-        """Give up on those that were asked at a time or before it."""
-        for key in [key for key, group in self._pending.items() if group.asked_at <= asked_by]:
-            self._outcomes.append((self._pending.pop(key).asked_at, False))
+    def expire(self, sent_by: float) -> None:
+        """Count pending probes that were sent at a time or before it as silent."""
+        for key in [key for key, batch in self._pending.items() if batch.sent_at <= sent_by]:
+            self._outcomes.append((self._pending.pop(key).sent_at, False))
 
-    def are_deaf(self, since: float, loss: float) -> bool | None:
-        """Tell whether more of those asked since then stayed silent than chance explains; None if no outcome is known.
+    def are_unresponsive(self, since: float, loss: float) -> bool | None:
+        """Return whether more of the probes sent since then stayed silent than chance explains; None if unknown.
 
-        `loss` is the share of probes, 0 to 1, that get lost anyway. Where none was asked since, at a slow pace, the
-        last one before tells.
+        `loss` is the share of probes, 0 to 1, that get lost anyway. If none was sent since then, as at a low rate, the
+        last outcome before decides.
         """
-        outcomes = [heard for asked_at, heard in self._outcomes if asked_at >= since]
-        outcomes = outcomes or [heard for _, heard in list(self._outcomes)[-1:]]
-        asked, lost = len(outcomes), outcomes.count(False)
-        if not asked:
+        outcomes = [answered for sent_at, answered in self._outcomes if sent_at >= since]
+        outcomes = outcomes or [answered for _, answered in list(self._outcomes)[-1:]]
+        sent, lost = len(outcomes), outcomes.count(False)
+        if not sent:
             return None
-        chance = sum(comb(asked, some) * loss**some * (1 - loss) ** (asked - some) for some in range(lost, asked + 1))
-        return lost > 0 and chance < _UNLIKELY
+        chance = sum(comb(sent, some) * loss**some * (1 - loss) ** (sent - some) for some in range(lost, sent + 1))
+        return lost > 0 and chance < _SIGNIFICANCE
 
     @property
     def known(self) -> list[int]:
-        """Ports to ask: closed ones if any are known."""
+        """The ports to probe: closed ones if any are known, else open ones."""
         return self._known[CLOSED] or self._known[OPEN]

@@ -1,7 +1,7 @@
 """The raw sockets: probes out with sendmmsg(2), answers in through a ring shared with the kernel (packet(7)).
 
-Probes leave on raw IP sockets, so that routing, tunnels, loopback and the local packet filter treat them as any other
-packet. Answers are taken where they arrive, before the local packet filter, with the checksum's state beside them.
+Probes are sent on raw IP sockets, so that routing, tunnels, loopback and the local packet filter treat them as any
+other packet. Answers are received before the local packet filter, with the state of their checksum.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ import numpy as np
 
 from portspec.scan.netlink import Netlink
 from portspec.scan.syn import libc
-from portspec.scan.syn.packets import MAX_EXTENSIONS, SNAPSHOT, Answers, Frames, Probes, Template, parse
+from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS, filter4, filter6
+from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames, Probes, Template, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from portspec.scan.way import Network
+    from portspec.scan.route import Network
 
-SOURCE_PORTS = 64  # one for each try, so that an answer tells which try it answers
-FIRST_SOURCE_PORT = 61056  # above those that Linux gives to connections (ip_local_port_range)
 BLOCKS = 64  # of SOURCE_PORTS; further exporters on one machine take the next
 MAX_BATCH = 2048  # probes in one call of send()
 
@@ -58,13 +57,13 @@ _MMSGHDR = np.dtype(
      ("control", "u8"), ("control_length", "u8"), ("flags", "u4"), ("", "u4"), ("sent", "u4"), ("", "u4")]
 )  # fmt: skip
 MESSAGE_SIZE = _MMSGHDR.itemsize
-_LONGEST = 1.0  # seconds that an answer lies in the ring
-_LATER = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR}
+_MAX_AGE = 1.0  # seconds that an answer may wait in the ring
+_TEMPORARY = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR}
 
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """Rows of a batch, first to last exclusive, that were not sent; `error` is 0 where only the moment was wrong."""
+    """Rows of a batch, first to last exclusive, that were not sent; `error` is 0 if they can be sent later."""
 
     first: int
     last: int
@@ -73,22 +72,22 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of a batch: when each row was sent, in seconds, and which rows were not."""
+    """The outcome of a batch: when each row was sent, in seconds, and which rows were not."""
 
     at: NDArray[np.float64]
     unsent: list[Unsent]
 
 
 class RawChannel:
-    """Everything that the SYN engine does to the network. Opened with CAP_NET_RAW, used without.
+    """The SYN engine's access to the network. Opening it needs CAP_NET_RAW, using it does not.
 
-    Raises PermissionError when opened without it, OSError when the kernel has none of what is needed.
+    Raises PermissionError when opened without it, OSError if the kernel lacks what is needed.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         if struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes
-            raise OSError(errno.ENOSYS, "sending in batches is made for 64-bit systems")
-        self.dropped = 0  # answers that found the ring full, in all
+            raise OSError(errno.ENOSYS, "sending in batches needs a 64-bit system")
+        self.dropped = 0  # answers for which the ring was full, in total
         self._clock = clock
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
@@ -108,11 +107,11 @@ class RawChannel:
             self._stack = stack.pop_all()
 
     def wake_on(self, fd: int) -> None:
-        """Have wait() return, too, when a descriptor is readable."""
+        """Make wait() return, too, when a descriptor is readable."""
         self._epoll.register(fd, select.EPOLLIN)
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until something has arrived, at most so long (None: for ever)."""
+        """Wait until something has arrived, at most so many seconds (None: without a limit)."""
         self._epoll.poll(seconds)
 
     def send(self, family: int, probes: Probes) -> Sent:
@@ -120,7 +119,7 @@ class RawChannel:
         return self._senders[family].send(probes)
 
     def receive(self) -> list[Answers]:
-        """Give what has arrived since the last call."""
+        """Return what has arrived since the last call."""
         answers: list[Answers] = []
         for ring in self._rings:
             now = self._clock()
@@ -144,10 +143,10 @@ def _families() -> list[int]:
 
 @contextlib.contextmanager
 def _reserve_source_ports() -> Iterator[int]:
-    """Hold a block of ports by binding them, so that the kernel gives none of them to a connection; yields the first.
+    """Reserve a block of ports by binding them, so that no connection gets one of them; yields the first.
 
-    A socket that is bound and does not listen makes the kernel answer a SYN-ACK with an RST, which is what a scan
-    wants: the target forgets the connection at once.
+    For a port that is bound and does not listen the kernel answers a SYN-ACK with RST, so the target drops the
+    half-open connection at once.
     """
     for number in range(BLOCKS):
         first = FIRST_SOURCE_PORT + number * SOURCE_PORTS
@@ -184,7 +183,7 @@ def _hold(port: int) -> socket.socket:
 
 
 class MessageBlock:
-    """Memory for up to MAX_BATCH probes of one family, laid out for sendmmsg; `address`: of its first message."""
+    """Memory for up to MAX_BATCH probes of one family, laid out for sendmmsg. `address` is the first message's."""
 
     def __init__(self, family: int) -> None:
         self._template = Template(family, MAX_BATCH)
@@ -204,7 +203,7 @@ class MessageBlock:
         self.address: int = self._messages.ctypes.data
 
     def fill(self, probes: Probes) -> None:
-        """Write probes into the first places."""
+        """Write probes into the first messages."""
         self._template.fill(probes)
         total = len(probes)
         if self._is_ip4:
@@ -214,7 +213,7 @@ class MessageBlock:
 
 
 class _Sender:
-    """Sends batches of one family; the parts of a large one in parallel, as many as there are processors to share."""
+    """Sends batches of one family; a large one in parts, in parallel on several processors."""
 
     def __init__(self, family: int, parts: int, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -222,23 +221,23 @@ class _Sender:
         with contextlib.ExitStack() as stack:
             self._sockets = [stack.enter_context(_raw_socket(family)) for _ in range(parts)]
             self._stack = stack.pop_all()
-        self._pool: ThreadPoolExecutor | None = None
+        self._start_pool: ThreadPoolExecutor | None = None
         self._is_alone = parts == 1
 
     def send(self, probes: Probes) -> Sent:
         self._block.fill(probes)
         total = len(probes)
-        if total >= 2 * _LEAST_PART and self._pool is None and not self._is_alone:
-            # Not before there is something to send: threads keep the capabilities they begin with.
-            self._pool = _pool(len(self._sockets) - 1)
-            self._is_alone = self._pool is None
-        parts = 1 if self._is_alone else max(1, min(len(self._sockets), total // _LEAST_PART))
+        if total >= 2 * _MIN_PART and self._start_pool is None and not self._is_alone:
+            # Not earlier: threads keep the capabilities that they begin with.
+            self._start_pool = _start_pool(len(self._sockets) - 1)
+            self._is_alone = self._start_pool is None
+        parts = 1 if self._is_alone else max(1, min(len(self._sockets), total // _MIN_PART))
         edges = [total * number // parts for number in range(parts + 1)]
         report = Sent(np.zeros(total), [])
         others = [
-            self._pool.submit(self._send_part, number, probes.target, edges[number], edges[number + 1], report)
+            self._start_pool.submit(self._send_part, number, probes.target, edges[number], edges[number + 1], report)
             for number in range(1, parts)
-            if self._pool
+            if self._start_pool
         ]
         self._send_part(0, probes.target, 0, edges[1], report)
         for other in others:
@@ -249,30 +248,30 @@ class _Sender:
         fd = self._sockets[number].fileno()
         first = start
         while first < last:
-            some = min(_CALL, last - first)
+            some = min(_ROWS_PER_CALL, last - first)
             report.at[first : first + some] = self._clock()
             try:
                 first += libc.sendmmsg(fd, self._block.address + first * MESSAGE_SIZE, some, 0)
             except OSError as error:
                 code = error.errno or errno.EIO
-                if code in _LATER:
+                if code in _TEMPORARY:
                     report.unsent.append(Unsent(first, last, 0))
                     return
-                # What the kernel refuses for one target it refuses for all its rows, which stand together.
+                # What the kernel refuses for one target it refuses for all its rows, which are adjacent.
                 end = first + int(np.searchsorted(target[first:last] != target[first], True))  # noqa: FBT003 - numpy's
                 report.unsent.append(Unsent(first, end, code))
                 first = end
 
     def close(self) -> None:
-        if self._pool:
-            self._pool.shutdown()
+        if self._start_pool:
+            self._start_pool.shutdown()
         self._stack.close()
 
 
-def _pool(threads: int) -> ThreadPoolExecutor | None:
-    """Start so many threads; None where the system gives less: one that is missed later would leave its part behind."""
+def _start_pool(threads: int) -> ThreadPoolExecutor | None:
+    """Start so many threads, now rather than on demand; None if the system does not allow so many."""
     pool = ThreadPoolExecutor(threads, "portspec-send")
-    may_end = threading.Event()  # each is busy until the last one has begun
+    may_end = threading.Event()  # each is busy until the last one has started
     try:
         for _ in range(threads):
             pool.submit(may_end.wait)
@@ -284,8 +283,8 @@ def _pool(threads: int) -> ThreadPoolExecutor | None:
     return pool
 
 
-_CALL = 128  # rows in one system call: between two the clock is read, and what came before is sent
-_LEAST_PART = 256  # rows; handing over fewer costs more than it saves
+_ROWS_PER_CALL = 128  # in one sendmmsg(2); the clock is read between two of them
+_MIN_PART = 256  # rows; a thread for fewer costs more than it saves
 
 
 def _raw_socket(family: int) -> socket.socket:
@@ -293,9 +292,9 @@ def _raw_socket(family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)  # cut to net.core.wmem_max
-        # Where the interface is slower than this program, a send waits a moment for room (EAGAIN when it is over).
+        # If the interface is slower than this program, a send waits up to 20 ms for a buffer, then fails with EAGAIN.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 20_000))
-        # A full queue of the interface is told (ENOBUFS) only to who asks for errors.
+        # The kernel reports a full queue of the interface (ENOBUFS) only to sockets that ask for errors.
         if family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
         else:
@@ -307,7 +306,7 @@ def _raw_socket(family: int) -> socket.socket:
 
 
 class _Ring:
-    """What arrives of one family: a ring of frames that the kernel fills and this process reads (PACKET_RX_RING)."""
+    """The received packets of one family, in a ring of frames shared with the kernel (PACKET_RX_RING)."""
 
     def __init__(self, family: int, first_source_port: int) -> None:
         self.family = family
@@ -316,7 +315,7 @@ class _Ring:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC  # without link-layer headers, so all interfaces look alike
             protocol = socket.htons(_ETH_P_IP if is_ip4 else _ETH_P_IPV6)
             self._socket = stack.enter_context(socket.socket(socket.AF_PACKET, kind, protocol))
-            # What comes before the filter is in place waits in the ordinary queue, which the ring replaces.
+            # Packets that arrive before the filter is set are in the ordinary queue, which the ring replaces.
             _attach(self._socket, filter4(first_source_port) if is_ip4 else filter6(first_source_port))
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
             request = struct.pack("=IIII", _BLOCK, _FRAMES * _FRAME // _BLOCK, _FRAME, _FRAMES)
@@ -332,9 +331,11 @@ class _Ring:
         return self._socket.fileno()
 
     def take(self, now: float, offset: float) -> Iterator[Frames]:
-        """Give the frames that have come, in up to two runs; they are the kernel's again when the next is asked for.
+        """Yield the frames that have arrived, in up to two runs; each is valid until the next one is taken.
 
-        `now` is the engine's time, `offset` the wall clock's less that, in seconds: the kernel notes the wall clock's.
+        Args:
+            now: the engine's time, in seconds.
+            offset: the wall clock's time less that; the kernel's timestamps are of the wall clock.
         """
         for _ in range(2):
             status = self._headers["status"][self._next :]
@@ -347,13 +348,13 @@ class _Ring:
             start = int(header["net"][0])
             sound = header["status"] & (_STATUS_CSUM_NOT_READY | _STATUS_CSUM_VALID) != 0
             at = header["seconds"] + header["nanoseconds"] * 1e-9 - offset
-            at = np.where((at > now) | (at < now - _LONGEST), now, at)  # somebody has set the clock
+            at = np.where((at > now) | (at < now - _MAX_AGE), now, at)  # the wall clock was set
             yield Frames(self._frames[rows, start : start + SNAPSHOT], header["length"].copy(), sound, at)
             header["status"] = 0
             self._next = (self._next + count) % _FRAMES
 
     def dropped(self) -> int:
-        """Give how many answers found the ring full since the last call."""
+        """Return how many answers were dropped since the last call because the ring was full."""
         _, drops = struct.unpack("=II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         return int(drops)
 
@@ -364,112 +365,11 @@ class _Ring:
         for name in ("_frames", "_headers"):
             if hasattr(self, name):
                 delattr(self, name)
-        with contextlib.suppress(BufferError):  # a batch is still held somewhere: it goes with that
+        with contextlib.suppress(BufferError):  # a batch still refers to it, and frees it
             self._memory.close()
-
-
-# The filters are programs of the classic Berkeley packet filter (McCanne and Jacobson, 1993; linux/bpf_common.h). Each
-# instruction is a code, how far to jump if true and if false, and a number; a jump of "yes" or "no" goes to the ends.
-Instruction = tuple[int, int | str, int | str, int]
-_LOAD_BYTE, _LOAD_HALF = 0x30, 0x28  # A = packet[k]
-_LOAD_BYTE_X, _LOAD_HALF_X, _LOAD_WORD_X = 0x50, 0x48, 0x40  # A = packet[X + k]
-_SET_X = 0x01  # X = k
-_KEEP, _TAKE = 0x02, 0x60  # M[k] = A, A = M[k]
-_HEADER_X = 0xB1  # X = 4 * (packet[k] & 15): the length of an IPv4 header
-_AND, _SHIFT, _ADD, _ADD_X, _A_TO_X = 0x54, 0x64, 0x04, 0x0C, 0x07
-_IF_EQUAL, _IF_ANY = 0x15, 0x45
-_RETURN = 0x06
-_BLOCK_MASK = 0xFFFF ^ (SOURCE_PORTS - 1)
-
-
-def filter4(first_source_port: int) -> bytes:
-    """Let through whole IPv4 packets only: SYN-ACK and RST-ACK to our ports, unreachables that quote TCP from them."""
-    return _assemble(
-        [
-            (_LOAD_HALF, 0, 0, 6),
-            (_IF_ANY, "no", 0, 0x3FFF),  # a fragment
-            (_HEADER_X, 0, 0, 0),
-            (_LOAD_BYTE, 0, 0, 9),
-            (_IF_EQUAL, 0, 7, 6),  # TCP
-            (_LOAD_HALF_X, 0, 0, 2),
-            (_AND, 0, 0, _BLOCK_MASK),
-            (_IF_EQUAL, 0, "no", first_source_port),
-            (_LOAD_BYTE_X, 0, 0, 13),
-            (_AND, 0, 0, 0x16),
-            (_IF_EQUAL, "yes", 0, 0x12),
-            (_IF_EQUAL, "yes", "no", 0x14),
-            (_IF_EQUAL, 0, "no", 1),  # ICMP
-            (_LOAD_BYTE_X, 0, 0, 0),
-            (_IF_EQUAL, 0, "no", 3),
-            (_LOAD_BYTE_X, 0, 0, 17),
-            (_IF_EQUAL, 0, "no", 6),
-            (_LOAD_BYTE_X, 0, 0, 8),
-            (_AND, 0, 0, 15),
-            (_SHIFT, 0, 0, 2),
-            (_ADD_X, 0, 0, 0),
-            (_A_TO_X, 0, 0, 0),
-            (_LOAD_HALF_X, 0, 0, 8),
-            (_AND, 0, 0, _BLOCK_MASK),
-            (_IF_EQUAL, "yes", "no", first_source_port),
-        ]
-    )
-
-
-def filter6(first_source_port: int) -> bytes:
-    """Let through the same of IPv6, behind as many extension headers as parse() walks through."""
-    program: list[Instruction] = [
-        (_SET_X, 0, 0, 40),
-        (_LOAD_BYTE, 0, 0, 6),
-        (_IF_EQUAL, 5, 0, 0),  # hop-by-hop options, in the first place only
-    ]
-    for left in reversed(range(MAX_EXTENSIONS)):  # A is what follows, and X where it begins
-        program += [
-            (_IF_EQUAL, 4, 0, 43),  # routing
-            (_IF_EQUAL, 3, 0, 60),  # destination options
-            (_IF_EQUAL, 0, 10 + 13 * left, 44),  # fragment, else the end of the chain
-            (_LOAD_WORD_X, 0, 0, 0),
-            (_IF_ANY, "no", 0, 0x00FFFFF9),  # not the whole packet
-            (_LOAD_BYTE_X, 0, 0, 0),
-            (_KEEP, 0, 0, 0),
-            (_LOAD_BYTE_X, 0, 0, 1),
-            (_SHIFT, 0, 0, 3),
-            (_ADD, 0, 0, 8),
-            (_ADD_X, 0, 0, 0),
-            (_A_TO_X, 0, 0, 0),
-            (_TAKE, 0, 0, 0),
-        ]
-    program += [
-        (_IF_EQUAL, 0, 7, 6),  # TCP
-        (_LOAD_HALF_X, 0, 0, 2),
-        (_AND, 0, 0, _BLOCK_MASK),
-        (_IF_EQUAL, 0, "no", first_source_port),
-        (_LOAD_BYTE_X, 0, 0, 13),
-        (_AND, 0, 0, 0x16),
-        (_IF_EQUAL, "yes", 0, 0x12),
-        (_IF_EQUAL, "yes", "no", 0x14),
-        (_IF_EQUAL, 0, "no", 58),  # ICMPv6
-        (_LOAD_BYTE_X, 0, 0, 0),
-        (_IF_EQUAL, 0, "no", 1),
-        (_LOAD_BYTE_X, 0, 0, 14),
-        (_IF_EQUAL, 0, "no", 6),
-        (_LOAD_HALF_X, 0, 0, 48),
-        (_AND, 0, 0, _BLOCK_MASK),
-        (_IF_EQUAL, "yes", "no", first_source_port),
-    ]
-    return _assemble(program)
-
-
-def _assemble(program: list[Instruction]) -> bytes:
-    """Give the kernel's form (struct sock_filter), with the two ends: take SNAPSHOT bytes, or nothing."""
-    ends = {"yes": len(program), "no": len(program) + 1}
-    code = b"".join(
-        struct.pack("=HBBI", code, *(ends[jump] - place - 1 if isinstance(jump, str) else jump for jump in jumps), k)
-        for place, (code, *jumps, k) in enumerate(program)
-    )
-    return code + struct.pack("=HBBI", _RETURN, 0, 0, SNAPSHOT) + struct.pack("=HBBI", _RETURN, 0, 0, 0)
 
 
 def _attach(sock: socket.socket, program: bytes) -> None:
     code = np.frombuffer(program, np.uint8)
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, code.ctypes.data))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)  # whoever takes over this process cannot listen to the rest
+    sock.setsockopt(socket.SOL_SOCKET, _SO_LOCK_FILTER, 1)  # so that a compromised process cannot receive other packets

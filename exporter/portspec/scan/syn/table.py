@@ -1,4 +1,4 @@
-"""The addresses that are being probed, as columns: what their probes need, and whose an answer is."""
+"""The addresses that are being probed, as columns: makes their probes, and finds the address of an answer."""
 
 from __future__ import annotations
 
@@ -7,104 +7,104 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portspec.scan.syn import cookie
+from portspec.scan.syn.batch import CLOSED
 from portspec.scan.syn.packets import Answers, Probes, pack, partial_checksum
-from portspec.scan.syn.state import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from portspec.scan.syn.lane import Lane
+    from portspec.scan.syn.address import SynAddressScan
     from portspec.scan.syn.packets import U16, U64
 
 _ROW = np.dtype([("own", "16u1"), ("peer", "16u1"), ("partial", "u4"), ("hash", "4u8")])
-_FEWEST = 64
+_INITIAL_ROWS = 64
 
 
-class LaneTable:
-    """A row for each lane in progress, found by the lane's address; an address has one lane at a time.
+class AddressTable:
+    """A row for each address scan in progress; an address has one scan at a time.
 
-    A lane's sequence numbers are keyed with `entropy` (16 random bytes) of its own.
+    The sequence numbers of each scan have a key of their own, drawn from `entropy` (16 random bytes).
     """
 
     def __init__(self, entropy: Callable[[int], bytes]) -> None:
         self._entropy = entropy
-        self._rows = np.zeros(_FEWEST, _ROW)
-        self._lanes: list[Lane | None] = [None] * _FEWEST
-        self._free = list(range(_FEWEST))
-        self._places: dict[str, int] = {}
+        self._rows = np.zeros(_INITIAL_ROWS, _ROW)
+        self._scans: list[SynAddressScan | None] = [None] * _INITIAL_ROWS
+        self._free = list(range(_INITIAL_ROWS))
+        self._indices: dict[str, int] = {}
         self._key = cookie.start(np.frombuffer(entropy(16), "<u8").astype(np.uint64).reshape(2, 1))
         self._order: NDArray[np.intp] | None = None
         self._keys: U64 = np.zeros(0, np.uint64)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __contains__(self, address: str) -> bool:
-        return address in self._places
+        return address in self._indices
 
-    def place(self, lane: Lane) -> int:
-        """Give the row of a lane."""
-        return self._places[lane.address]
+    def index(self, scan: SynAddressScan) -> int:
+        """Return the row of a scan."""
+        return self._indices[scan.address]
 
-    def lane(self, place: int) -> Lane:
-        """Give the lane of a row; KeyError if there is none."""
-        lane = self._lanes[place]
-        if lane is None:
-            raise KeyError(place)
-        return lane
+    def scan(self, index: int) -> SynAddressScan:
+        """Return the scan of a row; KeyError if there is none."""
+        scan = self._scans[index]
+        if scan is None:
+            raise KeyError(index)
+        return scan
 
-    def add(self, lanes: Sequence[tuple[Lane, str]]) -> None:
-        """Add lanes, each with the source address of its probes."""
-        if not lanes:
+    def add(self, scans: Sequence[tuple[SynAddressScan, str]]) -> None:
+        """Add scans, each with the source address of its probes."""
+        if not scans:
             return
-        while len(self._free) < len(lanes):
+        while len(self._free) < len(scans):
             self._grow()
-        places = [self._free.pop() for _ in lanes]
-        for place, (lane, source) in zip(places, lanes, strict=True):
+        indices = [self._free.pop() for _ in scans]
+        for index, (scan, source) in zip(indices, scans, strict=True):
             own = pack(source)
-            self._lanes[place] = lane
-            self._places[lane.address] = place
-            row = self._rows[place]
-            row["own"], row["peer"] = np.frombuffer(own, np.uint8), np.frombuffer(lane.packed, np.uint8)
-            row["partial"] = partial_checksum(own, lane.packed)
-        keys = np.frombuffer(self._entropy(16 * len(lanes)), "<u8").reshape(len(lanes), 2).T
+            self._scans[index] = scan
+            self._indices[scan.address] = index
+            row = self._rows[index]
+            row["own"], row["peer"] = np.frombuffer(own, np.uint8), np.frombuffer(scan.packed, np.uint8)
+            row["partial"] = partial_checksum(own, scan.packed)
+        keys = np.frombuffer(self._entropy(16 * len(scans)), "<u8").reshape(len(scans), 2).T
         state = cookie.start(keys.astype(np.uint64))
         for side in ("own", "peer"):
-            for word in _words(self._rows[side][places]):
+            for word in _words(self._rows[side][indices]):
                 cookie.absorb(state, word)
-        self._rows["hash"][places] = state.T
+        self._rows["hash"][indices] = state.T
         self._order = None
 
-    def remove(self, lane: Lane) -> None:
-        """Remove a lane."""
-        place = self._places.pop(lane.address)
-        self._lanes[place] = None
-        self._free.append(place)
+    def remove(self, scan: SynAddressScan) -> None:
+        """Remove a scan."""
+        index = self._indices.pop(scan.address)
+        self._scans[index] = None
+        self._free.append(index)
         self._order = None
 
-    def probes(self, places: NDArray[np.intp], source_ports: U16, ports: U16) -> Probes:
-        """Make probes to the lanes of some rows."""
-        rows = self._rows[places]
+    def probes(self, indices: NDArray[np.intp], source_ports: U16, ports: U16) -> Probes:
+        """Return probes to the addresses of some rows."""
+        rows = self._rows[indices]
         sequence = cookie.sequence_numbers(np.ascontiguousarray(rows["hash"].T), source_ports, ports)
-        return Probes(rows["own"], rows["peer"], rows["partial"], source_ports, ports, sequence, places)
+        return Probes(rows["own"], rows["peer"], rows["partial"], source_ports, ports, sequence, indices)
 
     def proven(self, answers: Answers) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Find whose the answers are, and which of them answer a probe that was made for their addresses and ports.
+        """Find the rows of answers, and which answers prove that their sender saw the probe.
 
-        An RST may acknowledge the SYN or not count it (RFC 9293, 3.10.7.1; some stacks do the latter). Gives the rows
-        of the table, and a mask of the answers that are proven.
+        An RST may acknowledge the SYN or not count it (RFC 9293, 3.10.7.1; some stacks do the latter). Returns a row of
+        the table for each answer, and a mask of the answers whose sequence number is right.
         """
         if self._order is None:
-            self._index()
+            self._build_index()
         if self._order is None or not len(self._order):
             return np.zeros(len(answers), np.intp), np.zeros(len(answers), np.bool_)
-        keys = self._mixed(answers.peer_high, answers.peer_low)
+        keys = self._lookup_keys(answers.peer_high, answers.peer_low)
         found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        places = self._order[found]
+        indices = self._order[found]
         good = self._keys[found] == keys
-        rows = self._rows[places]
+        rows = self._rows[indices]
         peer_high, peer_low = _words(rows["peer"])
         own_high, own_low = _words(rows["own"])
         good &= (peer_high == answers.peer_high) & (peer_low == answers.peer_low)
@@ -113,17 +113,17 @@ class LaneTable:
         expected = cookie.sequence_numbers(state, answers.source_port, answers.port)
         behind = expected - answers.sequence  # modulo 2³²
         good &= (behind == 0) | ((behind == 1) & (answers.kind == CLOSED))
-        return places, good
+        return indices, good
 
-    def _index(self) -> None:
-        places = np.fromiter(self._places.values(), np.intp, len(self._places))
-        keys = self._mixed(*_words(self._rows["peer"][places]))
+    def _build_index(self) -> None:
+        indices = np.fromiter(self._indices.values(), np.intp, len(self._indices))
+        keys = self._lookup_keys(*_words(self._rows["peer"][indices]))
         order = np.argsort(keys)
         self._keys = keys[order]
-        self._order = places[order]
+        self._order = indices[order]
 
-    def _mixed(self, high: U64, low: U64) -> U64:
-        """Give one word for each address: of IPv4 the address itself, of IPv6 a keyed hash, so that no two meet."""
+    def _lookup_keys(self, high: U64, low: U64) -> U64:
+        """Return a key for each address: of IPv4 the address itself, of IPv6 a keyed hash, against collisions."""
         is_ip6 = high != 0
         if not is_ip6.any():
             return low
@@ -134,11 +134,11 @@ class LaneTable:
     def _grow(self) -> None:
         size = len(self._rows)
         self._rows = np.concatenate([self._rows, np.zeros(size, _ROW)])
-        self._lanes += [None] * size
+        self._scans += [None] * size
         self._free += range(size, 2 * size)
 
 
 def _words(packed: NDArray[np.uint8]) -> tuple[U64, U64]:
-    """Give packed addresses (n, 16) as two little-endian words each."""
+    """Return packed addresses (n, 16) as two little-endian words each."""
     words = np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)
     return words[:, 0], words[:, 1]

@@ -16,11 +16,12 @@ import numpy as np
 
 from portspec.scan.job import Observation, ScanJob
 from portspec.scan.netlink import Link, Neighbour, Route
+from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.engine import SynEngine
+from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.packets import Answers, pack
 from portspec.scan.syn.reference_ports import BEFORE
-from portspec.scan.syn.socket import FIRST_SOURCE_PORT, MAX_BATCH, SOURCE_PORTS, Sent, Unsent
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
+from portspec.scan.syn.socket import MAX_BATCH, Sent, Unsent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -341,7 +342,7 @@ class Network:
     def _answers_to(self, host: Host, port: int, now: float) -> list[tuple[int, int, bool]]:
         """Give the kinds of the answers to a SYN, how far behind its sequence number each is, whose it is."""
         if host.is_unsent:
-            return [(UNSENT, 0, False)]
+            return [(LOCAL_REJECTION, 0, False)]
         truth = host.truth(port)
         behind = 0 if host.is_syn_counted else 1
         if truth is Truth.OPEN:

@@ -25,7 +25,7 @@ def _round(v: list[int]) -> None:
 def words(message: bytes) -> list[int]:
     """Give a message as the words that are hashed: padded with zeros, the length in the last byte."""
     padded = message + bytes(7 - len(message) % 8) + bytes([len(message) % 256])
-    return [int.from_bytes(padded[place : place + 8], "little") for place in range(0, len(padded), 8)]
+    return [int.from_bytes(padded[index : index + 8], "little") for index in range(0, len(padded), 8)]
 
 
 def siphash(key: bytes, message: bytes) -> int:
@@ -33,8 +33,8 @@ def siphash(key: bytes, message: bytes) -> int:
     k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
     constants = b"somepseudorandomlygeneratedbytes"
     v = [
-        int.from_bytes(constants[8 * place : 8 * place + 8], "big") ^ key_word
-        for place, key_word in enumerate((k0, k1, k0, k1))
+        int.from_bytes(constants[8 * index : 8 * index + 8], "big") ^ key_word
+        for index, key_word in enumerate((k0, k1, k0, k1))
     ]
     for word in words(message):
         v[3] ^= word

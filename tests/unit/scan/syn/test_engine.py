@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
+from portspec.scan.failures import MAX_SILENCE
 from portspec.scan.job import PortState, Reason, ScanJob
-from portspec.scan.life import LONGEST_SILENCE
 from portspec.scan.netlink import Neighbour
 from portspec.scan.pacing import Pacer
+from portspec.scan.route import MAX_RESTARTS
+from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.reference_ports import AFTER as CONTROL
-from portspec.scan.syn.reference_ports import MOST, TRY_SLOTS
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
-from portspec.scan.way import MOST_TIMES
+from portspec.scan.syn.reference_ports import MAX_PROBES, TRY_SLOTS
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.network import (
     MODULUS,
@@ -112,15 +112,15 @@ def test_what_answered_is_left_alone() -> None:
     """Ports that have answered are not probed again, but for the few controls of each batch of silent ones."""
     host = mixed()
     _, sends = scan(host, ports=THOUSAND)
-    controls = [send for send in sends if send.is_control]
-    assert controls
-    assert all(host.truth(send.port) is Truth.CLOSED for send in controls)
-    assert len(controls) <= MOST
-    heard_at: dict[int, float] = {}
+    references = [send for send in sends if send.is_control]
+    assert references
+    assert all(host.truth(send.port) is Truth.CLOSED for send in references)
+    assert len(references) <= MAX_PROBES
+    last_answer_at: dict[int, float] = {}
     for send in sends:
         if host.truth(send.port) not in SILENT:
-            heard_at.setdefault(send.port, send.at + RTT)
-    assert not [send for send in sends if not send.is_control and send.at > heard_at.get(send.port, NEVER)]
+            last_answer_at.setdefault(send.port, send.at + RTT)
+    assert not [send for send in sends if not send.is_control and send.at > last_answer_at.get(send.port, NEVER)]
 
 
 def test_silent_host_is_tried_for_three_waits() -> None:
@@ -176,7 +176,7 @@ def test_three_resets_for_each_probe_are_one_answer() -> None:
     host.resets = 3
     (seen,), sends = scan(host, ports=THOUSAND, within=2.0)
     assert_exact(host, seen, THOUSAND)
-    assert len(sends) <= len(THOUSAND) + 2 * sum(host.truth(port) in SILENT for port in THOUSAND) + MOST
+    assert len(sends) <= len(THOUSAND) + 2 * sum(host.truth(port) in SILENT for port in THOUSAND) + MAX_PROBES
 
 
 def test_reset_may_acknowledge_the_number_itself() -> None:
@@ -242,7 +242,7 @@ def test_host_that_falls_silent_for_good_ends_the_scan() -> None:
     """Of a host that dies while it is scanned the answers so far stand, and nothing is said of the rest."""
     ports = PortSet.of_ranges([(1, 5000)])
     host = Host(ports=dict.fromkeys(range(1, 5000, 7), Truth.OPEN), silent_from=0.06)
-    (seen,), sends = scan(host, ports=ports, within=LONGEST_SILENCE + 20.0)
+    (seen,), sends = scan(host, ports=ports, within=MAX_SILENCE + 20.0)
     heard = {send.port for send in sends if send.at + RTT / 2 < host.silent_from}
     assert 1000 < len(heard) < 4000
     assert set(seen.scanned) == heard
@@ -349,7 +349,7 @@ def test_silence_of_a_lost_way_is_not_believed(change: Via | int, word: str) -> 
     """Silence says nothing where the route has gone, or has changed, or its link is down; others are as they are."""
     lost, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     lost.routes, lost.silent_from = [(0.01, change)], 0.01
-    (seen, seen_other), _ = scan(lost, other, ports=THOUSAND, within=LONGEST_SILENCE + 10.0)
+    (seen, seen_other), _ = scan(lost, other, ports=THOUSAND, within=MAX_SILENCE + 10.0)
     assert_exact(other, seen_other, THOUSAND)
     assert seen.failure is not None
     assert seen.failure.reason is Reason.NO_ROUTE
@@ -399,7 +399,7 @@ def test_way_that_never_holds_is_given_up() -> None:
     assert seen.failure is not None
     assert (seen.failure.reason, seen.scanned) == (Reason.NO_ROUTE, NO_PORTS)
     assert "again and again" in seen.failure.detail
-    assert len(sends) <= (1 + MOST_TIMES) * 3 * len(THOUSAND)
+    assert len(sends) <= (1 + MAX_RESTARTS) * 3 * len(THOUSAND)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_error_of_this_machine_is_no_route() -> None:
     """A probe that this machine answers itself with "host unreachable" was not sent: the address is unknown."""
     host, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     host.is_unsent = True
-    (seen, seen_other), _ = scan(host, other, ports=THOUSAND, within=LONGEST_SILENCE + 10.0)
+    (seen, seen_other), _ = scan(host, other, ports=THOUSAND, within=MAX_SILENCE + 10.0)
     assert seen.failure is not None
     assert seen.failure.reason is Reason.NO_ROUTE
     assert "this machine answers" in seen.failure.detail
@@ -512,10 +512,10 @@ def test_right_answers_to_probes_never_sent_change_nothing(attempt: int) -> None
         future = simulation.submit(ScanJob((host.address,), THOUSAND))
         simulation.run(lambda: len(simulation.network.sends) == 1000, within=0.1)
         table, first = simulation.engine._table, simulation.network.first_source_port
-        (lane,) = simulation.engine._lanes
-        places = np.full(1000, table.place(lane), np.intp)
+        (scan,) = simulation.engine._scans
+        indices = np.full(1000, table.index(scan), np.intp)
         ports = np.arange(1, 1001, dtype=np.uint16)
-        probes = table.probes(places, np.full(1000, first + attempt, np.uint16), ports)
+        probes = table.probes(indices, np.full(1000, first + attempt, np.uint16), ports)
         for port, sequence in zip(range(1, 1001), probes.sequence.tolist(), strict=True):
             simulation.network.arrive(Packet(host.address, OWN4, port, first + attempt, sequence, OPEN), after=0.1)
         simulation.run(future.done, within=3.0)

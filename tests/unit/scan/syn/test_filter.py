@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS, filter4, filter6
 from portspec.scan.syn.packets import MAX_EXTENSIONS, SNAPSHOT, parse
-from portspec.scan.syn.socket import BLOCKS, FIRST_SOURCE_PORT, SOURCE_PORTS, _attach, filter4, filter6
+from portspec.scan.syn.socket import BLOCKS, _attach
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.wire import (
     ACK,
@@ -53,11 +54,11 @@ def run(program: bytes, packet: bytes) -> int:
     Knows the instructions that the filters use (McCanne and Jacobson, 1993, section 3.3; linux/filter.h), and raises
     on any other. A load from beyond the packet ends the program with 0.
     """
-    a = x = place = 0
+    a = x = index = 0
     memory: dict[int, int] = {}
     while True:
-        code, if_true, if_false, k = struct.unpack_from("=HBBI", program, 8 * place)
-        place += 1
+        code, if_true, if_false, k = struct.unpack_from("=HBBI", program, 8 * index)
+        index += 1
         match code:
             case 0x28 | 0x48 | 0x30 | 0x50 | 0x40:  # ldh [k], ldh [x + k], ldb [k], ldb [x + k], ld [x + k]
                 start, size = k + (x if code & 0x40 else 0), {0x00: 4, 0x08: 2, 0x10: 1}[code & 0x18]
@@ -85,9 +86,9 @@ def run(program: bytes, packet: bytes) -> int:
             case 0x07:  # tax
                 x = a
             case 0x15:  # jeq #k
-                place += if_true if a == k else if_false
+                index += if_true if a == k else if_false
             case 0x45:  # jset #k
-                place += if_true if a & k else if_false
+                index += if_true if a & k else if_false
             case 0x06:  # ret #k
                 return int(k)
             case _:
@@ -140,10 +141,10 @@ def test_program_is_one_the_kernel_takes(program: bytes) -> None:
     """A program is whole instructions, its jumps stay within it, and it ends with taking SNAPSHOT bytes or none."""
     assert len(program) % 8 == 0
     count = len(program) // 8
-    steps = [struct.unpack_from("=HBBI", program, 8 * place) for place in range(count)]
-    for place, (code, if_true, if_false, _) in enumerate(steps):
+    steps = [struct.unpack_from("=HBBI", program, 8 * index) for index in range(count)]
+    for index, (code, if_true, if_false, _) in enumerate(steps):
         assert code in {0x15, 0x45} or (if_true, if_false) == (0, 0)
-        assert place + 1 + max(if_true, if_false) < count or code == 0x06
+        assert index + 1 + max(if_true, if_false) < count or code == 0x06
     assert steps[-2:] == [(0x06, 0, 0, SNAPSHOT), (0x06, 0, 0, 0)]
     assert [code for code, *_ in steps].count(0x06) == 2
 
@@ -175,8 +176,8 @@ def test_ports_of_the_block(probe: Probe) -> None:
     """Exactly the block's ports pass, in the place where a segment has them and in that where a quote has them."""
     program = filter4(FIRST) if probe.family == socket.AF_INET else filter6(FIRST)
     start = 20 if probe.family == socket.AF_INET else 40
-    for packet, place in ((probe.syn_ack(), start + 2), (probe.unreachable(), 2 * start + 8)):
-        before, after = packet[:place], packet[place + 2 :]
+    for packet, index in ((probe.syn_ack(), start + 2), (probe.unreachable(), 2 * start + 8)):
+        before, after = packet[:index], packet[index + 2 :]
         ports = [*range(0, 65536, 7), *range(FIRST - 300, FIRST + 300), *(FIRST + 5 ^ 1 << bit for bit in range(16))]
         taken = {port for port in ports if run(program, before + port.to_bytes(2, "big") + after)}
         assert taken == set(range(FIRST, FIRST + SOURCE_PORTS))
@@ -274,8 +275,8 @@ def test_chain_is_walked_by_the_book(headers: Headers, changes: list[tuple[int, 
     """However chains are changed or cut, the filter is its specification, and lets through all that parse() reads."""
     whole = [PROBE6.syn_ack(), PROBE6.rst_ack(), PROBE6.unreachable()][kind]
     packet = bytearray(extended(whole, headers))
-    for place, value in changes:
-        packet[place % len(packet)] = value
+    for index, value in changes:
+        packet[index % len(packet)] = value
     passes(PROBE6, bytes(packet[: len(packet) - cut]))
     is_let_through = passes(PROBE6, bytes(packet))
     for answer in rows(parse(socket.AF_INET6, frames([bytes(packet)], is_sound=True))):
@@ -309,8 +310,8 @@ def test_filter_does_what_it_says(
     """However answers are changed or cut, the filter is its specification."""
     probe = replace(case.probe, source_port=first + data.draw(st.integers(0, SOURCE_PORTS - 1)))
     packet = bytearray(data.draw(st.sampled_from([probe.syn_ack(), probe.rst_ack(), probe.unreachable()])))
-    for place, value in changes:
-        packet[place % len(packet)] = value
+    for index, value in changes:
+        packet[index % len(packet)] = value
     passes(probe, bytes(packet[: len(packet) - cut] if is_cut else packet), first)
 
 
@@ -318,9 +319,9 @@ def test_filter_does_what_it_says(
 @given(packet=st.binary(max_size=140), protocol=st.sampled_from([TCP, ICMP, ICMP6]))
 def test_random_bytes(packet: bytes, protocol: int) -> None:
     """Bytes that are no packet are judged like any others, and hardly ever pass."""
-    for probe, place in ((PROBE4, 9), (PROBE6, 6)):
+    for probe, index in ((PROBE4, 9), (PROBE6, 6)):
         passes(probe, packet)
-        passes(probe, packet[:place] + bytes([protocol]) + packet[place + 1 :])
+        passes(probe, packet[:index] + bytes([protocol]) + packet[index + 1 :])
 
 
 @MODEST
@@ -339,9 +340,9 @@ def test_nothing_that_would_be_read_is_lost(
     for number, exchange in enumerate(several):
         probe = replace(exchange.probe, source_port=min(65535, first + offsets[number]))
         packet = bytearray([probe.syn_ack(), probe.rst_ack(), probe.unreachable()][number % 3])
-        for row, place, value in changes:
+        for row, index, value in changes:
             if row == number:
-                packet[place % len(packet)] = value
+                packet[index % len(packet)] = value
         packets.append(bytes(packet))
     for is_sound in (False, True):
         for answer in rows(parse(family, frames(packets, is_sound=is_sound))):
@@ -358,8 +359,8 @@ def test_nothing_random_that_would_be_read_is_lost(family: int) -> None:
     packets = []
     for number in range(4000):
         packet = bytearray(kinds[number % 3])
-        for place in chooser.integers(0, len(packet), number % 4).tolist():
-            packet[place] = int(chooser.integers(0, 256))
+        for index in chooser.integers(0, len(packet), number % 4).tolist():
+            packet[index] = int(chooser.integers(0, 256))
         packets.append(bytes(packet))
     read = rows(parse(family, frames(packets, is_sound=True)))
     assert len(read) > 1000
@@ -384,8 +385,8 @@ def test_kernel_takes_the_program_and_agrees(program: bytes) -> None:
         ours.setblocking(False)  # noqa: FBT003 - the standard library's
         for number in range(600):
             packet = bytearray(kinds[number % len(kinds)])
-            for place in chooser.integers(0, len(packet), number % 5).tolist():
-                packet[place] = int(chooser.integers(0, 256))
+            for index in chooser.integers(0, len(packet), number % 5).tolist():
+                packet[index] = int(chooser.integers(0, 256))
             cut = packet[: int(chooser.integers(1, len(packet) + 1))] if number % 7 == 0 else packet
             others.send(cut)
             try:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames, Probes, Template, pack, parse, partial_checksum
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.wire import (
     ACK,
@@ -104,10 +104,10 @@ def repaired(packet: bytes) -> bytes:
         protocol, source, destination = packet[6], packet[8:24], packet[24:40]
     segment, rest = packet[start:end], packet[end:]
     pseudo = b"" if protocol == ICMP else pseudo_header(source, destination, protocol, len(segment))
-    place = {TCP: 16, ICMP: 2, ICMP6: 2}.get(protocol)
-    if place is None or len(segment) < place + 2:
+    index = {TCP: 16, ICMP: 2, ICMP6: 2}.get(protocol)
+    if index is None or len(segment) < index + 2:
         return packet
-    return packet[:start] + with_checksum(segment, place, pseudo) + rest
+    return packet[:start] + with_checksum(segment, index, pseudo) + rest
 
 
 # Probes.
@@ -427,8 +427,8 @@ def test_ip4_header_is_always_checked(make: Callable[[Probe], bytes], *, is_soun
     """A bit changed anywhere in the IPv4 header undoes the answer, even where hardware vouches for the segment."""
     packet = make(PROBE4)
     changed = [
-        packet[:place] + bytes([packet[place] ^ 1 << bit]) + packet[place + 1 :]
-        for place in range(20)
+        packet[:index] + bytes([packet[index] ^ 1 << bit]) + packet[index + 1 :]
+        for index in range(20)
         for bit in range(8)
     ]
     assert parse(socket.AF_INET, frames(changed, is_sound=is_sound)) == []
@@ -503,8 +503,8 @@ def test_segment_behind_an_extension_header_is_checked(make: Callable[[Probe], b
     """A byte changed behind the header, or in an address, undoes the answer; one in the header is nobody's business."""
     packet = extended(make(PROBE6), [(following, bytes(6))])
     assert len(parsed(packet)) == 1
-    for place in (*range(8, 40), *range(48, len(packet))):
-        assert parsed(packet[:place] + bytes([packet[place] ^ 1]) + packet[place + 1 :]) == []
+    for index in (*range(8, 40), *range(48, len(packet))):
+        assert parsed(packet[:index] + bytes([packet[index] ^ 1]) + packet[index + 1 :]) == []
     assert len(parsed(packet[:44] + b"look" + packet[48:])) == 1
 
 
@@ -588,13 +588,13 @@ def test_segment_is_checked_unless_it_is_sound(probe: Probe, make: Callable[[Pro
     packet = make(probe)
     start = 20 if probe.family == socket.AF_INET else 40
     changed = [
-        packet[:place] + bytes([packet[place] ^ 1 << bit]) + packet[place + 1 :]
-        for place in range(start, len(packet))
+        packet[:index] + bytes([packet[index] ^ 1 << bit]) + packet[index + 1 :]
+        for index in range(start, len(packet))
         for bit in range(8)
     ]
     assert parse(probe.family, frames(changed)) == []
-    place = start + (2 if make is Probe.unreachable else 16)
-    unsummed = packet[:place] + b"\xbe\xef" + packet[place + 2 :]
+    index = start + (2 if make is Probe.unreachable else 16)
+    unsummed = packet[:index] + b"\xbe\xef" + packet[index + 2 :]
     assert parsed(unsummed) == []
     assert parsed(unsummed, is_sound=True) == parsed(packet) != []
 
@@ -656,26 +656,26 @@ def test_error_from_somebody_on_the_way(probe: Probe) -> None:
 @BOTH
 def test_error_from_this_machine_itself(probe: Probe) -> None:
     """An error from the address that the probe was sent from says that it was not sent, unless that is the target."""
-    assert parsed(probe.unreachable(sender=probe.own)) == [probe.answer(UNSENT, direct=False)]
+    assert parsed(probe.unreachable(sender=probe.own)) == [probe.answer(LOCAL_REJECTION, direct=False)]
     itself = replace(probe, peer=probe.own)
     assert parsed(itself.unreachable(sender=probe.own)) == [itself.answer(FILTERED, direct=True)]
 
 
 @MODEST
-@given(probe=PROBES, place=st.integers(0, 15), bit=st.integers(0, 7))
-def test_sender_that_is_nearly_the_peer(probe: Probe, place: int, bit: int) -> None:
+@given(probe=PROBES, index=st.integers(0, 15), bit=st.integers(0, 7))
+def test_sender_that_is_nearly_the_peer(probe: Probe, index: int, bit: int) -> None:
     """An error is direct only if all bits of its sender's address are those of the probed one."""
     sender = bytearray(probe.peer)
-    sender[place % len(sender)] ^= 1 << bit
+    sender[index % len(sender)] ^= 1 << bit
     assert parsed(probe.unreachable(sender=bytes(sender))) == [probe.answer(FILTERED, direct=False)]
 
 
 @MODEST
-@given(probe=PROBES, place=st.integers(0, 15), bit=st.integers(0, 7))
-def test_error_that_was_sent_to_another(probe: Probe, place: int, bit: int) -> None:
+@given(probe=PROBES, index=st.integers(0, 15), bit=st.integers(0, 7))
+def test_error_that_was_sent_to_another(probe: Probe, index: int, bit: int) -> None:
     """An error about a packet that its receiver cannot have sent is left out."""
     receiver = bytearray(probe.own)
-    receiver[place % len(receiver)] ^= 1 << bit
+    receiver[index % len(receiver)] ^= 1 << bit
     assert parsed(probe.unreachable(receiver=bytes(receiver))) == []
 
 
@@ -814,8 +814,8 @@ def test_changed_byte_never_makes_another_answer(exchange: Exchange, change: int
     """With any one byte changed an answer is lost; only where nothing is checked and nothing read does it stay."""
     packet = exchange.packet + junk
     changed = [
-        packet[:place] + bytes([packet[place] ^ change]) + packet[place + 1 :]
-        for place in range(min(len(packet), SNAPSHOT))
+        packet[:index] + bytes([packet[index] ^ change]) + packet[index + 1 :]
+        for index in range(min(len(packet), SNAPSHOT))
     ]
     found = {int(answer.at): answer for answer in rows(parse(exchange.probe.family, frames(changed)))}
     assert {answer._replace(at=0.0) for answer in found.values()} <= {exchange.answer}
@@ -837,8 +837,8 @@ VALUES = st.sampled_from([0, 1, 3, 4, 5, 6, 15, 0x12, 0x14, 0x45, 0x46, 0x50, 0x
 def damaged(draw: st.DrawFn, probes: st.SearchStrategy[Probe]) -> tuple[bytes, int, bool]:
     """Make an answer, change some of its bytes, perhaps mend its checksums; with a length, and whether it is sound."""
     packet = bytearray(draw(exchanges(probes, most=90)).packet)
-    for place in draw(st.lists(SPOTS, max_size=4)):
-        packet[place % len(packet)] = draw(VALUES)
+    for index in draw(st.lists(SPOTS, max_size=4)):
+        packet[index % len(packet)] = draw(VALUES)
     whole = bytes(packet)
     if draw(st.booleans()):
         whole = repaired(whole)

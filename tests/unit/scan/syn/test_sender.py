@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from portspec.scan.syn.socket import _pool
+from portspec.scan.syn.socket import _start_pool
 
 if TYPE_CHECKING:
     import pytest
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def test_threads_that_send_all_begin_at_once() -> None:
     """A pool has its threads from the start: what is handed to it later needs no new one."""
     before = threading.active_count()
-    pool = _pool(3)
+    pool = _start_pool(3)
     assert pool
     assert threading.active_count() == before + 3
     pool.shutdown()
@@ -32,5 +32,5 @@ def test_pool_that_lacks_a_thread_is_none(monkeypatch: pytest.MonkeyPatch) -> No
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", scarce)
-    assert _pool(3) is None
+    assert _start_pool(3) is None
     assert not any(thread.is_alive() for thread in begun)

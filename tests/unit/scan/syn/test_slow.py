@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portspec.ports import NO_PORTS, PortSet
+from portspec.scan.engine import SLOW_INTERVAL, SLOW_RATE
 from portspec.scan.job import Failure, Reason, ScanJob
-from portspec.scan.work import SLOW, SLOW_AFTER
 from tests.unit.scan.syn.network import Host, Simulation, TokenBucket, Truth
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LATE = Failure(Reason.TIMEOUT, "too late")
     [
         (lambda: Host(limit=TokenBucket(1.0, 20.0), ports=dict.fromkeys((22, 80), Truth.OPEN)), None, THOUSAND),
         (lambda: Host(rtt=4.0), None, FEW),
-        (Host, SLOW / 2, THOUSAND),
+        (Host, SLOW_RATE / 2, THOUSAND),
     ],
     ids=["it sends one RST a second", "its answers take four seconds", "host_rate is low"],
 )
@@ -40,14 +40,14 @@ def test_job_that_waits_is_slow(host: Callable[[], Host], host_rate: float | Non
         future.cancel()
         simulation.engine.step()
     assert len(told) == 1
-    assert told[0] >= SLOW_AFTER
+    assert told[0] >= SLOW_INTERVAL
 
 
 def test_job_that_the_rate_of_all_holds_up_is_not_slow() -> None:
     """Where all jobs together send as much as they may, none of them gives anything up to begin others."""
     told: list[str] = []
     addresses = [f"192.0.2.{number}" for number in range(1, 11)]
-    with Simulation(*map(Host, addresses), rate=SLOW) as simulation:
+    with Simulation(*map(Host, addresses), rate=SLOW_RATE) as simulation:
         some = PortSet.of_ranges([(1, 50)])
         jobs = [ScanJob((address,), some, on_slow=lambda: told.append("")) for address in addresses]
         simulation.scan(*jobs, within=20.0)
@@ -59,7 +59,9 @@ def test_job_that_is_quick_or_busy_is_not_slow() -> None:
     told: list[str] = []
     with Simulation(Host()) as simulation:
         simulation.scan(ScanJob(("192.0.2.1",), THOUSAND, on_slow=lambda: told.append("quick")))
-        simulation.scan(ScanJob(("192.0.2.1",), THOUSAND, 2 * SLOW, on_slow=lambda: told.append("busy")), within=20.0)
+        simulation.scan(
+            ScanJob(("192.0.2.1",), THOUSAND, 2 * SLOW_RATE, on_slow=lambda: told.append("busy")), within=20.0
+        )
     assert not told
 
 

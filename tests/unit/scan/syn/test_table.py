@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.scan.syn import cookie
+from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.packets import Answers, Probes, Template, pack, parse
-from portspec.scan.syn.socket import FIRST_SOURCE_PORT, SOURCE_PORTS
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN
-from portspec.scan.syn.table import LaneTable
+from portspec.scan.syn.table import AddressTable
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.siphash import siphash
 from tests.unit.scan.syn.wire import Probe, checksum, frames, pseudo_header, raw
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from portspec.scan.syn.lane import Lane
+    from portspec.scan.syn.address import SynAddressScan
 
 OWN4, OWN6 = "192.0.2.9", "2001:db8::9"
 KINDS = (OPEN, CLOSED, FILTERED)
@@ -52,14 +52,14 @@ class Entropy:
         return self.given[-1]
 
 
-def lane(address: str) -> Lane:
+def scan(address: str) -> SynAddressScan:
     """Make what stands for a lane."""
-    return cast("Lane", Address(address, pack(address)))
+    return cast("SynAddressScan", Address(address, pack(address)))
 
 
-def with_source(address: str) -> tuple[Lane, str]:
+def with_source(address: str) -> tuple[SynAddressScan, str]:
     """Make a lane, with the address that it is probed from."""
-    return lane(address), OWN6 if ":" in address else OWN4
+    return scan(address), OWN6 if ":" in address else OWN4
 
 
 def addresses(count: int) -> list[str]:
@@ -71,18 +71,18 @@ def addresses(count: int) -> list[str]:
     return fours + far4 + sixes + far6
 
 
-def table_of(some: Iterable[str], entropy: Entropy | None = None) -> LaneTable:
+def table_of(some: Iterable[str], entropy: Entropy | None = None) -> AddressTable:
     """Make a table with a lane for each address, all added at once."""
-    table = LaneTable(entropy or Entropy())
+    table = AddressTable(entropy or Entropy())
     table.add([with_source(address) for address in some])
     return table
 
 
-def probes(table: LaneTable, some: Sequence[str], *, tries: int = 0, ports: Sequence[int] | None = None) -> Probes:
+def probes(table: AddressTable, some: Sequence[str], *, tries: int = 0, ports: Sequence[int] | None = None) -> Probes:
     """Make a probe to each address, to port 1000 and those above unless told."""
-    places = np.array([table.place(lane(address)) for address in some], np.intp)
+    indices = np.array([table.index(scan(address)) for address in some], np.intp)
     source_ports = np.full(len(some), FIRST_SOURCE_PORT + tries, np.uint16)
-    return table.probes(places, source_ports, np.array(ports or range(1000, 1000 + len(some)), np.uint16))
+    return table.probes(indices, source_ports, np.array(ports or range(1000, 1000 + len(some)), np.uint16))
 
 
 def answers(to: Probes, kind: int = OPEN, *, ahead: int = 0) -> Answers:
@@ -103,18 +103,18 @@ def answers(to: Probes, kind: int = OPEN, *, ahead: int = 0) -> Answers:
     )
 
 
-def are_proven(table: LaneTable, some: Answers) -> list[bool]:
+def are_proven(table: AddressTable, some: Answers) -> list[bool]:
     """Tell which answers are proven."""
     _, good = table.proven(some)
     assert good.dtype == np.bool_
     return [bool(one) for one in good]
 
 
-def proven_lanes(table: LaneTable, some: Answers) -> list[str | None]:
+def proven_lanes(table: AddressTable, some: Answers) -> list[str | None]:
     """Give the addresses whose answers are proven, None for the others."""
-    places, good = table.proven(some)
+    indices, good = table.proven(some)
     return [
-        table.lane(place).address if one else None for place, one in zip(places.tolist(), good.tolist(), strict=True)
+        table.scan(index).address if one else None for index, one in zip(indices.tolist(), good.tolist(), strict=True)
     ]
 
 
@@ -280,10 +280,10 @@ def test_empty_table_proves_nothing() -> None:
     """Without lanes there is nothing to answer: before the first, and after the last."""
     other = table_of(["192.0.2.1", "2001:db8::1"])
     some = answers(probes(other, ["192.0.2.1", "2001:db8::1"]))
-    table = LaneTable(Entropy())
+    table = AddressTable(Entropy())
     assert are_proven(table, some) == [False, False]
     table.add([with_source("192.0.2.1")])
-    table.remove(lane("192.0.2.1"))
+    table.remove(scan("192.0.2.1"))
     assert are_proven(table, some) == [False, False]
     assert (len(table), "192.0.2.1" in table) == (0, False)
 
@@ -292,7 +292,7 @@ def test_nothing_asked_nothing_proven() -> None:
     """A batch without answers is fine, with lanes and without."""
     table = table_of(addresses(4))
     none = answers(probes(table, []))
-    assert (are_proven(table, none), are_proven(LaneTable(Entropy()), none)) == ([], [])
+    assert (are_proven(table, none), are_proven(AddressTable(Entropy()), none)) == ([], [])
 
 
 def test_addresses_of_numbered_networks() -> None:
@@ -347,7 +347,7 @@ def test_probes_have_the_columns_of_their_lanes() -> None:
     assert [row.tobytes() for row in made.peer] == [pack(address) for address in some]
     assert [row.tobytes() for row in made.own] == [pack(OWN6 if ":" in address else OWN4) for address in some]
     assert (made.port.tolist(), made.source_port.tolist()) == ([80, 443, 81, 65535], [FIRST_SOURCE_PORT + 5] * 4)
-    assert made.target.tolist() == [table.place(lane(address)) for address in some]
+    assert made.target.tolist() == [table.index(scan(address)) for address in some]
 
 
 def test_probes_are_repeated_exactly() -> None:
@@ -390,7 +390,7 @@ def test_two_scans_of_one_address_have_different_numbers() -> None:
     """What answered a scan that is over does not answer the next one of the same address."""
     table = table_of(["192.0.2.1", "2001:db8::1"])
     before = probes(table, ["192.0.2.1"] * 100)
-    table.remove(lane("192.0.2.1"))
+    table.remove(scan("192.0.2.1"))
     table.add([with_source("192.0.2.1")])
     after = probes(table, ["192.0.2.1"] * 100)
     assert not (before.sequence == after.sequence).any()
@@ -402,7 +402,7 @@ def test_two_scans_of_one_address_have_different_numbers() -> None:
 def test_same_key_still_tells_lanes_apart() -> None:
     """Were randomness to fail, addresses would keep the numbers of lanes apart."""
     some = addresses(40)
-    table = LaneTable(bytes)
+    table = AddressTable(bytes)
     table.add([with_source(address) for address in some])
     assert len(set(probes(table, some, ports=[80] * 40).sequence.tolist())) == 40
 
@@ -410,7 +410,7 @@ def test_same_key_still_tells_lanes_apart() -> None:
 def test_each_lane_takes_sixteen_random_bytes() -> None:
     """Randomness is drawn for the table and for each lane, once, and none for nothing."""
     entropy = Entropy()
-    table = LaneTable(entropy)
+    table = AddressTable(entropy)
     assert [len(some) for some in entropy.given] == [16]
     table.add([])
     assert len(entropy.given) == 1
@@ -422,8 +422,8 @@ def test_each_lane_takes_sixteen_random_bytes() -> None:
 
 def test_source_address_that_changed() -> None:
     """After an address is probed from another source, answers to the one before prove nothing."""
-    table = LaneTable(bytes)  # the same key for both
-    peer = lane("192.0.2.1")
+    table = AddressTable(bytes)  # the same key for both
+    peer = scan("192.0.2.1")
     table.add([(peer, "198.51.100.1")])
     before = answers(probes(table, ["192.0.2.1"]))
     table.remove(peer)
@@ -438,48 +438,48 @@ def test_table_grows(count: int, *, at_once: bool) -> None:
     """As many lanes as come have a row each; those that were there before keep theirs, and their numbers."""
     some = [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]
     table = table_of(["2001:db8::1"])
-    place = table.place(lane("2001:db8::1"))
+    index = table.index(scan("2001:db8::1"))
     before = answers(probes(table, ["2001:db8::1"]))
     for batch in [some] if at_once else [some[number : number + 7] for number in range(0, count, 7)]:
         table.add([with_source(address) for address in batch])
     assert len(table) == count + 1
-    assert len({table.place(lane(address)) for address in [*some, "2001:db8::1"]}) == count + 1
-    assert table.place(lane("2001:db8::1")) == place
+    assert len({table.index(scan(address)) for address in [*some, "2001:db8::1"]}) == count + 1
+    assert table.index(scan("2001:db8::1")) == index
     assert are_proven(table, before) == [True]
     assert proven_lanes(table, answers(probes(table, some))) == some
 
 
 def test_rows_are_used_again() -> None:
     """A thousand scans one after the other take no more rows than one."""
-    table = LaneTable(Entropy())
-    places = set()
+    table = AddressTable(Entropy())
+    indices = set()
     for number in range(1000):
         address = f"10.0.{number >> 8}.{number & 255}"
         table.add([with_source(address)])
-        places.add(table.place(lane(address)))
-        table.remove(lane(address))
-    assert len(places) <= 64
+        indices.add(table.index(scan(address)))
+        table.remove(scan(address))
+    assert len(indices) <= 64
     assert len(table) == 0
 
 
 def test_row_gives_its_lane() -> None:
     """A row gives the very lane that was added, and none once it has been removed."""
-    table = LaneTable(Entropy())
-    first, second = lane("192.0.2.1"), lane("2001:db8::1")
+    table = AddressTable(Entropy())
+    first, second = scan("192.0.2.1"), scan("2001:db8::1")
     table.add([(first, OWN4), (second, OWN6)])
-    place = table.place(second)
-    assert table.lane(table.place(first)) is first
-    assert table.lane(place) is second
+    index = table.index(second)
+    assert table.scan(table.index(first)) is first
+    assert table.scan(index) is second
     assert "192.0.2.1" in table
     table.remove(second)
     assert "2001:db8::1" not in table
     with pytest.raises(KeyError):
-        table.lane(place)
+        table.scan(index)
     with pytest.raises(KeyError):
-        table.place(second)
+        table.index(second)
     with pytest.raises(KeyError):
         table.remove(second)
-    assert table.lane(table.place(first)) is first
+    assert table.scan(table.index(first)) is first
 
 
 POOL = addresses(120)
@@ -490,7 +490,7 @@ STEPS = st.lists(st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=90
 @given(steps=STEPS, seed=st.integers(0, 2**32))
 def test_lanes_come_and_go(steps: list[list[int]], seed: int) -> None:
     """Whatever comes and goes in whatever order, exactly the lanes that are there are proven, by their last numbers."""
-    table = LaneTable(Entropy(seed))
+    table = AddressTable(Entropy(seed))
     there: dict[str, Answers] = {}
     gone: dict[str, Answers] = {}
     for step in steps:  # who is there goes, who is not comes
@@ -498,7 +498,7 @@ def test_lanes_come_and_go(steps: list[list[int]], seed: int) -> None:
         leaving = [address for address in some if address in there]
         coming = [address for address in some if address not in there]
         for address in leaving:
-            table.remove(lane(address))
+            table.remove(scan(address))
             gone[address] = there.pop(address)
         table.add([with_source(address) for address in coming])
         if coming:

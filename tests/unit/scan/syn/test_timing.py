@@ -4,25 +4,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.timing import FIRST_WINDOW, LEAST_WAIT, LEAST_WINDOW, MAX_WINDOW, MOST_WAIT, RoundTrip, Window
+from portspec.scan.syn.timing import (
+    INITIAL_WINDOW,
+    MAX_TIMEOUT,
+    MAX_WINDOW,
+    MIN_TIMEOUT,
+    MIN_WINDOW,
+    ProbeWindow,
+    RetransmissionTimer,
+)
 from tests.unit.factories import MODEST
 
 FIRST = 0.9
-COUNTS = st.integers(0, 5000)
+STABLE = st.integers(0, 5000)
 
 
-def timer(*samples: float, first: float = FIRST) -> RoundTrip:
+def timer(*samples: float, first: float = FIRST) -> RetransmissionTimer:
     """Make a timer that has learned from samples."""
-    made = RoundTrip(first)
+    made = RetransmissionTimer(first)
     for sample in samples:
-        made.measured(sample)
+        made.record(sample)
     return made
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 5])
 def test_first_answer_is_waited_for_as_configured(attempt: int) -> None:
     """Before the first answer every attempt waits for the configured time, without backing off."""
-    assert RoundTrip(FIRST).wait(attempt) == FIRST
+    assert RetransmissionTimer(FIRST).wait(attempt) == FIRST
 
 
 @pytest.mark.parametrize(
@@ -41,15 +49,15 @@ def test_wait_follows_the_formulas(samples: list[float], expected: float) -> Non
 
 def test_quick_answers_do_not_make_it_hasty() -> None:
     """However quick the answers are, no wait is shorter than LEAST_WAIT, unless the configured one is."""
-    assert timer(*[1e-4] * 50).wait(0) == LEAST_WAIT
+    assert timer(*[1e-4] * 50).wait(0) == MIN_TIMEOUT
     assert timer(*[1e-4] * 50, first=0.03).wait(0) == 0.03
 
 
 def test_slow_answers_do_not_make_it_wait_for_ever() -> None:
     """However slow the answers are, no attempt waits longer than MOST_WAIT."""
-    assert timer(3.0).wait(0) == MOST_WAIT
-    assert timer(3.0).wait(4) == MOST_WAIT
-    assert timer(*[60.0] * 9).wait(0) == MOST_WAIT
+    assert timer(3.0).wait(0) == MAX_TIMEOUT
+    assert timer(3.0).wait(4) == MAX_TIMEOUT
+    assert timer(*[60.0] * 9).wait(0) == MAX_TIMEOUT
 
 
 def test_wait_doubles_with_each_attempt() -> None:
@@ -74,81 +82,81 @@ def test_steady_answers_shorten_the_wait() -> None:
 def test_wait_is_bounded(samples: list[float], attempt: int, first: float) -> None:
     """Whatever is measured, a wait is at least LEAST_WAIT or the configured one and at most MOST_WAIT or that."""
     made = timer(*samples, first=first)
-    assert min(LEAST_WAIT, first) <= made.wait(attempt) <= max(MOST_WAIT, first)
+    assert min(MIN_TIMEOUT, first) <= made.wait(attempt) <= max(MAX_TIMEOUT, first)
     assert made.wait(attempt) <= made.wait(attempt + 1)
 
 
 def test_window_shrinks_where_much_is_lost() -> None:
     """If half of the answers came to repeated probes, the window is about half as wide."""
-    window = Window()
-    window.concluded(first=50, later=50)
-    assert window.size < 0.6 * FIRST_WINDOW
+    window = ProbeWindow()
+    window.record(first=50, later=50)
+    assert window.size < 0.6 * INITIAL_WINDOW
 
 
 @pytest.mark.parametrize("later", [0, 4, 20])
 def test_window_is_as_wide_where_chance_loses_some(later: int) -> None:
     """A fifth of answers to repeated probes, as ten percent lost each way make, does not narrow the window."""
-    window = Window()
+    window = ProbeWindow()
     for _ in range(200):
         before = window.size
-        window.concluded(first=100 - later, later=later)
+        window.record(first=100 - later, later=later)
         assert window.size >= before
     assert window.size == MAX_WINDOW
 
 
 def test_few_answers_are_no_reason_to_shrink() -> None:
     """A handful of late answers at the start says nothing."""
-    window = Window()
-    window.concluded(later=10)
-    assert window.size >= FIRST_WINDOW
+    window = ProbeWindow()
+    window.record(later=10)
+    assert window.size >= INITIAL_WINDOW
 
 
 def test_loss_of_long_ago_is_forgotten() -> None:
     """Heavy loss is noticed however many answers came without loss before."""
-    window = Window()
+    window = ProbeWindow()
     for _ in range(100):
-        window.concluded(first=1000)
-    window.concluded(first=MAX_WINDOW)
-    window.concluded(first=60, later=60)
+        window.record(first=1000)
+    window.record(first=MAX_WINDOW)
+    window.record(first=60, later=60)
     assert window.size < 0.6 * MAX_WINDOW
 
 
 def test_window_grows_back_carefully() -> None:
     """After a loss the window grows with the answers, by at most an eighth of them, up to the widest."""
-    window = Window()
+    window = ProbeWindow()
     window.shrink()
     narrow = window.size
-    window.concluded(first=narrow)
+    window.record(first=narrow)
     assert narrow < window.size <= narrow + narrow // 8
     for _ in range(200):
-        window.concluded(first=window.size)
+        window.record(first=window.size)
     assert window.size == MAX_WINDOW
 
 
 def test_silence_widens_the_window() -> None:
     """A host that drops all probes is no busy one: what stays silent makes room as answers do."""
-    window = Window()
-    window.concluded(silent=FIRST_WINDOW)
-    assert window.size == 2 * FIRST_WINDOW
+    window = ProbeWindow()
+    window.record(silent=INITIAL_WINDOW)
+    assert window.size == 2 * INITIAL_WINDOW
 
 
 @MODEST
-@given(events=st.lists(st.one_of(st.none(), st.tuples(COUNTS, COUNTS, COUNTS)), max_size=40))
+@given(events=st.lists(st.one_of(st.none(), st.tuples(STABLE, STABLE, STABLE)), max_size=40))
 def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
     """Whatever happens, the window is between LEAST_WINDOW and MAX_WINDOW."""
-    window = Window()
+    window = ProbeWindow()
     for event in events:
         if event is None:
             window.shrink()
         else:
             first, later, silent = event
-            window.concluded(first=first, later=later, silent=silent)
-        assert LEAST_WINDOW <= window.size <= MAX_WINDOW
+            window.record(first=first, later=later, silent=silent)
+        assert MIN_WINDOW <= window.size <= MAX_WINDOW
 
 
 def test_window_shrinks_to_the_least() -> None:
     """Halved again and again, the window ends at LEAST_WINDOW."""
-    window = Window()
+    window = ProbeWindow()
     for _ in range(20):
         window.shrink()
-    assert window.size == LEAST_WINDOW
+    assert window.size == MIN_WINDOW

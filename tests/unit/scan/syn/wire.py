@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames
-from portspec.scan.syn.state import CLOSED, FILTERED, OPEN, UNSENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,16 +56,16 @@ def packed(address: bytes) -> bytes:
 def checksum(data: bytes) -> int:
     """Give the checksum of RFC 1071, of data that an odd byte may end; 0 if a right checksum is in it."""
     total = 0
-    for place, byte in enumerate(data):
-        total += byte if place % 2 else byte << 8
+    for index, byte in enumerate(data):
+        total += byte if index % 2 else byte << 8
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
 
 
-def with_checksum(data: bytes, place: int, pseudo: bytes = b"") -> bytes:
+def with_checksum(data: bytes, index: int, pseudo: bytes = b"") -> bytes:
     """Put the right checksum into its place."""
-    before, after = data[:place], data[place + 2 :]
+    before, after = data[:index], data[index + 2 :]
     return before + checksum(pseudo + before + bytes(2) + after).to_bytes(2, "big") + after
 
 
@@ -328,7 +328,7 @@ def _error(source: bytes, destination: bytes, message: bytes, size: int, at: flo
         return None
     source_port, port, sequence = struct.unpack("!HHI", quoted[header : header + 8])
     is_direct = source == peer
-    kind = UNSENT if source == own and not is_direct else FILTERED
+    kind = LOCAL_REJECTION if source == own and not is_direct else FILTERED
     return Answer(packed(peer), packed(own), port, source_port, sequence, kind, direct=is_direct, at=at)
 
 
@@ -383,5 +383,5 @@ def exchanges(draw: st.DrawFn, probes: st.SearchStrategy[Probe] = PROBES, *, mos
     sender = draw(st.just(probe.peer) | st.just(probe.own) | others)
     packet = probe.unreachable(code, sender=sender, quoted=quoted, ip_options=ip_options)
     is_direct = sender == probe.peer
-    answer = probe.answer(UNSENT if sender == probe.own and not is_direct else FILTERED, direct=is_direct)
+    answer = probe.answer(LOCAL_REJECTION if sender == probe.own and not is_direct else FILTERED, direct=is_direct)
     return Exchange(probe, packet, answer)

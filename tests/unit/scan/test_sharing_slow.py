@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.slow import SlowScans
+from portspec.scan.sharing import SlowScans
 
 
 def test_scans_rest_until_there_are_too_many_and_then_in_their_order() -> None:

@@ -11,7 +11,7 @@ import pytest
 from portspec.errors import NoThreadError
 from portspec.ports import PortSet
 from portspec.scan import ScanJob
-from portspec.scan.work import EngineThread
+from portspec.scan.engine import EngineThread
 from tests.unit.scan.loopback import PATIENCE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Ending(EngineThread):
     def _turn(self) -> NoReturn:
         raise SystemExit
 
-    def _forget(self) -> list[Future[Observation]]:
+    def _drop_all(self) -> list[Future[Observation]]:
         return []
 
     def _release(self) -> None:

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from portspec.scan.decoys import (
-    DECOYS,
-    LEAST_SCANNED,
-    LOWEST,
-    answers_everything,
+from portspec.scan.middlebox import (
+    _LOWEST_RANDOM_PORT,
+    MIN_SCANNED,
+    RANDOM_PORTS,
     covers_most,
-    draw,
-    is_doubtful,
-    of_cut_off,
+    cut_off_failure,
+    draw_ports,
+    middlebox_failure,
+    needs_random_ports,
+    ports_by_connection,
     unseen,
-    without_disguise,
 )
 from portspec.services import name_of
 from tests.unit.factories import ADDRESS, MODEST, seen
@@ -42,22 +42,22 @@ def observation(scanned: PortSet, is_open: PortSet) -> AddressObservation:
 @given(but=PORTS, seed=st.integers())
 def test_drawn_ports_are_those_of_nobody(but: PortSet, seed: int) -> None:
     """Four ports are drawn or none; none is scanned, expected, allowed, low, or the port of a known service."""
-    drawn = draw(but, random.Random(seed))  # noqa: S311
-    assert len(drawn) in {0, DECOYS}
+    drawn = draw_ports(but, random.Random(seed))  # noqa: S311
+    assert len(drawn) in {0, RANDOM_PORTS}
     assert not drawn & but
-    assert all(port >= LOWEST and name_of(port) is None for port in drawn)
+    assert all(port >= _LOWEST_RANDOM_PORT and name_of(port) is None for port in drawn)
     assert len(but) > 30_000 or drawn
 
 
 def test_ports_are_drawn_anew_each_time() -> None:
     """No two scans ask the same ports."""
     rng = random.Random(1)  # noqa: S311
-    assert len({draw(SSH, rng) for _ in range(100)}) == 100
+    assert len({draw_ports(SSH, rng) for _ in range(100)}) == 100
 
 
 def test_nothing_is_drawn_where_everything_is_scanned() -> None:
     """Where no port is left none is drawn."""
-    assert draw(ALL_PORTS, random.Random(1)) == NO_PORTS  # noqa: S311
+    assert draw_ports(ALL_PORTS, random.Random(1)) == NO_PORTS  # noqa: S311
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_address_that_is_shut_where_it_should_be_is_not_doubted(
     item: AddressObservation, known: PortSet, *, is_so: bool
 ) -> None:
     """An address is asked more only if it is open on many ports, or most of those that should be shut."""
-    assert is_doubtful(item, known) is is_so
+    assert needs_random_ports(item, known) is is_so
 
 
 @MODEST
@@ -90,12 +90,12 @@ def test_address_that_answers_everything_is_found(scanned: PortSet, known: PortS
     """
     everything = observation(scanned, scanned)
     if covers_most(known) or not scanned:
-        assert not is_doubtful(everything, known)
+        assert not needs_random_ports(everything, known)
         return
-    assert is_doubtful(everything, known)
-    drawn = draw(scanned | known, random.Random(seed))  # noqa: S311
-    found = answers_everything(everything, known, observation(drawn, drawn))
-    assert bool(found) is (bool(drawn) or len(scanned - known) >= LEAST_SCANNED)
+    assert needs_random_ports(everything, known)
+    drawn = draw_ports(scanned | known, random.Random(seed))  # noqa: S311
+    found = middlebox_failure(everything, known, observation(drawn, drawn))
+    assert bool(found) is (bool(drawn) or len(scanned - known) >= MIN_SCANNED)
 
 
 @MODEST
@@ -104,22 +104,22 @@ def test_host_that_is_shut_on_what_is_drawn_is_itself(
     scanned: PortSet, known: PortSet, is_open: PortSet, seed: int
 ) -> None:
     """An address is not taken for another's if the drawn ports are shut and half of those that should be shut, too."""
-    drawn = draw(scanned | known, random.Random(seed))  # noqa: S311
+    drawn = draw_ports(scanned | known, random.Random(seed))  # noqa: S311
     item = observation(scanned, is_open)
-    found = answers_everything(item, known, observation(drawn, NO_PORTS))
-    assert (found is None) or 2 * len(item.open - known) > len(scanned - known) >= LEAST_SCANNED
+    found = middlebox_failure(item, known, observation(drawn, NO_PORTS))
+    assert (found is None) or 2 * len(item.open - known) > len(scanned - known) >= MIN_SCANNED
 
 
 def test_evidence_is_told() -> None:
     """The failure says how many of the drawn and of the scanned ports answered."""
     item = seen(scanned=range(1, 1001), is_open=range(1, 999))
     drawn = [2001, 3001, 4001, 5001]
-    assert answers_everything(item, SSH, seen(scanned=drawn, is_open=drawn)) == Failure(
+    assert middlebox_failure(item, SSH, seen(scanned=drawn, is_open=drawn)) == Failure(
         Reason.ANSWERS_EVERYTHING,
         "192.0.2.1: 4 of 4 ports drawn at random answered, and 998 of 1,000 scanned: "
         "a firewall or a proxy (SYN proxy, tarpit) answers in its place",
     )
-    failure = answers_everything(item, SSH)
+    failure = middlebox_failure(item, SSH)
     assert failure is not None
     assert failure.detail.startswith("192.0.2.1: 998 of 1,000 scanned ports answered: a firewall")
 
@@ -129,7 +129,7 @@ def test_most_of_the_drawn_ports_must_answer(answering: int, *, is_so: bool) -> 
     """One port that happens to be open, or two, tell nothing."""
     drawn = [2001, 3001, 4001, 5001]
     decoys = seen(scanned=drawn, is_open=drawn[:answering])
-    assert bool(answers_everything(seen(is_open=[22], scanned=[22]), SSH, decoys)) is is_so
+    assert bool(middlebox_failure(seen(is_open=[22], scanned=[22]), SSH, decoys)) is is_so
 
 
 def test_connections_tell_what_is_open() -> None:
@@ -137,7 +137,7 @@ def test_connections_tell_what_is_open() -> None:
     item = seen(scanned=range(1, 201), is_open=range(1, 201), rtt=0.1)
     drawn = [2001, 3001, 4001, 5001]
     connected = seen(scanned=[*range(1, 201), *drawn], is_open=[22, 80], filtered=[81, 3001])
-    found = without_disguise(item, SSH, seen(scanned=drawn, is_open=drawn), connected)
+    found = ports_by_connection(item, SSH, seen(scanned=drawn, is_open=drawn), connected)
     assert found is not None
     assert (found.scanned, found.open, found.filtered) == (item.scanned, PortSet.of([22, 80]), PortSet.of([81]))
     assert (found.closed, found.rtt, found.failure) == (197, 0.1, None)
@@ -156,7 +156,7 @@ def test_connections_that_tell_nothing(connected: AddressObservation) -> None:
     """Where connections stay up on ports that cannot be open, or on none, nothing is known."""
     drawn = [2001, 3001, 4001, 5001]
     item = seen(scanned=[22, 80], is_open=[22, 80])
-    assert without_disguise(item, SSH, seen(scanned=drawn, is_open=drawn), connected) is None
+    assert ports_by_connection(item, SSH, seen(scanned=drawn, is_open=drawn), connected) is None
 
 
 def test_no_port_of_an_unseen_address_is_told() -> None:
@@ -182,4 +182,4 @@ def test_address_that_answered_everything_until_it_was_cut_off(
     """What was seen until an address was cut off counts, unless all of it answered: then nothing is known."""
     failure = Failure(reason, "why") if reason else None
     item = dataclasses.replace(seen(scanned=range(1, 1001), is_open=range(1, 1001)), failure=failure)
-    assert bool(of_cut_off(item, known)) is is_so
+    assert bool(cut_off_failure(item, known)) is is_so

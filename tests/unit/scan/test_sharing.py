@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from portspec.limit import Limit, Place
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
-from portspec.scan.sharing import MOST_AT_ONCE, SHARING_WINDOW, UNFINISHED, SharedScans
-from portspec.scan.slow import SlowScans
+from portspec.scan.request import MAX_ADDRESSES_PER_JOB
+from portspec.scan.sharing import SHARING_WINDOW, UNFINISHED, SharedScans, SlowScans
 from tests.unit.factories import ScriptedEngine, seen, settle
 
 if TYPE_CHECKING:
@@ -475,14 +475,14 @@ def test_many_addresses_of_a_job_are_scanned_a_few_at_a_time() -> None:
         addresses = [f"192.0.2.{number}" for number in range(100)]
         task = scene.ask(*addresses)
         await settle()
-        assert len(scene.engine.jobs) == MOST_AT_ONCE
+        assert len(scene.engine.jobs) == MAX_ADDRESSES_PER_JOB
         scene.finish(0)
         await settle()
-        assert len(scene.engine.jobs) == MOST_AT_ONCE + 1
+        assert len(scene.engine.jobs) == MAX_ADDRESSES_PER_JOB + 1
         scene.engine.jobs[1].on_slow()
         await settle()
-        assert len(scene.engine.jobs) == MOST_AT_ONCE + 2
-        assert len(scene.scans._addresses) == MOST_AT_ONCE + 1
+        assert len(scene.engine.jobs) == MAX_ADDRESSES_PER_JOB + 2
+        assert len(scene.scans._addresses) == MAX_ADDRESSES_PER_JOB + 1
         await end(scene, [task])
         assert [item.address for item in task.result().addresses] == addresses
         assert (scene.limit.held, scene.begun) == (0, 1)

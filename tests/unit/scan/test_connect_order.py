@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.ports import ALL_PORTS, PortSet
-from portspec.scan.order import shuffled
+from portspec.scan.connect.address import shuffled
 from tests.unit.factories import MODEST
 
 PORT_SETS = st.sets(st.integers(1, 65535), max_size=200).map(PortSet.of)

@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 from portspec.ports import PortSet
 from portspec.scan import ScanJob
 from portspec.scan.connect import ConnectEngine
-from portspec.scan.connect.flights import Flights
+from portspec.scan.connect.outstanding import OutstandingProbes
 from tests.unit.factories import MODEST
 from tests.unit.scan.loopback import PATIENCE, own_address, silent_ports
 
 if TYPE_CHECKING:
-    from portspec.scan.connect.lane import Lane
+    from portspec.scan.connect.address import ConnectAddressScan
 
 TIMEOUT = 0.9
 
 
-def lane(patience: float) -> Lane:
+def scan(patience: float) -> ConnectAddressScan:
     """Make what stands for a lane whose job has such a patience."""
-    return cast("Lane", SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(patience=patience))))
+    return cast(
+        "ConnectAddressScan", SimpleNamespace(active_job=SimpleNamespace(job=SimpleNamespace(patience=patience)))
+    )
 
 
 @MODEST
@@ -35,35 +37,35 @@ def lane(patience: float) -> Lane:
 )
 def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, float, bool]]) -> None:
     """Each probe expires once its own wait is over and not before, whichever were sent or answered before it."""
-    flights = Flights()
+    queues = OutstandingProbes()
     expiry: dict[int, float] = {}
     now = 0.0
     sent_times: dict[int, float] = {}
     for fd, (patience, pause, is_answered) in enumerate(sent):
         now += pause
         sent_times[fd] = now
-        flights.of(patience)[fd] = (lane(patience), ("192.0.2.1", fd), now, cast("Any", None))
+        queues.queue_for(patience)[fd] = (scan(patience), ("192.0.2.1", fd), now, cast("Any", None))
         if is_answered:
-            flights.home(fd).pop(fd)
+            queues.queue_of(fd).pop(fd)
         else:
             expiry[fd] = now + max(TIMEOUT, patience)
-    assert sorted(flights.all()) == sorted(expiry)
+    assert sorted(queues.all()) == sorted(expiry)
     while expiry:
-        assert len(flights) == len(expiry)
-        now = max(now, min(flights.expiries(TIMEOUT)))
+        assert len(queues) == len(expiry)
+        now = max(now, min(queues.expiries(TIMEOUT)))
         assert now >= min(expiry.values())
         due = []
-        for fd, _, (_, port), sent_at in flights.expired(TIMEOUT, now):
+        for fd, _, (_, port), sent_at in queues.expired(TIMEOUT, now):
             assert (fd, sent_at) == (port, sent_times[fd])
-            flights.home(fd).pop(fd)
+            queues.queue_of(fd).pop(fd)
             due.append(fd)
         assert due
         assert all(expiry[fd] <= now + 1e-9 for fd in due)
         for fd in due:
             del expiry[fd]
         assert all(end > now - 1e-9 for end in expiry.values())
-    assert not list(flights.expired(TIMEOUT, now))
-    assert (len(flights), flights.expiries(TIMEOUT), flights.others) == (0, [], {})
+    assert not list(queues.expired(TIMEOUT, now))
+    assert (len(queues), queues.expiries(TIMEOUT), queues.patient) == (0, [], {})
 
 
 def test_patient_job_holds_up_no_other() -> None:

@@ -274,7 +274,7 @@ def test_job_that_waits_for_answers_is_slow_and_leaves_the_window_to_others() ->
             future = engine.submit(ScanJob((address,), silent, on_slow=told.set))
             assert told.wait(PATIENCE)
             other = engine.submit(ScanJob((own_address(),), SOME_PORTS))
-            eventually(lambda: len(engine._lanes) == 2 or other.done(), "the other one begins")
+            eventually(lambda: len(engine._scans) == 2 or other.done(), "the other one begins")
             assert engine._quotas() in ({True: 2, False: 6}, {True: 2, False: 8})
             future.cancel()
             assert other.result(timeout=PATIENCE).addresses[0].closed == len(SOME_PORTS)

@@ -1,0 +1,44 @@
+"""What the kernel says of ways, on loopback; links, next hops and lost ones are in tests/lab/test_link.py."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+import pytest
+
+from portspec.scan.netlink import Netlink, Route
+from tests.unit.scan.loopback import V4, V6
+
+
+@pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
+def test_way_to_this_machine_is_loopback(address: str) -> None:
+    """This machine's own addresses are reached over loopback, which is up and has no neighbours."""
+    with contextlib.closing(Netlink()) as netlink:
+        route = netlink.route(address)
+        link = netlink.link(route.index)
+    assert route == Route(route.source, 1, address)
+    assert (link.name, link.is_up, link.has_neighbours) == ("lo", True, False)
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("::ffff:192.0.2.1", errno.EAFNOSUPPORT),
+        ("224.0.0.1", errno.ENETUNREACH),
+        ("255.255.255.255", errno.ENETUNREACH),
+    ],
+)
+def test_address_that_is_nobodys_has_no_way(address: str, code: int) -> None:
+    """Mapped, multicast and broadcast addresses have no route that a probe could take."""
+    with contextlib.closing(Netlink()) as netlink, pytest.raises(OSError, match=os.strerror(code)):
+        netlink.route(address)
+
+
+def test_interface_that_has_gone_is_an_error() -> None:
+    """Of an interface that does not exist the kernel says ENODEV, and goes on to answer."""
+    with contextlib.closing(Netlink()) as netlink:
+        with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
+            netlink.link(2**31 - 1)
+        assert netlink.link(1).name == "lo"
