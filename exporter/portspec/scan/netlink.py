@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Self
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_link.h, linux/neighbour.h
 _NLMSG = struct.Struct("=IHHII")
@@ -39,6 +40,7 @@ _UNUSABLE = {
     7: errno.EHOSTUNREACH,
     8: _PROHIBITED,
 }
+_FORBIDDEN = {errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}  # what a sandbox says of netlink
 _ANSWER = 65536  # bytes; the kernel's answers are far shorter
 _SECONDS = 5.0  # the kernel answers at once
 
@@ -93,6 +95,16 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.settimeout(_SECONDS)
         self._number = 0
+
+    @classmethod
+    def open_if_permitted(cls) -> Self | None:
+        """Return a client; None if a sandbox forbids netlink."""
+        try:
+            return cls()
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                return None
+            raise
 
     def close(self) -> None:
         """Close the socket. May be called twice."""

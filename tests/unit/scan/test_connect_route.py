@@ -10,8 +10,7 @@ import pytest
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Reason, ScanJob
 from portspec.scan.connect import ConnectEngine
-from portspec.scan.connect import engine as engine_module
-from portspec.scan.netlink import Link, Neighbour
+from portspec.scan.netlink import Link, Neighbour, Netlink
 from tests.unit.scan.kernel import LINK, Kernel
 from tests.unit.scan.loopback import PATIENCE, listeners, own_address, ports_of, silent_ports
 
@@ -81,9 +80,9 @@ def test_decision_about_a_neighbour_is_waited_for(end: Neighbour) -> None:
 def test_silence_counts_where_the_kernel_may_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sandbox without netlink the engine scans as ever."""
 
-    def forbidden() -> None:
+    def forbidden(_: Netlink) -> None:
         raise PermissionError(1, "operation not permitted")
 
-    monkeypatch.setattr(engine_module, "Netlink", forbidden)
+    monkeypatch.setattr(Netlink, "__init__", forbidden)
     observation, silent, _ = scan(None)
     assert observation.addresses[0].filtered == silent

@@ -74,16 +74,6 @@ def window_for(limit: int) -> int:
     return max(1, min(MAX_WINDOW, limit - min(RESERVED_DESCRIPTORS, limit // 2)))
 
 
-def _netlink() -> Netlink | None:
-    """Return a netlink client; None if a sandbox forbids netlink: silence then counts without a check of the route."""
-    try:
-        return Netlink()
-    except OSError as error:
-        if error.errno in (*NO_PERMISSION, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
-            return None
-        raise
-
-
 class ConnectEngine(EngineThread):
     """Probes with connect(2).
 
@@ -118,7 +108,7 @@ class ConnectEngine(EngineThread):
         self._clock = clock
         self._pacer = pacer or Pacer(rate)
         self._loss = PathLoss()
-        self._netlink = None if network else _netlink()
+        self._netlink = None if network else Netlink.open_if_permitted()
         network = network or self._netlink
         self._routes = RouteCache(network) if network else None
         self._limit = window or window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
@@ -181,14 +171,14 @@ class ConnectEngine(EngineThread):
 
     def _finish_jobs(self) -> None:
         """Deliver the jobs that are over, drop those that were cancelled."""
-        for active_job in [active_job for active_job in self._active_jobs if active_job.is_over]:
-            self._drop_job(active_job)
-            active_job.deliver(self._clock())
-            active_job.release()
+        for job in [job for job in self._active_jobs if job.is_over]:
+            self._drop_job(job)
+            job.deliver(self._clock())
+            job.release()
 
-    def _drop_job(self, active_job: ActiveJob[ConnectAddressScan]) -> None:
-        self._active_jobs.remove(active_job)
-        for scan in active_job.scans:
+    def _drop_job(self, job: ActiveJob[ConnectAddressScan]) -> None:
+        self._active_jobs.remove(job)
+        for scan in job.scans:
             self.stats.ports_settled += scan.unsettled
             self._close_probes_of(scan)
             if scan in self._scans:
@@ -259,7 +249,7 @@ class ConnectEngine(EngineThread):
 
         `waiting` are the addresses that have something to send and are limited by nothing but rate or window.
         """
-        if not self._active_jobs or any(active_job.is_over for active_job in self._active_jobs):
+        if not self._active_jobs or any(job.is_over for job in self._active_jobs):
             return 0.0
         to_judge = [scan for scan in self._scans if scan.suspected_filtered and scan.has_only_suspects]
         times = [scan.route.recheck_at if scan.route else now for scan in to_judge if not scan.liveness.is_undecided]
@@ -281,10 +271,10 @@ class ConnectEngine(EngineThread):
             return self._send(scan, count)
         liveness = scan.liveness
         probes = liveness.begin_check(self.timeout, now)
-        asked = self._send_reference_probes(scan, probes, count) if probes else 0
-        sent = self._send(scan, min(count - asked, liveness.max_tries)) if asked < count else 0
+        checked = self._send_reference_probes(scan, probes, count) if probes else 0
+        sent = self._send(scan, min(count - checked, liveness.max_tries)) if checked < count else 0
         liveness.record_tries(sent)
-        return asked + sent
+        return checked + sent
 
     def _send_reference_probes(self, scan: ConnectAddressScan, probes: ReferenceProbes, count: int) -> int:
         sent = self._send(probes, min(count, probes.unsettled))
@@ -498,7 +488,7 @@ class ConnectEngine(EngineThread):
         for fd in self._outstanding.all():
             self._close_probe(fd)
         self._close_idle()
-        futures = [active_job.future for active_job in self._active_jobs]
+        futures = [job.future for job in self._active_jobs]
         self._active_jobs.clear()
         self._scans.clear()
         return futures

@@ -9,8 +9,8 @@ RSTs are what hosts limit.
 
 1. A check is sent before the first of the last tries, after each TRIES_PER_CHECK of them, and after the last one.
 2. A silent try is *proven* if both the check before it and the one after it were answered. Its port is filtered. An
-   unproven port is tried once more. If no port at all was proven, the address answers less than it is asked, as a host
-   does that limits its RSTs: after a rest, in which its limit recovers, half as many are tried between two checks.
+   unproven port is tried once more. If no port at all was proven, the address answers only a part of the probes, as a
+   host does that limits its RSTs: after a rest, in which its limit recovers, half as many are tried between two checks.
 3. If no check is answered, the address is *unresponsive*. Only checks are sent then, with growing rests between them,
    until one is answered: then the silent ports are tried again, with half as many probes in flight. After MAX_SILENCE
    without an answer the address is cut off.

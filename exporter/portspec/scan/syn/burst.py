@@ -6,8 +6,8 @@ it is used up the host is silent on closed ports, which then look filtered.
     ref ref  p p p p p p p p  ref ref        one burst; nothing else is in flight to this address
 
 If the reference probes at both ends are answered, there was budget left before the first and after the last port: a
-port that stayed silent in between is silent by itself. Its silence is *proven* once. It needs as many proofs as the loss of
-probes demands (SynAddressScan._required_proofs).
+port that stayed silent in between is silent by itself. Its silence is *proven* once. It needs as many proofs as the
+loss of probes demands (SynAddressScan._required_proofs).
 
     proven burst     the size doubles, up to MAX_WINDOW
     failed burst     the size is halved; wait longer for the answers of the next one, and rest before it, so that the
@@ -159,9 +159,9 @@ class BurstProber:
             self.rest_until = now + min(_MAX_REST, wait)
             self._failed += 1
             return EMPTY
-        heard, lost = burst.reference_outcomes
+        answers, lost = burst.reference_outcomes
         late = int(np.count_nonzero(self._proven[answered]))  # proven silent before, and yet they answered now
-        self.loss.answered(first=heard + len(answered) - late, later=lost + late)
+        self.loss.answered(first=answers + len(answered) - late, later=lost + late)
         self._size = min(MAX_WINDOW, 2 * self._size)
         self._failed = 0
         self._proven[silent] += 1

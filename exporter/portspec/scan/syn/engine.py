@@ -234,26 +234,26 @@ class SynEngine(EngineThread):
 
     def _conclude(self, scan: SynAddressScan, now: float) -> None:
         """Judge silent ports, if the route has held."""
-        silence = scan.route.check(now, has_answered=scan.answered) if scan.route else RouteStatus.STABLE
-        if isinstance(silence, Failure):
-            scan.failure = silence
-        elif silence is RouteStatus.STABLE:
+        status = scan.route.check(now, has_answered=scan.answered) if scan.route else RouteStatus.STABLE
+        if isinstance(status, Failure):
+            scan.failure = status
+        elif status is RouteStatus.STABLE:
             self.stats.ports_settled += scan.conclude()
-        elif silence is RouteStatus.CHANGED:
+        elif status is RouteStatus.CHANGED:
             scan.restart_silent_ports(now)
 
     def _finish_scans(self, now: float) -> None:
         """Deliver the jobs that are over, drop those that were cancelled, remove addresses that are settled."""
         for scan in [scan for scan in self._scans if scan.is_over]:
             self._remove(scan)
-        for active_job in [active_job for active_job in self._active_jobs if active_job.is_over]:
-            self._drop_job(active_job)
-            active_job.deliver(now)
-            active_job.release()
+        for job in [job for job in self._active_jobs if job.is_over]:
+            self._drop_job(job)
+            job.deliver(now)
+            job.release()
 
-    def _drop_job(self, active_job: ActiveJob[SynAddressScan]) -> None:
-        self._active_jobs.remove(active_job)
-        for scan in active_job.scans:
+    def _drop_job(self, job: ActiveJob[SynAddressScan]) -> None:
+        self._active_jobs.remove(job)
+        for scan in job.scans:
             self.stats.ports_settled += scan.unsettled
             if scan in self._queued:
                 self._queued.remove(scan)
@@ -271,9 +271,9 @@ class SynEngine(EngineThread):
         ready = [(scan, room) for scan in self._scans if (room := scan.room) and scan.rest_until <= now]
         if not ready:
             return False
-        leave = self._pacer.take(min(MAX_BATCH, self._free()), now)
+        allowed = self._pacer.take(min(MAX_BATCH, self._free()), now)
         batches: dict[int, list[ProbeBatch]] = {socket.AF_INET: [], socket.AF_INET6: []}
-        left = leave
+        left = allowed
         for number, (scan, room) in enumerate(ready):
             if not left:
                 break
@@ -286,7 +286,7 @@ class SynEngine(EngineThread):
                 batches[scan.family].append(batch)
             self._scans.rotate(-1)  # so that this address is the last in the next turn
         sent = sum(self._send_batches(family, some) for family, some in batches.items() if some)
-        self._pacer.put_back(leave - sent)
+        self._pacer.put_back(allowed - sent)
         self.stats.probes_sent += sent
         if self._window < MAX_IN_FLIGHT:
             self._window += sent // 8
@@ -332,7 +332,7 @@ class SynEngine(EngineThread):
             if held_back:
                 times.append(max(self._pacer.next_at(now), min(held_back), self._pause_until))
         times.extend(scan.recheck_at for scan in self._scans if scan.has_only_suspects)
-        if any(scan.is_over for scan in self._scans) or any(active_job.is_over for active_job in self._active_jobs):
+        if any(scan.is_over for scan in self._scans) or any(job.is_over for job in self._active_jobs):
             return 0.0
         return max(0.0, min(times) - self._clock()) if times else None
 
@@ -341,8 +341,8 @@ class SynEngine(EngineThread):
             os.eventfd_read(self._wake)
 
     def _drop_all(self) -> list[Future[Observation]]:
-        futures = [active_job.future for active_job in self._active_jobs]
-        self.stats.ports_settled += sum(scan.unsettled for active_job in self._active_jobs for scan in active_job.scans)
+        futures = [job.future for job in self._active_jobs]
+        self.stats.ports_settled += sum(scan.unsettled for job in self._active_jobs for scan in job.scans)
         self._active_jobs.clear()
         self._scans.clear()
         self._queued.clear()
