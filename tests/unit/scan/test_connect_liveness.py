@@ -1,4 +1,4 @@
-"""Controls of the connect engine: whose silence counts. No socket: probes are sent and answered by the test."""
+"""Whose silence counts in the connect engine. No socket: the test sends and answers the probes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = 1.0
 def scan_of(
     *, closed: tuple[int, ...] = (), is_open: tuple[int, ...] = (), alive: tuple[int, ...] = ()
 ) -> ConnectAddressScan:
-    """Make the lane of an address of which some ports have answered, and of which port 9 is silent."""
+    """Return the scan of an address of which some ports have answered, and of which port 9 is silent."""
     job = ScanJob((ADDRESS,), PortSet.of([9, *closed, *is_open, *alive]), alive=PortSet.of(alive))
     active_job = ActiveJob(
         job, Future(), 0.0, lambda active_job, address: ConnectAddressScan(active_job, address, PathLoss())
@@ -36,38 +36,38 @@ def scan_of(
     return scan
 
 
-def silence(scan: ConnectAddressScan, at: float) -> list[SilentTry]:
-    """Let port 9 be silent on a try that was sent at a time."""
+def time_out(scan: ConnectAddressScan, at: float) -> list[SilentTry]:
+    """Let a last try of port 9, sent at a time, stay silent."""
     scan.suspected_filtered = [SilentTry((ADDRESS, 9), at)]
     scan.liveness.record_tries(1)
     return scan.suspected_filtered
 
 
-def ask(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
-    """Send the controls that are due; there are some."""
+def send_check(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
+    """Send the check that is due; there is one."""
     probes = scan.liveness.begin_check(TIMEOUT, at)
     assert probes is not None
     probes.in_flight = probes.unsettled
     return probes
 
 
-def hear(probes: ReferenceProbes, at: float) -> None:
-    """Let the controls of a group answer."""
+def answer(probes: ReferenceProbes, at: float) -> None:
+    """Let the probes of a check be answered."""
     probes.in_flight = 0
     probes.rtt = at - probes.sent_at
     probes.record_answer(at)
 
 
-def miss(probes: ReferenceProbes) -> None:
-    """Let the time of a group be up."""
+def expire(probes: ReferenceProbes) -> None:
+    """Let the probes of a check expire."""
     probes.in_flight = 0
 
 
-def test_without_a_port_that_has_answered_silence_counts() -> None:
-    """Of an address that shows nothing there is nobody to ask: what stays silent is filtered."""
+def test_silence_counts_if_no_port_has_answered() -> None:
+    """Without a reference port nothing can be proven: silent ports are filtered."""
     scan = scan_of()
     assert scan.liveness.begin_check(TIMEOUT, 1.0) is None
-    tried = silence(scan, 1.0)
+    tried = time_out(scan, 1.0)
     assert not scan.liveness.is_undecided
     assert scan.liveness.judge(tried, TIMEOUT, 2.0) == (tried, [])
 
@@ -75,63 +75,63 @@ def test_without_a_port_that_has_answered_silence_counts() -> None:
 @pytest.mark.parametrize(
     ("closed", "is_open", "alive", "expected"),
     [((1, 2), (22,), (), {1, 2}), ((), (22,), (), {22}), ((), (), (80,), {80})],
-    ids=["closed ones first", "open", "known from just now"],
+    ids=["closed first", "open", "those of the job"],
 )
-def test_ports_that_have_answered_are_asked(
+def test_reference_ports_are_those_that_have_answered(
     closed: tuple[int, ...], is_open: tuple[int, ...], alive: tuple[int, ...], expected: set[int]
 ) -> None:
-    """Closed ports if any are known, else open ones, else those that the job names."""
+    """Reference ports are closed ones if any are known, else open ones, else those of the job."""
     scan = scan_of(closed=closed, is_open=is_open, alive=alive)
-    probes = ask(scan, 1.0)
+    probes = send_check(scan, 1.0)
     asked = {target[1] for target in iter(probes.next, None)}
     assert asked == expected
 
 
-def test_silence_between_two_answers_counts() -> None:
-    """Where controls were heard before and after the last try, its silence is the port's own."""
+def test_silence_between_two_answered_checks_counts() -> None:
+    """A port is silent by itself if the checks before and after its last try were answered."""
     scan = scan_of(closed=(1, 2))
-    hear(ask(scan, 1.0), 1.01)
-    tried = silence(scan, 1.1)
+    answer(send_check(scan, 1.0), 1.01)
+    tried = time_out(scan, 1.1)
     assert scan.liveness.is_undecided
     assert scan.liveness.judge(tried, TIMEOUT, 2.2) is None
-    hear(ask(scan, 1.2), 1.21)
+    answer(send_check(scan, 1.2), 1.21)
     assert scan.liveness.judge(tried, TIMEOUT, 2.2) == (tried, [])
 
 
 @pytest.mark.parametrize("heard", [0, 1])
-def test_silence_beside_a_control_that_was_not_heard_is_asked_again(heard: int) -> None:
-    """One end that was heard proves nothing: the port is to be tried again."""
+def test_silence_next_to_an_unanswered_check_is_retried(heard: int) -> None:
+    """A check that was answered on one side only proves nothing: the port is tried again."""
     scan = scan_of(closed=(1, 2))
-    checks = [ask(scan, 1.0)]
-    tried = silence(scan, 1.1)
-    checks.append(ask(scan, 1.2))
-    hear(checks[heard], checks[heard].sent_at + 0.01)
-    miss(checks[1 - heard])
+    checks = [send_check(scan, 1.0)]
+    tried = time_out(scan, 1.1)
+    checks.append(send_check(scan, 1.2))
+    answer(checks[heard], checks[heard].sent_at + 0.01)
+    expire(checks[1 - heard])
     assert scan.liveness.judge(tried, TIMEOUT, 6.0) == ([], tried)
 
 
-def test_controls_go_out_again_after_so_many_tries() -> None:
-    """A long row of last tries has controls in between."""
+def test_check_is_due_after_tries_per_check() -> None:
+    """A long sequence of last tries has checks in between."""
     scan = scan_of(closed=(1, 2))
     scan.unsettled = 1000
-    ask(scan, 1.0)
+    send_check(scan, 1.0)
     scan.liveness.record_tries(TRIES_PER_CHECK - 1)
     assert scan.liveness.begin_check(TIMEOUT, 1.1) is None
     scan.liveness.record_tries(1)
     assert scan.liveness.begin_check(TIMEOUT, 1.2) is not None
 
 
-def test_address_that_answers_no_control_is_cut_off_in_the_end() -> None:
-    """Only controls are sent to a deaf address, with growing rests; when it was silent for too long it is cut off."""
+def test_unresponsive_address_is_cut_off() -> None:
+    """An unresponsive address only gets checks, with growing rests; after MAX_SILENCE it is cut off."""
     scan = scan_of(closed=(1, 2))
     scan.record_answer(0.5)
     now = 1.0
-    miss(ask(scan, now))
-    tried = silence(scan, now)
+    expire(send_check(scan, now))
+    tried = time_out(scan, now)
     rests = []
     judged: object = None
     while judged is None:
-        miss(ask(scan, now))
+        expire(send_check(scan, now))
         now += 1.0
         judged = scan.liveness.judge(tried, TIMEOUT, now)
         if judged is None:
@@ -148,29 +148,29 @@ def test_address_that_answers_no_control_is_cut_off_in_the_end() -> None:
     assert rests == sorted(rests)
 
 
-def test_address_that_hears_again_is_asked_with_fewer_at_a_time() -> None:
-    """After a time in which it was deaf what is silent is tried again, with half as many probes in flight."""
+def test_responsive_again_halves_the_window() -> None:
+    """Once an unresponsive address answers, silent ports are tried again with half the window."""
     scan = scan_of(closed=(1, 2))
     before = scan.window
-    miss(ask(scan, 1.0))
-    tried = silence(scan, 1.1)
-    miss(ask(scan, 1.2))
+    expire(send_check(scan, 1.0))
+    tried = time_out(scan, 1.1)
+    expire(send_check(scan, 1.2))
     assert scan.liveness.judge(tried, TIMEOUT, 6.0) is None
-    hear(ask(scan, scan.liveness.rest_until), scan.liveness.rest_until + 0.01)
+    answer(send_check(scan, scan.liveness.rest_until), scan.liveness.rest_until + 0.01)
     assert scan.liveness.judge(tried, TIMEOUT, 7.0) == ([], tried)
     assert scan.window == before // 2
 
 
-def test_address_that_answers_less_than_it_is_asked_gets_rests_and_fewer_tries() -> None:
-    """Where controls are heard and yet prove no port silent, ever fewer are tried between two groups, after a rest."""
+def test_rate_limited_address_gets_rests_and_fewer_tries() -> None:
+    """If answered checks prove no port silent, the window shrinks and each check follows a rest."""
     scan = scan_of(closed=(1, 2))
     now, rests, numbers = 1.0, list[float](), list[int]()
     for _ in range(3):
-        hear(ask(scan, now), now + 0.01)
+        answer(send_check(scan, now), now + 0.01)
         tried = [SilentTry((ADDRESS, port), now) for port in range(1000, 1012)]
         scan.liveness.record_tries(len(tried))
         scan.suspected_filtered = tried
-        miss(ask(scan, now + 0.1))
+        expire(send_check(scan, now + 0.1))
         now += 5.0
         assert scan.liveness.judge(tried, TIMEOUT, now) == ([], tried)
         assert scan.liveness.begin_check(TIMEOUT, now) is None
@@ -181,28 +181,28 @@ def test_address_that_answers_less_than_it_is_asked_gets_rests_and_fewer_tries()
     assert numbers == [6, 3, 1]
 
 
-def test_answers_that_take_long_are_waited_for() -> None:
-    """Controls that answer late tell that probes are not waited for long enough: they are made again, with patience."""
+def test_slow_answers_raise_the_timeout() -> None:
+    """Late answers of reference ports show that the timeout is too short: it grows, and the tries are repeated."""
     scan = scan_of(closed=(1, 2))
     assert scan.patience == 0.0
-    probes = ask(scan, 1.0)
+    probes = send_check(scan, 1.0)
     assert probes.patience > TIMEOUT
-    hear(probes, 1.0 + 1.5)
-    tried = silence(scan, 2.0)
-    hear(ask(scan, 2.1), 2.2)
+    answer(probes, 1.0 + 1.5)
+    tried = time_out(scan, 2.0)
+    answer(send_check(scan, 2.1), 2.2)
     assert scan.liveness.judge(tried, TIMEOUT, 4.0) == ([], tried)
     assert scan.patience >= 3.0
 
 
-def test_address_that_answers_too_little_is_given_up() -> None:
-    """Where controls are heard now and then, and nothing is ever proven, the address does not hold the scan up."""
+def test_stalled_address_is_cut_off() -> None:
+    """An address that answers some checks but never proves a port silent is cut off."""
     scan = scan_of(closed=(1, 2))
     now = 1.0
     judged: object = ([], [])
     while not isinstance(judged, Failure):
-        hear(ask(scan, now), now + 0.01)
-        tried = silence(scan, now + 0.1)
-        miss(ask(scan, now + 0.2))
+        answer(send_check(scan, now), now + 0.01)
+        tried = time_out(scan, now + 0.1)
+        expire(send_check(scan, now + 0.2))
         judged = scan.liveness.judge(tried, TIMEOUT, now + 4.0)
         now = max(now + 4.0, scan.liveness.rest_until)
         assert now < 2 * MAX_STALL
@@ -212,8 +212,8 @@ def test_address_that_answers_too_little_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("in_the_middle", [False, True])
-def test_controls_that_were_not_sent_are_no_silence(*, in_the_middle: bool) -> None:
-    """Where this machine has no socket for controls the address is not deaf: others are due at once."""
+def test_check_that_was_not_sent_is_no_silence(*, in_the_middle: bool) -> None:
+    """If this machine has no socket for a check, the address is not unresponsive, and another check is due at once."""
     scan = scan_of(closed=(1, 2))
     scan.record_answer(1.0)
     send = scan.liveness.begin_idle_check if in_the_middle else scan.liveness.begin_check
@@ -225,47 +225,47 @@ def test_controls_that_were_not_sent_are_no_silence(*, in_the_middle: bool) -> N
         assert not scan.liveness.is_paused(float(now))
 
 
-def test_outage_of_the_way_is_no_silence_of_the_address() -> None:
-    """Where the way was interrupted all that was heard and missed is forgotten."""
+def test_restart_forgets_all_checks() -> None:
+    """After a change of the route, all answers and timeouts are forgotten."""
     scan = scan_of(closed=(1, 2))
-    miss(ask(scan, 1.0))
+    expire(send_check(scan, 1.0))
     scan.liveness.restart(20.0)
     assert not scan.liveness.is_undecided
     assert scan.last_answer_at == 20.0
     assert scan.states[9] != FILTERED
 
 
-def watch(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
-    """Send controls in the middle of a scan; there are some."""
+def send_idle_check(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
+    """Send an idle check; one is due."""
     probes = scan.liveness.begin_idle_check(TIMEOUT, at)
     assert probes is not None
     probes.in_flight = probes.unsettled
     return probes
 
 
-def test_address_is_asked_in_the_middle_of_its_scan_whether_it_lives() -> None:
-    """Where nothing was heard for a while controls go out, and nothing else until they are heard."""
+def test_idle_check_pauses_the_scan() -> None:
+    """An idle check is sent after some time without an answer, and nothing else until it is answered."""
     scan = scan_of(closed=(1, 2))
     scan.record_answer(10.0)
     assert scan.liveness.begin_idle_check(TIMEOUT, 11.9) is None
-    probes = watch(scan, 12.1)
+    probes = send_idle_check(scan, 12.1)
     assert scan.liveness.is_paused(12.1)
     assert scan.liveness.finish_idle_check(12.2) is None
     assert scan.liveness.is_paused(12.2)
-    hear(probes, 12.3)
+    answer(probes, 12.3)
     assert scan.liveness.finish_idle_check(12.3) is None
     assert not scan.liveness.is_paused(12.3)
     assert scan.last_answer_at == 12.3
 
 
-def test_address_that_falls_silent_in_the_middle_of_its_scan_is_cut_off_soon() -> None:
-    """It is not scanned to the end first: LONGEST_SILENCE after it was last heard, or little later, it is given up."""
+def test_address_that_stops_answering_is_cut_off_before_its_scan_ends() -> None:
+    """An address is cut off little more than MAX_SILENCE after its last answer, wherever its scan is."""
     scan = scan_of(closed=(1, 2))
     scan.record_answer(1.0)
     now = 3.0
     failure = None
     while failure is None:
-        miss(watch(scan, now))
+        expire(send_idle_check(scan, now))
         now += 4.0
         failure = scan.liveness.finish_idle_check(now)
         assert failure or scan.liveness.is_paused(now)

@@ -1,4 +1,4 @@
-"""The queues of probes that are waited for; and that nobody waits longer for another's patience."""
+"""The queues of outstanding probes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT = 0.9
 
 
 def scan(patience: float) -> ConnectAddressScan:
-    """Make what stands for a lane whose job has such a patience."""
+    """Return a stand-in for a scan whose job has such a patience."""
     return cast(
         "ConnectAddressScan", SimpleNamespace(active_job=SimpleNamespace(job=SimpleNamespace(patience=patience)))
     )
@@ -35,8 +35,8 @@ def scan(patience: float) -> ConnectAddressScan:
         st.tuples(st.sampled_from([0.0, 0.5, 3.5, 7.25]), st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=30
     )
 )
-def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, float, bool]]) -> None:
-    """Each probe expires once its own wait is over and not before, whichever were sent or answered before it."""
+def test_probes_expire_independently(sent: list[tuple[float, float, bool]]) -> None:
+    """Each probe expires when its own timeout is over, whichever were sent or answered before."""
     queues = OutstandingProbes()
     expiry: dict[int, float] = {}
     now = 0.0
@@ -68,8 +68,8 @@ def test_probes_expire_in_time_whatever_others_wait_for(sent: list[tuple[float, 
     assert (len(queues), queues.expiries(TIMEOUT), queues.patient) == (0, [], {})
 
 
-def test_patient_job_holds_up_no_other() -> None:
-    """A scan that comes after a job of long patience on a silent port ends in its own time, long before that one."""
+def test_patient_job_does_not_delay_others() -> None:
+    """A scan that begins after one with a long timeout ends in its own time, long before that."""
     address = own_address()
     engine = ConnectEngine(timeout=0.05, retries=0)
     with silent_ports(address, 2) as silent:

@@ -1,4 +1,4 @@
-"""What the connect engine makes of silence where a made-up kernel says that the way was lost."""
+"""Silence in the connect engine when a fake kernel reports a lost route."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Passing(Kernel):
 
 
 def scan(kernel: Kernel | None, *, with_open: bool = False) -> tuple[Observation, PortSet, PortSet]:
-    """Scan silent ports, and one open one if it is to be; gives what was seen, the silent ports and the open ones."""
+    """Scan silent ports, and one open one if wanted; return the observation, the silent ports and the open ones."""
     address = own_address()
     engine = ConnectEngine(timeout=TIMEOUT, retries=RETRIES, network=kernel)
     with silent_ports(address, 3) as silent, listeners(address, int(with_open)) as opened:
@@ -47,7 +47,7 @@ def scan(kernel: Kernel | None, *, with_open: bool = False) -> tuple[Observation
 
 
 def test_silence_over_a_lost_link_is_no_route() -> None:
-    """Where the link is down when silence would count nothing is concluded; what was seen before stays seen."""
+    """If the link is down when silence would count, the reason is no_route; earlier answers stay."""
     observation, _, opened = scan(Passing((replace(LINK, is_up=False), Neighbour.KNOWN)), with_open=True)
     (seen,) = observation.addresses
     assert seen.failure is not None
@@ -56,8 +56,8 @@ def test_silence_over_a_lost_link_is_no_route() -> None:
     assert (seen.scanned, seen.open, seen.filtered) == (opened, opened, NO_PORTS)
 
 
-def test_silence_is_asked_again_after_an_outage() -> None:
-    """Where the link was lost and is back each silent port is asked as often again before it is filtered."""
+def test_silent_ports_are_probed_again_after_an_outage() -> None:
+    """If the link was lost and is back, each silent port gets all its tries again."""
     observation, silent, opened = scan(Passing((replace(LINK, changes=6), Neighbour.KNOWN)), with_open=True)
     (seen,) = observation.addresses
     assert (seen.failure, seen.open, seen.filtered) == (None, opened, silent)
@@ -67,8 +67,8 @@ def test_silence_is_asked_again_after_an_outage() -> None:
 
 
 @pytest.mark.parametrize("end", [Neighbour.FAILED, Neighbour.ABSENT])
-def test_decision_about_a_neighbour_is_waited_for(end: Neighbour) -> None:
-    """A neighbour that is asked for when silence would count is waited for, and no_route if it does not answer."""
+def test_neighbour_resolution_is_awaited(end: Neighbour) -> None:
+    """The engine waits for the kernel to resolve the next hop; no_route if it does not answer."""
     observation, _, _ = scan(Passing((LINK, Neighbour.UNRESOLVED), (LINK, Neighbour.UNRESOLVED), (LINK, end)))
     (seen,) = observation.addresses
     assert seen.failure is not None
@@ -77,8 +77,8 @@ def test_decision_about_a_neighbour_is_waited_for(end: Neighbour) -> None:
     assert observation.probes == (1 + RETRIES) * 3
 
 
-def test_silence_counts_where_the_kernel_may_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sandbox without netlink the engine scans as ever."""
+def test_silence_counts_without_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sandbox without netlink the engine scans as usual."""
 
     def forbidden(_: Netlink) -> None:
         raise PermissionError(1, "operation not permitted")

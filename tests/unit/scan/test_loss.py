@@ -8,16 +8,16 @@ from portspec.scan.loss import FALSE_FILTERED_PROBABILITY, MAX_TRIES, MIN_SAMPLE
 from tests.unit.factories import MODEST
 
 
-def told(path: PathLoss, *, first: int = 0, later: int = 0) -> AddressLoss:
-    """Make an address that has told the path of so many answers."""
+def published(path: PathLoss, *, first: int = 0, later: int = 0) -> AddressLoss:
+    """Return an address that has published so many answers to the path."""
     address = AddressLoss(path)
     address.answered(first=first, later=later)
     address.publish()
     return address
 
 
-def test_without_loss_the_least_number_of_tries_holds() -> None:
-    """While every answer comes to a first probe, or none comes at all, nothing is asked more often than configured."""
+def test_without_loss_the_configured_tries_hold() -> None:
+    """If every answer is to a first probe, or none arrives, nothing is tried more often than configured."""
     assert LossEstimate().tries(3) == 3
     estimate = LossEstimate()
     estimate.answered(first=1000)
@@ -63,31 +63,31 @@ def test_loss_that_is_over_is_forgotten() -> None:
     assert path.tries(3) == 3
 
 
-def test_address_with_few_answers_goes_by_the_path() -> None:
-    """Where an address has answered little, what all addresses show tells how often to ask it."""
+def test_address_with_few_answers_uses_the_path() -> None:
+    """While an address has answered little, the answers of all addresses decide how often to try."""
     path = PathLoss()
-    told(path, first=200, later=50)
+    published(path, first=200, later=50)
     few = AddressLoss(path)
     few.answered(first=MIN_SAMPLES - 1)
     assert few.tries(3) == path.tries(3) > 3
 
 
 @pytest.mark.parametrize(("first", "later"), [(80, 20), (4000, 1000)])
-def test_address_that_loses_more_than_others_is_asked_more_often(first: int, later: int) -> None:
-    """An address behind a lossy link is asked as often as its own answers show, be the path to all others clean."""
+def test_address_with_more_loss_gets_more_tries(first: int, later: int) -> None:
+    """An address behind a lossy link gets the tries that its own answers demand, even on a clean path."""
     path = PathLoss()
     for _ in range(30):
-        told(path, first=256)
-    address = told(path, first=first, later=later)
+        published(path, first=256)
+    address = published(path, first=first, later=later)
     alone = LossEstimate()
     alone.answered(first=first, later=later)
     assert path.tries(3) < address.tries(3) == alone.tries(3)
 
 
-def test_one_address_does_not_speak_for_the_path() -> None:
-    """However many answers an address gives, and whenever it tells, the path takes as many as from a small one."""
+def test_one_address_does_not_dominate_the_path() -> None:
+    """However many answers an address publishes, and whenever, the path takes at most a limited number."""
     path = PathLoss()
-    address = told(path, first=40_000, later=10_000)
+    address = published(path, first=40_000, later=10_000)
     address.answered(later=500)
     address.publish()
     address.publish()
@@ -95,11 +95,11 @@ def test_one_address_does_not_speak_for_the_path() -> None:
     assert path.share == pytest.approx(0.2, rel=0.05)
 
 
-def test_what_was_told_can_be_taken_back() -> None:
-    """An address that limits its answers leaves nothing behind in what is known of the path."""
+def test_published_answers_can_be_retracted() -> None:
+    """An address that limits its answers leaves nothing behind in the estimate of the path."""
     path = PathLoss()
-    told(path, first=190, later=10)
-    address = told(path, first=100, later=100)
+    published(path, first=190, later=10)
+    address = published(path, first=100, later=100)
     assert address.share_elsewhere == pytest.approx(10 / 210)
     assert path.share > 0.2
     address.retract()

@@ -1,4 +1,4 @@
-"""What tells that an address answers for ports that are not there."""
+"""Whether a middlebox answers for an address."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SSH = PortSet.of([22])
 
 
 def observation(scanned: PortSet, is_open: PortSet) -> AddressObservation:
-    """Make an observation of some ports, of which some are open and the others closed."""
+    """Return an observation of some ports, of which some are open and the others closed."""
     return AddressObservation(ADDRESS, scanned, is_open & scanned, answered=True)
 
 
 @MODEST
 @given(but=PORTS, seed=st.integers())
-def test_drawn_ports_are_those_of_nobody(but: PortSet, seed: int) -> None:
-    """Four ports are drawn or none; none is scanned, expected, allowed, low, or the port of a known service."""
+def test_drawn_ports_should_be_closed(but: PortSet, seed: int) -> None:
+    """Four ports are drawn or none; none is scanned, expected, allowed, low, or of a known service."""
     drawn = draw_ports(but, random.Random(seed))  # noqa: S311
     assert len(drawn) in {0, RANDOM_PORTS}
     assert not drawn & but
@@ -50,13 +50,13 @@ def test_drawn_ports_are_those_of_nobody(but: PortSet, seed: int) -> None:
 
 
 def test_ports_are_drawn_anew_each_time() -> None:
-    """No two scans ask the same ports."""
+    """Two scans draw different ports."""
     rng = random.Random(1)  # noqa: S311
     assert len({draw_ports(SSH, rng) for _ in range(100)}) == 100
 
 
 def test_nothing_is_drawn_where_everything_is_scanned() -> None:
-    """Where no port is left none is drawn."""
+    """If no port is left, none is drawn."""
     assert draw_ports(ALL_PORTS, random.Random(1)) == NO_PORTS  # noqa: S311
 
 
@@ -74,17 +74,17 @@ def test_nothing_is_drawn_where_everything_is_scanned() -> None:
     ],
     ids=["shut", "nothing open", "only known", "all open", "few open", "many open", "may be open", "unseen"],
 )
-def test_address_that_is_shut_where_it_should_be_is_not_doubted(
+def test_random_ports_are_needed_only_for_unexpected_open_ports(
     item: AddressObservation, known: PortSet, *, is_so: bool
 ) -> None:
-    """An address is asked more only if it is open on many ports, or most of those that should be shut."""
+    """Random ports are needed only if many ports are open, or most of those that should be closed."""
     assert needs_random_ports(item, known) is is_so
 
 
 @MODEST
 @given(scanned=PORTS, known=PORTS, seed=st.integers())
-def test_address_that_answers_everything_is_found(scanned: PortSet, known: PortSet, seed: int) -> None:
-    """Whatever is scanned, an address with every port open is doubted and found, unless it may have most ports open.
+def test_address_with_every_port_open_is_found(scanned: PortSet, known: PortSet, seed: int) -> None:
+    """An address with every port open is found, unless the specification lets most ports be open.
 
     It is not found only where nearly all ports are known or scanned, and hardly any of the scanned ones should be shut.
     """
@@ -100,18 +100,18 @@ def test_address_that_answers_everything_is_found(scanned: PortSet, known: PortS
 
 @MODEST
 @given(scanned=PORTS, known=PORTS, is_open=PORTS, seed=st.integers())
-def test_host_that_is_shut_on_what_is_drawn_is_itself(
+def test_host_that_is_closed_on_random_ports_is_a_host(
     scanned: PortSet, known: PortSet, is_open: PortSet, seed: int
 ) -> None:
-    """An address is not taken for another's if the drawn ports are shut and half of those that should be shut, too."""
+    """An address is a host if the random ports and half of those that should be closed are closed."""
     drawn = draw_ports(scanned | known, random.Random(seed))  # noqa: S311
     item = observation(scanned, is_open)
     found = middlebox_failure(item, known, observation(drawn, NO_PORTS))
     assert (found is None) or 2 * len(item.open - known) > len(scanned - known) >= MIN_SCANNED
 
 
-def test_evidence_is_told() -> None:
-    """The failure says how many of the drawn and of the scanned ports answered."""
+def test_failure_has_the_evidence() -> None:
+    """The detail says how many of the random and of the scanned ports answered."""
     item = seen(scanned=range(1, 1001), is_open=range(1, 999))
     drawn = [2001, 3001, 4001, 5001]
     assert middlebox_failure(item, SSH, seen(scanned=drawn, is_open=drawn)) == Failure(
@@ -126,14 +126,14 @@ def test_evidence_is_told() -> None:
 
 @pytest.mark.parametrize(("answering", "is_so"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
 def test_most_of_the_drawn_ports_must_answer(answering: int, *, is_so: bool) -> None:
-    """One port that happens to be open, or two, tell nothing."""
+    """One or two random ports that happen to be open mean nothing."""
     drawn = [2001, 3001, 4001, 5001]
     decoys = seen(scanned=drawn, is_open=drawn[:answering])
     assert bool(middlebox_failure(seen(is_open=[22], scanned=[22]), SSH, decoys)) is is_so
 
 
-def test_connections_tell_what_is_open() -> None:
-    """Ports whose connection stays up are open, the reset ones closed, and the others filtered."""
+def test_connections_show_the_open_ports() -> None:
+    """Ports whose connection stays up are open, those that reset it closed, the others filtered."""
     item = seen(scanned=range(1, 201), is_open=range(1, 201), rtt=0.1)
     drawn = [2001, 3001, 4001, 5001]
     connected = seen(scanned=[*range(1, 201), *drawn], is_open=[22, 80], filtered=[81, 3001])
@@ -152,15 +152,15 @@ def test_connections_tell_what_is_open() -> None:
     ],
     ids=["stay up everywhere", "stay up nowhere", "none made"],
 )
-def test_connections_that_tell_nothing(connected: AddressObservation) -> None:
-    """Where connections stay up on ports that cannot be open, or on none, nothing is known."""
+def test_connections_that_show_nothing(connected: AddressObservation) -> None:
+    """If connections stay up on ports that cannot be open, or on none, nothing is known."""
     drawn = [2001, 3001, 4001, 5001]
     item = seen(scanned=[22, 80], is_open=[22, 80])
     assert ports_by_connection(item, SSH, seen(scanned=drawn, is_open=drawn), connected) is None
 
 
-def test_no_port_of_an_unseen_address_is_told() -> None:
-    """What an impostor answered is forgotten, but for that something answered."""
+def test_unseen_address_has_no_ports() -> None:
+    """What a middlebox answered is dropped, except that something answered."""
     item = seen(scanned=range(1, 1001), is_open=range(1, 1001), rtt=0.1)
     failure = Failure(Reason.ANSWERS_EVERYTHING, "why")
     assert unseen(item, failure) == dataclasses.replace(item, scanned=NO_PORTS, open=NO_PORTS, failure=failure)
@@ -176,10 +176,8 @@ def test_no_port_of_an_unseen_address_is_told() -> None:
     ],
     ids=["cut off", "unseen", "seen", "may be open"],
 )
-def test_address_that_answered_everything_until_it_was_cut_off(
-    reason: Reason | None, known: PortSet, *, is_so: bool
-) -> None:
-    """What was seen until an address was cut off counts, unless all of it answered: then nothing is known."""
+def test_cut_off_address_with_every_port_open(reason: Reason | None, known: PortSet, *, is_so: bool) -> None:
+    """What was seen of an address before it was cut off counts, unless all of it was open."""
     failure = Failure(reason, "why") if reason else None
     item = dataclasses.replace(seen(scanned=range(1, 1001), is_open=range(1, 1001)), failure=failure)
     assert bool(cut_off_failure(item, known)) is is_so

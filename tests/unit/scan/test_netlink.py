@@ -1,4 +1,4 @@
-"""What the kernel says of ways, on loopback; links, next hops and lost ones are in tests/lab/test_link.py."""
+"""Routes on loopback; tests/lab/test_link.py covers links and next hops."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.unit.scan.loopback import V4, V6
 
 
 @pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
-def test_way_to_this_machine_is_loopback(address: str) -> None:
-    """This machine's own addresses are reached over loopback, which is up and has no neighbours."""
+def test_route_to_this_machine_is_loopback(address: str) -> None:
+    """The addresses of this machine are reached over loopback, which is up and has no neighbours."""
     with contextlib.closing(Netlink()) as netlink:
         route = netlink.route(address)
         link = netlink.link(route.index)
@@ -30,14 +30,14 @@ def test_way_to_this_machine_is_loopback(address: str) -> None:
         ("255.255.255.255", errno.ENETUNREACH),
     ],
 )
-def test_address_that_is_nobodys_has_no_way(address: str, code: int) -> None:
-    """Mapped, multicast and broadcast addresses have no route that a probe could take."""
+def test_address_without_a_route(address: str, code: int) -> None:
+    """IPv4-mapped, multicast and broadcast addresses have no route for probes."""
     with contextlib.closing(Netlink()) as netlink, pytest.raises(OSError, match=os.strerror(code)):
         netlink.route(address)
 
 
-def test_interface_that_has_gone_is_an_error() -> None:
-    """Of an interface that does not exist the kernel says ENODEV, and goes on to answer."""
+def test_missing_interface_is_an_error() -> None:
+    """A missing interface is ENODEV, and the client still works afterwards."""
     with contextlib.closing(Netlink()) as netlink:
         with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
             netlink.link(2**31 - 1)

@@ -1,4 +1,4 @@
-"""When silence counts, on a made-up kernel."""
+"""When silence counts, with a fake kernel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ STATES: Final = st.builds(
 
 @MODEST
 @given(states=st.lists(st.tuples(STATES, st.booleans()), min_size=1, max_size=40))
-def test_silence_counts_only_where_something_could_be_heard_all_the_time(states: list[tuple[Kernel, bool]]) -> None:
-    """Whatever happens, silence counts only over a link, route and next hop that held since the ports were asked.
+def test_silence_counts_only_if_the_route_held(states: list[tuple[Kernel, bool]]) -> None:
+    """Silence counts only if link, route and next hop have held since the ports were probed.
 
     Ports are asked anew at most so often, and a decision of the kernel is waited for at most so long.
     """
@@ -74,8 +74,8 @@ def test_silence_counts_only_where_something_could_be_heard_all_the_time(states:
         ({"next_hop": Neighbour.FAILED, "way": Route("192.0.2.9", 2, "fe80::1")}, "fe80::1 does not answer neighbour"),
     ],
 )
-def test_lost_way_is_no_route(changed: dict[str, object], word: str) -> None:
-    """Where nothing can be sent or heard, the reason is no_route, and the sentence names what is in the way."""
+def test_unusable_route_is_no_route(changed: dict[str, object], word: str) -> None:
+    """If nothing can be sent or received, the reason is no_route, and the detail names the cause."""
     kernel = Kernel()
     way = RouteCache(kernel).track(ADDRESS, 0.0)
     for name, value in changed.items():
@@ -86,8 +86,8 @@ def test_lost_way_is_no_route(changed: dict[str, object], word: str) -> None:
     assert word in said.detail
 
 
-def test_silence_counts_again_after_the_link_is_back() -> None:
-    """A link that was lost and is back has the ports asked anew; what stays silent then counts."""
+def test_silence_counts_after_a_restart() -> None:
+    """When a link is back, silent ports are probed again; then their silence counts."""
     kernel = Kernel()
     way = RouteCache(kernel).track(ADDRESS, 0.0)
     kernel.interface = link(changes=6)
@@ -96,8 +96,8 @@ def test_silence_counts_again_after_the_link_is_back() -> None:
 
 
 @pytest.mark.parametrize("state", [Neighbour.ABSENT, Neighbour.UNRESOLVED, Neighbour.FAILED])
-def test_next_hop_that_was_found_meanwhile(state: Neighbour) -> None:
-    """Of probes to a next hop that was not known most are lost: the ports are asked anew, unless something answered."""
+def test_next_hop_that_was_resolved_meanwhile(state: Neighbour) -> None:
+    """Probes to an unresolved next hop are mostly lost: ports are probed again, unless something answered."""
     kernel = Kernel(next_hop=state)
     way, other = (RouteCache(kernel).track(ADDRESS, 0.0) for _ in range(2))
     kernel.next_hop = KNOWN
@@ -106,15 +106,15 @@ def test_next_hop_that_was_found_meanwhile(state: Neighbour) -> None:
     assert other.check(1.0, has_answered=True) is RouteStatus.STABLE
 
 
-def test_tunnels_have_no_neighbours() -> None:
-    """Where packets need no link-layer address, none is asked for."""
+def test_no_neighbour_look_up_without_neighbours() -> None:
+    """Where packets need no link-layer address, none is looked up."""
     kernel = Kernel(interface=link(has_neighbours=False), next_hop=Neighbour.FAILED)
     assert RouteCache(kernel).track(ADDRESS, 0.0).check(1.0, has_answered=False) is RouteStatus.STABLE
     assert not [question for question in kernel.asked if question.startswith("neighbour")]
 
 
-def test_link_and_gateway_are_asked_about_once_for_all_addresses() -> None:
-    """A thousand silent addresses behind one gateway are a thousand routes, and one question about link and gateway."""
+def test_link_and_gateway_are_looked_up_once() -> None:
+    """A thousand silent addresses behind one gateway need one look-up of link and gateway."""
     kernel = Kernel(way=Route("192.0.2.9", 2, GATEWAY))
     routes = RouteCache(kernel)
     taken = [routes.track(f"198.51.100.{number % 250}", 0.0) for number in range(1000)]

@@ -77,7 +77,7 @@ class Scene:
 
 
 def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
-    """All jobs that ask one address at once get the answer of one scan, each of them for its own ports."""
+    """Jobs that ask for one address at once share one scan; each gets its own ports."""
 
     async def scenario() -> None:
         scene = Scene(places=2)
@@ -99,7 +99,7 @@ def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
 
 
 def test_ports_are_added_to_a_scan_that_runs() -> None:
-    """A job that asks for more ports of an address soon after another one has them added to the scan that runs."""
+    """A later job with more ports of an address has them added to the running scan."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -116,7 +116,7 @@ def test_ports_are_added_to_a_scan_that_runs() -> None:
 
 
 def test_ports_that_come_too_late_are_scanned_by_themselves() -> None:
-    """Where the scan ended before the ports could be added, they are asked for in another one."""
+    """If the scan ends before the ports are added, another scan covers them."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -137,7 +137,7 @@ def test_ports_that_come_too_late_are_scanned_by_themselves() -> None:
 
 
 def test_names_that_are_resolved_late_in_a_round_get_what_was_seen_in_it() -> None:
-    """A job of the round in which an address was scanned has only the ports scanned that nobody asked for yet."""
+    """A late job of a round only scans the ports that no other job of the round has asked for."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -175,7 +175,7 @@ def test_names_that_are_resolved_late_in_a_round_get_what_was_seen_in_it() -> No
 def test_scan_that_has_ended_is_not_used_for_another_round(
     began: float, now: float, round_began: float | None, since: float | None
 ) -> None:
-    """A port is looked at once in each round, however short the interval is."""
+    """A port is scanned once in each round, however short the interval is."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -195,7 +195,7 @@ def test_scan_that_has_ended_is_not_used_for_another_round(
 
 
 def test_scans_that_have_ended_are_forgotten() -> None:
-    """What was seen is kept for some seconds only, whatever else is asked."""
+    """Results are kept for some seconds only, whatever else is scanned."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -210,8 +210,8 @@ def test_scans_that_have_ended_are_forgotten() -> None:
     asyncio.run(scenario())
 
 
-def test_failure_of_an_address_is_everybodys() -> None:
-    """A scan that could not be made tells each job so, whichever ports it has seen."""
+def test_all_jobs_get_the_failure() -> None:
+    """All jobs of a failed scan get the failure, with the ports that were seen."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -230,8 +230,8 @@ def test_failure_of_an_address_is_everybodys() -> None:
     ("age", "since", "is_shared"),
     [(SHARING_WINDOW, None, True), (SHARING_WINDOW + 1, None, False), (1.0, 1.0, False), (1.0, 0.0, True)],
 )
-def test_only_a_scan_that_is_new_enough_is_shared(age: float, since: float | None, is_shared: bool) -> None:  # noqa: FBT001
-    """Nobody is told what was seen of a port long ago, or before the time from which on it is to be looked at."""
+def test_only_a_fresh_scan_is_shared(age: float, since: float | None, is_shared: bool) -> None:  # noqa: FBT001
+    """No job gets a port state that is old, or from before its `since`."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -252,8 +252,8 @@ def test_only_a_scan_that_is_new_enough_is_shared(age: float, since: float | Non
     asyncio.run(scenario())
 
 
-def test_few_ports_do_not_wait_for_all_of_them() -> None:
-    """A job shares no scan that is much larger than itself, and has none of its own made much larger."""
+def test_scans_of_very_different_sizes_are_not_shared() -> None:
+    """A job shares no scan that is much larger than itself, and makes none much larger."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -276,8 +276,8 @@ def test_few_ports_do_not_wait_for_all_of_them() -> None:
     asyncio.run(scenario())
 
 
-def test_more_patience_than_a_scan_has_is_not_shared() -> None:
-    """A job that waits longer for each answer does not take a shorter wait for an answer."""
+def test_less_patient_scan_is_not_shared() -> None:
+    """A job with a longer timeout does not share a scan with a shorter one."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -292,8 +292,8 @@ def test_more_patience_than_a_scan_has_is_not_shared() -> None:
     asyncio.run(scenario())
 
 
-def test_address_that_is_busy_takes_no_place_from_another() -> None:
-    """Of two places one is free while any number of jobs wait for one address, whatever they ask."""
+def test_jobs_that_wait_for_a_busy_address_take_no_place() -> None:
+    """With two places, one stays free while any number of jobs wait for one address."""
 
     async def scenario() -> None:
         scene = Scene(places=2)
@@ -309,8 +309,8 @@ def test_address_that_is_busy_takes_no_place_from_another() -> None:
     asyncio.run(scenario())
 
 
-def test_scan_goes_on_for_those_who_still_wait() -> None:
-    """Who gives up ends a scan only if nobody else waits for it; who comes after that gets a new one."""
+def test_scan_ends_with_its_last_job() -> None:
+    """A cancelled job ends a scan only if no other waits for it; a later job gets a new scan."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -331,8 +331,8 @@ def test_scan_goes_on_for_those_who_still_wait() -> None:
     asyncio.run(scenario())
 
 
-def test_job_that_is_given_up_before_its_turn_is_not_scanned() -> None:
-    """A job that waits for a place and is cancelled never reaches the engine."""
+def test_cancelled_job_is_not_scanned() -> None:
+    """A job that is cancelled while it waits for a place never reaches the engine."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -347,8 +347,8 @@ def test_job_that_is_given_up_before_its_turn_is_not_scanned() -> None:
     asyncio.run(scenario())
 
 
-def test_fault_of_the_engine_reaches_all_who_wait() -> None:
-    """An exception is everybody's, and leaves nothing behind."""
+def test_exception_of_the_engine_reaches_all_jobs() -> None:
+    """All waiting jobs get the exception, and nothing is left behind."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -365,7 +365,7 @@ def test_fault_of_the_engine_reaches_all_who_wait() -> None:
 
 
 def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
-    """A host that looks again at an address for which others wait gets its second look with the one place there is."""
+    """A host that repeats a scan of an address for which others wait can do so with the only place."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -386,7 +386,7 @@ def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
 
 
 def test_slow_scan_gives_its_place_back_for_good() -> None:
-    """Beside a scan that has become slow another host has the one place; the slow one still gets its answer."""
+    """While a scan is slow another host has the only place; the slow one still gets its result."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -408,7 +408,7 @@ def test_slow_scan_gives_its_place_back_for_good() -> None:
 
 
 def test_job_with_a_slow_address_keeps_its_place_only_while_another_one_is_scanned() -> None:
-    """The place of a job goes to the next one when all of its addresses that are not done are slow."""
+    """A job gives its place up once all of its unfinished addresses are slow."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -428,8 +428,8 @@ def test_job_with_a_slow_address_keeps_its_place_only_while_another_one_is_scann
 
 
 @pytest.mark.parametrize("since", [None, 1.0], ids=["sharing it", "after it"])
-def test_nobody_waits_for_a_slow_scan_with_a_place_in_hand(since: float | None) -> None:
-    """A job whose other addresses are done gives its place back while it waits for an address that is slow."""
+def test_job_that_waits_for_a_slow_scan_holds_no_place(since: float | None) -> None:
+    """A job whose other addresses are done gives its place back while it waits for a slow one."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -451,7 +451,7 @@ def test_nobody_waits_for_a_slow_scan_with_a_place_in_hand(since: float | None) 
     asyncio.run(scenario())
 
 
-def test_word_that_a_scan_is_slow_may_come_too_late() -> None:
+def test_late_on_slow_is_ignored() -> None:
     """Nothing is given back for a scan that has ended meanwhile."""
 
     async def scenario() -> None:
@@ -468,7 +468,7 @@ def test_word_that_a_scan_is_slow_may_come_too_late() -> None:
 
 
 def test_many_addresses_of_a_job_are_scanned_a_few_at_a_time() -> None:
-    """Of a hundred addresses some are in the engine at once; those that are slow do not keep the others out."""
+    """Of a hundred addresses some are in the engine at once; slow ones do not block the others."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -490,8 +490,8 @@ def test_many_addresses_of_a_job_are_scanned_a_few_at_a_time() -> None:
     asyncio.run(scenario())
 
 
-def test_what_was_seen_counts_when_the_time_is_over() -> None:
-    """Each address that is not settled has a failure, and the ports that were seen; its scan ends."""
+def test_partial_result_at_the_time_limit() -> None:
+    """Addresses that are not settled have a failure and the ports that were seen; their scans end."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -514,7 +514,7 @@ def test_what_was_seen_counts_when_the_time_is_over() -> None:
     asyncio.run(scenario())
 
 
-def test_scan_whose_time_is_over_for_one_goes_on_for_another() -> None:
+def test_time_limit_of_one_job_does_not_end_a_shared_scan() -> None:
     """A job that ends at its limit takes nothing from those that share its scan."""
 
     async def scenario() -> None:
@@ -532,8 +532,8 @@ def test_scan_whose_time_is_over_for_one_goes_on_for_another() -> None:
     asyncio.run(scenario())
 
 
-def test_job_whose_time_is_over_while_it_waits_for_a_place_has_seen_nothing() -> None:
-    """It is told so, and leaves nothing behind when its turn comes."""
+def test_time_limit_while_waiting_for_a_place() -> None:
+    """The job gets a failure without ports, and leaves nothing behind when its turn comes."""
 
     async def scenario() -> None:
         scene = Scene(places=1)
@@ -562,10 +562,8 @@ def test_job_whose_time_is_over_while_it_waits_for_a_place_has_seen_nothing() ->
     st.integers(1, 3),
     st.integers(1, 3),
 )
-def test_no_place_is_lost_whatever_becomes_slow_ends_or_is_given_up(
-    steps: Sequence[tuple[str, list[str], int]], places: int, most_slow: int
-) -> None:
-    """In any order: no place is given back twice, no more are held than there are, and in the end none is."""
+def test_no_place_is_lost(steps: Sequence[tuple[str, list[str], int]], places: int, most_slow: int) -> None:
+    """In any order of slow, ended and cancelled scans, no place is lost or given back twice."""
 
     async def scenario() -> None:
         scene = Scene(places=places)
@@ -617,10 +615,10 @@ def test_no_place_is_lost_whatever_becomes_slow_ends_or_is_given_up(
     ),
     st.integers(1, 3),
 )
-def test_every_job_gets_its_ports_whatever_is_shared(
+def test_every_job_gets_its_ports(
     asked: Sequence[tuple[list[str], set[int], float | None, float | None, str]], places: int
 ) -> None:
-    """Jobs on common addresses that come, end and are given up in any order: each gets its ports, no place is lost."""
+    """Jobs on common addresses that come, end and are cancelled in any order get their ports, and no place is lost."""
 
     async def scenario() -> None:
         scene = Scene(places=places)

@@ -1,4 +1,4 @@
-"""How many scans go on without a place."""
+"""The limits of scans without a place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from portspec.scan.sharing import SlowScans
 
 
-def test_scans_rest_until_there_are_too_many_and_then_in_their_order() -> None:
-    """Who comes when there is no room rests as soon as enough have ended; who ends before that never does."""
+def test_slow_scans_are_admitted_in_order() -> None:
+    """A scan for which there is no room is admitted once enough have ended; one that ends before never is."""
     slow, resting = SlowScans(most=2), list[str]()
     for name in "abcde":
         slow.add(name, 10, lambda name=name: resting.append(name))  # type: ignore[misc]
@@ -21,7 +21,7 @@ def test_scans_rest_until_there_are_too_many_and_then_in_their_order() -> None:
 
 
 def test_ports_of_all_scans_are_bounded() -> None:
-    """A few scans of all ports take the room of many of a few; one that is larger than all the room rests alone."""
+    """A few scans of all ports take the room of many small ones; one larger than the limit is admitted alone."""
     slow, resting = SlowScans(most_ports=100), list[str]()
     for name, ports in (("a", 60), ("b", 60), ("c", 10), ("d", 500)):
         slow.add(name, ports, lambda name=name: resting.append(name))  # type: ignore[misc]
@@ -35,7 +35,7 @@ def test_ports_of_all_scans_are_bounded() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(1, 60)), max_size=40))
 def test_no_room_is_lost(steps: list[tuple[bool, int, int]]) -> None:
-    """Whatever comes and ends in any order, all the room is there in the end."""
+    """Whatever is added and ends in any order, all the room is free in the end."""
     slow, known = SlowScans(most=3, most_ports=100), dict[int, int]()
     for comes, name, ports in steps:
         if comes and name not in known:

@@ -37,7 +37,7 @@ def scan_of(
     first: Iterable[int] = (),
     alive: Iterable[int] = (),
 ) -> SynAddressScan:
-    """Make the lane of a job of one address."""
+    """Return the scan of an address."""
     path = path_loss or PathLoss()
 
     def make(active_job: ActiveJob[SynAddressScan], address: str) -> SynAddressScan:
@@ -49,14 +49,14 @@ def scan_of(
 
 
 def take(scan: SynAddressScan, most: int = 1000, at: float = 0.0) -> ProbeBatch:
-    """Take what is to be sent; there is something."""
+    """Take the batch to send; there is one."""
     batch = scan.take(most, START + at)
     assert batch is not None
     return batch
 
 
 def send(scan: SynAddressScan, at: float, most: int = 1000) -> ProbeBatch:
-    """Take what is to be sent, and send all of it."""
+    """Take a batch, and send all of it."""
     batch = take(scan, most, at)
     assert scan.record_sent(batch, np.ones(len(batch), np.bool_), np.full(len(batch), START + at)) == len(batch)
     return batch
@@ -65,7 +65,7 @@ def send(scan: SynAddressScan, at: float, most: int = 1000) -> ProbeBatch:
 def answer(
     scan: SynAddressScan, ports: Iterable[int], kind: int, at: float, attempt: int = 0, *, direct: bool = True
 ) -> int:
-    """Let answers come; gives how many ports they settled."""
+    """Let ports answer; return how many ports that settled."""
     some = np.array(list(ports), np.uint16)
     count = len(some)
     return scan.record_answers(
@@ -77,8 +77,8 @@ def answer(
     )
 
 
-def test_order_is_of_the_seed_and_of_the_address() -> None:
-    """The same seed gives the same order for an address, another seed or another address another one."""
+def test_order_depends_on_seed_and_address() -> None:
+    """The same seed gives the same order for an address; another seed or address gives another one."""
     orders = [
         take(scan_of(range(1, 500), seed=seed, address=address)).ports.tolist()
         for seed, address in ((7, "192.0.2.1"), (7, "192.0.2.1"), (8, "192.0.2.1"), (7, "192.0.2.2"))
@@ -89,8 +89,8 @@ def test_order_is_of_the_seed_and_of_the_address() -> None:
     assert all(sorted(order) == list(range(1, 500)) for order in orders)
 
 
-def test_what_was_not_sent_comes_again_first() -> None:
-    """Probes that the kernel had no room for are taken again, as the same attempt, before any others."""
+def test_unsent_probes_are_taken_first() -> None:
+    """Probes for which the kernel had no buffer are taken again before others, as the same try."""
     scan = scan_of(range(1, 101))
     batch = take(scan, 40)
     gone = np.arange(40) < 25
@@ -102,7 +102,7 @@ def test_what_was_not_sent_comes_again_first() -> None:
 
 
 def test_nothing_sent_is_nothing_in_flight() -> None:
-    """A load none of which went out leaves nothing to wait for."""
+    """A batch of which nothing was sent leaves nothing in flight."""
     scan = scan_of([22, 80])
     batch = take(scan)
     assert scan.record_sent(batch, np.zeros(2, np.bool_), np.zeros(2)) == 0
@@ -112,8 +112,8 @@ def test_nothing_sent_is_nothing_in_flight() -> None:
     assert take(scan).ports.tolist() == batch.ports.tolist()
 
 
-def test_late_answer_is_taken_and_nothing_sent_again() -> None:
-    """An answer that comes when its time was up settles the port, and the repeated probe stays away."""
+def test_late_answer_settles_the_port() -> None:
+    """An answer after the timeout settles the port, which is not retried."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     scan.expire(START + 1.0)
@@ -125,8 +125,8 @@ def test_late_answer_is_taken_and_nothing_sent_again() -> None:
     assert scan.is_over
 
 
-def test_answer_to_an_earlier_attempt_counts() -> None:
-    """With the second probe on its way an answer to the first settles the port, once."""
+def test_answer_to_an_earlier_try_counts() -> None:
+    """While the second probe is in flight, an answer to the first settles the port, once."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     scan.expire(START + 1.0)
@@ -138,8 +138,8 @@ def test_answer_to_an_earlier_attempt_counts() -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 14, CONTROL])
-def test_answer_to_what_was_not_sent_is_ignored(attempt: int) -> None:
-    """Whoever answers an attempt that was not made has guessed."""
+def test_answer_to_an_unsent_try_is_ignored(attempt: int) -> None:
+    """An answer to a try that was not made is a forgery."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     assert answer(scan, [22], OPEN, RTT, attempt=attempt) == 0
@@ -148,8 +148,8 @@ def test_answer_to_what_was_not_sent_is_ignored(attempt: int) -> None:
 
 
 @pytest.mark.parametrize("port", [23, 81, 65535])
-def test_answer_of_a_port_nobody_asked_is_ignored(port: int) -> None:
-    """Ports that are not scanned settle nothing, between those that are, or above."""
+def test_answer_of_an_unscanned_port_is_ignored(port: int) -> None:
+    """Ports that are not scanned settle nothing, whether between or above those that are."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     assert answer(scan, [port], OPEN, RTT) == 0
@@ -157,7 +157,7 @@ def test_answer_of_a_port_nobody_asked_is_ignored(port: int) -> None:
 
 
 def test_answer_before_anything_was_sent_is_ignored() -> None:
-    """A fresh port has not been asked."""
+    """A port that has not been probed cannot answer."""
     scan = scan_of([22, 80])
     assert answer(scan, [22], OPEN, RTT) == 0
 
@@ -174,7 +174,7 @@ def test_answer_before_anything_was_sent_is_ignored() -> None:
     ],
 )
 def test_stronger_answer_overrules(kinds: list[int], expected: str) -> None:
-    """Of several answers a SYN-ACK outweighs an RST, which outweighs an ICMP error; the port is settled once."""
+    """A SYN-ACK overrules an RST, which overrules an ICMP error; the port is settled once."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     assert sum(answer(scan, [22], kind, RTT) for kind in kinds) == 1
@@ -183,7 +183,7 @@ def test_stronger_answer_overrules(kinds: list[int], expected: str) -> None:
 
 
 def test_several_answers_of_a_port_in_one_batch_settle_it_once() -> None:
-    """Three RSTs and a SYN-ACK that arrive together are one port."""
+    """Three RSTs and a SYN-ACK that arrive together settle one port."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     kinds = np.array([CLOSED, CLOSED, OPEN, CLOSED], np.uint8)
@@ -193,8 +193,8 @@ def test_several_answers_of_a_port_in_one_batch_settle_it_once() -> None:
     assert scan.observation().open == PortSet.of([22])
 
 
-def test_answer_after_silence_was_believed_overrules_it() -> None:
-    """A port that was called filtered and answers while its address is still being scanned has answered."""
+def test_answer_overrules_filtered() -> None:
+    """A filtered port that answers while its address is still being scanned is open or closed."""
     scan = scan_of([22], retries=0)
     send(scan, 0.0)
     scan.expire(START + 1.0)
@@ -205,7 +205,7 @@ def test_answer_after_silence_was_believed_overrules_it() -> None:
 
 
 def test_error_of_a_router_is_no_answer_of_the_address() -> None:
-    """An ICMP error is as good as silence; only one that the address itself sent shows that it is there."""
+    """An ICMP error counts as silence; only one from the address itself shows that it is up."""
     scan = scan_of([22, 80])
     send(scan, 0.0)
     assert answer(scan, [22], FILTERED, RTT, direct=False) == 0
@@ -216,8 +216,8 @@ def test_error_of_a_router_is_no_answer_of_the_address() -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_silence_is_believed_after_all_tries(retries: int) -> None:
-    """A host that never answers is asked 1 + `retries` times, each time for the configured wait."""
+def test_port_is_filtered_after_all_tries(retries: int) -> None:
+    """A silent port is probed 1 + `retries` times, each with the configured timeout."""
     scan = scan_of([22, 80], retries=retries)
     for attempt in range(1 + retries):
         assert not scan.has_only_suspects
@@ -234,8 +234,8 @@ def test_silence_is_believed_after_all_tries(retries: int) -> None:
     assert scan.observation().filtered == PortSet.of([22, 80])
 
 
-def test_lost_answers_on_this_side_ask_for_one_more_try() -> None:
-    """When the ring overflowed, silence counts one try later."""
+def test_dropped_answers_cost_one_more_try() -> None:
+    """When this machine dropped answers, silence counts one try later."""
     scan = scan_of([22], retries=0)
     scan.record_drops()
     send(scan, 0.0)
@@ -247,7 +247,7 @@ def test_lost_answers_on_this_side_ask_for_one_more_try() -> None:
 
 
 def last_try(scan: SynAddressScan, silent: set[int], now: float) -> tuple[float, ProbeBatch]:
-    """Let all but the silent answer and bring these to their last try; gives when it went out."""
+    """Let all but the silent ports answer, and these reach their last try; return when it was sent."""
     batch = send(scan, now)
     answer(scan, set(batch.ports.tolist()) - silent, CLOSED, now + RTT)
     while True:
@@ -258,8 +258,8 @@ def last_try(scan: SynAddressScan, silent: set[int], now: float) -> tuple[float,
             return now, batch
 
 
-def test_last_try_goes_out_with_controls() -> None:
-    """The last try of silent ports takes ports along that have answered; both fit into what was asked for."""
+def test_last_try_is_sent_with_reference_probes() -> None:
+    """The last try of silent ports includes reference ports; both fit into the allowed number."""
     scan = scan_of(range(1, 21))
     _, batch = last_try(scan, {5, 6}, 0.0)
     assert set(batch.ports.tolist()) == {5, 6}
@@ -268,8 +268,8 @@ def test_last_try_goes_out_with_controls() -> None:
     assert not set(references) & {5, 6}
 
 
-def test_silence_counts_when_the_controls_were_heard() -> None:
-    """Silent ports whose controls answered are filtered."""
+def test_silence_counts_if_reference_ports_answered() -> None:
+    """Silent ports are filtered if the reference ports around them answered."""
     scan = scan_of(range(1, 21))
     now, batch = last_try(scan, {5, 6}, 0.0)
     assert answer(scan, batch.before.tolist(), CLOSED, now + RTT, attempt=BEFORE) == 0
@@ -281,7 +281,7 @@ def test_silence_counts_when_the_controls_were_heard() -> None:
 
 
 def burst(scan: SynAddressScan, now: float, *, hears_before: bool, hears_after: bool) -> ProbeBatch:
-    """Send a whole wave of a lane that is strict by now; gives the ports' part of it."""
+    """Send a whole burst in rate-limited mode; return its batch of ports."""
     before = send(scan, now)
     assert not len(before.ports)
     assert not len(before.after)
@@ -297,16 +297,16 @@ def burst(scan: SynAddressScan, now: float, *, hears_before: bool, hears_after: 
     return batch
 
 
-def end_wave(scan: SynAddressScan) -> float:
-    """Let the time of the wave that was sent be up, and the rest after it; gives when that was."""
+def end_burst(scan: SynAddressScan) -> float:
+    """Let the burst that was sent expire, and the rest after it end; return when that was."""
     expiry = scan.next_expiry()
     assert expiry is not None
     scan.expire(expiry)
     return max(expiry, scan.rest_until) - START
 
 
-def test_silence_does_not_count_while_the_host_is_deaf() -> None:
-    """Where the controls stay silent too the ports are tried again in waves, until the address counts as cut off."""
+def test_unresponsive_host_is_probed_in_bursts_and_cut_off() -> None:
+    """If reference ports stay silent, too, ports are tried again in bursts until the address is cut off."""
     scan = scan_of(range(1, 21))
     now, _ = last_try(scan, {5, 6}, 0.0)
     now += 1.0
@@ -314,7 +314,7 @@ def test_silence_does_not_count_while_the_host_is_deaf() -> None:
     deaf_since = now
     while not scan.has_only_suspects:
         assert set(burst(scan, now, hears_before=False, hears_after=False).ports.tolist()) <= {5, 6}
-        now = end_wave(scan)
+        now = end_burst(scan)
         assert now - deaf_since < 2 * MAX_SILENCE
     assert now - deaf_since >= MAX_SILENCE
     assert scan.room == 0
@@ -328,8 +328,8 @@ def test_silence_does_not_count_while_the_host_is_deaf() -> None:
 
 
 @pytest.mark.parametrize("heard", [BEFORE, AFTER])
-def test_silence_beside_a_control_that_was_not_heard_is_asked_again(heard: int) -> None:
-    """Silent ports count as filtered only between two controls that were heard; else they are tried once more."""
+def test_silence_next_to_an_unanswered_reference_probe_is_retried(heard: int) -> None:
+    """Silent ports are filtered only between two answered reference probes; else they are retried."""
     scan = scan_of(range(1, 200))
     now, batch = last_try(scan, {5, 6}, 0.0)
     answer(scan, batch.before.tolist() if heard == BEFORE else batch.after.tolist(), CLOSED, now + RTT, attempt=heard)
@@ -340,14 +340,14 @@ def test_silence_beside_a_control_that_was_not_heard_is_asked_again(heard: int) 
     assert len(batch.before) == len(batch.after) == 1
 
 
-def test_ports_that_probably_answer_are_asked_first() -> None:
-    """What the job names goes before the others, whose order is drawn."""
+def test_first_ports_of_the_job_are_sent_first() -> None:
+    """The ports in `first` of the job precede the others, whose order is random."""
     scan = scan_of(range(1, 200), first=[150, 20])
     assert take(scan).ports.tolist()[:2] == [20, 150]
 
 
-def test_silence_of_those_who_answered_just_now_counts_for_nobody() -> None:
-    """Where ports that are known to answer do not, the others' silence is not believed, though nothing was heard."""
+def test_no_silence_counts_while_alive_ports_are_silent() -> None:
+    """If ports that have just answered are silent, the silence of the others does not count."""
     scan = scan_of([22, 80, 443], alive=[80])
     now = 0.0
     while not scan.has_only_suspects:
@@ -364,8 +364,8 @@ def test_silence_of_those_who_answered_just_now_counts_for_nobody() -> None:
 
 
 @pytest.mark.parametrize(("hears_before", "hears_after"), [(True, False), (False, True)])
-def test_wave_proves_nothing_with_one_end_deaf(*, hears_before: bool, hears_after: bool) -> None:
-    """Controls heard at one end only prove no silence; the next wave comes after a rest, and is waited for longer."""
+def test_burst_with_one_silent_end_proves_nothing(*, hears_before: bool, hears_after: bool) -> None:
+    """A burst with answers at one end fails: the next one follows a rest and gets more time."""
     scan = scan_of(range(1, 21))
     now, _ = last_try(scan, {5, 6}, 0.0)
     now += 1.0
@@ -376,7 +376,7 @@ def test_wave_proves_nothing_with_one_end_deaf(*, hears_before: bool, hears_afte
         expiry = scan.next_expiry()
         assert expiry is not None
         waits.append(expiry - START - now)
-        now = end_wave(scan)
+        now = end_burst(scan)
         assert not scan.has_only_suspects
         assert scan.rest_until > expiry
     assert waits == sorted(waits)
@@ -384,8 +384,8 @@ def test_wave_proves_nothing_with_one_end_deaf(*, hears_before: bool, hears_afte
     assert scan.unsettled == 2
 
 
-def test_waves_end_where_nothing_is_proven_for_long() -> None:
-    """A host that answers just one end of each wave does not hold the scan up for ever; its silence tells nothing."""
+def test_bursts_end_if_nothing_is_proven() -> None:
+    """An address that answers only one end of each burst is cut off."""
     scan = scan_of(range(1, 21))
     now, _ = last_try(scan, {5, 6}, 0.0)
     now += 1.0
@@ -393,7 +393,7 @@ def test_waves_end_where_nothing_is_proven_for_long() -> None:
     began = now
     while not scan.has_only_suspects:
         burst(scan, now, hears_before=True, hears_after=False)
-        now = end_wave(scan)
+        now = end_burst(scan)
         assert now - began < 45.0
     assert now - began >= 30.0
     scan.conclude()
@@ -403,8 +403,8 @@ def test_waves_end_where_nothing_is_proven_for_long() -> None:
     assert "too few" in seen.failure.detail
 
 
-def test_waves_prove_silence_as_often_as_there_are_tries() -> None:
-    """With the controls heard at both ends, silence is believed after 1 + retries waves."""
+def test_silence_needs_a_proof_per_try() -> None:
+    """If both ends of the bursts answer, a port is filtered after 1 + retries of them."""
     scan = scan_of(range(1, 21))
     now, _ = last_try(scan, {5, 6}, 0.0)
     now += 1.0
@@ -418,8 +418,8 @@ def test_waves_prove_silence_as_often_as_there_are_tries() -> None:
     assert scan.conclude() == 2
 
 
-def test_wave_whose_ports_all_answer_ends_at_once() -> None:
-    """Nobody waits for the time to be up where everything was answered."""
+def test_burst_ends_once_all_its_ports_have_answered() -> None:
+    """A burst does not wait for its timeout if every probe was answered."""
     scan = scan_of(range(1, 21))
     now, _ = last_try(scan, {5, 6}, 0.0)
     now += 1.0
@@ -430,8 +430,8 @@ def test_wave_whose_ports_all_answer_ends_at_once() -> None:
     assert scan.observation().open == PortSet.of([5, 6])
 
 
-def test_failure_leaves_only_what_was_seen() -> None:
-    """With a failure the ports that have answered are all that was scanned."""
+def test_failed_scan_holds_only_what_was_seen() -> None:
+    """With a failure, `scanned` has only the ports that have answered."""
     scan = scan_of([22, 80, 443])
     send(scan, 0.0)
     answer(scan, [22], OPEN, RTT)
@@ -444,7 +444,7 @@ def test_failure_leaves_only_what_was_seen() -> None:
 
 
 def test_rtt_is_the_shortest_of_answers_to_the_latest_probe() -> None:
-    """The round-trip time is the shortest that was seen; answers to earlier probes than the last do not count."""
+    """The round-trip time is the shortest one measured; answers to earlier probes do not count."""
     scan = scan_of([22, 80, 443])
     send(scan, 0.0)
     answer(scan, [22], OPEN, 0.2)
@@ -457,8 +457,8 @@ def test_rtt_is_the_shortest_of_answers_to_the_latest_probe() -> None:
     assert scan.observation().rtt == pytest.approx(0.1, abs=1e-5)
 
 
-def test_path_hears_of_answers_when_the_silent_ports_were_asked_again() -> None:
-    """Answers to first probes, which come first, do not make the path look as if nothing got lost."""
+def test_loss_is_published_after_the_retries() -> None:
+    """Answers to first probes, which arrive first, do not make the path look free of loss."""
     path = PathLoss()
     scan = scan_of(range(1, 101), path_loss=path)
     send(scan, 0.0)
@@ -470,8 +470,8 @@ def test_path_hears_of_answers_when_the_silent_ports_were_asked_again() -> None:
     assert (path.first, path.later) == (80, 16)
 
 
-def test_path_hears_of_an_address_that_answers_all_first_probes() -> None:
-    """An address without a silent port is heard of at once."""
+def test_loss_is_published_at_once_without_silent_ports() -> None:
+    """An address without silent ports publishes its answers at once."""
     path = PathLoss()
     scan = scan_of(range(1, 101), path_loss=path)
     send(scan, 0.0)

@@ -134,7 +134,7 @@ def test_silent_host_is_tried_for_three_waits() -> None:
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
-def test_rejecting_host_is_asked_as_often_as_a_silent_one(by_itself: bool) -> None:  # noqa: FBT001 - a parameter
+def test_rejecting_host_is_probed_as_often_as_a_silent_one(by_itself: bool) -> None:  # noqa: FBT001 - a parameter
     """ICMP errors settle no port before its last try; whether the address answered depends on who sent them."""
     host = Host(others=Truth.REJECTED, is_rejecting_itself=by_itself)
     (seen,), sends = scan(host, ports=THOUSAND, within=4.0)
@@ -345,7 +345,7 @@ def test_refused_probes_fail_their_address_alone(code: int, reason: Reason, word
     ],
     ids=["gone", "down", "another source"],
 )
-def test_silence_of_a_lost_way_is_not_believed(change: Via | int, word: str) -> None:
+def test_silence_does_not_count_without_a_route(change: Via | int, word: str) -> None:
     """Silence says nothing where the route has gone, or has changed, or its link is down; others are as they are."""
     lost, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     lost.routes, lost.silent_from = [(0.01, change)], 0.01
@@ -363,7 +363,7 @@ def test_silence_of_a_lost_way_is_not_believed(change: Via | int, word: str) -> 
     ids=["link lost and regained", "another gateway", "neighbour asked for"],
 )
 @pytest.mark.parametrize("start", [0.0, 0.06])
-def test_silence_while_the_way_was_interrupted_does_not_count(again: Via, start: float) -> None:
+def test_silence_during_an_outage_does_not_count(again: Via, start: float) -> None:
     """Ports that were asked while the link was lost, or the next hop was not known, are asked again, and told right."""
     host = mixed("192.0.2.1")
     end = 2.6  # the last try of the first ones is waited for until then
@@ -390,7 +390,7 @@ def test_ports_that_are_added_after_an_outage() -> None:
     assert_exact(host, seen, THOUSAND | more)
 
 
-def test_way_that_never_holds_is_given_up() -> None:
+def test_route_that_keeps_changing_is_no_route() -> None:
     """Where the link is lost and regained before each conclusion, the address is unknown, in a bounded time."""
     host = mixed("192.0.2.1")
     host.silent_from = 0.0
@@ -437,7 +437,7 @@ def test_neighbour_that_is_confirmed_late_lets_silence_count() -> None:
     assert len(sends) == 3 * len(THOUSAND)
 
 
-def test_neighbour_is_not_asked_about_where_all_ports_answer() -> None:
+def test_neighbour_is_not_looked_up_if_all_ports_answer() -> None:
     """Answers need no proof that they could be heard: of a host that answers on every port one question is asked."""
     host = Host("192.0.2.1", ports={22: Truth.OPEN})
     with Simulation(host) as simulation:

@@ -123,7 +123,7 @@ def proven_lanes(table: AddressTable, some: Answers) -> list[str | None]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [4, 64, 68, 400])
-def test_each_answer_finds_its_lane(count: int, kind: int) -> None:
+def test_each_answer_finds_its_scan(count: int, kind: int) -> None:
     """With lanes of both families, every answer to a probe is proven and told whose it is."""
     some = addresses(count)
     table = table_of(some)
@@ -186,7 +186,7 @@ def test_every_bit_of_what_is_claimed_counts(column: str, bits: int, kind: int) 
         assert not any(are_proven(table, wrong))
 
 
-def test_addresses_that_meet_are_still_told_apart() -> None:
+def test_colliding_addresses_are_distinguished() -> None:
     """An address that differs in both of its halves, so that the two may make up for each other, proves nothing."""
     some = addresses(20)
     table = table_of(some)
@@ -199,7 +199,7 @@ def test_addresses_that_meet_are_still_told_apart() -> None:
         assert not any(are_proven(table, wrong))
 
 
-def test_lanes_cannot_answer_for_each_other() -> None:
+def test_addresses_cannot_answer_for_each_other() -> None:
     """A number that is right for one address is wrong for all others, of either family."""
     some = addresses(40)
     table = table_of(some)
@@ -288,7 +288,7 @@ def test_empty_table_proves_nothing() -> None:
     assert (len(table), "192.0.2.1" in table) == (0, False)
 
 
-def test_nothing_asked_nothing_proven() -> None:
+def test_empty_batch_proves_nothing() -> None:
     """A batch without answers is fine, with lanes and without."""
     table = table_of(addresses(4))
     none = answers(probes(table, []))
@@ -324,7 +324,7 @@ def test_addresses_whose_first_half_is_nothing() -> None:
 
 
 def test_number_is_the_keyed_hash_of_addresses_and_ports() -> None:
-    """The sequence number is the low half of SipHash-2-4 of addresses and ports, with 16 bytes of the lane's own."""
+    """The sequence number is the low half of SipHash-2-4 of addresses and ports, with a key of the scan's own."""
     some = addresses(400)
     entropy = Entropy()
     table = table_of(some, entropy)
@@ -338,8 +338,8 @@ def test_number_is_the_keyed_hash_of_addresses_and_ports() -> None:
         assert made.sequence[number] == siphash(key, message) & 0xFFFFFFFF
 
 
-def test_probes_have_the_columns_of_their_lanes() -> None:
-    """Probes to several lanes, some of them twice, have both addresses, the ports that were asked, and the row."""
+def test_probes_have_the_columns_of_their_scans() -> None:
+    """Probes to several addresses, some of them twice, have both addresses, the ports, and the row."""
     some = ["192.0.2.1", "2001:db8::1", "192.0.2.1", "192.0.2.2"]
     table = table_of(sorted(set(some)))
     made = probes(table, some, tries=5, ports=[80, 443, 81, 65535])
@@ -399,16 +399,16 @@ def test_two_scans_of_one_address_have_different_numbers() -> None:
         assert all(are_proven(table, answers(after, kind)))
 
 
-def test_same_key_still_tells_lanes_apart() -> None:
-    """Were randomness to fail, addresses would keep the numbers of lanes apart."""
+def test_sequence_numbers_differ_with_the_same_key() -> None:
+    """Without randomness, the addresses alone make the sequence numbers differ."""
     some = addresses(40)
     table = AddressTable(bytes)
     table.add([with_source(address) for address in some])
     assert len(set(probes(table, some, ports=[80] * 40).sequence.tolist())) == 40
 
 
-def test_each_lane_takes_sixteen_random_bytes() -> None:
-    """Randomness is drawn for the table and for each lane, once, and none for nothing."""
+def test_each_scan_takes_sixteen_random_bytes() -> None:
+    """Randomness is drawn once for the table and once for each scan."""
     entropy = Entropy()
     table = AddressTable(entropy)
     assert [len(some) for some in entropy.given] == [16]
@@ -435,7 +435,7 @@ def test_source_address_that_changed() -> None:
 @pytest.mark.parametrize("count", [63, 64, 65, 128, 129, 700])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_table_grows(count: int, *, at_once: bool) -> None:
-    """As many lanes as come have a row each; those that were there before keep theirs, and their numbers."""
+    """Each scan has a row; those that were there before keep theirs, and their numbers."""
     some = [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]
     table = table_of(["2001:db8::1"])
     index = table.index(scan("2001:db8::1"))
@@ -462,8 +462,8 @@ def test_rows_are_used_again() -> None:
     assert len(table) == 0
 
 
-def test_row_gives_its_lane() -> None:
-    """A row gives the very lane that was added, and none once it has been removed."""
+def test_row_has_its_scan() -> None:
+    """A row has the scan that was added, and none once that has been removed."""
     table = AddressTable(Entropy())
     first, second = scan("192.0.2.1"), scan("2001:db8::1")
     table.add([(first, OWN4), (second, OWN6)])
@@ -488,8 +488,8 @@ STEPS = st.lists(st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=90
 
 @MODEST
 @given(steps=STEPS, seed=st.integers(0, 2**32))
-def test_lanes_come_and_go(steps: list[list[int]], seed: int) -> None:
-    """Whatever comes and goes in whatever order, exactly the lanes that are there are proven, by their last numbers."""
+def test_scans_come_and_go(steps: list[list[int]], seed: int) -> None:
+    """Whatever is added and removed in whatever order, exactly the present scans are proven, by their last numbers."""
     table = AddressTable(Entropy(seed))
     there: dict[str, Answers] = {}
     gone: dict[str, Answers] = {}
