@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def engine() -> Iterator[ConnectEngine]:
-    """Give an engine with a timeout that loopback never meets."""
+    """Return an engine with a timeout that loopback never meets."""
     made = ConnectEngine(timeout=30.0, retries=0)
     yield made
     made.close()
@@ -22,7 +22,7 @@ def engine() -> Iterator[ConnectEngine]:
 
 @pytest.fixture
 def quick_engine() -> Iterator[ConnectEngine]:
-    """Give an engine that gives up on silence after a tenth of a second: two attempts of 50 ms each."""
+    """Return an engine that gives up on silence after a tenth of a second: two attempts of 50 ms each."""
     made = ConnectEngine(timeout=0.05, retries=1)
     yield made
     made.close()

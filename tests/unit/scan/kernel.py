@@ -1,4 +1,4 @@
-"""A made-up kernel: what it says of route, link and neighbour is what the test sets."""
+"""A fake kernel: the test sets what it says about route, link and neighbour."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Kernel:
     asked: list[str] = field(default_factory=list)
 
     def route(self, address: str) -> Route:
-        """Give the route."""
+        """Return the route."""
         self.asked.append(f"route {address}")
         if isinstance(self.way, Route):
             return self.way
         raise OSError(self.way, os.strerror(self.way))
 
     def link(self, index: int) -> Link:
-        """Give the link."""
+        """Return the link."""
         self.asked.append(f"link {index}")
         return self.interface
 
     def neighbour(self, route: Route) -> Neighbour:
-        """Give the neighbour."""
+        """Return the neighbour."""
         self.asked.append(f"neighbour {route.next_hop}")
         return self.next_hop
 

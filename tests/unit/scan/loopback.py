@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 def own_address() -> str:
-    """Give an address in 127.0.0.0/8 that no other test uses: what others bind to 127.0.0.1 is not open there."""
+    """Return an address in 127.0.0.0/8 that no other test uses: what others bind to 127.0.0.1 is not open there."""
     process = os.getpid() % 65000 + 256
     return f"127.{process // 256}.{process % 256}.{next(_numbers) % 250 + 1}"
 
@@ -45,7 +45,7 @@ def listeners(address: str, count: int = 1, *, backlog: int = 128) -> Iterator[l
 
 @contextlib.contextmanager
 def silent_ports(address: str, count: int = 1) -> Iterator[PortSet]:
-    """Give ports that answer nothing: listeners whose queue is full, for which Linux drops each SYN."""
+    """Return ports that answer nothing: listeners whose queue is full, for which Linux drops each SYN."""
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(listeners(address, count, backlog=0))
         for listener in opened:
@@ -69,7 +69,7 @@ def full_queue(listener: socket.socket) -> Iterator[None]:
 
 
 def ports_of(opened: list[socket.socket]) -> PortSet:
-    """Give the ports of listeners."""
+    """Return the ports of listeners."""
     return PortSet.of(listener.getsockname()[1] for listener in opened)
 
 

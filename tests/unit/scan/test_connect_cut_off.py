@@ -28,17 +28,17 @@ STOP_LIMIT = 1.0  # seconds in which close() must return, whatever is in progres
 
 
 def slow_job() -> ScanJob:
-    """Make a job that takes hours."""
+    """Return a job that takes hours."""
     return ScanJob((own_address(), V6), ALL_PORTS, host_rate=1.0)
 
 
 def impossible_job() -> ScanJob:
-    """Make a job that raises when its first probe is sent: the port does not exist."""
+    """Return a job that raises when its first probe is sent: the port does not exist."""
     return ScanJob((V4,), PortSet(((70_000, 70_000),)))
 
 
 def run_time(thread_id: int) -> int:
-    """Give the nanoseconds that a thread of this process has run."""
+    """Return the nanoseconds of processor time that a thread of this process has used."""
     return int(Path(f"/proc/self/task/{thread_id}/schedstat").read_text(encoding="ascii").split()[0])
 
 
@@ -108,7 +108,7 @@ def test_close_does_not_wait_for_jobs_to_be_set_up() -> None:
     assert all(future.cancelled() for future in futures)
 
 
-def test_close_wakes_those_who_wait() -> None:
+def test_close_wakes_waiting_threads() -> None:
     """A thread that waits for a result when the engine is closed gets CancelledError."""
     engine = ConnectEngine()
     future = engine.submit(slow_job())
@@ -120,7 +120,7 @@ def test_close_wakes_those_who_wait() -> None:
 
 
 def test_thread_starts_with_the_first_job() -> None:
-    """An engine without a job has no thread, so that what its maker gives up first its thread does not have."""
+    """An engine without a job has no thread, so its thread does not keep capabilities dropped before."""
     known = set(threading.enumerate())
     engine = ConnectEngine()
     try:
@@ -141,7 +141,7 @@ def test_engine_that_never_had_a_job_leaves_nothing_open() -> None:
 
 
 def test_submit_after_close_is_an_error() -> None:
-    """A closed engine takes no job, and may be closed once more."""
+    """A closed engine accepts no job, and may be closed again."""
     engine = ConnectEngine()
     engine.close()
     engine.close()
@@ -159,7 +159,7 @@ def submit_until_closed(engine: ConnectEngine, futures: list[Future[Observation]
 
 
 def test_close_races_with_submit_and_cancel() -> None:
-    """While other threads submit and cancel, close() leaves no future without an end."""
+    """While other threads submit and cancel, close() leaves no future unresolved."""
     for _ in range(20):
         engine = ConnectEngine()
         futures: list[Future[Observation]] = []
@@ -214,8 +214,8 @@ def test_idle_engine_uses_no_processor_and_keeps_no_sockets() -> None:
     assert descriptors() == before
 
 
-def test_fault_reaches_the_one_who_waits_and_the_engine_lives_on(engine: ConnectEngine) -> None:
-    """A job that cannot be carried out fails with its error, leaks no socket, and the next job is scanned as usual."""
+def test_fault_fails_its_job_only(engine: ConnectEngine) -> None:
+    """A job that cannot run fails with its error, leaks no socket, and the next job is scanned as usual."""
     before = descriptors()
     fault = engine.submit(impossible_job()).exception(timeout=PATIENCE)
     assert isinstance(fault, OverflowError)
@@ -223,8 +223,8 @@ def test_fault_reaches_the_one_who_waits_and_the_engine_lives_on(engine: Connect
     assert engine.submit(ScanJob((V6,), SOME_PORTS)).result(timeout=PATIENCE).addresses[0].answered
 
 
-def test_fault_of_one_job_leaves_the_others_alone(engine: ConnectEngine) -> None:
-    """A job in progress beside one that cannot be carried out gets its whole result."""
+def test_fault_does_not_affect_running_jobs(engine: ConnectEngine) -> None:
+    """A job in progress gets its whole result while another one fails."""
     address = own_address()
     good = engine.submit(ScanJob((address,), SOME_PORTS, host_rate=2000.0))
     bad = engine.submit(impossible_job())
@@ -232,8 +232,8 @@ def test_fault_of_one_job_leaves_the_others_alone(engine: ConnectEngine) -> None
     assert good.result(timeout=PATIENCE).addresses[0].closed == len(SOME_PORTS)
 
 
-def test_what_is_known_so_far_holds_what_was_seen(engine: ConnectEngine) -> None:
-    """Asked in the middle of a job, the engine tells of the ports that have answered; of one that is over nothing."""
+def test_so_far_has_what_was_seen(engine: ConnectEngine) -> None:
+    """so_far() returns the ports that have answered; None for a job that is over."""
     failure = Failure(Reason.TIMEOUT, "too late")
     address = own_address()
     with silent_ports(address) as silent, listeners(address) as opened:
@@ -252,8 +252,8 @@ def test_what_is_known_so_far_holds_what_was_seen(engine: ConnectEngine) -> None
     assert engine.so_far(future, failure).result(timeout=PATIENCE) is None
 
 
-def test_question_that_nobody_waits_for_is_dropped(engine: ConnectEngine) -> None:
-    """Who gives up asking what is known so far stops no job."""
+def test_cancelled_so_far_is_dropped(engine: ConnectEngine) -> None:
+    """Cancelling a call of so_far() stops no job."""
     address = own_address()
     with silent_ports(address) as silent:
         future = engine.submit(ScanJob((address,), silent))
@@ -265,7 +265,7 @@ def test_question_that_nobody_waits_for_is_dropped(engine: ConnectEngine) -> Non
 
 
 def test_job_that_waits_for_answers_is_slow_and_leaves_the_window_to_others() -> None:
-    """A job whose probes are all unanswered says that it is slow; another one has most of the window then."""
+    """A job without answers becomes slow, and another one then gets most of the window."""
     told = threading.Event()
     address = own_address()
     engine = ConnectEngine(timeout=30.0, retries=0, window=8)

@@ -24,13 +24,13 @@ from tests.unit.scan.loopback import (
 
 
 def scan(engine: ConnectEngine, *addresses: str, ports: PortSet, seed: int = 1) -> list[AddressObservation]:
-    """Scan once; give what each address showed."""
+    """Scan once; return what each address showed."""
     return list(engine.submit(ScanJob(addresses, ports, seed=seed)).result(timeout=PATIENCE).addresses)
 
 
 @pytest.mark.parametrize("address", [V4, V6, "127.9.8.7"])
 def test_listener_is_open_and_its_absence_closed(engine: ConnectEngine, address: str) -> None:
-    """A port is open while somebody listens and closed afterwards, with IPv4 and IPv6."""
+    """A port is open while a listener exists and closed afterwards, with IPv4 and IPv6."""
     with listeners(address, 3) as opened:
         ports = ports_of(opened)
         (first,) = scan(engine, address, ports=ports)
@@ -88,8 +88,8 @@ def test_silent_port_is_filtered_after_every_attempt(quick_engine: ConnectEngine
     assert observation.duration >= 2 * 0.05
 
 
-def test_silent_open_and_closed_ports_are_told_apart(quick_engine: ConnectEngine) -> None:
-    """Ports in the three states stand beside each other on one address, each in its own state."""
+def test_silent_open_and_closed_ports_are_distinguished(quick_engine: ConnectEngine) -> None:
+    """Ports in the three states on one address each have their own state."""
     address = own_address()
     with silent_ports(address) as silent, listeners(address) as opened:
         is_open = ports_of(opened)
@@ -104,7 +104,7 @@ def test_silent_open_and_closed_ports_are_told_apart(quick_engine: ConnectEngine
 
 
 def test_port_that_answers_a_later_attempt_is_open() -> None:
-    """A listener that was too busy for the first probe is found open by a later one."""
+    """A listener that was too busy for the first probe is found open by a retry."""
     address = own_address()
     engine = ConnectEngine(timeout=0.05, retries=200)
     try:
@@ -134,14 +134,14 @@ def test_probes_are_counted(engine: ConnectEngine) -> None:
 def test_job_with_nothing_to_probe_ends_at_once(
     engine: ConnectEngine, addresses: tuple[str, ...], ports: PortSet
 ) -> None:
-    """A job without addresses or without ports gives an observation, and sends nothing."""
+    """A job without addresses or without ports returns an observation, and sends nothing."""
     observation = engine.submit(ScanJob(addresses, ports)).result(timeout=PATIENCE)
     assert [seen.address for seen in observation.addresses] == list(addresses)
     assert observation.probes == 0
 
 
 def test_connection_to_itself_is_no_open_port(engine: ConnectEngine) -> None:
-    """Of this machine's own ephemeral ports, only those are reported open on which somebody listens."""
+    """Of this machine's own ephemeral ports, only those with a listener are open."""
     ephemeral = PortSet.of_ranges([(32768, 60999)])
     for seed in range(4):
         address = own_address()  # on which no other test listens, but for those that listen on all addresses
@@ -190,7 +190,7 @@ def test_ports_can_be_added_to_a_job_that_runs() -> None:
 
 
 def test_ports_are_not_added_when_an_address_is_done() -> None:
-    """A job one of whose addresses is settled already stays as it is: what was scanned is the same for all of them."""
+    """A job with a settled address does not change: all of its addresses have the same ports."""
     quick, slow = own_address(), own_address()
     engine = ConnectEngine(timeout=0.3, retries=2)
     try:
@@ -204,7 +204,7 @@ def test_ports_are_not_added_when_an_address_is_done() -> None:
 
 
 def held(engine: ConnectEngine, address: str, ports: PortSet, hold: float = 0.2) -> AddressObservation:
-    """Connect, and hold what comes about."""
+    """Connect, and hold the connections."""
     job = ScanJob((address,), ports, patience=PATIENCE, hold=hold)
     return engine.submit(job).result(timeout=PATIENCE).addresses[0]
 
@@ -234,8 +234,8 @@ def test_connection_that_the_peer_ends(engine: ConnectEngine, *, is_reset: bool)
     assert found.answered
 
 
-def test_cancelled_job_lets_go_of_what_it_holds(engine: ConnectEngine) -> None:
-    """Connections that are held end with their job, and no descriptor is left."""
+def test_cancelled_job_closes_held_connections(engine: ConnectEngine) -> None:
+    """Held connections end with their job, and no descriptor is left."""
     address = own_address()
     with listeners(address, 2) as opened:
         future = engine.submit(ScanJob((address,), ports_of(opened), hold=PATIENCE))

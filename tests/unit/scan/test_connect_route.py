@@ -28,7 +28,7 @@ class Passing(Kernel):
         self.states = list(states)
 
     def link(self, index: int) -> Link:
-        """Give the next one."""
+        """Return the next one."""
         if len(self.asked) > 1:
             self.interface, self.next_hop = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return super().link(index)

@@ -1,4 +1,4 @@
-"""The thread of an engine: whatever ends it, nobody waits for ever."""
+"""The thread of an engine: whatever ends it, no future stays unresolved."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Ending(EngineThread):
         pass
 
 
-def test_thread_that_ends_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job that waits is cancelled, and further ones are refused."""
+def test_thread_that_ends_cancels_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting job is cancelled, and further ones are rejected."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     engine = Ending()
     job = ScanJob(("127.0.0.1",), PortSet.of([1]))
@@ -47,8 +47,8 @@ def test_thread_that_ends_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch)
     engine.close()
 
 
-def test_engine_that_gets_no_thread_takes_the_next_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a thread to begin with a job is refused with what to do, and the engine is as it was."""
+def test_engine_without_a_thread_accepts_the_next_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started, the job is rejected with advice, and the engine still works."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -33,7 +33,7 @@ def send_greedily(pacer: Pacer, start: float, gaps: Iterable[float | None]) -> l
 
 
 def most_in(sent: list[tuple[float, int]], seconds: float) -> int:
-    """Give how many probes the busiest window of so many seconds has."""
+    """Return how many probes the busiest window of so many seconds has."""
     most = total = first = 0
     for now, probes in sent:
         total += probes
@@ -101,16 +101,16 @@ def test_next_at_is_the_moment_that_allows_a_probe(rate: float, start: float, ga
 @MODEST
 @given(rate=RATES, start=STARTS)
 def test_next_at_is_now_while_a_probe_is_allowed(rate: float, start: float) -> None:
-    """A sender that may send already is not told to wait."""
+    """A sender that may send already does not wait."""
     assert Pacer(rate).next_at(start) == start
 
 
 @MODEST
 @given(rate=RATES, start=STARTS, gaps=POLLS, most=st.integers(0, 20_000))
-def test_no_more_is_granted_than_asked_for_or_allowed(
+def test_take_returns_the_lesser_of_request_and_allowance(
     rate: float, start: float, gaps: list[float | None], most: int
 ) -> None:
-    """What is granted is the lesser of what was asked for and what is allowed, and is allowed no more."""
+    """take() reserves the lesser of what was requested and what is allowed."""
     pacer = Pacer(rate)
     now = send_greedily(pacer, start, gaps)[-1][0] + 0.007
     allowed = pacer.allowance(now)
@@ -217,10 +217,10 @@ def test_other_rate_holds_from_then_on(
 
 @MODEST
 @given(before=RATES, rate=RATES, start=STARTS, gaps=POLLS)
-def test_other_rate_holds_up_nobody_for_long(
+def test_rate_change_delays_the_next_probe_briefly(
     before: float, rate: float, start: float, gaps: list[float | None]
 ) -> None:
-    """What was sent at the old rate delays the next probe by a second at most, or by the new rate's own interval."""
+    """Probes at the old rate delay the next one by at most a second, or by the interval of the new rate."""
     pacer = Pacer(before)
     now = send_greedily(pacer, start, gaps)[-1][0]
     pacer.keep_to(rate)
@@ -249,7 +249,7 @@ def test_same_rate_again_changes_nothing() -> None:
 
 
 def test_probes_of_the_old_rate_may_be_put_back() -> None:
-    """What was taken before a change and is put back after it gives no leave for more than a burst."""
+    """Probes that are put back after a change of the rate allow no more than a burst."""
     for old, new in ((1_000_000.0, 1.0), (1.0, 1_000_000.0), (None, 100.0), (100.0, None)):
         pacer = Pacer(old)
         granted = pacer.take(10_000, 5.0)
@@ -259,7 +259,7 @@ def test_probes_of_the_old_rate_may_be_put_back() -> None:
 
 
 def test_rate_may_change_while_threads_take() -> None:
-    """A thread that takes leave while another changes the rate, and takes the limit away, never fails."""
+    """take() never fails while another thread changes or removes the rate."""
     pacer, everybody = Pacer(1000.0), threading.Barrier(3)
 
     def take(_: int) -> int:

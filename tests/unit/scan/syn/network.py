@@ -1,4 +1,4 @@
-"""A made-up network in a made-up time: a channel for the SYN engine, and hosts whose truth is known."""
+"""A simulated network in simulated time: a channel for the SYN engine, and hosts whose truth is known."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Limit(Protocol):
     """How many RSTs a host sends."""
 
     def allows(self, now: float) -> bool:
-        """Tell whether one may be sent now; then it counts as sent."""
+        """Return whether one may be sent now; then it counts as sent."""
         ...
 
 
@@ -133,11 +133,11 @@ class Host:
     forgeries: bool = False  # somebody guesses at answers to each probe, and nearly hits
 
     def truth(self, port: int) -> Truth:
-        """Give the truth of a port."""
+        """Return the truth of a port."""
         return self.ports.get(port, self.others)
 
     def via(self, now: float) -> Via:
-        """Give the way to the host; OSError if there is none."""
+        """Return the way to the host; OSError if there is none."""
         current: Via | int = Via(OWN6 if ":" in self.address else OWN4)
         for since, route in self.routes:
             if since <= now:
@@ -158,7 +158,7 @@ class Send(NamedTuple):
     sequence: int
 
     @property
-    def is_control(self) -> bool:
+    def is_reference_probe(self) -> bool:
         """True for a probe to a port that is known to answer."""
         return self.attempt >= BEFORE
 
@@ -215,11 +215,11 @@ class Network:
         return self._now - START
 
     def clock(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return self._now
 
     def entropy(self, size: int) -> bytes:
-        """Give bytes that are the same in each run."""
+        """Return bytes that are the same in each run."""
         return self._rng.randbytes(size)
 
     def advance(self, seconds: float | None) -> None:
@@ -245,22 +245,22 @@ class Network:
 
     @property
     def network(self) -> Self:
-        """Give what is asked about routes."""
+        """Return what is asked about routes."""
         return self
 
     def route(self, address: str) -> Route:
-        """Give the route to an address: each has an interface of its own."""
+        """Return the route to an address: each has an interface of its own."""
         via = self.hosts[address].via(self.elapsed)
         self.questions += 1
         return Route(via.source, 1 + list(self.hosts).index(address), via.next_hop or address)
 
     def link(self, index: int) -> Link:
-        """Tell how an interface is."""
+        """Return the state of an interface."""
         via = list(self.hosts.values())[index - 1].via(self.elapsed)
         return Link(via.interface, via.has_link, via.changes, has_neighbours=True)
 
     def neighbour(self, route: Route) -> Neighbour:
-        """Tell what is known of the next hop."""
+        """Return what is known of the next hop."""
         return list(self.hosts.values())[route.index - 1].via(self.elapsed).neighbour
 
     def wake_on(self, fd: int) -> None:
@@ -300,7 +300,7 @@ class Network:
         return report
 
     def receive(self) -> list[Answers]:
-        """Give what has arrived, as far as the ring had room for it."""
+        """Return what has arrived, as far as the ring had room for it."""
         packets: list[tuple[float, Packet]] = []
         while self._arrivals and self._arrivals[0][0] <= self._now:
             at, _, packet = heapq.heappop(self._arrivals)
@@ -340,7 +340,7 @@ class Network:
         return host.loss > 0.0 and self._rng.random() < host.loss
 
     def _answers_to(self, host: Host, port: int, now: float) -> list[tuple[int, int, bool]]:
-        """Give the kinds of the answers to a SYN, how far behind its sequence number each is, whose it is."""
+        """Return the kinds of the answers to a SYN, how far behind its sequence number each is, whose it is."""
         if host.is_unsent:
             return [(LOCAL_REJECTION, 0, False)]
         truth = host.truth(port)
@@ -442,7 +442,7 @@ class Simulation:
             assert self.network.elapsed <= end, f"not done within {within:g} seconds"
 
     def scan(self, *jobs: ScanJob, within: float = 10.0) -> list[Observation]:
-        """Work on jobs that come together, until the last is done."""
+        """Run jobs that are submitted together, until the last is done."""
         futures = [self.submit(job) for job in jobs]
         self.run(lambda: all(future.done() for future in futures), within=within)
         stats = self.engine.stats
@@ -454,7 +454,7 @@ class Simulation:
 def scan(
     *hosts: Host, ports: PortSet, within: float = 10.0, seed: int = 0, retries: int = 2
 ) -> tuple[tuple[AddressObservation, ...], list[Send]]:
-    """Scan hosts as the addresses of one job; gives what was seen of each, and every probe."""
+    """Scan hosts as the addresses of one job; return what was seen of each, and every probe."""
     with Simulation(*hosts, retries=retries) as simulation:
         job = ScanJob(tuple(host.address for host in hosts), ports, seed=seed)
         (observation,) = simulation.scan(job, within=within)
@@ -464,7 +464,7 @@ def scan(
 
 
 def assert_exact(host: Host, seen: AddressObservation, ports: PortSet) -> None:
-    """Hold what was seen of a host to its truth."""
+    """Compare what was seen of a host with its truth."""
     assert seen.failure is None
     assert seen.scanned == ports
     assert set(seen.open) == {port for port in ports if host.truth(port) is Truth.OPEN}
@@ -472,7 +472,7 @@ def assert_exact(host: Host, seen: AddressObservation, ports: PortSet) -> None:
 
 
 def most_in_a_second(sends: Iterable[Send]) -> int:
-    """Give how many probes the busiest second has, wherever it begins."""
+    """Return how many probes the busiest second has, wherever it begins."""
     times = np.sort(np.array([send.at for send in sends]))
     if not len(times):
         return 0

@@ -23,13 +23,13 @@ def _round(v: list[int]) -> None:
 
 
 def words(message: bytes) -> list[int]:
-    """Give a message as the words that are hashed: padded with zeros, the length in the last byte."""
+    """Return a message as the words that are hashed: padded with zeros, the length in the last byte."""
     padded = message + bytes(7 - len(message) % 8) + bytes([len(message) % 256])
     return [int.from_bytes(padded[index : index + 8], "little") for index in range(0, len(padded), 8)]
 
 
 def siphash(key: bytes, message: bytes) -> int:
-    """Give the hash of a message under a key of 16 bytes."""
+    """Return the hash of a message under a key of 16 bytes."""
     k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
     constants = b"somepseudorandomlygeneratedbytes"
     v = [

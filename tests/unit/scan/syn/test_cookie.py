@@ -39,7 +39,7 @@ Row = tuple[bytes, bytes, bytes, int, int]
 
 
 def started(keys: list[bytes]) -> NDArray[np.uint64]:
-    """Give the states of some keys, before any message."""
+    """Return the states of some keys, before any message."""
     return cookie.start(np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2).T.astype(np.uint64))
 
 
@@ -53,7 +53,7 @@ def hashed(keys: list[bytes], messages: list[bytes]) -> list[int]:
 
 
 def sequence_numbers(rows: list[Row]) -> list[int]:
-    """Give the sequence numbers of probes, all at once: of keys, two addresses each, and two ports."""
+    """Return the sequence numbers of probes, all at once: of keys, two addresses each, and two ports."""
     keys, owns, peers, source_ports, ports = zip(*rows, strict=True)
     state = started(list(keys))
     for addresses in (owns, peers):

@@ -51,18 +51,18 @@ SILENT = {Truth.DROPPED, Truth.REJECTED}  # an ICMP error is as good as silence
 
 
 def mixed(address: str = "192.0.2.1", *, ports: PortSet = THOUSAND, seed: int = 0) -> Host:
-    """Make a host a quarter of whose ports is open, closed, dropped, rejected each."""
+    """Return a host with a quarter of its ports open, closed, dropped and rejected each."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     return Host(address, {port: rng.choice(list(Truth)) for port in ports})
 
 
 def counted(sends: Iterable[Send]) -> Counter[int]:
-    """Give how often each port was probed, but for controls."""
-    return Counter(send.port for send in sends if not send.is_control)
+    """Return how often each port was probed, without reference probes."""
+    return Counter(send.port for send in sends if not send.is_reference_probe)
 
 
 def random_host(rng: random.Random, address: str, ports: PortSet, loss: float) -> Host:
-    """Make a host of random habits."""
+    """Return a host with random behaviour."""
     weights = [rng.random() for _ in Truth]
     truths = dict(zip(ports, rng.choices(list(Truth), weights, k=len(ports)), strict=True))
     host = Host(address, truths, rtt=rng.choice([0.0002, 0.01, 0.05, 0.3]), loss=loss)
@@ -77,7 +77,7 @@ def random_host(rng: random.Random, address: str, ports: PortSet, loss: float) -
 
 
 def test_each_state_is_found() -> None:
-    """Open, closed, dropped and rejected ports are told apart in a moment; the round-trip time is the network's."""
+    """Open, closed, dropped and rejected ports are found at once; the round-trip time is the network's."""
     host = mixed()
     (seen,), sends = scan(host, ports=THOUSAND, within=2.0)
     assert_exact(host, seen, THOUSAND)
@@ -88,7 +88,7 @@ def test_each_state_is_found() -> None:
 
 @pytest.mark.parametrize("retries", [1, 2, 4])
 def test_silent_ports_are_tried_as_configured_and_others_once(retries: int) -> None:
-    """Where nothing gets lost a silent port is probed 1 + `retries` times, and one that answers once."""
+    """Without loss a silent port is probed 1 + `retries` times, and one that answers once."""
     host = mixed()
     _, sends = scan(host, ports=THOUSAND, retries=retries)
     times = counted(sends)
@@ -96,23 +96,23 @@ def test_silent_ports_are_tried_as_configured_and_others_once(retries: int) -> N
     assert {times[port] for port in THOUSAND if host.truth(port) not in SILENT} == {1}
 
 
-def test_attempts_tell_themselves_apart() -> None:
-    """Each attempt at a port leaves from a source port of its own, in order, and no two probes share a number."""
+def test_each_try_has_its_own_source_port() -> None:
+    """The tries of a port have different source ports, in order, and no two probes share a number."""
     _, sends = scan(mixed(), ports=THOUSAND)
     attempts: dict[int, list[int]] = {}
     for send in sends:
-        if not send.is_control:
+        if not send.is_reference_probe:
             attempts.setdefault(send.port, []).append(send.attempt)
     (first,) = {made[0] for made in attempts.values()}
     assert all(made == [(first + k) % TRY_SLOTS for k in range(len(made))] for made in attempts.values())
     assert len({send.sequence for send in sends}) >= len(sends) - 2  # 2³² numbers, by chance
 
 
-def test_what_answered_is_left_alone() -> None:
-    """Ports that have answered are not probed again, but for the few controls of each batch of silent ones."""
+def test_ports_that_answered_are_not_probed_again() -> None:
+    """Ports that have answered are probed again only as reference ports of silent ones."""
     host = mixed()
     _, sends = scan(host, ports=THOUSAND)
-    references = [send for send in sends if send.is_control]
+    references = [send for send in sends if send.is_reference_probe]
     assert references
     assert all(host.truth(send.port) is Truth.CLOSED for send in references)
     assert len(references) <= MAX_PROBES
@@ -120,11 +120,13 @@ def test_what_answered_is_left_alone() -> None:
     for send in sends:
         if host.truth(send.port) not in SILENT:
             last_answer_at.setdefault(send.port, send.at + RTT)
-    assert not [send for send in sends if not send.is_control and send.at > last_answer_at.get(send.port, NEVER)]
+    assert not [
+        send for send in sends if not send.is_reference_probe and send.at > last_answer_at.get(send.port, NEVER)
+    ]
 
 
-def test_silent_host_is_tried_for_three_waits() -> None:
-    """Of a host that drops everything each port is filtered after three waits, without controls; it did not answer."""
+def test_silent_host_is_filtered_after_three_timeouts() -> None:
+    """The ports of a host that drops everything are filtered after three timeouts; it did not answer."""
     host = Host(others=Truth.DROPPED)
     (seen,), sends = scan(host, ports=THOUSAND, within=3.0)
     assert_exact(host, seen, THOUSAND)
@@ -135,7 +137,7 @@ def test_silent_host_is_tried_for_three_waits() -> None:
 
 @pytest.mark.parametrize("by_itself", [True, False])
 def test_rejecting_host_is_probed_as_often_as_a_silent_one(by_itself: bool) -> None:  # noqa: FBT001 - a parameter
-    """ICMP errors settle no port before its last try; whether the address answered depends on who sent them."""
+    """ICMP errors settle no port before its last try; their sender decides whether the address answered."""
     host = Host(others=Truth.REJECTED, is_rejecting_itself=by_itself)
     (seen,), sends = scan(host, ports=THOUSAND, within=4.0)
     assert_exact(host, seen, THOUSAND)
@@ -145,7 +147,7 @@ def test_rejecting_host_is_probed_as_often_as_a_silent_one(by_itself: bool) -> N
 
 @pytest.mark.parametrize("only", [Truth.OPEN, Truth.CLOSED])
 def test_single_port_that_answers_is_found(only: Truth) -> None:
-    """One port that answers among a thousand dropped ones is enough of a control, and costs no further try."""
+    """One port that answers among a thousand dropped ones is found, and serves as reference port."""
     host = Host(ports={700: only}, others=Truth.DROPPED)
     (seen,), sends = scan(host, ports=THOUSAND, within=3.0)
     assert_exact(host, seen, THOUSAND)
@@ -160,8 +162,8 @@ def test_all_ports_at_once() -> None:
     assert len(sends) <= 65535 + 2 + 2
 
 
-def test_slow_answers_are_waited_for() -> None:
-    """A round trip of two seconds, more than the first wait, makes no port filtered that is not."""
+def test_slow_answers_are_awaited() -> None:
+    """A round-trip time of two seconds, more than the first timeout, makes no port filtered."""
     host = mixed()
     host.rtt = 2.0
     (seen,), _ = scan(host, ports=THOUSAND, within=20.0)
@@ -171,7 +173,7 @@ def test_slow_answers_are_waited_for() -> None:
 
 
 def test_three_resets_for_each_probe_are_one_answer() -> None:
-    """A host that sends every RST three times is not probed more or less for it."""
+    """A host that sends every RST three times gets the same probes."""
     host = mixed()
     host.resets = 3
     (seen,), sends = scan(host, ports=THOUSAND, within=2.0)
@@ -180,7 +182,7 @@ def test_three_resets_for_each_probe_are_one_answer() -> None:
 
 
 def test_reset_may_acknowledge_the_number_itself() -> None:
-    """A stack whose RSTs do not count the SYN is understood."""
+    """RSTs that do not count the SYN are accepted."""
     host = mixed()
     host.is_syn_counted = False
     (seen,), _ = scan(host, ports=THOUSAND, within=2.0)
@@ -205,8 +207,8 @@ def test_host_that_accepts_everything() -> None:
 
 @pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
 @pytest.mark.parametrize("seed", range(6))
-def test_random_hosts_are_seen_as_they_are(seed: int, loss: float) -> None:
-    """Whatever a host's ports do, and with up to ten percent lost each way, every port's state is right."""
+def test_random_hosts_are_scanned_exactly(seed: int, loss: float) -> None:
+    """Whatever a host does, with up to ten percent loss each way, the state of every port is right."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     ports = PortSet.of(rng.sample(range(1, 65536), 400))
     hosts = [random_host(rng, address, ports, loss) for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1")]
@@ -231,15 +233,15 @@ def test_random_hosts_are_seen_as_they_are(seed: int, loss: float) -> None:
 )
 @pytest.mark.parametrize("dropped", [0, 300])
 def test_limited_resets_are_not_taken_for_silence(limit: Callable[[], Limit], within: float, dropped: int) -> None:
-    """A host that sends so many RSTs a second is asked for no more: closed ports are closed, dropped ones filtered."""
+    """With a limit of RSTs per second, closed ports are still closed and dropped ones filtered."""
     ports = PortSet.of_ranges([(1, 600)])
     host = Host(ports=dict.fromkeys(range(1, dropped + 1), Truth.DROPPED) | {577: Truth.OPEN}, limit=limit())
     (seen,), _ = scan(host, ports=ports, within=within)
     assert_exact(host, seen, ports)
 
 
-def test_host_that_falls_silent_for_good_ends_the_scan() -> None:
-    """Of a host that dies while it is scanned the answers so far stand, and nothing is said of the rest."""
+def test_host_that_stops_answering_is_cut_off() -> None:
+    """If a host stops answering, its answers count, and the other ports stay unknown."""
     ports = PortSet.of_ranges([(1, 5000)])
     host = Host(ports=dict.fromkeys(range(1, 5000, 7), Truth.OPEN), silent_from=0.06)
     (seen,), sends = scan(host, ports=ports, within=MAX_SILENCE + 20.0)
@@ -255,8 +257,8 @@ def test_host_that_falls_silent_for_good_ends_the_scan() -> None:
 
 @pytest.mark.parametrize("answers_late", [True, False])
 @pytest.mark.parametrize("start", [0.05, 0.3, 0.6])
-def test_stalled_host_is_seen_as_it_is(start: float, answers_late: bool) -> None:  # noqa: FBT001 - a parameter
-    """Half a second in which a host answers nothing, or only afterwards, changes no port's state, nor the rtt."""
+def test_short_stall_changes_nothing(start: float, answers_late: bool) -> None:  # noqa: FBT001 - a parameter
+    """Half a second without answers, or with late ones, changes neither a state nor the round-trip time."""
     ports = PortSet.of_ranges([(1, 3000)])
     host = mixed(ports=ports)
     host.stalls, host.answers_late = (start, start + 0.5), answers_late
@@ -268,8 +270,8 @@ def test_stalled_host_is_seen_as_it_is(start: float, answers_late: bool) -> None
 # This machine's limits.
 
 
-def test_full_ring_costs_time_and_nothing_else() -> None:
-    """Answers that found the ring full are counted and asked for again; no port is filtered for it."""
+def test_dropped_answers_are_requested_again() -> None:
+    """Answers that were dropped because the ring was full are counted, and make no port filtered."""
     hosts = [mixed(f"192.0.2.{number}", seed=number) for number in range(1, 5)]
     with Simulation(network=Network(hosts, room_to_receive=1200)) as simulation:
         (observation,) = simulation.scan(ScanJob(tuple(host.address for host in hosts), THOUSAND), within=30.0)
@@ -278,8 +280,8 @@ def test_full_ring_costs_time_and_nothing_else() -> None:
         assert_exact(host, seen, THOUSAND)
 
 
-def test_full_ring_makes_the_engine_ask_for_less() -> None:
-    """After an overflow fewer probes are out at once, and the engine rests while they are."""
+def test_full_ring_reduces_the_window() -> None:
+    """After an overflow fewer probes are in flight at once."""
     hosts = [Host(f"192.0.2.{number}") for number in range(1, 9)]
     ports = PortSet.of_ranges([(1, 2000)])
     with Simulation(network=Network(hosts, room_to_receive=1500)) as simulation:
@@ -295,8 +297,8 @@ def test_full_ring_makes_the_engine_ask_for_less() -> None:
 
 
 @pytest.mark.parametrize(("start", "room"), [(0.0, 0), (0.0, 100), (0.05, 700)])
-def test_full_queue_is_waited_for(start: float, room: int) -> None:
-    """While the kernel has no room for probes the engine waits, and sends what is left when there is."""
+def test_full_queue_is_awaited(start: float, room: int) -> None:
+    """While the kernel has no buffer for probes the engine waits, and then sends the rest."""
     ports = PortSet.of_ranges([(1, 3000)])
     hosts = [mixed("192.0.2.1", ports=ports), mixed("2001:db8::1", ports=ports)]
     with Simulation(network=Network(hosts, full=(start, start + 0.5), room=room)) as simulation:
@@ -321,7 +323,7 @@ def test_full_queue_is_waited_for(start: float, room: int) -> None:
 )
 @pytest.mark.parametrize("start", [0.0, 0.06])
 def test_refused_probes_fail_their_address_alone(code: int, reason: Reason, word: str, start: float) -> None:
-    """An address that the kernel will not send to fails with a reason and a detail, with what was seen before."""
+    """An address that the kernel does not send to fails with a reason and a detail, and keeps what was seen."""
     ports = PortSet.of_ranges([(1, 3000)])
     refused, other = mixed("192.0.2.1", ports=ports), mixed("192.0.2.2", ports=ports)
     refused.refused = (start, code)
@@ -346,7 +348,7 @@ def test_refused_probes_fail_their_address_alone(code: int, reason: Reason, word
     ids=["gone", "down", "another source"],
 )
 def test_silence_does_not_count_without_a_route(change: Via | int, word: str) -> None:
-    """Silence says nothing where the route has gone, or has changed, or its link is down; others are as they are."""
+    """Silence does not count if the route is gone or changed, or the link is down; other addresses are unaffected."""
     lost, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     lost.routes, lost.silent_from = [(0.01, change)], 0.01
     (seen, seen_other), _ = scan(lost, other, ports=THOUSAND, within=MAX_SILENCE + 10.0)
@@ -364,7 +366,7 @@ def test_silence_does_not_count_without_a_route(change: Via | int, word: str) ->
 )
 @pytest.mark.parametrize("start", [0.0, 0.06])
 def test_silence_during_an_outage_does_not_count(again: Via, start: float) -> None:
-    """Ports that were asked while the link was lost, or the next hop was not known, are asked again, and told right."""
+    """Ports that were probed during an outage of link or next hop are probed again, and their states are right."""
     host = mixed("192.0.2.1")
     end = 2.6  # the last try of the first ones is waited for until then
     host.stalls = (start, end)
@@ -376,7 +378,7 @@ def test_silence_during_an_outage_does_not_count(again: Via, start: float) -> No
 
 
 def test_ports_that_are_added_after_an_outage() -> None:
-    """Ports that are added while others are asked anew are told right like them."""
+    """Ports that are added while others are probed again get the right states, too."""
     host, end = mixed("192.0.2.1", ports=PortSet.of_ranges([(1, 1000), (5000, 5200)])), 2.6
     host.stalls = (0.0, end)
     host.routes = [(0.01, Via(OWN4, changes=2))]
@@ -391,7 +393,7 @@ def test_ports_that_are_added_after_an_outage() -> None:
 
 
 def test_route_that_keeps_changing_is_no_route() -> None:
-    """Where the link is lost and regained before each conclusion, the address is unknown, in a bounded time."""
+    """If the link is lost and back before each conclusion, the address is unknown after a bounded time."""
     host = mixed("192.0.2.1")
     host.silent_from = 0.0
     host.routes = [(tenth / 10, Via(OWN4, changes=tenth)) for tenth in range(600)]
@@ -413,7 +415,7 @@ def test_route_that_keeps_changing_is_no_route() -> None:
     ],
 )
 def test_neighbour_that_does_not_answer_is_no_route(states: list[tuple[float, Neighbour]], word: str) -> None:
-    """Where the next hop is not known nothing was sent: its decision is waited for, within bounds and at rest."""
+    """Without a resolved next hop nothing was sent: the engine waits for the kernel, for a bounded time."""
     host = mixed("192.0.2.1")
     host.silent_from = 0.0
     host.routes = [(at, Via(OWN4, neighbour=state)) for at, state in states]
@@ -429,7 +431,7 @@ def test_neighbour_that_does_not_answer_is_no_route(states: list[tuple[float, Ne
 
 
 def test_neighbour_that_is_confirmed_late_lets_silence_count() -> None:
-    """A host that drops everything is filtered as soon as the kernel has confirmed the neighbour."""
+    """A host that drops everything is filtered once the kernel has confirmed the neighbour."""
     host = Host("192.0.2.1", others=Truth.DROPPED)
     host.routes = [(0.0, Via(OWN4, neighbour=Neighbour.UNSURE)), (5.0, Via(OWN4))]
     (seen,), sends = scan(host, ports=THOUSAND, within=6.0)
@@ -438,7 +440,7 @@ def test_neighbour_that_is_confirmed_late_lets_silence_count() -> None:
 
 
 def test_neighbour_is_not_looked_up_if_all_ports_answer() -> None:
-    """Answers need no proof that they could be heard: of a host that answers on every port one question is asked."""
+    """A host that answers on every port needs one look-up of its route, and none of its neighbour."""
     host = Host("192.0.2.1", ports={22: Truth.OPEN})
     with Simulation(host) as simulation:
         simulation.scan(ScanJob((host.address,), THOUSAND))
@@ -446,7 +448,7 @@ def test_neighbour_is_not_looked_up_if_all_ports_answer() -> None:
 
 
 def test_error_of_this_machine_is_no_route() -> None:
-    """A probe that this machine answers itself with "host unreachable" was not sent: the address is unknown."""
+    """A probe that this machine itself answers with "host unreachable" was not sent: the address is unknown."""
     host, other = mixed("192.0.2.1"), mixed("192.0.2.2")
     host.is_unsent = True
     (seen, seen_other), _ = scan(host, other, ports=THOUSAND, within=MAX_SILENCE + 10.0)
@@ -457,7 +459,7 @@ def test_error_of_this_machine_is_no_route() -> None:
 
 
 def test_no_route_from_the_start() -> None:
-    """Without a route an address fails at once, unprobed; an address of the other family is scanned."""
+    """An address without a route fails without a probe; an address of the other family is scanned."""
     without, other = mixed("2001:db8::1"), mixed("192.0.2.1")
     without.routes = [(0.0, errno.ENETUNREACH)]
     (seen, seen_other), sends = scan(without, other, ports=THOUSAND)
@@ -471,7 +473,7 @@ def test_no_route_from_the_start() -> None:
 
 
 def test_forged_answers_change_nothing() -> None:
-    """Whoever sees each probe but for its number can guess around it by the thousand: all states stay the true ones."""
+    """An attacker who knows all but the sequence numbers cannot change a state with thousands of guesses."""
     hosts = [mixed("192.0.2.1"), mixed("192.0.2.2", seed=1)]
     for host in hosts:
         host.forgeries = True
@@ -505,8 +507,8 @@ def test_flood_of_guesses_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 9, CONTROL])
-def test_right_answers_to_probes_never_sent_change_nothing(attempt: int) -> None:
-    """An answer to an attempt that was not made is ignored, even if its number is the right one."""
+def test_answers_to_unsent_tries_are_ignored(attempt: int) -> None:
+    """An answer to a try that was not made is ignored, even with the right number."""
     host = Host(others=Truth.DROPPED)
     with Simulation(host) as simulation:
         future = simulation.submit(ScanJob((host.address,), THOUSAND))
@@ -530,7 +532,7 @@ def test_right_answers_to_probes_never_sent_change_nothing(attempt: int) -> None
 @pytest.mark.parametrize("rate", [40.0, 100.0, 199.0, 500.0, 2000.0, 20_000.0])
 @pytest.mark.parametrize("whose", ["engine", "host", "both"])
 def test_rate_holds(rate: float, whose: str) -> None:
-    """No second has more probes than the rate of the engine or of the host, controls included; nor many fewer."""
+    """No second has more probes than the rate of the engine or of the host, reference probes included."""
     ports = PortSet.of_ranges([(1, 60 if rate < 200 else 150)])
     host = mixed(ports=ports)
     with Simulation(host, rate=None if whose == "host" else rate) as simulation:
@@ -541,7 +543,7 @@ def test_rate_holds(rate: float, whose: str) -> None:
 
 
 def test_rate_holds_for_hosts_together_and_host_rate_for_each() -> None:
-    """Two jobs share the engine's rate, each has its own host's, and both are exact."""
+    """Two jobs share the rate of the engine, each has its own host rate, and both are exact."""
     ports = PortSet.of_ranges([(1, 150)])
     hosts = [mixed("192.0.2.1", seed=1), mixed("192.0.2.2", seed=2), mixed("2001:db8::3", seed=3)]
     with Simulation(*hosts, rate=1200.0) as simulation:
@@ -557,7 +559,7 @@ def test_rate_holds_for_hosts_together_and_host_rate_for_each() -> None:
 
 
 def test_jobs_that_share_a_pacer_share_its_rate() -> None:
-    """Two jobs about one host, at once or one after the other, together keep the pace of their common pacer."""
+    """Two jobs of one host, at once or in sequence, share the rate of their pacer."""
     hosts = [mixed("192.0.2.1", seed=1), mixed("192.0.2.2", seed=2)]
     ports, pacer = PortSet.of_ranges([(1, 150)]), Pacer(500.0)
     with Simulation(*hosts) as simulation:
@@ -570,7 +572,7 @@ def test_jobs_that_share_a_pacer_share_its_rate() -> None:
 
 
 def test_engine_may_share_its_pacer() -> None:
-    """An engine and somebody else with the same pacer keep its rate together, and both get on."""
+    """An engine and another sender with the same pacer share its rate, and both make progress."""
     hosts, pacer = [Host(), Host("192.0.2.2")], Pacer(1000.0)
     ports = PortSet.of_ranges([(1, 400)])
     with Simulation(*hosts, pacer=pacer) as simulation:
@@ -589,7 +591,7 @@ def test_engine_may_share_its_pacer() -> None:
     assert_exact(hosts[0], future.result(timeout=0).addresses[0], ports)
 
 
-def test_silent_host_does_not_hold_up_others() -> None:
+def test_silent_host_does_not_delay_others() -> None:
     """Under a rate every host gets its share: one that answers is done long before those that do not."""
     silent = [Host(f"192.0.2.{number}", others=Truth.DROPPED) for number in range(1, 6)]
     quick = Host("192.0.2.9")
@@ -605,7 +607,7 @@ def test_silent_host_does_not_hold_up_others() -> None:
 
 
 def test_jobs_on_one_address_are_not_mixed_up() -> None:
-    """Two jobs on one address that come together each get their own ports, exactly, whatever is answered to whom."""
+    """Two jobs of one address at once each get their own ports, exactly."""
     host = mixed()
     host.resets = 3
     ports = [PortSet.of_ranges([(1, 600)]), PortSet.of_ranges([(400, 1000)]), PortSet.of([65535])]
@@ -617,7 +619,7 @@ def test_jobs_on_one_address_are_not_mixed_up() -> None:
 
 
 def test_late_answers_of_a_job_do_not_reach_the_next() -> None:
-    """What still arrives for a job that was cancelled tells the next job on that address nothing."""
+    """Answers to the probes of a cancelled job do not count for the next job of that address."""
     host = Host(others=Truth.OPEN, rtt=0.5)
     with Simulation(host) as simulation:
         first = simulation.submit(ScanJob((host.address,), THOUSAND))
@@ -630,8 +632,8 @@ def test_late_answers_of_a_job_do_not_reach_the_next() -> None:
 
 
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.06, 0.3])
-def test_cancelled_job_is_not_sent_for(when: float) -> None:
-    """From the moment when a job is cancelled none of its probes goes out; another job is unaffected."""
+def test_cancelled_job_sends_nothing(when: float) -> None:
+    """Once a job is cancelled none of its probes is sent; another job is unaffected."""
     ports = PortSet.of_ranges([(1, 5000)])
     hosts = [mixed("192.0.2.1", ports=ports), mixed("192.0.2.2", ports=ports)]
     with Simulation(*hosts) as simulation:
@@ -647,8 +649,8 @@ def test_cancelled_job_is_not_sent_for(when: float) -> None:
     assert_exact(hosts[1], other.result(timeout=0).addresses[0], ports)
 
 
-def test_cancelling_a_job_that_waits_for_its_address_frees_nothing_else() -> None:
-    """A job that waits behind another one on its address can be cancelled; the other one goes on."""
+def test_queued_job_can_be_cancelled() -> None:
+    """A job that waits behind another one of its address can be cancelled; the other one continues."""
     host = mixed()
     with Simulation(host) as simulation:
         first, second, third = (simulation.submit(ScanJob((host.address,), THOUSAND)) for _ in range(3))
@@ -661,8 +663,8 @@ def test_cancelling_a_job_that_waits_for_its_address_frees_nothing_else() -> Non
         assert_exact(host, future.result(timeout=0).addresses[0], THOUSAND)
 
 
-def test_closed_engine_cancels_what_is_left() -> None:
-    """Closing the engine cancels its jobs, in whatever state, and closes the channel; no port is left unsettled."""
+def test_close_cancels_all_jobs() -> None:
+    """Closing the engine cancels its jobs in any state and closes the channel; no port stays unsettled."""
     host = mixed()
     with Simulation(host) as simulation:
         futures = [simulation.submit(ScanJob((host.address,), THOUSAND)) for _ in range(2)]
@@ -673,8 +675,8 @@ def test_closed_engine_cancels_what_is_left() -> None:
     assert simulation.engine.stats.ports_settled == simulation.engine.stats.ports_submitted
 
 
-def test_address_that_is_none_fails_its_job_alone() -> None:
-    """A job whose address cannot be read gets the error; the next one is scanned."""
+def test_invalid_address_fails_its_job() -> None:
+    """A job with an invalid address gets the error; the next one is scanned."""
     host = mixed()
     with Simulation(host) as simulation:
         wrong = simulation.submit(ScanJob(("not an address",), THOUSAND))
@@ -684,7 +686,7 @@ def test_address_that_is_none_fails_its_job_alone() -> None:
 
 
 def test_job_without_ports_or_addresses_is_done_at_once() -> None:
-    """Where there is nothing to scan nothing is sent."""
+    """A job with nothing to scan sends nothing."""
     with Simulation(Host()) as simulation:
         no_ports, no_addresses = simulation.scan(ScanJob(("192.0.2.1",), NO_PORTS), ScanJob((), THOUSAND), within=0.1)
     assert not simulation.network.sends
@@ -692,7 +694,7 @@ def test_job_without_ports_or_addresses_is_done_at_once() -> None:
 
 
 def test_same_seed_gives_the_same_scan() -> None:
-    """The order of probes is the seed's, whatever the sequence numbers are."""
+    """The seed decides the order of probes, whatever the sequence numbers are."""
     orders = [[send.port for send in scan(mixed(), ports=THOUSAND, seed=seed)[1]] for seed in (5, 5, 6)]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
@@ -700,7 +702,7 @@ def test_same_seed_gives_the_same_scan() -> None:
 
 
 def test_many_addresses_of_both_families() -> None:
-    """Two hundred addresses at once are all seen as they are."""
+    """Two hundred addresses at once are all scanned exactly."""
     ports = PortSet.of_ranges([(20, 40)])
     hosts = [
         mixed(f"192.0.2.{number}" if number % 2 else f"2001:db8::{number:x}", ports=ports, seed=number)
@@ -721,7 +723,7 @@ def test_many_addresses_of_both_families() -> None:
     retries=st.integers(0, 3),
 )
 def test_small_sets_are_exact(truths: dict[int, Truth], seed: int, retries: int) -> None:
-    """Whatever few ports are scanned, and whatever they do, each one's state is right, with few probes."""
+    """Whatever a few ports do, their states are right, with few probes."""
     host, ports = Host(ports=truths), PortSet.of(truths)
     (seen,), sends = scan(host, ports=ports, within=6.0, seed=seed, retries=retries)
     assert_exact(host, seen, ports)
@@ -735,7 +737,7 @@ def test_small_sets_are_exact(truths: dict[int, Truth], seed: int, retries: int)
 @pytest.mark.parametrize("port", [1, 65535])
 @pytest.mark.parametrize("truth", Truth)
 def test_single_port_at_the_end_of_the_range(port: int, truth: Truth) -> None:
-    """The first and the last port that there is can be all that is scanned."""
+    """The first or the last port can be all that is scanned."""
     host = Host(ports={port: truth})
     (seen,), _ = scan(host, ports=PortSet.of([port]), within=3.0)
     assert_exact(host, seen, PortSet.of([port]))
@@ -744,7 +746,7 @@ def test_single_port_at_the_end_of_the_range(port: int, truth: Truth) -> None:
 @pytest.mark.parametrize("when", [0.0, 0.03, 0.5, 1.5])
 @pytest.mark.parametrize("limit", [None, 50.0], ids=["quick", "limited"])
 def test_ports_can_be_added_to_a_job_that_runs(when: float, limit: float | None) -> None:
-    """Ports that are added to a job at any time are scanned with it, exactly, also where answers are limited."""
+    """Ports that are added to a job at any time are scanned exactly, also with limited answers."""
     few, more = PortSet.of_ranges([(1, 400)]), PortSet.of_ranges([(300, 600), (60_000, 60_100)])
     host = mixed(ports=few | more)
     if limit:
@@ -763,7 +765,7 @@ def test_ports_can_be_added_to_a_job_that_runs(when: float, limit: float | None)
 
 
 def test_ports_are_not_added_when_an_address_is_done() -> None:
-    """A job one of whose addresses is settled already stays as it is: what was scanned is the same for all of them."""
+    """A job with a settled address does not change: all of its addresses have the same ports."""
     quick, silent = mixed("192.0.2.1"), Host("192.0.2.2", others=Truth.DROPPED)
     quick.others = Truth.CLOSED
     ports = PortSet.of_ranges([(2000, 2010)])

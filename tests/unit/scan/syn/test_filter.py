@@ -49,7 +49,7 @@ FILTERS = pytest.mark.parametrize("program", [filter4(FIRST), filter6(FIRST)], i
 
 
 def run(program: bytes, packet: bytes) -> int:
-    """Run a program of the classic packet filter on a packet; gives how many bytes it lets through.
+    """Run a program of the classic packet filter on a packet; return how many bytes it lets through.
 
     Knows the instructions that the filters use (McCanne and Jacobson, 1993, section 3.3; linux/filter.h), and raises
     on any other. A load from beyond the packet ends the program with 0.
@@ -96,7 +96,7 @@ def run(program: bytes, packet: bytes) -> int:
 
 
 def is_wanted(family: int, packet: bytes, first: int) -> bool:
-    """Tell what is to be let through: the specification of both filters, for any bytes."""
+    """Return whether a packet is to be accepted: the specification of both filters, for any bytes."""
     try:
         if family == socket.AF_INET:
             start, protocol, types = 4 * (packet[0] & 15), packet[9], (ICMP, 3)
@@ -129,7 +129,7 @@ def passes(probe: Probe, packet: bytes, first: int = FIRST) -> bool:
 
 
 def near(first: int) -> st.SearchStrategy[int]:
-    """Give source ports in a block and around it."""
+    """Return source ports in a block and around it."""
     return st.integers(first - 20, first + SOURCE_PORTS + 19) | st.integers(0, 65535)
 
 

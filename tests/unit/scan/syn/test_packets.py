@@ -64,7 +64,7 @@ ROUTER4, ROUTER6 = raw("203.0.113.1"), raw("2001:db8:ffff::1")
 
 
 def columns(probes: Sequence[Probe]) -> Probes:
-    """Give probes as the engine has them."""
+    """Return probes as the engine has them."""
     own, peer = ([packed(address) for address in side] for side in zip(*((p.own, p.peer) for p in probes), strict=True))
     return Probes(
         own=np.frombuffer(b"".join(own), np.uint8).reshape(-1, 16),
@@ -78,7 +78,7 @@ def columns(probes: Sequence[Probe]) -> Probes:
 
 
 def filled(probes: Sequence[Probe]) -> list[bytes]:
-    """Give probes of one family as the bytes that the engine makes of them."""
+    """Return probes of one family as the bytes that the engine makes of them."""
     template = Template(probes[0].family, len(probes))
     template.fill(columns(probes))
     return [row.tobytes() for row in template.packets]
@@ -401,7 +401,7 @@ def test_ip6_payload_length_has_to_fit(size: int, following: int) -> None:
 
 
 def with_options(packet: bytes, some: bytes) -> bytes:
-    """Give an IPv4 packet with options."""
+    """Return an IPv4 packet with options."""
     first = bytes([0x40 | 5 + len(some) // 4, packet[1]]) + struct.pack("!H", len(packet) + len(some)) + packet[4:20]
     return with_checksum(first + some, 10) + packet[20:]
 

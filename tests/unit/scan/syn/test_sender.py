@@ -1,4 +1,4 @@
-"""The threads that send."""
+"""The sending threads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_threads_that_send_all_begin_at_once() -> None:
-    """A pool has its threads from the start: what is handed to it later needs no new one."""
+def test_pool_starts_all_threads_at_once() -> None:
+    """A pool starts its threads at once; later submissions need no new one."""
     before = threading.active_count()
     pool = _start_pool(3)
     assert pool
@@ -20,8 +20,8 @@ def test_threads_that_send_all_begin_at_once() -> None:
     pool.shutdown()
 
 
-def test_pool_that_lacks_a_thread_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where fewer threads are to be had than were asked for there is no pool, and those that began end."""
+def test_no_pool_without_enough_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system allows too few threads there is no pool, and those that started end."""
     start = threading.Thread.start
     begun: list[threading.Thread] = []
 

@@ -1,4 +1,4 @@
-"""When the SYN engine calls a job slow, and what it tells of one that is not done; in a made-up time."""
+"""Slow jobs and partial results of the SYN engine, in simulated time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LATE = Failure(Reason.TIMEOUT, "too late")
     ids=["it sends one RST a second", "its answers take four seconds", "host_rate is low"],
 )
 def test_job_that_waits_is_slow(host: Callable[[], Host], host_rate: float | None, ports: PortSet) -> None:
-    """A job that sends few probes says so, once, at a time when most of it is still to be done."""
+    """A job that sends few probes calls on_slow once, while most of it is still to be done."""
     told: list[float] = []
     with Simulation(host()) as simulation:
         job = ScanJob(("192.0.2.1",), ports, host_rate, on_slow=lambda: told.append(simulation.network.elapsed))
@@ -43,8 +43,8 @@ def test_job_that_waits_is_slow(host: Callable[[], Host], host_rate: float | Non
     assert told[0] >= SLOW_INTERVAL
 
 
-def test_job_that_the_rate_of_all_holds_up_is_not_slow() -> None:
-    """Where all jobs together send as much as they may, none of them gives anything up to begin others."""
+def test_job_limited_by_the_common_rate_is_not_slow() -> None:
+    """If all jobs together use the whole rate, none of them is slow."""
     told: list[str] = []
     addresses = [f"192.0.2.{number}" for number in range(1, 11)]
     with Simulation(*map(Host, addresses), rate=SLOW_RATE) as simulation:
@@ -55,7 +55,7 @@ def test_job_that_the_rate_of_all_holds_up_is_not_slow() -> None:
 
 
 def test_job_that_is_quick_or_busy_is_not_slow() -> None:
-    """Neither one that is done at once, nor one that sends many probes for long."""
+    """Neither a short job nor one that sends many probes for long is slow."""
     told: list[str] = []
     with Simulation(Host()) as simulation:
         simulation.scan(ScanJob(("192.0.2.1",), THOUSAND, on_slow=lambda: told.append("quick")))
@@ -65,8 +65,8 @@ def test_job_that_is_quick_or_busy_is_not_slow() -> None:
     assert not told
 
 
-def test_what_is_known_so_far_holds_what_was_seen() -> None:
-    """Asked in the middle, the engine tells of the ports that have answered, with the failure it is given."""
+def test_so_far_has_what_was_seen() -> None:
+    """so_far() returns the ports that have answered, with the given failure."""
     ports = dict.fromkeys(range(1, 101), Truth.OPEN)
     with Simulation(Host(ports=ports)) as simulation:
         future = simulation.submit(ScanJob(("192.0.2.1",), THOUSAND, host_rate=200.0))

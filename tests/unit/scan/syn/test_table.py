@@ -47,23 +47,23 @@ class Entropy:
         self.given: list[bytes] = []
 
     def __call__(self, count: int) -> bytes:
-        """Give so many bytes."""
+        """Return so many bytes."""
         self.given.append(self._random.randbytes(count))
         return self.given[-1]
 
 
 def scan(address: str) -> SynAddressScan:
-    """Make what stands for a lane."""
+    """Return a stand-in for a scan."""
     return cast("SynAddressScan", Address(address, pack(address)))
 
 
 def with_source(address: str) -> tuple[SynAddressScan, str]:
-    """Make a lane, with the address that it is probed from."""
+    """Return a scan, with the source address of its probes."""
     return scan(address), OWN6 if ":" in address else OWN4
 
 
 def addresses(count: int) -> list[str]:
-    """Give addresses, half of them of either family: neighbours, as in a network, and others far away."""
+    """Return addresses, half of them of either family: neighbours in a network, and distant ones."""
     fours = [f"198.51.{number >> 8}.{number & 255}" for number in range(count // 4)]
     far4 = [f"{number % 223 + 1}.{number * 7 % 256}.{number >> 8}.1" for number in range(count // 4)]
     sixes = [f"2001:db8::{number + 1:x}" for number in range(count // 4)]
@@ -72,21 +72,21 @@ def addresses(count: int) -> list[str]:
 
 
 def table_of(some: Iterable[str], entropy: Entropy | None = None) -> AddressTable:
-    """Make a table with a lane for each address, all added at once."""
+    """Return a table with a scan for each address, all added at once."""
     table = AddressTable(entropy or Entropy())
     table.add([with_source(address) for address in some])
     return table
 
 
 def probes(table: AddressTable, some: Sequence[str], *, tries: int = 0, ports: Sequence[int] | None = None) -> Probes:
-    """Make a probe to each address, to port 1000 and those above unless told."""
+    """Return a probe to each address, by default to port 1000 and those above."""
     indices = np.array([table.index(scan(address)) for address in some], np.intp)
     source_ports = np.full(len(some), FIRST_SOURCE_PORT + tries, np.uint16)
     return table.probes(indices, source_ports, np.array(ports or range(1000, 1000 + len(some)), np.uint16))
 
 
 def answers(to: Probes, kind: int = OPEN, *, ahead: int = 0) -> Answers:
-    """Give what answers probes; `ahead` is how far the sequence numbers are off."""
+    """Return the answers to probes; `ahead` is how far their sequence numbers are off."""
     count = len(to)
     own, peer = (np.ascontiguousarray(side).view("<u8").astype(np.uint64) for side in (to.own, to.peer))
     return Answers(
@@ -104,14 +104,14 @@ def answers(to: Probes, kind: int = OPEN, *, ahead: int = 0) -> Answers:
 
 
 def are_proven(table: AddressTable, some: Answers) -> list[bool]:
-    """Tell which answers are proven."""
+    """Return which answers are proven."""
     _, good = table.proven(some)
     assert good.dtype == np.bool_
     return [bool(one) for one in good]
 
 
-def proven_lanes(table: AddressTable, some: Answers) -> list[str | None]:
-    """Give the addresses whose answers are proven, None for the others."""
+def proven_addresses(table: AddressTable, some: Answers) -> list[str | None]:
+    """Return the addresses whose answers are proven, None for the others."""
     indices, good = table.proven(some)
     return [
         table.scan(index).address if one else None for index, one in zip(indices.tolist(), good.tolist(), strict=True)
@@ -124,10 +124,10 @@ def proven_lanes(table: AddressTable, some: Answers) -> list[str | None]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [4, 64, 68, 400])
 def test_each_answer_finds_its_scan(count: int, kind: int) -> None:
-    """With lanes of both families, every answer to a probe is proven and told whose it is."""
+    """Every answer to a probe is proven, and its address is found, with addresses of both families."""
     some = addresses(count)
     table = table_of(some)
-    assert proven_lanes(table, answers(probes(table, some), kind)) == some
+    assert proven_addresses(table, answers(probes(table, some), kind)) == some
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +187,7 @@ def test_every_bit_of_what_is_claimed_counts(column: str, bits: int, kind: int) 
 
 
 def test_colliding_addresses_are_distinguished() -> None:
-    """An address that differs in both of its halves, so that the two may make up for each other, proves nothing."""
+    """An address that differs in both halves, so that the differences may cancel out, proves nothing."""
     some = addresses(20)
     table = table_of(some)
     right = answers(probes(table, some), CLOSED)
@@ -236,7 +236,7 @@ def test_right_and_wrong_in_one_batch() -> None:
         address if off == 0 or (off == 1 and what == CLOSED) else None
         for address, off, what in zip(chosen, behind.tolist(), kind.tolist(), strict=True)
     ]
-    assert proven_lanes(table, mixed) == expected
+    assert proven_addresses(table, mixed) == expected
 
 
 def test_unknown_peer_proves_nothing() -> None:
@@ -254,10 +254,10 @@ def test_unknown_peer_proves_nothing() -> None:
     number=st.integers(0, 2**32 - 1),
     ports=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
 )
-def test_random_claims_prove_nothing(
+def test_random_answers_prove_nothing(
     words: list[tuple[int, int, int, int]], number: int, ports: tuple[int, int]
 ) -> None:
-    """Whatever somebody claims who has seen no probe, it is not proven, and never an error."""
+    """Random answers are never proven, and never an error."""
     table = table_of(addresses(40))
     claims = np.array(words, np.uint64)
     count = len(words)
@@ -277,7 +277,7 @@ def test_random_claims_prove_nothing(
 
 
 def test_empty_table_proves_nothing() -> None:
-    """Without lanes there is nothing to answer: before the first, and after the last."""
+    """Without scans no answer is proven: before the first is added, and after the last is removed."""
     other = table_of(["192.0.2.1", "2001:db8::1"])
     some = answers(probes(other, ["192.0.2.1", "2001:db8::1"]))
     table = AddressTable(Entropy())
@@ -289,32 +289,32 @@ def test_empty_table_proves_nothing() -> None:
 
 
 def test_empty_batch_proves_nothing() -> None:
-    """A batch without answers is fine, with lanes and without."""
+    """A batch without answers is no error, with or without scans."""
     table = table_of(addresses(4))
     none = answers(probes(table, []))
     assert (are_proven(table, none), are_proven(AddressTable(Entropy()), none)) == ([], [])
 
 
 def test_addresses_of_numbered_networks() -> None:
-    """Hosts that are numbered alike in numbered networks, as people do, are told apart like any others."""
+    """Addresses with regular patterns are distinguished like any others."""
     some = [f"2001:db8:0:{network:x}::{host:x}" for network in range(1, 21) for host in range(1, 21)]
     table = table_of(some)
-    assert proven_lanes(table, answers(probes(table, some))) == some
+    assert proven_addresses(table, answers(probes(table, some))) == some
 
 
 def test_addresses_that_differ_in_two_chosen_bits() -> None:
-    """Nobody can choose two addresses one of which hides the other, without the secret that each process has."""
+    """An attacker cannot choose two colliding addresses without the secret of the process."""
     some = ["2001:db8::1", "2001:db8:0:80::81"]
     for seed in range(5):
         table = table_of(some, Entropy(seed))
-        assert proven_lanes(table, answers(probes(table, some))) == some
+        assert proven_addresses(table, answers(probes(table, some))) == some
 
 
-def test_addresses_whose_first_half_is_nothing() -> None:
-    """IPv6 addresses that begin with zeros, loopback's among them, and IPv4's do not get in each other's way."""
+def test_addresses_whose_first_half_is_zero() -> None:
+    """IPv6 addresses that begin with zeros, loopback among them, do not collide with IPv4 addresses."""
     some = ["::1", "::2", "::fffe:c000:201", "192.0.2.1", "192.0.2.2", "2001:db8::1", "::1:0:0:0", "1::"]
     table = table_of(some)
-    assert proven_lanes(table, answers(probes(table, some))) == some
+    assert proven_addresses(table, answers(probes(table, some))) == some
     for present in some:
         strangers = [address for address in some if address != present]
         assert not any(are_proven(table_of([present]), answers(probes(table, strangers))))
@@ -351,7 +351,7 @@ def test_probes_have_the_columns_of_their_scans() -> None:
 
 
 def test_probes_are_repeated_exactly() -> None:
-    """The same probe made twice is the same: numbers are worked out, not remembered, and that changes nothing."""
+    """The same probe made twice is the same: numbers are computed, not stored."""
     some = addresses(40)
     table = table_of(some)
     first, second = probes(table, some), probes(table, some)
@@ -365,7 +365,7 @@ def test_probes_are_repeated_exactly() -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_from_the_table_to_the_wire_and_back(family: int) -> None:
-    """Probes from the table go out with right checksums, and what hosts answer is read and proven, all of it."""
+    """Probes have right checksums, and all answers of hosts are parsed and proven."""
     some = [address for address in addresses(400) if (":" in address) == (family == socket.AF_INET6)]
     table = table_of(some)
     made = probes(table, some)
@@ -380,14 +380,14 @@ def test_from_the_table_to_the_wire_and_back(family: int) -> None:
         replies.append([probe.syn_ack(), probe.rst_ack(), probe.reply(0x14, ahead=0), probe.unreachable()][number % 4])
     read = Answers.joined(parse(family, frames(replies)))
     order = np.argsort(read.at)
-    assert proven_lanes(table, read.only(order)) == some
+    assert proven_addresses(table, read.only(order)) == some
 
 
 # Lanes that come and go.
 
 
 def test_two_scans_of_one_address_have_different_numbers() -> None:
-    """What answered a scan that is over does not answer the next one of the same address."""
+    """An answer to an earlier scan does not prove anything in the next scan of the address."""
     table = table_of(["192.0.2.1", "2001:db8::1"])
     before = probes(table, ["192.0.2.1"] * 100)
     table.remove(scan("192.0.2.1"))
@@ -421,7 +421,7 @@ def test_each_scan_takes_sixteen_random_bytes() -> None:
 
 
 def test_source_address_that_changed() -> None:
-    """After an address is probed from another source, answers to the one before prove nothing."""
+    """Once an address is probed from another source, answers to the former one prove nothing."""
     table = AddressTable(bytes)  # the same key for both
     peer = scan("192.0.2.1")
     table.add([(peer, "198.51.100.1")])
@@ -446,11 +446,11 @@ def test_table_grows(count: int, *, at_once: bool) -> None:
     assert len({table.index(scan(address)) for address in [*some, "2001:db8::1"]}) == count + 1
     assert table.index(scan("2001:db8::1")) == index
     assert are_proven(table, before) == [True]
-    assert proven_lanes(table, answers(probes(table, some))) == some
+    assert proven_addresses(table, answers(probes(table, some))) == some
 
 
-def test_rows_are_used_again() -> None:
-    """A thousand scans one after the other take no more rows than one."""
+def test_rows_are_reused() -> None:
+    """A thousand scans in sequence take no more rows than one."""
     table = AddressTable(Entropy())
     indices = set()
     for number in range(1000):
@@ -507,6 +507,6 @@ def test_scans_come_and_go(steps: list[list[int]], seed: int) -> None:
         assert len(table) == len(there)
         assert [address in table for address in POOL] == [address in there for address in POOL]
         if there:
-            assert proven_lanes(table, Answers.joined(list(there.values()))) == list(there)
+            assert proven_addresses(table, Answers.joined(list(there.values()))) == list(there)
         if gone:
             assert not any(are_proven(table, Answers.joined(list(gone.values()))))

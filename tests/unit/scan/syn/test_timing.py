@@ -20,7 +20,7 @@ STABLE = st.integers(0, 5000)
 
 
 def timer(*samples: float, first: float = FIRST) -> RetransmissionTimer:
-    """Make a timer that has learned from samples."""
+    """Return a timer that has learned from samples."""
     made = RetransmissionTimer(first)
     for sample in samples:
         made.record(sample)
@@ -28,8 +28,8 @@ def timer(*samples: float, first: float = FIRST) -> RetransmissionTimer:
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 5])
-def test_first_answer_is_waited_for_as_configured(attempt: int) -> None:
-    """Before the first answer every attempt waits for the configured time, without backing off."""
+def test_configured_timeout_before_the_first_answer(attempt: int) -> None:
+    """Before the first answer every try has the configured timeout, without backing off."""
     assert RetransmissionTimer(FIRST).wait(attempt) == FIRST
 
 
@@ -43,59 +43,59 @@ def test_first_answer_is_waited_for_as_configured(attempt: int) -> None:
     ],
 )
 def test_wait_follows_the_formulas(samples: list[float], expected: float) -> None:
-    """The wait is SRTT + 4 · RTTVAR of RFC 6298, sections 2.2 and 2.3, by hand."""
+    """The timeout is SRTT + 4 · RTTVAR of RFC 6298, sections 2.2 and 2.3, computed by hand."""
     assert timer(*samples).wait(0) == pytest.approx(expected)
 
 
-def test_quick_answers_do_not_make_it_hasty() -> None:
-    """However quick the answers are, no wait is shorter than LEAST_WAIT, unless the configured one is."""
+def test_timeout_has_a_minimum() -> None:
+    """However fast the answers are, no timeout is below MIN_TIMEOUT, unless the configured one is."""
     assert timer(*[1e-4] * 50).wait(0) == MIN_TIMEOUT
     assert timer(*[1e-4] * 50, first=0.03).wait(0) == 0.03
 
 
-def test_slow_answers_do_not_make_it_wait_for_ever() -> None:
-    """However slow the answers are, no attempt waits longer than MOST_WAIT."""
+def test_timeout_has_a_maximum() -> None:
+    """However slow the answers are, no timeout exceeds MAX_TIMEOUT."""
     assert timer(3.0).wait(0) == MAX_TIMEOUT
     assert timer(3.0).wait(4) == MAX_TIMEOUT
     assert timer(*[60.0] * 9).wait(0) == MAX_TIMEOUT
 
 
-def test_wait_doubles_with_each_attempt() -> None:
-    """Each attempt in vain doubles the wait (5.5), up to the wait before the first answer."""
+def test_timeout_doubles_with_each_try() -> None:
+    """Each silent try doubles the timeout (5.5), up to the one before the first answer."""
     waits = [timer(0.05).wait(attempt) for attempt in range(6)]
     assert waits == pytest.approx([0.15, 0.3, 0.6, FIRST, FIRST, FIRST])
 
 
 def test_backing_off_never_shortens_the_wait() -> None:
-    """Where the answers take longer than the configured time, a repeated probe is waited for as long as a first one."""
+    """If answers take longer than the configured timeout, retries have the same timeout as first probes."""
     assert timer(0.5).wait(0) == pytest.approx(1.5)
     assert timer(0.5).wait(1) == pytest.approx(1.5)
 
 
 def test_steady_answers_shorten_the_wait() -> None:
-    """Answers that always take the same time are waited for hardly longer than that."""
+    """Steady round-trip times make the timeout hardly longer than they are."""
     assert timer(*[0.4] * 60).wait(0) == pytest.approx(0.4, rel=0.01)
 
 
 @MODEST
 @given(samples=st.lists(st.floats(0.0, 100.0), max_size=30), attempt=st.integers(0, 14), first=st.floats(0.01, 10.0))
 def test_wait_is_bounded(samples: list[float], attempt: int, first: float) -> None:
-    """Whatever is measured, a wait is at least LEAST_WAIT or the configured one and at most MOST_WAIT or that."""
+    """A timeout is at least MIN_TIMEOUT or the configured one, and at most MAX_TIMEOUT or that."""
     made = timer(*samples, first=first)
     assert min(MIN_TIMEOUT, first) <= made.wait(attempt) <= max(MAX_TIMEOUT, first)
     assert made.wait(attempt) <= made.wait(attempt + 1)
 
 
 def test_window_shrinks_where_much_is_lost() -> None:
-    """If half of the answers came to repeated probes, the window is about half as wide."""
+    """If half of the answers are to repeated probes, the window is halved."""
     window = ProbeWindow()
     window.record(first=50, later=50)
     assert window.size < 0.6 * INITIAL_WINDOW
 
 
 @pytest.mark.parametrize("later", [0, 4, 20])
-def test_window_is_as_wide_where_chance_loses_some(later: int) -> None:
-    """A fifth of answers to repeated probes, as ten percent lost each way make, does not narrow the window."""
+def test_random_loss_keeps_the_window(later: int) -> None:
+    """A fifth of answers to repeated probes, as ten percent loss each way makes, does not shrink the window."""
     window = ProbeWindow()
     for _ in range(200):
         before = window.size
@@ -105,13 +105,13 @@ def test_window_is_as_wide_where_chance_loses_some(later: int) -> None:
 
 
 def test_few_answers_are_no_reason_to_shrink() -> None:
-    """A handful of late answers at the start says nothing."""
+    """A few late answers at the start mean nothing."""
     window = ProbeWindow()
     window.record(later=10)
     assert window.size >= INITIAL_WINDOW
 
 
-def test_loss_of_long_ago_is_forgotten() -> None:
+def test_old_answers_are_forgotten() -> None:
     """Heavy loss is noticed however many answers came without loss before."""
     window = ProbeWindow()
     for _ in range(100):
@@ -121,8 +121,8 @@ def test_loss_of_long_ago_is_forgotten() -> None:
     assert window.size < 0.6 * MAX_WINDOW
 
 
-def test_window_grows_back_carefully() -> None:
-    """After a loss the window grows with the answers, by at most an eighth of them, up to the widest."""
+def test_window_grows_slowly_after_loss() -> None:
+    """After loss the window grows by at most an eighth of the answers, up to MAX_WINDOW."""
     window = ProbeWindow()
     window.shrink()
     narrow = window.size
@@ -134,7 +134,7 @@ def test_window_grows_back_carefully() -> None:
 
 
 def test_silence_widens_the_window() -> None:
-    """A host that drops all probes is no busy one: what stays silent makes room as answers do."""
+    """Silent probes let the window grow as answers do: a host that drops all probes is not overloaded."""
     window = ProbeWindow()
     window.record(silent=INITIAL_WINDOW)
     assert window.size == 2 * INITIAL_WINDOW
@@ -143,7 +143,7 @@ def test_silence_widens_the_window() -> None:
 @MODEST
 @given(events=st.lists(st.one_of(st.none(), st.tuples(STABLE, STABLE, STABLE)), max_size=40))
 def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
-    """Whatever happens, the window is between LEAST_WINDOW and MAX_WINDOW."""
+    """The window is always between MIN_WINDOW and MAX_WINDOW."""
     window = ProbeWindow()
     for event in events:
         if event is None:
@@ -155,7 +155,7 @@ def test_window_is_bounded(events: list[tuple[int, int, int] | None]) -> None:
 
 
 def test_window_shrinks_to_the_least() -> None:
-    """Halved again and again, the window ends at LEAST_WINDOW."""
+    """Repeated shrinking ends at MIN_WINDOW."""
     window = ProbeWindow()
     for _ in range(20):
         window.shrink()

@@ -44,17 +44,17 @@ class Answer(NamedTuple):
 
 
 def raw(address: str) -> bytes:
-    """Give the 4 or 16 bytes of a literal."""
+    """Return the 4 or 16 bytes of a literal."""
     return ipaddress.ip_address(address).packed
 
 
 def packed(address: bytes) -> bytes:
-    """Give the 16 bytes of an address of either family."""
+    """Return the 16 bytes of an address of either family."""
     return address if len(address) == 16 else MAPPED + address
 
 
 def checksum(data: bytes) -> int:
-    """Give the checksum of RFC 1071, of data that an odd byte may end; 0 if a right checksum is in it."""
+    """Return the checksum of RFC 1071, of data that an odd byte may end; 0 if a right checksum is in it."""
     total = 0
     for index, byte in enumerate(data):
         total += byte if index % 2 else byte << 8
@@ -70,7 +70,7 @@ def with_checksum(data: bytes, index: int, pseudo: bytes = b"") -> bytes:
 
 
 def pseudo_header(source: bytes, destination: bytes, protocol: int, length: int) -> bytes:
-    """Give what a transport checksum covers besides its segment (RFC 9293, 3.1; RFC 8200, 8.1)."""
+    """Return what a transport checksum covers besides its segment (RFC 9293, 3.1; RFC 8200, 8.1)."""
     if len(source) == 4:
         return source + destination + struct.pack("!BBH", 0, protocol, length)
     return source + destination + struct.pack("!I3xB", length, protocol)
@@ -133,7 +133,7 @@ def extended(packet: bytes, headers: Headers) -> bytes:
 
 
 def behind_extensions(packet: bytes, end: int) -> tuple[int, int] | None:
-    """Walk through the extension headers of IPv6 that lie before `end`; gives where they end, and what follows.
+    """Walk through the extension headers of IPv6 that lie before `end`; return where they end, and what follows.
 
     None if there are too many, one is cut off, in the wrong place, or a fragment that is not the whole packet.
     """
@@ -168,13 +168,13 @@ class Probe:
         return socket.AF_INET if len(self.peer) == 4 else socket.AF_INET6
 
     def packet(self) -> bytes:
-        """Give the probe as it goes out: what a client without extras sends."""
+        """Return the probe as it goes out: what a client without extras sends."""
         size = 1460 if len(self.own) == 4 else 1440
         ports, numbers, options = (self.source_port, self.port), (self.sequence, 0), struct.pack("!BBH", 2, 4, size)
         return self.wrapped(tcp(self.own, self.peer, ports, numbers, SYN, window=64240, options=options))
 
     def wrapped(self, segment: bytes) -> bytes:
-        """Give a segment as IP packet to the peer, marked as the engine marks it."""
+        """Return a segment as IP packet to the peer, marked as the engine marks it."""
         packet = ip(self.own, self.peer, TCP, segment, hops=64)
         if len(self.own) == 16:
             return struct.pack("!I", 6 << 28) + packet[4:]
@@ -192,18 +192,18 @@ class Probe:
         fragment: int = DONT_FRAGMENT,
         words: int | None = None,
     ) -> bytes:
-        """Give a TCP answer, which acknowledges `ahead` of the sequence number."""
+        """Return a TCP answer, which acknowledges `ahead` of the sequence number."""
         numbers = (0x89ABCDEF if flags & SYN else 0, (self.sequence + ahead) % 2**32)
         ports = (self.port, self.source_port)
         segment = tcp(self.peer, self.own, ports, numbers, flags, options=options, payload=payload, words=words)
         return ip(self.peer, self.own, TCP, segment, options=ip_options, fragment=fragment)
 
     def syn_ack(self, *, options: bytes = b"", payload: bytes = b"", ip_options: bytes = b"") -> bytes:
-        """Give the answer of an open port."""
+        """Return the answer of an open port."""
         return self.reply(SYN | ACK, options=options, payload=payload, ip_options=ip_options)
 
     def rst_ack(self, *, payload: bytes = b"", ip_options: bytes = b"") -> bytes:
-        """Give the answer of a closed port."""
+        """Return the answer of a closed port."""
         return self.reply(RST | ACK, payload=payload, ip_options=ip_options)
 
     def unreachable(
@@ -216,14 +216,14 @@ class Probe:
         quoted: bytes | None = None,
         ip_options: bytes = b"",
     ) -> bytes:
-        """Give an ICMP error about the probe, from the peer and with all of the probe unless told."""
+        """Return an ICMP error about the probe, from the peer and with all of the probe unless told."""
         source, destination = sender or self.peer, receiver or self.own
         kind = UNREACHABLE[len(source)] if kind is None else kind
         message = icmp(source, destination, kind, code, self.packet() if quoted is None else quoted)
         return ip(source, destination, ICMP if len(source) == 4 else ICMP6, message, options=ip_options)
 
     def answer(self, kind: int, *, ahead: int = 1, direct: bool = True, at: float = 0.0) -> Answer:
-        """Give how an answer is to be understood."""
+        """Return how an answer is to be understood."""
         sequence = (self.sequence + ahead - 1) % 2**32
         return Answer(
             packed(self.peer), packed(self.own), self.port, self.source_port, sequence, kind, direct=direct, at=at
@@ -242,7 +242,7 @@ class Exchange:
 def frames(
     packets: Sequence[bytes], *, lengths: Sequence[int] | None = None, is_sound: bool | Sequence[bool] = False
 ) -> Frames:
-    """Give packets as they are received, the one after the other each second; what is behind them is of older ones."""
+    """Return packets as they are received, one each second, followed by the remains of older ones."""
     count = len(packets)
     data = np.random.default_rng(count).integers(0, 256, (count, SNAPSHOT), np.uint8)
     for row, packet in zip(data, packets, strict=True):
@@ -254,7 +254,7 @@ def frames(
 
 
 def rows(answers: Sequence[Answers]) -> list[Answer]:
-    """Give what was read out of packets, one by one, as they came."""
+    """Return what was read out of packets, one by one, as they came."""
     found = []
     for part in answers:
         for number in range(len(part)):
@@ -350,12 +350,12 @@ PROBES = PROBES4 | PROBES6
 
 
 def options(most: int = 10) -> st.SearchStrategy[bytes]:
-    """Give options of whole words: whatever is in them is nobody's business here."""
+    """Return options of whole words: whatever is in them is nobody's business here."""
     return st.integers(0, most).flatmap(lambda words: st.binary(min_size=4 * words, max_size=4 * words))
 
 
 def chains(most: int = EXTENSIONS, longest: int = 3) -> st.SearchStrategy[Headers]:
-    """Give extension headers of IPv6 that are right: up to `most`, each of up to `longest` units of 8 bytes."""
+    """Return extension headers of IPv6 that are right: up to `most`, each of up to `longest` units of 8 bytes."""
     content = st.integers(1, longest).flatmap(lambda units: st.binary(min_size=8 * units - 2, max_size=8 * units - 2))
     whole = st.binary(min_size=4, max_size=4).map(lambda identity: bytes(2) + identity)
     others = st.tuples(st.sampled_from([ROUTING, DESTINATION]), content) | st.tuples(st.just(FRAGMENT), whole)
