@@ -61,7 +61,7 @@ def test_nothing_is_drawn_where_everything_is_scanned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "known", "is_so"),
+    ("item", "known", "is_middlebox"),
     [
         (seen(is_open=[22], scanned=[22, 80]), SSH, False),
         (seen(scanned=[22, 80]), SSH, False),
@@ -75,10 +75,10 @@ def test_nothing_is_drawn_where_everything_is_scanned() -> None:
     ids=["shut", "nothing open", "only known", "all open", "few open", "many open", "may be open", "unseen"],
 )
 def test_random_ports_are_needed_only_for_unexpected_open_ports(
-    item: AddressObservation, known: PortSet, *, is_so: bool
+    item: AddressObservation, known: PortSet, *, is_middlebox: bool
 ) -> None:
     """Random ports are needed only if many ports are open, or most of those that should be closed."""
-    assert needs_random_ports(item, known) is is_so
+    assert needs_random_ports(item, known) is is_middlebox
 
 
 @MODEST
@@ -124,12 +124,12 @@ def test_failure_has_the_evidence() -> None:
     assert failure.detail.startswith("192.0.2.1: 998 of 1,000 scanned ports answered: a firewall")
 
 
-@pytest.mark.parametrize(("answering", "is_so"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
-def test_most_of_the_drawn_ports_must_answer(answering: int, *, is_so: bool) -> None:
+@pytest.mark.parametrize(("answering", "is_middlebox"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
+def test_most_of_the_drawn_ports_must_answer(answering: int, *, is_middlebox: bool) -> None:
     """One or two random ports that happen to be open mean nothing."""
     drawn = [2001, 3001, 4001, 5001]
-    decoys = seen(scanned=drawn, is_open=drawn[:answering])
-    assert bool(middlebox_failure(seen(is_open=[22], scanned=[22]), SSH, decoys)) is is_so
+    on_random = seen(scanned=drawn, is_open=drawn[:answering])
+    assert bool(middlebox_failure(seen(is_open=[22], scanned=[22]), SSH, on_random)) is is_middlebox
 
 
 def test_connections_show_the_open_ports() -> None:
@@ -167,7 +167,7 @@ def test_unseen_address_has_no_ports() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "known", "is_so"),
+    ("reason", "known", "is_middlebox"),
     [
         (Reason.CUT_OFF, SSH, True),
         (Reason.NO_ROUTE, SSH, False),
@@ -176,8 +176,8 @@ def test_unseen_address_has_no_ports() -> None:
     ],
     ids=["cut off", "unseen", "seen", "may be open"],
 )
-def test_cut_off_address_with_every_port_open(reason: Reason | None, known: PortSet, *, is_so: bool) -> None:
+def test_cut_off_address_with_every_port_open(reason: Reason | None, known: PortSet, *, is_middlebox: bool) -> None:
     """What was seen of an address before it was cut off counts, unless all of it was open."""
     failure = Failure(reason, "why") if reason else None
     item = dataclasses.replace(seen(scanned=range(1, 1001), is_open=range(1, 1001)), failure=failure)
-    assert bool(cut_off_failure(item, known)) is is_so
+    assert bool(cut_off_failure(item, known)) is is_middlebox

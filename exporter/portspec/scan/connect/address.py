@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from portspec.scan.loss import PathLoss
     from portspec.scan.route import TrackedRoute
 
-Target = tuple[str, int]
+Endpoint = tuple[str, int]
 
 UNSETTLED, OPEN, CLOSED, FILTERED = range(4)
 MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
@@ -46,7 +46,7 @@ MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less p
 class SilentTry(NamedTuple):
     """A probe that was not answered, and when it was sent, in seconds of the engine's clock."""
 
-    target: Target
+    target: Endpoint
     sent_at: float
 
 
@@ -80,9 +80,9 @@ class ConnectAddressScan:
         ports = job.ports if ports is None else ports
         first = job.first & ports
         order = chain(first, shuffled(ports - first if first else ports, f"{job.seed}/{address}"))
-        self.unsent: Iterator[Target] = zip(repeat(address), order)
+        self.unsent: Iterator[Endpoint] = zip(repeat(address), order)
         self.has_unsent = True
-        self.retry_queue: deque[Target] = deque()
+        self.retry_queue: deque[Endpoint] = deque()
         self.attempts: dict[int, int] = {}  # tries of the ports that are silent so far
         self.had_patient_probes = False
         self.patient_attempts: dict[int, int] = {}  # the same of patient probes: a late answer to these is no loss
@@ -111,7 +111,7 @@ class ConnectAddressScan:
         """True if nothing has answered so far: it may be that answers take longer than the timeout."""
         return bool(self.retry_queue) and not self.answered and not self.had_patient_probes
 
-    def take_patient_target(self, retries: int, tries: int) -> Target | None:
+    def take_patient_target(self, retries: int, tries: int) -> Endpoint | None:
         """Take a silent port for a patient probe, which counts as `tries` of the tries that are left."""
         self.had_patient_probes = True
         if not self.retry_queue:
@@ -150,7 +150,7 @@ class ConnectAddressScan:
         self.has_unsent = True
         self.unsettled += len(ports)
 
-    def next(self) -> Target | None:
+    def next(self) -> Endpoint | None:
         """Take the next target: every port once, then those that stayed silent."""
         target = next(self.unsent, None)
         if target is None:

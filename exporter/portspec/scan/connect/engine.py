@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from portspec.scan.connect.address import Target
+    from portspec.scan.connect.address import Endpoint
     from portspec.scan.connect.liveness import ReferenceProbes
     from portspec.scan.job import Observation, ScanJob
     from portspec.scan.route import Network, TrackedRoute
@@ -329,7 +329,7 @@ class ConnectEngine(EngineThread):
             sock = open_socket(family)
         return sock.fileno(), sock
 
-    def _handle_send_error(self, scan: ConnectAddressScan, target: Target, code: int, what: str) -> None:
+    def _handle_send_error(self, scan: ConnectAddressScan, target: Endpoint, code: int, what: str) -> None:
         """Wait, or fail the address: a probe that this machine did not send says nothing about the port."""
         scan.retry_queue.appendleft(target)
         detail = f"{what} to {scan.address}: {explain(code)}"
@@ -453,7 +453,7 @@ class ConnectEngine(EngineThread):
             self._close_probe(fd)
             self._settle(scan, target[1], state)
 
-    def _handle_timeout(self, scan: ConnectAddressScan, target: Target, sent_at: float) -> None:
+    def _handle_timeout(self, scan: ConnectAddressScan, target: Endpoint, sent_at: float) -> None:
         if scan.parent:  # a reference probe has one try
             self._settle(scan, target[1], FILTERED)
             return

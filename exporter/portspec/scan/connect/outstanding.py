@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from portspec.scan.connect.address import ConnectAddressScan, Target
+    from portspec.scan.connect.address import ConnectAddressScan, Endpoint
 
     # By descriptor; the time is when the probe was sent.
-    ProbeQueue = dict[int, tuple[ConnectAddressScan, Target, float, socket.socket]]
+    ProbeQueue = dict[int, tuple[ConnectAddressScan, Endpoint, float, socket.socket]]
 
 
 class OutstandingProbes:
@@ -57,7 +57,7 @@ class OutstandingProbes:
         ends = [_first_sent(queue) + max(timeout, patience) for patience, queue in waits if queue]
         return ends + [_first_sent(queue) + seconds for seconds, queue in self.held.items() if queue]
 
-    def expired(self, timeout: float, now: float) -> Iterator[tuple[int, ConnectAddressScan, Target, float]]:
+    def expired(self, timeout: float, now: float) -> Iterator[tuple[int, ConnectAddressScan, Endpoint, float]]:
         """Yield each probe that has expired, and when it was sent; the caller removes it before the next."""
         for patience, queue in ((0.0, self.default), *self.patient.items()):
             while queue and _first_sent(queue) + max(timeout, patience) <= now:
@@ -67,7 +67,7 @@ class OutstandingProbes:
         for patience in [patience for patience, queue in self.patient.items() if not queue]:
             del self.patient[patience]
 
-    def held_long_enough(self, now: float) -> Iterator[tuple[int, ConnectAddressScan, Target]]:
+    def held_long_enough(self, now: float) -> Iterator[tuple[int, ConnectAddressScan, Endpoint]]:
         """Yield each connection whose time is over; the caller removes it before the next."""
         for seconds, queue in self.held.items():
             while queue and _first_sent(queue) + seconds <= now:

@@ -92,7 +92,7 @@ class BracketedBurst:
 
     @property
     def is_proven(self) -> bool:
-        """True if at least half of the reference probes were answered at either end."""
+        """True if at least half of the reference probes were answered at each end."""
         return all(2 * len(self._answered[end]) >= len(self._references) for end in (BEFORE, AFTER))
 
     def expires_at(self, wait: float) -> float:

@@ -730,7 +730,7 @@ def test_small_sets_are_exact(truths: dict[int, Truth], seed: int, retries: int)
     assert seen.answered == any(truth is not Truth.DROPPED for truth in truths.values())
     times = counted(sends)
     assert all(times[port] == 1 for port in ports if host.truth(port) not in SILENT)
-    least = max(1 + retries, 2) if seen.rtt is not None else 1 + retries  # the last try takes controls along
+    least = max(1 + retries, 2) if seen.rtt is not None else 1 + retries  # the last try is sent with reference probes
     assert all(1 + retries <= times[port] <= least for port in ports if host.truth(port) in SILENT)
 
 

@@ -121,7 +121,7 @@ def test_outcome_is_unknown_until_an_answer_or_a_timeout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "asked", "lost", "deaf"),
+    ("loss", "asked", "lost", "is_unresponsive"),
     [
         (0.0, 8, 0, False),
         (0.0, 8, 1, True),
@@ -135,14 +135,14 @@ def test_outcome_is_unknown_until_an_answer_or_a_timeout() -> None:
     ],
 )
 def test_host_is_unresponsive_if_chance_does_not_explain_the_silence(
-    *, loss: float, asked: int, lost: int, deaf: bool
+    *, loss: float, asked: int, lost: int, is_unresponsive: bool
 ) -> None:
     """If probes get lost on the path, a few silent reference probes mean nothing."""
     references = reference_ports(closed=range(1, 9))
     references.record_sent(AFTER, range(1, asked + 1), 10.0)
     references.record_answers(AFTER, range(lost + 1, asked + 1))
     references.expire(10.0)
-    assert references.are_unresponsive(0.0, loss) is deaf
+    assert references.are_unresponsive(0.0, loss) is is_unresponsive
 
 
 def test_expire_leaves_later_probes_pending() -> None:

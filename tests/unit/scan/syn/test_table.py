@@ -33,7 +33,7 @@ KINDS = (OPEN, CLOSED, FILTERED)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """As much of a lane as the table knows."""
+    """The attributes of a scan that the table uses."""
 
     address: str
     packed: bytes
