@@ -40,7 +40,7 @@ SHARING_WINDOW = 5.0  # seconds after its start in which a scan serves further j
 _MAX_EXTRA_PORTS = 1024
 MAX_SLOW_SCANS = 1024
 MAX_SLOW_PORTS = 128 * 65_536  # of all slow scans; the SYN engine keeps 14 bytes per port, the connect engine less
-UNFINISHED = Failure(Reason.TIMEOUT, "the time limit of the host expired before all of its ports were settled")
+UNFINISHED = Failure(Reason.TIMEOUT, "the time limit expired before all of its ports were scanned")
 
 
 @dataclass(slots=True, eq=False)

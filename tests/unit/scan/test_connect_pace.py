@@ -170,7 +170,7 @@ def test_window_for_known_limits(limit: int, window: int) -> None:
 
 
 def test_window_recovers_after_it_was_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lack of descriptors narrows the window to what is in flight; then it is doubled, once each RECOVERY."""
+    """Without descriptors the window shrinks to what is in flight, then doubles each WINDOW_RECOVERY_INTERVAL."""
     opened: list[socket.socket] = []
     now = [1000.0]
 
