@@ -21,7 +21,7 @@ loss.py (how many tries a silent port needs), pacing.py (rates), failures.py (wh
    (failures.py), never a state of a port.
 3. Reserve probes from two pacers before sending, that of all jobs and ActiveJob.pacer, and put back what was not sent.
    Count in EngineStats and in ActiveJob.probes, and call _check_slow_jobs in each turn.
-4. Make it in app/engines.py, which chooses the engine, and add its name to those of `engine` in config/schema.py.
+4. Make it in app/engines.py, which chooses the engine, and add its name to EngineChoice in config/model.py.
 5. Tests: copy tests/unit/scan/test_connect_result.py (real sockets on loopback) or tests/unit/scan/syn/test_engine.py
    (a simulated network), and add the engine to tests/lab/test_scan.py, which compares it with the truth of real hosts.
 
