@@ -230,7 +230,7 @@ def test_mail_that_is_received_outside_of_the_unit_arrives(unit: Installation) -
     until(lambda: json.loads(unit.get(f"/api/v1/hosts/{REPORTING}"))["audit"]["status"] != "never")
     assert unit.metrics()["portspec_audits_received_total"] == {"": 1.0}
     report = unit.machine.succeed(f"/opt/portspec/bin/portspec report -c {CONF} --format text")
-    assert " 0 never reported" in report
+    assert " 0 never received" in report
 
 
 def test_drop_in_gives_the_syn_engine(unit: Installation) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec import __version__, files, log
-from portspec.app.reportfile import ReportFile
-from portspec.app.reportmail import ReportMail, ReportMemory
 from portspec.app.servicemanager import ServiceManager
 from portspec.audit.service import AuditService
 from portspec.config import load_again
@@ -23,7 +21,7 @@ from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.names import canonical
 from portspec.notify import RUNBOOKS, Links, Mailer, MailerState, discard_queued_mails
-from portspec.report import ReportSettings
+from portspec.report import MailedReports, ReportFile, ReportMail, ReportSettings
 from portspec.schedule.monitor import Monitor
 from portspec.schedule.on_demand import Prober
 from portspec.store import Store, exporter_state_file, is_same_file, publish_location
@@ -97,7 +95,7 @@ class Service:
         self._publishing: tuple[asyncio.Task[None], ...] = ()
         self._published: object = None  # by which settings
         self._reportfile: ReportFile | None = None
-        self._report_memory = ReportMemory()
+        self._mailed_reports = MailedReports()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
         self.store = Store(
             exporter_state_file(config),
@@ -356,9 +354,9 @@ class Service:
             self._reportfile = ReportFile(config.reportfile, settings, lambda: self.snapshot)
             parts.append(self._reportfile)
         if config.reportmail and config.mail:
-            memory = self._report_memory
+            mailed = self._mailed_reports
             parts.append(
-                ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store, memory)
+                ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store, mailed)
             )
         self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
 

@@ -19,7 +19,7 @@ from portspec.inventory import roster, targets
 from portspec.inventory.discovery import Discovery
 from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
-from portspec.report.file import write_output
+from portspec.report.output import write_output
 from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.store import Store, find_state_file
 

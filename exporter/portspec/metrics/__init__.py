@@ -3,7 +3,7 @@
 from portspec.metrics.block import joined
 from portspec.metrics.catalogue import CATALOGUE, Metric
 from portspec.metrics.exposition import Exposition, Page, probe_page
-from portspec.metrics.status import AuditStatus, ReportFileStatus, ServiceStatus
+from portspec.metrics.status import AuditStatus, ServiceStatus
 
 __all__ = [
     "CATALOGUE",
@@ -11,7 +11,6 @@ __all__ = [
     "Exposition",
     "Metric",
     "Page",
-    "ReportFileStatus",
     "ServiceStatus",
     "joined",
     "probe_page",

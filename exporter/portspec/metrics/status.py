@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from portspec.inventory import Shard
     from portspec.inventory.discovery import SourceStats
     from portspec.notify import MailStatus
+    from portspec.report import ReportFileStatus
     from portspec.store import StoreStatus
 
 
@@ -27,14 +28,6 @@ class AuditStatus:
     rejected: Mapping[str, int]
     max_age: float
     unread: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReportFileStatus:
-    """Whether the file of the report of all machines could last be written, and when it last was, in Unix seconds."""
-
-    is_up: bool
-    last_success: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

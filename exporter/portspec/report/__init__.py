@@ -1,10 +1,34 @@
-"""The report of all machines: one page, text or JSON of what is known of each, from both sides. Pure.
+"""The report of all machines: what portspec writes out about scans and audits.
 
-The only place beside web for jinja2.
+Data flows through these modules; all but the last three are pure:
+
+* `model.py`: a Snapshot becomes a FleetReport, machines that need attention first, with a summary.
+* `view.py`, `wording.py`: what the report says of a machine, and the words that all formats share.
+* `html.py`, `text.py`, `json.py`: one module per format. The HTML page is made from `templates/`.
+* `formats.py`: the formats by name.
+* `output.py`: writing to files, pipes and devices.
+* `publish_file.py`, `publish_mail.py`: the file and the daily mail that the running exporter keeps up to date.
+
+To change what the report says, edit `view.py` and run
+`PORTSPEC_GOLDEN=write pytest tests/artefacts/test_report.py`, which writes the examples in tests/data/report. To add
+a format, write a module with a function like `write_text()` and name it in `formats.py`; copy
+tests/unit/report/test_text.py.
 """
 
-from portspec.report.fleet import Need
-from portspec.report.mail import mail_report
-from portspec.report.writing import FORMATS, ReportSettings, write_report
+from portspec.report.formats import FORMATS, write_report
+from portspec.report.model import Need, ReportSettings
+from portspec.report.publish_file import ReportFile, ReportFileStatus
+from portspec.report.publish_mail import MailedReports, ReportMail
+from portspec.report.text import mail_report
 
-__all__ = ["FORMATS", "Need", "ReportSettings", "mail_report", "write_report"]
+__all__ = [
+    "FORMATS",
+    "MailedReports",
+    "Need",
+    "ReportFile",
+    "ReportFileStatus",
+    "ReportMail",
+    "ReportSettings",
+    "mail_report",
+    "write_report",
+]

@@ -11,10 +11,11 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
-from portspec.metrics import AuditStatus, Exposition, ReportFileStatus, ServiceStatus
+from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.metrics.families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
+from portspec.report import ReportFileStatus
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostTable
 from portspec.store import StoreStatus

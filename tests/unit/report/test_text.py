@@ -37,7 +37,7 @@ Scanned                       2023-11-14 22:08:20 UTC (5 minutes ago)
 Expected                      22, 443
 Open                          192.0.2.6: 22, 443 (1 closed, 0 filtered)
 Audit                         vulnerable: 1 vulnerability in 1 package (1 medium)
-Report                        2023-11-14 19:13:20 UTC (3 hours ago): debsecan 0.4.20.1
+Audited                       2023-11-14 19:13:20 UTC (3 hours ago): debsecan 0.4.20.1
                               database of 2023-11-14 17:13:20 UTC, 5 hours old
 Vulnerabilities:
   medium: openssl 3.0.11-1~deb12u1: CVE-2023-5678, fixed in 3.0.11-1~deb12u2
@@ -48,7 +48,7 @@ Accepted vulnerabilities:
     a session extension reads behind a buffer
     https://security-tracker.debian.org/tracker/CVE-2023-7104
     until 2023-12-14 22:13:20 UTC; the extension is not used; owner: Grace
-Listening sockets, by the machine's report:
+Listening sockets, according to the audit:
   22 on 0.0.0.0, ::: sshd (user root)
   443 on 0.0.0.0: nginx (user root)"""
     )
@@ -58,7 +58,7 @@ def test_text_without_machines() -> None:
     """A configuration without hosts gives a report that says so, and no empty tables."""
     assert written(Snapshot(), "text") == (
         "portspec: report of all machines\n2023-11-14 22:13:20 UTC\n\n"
-        "There are no machines: conf.yml names no hosts to scan, and none that have to report.\n"
+        "No machines: conf.yml names no hosts to scan and no hosts to audit.\n"
     )
 
 
@@ -93,7 +93,7 @@ def test_mail_names_at_most_100_machines() -> None:
     assert "\nlaptop99\n" in body
     assert "\nlaptop100\n" not in body
     assert "\nand 1,101 more machines\n" in body
-    assert body.count("  - never reported\n") == 99
+    assert body.count("  - audit never received\n") == 99
 
 
 @pytest.mark.parametrize(

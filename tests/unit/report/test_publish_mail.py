@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.app import reportmail
-from portspec.app.reportmail import AGAIN, LATE, ReportMail, ReportMemory
 from portspec.config import MailConfig
+from portspec.report import publish_mail
+from portspec.report.publish_mail import MAX_DELAY, RETRY_INTERVAL, MailedReports, ReportMail
 from portspec.state.snapshot import HostTable, Snapshot
 from portspec.store import StoreError, database, write_value
 from tests.unit.app.exporter import running, until, write
@@ -75,20 +75,20 @@ class Scene:
         self.mailbox = mailbox
         self.snapshot = snapshot
         self.now = now
-        self.memory: ReportMemory | None = None
+        self.mailed: MailedReports | None = None
         self.mail = MailConfig("off", "127.0.0.1", mailbox.port, "none", "portspec@example.org", (A, B))
         self.begin()
 
     def begin(self, when: time_of_day = SEVEN, settings: ReportSettings = SETTINGS) -> None:
         """Begin anew, as after a restart or a reload."""
         self.part = ReportMail(
-            when, self.mail, settings, lambda: self.snapshot, self.store, self.memory, wall_clock=lambda: self.now
+            when, self.mail, settings, lambda: self.snapshot, self.store, self.mailed, wall_clock=lambda: self.now
         )
 
     async def look(self, text: str | float, fold: int = 0) -> list[str]:
         """Look at a local time, or so many seconds later; give to whom mails were sent."""
         self.now = at(text, fold) if isinstance(text, str) else self.now + text
-        await self.part.look()
+        await self.part.send_if_due()
         return self.mailbox.told()
 
     async def is_begun(self) -> None:
@@ -124,7 +124,7 @@ def test_report_is_mailed_to_each_recipient_when_it_is_time(path: Path) -> None:
             await scene.is_begun()
             assert await scene.look("2026-11-22 06:59:59") == []
             scene.now = at("2026-11-22 07:00")
-            await scene.part.look()
+            await scene.part.send_if_due()
             assert [message["To"] for message in scene.mailbox.taken] == [A, B]
             (message, _) = scene.mailbox.taken
             assert message["From"].addresses[0].addr_spec == "portspec@example.org"
@@ -221,16 +221,16 @@ def test_other_time_of_day_after_a_reload(path: Path) -> None:
 
 def test_page_that_is_too_large_is_left_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that servers would not take is not attached, and the mail says where the whole report is to be had."""
-    monkeypatch.setattr(reportmail, "MAX_PAGE", 1000)
+    monkeypatch.setattr(publish_mail, "MAX_ATTACHMENT", 1000)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
             await scene.is_begun()
             scene.now = at("2026-11-22 07:00")
-            await scene.part.look()
+            await scene.part.send_if_due()
             message = scene.mailbox.taken[0]
             assert list(message.iter_attachments()) == []
-            assert "too large for a mail: see reportfile, or `portspec report`." in message.get_content()
+            assert "too large for a mail: use reportfile or `portspec report`." in message.get_content()
 
     run(scenario)
 
@@ -244,7 +244,7 @@ def test_five_megabytes_are_attached(path: Path, findings: int, is_attached: boo
         async with mailing(path, Snapshot(audits=HostTable([audited("db1", *found)]))) as scene:
             await scene.is_begun()
             scene.now = at("2026-11-22 07:00")
-            await scene.part.look()
+            await scene.part.send_if_due()
             pages = [page.get_content() for page in scene.mailbox.taken[0].iter_attachments()]
             assert [page.rstrip().endswith("</html>") for page in pages] == [True] * is_attached
             assert all(len(page) > 1 << 20 for page in pages)
@@ -260,7 +260,7 @@ def test_hostile_names_are_no_headers(path: Path) -> None:
         async with mailing(path, Snapshot(audits=HostTable([never(name)]))) as scene:
             await scene.is_begun()
             scene.now = at("2026-11-22 07:00")
-            await scene.part.look()
+            await scene.part.send_if_due()
             message = scene.mailbox.taken[0]
             assert message["Bcc"] is None
             assert "<script>" not in next(message.iter_attachments()).get_content()
@@ -280,14 +280,14 @@ def test_mail_that_cannot_be_sent_is_tried_again_every_ten_minutes(path: Path, l
             await scene.mailbox.stop()
             assert await scene.look("2026-11-22 07:00") == []
             assert logs.levels == ["warning"] * 2
-            assert await scene.look(AGAIN - 1) == []
+            assert await scene.look(RETRY_INTERVAL - 1) == []
             assert logs.levels == ["warning"] * 2
             assert await scene.look(1) == []
             assert logs.levels == ["warning"] * 4
             await scene.mailbox.start()
             assert await scene.look(MINUTE) == []
-            assert await scene.look(AGAIN) == [A, B]
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == [A, B]
+            assert await scene.look(RETRY_INTERVAL) == []
 
     run(scenario)
 
@@ -300,11 +300,11 @@ def test_who_has_got_it_does_not_get_it_again(path: Path, logs: Logs) -> None:
             await scene.is_begun()
             scene.mailbox.refused.add(A)
             assert await scene.look("2026-11-22 07:00") == [B]
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == []
             scene.begin()
             scene.mailbox.refused.clear()
             assert await scene.look(MINUTE) == [A]
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == []
 
     run(scenario)
     assert [event["recipient"] for event in logs.events if event["level"] == "warning"] == [A, A]
@@ -323,7 +323,7 @@ def test_mail_is_given_up_after_six_hours(path: Path, logs: Logs) -> None:
             for _ in range(2):
                 assert await scene.look("2026-11-22 13:00") == []
             errors = [event for event in logs.events if event["level"] == "error"]
-            told = {"event": "the report was not mailed to everybody today", "level": "error", "recipients": (B,)}
+            told = {"event": "gave up mailing today's report to some recipients", "level": "error", "recipients": (B,)}
             assert errors == [told]
             scene.begin()
             assert await scene.look("2026-11-22 13:10") == []
@@ -362,7 +362,7 @@ def test_recipient_that_is_gone_after_a_reload_gets_nothing(path: Path, logs: Lo
             scene.mail = replace(scene.mail, recipients=(B,))
             scene.begin()
             scene.mailbox.refused.clear()
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == []
             assert await scene.look("2026-11-22 13:00") == []
 
     run(scenario)
@@ -375,7 +375,7 @@ def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
     async def scenario() -> None:
         async with mailing(path) as scene:
             await scene.is_begun()
-            scene.memory = ReportMemory()
+            scene.mailed = MailedReports()
             scene.begin()
             tasks = [asyncio.create_task(scene.part.run())]
 
@@ -442,7 +442,7 @@ def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
             assert scene.mailbox.told() == []
             assert await scene.look(20) == []
             scene.begin()
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == []
 
     run(scenario)
 
@@ -454,7 +454,7 @@ def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path, monk
 
     async def scenario() -> None:
         async with mailing(path) as scene:
-            scene.memory = ReportMemory()
+            scene.mailed = MailedReports()
             scene.begin()
             await scene.is_begun()
             with contextlib.ExitStack() as stack:
@@ -467,7 +467,7 @@ def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path, monk
                 assert await scene.look("2026-11-22 07:00") == [A, B]
                 scene.begin()
             await until(lambda: scene.store.status.is_up)
-            assert await scene.look(AGAIN) == []
+            assert await scene.look(RETRY_INTERVAL) == []
 
     run(scenario)
 
@@ -567,7 +567,9 @@ def test_exporter_mails_the_report_also_if_it_sends_no_alerts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
     """`reportmail` needs server, sender and addresses, and does not ask for `sendemail`."""
-    monkeypatch.setattr(reportmail, "LATE", 4 * LATE)  # so that midnight's is not too late, whenever this runs
+    monkeypatch.setattr(
+        publish_mail, "MAX_DELAY", 4 * MAX_DELAY
+    )  # so that midnight's is not too late, whenever this runs
     conf = tmp_path / "conf.yml"
 
     async def scenario() -> None:
@@ -592,4 +594,4 @@ def test_exporter_mails_the_report_also_if_it_sends_no_alerts(
         assert mailbox.told() == [A, B]
 
     run(scenario)
-    assert [event["recipient"] for event in logs.events if event["event"] == "the report is mailed"] == [A, B]
+    assert [event["recipient"] for event in logs.events if event["event"] == "report mailed"] == [A, B]

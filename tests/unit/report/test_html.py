@@ -13,8 +13,8 @@ from portspec.audit.model import Severity, Status
 from portspec.config import PortException
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.report import ReportSettings, write_report
-from portspec.report.rows import FindingRows
-from portspec.report.sockets import MAX_SOCKETS
+from portspec.report.html import VulnerabilityRows
+from portspec.report.view import MAX_SOCKETS
 from portspec.scan import AddressObservation
 from portspec.state.snapshot import HostState, Snapshot
 from tests.unit.factories import ADDRESS, NOW, result, seen, target
@@ -35,7 +35,7 @@ from tests.unit.report.reading import Section, page, written
 
 ANY: Final = "0.0.0.0"  # noqa: S104 - what a report says
 SHOP: Final = (
-    "unexpected 6379: redis-server (user redis); unexpected 8080: by the report nobody listens there; "
+    "unexpected 6379: redis-server (user redis); unexpected 8080: no listener according to the audit; "
     "3 vulnerabilities (1 critical, 1 high, 1 low); missing 443"
 )
 FAILED: Final = (
@@ -75,10 +75,10 @@ def test_summary_in_words() -> None:
     """The summary stands at the top, in words that need no colour."""
     assert page(fleet()).summary == {
         "Machines": "12, of which 11 need attention",
-        "Ports": "2 out of specification, 2 unknown, 5 in specification, 1 not scanned yet, 2 that only report",
-        "Audits": "3 clean, 2 vulnerable, 1 failed, 1 stale database, 1 unsupported, 1 never reported",
+        "Ports": "2 out of specification, 2 unknown, 5 in specification, 1 not scanned yet, 2 not scanned (audit only)",
+        "Audits": "3 clean, 2 vulnerable, 1 failed, 1 stale database, 1 unsupported, 1 never received",
         "Vulnerabilities": "4 on 2 machines (1 critical, 1 high, 1 medium, 1 low)",
-        "Late reports": "1 older than 26 hours",
+        "Late audits": "1 older than 26 hours",
     }
 
 
@@ -99,8 +99,8 @@ def test_machines_that_need_attention_lead_to_their_sections() -> None:
         ],
         ["2001:db8::25", "stale database: the database is of 2023-10-01, 44 days old; update it"],
         ["laptop7", 'audit unsupported: "winget" is not a tool whose output is known'],
-        ["dns1", "last report 2 days ago"],
-        ["laptop10", "never reported"],
+        ["dns1", "last audit 2 days ago"],
+        ["laptop10", "audit never received"],
         ["gone", "unknown: gone.example.org does not resolve: no such name (resolve)"],
         ["new", "not scanned yet"],
     ]
@@ -122,14 +122,14 @@ def test_both_views_of_a_machine() -> None:
         ],
         "Unexpected": [
             "6379 on 192.0.2.80: redis-server (user redis)",
-            "8080 on 192.0.2.80: by the report nobody listens there",
+            "8080 on 192.0.2.80: no listener according to the audit",
             "6379 on 2001:db8::80: redis-server (user redis)",
         ],
         "Missing": ["443 on 2001:db8::80: closed"],
         "Listening but not reachable": ["3306: mariadbd (user mysql)"],
-        "Reachable but nobody listens": ["8080"],
+        "Reachable without listener": ["8080"],
         "Audit": ["vulnerable: 3 vulnerabilities in 3 packages (1 critical, 1 high, 1 low)"],
-        "Report": [
+        "Audited": [
             "2023-11-14 19:13:20 UTC (3 hours ago): debsecan 0.4.20.1",
             "database of 2023-11-14 17:13:20 UTC, 5 hours old",
         ],
@@ -180,7 +180,7 @@ def test_accepted_vulnerabilities_stand_apart() -> None:
 
 def test_listening_sockets_by_port() -> None:
     """A port and program stand once with all their addresses, those that only the machine itself can reach as well."""
-    assert page(fleet()).named("shop").rows("Listening sockets, by the machine's report") == [
+    assert page(fleet()).named("shop").rows("Listening sockets, according to the audit") == [
         ["22", f"{ANY}, ::", "sshd", "root"],
         ["443", ANY, "nginx", "root"],
         ["443", ANY, "nginx", "www-data"],
@@ -197,31 +197,31 @@ def test_accepted_ports_and_an_older_verdict() -> None:
     assert facts["Ports"] == ["unknown: no connection to 192.0.2.40: no_route (no_route)"]
     assert facts["Scanned"] == [
         "2023-11-14 22:12:20 UTC (1 minute ago)",
-        "what follows is of 2023-11-14 21:13:20 UTC (1 hour ago), when a scan reached a verdict",
+        "the results below are from 2023-11-14 21:13:20 UTC (1 hour ago), the last conclusive scan",
     ]
     assert facts["Open"] == [
         "192.0.2.40: 22, 5432, 8080, 9000 (0 closed, 0 filtered)",
-        "192.0.2.41: not seen: no connection to 192.0.2.41: no_route (no_route)",
+        "192.0.2.41: scan failed: no connection to 192.0.2.41: no_route (no_route)",
     ]
     assert facts["Unexpected"] == ["8080 on 192.0.2.40"]
     assert facts["Accepted"] == [
         "9000 on 192.0.2.40, unexpected: until 2023-12-04 22:13:20 UTC; a trial of the new back-end; owner: Ada"
     ]
-    assert facts["Audit"] == ["this machine need not report"]
+    assert facts["Audit"] == ["not required"]
 
 
 def test_machines_that_only_report() -> None:
     """A machine off the scan says so; one that never reported says that."""
     found = page(fleet())
     assert found.named("laptop10").facts == {
-        "Ports": ["not scanned: this machine only reports"],
-        "Audit": ["never reported"],
+        "Ports": ["not scanned (audit only)"],
+        "Audit": ["never received"],
     }
-    assert found.named("laptop7").facts["Report"] == [
+    assert found.named("laptop7").facts["Audited"] == [
         "2023-11-14 19:13:20 UTC (3 hours ago): winget",
         "database of unknown age",
     ]
-    assert found.named("dns1").facts["Report"][0] == "2023-11-12 20:13:20 UTC (2 days ago), late: debsecan 0.4.20.1"
+    assert found.named("dns1").facts["Audited"][0] == "2023-11-12 20:13:20 UTC (2 days ago), late: debsecan 0.4.20.1"
 
 
 def test_machine_before_its_first_scan() -> None:
@@ -229,16 +229,14 @@ def test_machine_before_its_first_scan() -> None:
     assert page(fleet()).named("new").facts == {
         "Ports": ["not scanned yet"],
         "Expected": ["22"],
-        "Audit": ["this machine need not report"],
+        "Audit": ["not required"],
     }
 
 
 def test_page_without_machines_says_so() -> None:
     """A configuration without hosts gives a page that says why it is empty."""
     found = page(Snapshot())
-    assert found.top.paragraphs[1:] == [
-        "There are no machines: conf.yml names no hosts to scan, and none that have to report."
-    ]
+    assert found.top.paragraphs[1:] == ["No machines: conf.yml names no hosts to scan and no hosts to audit."]
     assert not found.sections
 
 
@@ -247,8 +245,8 @@ def test_page_of_machines_in_order() -> None:
     found = page(snapshot_of([scanned(target("a", expect=[22]), seen(is_open=[22]))]))
     assert found.top.paragraphs[1:] == ["No machine needs attention."]
     assert found.summary["Machines"] == "1, of which 0 need attention"
-    assert found.summary["Audits"] == "no machine has to report"
-    assert "Late reports" not in found.summary
+    assert found.summary["Audits"] == "not required of any machine"
+    assert "Late audits" not in found.summary
 
 
 def test_port_that_was_opened_after_the_last_audit() -> None:
@@ -260,7 +258,7 @@ def test_port_that_was_opened_after_the_last_audit() -> None:
     words = "opened after the last audit of 2023-11-14 21:13:20 UTC"
     assert found["Unexpected"] == [f"8080 on 192.0.2.1: {words}"]
     assert found["Newly reachable"] == [f"8080: {words}"]
-    assert "Reachable but nobody listens" not in found
+    assert "Reachable without listener" not in found
 
 
 def test_every_port_open() -> None:
@@ -270,8 +268,8 @@ def test_every_port_open() -> None:
     facts = section(snapshot_of([scanned(of, seen_all)], [audited("a", listeners=SSHD)])).facts
     assert facts["Open"] == ["192.0.2.1: all (0 closed, 0 filtered)"]
     rest = "1-21, 23, 24, 26-65535"
-    assert facts["Unexpected"] == [f"{rest} on 192.0.2.1: by the report nobody listens there"]
-    assert facts["Reachable but nobody listens"] == ["1-21, 23-65535"]
+    assert facts["Unexpected"] == [f"{rest} on 192.0.2.1: no listener according to the audit"]
+    assert facts["Reachable without listener"] == ["1-21, 23-65535"]
     assert facts["Allowed"] == ["25"]
 
 
@@ -280,7 +278,7 @@ def test_very_many_ports_are_cut() -> None:
     odd = PortSet.of(range(1, 65536, 2))
     of = snapshot_of([scanned(target("a"), AddressObservation(ADDRESS, ALL_PORTS, odd, answered=True))])
     facts = section(of).facts
-    assert facts["Unexpected"][0].endswith("197, 199 and more, in all 32,768 ports on 192.0.2.1")
+    assert facts["Unexpected"][0].endswith("197, 199 and more (32,768 ports in total) on 192.0.2.1")
     assert len(written(of, "html")) < 20_000
 
 
@@ -297,14 +295,14 @@ def test_very_many_programs_are_cut() -> None:
         "p22 (user root), q0 (user root), q1 (user root), q2 (user root), q3 (user root) and 3 more"
     )
     assert found.facts["Unexpected"][-1] == "and 1,900 more lines"
-    rows = found.rows("Listening sockets, by the machine's report")
+    rows = found.rows("Listening sockets, according to the audit")
     assert len(rows) == MAX_SOCKETS
     assert next(row for row in rows if row[2] == "named")[1].endswith("192.0.2.19 and 5 more")
     assert found.paragraphs == ["and 1,008 more"]
     assert page(of).pressing[0][1] == "; ".join(
         [
             *(f"unexpected {port}: p{port} (user root)" for port in range(1, 6)),
-            "and more, in all 2,000 unexpected ports",
+            "and more (2,000 unexpected ports in total)",
         ]
     )
 
@@ -377,7 +375,7 @@ def test_more_findings_than_are_kept() -> None:
     every = [vulnerability(f"CVE-{number}") for number in range(20)]
     machines = [every[:5], [*every[3:9], *every[3:9]], every, every[::-1], [replace(item) for item in every]]
     for limit in (0, 5, 11, 20, 1000):
-        rows = FindingRows(limit)
+        rows = VulnerabilityRows(limit)
         for found in machines:
             ids = re.findall(r"CVE-[0-9]+(?=<)", "".join(rows.write(found)))
             assert ids == [item.id for item in found]
@@ -397,14 +395,14 @@ def test_audits_in_words() -> None:
         )
     )
     assert {each.name: each.facts["Audit"] for each in found.sections.values()} == {
-        "failed": ["failed: it was cut off", "all the same it found 1 vulnerability in 1 package (1 high)"],
+        "failed": ["failed: it was cut off", "found nevertheless: 1 vulnerability in 1 package (1 high)"],
         "stale": ["vulnerable: 1 vulnerability in 1 package (1 low)", "the database is old"],
-        "clean": ["clean, but for 1 vulnerability that is accepted"],
+        "clean": ["clean, except for 1 accepted vulnerability"],
         "tool": ["clean"],
-        "never": ["never reported"],
+        "never": ["never received"],
     }
-    assert found.named("tool").facts["Report"] == [
-        "2023-11-14 22:12:50 UTC (30 seconds ago): tool not told",
+    assert found.named("tool").facts["Audited"] == [
+        "2023-11-14 22:12:50 UTC (30 seconds ago): unknown tool",
         "database of 2023-11-14 22:13:20 UTC, 0 seconds old",
     ]
     assert found.named("clean").rows("Accepted vulnerabilities")[0][4] == "until 2023-12-14 22:13:20 UTC"

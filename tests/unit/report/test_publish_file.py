@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.app import reportfile
-from portspec.app.reportfile import LOOK, SHARE, STALE, ReportFile
-from portspec.report import ReportSettings, write_report
-from portspec.report.file import write_file
+from portspec.report import ReportSettings, publish_file, write_report
+from portspec.report.output import write_file
+from portspec.report.publish_file import MAX_WRITING_SHARE, POLL_INTERVAL, REWRITE_INTERVAL, ReportFile
 from portspec.state.snapshot import HostTable
 from portspec.store import Outcome
 from tests.unit.app.exporter import metric, remove, running, until, write
@@ -49,7 +48,7 @@ def logs() -> Iterator[Logs]:
 @pytest.fixture(autouse=True)
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have it be looked all the time whether there is anything new."""
-    monkeypatch.setattr(reportfile, "LOOK", 0.0)
+    monkeypatch.setattr(publish_file, "POLL_INTERVAL", 0.0)
 
 
 class Scene:
@@ -62,7 +61,7 @@ class Scene:
         self.written = 0
         self.looks = 0
         self._put = write_file
-        monkeypatch.setattr(reportfile, "write_file", self._counted)
+        monkeypatch.setattr(publish_file, "write_file", self._counted)
 
     def _counted(self, *parts: Any) -> None:
         self.written += 1
@@ -158,7 +157,7 @@ def test_file_is_written_every_hour_in_any_case(scene: Scene) -> None:
     async def scenario() -> None:
         async with scene.running():
             await scene.become(1)
-            scene.now += STALE - 1
+            scene.now += REWRITE_INTERVAL - 1
             await scene.become(1)
             scene.now += 1
             await scene.become(2)
@@ -177,7 +176,7 @@ def test_trouble_is_told_once_and_so_is_its_end(scene: Scene, logs: Logs) -> Non
                 await scene.become(rounds)
             assert logs.events == [
                 {
-                    "event": "the report cannot be written; it is tried again after the next round",
+                    "event": "writing the report failed; retrying after the next round",
                     "level": "error",
                     "file": str(scene.page),
                     "why": "no such file or directory",
@@ -204,13 +203,13 @@ def test_fault_in_the_report_ends_nothing(scene: Scene, logs: Logs, monkeypatch:
             await scene.become(1)
             before = scene.text()
             with monkeypatch.context() as patch:
-                patch.setattr(reportfile, "write_report", fault)
+                patch.setattr(publish_file, "write_report", fault)
                 scene.snapshot = replace(scene.snapshot, rounds=2)
                 await until(lambda: logs.events)
             assert scene.text() == before
             scene.snapshot = replace(scene.snapshot, rounds=3)
             await scene.become(2)
-            assert [event["event"] for event in logs.events] == ["the report cannot be made"]
+            assert [event["event"] for event in logs.events] == ["rendering the report failed"]
 
     run(scenario)
 
@@ -223,7 +222,7 @@ def test_report_is_made_beside_the_event_loop(scene: Scene, monkeypatch: pytest.
         threads.append(threading.current_thread())
         return write_report(*parts)
 
-    monkeypatch.setattr(reportfile, "write_report", noted)
+    monkeypatch.setattr(publish_file, "write_report", noted)
 
     async def scenario() -> None:
         async with scene.running():
@@ -248,14 +247,14 @@ def test_writing_takes_a_tenth_of_the_time(scene: Scene, monkeypatch: pytest.Mon
         scene.now += 7.0
 
     monkeypatch.setattr(asyncio, "sleep", noted)
-    monkeypatch.setattr(reportfile, "write_file", slow)
+    monkeypatch.setattr(publish_file, "write_file", slow)
 
     async def scenario() -> None:
         async with scene.running():
             await scene.become(1)
 
     run(scenario)
-    assert [pause for pause in pauses if pause >= LOOK] == [7.0 / SHARE]
+    assert [pause for pause in pauses if pause >= POLL_INTERVAL] == [7.0 / MAX_WRITING_SHARE]
 
 
 # --- As a part of the exporter ---
@@ -271,7 +270,7 @@ def test_exporter_keeps_the_file_up_to_date(tmp_path: Path, page: Path) -> None:
 
     async def scenario() -> None:
         async with running(conf) as service:
-            await until(lambda: has(A, "missing 22", "never reported", "web1.example<"))
+            await until(lambda: has(A, "missing 22", "audit never received", "web1.example<"))
             report = signed(payload(at=time.time(), output=VULNERABLE))
             assert await service.audits.take(report, "192.0.2.7") is Outcome.ACCEPTED
             await until(lambda: has(A, CURL))
