@@ -42,9 +42,12 @@ _UNUSABLE: Final = tuple(
         ("fe80::/10", "is a link-local address, which means nothing without a zone; name another one"),
     )
 )
-# IPv6 addresses that are an IPv4 address in their last 32 bits: IPv4-compatible (RFC 4291, 2.5.5.1; all but ::1),
-# IPv4-mapped (2.5.5.2) and IPv4-translated (RFC 2765, 2.1).
-_DISGUISES: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96")))
+# IPv6 addresses with an IPv4 address in their last 32 bits.
+_IPV4_IN_IPV6: Final = (
+    ("IPv4-compatible", ipaddress.IPv6Network("::/96")),  # RFC 4291, 2.5.5.1; except for ::1
+    ("IPv4-mapped", ipaddress.IPv6Network("::ffff:0:0/96")),  # RFC 4291, 2.5.5.2
+    ("IPv4-translated", ipaddress.IPv6Network("::ffff:0:0:0/96")),  # RFC 2765, 2.1
+)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052, 2.1
 _LOOPBACK: Final = ipaddress.IPv6Address("::1")
 
@@ -55,7 +58,7 @@ def canonical(text: str) -> str:
     Raises ValueError, with what to write instead, if the text is no host.
     """
     if "://" in text:
-        raise ValueError(f'"{shorten(text)}" is not a host (a host stands without port and scheme)')
+        raise ValueError(f'"{shorten(text)}" is not a host (write the host without port and scheme)')
     if "%" in text:
         raise ValueError(f'"{shorten(text)}" {_ZONE}')
     if "/" in text:
@@ -65,9 +68,9 @@ def canonical(text: str) -> str:
         _refuse(text, address)
         return str(address)
     if found := re.fullmatch(r"\[?([^:\[\]]+|[^\[\]]+(?=\]))\]?:([0-9]+)", text):
-        raise ValueError(f'"{shorten(text)}" has a port; write it behind: "{shorten(found[1])}": [{shorten(found[2])}]')
+        raise ValueError(f'"{shorten(text)}" has a port; write it as: "{shorten(found[1])}": [{shorten(found[2])}]')
     if ":" in text:
-        raise ValueError(f'"{shorten(text)}" is not an IPv6 address (a host stands without port, scheme and brackets)')
+        raise ValueError(f'"{shorten(text)}" is not an IPv6 address (write the host without port, scheme and brackets)')
     return _canonical_name(text)
 
 
@@ -112,10 +115,10 @@ def fault_of(address: Address) -> str | None:
     fault = next((fault for network, fault in _UNUSABLE if address in network), None)
     if fault or isinstance(address, ipaddress.IPv4Address) or address == _LOOPBACK:
         return fault
-    if any(address in network for network in _DISGUISES):
+    if kind := next((kind for kind, network in _IPV4_IN_IPV6 if address in network), None):
         inner = _last_bits(address)
         fault = fault_of(inner)
-        return f"is {inner} in disguise, which {fault}" if fault else f"is an IPv4 address in disguise; write {inner}"
+        return f"is an {kind} IPv6 address{f' of {inner}, which {fault}' if fault else f'; write {inner}'}"
     if address in _NAT64 or address.sixtofour:  # other hosts than that of the IPv4 address, unless that is none
         inner = address.sixtofour or _last_bits(address)
         fault = "is a loopback address" if inner.is_loopback else fault_of(inner)
@@ -157,7 +160,7 @@ def _network(text: str) -> Network | None:
     except ValueError:
         return None
     if network.network_address != ipaddress.ip_address(text.partition("/")[0]):
-        raise ValueError(f'"{text}" has bits set behind its prefix (did you mean "{network}"?)')
+        raise ValueError(f'"{text}" has host bits set (did you mean "{network}"?)')
     return network
 
 

@@ -122,7 +122,7 @@ def test_mail_waits_in_exim_while_portspec_is_set_up_wrong(host: EximHost) -> No
     raw = mail(made, SENDER, PORTAUDIT)
     host.send(raw, SENDER, PORTAUDIT)
     found = output_of(host)
-    assert 'event="the mail has to wait" why="' in found[2]
+    assert 'event="mail deferred" why="' in found[2]
     assert f"{host.conf}:" in found[2]
     assert f" sender={SENDER} message_id={message_id(raw)} queue_id={found[1]} " in found[2]
     assert host.queue() == [found[1]]

@@ -369,7 +369,7 @@ def test_mail_test_tells_what_the_server_answered(network: Lab, server: MailServ
     assert (code, errors) == (0, "")
     assert lines == [
         f"127.0.0.1 port {server.port}, STARTTLS, as {USER}",
-        *(f"{recipient}: taken: 250 2.0.0 kept as {number}" for number, recipient in enumerate(RECIPIENTS, 1)),
+        *(f"{recipient}: accepted: 250 2.0.0 kept as {number}" for number, recipient in enumerate(RECIPIENTS, 1)),
     ]
     check(server.mails(), "test")
     assert only_says_hello(server.clear)
@@ -394,7 +394,7 @@ def test_mail_test_tells_what_is_wrong(
     assert (code, errors) == (1, "")
     if why.endswith("*"):
         lines = [f"{line.partition(why[:-1])[0]}{why}" if why[:-1] in line else line for line in lines]
-    assert lines[1:] == [f"{recipient}: NOT taken: {why}" for recipient in RECIPIENTS]
+    assert lines[1:] == [f"{recipient}: NOT accepted: {why}" for recipient in RECIPIENTS]
     assert server.mails() == []
     assert PASSWORD not in "".join(lines)
     assert b"AUTH" not in server.clear
@@ -406,6 +406,6 @@ def test_mail_test_over_implicit_tls(network: Lab, tmp_path: Path) -> None:
         code, lines, errors = mail_test(network, configure(tmp_path / "conf.yml", server, sendemail=False))
         assert (code, errors) == (0, "")
         assert lines[0] == f"127.0.0.1 port {server.port}, TLS, as {USER}"
-        assert lines[-1] == "note: sendemail is false; nothing but this test is sent"
+        assert lines[-1] == "note: sendemail is false; portspec sends only this test"
         check(server.mails(), "test")
         assert server.clear == b""

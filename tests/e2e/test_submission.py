@@ -105,7 +105,7 @@ def test_wrong_password_is_an_error(server: SubmissionHost, tmp_path: Path) -> N
     """The output has the reply of Postfix, but not the password."""
     done = mail_test(server, configure(server, tmp_path, smtppassword="wrong-" + PASSWORD), CONTAINER)
     assert done.code == 1
-    assert f"{MAILBOX}: NOT taken: auth: the server rejected the credentials: 535 5.7.8" in done.output.decode()
+    assert f"{MAILBOX}: NOT accepted: auth: the server rejected the credentials: 535 5.7.8" in done.output.decode()
     assert PASSWORD not in done.output.decode() + done.errors
 
 

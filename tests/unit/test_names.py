@@ -166,9 +166,10 @@ def test_a_final_dot_is_asked_with(written: str, asked: str) -> None:
         *((one, "is not the address of one host") for one in ("0.0.0.0", "0.1.2.3", "::", "224.0.0.251", "ff02::1")),  # noqa: S104
         ("255.255.255.255", "is not the address of one host"),
         ("fe80::1", "is a link-local address, which means nothing without a zone; name another one"),
-        *((f"{form}192.0.2.1", "is an IPv4 address in disguise; write 192.0.2.1") for form in ("::", "::ffff:")),
-        ("::ffff:0:192.0.2.1", "is an IPv4 address in disguise; write 192.0.2.1"),
-        ("::ffff:0.0.0.0", "is 0.0.0.0 in disguise, which is not the address of one host"),
+        ("::192.0.2.1", "is an IPv4-compatible IPv6 address; write 192.0.2.1"),
+        ("::ffff:192.0.2.1", "is an IPv4-mapped IPv6 address; write 192.0.2.1"),
+        ("::ffff:0:192.0.2.1", "is an IPv4-translated IPv6 address; write 192.0.2.1"),
+        ("::ffff:0.0.0.0", "is an IPv4-mapped IPv6 address of 0.0.0.0, which is not the address of one host"),
         ("64:ff9b::", "is translated to 0.0.0.0, which is not the address of one host"),
         ("64:ff9b::127.0.0.1", "is translated to 127.0.0.1, which is a loopback address"),
         ("2002:e000:1::1", "is translated to 224.0.0.1, which is not the address of one host"),
@@ -234,11 +235,11 @@ def test_duplicates_name_the_first_spelling() -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("db1:22", '"db1:22" has a port; write it behind: "db1": [22]'),
-        ("192.0.2.1:22", '"192.0.2.1:22" has a port; write it behind: "192.0.2.1": [22]'),
-        ("[2001:db8::1]:22", '"[2001:db8::1]:22" has a port; write it behind: "2001:db8::1": [22]'),
-        ("[::1]", '"[::1]" is not an IPv6 address (a host stands without port, scheme and brackets)'),
-        ("::ffff:192.0.2.1", '"::ffff:192.0.2.1" is an IPv4 address in disguise; write 192.0.2.1'),
+        ("db1:22", '"db1:22" has a port; write it as: "db1": [22]'),
+        ("192.0.2.1:22", '"192.0.2.1:22" has a port; write it as: "192.0.2.1": [22]'),
+        ("[2001:db8::1]:22", '"[2001:db8::1]:22" has a port; write it as: "2001:db8::1": [22]'),
+        ("[::1]", '"[::1]" is not an IPv6 address (write the host without port, scheme and brackets)'),
+        ("::ffff:192.0.2.1", '"::ffff:192.0.2.1" is an IPv4-mapped IPv6 address; write 192.0.2.1'),
         ("fe80::1", '"fe80::1" is a link-local address, which means nothing without a zone; name another one'),
         ("2001:db8::1%eth0/128", '"2001:db8::1%eth0/128" has a zone (%…); portspec scans addresses without one'),
         *(

@@ -142,7 +142,7 @@ def drop_privileges() -> None:
     try:
         privileges.drop_all()
     except OSError as error:
-        _log.warning("capabilities are kept: the kernel refuses to drop them", why=errors.why(error))
+        _log.warning("dropping the capabilities failed", why=errors.why(error))
 
 
 def _raise_descriptor_limit() -> None:
@@ -153,4 +153,4 @@ def _raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:  # seccomp, or a hard limit above the system's
-            _log.warning("the limit of open files cannot be raised: scans take longer", limit=soft, why=str(error))
+            _log.warning("raising the limit of open files failed; scans take longer", limit=soft, why=str(error))

@@ -112,7 +112,7 @@ class Service:
         known = self.store.open(self._mine(targets(self._config)))
         if not publish_location(self._config, self.store.path, is_sharded=self._shard.count > 1):
             _log.warning(
-                "`portspec receive` and `report` may not find the state file: name it as `state` in conf.yml",
+                "`portspec receive` and `report` may not find the state file: set `state` in conf.yml",
                 file=self.store.path,
             )
         hosts = self._hosts_of(self._config, (), known)
@@ -139,7 +139,7 @@ class Service:
                 async with asyncio.timeout(FIRST_ANSWERS):
                     await self._discovery.refresh_all()
             except TimeoutError:
-                _log.warning("not every source of discovery has answered yet; their hosts are scanned when they have")
+                _log.warning("some sources of discovery have not answered yet; their hosts are scanned once they have")
             await self._take_discovered()
 
     async def run(self) -> None:
@@ -178,7 +178,7 @@ class Service:
     def _warn(self) -> None:
         """Log who else may change what is trusted, or read what is secret."""
         for complaint in complaints(self._config):
-            _log.warning("a file of the configuration is not safe", problem=complaint)
+            _log.warning("insecure configuration file", problem=complaint)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -207,17 +207,17 @@ class Service:
         except ConfigError as error:
             self._is_good = False
             for line in error.lines():
-                _log.error("conf.yml is not right, the last good one stays in force", problem=line)
+                _log.error("reload failed; keeping the previous configuration", problem=line)
             return str(error)
         except NoThreadError as error:
             self._is_good = False
             self._checksum = None  # so that the next look at the file makes up for it
-            _log.error("the reload failed", config=path, why=str(error))
-            return f"{path}: the reload failed: {error}"
+            _log.error("reload failed", config=path, why=str(error))
+            return f"{path}: reload failed: {error}"
         except Exception as error:  # noqa: BLE001 - the exporter goes on whatever a reload comes to
             self._is_good = False
-            _log.exception("the reload failed", config=path)
-            return f"{path}: the reload failed: {error}"
+            _log.exception("reload failed", config=path)
+            return f"{path}: reload failed: {error}"
         self._loaded_at = time.time()
         self._is_good = True
         self._warn()
@@ -364,7 +364,7 @@ class Service:
         monitor = self._monitor
         is_bare = mail.tls == "none"
         (_log.warning if is_bare else _log.info)(
-            "mails are sent WITHOUT TLS: anybody on the way reads what is open where" if is_bare else "mails are sent",
+            "mails are sent WITHOUT TLS: anyone on the network path can read them" if is_bare else "mails are sent",
             server=mail.server,
             port=mail.port,
             recipients=len(mail.recipients),
@@ -457,7 +457,7 @@ class Service:
             except NoThreadError:  # the log tells of it
                 asyncio.get_running_loop().call_later(LOOK_AT_FILE, self._on_discovery)
             except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
-                _log.exception("the hosts that were discovered cannot be taken up")
+                _log.exception("applying the discovered hosts failed")
 
     async def _write_ahead(self) -> None:
         """Keep the text of /metrics up to date while scans finish: a scrape finds most of it written."""
@@ -471,7 +471,7 @@ class Service:
                 except NoThreadError:  # the scrape writes it
                     continue
                 except Exception:  # noqa: BLE001 - the exporter goes on; the scrape tells of it, too
-                    _log.exception("metrics cannot be written")
+                    _log.exception("rendering the metrics failed")
                 written = snapshot
 
     async def _watch_file(self) -> None:

@@ -51,4 +51,4 @@ class ServiceManager:
                 sock.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), address)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
-            _log.warning("the service manager cannot be told", socket=self._address, what=assignments[0], why=why)
+            _log.warning("notifying the service manager failed", socket=self._address, what=assignments[0], why=why)

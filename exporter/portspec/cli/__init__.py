@@ -170,9 +170,9 @@ def _report_machines(config: Config, options: argparse.Namespace) -> int:
     from portspec.cli.report import raw_report, report
 
     if options.raw and options.host is None:
-        raise UsageError("--raw needs --host: it gives what one host sent")
+        raise UsageError("--raw requires --host")
     if options.day and options.host is None:
-        raise UsageError("--day needs --host: it names one report of a host")
+        raise UsageError("--day requires --host")
     if options.raw:
         return raw_report(config, output=options.output, host=options.host, day=options.day)
     return report(config, form=options.format, output=options.output, host=options.host, day=options.day)

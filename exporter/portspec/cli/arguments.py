@@ -17,12 +17,12 @@ _OPTIONS_WITH_VALUE = (
 _EXAMPLES = """\
 examples:
   portspec -c conf.yml                      run the exporter; http://localhost:10190/ shows all hosts
-  portspec check -c conf.yml                is the file right, and how long will a round take?
+  portspec check -c conf.yml                is the file valid, and how long will a round take?
   portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
   portspec scan -c conf.yml --json | jq .   the same for programs
   portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
-  portspec mail-test -c conf.yml            does the built-in mailer reach everybody?
-  portspec key db1 -c conf.yml              the key by which db1 signs its audit reports
+  portspec mail-test -c conf.yml            does the built-in mailer reach all recipients?
+  portspec key db1 -c conf.yml              the key with which db1 signs its audits
   portspec report -c conf.yml -o all.html   the report of all machines: ports and vulnerable packages
 """
 
@@ -68,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
         default="0/1",
         help="scan only the hosts of shard I of N, as Prometheus's hashmod numbers them, from 0 (default: all)",
     )
-    check = _command(commands, "check", "validate a configuration; exit 0 if it is right, else 2", level="error")
+    check = _command(commands, "check", "validate a configuration; exit 0 if it is valid, else 2", level="error")
     check.add_argument(
-        "--all", action="store_true", help="list every host and look every name up, however long that takes"
+        "--all", action="store_true", help="list every host and look up every name, without a time limit"
     )
     scan = _command(
         commands,
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
     learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
     learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
-    key = _command(commands, "key", "print the key by which a host signs its audit reports", level="error")
+    key = _command(commands, "key", "print the key with which a host signs its audits", level="error")
     key.add_argument("host", metavar="HOST", help="its name or address in conf.yml")
     _command(
         commands,
@@ -100,25 +100,25 @@ def parser() -> argparse.ArgumentParser:
         commands, "report", "write the report of all machines: ports, deviations, vulnerable packages", level="error"
     )
     report.add_argument(
-        "-o", dest="output", metavar="FILE", help="write to this file, whole or not at all (default: standard output)"
+        "-o", dest="output", metavar="FILE", help="replace this file atomically (default: standard output)"
     )
     report.add_argument(
         "--format", choices=("html", "text", "json"), default="html", help="html, text or json (default %(default)s)"
     )
-    report.add_argument("--host", metavar="HOST", help="of this machine only")
-    report.add_argument("--day", metavar="DAY", type=_day, help='as it reported on this day, such as "2027-03-31"')
-    report.add_argument("--raw", action="store_true", help="what the host sent, byte for byte")
+    report.add_argument("--host", metavar="HOST", help="report on this machine only")
+    report.add_argument("--day", metavar="DAY", type=_day, help='with its audit of this day, such as "2027-03-31"')
+    report.add_argument("--raw", action="store_true", help="write what the host sent, byte for byte")
     _command(
         commands,
         "mail-test",
-        "send a test message to every alertemail and say what the mail server answered; exit 1 if any was not taken",
+        "send a test message to every alertemail and print the answers of the server; exit 1 unless it accepts all",
         level="error",
     )
     _command(
         commands,
         "reload",
-        "have the exporter of the systemd unit read its configuration again, and wait for it; exit 0 if that is right, "
-        "else 2",
+        "make the exporter of the systemd unit reload its configuration, and wait for the result; exit 0 if it is "
+        "valid, else 2",
         level="error", with_config=False,
     )  # fmt: skip
     return found

@@ -83,12 +83,12 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         *_limit_warnings(config, known, looked_up),
     ]
     if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
-        warnings.append('mails are sent without TLS, since smtptls is "none": anybody on the way reads them')
+        warnings.append('mails are sent without TLS (smtptls is "none"): anyone on the network path can read them')
     if place.unsearchable and not place.is_certain:
         warnings.append(place.why)
     if unresolved:
         warnings.append(
-            f"{unresolved:,} of {count(len(known), 'host')} would be unknown, since not every name resolves"
+            f"{unresolved:,} of {count(len(known), 'host')} would be unknown, because not every name resolves"
         )
     if not_asked:
         warnings.append(
@@ -105,7 +105,7 @@ def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:
     """Tell of sources of hosts that failed, or name what cannot be scanned."""
     for source in sources:
         if source.failure is not None:
-            yield f"discovery.{source.name} failed and gave {count(source.hosts, 'host')}: {source.failure}"
+            yield f"discovery.{source.name} failed and returned {count(source.hosts, 'host')}: {source.failure}"
         if source.targets_refused:
             yield f"discovery.{source.name} names {count(source.targets_refused, 'target')} that cannot be scanned"
 
@@ -116,7 +116,7 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
         what = _exception(item, f"ports {item.ports}")
         ports = [target.config.ports for target in known if item in target.exceptions]
         if item.until <= now:
-            yield f"{what} {_lapsed(item.until)}: its deviations count; remove it, or give it a new end"
+            yield f"{what} {_lapsed(item.until)}; its deviations count again: remove it or extend it"
         elif not ports:
             yield f"{what} matches no host"
         elif not any(item.ports & scanned for scanned in ports):
@@ -128,11 +128,11 @@ def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float
     for item in config.accepted:
         what = _exception(item, f"ids {', '.join(item.ids)}")
         if item.until <= now:
-            yield f"{what} {_lapsed(item.until)}: its vulnerabilities count; remove it, or give it a new end"
+            yield f"{what} {_lapsed(item.until)}; its vulnerabilities count again: remove it or extend it"
         elif not any(item in entry.exceptions for entry in expected.values()):
-            yield f"{what} matches no host that has to report"
+            yield f"{what} matches no audited host"
     if config.audit and not expected:
-        yield "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+        yield "no host is audited: list hosts in audit.hosts, or set audit: true on hosts or sources"
 
 
 def _reportfile_warnings(config: Config) -> Iterator[str]:
@@ -147,7 +147,7 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
                 is_read_only = os.fstatvfs(place.directory).f_flag & os.ST_RDONLY
                 why = "its file system is read-only" if is_read_only else "this user may not write to its directory"
             elif place.status and not stat.S_ISREG(place.status.st_mode):
-                why = "it is there and is no regular file"
+                why = "it exists and is not a regular file"
     except OSError as error:
         why = error.strerror or str(error)
     if why:
@@ -168,14 +168,14 @@ def _limit_warnings(config: Config, known: Sequence[Target], looked_up: Mapping[
         others = f" and {count(len(late) - 1, 'other host')}" if len(late) > 1 else ""
         yield (
             f"{target.host}{others} would be unknown, reason timeout: at host_rate {rate:g} a scan takes "
-            f"{spell_duration(seconds)}, and it is ended after {spell_duration(limit)}; raise scan.max_duration or "
+            f"{spell_duration(seconds)}, and it is stopped after {spell_duration(limit)}; raise scan.max_duration or "
             "scan.host_rate, or scan fewer ports"
         )
 
 
 def _lapsed(until: float) -> str:
     day = last_day(until)
-    return f"has lapsed after {day}" if day else f"has lapsed on {timestamp(until)}"
+    return f"expired after {day}" if day else f"expired on {timestamp(until)}"
 
 
 def _exception(item: PortException | VulnerabilityException, about: str) -> str:
@@ -188,7 +188,7 @@ def _exception(item: PortException | VulnerabilityException, about: str) -> str:
 def _mail(mail: MailConfig) -> str:
     to = count(len(mail.recipients), "address", "addresses")
     when = "while Alertmanager is not healthy " if mail.mode == "fallback" else ""
-    return f"mails {when}to {to} by {mail.server} port {mail.port}; `portspec mail-test` tries that"
+    return f"mails {when}to {to} by {mail.server} port {mail.port}; test this with `portspec mail-test`"
 
 
 async def look_up(
@@ -288,9 +288,9 @@ def _round(config: Config, known: Sequence[Target], looked_up: Mapping[int, Reso
 
 
 def _reports(audit: AuditConfig, hosts: int) -> str:
-    more = "; of two passphrases both are good" if len(audit.passphrases) > 1 else ""
+    more = "; both passphrases are valid" if len(audit.passphrases) > 1 else ""
     return (
-        f"reports: expected of {count(hosts, 'host')}, late after {spell_duration(audit.max_age)}, "
+        f"audits: expected from {count(hosts, 'host')}, late after {spell_duration(audit.max_age)}, "
         f"kept for {spell_duration(audit.keep)}{more}"
     )
 
@@ -301,7 +301,7 @@ def _state(place: StateFileLocation) -> str:
 
     if holder := current_lock_holder(place.path):
         return f"state file: {place.path}, held by {holder}"
-    return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which is not there yet'}"
+    return f"state file: {place.path}{'' if os.access(place.path, os.F_OK) else ', which does not exist yet'}"
 
 
 def _report_of_all(config: Config) -> str:

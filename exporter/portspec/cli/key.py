@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def key(config: Config, host: str) -> int:
     """Print the key of a host, 64 hexadecimal digits; a host that is not on the roster is warned of."""
     if config.audit is None:
-        raise UsageError(f"{config.path}: has no audit block; keys are made from its passphrase")
+        raise UsageError(f"{config.path}: has no audit block; keys are derived from its passphrase")
     try:
         name = canonical_one(host)
     except ValueError as error:
@@ -28,7 +28,7 @@ def key(config: Config, host: str) -> int:
     for warning in _warnings(config, name):
         log.warn(warning)
     if not host.isascii():
-        log.warn(f"the settings of its agent name it as {name}")
+        log.warn(f"the configuration of its agent must name it {name}")
     write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
     return 0
 
@@ -49,6 +49,6 @@ def _warnings(config: Config, name: str) -> Iterator[str]:
             return
         yield from source_warnings(discovery.stats)
     yield (
-        f"{name} is not on the roster of {config.path}: its reports are refused until it stands in audit.hosts, or has "
-        "audit: true under hosts or at its source of discovery"
+        f"{name} is not an audited host of {config.path}: its audits are rejected until it is listed in audit.hosts, "
+        "or has audit: true under hosts or on its source of discovery"
     )

@@ -1,4 +1,4 @@
-"""`portspec mail-test`: tell whether the mailer of a configuration reaches everybody."""
+"""`portspec mail-test`: send a test mail to each recipient of a configuration."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FAILED = 1
 
 
 def mail_test(config: Config) -> int:
-    """Send a message to every alertemail and print what the server answered to each; 1 if any was not taken."""
+    """Send a message to every alertemail and print the answers of the server; return 1 unless it accepts all."""
     if config.mail is None:
-        raise UsageError(f"{config.path}: names no mail server to test; set smtpserver, alertemail and fromemail")
+        raise UsageError(f"{config.path}: has no mail server to test; set smtpserver, alertemail and fromemail")
     return asyncio.run(_send_all(config.mail, others="" if config.reportmail is None else " and the daily report"))
 
 
@@ -29,18 +29,18 @@ async def _send_all(mail: MailConfig, others: str) -> int:
     write(
         f"{mail.server} port {mail.port}, {how}, {f'as {mail.username}' if mail.username else 'without credentials'}\n"
     )
-    is_taken = True
+    are_all_accepted = True
     letters = {
         recipient: render_test_mail(sender=mail.sender, recipient=recipient, now=time.time())
         for recipient in mail.recipients
     }
 
-    async def tell(recipient: str, answer: str, error: DeliveryError | None) -> None:
-        nonlocal is_taken
-        is_taken = is_taken and error is None
-        write(f"{recipient}: {'taken' if error is None else 'NOT taken'}: {error or answer}\n")
+    async def print_answer(recipient: str, answer: str, error: DeliveryError | None) -> None:
+        nonlocal are_all_accepted
+        are_all_accepted = are_all_accepted and error is None
+        write(f"{recipient}: {'accepted' if error is None else 'NOT accepted'}: {error or answer}\n")
 
-    await send_mails(mail, letters, tell)
+    await send_mails(mail, letters, print_answer)
     if mail.mode == "off":
-        write(f"note: sendemail is false; nothing but this test{others} is sent\n")
-    return 0 if is_taken else FAILED
+        write(f"note: sendemail is false; portspec sends only this test{others}\n")
+    return 0 if are_all_accepted else FAILED

@@ -43,9 +43,9 @@ def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, 
         mark = {name: text for name, text in asdict(mail_origin(raw, environment)).items() if text}
         return _receive(path, raw, mark)
     except PortspecError as error:
-        _log.error("the mail has to wait", why=str(error), **mark)
+        _log.error("mail deferred", why=str(error), **mark)
     except Exception:  # noqa: BLE001 - a fault of ours must not lose an audit
-        _log.exception("the mail has to wait: portspec crashed", **mark)
+        _log.exception("mail deferred: portspec crashed", **mark)
     return EX_TEMPFAIL
 
 

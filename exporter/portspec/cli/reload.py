@@ -42,8 +42,8 @@ def reload(environment: Mapping[str, str]) -> int:
     except (OSError, http.client.HTTPException) as error:
         why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
         raise PortspecError(
-            f"no exporter answers at {path}: {why}; `portspec reload` is for the exporter of the systemd unit, any "
-            "other one reloads at SIGHUP"
+            f"no exporter answers at {path}: {why}; `portspec reload` works with the systemd unit only; "
+            "send SIGHUP to any other exporter"
         ) from None
     if response.status != http.client.OK:
         raise PortspecError(text.rstrip("\n"))

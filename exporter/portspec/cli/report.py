@@ -71,8 +71,8 @@ def _archived(store: Store, host: str, day: str | None) -> ArchivedAudit:
     found = store.find_audit(name, day)
     if found is None:
         days = store.audit_days(name)
-        there = f"there are those of {', '.join(days[:7])}{' and earlier' if len(days) > 7 else ''}" if days else ""  # noqa: PLR2004 - a line
-        raise UsageError(f"there is no report of {host}{f' for {day}' if day else ''}{f'; {there}' if there else ''}")
+        there = f"available: {', '.join(days[:7])}{' and earlier' if len(days) > 7 else ''}" if days else ""  # noqa: PLR2004 - a line
+        raise UsageError(f"no audit of {host}{f' for {day}' if day else ''}{f'; {there}' if there else ''}")
     return found
 
 
@@ -92,7 +92,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
         if not every and not expected:
             raise UsageError(f'"{host}" is not a host of the configuration')
         if day is not None and not expected:
-            raise UsageError(f"--day: {host} need not report by the configuration; --raw gives what it has sent")
+            raise UsageError(f"--day: {host} is not an audited host of the configuration; --raw writes what it sent")
     host_audits = _inspections(store, expected, day)
     states = store.restore(every)
     return Snapshot(

@@ -124,9 +124,10 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     every = [*(hosts.values() if isinstance(hosts, dict) else ()), *found]
     is_audited = isinstance(raw.get("audit"), dict)
     if hosts in (None, {}) and not found and not (is_audited and raw["audit"].get("hosts")):
-        message = "missing; it names the hosts to scan, each with the ports that should be open"
+        message = "missing; list the hosts to scan, each with the ports that should be open"
         message = "is empty; name at least one host" if "hosts" in raw else message
-        source.problem(("hosts",), f"{message} (those that only report: in audit.hosts)" if is_audited else message)
+        hint = " (hosts that are only audited belong in audit.hosts)" if is_audited else ""
+        source.problem(("hosts",), f"{message}{hint}")
     if isinstance(hosts, dict):
         _check_hosts(source, hosts)
     _check_modules(source, raw)
@@ -141,7 +142,7 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     exceptions = raw.get("exceptions")
     for place, item in enumerate(exceptions if isinstance(exceptions, list) else ()):
         if isinstance(item, dict) and not {"ports", "ids"} & item.keys():
-            message = "names neither ports nor ids; give the ports, or the ids of vulnerabilities, that are accepted"
+            message = "has neither ports nor ids; list the accepted ports, or the ids of the accepted vulnerabilities"
             source.problem(("exceptions", place), message)
     check_mail(source, raw)
     check_audit(source, raw)
@@ -149,14 +150,14 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
 
 def _check_hosts(source: Source, hosts: dict[str, Any]) -> None:
     for later, first in duplicates(hosts).items():
-        source.problem(("hosts", later), f'is the same host as "{first}" in line {source.line(("hosts", first))}')
+        source.problem(("hosts", later), f'is the same host as "{first}" on line {source.line(("hosts", first))}')
     for name, host in hosts.items():
         if isinstance(host, dict) and lists_nothing(host.get("scanports")):
             source.problem(
-                ("hosts", name, "scanports"), "is empty; list ports, or remove the key to scan those of the file"
+                ("hosts", name, "scanports"), "is empty; list ports, or remove the key to use the top-level scanports"
             )
         if isinstance(host, dict) and "/" in str(name) and host.get("canary"):
-            source.problem(("hosts", name, "canary"), "a canary is one host; name one address of the network")
+            source.problem(("hosts", name, "canary"), "a canary is a single host; name one address of the network")
 
 
 def _has_ports(raw: dict[str, Any], *keys: str) -> bool:
@@ -171,9 +172,9 @@ def _check_modules(source: Source, raw: dict[str, Any]) -> None:
         if isinstance(module, dict):
             if lists_nothing(module.get("scanports")):
                 path: KeyPath = ("modules", name, "scanports")
-                source.problem(path, "is empty; list ports, or remove the key to scan those of the file")
+                source.problem(path, "is empty; list ports, or remove the key to use the top-level scanports")
             elif not (_has_ports(module, "scanports", "expect", "allow") or _has_ports(raw)):
-                source.problem(("modules", name), "has nothing to scan; give it scanports")
+                source.problem(("modules", name), "has nothing to scan; set scanports")
 
 
 def _config(

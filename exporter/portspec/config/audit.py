@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portspec.config.source import KeyPath, Source
 
 MIN_PASSPHRASE = 16  # characters: who has the key of one host can try passphrases without asking anybody
-_HOW = "`openssl rand -base64 24` makes a good one"
+_HOW = "`openssl rand -base64 24` generates a good one"
 _MAX_AGE = (3600.0, 366 * SECONDS_A_DAY)
 _SECRETS = ("passphrase", "previous_passphrase")
 _MAIL = ("smtpserver", "alertemail", "fromemail")
@@ -50,7 +50,7 @@ def _one_host(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("expected the name or address of a host")  # noqa: TRY004 - pydantic takes ValueError
     if "/" in value and "://" not in value:
-        raise ValueError(f'"{value}" is a CIDR; name each host, or set audit: true at the CIDR under hosts')
+        raise ValueError(f'"{value}" is a CIDR; name each host, or set audit: true on the CIDR under hosts')
     canonical_one(value)
     return value
 
@@ -64,11 +64,11 @@ def _expression(value: str) -> str:
             warnings.simplefilter("always", FutureWarning)
             re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"is not a regular expression: {why}") from None
     for doubt in doubts:
         if doubt.category is FutureWarning:
-            raise ValueError(f"is a doubtful regular expression: {str(doubt.message).lower()}")
+            raise ValueError(f"is an ambiguous regular expression: {str(doubt.message).lower()}")
     return value
 
 
@@ -81,12 +81,12 @@ def _age(value: object) -> float:
 
 def _report_file(value: object, info: ValidationInfo) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError("expected the path of a file, which is written anew each time")
+        raise ValueError("expected the path of a file, which is overwritten each time")
     path = Path(info.context or ".") / value
     if not value.endswith((".html", ".htm")):  # no slip may overwrite another file
         raise ValueError("expected the path of an HTML file, which ends in .html")
     if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir() raises for what may not be looked at
-        raise ValueError(f'there is no directory "{path.parent}"')
+        raise ValueError(f'directory "{path.parent}" does not exist')
     if os.path.isdir(path):  # noqa: PTH112
         raise ValueError(f'"{path}" is a directory; name a file')
     return str(path)
@@ -125,29 +125,29 @@ class AuditModel(BaseModel):
     @classmethod
     def _another(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and value in (info.data.get("passphrase"), info.data.get("passphrase_file")):
-            raise ValueError("is the present passphrase; give the one that was before it, or remove the key")
+            raise ValueError("equals the current passphrase; set the previous one, or remove the key")
         return value
 
 
 def check_audit(source: Source, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     audit = raw.get("audit")
-    needed = "passphrase or passphrase_file: the keys of the hosts are made from it"
+    needed = "passphrase or passphrase_file, from which the keys of the hosts are derived"
     if isinstance(audit, dict):
         for name in _SECRETS:
             if audit.get(name) is not None and audit.get(f"{name}_file") is not None:
-                source.problem(("audit", f"{name}_file"), f"stands beside {name}; give one of the two")
+                source.problem(("audit", f"{name}_file"), f"conflicts with {name}; set only one")
         if not any(audit.get(name) is not None for name in ("passphrase", "passphrase_file")):
-            source.problem(("audit",), f"needs {needed}")
+            source.problem(("audit",), f"requires {needed}")
         _check_names(source, audit.get("hosts"))
     elif "audit" not in raw:
         for path, entry in _entries(raw):
             if _must_report(entry):
-                source.problem((*path, "audit"), "needs the block audit with its passphrase")
+                source.problem((*path, "audit"), "requires an audit block with a passphrase")
     elif audit is None:
-        source.problem(("audit",), f"is empty; it needs {needed}")
+        source.problem(("audit",), f"is empty; it requires {needed}")
     if _is_time(raw.get("reportmail")) and (missing := [name for name in _MAIL if raw.get(name) in (None, [], "")]):
-        source.problem(("reportmail",), f"needs {' and '.join(missing)}")
+        source.problem(("reportmail",), f"requires {' and '.join(missing)}")
 
 
 def _is_time(value: object) -> bool:
@@ -192,8 +192,11 @@ def _check_names(source: Source, hosts: object) -> None:
             continue  # told by the key itself
         if first != place:
             line = source.line(("audit", "hosts", first))
-            what = "stands twice; the first is" if name == names[first] else f'is the same host as "{names[first]}"'
-            source.problem(("audit", "hosts", place), f'"{name}" {what} in line {line}')
+            if name == names[first]:
+                message = f'"{name}" is listed twice (first on line {line})'
+            else:
+                message = f'"{name}" is the same host as "{names[first]}" on line {line}'
+            source.problem(("audit", "hosts", place), message)
 
 
 def audit_config(model: AuditModel | None) -> AuditConfig | None:

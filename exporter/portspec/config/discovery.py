@@ -44,7 +44,7 @@ def _items(value: object) -> object:
 
 def _not_empty(ports: list[PortSet] | None) -> list[PortSet] | None:
     if ports == []:
-        raise ValueError("is empty; list ports, or remove the key to scan those of the file")
+        raise ValueError("is empty; list ports, or remove the key to use the top-level scanports")
     return ports
 
 
@@ -54,9 +54,9 @@ def _pattern(value: object, info: ValidationInfo) -> str:
         raise ValueError('expected the path of a file, such as "targets/*.json"')
     folder, name = os.path.split(value)
     if has_wildcard(folder):
-        raise ValueError(f'"{shorten(value)}" has a wildcard before its last part; name the directory in full')
+        raise ValueError(f'"{shorten(value)}" has a wildcard in its directory; only the file name may have wildcards')
     if not name.lower().endswith(_FILE_ENDINGS):
-        raise ValueError(f'"{shorten(value)}" ends in none of {", ".join(_FILE_ENDINGS)}, which tell the format')
+        raise ValueError(f'"{shorten(value)}" does not end in one of {", ".join(_FILE_ENDINGS)}')
     return str(Path(info.context or ".") / value)
 
 
@@ -67,7 +67,7 @@ def has_wildcard(text: str) -> bool:
 
 def _url(value: object) -> str:
     """Take a URL; no message quotes it, since it may hold a secret."""
-    expected = "expected a URL that begins with http:// or https:// and names a host"
+    expected = "expected a URL that starts with http:// or https:// and names a host"
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(expected)
     try:
@@ -78,13 +78,13 @@ def _url(value: object) -> str:
     if not usable:
         raise ValueError(expected)
     if "@" in parts.netloc:
-        raise ValueError("has a user in it; username, password and password_file are keys of their own")
+        raise ValueError("contains a user name; set username, and password or password_file, instead")
     return value
 
 
 def _user(value: object) -> str:
     if not isinstance(value, str) or ":" in value:
-        raise ValueError("expected a text without a colon")
+        raise ValueError("expected a string without a colon")
     return value
 
 
@@ -137,9 +137,9 @@ class HttpModel(_SourceModel):
         for other in ("password", "username", "bearer_token"):
             together = other == "username" and "password" in key
             if value is not None and other != key and not together and info.data.get(other) is not None:
-                raise ValueError(f"stands beside {other}; give one of the two")
+                raise ValueError(f"conflicts with {other}; set only one")
         if value is not None and "password" in key and info.data.get("username", "") is None:
-            raise ValueError("stands without username; give both")
+            raise ValueError("requires username")
         return value
 
 
@@ -171,9 +171,9 @@ MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("discovery", "dns"): DnsModel,
 }
 MISSING: dict[tuple[str, ...], str] = {
-    ("discovery", "file_sd", "files"): 'missing; it names the files of targets, such as ["targets/*.json"]',
-    ("discovery", "http_sd", "url"): "missing; it is where a list of targets is to be had",
-    ("discovery", "dns", "names"): "missing; it names what to look up, such as [_ssh._tcp.example.org]",
+    ("discovery", "file_sd", "files"): 'missing; list the files of targets, such as ["targets/*.json"]',
+    ("discovery", "http_sd", "url"): "missing; set the URL of the list of targets",
+    ("discovery", "dns", "names"): "missing; list the names to look up, such as [_ssh._tcp.example.org]",
 }
 
 

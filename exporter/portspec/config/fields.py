@@ -112,7 +112,7 @@ def _rate(value: object) -> float | None:
     if isinstance(value, str) and is_number(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10_000_000:  # noqa: PLR2004 - below
-        raise ValueError("expected probes per second, 1 to 10,000,000 (leave the key out for no limit)")
+        raise ValueError("expected probes per second, 1 to 10,000,000 (omit the key for no limit)")
     return float(value)
 
 
@@ -143,13 +143,13 @@ def _engine(value: object) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("expected a text (put it in quotes)")  # noqa: TRY004 - pydantic takes ValueError
+        raise ValueError("expected a string (put it in quotes)")  # noqa: TRY004 - pydantic takes ValueError
     return str(value)
 
 
 def _day_or_time(value: object) -> float:
     """Read the end of an exception: a day, which is over when it is over in UTC, or a time as RFC 3339 has it."""
-    expected = 'expected the last day on which it holds, such as "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
+    expected = 'expected the last day on which it applies, such as "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
     if not isinstance(value, str):
         raise ValueError(expected)  # noqa: TRY004 - pydantic takes ValueError
     # No other form of ISO 8601: few could read them.
@@ -161,7 +161,7 @@ def _day_or_time(value: object) -> float:
             return day.timestamp() + SECONDS_A_DAY  # of 9999-12-31 there is no next day
         end = datetime.fromisoformat(value.strip())
     except ValueError:
-        raise ValueError(f'there is no "{shorten(value.strip())}" in the calendar; {expected}') from None
+        raise ValueError(f'"{shorten(value.strip())}" is not a valid date; {expected}') from None
     return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
 
 
@@ -216,7 +216,7 @@ def _module_name(name: str) -> str:
 def _path(value: object) -> str:
     text = _text(value)
     if not text.strip() or "\0" in text:
-        raise ValueError("expected the path of a file, which is made if it is not there")
+        raise ValueError("expected the path of a file, which is created if it is missing")
     if not text.endswith(_DATABASE_ENDINGS):  # what is no database is set aside: no slip may do that to another file
         raise ValueError(f"expected the path of an SQLite file, which ends in {' or '.join(_DATABASE_ENDINGS)}")
     return text
@@ -256,15 +256,15 @@ def command_words(value: object) -> list[str]:
         try:
             words = list(lexer)
         except ValueError:
-            raise ValueError("has a quote without its end; write a list of words") from None
+            raise ValueError("has an unclosed quote; write a list of words") from None
         if any(set(word) <= set("();<>|&") for word in words) or "`" in value or "$(" in value:
-            raise ValueError("is run without a shell: put pipes and the like into a script, and name that")
+            raise ValueError("is run without a shell; put pipes and redirections into a script, and name the script")
     elif isinstance(value, list):
         words = [_text(word) for word in value]
     else:
-        raise ValueError("expected a command: a text, or a list of words")  # noqa: TRY004 - pydantic takes ValueError
+        raise ValueError("expected a command: a string or a list of words")  # noqa: TRY004 - pydantic takes ValueError
     if not words or not words[0].strip() or any("\0" in word for word in words):
-        raise ValueError("expected the path of a program, and what arguments it takes")
+        raise ValueError("expected the path of a program and its arguments")
     return words
 
 
@@ -277,10 +277,10 @@ def _command(value: object, info: ValidationInfo) -> tuple[str, ...]:
     try:
         files.require_regular(path)
     except OSError as error:
-        hint = "" if "/" in words[0] else "; give its whole path, as no PATH is searched"
-        raise ValueError(f'its program "{path}" cannot be run: {(error.strerror or "no file").lower()}{hint}') from None
+        hint = "" if "/" in words[0] else "; write the full path, since PATH is not searched"
+        raise ValueError(f'the program "{path}" cannot be run: {(error.strerror or "no file").lower()}{hint}') from None
     if not os.access(path, os.X_OK):
-        raise ValueError(f'its program "{path}" may not be executed: chmod +x {shlex.quote(str(path))}')
+        raise ValueError(f'the program "{path}" is not executable: chmod +x {shlex.quote(str(path))}')
     return (str(path), *words[1:])
 
 
@@ -293,7 +293,7 @@ def _read_text(value: object, info: ValidationInfo, read: Callable[[Path, int], 
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not a text file"
         raise ValueError(f'the file "{path}" cannot be read: {why}') from None
     if len(data) > MAX_TEXT:
-        raise ValueError(f'the file "{path}" is larger than {MAX_TEXT // 2**20} MiB; is this the right one?')
+        raise ValueError(f'the file "{path}" is larger than {MAX_TEXT // 2**20} MiB; is this the right file?')
     return path, text
 
 

@@ -68,7 +68,7 @@ def check_address(text: str) -> str:
     if found and found["literal"]:
         is_address = is_address and _is_literal(found["literal"])
     if not is_address or re.search(r"=\?.*\?=", text):  # an encoded word (RFC 2047, 2)
-        why = "; letters beyond ASCII are not sent" if not text.isascii() else ""
+        why = "; only ASCII is supported" if not text.isascii() else ""
         raise ValueError(
             f'"{shorten(text)}" is not an e-mail address (expected for example "security@example.org"{why})'
         )
@@ -97,7 +97,7 @@ def _smtp_server(value: object) -> str:
         return check_host(text)
     except ValueError:  # the value is not quoted: smtp://user:password@server has a secret in it
         raise ValueError(
-            "expected the name or address of a mail server, without scheme and port (smtpport takes the port)"
+            "expected the name or address of a mail server, without scheme and port (set the port with smtpport)"
         ) from None
 
 
@@ -108,7 +108,7 @@ def _authorities(path: str | None) -> str | None:
             files.require_regular(path)
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except (OSError, ValueError):
-            raise ValueError(f'the file "{path}" holds no certificate of an authority (PEM)') from None
+            raise ValueError(f'the file "{path}" contains no CA certificate (PEM)') from None
     return path
 
 
@@ -153,33 +153,31 @@ class MailModel(BaseModel):
 def _check_credentials(source: Source, raw: dict[str, Any]) -> None:
     for name in _CREDENTIALS:
         if name in raw and raw.get("smtpusername") is None:
-            source.problem((name,), "stands without smtpusername; give both")
+            source.problem((name,), "requires smtpusername")
     if "smtppassword" in raw and "smtppassword_file" in raw:
-        source.problem(("smtppassword_file",), "stands beside smtppassword; give one of the two")
+        source.problem(("smtppassword_file",), "conflicts with smtppassword; set only one")
     given = [name for name in _CREDENTIALS if raw.get(name) is not None]
     if "smtptokencommand" in given and given[0] != "smtptokencommand":
-        source.problem(("smtptokencommand",), f"stands beside {given[0]}; give a token or a password")
+        source.problem(("smtptokencommand",), f"conflicts with {given[0]}; set a token or a password")
     if raw.get("smtpusername") is not None and not given:
-        source.problem(
-            ("smtpusername",), f"stands without {', '.join(_CREDENTIALS[:-1])} and {_CREDENTIALS[-1]}; give one"
-        )
+        source.problem(("smtpusername",), f"requires one of {', '.join(_CREDENTIALS)}")
 
 
 def check_mail(source: Source, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     _check_credentials(source, raw)
     if raw.get("smtptls") == "none" and raw.get("smtpusername") is not None:
-        source.problem(("smtptls",), '"none" stands beside smtpusername: credentials are never sent without TLS')
+        source.problem(("smtptls",), '"none" conflicts with smtpusername: credentials are never sent without TLS')
     if raw.get("smtptls") == "none" and raw.get("smtpcafile") is not None:
-        source.problem(("smtpcafile",), 'stands beside smtptls: "none", where no certificate is looked at')
+        source.problem(("smtpcafile",), 'conflicts with smtptls: "none", which checks no certificate')
     try:
         mode = _mailing(raw.get("sendemail", False))
     except ValueError:
         return  # told by the key itself
     if mode != "off" and (missing := [name for name in _NEEDED if raw.get(name) in (None, [], "")]):
-        source.problem(("sendemail",), f"needs {' and '.join(missing)}")
+        source.problem(("sendemail",), f"requires {' and '.join(missing)}")
     if mode == "fallback" and raw.get("alertmanager") is None:
-        source.problem(("sendemail",), '"fallback" needs alertmanager: the URL of the one that it stands in for')
+        source.problem(("sendemail",), '"fallback" requires alertmanager, the URL of the Alertmanager that it watches')
 
 
 def mail_config(model: MailModel) -> MailConfig | None:

@@ -94,7 +94,7 @@ class EntryModel(HostModel):
     @classmethod
     def _has_an_answer(cls, canary: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic calls it so
         if canary and info.data.get("expect") == []:
-            raise ValueError("a canary needs an expected port by which it can be seen; add expect")
+            raise ValueError("a canary requires an expected port; add expect")
         return canary
 
 
@@ -151,11 +151,11 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 }
 _NAMED = {"hosts", "modules"}  # mappings whose keys users choose
 _MISSING: dict[tuple[str, ...], str] = {
-    ("exceptions", "hosts"): 'missing; it names the hosts that it is about, such as ["web*.example.org"]',
+    ("exceptions", "hosts"): 'missing; list the hosts that the exception applies to, such as ["web*.example.org"]',
     (
         "exceptions",
         "until",
-    ): "missing; an exception ends on a day (a port that is accepted for good belongs into allow)",
+    ): "missing; every exception has an end (a permanently accepted port belongs in allow)",
     **MISSING,
 }
 _SHORT_FORM = "expect"

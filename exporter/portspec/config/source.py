@@ -104,7 +104,7 @@ def read(path: Path, environment: Mapping[str, str]) -> Source:
         finally:
             loader.dispose()
         if walker.source.value is None:
-            raise _file_error(path, "is empty; it needs at least the keys hosts and scanports")
+            raise _file_error(path, "is empty; it requires at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
     except yaml.reader.ReaderError as error:
@@ -141,7 +141,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise _file_error(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError:
-        raise _file_error(path, "cannot be read: the path has a NUL character, which no path can have") from None
+        raise _file_error(path, "cannot be read: the path contains a NUL character") from None
     if len(data) > MAX_BYTES:
         raise _file_error(path, f"is larger than {MAX_BYTES // 2**20} MiB; is this the right file?")
     try:
@@ -167,9 +167,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> Problem:
     said = " ".join(filter(None, (error.context, error.problem)))
     begin = error.context_mark.line + 1 if mark and error.context_mark else line
     if begin != line and said.startswith("while"):
-        said += f" (it begins in line {begin})"
+        said += f" (starting on line {begin})"
     if "\t" in here[: len(here) - len(here.lstrip())]:
-        said = "a tab indents this line; YAML takes spaces only"
+        said = "the line is indented with a tab; YAML allows only spaces"
     return Problem(line, "", f"not valid YAML: {said}")
 
 
@@ -230,7 +230,7 @@ class _Walker:
                 continue
             if key in first:
                 self.source.problems.append(
-                    Problem(line, spell_path(here), f"stands twice; the first is in line {first[key]}")
+                    Problem(line, spell_path(here), f"duplicate key (first defined on line {first[key]})")
                 )
                 continue
             first[key] = line
@@ -257,7 +257,7 @@ class _Walker:
         try:
             value = self._loader.construct_object(node)
         except (KeyError, ValueError):
-            self.source.problem(path, f"the value is not what its tag says (!!{kind})", _line(node))
+            self.source.problem(path, f"the value does not match its tag (!!{kind})", _line(node))
             return None
         if isinstance(value, float):
             value = SpelledFloat(value)
@@ -273,12 +273,13 @@ class _Walker:
             if found[0].startswith("$$"):
                 return found[0][1:]
             if not found[0].endswith("}") or not _NAME.fullmatch(found[1]):
-                self.source.problem(path, "${ begins no variable such as ${NAME}; write $${ for a literal ${", line)
+                message = "${ does not start a variable such as ${NAME}; write $${ for a literal ${"
+                self.source.problem(path, message, line)
                 return found[0]
             if found[1] not in self._environment:
                 if path and _SECRET.search(str(path[-1])) and found[0] != text.strip():
                     # what looks like a variable may be a piece of a password
-                    message = "an environment variable that it names is not set (write $${ for a literal ${)"
+                    message = "an environment variable in it is not set (write $${ for a literal ${)"
                 else:
                     message = f"the environment variable {found[1]} is not set"
                 self.source.problem(path, message, line)

@@ -92,13 +92,13 @@ def _complaints(path: str, is_trusted: Callable[[int], bool], *, is_secret: bool
         return  # a pipe: what comes out of it has no owner
     quoted = shlex.quote(path)
     if not is_trusted(status.st_uid):
-        yield f"{path} belongs to {_name(status.st_uid)}, who may change it: chown it to root or to portspec's user"
+        yield f"{path} is owned by {_name(status.st_uid)}, who can change it: chown it to root or to portspec's user"
     if status.st_mode & stat.S_IWOTH:
-        yield f"{path} may be changed by every user: chmod o-w {quoted}"
+        yield f"{path} is writable by every user: chmod o-w {quoted}"
     elif status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, status.st_uid):
-        yield f"{path} may be changed by its group: chmod g-w {quoted}"
+        yield f"{path} is writable by its group: chmod g-w {quoted}"
     if is_secret and status.st_mode & stat.S_IROTH:
-        yield f"{path} holds a secret, and every user may read it: chmod o-r {quoted}"
+        yield f"{path} contains a secret and is readable by every user: chmod o-r {quoted}"
     for directory in real.parents:
         try:
             above = directory.stat()
@@ -107,7 +107,7 @@ def _complaints(path: str, is_trusted: Callable[[int], bool], *, is_secret: bool
         is_open = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
         if is_open or not is_trusted(above.st_uid):
             who = "every user" if is_open else _name(above.st_uid)
-            yield f"{path} may be replaced by {who}, who may write to the directory {directory}"
+            yield f"{path} can be replaced by {who}, who can write to the directory {directory}"
             break
 
 

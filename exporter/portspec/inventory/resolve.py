@@ -179,7 +179,7 @@ class SystemResolver:
 def _failed(family: socket.AddressFamily, why: str, *, is_local: bool = False) -> Failure:
     version = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}.get(family, "")
     reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
-    return Failure(reason, f"the look-up of its {version}addresses failed ({why})")
+    return Failure(reason, f"the lookup of its {version}addresses failed ({why})")
 
 
 def _order(text: str) -> tuple[int, int]:

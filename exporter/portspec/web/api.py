@@ -169,10 +169,8 @@ class Api:
     async def _reload(self, _: web.Request) -> web.Response:
         message = await asyncio.shield(self._service.reload())
         if message is not None:
-            return web.Response(
-                status=500, text=f"conf.yml is not right, the last good one stays in force:\n{message}\n"
-            )
-        return web.Response(text="conf.yml is reloaded.\n")
+            return web.Response(status=500, text=f"reload failed; keeping the previous configuration:\n{message}\n")
+        return web.Response(text="configuration reloaded.\n")
 
 
 def _story(probe: Probe) -> list[str]:
@@ -192,7 +190,7 @@ def _story(probe: Probe) -> list[str]:
             continue
         lines.append(
             f"{item.address}: {len(item.open)} open, {item.closed} closed, {len(item.filtered)} filtered; "
-            f"open: {item.open}; answered by somebody else: {item.unconfirmed}; "
+            f"open: {item.open}; unconfirmed: {item.unconfirmed}; "
             f"round-trip time: {'none' if item.rtt is None else f'{item.rtt * 1000:.3f} ms'}"
         )
     judgement = result.judgement
@@ -216,7 +214,7 @@ def _complaint(request: web.Request, known: Sequence[str]) -> str | None:
         if name not in known:
             return f'"{name}" is not a parameter of {request.path} (known: {", ".join(known)})'
         if len(request.query.getall(name)) > 1:
-            return f"the parameter {name} stands more than once"
+            return f"the parameter {name} is given more than once"
     return None
 
 

@@ -150,16 +150,16 @@ class WebServer:
         if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
             return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
         if request.method == "POST" and _is_of_another_site(request):
-            return web.Response(status=403, text="pages of other sites may not do this.\n")
+            return web.Response(status=403, text="cross-site requests are not allowed.\n")
         try:
             return await handler(request)
         except BusyError:
             is_json = request.path.startswith("/api/")
-            return _later("too many pages are asked for at once; ask again later.\n", 5, is_json=is_json)
+            return _later("too many requests at once; retry later.\n", 5, is_json=is_json)
         except NoThreadError as error:
-            return _later(f"this cannot be read now: {error}.\n", 5, is_json=request.path.startswith("/api/"))
+            return _later(f"temporarily unavailable: {error}.\n", 5, is_json=request.path.startswith("/api/"))
         except GoneError:  # nobody gets this answer
-            return _later("the client has gone.\n", 5)
+            return _later("the client has disconnected.\n", 5)
 
     async def _index(self, request: web.Request) -> web.Response:
         snapshot = self._service.snapshot

@@ -701,8 +701,8 @@ def test_files_that_others_may_change_are_told_at_start_and_reload(tmp_path: Pat
 
     with capture_logs() as logs:
         asyncio.run(scenario())
-    told = [event["problem"] for event in logs if event["event"] == "a file of the configuration is not safe"]
-    assert told == [f"{conf} may be changed by every user: chmod o-w {conf}"] * 2
+    told = [event["problem"] for event in logs if event["event"] == "insecure configuration file"]
+    assert told == [f"{conf} is writable by every user: chmod o-w {conf}"] * 2
 
 
 def set_mode(path: Path, mode: int) -> None:

@@ -116,8 +116,8 @@ def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:
     )
     assert warnings(conf) == [
         (
-            "the exception (hosts 127.0.0.1; ports 80) has lapsed after 2020-02-29: its deviations count; "
-            "remove it, or give it a new end"
+            "the exception (hosts 127.0.0.1; ports 80) expired after 2020-02-29; its deviations count again: "
+            "remove it or extend it"
         ),
         "the exception (hosts db*, web1; ports 80, 443) matches no host",
         "the exception (hosts 127.*; ports 8000-8100) is about ports that are not scanned",
@@ -202,7 +202,7 @@ def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> 
     )
     done = call("check", "-c", conf)
     assert (done.code, done.err) == (0, "")
-    told = "reports: expected of 7 hosts, late after 2 d 2 h, kept for 30 d"
+    told = "audits: expected from 7 hosts, late after 2 d 2 h, kept for 30 d"
     assert told in done.out.splitlines()
     assert "warning" not in done.out
     assert "correct horse" not in done.out
@@ -212,7 +212,7 @@ def test_check_tells_of_a_change_over(configure: Configure) -> None:
     """As long as two passphrases are good, that is said."""
     audit = AUDIT | {"previous_passphrase": "tuna mayonnaise sandwich", "hosts": ["127.0.0.1"]}
     out = call("check", "-c", configure({"127.0.0.1": []}, audit=audit)).out
-    told = "reports: expected of 1 host, late after 1 d 2 h, kept for 90 d; of two passphrases both are good"
+    told = "audits: expected from 1 host, late after 1 d 2 h, kept for 90 d; both passphrases are valid"
     assert told in out.splitlines()
 
 
@@ -226,7 +226,7 @@ def test_check_tells_where_the_report_goes(configure: Configure, tmp_path: Path)
     told = f"{written}, mailed at 07:05 each day to 2 addresses by smtp.example.org"
     assert told in done.out.splitlines()
     assert "mails to" not in done.out
-    assert 'warning: mails are sent without TLS, since smtptls is "none"' in done.out
+    assert 'warning: mails are sent without TLS (smtptls is "none")' in done.out
     assert written in call("check", "-c", configure({"127.0.0.1": []}, reportfile="all.html")).out.splitlines()
 
 
@@ -248,14 +248,14 @@ def test_exception_of_vulnerabilities_that_does_nothing_is_a_warning(configure: 
     known = "ids cve-2026-12345, dsa-6789-1"
     assert warnings(conf) == [
         (
-            f"the exception (hosts 127.0.0.1; {known}) has lapsed after 2020-02-29: its vulnerabilities "
-            "count; remove it, or give it a new end"
+            f"the exception (hosts 127.0.0.1; {known}) expired after 2020-02-29; its vulnerabilities "
+            "count again: remove it or extend it"
         ),
         (
-            f"the exception (hosts 127.1.0.1, db*; {known}; reason not reachable; owner web team) matches no host that "
-            "has to report"
+            f"the exception (hosts 127.1.0.1, db*; {known}; reason not reachable; owner web team) matches no audited "
+            "host"
         ),
-        f"the exception (hosts 127.1.0.3; {known}) matches no host that has to report",
+        f"the exception (hosts 127.1.0.3; {known}) matches no audited host",
     ]
 
 
@@ -263,14 +263,14 @@ def test_exception_of_vulnerabilities_without_reports_is_a_warning(configure: Co
     """Without an audit block there are no vulnerabilities to accept."""
     item = {"hosts": ["*"], "ids": ["CVE-2026-12345"], "until": "2999-12-31"}
     assert warnings(configure({"127.0.0.1": []}, exceptions=[item])) == [
-        "the exception (hosts *; ids cve-2026-12345) matches no host that has to report"
+        "the exception (hosts *; ids cve-2026-12345) matches no audited host"
     ]
 
 
 def test_passphrase_that_nobody_uses_is_a_warning(configure: Configure) -> None:
     """An audit block without a roster asks nobody for a report."""
     assert warnings(configure({"127.0.0.1": []}, audit=AUDIT)) == [
-        "no host has to report: name hosts in audit.hosts, or set audit: true at hosts or sources"
+        "no host is audited: list hosts in audit.hosts, or set audit: true on hosts or sources"
     ]
 
 
@@ -281,7 +281,7 @@ def test_file_for_reports_alone_is_right(tmp_path: Path) -> None:
     done = call("check", "-c", str(conf))
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("0 hosts, 0 addresses, 0 probes per round\n")
-    assert "reports: expected of 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out
+    assert "audits: expected from 2 hosts, late after 1 d 2 h, kept for 90 d\n" in done.out
 
 
 @pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o666, True)])
@@ -291,7 +291,7 @@ def test_check_warns_of_files_that_others_may_change(configure: Configure, mode:
     Path(conf).chmod(mode)
     done = call("check", "-c", conf)
     assert done.code == 0
-    assert (f"warning: {conf} may be changed by every user: chmod o-w {conf}" in done.out.splitlines()) == is_told
+    assert (f"warning: {conf} is writable by every user: chmod o-w {conf}" in done.out.splitlines()) == is_told
 
 
 def test_check_warns_of_a_secret_that_everybody_may_read(configure: Configure, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_check_warns_of_a_secret_that_everybody_may_read(configure: Configure, t
     (tmp_path / "secret").write_text("open sesame, open sesame", encoding="utf-8")
     (tmp_path / "secret").chmod(0o644)
     done = call("check", "-c", configure({"127.0.0.1": {"audit": True}}, audit={"passphrase_file": "secret"}))
-    told = f"warning: {tmp_path}/secret holds a secret, and every user may read it: chmod o-r {tmp_path}/secret"
+    told = f"warning: {tmp_path}/secret contains a secret and is readable by every user: chmod o-r {tmp_path}/secret"
     assert told in done.out.splitlines()
     assert "sesame" not in done.out
 
@@ -310,7 +310,7 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     conf = configure({"127.0.0.1": []}, reportfile="pages/index.html")
     assert "warning" not in call("check", "-c", conf).out
     os.mkfifo(tmp_path / "pages" / "index.html")
-    told = f"warning: reportfile {tmp_path}/pages/index.html cannot be written: it is there and is no regular file"
+    told = f"warning: reportfile {tmp_path}/pages/index.html cannot be written: it exists and is not a regular file"
     assert told in call("check", "-c", conf).out.splitlines()
     (tmp_path / "pages" / "index.html").unlink()
     tmp_path.chmod(0o755)
@@ -320,7 +320,7 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     assert f"{tmp_path}/pages/index.html cannot be written: this user may not write to its directory" in done.out
     (tmp_path / "pages").rmdir()
     done = call("check", "-c", conf)
-    assert (done.code, f'there is no directory "{tmp_path}/pages"' in done.err) == (2, True)
+    assert (done.code, f'directory "{tmp_path}/pages" does not exist' in done.err) == (2, True)
 
 
 def test_a_network_is_one_line(configure: Configure) -> None:

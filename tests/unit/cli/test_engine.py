@@ -265,7 +265,7 @@ def test_capabilities_that_cannot_be_dropped_are_a_warning(monkeypatch: pytest.M
         portspec.app.engines.drop_privileges()
     (entry,) = logs
     assert (entry["log_level"], entry["why"]) == ("warning", "operation not permitted")
-    assert "capabilities are kept" in entry["event"]
+    assert "dropping the capabilities failed" in entry["event"]
 
 
 def test_exporter_listens_before_it_gives_up_its_capabilities(configure: Configure) -> None:

@@ -54,7 +54,7 @@ def test_key_of_an_international_name_is_that_of_its_ascii_form(configure: Confi
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"hosts": ["faß.test", "fass.test"]})
     done = call("key", "faß.test", "-c", conf)
     assert (done.code, done.out) == (0, f"{key_of('xn--fa-hia.test', WORDS).hex()}\n")
-    assert done.err == "warning: the settings of its agent name it as xn--fa-hia.test\n"
+    assert done.err == "warning: the configuration of its agent must name it xn--fa-hia.test\n"
 
 
 def test_each_host_has_a_key_of_its_own(configure: Configure) -> None:
@@ -78,8 +78,8 @@ def test_host_that_is_not_on_the_roster_is_warned_of(configure: Configure) -> No
     done = call("key", "DB1.example.org", "-c", conf)
     assert (done.code, done.out) == (0, f"{key_of('db1.example.org', WORDS).hex()}\n")
     assert done.err == (
-        f"warning: db1.example.org is not on the roster of {conf}: its reports are refused until it stands in "
-        "audit.hosts, or has audit: true under hosts or at its source of discovery\n"
+        f"warning: db1.example.org is not an audited host of {conf}: its audits are rejected until it is listed in "
+        "audit.hosts, or has audit: true under hosts or on its source of discovery\n"
     )
 
 
@@ -87,7 +87,7 @@ def test_address_of_a_network_is_on_the_roster(configure: Configure) -> None:
     """Each address of a CIDR with `audit: true` has its key, and is not warned of."""
     conf = configure({"192.0.2.0/30": {"audit": True}}, audit={"passphrase": WORDS})
     assert call("key", "192.0.2.3", "-c", conf).err == ""
-    assert "is not on the roster" in call("key", "192.0.2.4", "-c", conf).err
+    assert "is not an audited host" in call("key", "192.0.2.4", "-c", conf).err
 
 
 def test_discovered_host_is_on_the_roster(configure: Configure, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_discovered_host_is_on_the_roster(configure: Configure, tmp_path: Path) 
     sources = [{"files": ["a.json"], "audit": True}, {"files": ["b.json"]}]
     conf = configure({"127.0.0.1": []}, audit={"passphrase": WORDS}, discovery={"file_sd": sources})
     assert call("key", "db1", "-c", conf).err == ""
-    assert "warning: db2 is not on the roster" in call("key", "db2", "-c", conf).err
+    assert "warning: db2 is not an audited host" in call("key", "db2", "-c", conf).err
 
 
 def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
@@ -107,8 +107,8 @@ def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
     done = call("key", "db1", "-c", conf)
     first, second = done.err.splitlines()
     assert (done.code, len(done.out)) == (0, 65)
-    assert first.startswith("warning: discovery.file_sd[0] failed and gave 0 hosts: ")
-    assert second.startswith("warning: db1 is not on the roster")
+    assert first.startswith("warning: discovery.file_sd[0] failed and returned 0 hosts: ")
+    assert second.startswith("warning: db1 is not an audited host")
     assert call("key", HOST, "-c", conf).err == ""  # nobody is asked who need not be
 
 
@@ -119,7 +119,7 @@ def test_source_that_cannot_be_asked_is_warned_of(configure: Configure) -> None:
         ("db1:22", '"db1:22" has a port; name the host alone: "db1"'),
         ("0x7f000001", '"0x7f000001" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)'),
         ("2001:db8::1%eth0/128", '"2001:db8::1%eth0/128" has a zone (%…); portspec scans addresses without one'),
-        ("https://db1", '"https://db1" is not a host (a host stands without port and scheme)'),
+        ("https://db1", '"https://db1" is not a host (write the host without port and scheme)'),
         ("192.0.2.256", '"192.0.2.256" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)'),
     ],
 )
@@ -134,7 +134,7 @@ def test_no_key_without_a_passphrase(configure: Configure) -> None:
     conf = configure({"127.0.0.1": []})
     done = call("key", "127.0.0.1", "-c", conf)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"{conf}: has no audit block; keys are made from its passphrase\n"
+    assert done.err == f"{conf}: has no audit block; keys are derived from its passphrase\n"
 
 
 def test_passphrase_comes_from_the_environment(configure: Configure) -> None:

@@ -90,7 +90,7 @@ def test_every_address_gets_a_test_message(mail_test: Runner) -> None:
     """Each address gets a mail of its own over one connection, the server's answer is printed, and the exit is 0."""
     assert mail_test() == (
         0,
-        f"{HEAD}{A}: taken: 250 queued as 1\n{B}: taken: 250 queued as 2\n{C}: taken: 250 queued as 3\n",
+        f"{HEAD}{A}: accepted: 250 queued as 1\n{B}: accepted: 250 queued as 2\n{C}: accepted: 250 queued as 3\n",
     )
     assert mail_test.server.connections == 1
     assert [recipient for recipient, _ in mail_test.server.taken] == [A, B, C]
@@ -105,8 +105,8 @@ def test_address_that_is_refused_is_exit_1(mail_test: Runner) -> None:
     assert mail_test({B: no}) == (
         1,
         (
-            f"{HEAD}{A}: taken: 250 queued as 1\n{B}: NOT taken: refused: the server answered 550 no such user\n"
-            f"{C}: taken: 250 queued as 2\n"
+            f"{HEAD}{A}: accepted: 250 queued as 1\n{B}: NOT accepted: refused: the server answered 550 no such user\n"
+            f"{C}: accepted: 250 queued as 2\n"
         ),
     )
 
@@ -114,7 +114,7 @@ def test_address_that_is_refused_is_exit_1(mail_test: Runner) -> None:
 def test_server_that_lets_nobody_in_is_exit_1(mail_test: Runner) -> None:
     """Where there is no dialogue at all, no address is served, and why is told for each."""
     why = DeliveryError(Reason.CERTIFICATE, "the certificate of smtp.example.org: certificate has expired")
-    told = "NOT taken: certificate: the certificate of smtp.example.org: certificate has expired\n"
+    told = "NOT accepted: certificate: the certificate of smtp.example.org: certificate has expired\n"
     assert mail_test(why=why) == (1, f"{HEAD}{A}: {told}{B}: {told}{C}: {told}")
     assert mail_test.server.connections == 1
 
@@ -122,8 +122,8 @@ def test_server_that_lets_nobody_in_is_exit_1(mail_test: Runner) -> None:
 def test_server_that_hangs_up_in_between_is_exit_1(mail_test: Runner) -> None:
     """What was taken before the connection was lost is told as taken; the others are not."""
     gone = DeliveryError(Reason.CLOSED, "the server closed the connection")
-    told = "NOT taken: closed: the server closed the connection\n"
-    assert mail_test({B: gone}) == (1, f"{HEAD}{A}: taken: 250 queued as 1\n{B}: {told}{C}: {told}")
+    told = "NOT accepted: closed: the server closed the connection\n"
+    assert mail_test({B: gone}) == (1, f"{HEAD}{A}: accepted: 250 queued as 1\n{B}: {told}{C}: {told}")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_settings_can_be_tried_before_they_are_used(mail_test: Runner) -> None:
     """With `sendemail: false` the message is sent all the same, and that nothing else is, is told."""
     code, out = mail_test(sendemail=False)
     assert code == 0
-    assert out.endswith("250 queued as 3\nnote: sendemail is false; nothing but this test is sent\n")
+    assert out.endswith("250 queued as 3\nnote: sendemail is false; portspec sends only this test\n")
 
 
 @pytest.mark.parametrize("key", ["smtpserver", "alertemail", "fromemail"])
@@ -155,19 +155,19 @@ def test_settings_without_which_nothing_can_be_sent_are_exit_2(configure: Config
     conf = configure({"127.0.0.1": []}, **keys)
     done = call("mail-test", "-c", conf)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"{conf}: names no mail server to test; set smtpserver, alertemail and fromemail\n"
+    assert done.err == f"{conf}: has no mail server to test; set smtpserver, alertemail and fromemail\n"
 
 
 def test_check_tells_where_mails_go(configure: Configure) -> None:
     """`check` says who sends mails to how many, and warns where they are sent without TLS."""
     done = call("check", "-c", configure({"127.0.0.1": []}, **MAIL))
     assert (done.code, done.err) == (0, "")
-    told = "mails to 3 addresses by smtp.example.org port 587; `portspec mail-test` tries that"
+    told = "mails to 3 addresses by smtp.example.org port 587; test this with `portspec mail-test`"
     assert told in done.out.splitlines()
     assert "TLS" not in done.out
     bare = call("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "alertemail": A}, smtptls="none"))
     assert bare.code == 0
     assert "mails to 1 address by" in bare.out
-    assert 'warning: mails are sent without TLS, since smtptls is "none"' in bare.out
+    assert 'warning: mails are sent without TLS (smtptls is "none")' in bare.out
     silent = call("check", "-c", configure({"127.0.0.1": []}, **{**MAIL, "sendemail": False}))
     assert "mails to" not in silent.out

@@ -94,7 +94,7 @@ def test_names_are_looked_up_for_a_limited_time() -> None:
 def test_warnings_are_json_where_the_log_is(configure: Configure) -> None:
     """With -j each line of standard error is an object; otherwise a warning is a line for people."""
     conf = configure({own_address(): []}, [1], discovery={"file_sd": [{"files": "none.json"}]})
-    warning = "discovery.file_sd[0] failed and gave 0 hosts: "
+    warning = "discovery.file_sd[0] failed and returned 0 hosts: "
     assert run("scan", "-c", conf).err.startswith(f"warning: {warning}")
     (line,) = run("scan", "-j", "-c", conf).err.splitlines()
     told = json.loads(line)

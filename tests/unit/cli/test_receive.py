@@ -177,7 +177,7 @@ def test_every_line_tells_which_mail_it_is_about(conf: str) -> None:
     assert [entry["event"] for entry in told] == [
         "an audit was accepted",
         "the audit is there already",
-        "the mail has to wait",
+        "mail deferred",
     ]
     for entry in told:
         assert {name: entry.get(name) for name in (*of_mail, "relay")} == {**of_mail, "relay": None}
@@ -215,7 +215,7 @@ def test_broken_configuration_is_75(conf: str) -> None:
         Path(conf).write_text(wrong, encoding="utf-8")
         done = receive("-c", conf, mail=audit)
         assert (done.code, done.out) == (LATER, "")
-        assert 'event="the mail has to wait"' in done.err
+        assert 'event="mail deferred"' in done.err
         assert conf in done.err
     Path(conf).write_text(right, encoding="utf-8")
     assert receive("-c", conf, mail=audit).code == KEPT
@@ -281,7 +281,7 @@ def test_closed_input_is_75(conf: str) -> None:
     """Without a standard input there is no mail that could be refused."""
     done = run("receive", "-c", conf, program=["/bin/sh", "-c", 'exec "$@" <&-', "sh", *PROGRAM])
     assert done.code == LATER
-    assert "the mail has to wait" in done.err
+    assert "mail deferred" in done.err
 
 
 def test_crash_is_75(
@@ -300,7 +300,7 @@ def test_crash_is_75(
         assert main(["receive", "-c", conf]) == LATER
     out, err = capsys.readouterr()
     assert out == ""
-    assert 'event="the mail has to wait: portspec crashed"' in err
+    assert 'event="mail deferred: portspec crashed"' in err
     assert "ZeroDivisionError: somewhere" in err
 
 

@@ -35,7 +35,7 @@ def test_reload_waits_and_tells_what_became_of_it(configure: Configure, director
     with Server(Path(conf), extra=environment) as server:
         configure({"127.0.0.1": [], "127.0.0.2": []})
         done = run("reload", extra=environment)
-        assert (done.code, done.out, done.err) == (0, "conf.yml is reloaded.\n", "")
+        assert (done.code, done.out, done.err) == (0, "configuration reloaded.\n", "")
         assert "portspec_hosts 2.0" in server.get("/metrics")[1]
         Path(conf).write_text('hosts: {"127.0.0.1": ["80a"]}\nscanports: [x]\n', encoding="utf-8")
         done = run("reload", extra=environment)

@@ -176,7 +176,7 @@ def test_hosts_of_discovery_are_in_it(configure: Configure, tmp_path: Path) -> N
     arrive(conf, WEB)
     done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
-    assert done.err.startswith("warning: discovery.file_sd[1] failed and gave 0 hosts: ")
+    assert done.err.startswith("warning: discovery.file_sd[1] failed and returned 0 hosts: ")
     assert {machine["host"] for machine in json.loads(done.out)["machines"]} == {SCANNED, WEB}
 
 
@@ -241,9 +241,9 @@ def test_days_are_named_where_there_is_no_report_of_one(conf: str) -> None:
     days = ", ".join(day(NOON - number * DAY) for number in range(7))
     for arguments in (["--raw"], []):
         done = call("report", "-c", conf, "--host", WEB, "--day", "2020-02-29", *arguments)
-        told = f"there is no report of {WEB} for 2020-02-29; there are those of {days} and earlier\n"
+        told = f"no audit of {WEB} for 2020-02-29; available: {days} and earlier\n"
         assert done == Done(2, "", told)
-    assert call("report", "-c", conf, "--host", DB, "--raw") == Done(2, "", f"there is no report of {DB}\n")
+    assert call("report", "-c", conf, "--host", DB, "--raw") == Done(2, "", f"no audit of {DB}\n")
 
 
 def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> None:
@@ -253,7 +253,7 @@ def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> Non
     assert raw(conf, "--host", SCANNED) == body
     assert machines(conf, "--host", SCANNED)[SCANNED]["audit"] is None
     done = call("report", "-c", conf, "--host", SCANNED, "--day", day(NOON))
-    told = f"--day: {SCANNED} need not report by the configuration; --raw gives what it has sent\n"
+    told = f"--day: {SCANNED} is not an audited host of the configuration; --raw writes what it sent\n"
     assert done == Done(2, "", told)
 
 
@@ -264,8 +264,8 @@ def test_host_that_left_the_roster_has_what_it_sent(configure: Configure) -> Non
         (["--host", "a b"], '"a b" is not '),
         (["--raw", "--host", "a b"], '"a b" is not '),
         (["--host", "192.0.2.0/24"], '"192.0.2.0/24" is not a host of the configuration'),
-        (["--raw"], "--raw needs --host: it gives what one host sent"),
-        (["--day", "2027-03-31"], "--day needs --host: it names one report of a host"),
+        (["--raw"], "--raw requires --host"),
+        (["--day", "2027-03-31"], "--day requires --host"),
         (["--host", WEB, "--day", "31.3.2027"], "usage: "),
         (["--host", WEB, "--day", "2027-02-29"], "usage: "),
         (["--format", "pdf"], "usage: "),
@@ -400,7 +400,7 @@ def test_state_file_of_an_earlier_portspec_has_scans_and_no_reports(conf: str) -
     assert (found[SCANNED]["verdict"], found[SCANNED]["unexpected"]) == ("out_of_spec", ["80"])
     assert {host: item["audit"]["status"] for host, item in found.items()} == dict.fromkeys(found, "never")
     done = call("report", "-c", conf, "--raw", "--host", WEB)
-    assert done == Done(2, "", f"there is no report of {WEB}\n")
+    assert done == Done(2, "", f"no audit of {WEB}\n")
     assert state_file(conf).read_bytes() == before
 
 

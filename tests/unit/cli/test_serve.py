@@ -190,7 +190,7 @@ def test_hang_up_with_a_bad_file_is_survived(configure: Configure) -> None:
         server.wait_for("round finished")
         conf = configure({address: []}, colour="blue")
         server.process.send_signal(signal.SIGHUP)
-        told = server.wait_for("conf.yml is not right, the last good one stays in force")
+        told = server.wait_for("reload failed; keeping the previous configuration")
         assert told["level"] == "error"
         assert told["problem"].startswith(f"{conf}:1: colour: unknown key")
         assert "portspec_config_last_reload_successful 0.0" in server.get("/metrics")[1]

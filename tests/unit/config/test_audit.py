@@ -115,7 +115,9 @@ def test_passphrase_before_is_another(conf: Conf, tmp_path: Path) -> None:
     """A change-over between a passphrase and itself is a slip: the old one is lost, and reports would be refused."""
     (tmp_path / "before").write_text(f"{WORDS}\n")
     (line,) = conf.problems(HOSTS + AUDIT + "  previous_passphrase_file: before\n")
-    assert line.startswith("conf.yml:5: audit.previous_passphrase_file: is the present passphrase; give the one")
+    assert line.startswith(
+        "conf.yml:5: audit.previous_passphrase_file: equals the current passphrase; set the previous one"
+    )
 
 
 @pytest.mark.parametrize("length", [0, 1, 15])
@@ -193,7 +195,7 @@ def test_large_roster_loads(conf: Conf) -> None:
     names = [f"host{number}.example.org" for number in range(10_000)]
     assert len(audit(conf, f"  hosts: [{', '.join(names)}]\n").hosts) == 10_000
     (line,) = conf.problems(HOSTS + AUDIT + f"  hosts: [{', '.join(names)}, HOST7.example.org]\n")
-    assert line.endswith('"HOST7.example.org" is the same host as "host7.example.org" in line 5')
+    assert line.endswith('"HOST7.example.org" is the same host as "host7.example.org" on line 5')
 
 
 @MODEST
@@ -235,7 +237,7 @@ def test_reportfile_is_no_directory(conf: Conf, tmp_path: Path) -> None:
 def test_reportfile_in_a_directory_that_cannot_be_is_told(conf: Conf, name: str) -> None:
     """What the system says of a path is one line, and no traceback."""
     (line,) = conf.problems(f"{HOSTS}reportfile: {name}/report.html\n")
-    assert line.startswith("conf.yml:3: reportfile: there is no directory ")
+    assert line.startswith("conf.yml:3: reportfile: directory ")
 
 
 MAIL = "smtpserver: smtp.example.org\nalertemail: security@example.org\nfromemail: portspec@example.org\n"

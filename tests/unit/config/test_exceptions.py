@@ -101,7 +101,7 @@ def test_an_exception_ends_with_its_day_or_at_its_time(conf: Conf, until: str, e
 def test_other_spellings_of_a_day_are_refused(conf: Conf, until: str) -> None:
     """ISO 8601 without dashes or by weeks would end a day at its beginning; it is none of the two accepted forms."""
     (line,) = conf.problems(f"{HOSTS}exceptions: [{{hosts: db1, ports: 80, until: {until}}}]\n")
-    assert line.startswith("conf.yml:3: exceptions.until: expected the last day on which it holds")
+    assert line.startswith("conf.yml:3: exceptions.until: expected the last day on which it applies")
 
 
 def test_a_day_does_not_depend_on_the_time_zone_of_the_machine(conf: Conf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,8 @@ def test_a_day_is_over_when_it_is_over_in_utc(day: object) -> None:
     [
         ("${SMTP_PASSWORD}", "the environment variable SMTP_PASSWORD is not set"),
         ('" ${SMTP_PASSWORD} "', "the environment variable SMTP_PASSWORD is not set"),
-        ("a${bc}d", "an environment variable that it names is not set (write $${ for a literal ${)"),
-        ("${A}${B}", "an environment variable that it names is not set (write $${ for a literal ${)"),
+        ("a${bc}d", "an environment variable in it is not set (write $${ for a literal ${)"),
+        ("${A}${B}", "an environment variable in it is not set (write $${ for a literal ${)"),
     ],
 )
 def test_a_variable_that_is_a_secret_is_named(conf: Conf, written: str, message: str) -> None:

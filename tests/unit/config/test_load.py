@@ -95,7 +95,7 @@ def test_an_error_carries_path_and_problems_by_line(conf: Conf, tmp_path: Path) 
     assert caught.value.path == str(tmp_path / "conf.yml")
     assert caught.value.problems == (
         Problem(5, "ipv6", "expected true or false"),
-        Problem(6, "interval", "stands twice; the first is in line 1"),
+        Problem(6, "interval", "duplicate key (first defined on line 1)"),
     )
     assert caught.value.exit_code == 2
 
@@ -372,7 +372,7 @@ def test_a_path_through_a_file_is_told(tmp_path: Path) -> None:
 
 def test_a_path_with_a_nul_is_told() -> None:
     """A path that no file can have is an error like another."""
-    assert "cannot be read: the path has a NUL character" in told("conf\0.yml")
+    assert "cannot be read: the path contains a NUL character" in told("conf\0.yml")
 
 
 def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_nesting_that_would_overflow_the_stack_is_told(text: str, tmp_path: Path
 
 def test_a_host_whose_scanports_are_empty_is_an_error(conf: Conf) -> None:
     """An empty list would be a host that is in spec because nobody looks: each one is told."""
-    line = "is empty; list ports, or remove the key to scan those of the file"
+    line = "is empty; list ports, or remove the key to use the top-level scanports"
     assert conf.problems("hosts:\n  db1: {scanports: []}\n  db2: {scanports: [], expect: 22}\nscanports: 22\n") == [
         f'conf.yml:2: hosts."db1".scanports: {line}',
         f'conf.yml:3: hosts."db2".scanports: {line}',

@@ -150,7 +150,7 @@ def test_credentials_need_tls(conf: Conf, tmp_path: Path, secret: str) -> None:
     (tmp_path / "password").write_text("x")
     for port in (587, 465):
         assert conf.problems(f"{NEEDED}smtpport: {port}\nsmtptls: none\nsmtpusername: portspec\n{secret}\n") == [
-            'conf.yml:7: smtptls: "none" stands beside smtpusername: credentials are never sent without TLS'
+            'conf.yml:7: smtptls: "none" conflicts with smtpusername: credentials are never sent without TLS'
         ]
 
 
@@ -182,24 +182,25 @@ def test_token_command_is_words(conf: Conf, tmp_path: Path, value: str, argument
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("gone/token", 'its program "{}/gone/token" cannot be run: no such file or directory'),
+        ("gone/token", 'the program "{}/gone/token" cannot be run: no such file or directory'),
         (
             "token",
-            (
-                'its program "{}/token" cannot be run: no such file or directory; give its whole path, as no PATH is '
-                "searched"
-            ),
+            'the program "{}/token" cannot be run: no such file or directory; write the full path, since PATH is not '
+            "searched",
         ),
-        ("./plain", 'its program "{}/plain" may not be executed: chmod +x {}/plain'),
-        ("./directory", 'its program "{}/directory" cannot be run: is a directory'),
+        ("./plain", 'the program "{}/plain" is not executable: chmod +x {}/plain'),
+        ("./directory", 'the program "{}/directory" cannot be run: is a directory'),
         *(
-            (f'"/bin/echo {rest}"', "is run without a shell: put pipes and the like into a script, and name that")
+            (
+                f'"/bin/echo {rest}"',
+                "is run without a shell; put pipes and redirections into a script, and name the script",
+            )
             for rest in ("a | head", "a|head", "$(b)", "`b`", "a && b", "a; b", "a > /b")
         ),
-        ('"/bin/echo \'a"', "has a quote without its end; write a list of words"),
-        *((value, "expected the path of a program, and what arguments it takes") for value in ('""', "[]", '[""]')),
-        *((value, "expected a command: a text, or a list of words") for value in ("5", "true", "{a: b}")),
-        ("[/bin/echo, [a]]", "expected a text (put it in quotes)"),
+        ('"/bin/echo \'a"', "has an unclosed quote; write a list of words"),
+        *((value, "expected the path of a program and its arguments") for value in ('""', "[]", '[""]')),
+        *((value, "expected a command: a string or a list of words") for value in ("5", "true", "{a: b}")),
+        ("[/bin/echo, [a]]", "expected a string (put it in quotes)"),
     ],
 )
 def test_token_command_that_cannot_be_run(conf: Conf, tmp_path: Path, value: str, why: str) -> None:
@@ -215,7 +216,7 @@ def test_token_command_that_cannot_be_run(conf: Conf, tmp_path: Path, value: str
 def test_password_that_is_empty_is_none(conf: Conf, text: str) -> None:
     """A key without a value is no password: nobody is to find out from the server that none was sent."""
     assert conf.problems(f"{NEEDED}smtpusername: portspec\n{text}\n") == [
-        "conf.yml:6: smtpusername: stands without smtppassword, smtppassword_file and smtptokencommand; give one"
+        "conf.yml:6: smtpusername: requires one of smtppassword, smtppassword_file, smtptokencommand"
     ]
 
 
@@ -352,7 +353,7 @@ def test_server_is_a_name_or_an_address(conf: Conf, name: str) -> None:
 def test_server_is_nothing_else(conf: Conf, name: str) -> None:
     """What has a scheme, a port, a mask or credentials is refused, and not quoted."""
     (line,) = conf.problems(NEEDED.replace("smtp.example.org", f'"{name}"'))
-    expected = "the name or address of a mail server, without scheme and port (smtpport takes the port)"
+    expected = "the name or address of a mail server, without scheme and port (set the port with smtpport)"
     assert line == f"conf.yml:3: smtpserver: expected {expected}"
 
 
@@ -476,11 +477,11 @@ def test_alertmanager_is_nothing_else(conf: Conf, url: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "needs smtpserver and alertemail and fromemail"),
-        ({"smtpserver": "smtp.example.org"}, "needs alertemail and fromemail"),
-        ({"smtpserver": "smtp.example.org", "fromemail": "a@b", "alertemail": ""}, "needs alertemail"),
-        ({"smtpserver": "smtp.example.org", "fromemail": "a@b", "alertemail": "~"}, "needs alertemail"),
-        ({"smtpserver": "~", "fromemail": "a@b", "alertemail": "a@b"}, "needs smtpserver"),
+        ({}, "requires smtpserver and alertemail and fromemail"),
+        ({"smtpserver": "smtp.example.org"}, "requires alertemail and fromemail"),
+        ({"smtpserver": "smtp.example.org", "fromemail": "a@b", "alertemail": ""}, "requires alertemail"),
+        ({"smtpserver": "smtp.example.org", "fromemail": "a@b", "alertemail": "~"}, "requires alertemail"),
+        ({"smtpserver": "~", "fromemail": "a@b", "alertemail": "a@b"}, "requires smtpserver"),
     ],
 )
 @pytest.mark.parametrize("mode", ["true", "fallback"])
@@ -496,7 +497,7 @@ def test_sending_needs_a_server_a_sender_and_an_address(
 def test_stand_in_needs_somebody_to_stand_in_for(conf: Conf) -> None:
     """`fallback` without a URL would never send anything."""
     assert conf.problems(f"{NEEDED}sendemail: fallback\n") == [
-        'conf.yml:6: sendemail: "fallback" needs alertmanager: the URL of the one that it stands in for'
+        'conf.yml:6: sendemail: "fallback" requires alertmanager, the URL of the Alertmanager that it watches'
     ]
 
 
@@ -505,12 +506,12 @@ def test_authority_is_a_certificate(conf: Conf, tmp_path: Path, content: str) ->
     """A file without a certificate in it would be found out at the first mail only."""
     (tmp_path / "ca.pem").write_text(content)
     assert conf.problems(f"{NEEDED}smtpcafile: ca.pem\n") == [
-        f'conf.yml:6: smtpcafile: the file "{tmp_path / "ca.pem"}" holds no certificate of an authority (PEM)'
+        f'conf.yml:6: smtpcafile: the file "{tmp_path / "ca.pem"}" contains no CA certificate (PEM)'
     ]
 
 
 def test_authority_is_refused_where_no_certificate_is_looked_at(conf: Conf) -> None:
     """Nobody is to believe that a server is checked which is not."""
     assert conf.problems(f"{NEEDED}smtptls: none\nsmtpcafile: ca.pem\n") == [
-        'conf.yml:7: smtpcafile: stands beside smtptls: "none", where no certificate is looked at'
+        'conf.yml:7: smtpcafile: conflicts with smtptls: "none", which checks no certificate'
     ]

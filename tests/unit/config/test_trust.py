@@ -49,8 +49,8 @@ def own(tmp_path: Path, found: list[str]) -> list[str]:
         (0o600, []),
         (0o640, []),
         (0o644, []),
-        (0o666, ["conf.yml may be changed by every user: chmod o-w conf.yml"]),
-        (0o602, ["conf.yml may be changed by every user: chmod o-w conf.yml"]),
+        (0o666, ["conf.yml is writable by every user: chmod o-w conf.yml"]),
+        (0o602, ["conf.yml is writable by every user: chmod o-w conf.yml"]),
     ],
 )
 def test_configuration_that_everybody_may_change(tmp_path: Path, mode: int, found: list[str]) -> None:
@@ -62,7 +62,7 @@ def test_configuration_that_everybody_may_change(tmp_path: Path, mode: int, foun
 def test_configuration_that_a_group_may_change(tmp_path: Path) -> None:
     """A group is others, too."""
     assert own(tmp_path, complaints(configure(tmp_path, mode=0o660))) == [
-        "conf.yml may be changed by its group: chmod g-w conf.yml"
+        "conf.yml is writable by its group: chmod g-w conf.yml"
     ]
 
 
@@ -84,7 +84,7 @@ def test_secret_in_a_configuration_that_everybody_may_read(tmp_path: Path, keys:
     """With any secret in it conf.yml is not for everybody; no complaint quotes the secret."""
     assert complaints(configure(tmp_path, mode=0o640, **keys)) == []
     found = complaints(configure(tmp_path, mode=0o644, **keys))
-    assert own(tmp_path, found) == ["conf.yml holds a secret, and every user may read it: chmod o-r conf.yml"]
+    assert own(tmp_path, found) == ["conf.yml contains a secret and is readable by every user: chmod o-r conf.yml"]
 
 
 def test_secret_of_the_environment_is_not_in_the_file(tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_secret_of_the_environment_is_not_in_the_file(tmp_path: Path) -> None:
     [
         (0o600, []),
         (0o640, []),
-        (0o644, ["secret holds a secret, and every user may read it: chmod o-r secret"]),
+        (0o644, ["secret contains a secret and is readable by every user: chmod o-r secret"]),
         (
             0o646,
             [
-                "secret may be changed by every user: chmod o-w secret",
-                "secret holds a secret, and every user may read it: chmod o-r secret",
+                "secret is writable by every user: chmod o-w secret",
+                "secret contains a secret and is readable by every user: chmod o-r secret",
             ],
         ),
     ],
@@ -135,9 +135,9 @@ def test_program_that_prints_the_token(tmp_path: Path, form: str | list[str]) ->
     config = configure(tmp_path, **keys)
     assert complaints(config) == []
     script.chmod(0o757)
-    assert own(tmp_path, complaints(config)) == ["script may be changed by every user: chmod o-w script"]
+    assert own(tmp_path, complaints(config)) == ["script is writable by every user: chmod o-w script"]
     program.chmod(0o757)
-    assert own(tmp_path, complaints(config))[0] == "program may be changed by every user: chmod o-w program"
+    assert own(tmp_path, complaints(config))[0] == "program is writable by every user: chmod o-w program"
 
 
 @as_root
@@ -145,7 +145,7 @@ def test_file_of_a_stranger(tmp_path: Path) -> None:
     """A file of another user than root and oneself is theirs to change; `check` lets root's services have theirs."""
     config = configure(tmp_path)
     os.chown(config.path, STRANGER, STRANGER)
-    expected = [f"conf.yml belongs to user {STRANGER}, who may change it: chown it to root or to portspec's user"]
+    expected = [f"conf.yml is owned by user {STRANGER}, who can change it: chown it to root or to portspec's user"]
     assert own(tmp_path, complaints(config)) == own(tmp_path, complaints(config, for_others=True)) == expected
     os.chown(config.path, SERVICE, SERVICE)
     assert len(complaints(config)) == 1
@@ -158,7 +158,7 @@ def test_directory_that_everybody_may_write_to(tmp_path: Path, mode: int, *, is_
     inner = tmp_path / "etc" / "portspec"
     inner.mkdir(parents=True)
     inner.parent.chmod(mode)
-    expected = [f"portspec/conf.yml may be replaced by every user, who may write to the directory {inner.parent}"]
+    expected = [f"portspec/conf.yml can be replaced by every user, who can write to the directory {inner.parent}"]
     assert own(inner.parent, complaints(configure(inner))) == (expected if is_told else [])
 
 
@@ -170,7 +170,7 @@ def test_link_is_judged_by_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "conf.yml").symlink_to(inner / "conf.yml")
     os.chown(inner, STRANGER, STRANGER)
     (found,) = complaints(configure(tmp_path))
-    assert found.endswith(f"may be replaced by user {STRANGER}, who may write to the directory {inner}")
+    assert found.endswith(f"can be replaced by user {STRANGER}, who can write to the directory {inner}")
 
 
 def test_secret_from_a_pipe_has_no_owner(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def failed(family: str, why: str, reason: Reason = Reason.RESOLVE) -> Failure:
     """Make the failure of a look-up."""
-    return Failure(reason, f"the look-up of its {family} addresses failed ({why})")
+    return Failure(reason, f"the lookup of its {family} addresses failed ({why})")
 
 
 def resolve(lookup: Callable[..., list[str]], *, ipv6: bool = True, time_limit: float = 30) -> Resolution:
@@ -151,8 +151,8 @@ def test_a_failure_in_both_families_is_told_for_each() -> None:
         (),
         Failure(
             Reason.RESOLVE,
-            "the look-up of its IPv4 addresses failed (temporary failure in name resolution); "
-            "the look-up of its IPv6 addresses failed (no luck)",
+            "the lookup of its IPv4 addresses failed (temporary failure in name resolution); "
+            "the lookup of its IPv6 addresses failed (no luck)",
         ),
     )
 
@@ -207,7 +207,7 @@ def test_a_name_is_asked_for_in_its_canonical_form(name: str, asked: str) -> Non
             (one, "is not the address of one host")
             for one in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1")  # noqa: S104
         ),
-        ("::ffff:192.0.2.1", "is an IPv4 address in disguise; write 192.0.2.1"),
+        ("::ffff:192.0.2.1", "is an IPv4-mapped IPv6 address; write 192.0.2.1"),
         ("fe80::1", "is a link-local address, which means nothing without a zone; name another one"),
         ("fe80::1%2", "has a zone (%…); portspec scans addresses without one"),
         ("64:ff9b::", "is translated to 0.0.0.0, which is not the address of one host"),

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Script = Callable[[ScanJob], Observation]
 
 V4, V6 = "192.0.2.7", "2001:db8::7"
-LOOKUP_FAILED = Failure(Reason.RESOLVE, "the look-up of its IPv6 addresses failed")
+LOOKUP_FAILED = Failure(Reason.RESOLVE, "the lookup of its IPv6 addresses failed")
 
 
 def examiner(

@@ -145,11 +145,11 @@ def test_host_of_the_file_has_its_own_specification_within_an_allowed_network() 
         (
             "http://web1/",
             400,
-            '"http://web1/" is not a host (a host stands without port and scheme)',
+            '"http://web1/" is not a host (write the host without port and scheme)',
         ),
         ("0x7f000001", 400, '"0x7f000001" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)'),
         ("::1%lo/128", 400, '"::1%lo/128" has a zone (%…); portspec scans addresses without one'),
-        ("web1:22", 400, '"web1:22" has a port; write it behind: "web1": [22]'),
+        ("web1:22", 400, '"web1:22" has a port; write it as: "web1": [22]'),
         (
             "web 1",
             400,

@@ -130,8 +130,8 @@ def test_thousand_hosts_are_a_page_unless_more_are_asked_for() -> None:
         ("verdict=good", 'verdict: "good" is none (expected in_spec, out_of_spec, unknown)'),
         ("verdict=", 'verdict: "" is none (expected in_spec, out_of_spec, unknown)'),
         ("hosts=x", '"hosts" is not a parameter of /api/v1/hosts (known: host, verdict, limit, offset)'),
-        ("host=a&host=b", "the parameter host stands more than once"),
-        ("limit=1&limit=1", "the parameter limit stands more than once"),
+        ("host=a&host=b", "the parameter host is given more than once"),
+        ("limit=1&limit=1", "the parameter limit is given more than once"),
     ],
 )
 def test_parameter_of_hosts_that_makes_no_sense_is_refused(query: str, message: str) -> None:
@@ -278,7 +278,7 @@ def test_changes_come_in_pages() -> None:
         ("before=x", 'before: "x" is not a whole number between 0 and 4611686018427387904'),
         ("limit=0", 'limit: "0" is not a whole number between 1 and 10000'),
         ("offset=1", '"offset" is not a parameter of /api/v1/changes (known: host, since, until, limit, before)'),
-        ("since=1&since=2", "the parameter since stands more than once"),
+        ("since=1&since=2", "the parameter since is given more than once"),
     ],
 )
 def test_parameter_of_changes_that_makes_no_sense_is_refused(query: str, message: str) -> None:
@@ -312,7 +312,7 @@ def test_scan_is_started(host: str, busy: tuple[str, ...], said: str) -> None:
         ("?host=web*", 404, '"web*" is not a host of this exporter'),
         ("", 400, "the parameter host is missing"),
         ("?host=", 400, "the parameter host is missing"),
-        ("?host=web1&host=web2", 400, "the parameter host stands more than once"),
+        ("?host=web1&host=web2", 400, "the parameter host is given more than once"),
         ("?name=web1", 400, '"name" is not a parameter of /api/v1/scan (known: host)'),
     ],
 )
@@ -355,7 +355,7 @@ def test_reload_that_succeeds_is_200() -> None:
     """POST /-/reload reads conf.yml again and says so."""
     exporter = Exporter()
     answer = exporter.ask("/-/reload", "POST")
-    assert (answer.status, answer.text, exporter.reloads) == (200, "conf.yml is reloaded.\n", 1)
+    assert (answer.status, answer.text, exporter.reloads) == (200, "configuration reloaded.\n", 1)
 
 
 def test_reload_of_a_bad_file_is_500_with_its_problems() -> None:
@@ -364,7 +364,7 @@ def test_reload_of_a_bad_file_is_500_with_its_problems() -> None:
     answer = exporter.ask("/-/reload", "POST")
     assert (answer.status, answer.text) == (
         500,
-        f"conf.yml is not right, the last good one stays in force:\n{exporter.problem}\n",
+        f"reload failed; keeping the previous configuration:\n{exporter.problem}\n",
     )
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 

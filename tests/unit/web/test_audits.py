@@ -554,7 +554,7 @@ def test_browsers_are_not_sent_here_by_other_sites(path: Path, headers: dict[str
 
     async def scenario(at: Site) -> None:
         answer = await at.post(packed(), **headers)
-        assert (answer.status, answer.text) == (403, "pages of other sites may not do this.\n")
+        assert (answer.status, answer.text) == (403, "cross-site requests are not allowed.\n")
         assert (at.scene.days(), at.scene.rejected()) == ([], {})
 
     serving(path, scenario)

@@ -94,14 +94,14 @@ def test_address_of_an_allowed_network_is_probed(text: str) -> None:
     [
         ("", 400, "the parameter target is missing: /probe?target=HOST\n"),
         ("?target=", 400, "the parameter target is missing: /probe?target=HOST\n"),
-        ("?target=http://web1/", 400, '"http://web1/" is not a host (a host stands without port and scheme)\n'),
+        ("?target=http://web1/", 400, '"http://web1/" is not a host (write the host without port and scheme)\n'),
         ("?target=web1&module=ssh", 400, 'conf.yml has no module "ssh" (modules: mail)\n'),
         ("?target=db1", 403, '"db1" is not a host of conf.yml, and probe_allow does not cover it\n'),
         ("?target=203.0.113.7&module=mail", 403, '"203.0.113.7" is not a host of conf.yml, and probe_allow does not'),
         ("?target=198.51.100.7", 400, '"198.51.100.7" has no specification in conf.yml: name a module'),
         ("?target=198.51.100.0/24&module=mail", 403, '"198.51.100.0/24" is not a host of conf.yml'),
         ("?target=web1&modul=mail", 400, '"modul" is not a parameter of /probe (known: target, module, debug)'),
-        ("?target=web1&target=db1", 400, "the parameter target stands more than once"),
+        ("?target=web1&target=db1", 400, "the parameter target is given more than once"),
     ],
 )
 def test_probe_that_makes_no_sense_is_refused(query: str, status: int, message: str) -> None:
@@ -176,7 +176,7 @@ def test_debug_tells_what_happened() -> None:
     assert first.startswith("Probe of web1 with the connect engine: ")
     assert lines == [
         "Ports: 2 to scan; expect 22; allow none",
-        "192.0.2.1: 1 open, 1 closed, 0 filtered; open: 80; answered by somebody else: none; round-trip time: 2.000 ms",
+        "192.0.2.1: 1 open, 1 closed, 0 filtered; open: 80; unconfirmed: none; round-trip time: 2.000 ms",
         "missing: 22",
         "unexpected: 80",
         "excepted: none",

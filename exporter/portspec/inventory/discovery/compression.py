@@ -17,7 +17,7 @@ def check_encodings(header: str) -> tuple[str, ...]:
     """Read a Content-Encoding; gives its schemes in the order in which they were applied. Raises CompressionError."""
     schemes = tuple(word for part in header.split(",") if (word := part.strip().lower()) not in {"", "identity"})
     if any(scheme not in _SCHEMES for scheme in schemes) or len(schemes) > 1:
-        raise CompressionError("is compressed in a way that was not asked for (known are gzip and deflate)")
+        raise CompressionError("has an unsupported compression (supported: gzip, deflate)")
     return schemes
 
 
@@ -43,6 +43,6 @@ def _inflate(data: bytes, window: int, most: int) -> bytes:
         stream = zlib.decompressobj(window)
         found += stream.decompress(data, most - len(found))
         if not stream.eof and len(found) < most:
-            raise CompressionError("breaks off")
+            raise CompressionError("is truncated")
         data = stream.unused_data.lstrip(b"\0")  # gzip(1) ignores zeros behind a stream, too
     return bytes(found)

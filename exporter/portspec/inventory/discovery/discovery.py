@@ -139,7 +139,7 @@ class Discovery:
             try:
                 answers = await kept.client.ask()
             except Exception as error:  # noqa: BLE001 - a fault of one source is that source's
-                _log.exception("discovery source broke", source=kept.source.name)
+                _log.exception("discovery source crashed", source=kept.source.name)
                 fault = Answer(failure=f"internal error ({type(error).__name__})")
                 answers = dict.fromkeys(kept.answers or [kept.source.name], fault)
             kept.due = asked + kept.source.refresh  # not if this was cancelled: it is to be asked again at once
@@ -216,7 +216,7 @@ class _Kept:
         for place in failing[:MAX_LINES]:
             answer = self.answers[place]
             _log.warning(
-                "discovery source fails; its last hosts are kept",
+                "discovery source failed; keeping its last hosts",
                 source=self.source.name,
                 place=place,
                 why=answer.failure,
@@ -224,11 +224,11 @@ class _Kept:
             )
         for place in mended[:MAX_LINES]:
             hosts = len(self.answers[place].hosts)
-            _log.info("discovery source works again", source=self.source.name, place=place, hosts=hosts)
+            _log.info("discovery source recovered", source=self.source.name, place=place, hosts=hosts)
         for place in odd[:MAX_LINES]:
             answer = self.answers[place]
             _log.warning(
-                "discovery source has targets or labels that cannot be taken",
+                "discovery source has invalid targets or labels",
                 source=self.source.name,
                 place=place,
                 targets_refused=answer.refused,
@@ -236,7 +236,7 @@ class _Kept:
                 first="; ".join(answer.complaints),
             )
         if more := sum(max(0, len(places) - MAX_LINES) for places in (failing, mended, odd)):
-            _log.warning("discovery source has more such news", source=self.source.name, places=more)
+            _log.warning("more events of the discovery source are not logged", source=self.source.name, places=more)
 
 
 def _oddness(answer: Answer) -> tuple[object, ...]:

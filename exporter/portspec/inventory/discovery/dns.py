@@ -51,7 +51,7 @@ class DnsClient:
             async with asyncio.timeout(self._source.timeout):
                 found = await in_daemon_thread(self._configuration)
         except (OSError, NoThreadError) as error:  # a time-out is one of the former
-            why = (isinstance(error, OSError) and error.strerror) or str(error) or "the disk gives no answer"
+            why = (isinstance(error, OSError) and error.strerror) or str(error) or "no answer from the disk"
             return dict.fromkeys(names, Answer(failure=f"{resolvconf.PATH} cannot be read: {why.lower()}"))
         return dict(zip(names, await asyncio.gather(*(self._answer(name, found) for name in names)), strict=True))
 
@@ -78,11 +78,11 @@ class DnsClient:
         except dns.resolver.NXDOMAIN:
             why = "the name does not exist"
         except dns.resolver.NoNameservers as error:
-            why = f"no name server answers it: {str(error).partition(': ')[2] or 'all failed'}{_default(found)}"
+            why = f"no name server answered: {str(error).partition(': ')[2] or 'all failed'}{_default(found)}"
         except dns.exception.DNSException as error:
-            why = f"the look-up failed: {str(error) or type(error).__name__}"
+            why = f"the lookup failed: {str(error) or type(error).__name__}"
         except OSError as error:
-            why = f"the look-up failed: {(error.strerror or str(error)).lower()}"
+            why = f"the lookup failed: {(error.strerror or str(error)).lower()}"
         else:
             return find_hosts([TargetGroup(_targets(answer, source.type))], source.entry)
         return Answer(failure=why)
@@ -127,7 +127,7 @@ def _is_name(query: dns.name.Name, suffix: dns.name.Name) -> bool:
 
 def _default(found: ResolvConf) -> str:
     """Say who was asked where resolv.conf names nobody."""
-    nobody = f" ({resolvconf.PATH} names no name server that can be used, so {resolvconf.DEFAULT_SERVER} was asked)"
+    nobody = f" ({resolvconf.PATH} has no usable name server, so {resolvconf.DEFAULT_SERVER} was asked)"
     return "" if found.servers else nobody
 
 

@@ -53,7 +53,7 @@ class FileClient:
             async with asyncio.timeout(source.timeout):
                 reading = await self._beside(partial(_read, source.patterns, source.entry, self._last.matched))
         except TimeoutError:
-            return self._all_fail(f"the disk gave no answer in {source.timeout:g} s")
+            return self._all_fail(f"no answer from the disk within {source.timeout:g} s")
         except NoThreadError as error:
             return self._all_fail(str(error))
         for pattern in reading.unmatched - self._last.unmatched:

@@ -55,21 +55,21 @@ def host_of(target: object) -> str:
     The port is the one that Prometheus would scrape; here it says nothing. Raises ValueError if there is no host.
     """
     if not isinstance(target, str):
-        raise ValueError('a target is not a text, such as "web1:9100"')  # noqa: TRY004 - as for a wrong text
+        raise ValueError('a target is not a string, such as "web1:9100"')  # noqa: TRY004 - as for a wrong text
     if len(target) > _LONGEST_TARGET:
-        raise ValueError(f'"{target[:40]}…" is longer than any host')
+        raise ValueError(f'"{target[:40]}…" is too long for a host')
     if "/" in target:
         return canonical(target)
     if found := _BRACKETS.fullmatch(target):
         if ":" not in found[1]:
-            raise ValueError(f'"{target}" has no IPv6 address in its brackets')
+            raise ValueError(f'"{target}" has no IPv6 address in brackets')
         host, port = found[1], found[2]
     elif target.count(":") == 1:
         host, _, port = target.partition(":")
     else:
         host, port = target, None
     if port is not None and not re.fullmatch(r"[0-9]{1,5}", port):
-        raise ValueError(f'"{target}" has no number for a port')
+        raise ValueError(f'"{target}" has no numeric port')
     return canonical(host)
 
 
@@ -115,7 +115,7 @@ class _Finder:
         scanports = self._ports(labels, "__portspec_scanports", self._entry.scanports)
         ports = scanports | specification.expect | specification.allow
         if not ports:
-            raise ValueError("a target group has no port to scan; expect, allow or scan one")
+            raise ValueError("a target group has no port to scan; set expect, allow or scanports")
         return specification, ports
 
     def _ports(self, labels: Mapping[str, object], label: str, default: PortSet) -> PortSet:
@@ -123,7 +123,7 @@ class _Finder:
             return default
         value = "" if labels[label] is None else labels[label]  # as in conf.yml
         if not isinstance(value, str):
-            raise ValueError(f"{label}: the value is not a text")  # noqa: TRY004 - as for a wrong text
+            raise ValueError(f"{label}: the value is not a string")  # noqa: TRY004 - as for a wrong text
         try:
             return self._ports_of(value)
         except ValueError as error:
@@ -147,7 +147,7 @@ class _Finder:
     def _count(self, name: str) -> None:
         size = ipaddress.ip_network(name).num_addresses if "/" in name else 1
         if self._addresses + size > MAX_HOSTS:
-            raise ValueError(f'"{name}" is left out: the list has more than {MAX_HOSTS:,} hosts')
+            raise ValueError(f'"{name}" is ignored: the list has more than {MAX_HOSTS:,} hosts')
         self._addresses += size
 
     def _complain(self, error: ValueError) -> None:

@@ -58,7 +58,7 @@ class HttpClient:
                 body, schemes = await self._fetch()
                 return await in_daemon_thread(lambda: self._read(body, schemes))
         except TimeoutError:
-            why = f"no whole answer in {source.timeout:g} s"
+            why = f"no complete answer within {source.timeout:g} s"
         except (ListError, CompressionError) as error:
             why = f"the answer {error}"
         except _RefusedError as error:
@@ -149,7 +149,7 @@ def _why(error: Exception) -> str:
         case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
             return f"{client.why(error)} (ca_file names other authorities than the system's)"
         case aiohttp.ClientPayloadError():
-            return "the answer breaks off"
+            return "the answer is truncated"
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | aiohttp.RedirectClientError():
             return "the URL, or the one that it redirects to, is not valid"
         case _:

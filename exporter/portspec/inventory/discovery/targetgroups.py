@@ -75,7 +75,7 @@ def read_json(data: bytes) -> tuple[TargetGroup, ...]:
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except json.JSONDecodeError as error:
-        raise ListError(f"is not valid JSON: {error.msg.lower()} in line {error.lineno}") from None
+        raise ListError(f"is not valid JSON: {error.msg.lower()} on line {error.lineno}") from None
     return _groups(value, keys=str.lower)
 
 
@@ -92,14 +92,14 @@ def read_yaml(data: bytes) -> tuple[TargetGroup, ...]:
     except yaml.MarkedYAMLError as error:
         if is_depth_limit(error):
             raise ListError(_TOO_DEEP) from None
-        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        where = f" on line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ListError(f"is not valid YAML: {error.problem or error.context}{where}") from None
     except yaml.YAMLError:
         raise ListError("has a character that YAML does not allow") from None
     except ListError:
         raise
     except (ValueError, OverflowError):  # PyYAML's own scanner, of an escape beyond Unicode
-        raise ListError("is not valid YAML: an escape stands for no character") from None
+        raise ListError("is not valid YAML: invalid escape sequence") from None
     return tuple(chain.from_iterable(map(_groups, builder.documents)))
 
 
@@ -163,7 +163,7 @@ class _YamlBuilder:
             self._add(None if is_plain and event.value in {"", "~", "null", "Null", "NULL"} else event.value, event)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
-                raise ListError(f"is not valid YAML: the alias *{shorten(str(event.anchor))} stands for nothing")
+                raise ListError(f"is not valid YAML: the alias *{shorten(str(event.anchor))} is undefined")
             self._add(self._anchors[event.anchor], None)
         elif isinstance(event, yaml.CollectionStartEvent):
             opened: list[Any] | dict[str, Any] = [] if isinstance(event, yaml.SequenceStartEvent) else {}
@@ -185,7 +185,7 @@ class _YamlBuilder:
         for merged in merges:
             for item in merged if isinstance(merged, list) else [merged]:
                 if not isinstance(item, dict) or not isinstance(into, dict):
-                    raise ListError("has a merge (<<) of what is neither a mapping nor a list of mappings")
+                    raise ListError("merges (<<) something other than a mapping or a list of mappings")
                 self._count(1 + len(item))
                 for key, value in item.items() if item is not into else ():
                     into.setdefault(key, value)

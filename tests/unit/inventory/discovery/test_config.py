@@ -119,7 +119,7 @@ def test_nothing_is_no_source(conf: Path, text: str) -> None:
     [
         (
             "file_sd: [{}]",
-            'discovery.file_sd.files: missing; it names the files of targets, such as ["targets/*.json"]',
+            'discovery.file_sd.files: missing; list the files of targets, such as ["targets/*.json"]',
         ),
         ("file_sd: [{files: []}]", "discovery.file_sd.files: is empty; name at least one"),
         ("file_sd: [{files: 7}]", "discovery.file_sd.files: expected a list"),
@@ -130,18 +130,18 @@ def test_nothing_is_no_source(conf: Path, text: str) -> None:
         ),
         (
             'file_sd: [{files: ["*/a.yml"]}]',
-            'discovery.file_sd.files: "*/a.yml" has a wildcard before its last part; name the directory in full',
+            'discovery.file_sd.files: "*/a.yml" has a wildcard in its directory; only the file name may have wildcards',
         ),
         (
             "file_sd: [{files: [a.txt]}]",
-            'discovery.file_sd.files: "a.txt" ends in none of .json, .yml, .yaml, which tell the format',
+            'discovery.file_sd.files: "a.txt" does not end in one of .json, .yml, .yaml',
         ),
         ("file_sd: [{file: [a.yml], files: a.yml}]", "discovery.file_sd.file: unknown key (did you mean files?)"),
         ("file_sd: {files: a.yml}", "discovery.file_sd: expected a list"),
         ("file_sd: [a.yml]", "discovery.file_sd: expected a mapping (key: value)"),
         (
             "file_sd: [{files: a.yml, scanports: []}]",
-            "discovery.file_sd.scanports: is empty; list ports, or remove the key to scan those of the file",
+            "discovery.file_sd.scanports: is empty; list ports, or remove the key to use the top-level scanports",
         ),
         (
             "file_sd: [{files: a.yml, refresh: 0}]",
@@ -151,29 +151,33 @@ def test_nothing_is_no_source(conf: Path, text: str) -> None:
             "file_sd: [{files: a.yml, labels: {host: x}}]",
             'discovery.file_sd.labels."host": "host" is the label that names the host itself; choose another name',
         ),
-        ("http_sd: [{}]", "discovery.http_sd.url: missing; it is where a list of targets is to be had"),
+        ("http_sd: [{}]", "discovery.http_sd.url: missing; set the URL of the list of targets"),
         (
             "http_sd: [{url: http://x, username: u, password: p, password_file: secret}]",
-            "discovery.http_sd.password_file: stands beside password; give one of the two",
+            "discovery.http_sd.password_file: conflicts with password; set only one",
         ),
         (
             "http_sd: [{url: http://x, username: u, bearer_token: t}]",
-            "discovery.http_sd.bearer_token: stands beside username; give one of the two",
+            "discovery.http_sd.bearer_token: conflicts with username; set only one",
         ),
         (
             "http_sd: [{url: http://x, bearer_token: t, bearer_token_file: secret}]",
-            "discovery.http_sd.bearer_token_file: stands beside bearer_token; give one of the two",
+            "discovery.http_sd.bearer_token_file: conflicts with bearer_token; set only one",
         ),
         (
             "http_sd: [{url: http://x, password_file: secret}]",
-            "discovery.http_sd.password_file: stands without username; give both",
+            "discovery.http_sd.password_file: requires username",
         ),
-        ("http_sd: [{url: http://x, username: 'a:b'}]", "discovery.http_sd.username: expected a text without a colon"),
+        (
+            "http_sd: [{url: http://x, username: 'a:b'}]",
+            "discovery.http_sd.username: expected a string without a colon"),
         (
             "http_sd: [{url: http://x, timeout: 0}]",
             "discovery.http_sd.timeout: expected a duration between 0.01 and 60 seconds",
         ),
-        ("dns: [{type: A}]", "discovery.dns.names: missing; it names what to look up, such as [_ssh._tcp.example.org]"),
+        (
+            "dns: [{type: A}]",
+            "discovery.dns.names: missing; list the names to look up, such as [_ssh._tcp.example.org]"),
         (
             "dns: [{names: 192.0.2.1}]",
             'discovery.dns.names: "192.0.2.1" is an address; expected a name to look up, such as _ssh._tcp.example.org',
@@ -193,14 +197,14 @@ def test_what_is_wrong_is_told_with_its_key_and_line(conf: Path, entry: str, pro
 def test_a_wrong_url_is_told_without_being_quoted(conf: Path, url: Any) -> None:
     """There may be a secret in it."""
     assert problems(conf, f'discovery:\n  http_sd:\n    - url: "{url}"\n') == [
-        "3: discovery.http_sd.url: expected a URL that begins with http:// or https:// and names a host"
+        "3: discovery.http_sd.url: expected a URL that starts with http:// or https:// and names a host"
     ]
 
 
 def test_a_user_in_a_url_has_keys_of_its_own(conf: Path) -> None:
     """What would be sent to every page that a browser of the log follows stands where it is kept secret."""
     assert problems(conf, "discovery:\n  http_sd:\n    - url: http://u:s3cret@x/\n") == [
-        "3: discovery.http_sd.url: has a user in it; username, password and password_file are keys of their own"
+        "3: discovery.http_sd.url: contains a user name; set username, and password or password_file, instead"
     ]
 
 

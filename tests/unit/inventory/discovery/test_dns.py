@@ -116,7 +116,7 @@ def test_a_name_that_does_not_exist_is_a_failure() -> None:
 def test_a_name_server_that_fails_is_a_failure(code: dns.rcode.Rcode) -> None:
     """What it said is told."""
     said = failure(SSH, prepare=lambda served: served.rcodes.update({SSH: code}))
-    assert said.startswith("no name server answers it: ")
+    assert said.startswith("no name server answered: ")
     assert code.name in said
 
 
@@ -168,7 +168,7 @@ def test_a_look_up_that_names_no_server_says_whom_it_asked() -> None:
     good, failed = asyncio.run(scenario())
     assert names(good) == ["web1.example.org", "web2.example.org"]
     assert failed.failure
-    assert failed.failure.endswith("(/etc/resolv.conf names no name server that can be used, so 127.0.0.1 was asked)")
+    assert failed.failure.endswith("(/etc/resolv.conf has no usable name server, so 127.0.0.1 was asked)")
 
 
 def test_servers_that_cannot_be_asked_leave_the_others() -> None:

@@ -208,7 +208,7 @@ def test_a_disk_that_hangs_takes_one_thread_and_keeps_the_files(
 
     async def scenario() -> None:
         client = FileClient(file_source(tmp_path / "*.json", timeout=SOON))
-        silent = {"*.json": "the disk gave no answer in 0.05 s"}
+        silent = {"*.json": "no answer from the disk within 0.05 s"}
         with monkeypatch.context() as patch:
             patch.setattr(files_module, "_read_file", hang)
             free = client._free

@@ -195,11 +195,11 @@ def test_what_is_no_list_is_told(read: Any, content: bytes, why: str) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("a: [", "is not valid YAML: .* in line [12]"),
+        ("a: [", "is not valid YAML: .* on line [12]"),
         ("- *x", r"stands for nothing|undefined"),
-        ("- {<<: 3}", "has a merge"),
-        ("- {<<: [{}, 3]}", "has a merge"),
-        ("- {<<: }", "has a merge"),
+        ("- {<<: 3}", r"merges \(<<\)"),
+        ("- {<<: [{}, 3]}", r"merges \(<<\)"),
+        ("- {<<: }", r"merges \(<<\)"),
         ("- &a {<<: &b {<<: *a, x: *b}, targets: web1}", "whose targets are not a list"),
         ("- {[a]: b}", "a key that is not a plain word"),
         ("[]\n---\n3\n", "is not a list of target groups"),

@@ -77,8 +77,8 @@ def test_an_empty_list_is_an_answer() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("<html>", "the answer is not valid JSON: expecting value in line 1"),
-        (LIST[:-3], "the answer is not valid JSON: expecting ',' delimiter in line 1"),
+        ("<html>", "the answer is not valid JSON: expecting value on line 1"),
+        (LIST[:-3], "the answer is not valid JSON: expecting ',' delimiter on line 1"),
         ('{"status": "error"}', "the answer is not a list of target groups"),
         ("", "the answer is empty; a list without targets is []"),
         ("[" * 1_000_000, "the answer is nested more than 40 levels deep"),
@@ -131,11 +131,11 @@ def test_an_answer_that_is_compressed_unasked_is_unpacked(encoding: str, body: b
     [
         ("gzip", LIST.encode(), "is not gzip, as its header says"),
         ("deflate", LIST.encode(), "is not deflate, as its header says"),
-        ("gzip", PACKED[:-9], "breaks off"),
+        ("gzip", PACKED[:-9], "is truncated"),
         ("gzip", PACKED + b"more", "is not gzip, as its header says"),
         ("gzip", b"", "is empty; a list without targets is []"),
-        ("br", LIST.encode(), "is compressed in a way that was not asked for (known are gzip and deflate)"),
-        ("gzip, gzip", PACKED, "is compressed in a way that was not asked for (known are gzip and deflate)"),
+        ("br", LIST.encode(), "has an unsupported compression (supported: gzip, deflate)"),
+        ("gzip, gzip", PACKED, "has an unsupported compression (supported: gzip, deflate)"),
         ("gzip", gzip.compress(bytes(40 * 2**20)), "is larger than 32 MiB"),
         ("deflate", deflated(bytes(40 * 2**20)), "is larger than 32 MiB"),
     ],
@@ -200,7 +200,7 @@ def test_a_server_that_never_answers_is_given_up() -> None:
         await closing.wait()
         raise AssertionError
 
-    assert answered(handler, timeout=SOON).failure == "no whole answer in 0.05 s"
+    assert answered(handler, timeout=SOON).failure == "no complete answer within 0.05 s"
 
 
 def test_a_server_that_answers_for_ever_is_given_up() -> None:
@@ -213,7 +213,7 @@ def test_a_server_that_answers_for_ever_is_given_up() -> None:
             await response.write(b" ")
             await asyncio.sleep(0)
 
-    assert answered(handler, timeout=0.3).failure == "no whole answer in 0.3 s"
+    assert answered(handler, timeout=0.3).failure == "no complete answer within 0.3 s"
 
 
 def test_an_answer_that_breaks_off_is_a_failure() -> None:
@@ -228,7 +228,7 @@ def test_an_answer_that_breaks_off_is_a_failure() -> None:
         request.transport.close()
         return response
 
-    assert answered(handler).failure == "the answer breaks off"
+    assert answered(handler).failure == "the answer is truncated"
 
 
 def test_a_server_that_hangs_up_is_a_failure() -> None:
