@@ -185,8 +185,10 @@ def test_token_command_is_words(conf: Conf, tmp_path: Path, value: str, argument
         ("gone/token", 'the program "{}/gone/token" cannot be run: no such file or directory'),
         (
             "token",
-            'the program "{}/token" cannot be run: no such file or directory; write the full path, since PATH is not '
-            "searched",
+            (
+                'the program "{}/token" cannot be run: no such file or directory; write the full path, since PATH is '
+                "not searched"
+            ),
         ),
         ("./plain", 'the program "{}/plain" is not executable: chmod +x {}/plain'),
         ("./directory", 'the program "{}/directory" cannot be run: is a directory'),
