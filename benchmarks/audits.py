@@ -33,7 +33,7 @@ from benchmarks.workload import Workload
 from portspec import log
 from portspec.audit.service import AuditService
 from portspec.config import load
-from portspec.inventory import roster
+from portspec.inventory import audited_hosts
 from portspec.store import Store
 from tests.lab.network import Lab
 from tests.lab.program import PROGRAM
@@ -331,7 +331,7 @@ async def _fill(conf: str, fleet: Fleet, hosts: int) -> None:
     store.open(())
     store.start()
     reports = AuditService(store)
-    reports.apply(config.audit, roster(config, ()))
+    reports.apply(config.audit, audited_hosts(config, ()))
     running = asyncio.create_task(reports.run())
     now = time.time()
     for begin in range(0, hosts, 100):

@@ -35,14 +35,14 @@ from portspec.scan import AddressObservation
 from portspec.state.snapshot import HostTable, ScanResult, Snapshot
 from portspec.state.verdict import judge
 from portspec.store import StoreStatus
-from portspec.web import Listener, WebServer
+from portspec.web import ListenAddress, WebServer
 from tests.unit.metrics.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from portspec.state.snapshot import HostState
-    from portspec.web.service import Service
+    from portspec.web.backend import Backend
 
 NOW = 1_700_000_000.0
 FEW_RUNS = 3  # of what takes seconds
@@ -296,7 +296,7 @@ class _Served:
         status = ServiceStatus("benchmark", NOW, config_is_good=True, is_ready=True, shard=Shard(), store=store)
         self.exposition = Exposition(lambda: self.snapshot, lambda: status, series_budget=2 * size.series)
         # Of a service the server asks for nothing else to answer /metrics.
-        self._server = WebServer(cast("Service", self), [Listener("127.0.0.1", 0)])
+        self._server = WebServer(cast("Backend", self), [ListenAddress("127.0.0.1", 0)])
         self._url = ""
         self._worst = 0.0
         self._watcher: asyncio.Task[None] | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.audit.model import Status
-    from portspec.inventory import Rostered
+    from portspec.inventory import AuditedHost
     from portspec.store import Store
 
 HERE: Final = "192.0.2.7"  # whom an audit comes from
@@ -97,7 +97,7 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def prepared(path: Path, clock: Clock, roster: Mapping[str, Rostered]) -> AsyncIterator[Scene]:
+async def prepared(path: Path, clock: Clock, roster: Mapping[str, AuditedHost]) -> AsyncIterator[Scene]:
     """Make a scene that knows what the file does, and does not run yet."""
     with opened(path, (), wall_clock=clock, retry=0.01) as (store, _):
         scene = Scene(path, clock, store)
@@ -108,7 +108,7 @@ async def prepared(path: Path, clock: Clock, roster: Mapping[str, Rostered]) -> 
 
 @contextlib.asynccontextmanager
 async def running(
-    path: Path, clock: Clock, *hosts: str, roster: Mapping[str, Rostered] | None = None
+    path: Path, clock: Clock, *hosts: str, roster: Mapping[str, AuditedHost] | None = None
 ) -> AsyncIterator[Scene]:
     """Run a scene with hosts that have to send audits, by default one."""
     roster = rostered(*(hosts or (WEB,))) if roster is None else roster

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.audit.envelope import key_of, pack
 from portspec.config import AuditConfig, VulnerabilityException
-from portspec.inventory import Rostered
+from portspec.inventory import AuditedHost
 from tests.unit.factories import NOW
 
 if TYPE_CHECKING:
@@ -84,6 +84,6 @@ def accept(*ids: str, until: float) -> VulnerabilityException:
     return VulnerabilityException(("*",), tuple(name.lower() for name in ids), until)
 
 
-def rostered(*hosts: str, exceptions: Iterable[VulnerabilityException] = ()) -> dict[str, Rostered]:
+def rostered(*hosts: str, exceptions: Iterable[VulnerabilityException] = ()) -> dict[str, AuditedHost]:
     """Make a roster of hosts whose names are canonical."""
-    return {host: Rostered(host, tuple(exceptions)) for host in hosts}
+    return {host: AuditedHost(host, tuple(exceptions)) for host in hosts}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portspec.inventory.discovery.groups import host_of
+from portspec.inventory.discovery.hosts import host_of
 from portspec.names import (
     address_of,
     canonical,

@@ -13,10 +13,10 @@ from portspec import __version__, files, log
 from portspec.app.servicemanager import ServiceManager
 from portspec.audit.service import AuditService
 from portspec.config import load_again
-from portspec.config.source import MAX_BYTES
 from portspec.config.trust import complaints
+from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import ConfigError, NoThreadError
-from portspec.inventory import MAX_LOOKUPS, Shard, roster, targets
+from portspec.inventory import MAX_LOOKUPS, Shard, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.names import canonical
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from portspec.app.engines import Engines
     from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
-    from portspec.inventory import Rostered, Target
+    from portspec.inventory import AuditedHost, Target
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -54,7 +54,7 @@ class _Hosts:
 
     targets: tuple[Target, ...]
     names: dict[str, str]
-    roster: Mapping[str, Rostered]
+    roster: Mapping[str, AuditedHost]
     restored: dict[str, HostState]
     prober: Prober
 
@@ -319,7 +319,7 @@ class Service:
             self._discovery = discovery
             self._discover()
 
-    def _apply_audit(self, config: Config, roster: Mapping[str, Rostered]) -> None:
+    def _apply_audit(self, config: Config, roster: Mapping[str, AuditedHost]) -> None:
         self.audits.apply(config.audit, roster)
         if config.audit:
             self.store.audit_history = config.audit.keep
@@ -396,9 +396,9 @@ class Service:
         mine = self._mine(every)
         new = [target for target in mine if target.host not in present]
         names = {canonical(target.host): target.host for target in mine}
-        reporting = {name: entry for name, entry in roster(config, every).items() if self._shard.holds(entry.host)}
+        audited = {name: host for name, host in audited_hosts(config, every).items() if self._shard.holds(host.host)}
         restored = self.store.restore(new) if new else {}
-        return _Hosts(mine, names, reporting, restored, self._new_prober(config, every))
+        return _Hosts(mine, names, audited, restored, self._new_prober(config, every))
 
     def _restored(self, hosts: _Hosts) -> dict[str, HostState]:
         """Return the states of hosts that are new, and of those that only have another spelling from now on."""

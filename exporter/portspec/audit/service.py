@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from portspec.audit.admission import RejectedError
     from portspec.audit.payload import AuditPayload
     from portspec.config import AuditConfig
-    from portspec.inventory import Rostered
+    from portspec.inventory import AuditedHost
     from portspec.store import ArchivedAudit, ArchivePosition, Store
 
 POLL: Final = 2.0  # seconds between two looks for audits that `portspec receive` has archived
@@ -79,7 +79,7 @@ class AuditService:
     def __init__(self, store: Store, wall_clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._wall_clock = wall_clock
-        self._roster: Mapping[str, Rostered] = {}
+        self._roster: Mapping[str, AuditedHost] = {}
         self._states: dict[str, AuditState] = {}  # by canonical name
         self._is_restored = True
         self.states: HostTable[AuditState] = HostTable()
@@ -93,7 +93,7 @@ class AuditService:
         self._decoder = Decoder()
         self._mark: ArchivePosition | None = None
 
-    def apply(self, audit: AuditConfig | None, roster: Mapping[str, Rostered]) -> None:
+    def apply(self, audit: AuditConfig | None, roster: Mapping[str, AuditedHost]) -> None:
         """Go on with another roster: hosts that stay keep what is known of them."""
         self._roster = roster
         self._posting.rules = AdmissionPolicy(frozenset(roster), audit.passphrases if audit else ())
@@ -301,7 +301,7 @@ class AuditService:
             self.states = HostTable(states)
 
 
-def _under(entry: Rostered, state: AuditState, now: float) -> AuditState:
+def _under(entry: AuditedHost, state: AuditState, now: float) -> AuditState:
     """Return the state of a host by another roster; the same object if nothing differs."""
     if (entry.host, entry.exceptions) == (state.host, state.exceptions):
         return state.judged(now)

@@ -17,7 +17,7 @@ from portspec.cli.progress import lookup_progress
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
 from portspec.exceptions import last_day
-from portspec.inventory import MAX_LOOKUPS, SystemResolver, roster, targets
+from portspec.inventory import MAX_LOOKUPS, SystemResolver, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
-    from portspec.inventory import Resolution, Resolver, Rostered, Target
+    from portspec.inventory import AuditedHost, Resolution, Resolver, Target
     from portspec.inventory.discovery import SourceStats
     from portspec.store import StateFileLocation
 
@@ -62,7 +62,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
     lines = host_lines(known, looked_up, everything=everything)
     lines += [*([""] if lines else []), *_round(config, known, looked_up)]
-    expected = roster(config, known)
+    expected = audited_hosts(config, known)
     if config.mail and config.mail.mode != "off":
         lines.append(_mail(config.mail))
     if config.audit:
@@ -123,7 +123,7 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
             yield f"{what} is about ports that are not scanned"
 
 
-def _audit_warnings(config: Config, expected: Mapping[str, Rostered], now: float) -> Iterator[str]:
+def _audit_warnings(config: Config, expected: Mapping[str, AuditedHost], now: float) -> Iterator[str]:
     """Tell of exceptions of vulnerabilities that do nothing, and of an audit block that asks nobody."""
     for item in config.accepted:
         what = _exception(item, f"ids {', '.join(item.ids)}")

@@ -8,7 +8,7 @@ from portspec import log
 from portspec.audit.envelope import key_of
 from portspec.cli.output import write
 from portspec.errors import UsageError
-from portspec.inventory import roster, targets
+from portspec.inventory import audited_hosts, targets
 from portspec.names import canonical_one
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def key(config: Config, host: str) -> int:
 
 def _warnings(config: Config, name: str) -> Iterator[str]:
     """Say that a host is not on the roster; sources of discovery are only asked if they may put it there."""
-    if name in roster(config, targets(config)):
+    if name in audited_hosts(config, targets(config)):
         return
-    if any(source.entry.must_report for source in config.discovery):
+    if any(source.entry.is_audited for source in config.discovery):
         import asyncio
 
         from portspec.cli.check import source_warnings
@@ -45,7 +45,7 @@ def _warnings(config: Config, name: str) -> Iterator[str]:
 
         discovery = Discovery(config.discovery)
         asyncio.run(discovery.refresh_all())
-        if name in roster(config, targets(config, discovery.hosts)):
+        if name in audited_hosts(config, targets(config, discovery.hosts)):
             return
         yield from source_warnings(discovery.stats)
     yield (

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from portspec.app.survey import survey
+from portspec.app.scan_once import scan_once
 from portspec.cli.output import write
 from portspec.cli.progress import scan_progress
 from portspec.config import Config, HostConfig, Specification
@@ -29,7 +29,7 @@ def learn(hosts: Sequence[str], *, ports: str, ipv6: bool, shows_progress: bool)
     config = _config(hosts, ports, ipv6=ipv6)
     chosen = targets(config)
     with scan_progress(len(chosen), is_shown=shows_progress) as report:
-        result = asyncio.run(survey(config, chosen, report))
+        result = asyncio.run(scan_once(config, chosen, report))
     lines = ["hosts:", *(f"  {line}" for state in result.states for line in _block(state))]
     lines.append(f"scanports: {_flow(config.hosts[0].ports)}")
     write("\n".join(lines) + "\n")

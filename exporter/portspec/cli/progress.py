@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from portspec.app.survey import Progress as SurveyProgress
+    from portspec.app.scan_once import Progress as ScanProgress
 
 EVERY = 15.0  # seconds between two lines: what is over sooner says nothing
 
@@ -29,12 +29,12 @@ class Step:
 
 
 @contextlib.contextmanager
-def scan_progress(hosts: int, *, is_shown: bool) -> Iterator[Callable[[SurveyProgress], None]]:
+def scan_progress(hosts: int, *, is_shown: bool) -> Iterator[Callable[[ScanProgress], None]]:
     """Show how far the scan of some hosts is."""
     with _display("scanning", is_shown=is_shown) as show:
         begin = time.monotonic()
 
-        def report(progress: SurveyProgress) -> None:
+        def report(progress: ScanProgress) -> None:
             elapsed = time.monotonic() - begin
             show(
                 Step(

@@ -17,7 +17,7 @@ from portspec.audit.admission import AdmissionPolicy, RejectedError, admit, is_g
 from portspec.audit.mail import MAX_MAIL, mail_origin, read_mail
 from portspec.config import load
 from portspec.errors import PortspecError
-from portspec.inventory import roster, targets
+from portspec.inventory import audited_hosts, targets
 from portspec.store import IncomingAudit, Outcome, archive_audit, count_rejection, find_state_file
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def _admit(config: Config, packed: bytes, now: float) -> tuple[AuditPayload, byt
     """Admit an audit; hosts that a source of discovery puts on the roster are only looked for if need be."""
     passphrases = config.audit.passphrases if config.audit else ()
     try:
-        return admit(packed, AdmissionPolicy(roster(config, targets(config)), passphrases), now)
+        return admit(packed, AdmissionPolicy(audited_hosts(config, targets(config)), passphrases), now)
     except RejectedError as error:
-        naming = {source.name for source in config.discovery if source.entry.must_report}
+        naming = {source.name for source in config.discovery if source.entry.is_audited}
         if error.reason != "roster" or not naming:
             raise
         import asyncio
@@ -97,7 +97,7 @@ def _admit(config: Config, packed: bytes, now: float) -> tuple[AuditPayload, byt
         asyncio.run(discovery.refresh_all())
         if failed := [item.name for item in discovery.stats if item.failures and item.name in naming]:
             raise PortspecError(f"{error}, and {', '.join(failed)}, which may name it, cannot be asked") from None
-        return admit(packed, AdmissionPolicy(roster(config, targets(config, discovery.hosts)), passphrases), now)
+        return admit(packed, AdmissionPolicy(audited_hosts(config, targets(config, discovery.hosts)), passphrases), now)
 
 
 def _read(stdin: BinaryIO) -> bytes:

@@ -15,7 +15,7 @@ from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
 from portspec.cli.output import write_bytes
 from portspec.errors import PortspecError, UsageError
-from portspec.inventory import roster, targets
+from portspec.inventory import audited_hosts, targets
 from portspec.inventory.discovery import Discovery
 from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
@@ -84,7 +84,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     for warning in source_warnings(discovery.stats):
         log.warn(warning)
     every = targets(config, discovery.hosts)
-    expected = roster(config, every)
+    expected = audited_hosts(config, every)
     if host is not None:
         name = _canonical(host)
         every = tuple(target for target in every if canonical(target.host) == name)

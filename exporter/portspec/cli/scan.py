@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from portspec import log
-from portspec.app.survey import Survey, survey
+from portspec.app.scan_once import ScanRun, scan_once
 from portspec.cli.check import source_warnings
 from portspec.cli.output import count, write
 from portspec.cli.progress import scan_progress
@@ -37,7 +37,7 @@ def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress:
         log.warn(warning)
     chosen = select(targets(config, discovery.hosts), hosts)
     with scan_progress(len(chosen), is_shown=shows_progress) as report:
-        result = asyncio.run(survey(config, chosen, report))
+        result = asyncio.run(scan_once(config, chosen, report))
     write(_json(result) if as_json else _table(result))
     return exit_code(result.states)
 
@@ -50,7 +50,7 @@ def exit_code(states: Sequence[HostState]) -> int:
     return 3 if Verdict.UNKNOWN in verdicts else 0
 
 
-def _json(result: Survey) -> str:
+def _json(result: ScanRun) -> str:
     document = {
         "hosts": [host_document(state) for state in result.states],
         "engine": result.engine,
@@ -60,7 +60,7 @@ def _json(result: Survey) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _table(result: Survey) -> str:
+def _table(result: ScanRun) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -30,8 +30,8 @@ from portspec.config.model import (
     VulnerabilityException,
 )
 from portspec.config.schema import ConfModel, EntryModel, ModuleModel, describe, misspelt, plain_host_path, respelt
-from portspec.config.source import Source, read
 from portspec.config.trust import trusted_files
+from portspec.config.yaml_document import YamlDocument, read
 from portspec.errors import ConfigError, Problem
 from portspec.names import duplicates
 from portspec.ports import PortSet
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from portspec.config.source import KeyPath
+    from portspec.config.yaml_document import KeyPath
 
 __all__ = [
     "AuditConfig",
@@ -117,7 +117,7 @@ def _load(path: str, environment: Mapping[str, str]) -> Config:
     return _config(path, model, environment, trusted_files(raw, file, source.expanded))
 
 
-def _check_whole(source: Source, raw: dict[str, Any]) -> None:
+def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     hosts = raw.get("hosts")
     found = raw_sources(raw.get("discovery"))
@@ -148,7 +148,7 @@ def _check_whole(source: Source, raw: dict[str, Any]) -> None:
     check_audit(source, raw)
 
 
-def _check_hosts(source: Source, hosts: dict[str, Any]) -> None:
+def _check_hosts(source: YamlDocument, hosts: dict[str, Any]) -> None:
     for later, first in duplicates(hosts).items():
         source.problem(("hosts", later), f'is the same host as "{first}" on line {source.line(("hosts", first))}')
     for name, host in hosts.items():
@@ -165,7 +165,7 @@ def _has_ports(raw: dict[str, Any], *keys: str) -> bool:
     return any(raw.get(key) and not lists_nothing(raw[key]) for key in keys or ("scanports",))
 
 
-def _check_modules(source: Source, raw: dict[str, Any]) -> None:
+def _check_modules(source: YamlDocument, raw: dict[str, Any]) -> None:
     """Refuse modules that would look at nothing, and so find nothing wrong."""
     modules = raw.get("modules")
     for name, module in modules.items() if isinstance(modules, dict) else ():
@@ -241,7 +241,7 @@ def _host(
         ports=unite(own, specification),
         interval=host.interval or interval,
         labels=MappingProxyType(dict(sorted(host.labels.items()))),
-        must_report=host.audit,
+        is_audited=host.audit,
         is_canary=host.canary,
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from portspec.config.source import KeyPath, Source
+    from portspec.config.yaml_document import KeyPath, YamlDocument
 
 MIN_PASSPHRASE = 16  # characters: who has the key of one host can try passphrases without asking anybody
 _HOW = "`openssl rand -base64 24` generates a good one"
@@ -129,7 +129,7 @@ class AuditModel(BaseModel):
         return value
 
 
-def check_audit(source: Source, raw: dict[str, Any]) -> None:
+def check_audit(source: YamlDocument, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     audit = raw.get("audit")
     needed = "passphrase or passphrase_file, from which the keys of the hosts are derived"
@@ -181,7 +181,7 @@ def _must_report(entry: object) -> bool:
         return False
 
 
-def _check_names(source: Source, hosts: object) -> None:
+def _check_names(source: YamlDocument, hosts: object) -> None:
     """Refuse a host that stands there twice, in whatever spellings."""
     seen: dict[str, int] = {}
     names = hosts if isinstance(hosts, list) else []

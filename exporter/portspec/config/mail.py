@@ -20,7 +20,7 @@ from portspec.times import parse_duration
 if TYPE_CHECKING:
     from typing import Any
 
-    from portspec.config.source import Source
+    from portspec.config.yaml_document import YamlDocument
 
 IMPLICIT_TLS_PORT = 465  # RFC 8314, 3.3
 _CREDENTIALS = ("smtppassword", "smtppassword_file", "smtptokencommand")
@@ -150,7 +150,7 @@ class MailModel(BaseModel):
     fallback_after: Interval = 300.0
 
 
-def _check_credentials(source: Source, raw: dict[str, Any]) -> None:
+def _check_credentials(source: YamlDocument, raw: dict[str, Any]) -> None:
     for name in _CREDENTIALS:
         if name in raw and raw.get("smtpusername") is None:
             source.problem((name,), "requires smtpusername")
@@ -163,7 +163,7 @@ def _check_credentials(source: Source, raw: dict[str, Any]) -> None:
         source.problem(("smtpusername",), f"requires one of {', '.join(_CREDENTIALS)}")
 
 
-def check_mail(source: Source, raw: dict[str, Any]) -> None:
+def check_mail(source: YamlDocument, raw: dict[str, Any]) -> None:
     """Check what no key can tell by itself."""
     _check_credentials(source, raw)
     if raw.get("smtptls") == "none" and raw.get("smtpusername") is not None:

@@ -32,7 +32,7 @@ class HostConfig:
     """One entry under `hosts`: a name, an address, or a CIDR each address of which is a host.
 
     `ports` are those to scan: the host's `scanports` and everything in its specification.
-    `interval` is in seconds. A host that `must_report` is on the roster of audits. Of a canary an expected port is
+    `interval` is in seconds. A host that `is_audited` is on the roster of audits. Of a canary an expected port is
     always to be seen.
     """
 
@@ -41,7 +41,7 @@ class HostConfig:
     ports: PortSet
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    must_report: bool = False
+    is_audited: bool = False
     is_canary: bool = False
 
 
@@ -53,11 +53,11 @@ class SourceEntry:
     scanports: PortSet
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    must_report: bool = False
+    is_audited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DiscoverySource:
     """A source of hosts: its name in metrics and logs, such as `http_sd[1]`, and its `refresh` in seconds."""
 
     name: str
@@ -66,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class FileSource(Source):
+class FileSource(DiscoverySource):
     """Files of target groups. Only the last part of a pattern may have *, ? and [; `timeout` is for all files."""
 
     patterns: tuple[str, ...]
@@ -74,7 +74,7 @@ class FileSource(Source):
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSource(Source):
+class HttpSource(DiscoverySource):
     """A URL that answers with target groups.
 
     Basic auth if there is a `username`, or a bearer token; what is in a file is read anew at each request.
@@ -91,7 +91,7 @@ class HttpSource(Source):
 
 
 @dataclass(frozen=True, slots=True)
-class DnsSource(Source):
+class DnsSource(DiscoverySource):
     """Names to look up; `timeout` is for each, all its name servers together."""
 
     names: tuple[str, ...]

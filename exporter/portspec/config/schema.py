@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from portspec.config.source import KeyPath
+    from portspec.config.yaml_document import KeyPath
 
 
 class _Strict(BaseModel):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from portspec.config.model import Config
-    from portspec.config.source import KeyPath
+    from portspec.config.yaml_document import KeyPath
 
 _SECRETS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
 _AUTHORITIES = ("smtpcafile", "ca_file")

@@ -1,21 +1,20 @@
-"""Config → targets, and names → addresses."""
+"""Which hosts there are: the configuration and discovered lists become targets, and names become addresses."""
 
 from portspec.inventory.resolve import MAX_LOOKUPS, Lookups, Resolution, Resolver, SystemResolver
-from portspec.inventory.roster import Rostered, roster
 from portspec.inventory.shard import Shard, parse_shard
-from portspec.inventory.targets import Target, select, targets
+from portspec.inventory.targets import AuditedHost, Target, audited_hosts, select, targets
 
 __all__ = [
     "MAX_LOOKUPS",
+    "AuditedHost",
     "Lookups",
     "Resolution",
     "Resolver",
-    "Rostered",
     "Shard",
     "SystemResolver",
     "Target",
+    "audited_hosts",
     "parse_shard",
-    "roster",
     "select",
     "targets",
 ]

@@ -1,4 +1,4 @@
-"""Which hosts there are: every entry of `hosts`, and every address of a CIDR, once."""
+"""Which hosts are scanned (`Target`), and which ones are audited (`AuditedHost`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from portspec.errors import UsageError
 from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from portspec.config import Config, HostConfig, PortException
+    from portspec.config import Config, HostConfig, PortException, VulnerabilityException
 
 E = TypeVar("E", bound="_Exception")
 
@@ -96,6 +96,32 @@ def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
             raise UsageError(f'"{host}" is not a host of the configuration{hint}')
         picked += found
     return tuple({target.host: target for target in picked}.values()) or tuple(known)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedHost:
+    """A host whose audits are expected: the label `host`, and the exceptions about it, in force or not."""
+
+    host: str
+    exceptions: tuple[VulnerabilityException, ...] = ()
+
+
+def audited_hosts(config: Config, targets: Iterable[Target]) -> Mapping[str, AuditedHost]:
+    """Return the hosts of `audit.hosts` and of entries with `audit: true`, by canonical name.
+
+    A host that is also scanned has the name of its target.
+    """
+    if config.audit is None:
+        return {}
+    names = {canonical(host): (host, host) for host in config.audit.hosts}
+    for target in targets:
+        name = target.address or canonical(target.host)  # an address is canonical already
+        if target.config.is_audited or name in names:
+            names[name] = (target.host, target.config.name)
+    return {
+        name: AuditedHost(host, matching(config.accepted, host, entry) if config.accepted else ())
+        for name, (host, entry) in names.items()
+    }
 
 
 class _Exception(Protocol):

@@ -17,7 +17,7 @@ _LAST = b"\x03\x00"  # RFC 1951, 3.2.3: an empty final block
 
 
 @dataclass(slots=True)
-class Block:
+class CachedBlock:
     """Some bytes and, once asked for, what they are as a piece of a deflate stream."""
 
     text: bytes
@@ -34,7 +34,7 @@ class Gzip:
     def __init__(self) -> None:
         self._compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
 
-    def file(self, blocks: Iterable[Block]) -> list[bytes]:
+    def file(self, blocks: Iterable[CachedBlock]) -> list[bytes]:
         """Give the pieces of one gzip file with the text of all blocks."""
         pieces = [_HEADER]
         texts: list[bytes] = []

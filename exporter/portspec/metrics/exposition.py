@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from portspec.metrics.block import Block, Gzip
+from portspec.metrics.block import CachedBlock, Gzip
 from portspec.metrics.families import AUDITS, PORTS
 from portspec.metrics.own import own_families, probe_families
 from portspec.metrics.render import Renderer
@@ -85,7 +85,7 @@ class Exposition:
             own = (*own_families(snapshot, self._status(), dropped, services), *self._process.collect())
             return _page(own, families, names, accept, accept_encoding, self._gzip)
 
-    def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[Block]]], int]:
+    def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
         """Give the families of all hosts and the number of series left out; ports come before what hosts report."""
         families, dropped = self._ports.render(snapshot.hosts)
         self._audits.series_budget = self._ports.left
@@ -101,20 +101,20 @@ def probe_page(state: HostState, *, duration: float, series_budget: int, accept:
 
 def _page(
     own: Iterable[Family],
-    families: Iterable[tuple[Metric, list[Block]]],
+    families: Iterable[tuple[Metric, list[CachedBlock]]],
     names: Collection[str],
     accept: str,
     accept_encoding: str,
     gzip: Gzip,
 ) -> Page:
     is_openmetrics = _wants_openmetrics(accept)
-    blocks = [Block(_own_text(own, names, is_openmetrics=is_openmetrics))]
+    blocks = [CachedBlock(_own_text(own, names, is_openmetrics=is_openmetrics))]
     for metric, samples in families:
         if not names or metric.name in names:
             head = f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
-            blocks += [Block(head.encode()), *samples]
+            blocks += [CachedBlock(head.encode()), *samples]
     if is_openmetrics:
-        blocks.append(Block(_EOF))
+        blocks.append(CachedBlock(_EOF))
     is_gzip = _accepts_gzip(accept_encoding)
     pieces = gzip.file(blocks) if is_gzip else [block.text for block in blocks]
     content_type = openmetrics.CONTENT_TYPE_LATEST if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.utils import floatToGoString
 
-from portspec.metrics.block import Block
+from portspec.metrics.block import CachedBlock
 from portspec.state.snapshot import OfHost
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ MAX_HOST_SERIES = 1000  # in one part of a family that the budget may cut: no ho
 class _Column:
     """One part of a chunk of hosts: the text, and of each host in it the bytes, the lines, and the lines left out."""
 
-    block: Block
+    block: CachedBlock
     sizes: array[int]
     lines: array[int]
     left_out: array[int]
@@ -69,7 +69,7 @@ class Renderer(Generic[S]):
         self._chunks: tuple[_Chunk[S], ...] = ()
         self._places: Mapping[str, tuple[int, int]] = {}
 
-    def render(self, hosts: HostTable[S]) -> tuple[list[tuple[Metric, list[Block]]], int]:
+    def render(self, hosts: HostTable[S]) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
         """Give the families that have samples, each with its blocks, and the number of series left out.
 
         The series budget holds for the parts that have a rank. What is beyond it is cut part by part, by their ranks:
@@ -89,7 +89,7 @@ class Renderer(Generic[S]):
             dropped += missing
             left = 0 if missing else left - kept
         self.left = left
-        families: dict[Metric, list[Block]] = {}
+        families: dict[Metric, list[CachedBlock]] = {}
         for part, found in zip(parts, blocks, strict=True):
             families.setdefault(part.metric, []).extend(block for block in found if block.text)
         return [(metric, found) for metric, found in families.items() if found], dropped
@@ -160,7 +160,7 @@ def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Seque
         sizes[place], lines[place], left_out[place] = len(own), len(written), more
     pieces.append(text[copied:])
     whole = b"".join(pieces)
-    block = old.block if whole == old.block.text else Block(whole)
+    block = old.block if whole == old.block.text else CachedBlock(whole)
     return _Column(block, sizes, lines, left_out, total, total_left_out)
 
 
@@ -184,13 +184,13 @@ def _column(place: int, part: Part[S], runs: Iterable[_Run[S]], states: Sequence
             sizes.extend(old.sizes[first:last])
             lines.extend(old.lines[first:last])
             left_out.extend(old.left_out[first:last])
-    return _Column(Block(b"".join(pieces)), sizes, lines, left_out, sum(lines), sum(left_out))
+    return _Column(CachedBlock(b"".join(pieces)), sizes, lines, left_out, sum(lines), sum(left_out))
 
 
-def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[Block]]:
+def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[CachedBlock]]:
     """Give how many series of a part fit into what is left of the budget, whole hosts only, and their blocks."""
     kept = 0
-    blocks: list[Block] = []
+    blocks: list[CachedBlock] = []
     for column in columns:
         if kept + column.total > left:
             size = 0
@@ -199,7 +199,7 @@ def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[Block]]:
                     break
                 kept += lines
                 size += own
-            return kept, [*blocks, Block(column.block.text[:size])]
+            return kept, [*blocks, CachedBlock(column.block.text[:size])]
         kept += column.total
         blocks.append(column.block)
     return kept, blocks

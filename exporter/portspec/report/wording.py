@@ -9,8 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status
-from portspec.state.document import moment
 from portspec.exceptions import last_day
+from portspec.state.document import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

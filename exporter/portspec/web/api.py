@@ -25,8 +25,8 @@ from portspec.web.scrape import respond_with
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from portspec.web.backend import Backend
     from portspec.web.renderings import Renderings
-    from portspec.web.service import Service
 
 DEFAULT_PAGE = 1000  # hosts or changes
 LARGEST_PAGE = 10_000
@@ -36,7 +36,7 @@ _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 class Api:
     """Handlers over a service."""
 
-    def __init__(self, service: Service, renderings: Renderings) -> None:
+    def __init__(self, service: Backend, renderings: Renderings) -> None:
         self._service = service
         self._renderings = renderings
 

@@ -16,7 +16,7 @@ from portspec.store import Outcome, StoreError
 from portspec.web.bodies import Body, NoRoomError, PendingBodies
 
 if TYPE_CHECKING:
-    from portspec.web.service import Service
+    from portspec.web.backend import Backend
 
 MAX_TIME: Final = 60.0  # seconds for the body of a request
 GRACE: Final = 10.0  # seconds for what is small; what is larger may take longer, by
@@ -41,7 +41,7 @@ class _UnableError(Exception):
 class AuditRoutes:
     """Handlers over a service; `pending` are the audits that are on their way in."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Backend) -> None:
         self._service = service
         self.pending = PendingBodies()
         self._agent = files("portspec").joinpath("agent.py").read_bytes()

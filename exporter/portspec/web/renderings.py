@@ -24,7 +24,7 @@ MAX_KEPT: Final = 8  # pages that were written
 KEEP: Final = 10.0  # seconds for which a page is kept: it holds on to the states of all hosts that it was made of
 
 
-class BusyError(Exception):
+class RenderingsBusyError(Exception):
     """Too many pages are asked for at once."""
 
 
@@ -59,8 +59,10 @@ class Renderings:
     async def page(self, request: web.Request, key: Hashable, parts: Parts | None, write: Write) -> bytes:
         """Give what `write` writes of `parts`, which are compared by identity; None is never the same.
 
-        Raises BusyError when too much is asked for at once, GoneError when the client of the request has gone before
-        its page was begun, and whatever `write` raises.
+        Raises:
+            RenderingsBusyError: too many pages are requested at once.
+            GoneError: the client disconnected before its page was started.
+            Exception: whatever `write` raises.
         """
         kept = self._kept.get(key)
         if kept and _are_same(kept[0], parts):
@@ -68,7 +70,7 @@ class Renderings:
         running = self._running.get(key)
         one = running if running and _are_same(running.parts, parts) else self._queue.get(key)
         if self._waiting >= MAX_WAITING or (one is None and len(self._queue) >= MAX_QUEUED):
-            raise BusyError
+            raise RenderingsBusyError
         if one is None:
             one = self._queue[key] = _Rendering(parts, write, asyncio.get_running_loop().create_future())
         elif one is not running:

@@ -21,19 +21,19 @@ from portspec.web.api import Api
 from portspec.web.audits import AuditRoutes
 from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
 from portspec.web.pages import Pages
-from portspec.web.renderings import BusyError, GoneError, Renderings
+from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from portspec.web.service import Service
+    from portspec.web.backend import Backend
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListenAddress:
     """Where to listen; host None is every address of the machine, port 0 any free one."""
 
     host: str | None
@@ -44,7 +44,7 @@ class Listener:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-def parse_listen_address(text: str) -> Listener:
+def parse_listen_address(text: str) -> ListenAddress:
     """Read ":10190", "127.0.0.1:10190" or "[::1]:10190"; UsageError if it is none of these."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
@@ -55,7 +55,7 @@ def parse_listen_address(text: str) -> Listener:
             f'--web.listen-address: "{text}" is not an address and port '
             '(expected ":10190", "127.0.0.1:10190" or "[::1]:10190")'
         )
-    return Listener(bare or None, int(port))
+    return ListenAddress(bare or None, int(port))
 
 
 class WebServer:
@@ -66,8 +66,8 @@ class WebServer:
 
     def __init__(
         self,
-        service: Service,
-        listeners: Sequence[Listener],
+        service: Backend,
+        listeners: Sequence[ListenAddress],
         *,
         first_request: float = FIRST_REQUEST,
         max_connections: int | None = None,
@@ -114,7 +114,7 @@ class WebServer:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _listen(self, listener: Listener) -> None:
+    async def _listen(self, listener: ListenAddress) -> None:
         try:
             hosts = await in_daemon_thread(lambda: _addresses(listener))
             server = await asyncio.get_running_loop().create_server(self._connections, hosts, listener.port)
@@ -153,7 +153,7 @@ class WebServer:
             return web.Response(status=403, text="cross-site requests are not allowed.\n")
         try:
             return await handler(request)
-        except BusyError:
+        except RenderingsBusyError:
             is_json = request.path.startswith("/api/")
             return _later("too many requests at once; retry later.\n", 5, is_json=is_json)
         except NoThreadError as error:
@@ -209,7 +209,7 @@ def _is_of_another_site(request: web.Request) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != request.host.lower()
 
 
-def _addresses(listener: Listener) -> list[str]:
+def _addresses(listener: ListenAddress) -> list[str]:
     """Look a listener's name up; the event loop would do that in a thread that stays, with all rights it began with."""
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [str(socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]) for *_, address in found]

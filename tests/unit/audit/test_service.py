@@ -22,7 +22,7 @@ from portspec.audit.model import Status
 from portspec.audit.service import MAX_LOGGED, MAX_READ, AuditService
 from portspec.audit.tools import parse
 from portspec.config import VulnerabilityException
-from portspec.inventory import Rostered
+from portspec.inventory import AuditedHost
 from portspec.store import Archive, IncomingAudit, Outcome, StoreError, database
 from portspec.store.faults import StoreFaultKind
 from tests.unit.app.exporter import until
@@ -818,7 +818,7 @@ def test_host_that_is_spelled_otherwise_is_the_same_host(path: Path, clock: Cloc
         async with running(path, clock) as scene:
             await scene.audits.take(packed(), HERE)
             await scene.become(web1=Status.CLEAN)
-            scene.audits.apply(AUDIT, {WEB: Rostered("Web1.Example.ORG.")})
+            scene.audits.apply(AUDIT, {WEB: AuditedHost("Web1.Example.ORG.")})
             assert scene.statuses() == {"Web1.Example.ORG.": Status.CLEAN}
             clock.now += DAY
             later = signed(payload("WEB1.EXAMPLE.org", clock.now, VULNERABLE))
@@ -834,17 +834,17 @@ def test_audits_that_another_roster_leaves_alone_are_the_same_objects(path: Path
     accepted = VulnerabilityException(("*",), ("cve-2026-1",), until=clock.now + DAY)
 
     async def scenario() -> None:
-        async with running(path, clock, roster={name: Rostered(name, (accepted,)) for name in names}) as scene:
+        async with running(path, clock, roster={name: AuditedHost(name, (accepted,)) for name in names}) as scene:
             await until(lambda: len(scene.audits.states) == len(names))
             before = scene.audits.states
             clock.now += DAY / 2
-            scene.audits.apply(AUDIT, {name: Rostered(name, (replace(accepted),)) for name in names})
+            scene.audits.apply(AUDIT, {name: AuditedHost(name, (replace(accepted),)) for name in names})
             assert scene.audits.states is before
-            scene.audits.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            scene.audits.apply(AUDIT, {name: AuditedHost(name, (accepted,)) for name in (WEB, *names)})
             await until(lambda: len(scene.audits.states) == len(names) + 1)
             assert all(scene.audits.states[name] is before[name] for name in names)
             clock.now += DAY
-            scene.audits.apply(AUDIT, {name: Rostered(name, (accepted,)) for name in (WEB, *names)})
+            scene.audits.apply(AUDIT, {name: AuditedHost(name, (accepted,)) for name in (WEB, *names)})
             assert all(scene.audits.states[name].judged_at == clock.now for name in names)
 
     run(scenario)

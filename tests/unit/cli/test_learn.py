@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import portspec.cli.learn
-from portspec.app.survey import Survey
+from portspec.app.scan_once import ScanRun
 from portspec.cli import main
 from portspec.ports import PortSet
 from portspec.state.snapshot import HostState
@@ -81,7 +81,7 @@ def test_only_ports_that_take_connections_are_learned(
     """Every open port is to be confirmed, and one that takes no connection is not made a specification."""
     allowed: list[PortSet] = []
 
-    async def survey(_: Config, chosen: Sequence[Target], __: object) -> Survey:
+    async def scan_once(_: Config, chosen: Sequence[Target], __: object) -> ScanRun:
         allowed.extend(of.config.specification.allow for of in chosen)
         found = [
             result(chosen[0], seen(is_open=[22, 80], unconfirmed=[80])),
@@ -89,9 +89,9 @@ def test_only_ports_that_take_connections_are_learned(
             result(chosen[2], seen(is_open=[80], unconfirmed=[80])),
         ]
         states = [HostState(of).after(scan) for of, scan in zip(chosen, found, strict=True)]
-        return Survey(tuple(states), "scripted", 0, 0.0)
+        return ScanRun(tuple(states), "scripted", 0, 0.0)
 
-    monkeypatch.setattr(portspec.cli.learn, "survey", survey)
+    monkeypatch.setattr(portspec.cli.learn, "scan_once", scan_once)
     with process_restored():
         assert main(["learn", "192.0.2.1", "web1", "192.0.2.3", "--ports", "22,80,443"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == {

@@ -18,7 +18,7 @@ import pytest
 
 from portspec.audit import document as encoding
 from portspec.config import load
-from portspec.inventory import roster, targets
+from portspec.inventory import audited_hosts, targets
 from portspec.state.snapshot import HostState
 from portspec.store import Archive, IncomingAudit, Outcome, archive_audit
 from portspec.store.schema import APPLICATION_ID, MIGRATIONS, migrate
@@ -75,7 +75,7 @@ async def export(conf: str, *reports: bytes) -> None:
     config = load(conf, {})
     with opened(state_file(conf), ()) as (store, _):
         scene = Scene(state_file(conf), lambda: NOON, store)
-        scene.audits.apply(config.audit, roster(config, targets(config)))
+        scene.audits.apply(config.audit, audited_hosts(config, targets(config)))
         await scene.audits.restore()
         async with scene.running():
             for report in reports:

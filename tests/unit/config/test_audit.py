@@ -162,7 +162,7 @@ def test_hosts_that_must_report_are_marked(conf: Conf) -> None:
     config = conf.load(
         f"hosts: {{a: {{audit: true}}, b: {{audit: no}}, c: 22, 192.0.2.0/24: {{audit: on}}}}\nscanports: 22\n{AUDIT}"
     )
-    assert {host.name: host.must_report for host in config.hosts} == {
+    assert {host.name: host.is_audited for host in config.hosts} == {
         "a": True,
         "b": False,
         "c": False,
@@ -177,7 +177,7 @@ discovery:
   file_sd: [{{files: a.json, audit: true}}, {{files: b.json}}]
   dns: [{{names: _ssh._tcp.example.org, audit: yes}}]
 {AUDIT}""")
-    assert [(type(item), item.entry.must_report) for item in config.discovery] == [
+    assert [(type(item), item.entry.is_audited) for item in config.discovery] == [
         (FileSource, True),
         (FileSource, False),
         (DnsSource, True),
@@ -187,7 +187,7 @@ discovery:
 def test_no_report_is_expected_without_the_block(conf: Conf) -> None:
     """`audit: false` needs no passphrase."""
     config = conf.load("hosts: {db1: {audit: false}, db2: {audit: 'off'}}\nscanports: 22\n")
-    assert not any(host.must_report for host in config.hosts)
+    assert not any(host.is_audited for host in config.hosts)
 
 
 def test_large_roster_loads(conf: Conf) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec.config import Config, HostConfig, ScanConfig, Specification, load
-from portspec.config import source as source_module
+from portspec.config import yaml_document as source_module
 from portspec.errors import ConfigError
 from portspec.names import fault_of
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet

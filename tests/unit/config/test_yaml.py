@@ -7,7 +7,7 @@ import pytest
 
 from portspec import files
 from portspec.config import Specification, load
-from portspec.config import source as source_module
+from portspec.config import yaml_document as source_module
 from portspec.errors import ConfigError
 from portspec.ports import PortSet
 

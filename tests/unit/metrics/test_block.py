@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.metrics.block import Block, Gzip
+from portspec.metrics.block import CachedBlock, Gzip
 from portspec.state import snapshot as snapshot_module
 from tests.requirements import missing
 from tests.unit.factories import MODEST, result, seen, snapshot, target
@@ -36,7 +36,7 @@ def is_one_member(file: bytes, plain: bytes) -> bool:
 @given(data=st.data(), texts=st.lists(BYTES, min_size=1, max_size=6))
 def test_blocks_make_gzip_files_in_any_order(data: st.DataObject, texts: list[bytes]) -> None:
     """File after file, of any of the blocks in any order and as often as you like, is one gzip member of their text."""
-    blocks = [Block(text) for text in texts]
+    blocks = [CachedBlock(text) for text in texts]
     maker = Gzip()
     for _ in range(3):
         chosen = data.draw(st.lists(st.sampled_from(blocks), max_size=8))
@@ -50,15 +50,15 @@ def test_blocks_make_gzip_files_in_any_order(data: st.DataObject, texts: list[by
 def test_empty_blocks_make_gzip_files(texts: list[bytes]) -> None:
     """Blocks without text, and no blocks at all, are no trouble, also where nothing was compressed before."""
     plain = b"".join(texts)
-    assert is_one_member(b"".join(Gzip().file([Block(text) for text in texts])), plain)
-    blocks = [Block(text) for text in (b"", *texts, b"")]
+    assert is_one_member(b"".join(Gzip().file([CachedBlock(text) for text in texts])), plain)
+    blocks = [CachedBlock(text) for text in (b"", *texts, b"")]
     assert is_one_member(b"".join(Gzip().file(blocks)), plain)
 
 
 def test_block_is_compressed_once() -> None:
     """A block keeps what it was compressed to: the next file has the very same piece."""
     maker = Gzip()
-    block, other = Block(b"a" * 1000), Block(b"b" * 1000)
+    block, other = CachedBlock(b"a" * 1000), CachedBlock(b"b" * 1000)
     first = maker.file([block])
     kept = block.deflated
     second = maker.file([other, block])

@@ -44,7 +44,7 @@ from tests.unit.metrics.worlds import (
 
 if TYPE_CHECKING:
     from portspec.metrics import Metric
-    from portspec.metrics.block import Block
+    from portspec.metrics.block import CachedBlock
     from portspec.metrics.families import Samples
     from portspec.state.snapshot import HostState, Snapshot
 
@@ -127,7 +127,7 @@ def test_page_of_many_chunks_follows_every_change() -> None:
         check()
 
 
-def blocks_of(rendered: tuple[list[tuple[Metric, list[Block]]], int]) -> dict[bytes, Block]:
+def blocks_of(rendered: tuple[list[tuple[Metric, list[CachedBlock]]], int]) -> dict[bytes, CachedBlock]:
     """Give all blocks by their text, which no two have in common."""
     every = [block for _, blocks in rendered[0] for block in blocks]
     by_text = {block.text: block for block in every}
@@ -248,7 +248,9 @@ def test_threads_may_scrape_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     overlaps = []
     rendering = Renderer.render
 
-    def render_alone(renderer: Renderer[Any], hosts: HostTable[Any]) -> tuple[list[tuple[Metric, list[Block]]], int]:
+    def render_alone(
+        renderer: Renderer[Any], hosts: HostTable[Any]
+    ) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
         overlaps.append(not within.acquire(blocking=False))
         try:
             return rendering(renderer, hosts)

@@ -12,7 +12,7 @@ import aiohttp
 from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
-from portspec.web import Listener, WebServer
+from portspec.web import ListenAddress, WebServer
 from portspec.web.connections import FIRST_REQUEST
 from tests.unit.metrics.scrape import STATUS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
-LOOPBACK = Listener("127.0.0.1", 0)
+LOOPBACK = ListenAddress("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class ScriptedService:
 
 def server(
     state: Callable[[], Snapshot],
-    listeners: Sequence[Listener] = (LOOPBACK,),
+    listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
     first_request: float = FIRST_REQUEST,
     max_connections: int | None = None,
@@ -99,7 +99,7 @@ def server(
 @contextlib.asynccontextmanager
 async def serving(
     state: Callable[[], Snapshot],
-    listeners: Sequence[Listener] = (LOOPBACK,),
+    listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
     first_request: float = FIRST_REQUEST,
     max_connections: int | None = None,

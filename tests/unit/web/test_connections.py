@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from portspec.web import Listener
+from portspec.web import ListenAddress
 from portspec.web.connections import connection_limit
 from tests.unit.metrics.scrape import zoo
 from tests.unit.scan.loopback import PATIENCE, V4, V6, listeners
@@ -132,7 +132,7 @@ def test_url_of_every_address_is_one_that_a_browser_can_open(host: str, own: str
     """A server that listens on all addresses is told as localhost."""
 
     async def scenario() -> None:
-        async with serving(zoo, [Listener(host, 0)]) as (url,):
+        async with serving(zoo, [ListenAddress(host, 0)]) as (url,):
             port = urlsplit(url).port
             assert url == f"http://localhost:{port}/"
             async with connected(f"http://[{own}]:{port}/" if ":" in own else f"http://{own}:{port}/") as client:
@@ -145,7 +145,7 @@ def test_url_of_both_families_is_told_once() -> None:
     """A server of all addresses listens in both families, and its URL stands once in the log."""
 
     async def scenario(port: int) -> None:
-        async with serving(zoo, [Listener(None, port)]) as urls:
+        async with serving(zoo, [ListenAddress(None, port)]) as urls:
             assert urls == (f"http://localhost:{port}/",)
 
     with listeners(V4) as (free,):

@@ -5,26 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.errors import UsageError
-from portspec.web import Listener, parse_listen_address
+from portspec.web import ListenAddress, parse_listen_address
 from tests.unit.factories import MODEST
 
 
 @pytest.mark.parametrize(
     ("text", "listener"),
     [
-        (":10190", Listener(None, 10190)),
-        (":0", Listener(None, 0)),
-        (":65535", Listener(None, 65535)),
-        ("127.0.0.1:10190", Listener("127.0.0.1", 10190)),
-        ("0.0.0.0:80", Listener("0.0.0.0", 80)),  # noqa: S104 - parsed, not listened on
-        ("localhost:0", Listener("localhost", 0)),
-        ("exporter.example.org:443", Listener("exporter.example.org", 443)),
-        ("[::1]:10190", Listener("::1", 10190)),
-        ("[::]:10190", Listener("::", 10190)),
-        ("[fe80::1%eth0]:10190", Listener("fe80::1%eth0", 10190)),
+        (":10190", ListenAddress(None, 10190)),
+        (":0", ListenAddress(None, 0)),
+        (":65535", ListenAddress(None, 65535)),
+        ("127.0.0.1:10190", ListenAddress("127.0.0.1", 10190)),
+        ("0.0.0.0:80", ListenAddress("0.0.0.0", 80)),  # noqa: S104 - parsed, not listened on
+        ("localhost:0", ListenAddress("localhost", 0)),
+        ("exporter.example.org:443", ListenAddress("exporter.example.org", 443)),
+        ("[::1]:10190", ListenAddress("::1", 10190)),
+        ("[::]:10190", ListenAddress("::", 10190)),
+        ("[fe80::1%eth0]:10190", ListenAddress("fe80::1%eth0", 10190)),
     ],
 )
-def test_address_is_read(text: str, listener: Listener) -> None:
+def test_address_is_read(text: str, listener: ListenAddress) -> None:
     """An address is a port with an optional host before it, an IPv6 address in brackets."""
     assert parse_listen_address(text) == listener
 

@@ -10,7 +10,7 @@ import pytest
 
 from portspec.errors import ListenError
 from portspec.state.snapshot import Snapshot
-from portspec.web import Listener
+from portspec.web import ListenAddress
 from tests.unit.factories import result, seen, snapshot, target
 from tests.unit.metrics.scrape import OPENMETRICS, body, exposition, zoo
 from tests.unit.web.site import LOOPBACK, ask, converse, fetch, server, serving
@@ -276,7 +276,7 @@ def test_server_listens_on_every_address() -> None:
     """Several addresses, of both families, are listened on at once, each with the URL that reaches it."""
 
     async def scenario() -> list[int]:
-        async with serving(zoo, [LOOPBACK, LOOPBACK, Listener("::1", 0)]) as urls:
+        async with serving(zoo, [LOOPBACK, LOOPBACK, ListenAddress("::1", 0)]) as urls:
             assert len(set(urls)) == 3
             assert urls[2].startswith("http://[::1]:")
             return [(await fetch(f"{url}-/healthy")).status for url in urls]
@@ -284,7 +284,7 @@ def test_server_listens_on_every_address() -> None:
     assert asyncio.run(scenario()) == [200, 200, 200]
 
 
-def start_error(*listeners: Listener) -> ListenError:
+def start_error(*listeners: ListenAddress) -> ListenError:
     """Start a server that cannot listen; give its error."""
 
     async def scenario() -> ListenError:
@@ -301,7 +301,7 @@ def test_address_in_use_is_a_clear_error() -> None:
     """An address that is taken is named, with the reason and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        error = start_error(Listener("127.0.0.1", port))
+        error = start_error(ListenAddress("127.0.0.1", port))
     assert (error.address, error.why) == (f"127.0.0.1:{port}", "address already in use")
     assert str(error) == (
         f"cannot listen on 127.0.0.1:{port}: address already in use; choose another address with --web.listen-address"
@@ -312,7 +312,7 @@ def test_server_that_cannot_listen_everywhere_listens_nowhere() -> None:
     """When one of several addresses is taken, the others are given up again."""
 
     async def scenario(free: int, taken: int) -> None:
-        one = server(zoo, [Listener("127.0.0.1", free), Listener("127.0.0.1", taken)])
+        one = server(zoo, [ListenAddress("127.0.0.1", free), ListenAddress("127.0.0.1", taken)])
         with pytest.raises(ListenError):
             await one.start()
         with pytest.raises(ConnectionRefusedError):
@@ -334,7 +334,7 @@ def test_server_that_cannot_listen_everywhere_listens_nowhere() -> None:
 )
 def test_address_of_another_machine_is_a_clear_error(host: str, why: str) -> None:
     """An address that this machine does not have, or that is none, is an error that says so."""
-    assert start_error(Listener(host, 0)).why == why
+    assert start_error(ListenAddress(host, 0)).why == why
 
 
 def test_stop_ends_open_connections_at_once() -> None:

@@ -1,6 +1,22 @@
-"""Hosts that are found: files of targets, URLs that list them, names of the DNS."""
+"""Discovery: hosts found in files of targets, at URLs that list them, and in the DNS.
 
-from portspec.inventory.discovery.discovery import Client, Clock, Discovery, SourceStats
-from portspec.inventory.discovery.groups import Answer
+How to add a source of discovery (`NAME`, as `http_sd`):
 
-__all__ = ["Answer", "Client", "Clock", "Discovery", "SourceStats"]
+1. Its settings: a model of its block in `config/discovery.py` (a subclass of `_SourceModel`, a field of
+   `DiscoveryModel`, an entry of `MODELS`), and an immutable `NameSource(DiscoverySource)` in `config/model.py`, built
+   in `sources()`. Add it to `AnySource`.
+2. Its client: a module here with a class that is a `Client` (`discovery.py`): `ask()` returns an `Answer` per file,
+   URL or name and never raises, `poll` and `is_changed()` say whether it can detect changes before its interval is
+   over. Build answers with `find_hosts()` (`hosts.py`), and read lists with `targetgroups.py`. Bound time and size:
+   lists are untrusted, and no message may quote a secret or a query.
+3. Choose the client in `_client_of()` (`discovery.py`), which imports it only if it is configured.
+4. Tests: copy tests/unit/inventory/discovery/test_http.py for the client, and extend test_config.py there for the
+   settings. Document the block in docs/configuration.md.
+
+`Discovery` asks each source on its interval, keeps the last good answer of each place, and merges the hosts.
+"""
+
+from portspec.inventory.discovery.discovery import Client, Discovery, SourceStats
+from portspec.inventory.discovery.hosts import Answer
+
+__all__ = ["Answer", "Client", "Discovery", "SourceStats"]

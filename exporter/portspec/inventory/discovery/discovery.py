@@ -9,30 +9,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from portspec import log
+from portspec.clock import SystemClock
 from portspec.config.model import FileSource, HttpSource
-from portspec.inventory.discovery.groups import Answer
+from portspec.inventory.discovery.hosts import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from portspec.clock import Clock
     from portspec.config import HostConfig
     from portspec.config.model import AnySource
 
 MAX_LINES = 5  # of the log for one kind of news about the files or names of one source
 
 _log = log.get("inventory.discovery")
-
-
-class Clock(Protocol):
-    """A monotonic clock that one can wait on; tests drive their own."""
-
-    def now(self) -> float:
-        """Give the time in seconds, from no particular beginning."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait so long."""
-        ...
 
 
 class Client(Protocol):
@@ -84,12 +74,12 @@ class Discovery:
         client_of: Callable[[AnySource], Client] | None = None,
         before: Discovery | None = None,
     ) -> None:
-        self._clock = clock or _SystemClock()
+        self._clock = clock or SystemClock()
         self._wall = wall
         make = client_of or _client_of
-        known: Sequence[_Kept] = before._kept if before else ()  # noqa: SLF001 - of its own kind
-        self._kept: tuple[_Kept, ...] = tuple(
-            next((kept for kept in known if kept.source == source), None) or _Kept(source, make(source))
+        known: Sequence[_SourceState] = before._sources if before else ()  # noqa: SLF001 - of its own kind
+        self._sources: tuple[_SourceState, ...] = tuple(
+            next((kept for kept in known if kept.source == source), None) or _SourceState(source, make(source))
             for source in sources
         )
         self._hosts: dict[str, HostConfig] = {}
@@ -103,11 +93,11 @@ class Discovery:
     @property
     def stats(self) -> tuple[SourceStats, ...]:
         """One for each source, in the order of the file."""
-        return tuple(kept.stats() for kept in self._kept)
+        return tuple(kept.stats() for kept in self._sources)
 
     async def refresh_all(self) -> None:
         """Ask every source once, all at the same time; what fails is logged and counted."""
-        await asyncio.gather(*map(self._refresh, self._kept))
+        await asyncio.gather(*map(self._refresh, self._sources))
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Ask each source on its interval until cancelled; `on_change` is called when `hosts` are others than before.
@@ -115,24 +105,24 @@ class Discovery:
         A source that was asked before is asked again when its interval is over, any other one at once.
         """
         async with asyncio.TaskGroup() as tasks:
-            for kept in self._kept:
+            for kept in self._sources:
                 tasks.create_task(self._keep(kept, on_change))
             await asyncio.Event().wait()
 
-    async def _keep(self, kept: _Kept, on_change: Callable[[], None]) -> None:
+    async def _keep(self, kept: _SourceState, on_change: Callable[[], None]) -> None:
         while True:
             await self._wait(kept)
             if await self._refresh(kept):
                 on_change()
 
-    async def _wait(self, kept: _Kept) -> None:
+    async def _wait(self, kept: _SourceState) -> None:
         """Wait until the interval is over or something has changed."""
         while (ahead := kept.due - self._clock.now()) > 0:
             await self._clock.sleep(min(ahead, kept.client.poll))
             if await kept.client.is_changed():
                 return
 
-    async def _refresh(self, kept: _Kept) -> bool:
+    async def _refresh(self, kept: _SourceState) -> bool:
         """Ask one source; tell whether the union changed."""
         async with kept.turn:
             asked = self._clock.now()
@@ -149,7 +139,7 @@ class Discovery:
     def _unite(self) -> bool:
         before = self._hosts
         self._hosts = {}
-        for kept in self._kept:
+        for kept in self._sources:
             for answer in kept.answers.values():
                 for host in answer.hosts:
                     self._hosts.setdefault(host.name, host)
@@ -165,7 +155,7 @@ class Discovery:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _SourceState:
     """One source, and the last good answer of each of its files, URLs or names, with the failure since, if any."""
 
     source: AnySource
@@ -241,14 +231,6 @@ class _Kept:
 
 def _oddness(answer: Answer) -> tuple[object, ...]:
     return answer.refused, answer.dropped, answer.complaints
-
-
-class _SystemClock:
-    def now(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def _client_of(source: AnySource) -> Client:

@@ -13,7 +13,7 @@ import dns.resolver
 
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery import resolvconf
-from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.inventory.discovery.hosts import Answer, find_hosts
 from portspec.inventory.discovery.targetgroups import TargetGroup
 from portspec.names import query_name
 from portspec.threads import in_daemon_thread

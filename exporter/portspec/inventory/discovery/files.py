@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
 from portspec.config.discovery import has_wildcard
-from portspec.config.source import MAX_BYTES
+from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import NoThreadError
-from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.inventory.discovery.hosts import Answer, find_hosts
 from portspec.inventory.discovery.targetgroups import ListError, read_json, read_yaml
 from portspec.threads import in_daemon_thread
 

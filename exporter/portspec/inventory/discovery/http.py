@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from portspec import client, files
-from portspec.config.source import MAX_BYTES
+from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery.compression import CompressionError, check_encodings, unpack
-from portspec.inventory.discovery.groups import Answer, find_hosts
+from portspec.inventory.discovery.hosts import Answer, find_hosts
 from portspec.inventory.discovery.targetgroups import ListError, read_json
 from portspec.threads import in_daemon_thread
 
@@ -61,7 +61,7 @@ class HttpClient:
             why = f"no complete answer within {source.timeout:g} s"
         except (ListError, CompressionError) as error:
             why = f"the answer {error}"
-        except _RefusedError as error:
+        except _InvalidAnswerError as error:
             why = str(error)
         except (*client.FAILURES, NoThreadError) as error:
             why = _why(error)
@@ -89,7 +89,7 @@ class HttpClient:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         """Read an answer piece by piece, and no further than the limit."""
         if response.status != 200:  # noqa: PLR2004 - OK
-            raise _RefusedError(f"the server answers {response.status}")
+            raise _InvalidAnswerError(f"the server answers {response.status}")
         body = bytearray()
         if (response.content_length or 0) <= self._max_bytes:
             async for chunk in response.content.iter_chunked(_CHUNK):
@@ -100,8 +100,8 @@ class HttpClient:
                 return bytes(body)
         raise self._too_large()
 
-    def _too_large(self) -> _RefusedError:
-        return _RefusedError(f"the answer is larger than {self._max_bytes // 2**20} MiB")
+    def _too_large(self) -> _InvalidAnswerError:
+        return _InvalidAnswerError(f"the answer is larger than {self._max_bytes // 2**20} MiB")
 
     def _prepare(self) -> tuple[str | None, ssl.SSLContext | bool]:
         """Read the files that may have changed since; this blocks."""
@@ -113,7 +113,7 @@ class HttpClient:
                 trust = ssl.create_default_context(cafile=source.ca_file)
             except OSError as error:  # ssl.SSLError is one, of words that help nobody
                 why = "" if isinstance(error, ssl.SSLError) else f": {_why(error)}"
-                raise _RefusedError(f"ca_file cannot be read as certificates in PEM{why}") from None
+                raise _InvalidAnswerError(f"ca_file cannot be read as certificates in PEM{why}") from None
         token = _secret(source.bearer_token, source.bearer_token_file, "bearer_token")
         if token is not None:
             return f"Bearer {token}", trust
@@ -124,7 +124,7 @@ class HttpClient:
         return f"Basic {base64.b64encode(pair).decode()}", trust
 
 
-class _RefusedError(Exception):
+class _InvalidAnswerError(Exception):
     """What the server gave, or what was to be sent, is not what it has to be; the message is for people."""
 
 
@@ -133,11 +133,11 @@ def _secret(value: str | None, file: str | None, key: str) -> str | None:
         try:
             value = files.read_regular(file, MAX_SECRET).decode().strip("\r\n")
         except OSError as error:
-            raise _RefusedError(f"{key}_file cannot be read: {_why(error)}") from None
+            raise _InvalidAnswerError(f"{key}_file cannot be read: {_why(error)}") from None
         except UnicodeError:
-            raise _RefusedError(f"{key}_file cannot be read: it is not a text file") from None
+            raise _InvalidAnswerError(f"{key}_file cannot be read: it is not a text file") from None
     if value is not None and key == "bearer_token" and not (value.isascii() and value.isprintable()):
-        raise _RefusedError("bearer_token has characters that no HTTP header can carry")
+        raise _InvalidAnswerError("bearer_token has characters that no HTTP header can carry")
     return value
 
 

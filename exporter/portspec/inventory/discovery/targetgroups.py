@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from portspec.config.fields import check_label_name
-from portspec.config.source import MAX_DEPTH, MAX_VALUES, is_depth_limit
+from portspec.config.yaml_document import MAX_DEPTH, MAX_VALUES, is_depth_limit
 from portspec.errors import shorten
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from portspec.config import Specification, schema
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel, raw_sources, sources
 from portspec.config.model import DnsSource, FileSource, HttpSource, SourceEntry
-from portspec.config.source import read
+from portspec.config.yaml_document import read
 from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:

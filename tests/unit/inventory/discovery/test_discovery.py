@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from portspec.config.model import Source
+from portspec.config.model import DiscoverySource
 from portspec.inventory.discovery import Answer, Discovery, SourceStats
 from portspec.inventory.discovery import discovery as discovery_module
 from tests.unit.factories import NOW, ManualClock, settle
@@ -30,7 +30,7 @@ class Scene:
     def __init__(self, *clients: ScriptedClient) -> None:
         self.clock = ManualClock()
         self.changes: list[list[str]] = []
-        sources: list[Any] = [Source(f"http_sd[{place}]", REFRESH, entry()) for place in range(len(clients))]
+        sources: list[Any] = [DiscoverySource(f"http_sd[{place}]", REFRESH, entry()) for place in range(len(clients))]
         by_name = {source.name: client for source, client in zip(sources, clients, strict=True)}
         self.discovery = Discovery(
             sources, clock=self.clock, wall=lambda: NOW, client_of=lambda source: by_name[source.name]

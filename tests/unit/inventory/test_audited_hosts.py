@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from portspec.config import AuditConfig, Config, HostConfig, Specification, VulnerabilityException
-from portspec.inventory import Rostered, roster, targets
+from portspec.inventory import AuditedHost, audited_hosts, targets
 from portspec.inventory.targets import matching
 from portspec.ports import ALL_PORTS
 from tests.unit.factories import NOW
@@ -21,9 +21,9 @@ def accepted(*globs: str, until: float = NOW) -> VulnerabilityException:
     return VulnerabilityException(globs, ("cve-2026-12345",), until)
 
 
-def entry(name: str, *, must_report: bool = False) -> HostConfig:
+def entry(name: str, *, is_audited: bool = False) -> HostConfig:
     """Make an entry of `hosts`, or what discovery finds."""
-    return HostConfig(name, Specification(), ALL_PORTS, 60.0, must_report=must_report)
+    return HostConfig(name, Specification(), ALL_PORTS, 60.0, is_audited=is_audited)
 
 
 def config_of(
@@ -36,21 +36,19 @@ def config_of(
 
 def rostered(config: Config, *discovered: HostConfig) -> dict[str, str]:
     """Give the label of each host of the roster by its canonical name, in their order."""
-    found = roster(config, targets(config, discovered))
+    found = audited_hosts(config, targets(config, discovered))
     return {name: item.host for name, item in found.items()}
 
 
 def test_hosts_that_must_report_are_on_the_roster() -> None:
     """Names in `audit.hosts` come first, then the hosts of the file that `audit: true` stands at."""
-    config = config_of(
-        entry("web1", must_report=True), entry("web2"), entry("192.0.2.1", must_report=True), audit=["db"]
-    )
+    config = config_of(entry("web1", is_audited=True), entry("web2"), entry("192.0.2.1", is_audited=True), audit=["db"])
     assert rostered(config) == {"db": "db", "web1": "web1", "192.0.2.1": "192.0.2.1"}
 
 
 def test_nobody_has_to_report_without_the_block() -> None:
     """Without a passphrase there are no keys, and no roster."""
-    assert rostered(config_of(entry("web1", must_report=True), audit=None)) == {}
+    assert rostered(config_of(entry("web1", is_audited=True), audit=None)) == {}
 
 
 def test_nobody_has_to_report_unless_named() -> None:
@@ -71,7 +69,7 @@ def test_nobody_has_to_report_unless_named() -> None:
 def test_host_in_both_places_is_one_with_the_label_of_its_scans(in_hosts: str, in_audit: str, name: str) -> None:
     """Reports and scans of a host have the same label, however `audit.hosts` spells it."""
     assert rostered(config_of(entry(in_hosts), audit=[in_audit])) == {name: in_hosts}
-    assert rostered(config_of(entry(in_hosts, must_report=True), audit=[in_audit])) == {name: in_hosts}
+    assert rostered(config_of(entry(in_hosts, is_audited=True), audit=[in_audit])) == {name: in_hosts}
 
 
 def test_host_that_is_not_scanned_keeps_its_spelling() -> None:
@@ -81,7 +79,7 @@ def test_host_that_is_not_scanned_keeps_its_spelling() -> None:
 
 def test_each_address_of_a_network_has_to_report() -> None:
     """`audit: true` at a CIDR is about all of its addresses but for those that have an entry of their own."""
-    config = config_of(entry("192.0.2.8/30", must_report=True), entry("192.0.2.9"), entry("198.51.100.0/31"))
+    config = config_of(entry("192.0.2.8/30", is_audited=True), entry("192.0.2.9"), entry("198.51.100.0/31"))
     assert list(rostered(config)) == ["192.0.2.8", "192.0.2.10", "192.0.2.11"]
 
 
@@ -93,13 +91,13 @@ def test_one_address_of_a_network_may_have_to_report() -> None:
 def test_discovered_hosts_have_to_report_where_their_source_says_so() -> None:
     """A source with `audit: true` puts what it finds on the roster; a host in the file is as the file has it."""
     config = config_of(entry("web1"), audit=["new2"])
-    found = [entry("new1", must_report=True), entry("new2"), entry("new3"), entry("web1", must_report=True)]
+    found = [entry("new1", is_audited=True), entry("new2"), entry("new3"), entry("web1", is_audited=True)]
     assert rostered(config, *found) == {"new1": "new1", "new2": "new2"}
 
 
 def exceptions_of(config: Config) -> dict[str, tuple[VulnerabilityException, ...]]:
     """Give the exceptions that are about each host of the roster."""
-    return {item.host: item.exceptions for item in roster(config, targets(config)).values()}
+    return {item.host: item.exceptions for item in audited_hosts(config, targets(config)).values()}
 
 
 def test_exceptions_are_those_that_a_glob_matches() -> None:
@@ -107,7 +105,7 @@ def test_exceptions_are_those_that_a_glob_matches() -> None:
     every = accepted("*", until=0.0)
     web, database = accepted("web*.example.org"), accepted("mail", "DB?")
     config = config_of(
-        entry("WEB1.example.org", must_report=True), audit=["db1", "mail2"], exceptions=[every, web, database]
+        entry("WEB1.example.org", is_audited=True), audit=["db1", "mail2"], exceptions=[every, web, database]
     )
     assert exceptions_of(config) == {
         "db1": (every, database),
@@ -120,7 +118,7 @@ def test_exception_of_a_network_is_about_its_addresses() -> None:
     """The name of a CIDR of the file means all addresses that are scanned under it, those of `audit.hosts`, too."""
     network = accepted("192.0.2.8/30")
     config = config_of(
-        entry("192.0.2.8/30", must_report=True), entry("192.0.2.9", must_report=True), exceptions=[network]
+        entry("192.0.2.8/30", is_audited=True), entry("192.0.2.9", is_audited=True), exceptions=[network]
     )
     assert [host for host, found in exceptions_of(config).items() if found] == ["192.0.2.8", "192.0.2.10", "192.0.2.11"]
     assert exceptions_of(config_of(entry("192.0.2.8/30"), audit=["192.0.2.9"], exceptions=[network])) == {
@@ -139,9 +137,9 @@ def test_exception_is_about_a_host_that_only_reports_in_any_spelling() -> None:
 
 def test_roster_is_a_value() -> None:
     """Two readings of the same file give rosters that are equal, so that a reload can tell whether anything changed."""
-    config = config_of(entry("web1", must_report=True), exceptions=[accepted("*")])
-    assert roster(config, targets(config)) == roster(config, targets(config))
-    assert roster(config, targets(config)) == {"web1": Rostered("web1", (accepted("*"),))}
+    config = config_of(entry("web1", is_audited=True), exceptions=[accepted("*")])
+    assert audited_hosts(config, targets(config)) == audited_hosts(config, targets(config))
+    assert audited_hosts(config, targets(config)) == {"web1": AuditedHost("web1", (accepted("*"),))}
 
 
 @pytest.mark.parametrize(

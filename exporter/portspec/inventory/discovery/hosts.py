@@ -101,7 +101,7 @@ class _Finder:
                 if name not in self.hosts:
                     self._count(name)
                     self.hosts[name] = HostConfig(
-                        name, specification, ports, self._entry.interval, labels, self._entry.must_report
+                        name, specification, ports, self._entry.interval, labels, self._entry.is_audited
                     )
             except ValueError as error:
                 self.refused += 1

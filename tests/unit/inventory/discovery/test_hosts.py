@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.config import Specification
-from portspec.config.source import MAX_DEPTH, MAX_VALUES
-from portspec.inventory.discovery import groups as groups_module
-from portspec.inventory.discovery.groups import find_hosts, host_of
+from portspec.config.yaml_document import MAX_DEPTH, MAX_VALUES
+from portspec.inventory.discovery import hosts as groups_module
+from portspec.inventory.discovery.hosts import find_hosts, host_of
 from portspec.inventory.discovery.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.names import canonical, check_host
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
@@ -369,9 +369,9 @@ def test_any_bytes_are_groups_or_told(data: bytes) -> None:
             assert str(error)  # noqa: PT017 - may or may not be raised
 
 
-@pytest.mark.parametrize("must_report", [False, True])
-def test_hosts_of_a_source_have_to_report_if_it_says_so(must_report: bool) -> None:  # noqa: FBT001 - a value of the test
+@pytest.mark.parametrize("is_audited", [False, True])
+def test_hosts_of_a_source_have_to_report_if_it_says_so(is_audited: bool) -> None:  # noqa: FBT001 - a value of the test
     """`audit: true` at a source is about every host that it finds, whatever its group says of ports."""
-    source = replace(entry(), must_report=must_report)
+    source = replace(entry(), is_audited=is_audited)
     found = find_hosts([group("web1"), group("192.0.2.0/30", __portspec_expect="443")], source).hosts
-    assert [(item.name, item.must_report) for item in found] == [("web1", must_report), ("192.0.2.0/30", must_report)]
+    assert [(item.name, item.is_audited) for item in found] == [("web1", is_audited), ("192.0.2.0/30", is_audited)]

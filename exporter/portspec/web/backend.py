@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from portspec.store import Change
 
 
-class Service(Protocol):
+class Backend(Protocol):
     """The running exporter."""
 
     exposition: Exposition

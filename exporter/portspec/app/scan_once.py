@@ -30,7 +30,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, repr=False)  # asyncio.run() spells its result out, twice
-class Survey:
+class ScanRun:
     """The states of some hosts after one scan each; `duration` in seconds, from first look-up to last answer."""
 
     states: tuple[HostState, ...]
@@ -39,7 +39,7 @@ class Survey:
     duration: float
 
 
-async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable[[Progress], None]) -> Survey:
+async def scan_once(config: Config, chosen: Sequence[Target], on_progress: Callable[[Progress], None]) -> ScanRun:
     """Scan the chosen targets once; `on_progress` is called ten times a second and at the end."""
     with open_engines(config) as engines:
         drop_privileges()
@@ -61,7 +61,7 @@ async def survey(config: Config, chosen: Sequence[Target], on_progress: Callable
         while not everything.done():
             await asyncio.wait([everything], timeout=0.1)
             report()
-        return Survey(
+        return ScanRun(
             tuple(scan.result() for scan in scans),
             engine.name,
             examiner.probes_sent,

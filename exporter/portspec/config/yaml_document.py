@@ -50,7 +50,7 @@ class SpelledFloat(float):
 
 
 @dataclass(slots=True)
-class Source:
+class YamlDocument:
     """The values of one file, the line (from 1) of each by its path, and what was wrong on the way."""
 
     value: Any = None
@@ -90,7 +90,7 @@ def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:
     return error.problem == "exceeded maximum nesting depth"
 
 
-def read(path: Path, environment: Mapping[str, str]) -> Source:
+def read(path: Path, environment: Mapping[str, str]) -> YamlDocument:
     """Read a YAML file; ConfigError when there is nothing in it to check."""
     text = _text(path)
     try:
@@ -184,7 +184,7 @@ class _Walker:
     """FairQueue nodes into values; everything it finds wrong goes to `source.problems`."""
 
     def __init__(self, loader: Any, environment: Mapping[str, str]) -> None:
-        self.source = Source()
+        self.source = YamlDocument()
         self._loader = loader
         self._environment = environment
         self._values = 0
