@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from portspec import files
-from portspec.config.fields import STRICT, Command, Interval, ReadableFile, Text, items, whole
+from portspec.config.fields import STRICT, Command, Interval, ReadableFile, Text, base_url, items, whole
 from portspec.config.model import MailConfig, Mailing, SmtpTls
-from portspec.config.urls import base_url
 from portspec.errors import shorten
 from portspec.names import check_host
 from portspec.times import parse_duration

@@ -30,6 +30,8 @@ from portspec.config.fields import (
     Text,
     Timeout,
     Until,
+    check_external_url,
+    check_runbook_url,
     items,
     none_as_empty,
     some,
@@ -37,7 +39,6 @@ from portspec.config.fields import (
 )
 from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
-from portspec.config.urls import check_external_url, check_runbook_url
 from portspec.names import check_host
 
 if TYPE_CHECKING:

@@ -1,9 +1,23 @@
-"""Snapshot → metrics. The only place for prometheus_client."""
+"""Snapshot → /metrics. The only place for prometheus_client.
+
+How to add a metric:
+
+1. Describe it in `catalogue.py` (name, type, help, labels): the only place that spells its name.
+2. If its samples belong to a host, add a `Part` to `PORT_PARTS` or `AUDIT_PARTS` in `host_families.py`: a pure
+   function of the state of that host. Samples of ports, vulnerabilities and listeners get a `rank`, by which the series
+   budget cuts them. If it is about the exporter itself, add a field to `ServiceStatus` and a line to
+   `exporter_families()` in `exporter_families.py`.
+3. Tests: copy one in tests/unit/metrics/test_host_families.py, or test_exporter_families.py. Document the metric in
+   docs/metrics.md; tests/artefacts/test_documents.py checks that.
+
+`render.py` writes the samples of hosts as text and caches what does not change, `block.py` caches it compressed, and
+`exposition.py` joins the page in the format that the request asks for.
+"""
 
 from portspec.metrics.block import joined
 from portspec.metrics.catalogue import CATALOGUE, Metric
+from portspec.metrics.exporter_families import AuditStatus, ServiceStatus
 from portspec.metrics.exposition import Exposition, Page, probe_page
-from portspec.metrics.status import AuditStatus, ServiceStatus
 
 __all__ = [
     "CATALOGUE",

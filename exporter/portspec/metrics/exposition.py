@@ -11,10 +11,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from portspec.metrics.block import CachedBlock, Gzip
-from portspec.metrics.families import AUDITS, PORTS
-from portspec.metrics.own import own_families, probe_families
+from portspec.metrics.exporter_families import ServiceNames, exporter_families, probe_families
+from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.metrics.render import Renderer
-from portspec.metrics.servicenames import ServiceNames
 from portspec.state.snapshot import HostTable
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from portspec.metrics.catalogue import Metric
-    from portspec.metrics.status import ServiceStatus
+    from portspec.metrics.exporter_families import ServiceStatus
     from portspec.state.snapshot import HostState, Snapshot
 
 _EOF = b"# EOF\n"
@@ -82,7 +81,7 @@ class Exposition:
             snapshot = self._snapshot()
             families, dropped = self._render(snapshot)
             services = self._service_names.of(snapshot.hosts)
-            own = (*own_families(snapshot, self._status(), dropped, services), *self._process.collect())
+            own = (*exporter_families(snapshot, self._status(), dropped, services), *self._process.collect())
             return _page(own, families, names, accept, accept_encoding, self._gzip)
 
     def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:

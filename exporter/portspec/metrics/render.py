@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.metrics.catalogue import Metric
-    from portspec.metrics.families import Families, Part
+    from portspec.metrics.host_families import Families, Part
     from portspec.state.snapshot import HostTable
 
     _Run = tuple["_Chunk[S] | None", int, int]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client.core import GaugeMetricFamily
 
-from portspec.metrics.families import AUDITS, PORTS
+from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.state.snapshot import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from portspec.audit.state import AuditState
-    from portspec.metrics.families import Families
+    from portspec.metrics.host_families import Families
     from portspec.state.snapshot import HostState
 
 S = TypeVar("S", bound=OfHost)

@@ -12,7 +12,7 @@ from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
-from portspec.metrics.families import AUDITS, PORTS
+from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
 from portspec.report import ReportFileStatus

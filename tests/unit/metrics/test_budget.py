@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit.model import Severity, Status
-from portspec.metrics.families import AUDITS, PORTS
+from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.metrics.render import MAX_HOST_SERIES, Renderer, render_host
 from portspec.ports import ALL_PORTS
 from portspec.scan import AddressObservation
@@ -20,7 +20,7 @@ from tests.unit.metrics.worlds import audited, many, rescanned, snapshots
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portspec.metrics.families import Families
+    from portspec.metrics.host_families import Families
     from portspec.state.snapshot import Snapshot
 
 S = TypeVar("S", bound=OfHost)

@@ -15,7 +15,7 @@ from portspec.audit.model import Severity, Status, Vulnerability
 from portspec.audit.state import AuditState
 from portspec.config import VulnerabilityException
 from portspec.metrics import exposition as exposition_module
-from portspec.metrics.families import AUDITS, PORTS, Families, Part
+from portspec.metrics.host_families import AUDITS, PORTS, Families, Part
 from portspec.metrics.render import Renderer
 from portspec.state import snapshot as snapshot_module
 from portspec.state.snapshot import HostTable
@@ -45,7 +45,7 @@ from tests.unit.metrics.worlds import (
 if TYPE_CHECKING:
     from portspec.metrics import Metric
     from portspec.metrics.block import CachedBlock
-    from portspec.metrics.families import Samples
+    from portspec.metrics.host_families import Samples
     from portspec.state.snapshot import HostState, Snapshot
 
 NAMES = [*HOST_FAMILIES, "portspec_series_dropped", "portspec_hosts"]

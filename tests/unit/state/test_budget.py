@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
-from portspec.metrics.families import AUDITS
+from portspec.metrics.host_families import AUDITS
 from portspec.metrics.render import Renderer, render_host
 from portspec.state.budget import (
     MAX_LABEL,

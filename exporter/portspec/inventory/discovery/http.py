@@ -6,6 +6,7 @@ import asyncio
 import base64
 import math
 import ssl
+import zlib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,7 +15,6 @@ import aiohttp
 from portspec import client, files
 from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import NoThreadError
-from portspec.inventory.discovery.compression import CompressionError, check_encodings, unpack
 from portspec.inventory.discovery.hosts import Answer, find_hosts
 from portspec.inventory.discovery.targetgroups import ListError, read_json
 from portspec.threads import in_daemon_thread
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 5
 MAX_SECRET = 65_536  # bytes of a file that holds one
 _CHUNK = 65_536  # bytes
+_ANY_HEADER = zlib.MAX_WBITS | 32  # gzip or zlib, whichever the header says
+_RAW_DEFLATE = -zlib.MAX_WBITS  # deflate without a header, which some servers send under that name
+_ENCODINGS = {"gzip": _ANY_HEADER, "x-gzip": _ANY_HEADER, "deflate": _ANY_HEADER}  # RFC 9110, 8.4.1
 
 
 class HttpClient:
@@ -154,3 +157,42 @@ def _why(error: Exception) -> str:
             return "the URL, or the one that it redirects to, is not valid"
         case _:
             return client.why(error)
+
+
+class CompressionError(Exception):
+    """What cannot be unpacked; the message says why."""
+
+
+def check_encodings(header: str) -> tuple[str, ...]:
+    """Read a Content-Encoding; gives its schemes in the order in which they were applied. Raises CompressionError."""
+    schemes = tuple(word for part in header.split(",") if (word := part.strip().lower()) not in {"", "identity"})
+    if any(scheme not in _ENCODINGS for scheme in schemes) or len(schemes) > 1:
+        raise CompressionError("has an unsupported compression (supported: gzip, deflate)")
+    return schemes
+
+
+def unpack(data: bytes, schemes: tuple[str, ...], max_bytes: int) -> bytes:
+    """Unpack an answer; gives at most `max_bytes`, and one byte more where there is more. Raises CompressionError."""
+    for scheme in schemes:
+        try:
+            data = _inflate(data, _ENCODINGS[scheme], max_bytes + 1)
+        except zlib.error:
+            if scheme != "deflate":
+                raise CompressionError(f"is not {scheme}, as its header says") from None
+            try:
+                data = _inflate(data, _RAW_DEFLATE, max_bytes + 1)
+            except zlib.error:
+                raise CompressionError("is not deflate, as its header says") from None
+    return data
+
+
+def _inflate(data: bytes, window: int, most: int) -> bytes:
+    """Unpack one stream or, as gzip has it, several, one behind the other."""
+    found = bytearray()
+    while data and len(found) < most:
+        stream = zlib.decompressobj(window)
+        found += stream.decompress(data, most - len(found))
+        if not stream.eof and len(found) < most:
+            raise CompressionError("is truncated")
+        data = stream.unused_data.lstrip(b"\0")  # gzip(1) ignores zeros behind a stream, too
+    return bytes(found)

@@ -17,8 +17,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.inventory.discovery.compression import CompressionError, unpack
-from portspec.inventory.discovery.http import HttpClient
+from portspec.inventory.discovery.http import CompressionError, HttpClient, unpack
 from tests.requirements import missing
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, http_source, inventory, names
 

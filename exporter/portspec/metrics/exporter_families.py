@@ -1,30 +1,72 @@
-"""The exporter's own families, as prometheus_client has them."""
+"""The families of the exporter itself, from its status, as prometheus_client has them."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from portspec import __version__
 from portspec.metrics import catalogue as m
-from portspec.metrics.families import single_ports
-from portspec.metrics.servicenames import named
+from portspec.metrics.host_families import single_ports
 from portspec.ports import spell
+from portspec.services import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric as Family
 
-    from portspec.metrics.status import ServiceStatus
-    from portspec.state.snapshot import HostState, Snapshot
+    from portspec.inventory import Shard
+    from portspec.inventory.discovery import SourceStats
+    from portspec.notify import MailStatus
+    from portspec.report import ReportFileStatus
+    from portspec.state.snapshot import HostState, HostTable, Snapshot
+    from portspec.store import StoreStatus
 
     Samples = Iterable[tuple[Sequence[str], float]]
 
 
-def own_families(
+@dataclass(frozen=True, slots=True)
+class AuditStatus:
+    """How the intake of reports does.
+
+    `received` and `rejected` count reports; the latter has every reason of audit.intake.REASONS, from 0 on, so that the
+    first refusal is an increase. A report is late after `max_age` seconds. The tool's output of `unread` accepted ones
+    is still to be read.
+    """
+
+    received: int
+    rejected: Mapping[str, int]
+    max_age: float
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds.
+
+    Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`, and no `reportfile` until it was
+    first tried to write that. `canary_seen` is None as long as nobody knows, and without canaries.
+    """
+
+    engine: str
+    config_loaded_at: float
+    config_is_good: bool
+    is_ready: bool
+    shard: Shard
+    store: StoreStatus
+    sources: tuple[SourceStats, ...] = ()
+    mail: MailStatus | None = None
+    audit: AuditStatus | None = None
+    reportfile: ReportFileStatus | None = None
+    canary_seen: bool | None = None
+
+
+def exporter_families(
     snapshot: Snapshot, status: ServiceStatus, series_dropped: int, service_names: Iterable[tuple[int, str]]
 ) -> Iterator[Family]:
     """Give the families of the exporter itself, and those of all hosts together."""
@@ -99,3 +141,33 @@ def _family(metric: m.Metric, samples: Samples) -> Family:
     for labels, value in samples:
         family.add_metric(labels, float(value))
     return family
+
+
+class ServiceNames:
+    """Finds the ports of one table of hosts after the other. Not for two threads at a time."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[tuple[HostState, ...], frozenset[int]]] = []
+
+    def of(self, hosts: HostTable[HostState]) -> list[tuple[int, str]]:
+        """Give each port that deviates or has an exception at any host, and the name of its service, by port."""
+        known = self._chunks
+        self._chunks = [
+            known[place] if place < len(known) and known[place][0] is states else (states, _ports(states))
+            for place, states in enumerate(hosts.chunks)
+        ]
+        return named(port for _, ports in self._chunks for port in ports)
+
+
+def named(ports: Iterable[int]) -> list[tuple[int, str]]:
+    """Give the ports that have a name, each once, with it."""
+    return [(port, name) for port in sorted(set(ports)) if (name := _name(port))]
+
+
+def _ports(states: Iterable[HostState]) -> frozenset[int]:
+    return frozenset[int]().union(*map(single_ports, states))
+
+
+@cache  # the system reads a file for each
+def _name(port: int) -> str | None:
+    return name_of(port)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from portspec.metrics.families import single_ports
-from portspec.metrics.servicenames import ServiceNames, named
+from portspec.metrics.exporter_families import ServiceNames, named
+from portspec.metrics.host_families import single_ports
 from tests.unit.factories import result, seen, snapshot, target
 
 

@@ -1,0 +1,194 @@
+"""The commands: arguments in, a result and an exit code out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from portspec.cli.arguments import DEFAULT_LISTEN_ADDRESS, command_first, parser
+from portspec.errors import ConfigError, OutputError, PortspecError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Collection, Sequence
+    from types import FrameType
+
+    from portspec.config import Config
+
+TRY_AGAIN = 75  # sysexits(3), EX_TEMPFAIL
+CRASHED = 70  # sysexits(3), EX_SOFTWARE
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = None) -> int:
+    """Run a command; gives its exit code. `serve` is the default.
+
+    `mask`: the signals that were blocked before the caller blocked SIGHUP; None if it did not.
+    """
+    _open_missing_streams()
+    options = _parsed(command_first(list(sys.argv[1:] if argv is None else argv)))
+    if options.command == "serve":
+        _handle_signals()
+    elif mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        return _run(options)
+    except PortspecError as error:
+        if isinstance(error, OutputError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
+            if error.is_broken_pipe:
+                return BROKEN_PIPE
+        _report(error, options)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - a crash must not look like a verdict: 1 and 3 are those of scan
+        traceback.print_exc()
+        return TRY_AGAIN if options.command == "receive" else CRASHED
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(arguments)
+    except SystemExit as error:
+        if arguments[:1] == ["receive"] and error.code:
+            # a mail must not be lost by a slip in the MTA's configuration: it is kept until that is put right
+            raise SystemExit(TRY_AGAIN) from None
+        raise
+
+
+def _handle_signals() -> None:
+    """Let SIGTERM and SIGINT end the start of the exporter, with the exit code that they have later.
+
+    By default SIGTERM would do nothing in a container, where the exporter is process 1 (pid_namespaces(7)). SIGHUP
+    still waits.
+    """
+    stopping = {signal.SIGTERM, signal.SIGINT}
+    for number in stopping:
+        signal.signal(number, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stopping)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """End the process as it is: nothing was begun, and an exception might be lost where it comes up."""
+    os._exit(0)
+
+
+def _open_missing_streams() -> None:
+    """Give standard output and error somewhere to go when the caller closed them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+
+
+def _run(options: argparse.Namespace) -> int:
+    from portspec import log
+
+    is_server = options.command == "serve"
+    log.set_up(sys.stdout if is_server else sys.stderr, json=options.log_json, level=options.log_level)
+    if options.command == "learn":
+        from portspec.cli.learn import learn
+
+        return learn(options.hosts, ports=options.ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
+    if options.command == "receive":
+        from portspec.cli.receive import receive
+
+        return receive(options.config)
+    if options.command == "reload":
+        from portspec.cli.reload import reload
+
+        return reload(os.environ)
+    return _run_with(_load(options.config), options)
+
+
+def _run_with(config: Config, options: argparse.Namespace) -> int:
+    code: int
+    match options.command:
+        case "check":
+            from portspec.cli.check import check
+
+            code = check(config, everything=options.all, shows_progress=_shows_progress(options))
+        case "scan":
+            from portspec.cli.scan import scan
+
+            code = scan(config, options.hosts, as_json=options.json, shows_progress=_shows_progress(options))
+        case "key":
+            from portspec.cli.key import key
+
+            code = key(config, options.host)
+        case "report":
+            code = _report_machines(config, options)
+        case "mail-test":
+            from portspec.cli.mailtest import mail_test
+
+            code = mail_test(config)
+        case _:
+            addresses = options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]
+            code = _serve(config, addresses, options.shard, options.external_url)
+    return code
+
+
+def _shows_progress(options: argparse.Namespace) -> bool:
+    """Tell whether standard error is free for a bar: it is not where log lines go there, or JSON is asked for."""
+    return not options.log_json and options.log_level not in {"debug", "info"}
+
+
+def _load(path: str) -> Config:
+    from portspec.config import load
+
+    return load(path)
+
+
+def _serve(config: Config, listen_addresses: Sequence[str], shard: str, url: str | None) -> int:
+    import asyncio
+
+    from portspec import log
+    from portspec.app.process import serve
+    from portspec.config.fields import check_external_url
+    from portspec.inventory import parse_shard
+
+    try:
+        url = check_external_url(url) if url else None  # empty as Prometheus takes it: none
+    except ValueError as error:
+        raise UsageError(f"--web.external-url: {error}") from None
+    try:
+        asyncio.run(serve(config, listen_addresses, parse_shard(shard), external_url=url))
+    except PortspecError:
+        raise
+    except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for
+        log.get("cli").exception("portspec crashed")
+        return CRASHED
+    return 0
+
+
+def _report_machines(config: Config, options: argparse.Namespace) -> int:
+    from portspec.cli.report import raw_report, report
+
+    if options.raw and options.host is None:
+        raise UsageError("--raw requires --host")
+    if options.day and options.host is None:
+        raise UsageError("--day requires --host")
+    if options.raw:
+        return raw_report(config, output=options.output, host=options.host, day=options.day)
+    return report(config, form=options.format, output=options.output, host=options.host, day=options.day)
+
+
+def _report(error: PortspecError, options: argparse.Namespace) -> None:
+    """Log an error where it is a log that is read, else print it as compilers do: file, line, what."""
+    if options.command != "serve" and not options.log_json:
+        print(error, file=sys.stderr)
+        return
+    from portspec import log
+
+    logger = log.get("cli")
+    if isinstance(error, ConfigError):
+        for line, problem in zip(error.lines(), error.problems, strict=True):
+            fields = {"file": error.path, "line": problem.line, "key": problem.key, "problem": problem.message}
+            logger.error(line, **(fields if options.log_json else {}))
+    else:
+        logger.error(str(error))
