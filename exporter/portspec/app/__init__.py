@@ -1,4 +1,4 @@
-"""Builds every part and connects them: the only place that constructs.
+"""Build every part and connect them: the only place that constructs.
 
 Nothing is imported here, so that a command which scans once does not load the web server.
 """

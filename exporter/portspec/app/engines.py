@@ -1,4 +1,4 @@
-"""Opens the engines that this machine allows, and gives up the rights that took."""
+"""Open the engines that this machine allows, then drop the privileges that opening them required."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from portspec.scan.syn.engine import SynEngine
 
 MAX_DESCRIPTORS = 65536
-MAX_CONFIRMING = 4096  # connections to one address at a time: its ports have answered once already
+MAX_CONFIRMING_CONNECTIONS = 4096  # connections to one address at a time: its ports have answered once already
 
 _log = log.get("app")
 
@@ -52,7 +52,7 @@ class Engines:
         self.canaries.watch(_canaries(config))
 
     def tune(self, config: Config) -> None:
-        """Keep to the limits, timeout and number of retries of another configuration from now on."""
+        """Apply the limits, timeout and number of retries of another configuration."""
         self._pacer.keep_to(config.scan.rate)
         self._parallel.most = config.parallelscans
         self._lookups.tune(families=_families(config))
@@ -62,7 +62,7 @@ class Engines:
             scans.engine.retries = config.scan.retries
 
     def examiner(self, config: Config, *, engine: str = "auto") -> Examiner:
-        """Make an examiner; `engine` "connect" is the one that connects, any other the one that scans."""
+        """Return an examiner; `engine` "connect" selects the confirming engine, any other value the scanning one."""
         is_connect = engine == "connect" or self.confirmer is None
         return Examiner(
             self._connections if is_connect else self._scans,
@@ -90,7 +90,7 @@ def open_engines(config: Config) -> Iterator[Engines]:
     scan = config.scan
     pacer = Pacer(scan.rate)
     syn = _syn_engine(scan, pacer)
-    window = MAX_ADDRESS_WINDOW if syn is None else MAX_CONFIRMING
+    window = MAX_ADDRESS_WINDOW if syn is None else MAX_CONFIRMING_CONNECTIONS
     connect = ConnectEngine(timeout=scan.timeout, retries=scan.retries, pacer=pacer, address_window=window)
     engines = Engines(connect, None, pacer, config) if syn is None else Engines(syn, connect, pacer, config)
     with contextlib.closing(engines):
@@ -98,17 +98,17 @@ def open_engines(config: Config) -> Iterator[Engines]:
 
 
 def _families(config: Config) -> int:
-    """Give the number of address families that names are looked up in."""
+    """Return the number of address families that names are looked up in."""
     return 2 if config.ipv6 else 1
 
 
 def _canaries(config: Config) -> tuple[Target, ...]:
-    """Give the canaries, also those of other shards: what is between them and this machine is all that matters."""
+    """Return the canaries, also those of other shards: what is between them and this machine is all that matters."""
     return targets(replace(config, hosts=tuple(host for host in config.hosts if host.is_canary)))
 
 
 def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
-    """Make the SYN engine if it is asked for or may be had, and say once what was chosen and why."""
+    """Return the SYN engine if it is configured or available, and log which engine was chosen and why."""
     if scan.engine == "connect":
         _log.info("engine chosen", engine="connect", why="conf.yml says so")
         return None
@@ -138,7 +138,7 @@ def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
 
 
 def drop_privileges() -> None:
-    """Give up every capability: the sockets are open, and nothing else needs one."""
+    """Return up every capability: the sockets are open, and nothing else needs one."""
     try:
         privileges.drop_all()
     except OSError as error:
@@ -146,7 +146,7 @@ def drop_privileges() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Lift the soft limit of open files towards the hard one: each probe in flight is a socket."""
+    """Raise the soft limit of open files towards the hard limit: each outstanding probe is a socket."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""The exporter as a process: how it starts, what signals do, how it stops."""
+"""The exporter as a process: start, signals, stop."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from portspec.config import Config
     from portspec.inventory import Shard
 
-# New objects before the youngest, the middle-aged and all are searched for cycles. States of hosts come and go by the
-# ten thousand, without any cycle; a search through all of them holds every thread up.
-COLLECT = (10_000, 10, 50)
-SWITCH = 0.001  # seconds that a thread waits for the interpreter: a scrape lets go of it, and wants it back, often
+# Allocations before a collection of generation 0, and collections before one of generations 1 and 2. States of hosts
+# come and go by the ten thousand, without cycles; a full collection blocks every thread.
+GC_THRESHOLDS = (10_000, 10, 50)
+GIL_SWITCH_INTERVAL = 0.001  # seconds; short, because a scrape releases the GIL often and needs it back
 
 _log = log.get("app")
 
@@ -34,8 +34,8 @@ async def serve(
     config: Config, listen_addresses: Sequence[str], shard: Shard, *, external_url: str | None = None
 ) -> None:
     """Run the exporter until SIGTERM or SIGINT. Raises ListenError when it cannot listen."""
-    sys.setswitchinterval(SWITCH)
-    gc.set_threshold(*COLLECT)
+    sys.setswitchinterval(GIL_SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +83,7 @@ def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
 
 
 def _ignore_hang_up() -> None:
-    """Let SIGHUP change nothing of the end, also when the event loop has gone and has taken its handlers along."""
+    """Ignore SIGHUP while stopping, also after the event loop and its handlers are gone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 

@@ -1,4 +1,4 @@
-"""One round now, for the commands."""
+"""One round of scans now, for the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a survey is; ports count once for each address, names count as one address until they resolve."""
+    """The progress of a run; ports count once per address, and a name counts as one address until it is resolved."""
 
     hosts_done: int
     ports_done: int

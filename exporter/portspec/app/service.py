@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
-FIRST_ANSWERS = 5.0  # seconds in which the sources of discovery are waited for before the first round begins
-LOOK_AT_FILE = 30.0  # seconds between two looks whether conf.yml has changed
-WRITE_AHEAD = 0.25  # seconds between two looks whether hosts have changed that the next scrape would have to write
-AT_ONCE = 100  # hosts told of before the event loop may go on
+DISCOVERY_START_TIMEOUT = 5.0  # seconds to wait for the sources of discovery before the first round
+CONFIG_POLL_INTERVAL = 30.0  # seconds between checks for a changed conf.yml
+RENDER_AHEAD_INTERVAL = 0.25  # seconds between checks for changes that the next scrape would have to render
+STATES_PER_TURN = 100  # states passed on before the event loop gets its turn
 
 _log = log.get("app")
 
@@ -108,7 +108,7 @@ class Service:
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
-        """Open the state file while it may be, and take up what it knows of the hosts of conf.yml."""
+        """Open the state file while privileges last, and restore the states of the hosts of conf.yml."""
         known = self.store.open(self._mine(targets(self._config)))
         if not publish_location(self._config, self.store.path, is_sharded=self._shard.count > 1):
             _log.warning(
@@ -136,7 +136,7 @@ class Service:
         await self.audits.restore()
         if self._config.discovery:
             try:
-                async with asyncio.timeout(FIRST_ANSWERS):
+                async with asyncio.timeout(DISCOVERY_START_TIMEOUT):
                     await self._discovery.refresh_all()
             except TimeoutError:
                 _log.warning("some sources of discovery have not answered yet; their hosts are scanned once they have")
@@ -156,7 +156,7 @@ class Service:
                 self.reload_soon()
 
     def tell(self) -> None:
-        """Log what runs."""
+        """Log the start, and notify the service manager."""
         shard = self._shard
         _log.info(
             "portspec started",
@@ -176,7 +176,7 @@ class Service:
         return f"{hosts:,} host{'' if hosts == 1 else 's'}"
 
     def _warn(self) -> None:
-        """Log who else may change what is trusted, or read what is secret."""
+        """Log which configuration files others can change, and which secrets they can read."""
         for complaint in complaints(self._config):
             _log.warning("insecure configuration file", problem=complaint)
 
@@ -192,7 +192,7 @@ class Service:
         return self._is_ready
 
     async def reload(self) -> str | None:
-        """Read conf.yml again and go on by it; if it is not right go on as before, and give the message."""
+        """Reload conf.yml; if it is invalid keep the previous configuration, and return the message."""
         async with self._turn:
             self._manager.reloading()
             message = await self._reload()
@@ -225,7 +225,7 @@ class Service:
         return None
 
     def reload_soon(self) -> None:
-        """Reload without waiting for it; during the start, when that is over."""
+        """Reload in the background; during the start, once that is over."""
         if self._tasks:
             self._tasks.create_task(self.reload())
         else:
@@ -236,7 +236,7 @@ class Service:
         return self._monitor.scan_now(self.find(host).host)
 
     def find(self, host: str) -> HostState:
-        """Give the state of a host, however its name is spelled; KeyError if it is not scanned here."""
+        """Return the state of a host, however its name is spelled; KeyError if it is not scanned here."""
         try:
             return self.snapshot.hosts[self._names[canonical(host)]]
         except ValueError:
@@ -252,7 +252,7 @@ class Service:
     async def changes(
         self, *, host: str | None, since: float | None, until: float | None, before_id: int | None, limit: int
     ) -> tuple[tuple[int, Change], ...]:
-        """Give rows of the change log, newest first; StoreError if it cannot be read."""
+        """Return rows of the change log, newest first; StoreError if it cannot be read."""
         names = self._names
 
         def read() -> tuple[tuple[int, Change], ...]:
@@ -284,7 +284,7 @@ class Service:
         )
 
     async def _go_on_by(self, config: Config) -> None:
-        """Build what another configuration needs, and then go on by it."""
+        """Build what another configuration needs, then switch to it."""
         now, then = self._begun_by.scan.engine, config.scan.engine
         if now != then:
             _log.warning("scan.engine takes effect at the next start", now=now, then=then)
@@ -299,7 +299,7 @@ class Service:
         hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
         self.store.retain(hosts.names.values())
         examiner = self._engines.examiner(config)
-        # From here on nothing waits, and nothing fails.
+        # The switch: from here on nothing awaits, and nothing fails.
         restored = self._restored(hosts)
         self._config, self._prober, self._names = config, hosts.prober, hosts.names
         self._engines.tune(config)
@@ -328,7 +328,7 @@ class Service:
         (self._mailer.on_state if self._mailer else self.store.put)(before, after)
 
     def _set_mailer(self, mail: MailConfig | None) -> None:
-        """Go on with these settings of mail; what was under way is in the outbox."""
+        """Apply mail settings; mails in progress are in the outbox."""
         if mail != (self._mailer.mail if self._mailer else None):
             self._mailer = self._new_mailer(mail) if mail and mail.mode != "off" else None
             if self._mailing:
@@ -339,7 +339,7 @@ class Service:
             self._mailing = self._tasks.create_task(sending)
 
     def _publish(self, config: Config) -> None:
-        """Begin to write and to mail the report of all machines by these settings, and no longer by those before."""
+        """Publish the report of all machines with these settings, and stop publishing with the previous ones."""
         audit = config.audit
         settings = ReportSettings(audit.domain, audit.max_age) if audit else ReportSettings()
         published = (settings, config.reportfile, config.reportmail, config.mail)
@@ -391,7 +391,7 @@ class Service:
         return tuple(target for target in every if self._shard.holds(target.host))
 
     def _hosts_of(self, config: Config, discovered: Sequence[HostConfig], present: Container[str]) -> _Hosts:
-        """Find out what there is to know of all hosts; what is known of the `present` ones need not be restored."""
+        """Return the targets and what is known of them; states of `present` hosts are not restored from the file."""
         every = targets(config, discovered)
         mine = self._mine(every)
         new = [target for target in mine if target.host not in present]
@@ -411,7 +411,7 @@ class Service:
         return hosts.restored | respelled
 
     def _on_takeover(self, newer: Sequence[HostState]) -> None:
-        """Go on from what another exporter wrote to the state file; called in the thread that writes."""
+        """Continue from what another exporter wrote to the state file; called in the writer thread."""
         if self._loop:
             with contextlib.suppress(RuntimeError):  # it is closed
                 self._loop.call_soon_threadsafe(self._take_over, newer)
@@ -422,9 +422,9 @@ class Service:
             self._tasks.create_task(self._tell_again())
 
     async def _tell_again(self) -> None:
-        """Have the recipients of mails told what the exporter that wrote the state file until now did not tell."""
+        """Notify recipients of what the exporter that wrote the state file until now has not sent."""
         for number, host in enumerate(tuple(self.snapshot.hosts), 1):
-            if number % AT_ONCE == 0:
+            if number % STATES_PER_TURN == 0:
                 await asyncio.sleep(0)
             if (state := self._monitor.snapshot.hosts.get(host)) and state.latest:
                 self._on_state(state, state)
@@ -434,7 +434,7 @@ class Service:
         return Prober(config, every, examiners, engine=self._engines.scanner.name, before=self._prober)
 
     def _discover(self) -> None:
-        """Begin to ask the present sources on their intervals, and no longer those before."""
+        """Start to poll the current sources on their intervals, and stop polling the previous ones."""
         if self._discovering:
             self._discovering.cancel()
         if self._tasks and self._config.discovery:
@@ -455,15 +455,15 @@ class Service:
                 self.store.retain(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
             except NoThreadError:  # the log tells of it
-                asyncio.get_running_loop().call_later(LOOK_AT_FILE, self._on_discovery)
+                asyncio.get_running_loop().call_later(CONFIG_POLL_INTERVAL, self._on_discovery)
             except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
                 _log.exception("applying the discovered hosts failed")
 
     async def _write_ahead(self) -> None:
-        """Keep the text of /metrics up to date while scans finish: a scrape finds most of it written."""
+        """Render /metrics while scans finish, so that a scrape finds most of it rendered."""
         written: Snapshot | None = None
         while True:
-            await asyncio.sleep(WRITE_AHEAD)
+            await asyncio.sleep(RENDER_AHEAD_INTERVAL)
             snapshot = self.snapshot
             if written is None or snapshot.hosts is not written.hosts or snapshot.audits is not written.audits:
                 try:
@@ -477,7 +477,7 @@ class Service:
     async def _watch_file(self) -> None:
         path = self._config.path
         while True:
-            await asyncio.sleep(LOOK_AT_FILE)
+            await asyncio.sleep(CONFIG_POLL_INTERVAL)
             try:
                 is_changed = await in_daemon_thread(lambda: _checksum(path)) != self._checksum
             except NoThreadError:  # the next look will tell
@@ -488,7 +488,7 @@ class Service:
 
 
 def _checksum(path: str) -> bytes | None:
-    """Give a checksum of a file; None if it cannot be read, or is none: a pipe is read once, if at all."""
+    """Return a checksum of a file; None if it cannot be read, or is none: a pipe is read once, if at all."""
     try:
         return hashlib.sha256(files.read_regular(path, MAX_BYTES + 1)).digest()
     except OSError:

@@ -1,4 +1,4 @@
-"""What systemd, or another service manager, is told of the exporter (sd_notify(3)), and what it gives it."""
+"""Notifications to systemd or another service manager (sd_notify(3)), and the directories that it provides."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from portspec.errors import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SOCKET: Final = "portspec.sock"  # in the runtime directory
+CONTROL_SOCKET_NAME: Final = "portspec.sock"  # in the runtime directory
 MAX_STATUS: Final = 500  # characters
-_PATIENCE: Final = 2.0  # seconds that a datagram may take: the manager's queue may be full
+_SEND_TIMEOUT: Final = 2.0  # seconds; the queue of the service manager may be full
 
 _log = log.get("app")
 
 
 def control_socket(environment: Mapping[str, str]) -> str | None:
-    """Give the path of the socket that `portspec reload` asks, in the unit's RuntimeDirectory; None without one."""
+    """Return the path of the socket that `portspec reload` asks, in the unit's RuntimeDirectory; None without one."""
     directory = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return f"{directory}/{SOCKET}" if directory else None
+    return f"{directory}/{CONTROL_SOCKET_NAME}" if directory else None
 
 
 class ServiceManager:
-    """Whoever listens at $NOTIFY_SOCKET of an environment; nobody where that is not set."""
+    """The process at $NOTIFY_SOCKET of an environment; does nothing if that is not set."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
 
     def ready(self, status: str) -> None:
-        """Tell that the exporter serves, or that a reload is over, with a line for `systemctl status`."""
+        """Notify that the exporter is ready or a reload has finished, with a line for `systemctl status`."""
         self.tell("READY=1", f"STATUS={printable(status)[:MAX_STATUS]}")
 
     def reloading(self) -> None:
-        """Tell that a reload has begun. Type=notify-reload wants to know when, by the monotonic clock."""
+        """Notify that a reload has started. Type=notify-reload requires the monotonic time."""
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def tell(self, *assignments: str) -> None:
-        """Send assignments as one datagram; what cannot be sent is told in the log."""
+        """Send assignments as one datagram; log a failure."""
         if not self._address:
             return
         # An abstract socket begins with a NUL, which no environment can hold (unix(7)).
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(_PATIENCE)
+                sock.settimeout(_SEND_TIMEOUT)
                 sock.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), address)
         except OSError as error:
             why = (error.strerror or str(error)).lower()

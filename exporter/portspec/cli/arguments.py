@@ -1,4 +1,4 @@
-"""The command line: what may stand on it, and its help."""
+"""The command line and its help."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ examples:
 
 
 def command_first(arguments: list[str]) -> list[str]:
-    """Let options stand before the command, as `portspec -c FILE check`; without a command it is `serve`."""
+    """Move the command to the front: options may precede it (`portspec -c FILE check`). The default is `serve`."""
     if arguments[:1] in (["-h"], ["--help"], ["--version"]):
         return arguments
     for place, word in enumerate(arguments):
@@ -38,7 +38,7 @@ def command_first(arguments: list[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of all commands and their options."""
+    """Return the parser of all commands and their options."""
     found = argparse.ArgumentParser(
         prog="portspec",
         description="Hold every host to the ports that it should have open.",

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from portspec.inventory.discovery import SourceStats
     from portspec.store import StateFileLocation
 
-MAX_LINES = 100  # of hosts, unless all of them are wanted: what follows them is to be seen
-MAX_ADDRESSES = 8  # of one name, with the same exception
-LOOKUP_SECONDS = 30.0  # for the names of a file, unless all of them are to be looked up
+MAX_LINES = 100  # of hosts, without --all, so that what follows them stays visible
+MAX_ADDRESSES = 8  # of one name, without --all
+LOOKUP_TIMEOUT = 30.0  # seconds for all names, without --all
 
 
 def _pace(config: Config) -> Pace:
-    """Give the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
+    """Return the pace of the engine that would scan here (docs/performance.md: what two processors can do)."""
     may_use_raw = privileges.CAP_NET_RAW in privileges.permitted()
     if config.scan.engine == "syn" or (config.scan.engine == "auto" and may_use_raw):
         return Pace("syn", 180_000, MAX_IN_FLIGHT, MAX_WINDOW)
@@ -58,7 +58,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
     asyncio.run(discovery.refresh_all())
     known = targets(config, discovery.hosts)
     resolver = SystemResolver(ipv6=config.ipv6, max_addresses=config.scan.max_addresses)
-    seconds = math.inf if everything else LOOKUP_SECONDS
+    seconds = math.inf if everything else LOOKUP_TIMEOUT
     looked_up = asyncio.run(look_up(known, resolver, seconds=seconds, shows_progress=shows_progress))
     lines = host_lines(known, looked_up, everything=everything)
     lines += [*([""] if lines else []), *_round(config, known, looked_up)]
@@ -92,7 +92,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         )
     if not_asked:
         warnings.append(
-            f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_SECONDS:.0f} s, and "
+            f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_TIMEOUT:.0f} s, and "
             f"{'counts' if not_asked == 1 else 'count'} as one address each (--all looks all of them up)"
         )
     if warnings:
@@ -102,7 +102,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
 
 
 def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:
-    """Tell of sources of hosts that failed, or name what cannot be scanned."""
+    """Yield warnings about sources of discovery that failed, or list hosts that cannot be scanned."""
     for source in sources:
         if source.failure is not None:
             yield f"discovery.{source.name} failed and returned {count(source.hosts, 'host')}: {source.failure}"
@@ -111,7 +111,7 @@ def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:
 
 
 def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> Iterator[str]:
-    """Tell of exceptions that do nothing: they have lapsed, or are about no host or no port that is scanned."""
+    """Yield warnings about exceptions without effect: expired ones, and ones that match no scanned host or port."""
     for item in config.exceptions:
         what = _exception(item, f"ports {item.ports}")
         ports = [target.config.ports for target in known if item in target.exceptions]
@@ -124,7 +124,7 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
 
 
 def _audit_warnings(config: Config, expected: Mapping[str, AuditedHost], now: float) -> Iterator[str]:
-    """Tell of exceptions of vulnerabilities that do nothing, and of an audit block that asks nobody."""
+    """Yield warnings about exceptions of vulnerabilities without effect, and about an audit block without hosts."""
     for item in config.accepted:
         what = _exception(item, f"ids {', '.join(item.ids)}")
         if item.until <= now:
@@ -136,7 +136,7 @@ def _audit_warnings(config: Config, expected: Mapping[str, AuditedHost], now: fl
 
 
 def _reportfile_warnings(config: Config) -> Iterator[str]:
-    """Tell of a report of all machines that this user could not write."""
+    """Yield a warning if this user cannot write the report of all machines."""
     path = config.reportfile
     if path is None:
         return
@@ -155,7 +155,7 @@ def _reportfile_warnings(config: Config) -> Iterator[str]:
 
 
 def _limit_warnings(config: Config, known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> Iterator[str]:
-    """Tell of hosts that cannot be scanned within their limit of time at `host_rate`, by the one that takes longest."""
+    """Yield a warning about the hosts that cannot be scanned in time at `host_rate`; it names the slowest one."""
     rate = config.scan.host_rate
     late: list[tuple[float, float, Target]] = []
     for place, target in enumerate(known) if rate else ():
@@ -199,7 +199,7 @@ async def look_up(
     shows_progress: bool,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[int, Resolution]:
-    """Look names up for so many seconds; gives the resolutions by the place of the target."""
+    """Look up names for at most `seconds`; return the resolutions by the index of the target."""
     names = [(place, target.host) for place, target in enumerate(known) if target.address is None]
     found: dict[int, Resolution] = {}
     rest = iter(names)
@@ -218,12 +218,12 @@ async def look_up(
 
 
 def _addresses(target: Target, resolution: Resolution | None) -> tuple[str, ...]:
-    """Give the addresses of a host; a name that was not looked up stands for one."""
+    """Return the addresses of a host; a name that was not looked up stands for one."""
     return resolution.addresses if resolution else (target.address or target.host,)
 
 
 def host_lines(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, everything: bool) -> list[str]:
-    """Give the lines of the hosts; unless `everything` is wanted a CIDR is one, and there are not too many of them.
+    """Return the lines of the hosts; unless `everything` is wanted a CIDR is one, and there are not too many of them.
 
     Where there are, names that cannot be looked up come first.
     """
@@ -255,7 +255,7 @@ def _is_faulty(resolution: Resolution | None) -> bool:
 
 
 def _spelled(target: Target, resolution: Resolution | None, most: int | None) -> str:
-    """Spell the addresses of a host, at most so many, and what went wrong."""
+    """Format the addresses of a host, at most so many, and what went wrong."""
     if resolution is None:
         return target.address or "not looked up"
     words = list(resolution.addresses[:most])
@@ -296,7 +296,7 @@ def _reports(audit: AuditConfig, hosts: int) -> str:
 
 
 def _state(place: StateFileLocation) -> str:
-    """Tell where the state file is, and which exporter holds it now."""
+    """Return where the state file is, and which exporter holds it now."""
     from portspec.store import current_lock_holder
 
     if holder := current_lock_holder(place.path):

@@ -1,4 +1,4 @@
-"""`portspec key`: the key by which a host signs its reports."""
+"""`portspec key`: the key with which a host signs its audits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def key(config: Config, host: str) -> int:
-    """Print the key of a host, 64 hexadecimal digits; a host that is not on the roster is warned of."""
+    """Print the key of a host, 64 hexadecimal digits; warn about a host that is not audited."""
     if config.audit is None:
         raise UsageError(f"{config.path}: has no audit block; keys are derived from its passphrase")
     try:
@@ -34,7 +34,7 @@ def key(config: Config, host: str) -> int:
 
 
 def _warnings(config: Config, name: str) -> Iterator[str]:
-    """Say that a host is not on the roster; sources of discovery are only asked if they may put it there."""
+    """Yield a warning if a host is not audited; sources of discovery are only polled if their hosts are audited."""
     if name in audited_hosts(config, targets(config)):
         return
     if any(source.entry.is_audited for source in config.discovery):

@@ -53,7 +53,7 @@ def _config(hosts: Sequence[str], ports: str, *, ipv6: bool) -> Config:
 
 
 def _block(state: HostState) -> list[str]:
-    """Give the lines of one host: what is open on every address is expected, what is on some is allowed."""
+    """Return the lines of one host: what is open on every address is expected, what is on some is allowed."""
     if state.conclusive is None:
         failure = state.latest.judgement.failure if state.latest else None
         return [f"# {json.dumps(state.host)}: {failure.detail if failure else 'not scanned'}"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from portspec.config import Config, MailConfig
     from portspec.notify import DeliveryError
 
-FAILED = 1
+EXIT_NOT_ACCEPTED = 1
 
 
 def mail_test(config: Config) -> int:
@@ -43,4 +43,4 @@ async def _send_all(mail: MailConfig, others: str) -> int:
     await send_mails(mail, letters, print_answer)
     if mail.mode == "off":
         write(f"note: sendemail is false; portspec sends only this test{others}\n")
-    return 0 if are_all_accepted else FAILED
+    return 0 if are_all_accepted else EXIT_NOT_ACCEPTED

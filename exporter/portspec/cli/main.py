@@ -1,4 +1,4 @@
-"""The commands: arguments in, a result and an exit code out."""
+"""Run the command of the command line, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from portspec.config import Config
 
-TRY_AGAIN = 75  # sysexits(3), EX_TEMPFAIL
-CRASHED = 70  # sysexits(3), EX_SOFTWARE
-INTERRUPTED = 130
-BROKEN_PIPE = 141
+EX_TEMPFAIL = 75  # sysexits(3), EX_TEMPFAIL
+EX_SOFTWARE = 70  # sysexits(3), EX_SOFTWARE
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = None) -> int:
-    """Run a command; gives its exit code. `serve` is the default.
+    """Run a command; returns its exit code. `serve` is the default.
 
     `mask`: the signals that were blocked before the caller blocked SIGHUP; None if it did not.
     """
@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = No
         if isinstance(error, OutputError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter flushes it once more
             if error.is_broken_pipe:
-                return BROKEN_PIPE
+                return EXIT_BROKEN_PIPE
         _report(error, options)
         return error.exit_code
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception:  # noqa: BLE001 - a crash must not look like a verdict: 1 and 3 are those of scan
         traceback.print_exc()
-        return TRY_AGAIN if options.command == "receive" else CRASHED
+        return EX_TEMPFAIL if options.command == "receive" else EX_SOFTWARE
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
@@ -58,12 +58,12 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     except SystemExit as error:
         if arguments[:1] == ["receive"] and error.code:
             # a mail must not be lost by a slip in the MTA's configuration: it is kept until that is put right
-            raise SystemExit(TRY_AGAIN) from None
+            raise SystemExit(EX_TEMPFAIL) from None
         raise
 
 
 def _handle_signals() -> None:
-    """Let SIGTERM and SIGINT end the start of the exporter, with the exit code that they have later.
+    """Let SIGTERM and SIGINT end the start of the exporter with the same exit code as later.
 
     By default SIGTERM would do nothing in a container, where the exporter is process 1 (pid_namespaces(7)). SIGHUP
     still waits.
@@ -80,7 +80,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _open_missing_streams() -> None:
-    """Give standard output and error somewhere to go when the caller closed them."""
+    """Return standard output and error somewhere to go when the caller closed them."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
@@ -134,7 +134,7 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
 
 
 def _shows_progress(options: argparse.Namespace) -> bool:
-    """Tell whether standard error is free for a bar: it is not where log lines go there, or JSON is asked for."""
+    """Return whether standard error may show a progress bar: not if log lines or JSON go there."""
     return not options.log_json and options.log_level not in {"debug", "info"}
 
 
@@ -162,7 +162,7 @@ def _serve(config: Config, listen_addresses: Sequence[str], shard: str, url: str
         raise
     except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for
         log.get("cli").exception("portspec crashed")
-        return CRASHED
+        return EX_SOFTWARE
     return 0
 
 
@@ -179,7 +179,7 @@ def _report_machines(config: Config, options: argparse.Namespace) -> int:
 
 
 def _report(error: PortspecError, options: argparse.Namespace) -> None:
-    """Log an error where it is a log that is read, else print it as compilers do: file, line, what."""
+    """Log an error if the command logs, otherwise print it as compilers do: file, line, message."""
     if options.command != "serve" and not options.log_json:
         print(error, file=sys.stderr)
         return

@@ -31,5 +31,5 @@ def write_bytes(pieces: Iterable[bytes]) -> None:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """Spell a number of things: "1 host", "10,000 hosts"."""
+    """Format a number of things: "1 host", "10,000 hosts"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

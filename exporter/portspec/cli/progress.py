@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from portspec.app.scan_once import Progress as ScanProgress
 
-EVERY = 15.0  # seconds between two lines: what is over sooner says nothing
+LINE_INTERVAL = 15.0  # seconds between two lines, and before the first one
 
-REDRAWN = 0.09  # seconds between two drawings of a bar, each of which costs as much as many look-ups
+REDRAW_INTERVAL = 0.09  # seconds between two drawings of a bar, each of which costs as much as many lookups
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class Lines:
         self._doing = doing
         self._stream = stream
         self._clock = clock
-        self._next = clock() + EVERY
+        self._next = clock() + LINE_INTERVAL
 
     def show(self, step: Step) -> None:
-        """Take note of how far it is."""
+        """Write a line if the last one is long enough ago."""
         if self._clock() < self._next:
             return
-        self._next = self._clock() + EVERY
+        self._next = self._clock() + LINE_INTERVAL
         share = f"{100 * step.done // step.total} %" if step.total else ""
         with contextlib.suppress(OSError):  # nobody reads it any more
             print(f"{self._doing}: {', '.join(filter(None, (step.counted, share, step.rate)))}", file=self._stream)
@@ -100,11 +100,11 @@ def _display(doing: str, *, is_shown: bool) -> Iterator[Callable[[Step], None]]:
     with bar:
         task = bar.add_task("", total=None, counted=doing, rate="", left="")
 
-        drawn = -REDRAWN
+        drawn = -REDRAW_INTERVAL
 
         def show(step: Step) -> None:
             nonlocal drawn
-            if (now := time.monotonic()) < drawn + REDRAWN and step.done < step.total:
+            if (now := time.monotonic()) < drawn + REDRAW_INTERVAL and step.done < step.total:
                 return
             drawn = now
             bar.update(

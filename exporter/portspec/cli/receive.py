@@ -35,7 +35,7 @@ _log = log.get("receive")
 
 
 def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """Take the mail on standard input by the configuration at `path`; gives the exit code."""
+    """Receive the mail on standard input with the configuration at `path`; return the exit code."""
     mark: dict[str, str] = {}
     try:
         raw = _read(stdin or sys.stdin.buffer)
@@ -81,7 +81,7 @@ def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
 
 
 def _admit(config: Config, packed: bytes, now: float) -> tuple[AuditPayload, bytes]:
-    """Admit an audit; hosts that a source of discovery puts on the roster are only looked for if need be."""
+    """Admit an audit; sources of discovery are only polled if the host is not known otherwise."""
     passphrases = config.audit.passphrases if config.audit else ()
     try:
         return admit(packed, AdmissionPolicy(audited_hosts(config, targets(config)), passphrases), now)

@@ -1,4 +1,4 @@
-"""`portspec reload`: have the exporter of the systemd unit read its configuration again, and say what became of it."""
+"""`portspec reload`: make the exporter of the systemd unit reload its configuration, and print the result."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
-from portspec.app.servicemanager import SOCKET, control_socket
+from portspec.app.servicemanager import CONTROL_SOCKET_NAME, control_socket
 from portspec.cli.output import write
 from portspec.errors import PortspecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT: Final = f"/run/portspec/{SOCKET}"  # where deploy/systemd/portspec.service has it
-PATIENCE: Final = 300.0  # seconds for the answer: a configuration of 100,000 hosts takes a few
+DEFAULT_SOCKET: Final = f"/run/portspec/{CONTROL_SOCKET_NAME}"  # where deploy/systemd/portspec.service has it
+RESPONSE_TIMEOUT: Final = 300.0  # seconds for the answer: a configuration of 100,000 hosts takes a few
 
 
 class _Connection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+        super().__init__("localhost", timeout=RESPONSE_TIMEOUT)
         self._path = path
 
     def connect(self) -> None:
@@ -32,8 +32,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 def reload(environment: Mapping[str, str]) -> int:
-    """Ask at the unit's socket. Raises PortspecError when nobody answers there, or the configuration is not right."""
-    path = control_socket(environment) or DEFAULT
+    """Request a reload. Raises PortspecError if no exporter answers, or the configuration is invalid."""
+    path = control_socket(environment) or DEFAULT_SOCKET
     try:
         with closing(_Connection(path)) as connection:
             connection.request("POST", "/-/reload")

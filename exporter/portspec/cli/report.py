@@ -77,7 +77,7 @@ def _archived(store: Store, host: str, day: str | None) -> ArchivedAudit:
 
 
 def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> Snapshot:
-    """Give what the state file knows of all machines, or of one. Raises StoreError, UsageError."""
+    """Return what the state file knows of all machines, or of one. Raises StoreError, UsageError."""
     store = _store(config)
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
@@ -93,7 +93,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
             raise UsageError(f'"{host}" is not a host of the configuration')
         if day is not None and not expected:
             raise UsageError(f"--day: {host} is not an audited host of the configuration; --raw writes what it sent")
-    host_audits = _inspections(store, expected, day)
+    host_audits = _host_audits(store, expected, day)
     states = store.restore(every)
     return Snapshot(
         hosts=HostTable(states.get(target.host) or HostState(target) for target in every),
@@ -103,8 +103,8 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     )
 
 
-def _inspections(store: Store, names: Iterable[str], day: str | None) -> dict[str, HostAudit]:
-    """Give the audit of each host by canonical name: of a day, or the last; what nobody has read yet is read."""
+def _host_audits(store: Store, names: Iterable[str], day: str | None) -> dict[str, HostAudit]:
+    """Return the audit of each host by canonical name, of a day or the last; audits not read yet are read."""
     if day is not None:
         return {name: read_audit(_archived(store, name, day)) for name in names}
     decoder = Decoder()

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from portspec.config import Config
     from portspec.state.snapshot import HostState
 
-_WIDTH_OF_A_PIPE = 200
+_PIPE_WIDTH = 200
 _STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
 def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress: bool) -> int:
-    """Scan the named hosts (all, if none is named) and print the result; gives the exit code."""
+    """Scan the named hosts (all, if none is named) and print the result; returns the exit code."""
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     for warning in source_warnings(discovery.stats):
@@ -43,7 +43,7 @@ def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress:
 
 
 def exit_code(states: Sequence[HostState]) -> int:
-    """Give 1 if any host is out of spec, else 3 if any is unknown, else 0."""
+    """Return 1 if any host is out of spec, else 3 if any is unknown, else 0."""
     verdicts = {state.verdict for state in states}
     if Verdict.OUT_OF_SPEC in verdicts:
         return 1
@@ -82,7 +82,7 @@ def _table(result: ScanRun) -> str:
             Text(failure.detail if failure else _note(state), style="dim"),
         )
     is_terminal = sys.stdout.isatty()
-    width = None if is_terminal else _WIDTH_OF_A_PIPE
+    width = None if is_terminal else _PIPE_WIDTH
     page = io.StringIO()
     console = Console(file=page, width=width, force_terminal=is_terminal, color_system="auto")
     console.print(table)

@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
     from portspec.config.yaml_document import KeyPath, YamlDocument
 
-MIN_PASSPHRASE = 16  # characters: who has the key of one host can try passphrases without asking anybody
-_HOW = "`openssl rand -base64 24` generates a good one"
-_MAX_AGE = (3600.0, 366 * SECONDS_A_DAY)
-_SECRETS = ("passphrase", "previous_passphrase")
-_MAIL = ("smtpserver", "alertemail", "fromemail")
+MIN_PASSPHRASE = 16  # characters: with the key of one host, passphrases can be guessed offline
+_HINT = "`openssl rand -base64 24` generates a good one"
+_MAX_AGE_RANGE = (3600.0, 366 * SECONDS_A_DAY)
+_SECRET_KEYS = ("passphrase", "previous_passphrase")
+_REPORTMAIL_REQUIRES = ("smtpserver", "alertemail", "fromemail")
 
 
 def _strong(value: str) -> str:
-    """Refuse a passphrase that can be found by trying; no message quotes it. Blanks around it are not part of it."""
+    """Reject a short passphrase, and strip surrounding blanks; no message quotes it."""
     secret = value.strip()
     if len(secret) < MIN_PASSPHRASE:
-        raise ValueError(f"expected at least {MIN_PASSPHRASE} characters ({_HOW})")
+        raise ValueError(f"expected at least {MIN_PASSPHRASE} characters ({_HINT})")
     return secret
 
 
 def _strong_in_file(value: object, info: ValidationInfo) -> str:
-    """Give the passphrase that a file holds: it is read once, so that it may be a pipe."""
+    """Return the passphrase that a file holds: it is read once, so that it may be a pipe."""
     path, text = read_secret(value, info)
     secret = text.removeprefix("\ufeff").strip()
     if len(secret) < MIN_PASSPHRASE:
-        raise ValueError(f'the file "{path}" holds fewer than {MIN_PASSPHRASE} characters ({_HOW})')
+        raise ValueError(f'the file "{path}" holds fewer than {MIN_PASSPHRASE} characters ({_HINT})')
     return secret
 
 
@@ -56,7 +56,7 @@ def _one_host(value: object) -> str:
 
 
 def _expression(value: str) -> str:
-    """Take a regular expression; one that Python warns of does not mean what was meant."""
+    """Validate a regular expression; reject one that Python warns about, since it is ambiguous."""
     if not value:
         raise ValueError("expected a regular expression, such as '\\.example\\.org'")
     try:
@@ -74,7 +74,7 @@ def _expression(value: str) -> str:
 
 def _age(value: object) -> float:
     seconds = parse_duration(value)
-    if not _MAX_AGE[0] <= seconds <= _MAX_AGE[1]:
+    if not _MAX_AGE_RANGE[0] <= seconds <= _MAX_AGE_RANGE[1]:
         raise ValueError("expected a duration between 1 hour and 366 days")
     return seconds
 
@@ -130,11 +130,11 @@ class AuditModel(BaseModel):
 
 
 def check_audit(source: YamlDocument, raw: dict[str, Any]) -> None:
-    """Check what no key can tell by itself."""
+    """Check what concerns several keys."""
     audit = raw.get("audit")
     needed = "passphrase or passphrase_file, from which the keys of the hosts are derived"
     if isinstance(audit, dict):
-        for name in _SECRETS:
+        for name in _SECRET_KEYS:
             if audit.get(name) is not None and audit.get(f"{name}_file") is not None:
                 source.problem(("audit", f"{name}_file"), f"conflicts with {name}; set only one")
         if not any(audit.get(name) is not None for name in ("passphrase", "passphrase_file")):
@@ -146,7 +146,9 @@ def check_audit(source: YamlDocument, raw: dict[str, Any]) -> None:
                 source.problem((*path, "audit"), "requires an audit block with a passphrase")
     elif audit is None:
         source.problem(("audit",), f"is empty; it requires {needed}")
-    if _is_time(raw.get("reportmail")) and (missing := [name for name in _MAIL if raw.get(name) in (None, [], "")]):
+    if _is_time(raw.get("reportmail")) and (
+        missing := [name for name in _REPORTMAIL_REQUIRES if raw.get(name) in (None, [], "")]
+    ):
         source.problem(("reportmail",), f"requires {' and '.join(missing)}")
 
 
@@ -159,7 +161,7 @@ def _is_time(value: object) -> bool:
 
 
 def _entries(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, object]]:
-    """Give all that may name hosts, unchecked as it is, with its place."""
+    """Yield all that may name hosts, unchecked as it is, with its place."""
     for block in ("hosts", "discovery"):
         found = raw.get(block)
         for name, value in found.items() if isinstance(found, dict) else ():
@@ -172,7 +174,7 @@ def _entries(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, object]]:
 
 
 def _must_report(entry: object) -> bool:
-    """Tell whether an entry says `audit: true`; what is no flag is told by the key itself."""
+    """Return whether an entry says `audit: true`; what is no flag is told by the key itself."""
     if not isinstance(entry, dict) or "audit" not in entry:
         return False
     try:
@@ -182,7 +184,7 @@ def _must_report(entry: object) -> bool:
 
 
 def _check_names(source: YamlDocument, hosts: object) -> None:
-    """Refuse a host that stands there twice, in whatever spellings."""
+    """Reject a host that stands there twice, in whatever spellings."""
     seen: dict[str, int] = {}
     names = hosts if isinstance(hosts, list) else []
     for place, name in enumerate(names):
@@ -200,7 +202,7 @@ def _check_names(source: YamlDocument, hosts: object) -> None:
 
 
 def audit_config(model: AuditModel | None) -> AuditConfig | None:
-    """Give the settings; None without the block."""
+    """Return the settings; None without the block."""
     if model is None:
         return None
     present = model.passphrase or model.passphrase_file

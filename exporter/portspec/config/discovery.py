@@ -36,7 +36,7 @@ _FILE_ENDINGS = (".json", ".yml", ".yaml")
 
 
 def _items(value: object) -> object:
-    """Let a single value stand for a list of one, and nothing for none."""
+    """Turn a single value into a list, and null into an empty list."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else value
@@ -49,7 +49,7 @@ def _not_empty(ports: list[PortSet] | None) -> list[PortSet] | None:
 
 
 def _pattern(value: object, info: ValidationInfo) -> str:
-    """Take the path of a file, or a pattern of such paths, relative to conf.yml."""
+    """Validate the path of a file or a pattern of paths, relative to conf.yml."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError('expected the path of a file, such as "targets/*.json"')
     folder, name = os.path.split(value)
@@ -61,12 +61,12 @@ def _pattern(value: object, info: ValidationInfo) -> str:
 
 
 def has_wildcard(text: str) -> bool:
-    """Tell whether a part of a path is a pattern, as in glob(7)."""
+    """Return whether a part of a path is a pattern, as in glob(7)."""
     return any(character in text for character in "*?[")
 
 
 def _url(value: object) -> str:
-    """Take a URL; no message quotes it, since it may hold a secret."""
+    """Validate a URL; no message quotes it, since it may contain a secret."""
     expected = "expected a URL that starts with http:// or https:// and names a host"
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(expected)
@@ -132,7 +132,7 @@ class HttpModel(_SourceModel):
     @field_validator("password", "password_file", "bearer_token", "bearer_token_file")
     @classmethod
     def _once(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """Let one way to say who asks stand alone."""
+        """Reject several ways of authentication."""
         key = str(info.field_name)
         for other in ("password", "username", "bearer_token"):
             together = other == "username" and "password" in key
@@ -178,13 +178,13 @@ MISSING: dict[tuple[str, ...], str] = {
 
 
 def raw_sources(raw: object) -> list[object]:
-    """Give every entry of a `discovery` block that is not checked yet, whatever it is."""
+    """Return every entry of a `discovery` block that is not checked yet, whatever it is."""
     lists = raw.values() if isinstance(raw, dict) else ()
     return [entry for entries in lists if isinstance(entries, list) for entry in entries]
 
 
 def sources(model: DiscoveryModel, scanports: PortSet, interval: float) -> tuple[AnySource, ...]:
-    """Make the sources of a block; `scanports` and `interval` (seconds) are the file's, for those without their own."""
+    """Build the sources of a block; `scanports` and `interval` (seconds) are the defaults of the file."""
 
     def common(kind: str, place: int, item: _SourceModel) -> tuple[str, float, SourceEntry]:
         entry = SourceEntry(

@@ -1,4 +1,4 @@
-"""What may stand as a value in conf.yml: each field of the schema, with what to say of a wrong one."""
+"""The fields of the schema of conf.yml: how each value is validated, and the message for an invalid one."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 L = TypeVar("L", list[PortSet], list[PortSet] | None)
 MAX_HISTORY_DAYS = 36_500
-MAX_TEXT = 2**20  # bytes of a file of secrets or certificates
+MAX_TEXT_FILE_BYTES = 2**20  # bytes of a file of secrets or certificates
 _DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")
-_ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
-_LONGEST_ID = 500  # characters, as audit.formats keeps
+_VULNERABILITY_ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
+_MAX_ID_LENGTH = 500  # characters, as audit.formats keeps
 
 
 def items(value: object) -> object:
-    """Let a single value stand for a list of one, and nothing for none."""
+    """Turn a single value into a list, and null into an empty list."""
     if value is None:
         return []
     return [value] if isinstance(value, int | str | float) else value
 
 
 def none_as_empty(value: object) -> object:
-    """Let nothing stand for an empty list."""
+    """Turn null into an empty list."""
     return [] if value is None else value
 
 
@@ -64,7 +64,7 @@ def _not_empty_sets(ports: L) -> L:
 
 
 def lists_nothing(value: object) -> bool:
-    """Tell whether a list of ports, unchecked as it is, is empty; one in which there are only empty ones is."""
+    """Return whether a list of ports, unchecked as it is, is empty; one in which there are only empty ones is."""
     return isinstance(value, list) and all(map(lists_nothing, value))
 
 
@@ -94,7 +94,7 @@ def _timeout(value: object) -> float:
 
 
 def whole(low: int, high: int) -> BeforeValidator:
-    """Make the check of a whole number between two others, which may be the text that ${NAME} gives."""
+    """Return the validator of a whole number in a range; a string is accepted too, since ${NAME} yields one."""
 
     def check(value: object) -> int:
         text = value.strip() if isinstance(value, str) else value
@@ -128,7 +128,7 @@ def _host_rate(value: object) -> float | None:
 
 
 def flag(value: object) -> bool:
-    """Read one of YAML's words for true and false; ValueError if it is none."""
+    """Read one of YAML's words for true and false; ValueError if it is not one."""
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     found = words.get(str(value).lower()) if isinstance(value, bool | str) else None
     if found is None:
@@ -174,26 +174,26 @@ def _glob(value: object) -> str:
 
 
 def _identifier(value: object) -> str:
-    """Take the id of a vulnerability in lower case; one without an id goes by its title, which has blanks."""
+    """Validate the id of a vulnerability, in lower case; one without an id has its title as id, which has blanks."""
     text = _text(value).strip()
     words = re.split(r"[\s,;]+", text)
-    if len(words) > 1 and all(_ID.fullmatch(word) for word in words):
+    if len(words) > 1 and all(_VULNERABILITY_ID.fullmatch(word) for word in words):
         raise ValueError(f'"{shorten(text)}" is more than one id; write a list, such as [CVE-2026-12345, DSA-6789-1]')
     is_glob = len(words) == 1 and re.search(r"[*?]", text)
-    if not text.isprintable() or not 0 < len(text) <= _LONGEST_ID or is_glob:
+    if not text.isprintable() or not 0 < len(text) <= _MAX_ID_LENGTH or is_glob:
         raise ValueError(f'"{shorten(text)}" is not the id of a vulnerability, such as "CVE-2026-12345"')
     return text.lower()
 
 
 def some(given: list[T]) -> list[T]:
-    """Refuse an empty list."""
+    """Reject an empty list."""
     if not given:
         raise ValueError("is empty; name at least one")
     return given
 
 
 def _days(value: object) -> float:
-    """Read a number of days, or a duration; gives seconds."""
+    """Read a number of days, or a duration; returns seconds."""
     has_no_unit = not isinstance(value, str) or is_number(value)
     try:
         seconds = parse_duration(value) * (SECONDS_A_DAY if has_no_unit else 1)
@@ -224,7 +224,7 @@ def _path(value: object) -> str:
 
 
 def check_label_name(name: str) -> str:
-    """Give the name of a label back; ValueError if conf.yml may not have it."""
+    """Return the name of a label back; ValueError if conf.yml may not have it."""
     if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
         raise ValueError(f'"{name}" is not a label name (letters, digits and _, no digit first, no __ first)')
     if name == "host":
@@ -233,7 +233,7 @@ def check_label_name(name: str) -> str:
 
 
 def read_secret(value: object, info: ValidationInfo) -> tuple[Path, str]:
-    """Give the path, relative to conf.yml, and the text of a file that holds a secret; ValueError if there is none.
+    """Return the path, relative to conf.yml, and the text of a file that holds a secret; ValueError if there is none.
 
     It is read once, so that it may be a pipe.
     """
@@ -241,13 +241,13 @@ def read_secret(value: object, info: ValidationInfo) -> tuple[Path, str]:
 
 
 def _readable(value: object, info: ValidationInfo) -> str:
-    """Take a file that is read at each use, so that it may be no pipe."""
+    """Validate the path of a file that is read at each use, and hence cannot be a pipe."""
     path, _ = _read_text(value, info, files.read_regular)
     return str(path)
 
 
 def command_words(value: object) -> list[str]:
-    """Take a command, as a list of words or as one text with quotes as a shell has them; no shell reads it.
+    """Parse a command: a list of words, or a string with shell quotes; no shell runs it.
 
     Raises ValueError, which quotes nothing of it.
     """
@@ -270,7 +270,7 @@ def command_words(value: object) -> list[str]:
 
 
 def _command(value: object, info: ValidationInfo) -> tuple[str, ...]:
-    """Take a command whose program, relative to conf.yml, is there and may be run."""
+    """Validate a command whose program, relative to conf.yml, exists and is executable."""
     if value is None:
         return ()
     words = command_words(value)
@@ -288,20 +288,22 @@ def _command(value: object, info: ValidationInfo) -> tuple[str, ...]:
 def _read_text(value: object, info: ValidationInfo, read: Callable[[Path, int], bytes]) -> tuple[Path, str]:
     path = Path(info.context or ".") / _text(value)
     try:
-        data = read(path, MAX_TEXT + 1)
+        data = read(path, MAX_TEXT_FILE_BYTES + 1)
         text = io.StringIO(data.decode(), newline=None).read()  # with the ends of lines of any system
     except (OSError, UnicodeError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not a text file"
         raise ValueError(f'the file "{path}" cannot be read: {why}') from None
-    if len(data) > MAX_TEXT:
-        raise ValueError(f'the file "{path}" is larger than {MAX_TEXT // 2**20} MiB; is this the right file?')
+    if len(data) > MAX_TEXT_FILE_BYTES:
+        raise ValueError(
+            f'the file "{path}" is larger than {MAX_TEXT_FILE_BYTES // 2**20} MiB; is this the right file?'
+        )
     return path, text
 
 
 def base_url(value: object) -> str | None:
-    """Give an http or https URL without its final slashes; None if it is none, or has more than host, port and path.
+    """Return a URL of host, port and path without its final slashes; None if it is not one of HTTP or HTTPS.
 
-    Neither query nor fragment, for something is added to it, and no credentials, for it is shown.
+    It has no query or fragment, since paths are appended to it, and no credentials, since it is displayed.
     """
     try:
         # RFC 3986, 2: neither spaces nor quotes, nor letters beyond ASCII
@@ -315,7 +317,7 @@ def base_url(value: object) -> str | None:
 
 
 def check_external_url(value: object) -> str:
-    """Give the URL at which people reach the pages of the exporter; ValueError if it is none."""
+    """Return the URL at which people reach the pages of the exporter; ValueError if it is not one."""
     found = base_url(value)
     if found is None:
         raise ValueError(
@@ -326,7 +328,7 @@ def check_external_url(value: object) -> str:
 
 
 def check_runbook_url(value: object) -> str:
-    """Give the URL of a page with a section for each alert; ValueError if it is none."""
+    """Return the URL of a page with a section for each alert; ValueError if it is not one."""
     found = base_url(value)
     if found is None:
         raise ValueError(

@@ -102,7 +102,7 @@ def _load(path: str, environment: Mapping[str, str]) -> Config:
 
 
 def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
-    """Check what no key can tell by itself."""
+    """Check what concerns several keys."""
     hosts = raw.get("hosts")
     found = raw_sources(raw.get("discovery"))
     every = [*(hosts.values() if isinstance(hosts, dict) else ()), *found]
@@ -145,12 +145,12 @@ def _check_hosts(source: YamlDocument, hosts: dict[str, Any]) -> None:
 
 
 def _has_ports(raw: dict[str, Any], *keys: str) -> bool:
-    """Tell whether a mapping, unchecked as it is, lists ports under one of these keys, by default `scanports`."""
+    """Return whether a mapping, unchecked as it is, lists ports under one of these keys, by default `scanports`."""
     return any(raw.get(key) and not lists_nothing(raw[key]) for key in keys or ("scanports",))
 
 
 def _check_modules(source: YamlDocument, raw: dict[str, Any]) -> None:
-    """Refuse modules that would look at nothing, and so find nothing wrong."""
+    """Reject modules that would look at nothing, and so find nothing wrong."""
     modules = raw.get("modules")
     for name, module in modules.items() if isinstance(modules, dict) else ():
         if isinstance(module, dict):
@@ -202,7 +202,7 @@ def _config(
 
 
 def _state_file(path: Path, state: str | None, environment: Mapping[str, str]) -> str:
-    """Give the path of the state file: relative to conf.yml, or in the directory that systemd made for the service."""
+    """Return the path of the state file: relative to conf.yml, or in the StateDirectory= of systemd."""
     if state is None and (directory := environment.get("STATE_DIRECTORY", "").partition(":")[0]):
         return str(Path(directory) / "portspec.db")
     return str(path.parent / (state or "portspec.db"))

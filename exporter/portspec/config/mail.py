@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 IMPLICIT_TLS_PORT = 465  # RFC 8314, 3.3
 _CREDENTIALS = ("smtppassword", "smtppassword_file", "smtptokencommand")
-_NEEDED = ("smtpserver", "alertemail", "fromemail")
+_SENDEMAIL_REQUIRES = ("smtpserver", "alertemail", "fromemail")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322, 3.2.3
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _ADDRESS = re.compile(
     rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?:{_LABEL}(?:\.{_LABEL})*|\[(?P<literal>[0-9A-Fa-f.:IPv]+)\])"
 )
 _MAX_LOCAL, _MAX_ADDRESS = 64, 254  # RFC 5321, 4.5.3.1, with the path's brackets taken off
-_REMIND = (60.0, 366 * 86_400.0)
+_REMIND_RANGE = (60.0, 366 * 86_400.0)
 
 
 def _mailing(value: object) -> str:
@@ -49,7 +49,7 @@ def _tls(value: object) -> str:
 
 
 def _is_literal(text: str) -> bool:
-    """Tell whether this is an address as it stands in brackets: 192.0.2.1 or IPv6:2001:db8::1 (RFC 5321, 4.1.3)."""
+    """Return whether this is an address as it stands in brackets: 192.0.2.1 or IPv6:2001:db8::1 (RFC 5321, 4.1.3)."""
     try:
         if text.startswith("IPv6:"):
             ipaddress.IPv6Address(text.removeprefix("IPv6:"))
@@ -61,7 +61,7 @@ def _is_literal(text: str) -> bool:
 
 
 def check_address(text: str) -> str:
-    """Give an e-mail address back; ValueError if it is none (a mailbox of RFC 5321, 4.1.2, without quotes)."""
+    """Return an e-mail address back; ValueError if it is not one (a mailbox of RFC 5321, 4.1.2, without quotes)."""
     found = _ADDRESS.fullmatch(text)
     is_address = found is not None and len(found["local"]) <= _MAX_LOCAL and len(text) <= _MAX_ADDRESS
     if found and found["literal"]:
@@ -81,7 +81,7 @@ def _address(value: object) -> str:
 
 
 def _different(addresses: list[str]) -> list[str]:
-    """Take an address that is listed twice once: nobody wants the same mail twice."""
+    """Remove duplicate addresses, whatever their case."""
     different: dict[str, str] = {}
     for address in addresses:
         different.setdefault(address.lower(), address)
@@ -101,7 +101,7 @@ def _smtp_server(value: object) -> str:
 
 
 def _authorities(path: str | None) -> str | None:
-    """See that a file holds certificates."""
+    """Check that a file contains certificates."""
     if path is not None:
         try:
             files.require_regular(path)
@@ -113,13 +113,13 @@ def _authorities(path: str | None) -> str | None:
 
 def _remind(value: object) -> float:
     seconds = parse_duration(value)
-    if seconds and not _REMIND[0] <= seconds <= _REMIND[1]:
+    if seconds and not _REMIND_RANGE[0] <= seconds <= _REMIND_RANGE[1]:
         raise ValueError("expected a duration between 1 minute and 366 days, or 0 for no reminders")
     return seconds
 
 
 def _alertmanager(value: object) -> str:
-    """Take a URL; no message quotes it, since it may hold a secret."""
+    """Validate a URL; no message quotes it, since it may contain a secret."""
     found = base_url(value)
     if found is None:
         raise ValueError("expected the URL of an Alertmanager, such as http://127.0.0.1:9093")
@@ -163,7 +163,7 @@ def _check_credentials(source: YamlDocument, raw: dict[str, Any]) -> None:
 
 
 def check_mail(source: YamlDocument, raw: dict[str, Any]) -> None:
-    """Check what no key can tell by itself."""
+    """Check what concerns several keys."""
     _check_credentials(source, raw)
     if raw.get("smtptls") == "none" and raw.get("smtpusername") is not None:
         source.problem(("smtptls",), '"none" conflicts with smtpusername: credentials are never sent without TLS')
@@ -173,14 +173,14 @@ def check_mail(source: YamlDocument, raw: dict[str, Any]) -> None:
         mode = _mailing(raw.get("sendemail", False))
     except ValueError:
         return  # told by the key itself
-    if mode != "off" and (missing := [name for name in _NEEDED if raw.get(name) in (None, [], "")]):
+    if mode != "off" and (missing := [name for name in _SENDEMAIL_REQUIRES if raw.get(name) in (None, [], "")]):
         source.problem(("sendemail",), f"requires {' and '.join(missing)}")
     if mode == "fallback" and raw.get("alertmanager") is None:
         source.problem(("sendemail",), '"fallback" requires alertmanager, the URL of the Alertmanager that it watches')
 
 
 def mail_config(model: MailModel) -> MailConfig | None:
-    """Give the settings; None where there are none that a mail could be sent with."""
+    """Return the settings; None where there are none that a mail could be sent with."""
     if model.smtpserver is None or model.fromemail is None or not model.alertemail:
         return None
     return MailConfig(

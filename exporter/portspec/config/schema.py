@@ -1,4 +1,4 @@
-"""The shape of conf.yml in pydantic, and its errors in portspec's words."""
+"""The pydantic models of conf.yml, and the messages for their errors."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("modules", "*"): ModuleModel,
     **MODELS,
 }
-_NAMED = {"hosts", "modules"}  # mappings whose keys users choose
+_USER_NAMED_BLOCKS = {"hosts", "modules"}  # mappings whose keys users choose
 _MISSING: dict[tuple[str, ...], str] = {
     ("exceptions", "hosts"): 'missing; list the hosts that the exception applies to, such as ["web*.example.org"]',
     (
@@ -159,11 +159,11 @@ _MISSING: dict[tuple[str, ...], str] = {
     ): "missing; every exception has an end (a permanently accepted port belongs in allow)",
     **MISSING,
 }
-_SHORT_FORM = "expect"
+_SHORT_FORM_KEY = "expect"
 
 
 def describe(error: ErrorDetails) -> tuple[KeyPath, str]:
-    """Give the path in the file and the message of one pydantic error."""
+    """Return the path in the file and the message of one pydantic error."""
     path = error["loc"]
     if error["type"] == "value_error" and path[-1] == "[key]":  # how pydantic marks that the key itself is wrong
         path = path[:-1]
@@ -184,9 +184,9 @@ def describe(error: ErrorDetails) -> tuple[KeyPath, str]:
 
 
 def _place(path: KeyPath) -> tuple[str, ...]:
-    """Give a path without the places in lists, and with a * for names that users choose."""
+    """Return a path without the places in lists, and with a * for names that users choose."""
     words = [step for step in path if isinstance(step, str)]
-    return tuple("*" if index == 1 and words[0] in _NAMED else step for index, step in enumerate(words))
+    return tuple("*" if index == 1 and words[0] in _USER_NAMED_BLOCKS else step for index, step in enumerate(words))
 
 
 def _unknown_key(path: KeyPath) -> str:
@@ -196,7 +196,7 @@ def _unknown_key(path: KeyPath) -> str:
 
 
 def _close_key(path: KeyPath) -> str | None:
-    """Give the key that an unknown one is close to, if there is one."""
+    """Return the key that an unknown one is close to, if there is one."""
     *_, key = path
     known = sorted(_MODELS[_place(path)[:-1]].model_fields)
     if key in ("port", "ports") and "expect" in known:
@@ -205,13 +205,13 @@ def _close_key(path: KeyPath) -> str | None:
 
 
 def misspelt(errors: Iterable[ErrorDetails]) -> dict[KeyPath, KeyPath]:
-    """Give the paths of unknown keys, each with the path that was meant."""
+    """Return the paths of unknown keys, each with the path that was meant."""
     unknown = (error["loc"] for error in errors if error["type"] == "extra_forbidden")
     return {path: (*path[:-1], close) for path in unknown if (close := _close_key(path))}
 
 
 def respelt(raw: dict[str, Any], meant: Mapping[KeyPath, KeyPath]) -> dict[str, Any]:
-    """Give the values of a file with its keys as they were `meant`; the values given are not changed."""
+    """Return the values of a file with its keys as they were `meant`; the values given are not changed."""
     found: Any = raw
     for path, right in meant.items():
         found = _renamed(found, path, str(right[-1]))
@@ -219,7 +219,7 @@ def respelt(raw: dict[str, Any], meant: Mapping[KeyPath, KeyPath]) -> dict[str, 
 
 
 def _renamed(value: Any, path: KeyPath, key: str) -> Any:
-    """Give a value in which the last key of a path is called otherwise, unless there is one of that name."""
+    """Return a value in which the last key of a path is called otherwise, unless there is one of that name."""
     step, *rest = path
     if isinstance(value, list) and isinstance(step, int):
         return [_renamed(item, tuple(rest), key) if place == step else item for place, item in enumerate(value)]
@@ -231,8 +231,8 @@ def _renamed(value: Any, path: KeyPath, key: str) -> Any:
 
 
 def plain_host_path(path: KeyPath, raw_hosts: object) -> KeyPath:
-    """Take `expect` off a path where the file has the short form, a list of ports."""
-    if len(path) > 2 and path[0] == "hosts" and path[2] == _SHORT_FORM:  # noqa: PLR2004 - hosts, name, expect
+    """Remove `expect` from a path where the file has the short form, a list of ports."""
+    if len(path) > 2 and path[0] == "hosts" and path[2] == _SHORT_FORM_KEY:  # noqa: PLR2004 - hosts, name, expect
         value: Any = raw_hosts.get(path[1]) if isinstance(raw_hosts, dict) else None
         if not isinstance(value, dict):
             return (*path[:2], *path[3:])

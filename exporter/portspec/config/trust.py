@@ -1,4 +1,4 @@
-"""Which files a configuration trusts, and who else may change or read them; in the manner of sshd's StrictModes."""
+"""Which files a configuration trusts, and who else can change or read them; compare sshd's StrictModes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from portspec.config.model import Config
     from portspec.config.yaml_document import KeyPath
 
-_SECRETS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
-_AUTHORITIES = ("smtpcafile", "ca_file")
+_SECRET_KEYS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
+_CA_FILE_KEYS = ("smtpcafile", "ca_file")
 _ROOT = 0
-_FIRST_PERSON = 1000  # the user ids below are of services and of root (login.defs(5), SYS_UID_MAX)
+_MIN_PERSON_UID = 1000  # the user ids below are of services and of root (login.defs(5), SYS_UID_MAX)
 
 
 def trusted_files(raw: dict[str, Any], conf: Path, expanded: Collection[KeyPath]) -> tuple[tuple[str, bool], ...]:
-    """Give the files whose content decides, and of each whether it holds a secret; conf.yml is the first.
+    """Return the files whose content decides, and of each whether it holds a secret; conf.yml is the first.
 
     A secret at one of the `expanded` paths is from the environment, not in the file.
     """
     found: dict[str, bool] = {}
     holds_secrets = False
     for path, block in _blocks(raw):
-        for name in _SECRETS:
+        for name in _SECRET_KEYS:
             holds_secrets = holds_secrets or (block.get(name) is not None and (*path, name) not in expanded)
             if isinstance(file := block.get(f"{name}_file"), str):
                 found[str(conf.parent / file)] = True
-        for name in _AUTHORITIES:
+        for name in _CA_FILE_KEYS:
             if isinstance(file := block.get(name), str):
                 found.setdefault(str(conf.parent / file), False)
     for file in _command_files(raw.get("smtptokencommand"), conf.parent):
@@ -45,7 +45,7 @@ def trusted_files(raw: dict[str, Any], conf: Path, expanded: Collection[KeyPath]
 
 
 def _command_files(command: object, directory: Path) -> Iterator[str]:
-    """Give the program of a command, and its arguments that are files: an interpreter runs what one of them says."""
+    """Yield the program of a command, and its arguments that are files: an interpreter runs what one of them says."""
     if command is None:
         return
     program, *arguments = command_words(command)
@@ -54,7 +54,7 @@ def _command_files(command: object, directory: Path) -> Iterator[str]:
 
 
 def _blocks(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Give the mappings that may hold secrets."""
+    """Yield the mappings that may hold secrets."""
     yield (), raw
     if isinstance(audit := raw.get("audit"), dict):
         yield ("audit",), audit
@@ -66,14 +66,14 @@ def _blocks(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
 
 
 def complaints(config: Config, *, for_others: bool = False) -> list[str]:
-    """Tell of files that others may change, and of secrets that everybody may read; what to do is part of each.
+    """Return warnings about files that others can change and secrets that everybody can read, with what to do.
 
     With `for_others` root looks at what a service of another account will read: that may own the files, too.
     """
     user = os.geteuid()
 
     def is_trusted(owner: int) -> bool:
-        return owner in (_ROOT, user) or (for_others and user == _ROOT and owner < _FIRST_PERSON)
+        return owner in (_ROOT, user) or (for_others and user == _ROOT and owner < _MIN_PERSON_UID)
 
     return [
         complaint
@@ -112,7 +112,7 @@ def _complaints(path: str, is_trusted: Callable[[int], bool], *, is_secret: bool
 
 
 def _is_private(group: int, owner: int) -> bool:
-    """Tell whether a group is just its user, as most have it whose umask is 002."""
+    """Return whether a group is just its user, as most have it whose umask is 002."""
     try:
         found, user = grp.getgrgid(group), pwd.getpwuid(owner)
     except KeyError:

@@ -1,4 +1,4 @@
-"""YAML text → plain values, with the line of each; the file's first border.
+"""YAML text → plain values with their lines: the first check of untrusted input.
 
 PyYAML composes the node tree (which bounds nesting and keeps aliases shared); the walk over it is ours,
 since a configuration needs what a YAML library does not give: lines, duplicate keys as errors, all of
@@ -29,12 +29,12 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _NUMBERS = {"int": re.compile(r"0|-?[1-9][0-9]{0,17}"), "float": re.compile(r"-?[0-9]+\.[0-9]*")}
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OWN_KEYS = "x-"  # at the top level: a place for anchors, which is not read by itself
-_SECRET = re.compile(r"password|passphrase|token")  # in the name of a key
+_EXTENSION_PREFIX = "x-"  # at the top level: a place for anchors, which is not read by itself
+_SECRET_KEY = re.compile(r"password|passphrase|token")  # in the name of a key
 
 
 class SpelledFloat(float):
@@ -51,7 +51,7 @@ class SpelledFloat(float):
 
 @dataclass(slots=True)
 class YamlDocument:
-    """The values of one file, the line (from 1) of each by its path, and what was wrong on the way."""
+    """The values of one file, the line (from 1) of each path, and the problems found."""
 
     value: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
@@ -60,19 +60,19 @@ class YamlDocument:
     expanded: set[KeyPath] = field(default_factory=set)  # whose values have something of the environment in them
 
     def line(self, path: KeyPath) -> int:
-        """Give the line of a path, or of the nearest thing above it that has one; 0 for the whole file."""
+        """Return the line of a path, or of the nearest thing above it that has one; 0 for the whole file."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 0)
 
     def problem(self, path: KeyPath, message: str, line: int = 0) -> None:
-        """Note what is wrong at a path, and there in `line` if the path does not tell."""
+        """Add a problem at a path; `line` overrides the line of the path."""
         self.faulty.add(path)
         self.problems.append(Problem(line or self.line(path), spell_path(path), message))
 
 
 def spell_path(path: KeyPath) -> str:
-    """Spell a path as `hosts."db1".expect`; the place in a list is left to the line number."""
+    """Format a path as `hosts."db1".expect`; the place in a list is left to the line number."""
     words: list[str] = []
     for place, step in enumerate(path):
         if isinstance(step, str):
@@ -83,7 +83,7 @@ def spell_path(path: KeyPath) -> str:
 
 
 def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:
-    """Tell whether libyaml itself gave up at its own limit of nesting, which newer versions have.
+    """Return whether libyaml stopped at its own limit of nesting, which newer versions have.
 
     Its scanner reads ahead of the events, so it gets there before a limit on the events does.
     """
@@ -118,7 +118,7 @@ def read(path: Path, environment: Mapping[str, str]) -> YamlDocument:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse deep nesting before a tree is composed: libyaml's composer recurses in C and overflows the stack."""
+    """Reject deep nesting before a tree is composed: libyaml's composer recurses in C and overflows the stack."""
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -215,10 +215,10 @@ class _Walker:
         first: dict[str, int] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:  # first, so that the lines of the mapping's own keys hold
-            if key_node.tag == _MERGE:
+            if key_node.tag == _MERGE_TAG:
                 merged |= self._merge(value_node, path, _line(key_node))
         for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
+            if key_node.tag == _MERGE_TAG:
                 continue
             line = _line(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
@@ -226,7 +226,7 @@ class _Walker:
                 continue
             key = self._expand(key_node.value, (*path, key_node.value), line)
             here = (*path, key)
-            if not path and key.startswith(_OWN_KEYS):
+            if not path and key.startswith(_EXTENSION_PREFIX):
                 continue
             if key in first:
                 self.source.problems.append(
@@ -238,7 +238,7 @@ class _Walker:
         return merged | values
 
     def _merge(self, node: yaml.Node, path: KeyPath, line: int) -> dict[str, Any]:
-        """Give what `<<: *name` brings in; keys of the mapping itself win, as in YAML 1.1's merge."""
+        """Return what `<<: *name` brings in; keys of the mapping itself win, as in YAML 1.1's merge."""
         merged: dict[str, Any] = {}
         for item in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
             if isinstance(item, yaml.MappingNode):
@@ -277,7 +277,7 @@ class _Walker:
                 self.source.problem(path, message, line)
                 return found[0]
             if found[1] not in self._environment:
-                if path and _SECRET.search(str(path[-1])) and found[0] != text.strip():
+                if path and _SECRET_KEY.search(str(path[-1])) and found[0] != text.strip():
                     # what looks like a variable may be a piece of a password
                     message = "an environment variable in it is not set (write $${ for a literal ${)"
                 else:

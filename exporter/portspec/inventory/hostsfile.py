@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MAX_BYTES: Final = 64 << 20  # lists of names to be blocked are long
 # Services that know names of this machine alone and answer for both families at once; what is asked before the file
 # beside them may be a name server, of which one family may fail.
-_LOCAL: Final = frozenset({"myhostname", "mymachines"})
+_LOCAL_SERVICES: Final = frozenset({"myhostname", "mymachines"})
 _WORD: Final = re.compile(r"\[[^\]]*\]|[^\s\[]+")
 
 
@@ -30,7 +30,7 @@ class HostsFile:
         self._read: tuple[object, Mapping[str, tuple[Address, ...]]] = (None, {})
 
     def addresses(self, name: str) -> tuple[Address, ...]:
-        """Give the addresses that the file has for a name, as it is spelled but for case."""
+        """Return the addresses that the file has for a name, as it is spelled but for case."""
         try:
             status = self._path.stat()
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -41,7 +41,7 @@ class HostsFile:
         return self._read[1].get(name.lower(), ())
 
     def answers_alone(self, name: str) -> bool:
-        """Tell whether the file is asked before any name server, and what it says of this name is the whole answer.
+        """Return whether the file is asked before any name server, and what it says of this name is the whole answer.
 
         The C library asks one service after the other and stops at the first that knows the name, whichever family
         its addresses are of.
@@ -59,10 +59,10 @@ def _text(path: Path) -> str:
 
 
 def is_first(switch: str) -> bool:
-    """Tell whether an nsswitch.conf has names looked up in the file first, and ends the look-up with what is found."""
+    """Return whether nsswitch.conf looks up names in the file first, and stops there if one is found."""
     lines = (line.partition("#")[0].strip() for line in switch.splitlines())
     services = next((line.removeprefix("hosts:") for line in lines if line.startswith("hosts:")), "")
-    words = [word for word in _WORD.findall(services) if word not in _LOCAL]
+    words = [word for word in _WORD.findall(services) if word not in _LOCAL_SERVICES]
     action = words[1].lower() if words[1:] and words[1].startswith("[") else ""
     return words[:1] == ["files"] and not re.search(r"\bsuccess\s*=\s*(?!return\b)|!", action)
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 MAX_LOOKUPS = 64  # getaddrinfo blocks a thread each
 MAX_ADDRESSES = 64  # of a name
-TIME_LIMIT = 5.0  # seconds for one name and family; glibc itself may take 10 and more
+LOOKUP_TIMEOUT = 5.0  # seconds for one name and family; glibc itself may take 10 and more
 
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
 _NO_ADDRESS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_ADDRFAMILY}
-_BOTH = socket.AF_UNSPEC
-_MOST_FAULTS = 3  # addresses of a name that a failure tells of
+_BOTH_FAMILIES = socket.AF_UNSPEC
+_MAX_FAULTS = 3  # addresses of a name that a failure tells of
 _LOCAL_NAMES = {"localhost", "localhost.localdomain"}  # RFC 6761, 6.3, and nss-myhostname(8)
-_NO_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+_LOCAL_RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Resolver(Protocol):
     """Anything that turns a name into addresses; it answers with a Resolution and raises nothing."""
 
     async def resolve(self, name: str) -> Resolution:
-        """Look one name up now."""
+        """Look up one name now."""
         ...
 
 
@@ -58,7 +58,7 @@ class Lookups:
         self.turns = Limit(MAX_LOOKUPS // families)
 
     def tune(self, *, families: int) -> None:
-        """Look up in so many families from now on."""
+        """Change the number of address families."""
         self.turns.most = MAX_LOOKUPS // families
 
 
@@ -79,7 +79,7 @@ class SystemResolver:
         *,
         ipv6: bool,
         max_addresses: int = MAX_ADDRESSES,
-        time_limit: float = TIME_LIMIT,
+        time_limit: float = LOOKUP_TIMEOUT,
         lookup: Callable[..., list[str]] | None = None,
         lookups: Lookups | None = None,
         hosts_file: HostsFile | None = None,
@@ -92,7 +92,7 @@ class SystemResolver:
         self._hosts_file = hosts_file or HostsFile()
 
     async def resolve(self, name: str) -> Resolution:
-        """Look a name up now; see Resolution."""
+        """Look up a name now; see Resolution."""
         try:
             query = query_name(name)
         except ValueError as error:
@@ -109,8 +109,8 @@ class SystemResolver:
         addresses = tuple(text for text, fault in faults.items() if fault is None)
         failures = [failure for _, failure in answers if failure]
         bad = [f"its address {text} {fault}" for text, fault in faults.items() if fault]
-        if len(bad) > _MOST_FAULTS:
-            bad[_MOST_FAULTS:] = [f"and {len(bad) - _MOST_FAULTS} more cannot be scanned"]
+        if len(bad) > _MAX_FAULTS:
+            bad[_MAX_FAULTS:] = [f"and {len(bad) - _MAX_FAULTS} more cannot be scanned"]
         failures += [Failure(Reason.RESOLVE, why) for why in bad]
         if len(addresses) > self._max_addresses:
             why = (
@@ -128,13 +128,13 @@ class SystemResolver:
         return Resolution(addresses, Failure(failures[0].reason, detail))
 
     async def _families_of(self, query: str) -> tuple[socket.AddressFamily, ...]:
-        """Give the families to ask for: both in one where the file answers for both."""
+        """Return the families to ask for: both in one where the file answers for both."""
         if len(self._families) > 1 and await self._of_file(lambda: self._hosts_file.answers_alone(query)):
-            return (_BOTH,)
+            return (_BOTH_FAMILIES,)
         return self._families
 
     async def _is_local(self, query: str) -> bool:
-        """Tell whether a name may have a loopback address: by its meaning, or since /etc/hosts gives it one."""
+        """Return whether a name may have a loopback address: by its meaning, or since /etc/hosts gives it one."""
         name = query.removesuffix(".")
         if name in _LOCAL_NAMES or name.endswith(".localhost") or name == socket.gethostname().lower():
             return True
@@ -160,12 +160,12 @@ class SystemResolver:
             )
         except OSError as error:
             why = error.strerror.lower() if error.strerror else str(error)
-            return [], _failed(family, why, is_local=error.errno in _NO_RESOURCE)
+            return [], _failed(family, why, is_local=error.errno in _LOCAL_RESOURCE_ERRORS)
         except NoThreadError as error:
             return [], _failed(family, str(error), is_local=True)
 
     async def _in_thread(self, name: str, family: socket.AddressFamily) -> list[str]:
-        """Look up in a thread; its place is free again when the thread ends, which may be long after the time limit."""
+        """Look up in a thread; it occupies its slot until it ends, which may be long after the timeout."""
         threads = self._lookups.threads
         await threads.acquire()
         try:
@@ -193,7 +193,7 @@ def _is_loopback(text: str) -> bool:
 
 
 def _fault(text: str, *, is_local: bool) -> str | None:
-    """Say why an address that a name resolved to cannot be scanned; None if it can be."""
+    """Return why an address that a name resolved to cannot be scanned; None if it can be."""
     address = address_of(text)
     if "%" in text:
         return "has a zone (%…); portspec scans addresses without one"
@@ -204,7 +204,7 @@ def _fault(text: str, *, is_local: bool) -> str | None:
 
 
 def _getaddrinfo(name: str, family: socket.AddressFamily) -> list[str]:
-    """Look a name of ASCII up: Python would encode any other by IDNA 2003. The zone of an address is kept (`…%2`)."""
+    """Look up an ASCII name: Python would encode any other with IDNA 2003. The zone of an address is kept (`…%2`)."""
     found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     return [_spelled(sockaddr) for *_, sockaddr in found]
 

@@ -21,18 +21,18 @@ class Shard:
     count: int = 1
 
     def holds(self, host: str) -> bool:
-        """Tell whether a host belongs to this shard."""
+        """Return whether a host belongs to this shard."""
         return self.count == 1 or hashmod(host, self.count) == self.index
 
 
 def hashmod(text: str, modulus: int) -> int:
-    """Give the number that Prometheus's `hashmod` gives for a label value and a modulus of at least 1."""
+    """Return the number that Prometheus's `hashmod` gives for a label value and a modulus of at least 1."""
     digest = hashlib.md5(text.encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[8:], "big") % modulus
 
 
 def parse_shard(text: str) -> Shard:
-    """Read "I/N", such as "0/3" for the first of three; UsageError if it is none."""
+    """Read "I/N", such as "0/3" for the first of three; UsageError if it is not one."""
     if found := re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text):
         index, count = int(found[1]), int(found[2])
         if index < count:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="_Exception")
 
-_HOST = 129  # above every prefix: an entry of its own is the most specific
+_ADDRESS_PREFIX_LENGTH = 129  # above every prefix: an entry of its own is the most specific
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Target:
     exceptions: tuple[PortException, ...] = ()
 
     def is_scanned_otherwise(self, old: Target | None) -> bool:
-        """Tell whether it needs another scan than the target it is compared with."""
+        """Return whether it needs another scan than the target it is compared with."""
         return old is None or (self.address, self.config.ports, self.config.specification) != (
             old.address,
             old.config.ports,
@@ -43,7 +43,7 @@ class Target:
 
 
 def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Target, ...]:
-    """Give every host of a configuration, in the order of the file, and then those discovered.
+    """Return every host of a configuration, in the order of the file, and then those discovered.
 
     Where an address stands under several entries, the most specific one holds: the address itself,
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
@@ -60,7 +60,7 @@ def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Targ
 
 
 def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
-    """Give the target of each address and name that entries stand for, by its canonical name, in their order."""
+    """Return the target of each address and name that entries stand for, by its canonical name, in their order."""
     found: dict[str, tuple[int, int, Target]] = {}  # prefix, place among the entries, target
     for place, entry in enumerate(entries):
         if "/" in entry.name:
@@ -72,8 +72,8 @@ def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
         else:
             key = canonical(entry.name)
             address = key if address_of(key) else None
-            if key not in found or found[key][0] < _HOST:
-                found[key] = (_HOST, place, Target(entry.name, entry, address))
+            if key not in found or found[key][0] < _ADDRESS_PREFIX_LENGTH:
+                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, address))
     return {name: target for name, (_, _, target) in sorted(found.items(), key=lambda item: item[1][1])}
 
 
@@ -134,7 +134,7 @@ class _Exception(Protocol):
 
 
 def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
-    """Give the exceptions one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under.
+    """Return the exceptions one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under.
 
     `entry` is the name of its entry in conf.yml.
     """

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-LEVEL = 1  # the text is so regular that the higher levels save little and take longer
-_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952, 2.3: deflate, no name, no time, unknown system
-_LEAST = 256 * 1024
-_LAST = b"\x03\x00"  # RFC 1951, 3.2.3: an empty final block
+COMPRESSION_LEVEL = 1  # the text is so regular that the higher levels save little and take longer
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952, 2.3: deflate, no name, no time, unknown system
+_MIN_PIECE = 256 * 1024
+_FINAL_DEFLATE_BLOCK = b"\x03\x00"  # RFC 1951, 3.2.3: an empty final block
 
 
 @dataclass(slots=True)
@@ -32,11 +32,11 @@ class Gzip:
     """
 
     def __init__(self) -> None:
-        self._compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+        self._compressor = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
 
     def file(self, blocks: Iterable[CachedBlock]) -> list[bytes]:
-        """Give the pieces of one gzip file with the text of all blocks."""
-        pieces = [_HEADER]
+        """Return the pieces of one gzip file with the text of all blocks."""
+        pieces = [_GZIP_HEADER]
         texts: list[bytes] = []
         checksum = size = 0
         for block in blocks:
@@ -47,7 +47,7 @@ class Gzip:
             size += len(block.text)
         for text in joined(texts):
             checksum = zlib.crc32(text, checksum)
-        return [*pieces, _LAST, struct.pack("<II", checksum, size & 0xFFFFFFFF)]
+        return [*pieces, _FINAL_DEFLATE_BLOCK, struct.pack("<II", checksum, size & 0xFFFFFFFF)]
 
 
 def joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -57,7 +57,7 @@ def joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         waiting.append(piece)
         size += len(piece)
-        if size >= _LEAST:
+        if size >= _MIN_PIECE:
             yield b"".join(waiting)
             waiting.clear()
             size = 0

@@ -69,7 +69,7 @@ class ServiceStatus:
 def exporter_families(
     snapshot: Snapshot, status: ServiceStatus, series_dropped: int, service_names: Iterable[tuple[int, str]]
 ) -> Iterator[Family]:
-    """Give the families of the exporter itself, and those of all hosts together."""
+    """Yield the families of the exporter itself, and those of all hosts together."""
     shard = status.shard
     yield _family(m.BUILD_INFO, [((__version__, platform.python_version()), 1)])
     yield _family(m.ENGINE_INFO, [((status.engine,), 1)])
@@ -119,7 +119,7 @@ def exporter_families(
 
 
 def probe_families(state: HostState, duration: float, series_dropped: int) -> Iterator[Family]:
-    """Give the families of one probe, which took `duration` seconds."""
+    """Yield the families of one probe, which took `duration` seconds."""
     is_success = state.latest is not None and state.latest.judgement.conclusive
     for metric, value in (
         (m.PROBE_SUCCESS, is_success),
@@ -150,7 +150,7 @@ class ServiceNames:
         self._chunks: list[tuple[tuple[HostState, ...], frozenset[int]]] = []
 
     def of(self, hosts: HostTable[HostState]) -> list[tuple[int, str]]:
-        """Give each port that deviates or has an exception at any host, and the name of its service, by port."""
+        """Return each port that deviates or has an exception at any host, and the name of its service, by port."""
         known = self._chunks
         self._chunks = [
             known[place] if place < len(known) and known[place][0] is states else (states, _ports(states))
@@ -160,7 +160,7 @@ class ServiceNames:
 
 
 def named(ports: Iterable[int]) -> list[tuple[int, str]]:
-    """Give the ports that have a name, each once, with it."""
+    """Return the ports that have a name, each once, with it."""
     return [(port, name) for port in sorted(set(ports)) if (name := _name(port))]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from portspec.metrics.exporter_families import ServiceStatus
     from portspec.state.snapshot import HostState, Snapshot
 
-_EOF = b"# EOF\n"
+_OPENMETRICS_EOF = b"# EOF\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Exposition:
             self._render(self._snapshot())
 
     def write(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Page:
-        """Give the page for the header fields of a request; with `names`, only the samples of these names.
+        """Return the page for the header fields of a request; with `names`, only the samples of these names.
 
-        Text 0.0.4 or OpenMetrics 1.0.0, plain or gzip (RFC 9110, 12.5): a field that makes no sense is as good as none.
+        Text 0.0.4 or OpenMetrics 1.0.0, plain or gzip (RFC 9110, 12.5): invalid fields are ignored.
         """
         with self._turn:
             snapshot = self._snapshot()
@@ -85,7 +85,7 @@ class Exposition:
             return _page(own, families, names, accept, accept_encoding, self._gzip)
 
     def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
-        """Give the families of all hosts and the number of series left out; ports come before what hosts report."""
+        """Return the families of all hosts and the number of series left out; ports come before what hosts report."""
         families, dropped = self._ports.render(snapshot.hosts)
         self._audits.series_budget = self._ports.left
         more, more_dropped = self._audits.render(snapshot.audits)
@@ -93,7 +93,7 @@ class Exposition:
 
 
 def probe_page(state: HostState, *, duration: float, series_budget: int, accept: str, accept_encoding: str) -> Page:
-    """Give the page of one probe, which took `duration` seconds; see Exposition.write."""
+    """Return the page of one probe, which took `duration` seconds; see Exposition.write."""
     families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
     return _page(probe_families(state, duration, dropped), families, (), accept, accept_encoding, Gzip())
 
@@ -113,7 +113,7 @@ def _page(
             head = f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
             blocks += [CachedBlock(head.encode()), *samples]
     if is_openmetrics:
-        blocks.append(CachedBlock(_EOF))
+        blocks.append(CachedBlock(_OPENMETRICS_EOF))
     is_gzip = _accepts_gzip(accept_encoding)
     pieces = gzip.file(blocks) if is_gzip else [block.text for block in blocks]
     content_type = openmetrics.CONTENT_TYPE_LATEST if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
@@ -127,7 +127,7 @@ def _own_text(own: Iterable[Family], names: Collection[str], *, is_openmetrics: 
     if is_openmetrics:
         # typed nowhere in prometheus_client 0.26
         text: bytes = openmetrics.generate_latest(chosen)  # type: ignore[no-untyped-call]
-        return text.removesuffix(_EOF)
+        return text.removesuffix(_OPENMETRICS_EOF)
     return generate_latest(chosen)
 
 
@@ -157,7 +157,7 @@ def _wants_openmetrics(accept: str) -> bool:
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:
-    """Tell whether an Accept-Encoding header (RFC 9110, 12.5.3) asks for gzip."""
+    """Return whether an Accept-Encoding header (RFC 9110, 12.5.3) asks for gzip."""
     weights = {coding: _weight(parameters) for coding, parameters in _weighted(accept_encoding)}
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
@@ -171,7 +171,7 @@ def _weighted(header: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _weight(parameters: dict[str, str]) -> float:
-    """Give the weight q, 0 to 1; what is no number is 1, as if it were not there."""
+    """Return the weight q, 0 to 1; what is no number is 1, as if it were not there."""
     try:
         weight = float(parameters.get("q", "1"))
     except ValueError:

@@ -66,7 +66,7 @@ def _has_news(before: HostState, after: HostState) -> bool:
 
 
 def _findings(result: ScanResult | None) -> tuple[object, ...] | None:
-    """Give what samples say of a scan, but for when it was and how long it took."""
+    """Return what samples say of a scan, but for when it was and how long it took."""
     if result is None:
         return None
     seen = [(item.address, item.scanned, item.accepting, item.answered, item.failure) for item in result.addresses]
@@ -74,7 +74,7 @@ def _findings(result: ScanResult | None) -> tuple[object, ...] | None:
 
 
 def _conclusions(state: HostState) -> tuple[object, ...] | None:
-    """Give the findings of the scan that reached a verdict, if it is another one than the latest."""
+    """Return the findings of the scan that reached a verdict, if it is another one than the latest."""
     return () if state.conclusive is state.latest else _findings(state.conclusive)
 
 
@@ -122,13 +122,13 @@ def _port_labels(items: list[Deviation]) -> Iterator[str]:
 
 
 def single_ports(state: HostState) -> set[int]:
-    """Give the ports that stand alone in the label of a deviation or of an exception: few, however many deviate."""
+    """Return the ports that stand alone in the label of a deviation or of an exception: few, however many deviate."""
     words = {labels["port"] for labels, _ in chain(_deviations(state), _exceptions(state))}
     return {int(word) for word in words if word.isdecimal()}
 
 
 def _exceptions(state: HostState) -> Samples:
-    """Give the end of each exception in force: as of the judgement, so that what is in force is what was judged by."""
+    """Yield the end of each exception in force: as of the judgement, so that what is in force is what was judged by."""
     ends: dict[str, float] = {}
     for item in _exceptions_of(state):
         for word in item.ports.spellings():
@@ -153,7 +153,7 @@ def _host_info(state: HostState) -> Samples:
 def _of_host(
     metric: m.Metric, value: Callable[[S], float | None], *, is_timed: bool = False, is_left_out: bool = False
 ) -> Part[S]:
-    """Make the part of a family that has one sample for each host, or none (None)."""
+    """Return the part of a family with at most one sample per host; None is no sample."""
 
     def samples(state: S) -> Samples:
         found = value(state)

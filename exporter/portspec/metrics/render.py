@@ -70,7 +70,7 @@ class Renderer(Generic[S]):
         self._places: Mapping[str, tuple[int, int]] = {}
 
     def render(self, hosts: HostTable[S]) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
-        """Give the families that have samples, each with its blocks, and the number of series left out.
+        """Return the families that have samples, each with its blocks, and the number of series left out.
 
         The series budget holds for the parts that have a rank. What is beyond it is cut part by part, by their ranks:
         of ports those that are open and not expected first and deviations last, of audits the listeners first. Within
@@ -141,7 +141,7 @@ class Renderer(Generic[S]):
 
 
 def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Sequence[S]) -> _Column:
-    """Give a column in which the hosts at some places are written anew."""
+    """Return a column in which the hosts at some places are written anew."""
     if not places:
         return old
     sizes, lines, left_out = old.sizes[:], old.lines[:], old.left_out[:]
@@ -188,7 +188,7 @@ def _column(place: int, part: Part[S], runs: Iterable[_Run[S]], states: Sequence
 
 
 def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[CachedBlock]]:
-    """Give how many series of a part fit into what is left of the budget, whole hosts only, and their blocks."""
+    """Return how many series of a part fit into what is left of the budget, whole hosts only, and their blocks."""
     kept = 0
     blocks: list[CachedBlock] = []
     for column in columns:
@@ -206,7 +206,7 @@ def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[CachedBloc
 
 
 def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
-    """Give the lines of a host in one part of a family, and the number of those that are too many for one host."""
+    """Return the lines of a host in one part of a family, and the number of those that are too many for one host."""
     name = part.metric.name
     if part.value:
         found = part.value(state)
@@ -221,7 +221,7 @@ def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
 
 
 def _number(value: float) -> str:
-    """Spell a value as prometheus_client does; most are 0 or 1."""
+    """Format a value as prometheus_client does; most are 0 or 1."""
     if value == 1:
         return "1.0"
     # typed nowhere in prometheus_client 0.26

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from portspec.web.backend import Backend
     from portspec.web.renderings import Renderings
 
-DEFAULT_PAGE = 1000  # hosts or changes
-LARGEST_PAGE = 10_000
+DEFAULT_PAGE_LENGTH = 1000  # hosts or changes
+MAX_PAGE_LENGTH = 10_000
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
@@ -51,13 +51,13 @@ class Api:
         router.add_post("/-/reload", self._reload)
 
     async def _hosts(self, request: web.Request) -> web.Response:
-        """Give hosts in the order of the configuration: `host` (a glob), `verdict`, `limit`, `offset`."""
+        """Return hosts in the order of the configuration: `host` (a glob), `verdict`, `limit`, `offset`."""
         _check(request, "host", "verdict", "limit", "offset")
         glob = request.query.get("host", "*").lower()
         verdict = request.query.get("verdict")
         if verdict is not None and verdict not in set(Verdict):
             raise _bad(f'verdict: "{verdict}" is none (expected {", ".join(Verdict)})')
-        limit = _number(request, "limit", DEFAULT_PAGE, 1, LARGEST_PAGE)
+        limit = _number(request, "limit", DEFAULT_PAGE_LENGTH, 1, MAX_PAGE_LENGTH)
         offset = _number(request, "offset", 0, 0, 10**9)
         snapshot = self._service.snapshot
         hosts, audits = snapshot.hosts, snapshot.audits
@@ -87,9 +87,9 @@ class Api:
         return await self._written(request, ("host", state.host), (state, audit), lambda: host_document(state, audit))
 
     async def _changes(self, request: web.Request) -> web.Response:
-        """Give the change log, newest first: `host`, `since`, `until`, `limit`, `before` (an id, for the next page)."""
+        """Return the change log, newest first: `host`, `since`, `until`, `limit`, `before` (an id, for paging)."""
         _check(request, "host", "since", "until", "limit", "before")
-        limit = _number(request, "limit", DEFAULT_PAGE, 1, LARGEST_PAGE)
+        limit = _number(request, "limit", DEFAULT_PAGE_LENGTH, 1, MAX_PAGE_LENGTH)
         host = request.query.get("host")
         if host is not None:
             with contextlib.suppress(KeyError):  # a host that has left has its changes, too
@@ -121,7 +121,7 @@ class Api:
         return _json(_dump({"host": host, "scan": "started" if begun else "on its way already"}), status=202)
 
     async def _targets(self, request: web.Request) -> web.Response:
-        """Give every host of this exporter as Prometheus's HTTP service discovery has it."""
+        """Return every host of this exporter as Prometheus's HTTP service discovery has it."""
         hosts = self._service.snapshot.hosts
 
         def groups() -> bytes:
@@ -156,12 +156,12 @@ class Api:
         make = partial(probe_page, probe.state, duration=probe.duration, series_budget=budget)
         if debug == "true":
 
-            def tell() -> bytes:
+            def debug_page() -> bytes:
                 page = make(accept="", accept_encoding="")
-                told = "\n".join((*_story(probe), "", "Metrics that the probe would have returned:", ""))
+                told = "\n".join((*_debug_lines(probe), "", "Metrics that the probe would have returned:", ""))
                 return b"".join((told.encode(), *page.pieces))
 
-            return web.Response(body=await computed(tell), content_type="text/plain", charset="utf-8")
+            return web.Response(body=await computed(debug_page), content_type="text/plain", charset="utf-8")
         return await respond_with(
             request, lambda accept, accept_encoding: make(accept=accept, accept_encoding=accept_encoding)
         )
@@ -173,8 +173,8 @@ class Api:
         return web.Response(text="configuration reloaded.\n")
 
 
-def _story(probe: Probe) -> list[str]:
-    """Tell what happened in a probe."""
+def _debug_lines(probe: Probe) -> list[str]:
+    """Return lines that describe a probe."""
     state = probe.state
     config = state.target.config
     lines = [
@@ -204,7 +204,7 @@ def _story(probe: Probe) -> list[str]:
 
 
 def _check(request: web.Request, *known: str) -> None:
-    """Refuse parameters that would be ignored, and any that stands twice."""
+    """Reject unknown and duplicate parameters."""
     if complaint := _complaint(request, known):
         raise _bad(complaint)
 

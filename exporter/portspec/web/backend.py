@@ -1,4 +1,4 @@
-"""What the web server asks of the exporter behind it."""
+"""The interface of the exporter that the web server uses."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Backend(Protocol):
         ...
 
     def find(self, host: str) -> HostState:
-        """Give the state of a host, however its name is spelled; KeyError if it is not scanned here."""
+        """Return the state of a host, however its name is spelled; KeyError if it is not scanned here."""
         ...
 
     async def reload(self) -> str | None:
-        """Read conf.yml again; gives the message if it is not right."""
+        """Reload conf.yml; return the message if it is invalid."""
         ...
 
     def scan_now(self, host: str) -> bool:
@@ -48,5 +48,5 @@ class Backend(Protocol):
     async def changes(
         self, *, host: str | None, since: float | None, until: float | None, before_id: int | None, limit: int
     ) -> tuple[tuple[int, Change], ...]:
-        """Give rows of the change log, newest first; StoreError if it cannot be read."""
+        """Return rows of the change log, newest first; StoreError if it cannot be read."""
         ...

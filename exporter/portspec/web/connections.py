@@ -1,4 +1,4 @@
-"""A bound to the connections of the web server: those that say nothing, and those that are too many."""
+"""Limits for connections to the web server: their number, and the time until the first request."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aiohttp import web
 
-PLENTY = 16384  # descriptors, of which the scan takes half at most
+MANY_DESCRIPTORS = 16384  # from which on MAX_CONNECTIONS is allowed; a scan uses at most half of the descriptors
 MAX_CONNECTIONS = 1024
-MAX_WHEN_SCARCE = 128  # well below the descriptors that the scan leaves free
-FIRST_REQUEST = 10.0  # seconds in which a new connection must have sent a whole request header
+MAX_CONNECTIONS_FEW_DESCRIPTORS = 128  # well below the descriptors that the scan leaves free
+FIRST_REQUEST_TIMEOUT = 10.0  # seconds until a new connection must have sent a complete request header
 
 
 def connection_limit(descriptors: int) -> int:
-    """Give how many connections may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
-    return MAX_CONNECTIONS if descriptors >= PLENTY else MAX_WHEN_SCARCE
+    """Return how many connections may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
+    return MAX_CONNECTIONS if descriptors >= MANY_DESCRIPTORS else MAX_CONNECTIONS_FEW_DESCRIPTORS
 
 
 class BoundedConnections:
@@ -30,7 +30,7 @@ class BoundedConnections:
         self._silent: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
 
     def __call__(self) -> asyncio.Protocol:
-        """Make the protocol; one connection too many is closed at once."""
+        """Return the protocol; a connection beyond the limit is closed at once."""
         if len(self._server.connections) + self._new >= self._limit:
             return _Refusal()
         protocol = self._server()
@@ -45,7 +45,7 @@ class BoundedConnections:
         self._new -= 1
 
     def heard(self, request: web.BaseRequest) -> None:
-        """Note that a connection has sent a request."""
+        """Stop the timer of a connection, which has sent a request."""
         if timer := self._silent.pop(request.protocol, None):
             timer.cancel()
 

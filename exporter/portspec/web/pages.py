@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState, Snapshot
 
-MAX_HELD = 20  # unexpected ports of a host whose processes are named
-MAX_HOLDERS = 5  # processes that are named of a port
+MAX_NAMED_PORTS = 20  # unexpected ports of a host whose processes are named
+MAX_NAMED_PROCESSES = 5  # processes that are named of a port
 _AUDIT_CSS = {
     Status.CLEAN: "in_spec",
     Status.VULNERABLE: "out_of_spec",
@@ -31,7 +31,7 @@ _AUDIT_CSS = {
     Status.UNSUPPORTED: "unknown",
     Status.NEVER: "waiting",
 }
-_ORDER = {Verdict.OUT_OF_SPEC: 0, Verdict.UNKNOWN: 1, Verdict.IN_SPEC: 2}
+_VERDICT_ORDER = {Verdict.OUT_OF_SPEC: 0, Verdict.UNKNOWN: 1, Verdict.IN_SPEC: 2}
 
 
 class Pages:
@@ -49,8 +49,8 @@ class Pages:
         self._environment.filters["ports"] = lambda ports: str(PortSet.of(ports)) if ports else "-"
 
     def index(self, snapshot: Snapshot) -> str:
-        """Give the table of all hosts, those that need attention first."""
-        states = sorted(snapshot.hosts.values(), key=lambda state: (_ORDER[state.verdict], state.host))
+        """Return the table of all hosts, those that need attention first."""
+        states = sorted(snapshot.hosts.values(), key=lambda state: (_VERDICT_ORDER[state.verdict], state.host))
         counts = {verdict: sum(state.verdict is verdict for state in states) for verdict in Verdict}
         return self._environment.get_template("index.html").render(
             version=__version__,
@@ -76,7 +76,7 @@ def _row(state: HostState, audit: AuditState | None) -> dict[str, object]:
 
 
 def _audit(audit: AuditState) -> dict[str, object]:
-    """Give what the template shows of an audit; there may be many findings, so they are gone through once."""
+    """Return what the template shows of an audit; there may be many findings, so they are gone through once."""
     status, vulnerabilities = audit.status, audit.vulnerabilities
     return {
         "host": audit.host,
@@ -90,17 +90,17 @@ def _audit(audit: AuditState) -> dict[str, object]:
 
 
 def _who_listens(correlation: Correlation | None) -> list[tuple[str, str]]:
-    """Give the processes on the unexpected ports of a host, the first few."""
+    """Return the processes on the unexpected ports of a host, the first few."""
     if correlation is None:
         return []
     held = [port for port in correlation.unexpected if port in correlation.listeners]
-    return [(spell(port), _names(correlation.listeners[port])) for port in held[:MAX_HELD]]
+    return [(spell(port), _names(correlation.listeners[port])) for port in held[:MAX_NAMED_PORTS]]
 
 
 def _names(listeners: Iterable[ListeningSocket]) -> str:
     names = sorted({item.spelled for item in listeners})
-    more = [f"{len(names) - MAX_HOLDERS:,} more"] if len(names) > MAX_HOLDERS else []
-    return ", ".join(names[:MAX_HOLDERS] + more)
+    more = [f"{len(names) - MAX_NAMED_PROCESSES:,} more"] if len(names) > MAX_NAMED_PROCESSES else []
+    return ", ".join(names[:MAX_NAMED_PROCESSES] + more)
 
 
 def _time(seconds: float) -> str:

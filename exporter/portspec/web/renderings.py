@@ -1,4 +1,4 @@
-"""Pages that are written once for all who ask for them, a few at a time, and for nobody who has gone."""
+"""Pages that are rendered once for all concurrent requests, a few at a time; abandoned requests are skipped."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     Parts = tuple[object, ...]
     Write = Callable[[], Awaitable[bytes]]
 
-MAX_RUNNING: Final = 2  # pages being written: each takes a processor for as long as it lasts
-MAX_QUEUED: Final = 16  # pages that wait for that, each with other parameters
-MAX_WAITING: Final = 512  # requests that wait for any of them
-MAX_KEPT: Final = 8  # pages that were written
-KEEP: Final = 10.0  # seconds for which a page is kept: it holds on to the states of all hosts that it was made of
+MAX_CONCURRENT_RENDERINGS: Final = 2  # pages being written: each takes a processor for as long as it lasts
+MAX_QUEUED_RENDERINGS: Final = 16  # pages that wait for that, each with other parameters
+MAX_WAITING_REQUESTS: Final = 512  # requests that wait for any of them
+MAX_CACHED_PAGES: Final = 8  # pages that were written
+CACHE_SECONDS: Final = 10.0  # a cached page keeps the states of all its hosts alive
 
 
 class RenderingsBusyError(Exception):
-    """Too many pages are asked for at once."""
+    """Too many pages are requested at once."""
 
 
 class GoneError(Exception):
-    """The client has gone before its page was begun."""
+    """The client disconnected before its page was started."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +57,7 @@ class Renderings:
         self._waiting = 0
 
     async def page(self, request: web.Request, key: Hashable, parts: Parts | None, write: Write) -> bytes:
-        """Give what `write` writes of `parts`, which are compared by identity; None is never the same.
+        """Return what `write` writes of `parts`, which are compared by identity; None is never the same.
 
         Raises:
             RenderingsBusyError: too many pages are requested at once.
@@ -69,7 +69,7 @@ class Renderings:
             return kept[1]
         running = self._running.get(key)
         one = running if running and _are_same(running.parts, parts) else self._queue.get(key)
-        if self._waiting >= MAX_WAITING or (one is None and len(self._queue) >= MAX_QUEUED):
+        if self._waiting >= MAX_WAITING_REQUESTS or (one is None and len(self._queue) >= MAX_QUEUED_RENDERINGS):
             raise RenderingsBusyError
         if one is None:
             one = self._queue[key] = _Rendering(parts, write, asyncio.get_running_loop().create_future())
@@ -86,7 +86,7 @@ class Renderings:
     def _begin(self) -> None:
         """Begin what may begin: no page that is being written already, and none for which nobody waits any more."""
         for key in [key for key in self._queue if key not in self._running]:
-            if len(self._running) >= MAX_RUNNING:
+            if len(self._running) >= MAX_CONCURRENT_RENDERINGS:
                 return
             one = self._queue.pop(key)
             if not any(map(_is_there, one.requests)):
@@ -118,9 +118,9 @@ class Renderings:
         if parts is None:
             return
         kept = self._kept[key] = (parts, page)
-        if len(self._kept) > MAX_KEPT:
+        if len(self._kept) > MAX_CACHED_PAGES:
             del self._kept[next(iter(self._kept))]
-        asyncio.get_running_loop().call_later(KEEP, self._forget, key, kept)
+        asyncio.get_running_loop().call_later(CACHE_SECONDS, self._forget, key, kept)
 
     def _forget(self, key: Hashable, kept: tuple[Parts, bytes]) -> None:
         if self._kept.get(key) is kept:

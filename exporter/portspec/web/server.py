@@ -19,7 +19,7 @@ from portspec.ports import MAX_PORT
 from portspec.threads import computed, in_daemon_thread
 from portspec.web.api import Api
 from portspec.web.audits import AuditRoutes
-from portspec.web.connections import FIRST_REQUEST, BoundedConnections, connection_limit
+from portspec.web.connections import FIRST_REQUEST_TIMEOUT, BoundedConnections, connection_limit
 from portspec.web.pages import Pages
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.scrape import respond_with
@@ -45,7 +45,7 @@ class ListenAddress:
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Read ":10190", "127.0.0.1:10190" or "[::1]:10190"; UsageError if it is none of these."""
+    """Read ":10190", "127.0.0.1:10190" or "[::1]:10190"; UsageError if it is not one of these."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if bracketed else host
@@ -69,7 +69,7 @@ class WebServer:
         service: Backend,
         listeners: Sequence[ListenAddress],
         *,
-        first_request: float = FIRST_REQUEST,
+        first_request: float = FIRST_REQUEST_TIMEOUT,
         max_connections: int | None = None,
         ready: asyncio.Event | None = None,
         control: str | None = None,
@@ -86,7 +86,7 @@ class WebServer:
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> tuple[str, ...]:
-        """Listen; gives the URLs, with the real ports. Raises ListenError, and then listens nowhere."""
+        """Listen; returns the URLs, with the real ports. Raises ListenError, and then listens nowhere."""
         self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
         if self._runner.server is None:
@@ -202,7 +202,7 @@ def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
 
 
 def _is_of_another_site(request: web.Request) -> bool:
-    """Tell whether a page of another site makes a browser send this (Fetch Metadata; older ones tell the origin)."""
+    """Return whether a page of another site makes a browser send this (Fetch Metadata; older ones tell the origin)."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return True
     origin = request.headers.get("Origin")
@@ -210,7 +210,7 @@ def _is_of_another_site(request: web.Request) -> bool:
 
 
 def _addresses(listener: ListenAddress) -> list[str]:
-    """Look a listener's name up; the event loop would do that in a thread that stays, with all rights it began with."""
+    """Look up a listen address; the event loop would use a thread that stays and keeps its initial privileges."""
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [str(socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]) for *_, address in found]
 

@@ -244,7 +244,7 @@ def test_reloads_come_one_after_the_other(conf: Path) -> None:
 
 def test_text_of_metrics_is_written_ahead(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While scans finish their hosts are written, though nobody scrapes; when none finishes, nothing is."""
-    monkeypatch.setattr(portspec.app.service, "WRITE_AHEAD", 0.0)
+    monkeypatch.setattr(portspec.app.service, "RENDER_AHEAD_INTERVAL", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:
@@ -261,7 +261,7 @@ def test_text_of_metrics_is_written_ahead(conf: Path, monkeypatch: pytest.Monkey
 
 def test_changed_file_is_noticed(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the checksum of conf.yml is another one it is read again, without anybody asking."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:
@@ -273,7 +273,7 @@ def test_changed_file_is_noticed(conf: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_file_that_is_bad_is_read_once(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not right is told once, not at every look; when it is mended it is taken up."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     looks = 0
     checksum = portspec.app.service._checksum
 
@@ -300,7 +300,7 @@ def test_file_that_is_bad_is_read_once(conf: Path, monkeypatch: pytest.MonkeyPat
 
 def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is gone for a moment is told; when it is back the reload metric is 1 again."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:
@@ -315,7 +315,7 @@ def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path, monkeypatch
 
 def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A FIFO that has the file's name is an error that says so, and a file that is there again is read."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:
@@ -336,7 +336,7 @@ def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path, mo
 
 def test_file_is_not_watched_where_it_says_so(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `autoreload: false` a change waits until somebody asks for a reload."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     write(conf, {A: []}, autoreload=False)
 
     async def scenario() -> None:
@@ -646,7 +646,7 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
     conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that can start no thread for a while ends nothing; the change is noticed afterwards."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     refused: list[object] = []
 
     def scarce(work: Callable[[], object]) -> asyncio.Future[object]:
@@ -667,7 +667,7 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
 
 def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that was seen and could not be read for want of a thread is read at the next look."""
-    monkeypatch.setattr(portspec.app.service, "LOOK_AT_FILE", 0.0)
+    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     refused: list[str] = []
 
     def scarce(path: str) -> Config:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from portspec.cli.check import look_up
-from portspec.cli.progress import EVERY, Lines, Step
+from portspec.cli.progress import LINE_INTERVAL, Lines, Step
 from portspec.config import HostConfig, Specification
 from portspec.inventory import MAX_LOOKUPS, Resolution, Target
 from portspec.ports import PortSet
@@ -48,7 +48,7 @@ def test_without_a_terminal_what_takes_long_says_so_now_and_then() -> None:
     lines = Lines("scanning", stream, clock)
     for _ in range(1000):
         lines.show(Step(500, 1000, "1/2 hosts", "100 probes/s"))
-        clock.now += 3.5 * EVERY / 1000
+        clock.now += 3.5 * LINE_INTERVAL / 1000
     assert stream.getvalue().splitlines() == ["scanning: 1/2 hosts, 50 %, 100 probes/s"] * 3
 
 
@@ -56,7 +56,7 @@ def test_nothing_to_do_yet_is_no_division_by_zero() -> None:
     """Before the first name resolves there is no share to tell."""
     clock, stream = _Clock(), io.StringIO()
     lines = Lines("looking up", stream, clock)
-    clock.now += EVERY
+    clock.now += LINE_INTERVAL
     lines.show(Step(0, 0, "0/0 names"))
     assert stream.getvalue() == "looking up: 0/0 names\n"
 

@@ -13,7 +13,7 @@ from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
 from portspec.web import ListenAddress, WebServer
-from portspec.web.connections import FIRST_REQUEST
+from portspec.web.connections import FIRST_REQUEST_TIMEOUT
 from tests.unit.metrics.scrape import STATUS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def server(
     state: Callable[[], Snapshot],
     listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
-    first_request: float = FIRST_REQUEST,
+    first_request: float = FIRST_REQUEST_TIMEOUT,
     max_connections: int | None = None,
 ) -> WebServer:
     """Make a server of the snapshots that `state` gives."""
@@ -101,7 +101,7 @@ async def serving(
     state: Callable[[], Snapshot],
     listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
-    first_request: float = FIRST_REQUEST,
+    first_request: float = FIRST_REQUEST_TIMEOUT,
     max_connections: int | None = None,
 ) -> AsyncIterator[tuple[str, ...]]:
     """Run a server; gives its URLs."""

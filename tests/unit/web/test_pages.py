@@ -8,7 +8,7 @@ import pytest
 from portspec.audit.model import Status
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState, Snapshot
-from portspec.web.pages import MAX_HELD, MAX_HOLDERS
+from portspec.web.pages import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
@@ -220,11 +220,11 @@ def test_nobody_is_named_where_the_report_does_not_tell() -> None:
 
 def test_no_report_makes_the_page_endless() -> None:
     """Of thousands of ports and processes the first ones are named, and how many more there are."""
-    ports = range(1000, 1000 + MAX_HELD + 10)
+    ports = range(1000, 1000 + MAX_NAMED_PORTS + 10)
     state = scanned(target("db1"), seen(scanned=ports, is_open=ports))
-    sockets = [listener(port, f"p{number:04}") for port in ports for number in range(MAX_HOLDERS + 1995)]
+    sockets = [listener(port, f"p{number:04}") for port in ports for number in range(MAX_NAMED_PROCESSES + 1995)]
     shown = row(page(snapshot_of([state], [audited("db1", listeners=sockets)])), "db1")["Unexpected"]
-    assert shown.count(": p0000, p0001, p0002, p0003, p0004, 1,995 more") == MAX_HELD
+    assert shown.count(": p0000, p0001, p0002, p0003, p0004, 1,995 more") == MAX_NAMED_PORTS
     assert len(shown) < 10_000
 
 

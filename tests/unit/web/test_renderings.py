@@ -119,7 +119,7 @@ def test_no_answer_is_older_than_its_question(gate: Gate) -> None:
 
 def test_few_pages_are_written_at_a_time(gate: Gate) -> None:
     """Of pages that differ two are written at a time, a few wait, and the rest is 503 with Retry-After."""
-    taken = renderings.MAX_RUNNING + renderings.MAX_QUEUED
+    taken = renderings.MAX_CONCURRENT_RENDERINGS + renderings.MAX_QUEUED_RENDERINGS
 
     async def scenario() -> None:
         current = Snapshot.of([WEB])
@@ -131,7 +131,7 @@ def test_few_pages_are_written_at_a_time(gate: Gate) -> None:
             answers = await asyncio.gather(*asking)
         assert Counter(answer.status for answer in answers) == {200: taken, 503: 100 - taken}
         assert {answer.headers["Retry-After"] for answer in refused} == {"5"}
-        assert gate.most == renderings.MAX_RUNNING
+        assert gate.most == renderings.MAX_CONCURRENT_RENDERINGS
 
     run(scenario())
 
@@ -143,7 +143,7 @@ def test_health_and_metrics_stand_outside(gate: Gate) -> None:
         current = Snapshot.of([WEB])
         async with serving(lambda: current) as (url,):
             asking = [asyncio.create_task(fetch(f"{url}api/v1/hosts?limit={number}")) for number in range(1, 101)]
-            await until(lambda: gate.begun == renderings.MAX_RUNNING)
+            await until(lambda: gate.begun == renderings.MAX_CONCURRENT_RENDERINGS)
             found = [(await fetch(url + path)).status for path in ("-/healthy", "-/ready", "metrics")]
             gate.open()
             await asyncio.gather(*asking)
@@ -154,7 +154,7 @@ def test_health_and_metrics_stand_outside(gate: Gate) -> None:
 
 def test_nothing_is_begun_for_a_client_that_has_gone(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages that waited for clients who have hung up meanwhile are never written."""
-    monkeypatch.setattr(renderings, "MAX_RUNNING", 1)
+    monkeypatch.setattr(renderings, "MAX_CONCURRENT_RENDERINGS", 1)
 
     async def scenario() -> None:
         current = Snapshot.of([WEB])
@@ -198,7 +198,7 @@ def test_page_that_cannot_be_written_is_500_for_all_who_wait(monkeypatch: pytest
 
 def test_states_of_old_pages_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page, and with it the states that it was made of, is kept for seconds, and only a few are."""
-    monkeypatch.setattr(renderings, "KEEP", 0.0)
+    monkeypatch.setattr(renderings, "CACHE_SECONDS", 0.0)
 
     async def scenario() -> list[int]:
         kept = renderings.Renderings()
@@ -216,5 +216,5 @@ def test_states_of_old_pages_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None
         return [*found, len(kept._kept)]
 
     *during, last = run(scenario())
-    assert max(during) <= renderings.MAX_KEPT
+    assert max(during) <= renderings.MAX_CACHED_PAGES
     assert last == 0

@@ -1,4 +1,4 @@
-"""Asks every source on its interval, and keeps the hosts of all of them together."""
+"""Poll every source on its interval, and merge the hosts of all of them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from portspec.config import HostConfig
     from portspec.config.model import AnySource
 
-MAX_LINES = 5  # of the log for one kind of news about the files or names of one source
+MAX_LOGGED_PLACES = 5  # log lines of one kind about the files or names of one source
 
 _log = log.get("inventory.discovery")
 
 
 class Client(Protocol):
-    """Asks one source; `poll` is how often, in seconds, it can cheaply tell whether anything changed."""
+    """Polls one source."""
 
     @property
     def poll(self) -> float:
-        """Give the seconds between two is_changed()."""
+        """The seconds between two calls of is_changed(), which is cheap."""
         ...
 
     async def ask(self) -> Mapping[str, Answer]:
-        """Ask now, in bounded time: one answer for each file, URL or name; what is not in it is gone."""
+        """Poll now, in bounded time; return one answer per file, URL or name. What is missing in it is gone."""
         ...
 
     async def is_changed(self) -> bool:
-        """Tell whether it is worth to ask before the interval is over."""
+        """Return whether it is worth polling before the interval is over."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStats:
-    """What became of one source: how often it was asked, how often some of it failed, and what it has now.
+    """Statistics of one source: how often it was polled, how often part of it failed, and what it has now.
 
     `hosts` and `targets_refused` are those of its present lists, kept ones included; `last_success` is in Unix seconds.
     `failure` says what is wrong now, if something is.
@@ -60,7 +60,7 @@ class SourceStats:
 
 
 class Discovery:
-    """The hosts of all sources. The first source that names a host holds, sources being in the order of the file.
+    """The hosts of all sources. If several sources name a host, the first one in the file wins.
 
     A source that was there `before`, with all its settings, keeps what is known of it.
     """
@@ -96,13 +96,13 @@ class Discovery:
         return tuple(kept.stats() for kept in self._sources)
 
     async def refresh_all(self) -> None:
-        """Ask every source once, all at the same time; what fails is logged and counted."""
+        """Poll every source once, concurrently; failures are logged and counted."""
         await asyncio.gather(*map(self._refresh, self._sources))
 
     async def run(self, on_change: Callable[[], None]) -> None:
-        """Ask each source on its interval until cancelled; `on_change` is called when `hosts` are others than before.
+        """Poll each source on its interval until cancelled; call `on_change` when `hosts` change.
 
-        A source that was asked before is asked again when its interval is over, any other one at once.
+        A source that was polled before is polled when its interval is over, any other one at once.
         """
         async with asyncio.TaskGroup() as tasks:
             for kept in self._sources:
@@ -123,7 +123,7 @@ class Discovery:
                 return
 
     async def _refresh(self, kept: _SourceState) -> bool:
-        """Ask one source; tell whether the union changed."""
+        """Poll one source; return whether the merged hosts changed."""
         async with kept.turn:
             asked = self._clock.now()
             try:
@@ -168,7 +168,7 @@ class _SourceState:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def take(self, answers: Mapping[str, Answer], now: float) -> None:
-        """Keep what was answered, and what was known of what failed; `now` in Unix seconds."""
+        """Store answers, and keep the last good ones of places that failed; `now` in Unix seconds."""
         before, answers_now = self.answers, dict[str, Answer]()
         failing, mended, odd = [], [], []
         for place, answer in answers.items():
@@ -192,7 +192,7 @@ class _SourceState:
         self._tell(failing, mended, odd)
 
     def stats(self) -> SourceStats:
-        """Sum up."""
+        """Return the statistics of the source."""
         hosts = {host.name for answer in self.answers.values() for host in answer.hosts}
         refused = sum(answer.refused for answer in self.answers.values())
         failing = (f"{place}: {answer.failure}" for place, answer in self.answers.items() if answer.failure is not None)
@@ -202,8 +202,8 @@ class _SourceState:
         )
 
     def _tell(self, failing: Sequence[str], mended: Sequence[str], odd: Sequence[str]) -> None:
-        """Log what is new, a few lines of each kind."""
-        for place in failing[:MAX_LINES]:
+        """Log what changed, at most MAX_LOGGED_PLACES lines of each kind."""
+        for place in failing[:MAX_LOGGED_PLACES]:
             answer = self.answers[place]
             _log.warning(
                 "discovery source failed; keeping its last hosts",
@@ -212,10 +212,10 @@ class _SourceState:
                 why=answer.failure,
                 hosts_kept=len(answer.hosts),
             )
-        for place in mended[:MAX_LINES]:
+        for place in mended[:MAX_LOGGED_PLACES]:
             hosts = len(self.answers[place].hosts)
             _log.info("discovery source recovered", source=self.source.name, place=place, hosts=hosts)
-        for place in odd[:MAX_LINES]:
+        for place in odd[:MAX_LOGGED_PLACES]:
             answer = self.answers[place]
             _log.warning(
                 "discovery source has invalid targets or labels",
@@ -225,7 +225,7 @@ class _SourceState:
                 labels_dropped=answer.dropped,
                 first="; ".join(answer.complaints),
             )
-        if more := sum(max(0, len(places) - MAX_LINES) for places in (failing, mended, odd)):
+        if more := sum(max(0, len(places) - MAX_LOGGED_PLACES) for places in (failing, mended, odd)):
             _log.warning("more events of the discovery source are not logged", source=self.source.name, places=more)
 
 
@@ -234,7 +234,7 @@ def _oddness(answer: Answer) -> tuple[object, ...]:
 
 
 def _client_of(source: AnySource) -> Client:
-    """Make the client of a source; what HTTP and DNS need is imported by who has such a source."""
+    """Return the client of a source; the libraries for HTTP and DNS are only imported where they are configured."""
     if isinstance(source, FileSource):
         from portspec.inventory.discovery.files import FileClient
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from portspec.inventory.discovery.resolvconf import ResolvConf
 
 _PORT = 53
-_PATIENCE = 2.0  # seconds for one question to one server where resolv.conf does not say
+_DEFAULT_TIMEOUT = 2.0  # seconds for one question to one server where resolv.conf does not say
 
 
 class DnsClient:
@@ -45,7 +45,7 @@ class DnsClient:
         self._port = port
 
     async def ask(self) -> Mapping[str, Answer]:
-        """Look every name up; the answers are by name."""
+        """Look up every name; return the answers by name."""
         names = self._source.names
         try:
             async with asyncio.timeout(self._source.timeout):
@@ -56,7 +56,7 @@ class DnsClient:
         return dict(zip(names, await asyncio.gather(*(self._answer(name, found) for name in names)), strict=True))
 
     async def is_changed(self) -> bool:
-        """Nobody tells before one asks."""
+        """Return False: this source cannot signal changes."""
         return False
 
     async def _answer(self, name: str, found: ResolvConf) -> Answer:
@@ -89,7 +89,7 @@ class DnsClient:
 
 
 def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: float) -> dns.asyncresolver.Resolver:
-    """Make the resolver of one look-up; `lifetime` (seconds) is enough to ask each server once.
+    """Return the resolver of one lookup; `lifetime` (seconds) is enough to ask each server once.
 
     Raises OSError where the name of this machine is none that the DNS could have: dnspython wants to know it.
     """
@@ -104,7 +104,9 @@ def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: floa
     resolver.search = [suffix for suffix in map(_absolute, found.search) if suffix and _is_name(query, suffix)]
     resolver.ndots = found.ndots
     resolver.rotate = found.rotate
-    resolver.timeout = min(max(1, found.timeout) if found.timeout is not None else _PATIENCE, lifetime / len(servers))
+    resolver.timeout = min(
+        max(1, found.timeout) if found.timeout is not None else _DEFAULT_TIMEOUT, lifetime / len(servers)
+    )
     if found.edns0:
         resolver.use_edns()
     return resolver
@@ -118,7 +120,7 @@ def _absolute(labels: tuple[bytes, ...]) -> dns.name.Name | None:
 
 
 def _is_name(query: dns.name.Name, suffix: dns.name.Name) -> bool:
-    """Tell whether a name with a suffix is no longer than a name may be."""
+    """Return whether a name with a suffix is no longer than a name may be."""
     try:
         return query.is_absolute() or bool(query + suffix)
     except dns.exception.DNSException:
@@ -126,13 +128,13 @@ def _is_name(query: dns.name.Name, suffix: dns.name.Name) -> bool:
 
 
 def _default(found: ResolvConf) -> str:
-    """Say who was asked where resolv.conf names nobody."""
+    """Return a note about the default server if resolv.conf has no usable one."""
     nobody = f" ({resolvconf.PATH} has no usable name server, so {resolvconf.DEFAULT_SERVER} was asked)"
     return "" if found.servers else nobody
 
 
 def _targets(answer: dns.resolver.Answer, kind: str) -> tuple[str, ...]:
-    """Give the hosts of an answer, sorted: name servers rotate their records, and that is no change."""
+    """Return the hosts of an answer, sorted: name servers rotate their records, and that is no change."""
     if answer.rrset is None:
         return ()
     if kind != "SRV":

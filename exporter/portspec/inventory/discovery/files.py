@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Stamps = dict[str, tuple[int, ...]]
 
-POLL = 5.0  # seconds between two looks at whether a file changed
+POLL_INTERVAL = 5.0  # seconds between two looks at whether a file changed
 
 _log = log.get("inventory.discovery")
 
@@ -39,7 +39,7 @@ class FileClient:
     A named file that is missing is a failure. One that a pattern found and that is gone takes its hosts along.
     """
 
-    poll = POLL
+    poll = POLL_INTERVAL
 
     def __init__(self, source: FileSource) -> None:
         self._source = source
@@ -62,7 +62,7 @@ class FileClient:
         return reading.answers
 
     async def is_changed(self) -> bool:
-        """Tell whether a file came, went or changed since ask()."""
+        """Return whether a file came, went or changed since ask()."""
         try:
             async with asyncio.timeout(self._source.timeout):
                 return await self._beside(partial(_stamps, self._source.patterns)) != self._last.stamps
@@ -139,7 +139,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Give the paths that a pattern stands for, sorted; OSError if its directory cannot be listed."""
+    """Return the paths that a pattern stands for, sorted; OSError if its directory cannot be listed."""
     folder, name = os.path.split(pattern)
     if not has_wildcard(name):
         return [pattern]
@@ -153,7 +153,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _stamps(patterns: Sequence[str]) -> Stamps:
-    """Give what tells that a file is another one than before: by path, or an error by path or pattern."""
+    """Return what tells that a file is another one than before: by path, or an error by path or pattern."""
     stamps: Stamps = {}
     for pattern in patterns:
         try:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 MAX_HOSTS = 262_144  # of one list, each address of a CIDR being one: four times what a CIDR may have
 MAX_COMPLAINTS = 3  # that are kept of one list; all of them are counted
-_LONGEST_COMPLAINT = 200  # characters
-_LONGEST_TARGET = 300  # characters: a name has at most 253, a port six
+_MAX_COMPLAINT_LENGTH = 200  # characters
+_MAX_TARGET_LENGTH = 300  # characters: a name has at most 253, a port six
 _BRACKETS = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 
 
@@ -42,7 +42,7 @@ class Answer:
 
 
 def find_hosts(groups: Iterable[TargetGroup], entry: SourceEntry) -> Answer:
-    """Make hosts of target groups; the first target that names a host holds, what is no host is counted."""
+    """Build hosts from target groups; the first target of a host wins, and invalid targets are counted."""
     finder = _Finder(entry)
     for group in groups:
         finder.add(group)
@@ -50,13 +50,13 @@ def find_hosts(groups: Iterable[TargetGroup], entry: SourceEntry) -> Answer:
 
 
 def host_of(target: object) -> str:
-    """Give the host of a target in its canonical spelling: host, host:port, [v6]:port, a bare v6, or a CIDR.
+    """Return the host of a target in its canonical spelling: host, host:port, [v6]:port, a bare v6, or a CIDR.
 
     The port is the one that Prometheus would scrape; here it says nothing. Raises ValueError if there is no host.
     """
     if not isinstance(target, str):
         raise ValueError('a target is not a string, such as "web1:9100"')  # noqa: TRY004 - as for a wrong text
-    if len(target) > _LONGEST_TARGET:
+    if len(target) > _MAX_TARGET_LENGTH:
         raise ValueError(f'"{target[:40]}…" is too long for a host')
     if "/" in target:
         return canonical(target)
@@ -86,7 +86,7 @@ class _Finder:
         self._ports_of = cache(_ports)  # many groups have the same ports
 
     def add(self, group: TargetGroup) -> None:
-        """Take every target of a group; a group whose ports cannot be read loses all of them."""
+        """Add every target of a group; a group with invalid ports is rejected as a whole."""
         try:
             specification, ports = self._specification(group.labels)
         except ValueError as error:
@@ -152,7 +152,7 @@ class _Finder:
 
     def _complain(self, error: ValueError) -> None:
         if len(self.complaints) < MAX_COMPLAINTS:
-            self.complaints.append(str(error)[:_LONGEST_COMPLAINT])
+            self.complaints.append(str(error)[:_MAX_COMPLAINT_LENGTH])
 
 
 def _ports(text: str) -> PortSet:

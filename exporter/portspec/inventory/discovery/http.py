@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from portspec.config.model import HttpSource
 
 MAX_REDIRECTS = 5
-MAX_SECRET = 65_536  # bytes of a file that holds one
+MAX_SECRET_BYTES = 65_536  # bytes of a file that holds one
 _CHUNK = 65_536  # bytes
 _ANY_HEADER = zlib.MAX_WBITS | 32  # gzip or zlib, whichever the header says
 _RAW_DEFLATE = -zlib.MAX_WBITS  # deflate without a header, which some servers send under that name
@@ -51,7 +51,7 @@ class HttpClient:
         return {self._place: await self._answer()}
 
     async def is_changed(self) -> bool:
-        """Nobody tells before one asks."""
+        """Return False: this source cannot signal changes."""
         return False
 
     async def _answer(self) -> Answer:
@@ -71,7 +71,7 @@ class HttpClient:
         return Answer(failure=why)
 
     def _read(self, body: bytes, schemes: tuple[str, ...]) -> Answer:
-        """Make hosts of an answer; this blocks."""
+        """Build hosts from an answer; blocks."""
         body = unpack(body, schemes, self._max_bytes)
         if len(body) > self._max_bytes:
             raise self._too_large()
@@ -134,7 +134,7 @@ class _InvalidAnswerError(Exception):
 def _secret(value: str | None, file: str | None, key: str) -> str | None:
     if file is not None:
         try:
-            value = files.read_regular(file, MAX_SECRET).decode().strip("\r\n")
+            value = files.read_regular(file, MAX_SECRET_BYTES).decode().strip("\r\n")
         except OSError as error:
             raise _InvalidAnswerError(f"{key}_file cannot be read: {_why(error)}") from None
         except UnicodeError:
@@ -145,7 +145,7 @@ def _secret(value: str | None, file: str | None, key: str) -> str | None:
 
 
 def _why(error: Exception) -> str:
-    """Say what went wrong without a word that may be secret."""
+    """Return what went wrong, without anything that may be secret."""
     match error:
         case aiohttp.TooManyRedirects():
             return f"more than {MAX_REDIRECTS} redirects"
@@ -164,7 +164,7 @@ class CompressionError(Exception):
 
 
 def check_encodings(header: str) -> tuple[str, ...]:
-    """Read a Content-Encoding; gives its schemes in the order in which they were applied. Raises CompressionError."""
+    """Read a Content-Encoding; returns its schemes in the order in which they were applied. Raises CompressionError."""
     schemes = tuple(word for part in header.split(",") if (word := part.strip().lower()) not in {"", "identity"})
     if any(scheme not in _ENCODINGS for scheme in schemes) or len(schemes) > 1:
         raise CompressionError("has an unsupported compression (supported: gzip, deflate)")
@@ -172,7 +172,7 @@ def check_encodings(header: str) -> tuple[str, ...]:
 
 
 def unpack(data: bytes, schemes: tuple[str, ...], max_bytes: int) -> bytes:
-    """Unpack an answer; gives at most `max_bytes`, and one byte more where there is more. Raises CompressionError."""
+    """Unpack an answer; returns at most `max_bytes`, and one byte more where there is more. Raises CompressionError."""
     for scheme in schemes:
         try:
             data = _inflate(data, _ENCODINGS[scheme], max_bytes + 1)

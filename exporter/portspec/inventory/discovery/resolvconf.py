@@ -93,7 +93,7 @@ def _words(text: bytes) -> list[bytes]:
 
 
 def _server(word: bytes) -> str | None:
-    """Read the address of a name server; None if it is none, such as a name."""
+    """Read the address of a name server; None if it is not one, such as a name."""
     text = word.decode("latin-1")
     if text.isascii() and not any(map(str.isspace, text)):
         try:
@@ -110,7 +110,7 @@ def _server(word: bytes) -> str | None:
 
 
 def _zone_index(zone: str, *, may_be_name: bool) -> int:
-    """Give the number of an interface; 0 for none that there is, which the C library goes on without."""
+    """Return the number of an interface; 0 for none that there is, which the C library goes on without."""
     try:
         return socket.if_nametoindex(zone if may_be_name else "")
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _zone_index(zone: str, *, may_be_name: bool) -> int:
 
 
 def _with_options(found: ResolvConf, text: bytes) -> ResolvConf:
-    """Take what is known of a line of options; whatever begins with the word of an option is that option."""
+    """Parse the known options of a line; as in the C library, a prefix match counts."""
     for word in _words(text):
         if word.startswith(b"ndots:"):
             found = replace(found, ndots=min(_number(word), _MAX_NDOTS))
@@ -140,7 +140,7 @@ def _number(word: bytes) -> int:
 
 
 def _names(search: list[bytes]) -> Iterator[tuple[bytes, ...]]:
-    """Give the entries of a search list that are names; the C library takes one dot off the front."""
+    """Yield the entries of a search list that are names; the C library takes one dot off the front."""
     for word in search:
         name = word.removeprefix(b".").removesuffix(b".")
         labels = tuple(name.split(b".")) if name else ()

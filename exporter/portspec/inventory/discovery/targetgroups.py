@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_label(name: str, value: object) -> str:
-    """Give the value of a label that a source has; ValueError if conf.yml would refuse the label."""
+    """Return the value of a label that a source has; ValueError if conf.yml would refuse the label."""
     check_label_name(name)
     if not isinstance(value, str):
         raise ValueError(f'the value of the label "{name}" is not a text')  # noqa: TRY004 - as for a wrong name
@@ -48,11 +48,11 @@ class TargetGroup:
 
 
 _EMPTY = "is empty; a list without targets is []"
-_TOO_MUCH = f"has more than {MAX_VALUES:,} values"
+_TOO_MANY_VALUES = f"has more than {MAX_VALUES:,} values"
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive, and open at the end: linear on any input
-_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_DEPTH_CHANGES = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def read_json(data: bytes) -> tuple[TargetGroup, ...]:
@@ -66,9 +66,12 @@ def read_json(data: bytes) -> tuple[TargetGroup, ...]:
     if "\ufffd" in structure:
         text = _text(data)
     if max(sum(map(structure.count, "[{,")), sum(map(structure.count, "]}"))) > MAX_VALUES:
-        raise ListError(_TOO_MUCH)
+        raise ListError(_TOO_MANY_VALUES)
     # The C scanner recurses, and how deep a thread's stack goes depends on the C library.
-    if max(accumulate(_STEPS[bracket] for bracket in re.findall(r"[\[\]{}]", structure)), default=0) > MAX_DEPTH:
+    if (
+        max(accumulate(_DEPTH_CHANGES[bracket] for bracket in re.findall(r"[\[\]{}]", structure)), default=0)
+        > MAX_DEPTH
+    ):
         raise ListError(_TOO_DEEP)
     if not text.strip():
         raise ListError(_EMPTY)
@@ -120,7 +123,7 @@ def _groups(value: object, keys: Callable[[str], str] = str) -> tuple[TargetGrou
         raise ListError('is not a list of target groups, [{"targets": […], "labels": {…}}, …]')
     groups = tuple(_group(number, item, keys) for number, item in enumerate(value, 1))
     if sum(len(group.targets) for group in groups) > MAX_VALUES:  # aliases of YAML multiply
-        raise ListError(_TOO_MUCH)
+        raise ListError(_TOO_MANY_VALUES)
     return groups
 
 
@@ -154,7 +157,7 @@ class _YamlBuilder:
         self._values = 0
 
     def take(self, event: yaml.Event) -> None:
-        """Take the next event."""
+        """Return the next event."""
         if isinstance(event, yaml.ScalarEvent):
             is_plain = event.style not in {"'", '"', "|", ">"}
             if is_plain and event.value == "<<" and self._expects_key():
@@ -181,7 +184,7 @@ class _YamlBuilder:
         return isinstance(self._open[-1], dict) and self._keys[-1] is None and not self._is_merge
 
     def _merge(self, into: list[Any] | dict[str, Any], merges: Sequence[Any]) -> None:
-        """Take what << brings into a mapping, whose own keys win (https://yaml.org/type/merge.html)."""
+        """Merge the values of << into a mapping, whose own keys win (https://yaml.org/type/merge.html)."""
         for merged in merges:
             for item in merged if isinstance(merged, list) else [merged]:
                 if not isinstance(item, dict) or not isinstance(into, dict):
@@ -211,4 +214,4 @@ class _YamlBuilder:
     def _count(self, values: int) -> None:
         self._values += values
         if self._values > MAX_VALUES:
-            raise ListError(_TOO_MUCH)
+            raise ListError(_TOO_MANY_VALUES)

@@ -261,8 +261,8 @@ def test_many_places_that_fail_at_once_do_not_flood_the_log() -> None:
     scene = Scene(client)
     with capture_logs() as logs:
         asyncio.run(scene.discovery.refresh_all())
-    assert len(warnings(logs)) == discovery_module.MAX_LINES
-    assert logs[-1]["places"] == 100 - discovery_module.MAX_LINES
+    assert len(warnings(logs)) == discovery_module.MAX_LOGGED_PLACES
+    assert logs[-1]["places"] == 100 - discovery_module.MAX_LOGGED_PLACES
 
 
 def test_without_sources_it_runs_until_cancelled() -> None:
