@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from portspec.metrics import probe_page
+from portspec.metrics import joined, probe_page
 from portspec.ports import PortSet
 from portspec.schedule.on_demand import Probe, ProbeError
 from portspec.state.document import change_document, host_document, unscanned_document
 from portspec.state.verdict import Kind, Verdict
 from portspec.store import StoreError
 from portspec.threads import computed
-from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
+    from portspec.metrics import Page
     from portspec.web.backend import Backend
     from portspec.web.renderings import Renderings
 
@@ -162,7 +162,7 @@ class Api:
                 return b"".join((told.encode(), *page.pieces))
 
             return web.Response(body=await computed(debug_page), content_type="text/plain", charset="utf-8")
-        return await respond_with(
+        return await send_metrics(
             request, lambda accept, accept_encoding: make(accept=accept, accept_encoding=accept_encoding)
         )
 
@@ -171,6 +171,24 @@ class Api:
         if message is not None:
             return web.Response(status=500, text=f"reload failed; keeping the previous configuration:\n{message}\n")
         return web.Response(text="configuration reloaded.\n")
+
+
+async def send_metrics(request: web.Request, make: Callable[[str, str], Page]) -> web.StreamResponse:
+    """Answer with the page that `make` gives for the fields Accept and Accept-Encoding, made beside the event loop."""
+    accept, accept_encoding = (",".join(request.headers.getall(name, ())) for name in ("Accept", "Accept-Encoding"))
+    page = await computed(lambda: make(accept, accept_encoding))
+    response = web.StreamResponse(headers={"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding"})
+    if page.content_encoding:
+        response.headers["Content-Encoding"] = page.content_encoding
+    response.content_length = page.size
+    with contextlib.suppress(ConnectionError):  # whoever hangs up, as after a scrape timeout, misses only the page
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for part in joined(page.pieces):
+                await response.write(part)
+                await asyncio.sleep(0)  # to a quick reader it is written without a pause
+        await response.write_eof()
+    return response
 
 
 def _debug_lines(probe: Probe) -> list[str]:

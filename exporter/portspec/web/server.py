@@ -17,12 +17,11 @@ from aiohttp import web
 from portspec.errors import ListenError, NoThreadError, PortspecError, UsageError
 from portspec.ports import MAX_PORT
 from portspec.threads import computed, in_daemon_thread
-from portspec.web.api import Api
+from portspec.web.api import Api, send_metrics
 from portspec.web.audits import AuditRoutes
 from portspec.web.connections import FIRST_REQUEST_TIMEOUT, BoundedConnections, connection_limit
 from portspec.web.pages import Pages
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
-from portspec.web.scrape import respond_with
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -172,7 +171,7 @@ class WebServer:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         names = frozenset(request.query.getall("name[]", ()))
-        return await respond_with(
+        return await send_metrics(
             request, lambda accept, encoding: self._service.exposition.write(accept, encoding, names)
         )
 
