@@ -37,7 +37,7 @@ _FOREIGN: Final = (
 
 
 def pytest_configure() -> None:
-    """Give this process and the programs that tests start the surroundings of a login shell."""
+    """Return this process and the programs that tests start the surroundings of a login shell."""
     for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
             # pytest itself goes on ignoring it. A program that is started has the default action again: execve(2)

@@ -61,7 +61,7 @@ def interpreter(version: str) -> Path | None:
 
 
 def executable(python: str, version: str) -> Path | None:
-    """Give the file of an interpreter if it runs and is of that version; a shim of pyenv may do neither."""
+    """Return the file of an interpreter if it runs and is of that version; a shim of pyenv may do neither."""
     told = "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"
     try:
         done = subprocess.run([python, "-c", told], capture_output=True, text=True, check=False)
@@ -82,7 +82,7 @@ def rows(*, is_quick: bool) -> list[Row]:
 
 
 def install(row: Row, directory: Path) -> Path:
-    """Make the environment of a row; give its interpreter. Raises CalledProcessError."""
+    """Make the environment of a row; return its interpreter. Raises CalledProcessError."""
     uv([UV, "venv", "--quiet", "--python", str(row.python), str(directory)])
     python = directory / "bin" / "python"
     pip = [UV, "pip", "install", "--quiet", "--python", str(python)]
@@ -114,7 +114,7 @@ def test(row: Row, workers: int, *, is_quick: bool) -> tuple[bool, str]:
 
 
 def conclude(row: Row, workers: int, *, is_quick: bool) -> tuple[bool, str]:
-    """Test a row and print what was said; give whether all passed, and a line about it."""
+    """Test a row and print what was said; return whether all passed, and a line about it."""
     began = time.monotonic()
     try:
         is_right, said = test(row, workers, is_quick=is_quick)

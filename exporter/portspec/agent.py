@@ -91,12 +91,12 @@ _MAX_IN_VAIN = 600.0  # seconds of a run for tries that fail; after that only th
 
 
 def say(text: str) -> None:
-    """Tell what happened; on standard output, so that cron's mails can be kept to trouble."""
+    """Print what happened, to standard output, so that cron can be set to mail only warnings."""
     print(f"portspec-send: {printable(text)}", flush=True)
 
 
 def warn(text: str) -> None:
-    """Tell what somebody should look at."""
+    """Print a warning to standard error."""
     print(f"portspec-send: {printable(text)}", file=sys.stderr, flush=True)
 
 

@@ -24,7 +24,7 @@ _log = log.get("threads")
 
 
 class _Shortage:
-    """Tells of a want of threads, once: it is met a hundred times a second, or now and then, for days.
+    """Logs a lack of threads, once: it may occur a hundred times a second, or now and then, for days.
 
     Not the first time: one that ends the start is told as its error.
     """

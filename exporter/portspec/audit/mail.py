@@ -91,7 +91,7 @@ def read_mail(raw: bytes) -> bytes:
 
 
 def mail_origin(raw: bytes, environment: Mapping[str, str]) -> MailOrigin:
-    """Tell where a mail came from, by the environment in which the MTA runs a command, else by the mail's headers.
+    """Return where a mail came from, by the environment in which the MTA runs a command, else by the mail's headers.
 
     Postfix gives SENDER, CLIENT_HOSTNAME, CLIENT_ADDRESS and CLIENT_PROTOCOL (local(8); by pipe(8) nothing), exim
     SENDER and, as MESSAGE_ID, its own name for the mail (specification, 29.4), OpenSMTPD SENDER. Of several headers

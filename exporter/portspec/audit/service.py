@@ -337,7 +337,7 @@ def _unreadable(archived: ArchivedAudit, error: Exception) -> HostAudit:
 
 
 def _tell_left_out(host: str, host_audit: HostAudit) -> None:
-    """Tell in the log of an audit that is too large for /metrics."""
+    """Log an audit that is too large for /metrics."""
     if more := left_out_of(AuditState(host, host_audit=host_audit)):
         _log.warning("audit exceeds the limit of series for one host; /metrics omits the rest", host=host, series=more)
 
@@ -361,7 +361,7 @@ def _tell_unreadable(error: Exception) -> None:
 
 
 class _Log:
-    """Tells of refused audits in the log, and of too many of them in a minute only how many there were."""
+    """Logs rejected audits; beyond a limit per minute it logs only their number."""
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock

@@ -181,7 +181,7 @@ class _TooMuchError(Exception):
 
 
 class _Walker:
-    """FairQueue nodes into values; everything it finds wrong goes to `source.problems`."""
+    """Turns nodes into values, and reports what is wrong to `source.problems`."""
 
     def __init__(self, loader: Any, environment: Mapping[str, str]) -> None:
         self.source = YamlDocument()

@@ -305,7 +305,7 @@ class SharedScans:
         asyncio.wrap_future(scan.running).add_done_callback(partial(self._answered, scan, entry, place))
 
     def _slowed(self, scan: SharedScan, entry: _AddressEntry, place: Place) -> None:
-        """Give the place of a slow scan back once SlowScans admits it, unless the scan is over."""
+        """Return the place of a slow scan back once SlowScans admits it, unless the scan is over."""
 
         def on_admitted() -> None:
             place.rest()

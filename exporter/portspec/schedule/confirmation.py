@@ -56,7 +56,7 @@ class Settler:
         earlier: ScanResult | None,
         seed: int | str,
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """ExtraScan behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
+        """Look behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
 
         In the end what was open is asked whether it still is. Gives what is known then, and the seconds of all of it.
         """

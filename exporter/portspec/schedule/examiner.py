@@ -161,7 +161,7 @@ class Examiner:
     async def recheck(
         self, target: Target, result: ScanResult, give_way: Callable[[], object] = lambda: None
     ) -> tuple[AddressObservation, ...] | None:
-        """ExtraScan again at the ports that deviate in a result; return its addresses with what was seen of them now.
+        """Scan again the ports that deviate in a result; return its addresses with what was seen of them now.
 
         What could not be seen stays as it was, and so does an address that answers nothing, since its silence tells
         nothing of its ports. None if only a scan of all ports can tell: the name leads to other addresses than

@@ -1,4 +1,4 @@
-"""ExtraScans beside the rounds: begun when they are due, a few at a time, so that they hold up no round."""
+"""Extra scans between the rounds: started when due, a few at a time, so that they delay no round."""
 
 from __future__ import annotations
 

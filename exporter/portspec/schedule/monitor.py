@@ -184,7 +184,7 @@ class Monitor:
                 task.cancel()
 
     def _go_on(self, before: HostState, after: HostState, *, is_recheck_new: bool) -> None:
-        """Tell of a host that is judged otherwise now, and plan its looks anew where they come at other times."""
+        """Publish a host that is judged differently now, and plan its extra scans again if their times change."""
         done = ExtraScan.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
         if after.conclusive is not before.conclusive:
             self._take(before, after, done)
@@ -337,7 +337,7 @@ class Monitor:
         self._take(before, before.after(result, judged_at), ExtraScan.RETRY)
 
     async def _recheck(self, target: Target, give_way: Callable[[], object]) -> None:
-        """ExtraScan again at the ports of a host that deviate; where that does not suffice, have it scanned."""
+        """Scan again the ports of a host that deviate; where that does not suffice, have it scanned."""
         host = target.host
         known = self.snapshot.hosts[host].conclusive
         if known is None:

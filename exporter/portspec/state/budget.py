@@ -90,7 +90,7 @@ def _size(value: str) -> int:
 
 
 def _surely_fits(audit: AuditState) -> bool:
-    """Tell cheaply of nearly every host that all of its vulnerabilities fit."""
+    """Return whether all vulnerabilities certainly fit: a cheap test that holds for nearly every host."""
     found = audit.vulnerabilities
     room = MAX_VULNERABILITY_BYTES - len(found) * (_LONGEST_LINE + len(audit.host) + len("negligible"))
     if len(found) > MAX_SERIES:

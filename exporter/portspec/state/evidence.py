@@ -233,7 +233,7 @@ def _named(ports: PortSet) -> str:
 def with_progress(
     seen: tuple[AddressObservation, ...], target: Target, seconds: float
 ) -> tuple[AddressObservation, ...]:
-    """Tell how far the scan of a host came that was ended after so many seconds."""
+    """Describe how far a scan came that was stopped after so many seconds."""
     late = {item.address for item in seen if item.failure and item.failure.reason is Reason.TIMEOUT}
     if not late:
         return seen

@@ -127,7 +127,7 @@ class AuditRoutes:
         self.pending.identify(body, host)
 
     async def _moved(self, _: web.Request) -> web.Response:
-        """Tell an agent of before 0.2, which shows this message to its administrator, where audits go now."""
+        """Answer an agent of before 0.2 with the new path; it shows the message to its administrator."""
         return _answer(410, "moved", f"audits go to /api/v1/audits now: {UPDATE_AGENT}")
 
     async def _give_agent(self, _: web.Request) -> web.Response:
@@ -135,7 +135,7 @@ class AuditRoutes:
 
 
 def _fault(request: web.Request) -> RejectedError | None:
-    """Give what is wrong with a request before its body is read."""
+    """Return what is wrong with a request before its body is read."""
     size = request.content_length or 0  # None of a body in chunks
     if size > MAX_PACKED:
         return RejectedError("too_large", f"it has {size:,} bytes, more than {MAX_PACKED:,}")

@@ -35,7 +35,7 @@ class Body:
     is_displaced: bool = False
 
     def shares(self) -> dict[tuple[str, str], int]:
-        """Give the shares that it is counted in, each with the bytes that it may have."""
+        """Return the shares that it is counted in, each with the bytes that it may have."""
         of_host = {} if self.host is None else {("host", self.host): MAX_OF_HOST}
         return {("network", self.network): MAX_OF_NETWORK} | of_host | {("all", ""): MAX_HELD}
 

@@ -92,6 +92,6 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def metric(service: Service, name: str) -> list[str]:
-    """Give the samples of a family on /metrics."""
+    """Return the samples of a family on /metrics."""
     page = b"".join(service.exposition.write(names=[name]).pieces).decode()
     return [line for line in page.splitlines() if not line.startswith("#")]

@@ -22,7 +22,7 @@ OTHER: Final = "192.0.2.1"
 
 
 async def log_of(service: Service) -> list[tuple[str, str, str]]:
-    """Give host, ports and new state of every change, the oldest first."""
+    """Return host, ports and new state of every change, the oldest first."""
     rows = await service.changes(host=None, since=None, until=None, before_id=None, limit=100)
     return [(change.host, change.ports, change.after.value) for _, change in reversed(rows)]
 

@@ -33,19 +33,19 @@ LOADED = "portspec_config_last_reload_success_timestamp_seconds"
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """Give the path of a conf.yml with two hosts."""
+    """Return the path of a conf.yml with two hosts."""
     path = tmp_path / "conf.yml"
     write(path, {A: [22], B: []})
     return path
 
 
 def hosts(service: Service) -> list[str]:
-    """Give the hosts that are scanned."""
+    """Return the hosts that are scanned."""
     return list(service.snapshot.hosts)
 
 
 def asked(engine: ScriptedEngine) -> list[str]:
-    """Give the addresses that were scanned, in any order."""
+    """Return the addresses that were scanned, in any order."""
     return sorted(address for job in engine.jobs for address in job.addresses)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, socket.socket]]:
-    """Give what $NOTIFY_SOCKET says, and the socket that is there: in a directory, or abstract (unix(7))."""
+    """Return what $NOTIFY_SOCKET says, and the socket that is there: in a directory, or abstract (unix(7))."""
     name = secrets.token_hex(8)
     path = str(tmp_path / name)
     spelled, address = (path, path) if request.param == "path" else (f"@{name}", f"\0{name}")

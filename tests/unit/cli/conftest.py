@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Configure(Protocol):
-    """Writes a configuration file; gives its path."""
+    """Writes a configuration file; returns its path."""
 
     def __call__(self, hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
         """Write hosts, scanports and whatever other keys."""
@@ -31,7 +31,7 @@ def starter() -> Iterator[None]:
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Configure:
-    """Give a writer of configuration files (JSON is YAML)."""
+    """Return a writer of configuration files (JSON is YAML)."""
 
     def write(hosts: Mapping[str, Any], scanports: object = (1,), **keys: object) -> str:
         path = tmp_path / "conf.yml"

@@ -39,7 +39,7 @@ STOP_LIMIT: Final = PATIENCE  # seconds in which a signal must end the program; 
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give an environment without name servers, and without what the developer's own says of colours or Python."""
+    """Return an environment without name servers, and without what the developer's own says of colours or Python."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/"),
@@ -189,7 +189,7 @@ class _Drain(threading.Thread):
             os.close(self._master)
 
     def __call__(self) -> str:
-        """Give all that was shown."""
+        """Return all that was shown."""
         self.join(PATIENCE)
         return b"".join(self._seen).decode()
 
@@ -251,11 +251,11 @@ class Server:
         self.log.extend(json.loads(line) for line in iter(self.process.stdout.readline, ""))
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Give the log lines of an event."""
+        """Return the log lines of an event."""
         return [entry for entry in list(self.log) if entry["event"] == name]
 
     def wait_for(self, event: str) -> dict[str, Any]:
-        """Wait for a log line; give the first of that event."""
+        """Wait for a log line; return the first of that event."""
         eventually(lambda: bool(self.events(event)) or self.process.poll() is not None, event)
         assert self.events(event), f"ended without {event}: {self.log}"
         return self.events(event)[0]
@@ -273,6 +273,6 @@ class Server:
             connection.close()
 
     def stop(self, number: signal.Signals) -> int:
-        """Send a signal; give the exit code. It is an error if the program has not ended in STOP_LIMIT seconds."""
+        """Send a signal; return the exit code. It is an error if the program has not ended in STOP_LIMIT seconds."""
         self.process.send_signal(number)
         return self.process.wait(timeout=STOP_LIMIT)

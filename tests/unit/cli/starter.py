@@ -49,11 +49,11 @@ class Program:
         self.stderr = open(err, encoding="utf-8")  # noqa: SIM115
 
     def poll(self) -> int | None:
-        """Give the exit code, or the negative number of the signal that ended it; None while it runs."""
+        """Return the exit code, or the negative number of the signal that ended it; None while it runs."""
         return self._ended(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end, no longer than some seconds (else subprocess.TimeoutExpired); give what poll() gives."""
+        """Wait for its end, no longer than some seconds (else subprocess.TimeoutExpired); return what poll() gives."""
         code = self._ended(timeout)
         if code is None:
             raise subprocess.TimeoutExpired("portspec", timeout or 0.0)

@@ -25,7 +25,7 @@ EXAMPLE = ROOT / "conf.yml"
 
 
 def estimate(conf: str, *, program: Sequence[str] = ()) -> tuple[str, str]:
-    """Give the engine that `check` counts with, and how long it estimates a round to take."""
+    """Return the engine that `check` counts with, and how long it estimates a round to take."""
     done = run("check", "-c", conf, cwd=ROOT, program=program) if program else call("check", "-c", conf)
     found = re.search(r"^estimated duration of a round with the (\w+) engine: (.*)$", done.out, re.MULTILINE)
     assert found, done
@@ -93,7 +93,7 @@ def test_name_that_does_not_resolve_is_a_warning(configure: Configure) -> None:
 
 
 def warnings(conf: str) -> list[str]:
-    """Give the warnings of `check` about a file that is right."""
+    """Return the warnings of `check` about a file that is right."""
     done = call("check", "-c", conf)
     assert (done.code, done.err) == (0, "")
     assert done.out.endswith(f"{conf} is valid.\n")

@@ -38,7 +38,7 @@ NO_RIGHT = "this process has no CAP_NET_RAW"
 
 
 def choice(err: str) -> dict[str, Any]:
-    """Give engine and why of the one line that tells which engine was chosen."""
+    """Return engine and why of the one line that tells which engine was chosen."""
     entries = [json.loads(line) for line in err.splitlines()]
     (chosen,) = [entry for entry in entries if entry["event"] == "engine chosen"]
     assert chosen["level"] == "info"
@@ -46,7 +46,7 @@ def choice(err: str) -> dict[str, Any]:
 
 
 def scan(conf: str, *, program: Sequence[str] = PROGRAM) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scan once; give the choice that the log tells of, and the result."""
+    """Scan once; return the choice that the log tells of, and the result."""
     done = run("scan", "-c", conf, "--json", "-j", "--log.level", "info", cwd=ROOT, program=program)
     return choice(done.err), json.loads(done.out)
 
@@ -155,7 +155,7 @@ def test_syn_engine_needs_no_proc(configure: Configure) -> None:
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, error: OSError) -> list[dict[str, Any]]:
-    """Choose an engine where the raw sockets cannot be opened; give what was logged."""
+    """Choose an engine where the raw sockets cannot be opened; return what was logged."""
 
     def fail() -> None:
         raise error
@@ -200,7 +200,7 @@ def test_numpy_is_loaded_for_the_syn_engine_alone(configure: Configure, engine: 
 
 
 def powers(pid: int) -> list[tuple[int, int, int]]:
-    """Give permitted and effective capabilities and no_new_privs of each thread of a process."""
+    """Return permitted and effective capabilities and no_new_privs of each thread of a process."""
     return [(found["CapPrm"], found["CapEff"], found["NoNewPrivs"]) for found in of_threads(pid)]
 
 

@@ -23,7 +23,7 @@ BROKEN = 'hosts:\n  "db1": [80a]\nscanports: all\nintervall: 60\n'
 
 @pytest.fixture
 def broken(tmp_path: Path) -> str:
-    """Give a configuration with two problems, in lines 2 and 4."""
+    """Return a configuration with two problems, in lines 2 and 4."""
     path = tmp_path / "conf.yml"
     path.write_text(BROKEN, encoding="utf-8")
     return str(path)

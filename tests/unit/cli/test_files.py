@@ -42,20 +42,20 @@ def foreign_link(link: Path, target: Path) -> Path:
 
 
 def foreign_directory(tmp_path: Path) -> tuple[Path, Path]:
-    """Give a file through a directory link of another user, and where it would be."""
+    """Return a file through a directory link of another user, and where it would be."""
     (tmp_path / "there").mkdir()
     return foreign_link(tmp_path / "link", tmp_path / "there") / "all.html", tmp_path / "there" / "all.html"
 
 
 def foreign_file(tmp_path: Path) -> tuple[Path, Path]:
-    """Give a link of another user, and what it leads to."""
+    """Return a link of another user, and what it leads to."""
     target = tmp_path / "shadow"
     target.write_bytes(b"before")
     return foreign_link(tmp_path / "all.html", target), target
 
 
 def behind_own_link(tmp_path: Path) -> tuple[Path, Path]:
-    """Give a link of this user that leads to one of another."""
+    """Return a link of this user that leads to one of another."""
     link, target = foreign_file(tmp_path)
     own = tmp_path / "own.html"
     own.symlink_to(link)
@@ -201,7 +201,7 @@ def test_block_devices_and_directories_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give directories with links of this user in them."""
+    """Return directories with links of this user in them."""
     root = tmp_path_factory.mktemp("tree")
     (root / "a" / "b").mkdir(parents=True)
     (root / "b").mkdir()

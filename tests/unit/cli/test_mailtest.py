@@ -82,7 +82,7 @@ class Runner:
 
 @pytest.fixture
 def mail_test(configure: Configure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
-    """Give a runner of the command."""
+    """Return a runner of the command."""
     return Runner(configure, monkeypatch, capsys)
 
 

@@ -38,17 +38,17 @@ ENVIRONMENT: Final = {  # in which Postfix's local(8) runs a command
 
 
 def mail(packed: bytes) -> bytes:
-    """Give the mail of an agent."""
+    """Return the mail of an agent."""
     return make_mail(make_parcel(packed, None), "root@web1.example.org", "portspec@example.org")
 
 
 def today(host: str = WEB, **parts: Any) -> bytes:
-    """Give a payload of a host that is of now."""
+    """Return a payload of a host that is of now."""
     return payload(host, time.time(), **parts)
 
 
 def receive(*arguments: str, mail: bytes) -> Done:
-    """Give a mail to the command."""
+    """Return a mail to the command."""
     return call("receive", *arguments, stdin=mail)
 
 
@@ -66,20 +66,20 @@ def pipe(*arguments: str, mail: bytes, extra: Mapping[str, str] | None = None) -
 
 
 def counts(conf: str) -> dict[str, int]:
-    """Give the totals in the state file."""
+    """Return the totals in the state file."""
     with contextlib.closing(sqlite3.connect(Path(conf).with_name("portspec.db"))) as connection:
         return dict(connection.execute("SELECT outcome, count FROM audit_count"))
 
 
 def archived(conf: str, host: str = WEB) -> bytes | None:
-    """Give the payload of the last audit of a host."""
+    """Return the payload of the last audit of a host."""
     found = Store(str(Path(conf).with_name("portspec.db")), history=1.0).find_audit(host)
     return found.payload if found else None
 
 
 @pytest.fixture
 def conf(configure: Configure) -> str:
-    """Give a configuration by which two hosts have to send audits."""
+    """Return a configuration by which two hosts have to send audits."""
     return configure({"127.0.0.1": []}, audit=AUDIT, state="portspec.db")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a runtime directory whose path is short: that of a socket has at most 107 bytes (unix(7))."""
+    """Return a runtime directory whose path is short: that of a socket has at most 107 bytes (unix(7))."""
     path = Path(tempfile.mkdtemp(prefix="portspec-"))
     yield path
     shutil.rmtree(path)

@@ -40,23 +40,23 @@ BEFORE: Final = NOON - DAY
 
 
 def day(at: float) -> str:
-    """Give the day of a time, in UTC."""
+    """Return the day of a time, in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
 @pytest.fixture
 def conf(configure: Configure) -> str:
-    """Give a configuration of one host that is scanned and three that have to report, one of them the same."""
+    """Return a configuration of one host that is scanned and three that have to report, one of them the same."""
     return configure({SCANNED: [22]}, [22, 80], audit=AUDIT)
 
 
 def state_file(conf: str) -> Path:
-    """Give the path of the state file."""
+    """Return the path of the state file."""
     return Path(conf).with_name("portspec.db")
 
 
 def arrive(conf: str, host: str, at: float = NOON, **parts: Any) -> bytes:
-    """Put a report into the archive as `portspec receive` does; give its payload."""
+    """Put a report into the archive as `portspec receive` does; return its payload."""
     body = payload(host, at, **parts)
     assert archive_audit(str(state_file(conf)), IncomingAudit(host, day(at), at, body), at) is Outcome.ACCEPTED
     return body
@@ -84,19 +84,19 @@ async def export(conf: str, *reports: bytes) -> None:
 
 
 def machines(conf: str, *arguments: str) -> dict[str, Any]:
-    """Give the machines of the report as JSON by their hosts."""
+    """Return the machines of the report as JSON by their hosts."""
     done = call("report", "-c", conf, "--format", "json", *arguments)
     assert (done.code, done.err) == (0, "")
     return {machine["host"]: machine for machine in json.loads(done.out)["machines"]}
 
 
 def statuses(conf: str, *arguments: str) -> dict[str, str]:
-    """Give the status of each machine that has to report."""
+    """Return the status of each machine that has to report."""
     return {host: machine["audit"]["status"] for host, machine in machines(conf, *arguments).items()}
 
 
 def raw(conf: str, *arguments: str) -> bytes:
-    """Give what a host has sent, as it is printed."""
+    """Return what a host has sent, as it is printed."""
     command = [*PROGRAM, "report", "-c", conf, "--raw", *arguments]
     return subprocess.run(command, env=environment(), capture_output=True, timeout=60, check=True).stdout
 
@@ -445,7 +445,7 @@ def test_forged_report_in_the_archive_is_no_matter_of_this_command(conf: str) ->
 
 
 def machines_with_log(conf: str) -> dict[str, Any]:
-    """Give the machines of a report that tells something in its log, too."""
+    """Return the machines of a report that tells something in its log, too."""
     done = call("report", "-c", conf, "--format", "json")
     assert done.code == 0
     assert 'event="failed to read an archived audit"' in done.err

@@ -48,7 +48,7 @@ AT_ALL = (
 
 
 def at_moments(number: signal.Signals, is_moment: str) -> list[str]:
-    """Give a program like portspec that sends itself a signal at some moments (Python: number, event, arguments)."""
+    """Return a program like portspec that sends itself a signal at some moments (Python: number, event, arguments)."""
     return [sys.executable, "-c", AT_MOMENTS, str(int(number)), is_moment]
 
 

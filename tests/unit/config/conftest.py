@@ -42,5 +42,5 @@ class _File:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Conf:
-    """Give a conf.yml in a directory of its own."""
+    """Return a conf.yml in a directory of its own."""
     return _File(tmp_path / "conf.yml")

@@ -21,13 +21,13 @@ HOSTS = "hosts: {db1: 22}\nscanports: [22, 80]\n"
 
 
 def exception_of(config: Config) -> PortException:
-    """Give the only exception of a configuration."""
+    """Return the only exception of a configuration."""
     (item,) = config.exceptions
     return item
 
 
 def seconds(*moment: int) -> float:
-    """Give a time in UTC as Unix seconds."""
+    """Return a time in UTC as Unix seconds."""
     return datetime(*moment, tzinfo=UTC).timestamp()  # type: ignore[arg-type, misc]
 
 

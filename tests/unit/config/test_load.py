@@ -68,7 +68,7 @@ def ports(*members: int) -> PortSet:
 
 
 def host_of(config: Config, name: str) -> HostConfig:
-    """Give the entry of a host."""
+    """Return the entry of a host."""
     return next(host for host in config.hosts if host.name == name)
 
 
@@ -342,12 +342,12 @@ def load_apart(file: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
 
 
 def can_run(*command: str) -> bool:
-    """Tell whether a program is there and succeeds."""
+    """Return whether a program is there and succeeds."""
     return bool(shutil.which(command[0])) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def told(path: Path | str) -> str:
-    """Give what is said of a file that cannot be read."""
+    """Return what is said of a file that cannot be read."""
     with pytest.raises(ConfigError) as caught:
         load(path, {})
     assert caught.value.path == str(path)

@@ -24,12 +24,12 @@ LOADERS = ["CSafeLoader", "SafeLoader"]  # libyaml, and what PyYAML falls back t
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give one conf.yml that every example overwrites."""
+    """Return one conf.yml that every example overwrites."""
     return tmp_path_factory.mktemp("conf") / "conf.yml"
 
 
 def joined(sets: list[PortSet]) -> PortSet:
-    """Give the ports of all sets."""
+    """Return the ports of all sets."""
     return PortSet.of_ranges(span for ports in sets for span in ports.ranges)
 
 

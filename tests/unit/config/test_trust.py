@@ -39,7 +39,7 @@ def secret_file(tmp_path: Path, name: str, mode: int) -> str:
 
 
 def own(tmp_path: Path, found: list[str]) -> list[str]:
-    """Give the complaints without the directory of the test in them."""
+    """Return the complaints without the directory of the test in them."""
     return [item.replace(f"{tmp_path}/", "") for item in found]
 
 

@@ -35,7 +35,7 @@ def config_of(
 
 
 def rostered(config: Config, *discovered: HostConfig) -> dict[str, str]:
-    """Give the label of each host of the roster by its canonical name, in their order."""
+    """Return the label of each host of the roster by its canonical name, in their order."""
     found = audited_hosts(config, targets(config, discovered))
     return {name: item.host for name, item in found.items()}
 
@@ -96,7 +96,7 @@ def test_discovered_hosts_have_to_report_where_their_source_says_so() -> None:
 
 
 def exceptions_of(config: Config) -> dict[str, tuple[VulnerabilityException, ...]]:
-    """Give the exceptions that are about each host of the roster."""
+    """Return the exceptions that are about each host of the roster."""
     return {item.host: item.exceptions for item in audited_hosts(config, targets(config)).values()}
 
 

@@ -48,7 +48,7 @@ class Lookup:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """Give an event that look-ups hang on; it opens at the end, so that no thread outlives its test for long."""
+    """Return an event that look-ups hang on; it opens at the end, so that no thread outlives its test for long."""
     event = threading.Event()
     yield event
     event.set()

@@ -21,7 +21,7 @@ S = TypeVar("S", bound=OfHost)
 
 
 def families(of: Families[S], states: Collection[S]) -> Iterator[GaugeMetricFamily]:
-    """Give each family that has samples of these hosts; consecutive parts of one metric are one family."""
+    """Return each family that has samples of these hosts; consecutive parts of one metric are one family."""
     made: dict[str, GaugeMetricFamily] = {}
     for part in of.parts:
         metric = part.metric
@@ -42,5 +42,5 @@ class Peer:
         self._audits = audits
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Give the families."""
+        """Return the families."""
         return chain(families(PORTS, self._states()), families(AUDITS, self._audits()))

@@ -62,7 +62,7 @@ def exposition(of: Snapshot, series_budget: int = UNLIMITED) -> Exposition:
 
 
 def body(page: Page) -> bytes:
-    """Give all bytes of a page."""
+    """Return all bytes of a page."""
     return b"".join(page.pieces)
 
 
@@ -72,7 +72,7 @@ def text(of: Snapshot, accept: str = TEXT) -> str:
 
 
 def host_lines(of: Snapshot) -> list[str]:
-    """Give the lines of the families about hosts, without HELP."""
+    """Return the lines of the families about hosts, without HELP."""
     lines = body(exposition(of).write(TEXT, "", HOST_FAMILIES)).decode().splitlines()
     return [line for line in lines if not line.startswith("# HELP")]
 

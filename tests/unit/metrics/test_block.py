@@ -27,7 +27,7 @@ BYTES = st.one_of(
 
 
 def is_one_member(file: bytes, plain: bytes) -> bool:
-    """Tell whether a file is one gzip member of these bytes, with nothing behind it."""
+    """Return whether a file is one gzip member of these bytes, with nothing behind it."""
     reader = zlib.decompressobj(31)
     return reader.decompress(file) == plain and reader.eof and not reader.unused_data
 

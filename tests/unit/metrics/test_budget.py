@@ -59,7 +59,7 @@ def _ranked(families: Families[S], hosts: HostTable[S]) -> Iterator[tuple[str, l
 
 
 def page_of(of: Snapshot, budget: int) -> tuple[list[str], int]:
-    """Give the lines of the host families, and portspec_series_dropped."""
+    """Return the lines of the host families, and portspec_series_dropped."""
     lines = body(exposition(of, budget).write(TEXT, "", NAMES)).decode().split("\n")
     samples = [f"{line}\n" for line in lines if line and not line.startswith("#")]
     (dropped,) = [line for line in samples if line.startswith("portspec_series_dropped ")]
@@ -67,7 +67,7 @@ def page_of(of: Snapshot, budget: int) -> tuple[list[str], int]:
 
 
 def kept_within(budget: int, parts: list[list[list[str]]]) -> Iterator[str]:
-    """Give the per-port lines that a budget leaves: whole hosts from the first on, until one does not fit."""
+    """Return the per-port lines that a budget leaves: whole hosts from the first on, until one does not fit."""
     left = budget
     for part in parts:
         for lines in part:

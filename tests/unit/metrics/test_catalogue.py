@@ -22,7 +22,7 @@ OURS = re.compile(r"(audit|port|portspec|probe)_")
 
 
 def parsed() -> dict[str, tuple[str, str, set[str]]]:
-    """Give kind, help and labels of every family in the outputs; a counter has the name of its samples."""
+    """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
     pages = (text(audited_zoo()), probed("bad"))
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):

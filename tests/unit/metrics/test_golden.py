@@ -47,7 +47,7 @@ def test_page_is_what_prometheus_client_writes(of: Snapshot) -> None:
 
 
 def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Give what /metrics should say of a host, by the contract and without the code that says it."""
+    """Return what /metrics should say of a host, by the contract and without the code that says it."""
     expected = list(state.target.config.specification.expect)
     if state.target.config.interval:
         yield "port_scan_interval_seconds", {}, state.target.config.interval
@@ -90,7 +90,7 @@ def shortened(value: str) -> str:
 
 
 def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Give what /metrics should say of a host of the roster, by the contract and without the code that says it."""
+    """Return what /metrics should say of a host of the roster, by the contract and without the code that says it."""
     report = state.host_audit
     accepted = {name for item in state.exceptions if item.until > NOW for name in item.ids}
     every = report.audit.vulnerabilities if report else ()
@@ -133,7 +133,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
 
 
 def key(name: str, labels: dict[str, str]) -> Key:
-    """Give what tells one series from another."""
+    """Return what tells one series from another."""
     return name, frozenset((name, value) for name, value in labels.items())
 
 

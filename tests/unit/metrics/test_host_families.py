@@ -108,7 +108,7 @@ def test_families_of_hosts_are_exactly_these() -> None:
 
 
 def of_host(lines: list[str], host: str) -> dict[str, str]:
-    """Give the values of the families of one host that have no other label."""
+    """Return the values of the families of one host that have no other label."""
     wanted = f'{{host="{host}"}} '
     return dict(line.split(wanted) for line in lines if wanted in line)
 
@@ -220,7 +220,7 @@ def test_snapshot_without_hosts_can_be_written() -> None:
 
 
 def deviations_of(count: int) -> list[str]:
-    """Give the ports' labels of the deviations of a host with so many unexpected ports, none of them neighbours."""
+    """Return the ports' labels of the deviations of a host with so many unexpected ports, none of them neighbours."""
     of = target("db1")
     ports = range(1001, 1001 + 2 * count, 2)
     lines = host_lines(snapshot((of, [result(of, seen(scanned=ports, is_open=ports))])))
@@ -340,7 +340,7 @@ def test_audits_come_after_ports() -> None:
 
 
 def values(of: Snapshot, name: str) -> dict[str, str]:
-    """Give the values of a family of the one host there is, by its other label."""
+    """Return the values of a family of the one host there is, by its other label."""
     lines = [line for line in host_lines(of) if line.startswith(f"{name}{{")]
     return {line.split('"')[3] if "," in line else "": line.rpartition(" ")[2] for line in lines}
 
@@ -407,7 +407,7 @@ def test_vulnerability_that_an_audit_has_twice_is_one_series() -> None:
 
 
 def own_lines(audit: AuditStatus | None, accept: str = TEXT) -> list[str]:
-    """Give the lines of the exporter's own families about audits, without HELP and TYPE."""
+    """Return the lines of the exporter's own families about audits, without HELP and TYPE."""
     one = Exposition(Snapshot, lambda: replace(STATUS, audit=audit))
     lines = body(one.write(accept)).decode().splitlines()
     return [line for line in lines if line.startswith("portspec_audit")]

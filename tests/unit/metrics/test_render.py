@@ -128,7 +128,7 @@ def test_page_of_many_chunks_follows_every_change() -> None:
 
 
 def blocks_of(rendered: tuple[list[tuple[Metric, list[CachedBlock]]], int]) -> dict[bytes, CachedBlock]:
-    """Give all blocks by their text, which no two have in common."""
+    """Return all blocks by their text, which no two have in common."""
     every = [block for _, blocks in rendered[0] for block in blocks]
     by_text = {block.text: block for block in every}
     assert len(by_text) == len(every)
@@ -182,7 +182,7 @@ class Calls:
         return replace(part, samples=samples, value=part.value and value)
 
     def of(self, renderer: Renderer[HostState], hosts: HostTable[HostState]) -> list[str]:
-        """Render; gives the hosts of which anything was written."""
+        """Render; returns the hosts of which anything was written."""
         self.hosts.clear()
         renderer.render(hosts)
         return list(dict.fromkeys(self.hosts))

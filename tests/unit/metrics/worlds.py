@@ -149,7 +149,7 @@ def many(count: int = 300) -> Snapshot:
 
 
 def rescanned(of: Snapshot, host: str, *opened: int, at: float = NOW + 60) -> Snapshot:
-    """Give the snapshot after a host was found with these ports open."""
+    """Return the snapshot after a host was found with these ports open."""
     return of.after(host, result(of.hosts[host].target, seen(is_open=opened), at=at), probes_sent=0)
 
 

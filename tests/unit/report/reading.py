@@ -41,7 +41,7 @@ class Section:
         return {label: text.split("\n") for label, text in self.tables[0].rows}
 
     def rows(self, heading: str) -> list[list[str]]:
-        """Give the rows of the table under a heading, without its head."""
+        """Return the rows of the table under a heading, without its head."""
         return next((table.rows[1:] for table in self.tables if table.heading == heading), [])
 
 
@@ -72,7 +72,7 @@ class Page(HTMLParser):
         return self.top.tables[1].rows[1:] if len(self.top.tables) > 1 else []
 
     def named(self, name: str) -> Section:
-        """Give the section of a name."""
+        """Return the section of a name."""
         return next(section for section in self.sections.values() if section.name == name)
 
     def handle_starttag(self, tag: str, attrs: Attributes) -> None:

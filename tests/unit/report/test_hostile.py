@@ -61,12 +61,12 @@ def world(text: Callable[[str], str]) -> Snapshot:
 
 
 def skeleton(of: Page) -> list[tuple[str, list[str]]]:
-    """Give the tags of a page and the names of their attributes."""
+    """Return the tags of a page and the names of their attributes."""
     return [(tag, [name for name, _ in attributes]) for tag, attributes in of.tags]
 
 
 def texts(of: Page) -> str:
-    """Give all that is seen on a page, cell by cell."""
+    """Return all that is seen on a page, cell by cell."""
     sections = [of.top, *of.sections.values()]
     cells = [cell for each in sections for table in each.tables for row in table.rows for cell in row]
     return "\n".join(

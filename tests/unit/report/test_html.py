@@ -44,7 +44,7 @@ FAILED: Final = (
 
 
 def section(of: Snapshot) -> Section:
-    """Give the section of the only machine."""
+    """Return the section of the only machine."""
     (only,) = page(of, ReportSettings()).sections.values()
     return only
 

@@ -21,17 +21,17 @@ MAX_AGE = ReportSettings().max_age
 
 
 def order(of: Snapshot) -> list[str]:
-    """Give the machines' names in the order of the report."""
+    """Return the machines' names in the order of the report."""
     return [machine.host for machine in list_machines(of, NOW, MAX_AGE)]
 
 
 def needs(of: Snapshot) -> dict[str, Need]:
-    """Give why each machine needs attention."""
+    """Return why each machine needs attention."""
     return {machine.host: machine.need for machine in list_machines(of, NOW, MAX_AGE)}
 
 
 def summary(of: Snapshot) -> dict[str, Any]:
-    """Give the numbers of the report in JSON."""
+    """Return the numbers of the report in JSON."""
     return dict(document(of)["summary"])
 
 

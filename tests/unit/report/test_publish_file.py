@@ -33,14 +33,14 @@ A, B = "192.0.2.1", "192.0.2.2"
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """Give the path of the page, in a directory of its own."""
+    """Return the path of the page, in a directory of its own."""
     (tmp_path / "pages").mkdir()
     return tmp_path / "pages" / "index.html"
 
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """Give the events that the test logs."""
+    """Return the events that the test logs."""
     with Logs() as found:
         yield found
 
@@ -90,7 +90,7 @@ class Scene:
         assert self.written == written
 
     def text(self) -> str:
-        """Give the page, which is whole."""
+        """Return the page, which is whole."""
         text = self.page.read_text(encoding="utf-8")
         assert text.startswith("<!doctype html>")
         assert text.rstrip().endswith("</html>")
@@ -99,7 +99,7 @@ class Scene:
 
 @pytest.fixture
 def scene(page: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """Give a scene of one host that was scanned."""
+    """Return a scene of one host that was scanned."""
     return Scene(page, monkeypatch)
 
 

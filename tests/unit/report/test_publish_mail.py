@@ -37,14 +37,14 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """Give the events that the test logs."""
+    """Return the events that the test logs."""
     with Logs() as found:
         yield found
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that is not there yet."""
     return tmp_path / "portspec.db"
 
 
@@ -63,7 +63,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 def at(text: str, fold: int = 0) -> float:
-    """Give the Unix time of a local one, as "2026-11-22 07:00"; `fold` 1 for the second of two."""
+    """Return the Unix time of a local one, as "2026-11-22 07:00"; `fold` 1 for the second of two."""
     return datetime.fromisoformat(text).replace(fold=fold).timestamp()
 
 

@@ -135,7 +135,7 @@ def _look(path: Path, reported: _Reported, tally: Tally) -> None:
 
 
 def _replayed(log: Iterable[Change]) -> dict[str, dict[str, PortSet]]:
-    """Give the open ports of each address of each host, by the log alone; none of one that has no open port."""
+    """Return the open ports of each address of each host, by the log alone; none of one that has no open port."""
     found: dict[str, dict[str, set[int]]] = {}
     for change in log:
         ports = found.setdefault(change.host, {}).setdefault(change.address, set())
@@ -148,7 +148,7 @@ def _replayed(log: Iterable[Change]) -> dict[str, dict[str, PortSet]]:
 
 
 def _open_ports(state: HostState) -> dict[str, PortSet]:
-    """Give the same by the state alone."""
+    """Return the same by the state alone."""
     assert state.conclusive
     return {item.address: item.accepting for item in state.conclusive.addresses if item.accepting}
 

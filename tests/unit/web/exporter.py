@@ -82,7 +82,7 @@ class Exporter:
         return self.problem
 
     def find(self, host: str) -> HostState:
-        """Give the state of a host in any spelling."""
+        """Return the state of a host in any spelling."""
         try:
             return {canonical(state.host): state for state in self.snapshot.hosts.values()}[canonical(host)]
         except ValueError:
@@ -105,7 +105,7 @@ class Exporter:
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
-        """Run a web server before it; gives the URL without the final slash."""
+        """Run a web server before it; returns the URL without the final slash."""
         server = WebServer(self, [LOOPBACK])
         (url,) = await server.start()
         try:
@@ -123,7 +123,7 @@ class Exporter:
         return asyncio.run(scenario())
 
     def document(self, path: str, method: str = "GET", *, status: int = 200) -> Any:
-        """Ask for JSON, which must come with this status; give what it says."""
+        """Ask for JSON, which must come with this status; return what it says."""
         answer = self.ask(path, method)
         assert answer.status == status, answer.text
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -131,7 +131,7 @@ class Exporter:
         return json.loads(answer.text)
 
     def refusal(self, path: str, method: str = "GET", *, status: int = 400) -> str:
-        """Ask for what must be refused with this status; give the message, which is all that the answer says."""
+        """Ask for what must be refused with this status; return the message, which is all that the answer says."""
         document = self.document(path, method, status=status)
         assert list(document) == ["error"]
         return str(document["error"])

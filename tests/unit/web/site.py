@@ -64,7 +64,7 @@ class ScriptedService:
         raise NotImplementedError
 
     def find(self, host: str) -> HostState:
-        """Give a host of the snapshot."""
+        """Return a host of the snapshot."""
         return self.snapshot.hosts[host]
 
     @property
@@ -81,7 +81,7 @@ class ScriptedService:
         raise KeyError(host)
 
     async def changes(self, **_: object) -> tuple[tuple[int, Change], ...]:
-        """Give none."""
+        """Return none."""
         return ()
 
 
@@ -104,7 +104,7 @@ async def serving(
     first_request: float = FIRST_REQUEST_TIMEOUT,
     max_connections: int | None = None,
 ) -> AsyncIterator[tuple[str, ...]]:
-    """Run a server; gives its URLs."""
+    """Run a server; returns its URLs."""
     one = server(state, listeners, first_request=first_request, max_connections=max_connections)
     urls = await one.start()
     try:
@@ -114,7 +114,7 @@ async def serving(
 
 
 async def converse(url: str, *requests: bytes) -> bytes:
-    """Send requests one behind the other over one connection, which the last is to close; gives what came back."""
+    """Send requests one behind the other over one connection, which the last is to close; returns what came back."""
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"".join(requests))

@@ -36,7 +36,7 @@ def fleet() -> Exporter:
 
 
 def names(document: dict[str, Any]) -> list[str]:
-    """Give the names of the hosts of a page."""
+    """Return the names of the hosts of a page."""
     return [host["host"] for host in document["hosts"]]
 
 

@@ -44,13 +44,13 @@ PATIENCE = 30.0  # seconds
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Give the path of a file that is not there yet."""
+    """Return the path of a file that is not there yet."""
     return tmp_path / "portspec.db"
 
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[Logs]:
-    """Give the events that the test logs."""
+    """Return the events that the test logs."""
     with Logs() as found:
         yield found
 
@@ -94,7 +94,7 @@ class Site:
 
 
 def document(answer: Answer) -> tuple[int, dict[str, str]]:
-    """Give status and document of an answer."""
+    """Return status and document of an answer."""
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     assert answer.text.endswith("}\n")
     assert answer.headers.get("Retry-After") == (LATER if answer.status == 503 else None)

@@ -30,7 +30,7 @@ class Client:
         self._writer = writer
 
     async def ask(self) -> bool:
-        """Send a request; give whether it was answered."""
+        """Send a request; return whether it was answered."""
         self._writer.write(REQUEST)
         try:
             await asyncio.wait_for(self._reader.readuntil(ANSWER), PATIENCE)

@@ -64,7 +64,7 @@ def page(of: Snapshot) -> Page:
 
 
 def row(of: Page, host: str) -> dict[str, str]:
-    """Give the cells of a host by their column, white space folded."""
+    """Return the cells of a host by their column, white space folded."""
     columns, *rows = of.rows
     (cells,) = [cells for cells in rows if cells[0].split()[0] == host]
     return {column: " ".join(cell.split()) for column, cell in zip(columns, cells, strict=True)}

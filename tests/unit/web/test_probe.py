@@ -50,7 +50,7 @@ def exporter(answer: Callable[[ScanJob], Observation] | None = all_closed, *, se
 
 
 def samples(answer: Answer) -> list[str]:
-    """Give the samples of a page, without the time that the probe took, which is another each time."""
+    """Return the samples of a page, without the time that the probe took, which is another each time."""
     assert answer.status == 200, answer.text
     return [line for line in answer.text.splitlines() if not line.startswith(("#", "probe_duration_seconds"))]
 

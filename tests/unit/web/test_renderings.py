@@ -56,7 +56,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Give a gate, open at the end."""
+    """Return a gate, open at the end."""
     found = Gate(monkeypatch)
     yield found
     found.open()

@@ -285,7 +285,7 @@ def test_server_listens_on_every_address() -> None:
 
 
 def start_error(*listeners: ListenAddress) -> ListenError:
-    """Start a server that cannot listen; give its error."""
+    """Start a server that cannot listen; return its error."""
 
     async def scenario() -> ListenError:
         one = server(zoo, listeners)

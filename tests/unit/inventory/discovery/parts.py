@@ -90,7 +90,7 @@ class ScriptedClient:
         self.answers = {"there": Answer(failure=why)}
 
     async def ask(self) -> Mapping[str, Answer]:
-        """Give the answers."""
+        """Return the answers."""
         self.asked += 1
         if isinstance(self.answers, Exception):
             raise self.answers
@@ -107,7 +107,7 @@ class ScriptedClient:
 async def inventory(
     answer: Callable[[Any], Awaitable[web.StreamResponse]], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
-    """Serve HTTP on a free port of the loopback; gives the URL."""
+    """Serve HTTP on a free port of the loopback; returns the URL."""
     server = web.Server(answer)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()

@@ -29,7 +29,7 @@ class Whole(BaseModel):
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """Give the path of a conf.yml, beside which there is a secret."""
+    """Return the path of a conf.yml, beside which there is a secret."""
     (tmp_path / "secret").write_text("hush\n")
     return tmp_path / "conf.yml"
 

@@ -54,7 +54,7 @@ class Scene:
 
 
 def warnings(logs: list[EventDict]) -> list[tuple[object, ...]]:
-    """Give source, reason and kept hosts of each warning that a source fails."""
+    """Return source, reason and kept hosts of each warning that a source fails."""
     return [
         (line["source"], line["why"], line["hosts_kept"])
         for line in logs

@@ -45,7 +45,7 @@ def looked_up(
 
 
 def failure(query: str, **parts: Any) -> str:
-    """Give the failure of one name."""
+    """Return the failure of one name."""
     answers, _ = looked_up(query, **parts)
     assert answers[query].hosts == ()
     return answers[query].failure or ""

@@ -31,12 +31,12 @@ def ask(client: FileClient) -> dict[str, list[str] | str]:
 
 
 def spelled(answers: Mapping[str, Answer]) -> dict[str, list[str] | str]:
-    """Give the hosts or the failure by the name of each file."""
+    """Return the hosts or the failure by the name of each file."""
     return {path.rpartition("/")[2]: answer.failure or names(answer) for path, answer in answers.items()}
 
 
 def changed(client: FileClient) -> bool:
-    """Tell whether the client sees a change."""
+    """Return whether the client sees a change."""
     return asyncio.run(client.is_changed())
 
 

@@ -336,7 +336,7 @@ def test_credentials_are_not_carried_to_another_server() -> None:
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
-    """Give the credentials back as a label."""
+    """Return the credentials back as a label."""
     return web.json_response([{"targets": ["web1"], "labels": {"said": request.headers.get("Authorization", "")}}])
 
 
