@@ -1,4 +1,4 @@
-"""The stored result of an audit as JSON (HostAudit ⇄ document), kept so that its tool's output need not be read again. Pure."""
+"""The stored result of an audit as JSON, so that its tool's output need not be read again. Pure."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Canaries:
         await asyncio.shield(self._looking)  # who gives up waiting ends it for nobody else
 
     async def _look(self, sees: SeesCanary) -> None:
-        """ExtraScan at all canaries until one is seen."""
+        """Scan all canaries until one is seen."""
         if (wait := self._began + PAUSE - self._clock.now()) > 0:
             await self._clock.sleep(wait)
         self._began = began = self._clock.now()
@@ -147,7 +147,7 @@ class Canaries:
             return target.host, False
 
     def _follow(self, sees: SeesCanary) -> None:
-        """ExtraScan again from time to time until a canary is seen, for nobody asks about hosts that answer."""
+        """Scan again from time to time until a canary is seen, since no scan asks about hosts that answer."""
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._look_until_seen(sees))
 

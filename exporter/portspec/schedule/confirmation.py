@@ -114,7 +114,7 @@ class Settler:
         earlier: ScanResult | None,
         shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
-        """ExtraScan again at what deviates in one of these ways; returns what is known then, and the seconds it took.
+        """Scan again what deviates in one of these ways; returns what is known then, and the seconds it took.
 
         Ports that have answered go along: silence means little where nothing else is seen to answer. What is open goes
         into `shown`, by address.

@@ -42,7 +42,7 @@ class Scene:
         self.returned += 1
 
     async def sees(self, canary: Target) -> bool:
-        """ExtraScan at a canary: a tenth of a second if it answers, else a whole one."""
+        """Scan a canary: a tenth of a second if it answers, else a whole one."""
         self.looks.append((canary.host, self.clock.now()))
         is_visible = canary.host in self.visible
         await self.clock.sleep(0.1 if is_visible else 1.0)

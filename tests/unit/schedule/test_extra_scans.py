@@ -75,7 +75,7 @@ class World:
         return seen(address, scanned=job.ports, is_open=found, filtered=dropped)
 
     async def resolve(self, name: str) -> Resolution:
-        """ExtraScan a name up."""
+        """Look a name up."""
         await asyncio.sleep(0)
         failure = Failure(Reason.RESOLVE, f"{name} does not resolve")
         if name not in self.names:
@@ -612,7 +612,7 @@ def test_retry_pauses_are_what_the_tests_take_them_for() -> None:
 
 
 def test_look_that_is_slow_gives_its_place_to_the_next_one_once() -> None:
-    """ExtraScans that only wait keep no other from being made; each of them makes room for one."""
+    """Extra scans that only wait keep no other from being made; each of them makes room for one."""
 
     async def scenario() -> None:
         clock, ways, ended = ManualClock(), list[Callable[[], object]](), asyncio.Event()
