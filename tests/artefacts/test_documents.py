@@ -130,6 +130,45 @@ def test_links_lead_somewhere(name: str) -> None:
                 assert anchor in anchors(path.read_text(encoding="utf-8")), link
 
 
+def test_architecture_page_lists_every_module() -> None:
+    """docs/architecture.md has a row for each module of the package, by its directory, and for no other."""
+    section = text("docs/architecture.md").split("\n## Packages and modules\n")[1].split("\n## ")[0]
+    listed: list[str] = []
+    for part in section.split("\n### ")[1:]:
+        heading = part.splitlines()[0].strip("`")
+        package = heading if heading.endswith("/") else ""
+        for cell in re.findall(r"^\| (`[^|]*)\|", part, re.MULTILINE):
+            listed += (package + name for name in re.findall(r"`(\w+\.py)`", cell))
+    package_root = ROOT / "exporter" / "portspec"
+    modules = (str(path.relative_to(package_root)) for path in package_root.rglob("*.py"))
+    assert sorted(listed) == sorted(name for name in modules if not name.endswith(("__init__.py", "__main__.py")))
+
+
+def test_architecture_page_lists_its_sections() -> None:
+    """docs/architecture.md begins with a table of contents."""
+    page = text("docs/architecture.md")
+    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert re.findall(r"^\* \[(.*?)\]\(#", page.split("\n## ")[0], re.MULTILINE) == sections
+
+
+def test_architecture_page_names_tests_that_exist() -> None:
+    """The tests to copy that docs/architecture.md names exist, as well as the packages whose comment it refers to."""
+    section = text("docs/architecture.md").split("\n## Adding things\n")[1].split("\n## ")[0]
+    for name in re.findall(r"`(tests/[\w/.]+)`", section):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`([\w/]+/__init__\.py)`", section):
+        assert (ROOT / "exporter" / "portspec" / name).exists(), name
+
+
+def test_glossary_is_alphabetical() -> None:
+    """docs/glossary.md has each term once, in alphabetical order."""
+    terms = [
+        term.strip("`").lower() for term in re.findall(r"^\* \*\*(.*?)\*\*", text("docs/glossary.md"), re.MULTILINE)
+    ]
+    assert len(terms) > 1
+    assert terms == sorted(set(terms))
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("docs/deployment/")])
 def test_deployment_pages_list_their_sections(name: str) -> None:
     """A page of docs/deployment/ begins with a table of contents; the index names every page."""
