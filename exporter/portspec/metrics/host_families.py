@@ -27,7 +27,7 @@ S = TypeVar("S", bound=OfHost)
 
 # Ports of one address, kind and state that get a series each; more are one series with all of them in its label.
 MAX_SINGLE_DEVIATIONS = 100
-MAX_PORT_LABEL = 124  # characters, and a comma and an ellipsis: 128 bytes, as share.MAX_LABEL
+MAX_PORT_LABEL = 124  # characters, and a comma and an ellipsis: 128 bytes, as state.budget.MAX_LABEL
 
 
 @dataclass(frozen=True, slots=True)

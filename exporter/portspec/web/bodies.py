@@ -10,7 +10,7 @@ from typing import Final
 from portspec.audit.admission import MAX_PACKED
 
 MAX_HELD: Final = 128 << 20  # bytes in all: strangers may send some, too
-MAX_OF_NETWORK: Final = 32 << 20  # of these, bytes from one network (posting.network_of)
+MAX_OF_NETWORK: Final = 32 << 20  # of these, bytes from one network (audit.ingest.network_of)
 MAX_OF_HOST: Final = MAX_PACKED + (1 << 20)  # and bytes that are said to be of one host: anybody may say so
 MUCH_LARGER: Final = 2  # times as large: what gives way. Those of one size would push each other out
 
