@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class AuditStatus:
     """How the intake of reports does.
 
-    `received` and `rejected` count audits; the latter has every reason of audit.admission.REASONS, from 0 on, so that the
+    `received` and `rejected` count audits; the latter has every reason of audit.admission.REASONS, from 0, so that the
     first refusal is an increase. A report is late after `max_age` seconds. The tool's output of `unread` accepted ones
     is still to be read.
     """
