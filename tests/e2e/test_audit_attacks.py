@@ -101,7 +101,9 @@ def test_one_host_adds_a_bounded_page_to_metrics(tmp_path: Path) -> None:
         assert dropped[0] == f'host="{EVIL}"'
         assert dropped[1] == series["portspec_series_dropped"][""] > 2000
         assert service.json(f"/api/v1/hosts/{EVIL}")["audit"]["series_dropped"] == dropped[1]
-        told = [json.loads(line) for line in service.log.read_text().splitlines() if "exceeds the limit of series" in line]
+        told = [
+            json.loads(line) for line in service.log.read_text().splitlines() if "exceeds the limit of series" in line
+        ]
         assert [(line["level"], line["host"], line["series"]) for line in told] == [("warning", EVIL, dropped[1])]
 
 
