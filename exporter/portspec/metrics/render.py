@@ -1,9 +1,28 @@
-"""The host families as bytes, kept: only what changed since the last scrape is written again.
+"""The host families of /metrics as bytes, cached: a scrape writes only the lines of hosts that changed.
 
-A family's samples must stand together, so the lines of a host lie in as many places as there are families. They are
-kept in columns, one for each chunk of hosts and part of a family. Of a chunk with changed hosts, theirs are written
-and the others' copied, and of a host whose scan found nothing new only what tells the time of a scan. The text of a
-column that came out as it was is the same block, which is also kept compressed.
+The samples of a family must be consecutive, so the lines of one host lie in as many places of the page as there are
+families. They are cached in columns: one column for each chunk of the host table and each part of a family.
+
+    page = for each family, for each of its parts, for each chunk: the block of that column
+
+What happens to a chunk at a scrape, compared with the scrape before:
+
+1. Its tuple of states is the same object: its columns are used as they are.
+2. Same hosts, some with new states: their lines are written, those of the others are copied. A host without news
+   (`Families.has_news`) is written only in the parts that show the time of a scan (`Part.is_timed`).
+3. Other hosts, after a reload or a change of discovery: the chunk is put together from runs of hosts whose states are
+   unchanged, wherever they were, and of hosts that are written.
+
+Then the series budget is applied part by part, in the order of their ranks, to whole hosts.
+
+Invariants:
+
+* A state is immutable: a host with the same state object has the same lines. A state that is changed in place would
+  leave old lines on the page.
+* In a column, `sizes`, `lines` and `left_out` have one entry for each state of the chunk, in the same order;
+  sum(sizes) is the length of the block's text.
+* A block with the same text stays the same object, because it also caches its compressed form (block.py).
+* A part without `is_timed` must not show a value that changes while `has_news` is false.
 """
 
 from __future__ import annotations

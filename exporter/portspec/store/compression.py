@@ -1,8 +1,23 @@
 """Compression of audits and their results with zstd, using dictionaries of earlier rows.
 
 An audit of 50 kB has little redundancy and compresses to a third. But the audits of a fleet share findings, and the
-audit of a host shares most of its text with the one of the day before. So a row that compresses poorly becomes a
-sample, and the next dictionary consists of samples, as raw content (RFC 8878, section 5).
+audit of a host shares most of its text with the one of the day before. So earlier rows serve as dictionaries, as raw
+content (RFC 8878, section 5).
+
+1. A row is compressed with the newest shared dictionary (`compress`). If the ratio is below _GOOD_RATIO, the row
+   becomes a sample.
+2. If it is a sample and the host has an earlier row, it is compressed again with the dictionary of that row, or with
+   that row itself as a dictionary of the host (`compress_like`). If that is good, it is no sample.
+3. After a sample was written, the next shared dictionary is made of the newest samples and the end of the previous
+   dictionary, if there are enough samples: 1, 2, 4, … up to _MAX_SAMPLES (`update_dictionary`).
+
+Invariants:
+
+* A row names its dictionary by id, or None for no dictionary. A dictionary is never changed, and not deleted while a
+  row names it (retention.py).
+* Ids grow, and are not reused after a rollback (random steps), so that a cached dictionary is the one of the file.
+* What cannot be decompressed raises CompressionError, and costs that row alone; a corrupt dictionary costs the rows
+  that name it, and the next rows are compressed without it.
 """
 
 from __future__ import annotations
