@@ -24,7 +24,7 @@ class ForeignLinkError(PermissionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OpenDirectoryEntry:
     """A name in a directory that is open; `status` is what has that name, never a symbolic link, None if nothing."""
 
     directory: int
@@ -38,7 +38,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def directory_of(path: str) -> Iterator[Place]:
+def directory_of(path: str) -> Iterator[OpenDirectoryEntry]:
     """Open the directory of a file, which need not be there; symbolic links of this user and of root are followed.
 
     Each component is opened by itself, so that nobody can put a link in its place meanwhile. Raises OSError;
@@ -55,7 +55,7 @@ def directory_of(path: str) -> Iterator[Place]:
             except FileNotFoundError:
                 if todo:
                     raise
-                yield Place(directory, name, None)
+                yield OpenDirectoryEntry(directory, name, None)
                 return
             try:
                 status = os.fstat(entry)
@@ -73,7 +73,7 @@ def directory_of(path: str) -> Iterator[Place]:
                 elif todo or name == os.pardir:
                     directory, entry = entry, directory
                 else:
-                    yield Place(directory, name, status)
+                    yield OpenDirectoryEntry(directory, name, status)
                     return
             finally:
                 os.close(entry)

@@ -82,7 +82,7 @@ class Limit:
                 yield queue.popleft()
 
 
-class Place:
+class LimitSlot:
     """One place of a limit for everything that belongs together, taken when the first of it begins.
 
     It is shared by those who take() it. After keep() it stays taken while nobody uses it, until close(): what follows

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.limit import Limit, Place
+from portspec.limit import Limit, LimitSlot
 from tests.unit.factories import settle
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_place_is_shared_and_kept_until_it_is_closed() -> None:
 
     async def scenario() -> None:
         limit = Limit(1)
-        place = Place(limit)
+        place = LimitSlot(limit)
         await asyncio.gather(place.take(), place.take())
         assert limit.held == 1
         place.put_back()
@@ -132,7 +132,7 @@ def test_place_that_is_not_kept_is_given_back() -> None:
 
     async def scenario() -> None:
         limit = Limit(1)
-        place = Place(limit)
+        place = LimitSlot(limit)
         await place.take()
         place.put_back()
         assert limit.held == 0
@@ -145,7 +145,7 @@ def test_place_is_kept_for_nobody_while_somebody_rests() -> None:
 
     async def scenario() -> None:
         limit = Limit(1)
-        place = Place(limit)
+        place = LimitSlot(limit)
         await place.take()
         await place.take()
         place.keep()

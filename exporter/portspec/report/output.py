@@ -15,7 +15,7 @@ from portspec.directories import directory_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.directories import Place
+    from portspec.directories import OpenDirectoryEntry
 
 _OWN_DESCRIPTOR = re.compile(r"/dev/(?:stdout|stderr|fd/([0-9]{1,9}))|/proc/self/fd/([0-9]{1,9})", re.ASCII)
 
@@ -52,7 +52,7 @@ def write_file(path: str, pieces: Iterable[bytes], mode: int) -> None:
         _replace(place, pieces, mode)
 
 
-def _replace(place: Place, pieces: Iterable[bytes], mode: int | None) -> None:
+def _replace(place: OpenDirectoryEntry, pieces: Iterable[bytes], mode: int | None) -> None:
     """Replace a file; with mode None the mode of a new one depends on the umask."""
     before = place.status
     if before and not stat.S_ISREG(before.st_mode):
@@ -75,7 +75,7 @@ def _replace(place: Place, pieces: Iterable[bytes], mode: int | None) -> None:
         raise
 
 
-def _write_through(place: Place, pieces: Iterable[bytes]) -> None:
+def _write_through(place: OpenDirectoryEntry, pieces: Iterable[bytes]) -> None:
     """Write to a pipe or a device."""
     if place.is_foreign:
         raise PermissionError(errno.EACCES, "is a pipe or device of another user")

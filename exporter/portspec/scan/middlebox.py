@@ -26,7 +26,7 @@ from portspec.scan.sharing import scan_all
 from portspec.services import name_of
 
 if TYPE_CHECKING:
-    from portspec.limit import Place
+    from portspec.limit import LimitSlot
     from portspec.scan.job import ScanJob
     from portspec.scan.sharing import SharedScans
 
@@ -83,7 +83,7 @@ class MiddleboxDetector:
         seen: tuple[AddressObservation, ...],
         known: PortSet,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         seed: int | str,
     ) -> MiddleboxCheck:
         """Probe random ports of addresses that may be behind a middlebox, and connect to those that are.
@@ -124,7 +124,7 @@ class MiddleboxDetector:
         suspects: list[_Suspect],
         known: PortSet,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
     ) -> tuple[dict[str, AddressObservation], float]:
         """Return the addresses whose open ports connections can tell, and the seconds that this took.
 

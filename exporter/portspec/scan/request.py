@@ -16,7 +16,7 @@ from portspec.scan.job import AddressObservation, Observation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from portspec.limit import Place
+    from portspec.limit import LimitSlot
     from portspec.ports import PortSet
     from portspec.scan.job import ScanJob
     from portspec.scan.sharing import SharedScan, SharedScans
@@ -40,7 +40,7 @@ class AddressRequest:
 class JobRequest:
     """What a job asks of its addresses, from begin() to close()."""
 
-    def __init__(self, scans: SharedScans, place: Place, since: float, on_begin: Callable[[], object]) -> None:
+    def __init__(self, scans: SharedScans, place: LimitSlot, since: float, on_begin: Callable[[], object]) -> None:
         self.requests: list[AddressRequest] = []
         self._scans = scans
         self._place = place

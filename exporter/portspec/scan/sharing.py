@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
-    from portspec.limit import Place
+    from portspec.limit import LimitSlot
     from portspec.scan.job import Engine, ScanJob
     from portspec.scan.request import AddressRequest
 
@@ -142,7 +142,7 @@ class SharedScans:
     async def scan(
         self,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         *,
         since: float | None = None,
         round_began: float | None = None,
@@ -251,7 +251,7 @@ class SharedScans:
         if not waiter.cancel() and not waiter.cancelled():
             waiter.exception()  # retrieved here: a job with several addresses may not have awaited all of them
 
-    def begin(self, scan: SharedScan, place: Place, on_begin: Callable[[], None]) -> None:
+    def begin(self, scan: SharedScan, place: LimitSlot, on_begin: Callable[[], None]) -> None:
         """Run a scan when its address is free and there is a place."""
         entry = self._addresses[scan.job.addresses[0]]
         if entry.running is None and place.take_now():
@@ -262,7 +262,7 @@ class SharedScans:
         task.add_done_callback(self._tasks.discard)
 
     async def _run_in_turn(
-        self, scan: SharedScan, entry: _AddressEntry, place: Place, on_begin: Callable[[], None]
+        self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot, on_begin: Callable[[], None]
     ) -> None:
         """Run a scan once its address is free and there is a place, unless another job begins it before.
 
@@ -281,7 +281,7 @@ class SharedScans:
                 return
             place.put_back()  # another job was faster
 
-    def _run(self, scan: SharedScan, entry: _AddressEntry, place: Place, on_begin: Callable[[], None]) -> None:
+    def _run(self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot, on_begin: Callable[[], None]) -> None:
         """Have the engine scan, with a place that was taken, unless no job waits for the scan any more."""
         entry.waiting.remove(scan)
         if not scan.waiters:
@@ -304,7 +304,7 @@ class SharedScans:
             return
         asyncio.wrap_future(scan.running).add_done_callback(partial(self._answered, scan, entry, place))
 
-    def _slowed(self, scan: SharedScan, entry: _AddressEntry, place: Place) -> None:
+    def _slowed(self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot) -> None:
         """Return the place of a slow scan back once SlowScans admits it, unless the scan is over."""
 
         def on_admitted() -> None:
@@ -317,7 +317,7 @@ class SharedScans:
             self._slow.add(scan, len(scan.job.ports), on_admitted)
 
     def _answered(
-        self, scan: SharedScan, entry: _AddressEntry, place: Place, answer: asyncio.Future[Observation]
+        self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot, answer: asyncio.Future[Observation]
     ) -> None:
         if answer.cancelled():
             self._end(scan, entry, place, methodcaller("cancel"))
@@ -342,7 +342,7 @@ class SharedScans:
         self,
         scan: SharedScan,
         entry: _AddressEntry,
-        place: Place,
+        place: LimitSlot,
         resolve: Callable[[asyncio.Future[Observation | None]], object] = lambda _: None,
     ) -> None:
         """Resolve the futures of the jobs that wait, give the place back, and forget an address without scans."""
@@ -364,7 +364,7 @@ class SharedScans:
 
 
 async def scan_all(
-    scans: SharedScans, place: Place, jobs: Iterable[ScanJob]
+    scans: SharedScans, place: LimitSlot, jobs: Iterable[ScanJob]
 ) -> tuple[dict[str, AddressObservation], float]:
     """Run jobs of one address each that repeat what was just seen: only scans that begin from now on serve them.
 

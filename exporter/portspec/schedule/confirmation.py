@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from portspec.config import Specification
-    from portspec.limit import Place
+    from portspec.limit import LimitSlot
     from portspec.scan import Observation, ScanJob
     from portspec.scan.sharing import SharedScans
     from portspec.state.snapshot import ScanResult
@@ -51,7 +51,7 @@ class Settler:
         self,
         specification: Specification,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         observation: Observation,
         earlier: ScanResult | None,
         seed: int | str,
@@ -83,7 +83,7 @@ class Settler:
         self,
         specification: Specification,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         first: Mapping[str, AddressObservation],
         seen: tuple[AddressObservation, ...],
         shown: Mapping[str, PortSet],
@@ -108,7 +108,7 @@ class Settler:
         self,
         specification: Specification,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         seen: tuple[AddressObservation, ...],
         kinds: Collection[Kind],
         earlier: ScanResult | None,
@@ -134,7 +134,7 @@ class Settler:
         return merged, duration
 
     async def _look_again(
-        self, job: ScanJob, place: Place, seen: Iterable[AddressObservation], asked: Mapping[str, PortSet]
+        self, job: ScanJob, place: LimitSlot, seen: Iterable[AddressObservation], asked: Mapping[str, PortSet]
     ) -> tuple[dict[str, AddressObservation], float]:
         """Ask for some ports of some addresses once more, and for others that have answered.
 
@@ -154,7 +154,7 @@ class Settler:
         confirmer: SharedScans,
         specification: Specification,
         job: ScanJob,
-        place: Place,
+        place: LimitSlot,
         seen: Sequence[AddressObservation],
         shown: dict[str, PortSet],
     ) -> tuple[tuple[AddressObservation, ...], float]:
@@ -195,7 +195,7 @@ class Settler:
         job: ScanJob,
         seen: tuple[AddressObservation, ...],
         asked: Mapping[str, PortSet],
-        place: Place,
+        place: LimitSlot,
     ) -> tuple[AddressObservation, ...] | None:
         """Ask for some ports of some addresses, by their address, as `job` asks; see Examiner.recheck()."""
         known = specification.expect | specification.allow

@@ -13,7 +13,7 @@ from portspec import log
 from portspec.clock import TimeLimit
 from portspec.errors import NoThreadError
 from portspec.exceptions import excepted_ports
-from portspec.limit import Limit, Place
+from portspec.limit import Limit, LimitSlot
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.pacing import Pacer
@@ -133,7 +133,7 @@ class Examiner:
                 result = await self._examine(
                     target,
                     earlier,
-                    Place(self._parallel, is_urgent=is_urgent, give_way=give_way, over=limit.over),
+                    LimitSlot(self._parallel, is_urgent=is_urgent, give_way=give_way, over=limit.over),
                     limit,
                     is_fresh=is_fresh,
                     round_began=round_began,
@@ -197,7 +197,7 @@ class Examiner:
             return result.addresses
         with contextlib.closing(self._limit(target)) as limit:
             limit.begin()
-            with contextlib.closing(Place(self._parallel, give_way=give_way, over=limit.over)) as place:
+            with contextlib.closing(LimitSlot(self._parallel, give_way=give_way, over=limit.over)) as place:
                 job = ScanJob((), NO_PORTS, seed=self._rng.getrandbits(64), pacer=Pacer(self._host_rate))
                 return await self._settler.ask_again(target.config.specification, job, result.addresses, asked, place)
 
@@ -213,7 +213,7 @@ class Examiner:
         self,
         target: Target,
         earlier: ScanResult | None,
-        place: Place,
+        place: LimitSlot,
         limit: TimeLimit,
         *,
         is_fresh: bool,
@@ -318,6 +318,6 @@ class Examiner:
             seed=self._rng.getrandbits(64),
             pacer=Pacer(self._host_rate),
         )
-        with contextlib.closing(Place(Limit(1))) as place:
+        with contextlib.closing(LimitSlot(Limit(1))) as place:
             observation = await scans.scan(job, place, since=scans.now())
         return any(item.open for item in observation.addresses)

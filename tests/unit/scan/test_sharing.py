@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.limit import Limit, Place
+from portspec.limit import Limit, LimitSlot
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
 from portspec.scan.request import MAX_ADDRESSES_PER_JOB
@@ -32,7 +32,7 @@ class Scene:
         self.time = 0.0
         self.scans = SharedScans(self.engine, clock=lambda: self.time)
         self.begun = 0
-        self._gave_way: set[Place] = set()
+        self._gave_way: set[LimitSlot] = set()
 
     def ask(
         self,
@@ -47,7 +47,7 @@ class Scene:
         """Ask for a scan."""
 
         async def ask() -> Observation:
-            with contextlib.closing(Place(self.limit, is_urgent=is_urgent)) as place:
+            with contextlib.closing(LimitSlot(self.limit, is_urgent=is_urgent)) as place:
                 place.give_way = lambda: self._gave_way.add(place)
                 job = ScanJob(addresses, ports, patience=patience)
                 return await self.scans.scan(
@@ -371,7 +371,7 @@ def test_place_is_kept_between_the_scans_of_a_job_without_a_dead_lock() -> None:
         scene = Scene(places=1)
 
         async def twice() -> None:
-            with contextlib.closing(Place(scene.limit)) as place:
+            with contextlib.closing(LimitSlot(scene.limit)) as place:
                 for since in (0.0, 1.0):
                     await scene.scans.scan(ScanJob((A, B), FEW), place, since=since)
 

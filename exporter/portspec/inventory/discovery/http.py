@@ -62,7 +62,7 @@ class HttpClient:
                 return await in_daemon_thread(lambda: self._read(body, schemes))
         except TimeoutError:
             why = f"no complete answer within {source.timeout:g} s"
-        except (ListError, CompressionError) as error:
+        except (ListError, ContentEncodingError) as error:
             why = f"the answer {error}"
         except _InvalidAnswerError as error:
             why = str(error)
@@ -159,30 +159,30 @@ def _why(error: Exception) -> str:
             return client.why(error)
 
 
-class CompressionError(Exception):
+class ContentEncodingError(Exception):
     """What cannot be unpacked; the message says why."""
 
 
 def check_encodings(header: str) -> tuple[str, ...]:
-    """Read a Content-Encoding; returns its schemes in the order in which they were applied. Raises CompressionError."""
+    """Read a Content-Encoding; returns its schemes in the order in which they were applied. Raises ContentEncodingError."""
     schemes = tuple(word for part in header.split(",") if (word := part.strip().lower()) not in {"", "identity"})
     if any(scheme not in _ENCODINGS for scheme in schemes) or len(schemes) > 1:
-        raise CompressionError("has an unsupported compression (supported: gzip, deflate)")
+        raise ContentEncodingError("has an unsupported compression (supported: gzip, deflate)")
     return schemes
 
 
 def unpack(data: bytes, schemes: tuple[str, ...], max_bytes: int) -> bytes:
-    """Unpack an answer; returns at most `max_bytes`, and one byte more where there is more. Raises CompressionError."""
+    """Unpack an answer; returns at most `max_bytes`, and one byte more where there is more. Raises ContentEncodingError."""
     for scheme in schemes:
         try:
             data = _inflate(data, _ENCODINGS[scheme], max_bytes + 1)
         except zlib.error:
             if scheme != "deflate":
-                raise CompressionError(f"is not {scheme}, as its header says") from None
+                raise ContentEncodingError(f"is not {scheme}, as its header says") from None
             try:
                 data = _inflate(data, _RAW_DEFLATE, max_bytes + 1)
             except zlib.error:
-                raise CompressionError("is not deflate, as its header says") from None
+                raise ContentEncodingError("is not deflate, as its header says") from None
     return data
 
 
@@ -193,6 +193,6 @@ def _inflate(data: bytes, window: int, most: int) -> bytes:
         stream = zlib.decompressobj(window)
         found += stream.decompress(data, most - len(found))
         if not stream.eof and len(found) < most:
-            raise CompressionError("is truncated")
+            raise ContentEncodingError("is truncated")
         data = stream.unused_data.lstrip(b"\0")  # gzip(1) ignores zeros behind a stream, too
     return bytes(found)
