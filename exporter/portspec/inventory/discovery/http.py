@@ -164,7 +164,7 @@ class ContentEncodingError(Exception):
 
 
 def check_encodings(header: str) -> tuple[str, ...]:
-    """Read a Content-Encoding; returns its schemes in the order in which they were applied. Raises ContentEncodingError."""
+    """Return the schemes of a Content-Encoding in the order of their application. Raises ContentEncodingError."""
     schemes = tuple(word for part in header.split(",") if (word := part.strip().lower()) not in {"", "identity"})
     if any(scheme not in _ENCODINGS for scheme in schemes) or len(schemes) > 1:
         raise ContentEncodingError("has an unsupported compression (supported: gzip, deflate)")
@@ -172,7 +172,7 @@ def check_encodings(header: str) -> tuple[str, ...]:
 
 
 def unpack(data: bytes, schemes: tuple[str, ...], max_bytes: int) -> bytes:
-    """Unpack an answer; returns at most `max_bytes`, and one byte more where there is more. Raises ContentEncodingError."""
+    """Unpack an answer; return at most `max_bytes`, and one byte more if there is more. Raises ContentEncodingError."""
     for scheme in schemes:
         try:
             data = _inflate(data, _ENCODINGS[scheme], max_bytes + 1)
