@@ -52,20 +52,10 @@ from numpy.random import default_rng
 from portspec.scan.failures import MAX_SILENCE, cut_off, rate_until_cut_off
 from portspec.scan.job import AddressObservation, Failure
 from portspec.scan.loss import AddressLoss
-from portspec.scan.syn.batch import (
-    CLOSED,
-    EMPTY,
-    FILTERED,
-    IN_FLIGHT,
-    OPEN,
-    TO_RETRY,
-    OutstandingBatch,
-    ProbeBatch,
-    port_array,
-    port_set,
-)
+from portspec.scan.syn.batch import OutstandingBatch, ProbeBatch
 from portspec.scan.syn.burst import BurstProber
 from portspec.scan.syn.packets import pack
+from portspec.scan.syn.port_states import CLOSED, EMPTY, FILTERED, IN_FLIGHT, OPEN, TO_RETRY, port_array, port_set
 from portspec.scan.syn.reference_ports import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, ReferencePorts
 from portspec.scan.syn.timing import MAX_RANDOM_LOSS, MIN_TIMEOUT, ProbeWindow, RetransmissionTimer
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from portspec.scan.failures import MAX_SILENCE, MAX_STALL
 from portspec.scan.loss import LossEstimate
-from portspec.scan.syn.batch import EMPTY
+from portspec.scan.syn.port_states import EMPTY
 from portspec.scan.syn.reference_ports import AFTER, BEFORE, LAST_TRY
 from portspec.scan.syn.timing import MAX_TIMEOUT, MAX_WINDOW
 

@@ -29,8 +29,8 @@ from portspec.scan.loss import PathLoss
 from portspec.scan.pacing import Pacer
 from portspec.scan.route import RouteCache, RouteStatus
 from portspec.scan.syn.address import SynAddressScan
-from portspec.scan.syn.batch import LOCAL_REJECTION
 from portspec.scan.syn.packets import Answers
+from portspec.scan.syn.port_states import LOCAL_REJECTION
 from portspec.scan.syn.reference_ports import AFTER, BEFORE
 from portspec.scan.syn.table import AddressTable
 from portspec.scan.syn.timing import MAX_IN_FLIGHT

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
+from portspec.scan.syn.port_states import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

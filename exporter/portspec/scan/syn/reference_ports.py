@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portspec.scan.loss import MAX_TRIES
-from portspec.scan.syn.batch import CLOSED, OPEN
+from portspec.scan.syn.port_states import CLOSED, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portspec.scan.syn import cookie
-from portspec.scan.syn.batch import CLOSED
 from portspec.scan.syn.packets import Answers, Probes, pack, partial_checksum
+from portspec.scan.syn.port_states import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,10 +16,10 @@ import numpy as np
 
 from portspec.scan.job import Observation, ScanJob
 from portspec.scan.netlink import Link, Neighbour, Route
-from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.engine import SynEngine
 from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.packets import Answers, pack
+from portspec.scan.syn.port_states import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.reference_ports import BEFORE
 from portspec.scan.syn.socket import MAX_BATCH, Sent, Unsent
 

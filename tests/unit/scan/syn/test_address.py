@@ -12,7 +12,7 @@ from portspec.scan.failures import MAX_SILENCE
 from portspec.scan.job import Failure, Reason, ScanJob
 from portspec.scan.loss import PathLoss
 from portspec.scan.syn.address import SynAddressScan
-from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.port_states import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.reference_ports import AFTER, BEFORE
 from portspec.scan.syn.reference_ports import AFTER as CONTROL
 from portspec.scan.syn.timing import MAX_TIMEOUT

@@ -17,7 +17,7 @@ from portspec.scan.job import PortState, Reason, ScanJob
 from portspec.scan.netlink import Neighbour
 from portspec.scan.pacing import Pacer
 from portspec.scan.route import MAX_RESTARTS
-from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.port_states import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.reference_ports import AFTER as CONTROL
 from portspec.scan.syn.reference_ports import MAX_PROBES, TRY_SLOTS
 from tests.unit.factories import MODEST

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames, Probes, Template, pack, parse, partial_checksum
+from portspec.scan.syn.port_states import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.wire import (
     ACK,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
+from portspec.scan.syn.port_states import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.reference_ports import AFTER, BEFORE, MAX_PROBES, ReferencePorts
 from tests.unit.factories import MODEST
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.scan.syn import cookie
-from portspec.scan.syn.batch import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.packets import Answers, Probes, Template, pack, parse
+from portspec.scan.syn.port_states import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.table import AddressTable
 from tests.unit.factories import MODEST
 from tests.unit.scan.syn.siphash import siphash

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from portspec.scan.syn.batch import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 from portspec.scan.syn.packets import SNAPSHOT, Answers, Frames
+from portspec.scan.syn.port_states import CLOSED, FILTERED, LOCAL_REJECTION, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
