@@ -172,7 +172,7 @@ def test_subject_says_when_all_is_over(tmp_path: Path) -> None:
     over["annotations"] = OPEN["annotations"] | {"resolved": "web1: 23 no longer seen open, or allowed now"}
     said = "[portspec] resolved: web1: 23 no longer seen open, or allowed now"
     assert render(tmp_path, "portspec.mail.subject", [over]) == said
-    assert render(tmp_path, "portspec.mail.subject", [over, over]) == f"{said}; 2 in all"
+    assert render(tmp_path, "portspec.mail.subject", [over, over]) == f"{said}; 2 in total"
 
 
 def test_the_worst_comes_first(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
     mild = OPEN | {"status": "firing", "labels": labels, "annotations": OPEN["annotations"] | {"summary": "db1: mild"}}
     bad = OPEN | {"status": "firing", "annotations": OPEN["annotations"] | {"summary": "web1: bad"}}
     for alerts in ([mild, bad], [bad, mild], [mild] * 20 + [bad]):
-        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: bad; {len(alerts)} in all"
+        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: bad; {len(alerts)} in total"
         text = render(tmp_path, "portspec.mail.text", alerts)
         assert text.index("web1: bad") < text.index("db1: mild")
 
@@ -208,7 +208,7 @@ def test_the_latest_of_the_worst_is_in_the_subject(tmp_path: Path) -> None:
     new = old | {"startsAt": "2027-03-14T06:31:00Z", "annotations": OPEN["annotations"] | {"summary": "web1: new"}}
     mild = old | {"startsAt": "2027-03-14T06:32:00Z", "labels": OPEN["labels"] | {"severity": "warning"}}
     for alerts in ([old, new], [new, old], [mild, old, new], [new, old, mild]):
-        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: new; {len(alerts)} in all"
+        assert render(tmp_path, "portspec.mail.subject", alerts) == f"[portspec] web1: new; {len(alerts)} in total"
 
 
 def test_a_mail_about_many_has_a_line_for_each(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_up_to_a_hundred_hosts_are_one_call_and_one_mail(tmp_path: Path) -> None
         running.post(hosts)
         until(lambda: running.mails and running.calls)
         (mail,), (call,) = running.mails, running.calls
-        assert mail["Subject"] == "[portspec] PortspecUnexpectedPortOpen of h00; 100 in all"
+        assert mail["Subject"] == "[portspec] PortspecUnexpectedPortOpen of h00; 100 in total"
         assert all(f"of h{n:02}, on 192.0.2.1" in text_of(mail) for n in range(100))
         assert len(call["alerts"]) == 100
 
