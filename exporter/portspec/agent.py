@@ -143,7 +143,7 @@ def _parse_address(text: str) -> str:
 def _parse_host(text: str) -> str:
     """Spell a host's name or address as portspec does (names.py): its key is derived from exactly this."""
     if not text.isascii():  # Python's own codec, IDNA 2003, would take some for the name of another host
-        raise ValueError("expected ASCII; write a name with other letters in its xn-- form, which `portspec key` tells")
+        raise ValueError("expected ASCII; write another name in its xn-- form, which `portspec key` prints")
     expected = "expected a name of letters, digits, - and _, or an address"
     name = re.sub(r"\.\Z", "", text.lower())
     if ":" in text:
@@ -230,30 +230,29 @@ class Setting(NamedTuple):
 KEYS: dict[str, Setting] = {
     "url": Setting(
         _parse_url,
-        "send by HTTP, to this portspec: http://portspec.example.org:10190 (https if a proxy in front does TLS)",
+        "URL of portspec, to send by HTTP, such as http://portspec.example.org:10190 (https if a proxy in front of it "
+        "terminates TLS)",
     ),
     "ca_file": Setting(
-        _parse_optional_path, "PEM file of the authority that signed the server's certificate, if private"
+        _parse_optional_path, "PEM file with the CA that signed the server's certificate, if it is a private one"
     ),
-    "mail_to": Setting(_parse_address, "send by mail, to this address (either this or url)"),
-    "mail_from": Setting(_parse_address, "sender of the mail (default: the user who runs this, at host)"),
-    "sendmail": Setting(_parse_path, "program that takes the mail (default: /usr/sbin/sendmail)"),
-    "host": Setting(_parse_host, "name of this host in portspec's conf.yml (default: the machine's name)"),
+    "mail_to": Setting(_parse_address, "address of portspec, to send by mail instead of HTTP"),
+    "mail_from": Setting(_parse_address, "sender of the mail (default: the user that runs portspec-send, at host)"),
+    "sendmail": Setting(_parse_path, "program that sends the mail (default: /usr/sbin/sendmail)"),
+    "host": Setting(_parse_host, "name of this host in portspec's conf.yml (default: the host name of the machine)"),
     "key_file": Setting(_parse_path, f"file with the key of this host, mode 0600 (default: {KEY_NAME} beside FILE)"),
-    "tool": Setting(_parse_tool, "audit tool: auto (the default), or one of those below"),
+    "tool": Setting(_parse_tool, "audit tool: auto (default), or one of the tools listed below"),
     "scope": Setting(
         _parse_scope,
-        "what the audit is of: system (the default: the packages of the system, and all else that the tool finds) or "
-        "applications (only what the command looks at; the default with tool = pip-audit)",
+        "what the audit covers: system (default) for the packages of the system and everything else that the tool "
+        "finds, or applications for only what the command examines (default with tool = pip-audit)",
     ),
-    "command": Setting(_parse_command, "command line in place of the tool's own; tool names the format of its output"),
-    "timeout": Setting(_parse_timeout, "the longest that the tool may take (default: 30m)"),
-    "max_output": Setting(_parse_size, "the most that the tool may print (default: 10MB)"),
+    "command": Setting(_parse_command, "command line instead of the tool's own; tool names the format of its output"),
+    "timeout": Setting(_parse_timeout, "time limit of the tool (default: 30m)"),
+    "max_output": Setting(_parse_size, "size limit of the tool's output (default: 10MB)"),
     "spool": Setting(_parse_path, "directory of audits that wait to be sent (default: /var/spool/portspec-send)"),
-    "retries": Setting(_parse_count, "how often to try again before an audit is left to the next time (default: 3)"),
-    "pause": Setting(
-        _parse_pause, "wait before the first of these tries, twice as long before each next (default: 5s)"
-    ),
+    "retries": Setting(_parse_count, "number of retries before an audit waits for the next run (default: 3)"),
+    "pause": Setting(_parse_pause, "wait before the first retry, doubled before each further retry (default: 5s)"),
 }
 
 
@@ -288,9 +287,9 @@ def read_settings(text: str, where: str) -> dict[str, Any]:
             continue
         name, equals, value = (part.strip() for part in stripped.partition("="))
         if not equals:
-            raise SettingsError(f'{where}:{number}: "{stripped[:100]}" is no setting, expected key = value')
+            raise SettingsError(f'{where}:{number}: "{stripped[:100]}" is not a setting, expected key = value')
         if name in lines:
-            raise SettingsError(f"{where}:{number}: {name} is set in line {lines[name]} already")
+            raise SettingsError(f"{where}:{number}: {name} is already set on line {lines[name]}")
         values[name] = _read_value(name, value, f"{where}:{number}: ")
         lines[name] = number
     return values
@@ -298,9 +297,9 @@ def read_settings(text: str, where: str) -> dict[str, Any]:
 
 def _read_value(name: str, value: str, where: str) -> Any:
     if name not in KEYS:
-        raise SettingsError(f'{where}"{name[:100]}" is no key, expected one of {", ".join(KEYS)}')
+        raise SettingsError(f'{where}"{name[:100]}" is not a key, expected one of {", ".join(KEYS)}')
     if "\0" in value:
-        raise SettingsError(f"{where}{name}: expected a text without NUL")
+        raise SettingsError(f"{where}{name}: expected a string without NUL")
     try:
         return KEYS[name].parse(value)
     except ValueError as error:
@@ -332,7 +331,7 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
     if settings.command and settings.tool == "auto":
         tool = next((each.name for each in TOOLS.values() if Path(settings.command[0]).name in each.programs), None)
         if tool is None:
-            raise SettingsError(f"command needs tool, to name the format of its output: {', '.join(TOOLS)}")
+            raise SettingsError(f"command requires tool, which names the format of its output: {', '.join(TOOLS)}")
         values["tool"] = tool
     values["scope"] = settings.scope or ("applications" if settings.tool == "pip-audit" else "system")
     values["host"] = settings.host or _own_name()
@@ -355,14 +354,14 @@ def _read_own(path: str) -> bytes:
     with _time_limit(_SHORT), open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
         found = os.fstat(file.fileno())
         if found.st_uid not in own:
-            raise SettingsError(f"{path}: belongs to {name_of_user(found.st_uid)}, who may change it: chown it")
+            raise SettingsError(f"{path}: is owned by {name_of_user(found.st_uid)}, who can change it: chown it")
         if found.st_mode & others and not stat.S_ISCHR(found.st_mode):  # of /dev/null anybody may write, to no effect
-            raise SettingsError(f"{path}: may be changed by other users: chmod go-w {shlex.quote(path)}")
+            raise SettingsError(f"{path}: is writable by other users: chmod go-w {shlex.quote(path)}")
         text = file.read()
     for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
         above = directory.stat()
         if above.st_uid not in own or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
-            raise SettingsError(f"{path}: may be replaced by other users, who may write to {directory}")
+            raise SettingsError(f"{path}: can be replaced by other users, who can write to {directory}")
     return text
 
 
@@ -371,7 +370,7 @@ def _own_name() -> str:
     try:
         return _parse_host(name)
     except ValueError:
-        raise SettingsError(f'host: this machine is called "{name}", which is no host name: set host') from None
+        raise SettingsError(f'host: the name of this machine, "{name}", is not a valid host name: set host') from None
 
 
 def read_key(path: str) -> bytes:
@@ -386,7 +385,7 @@ def read_key(path: str) -> bytes:
     if not re.fullmatch(rb"[0-9A-Fa-f]{64}", text):
         raise SettingsError(f"{path}: expected the key of this host, 64 hexadecimal digits; {hint}")
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        warn(f"{path} can be read by others, who can then speak for this host: chmod 600 {path}")
+        warn(f"{path} is readable by other users, who can send audits as this host: chmod 600 {path}")
     return bytes.fromhex(text.decode("ascii"))
 
 
@@ -505,7 +504,7 @@ def run(
                     stream.close()
     status: int | None = process.returncode
     if end is None and status is not None and status < 0:
-        end = _End(f"was ended by {_name_of_signal(-status)}")
+        end = _End(f"was killed by {_name_of_signal(-status)}")
     return Run(
         status=status if end is None else None,
         output=output.bytes(),
@@ -519,7 +518,7 @@ def run(
 def _attend(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, timeout: float, limit: int) -> _End | None:
     """Read both streams until the program has ended; give why it has to be ended, None if it ended by itself."""
     deadline = time.monotonic() + timeout
-    too_long = _End(f"took longer than {timeout:.0f} s and was ended", "timeout")
+    too_long = _End(f"timed out after {timeout:.0f} s", "timeout")
     with selectors.DefaultSelector() as selector:
         for stream, kept in ((process.stdout, output), (process.stderr, errors)):
             if stream is not None:
@@ -538,7 +537,7 @@ def _attend(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, time
                 if not data:
                     selector.unregister(event.fileobj)
                 elif event.data.length > limit:
-                    return _End(f"printed more than {limit:,} bytes and was ended", "max_output")
+                    return _End(f"printed more than {limit:,} bytes and was terminated", "max_output")
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -568,9 +567,9 @@ def _reason(error: BaseException) -> str:
     """Say in a few words what went wrong."""
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {inner.verify_message}"
+        return f"the certificate is not trusted: {inner.verify_message}"
     if isinstance(inner, ssl.SSLError) and inner.reason in _NO_TLS:
-        return f"{inner.strerror} (no TLS there? then url begins with http://)"
+        return f"{inner.strerror} (if the server does not use TLS, url must begin with http://)"
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror[:1].lower() + inner.strerror[1:]
     return str(inner) or type(inner).__name__
@@ -876,7 +875,8 @@ class Audit:
         command: tuple[str, ...] = ()
         of_fetch = ""
         if tool is None:
-            done = Run(None, note=f"no audit tool is installed, the usual one here is {usual}", setting="tool")
+            note = f"no audit tool is installed; the usual one for this system is {usual}"
+            done = Run(None, note=note, setting="tool")
         elif settings.command:
             command, done = self._run_first([settings.command])
         elif self._program(tool) is None:
@@ -982,7 +982,7 @@ class Audit:
         if done.status == 0 or (done.status is not None and not said):
             return ""
         reason = done.note or f"{tool.program} ended with {done.status}"
-        return f"portspec-send: the database could not be brought up to date: {reason}\n{said}".strip()
+        return f"portspec-send: the database could not be updated: {reason}\n{said}".strip()
 
     def _run_first(self, commands: list[tuple[str, ...]]) -> tuple[tuple[str, ...], Run]:
         """Run the first command whose options the tool knows."""
@@ -1370,7 +1370,7 @@ class Spool:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.path.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise SettingsError(f"spool: {self.path} must be a directory of this user alone: chmod 700 {self.path}")
+                raise SettingsError(f"spool: {self.path} must be a directory of this user only: chmod 700 {self.path}")
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise SettingsError(f"spool: {self.path}: {_reason(error)}; set it to a directory of this user") from None
@@ -1378,7 +1378,7 @@ class Spool:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise BusyError(f"another portspec-send is at work (it holds {self.path}/lock)") from None
+            raise BusyError(f"another portspec-send is running (it holds {self.path}/lock)") from None
         for path in self.path.glob("*.new"):  # of one that was killed while writing
             path.unlink()
         self._convert_reports()
@@ -1438,7 +1438,7 @@ class Spool:
             new.write_text(f"{parcel.host} {parcel.day}\n", encoding="utf-8")
             new.rename(self.path / "sent")
         except OSError as error:
-            warn(f"{new} could not be written, another run today makes another audit: {_reason(error)}")
+            warn(f"{new} could not be written; another run today audits again: {_reason(error)}")
 
     def waiting(self) -> list[Path]:
         """Return the audits that wait, oldest first."""
@@ -1449,9 +1449,9 @@ class Spool:
         try:
             if stat.S_ISREG(path.lstat().st_mode):
                 return make_parcel(path.read_bytes(), path)
-            warn(f"{path} is no audit: not a regular file; {self.set_aside(path)}")
+            warn(f"{path} is not an audit: not a regular file; {self.set_aside(path)}")
         except ValueError as error:
-            warn(f"{path} is no audit: {error}; {self.set_aside(path)}")
+            warn(f"{path} is not an audit: {error}; {self.set_aside(path)}")
         except OSError as error:
             warn(f"{path} could not be read: {_reason(error)}")
         return None
@@ -1466,13 +1466,13 @@ class Spool:
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            return f"it was dropped, as it could not be kept in {directory}: {_reason(error)}"
+            return f"it was deleted, because it could not be moved to {directory}: {_reason(error)}"
         kept = sorted(each for each in directory.iterdir() if not each.is_dir())
         for each in kept[:-MAX_SET_ASIDE]:
             with contextlib.suppress(OSError):
                 each.unlink()
-                warn(f"{each} was dropped: more than {MAX_SET_ASIDE} are there")
-        return f"it was moved to {directory}; move it back to {self.path} to have it tried again"
+                warn(f"{each} was deleted: the directory keeps {MAX_SET_ASIDE} audits at most")
+        return f"it was moved to {directory}; move it back to {self.path} to retry"
 
     def trim(self) -> None:
         """Put the oldest ones of too many aside."""
@@ -1480,7 +1480,8 @@ class Spool:
             parcel = self.take(path)
             name = parcel.name if parcel is not None else str(path)
             if os.path.lexists(path):
-                warn(f"{name} was given up: more than {MAX_SPOOLED} wait in {self.path}; {self.set_aside(path)}")
+                why = f"more than {MAX_SPOOLED} audits wait in {self.path}"
+                warn(f"{name} was discarded: {why}; {self.set_aside(path)}")
 
 
 class _Tries(NamedTuple):
@@ -1620,7 +1621,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_ACCEPTED = {201: "was accepted", 200: "was there already"}
+_ACCEPTED = {201: "was accepted", 200: "was already archived"}
 _REFUSALS = frozenset(
     {"too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"}
 )  # audit/admission.py
@@ -1628,13 +1629,13 @@ _SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(40
 _LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
 _CONTENT_TOO_LARGE = 413  # RFC 9110, 15.5.14
 _HINTS = {  # what may be wrong where something other than portspec answers
-    401: "if a proxy in front of it wants a password: url = http://USER:PASSWORD@…",
-    413: "what is there takes no audit of {size}, raise its limit (nginx: client_max_body_size)",
+    401: "if a proxy in front of it requires a password, set url = http://USER:PASSWORD@…",
+    413: "that server accepts no audit of {size}; raise its limit (nginx: client_max_body_size)",
 }
 _REMEDIES = {
-    "signature": "; put what `portspec key {host}` on the server prints into {key_file}",
-    "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
-    "too_large": "; it has {size}: lower max_output in the settings",
+    "signature": "; write the output of `portspec key {host}` on the server to {key_file}",
+    "roster": "; if the host has another name in portspec's conf.yml, set host to that name",
+    "too_large": "; its size is {size}: lower max_output",
 }
 
 
@@ -1684,9 +1685,9 @@ class HttpSender:
         if status in _REJECTIONS and reply is not None and reply.error in _REFUSALS:
             remedy = _REMEDIES.get(reply.error, "")
             remedy = remedy.format(host=parcel.host, key_file=self._key_file, size=spell_size(len(parcel.packed)))
-            return Attempt(Fate.REFUSED, f"was refused: {reply.message} ({status} from {self._where}){remedy}")
+            return Attempt(Fate.REFUSED, f"was rejected: {reply.message} ({status} from {self._where}){remedy}")
         if status in _REDIRECTS:
-            said = f"{self._where} redirects to {headers.get('Location')} ({status}): set url to where portspec is"
+            said = f"{self._where} redirects to {headers.get('Location')} ({status}): set url to portspec's own"
         elif reply is not None and reply.error:
             said = f"{reply.message} ({status} from {self._where})"
         else:
@@ -1694,7 +1695,7 @@ class HttpSender:
         wanted = headers.get("Retry-After") or ""
         pause = min(float(wanted), _LONGEST_PAUSE) if re.fullmatch(r"[0-9]{1,9}", wanted) else 0.0
         fate = Fate.TOO_LARGE if status == _CONTENT_TOO_LARGE else Fate.FAILED
-        return Attempt(fate, f"could not be taken: {said}", pause)
+        return Attempt(fate, f"was not accepted: {said}", pause)
 
     def _describe_stranger(self, status: int, line: str, size: int) -> str:
         """Say who answered instead of portspec."""
@@ -1702,7 +1703,7 @@ class HttpSender:
             return f"no portspec answers at {self._where} ({status}{': ' if line else ''}{line})"
         said = f"{line} ({status} from {self._where})".strip()
         if status in _REJECTIONS and status not in _LATER:
-            hint = _HINTS.get(status, "url ends behind the port")
+            hint = _HINTS.get(status, "url must end after the port")
             said += f": no portspec answers there; {hint.format(size=spell_size(size))}"
         return said
 
@@ -1757,7 +1758,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeoutError after so many seconds: a server that sends a byte a minute never runs into other limits."""
 
     def expire(_: int, __: FrameType | None) -> None:
-        raise TimeoutError(f"took longer than {seconds:.1f} s")
+        raise TimeoutError(f"timed out after {seconds:.1f} s")
 
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -1804,7 +1805,7 @@ class MailSender:
             )
         reason = done.note or f"it ended with {done.status}{': ' if last else ''}{last}"
         if not last:
-            reason += f" and said nothing of this mail of {size}"
+            reason += f" and printed nothing; the mail has {size}"
         return Attempt(Fate.FAILED, f"could not be handed to {settings.sendmail}: {reason}")
 
 
@@ -1970,15 +1971,15 @@ def deliver(
     names: dict[str, list[str]] = {}
     for each in tour.left:
         if each.path is None or spool is None:
-            warn(f"{each.name} {each.text}; it could not be kept, and is lost")
+            warn(f"{each.name} {each.text}; it could not be stored and is lost")
         else:
             names.setdefault(each.text, []).append(each.name)
     for text, of_text in names.items():
         who, wait = (of_text[0], "it waits") if len(of_text) == 1 else (f"{len(of_text)} audits", "they wait")
-        tell_waiting(f"{who} {text}; {wait} in {spool.path if spool else ''} for the next time")
+        tell_waiting(f"{who} {text}; {wait} in {spool.path if spool else ''} for the next run")
     if tour.untried:
         who, wait = ("1 audit", "waits") if tour.untried == 1 else (f"{tour.untried} audits", "wait")
-        say(f"{who} {wait} for a later try; portspec-send --flush --now tries at once")
+        say(f"{who} {wait} for a later attempt; portspec-send --flush --now retries at once")
     if (own is not None and own.path in tour.refused) or (tour.refused and not tour.left and not tour.untried):
         return REFUSED
     return SPOOLED if tour.left or tour.untried else SENT
@@ -1996,8 +1997,8 @@ After=network-online.target
 [Service]
 Type=oneshot
 ExecStart={command}
-# exim's sendmail delivers in a process that goes on after portspec-send has ended. With the default of KillMode systemd
-# would end it then, and the mail would stay in the queue.
+# exim's sendmail delivers in a process that outlives portspec-send. With the default KillMode, systemd would kill it,
+# and the mail would stay in the queue.
 KillMode=process
 UMask=0077
 Nice=10
@@ -2006,7 +2007,8 @@ IOSchedulingClass=idle
 CacheDirectory=portspec-send
 Environment=XDG_CACHE_HOME=/var/cache/portspec-send
 
-# It runs as root: who listens on a port is told to nobody else. No rights are taken that the local sendmail needs.
+# It runs as root, because only root can see which process listens on a port. The restrictions below leave the local
+# sendmail the rights that it needs.
 ProtectSystem=full
 ProtectHome=read-only
 PrivateTmp=yes
@@ -2030,13 +2032,13 @@ _TIMER = """\
 Description=portspec-send: daily audit of this host
 
 [Timer]
-# One audit is accepted for each day of UTC. The delay differs between hosts, and stays the same on each.
+# portspec accepts one audit per day (UTC). The delay differs between hosts and is constant on each host.
 OnCalendar=*-*-* 03:00:00 UTC
 RandomizedDelaySec=1h
 FixedRandomDelay=true
-# After a night without power, when it starts again.
+# Run at boot if the machine was off at that time.
 Persistent=true
-# What could not be sent waits for the next day; a timer for portspec-send --flush may send it each hour.
+# An audit that cannot be sent waits for the next day; a timer for portspec-send --flush can retry each hour.
 
 [Install]
 WantedBy=timers.target
@@ -2044,11 +2046,11 @@ WantedBy=timers.target
 
 _CRON = """\
 # portspec-send, for root's crontab: (crontab -l; portspec-send --cron) | crontab -
-# Nothing here waits a random time, so that not all hosts send at once, each needs a minute of its own: take another,
-# or let --cron choose one. It also writes the path of the python3 that runs it, on FreeBSD /usr/local/bin/python3.
-# Only trouble is mailed: what went well is said on standard output.
+# cron adds no random delay: use a different minute on each host, so that the hosts do not all send at once, or let
+# --cron choose one. --cron also writes the path of the python3 that runs it, on FreeBSD /usr/local/bin/python3.
+# cron mails only warnings: other messages go to standard output.
 {minute} {hour} * * * {command} >/dev/null
-# What could not be sent then, once an hour. That it still waits is mailed once, by the line above.
+# Retry each hour what could not be sent. Only the line above mails that an audit waits.
 {minute_of_flush} * * * * {command} --flush >/dev/null
 """
 
@@ -2089,37 +2091,38 @@ def unit_texts(command: str, kind: str) -> str:
 # --- The command ------------------------------------------------------------------------------------------------------
 
 _EPILOG = f"""\
-FILE is the first that is there of {" and ".join(CONFIGS)}.
-It has lines "key = value", and comments that begin with #. The environment stands over it
-({ENVIRONMENT}URL for url), and flags stand over both. Either url or mail_to is needed, and the
-key of this host, which the server prints:
+FILE is by default the first that exists of {" and ".join(CONFIGS)}.
+Its lines are "key = value" or comments that begin with #. Environment variables such as
+{ENVIRONMENT}URL override it, and flags override both. Required are either url or mail_to, and
+the key of this host, which the server prints:
 
   server$ portspec key db1.example.org -c portspec.yml
   db1# install -m 600 /dev/null /etc/{KEY_NAME} && cat > /etc/{KEY_NAME}
 
 {textwrap.fill(f"Tools: {', '.join(TOOLS)}.", 95)}
-"auto" takes the first that is installed:
+"auto" selects the first that is installed:
   FreeBSD   pkg-audit, portaudit            NetBSD   pkg-admin, trivy, grype
   Debian    debsecan, trivy, grype, osv-scanner, apt
   Ubuntu    trivy, grype, ubuntu-pro (with apt), apt
   Arch      arch-audit, trivy, grype        Alpine   trivy, grype, osv-scanner, apk
-  RHEL      trivy, grype, dnf (or yum)      Fedora   dnf; as well on other systems with RPM
+  RHEL      trivy, grype, dnf (or yum)      Fedora and other systems with RPM   dnf
   SUSE      trivy, grype (SLES), zypper
-  made of Debian or Ubuntu: ubuntu-pro (with apt), apt, grype, trivy
+  derived from Debian or Ubuntu: ubuntu-pro (with apt), apt, grype, trivy
   others    trivy, grype, osv-scanner
-and pip-audit where there is none of them. osv-scanner finds nothing in Ubuntu's packages, and trivy
-nothing in a release of Debian without a number.
+and pip-audit if none of them is installed. osv-scanner finds nothing in Ubuntu's packages, and
+trivy finds nothing in a release of Debian without a number.
 
-Exit codes: {SENT} sent, {REFUSED} refused, {SPOOLED} waits in the spool, {MISCONFIGURED} to be put right.
-An audit tool that failed changes none of them: that is told on standard error, and its audit
-is sent, as portspec counts it. --flush ends with {SENT} if nothing is left.
+Exit codes: {SENT} sent, {REFUSED} rejected, {SPOOLED} waits in the spool, {MISCONFIGURED} wrong settings or usage.
+If the audit tool fails, portspec-send prints the failure to standard error and sends the audit,
+which portspec counts as failed; the exit code does not change. --flush exits with {SENT} if the
+spool is empty.
 
-portspec serves no TLS by itself; a url with https works through a proxy in front of it.
+portspec itself does not serve TLS; a url with https requires a proxy in front of it.
 HTTP_PROXY, HTTPS_PROXY and NO_PROXY are respected.
 
-To try it:    portspec-send --url http://portspec.example.org:10190 --dry-run
+Test:         portspec-send --url http://portspec.example.org:10190 --dry-run
 Every day:    (crontab -l; portspec-send --cron) | crontab -
-or:           portspec-send --systemd service > /etc/systemd/system/portspec-send.service
+Or:           portspec-send --systemd service > /etc/systemd/system/portspec-send.service
               portspec-send --systemd timer > /etc/systemd/system/portspec-send.timer
               systemctl enable --now portspec-send.timer
 """
@@ -2133,21 +2136,19 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="portspec-send",
-        description="Audit this host, and send the signed audit to portspec.",
+        description="Audit this host and send the signed audit to portspec.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="settings file")
     parser.add_argument("--version", action="version", version=AGENT)
-    parser.add_argument("--again", action="store_true", help="audit and send, also if today's audit was sent already")
+    parser.add_argument("--again", action="store_true", help="audit and send even if today's audit was already sent")
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--dry-run", action="store_true", help="print the audit, and send nothing")
-    ways.add_argument("--print", action="store_true", help="print the audit, and send it")
-    ways.add_argument("--flush", action="store_true", help="send what waits in the spool, without a new audit")
-    ways.add_argument(
-        "--cron", action="store_true", help="print lines for root's crontab, at a minute chosen at random"
-    )
+    ways.add_argument("--dry-run", action="store_true", help="print the audit without sending it")
+    ways.add_argument("--print", action="store_true", help="print the audit and send it")
+    ways.add_argument("--flush", action="store_true", help="send the audits in the spool, without a new audit")
+    ways.add_argument("--cron", action="store_true", help="print lines for root's crontab, at a random minute")
     ways.add_argument(
         "--systemd",
         nargs="?",
@@ -2155,9 +2156,7 @@ def _parser() -> _Parser:
         choices=("service", "timer", "both"),
         help="print a service and a timer for systemd, or one of them",
     )
-    parser.add_argument(
-        "--now", action="store_true", help="send also what failed before and has to wait for its next try"
-    )
+    parser.add_argument("--now", action="store_true", help="also send audits that wait for a later attempt")
     group = parser.add_argument_group("settings")
     for name, key in KEYS.items():
         group.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=key.meaning.replace("%", "%%"))
@@ -2192,7 +2191,7 @@ def main(argv: list[str] | None = None) -> int:
         warn(str(error))
         return SPOOLED
     except OSError as error:
-        warn(f"{error.filename or 'this machine'} made trouble: {_reason(error)}")
+        warn(f"{error.filename or 'I/O error on this machine'}: {_reason(error)}")
         return SPOOLED
     except Stopped as stopped:
         warn(f"stopped by {_name_of_signal(stopped.number)}")
@@ -2214,7 +2213,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         payload, trouble = make_payload(settings, environ)
         if trouble:
-            warn(f"{trouble}; sent, the audit would count as failed")
+            warn(f"{trouble}; if sent, the audit would count as failed")
         _print(payload)
         return SENT
     if bool(settings.url) == bool(settings.mail_to):
@@ -2235,14 +2234,15 @@ def _audit_and_send(
         try:
             spool = stack.enter_context(Spool(settings.spool))
         except OSError as error:
-            warn(f"{settings.spool} cannot be used, what cannot be sent will be lost: {_reason(error)}")
+            warn(f"{settings.spool} cannot be used; audits that cannot be sent are lost: {_reason(error)}")
         today = spell_time(time.time())[:10]
         if spool is not None and not arguments.again and spool.last_sent() == (settings.host, today):
-            say(f"the audit of {settings.host} for {today} was sent already, and one a day counts (--again: once more)")
+            counts = "only one per day counts (--again sends another)"
+            say(f"the audit of {settings.host} for {today} was already sent, and {counts}")
             return deliver(spool, None, delivery, is_now=arguments.now)
         payload, trouble = make_payload(settings, environ)
         if trouble:
-            counts = "the audit is sent all the same, and counts as failed; the next one of today takes its place"
+            counts = "the audit is sent anyway and counts as failed; a later audit of today replaces it"
             warn(f"{trouble}; {counts}")
         if arguments.print:
             _print(payload)
@@ -2269,7 +2269,7 @@ def _flush(settings: Settings, delivery: Delivery, *, is_now: bool) -> int:
     try:
         with Spool(settings.spool) as spool:
             if not spool.waiting():
-                say(f"nothing waits in {spool.path}")
+                say(f"no audits wait in {spool.path}")
             return deliver(spool, None, delivery, say, is_now=is_now)
     except BusyError as error:
         say(str(error))
@@ -2287,7 +2287,7 @@ def _keep(spool: Spool | None, packed: bytes) -> Parcel:
         try:
             return spool.add(packed)
         except OSError as error:
-            warn(f"the audit could not be kept in the spool: {_reason(error)}")
+            warn(f"the audit could not be written to the spool: {_reason(error)}")
     return make_parcel(packed, None)
 
 

@@ -43,7 +43,7 @@ OUTPUT = "CVE-2005-3184 ethereal (fixed, remotely exploitable, medium urgency)\n
 PROOF = "# portspec: debsecan ended with 0\n"
 NO_VERSION = '[ "$1" = --version ] && exit;'
 ERRORS = {400: "malformed", 403: "time", 409: "duplicate", 413: "too_large"}
-SENT_ALL_THE_SAME = "; the audit is sent all the same, and counts as failed; the next one of today takes its place\n"
+SENT_ALL_THE_SAME = "; the audit is sent anyway and counts as failed; a later audit of today replaces it\n"
 # Not tail(1), which ends by itself when nobody reads its output any more.
 CHILD = 'sh -c "echo \\$\\$ > $D/child; exec sleep 300"'
 
@@ -275,7 +275,7 @@ def test_report_that_was_there_already_is_fine(machine: Machine, server: Server)
     server.start()
     code, out, err = machine.run("--url", server.url)
     assert (code, err) == (0, "")
-    assert out.endswith(" was there already\n")
+    assert out.endswith(" was already archived\n")
     assert machine.waiting() == []
 
 
@@ -289,9 +289,9 @@ def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code
     assert (status, out) == (1, "")
     remedy = "; it has .*: lower max_output in the settings" if code == 413 else ""
     assert re.fullmatch(
-        f"portspec-send: the audit of {HOST} for .* was refused: "
+        f"portspec-send: the audit of {HOST} for .* was rejected: "
         rf"what {code} means \({code} from {server.url}/api/v1/audits\){remedy}"
-        rf"; it was moved to {machine.spool}/refused; move it back to {machine.spool} to have it tried again\n",
+        rf"; it was moved to {machine.spool}/refused; move it back to {machine.spool} to retry\n",
         err,
     )
     assert len(server.bodies) == 1
@@ -325,7 +325,7 @@ def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
     machine.script("debsecan", "touch $D/ran")
     code, out, err = machine.run("--flush")
     assert (code, err) == (75, "")
-    assert out.endswith(f"; it waits in {machine.spool} for the next time\n")
+    assert out.endswith(f"; it waits in {machine.spool} for the next run\n")
     server.start()
     assert machine.run("--flush")[::2] == (0, "")
     assert machine.run("--flush") == (0, f"portspec-send: nothing waits in {machine.spool}\n", "")
@@ -341,7 +341,7 @@ def test_refusal_is_heard_before_all_is_sent(machine: Machine, server: Server) -
     machine.script("debsecan", "head -c 6000000 /dev/urandom | base64")
     code, _, err = machine.run("--url", server.url, "--retries", "3")
     assert code == 1, err
-    assert "was refused: what 413 means (413 from" in err
+    assert "was rejected: what 413 means (413 from" in err
     assert len(server.headers) == 1
 
 
@@ -360,10 +360,10 @@ def test_server_that_cannot_now_is_tried_again(machine: Machine, server: Server)
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (503, r"could not be taken: what 503 means \(503 from URL\)"),
+        (503, r"was not accepted: what 503 means \(503 from URL\)"),
         (
             302,
-            r"could not be taken: URL redirects to https://elsewhere\.example/ \(302\): set url to where portspec is",
+            r"was not accepted: URL redirects to https://elsewhere\.example/ \(302\): set url to portspec's own",
         ),
     ],
 )
@@ -375,7 +375,7 @@ def test_report_waits_for_a_server_that_cannot(machine: Machine, server: Server,
     status, out, err = machine.run()
     assert (status, out) == (75, "")
     pattern = words.replace("URL", f"{server.url}/api/v1/audits")
-    waits = f"it waits in {machine.spool} for the next time"
+    waits = f"it waits in {machine.spool} for the next run"
     assert re.fullmatch(f"portspec-send: the audit of {HOST} for .* {pattern}; {waits}\n", err)
     (path,) = machine.waiting()
     assert path.read_bytes() == server.bodies[0] == server.bodies[1]
@@ -411,10 +411,10 @@ def test_certificate_is_checked(machine: Machine, server: Server) -> None:
     server.start(context)
     code, _, err = machine.run("--again", "--url", server.url)
     assert code == 75
-    assert "the certificate is not accepted: " in err
+    assert "the certificate is not trusted: " in err
     code, _, err = machine.run("--again", "--url", server.url.replace("127.0.0.1", "localhost"), "--ca-file", str(path))
     assert code == 75
-    assert "the certificate is not accepted: hostname mismatch" in err.lower()
+    assert "the certificate is not trusted: hostname mismatch" in err.lower()
     assert server.bodies == []
     assert machine.run("--again", "--url", server.url, "--ca-file", str(path))[::2] == (0, "")
     assert len(server.audits()) == 3
@@ -455,7 +455,7 @@ def test_mail_waits_for_sendmail(machine: Machine) -> None:
     for text, words in (
         (None, "no such file or directory"),
         ("echo mail queue is full >&2; exit 75", "it ended with 75: mail queue is full"),
-        ("kill -9 $$", "was ended by SIGKILL"),
+        ("kill -9 $$", "was killed by SIGKILL"),
     ):
         if text is not None:
             machine.script("sendmail", text)
@@ -477,7 +477,7 @@ def test_tool_that_prints_for_ever_is_cut(machine: Machine, server: Server) -> N
     machine.script("debsecan", 'echo $$ > $D/pid; sh -c "echo \\$\\$ > $D/child; while :; do echo CVE; done"')
     server.start()
     code, _, err = machine.run("--url", server.url, "--max-output", "100kB")
-    why = "portspec-send: debsecan printed more than 100,000 bytes and was ended (setting: max_output)"
+    why = "portspec-send: debsecan printed more than 100,000 bytes and was terminated (setting: max_output)"
     assert (code, err) == (0, why + SENT_ALL_THE_SAME)
     (audit,) = server.audits()
     tool = audit["tool"]
@@ -494,7 +494,7 @@ def test_errors_without_end_are_cut(machine: Machine) -> None:
     assert (tool["exit_status"], tool["truncated"]) == (None, False)
     assert tool["errors"].startswith("first\nagain\n")
     assert " bytes left out]\n" in tool["errors"]
-    why = "portspec-send: debsecan printed more than 500,000 bytes and was ended (setting: max_output)"
+    why = "portspec-send: debsecan printed more than 500,000 bytes and was terminated (setting: max_output)"
     assert tool["errors"].endswith(f"\n{why}\n")
     assert len(tool["errors"]) < 70_000
 
@@ -505,7 +505,7 @@ def test_tool_that_hangs_is_ended(machine: Machine) -> None:
     audit = machine.audit("--timeout", "1s")
     tool = audit["tool"]
     assert (tool["exit_status"], tool["output"]) == (None, "part\n")
-    assert tool["errors"] == "portspec-send: debsecan took longer than 1 s and was ended (setting: timeout)\n"
+    assert tool["errors"] == "portspec-send: debsecan timed out after 1 s (setting: timeout)\n"
     assert audited(audit).status is Status.FAILED
     assert not any(is_running(int(machine.said(name))) for name in ("pid", "child"))
 
@@ -515,7 +515,7 @@ def test_tool_that_is_killed_has_no_exit_status(machine: Machine) -> None:
     machine.script("debsecan", f'echo "{OUTPUT.strip()}"; echo trouble >&2; kill -9 $$')
     audit = machine.audit()
     assert audit["tool"]["exit_status"] is None
-    assert audit["tool"]["errors"] == "trouble\nportspec-send: debsecan was ended by SIGKILL\n"
+    assert audit["tool"]["errors"] == "trouble\nportspec-send: debsecan was killed by SIGKILL\n"
     assert audited(audit).status is Status.FAILED
 
 
@@ -584,7 +584,7 @@ def test_debsecan_that_fails_is_failed(machine: Machine, server: Server) -> None
     """A debsecan that could not load its data is failed, with its reason, and the agent says so, in a dry run too."""
     machine.script("debsecan", "echo trying >&2; echo error: while downloading: no route to host >&2; exit 1")
     why = "portspec-send: debsecan ended with 1 and printed nothing: error: while downloading: no route to host"
-    assert machine.run("--dry-run")[::2] == (0, f"{why}; sent, the audit would count as failed\n")
+    assert machine.run("--dry-run")[::2] == (0, f"{why}; if sent, the audit would count as failed\n")
     server.start()
     assert machine.run("--url", server.url)[::2] == (0, why + SENT_ALL_THE_SAME)
     audit = audited(machine.audit())
@@ -609,8 +609,7 @@ OLD_PKG = (
     "echo \"pkg: unrecognized option '--raw=json-compact'\" >&2; echo 'Usage: pkg audit [-Fqr] <pattern>' >&2; exit 64"
 )
 NOT_FETCHED = (
-    "portspec-send: the database could not be brought up to date: pkg ended with 1\n"
-    "pkg: vuln.xml.xz: No address record\n"
+    "portspec-send: the database could not be updated: pkg ended with 1\npkg: vuln.xml.xz: No address record\n"
 )
 NO_FETCH = "echo 'pkg: vuln.xml.xz: No address record' >&2; exit 1"
 
@@ -784,7 +783,7 @@ def test_print_shows_what_is_sent(machine: Machine, server: Server) -> None:
             [],
             'CONF:7: timeout is "soon", expected a time such as 90s, 30m or 2h',
         ),
-        ({"url": "http://a", "ulr": ""}, [], 'CONF:7: "ulr" is no key, expected one of url, '),
+        ({"url": "http://a", "ulr": ""}, [], 'CONF:7: "ulr" is not a key, expected one of url, '),
         (
             {"url": "http://a", "key_file": "/no/key"},
             [],
@@ -815,7 +814,7 @@ def test_key_that_others_can_read_is_warned_of(machine: Machine, server: Server)
     server.start()
     code, _, err = machine.run("--url", server.url)
     assert code == 0
-    why = "can be read by others, who can then speak for this host"
+    why = "is readable by other users, who can send audits as this host"
     assert err == f"portspec-send: {machine.key} {why}: chmod 600 {machine.key}\n"
 
 
@@ -828,7 +827,7 @@ def test_two_agents_do_not_meet(machine: Machine, server: Server) -> None:
     machine.script("debsecan", "[ $1 = --version ] || { echo > $D/begun; cat $D/go; }")
     first = machine.start()
     assert (machine.path / "begun").read_text(encoding="ascii") == "\n"
-    said = f"portspec-send: another portspec-send is at work (it holds {machine.spool}/lock)\n"
+    said = f"portspec-send: another portspec-send is running (it holds {machine.spool}/lock)\n"
     assert machine.run() == (75, "", said)
     assert machine.run("--flush") == (75, said, "")
     (machine.path / "go").write_text(OUTPUT, encoding="ascii")
@@ -910,7 +909,7 @@ def test_spool_on_a_full_disk_does_not_hold_up_the_report(machine: Machine, serv
         check=False,
     )
     assert done.returncode == 0
-    assert done.stderr == "portspec-send: the audit could not be kept in the spool: no space left on device\n"
+    assert done.stderr == "portspec-send: the audit could not be written to the spool: no space left on device\n"
     assert len(server.audits()) == 1
     assert machine.waiting() == []
 
@@ -963,6 +962,6 @@ def test_help_tells_what_there_is(machine: Machine) -> None:
     code, out, _ = machine.run("--help", COLUMNS="100")
     assert code == 0
     assert all(f"--{name.replace('_', '-')} " in out for name in agent.KEYS)
-    assert all(name in out for name in (*agent.TOOLS, *agent.CONFIGS, "0 sent", "1 refused", "75 waits", "78 to be"))
+    assert all(name in out for name in (*agent.TOOLS, *agent.CONFIGS, "0 sent", "1 rejected", "75 waits", "78 wrong"))
     assert max(map(len, out.splitlines())) <= 100
     assert machine.run("--version") == (0, f"portspec-send {agent.VERSION}\n", "")

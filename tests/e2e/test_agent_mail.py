@@ -58,7 +58,7 @@ def test_report_over_the_size_limit_holds_up_no_other(host: MailHost, agent: Age
     assert re.fullmatch(
         rf"portspec-send: the audit of {HOST} for \S+ is too large for {host.sendmail}: its mail has "
         rf"[0-9.]+ kB \({SAYS[type(host)]}\); raise its limit \(Postfix and exim: message_size_limit\), "
-        rf"or send by HTTP \(url\); it waits in {agent.spool} for the next time\n",
+        rf"or send by HTTP \(url\); it waits in {agent.spool} for the next run\n",
         done.errors,
     )
     (waiting,) = agent.waiting()

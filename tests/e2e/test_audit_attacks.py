@@ -220,7 +220,7 @@ def test_agent_that_has_reported_for_the_day_sends_no_more(tmp_path: Path) -> No
         until(lambda: status(service, HOST) == "vulnerable")
         done = agent.send()
         assert (done.code, done.errors) == (0, "")
-        assert b"was sent already, and one a day counts (--again: once more)" in done.output
+        assert b"was already sent, and only one per day counts (--again sends another)" in done.output
         until(lambda: received(service) == 3)
         assert rejected(service) == {}
         assert agent.send("--again").code == 1

@@ -73,7 +73,7 @@ def _receive(path: str, raw: bytes, mark: Mapping[str, str]) -> int:
         _log.warning("a failed audit was replaced by a later one of the same day", host=audit.host, day=audit.day)
         return EX_OK
     _log.info(
-        "an audit was accepted" if outcome is Outcome.ACCEPTED else "the audit is there already",
+        "an audit was accepted" if outcome is Outcome.ACCEPTED else "the audit is already archived",
         host=audit.host,
         **mark,
     )

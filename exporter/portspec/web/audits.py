@@ -26,7 +26,7 @@ _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9
 _STORED: Final = {
     Outcome.ACCEPTED: (201, "accepted"),
     Outcome.REPLACED: (201, "accepted in place of the audit of that day whose audit failed"),
-    Outcome.IDENTICAL: (200, "the same audit is there already"),
+    Outcome.IDENTICAL: (200, "this audit is already archived"),
 }
 
 

@@ -44,7 +44,7 @@ def test_cron_sends_what_waits_each_hour(minute: int) -> None:
 def test_cron_example_tells_what_it_does_not_do() -> None:
     """The lines for cron say that nothing waits a random time, and where python3 is on FreeBSD."""
     text = cron_line("portspec-send", 17, 0)
-    assert "Nothing here waits a random time" in text
+    assert "cron adds no random delay" in text
     assert "on FreeBSD /usr/local/bin/python3" in text
 
 

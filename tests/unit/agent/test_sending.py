@@ -116,7 +116,7 @@ def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.Captu
     assert (post.flush(), post.waiting) == (75, 3)
     said = capsys.readouterr()
     assert said.err == ""
-    assert f"3 audits was failed; they wait in {tmp_path}/spool for the next time" in said.out
+    assert f"3 audits was failed; they wait in {tmp_path}/spool for the next run" in said.out
     post = Post(tmp_path / "spool", Fate.SENT, Fate.REFUSED, Fate.SENT)
     assert (post.flush(), post.waiting) == (1, 0)
     assert "2026-11-20 was refused" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_own_refusal_comes_before_what_waits(tmp_path: Path) -> None:
 def test_report_that_cannot_be_spooled_is_sent_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a spool the audit is sent, and its loss is told if that fails."""
     own = agent.make_parcel(audit("2026-11-22"), None)
-    for fate, code, words in ((Fate.SENT, 0, ""), (Fate.FAILED, 75, "it could not be kept, and is lost")):
+    for fate, code, words in ((Fate.SENT, 0, ""), (Fate.FAILED, 75, "it could not be stored and is lost")):
         sender = cast("HttpSender", Clerk(fate))
         assert deliver(None, own, Delivery(sender, Settings())) == code
         assert words in capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_spool_must_be_private(tmp_path: Path) -> None:
 def test_spool_is_for_one_at_a_time(tmp_path: Path) -> None:
     """A second agent is told that the first is at work, until that has ended."""
     path = str(tmp_path / "spool")
-    with Spool(path), pytest.raises(agent.BusyError, match="another portspec-send is at work"), Spool(path):
+    with Spool(path), pytest.raises(agent.BusyError, match="another portspec-send is running"), Spool(path):
         pass
     with Spool(path):
         pass
@@ -249,7 +249,7 @@ def test_only_portspec_accepts(status: int) -> None:
     assert answer(status, '{"message": "accepted"}\n')[0].fate is Fate.SENT
     for body, said in (("<html>\n", ": <html>"), ("", ""), ('{"ok": true}', ': {"ok": true}')):
         attempt, url = answer(status, body)
-        assert attempt == Attempt(Fate.FAILED, f"could not be taken: no portspec answers at {url} ({status}{said})")
+        assert attempt == Attempt(Fate.FAILED, f"was not accepted: no portspec answers at {url} ({status}{said})")
 
 
 def test_reasons_of_refusals_are_those_of_portspec() -> None:
@@ -258,9 +258,9 @@ def test_reasons_of_refusals_are_those_of_portspec() -> None:
 
 
 REMEDIES = {
-    "signature": "; put what `portspec key db1` on the server prints into /etc/the.key",
-    "roster": "; if it has another name in portspec's conf.yml, that belongs into the settings: host = …",
-    "too_large": "; it has 1 bytes: lower max_output in the settings",
+    "signature": "; write the output of `portspec key db1` on the server to /etc/the.key",
+    "roster": "; if the host has another name in portspec's conf.yml, set host to that name",
+    "too_large": "; its size is 1 bytes: lower max_output",
 }
 
 
@@ -268,17 +268,25 @@ REMEDIES = {
 def test_only_portspec_refuses(reason: str) -> None:
     """A 4xx with a word of portspec's refuses, and what can be done about it is told."""
     attempt, url = answer(403, json.dumps({"error": reason, "message": "why"}))
-    assert attempt == Attempt(Fate.REFUSED, f"was refused: why (403 from {url}){REMEDIES.get(reason, '')}")
+    assert attempt == Attempt(Fate.REFUSED, f"was rejected: why (403 from {url}){REMEDIES.get(reason, '')}")
 
 
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, "404: Not Found", "404: Not Found (404 from URL): no portspec answers there; url ends behind the port"),
-        (405, "", "(405 from URL): no portspec answers there; url ends behind the port"),
-        (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url ends behind'),
-        (401, "", "(401 from URL): no portspec answers there; if a proxy in front of it wants a password: url = "),
-        (413, "<html>", "<html> (413 from URL): no portspec answers there; what is there takes no audit of 1 bytes, "),
+        (
+            404,
+            "404: Not Found",
+            "404: Not Found (404 from URL): no portspec answers there; url must end after",
+        ),
+        (405, "", "(405 from URL): no portspec answers there; url must end after the port"),
+        (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url must end'),
+        (
+            401,
+            "",
+            "(401 from URL): no portspec answers there; if a proxy in front of it requires a password, ",
+        ),
+        (413, "<html>", "<html> (413 from URL): no portspec answers there; that server accepts no audit of 1 bytes; "),
         (429, "slowly", "slowly (429 from URL)"),
         (408, '{"error": "timeout", "message": "too slow"}', "too slow (408 from URL)"),
         (503, '{"error": "unable", "message": "no audit block"}', "no audit block (503 from URL)"),
@@ -289,7 +297,7 @@ def test_report_is_kept_whatever_others_say(status: int, body: str, said: str) -
     """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the audit, and tells what may be wrong."""
     attempt, url = answer(status, body)
     assert attempt.fate is (Fate.TOO_LARGE if status == 413 else Fate.FAILED)
-    assert attempt.text.startswith("could not be taken: " + said.replace("URL", url))
+    assert attempt.text.startswith("was not accepted: " + said.replace("URL", url))
 
 
 def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +308,7 @@ def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = desk.attempt(Settings(url="http://portspec.example"))
     assert desk.heard[0] == b"POST http://portspec.example/api/v1/audits HTTP/1.1\r\n"
     where = f"http://portspec.example/api/v1/audits through the proxy {desk.address} (http_proxy)"
-    assert attempt.text.startswith(f"could not be taken: (403 from {where}): no portspec answers there; ")
+    assert attempt.text.startswith(f"was not accepted: (403 from {where}): no portspec answers there; ")
     attempt = HttpSender(Settings(url="http://portspec.example")).send(Parcel(b"x", "", "", "", None))
     assert attempt == Attempt(Fate.FAILED, f"could not be sent to {where}: connection refused")
     assert proxy_of("http", "10.0.0.1:10190") == proxy_of("http", "local.example") == proxy_of("https", "a") == ""
@@ -314,7 +322,7 @@ def test_https_to_a_server_without_tls_is_told() -> None:
     attempt = HttpSender(Settings(url=f"https://{desk.address}")).send(Parcel(b"x", "", "", "", None))
     thread.join()
     assert attempt.fate is Fate.FAILED
-    assert attempt.text.endswith(" (no TLS there? then url begins with http://)")
+    assert attempt.text.endswith(" (if the server does not use TLS, url must begin with http://)")
 
 
 @contextlib.contextmanager
@@ -331,7 +339,7 @@ def test_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
         attempt = HttpSender(Settings(url=f"http://127.0.0.1:{port}")).send(Parcel(b"x", "", "", "", None))
     assert (attempt.fate, attempt.text) == (
         Fate.FAILED,
-        f"could not be sent to http://127.0.0.1:{port}/api/v1/audits: took longer than 0.1 s",
+        f"could not be sent to http://127.0.0.1:{port}/api/v1/audits: timed out after 0.1 s",
     )
 
 
@@ -342,7 +350,7 @@ def test_password_in_the_url_is_sent_and_not_told() -> None:
     assert desk.heard[0] == b"POST /x/api/v1/audits HTTP/1.1\r\n"
     assert b"Authorization: Basic ZGIxOmFAYg==\r\n" in desk.heard
     assert f"Host: {desk.address}\r\n".encode() in desk.heard
-    assert attempt == Attempt(Fate.FAILED, f"could not be taken: (500 from http://{desk.address}/x/api/v1/audits)")
+    assert attempt == Attempt(Fate.FAILED, f"was not accepted: (500 from http://{desk.address}/x/api/v1/audits)")
 
 
 def test_authority_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -168,7 +168,9 @@ def test_host_without_any_tool_failed_under_the_name_of_its_usual_one(host: Host
     """Nothing runs, and the audit says what is missing."""
     (tool,) = host.audit(system)
     assert (tool["name"], tool["command"], tool["output"]) == (usual, [], "")
-    assert tool["errors"].startswith(f"portspec-send: no audit tool is installed, the usual one here is {usual}")
+    assert tool["errors"].startswith(
+        f"portspec-send: no audit tool is installed; the usual one for this system is {usual}"
+    )
     assert judged([tool], system).status == Status.FAILED
 
 

@@ -96,7 +96,7 @@ def test_good_mail_is_told_to_who_asks(conf: str) -> None:
     """With --log.level info there is a line for what was accepted, and another for what was there."""
     audit = mail(signed(today()))
     told = [json.loads(receive("-j", "-c", conf, "--log.level", "info", mail=audit).err)["event"] for _ in range(2)]
-    assert told == ["an audit was accepted", "the audit is there already"]
+    assert told == ["an audit was accepted", "the audit is already archived"]
 
 
 def test_report_of_the_passphrase_before_is_taken(configure: Configure) -> None:
@@ -176,7 +176,7 @@ def test_every_line_tells_which_mail_it_is_about(conf: str) -> None:
     Path(conf).write_text(right, encoding="utf-8")
     assert [entry["event"] for entry in told] == [
         "an audit was accepted",
-        "the audit is there already",
+        "the audit is already archived",
         "mail deferred",
     ]
     for entry in told:

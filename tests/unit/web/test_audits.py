@@ -153,7 +153,7 @@ def test_same_report_again_is_200(path: Path) -> None:
 
     async def scenario(at: Site) -> None:
         assert (await at.post(packed())).status == 201
-        assert await at.told(packed()) == (200, {"message": "the same audit is there already"})
+        assert await at.told(packed()) == (200, {"message": "this audit is already archived"})
 
     serving(path, scenario)
 
