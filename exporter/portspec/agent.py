@@ -2091,7 +2091,7 @@ def unit_texts(command: str, kind: str) -> str:
 # --- The command ------------------------------------------------------------------------------------------------------
 
 _EPILOG = f"""\
-FILE is by default the first that exists of {" and ".join(CONFIGS)}.
+FILE is {" or ".join(CONFIGS)} unless -c names another.
 Its lines are "key = value" or comments that begin with #. Environment variables such as
 {ENVIRONMENT}URL override it, and flags override both. Required are either url or mail_to, and
 the key of this host, which the server prints:

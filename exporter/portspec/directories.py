@@ -20,7 +20,7 @@ class ForeignLinkError(PermissionError):
     """A path that leads through a symbolic link of another user."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(errno.EACCES, f'"{name}" is a symbolic link of another user; name the file that it leads to')
+        super().__init__(errno.EACCES, f'"{name}" is a symbolic link of another user; name the file that it points to')
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,7 +328,7 @@ def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
     assert out.endswith(f"; it waits in {machine.spool} for the next run\n")
     server.start()
     assert machine.run("--flush")[::2] == (0, "")
-    assert machine.run("--flush") == (0, f"portspec-send: nothing waits in {machine.spool}\n", "")
+    assert machine.run("--flush") == (0, f"portspec-send: no audits wait in {machine.spool}\n", "")
     assert len(server.audits()) == 1
     assert not (machine.path / "ran").exists()
     assert machine.run("--flush", "--dry-run")[0] == 78

@@ -187,7 +187,7 @@ def test_audit_that_failed_is_replaced_and_a_good_one_never(tmp_path: Path) -> N
             stdin=mail(again, "a@example.org", "b@example.org"),
         )
         assert (done.code, (done.output + done.errors.encode()).count(b"a failed audit was replaced")) == (0, 1)
-        told = "accepted in place of the audit of that day whose audit failed"
+        told = "accepted; it replaces the failed audit of that day"
         assert post(service.address, good.packed) == (201, {"message": told})
         until(lambda: status(service, HOST) == "vulnerable")
         assert "a failed audit was replaced" in service.log.read_text()

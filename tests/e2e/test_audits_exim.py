@@ -74,7 +74,7 @@ def test_report_goes_through_exim_from_the_agent_to_the_page(host: EximHost, tmp
         (HOST, changed_body, "malformed", "gzip|cut off|cannot be read"),
         (HOST, changed_signature, "signature", "not signed"),
         ("web9.example.org", bytes, "roster", "not on the roster"),
-        (OTHER, bytes, "duplicate", "another audit of .* already"),
+        (OTHER, bytes, "duplicate", "already sent another audit for .*"),
     ],
     ids=["body", "signature", "roster", "second"],
 )

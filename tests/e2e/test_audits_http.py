@@ -241,7 +241,7 @@ def test_same_report_is_acknowledged_and_another_refused(tmp_path: Path) -> None
         assert post(service.address, first.packed) == (200, SAME)
         code, document = post(service.address, second.packed)
         assert (code, document["error"]) == (409, "duplicate")
-        assert f"{HOST} has sent another audit of {first.day} already" in document["message"]
+        assert f"{HOST} has already sent another audit for {first.day}" in document["message"]
         assert post(service.address, before.packed)[0] == 201
         until(lambda: (rejected(service), received(service)) == ({"duplicate": 1}, 2))
     with exporter(conf) as service:
@@ -374,7 +374,9 @@ def test_agents_get_their_reports_through_a_restart(tmp_path: Path) -> None:
             again = spooling.send("--again")
             assert again.code == 1
             assert again.output.endswith(b" was accepted\n")
-            assert f"{OTHER} has sent another audit of" in again.errors  # that of its second run: one a day counts
+            assert (
+                f"{OTHER} has already sent another audit for" in again.errors
+            )  # that of its second run: one a day counts
             assert spooling.waiting() == []
             until(lambda: received(service) == 2)
     assert archived(conf, HOST) == payload_of(sent)

@@ -84,7 +84,7 @@ def test_report_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_p
         (HOST, changed_signature, "signature", "not signed", REPORTS),
         (HOST, changed_signature, "signature", "not signed", PIPED),
         ("web9.example.org", bytes, "roster", "not on the roster", REPORTS),
-        (OTHER, bytes, "duplicate", "another audit of .* already", REPORTS),
+        (OTHER, bytes, "duplicate", "already sent another audit for .*", REPORTS),
     ],
     ids=["body", "signature", "transport", "roster", "second"],
 )

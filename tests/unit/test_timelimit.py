@@ -114,7 +114,7 @@ class Scene:
 
 
 def test_host_whose_time_is_over_is_unknown_and_tells_how_far_it_came() -> None:
-    """The scan of both addresses ends, and the failure has the ports that were settled, of all."""
+    """The scan of both addresses ends, and the failure has the ports that were scanned, of all."""
 
     async def scenario() -> None:
         scene = Scene()
@@ -128,7 +128,7 @@ def test_host_whose_time_is_over_is_unknown_and_tells_how_far_it_came() -> None:
         result = await scene.is_over(task)
         assert result.judgement.verdict is Verdict.UNKNOWN
         assert result.judgement.failure == Failure(
-            Reason.TIMEOUT, "the scan was ended after 1 min 40 s: 4 of 6 ports of 2 addresses were settled"
+            Reason.TIMEOUT, "the scan was stopped after 1 min 40 s: 4 of 6 ports of 2 addresses were scanned"
         )
         assert [item.failure is None for item in result.addresses] == [True, False]
 

@@ -39,12 +39,12 @@ class RejectedError(Exception):
     @classmethod
     def duplicate(cls, host: str, day: str) -> RejectedError:
         """Make the one for an audit of a day of which the host has sent another."""
-        return cls("duplicate", f"{host} has sent another audit of {day} already, and one a day counts", host)
+        return cls("duplicate", f"{host} has already sent another audit for {day}; only one per day counts", host)
 
     @classmethod
     def quota(cls, host: str) -> RejectedError:
         """Make the one for an audit of a host whose audits take all the room that a host has in the archive."""
-        return cls("quota", f"the audits of {host} in the archive take all the room that one host may have", host)
+        return cls("quota", f"the audits of {host} have reached the size limit of one host in the archive", host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPaylo
     except EnvelopeError as error:
         raise RejectedError(error.reason, str(error), host, size) from None
     if audit.at > now + MAX_AHEAD:
-        why = f"it is {audit.at - now:.0f} s ahead of our time: the clock of {host} is wrong, or ours"
+        why = f"it is {audit.at - now:.0f} s in the future: the clock of {host} or of this machine is wrong"
         raise RejectedError("time", why, host, size)
     if audit.at < now - MAX_DELAY:
         why = f"it is {(now - audit.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"

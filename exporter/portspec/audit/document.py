@@ -124,7 +124,7 @@ def _number(value: Any) -> float:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _fields(item: Vulnerability) -> list[Any]:

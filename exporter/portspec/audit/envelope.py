@@ -65,7 +65,7 @@ def unpack(data: bytes, max_payload: int) -> tuple[bytes, str]:
     if len(payload) > max_payload:
         raise EnvelopeError("too_large", f"the payload has more than {max_payload:,} bytes")
     if not inflater.eof or inflater.unused_data:
-        raise EnvelopeError("malformed", "it is cut off, or more follows")
+        raise EnvelopeError("malformed", "it is truncated, or followed by other data")
     return payload, signature
 
 
@@ -78,7 +78,7 @@ def _opened(data: bytes) -> tuple[str, memoryview]:
     """Return the signature and the gzip file."""
     head, newline, body = data[: len(_MAGIC) + _SIGNATURE_DIGITS + 1].partition(b"\n")
     if data.startswith(_OLD_MAGIC):
-        raise EnvelopeError("malformed", f"an old portspec-send made it: {UPDATE_AGENT}")
+        raise EnvelopeError("malformed", f"it is from an old portspec-send: {UPDATE_AGENT}")
     if not newline or body or not head.startswith(_MAGIC):
         raise EnvelopeError("malformed", f'it does not begin with "{_MAGIC.decode()}", a signature and a line feed')
     return head[len(_MAGIC) :].decode("ascii", "replace"), memoryview(data)[len(head) + 1 :]
@@ -89,4 +89,4 @@ def _inflated(packed: memoryview, size: int) -> tuple[bytes, zlib._Decompress]:
     try:
         return inflater.decompress(packed, size), inflater
     except zlib.error:
-        raise EnvelopeError("malformed", "what follows the signature is no gzip file") from None
+        raise EnvelopeError("malformed", "the data after the signature is not a gzip file") from None

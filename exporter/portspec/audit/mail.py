@@ -86,7 +86,7 @@ def read_mail(raw: bytes) -> bytes:
         return _audit_of(list(_leaves(_parse(_without_prologue(raw)))))
     except _ITS_ERRORS as error:
         raise RejectedError(
-            "malformed", f"the MIME of the mail is broken: {printable(str(error))[:_LONGEST]}"
+            "malformed", f"the MIME structure of the mail is invalid: {printable(str(error))[:_LONGEST]}"
         ) from None
 
 
@@ -158,7 +158,7 @@ def _audit_of(leaves: list[tuple[Message, bool]]) -> bytes:
             "malformed", f"no audit is attached, expected a part {CONTENT_TYPE} or a file {FILE_NAME}, found {found}"
         )
     if any(is_open for _, is_open in audits):
-        raise RejectedError("malformed", "the mail is cut off: the boundary after the audit is missing")
+        raise RejectedError("malformed", "the mail is truncated: the boundary after the audit is missing")
     contents = {_content(leaf) for leaf, _ in audits}  # twice the same is one, as lists and scanners make it
     if len(contents) > 1:
         raise RejectedError("malformed", f"{len(contents)} different audits are attached, expected one")
@@ -207,12 +207,12 @@ def _from_base64(text: bytes) -> bytes:
         start = strange.start()
         number = text.count(b"\n", 0, start) + 1
         found = printable(text[start : start + 20].splitlines()[0].decode("latin-1"))
-        raise RejectedError("malformed", f'line {number} of the attachment has "{found}", which is no base64')
+        raise RejectedError("malformed", f'line {number} of the attachment has "{found}", which is not base64')
     try:
         return binascii.a2b_base64(text.translate(None, _BLANKS), strict_mode=True)
     except binascii.Error as error:
         raise RejectedError(
-            "malformed", f"the base64 of the attachment is broken or cut off: {str(error).lower()}"
+            "malformed", f"the base64 of the attachment is invalid or truncated: {str(error).lower()}"
         ) from None
 
 

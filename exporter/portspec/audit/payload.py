@@ -103,7 +103,7 @@ def read_payload(payload: bytes) -> AuditPayload:
     except KeyError as error:
         raise EnvelopeError("malformed", f"the payload lacks {error}") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        why = "it is nested too deep" if isinstance(error, RecursionError) else printable(str(error))
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else printable(str(error))
         raise EnvelopeError("malformed", f"the payload cannot be read: {why}") from None
 
 
@@ -228,7 +228,7 @@ def _time(plain: dict[str, Any]) -> float:
 def _day(plain: dict[str, Any], at: float) -> str:
     day = _word(plain, "day")
     if day != datetime.fromtimestamp(at, UTC).date().isoformat():
-        raise ValueError(f"day: {_quoted(day)} is not the day of its time, in UTC")
+        raise ValueError(f"day: {_quoted(day)} is not the UTC day of its time")
     return day
 
 
@@ -239,7 +239,7 @@ def _mapping(plain: dict[str, Any], name: str) -> dict[str, Any]:
 def _word(plain: dict[str, Any], name: str) -> str:
     value = plain[name]
     if not isinstance(value, str) or len(value) > _MAX_WORD:
-        raise ValueError(f"{name}: expected a text of at most {_MAX_WORD} characters, found {_quoted(value)}")
+        raise ValueError(f"{name}: expected a string of at most {_MAX_WORD} characters, found {_quoted(value)}")
     return printable(value)[:_MAX_WORD]
 
 
@@ -247,7 +247,7 @@ def _words(plain: dict[str, Any], name: str, most: int) -> tuple[str, ...]:
     """Return a list of texts; none if it is not there, as in the payloads of older agents."""
     items = _typed(plain.get(name, []), list)
     if len(items) > most or not all(isinstance(item, str) and len(item) <= _MAX_WORD for item in items):
-        raise ValueError(f"{name}: expected at most {most} texts of at most {_MAX_WORD} characters")
+        raise ValueError(f"{name}: expected at most {most} strings of at most {_MAX_WORD} characters")
     return tuple(printable(item)[:_MAX_WORD] for item in items)
 
 
@@ -270,9 +270,9 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse an object that has a key twice: each reader would take another one."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("an object has a key twice")
+        raise ValueError("an object has a duplicate key")
     return found
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")

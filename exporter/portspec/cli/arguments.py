@@ -17,13 +17,13 @@ _OPTIONS_WITH_VALUE = (
 _EXAMPLES = """\
 examples:
   portspec -c conf.yml                      run the exporter; http://localhost:10190/ shows all hosts
-  portspec check -c conf.yml                is the file valid, and how long will a round take?
+  portspec check -c conf.yml                validate the file and estimate the duration of a round
   portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
-  portspec scan -c conf.yml --json | jq .   the same for programs
+  portspec scan -c conf.yml --json | jq .   the same, as JSON
   portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
-  portspec mail-test -c conf.yml            does the built-in mailer reach all recipients?
-  portspec key db1 -c conf.yml              the key with which db1 signs its audits
-  portspec report -c conf.yml -o all.html   the report of all machines: ports and vulnerable packages
+  portspec mail-test -c conf.yml            send a test message to every recipient
+  portspec key db1 -c conf.yml              print the key with which db1 signs its audits
+  portspec report -c conf.yml -o all.html   write the report of all machines: ports and vulnerable packages
 """
 
 
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
     found = argparse.ArgumentParser(
         prog="portspec",
-        description="Hold every host to the ports that it should have open.",
+        description="Check that every host has exactly the open ports that it should have.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     _command(
         commands,
         "receive",
-        "read a mail with a host's audit report from standard input, for the MTA's pipe; exit 0 if it is archived, "
-        "65 if it is refused, 75 if the MTA shall try again later",
+        "read a mail with the audit of a host from standard input, for the pipe of an MTA; exit 0 if it is archived, "
+        "65 if it is rejected, 75 if the MTA should retry later",
         level="warning",
     )
     report = _command(
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "--format", choices=("html", "text", "json"), default="html", help="html, text or json (default %(default)s)"
     )
     report.add_argument("--host", metavar="HOST", help="report on this machine only")
-    report.add_argument("--day", metavar="DAY", type=_day, help='with its audit of this day, such as "2027-03-31"')
+    report.add_argument("--day", metavar="DAY", type=_day, help='use its audit of this day, such as "2027-03-31"')
     report.add_argument("--raw", action="store_true", help="write what the host sent, byte for byte")
     _command(
         commands,
@@ -146,7 +146,7 @@ def _command(
         command.add_argument(
             "-c", dest="config", metavar="FILE", default=DEFAULT_CONFIG, help="configuration (default %(default)s)"
         )
-    command.add_argument("-j", dest="log_json", action="store_true", help="log in JSON, one object a line")
+    command.add_argument("-j", dest="log_json", action="store_true", help="log in JSON, one object per line")
     command.add_argument(
         "--log.level",
         dest="log_level",

@@ -96,7 +96,7 @@ def _admit(config: Config, packed: bytes, now: float) -> tuple[AuditPayload, byt
         discovery = Discovery(config.discovery)
         asyncio.run(discovery.refresh_all())
         if failed := [item.name for item in discovery.stats if item.failures and item.name in naming]:
-            raise PortspecError(f"{error}, and {', '.join(failed)}, which may name it, cannot be asked") from None
+            raise PortspecError(f"{error}, and {', '.join(failed)}, which may name it, cannot be reached") from None
         return admit(packed, AdmissionPolicy(audited_hosts(config, targets(config, discovery.hosts)), passphrases), now)
 
 

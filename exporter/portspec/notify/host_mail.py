@@ -36,7 +36,7 @@ _MAX_LISTENERS: Final = 5  # of a line
 _STATES: Final = {
     "closed": "closed: it refuses connections",
     "filtered": "filtered: no answer, or a firewall refuses",
-    "open": "answers, but takes no connection",
+    "open": "answers, but accepts no connection",
 }
 _MAX_HOST: Final = 60  # characters
 _FAILURE_ADVICE: Final = {

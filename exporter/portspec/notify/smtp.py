@@ -151,7 +151,7 @@ class Session:
                 if not client.supports_extension("starttls"):
                     raise DeliveryError(
                         DeliveryErrorReason.TLS,
-                        "the server offers no STARTTLS, and mails are sent only inside TLS (set smtptls: none to "
+                        "the server offers no STARTTLS, and mails are only sent over TLS (set smtptls: none to "
                         "send them without TLS and credentials)",
                     )
                 try:
@@ -188,7 +188,7 @@ class Session:
             without = f"the server does not support EHLO ({reply}), and therefore no"
             if mail.tls == "starttls" and not client.get_transport_info("sslcontext"):
                 raise DeliveryError(
-                    DeliveryErrorReason.TLS, f"{without} STARTTLS; mails are sent only inside TLS"
+                    DeliveryErrorReason.TLS, f"{without} STARTTLS; mails are only sent over TLS"
                 ) from None
             if mail.username is not None:
                 raise DeliveryError(

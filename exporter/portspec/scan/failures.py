@@ -85,7 +85,7 @@ def cut_off(address: str, *, heard: float, probes: int, unseen: int, ports: int,
     )
     return Failure(
         Reason.CUT_OFF,
-        f"{address} {what}; {unseen:,} of {ports:,} ports were not seen (does something ban or limit this scanner?)",
+        f"{address} {what}; {unseen:,} of {ports:,} ports were not seen (is this scanner banned or rate-limited?)",
     )
 
 

@@ -87,7 +87,7 @@ class Canaries:
         before = self.is_seen
         self._looks[host] = _Look(began, self._clock.now(), is_seen)
         if before is not False and self.is_seen is False:
-            _log.warning("no canary is reachable; silence of hosts is not believed", canaries=self._names())
+            _log.warning("no canary is reachable; silent hosts are not judged", canaries=self._names())
         elif before is False and self.is_seen:
             _log.info("a canary is reachable again", canary=host)
             self.on_return()
@@ -109,7 +109,7 @@ class Canaries:
         return None
 
     def _failure(self) -> Failure:
-        return Failure(Reason.CANARY, f"no canary can be seen ({self._names()}): nothing that falls silent is believed")
+        return Failure(Reason.CANARY, f"no canary is reachable ({self._names()}); silent hosts are not judged")
 
     def _names(self) -> str:
         hosts = [target.host for target in self._targets]

@@ -77,9 +77,9 @@ class Prober:
         chosen = self._target(target, self._module(module))
         engine = self._config.modules[module].engine if module else "auto"
         if engine == "syn" and self._engine != "syn":
-            raise ProbeError(503, f'module "{module}" wants the syn engine, which this exporter may not use')
+            raise ProbeError(503, f'module "{module}" requires the syn engine, which this exporter cannot use')
         if self._places.locked():
-            raise ProbeError(429, f"{MAX_CONCURRENT_PROBES} probes are being made already; ask again later")
+            raise ProbeError(429, f"{MAX_CONCURRENT_PROBES} probes are already running; retry later")
         begun = time.monotonic()
         async with self._places:
             limit = min(
@@ -91,9 +91,7 @@ class Prober:
                 async with asyncio.timeout(limit):
                     result = await examining
             except TimeoutError:
-                failure = Failure(
-                    Reason.TIMEOUT, f"the scan was not done after {limit:g} s, the limit of the one who asked"
-                )
+                failure = Failure(Reason.TIMEOUT, f"the scan did not end within {limit:g} s, the limit of the request")
                 result = ScanResult((), judge((), chosen.config.specification, failure), self._wall_clock(), limit)
         used = "connect" if engine == "connect" else self._engine
         return Probe(HostState(chosen).after(result), used, time.monotonic() - begun)

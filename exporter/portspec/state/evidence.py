@@ -97,8 +97,8 @@ def still_open(
         return item
     detail = (
         f"{item.address} {'refuses' if has_refused else 'does not answer on'} {_named(lost)}, which "
-        f"{'was' if len(lost) == 1 else 'were'} open earlier in this scan: what was shut meanwhile may be open "
-        "(does something ban this scanner, or was a service stopped?)"
+        f"{'was' if len(lost) == 1 else 'were'} open earlier in this scan: ports that closed meanwhile may be open "
+        "(is this scanner banned, or was a service stopped?)"
     )
     return replace(
         _without(item, item.scanned - item.accepting),
@@ -182,13 +182,13 @@ def confirmed(
             failure = Failure(
                 Reason.CUT_OFF,
                 f"{address} stopped answering before connections could tell whether {_named(doubtful)} "
-                f"{'is' if len(doubtful) == 1 else 'are'} open: did something ban this scanner?",
+                f"{'is' if len(doubtful) == 1 else 'are'} open: is this scanner banned?",
             )
         elif connected.scanned - doubtful:
             failure = Failure(
                 Reason.PERMISSION,
-                f"SYNs to {address} are answered, and no connection is, not even to "
-                f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop what comes in?",
+                f"SYNs to {address} are answered, but connections are not, not even to "
+                f"{_named(connected.scanned - doubtful)}: does a packet filter of this machine drop incoming packets?",
             )
     if item.failure or (failure and failure.reason in IN_PART):
         return replace(_without(item, doubtful - connected.open), failure=item.failure or failure)
@@ -206,11 +206,12 @@ def still_silent(item: AddressObservation, before: AddressObservation, expect: P
         return item
     if item.answered and lost & expect and before.refusals >= MOST_REFUSALS:
         return item
+    them = "it" if len(lost) == 1 else "them"
     detail = (
-        f"{item.address} refuses {_named(lost)} since an earlier scan, in which that was open, and shows no open port: "
+        f"{item.address} refuses {_named(lost)} since an earlier scan, which found {them} open, and has no open port: "
         "is this scanner banned, or was every service stopped?"
         if item.answered
-        else f"{item.address} stopped answering during an earlier scan, and answers nothing since: "
+        else f"{item.address} stopped answering during an earlier scan, and has not answered since: "
         "is this scanner banned?"
     )
     failure = Failure(Reason.CUT_OFF, detail)
@@ -240,8 +241,8 @@ def with_progress(
     settled = sum(len(item.scanned) for item in seen)
     addresses = f"of {len(seen):,} addresses " if len(seen) > 1 else ""
     detail = (
-        f"the scan was ended after {spell_duration(seconds)}: {settled:,} of "
-        f"{len(target.config.ports) * len(seen):,} ports {addresses}were settled"
+        f"the scan was stopped after {spell_duration(seconds)}: {settled:,} of "
+        f"{len(target.config.ports) * len(seen):,} ports {addresses}were scanned"
     )
     failure = Failure(Reason.TIMEOUT, detail)
     return tuple(replace(item, failure=failure) if item.address in late else item for item in seen)

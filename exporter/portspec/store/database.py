@@ -253,7 +253,7 @@ def _check(connection: sqlite3.Connection, *, is_suspect: bool) -> None:
         if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
         if is_suspect:
-            raise StoreFault(StoreFaultKind.CORRUPT, "a part of it cannot be read") from None
+            raise StoreFault(StoreFaultKind.CORRUPT, "part of it cannot be read") from None
         return
     finally:
         connection.set_progress_handler(None, 0)

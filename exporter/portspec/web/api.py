@@ -56,7 +56,7 @@ class Api:
         glob = request.query.get("host", "*").lower()
         verdict = request.query.get("verdict")
         if verdict is not None and verdict not in set(Verdict):
-            raise _bad(f'verdict: "{verdict}" is none (expected {", ".join(Verdict)})')
+            raise _bad(f'verdict: "{verdict}" is not a verdict (expected {", ".join(Verdict)})')
         limit = _number(request, "limit", DEFAULT_PAGE_LENGTH, 1, MAX_PAGE_LENGTH)
         offset = _number(request, "offset", 0, 0, 10**9)
         snapshot = self._service.snapshot

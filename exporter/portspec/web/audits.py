@@ -25,13 +25,13 @@ RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
 _STORED: Final = {
     Outcome.ACCEPTED: (201, "accepted"),
-    Outcome.REPLACED: (201, "accepted in place of the audit of that day whose audit failed"),
+    Outcome.REPLACED: (201, "accepted; it replaces the failed audit of that day"),
     Outcome.IDENTICAL: (200, "this audit is already archived"),
 }
 
 
-_TOO_SLOW: Final = f"the audit came too slowly: less than {LEAST_RATE:,} bytes a second, or more than {MAX_TIME:.0f} s"
-_NO_ROOM: Final = "too many audits are on their way in; try again later"
+_TOO_SLOW: Final = f"the audit arrived too slowly: below {LEAST_RATE:,} bytes per second, or more than {MAX_TIME:.0f} s"
+_NO_ROOM: Final = "too many audits are being received; retry later"
 
 
 class _UnableError(Exception):
@@ -62,11 +62,11 @@ class AuditRoutes:
         except TimeoutError:
             return _answer(408, "timeout", _TOO_SLOW)
         except StoreError as error:
-            return _answer(503, "store", f"the audit cannot be archived now: {error.why}; try again later")
+            return _answer(503, "store", f"the audit cannot be archived now: {error.why}; retry later")
         except _UnableError as error:
             return _answer(503, "unable", str(error))
         except ConnectionError:  # the client has gone: nobody gets this answer
-            return _answer(400, "malformed", "it is cut off")
+            return _answer(400, "malformed", "it is truncated")
         status, message = _STORED[outcome]
         return _answer(status, None, message)
 
@@ -77,7 +77,7 @@ class AuditRoutes:
         """
         audits = self._service.audits
         if not audits.is_expecting:
-            raise _UnableError("this portspec takes no audits: its conf.yml has no audit block")
+            raise _UnableError("this portspec accepts no audits: its conf.yml has no audit block")
         if error := _fault(request):
             audits.refuse(error, origin)
             raise error
@@ -128,7 +128,7 @@ class AuditRoutes:
 
     async def _moved(self, _: web.Request) -> web.Response:
         """Answer an agent of before 0.2 with the new path; it shows the message to its administrator."""
-        return _answer(410, "moved", f"audits go to /api/v1/audits now: {UPDATE_AGENT}")
+        return _answer(410, "moved", f"audits now go to /api/v1/audits: {UPDATE_AGENT}")
 
     async def _give_agent(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent, content_type="text/x-python", charset="utf-8")
@@ -140,7 +140,7 @@ def _fault(request: web.Request) -> RejectedError | None:
     if size > MAX_PACKED:
         return RejectedError("too_large", f"it has {size:,} bytes, more than {MAX_PACKED:,}")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        return RejectedError("malformed", "it has a Content-Encoding; an audit is compressed by itself")
+        return RejectedError("malformed", "it has a Content-Encoding; an audit is already compressed")
     return None
 
 

@@ -128,7 +128,7 @@ class WebServer:
             self._servers.append(server)
             await in_daemon_thread(lambda: Path(path).chmod(0o600))
         except OSError as error:
-            raise PortspecError(f"cannot listen on {path}, which `portspec reload` asks: {_why(error)}") from None
+            raise PortspecError(f"cannot listen on {path}, which `portspec reload` uses: {_why(error)}") from None
 
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._note_request])

@@ -223,20 +223,20 @@ NOTHING: Final = (
         (HEAD + b"Content-Type: multipart/mixed\n\n" + sent(), f"{NOTHING}multipart/mixed without parts"),
         (HEAD + multipart(part()).replace(b"--b1", b"--b2"), f"{NOTHING}multipart/mixed without parts"),
         (HEAD + part("a\x1b[2J\xff/b"), f"{NOTHING}a\\x1b[2j\ufffd\ufffd/b"),
-        (HEAD + multipart(part())[:-8], "the mail is cut off: the boundary after the audit is missing"),
-        (forwarded(sent(), 1)[:-800], "the mail is cut off: the boundary after the audit is missing"),
-        (HEAD + part(body=wrapped()[:-2]), "the base64 of the attachment is broken or cut off: incorrect padding"),
+        (HEAD + multipart(part())[:-8], "the mail is truncated: the boundary after the audit is missing"),
+        (forwarded(sent(), 1)[:-800], "the mail is truncated: the boundary after the audit is missing"),
+        (HEAD + part(body=wrapped()[:-2]), "the base64 of the attachment is invalid or truncated: incorrect padding"),
         (HEAD + part(body=b"QUI=" + wrapped()),
-         "the base64 of the attachment is broken or cut off: excess data after padding"),
+         "the base64 of the attachment is invalid or truncated: excess data after padding"),
         (HEAD + part(body=wrapped().replace(b"\n", b"\n-- \n", 3)), 'line 2 of the attachment has "-- "'),
         (HEAD + part(body=wrapped(width=10**9) + b"Checked by <b>scanner\x1b</b>\xe9\n"),
-         'line 2 of the attachment has "<b>scanner\\x1b</b>é", which is no base64'),
+         'line 2 of the attachment has "<b>scanner\\x1b</b>é", which is not base64'),
         (HEAD + part(body=wrapped()[:99] + b"\0\0" + wrapped()[99:200]),
          'line 2 of the attachment has "\\x00\\x00'),
         (HEAD + part(encoding="x-uuencode", body=b"begin 644 x\n"),
          'the audit is encoded as "x-uuencode", expected base64'),
         (HEAD + part(CONTENT_TYPE, "base64", None, "Content-Disposition: x; filename*=a\0b''x").replace(
-            CONTENT_TYPE.encode(), b"a/b"), "the MIME of the mail is broken: embedded null character"),
+            CONTENT_TYPE.encode(), b"a/b"), "the MIME structure of the mail is invalid: embedded null character"),
     ],
 )  # fmt: skip
 def test_mail_without_one_whole_report_is_refused(raw: bytes, message: str) -> None:
@@ -253,7 +253,7 @@ def test_mail_that_is_cut_off_gives_no_report(raw: bytes) -> None:
     for cut in [*range(0, end, 7), end - 4, end, end + 1]:
         error = refusal(raw[:cut])
         assert error.reason == "malformed"
-    with pytest.raises(RejectedError, match="cut off: the boundary after the audit is missing"):
+    with pytest.raises(RejectedError, match="truncated: the boundary after the audit is missing"):
         read_mail(raw[: end - 4])
 
 

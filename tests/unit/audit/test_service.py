@@ -224,7 +224,7 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
             await scene.audits.take(packed(), HERE)
             error = await scene.refusal(packed(output=VULNERABLE))
             assert (error.reason, error.host) == ("duplicate", WEB)
-            assert str(error) == f"{WEB} has sent another audit of {TODAY} already, and one a day counts"
+            assert str(error) == f"{WEB} has already sent another audit for {TODAY}; only one per day counts"
             await scene.become(web1=Status.CLEAN)
             assert (scene.find_audit(), scene.rejected()) == (payload(), {"duplicate": 1})
 
@@ -234,7 +234,7 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
             "event": "audit rejected",
             "level": "error",
             "reason": "duplicate",
-            "why": f"{WEB} has sent another audit of {TODAY} already, and one a day counts",
+            "why": f"{WEB} has already sent another audit for {TODAY}; only one per day counts",
             "origin": HERE,
             "host": WEB,
         }

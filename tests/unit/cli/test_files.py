@@ -90,7 +90,7 @@ def test_state_file_is_not_made_through_a_link_of_another_user(tmp_path: Path) -
         store.close()
     assert target.read_bytes() == b""
     assert [event["why"] for event in logs.events] == [
-        '"portspec.db" is a symbolic link of another user; name the file that it leads to'
+        '"portspec.db" is a symbolic link of another user; name the file that it points to'
     ]
 
 

@@ -329,7 +329,7 @@ def test_source_that_cannot_be_asked_is_75(configure: Configure, tmp_path: Path)
     done = receive("-c", conf, mail=audit)
     assert (done.code, done.out) == (LATER, "")
     assert f"{WEB} is not on the roster" in done.err
-    assert "file_sd[0], which may name it, cannot be asked" in done.err
+    assert "file_sd[0], which may name it, cannot be reached" in done.err
     assert not Path(conf).with_name("portspec.db").exists()
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [WEB]}]), encoding="utf-8")
     assert receive("-c", conf, mail=audit).code == KEPT
@@ -339,7 +339,7 @@ def test_url_that_cannot_be_asked_is_75(configure: Configure) -> None:
     """The same holds for a source over HTTP."""
     conf = discovering(configure, {"url": "http://127.0.0.1:1/", "audit": True}, kind="http_sd")
     done = receive("-c", conf, mail=mail(signed(today())))
-    assert (done.code, "http_sd[0], which may name it, cannot be asked" in done.err) == (LATER, True)
+    assert (done.code, "http_sd[0], which may name it, cannot be reached" in done.err) == (LATER, True)
 
 
 def test_source_that_puts_nobody_on_the_roster_is_not_asked(configure: Configure) -> None:

@@ -64,7 +64,7 @@ def test_exporter_that_cannot_listen_there_does_not_start(configure: Configure, 
     done = run("-c", configure({"127.0.0.1": []}), "--web.listen-address", "127.0.0.1:0",
                extra={"RUNTIME_DIRECTORY": str(path.parent)})  # fmt: skip
     assert done.code == 2
-    assert f"cannot listen on {path}, which `portspec reload` asks: no such file or directory" in done.out
+    assert f"cannot listen on {path}, which `portspec reload` uses: no such file or directory" in done.out
 
 
 def test_nobody_answers(directory: Path) -> None:

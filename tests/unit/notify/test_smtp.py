@@ -104,7 +104,7 @@ def answered(step: Step, code: int) -> Row:
     if code == 502 and step in {Step.EHLO, Step.SECURE_EHLO}:
         reason = Reason.TLS if step is Step.EHLO else Reason.AUTH
         rest = (
-            "STARTTLS; mails are sent only inside TLS"
+            "STARTTLS; mails are only sent over TLS"
             if step is Step.EHLO
             else "AUTH; remove smtpusername or use another server"
         )
@@ -171,7 +171,7 @@ CHALLENGES: Final = (Step.USERNAME, Step.PASSWORD, Step.BEARER)
 DIALOGUE: Final = tuple(step for step in Step if step not in {Step.RSET, Step.QUIT, Step.HELO, *CHALLENGES})
 ANSWERED: Final = tuple(step for step in DIALOGUE if step is not Step.HANDSHAKE)
 NO_STARTTLS: Final = (
-    "the server offers no STARTTLS, and mails are sent only inside TLS (set smtptls: none to send them without TLS and "
+    "the server offers no STARTTLS, and mails are only sent over TLS (set smtptls: none to send them without TLS and "
     "credentials)"
 )
 MALFORMED: Final = "Malformed SMTP response line: "

@@ -427,7 +427,7 @@ def test_several_exceptions_for_a_port() -> None:
 
 
 def test_unconfirmed_ports() -> None:
-    """A port that answers, but takes no connection, is told from one that is open."""
+    """A port that answers, but accepts no connection, is told from one that is open."""
     of = snapshot_of([scanned(target("a", expect=[22]), seen(is_open=[22, 80], unconfirmed=[80]))])
     assert section(of).facts["Open"] == ["192.0.2.1: 22, 80, of which unconfirmed 80 (1 closed, 0 filtered)"]
 

@@ -224,7 +224,7 @@ def test_syn_engine_that_is_not_there_is_503() -> None:
     one = prober(config(module(engine="syn")), [WEB], engine="connect")
     assert refusal(one, "web1", "mail") == (
         503,
-        'module "mail" wants the syn engine, which this exporter may not use',
+        'module "mail" requires the syn engine, which this exporter cannot use',
     )
 
 
@@ -238,8 +238,8 @@ def test_scan_beyond_the_time_limit_is_a_timeout() -> None:
     assert failure is not None
     assert failure.reason is Reason.TIMEOUT
     assert failure.detail in {
-        "the scan was ended after 0.1 s: 0 of 3 ports were settled",
-        "the scan was not done after 0.1 s, the limit of the one who asked",  # on a machine too busy to end it in time
+        "the scan was stopped after 0.1 s: 0 of 3 ports were scanned",
+        "the scan did not end within 0.1 s, the limit of the request",  # on a machine too busy to end it in time
     }
     assert made.state.latest.finished_at == NOW
     assert [future.cancelled() for future in engine.futures] == [True]
@@ -288,7 +288,7 @@ def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         one = prober(config(), hosts, scanner=engine)
         running = [asyncio.create_task(one.probe(host.host, None, None)) for host in hosts[:2]]
         await settle()
-        with pytest.raises(ProbeError, match="2 probes are being made already; ask again later") as caught:
+        with pytest.raises(ProbeError, match="2 probes are already running; retry later") as caught:
             await one.probe("web1", None, None)
         assert caught.value.status == 429
         engine.finish(0)

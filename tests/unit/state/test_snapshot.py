@@ -164,7 +164,7 @@ def test_part_of_an_address_that_was_seen_in_time_replaces_what_was_kept_of_it()
     web = target(expect=[22], scan=[80, 443])
     before = HostState(web).after(result(web, seen(is_open=[80, 443])))
     assert [item.port for item in before.deviations] == [22, 80, 443]
-    late = Failure(Reason.TIMEOUT, "the scan was ended after 60 s")
+    late = Failure(Reason.TIMEOUT, "the scan was stopped after 60 s")
     after = before.after(result(web, replace(seen(scanned=[22, 80]), failure=late), at=NOW + 60))
     assert after.verdict is Verdict.OUT_OF_SPEC
     assert [item.port for item in after.deviations] == [22, 443]

@@ -163,14 +163,14 @@ def test_same_report_again_is_200(path: Path) -> None:
     [
         (b"", 400, "malformed", "it does not begin with"),
         (b'{"host": "web1"}', 400, "malformed", "it does not begin with"),
-        (packed()[:-1], 400, "malformed", "it is cut off, or more follows"),
+        (packed()[:-1], 400, "malformed", "it is truncated, or followed by other data"),
         (signed(b"\xff"), 400, "malformed", "the payload"),
         (packed("evil.example.org"), 403, "roster", "evil.example.org is not on the roster"),
         (signed(payload(), DB), 403, "signature", f"it is not signed with the key of {WEB}"),
         (signed(payload(), WEB, "a passphrase of others"), 403, "signature", f"it is not signed with the key of {WEB}"),
-        (packed(at=NOW + 601), 403, "time", "it is 601 s ahead"),
+        (packed(at=NOW + 601), 403, "time", "it is 601 s in the future"),
         (packed(at=NOW - 6 * DAY), 403, "time", "it is 6.0 days old, more than 5"),
-        (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has sent another audit of {TODAY} already"),
+        (packed(nonce="11" * 16), 409, "duplicate", f"{WEB} has already sent another audit for {TODAY}"),
         (bytes(MAX_PACKED + 1), 413, "too_large", "it has 16,777,217 bytes, more than 16,777,216"),
         (signed(payload() + bytes(MAX_PAYLOAD)), 413, "too_large", "the payload has more than 25,165,824 bytes"),
     ],
@@ -366,7 +366,7 @@ def test_slow_sender_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             writer.write(packed()[:-1])
             status, told = await answer_on(reader)
         assert (status, told["error"]) == (408, "timeout")
-        assert told["message"].startswith("the audit came too slowly: less than 16,384 bytes a second")
+        assert told["message"].startswith("the audit arrived too slowly: below 16,384 bytes per second")
         assert at.intake.pending.total == 0
 
     serving(path, scenario)
@@ -409,7 +409,7 @@ def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pyte
             assert (await at.post(small)).status == 201
             status, told = await answer_on(reader)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many audits are on their way in; try again later"
+            assert told["message"] == "too many audits are being received; retry later"
 
     serving(path, scenario, WEB, DB)
 
@@ -445,7 +445,7 @@ def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.Monkey
             await until(lambda: scene.audits._posting.waiting)
             status, told = await at.told(second)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many audits are on their way in; try again later"
+            assert told["message"] == "too many audits are being received; retry later"
             async with scene.running():
                 assert (await waiting)[0] == 201
                 assert (await at.told(second))[0] == 201
@@ -515,7 +515,7 @@ def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
 
     async def scenario(at: Site) -> None:
         at.scene.audits.apply(None, {})
-        told = "this portspec takes no audits: its conf.yml has no audit block"
+        told = "this portspec accepts no audits: its conf.yml has no audit block"
         for audit in (packed(), b"hello"):
             assert await at.told(audit) == (503, {"error": "unable", "message": told})
         assert at.scene.rejected() == {}
@@ -529,7 +529,7 @@ def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.M
 
     async def scenario(at: Site) -> None:
         with locked(path, "immediate"):
-            told = "the audit cannot be archived now: database is locked; try again later"
+            told = "the audit cannot be archived now: database is locked; retry later"
             assert await at.told(packed()) == (503, {"error": "store", "message": told})
         async with asyncio.timeout(PATIENCE):
             while (await at.post(packed())).status == 503:
@@ -626,7 +626,7 @@ def test_old_envelope_names_the_new_agent(path: Path) -> None:
         status, found = await at.told(old)
         assert (status, found["error"]) == (400, "malformed")
         assert found["message"] == (
-            "an old portspec-send made it: install the portspec-send that this portspec serves at /agent.py"
+            "it is from an old portspec-send: install the portspec-send that this portspec serves at /agent.py"
         )
 
     serving(path, scenario)

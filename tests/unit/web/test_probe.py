@@ -140,7 +140,7 @@ def test_too_many_probes_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = [answer for answer in answers if answer.status == 429]
     assert (len(refused), sum(answer.status == 200 for answer in answers)) == (36, 4)
     assert {(answer.headers["Retry-After"], answer.text) for answer in refused} == {
-        ("1", "4 probes are being made already; ask again later\n")
+        ("1", "4 probes are already running; retry later\n")
     }
 
 
@@ -200,7 +200,7 @@ def test_debug_tells_why_a_probe_failed() -> None:
 def test_debug_of_a_timeout_tells_the_limit() -> None:
     """The story of a probe that took too long says so."""
     story = exporter(None).ask("/probe?target=web1&debug=true", headers={TIMEOUT: "0.6"}).text
-    assert "failure: timeout: the scan was ended after 0.1 s: 0 of 2 ports were settled\n" in story
+    assert "failure: timeout: the scan was stopped after 0.1 s: 0 of 2 ports were scanned\n" in story
 
 
 @pytest.mark.parametrize("value", ["false", "0", "", "no"])

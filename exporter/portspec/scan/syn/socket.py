@@ -86,7 +86,7 @@ class RawChannel:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         if struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes
-            raise OSError(errno.ENOSYS, "sending in batches needs a 64-bit system")
+            raise OSError(errno.ENOSYS, "sending in batches requires a 64-bit system")
         self.dropped = 0  # answers for which the ring was full, in total
         self._clock = clock
         self._stack = contextlib.ExitStack()
@@ -161,7 +161,7 @@ def _reserve_source_ports() -> Iterator[int]:
             yield first
             return
     last = FIRST_SOURCE_PORT + BLOCKS * SOURCE_PORTS - 1
-    raise OSError(errno.EADDRINUSE, f"no {SOURCE_PORTS} free ports together between {FIRST_SOURCE_PORT} and {last}")
+    raise OSError(errno.EADDRINUSE, f"no {SOURCE_PORTS} consecutive free ports between {FIRST_SOURCE_PORT} and {last}")
 
 
 def _hold(port: int) -> socket.socket:
