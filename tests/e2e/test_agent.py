@@ -287,7 +287,7 @@ def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code
     machine.configure(url=server.url, retries=3)
     status, out, err = machine.run()
     assert (status, out) == (1, "")
-    remedy = "; it has .*: lower max_output in the settings" if code == 413 else ""
+    remedy = "; its size is .*: lower max_output" if code == 413 else ""
     assert re.fullmatch(
         f"portspec-send: the audit of {HOST} for .* was rejected: "
         rf"what {code} means \({code} from {server.url}/api/v1/audits\){remedy}"
