@@ -13,8 +13,8 @@ GC_THRESHOLDS = (200_000, 10, 10)
 def main() -> int:
     """Run the command of the command line; returns its exit code.
 
-    SIGHUP waits from the first moment on: it would end the exporter, which handles it once it can reload. Before that
-    Python itself starts, for some 10 ms; whoever starts portspec with SIGHUP blocked or ignored is safe there, too.
+    SIGHUP is blocked from the first moment on, because it would kill the exporter, which handles it once it can reload.
+    The 10 ms in which Python itself starts are safe only if portspec is started with SIGHUP blocked or ignored.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     gc.set_threshold(*GC_THRESHOLDS)

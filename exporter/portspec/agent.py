@@ -107,7 +107,7 @@ def printable(text: str, limit: int = 2000) -> str:
 
 
 def readable(data: bytes) -> str:
-    """Decode bytes that claim to be UTF-8; what is not stands as a backslash, x and two digits."""
+    """Decode bytes as UTF-8; invalid bytes become a backslash, x and two hexadecimal digits."""
     return data.decode("utf-8", "backslashreplace")
 
 
@@ -115,7 +115,7 @@ def readable(data: bytes) -> str:
 
 
 class SettingsError(Exception):
-    """Something that whoever set this host up has to put right; the message says where and what was expected."""
+    """An error in the settings of this host; the message says where it is and what was expected."""
 
 
 def _parse_url(text: str) -> str:
@@ -805,7 +805,7 @@ def freebsd_base(kernel: str, userland: str) -> tuple[str, ...]:
 def choose_tool(system: System, find: Callable[[str], str | None]) -> Tool | None:
     """Return the first tool that is there and can audit this system; `find` tells where a program is.
 
-    What names vulnerabilities comes before what only tells of updates.
+    Tools that name vulnerabilities come before tools that only list updates.
     """
     names = ["trivy", "grype", "pip-audit"]
     if system.is_bsd:

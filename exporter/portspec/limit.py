@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Limit:
-    """At most `most` (1 or more) places are held at a time; who comes later waits, first come, first served.
+    """Limits the places that are held at a time to `most` (1 or more); others wait in a queue.
 
     Unlike asyncio.Semaphore, `most` may be changed while places are held, so one object serves a process through all
-    reloads of its configuration. Fewer places take nothing away from those who hold one: nobody else gets a place
-    until enough of them are free. Whoever is urgent gets the next place before all who are not. For one event loop.
+    reloads of its configuration. Lowering it revokes no place: new ones are granted once enough of them are released.
+    Urgent requests are served before all others. For one event loop.
     """
 
     def __init__(self, most: int) -> None:
@@ -26,7 +26,7 @@ class Limit:
 
     @property
     def most(self) -> int:
-        """The number of places; setting it lets in as many of those who wait as there is room for."""
+        """The number of places; raising it grants places to waiting requests."""
         return self._most
 
     @most.setter
@@ -41,14 +41,14 @@ class Limit:
 
     @property
     def is_full(self) -> bool:
-        """True while whoever comes has to wait."""
+        """True if a new request has to wait."""
         return self._held >= self._most
 
     def acquire_now(self) -> bool:
         """Take a place if one is free; returns whether it was."""
         if self.is_full:
             return False
-        self._held += 1  # nobody waits: a place that becomes free is given away at once
+        self._held += 1  # no request waits: a released place is granted at once
         return True
 
     async def acquire(self, *, is_urgent: bool = False) -> None:
@@ -65,7 +65,7 @@ class Limit:
             raise
 
     def release(self) -> None:
-        """Return a place back."""
+        """Release a place."""
         self._held -= 1
         self._let_in()
 
@@ -76,20 +76,20 @@ class Limit:
                 turn.set_result(None)
 
     def _waiting(self) -> Iterable[asyncio.Future[None]]:
-        """Take those who wait out of the queues while there are free places."""
+        """Remove waiting requests from the queues while there are free places."""
         for queue in (self._urgent, self._ordinary):
             while queue and not self.is_full:
                 yield queue.popleft()
 
 
 class LimitSlot:
-    """One place of a limit for everything that belongs together, taken when the first of it begins.
+    """One place of a limit that related tasks share; the first of them acquires it.
 
-    It is shared by those who take() it. After keep() it stays taken while nobody uses it, until close(): what follows
-    does not queue up again; but not while somebody rests, who goes on without the place or waits for others: then it is
-    kept for nobody, and what follows takes another. Whoever takes it while `is_urgent` is true goes before those who
-    are not urgent. `give_way` is called, perhaps several times, when those to whom it belongs take up little: they only
-    wait for others, or go on without the place. Their time ends when `over` is done, if ever.
+    Tasks share the place by take(). After keep(), it stays acquired between tasks until close(), so that the next one
+    does not queue again. It is not kept while a task rests, that is, continues without the place or waits for others:
+    the next task then acquires another place. A request made while `is_urgent` is true is served before those that are
+    not urgent. `give_way` is called, perhaps several times, when the tasks only wait for others or continue without the
+    place. Their time ends when `over` is done, if ever.
     """
 
     __slots__ = (
@@ -127,7 +127,7 @@ class LimitSlot:
         return self._is_held
 
     def take_now(self) -> bool:
-        """Use the place if it is held, or the limit has one at this moment; returns whether it is."""
+        """Use the place if it is held or the limit has a free one; return whether it is used."""
         if not self._is_held and not self._turn.locked():
             self._is_held = self._limit.acquire_now()
         if self._is_held:
@@ -135,7 +135,7 @@ class LimitSlot:
         return self._is_held
 
     async def take(self) -> None:
-        """Use the place, as soon as the limit has one."""
+        """Use the place; wait until the limit has one."""
         async with self._turn:
             if not self._is_held:
                 await self._limit.acquire(is_urgent=self.is_urgent)
@@ -143,17 +143,17 @@ class LimitSlot:
             self._users += 1
 
     def put_back(self) -> None:
-        """Use the place no longer."""
+        """Stop using the place."""
         self._users -= 1
         self._release()
 
     def rest(self) -> None:
-        """Keep the place for nobody from now on until wake()."""
+        """Do not keep the place until wake()."""
         self._resting += 1
         self._release()
 
     def wake(self) -> None:
-        """End what rest() began."""
+        """End rest()."""
         self._resting -= 1
 
     def keep(self) -> None:
@@ -161,7 +161,7 @@ class LimitSlot:
         self._is_kept = not self._is_closed
 
     def close(self) -> None:
-        """Return the place back when nobody uses it any more."""
+        """Release the place once no task uses it."""
         self._is_closed, self._is_kept = True, False
         self._release()
 

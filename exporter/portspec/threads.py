@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOG_AGAIN_AFTER = 3600.0  # seconds after which a want of threads is told once more
+LOG_AGAIN_AFTER = 3600.0  # seconds after which a lack of threads is logged again
 
 _log = log.get("threads")
 
 
 class _Shortage:
-    """Logs a lack of threads, once: it may occur a hundred times a second, or now and then, for days.
+    """Logs a lack of threads once: it may occur a hundred times a second, or occasionally, for days.
 
-    Not the first time: one that ends the start is told as its error.
+    It does not log the first one: during the start, that one is reported as the error that ends it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

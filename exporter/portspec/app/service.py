@@ -454,9 +454,9 @@ class Service:
                 self.audits.apply(config.audit, hosts.roster)
                 self.store.retain(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
-            except NoThreadError:  # the log tells of it
+            except NoThreadError:  # is logged already
                 asyncio.get_running_loop().call_later(CONFIG_POLL_INTERVAL, self._on_discovery)
-            except Exception:  # noqa: BLE001 - the hosts that there are go on being scanned
+            except Exception:  # noqa: BLE001 - the current hosts are still scanned
                 _log.exception("applying the discovered hosts failed")
 
     async def _write_ahead(self) -> None:
@@ -470,7 +470,7 @@ class Service:
                     await in_daemon_thread(self.exposition.write_ahead)
                 except NoThreadError:  # the scrape writes it
                     continue
-                except Exception:  # noqa: BLE001 - the exporter goes on; the scrape tells of it, too
+                except Exception:  # noqa: BLE001 - the exporter continues; the scrape reports the error, too
                     _log.exception("rendering the metrics failed")
                 written = snapshot
 

@@ -165,7 +165,7 @@ class IngestQueue:
             outcomes: Sequence[Outcome | Exception]
             try:
                 outcomes = await in_daemon_thread(lambda batch=batch: self._archived(batch))  # type: ignore[misc]
-            except NoThreadError as error:  # the log tells of it
+            except NoThreadError as error:  # is logged already
                 outcomes = [_bare(error)] * len(batch)
             except Exception as error:  # noqa: BLE001 - told to who posted; the next ones are taken
                 _log.exception("failed to accept audits")

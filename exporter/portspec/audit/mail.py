@@ -56,11 +56,11 @@ _ITS_ERRORS: Final = (ValueError, LookupError, TypeError, AttributeError, Assert
 
 @dataclass(frozen=True, slots=True)
 class MailOrigin:
-    """Where a mail came from, for the log; each "" if not known, else one printable line of at most 300 characters.
+    """Where a mail came from, for the log; each is "" if unknown, else one printable line of at most 300 characters.
 
-    `sender` is that of the envelope if it can be known, `queue_id` our MTA's own name for the mail, by which its log
-    is searched, `relay` what handed the mail to it. Whoever sent the mail may have made up all of it but what the MTA
-    vouches for: its own name, and the address of the relay.
+    `sender` is the envelope sender if it is known, `queue_id` the queue ID of the local MTA, which its log shows, and
+    `relay` the client that passed the mail to the MTA. The sender of the mail may have forged all of these except what
+    the MTA itself adds: the queue ID and the address of the relay.
     """
 
     sender: str

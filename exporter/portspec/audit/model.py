@@ -75,10 +75,10 @@ class System:
 class ToolRun:
     """One run of an audit tool on a host, as its audit has it.
 
-    `tool` is its name ("pkg-audit"), `exit_status` None if it was ended by a signal or not run at all. `is_truncated`
-    says that the output was longer than an audit may be. `ended_at` is a Unix time, `command` the program and its
-    arguments. `system` is None if the agent did not tell it. `is_of_applications` tells that whoever set the host up
-    wants only applications looked at, not the packages of the system.
+    `tool` is the name of the tool ("pkg-audit"). `exit_status` is None if a signal killed the tool or if it was not
+    run. `is_truncated` is True if the output exceeded the size limit of an audit. `ended_at` is a Unix time, `command`
+    the program and its arguments. `system` is None if the agent did not send it. `is_of_applications` is True if the
+    agent is configured to audit only applications, not the packages of the system.
     """
 
     tool: str
@@ -94,11 +94,11 @@ class ToolRun:
 
 @dataclass(frozen=True, slots=True, order=True, weakref_slot=True)
 class Vulnerability:
-    """One vulnerability of one package; texts are as the tool has them, "" where it says nothing.
+    """One vulnerability of one package; texts are those of the tool, "" if it prints none.
 
-    `id` is the one to speak of it by: a CVE where there is one, else that of the advisory. `aliases` are the names
-    that other databases have for the very same, `advisories` what tells of it and perhaps of others (DSA, RHSA, an
-    entry of VuXML). `fixed_in` are the versions that do not have it any more, `paths` the files that it was found in.
+    `id` is a CVE if there is one, otherwise the id of the advisory. `aliases` are the ids that other databases have for
+    the same vulnerability; `advisories` describe it, and perhaps others as well (DSA, RHSA, an entry of VuXML).
+    `fixed_in` are the versions that no longer have it, `paths` the files in which it was found.
     """
 
     package: str

@@ -151,7 +151,7 @@ class AuditService:
                 self._know(await in_daemon_thread(lambda: self._documented(names)))
         except StoreError as error:
             _log.error("failed to read the latest audits", file=error.path, why=error.why, todo=error.kind.value)
-        with contextlib.suppress(StoreError):  # the next look tells of it
+        with contextlib.suppress(StoreError):  # the next read reports it
             counted = await in_daemon_thread(lambda: self._store.transact(archive.read_counts))
             self._tally = replace(self._tally, counted=counted)
 
@@ -356,7 +356,7 @@ def host_audit_of(payload: AuditPayload, audit: Audit) -> HostAudit:
 def _tell_unreadable(error: Exception) -> None:
     if isinstance(error, StoreError):  # the store tells what to do
         _log.warning("failed to read audits; retrying", file=error.path, why=error.why)
-    elif not isinstance(error, NoThreadError):  # the log tells of it
+    elif not isinstance(error, NoThreadError):  # is logged already
         _log.error("failed to read audits", exc_info=error)
 
 

@@ -77,7 +77,7 @@ class FileSource(DiscoverySource):
 class HttpSource(DiscoverySource):
     """A URL that answers with target groups.
 
-    Basic auth if there is a `username`, or a bearer token; what is in a file is read anew at each request.
+    Basic auth if there is a `username`, or a bearer token; a secret in a file is read again at each request.
     """
 
     url: str

@@ -87,7 +87,7 @@ def _complaints(path: str, is_trusted: Callable[[int], bool], *, is_secret: bool
         real = Path(path).resolve()
         status = real.stat()
     except (OSError, RuntimeError):
-        return  # whoever reads it tells
+        return  # the code that reads the file reports the error
     if not stat.S_ISREG(status.st_mode):
         return  # a pipe: what comes out of it has no owner
     quoted = shlex.quote(path)

@@ -26,7 +26,7 @@ LOOKUP_TIMEOUT = 5.0  # seconds for one name and family; glibc itself may take 1
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
 _NO_ADDRESS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_ADDRFAMILY}
 _BOTH_FAMILIES = socket.AF_UNSPEC
-_MAX_FAULTS = 3  # addresses of a name that a failure tells of
+_MAX_FAULTS = 3  # addresses of a name that a failure names
 _LOCAL_NAMES = {"localhost", "localhost.localdomain"}  # RFC 6761, 6.3, and nss-myhostname(8)
 _LOCAL_RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 
@@ -66,12 +66,12 @@ class SystemResolver:
     """Looks up A records and, with `ipv6`, AAAA records; each family by itself.
 
     One family that fails while the other answers gives addresses and a failure, so that a host is not
-    judged by half of its addresses without anybody knowing. A name that /etc/hosts answers for, before any name
-    server is asked, has the addresses that stand there, and no family can fail. An address that may not stand in
+    silently judged by half of its addresses. A name that /etc/hosts answers for, before any name
+    server is asked, has the addresses listed there, and no family can fail. An address that is not allowed in
     conf.yml is a failure, and so is a loopback address of a name that is not this machine's own. Of more than
-    `max_addresses` addresses the lowest are given, and a failure: whoever owns a name does not decide how much is
-    scanned. `lookups` limits how many threads look up; names beyond that wait, and the time limit does not count that
-    wait.
+    `max_addresses` addresses, the lowest are returned with a failure: the owner of a name must not decide how much
+    is scanned. `lookups` limits the number of threads that look up names; the time limit does not include the wait for
+    a free thread.
     """
 
     def __init__(

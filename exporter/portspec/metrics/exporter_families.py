@@ -47,10 +47,10 @@ class AuditStatus:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """The state of the parts that are no hosts; `config_loaded_at` in Unix seconds.
+    """The state of the exporter itself; `config_loaded_at` is in Unix seconds.
 
-    Without `sendemail` in conf.yml there is no `mail`, without `audit` no `audit`, and no `reportfile` until it was
-    first tried to write that. `canary_seen` is None as long as nobody knows, and without canaries.
+    `mail` is None without `sendemail` in conf.yml, `audit` without an `audit` block, and `reportfile` until the first
+    attempt to write it. `canary_seen` is None without canaries and until the first check.
     """
 
     engine: str

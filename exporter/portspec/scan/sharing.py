@@ -153,7 +153,7 @@ class SharedScans:
 
         Args:
             job: what to scan.
-            place: for scans of the job's own. It is told to give way if the job only waits for scans of others or for
+            place: for scans of the job's own. Its `give_way` is called if the job only waits for scans of others or for
                 an address that is busy, or has become slow.
             since: the earliest time, of now(), from which the state of a port may be; by default SHARING_WINDOW ago.
             round_began: the time at which the round of the job began: a scan that has ended may serve it if it began

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     SeesCanary = Callable[[Target], Awaitable[bool]]
 
-FRESH: Final = 30.0  # seconds for which a look is recent; while no canary can be seen one is looked at as often
-PAUSE: Final = 1.0  # seconds between two looks at least, whoever asks
+FRESH: Final = 30.0  # seconds for which a check is recent; also the interval of checks while no canary is reachable
+PAUSE: Final = 1.0  # minimum seconds between two checks
 _MAX_NAMED = 3  # canaries in a message
 
 _log = log.get("canary")
@@ -34,7 +34,7 @@ _log = log.get("canary")
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """A look at a canary, by the clock in seconds, and whether it was seen."""
+    """A check of a canary: when it began and ended, by the clock in seconds, and whether the canary was seen."""
 
     began: float
     ended: float
@@ -42,10 +42,10 @@ class _Look:
 
 
 class Canaries:
-    """Knows whether a canary can be seen, and looks when nobody did so recently. For one event loop.
+    """Checks whether a canary is reachable, unless a recent check has shown it. For one event loop.
 
-    Whoever asks at the same time shares a look. `scans` are for looks alone: a canary that is being scanned itself, for
-    however long, can be looked at. `on_return` is called when a canary is reachable again after none was.
+    Concurrent callers share one check. `scans` is used for checks only, so that a canary can be checked during a long
+    scan of it. `on_return` is called when a canary is reachable again after none was.
     """
 
     def __init__(self, scans: SharedScans, clock: Clock | None = None) -> None:
@@ -59,7 +59,7 @@ class Canaries:
         self._following: asyncio.Task[None] | None = None
 
     def watch(self, targets: Iterable[Target]) -> None:
-        """Go on with these canaries; without one all silence is believed."""
+        """Use these canaries from now on; without canaries, silent hosts are always judged."""
         before, self._targets = self._targets, tuple(targets)
         same = {target.host for target in self._targets if target in before}
         self._looks = {host: look for host, look in self._looks.items() if host in same}
@@ -69,12 +69,12 @@ class Canaries:
         return bool(self._targets)
 
     def now(self) -> float:
-        """Return the time in seconds by which looks are meant."""
+        """Return the time of the clock of the checks, in seconds."""
         return self._clock.now()
 
     @property
     def is_seen(self) -> bool | None:
-        """Whether a canary was seen at the last look; None as long as nobody knows, and without canaries."""
+        """Whether a canary was seen at the last check; None without canaries and until the first check."""
         looks = [self._looks.get(target.host) for target in self._targets]
         if any(look and look.is_seen for look in looks):
             return True

@@ -170,7 +170,7 @@ class Examiner:
         """
         try:
             return await self._recheck(target, result, give_way)
-        except NoThreadError:  # the log tells of it
+        except NoThreadError:  # is logged already
             return result.addresses
         except Exception:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("recheck crashed", host=target.host)
@@ -202,7 +202,7 @@ class Examiner:
                 return await self._settler.ask_again(target.config.specification, job, result.addresses, asked, place)
 
     def _limit(self, target: Target, time_limit: float | None = None) -> TimeLimit:
-        """Return how long a host may be scanned, where whoever asks names a limit from now on."""
+        """Return the time limit of a scan; `time_limit`, if the caller sets one, starts now."""
         own = max_duration(self._max_duration, target.config.interval or time_limit or 0.0)  # a module has no interval
         limit = TimeLimit(min(own, time_limit or own), later=self._later)
         if time_limit:

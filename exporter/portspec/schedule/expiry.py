@@ -1,4 +1,4 @@
-"""Judges hosts anew when an exception ends: its deviations count from then on, not from the next scan."""
+"""Judges hosts again when an exception ends: its deviations count from then on, not from the next scan."""
 
 from __future__ import annotations
 

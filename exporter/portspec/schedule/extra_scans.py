@@ -57,7 +57,7 @@ class ExtraScans:
     when the scan is slow, or only waits for others. Of each kind one runs for each ROUNDS_PER_EXTRA_PLACE of the
     `places` that the rounds have, slow ones not counted; the others wait in the agenda. Scans that follow each other
     closely are one sweep; `on_sweep` is called when one begins. `recheck` are the seconds between two scans of the
-    ports that deviate, 0 for never; it may be set anew.
+    ports that deviate, 0 for never; it may be changed.
     """
 
     def __init__(

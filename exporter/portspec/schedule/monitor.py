@@ -76,7 +76,7 @@ class Monitor:
     Between the rounds a host that could not be seen is scanned again after a pause that grows, and ports that deviate
     are looked at again every `recheck` seconds (0: never), in places of their own; see schedule.pauses().
 
-    `restored` are states from before the start. `on_state` is told of each host's state before and after a scan.
+    `restored` are states from before the start. `on_state` is called with each host's state before and after a scan.
     """
 
     def __init__(  # noqa: PLR0913 - half of them are what tests replace

@@ -1,4 +1,4 @@
-"""/probe: a scan of one target for whoever asks, as multi-target exporters do it."""
+"""/probe: a scan of one target on request, as in other multi-target exporters."""
 
 from __future__ import annotations
 

@@ -196,10 +196,10 @@ def confirmed(
 
 
 def still_silent(item: AddressObservation, before: AddressObservation, expect: PortSet) -> AddressObservation:
-    """Say of an address that was cut off when it was last scanned, `before`, that it still is, if that is so.
+    """Return an address that was cut off in its last scan, `before`, as still cut off if it is.
 
-    It is while it answers nothing; where it refused ports that were open, also while none of them is open. An expected
-    port that is refused in scan after scan is closed in the end, whoever refuses it: it is told of as missing.
+    It is while it does not answer; if it refused ports that had been open, also while none of them is open. An expected
+    port that is refused in MOST_REFUSALS scans in a row counts as closed, and hence as missing.
     """
     lost = before.lost
     if item.failure or item.open or (item.answered and not lost & item.scanned):

@@ -107,12 +107,11 @@ class ScanResult:
 class HostState:
     """What is known of a host: its latest scan, and the latest that reached a verdict.
 
-    `last_change` is when the set of open ports was last seen to change, in Unix seconds; None until it is.
-    `judged_at` is the time whose exceptions the judgements know, in Unix seconds. `next_scan` is when the host, or what
-    deviates of it, is looked at next, in Unix seconds; None while nobody knows. `pace` is how many probes per second it
-    is to get at most, since it was cut off; None where it was not, or that is long ago. `opened` has the ports that are
-    open, by the Unix time of the scan that first saw them so: they were open in each one since. Of a state that was
-    kept by an older portspec it is empty until the next scan.
+    Times are in Unix seconds. `last_change` is the last observed change of the set of open ports; None until one is
+    observed. The judgements are made with the exceptions in force at `judged_at`. `next_scan` is the next scan or
+    recheck of the host; None while it is not scheduled. `pace` limits the probes per second after the host was cut off;
+    None if it was not, or long ago. `opened` maps the time of a scan to the open ports that it found open first and
+    that every later scan found open. It is empty until the next scan if an older version of portspec wrote the state.
     """
 
     target: Target

@@ -88,7 +88,7 @@ def read_due(connection: sqlite3.Connection, now: float, limit: int, longest: fl
 def remove(connection: sqlite3.Connection, mail: QueuedMail) -> None:
     """Remove a mail that was delivered or given up.
 
-    Compares the message, too: in a state file that was created anew, another mail may have its number.
+    Compares the message, too: in a new state file, another mail may have its number.
     """
     connection.execute("DELETE FROM mail WHERE id = ? AND CAST(message AS BLOB) = ?", (mail.number, mail.message))
 

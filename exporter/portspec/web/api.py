@@ -181,7 +181,7 @@ async def send_metrics(request: web.Request, make: Callable[[str, str], Page]) -
     if page.content_encoding:
         response.headers["Content-Encoding"] = page.content_encoding
     response.content_length = page.size
-    with contextlib.suppress(ConnectionError):  # whoever hangs up, as after a scrape timeout, misses only the page
+    with contextlib.suppress(ConnectionError):  # the client disconnected, as after a scrape timeout
         await response.prepare(request)
         if request.method != "HEAD":
             for part in joined(page.pieces):

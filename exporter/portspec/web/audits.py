@@ -1,4 +1,4 @@
-"""POST /api/v1/audits, where agents send the audits of their hosts, and /agent.py, where the agent is to be had."""
+"""POST /api/v1/audits, to which agents send the audits of their hosts, and /agent.py, which serves the agent."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from portspec.web.backend import Backend
 
 MAX_TIME: Final = 60.0  # seconds for the body of a request
-GRACE: Final = 10.0  # seconds for what is small; what is larger may take longer, by
-LEAST_RATE: Final = 16 << 10  # bytes a second: who is slower holds the room of others
+GRACE: Final = 10.0  # seconds for a small body; a larger one may take longer, by
+LEAST_RATE: Final = 16 << 10  # bytes per second: a slower sender would occupy the memory of others
 RETRY_AFTER: Final = {"Retry-After": "60"}
 _STATUS: Final = {"too_large": 413, "malformed": 400, "duplicate": 409}  # RFC 9110, 15.5; all others are 403
 _STORED: Final = {
@@ -35,11 +35,11 @@ _NO_ROOM: Final = "too many audits are being received; retry later"
 
 
 class _UnableError(Exception):
-    """Nothing is wrong with an audit, but it cannot be taken now."""
+    """A valid audit cannot be accepted now."""
 
 
 class AuditRoutes:
-    """Handlers over a service; `pending` are the audits that are on their way in."""
+    """Handlers over a service; `pending` are the audits that are being received."""
 
     def __init__(self, service: Backend) -> None:
         self._service = service
@@ -53,7 +53,7 @@ class AuditRoutes:
         router.add_get("/agent.py", self._give_agent)
 
     async def _take(self, request: web.Request) -> web.Response:
-        """Archive a signed audit: 201, or 200 for the same once more; 4xx are final, 503 is to be tried again."""
+        """Archive a signed audit: 201, or 200 if it is archived already; 4xx are final, 503 asks for a retry."""
         origin = request.remote or ""
         try:
             outcome = await self._archived(request, origin)
@@ -65,7 +65,7 @@ class AuditRoutes:
             return _answer(503, "store", f"the audit cannot be archived now: {error.why}; retry later")
         except _UnableError as error:
             return _answer(503, "unable", str(error))
-        except ConnectionError:  # the client has gone: nobody gets this answer
+        except ConnectionError:  # the client has disconnected and does not get this answer
             return _answer(400, "malformed", "it is truncated")
         status, message = _STORED[outcome]
         return _answer(status, None, message)
