@@ -71,7 +71,7 @@ def test_report_goes_through_exim_from_the_agent_to_the_page(host: EximHost, tmp
 @pytest.mark.parametrize(
     ("of", "tamper", "reason", "words"),
     [
-        (HOST, changed_body, "malformed", "gzip|cut off|cannot be read"),
+        (HOST, changed_body, "malformed", "gzip|truncated|cannot be read"),
         (HOST, changed_signature, "signature", "not signed"),
         ("web9.example.org", bytes, "roster", "not on the roster"),
         (OTHER, bytes, "duplicate", "already sent another audit for .*"),

@@ -137,11 +137,11 @@ REFUSED: Final[dict[str, tuple[Callable[[float], bytes], int, str, str]]] = {
     "changed day": (lambda now: altered(make(HOST, now), "day", "2026-01-01"), 403, "signature", HOST),
     "wrong day": (lambda now: signed(make(HOST, now), "day", "2026-01-01"), 400, "malformed", "day: "),
     "wrong time": (lambda now: signed(make(HOST, now), "time", "noon"), 400, "malformed", "time: "),
-    "clock ahead": (lambda now: make(HOST, now + 2 * HOUR).packed, 403, "time", "ahead"),
+    "clock ahead": (lambda now: make(HOST, now + 2 * HOUR).packed, 403, "time", "in the future"),
     "old": (lambda now: make(HOST, now - 6 * DAY).packed, 403, "time", "6.0 days old"),
     "no audit": (lambda _: b"hello", 400, "malformed", "does not begin with"),
     "nothing": (lambda _: b"", 400, "malformed", "does not begin with"),
-    "cut off": (lambda now: make(HOST, now).packed[:-1], 400, "malformed", "cut off"),
+    "cut off": (lambda now: make(HOST, now).packed[:-1], 400, "malformed", "truncated"),
     "gzip bomb": (lambda _: bomb(), 413, "too_large", "more than 25,165,824 bytes"),
 }
 

@@ -80,7 +80,7 @@ def test_report_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_p
 @pytest.mark.parametrize(
     ("of", "tamper", "reason", "words", "recipient"),
     [
-        (HOST, changed_body, "malformed", "gzip|cut off|cannot be read", REPORTS),
+        (HOST, changed_body, "malformed", "gzip|truncated|cannot be read", REPORTS),
         (HOST, changed_signature, "signature", "not signed", REPORTS),
         (HOST, changed_signature, "signature", "not signed", PIPED),
         ("web9.example.org", bytes, "roster", "not on the roster", REPORTS),
