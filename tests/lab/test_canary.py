@@ -1,4 +1,4 @@
-"""While no canary can be seen, silence is not believed: a way that is blocked, and hosts that are down."""
+"""While no canary is reachable, silence is not believed: a way that is blocked, and hosts that are down."""
 
 from __future__ import annotations
 

@@ -184,8 +184,8 @@ def _shared_reasons(hosts: Sequence[_DigestHost]) -> Iterator[Item]:
 def _advice(trouble: Sequence[_DigestHost]) -> Iterator[str]:
     if trouble:
         yield (
-            "So many at once often have one cause: look first at what they share, at the last roll-out or change of a "
-            "firewall, and at the network of the machine of portspec."
+            "So many hosts at once often have a common cause: first check what they share, the last roll-out or "
+            "firewall change, and the network of the machine that runs portspec."
         )
 
 

@@ -40,22 +40,22 @@ _STATES: Final = {
 }
 _MAX_HOST: Final = 60  # characters
 _FAILURE_ADVICE: Final = {
-    Reason.RESOLVE: "Check whether the name is right in conf.yml and in the DNS, and whether the machine of portspec "
-    "reaches its name servers: `getent hosts {host}`.",
-    Reason.NO_ROUTE: "Check whether the host is switched on, and whether the machine of portspec has a route to it.",
-    Reason.LOCAL_LIMIT: "The fault is on the machine of portspec: raise its limit of open files or of tasks, or lower "
-    "`parallelscans`. The log says which limit it is.",
-    Reason.PERMISSION: "The fault is on the machine of portspec: its own packet filter refuses what portspec sends. "
-    "Let it pass.",
-    Reason.TIMEOUT: "Exempt the machine of portspec from the limits of {host}, raise `max_duration` under `scan`, or "
-    "scan fewer ports.",
-    Reason.CUT_OFF: "Check whether {host} or a firewall before it bans the address of portspec (Fail2ban, a limit of "
-    "connections), and exempt it. Or {host} went down while it was scanned.",
-    Reason.ANSWERS_EVERYTHING: "A firewall or a proxy before {host} takes every connection. Exempt the address of "
-    "portspec there, or scan from behind it.",
-    Reason.CANARY: "Look at the network of the machine of portspec first: not even the hosts that are always there can "
-    "be seen.",
-    Reason.INTERNAL: "This is a fault of portspec, not of {host}. Keep the traceback in its log for a report.",
+    Reason.RESOLVE: "Check whether the name is correct in conf.yml and in the DNS, and whether the machine that runs "
+    "portspec reaches its name servers: `getent hosts {host}`.",
+    Reason.NO_ROUTE: "Check whether the host is switched on, and whether the machine that runs portspec has a route to "
+    "it.",
+    Reason.LOCAL_LIMIT: "The fault is on the machine that runs portspec: raise its limit of open files or of tasks, or "
+    "lower `parallelscans`. The log says which limit it is.",
+    Reason.PERMISSION: "The fault is on the machine that runs portspec: its own packet filter rejects the probes. "
+    "Allow them.",
+    Reason.TIMEOUT: "Exempt the machine that runs portspec from the limits of {host}, raise `max_duration` under "
+    "`scan`, or scan fewer ports.",
+    Reason.CUT_OFF: "Check whether {host} or a firewall in front of it bans the address of portspec (Fail2ban, a limit "
+    "of connections), and exempt it. The host may also have gone down during the scan.",
+    Reason.ANSWERS_EVERYTHING: "A firewall or a proxy in front of {host} accepts every connection. Exempt the address "
+    "of portspec there, or scan from behind it.",
+    Reason.CANARY: "Check the network of the machine that runs portspec first: not even the canaries are reachable.",
+    Reason.INTERNAL: "This is a fault of portspec, not of {host}. Keep the traceback in its log for a bug report.",
 }
 _RUNBOOKS: Final = {Reason.CUT_OFF: "PortspecScannerCutOff", Reason.CANARY: "PortspecCanaryUnseen"}
 _TONES: Final = {Event.IN_SPEC: Tone.GOOD, Event.UNKNOWN: Tone.UNKNOWN, Event.EXPIRING: Tone.NEUTRAL}
@@ -117,7 +117,8 @@ def _paragraphs(notification: Notification) -> Iterator[str]:
             yield f"Scans have failed since {began}: {printable(notification.reason)}."
         yield _last_seen(notification)
     elif notification.reason:
-        yield f"Not all of it could be seen: {format_failure(notification.reason)} ({printable(notification.reason)})."
+        failure = f"{format_failure(notification.reason)} ({printable(notification.reason)})"
+        yield f"It could not be scanned completely: {failure}."
     if notification.unknown_period:
         since, until = format_time(notification.unknown_period.since), format_time(notification.unknown_period.until)
         when = f"at {since}" if since == until else f"from {since} to {until}"
@@ -130,7 +131,7 @@ def _last_seen(notification: Notification) -> str:
     if notification.last_seen is None and not notification.open:
         return "No scan of it has succeeded so far: nothing is known about its ports."
     if notification.last_seen is None:  # or an older version, which did not record it, reached a verdict
-        return "What is known of its ports may be only a part."
+        return "What is known about its ports may be incomplete."
     verdict = "out of specification" if notification.lines else "in specification"
     return f"When it was last seen, {format_time(notification.last_seen)}, it was {verdict}."
 
@@ -150,7 +151,7 @@ def _sections(notification: Notification) -> Iterator[Section]:
     resolved = _shown(
         [_resolved(notification, line) for line in notification.resolved[:budget]], len(notification.resolved)
     )
-    yield from _section("What was wrong" if notification.event is Event.IN_SPEC else "No longer so", resolved)
+    yield from _section("What was wrong" if notification.event is Event.IN_SPEC else "Resolved", resolved)
 
 
 def _section(title: str, items: Sequence[Item]) -> Iterator[Section]:
@@ -224,7 +225,7 @@ def _resolved(notification: Notification, line: DeviationLine) -> Item:
             how = f"still {'open' if is_open else 'missing'}, but an exception accepts it"
             details = [began, *_acceptance(notification.accepted, line)]
         case DeviationEnd.SPECIFIED:
-            how = "still open, and expected or allowed by now" if is_open else "no longer expected"
+            how = "still open, and expected or allowed now" if is_open else "no longer expected"
             details = [began]
         case DeviationEnd.UNSCANNED:
             how = f"no longer scanned, so it is unknown whether it is still {'open' if is_open else 'missing'}"
@@ -284,10 +285,10 @@ def advice(notification: Notification) -> Iterator[str]:
         )
     elif notification.is_unknown:
         reason = _reason(notification)
-        yield _FAILURE_ADVICE[reason].format(host=host) if reason else "The log of portspec says more."
+        yield _FAILURE_ADVICE[reason].format(host=host) if reason else "The log of portspec has details."
     elif notification.answers_nothing:
-        yield f"Check whether {host} runs and its network is up; other hosts of that network may have the same."
-        yield "If it is gone for good, take it out of conf.yml."
+        yield f"Check whether {host} runs and its network is up; other hosts of that network may have the same problem."
+        yield "If it is gone for good, remove it from conf.yml."
     else:
         yield from _of_ports(notification, host)
 
@@ -306,7 +307,7 @@ def _of_ports(notification: Notification, host: str) -> Iterator[str]:
     if states - {"closed"}:
         yield f"Check whether a firewall between portspec and {host} drops packets."
     if Kind.MISSING in kinds:
-        yield "If it is gone for good, take the port out of `expect`."
+        yield "If it is gone for good, remove the port from `expect`."
 
 
 def runbooks(notification: Notification) -> Iterator[str]:

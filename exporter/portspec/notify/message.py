@@ -123,7 +123,7 @@ def render_store_failure_mail(why: str, *, sender: str, recipient: str, now: flo
         tone=Tone.BAD,
         headline="portspec scans, but cannot write what it finds to its state file.",
         paragraphs=(printable(why), "Mails about hosts wait until it can."),
-        advice=("Make room on the disk, or give portspec the right to write the file; it tries again by itself.",),
+        advice=("Free space on the disk, or allow portspec to write the file; portspec retries automatically.",),
         links=tuple(links.runbooks(["PortspecStoreFailing"])),
         facts=(("As of", format_time(now)),),
     )

@@ -33,12 +33,12 @@ _WEEK: Final = timedelta(days=7)
 _FAILURES: Final = {
     Reason.RESOLVE: "name does not resolve",
     Reason.NO_ROUTE: "no route to it",
-    Reason.LOCAL_LIMIT: "the scanner ran into a limit of its own",
-    Reason.PERMISSION: "the scanner's own firewall forbids it",
+    Reason.LOCAL_LIMIT: "the scanner reached one of its own limits",
+    Reason.PERMISSION: "the scanner's own firewall blocks it",
     Reason.TIMEOUT: "the scan takes too long",
     Reason.CUT_OFF: "it stopped answering during the scan",
     Reason.ANSWERS_EVERYTHING: "something answers on every port",
-    Reason.CANARY: "no canary can be seen",
+    Reason.CANARY: "no canary is reachable",
     Reason.INTERNAL: "a fault in portspec",
 }
 _ENDINGS: Final = {
@@ -238,9 +238,7 @@ def _state(notification: Notification, line: DeviationLine, port: str) -> str:
 def _resolved(lines: Sequence[DeviationLine]) -> str:
     first = lines[0]
     leading = _leading(first.ports, _ports(lines, first.kind))
-    how = next(
-        (word for (kind, end), word in _ENDINGS.items() if (kind, end) == (first.kind, first.end)), "no longer so"
-    )
+    how = next((word for (kind, end), word in _ENDINGS.items() if (kind, end) == (first.kind, first.end)), "resolved")
     return f"{named_one(leading.port)} {how}{_with_more(leading.more)}"
 
 

@@ -93,7 +93,7 @@ class Canaries:
             self.on_return()
 
     async def missed(self, sees: SeesCanary, since: float) -> Failure | None:
-        """Return the failure of what is silent if no canary can be seen, else None.
+        """Return the failure of what is silent if no canary is reachable, else None.
 
         A canary counts as seen if it was by a look that began at `since`, a time of now(), or later. Without such a
         look one is made with `sees`.

@@ -284,7 +284,7 @@ class Examiner:
         earlier: ScanResult | None,
         silenced: Collection[str],
     ) -> tuple[AddressObservation, ...]:
-        """Forget what is silent if no canary can be seen, but for addresses that were `silenced` before."""
+        """Forget what is silent if no canary is reachable, but for addresses that were `silenced` before."""
         before = {item.address: item for item in (earlier.addresses if earlier else ())}
         found = {
             item.address: silent

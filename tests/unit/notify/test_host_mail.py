@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("few_services", "central_europe")
     ("kind", "end", "expected"),
     [
         ("unexpected", DeviationEnd.ACCEPTED, "still open, but an exception accepts it"),
-        ("unexpected", DeviationEnd.SPECIFIED, "still open, and expected or allowed by now"),
+        ("unexpected", DeviationEnd.SPECIFIED, "still open, and expected or allowed now"),
         ("unexpected", DeviationEnd.UNSCANNED, "no longer scanned, so it is unknown whether it is still open"),
         ("missing", DeviationEnd.CHANGED, "open again"),
         ("missing", DeviationEnd.ACCEPTED, "still missing, but an exception accepts it"),
@@ -51,7 +51,7 @@ def test_notification_of_an_older_version_lacks_the_newer_facts() -> None:
     text = body(
         mail(make_notification(event=Event.UNKNOWN, reason="resolve: x", is_unknown=True, since=NOW, open="none"))
     )
-    assert "What is known of its ports may be only a part.\n" in text
+    assert "What is known about its ports may be incomplete.\n" in text
     assert "it was in specification" not in text
 
 

@@ -38,7 +38,7 @@ SUBJECTS = [
             lines=(line("80", since=NOW - DAY),),
             resolved=(line("6379", state="", since=NOW - DAY), line("22", "missing", state="", since=NOW - DAY)),
         ),
-        "6379 (redis) no longer so; 80 (http) still open",
+        "6379 (redis) resolved; 80 (http) still open",
     ),
     (make_notification(lines=SILENT[1:], answers_nothing=True), "answers nothing (1 expected port missing)"),
     (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SSH = PortSet.of([22])
 GATEWAY, SERVER = target("gateway", expect=[22]), target("server", expect=[53])
-WHY = Failure(Reason.CANARY, "no canary can be seen")
+WHY = Failure(Reason.CANARY, "no canary is reachable")
 
 
 class Scene:
