@@ -49,7 +49,7 @@ Exceptions that end (1)
 In specification again (1)
 - db1: in specification again
 
-What to do: So many at once""")
+What to do: So many hosts at once""")
     assert f"\nScanned until: {NOW_TEXT}\n" in body(message)
 
 

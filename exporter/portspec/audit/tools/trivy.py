@@ -119,8 +119,8 @@ def _check_scopes(result: ResultBuilder, system: str, scopes: set[Scope]) -> Non
         return
     if system:
         result.mark_unsupported(
-            f"trivy did not look at the packages of {quote(system)}: it has no data for this system, or was told to "
-            "look for something else"
+            f"trivy did not look at the packages of {quote(system)}: it has no data for this system, or is "
+            "configured to look for something else"
         )
     elif scopes:
         result.mark_unsupported("trivy did not look at the packages of this system, because it does not know it")
@@ -157,7 +157,7 @@ def _check_options(result: ResultBuilder) -> None:
     arguments = _arguments(result)
     scanners = ",".join(option_values(arguments, "--scanners", "--security-checks"))
     if scanners and "vuln" not in scanners:
-        result.mark_unsupported(f"trivy was told to look for {quote(scanners)}, not for vulnerabilities (vuln)")
+        result.mark_unsupported(f"trivy is configured to look for {quote(scanners)}, not for vulnerabilities (vuln)")
     severities = set(",".join(option_values(arguments, "--severity", "-s")).upper().split(","))
     if severities != {""} and not severities >= _SEVERITIES:
         result.mark_inconclusive("trivy --severity hides other vulnerabilities; run it without this option")
