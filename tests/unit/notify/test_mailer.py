@@ -1004,15 +1004,15 @@ class ScriptedAlertmanager:
 
     def __init__(self, *script: str | Callable[[], object]) -> None:
         self.is_healthy = self.has_failed = False
-        self._script = list(script)
+        self.script = list(script)
 
     async def check(self) -> None:
         """Go on to the next state."""
-        while self._script and callable(self._script[0]):
-            self._script.pop(0)()  # type: ignore[operator]
-        if not self._script:
+        while self.script and callable(self.script[0]):
+            self.script.pop(0)()  # type: ignore[operator]
+        if not self.script:
             raise Ended
-        word = self._script.pop(0)
+        word = self.script.pop(0)
         self.is_healthy, self.has_failed = word == "healthy", word == "failed"
 
 
@@ -1217,9 +1217,10 @@ def test_fault_of_a_health_check_does_not_end_the_mailer(stage: Stage, logs: Log
 
         def fault() -> None:
             asked.append(1)
+            watch.script.append(fault)  # without end
             raise RuntimeError("a fault")
 
-        watch = ScriptedAlertmanager(*[fault] * 10_000)
+        watch = ScriptedAlertmanager(fault)
         scene.mailer._alertmanager = watch  # type: ignore[assignment]
         run_until(scene, lambda: len(asked) > 1)
 
