@@ -214,7 +214,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_signed_report_arrives(machine: Machine, server: Server) -> None:
+def test_signed_audit_arrives(machine: Machine, server: Server) -> None:
     """The audit that arrives is signed for this host and tells day, tool and what it said; exit 0, and a line."""
     server.start()
     machine.configure(url=server.url)
@@ -269,7 +269,7 @@ def test_old_python_is_enough(tmp_path: Path, server: Server, version: str) -> N
         assert port in {each["port"] for each in machine.audit()["listeners"]}
 
 
-def test_report_that_was_there_already_is_fine(machine: Machine, server: Server) -> None:
+def test_audit_that_was_there_already_is_fine(machine: Machine, server: Server) -> None:
     """A server that has the very same audit already is believed, and the agent ends with 0."""
     server.codes = [200]
     server.start()
@@ -280,7 +280,7 @@ def test_report_that_was_there_already_is_fine(machine: Machine, server: Server)
 
 
 @pytest.mark.parametrize("code", [400, 403, 409, 413])
-def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code: int) -> None:
+def test_refused_audit_is_not_sent_again(machine: Machine, server: Server, code: int) -> None:
     """An audit that the server refuses for good is sent once and put aside, and the server's reason is told; exit 1."""
     server.codes = [code]
     server.start()
@@ -302,7 +302,7 @@ def test_refused_report_is_not_sent_again(machine: Machine, server: Server, code
 
 
 @pytest.mark.parametrize("code", [200, 201, 401, 403, 404, 405, 413, 422])
-def test_report_is_kept_where_no_portspec_answers(machine: Machine, server: Server, code: int) -> None:
+def test_audit_is_kept_where_no_portspec_answers(machine: Machine, server: Server, code: int) -> None:
     """Whatever a login page, a proxy or another program says, the audit waits until portspec has it; exit 75."""
     server.codes, server.body = [code], b"<html>\n"
     server.start()
@@ -367,7 +367,7 @@ def test_server_that_cannot_now_is_tried_again(machine: Machine, server: Server)
         ),
     ],
 )
-def test_report_waits_for_a_server_that_cannot(machine: Machine, server: Server, code: int, words: str) -> None:
+def test_audit_waits_for_a_server_that_cannot(machine: Machine, server: Server, code: int, words: str) -> None:
     """An audit that no try could get through is kept, privately; exit 75 with the reason and the place."""
     server.codes = [code]
     server.start()
@@ -382,7 +382,7 @@ def test_report_waits_for_a_server_that_cannot(machine: Machine, server: Server,
     assert (machine.spool.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_reports_arrive_once_when_the_server_is_back(machine: Machine, server: Server) -> None:
+def test_audits_arrive_once_when_the_server_is_back(machine: Machine, server: Server) -> None:
     """What was reported while the server was down arrives when it is up again: once each, oldest first, unchanged."""
     machine.configure(url=server.url)
     for count in ("it waits", "2 audits could not be sent"):
@@ -430,7 +430,7 @@ def attachment_of(data: bytes) -> tuple[EmailMessage, bytes]:
     return mail, content
 
 
-def test_report_goes_by_mail(machine: Machine) -> None:
+def test_audit_goes_by_mail(machine: Machine) -> None:
     """With mail_to the audit is handed to sendmail, as a mail whose attachment is the signed audit."""
     sendmail = machine.script("sendmail", 'echo "$@" > $D/arguments; cat > $D/mail')
     machine.configure(mail_to="portspec@example.org", mail_from="agent@example.org", sendmail=sendmail)
@@ -693,7 +693,7 @@ def test_missing_tool_is_reported(machine: Machine, server: Server, arguments: l
     assert audited(audit).status is Status.FAILED
 
 
-def test_host_without_any_tool_reports(machine: Machine) -> None:
+def test_host_without_any_tool_audits(machine: Machine) -> None:
     """Where nothing that audits is installed the audit says so, under the name of the tool that one would expect."""
     if any(shutil.which(tool.program) for tool in agent.TOOLS.values()):
         pytest.skip("this machine has an audit tool")
@@ -869,7 +869,7 @@ def test_agent_that_is_stopped_while_its_tool_starts_stops_it(machine: Machine) 
     assert not is_running(int(machine.said("child")))
 
 
-def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Server) -> None:
+def test_audit_survives_a_crash_while_it_is_sent(machine: Machine, server: Server) -> None:
     """An audit whose agent is killed while it sends is in the spool already, and the next run sends its very bytes."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = machine.start("--url", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -887,7 +887,7 @@ def test_report_survives_a_crash_while_it_is_sent(machine: Machine, server: Serv
     assert len(server.audits()) == 2
 
 
-def test_spool_on_a_full_disk_does_not_hold_up_the_report(machine: Machine, server: Server) -> None:
+def test_spool_on_a_full_disk_does_not_hold_up_the_audit(machine: Machine, server: Server) -> None:
     """An audit that cannot be spooled is sent all the same, with a word on the spool."""
     server.start()
     machine.spool.mkdir(mode=0o700)

@@ -50,7 +50,7 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def test_report_over_the_size_limit_holds_up_no_other(host: MailHost, agent: Agent, tmp_path: Path) -> None:
+def test_audit_over_the_size_limit_holds_up_no_other(host: MailHost, agent: Agent, tmp_path: Path) -> None:
     """An audit that is too large for sendmail waits, which is told with its size and what to do; later ones go."""
     agent.finds(large(tmp_path))
     done = agent.send(**host.environment)

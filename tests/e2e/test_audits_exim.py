@@ -46,7 +46,7 @@ def output_of(host: EximHost, count: int = 1) -> re.Match[str]:
     return last
 
 
-def test_report_goes_through_exim_from_the_agent_to_the_page(host: EximHost, tmp_path: Path) -> None:
+def test_audit_goes_through_exim_from_the_agent_to_the_page(host: EximHost, tmp_path: Path) -> None:
     """What the agent hands to exim's sendmail shows in metrics and page, and is kept as sent; nobody gets mail back."""
     agent = Agent(tmp_path / "db1", HOST, key(host.conf, HOST))
     agent.within = host.within

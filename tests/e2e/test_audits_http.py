@@ -71,7 +71,7 @@ def archived(conf: Path, host: str, day: str | None = None) -> bytes | None:
     return found.payload if found else None
 
 
-def test_report_goes_by_http_from_the_agent_to_the_metrics(tmp_path: Path) -> None:
+def test_audit_goes_by_http_from_the_agent_to_the_metrics(tmp_path: Path) -> None:
     """The agent, as the exporter serves it, runs as a copied file; what it posts shows, and is kept byte for byte."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     with exporter(conf) as service:
@@ -178,7 +178,7 @@ def refusals(service: Exporter) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_report_is_told_and_counted(taking: Taking, case: str) -> None:
+def test_refused_audit_is_told_and_counted(taking: Taking, case: str) -> None:
     """A bad audit is refused with a status, a word and a sentence, counted by the word, logged, and not kept."""
     body, code, reason, words = REFUSED[case]
     service, memory = taking.service, peak(taking.service)
@@ -231,7 +231,7 @@ def test_large_body_is_refused_before_it_was_read(taking: Taking, head: str, pie
     until(lambda: rejected(taking.service) == taking.refused)
 
 
-def test_same_report_is_acknowledged_and_another_refused(tmp_path: Path) -> None:
+def test_same_audit_is_acknowledged_and_another_refused(tmp_path: Path) -> None:
     """The same bytes again are acknowledged as often as they come; another audit of the day is refused, also later."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     now = time.time()
@@ -308,7 +308,7 @@ def listening(conf: Path, address: str, log: Path) -> Iterator[Exporter]:
         yield service
 
 
-def test_every_report_arrives_once_though_the_exporter_is_killed(tmp_path: Path) -> None:
+def test_every_audit_arrives_once_though_the_exporter_is_killed(tmp_path: Path) -> None:
     """Killed and started again while 48 hosts post, the exporter has each audit once, and says so when asked again."""
     rng = random.Random(7)  # noqa: S311 - repeatable
     rounds = [[f"host{number:02}-{each}.example.org" for each in range(8)] for number in range(6)]
@@ -336,7 +336,7 @@ def test_every_report_arrives_once_though_the_exporter_is_killed(tmp_path: Path)
         assert archived(conf, host, made.day) == made.payload
 
 
-def test_report_whose_answer_was_lost_is_acknowledged(tmp_path: Path) -> None:
+def test_audit_whose_answer_was_lost_is_acknowledged(tmp_path: Path) -> None:
     """An audit that was archived when the exporter was killed, its answer unread, is there already when sent again."""
     conf = configure(tmp_path / "conf.yml", [HOST])
     made = make(HOST, time.time())
@@ -353,7 +353,7 @@ def test_report_whose_answer_was_lost_is_acknowledged(tmp_path: Path) -> None:
         until(lambda: status(service, HOST) == "vulnerable")
 
 
-def test_agents_get_their_reports_through_a_restart(tmp_path: Path) -> None:
+def test_agents_get_their_audits_through_a_restart(tmp_path: Path) -> None:
     """An agent that tries again while the exporter is down gets through; one that gave up does so the next time."""
     conf = configure(tmp_path / "conf.yml", [HOST, OTHER])
     address = f"{LISTENING}:{free_port()}"
@@ -434,7 +434,7 @@ def started(conf: Path, mails: list[bytes]) -> Callable[[], list[int | None]]:
 
 
 @pytest.mark.timeout(300)
-def test_one_of_three_reports_at_the_same_instant_wins(tmp_path: Path) -> None:
+def test_one_of_three_audits_at_the_same_instant_wins(tmp_path: Path) -> None:
     """Of three audits of a host and day, two by mail and one posted at the same time, one is accepted and kept."""
     now = time.time()
     hosts = [f"host{number}.example.org" for number in range((FORKED + STARTED + 3) // 4)]

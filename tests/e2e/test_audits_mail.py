@@ -53,7 +53,7 @@ def waits(host: PostfixHost, tries: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("recipient", [REPORTS, PIPED], ids=["alias", "transport"])
-def test_report_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_path: Path, recipient: str) -> None:
+def test_audit_goes_by_mail_from_the_agent_to_the_page(host: PostfixHost, tmp_path: Path, recipient: str) -> None:
     """What the agent hands to sendmail shows in metrics and page, by an alias or a transport, and is kept as sent."""
     agent = Agent(tmp_path / "db1", HOST, key(host.conf, HOST))
     agent.configure(mail_to=recipient, sendmail=host.sendmail)

@@ -68,7 +68,7 @@ def test_envelope_is_the_server_s(payload: bytes, passphrase: str) -> None:
         b"portspec-audit 1 \n" + gzip.compress(b"{}", mtime=0)[:12] + b"\xff" * 20,
     ],
 )
-def test_broken_file_is_no_report(data: bytes) -> None:
+def test_broken_file_is_no_audit(data: bytes) -> None:
     """A file of the spool that is cut, empty or something else is told from an audit."""
     with pytest.raises(ValueError, match=r"\w"):
         make_parcel(data, None)
@@ -107,7 +107,7 @@ def test_messages_are_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("host", ["db1.example.org", "2001:db8::1", "a" * 60 + "." + "b" * 60 + ".example.org", "_x"])
 @pytest.mark.parametrize("recipient", ["portspec@example.org", "portspec"])
-def test_mail_carries_the_report(host: str, recipient: str) -> None:
+def test_mail_carries_the_audit(host: str, recipient: str) -> None:
     """The mail has one attachment with the very bytes, lines that any MTA takes, and says that no person sent it."""
     packed = pack(json.dumps({**REPORT, "host": host}).encode() + b" " * 5000, KEY)
     data = make_mail(make_parcel(packed, None), "root@db1.example.org", recipient)

@@ -123,7 +123,7 @@ def test_flush_sends_what_waits_and_no_more(tmp_path: Path, capsys: pytest.Captu
     assert Post(tmp_path / "spool").flush() == 0
 
 
-def test_one_report_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_audit_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An audit to which the server has an internal error waits, while younger ones are sent."""
     Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.FAILED, Fate.SENT)
@@ -133,7 +133,7 @@ def test_one_report_that_cannot_be_taken_holds_up_no_other(tmp_path: Path, capsy
     assert "the audit of db1 for 2026-11-21 was failed; it waits in" in capsys.readouterr().err
 
 
-def test_refusal_of_an_older_report_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal_of_an_older_audit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run whose own audit is accepted ends with 1 if an older one was refused, and neither waits any more."""
     Post(tmp_path / "spool", Fate.FAILED).run("2026-11-21")
     post = Post(tmp_path / "spool", Fate.REFUSED, Fate.SENT)
@@ -150,7 +150,7 @@ def test_own_refusal_comes_before_what_waits(tmp_path: Path) -> None:
     assert (post.run(), post.waiting) == (1, 1)
 
 
-def test_report_that_cannot_be_spooled_is_sent_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_that_cannot_be_spooled_is_sent_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a spool the audit is sent, and its loss is told if that fails."""
     own = agent.make_parcel(audit("2026-11-22"), None)
     for fate, code, words in ((Fate.SENT, 0, ""), (Fate.FAILED, 75, "it could not be stored and is lost")):
@@ -293,7 +293,7 @@ def test_only_portspec_refuses(reason: str) -> None:
         (502, "<html>", "<html> (502 from URL)"),
     ],
 )
-def test_report_is_kept_whatever_others_say(status: int, body: str, said: str) -> None:
+def test_audit_is_kept_whatever_others_say(status: int, body: str, said: str) -> None:
     """Any other 4xx, as of a proxy or at another path, and any 5xx keeps the audit, and tells what may be wrong."""
     attempt, url = answer(status, body)
     assert attempt.fate is (Fate.TOO_LARGE if status == 413 else Fate.FAILED)

@@ -102,7 +102,7 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.mark.parametrize("fate", [Fate.FAILED, Fate.TOO_LARGE])
-def test_report_that_fails_holds_up_no_other(host: Host, fate: Fate) -> None:
+def test_audit_that_fails_holds_up_no_other(host: Host, fate: Fate) -> None:
     """Whatever becomes of the oldest audit, all others are sent, oldest first, and it waits."""
     host.spool("a", "b", "c")
     host.fates["a"] = fate
@@ -110,7 +110,7 @@ def test_report_that_fails_holds_up_no_other(host: Host, fate: Fate) -> None:
     assert host.waiting() == ["a"]
 
 
-def test_report_that_failed_waits_ever_longer(host: Host) -> None:
+def test_audit_that_failed_waits_ever_longer(host: Host) -> None:
     """An audit that fails while others arrive is tried after half an hour, an hour and so on, up to 16, and is last."""
     host.fates["a"] = Fate.FAILED
     host.spool("a")
@@ -140,7 +140,7 @@ def test_flush_now_does_not_wait(host: Host, capsys: pytest.CaptureFixture[str])
     assert host.flush(is_now=True) == (0, ["a"])
 
 
-def test_way_that_is_shut_counts_against_no_report(host: Host) -> None:
+def test_way_that_is_shut_counts_against_no_audit(host: Host) -> None:
     """After days without a server all audits are there, and go at the first run at which it answers."""
     host.way = Fate.FAILED
     days = [f"{number:02}" for number in range(MAX_TRIES + 5)]
@@ -172,7 +172,7 @@ def test_outage_does_not_count_against_one_that_failed_before(host: Host) -> Non
 
 
 @pytest.mark.parametrize("fate", [Fate.FAILED, Fate.TOO_LARGE])
-def test_report_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys: pytest.CaptureFixture[str]) -> None:
     """After ten tries an audit is put aside where it is kept, and that is told once, with the reason; exit 1."""
     host.spool("a")
     host.fates["a"] = fate
@@ -193,7 +193,7 @@ def test_report_that_fails_for_good_is_put_aside(host: Host, fate: Fate, capsys:
     assert host.flush() == (0, ["a"])
 
 
-def test_too_large_report_is_given_up_though_nothing_else_is_sent(host: Host) -> None:
+def test_too_large_audit_is_given_up_though_nothing_else_is_sent(host: Host) -> None:
     """An audit that is too large needs no other that arrives for its tries to count."""
     host.spool("a")
     host.fates["a"] = Fate.TOO_LARGE
@@ -203,7 +203,7 @@ def test_too_large_report_is_given_up_though_nothing_else_is_sent(host: Host) ->
     assert (host.waiting(), host.refused()) == ([], ["a"])
 
 
-def test_report_is_put_aside_after_thirty_days(host: Host) -> None:
+def test_audit_is_put_aside_after_thirty_days(host: Host) -> None:
     """An audit that nobody could take for thirty days is put aside."""
     host.way = Fate.FAILED
     host.spool("a")
@@ -215,7 +215,7 @@ def test_report_is_put_aside_after_thirty_days(host: Host) -> None:
     assert (host.waiting(), host.refused()) == (["b"], ["a"])
 
 
-def test_refused_report_is_kept_aside(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_audit_is_kept_aside(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """An audit that portspec refuses is out of the way at once, and is kept with the reason told; exit 1."""
     host.spool("a")
     host.fates["b"] = Fate.REFUSED
@@ -281,7 +281,7 @@ def test_sendmail_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("end", [agent.Stopped, MemoryError])
-def test_report_at_which_the_agent_ends_blocks_no_other(
+def test_audit_at_which_the_agent_ends_blocks_no_other(
     host: Host, end: Callable[[int], BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A try that never came to its end has failed: the next run begins with the other audits."""
@@ -365,7 +365,7 @@ def test_tries_that_cannot_be_noted_hold_up_nothing(host: Host) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4, 0.5, 0.6, 0.999])
-def test_first_try_that_was_killed_makes_no_report_wait(tmp_path: Path, fraction: float) -> None:
+def test_first_try_that_was_killed_makes_no_audit_wait(tmp_path: Path, fraction: float) -> None:
     """An audit whose first try was begun and never ended is due at once, in whatever part of a second that was."""
     path = tmp_path / "2026-11-29.audit"
     path.touch()

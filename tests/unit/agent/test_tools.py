@@ -176,7 +176,7 @@ def test_debsecan_is_not_taken_where_it_has_no_data(system: System) -> None:
     assert choose_tool(system, lambda program: program if program == "debsecan" else None) is None
 
 
-def test_system_goes_with_the_report() -> None:
+def test_system_goes_with_the_audit() -> None:
     """The server judges the output of a tool by it."""
     system = System("Linux", "ubuntu", "", ("debian",), "24.04")
     assert system.as_json() == {"kernel": "Linux", "id": "ubuntu", "id_like": ["debian"], "version_id": "24.04"}

@@ -63,7 +63,7 @@ def refusal(data: bytes, now: float = NOW, rules: AdmissionPolicy = RULES) -> Re
     return caught.value
 
 
-def test_host_of_a_report_is_spelled_by_idna_2008() -> None:
+def test_host_of_an_audit_is_spelled_by_idna_2008() -> None:
     """The name in an audit leads to the key that `portspec key` gives for it, and never to that of another host."""
     rules = AdmissionPolicy(frozenset({"xn--fa-hia.test", "fass.test"}), (PASSPHRASE,))
     for name in ("faß.test", "XN--FA-HIA.test."):
@@ -73,13 +73,13 @@ def test_host_of_a_report_is_spelled_by_idna_2008() -> None:
 
 
 @pytest.mark.parametrize("name", ["192.0.2.0/24", "0x7f000001", "127.1", "2001:db8::1%eth0", "::ffff:192.0.2.1", "☕"])
-def test_report_of_no_host_is_malformed(name: str) -> None:
+def test_audit_of_no_host_is_malformed(name: str) -> None:
     """What conf.yml may not name as one host has no key, so nobody can sign for it."""
     refused = refusal(packed(spoken(name), name))
     assert (refused.reason, refused.host) == ("malformed", None)
 
 
-def test_report_of_a_host_is_admitted() -> None:
+def test_audit_of_a_host_is_admitted() -> None:
     """An audit that a host of the roster signed is given with its values, and with its very bytes."""
     body = payload()
     audit, found = admit(packed(body), RULES, NOW)
@@ -94,7 +94,7 @@ def test_report_of_a_host_is_admitted() -> None:
     assert audit.listeners == (ListeningSocket("tcp", "192.0.2.9", 22, "sshd", "root"),)
 
 
-def test_report_tells_the_system_and_all_tools_that_ran() -> None:
+def test_audit_tells_the_system_and_all_tools_that_ran() -> None:
     """Each run has the system, its command line, and whether applications alone are meant; older agents tell none."""
     tool = {**PLAIN["tool"], "command": ["pkg", "audit", "FreeBSD-14.1_5"], "scope": "applications"}
     audit, _ = admit(packed(payload(system=SYSTEM, more_tools=[tool])), RULES, NOW)
@@ -111,7 +111,7 @@ def test_report_tells_the_system_and_all_tools_that_ran() -> None:
     {"more_tools": {}}, {"more_tools": [PLAIN["tool"]] * 5}, {"more_tools": [1]},
     {"tool": {**PLAIN["tool"], "scope": "all"}},
 ])  # fmt: skip
-def test_report_with_another_shape_of_system_or_tools_is_malformed(changes: dict[str, Any]) -> None:
+def test_audit_with_another_shape_of_system_or_tools_is_malformed(changes: dict[str, Any]) -> None:
     """A signature makes no sense of nonsense."""
     assert refusal(packed(payload(**changes))).reason == "malformed"
 
@@ -151,7 +151,7 @@ def test_host_off_the_roster_is_refused_before_its_signature_is_looked_at() -> N
     (NOW - MAX_AHEAD, True), (NOW - MAX_AHEAD - 1, False), (NOW - 7200, False),
     (NOW + MAX_DELAY, True), (NOW + MAX_DELAY + 1, False),
 ])  # fmt: skip
-def test_report_is_in_time_or_refused(now: float, is_admitted: bool) -> None:  # noqa: FBT001 - of the table
+def test_audit_is_in_time_or_refused(now: float, is_admitted: bool) -> None:  # noqa: FBT001 - of the table
     """A clock that is ahead, and an audit that was on its way for too long, are refused for their time."""
     if is_admitted:
         assert admit(packed(payload()), RULES, now)
@@ -164,7 +164,7 @@ def test_day_that_is_not_that_of_the_time_is_refused() -> None:
     assert refusal(packed(payload(day="2026-11-21"))).reason == "malformed"
 
 
-def test_report_that_is_too_large_is_refused_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_that_is_too_large_is_refused_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few kilobytes that stand for megabytes are not inflated beyond the limit."""
     monkeypatch.setattr(intake, "MAX_PAYLOAD", 10_000)
     assert refusal(packed(payload() + b" " * 10_000_000)).reason == "too_large"
@@ -203,7 +203,7 @@ def test_report_that_is_too_large_is_refused_without_being_held(monkeypatch: pyt
         packed(json.dumps(PLAIN | {"nonce": float("nan")}).encode()),
     ],
 )
-def test_what_is_no_report_is_malformed(data: bytes) -> None:
+def test_what_is_no_audit_is_malformed(data: bytes) -> None:
     """Whatever arrives, it is refused in one line that says what was expected."""
     error = refusal(data)
     assert error.reason == "malformed"

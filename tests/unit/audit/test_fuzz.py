@@ -310,7 +310,7 @@ def unless_refused(read: Callable[[], T]) -> T | None:
 
 @fuzz(500)
 @given(edits(raw_tokens))
-def test_changed_payload_is_a_report_or_malformed(changes: list[Edit[bytes]]) -> None:
+def test_changed_payload_is_an_audit_or_malformed(changes: list[Edit[bytes]]) -> None:
     """A payload that is changed anyhow reads as an audit that can be shown, or is malformed; nothing else."""
     body = edited(BODY, changes, b"\n")
     audit = unless_refused(lambda: read_payload(body))
@@ -322,7 +322,7 @@ def test_changed_payload_is_a_report_or_malformed(changes: list[Edit[bytes]]) ->
 
 @fuzz(300)
 @given(st.data())
-def test_value_of_any_type_in_any_place_is_a_report_or_malformed(data: Any) -> None:
+def test_value_of_any_type_in_any_place_is_an_audit_or_malformed(data: Any) -> None:
     """What a host signs may have any value anywhere, deep in it as well."""
     plain = json.loads(BODY)
     container, key = data.draw(st.sampled_from(list(walk(plain))))
@@ -350,7 +350,7 @@ def test_words_of_a_host_can_be_shown(found: list[str]) -> None:
 
 @fuzz(500)
 @given(edits(st.one_of(raw_tokens, st.sampled_from([REPORT, OTHER, OTHER[:83], OTHER[83:]]))))
-def test_changed_report_is_refused_or_the_same(changes: list[Edit[bytes]]) -> None:
+def test_changed_audit_is_refused_or_the_same(changes: list[Edit[bytes]]) -> None:
     """Of all that can be made of signed audits only what their hosts signed is accepted, to the byte."""
     data = edited(REPORT, changes, b"\n")
     found = unless_refused(lambda: unpack(data, 5000))
@@ -405,7 +405,7 @@ def carried(raw: bytes) -> bytes | None:
 
 @fuzz(500)
 @given(st.sampled_from(MAILS), edits(st.one_of(pieces, st.binary(max_size=8))))
-def test_changed_mail_is_refused_or_brings_the_same_report(raw: bytes, changes: list[Edit[bytes]]) -> None:
+def test_changed_mail_is_refused_or_brings_the_same_audit(raw: bytes, changes: list[Edit[bytes]]) -> None:
     """Of a mail that is changed on the way comes what a host signed, to the byte, or nothing."""
     assert carried(edited(raw, changes, b"\n")) in {None, BODY, OTHER_BODY}
 

@@ -87,7 +87,7 @@ def forged(host: str, size: int) -> bytes:
     return b"portspec-audit 1 %s\n%s" % (b"0" * 64, gzip.compress(b'{"host": "%s"}' % host.encode() + bytes(size)))
 
 
-def test_true_report_waits_for_one_forged_one_at_most(path: Path) -> None:
+def test_true_audit_waits_for_one_forged_one_at_most(path: Path) -> None:
     """Large forged bodies cut each batch, and the audit from another address is taken after the first of them."""
 
     async def scenario() -> None:

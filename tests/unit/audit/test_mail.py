@@ -84,7 +84,7 @@ def test_noise_has_what_text_mode_breaks() -> None:
 
 
 @pytest.mark.parametrize("packed", [PACKED, OTHER, pack(b"", KEY), pack(b"x" * 100_000, KEY)], ids=len)
-def test_mail_of_the_agent_gives_the_report(packed: bytes) -> None:
+def test_mail_of_the_agent_gives_the_audit(packed: bytes) -> None:
     """The very bytes that the agent sends arrive."""
     assert read_mail(sent(packed)) == packed
 
@@ -126,7 +126,7 @@ QUOTED_LINES: Final = b"\n".join(
         ("", PACKED),
     ],
 )
-def test_report_may_be_encoded_in_another_way(encoding: str, body: bytes) -> None:
+def test_audit_may_be_encoded_in_another_way(encoding: str, body: bytes) -> None:
     """A relay may take it out of base64, into quoted-printable or 8bit, also as if it were text."""
     assert read_mail(HEAD + multipart(TEXT, part(encoding=encoding, body=body))) == PACKED
     assert read_mail(HEAD + part(encoding=encoding, body=body)) == PACKED
@@ -153,7 +153,7 @@ def test_report_may_be_encoded_in_another_way(encoding: str, body: bytes) -> Non
         part("nonsense", "base64", None, NAMED),
     ],
 )
-def test_report_is_known_by_its_type_or_by_its_name(audit: bytes) -> None:
+def test_audit_is_known_by_its_type_or_by_its_name(audit: bytes) -> None:
     """One of them may be changed on the way."""
     assert read_mail(HEAD + multipart(TEXT, audit)) == PACKED
     assert read_mail(multipart(audit, HTML)) == PACKED
@@ -193,13 +193,13 @@ def test_what_stands_around_the_mail_does_no_harm(before: bytes, after: bytes) -
     assert read_mail(before + sent() + after) == PACKED
 
 
-def test_report_that_is_there_twice_is_one() -> None:
+def test_audit_that_is_there_twice_is_one() -> None:
     """A list that attaches the mail to its own copy sends one audit, in whatever encodings."""
     again = part("application/octet-stream", "quoted-printable", QUOTED, NAMED)
     assert read_mail(HEAD + multipart(part(), TEXT, again)) == PACKED
 
 
-def test_two_different_reports_are_refused() -> None:
+def test_two_different_audits_are_refused() -> None:
     """Neither is chosen, since a mail has one mail_origin and one answer."""
     error = refusal(HEAD + multipart(part(), part(body=wrapped(OTHER))))
     assert (error.reason, str(error)) == ("malformed", "2 different audits are attached, expected one")
@@ -239,7 +239,7 @@ NOTHING: Final = (
             CONTENT_TYPE.encode(), b"a/b"), "the MIME structure of the mail is invalid: embedded null character"),
     ],
 )  # fmt: skip
-def test_mail_without_one_whole_report_is_refused(raw: bytes, message: str) -> None:
+def test_mail_without_one_whole_audit_is_refused(raw: bytes, message: str) -> None:
     """The message says what was found and what was expected, on one line that can be shown."""
     error = refusal(raw)
     assert error.reason == "malformed"
@@ -247,7 +247,7 @@ def test_mail_without_one_whole_report_is_refused(raw: bytes, message: str) -> N
 
 
 @pytest.mark.parametrize("raw", [sent(), forwarded(sent(), 1), forwarded(HEAD + part(), 1)], ids=len)
-def test_mail_that_is_cut_off_gives_no_report(raw: bytes) -> None:
+def test_mail_that_is_cut_off_gives_no_audit(raw: bytes) -> None:
     """Wherever a mail ends too early, also where the base64 could end, nothing of its audit is taken for all."""
     end = raw.index(wrapped()[-77:]) + len(wrapped()[-77:]) - 1
     for cut in [*range(0, end, 7), end - 4, end, end + 1]:
@@ -257,7 +257,7 @@ def test_mail_that_is_cut_off_gives_no_report(raw: bytes) -> None:
         read_mail(raw[: end - 4])
 
 
-def test_mail_that_is_cut_off_after_the_report_gives_it() -> None:
+def test_mail_that_is_cut_off_after_the_audit_gives_it() -> None:
     """A boundary stands after the audit, so that it is whole, whatever is missing then."""
     raw = HEAD + multipart(part(), TEXT)
     for cut in range(len(HEAD + multipart(part())) - len(b"--\n"), len(raw)):
@@ -311,7 +311,7 @@ def test_mail_within_the_bounds_is_read_in_time(raw: bytes) -> None:
     assert str(refusal(raw)).startswith(NOTHING)
 
 
-def test_largest_report_fits_in_a_mail() -> None:
+def test_largest_audit_fits_in_a_mail() -> None:
     """A mail may be as long as an audit of the most bytes in short lines, and a megabyte around it; no longer."""
     packed = PACKED + bytes(MAX_PACKED - len(PACKED))
     page = part("text/html", "8bit", b"<p>x</p>\n" * 100_000)

@@ -130,7 +130,7 @@ def told(logs: Logs) -> list[MutableMapping[str, Any]]:
 # --- Taking ---
 
 
-def test_report_that_is_taken_is_archived_as_it_came_and_read(path: Path, clock: Clock) -> None:
+def test_audit_that_is_taken_is_archived_as_it_came_and_read(path: Path, clock: Clock) -> None:
     """What take() has acknowledged is in the archive, byte for byte, and soon in `audits`."""
 
     async def scenario() -> None:
@@ -148,7 +148,7 @@ def test_report_that_is_taken_is_archived_as_it_came_and_read(path: Path, clock:
     run(scenario)
 
 
-def test_same_report_again_is_acknowledged_and_counts_once(path: Path, clock: Clock) -> None:
+def test_same_audit_again_is_acknowledged_and_counts_once(path: Path, clock: Clock) -> None:
     """Who got no answer may send the very same bytes again."""
 
     async def scenario() -> None:
@@ -161,7 +161,7 @@ def test_same_report_again_is_acknowledged_and_counts_once(path: Path, clock: Cl
     run(scenario)
 
 
-def test_refused_reports_leave_nothing_in_memory(path: Path, clock: Clock) -> None:
+def test_refused_audits_leave_nothing_in_memory(path: Path, clock: Clock) -> None:
     """What strangers post is forgotten with the answer, without a search for cycles, which is rare in the exporter."""
     forged = b"portspec-audit 1 %s\n%s" % (b"0" * 64, gzip.compress(payload()[:-1] + b" " * (22 << 20) + b"}", 1))
 
@@ -180,7 +180,7 @@ def test_refused_reports_leave_nothing_in_memory(path: Path, clock: Clock) -> No
         gc.enable()
 
 
-def test_report_of_a_time_that_is_not_yet_does_not_outlast_the_next(path: Path, clock: Clock) -> None:
+def test_audit_of_a_time_that_is_not_yet_does_not_outlast_the_next(path: Path, clock: Clock) -> None:
     """What came while our clock was a year ahead counts no more once it is right, nor after a restart."""
 
     async def scenario() -> None:
@@ -202,7 +202,7 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
 
 
-def test_report_that_was_read_has_a_line_in_the_log(path: Path, clock: Clock, logs: Logs) -> None:
+def test_audit_that_was_read_has_a_line_in_the_log(path: Path, clock: Clock, logs: Logs) -> None:
     """It says what the audit came to, whichever way it came."""
 
     async def scenario() -> None:
@@ -216,7 +216,7 @@ def test_report_that_was_read_has_a_line_in_the_log(path: Path, clock: Clock, lo
     assert line["vulnerabilities"] == 1
 
 
-def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clock, logs: Logs) -> None:
+def test_another_audit_of_the_day_is_refused_and_counted(path: Path, clock: Clock, logs: Logs) -> None:
     """Only the first audit of a host and day counts; the other is an error in the log, with whom it came from."""
 
     async def scenario() -> None:
@@ -241,7 +241,7 @@ def test_another_report_of_the_day_is_refused_and_counted(path: Path, clock: Clo
     ]
 
 
-def test_report_of_an_earlier_day_does_not_take_the_place_of_a_later_one(path: Path, clock: Clock) -> None:
+def test_audit_of_an_earlier_day_does_not_take_the_place_of_a_later_one(path: Path, clock: Clock) -> None:
     """An audit that was long on its way is archived, and the last day counts, also after a restart."""
 
     async def scenario() -> None:
@@ -271,7 +271,7 @@ REFUSED = {
 }
 
 
-def test_refused_reports_are_counted_by_reason_in_the_file(path: Path, clock: Clock, logs: Logs) -> None:
+def test_refused_audits_are_counted_by_reason_in_the_file(path: Path, clock: Clock, logs: Logs) -> None:
     """Each reason has its count, which goes on after a restart; nothing of them is archived."""
 
     async def scenario() -> None:
@@ -345,7 +345,7 @@ def test_many_posts_at_once_are_archived_in_few_transactions(
     assert len(added) <= 10
 
 
-def test_of_many_reports_of_one_host_and_day_one_wins(path: Path, clock: Clock, logs: Logs) -> None:
+def test_of_many_audits_of_one_host_and_day_one_wins(path: Path, clock: Clock, logs: Logs) -> None:
     """200 different audits at once: one is accepted, and is what the archive has; the others are refused."""
     audits = [packed(nonce=f"{number:032x}") for number in range(200)]
 
@@ -362,7 +362,7 @@ def test_of_many_reports_of_one_host_and_day_one_wins(path: Path, clock: Clock, 
     assert len(told(logs)) == MAX_LOGGED
 
 
-def test_log_is_not_flooded_by_refused_reports(path: Path, clock: Clock, logs: Logs) -> None:
+def test_log_is_not_flooded_by_refused_audits(path: Path, clock: Clock, logs: Logs) -> None:
     """Of refused audits some in a minute have a line, and then there is one that says how many more there were."""
 
     async def scenario() -> None:
@@ -398,7 +398,7 @@ def test_post_whose_client_has_gone_is_not_archived(path: Path, clock: Clock) ->
     run(scenario)
 
 
-def test_report_whose_client_goes_while_it_is_archived_is_kept(
+def test_audit_whose_client_goes_while_it_is_archived_is_kept(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is on its way onto the disk gets there; the agent that sends it again is told so."""
@@ -427,7 +427,7 @@ def test_report_whose_client_goes_while_it_is_archived_is_kept(
 
 
 @pytest.mark.usefixtures("logs")
-def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
+def test_audit_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process holds the file take() raises StoreError, and nothing is lost; then it goes on by itself."""
@@ -453,7 +453,7 @@ def test_report_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
     run(scenario)
 
 
-def test_full_disk_loses_no_report(tmp_path: Path) -> None:
+def test_full_disk_loses_no_audit(tmp_path: Path) -> None:
     """On a full disk an audit is not acknowledged, and not half there; it is taken once there is space."""
     command = [sys.executable, "-m", "tests.unit.audit.service_child"]
     assert with_mounts("full_disk", tmp_path, command) == {
@@ -485,7 +485,7 @@ def test_what_is_known_is_known_while_the_file_cannot_be_written(
 
 
 @pytest.mark.usefixtures("logs")
-def test_file_that_is_begun_anew_takes_reports(path: Path, clock: Clock) -> None:
+def test_file_that_is_begun_anew_takes_audits(path: Path, clock: Clock) -> None:
     """When the file is replaced by a fresh one, what is known stays so, and what comes goes into the new one."""
 
     async def scenario() -> None:
@@ -545,7 +545,7 @@ def test_host_is_absent_while_the_archive_cannot_be_asked(tmp_path: Path, clock:
 
 
 @pytest.mark.parametrize("audit", [None, AUDIT])
-def test_who_expects_no_reports_is_not_told_that_they_cannot_be_read(
+def test_who_expects_no_audits_is_not_told_that_they_cannot_be_read(
     audit: AuditConfig | None, tmp_path: Path, clock: Clock, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an `audit` block a state file that cannot be made is no matter of audits."""
@@ -592,7 +592,7 @@ def test_restart_reads_no_output_again(path: Path, clock: Clock, parsing: Parsin
     run(scenario)
 
 
-def test_report_that_was_not_read_before_the_end_is_read_after_a_restart(
+def test_audit_that_was_not_read_before_the_end_is_read_after_a_restart(
     path: Path, clock: Clock, parsing: Parsing
 ) -> None:
     """An exporter that is killed between the archive and the reading loses nothing."""
@@ -667,7 +667,7 @@ def test_garbled_document_is_read_anew(
     run(scenario)
 
 
-def test_report_of_another_process_appears(path: Path, clock: Clock) -> None:
+def test_audit_of_another_process_appears(path: Path, clock: Clock) -> None:
     """What `portspec receive` puts into the file is found without anybody telling."""
 
     async def scenario() -> None:
@@ -754,7 +754,7 @@ def test_audit_that_cannot_be_kept_stops_no_other(
 
 
 @pytest.mark.usefixtures("logs")
-def test_garbled_report_leaves_the_one_before(path: Path, clock: Clock) -> None:
+def test_garbled_audit_leaves_the_one_before(path: Path, clock: Clock) -> None:
     """Where the last audit cannot be unpacked any more, the one of the day before counts."""
 
     async def scenario() -> None:
@@ -850,7 +850,7 @@ def test_audits_that_another_roster_leaves_alone_are_the_same_objects(path: Path
     run(scenario)
 
 
-def test_report_that_waits_is_held_to_the_roster_of_its_turn(path: Path, clock: Clock, logs: Logs) -> None:
+def test_audit_that_waits_is_held_to_the_roster_of_its_turn(path: Path, clock: Clock, logs: Logs) -> None:
     """A host that leaves the roster while its audit waits to be archived is refused."""
 
     async def scenario() -> None:
@@ -868,7 +868,7 @@ def test_report_that_waits_is_held_to_the_roster_of_its_turn(path: Path, clock: 
     assert len(told(logs)) == 1
 
 
-def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clock: Clock) -> None:
+def test_audit_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clock: Clock) -> None:
     """An audit that came by mail for a host off the roster is read, and counts from when the host is rostered."""
 
     async def scenario() -> None:
@@ -882,7 +882,7 @@ def test_report_of_a_host_that_has_left_is_known_when_it_is_back(path: Path, clo
     run(scenario)
 
 
-def test_host_that_joins_while_an_earlier_report_of_it_is_read_has_its_last(
+def test_host_that_joins_while_an_earlier_audit_of_it_is_read_has_its_last(
     path: Path, clock: Clock, parsing: Parsing
 ) -> None:
     """A late audit of a host does not count for its last one, though it is read in the moment that the host joins."""

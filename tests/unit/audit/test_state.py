@@ -42,7 +42,7 @@ def test_host_that_never_reported_is_never() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.NEVER])
-def test_status_is_that_of_the_report(status: Status) -> None:
+def test_status_is_that_of_the_audit(status: Status) -> None:
     """Without exceptions a host is what its last audit came to, with its reason."""
     host = state(*([CURL] if status is Status.VULNERABLE else []), status=status, reason="why")
     assert (host.status, host.reason) == (status, "why")

@@ -26,7 +26,7 @@ def test_key_of_a_host_is_printed(configure: Configure) -> None:
     assert len(done.out) == 65
 
 
-def test_report_signed_with_the_printed_key_is_accepted(configure: Configure) -> None:
+def test_audit_signed_with_the_printed_key_is_accepted(configure: Configure) -> None:
     """What the command prints is what reports are checked by."""
     done = call("-c", configure({"127.0.0.1": []}, audit=AUDIT), "key", HOST)
     packed = pack(payload(), bytes.fromhex(done.out))

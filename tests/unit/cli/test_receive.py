@@ -99,7 +99,7 @@ def test_good_mail_is_told_to_who_asks(conf: str) -> None:
     assert told == ["an audit was accepted", "the audit is already archived"]
 
 
-def test_report_of_the_passphrase_before_is_taken(configure: Configure) -> None:
+def test_audit_of_the_passphrase_before_is_taken(configure: Configure) -> None:
     """During a change-over either key is good by mail, too."""
     before = "a passphrase from before"
     conf = configure({"127.0.0.1": []}, audit=AUDIT | {"previous_passphrase": before}, state="portspec.db")
@@ -136,7 +136,7 @@ def test_bad_mail_is_65_and_counted(conf: str, audit: Any, reason: str) -> None:
     assert archived(conf) is None
 
 
-def test_another_report_of_the_day_is_65(conf: str) -> None:
+def test_another_audit_of_the_day_is_65(conf: str) -> None:
     """One audit a host and day counts, whichever way it comes; the first stays."""
     body = today()
     assert receive("-c", conf, mail=mail(signed(body))).code == KEPT
@@ -313,7 +313,7 @@ def discovering(configure: Configure, *sources: Mapping[str, Any], kind: str = "
     return configure({"127.0.0.1": []}, audit=audit, discovery={kind: list(sources)}, state="portspec.db")
 
 
-def test_host_that_a_source_names_may_report(configure: Configure, tmp_path: Path) -> None:
+def test_host_that_a_source_names_may_audit(configure: Configure, tmp_path: Path) -> None:
     """Sources are asked for a host that conf.yml itself does not name; one that they do not name is refused."""
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [f"{WEB}:9100"]}]), encoding="utf-8")
     conf = discovering(configure, {"files": ["found.json"], "audit": True})

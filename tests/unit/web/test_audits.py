@@ -136,7 +136,7 @@ def serving(path: Path, scenario: Callable[[Site], Coroutine[Any, Any, None]], *
     asyncio.run(asyncio.wait_for(served(), 60.0))
 
 
-def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
+def test_new_audit_is_201_and_on_the_disk(path: Path) -> None:
     """When the answer comes the audit is archived, as any other connection to the file sees it."""
 
     async def scenario(at: Site) -> None:
@@ -148,7 +148,7 @@ def test_new_report_is_201_and_on_the_disk(path: Path) -> None:
     serving(path, scenario)
 
 
-def test_same_report_again_is_200(path: Path) -> None:
+def test_same_audit_again_is_200(path: Path) -> None:
     """An agent that did not get the answer sends again, and is told that all is well."""
 
     async def scenario(at: Site) -> None:
@@ -176,7 +176,7 @@ def test_same_report_again_is_200(path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_refused_report_is_told_why(path: Path, audit: bytes, status: int, reason: str, message: str) -> None:
+def test_refused_audit_is_told_why(path: Path, audit: bytes, status: int, reason: str, message: str) -> None:
     """Each reason has its status, is named in the answer and counted, and what was refused is not archived."""
 
     async def scenario(at: Site) -> None:
@@ -190,7 +190,7 @@ def test_refused_report_is_told_why(path: Path, audit: bytes, status: int, reaso
     serving(path, scenario)
 
 
-def test_report_that_says_it_is_too_large_is_not_read(path: Path) -> None:
+def test_audit_that_says_it_is_too_large_is_not_read(path: Path) -> None:
     """What a header says suffices: the answer comes before any of the body."""
 
     async def scenario(at: Site) -> None:
@@ -202,7 +202,7 @@ def test_report_that_says_it_is_too_large_is_not_read(path: Path) -> None:
     serving(path, scenario)
 
 
-def test_report_without_an_end_is_refused_once_it_is_too_large(path: Path) -> None:
+def test_audit_without_an_end_is_refused_once_it_is_too_large(path: Path) -> None:
     """A body in chunks does not say how large it is, and is read no further than that shows."""
 
     async def scenario(at: Site) -> None:
@@ -227,7 +227,7 @@ def test_report_without_an_end_is_refused_once_it_is_too_large(path: Path) -> No
     serving(path, scenario)
 
 
-def test_report_in_chunks_is_taken(path: Path) -> None:
+def test_audit_in_chunks_is_taken(path: Path) -> None:
     """A proxy may pass a body on in chunks."""
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -241,7 +241,7 @@ def test_report_in_chunks_is_taken(path: Path) -> None:
     serving(path, scenario)
 
 
-def test_reports_behind_each_other_on_one_connection_are_taken(path: Path) -> None:
+def test_audits_behind_each_other_on_one_connection_are_taken(path: Path) -> None:
     """A connection may bring several audits, and ask whether to go on before it sends one."""
 
     async def scenario(at: Site) -> None:
@@ -256,7 +256,7 @@ def test_reports_behind_each_other_on_one_connection_are_taken(path: Path) -> No
     serving(path, scenario, WEB, DB)
 
 
-def test_report_is_taken_as_it_is(path: Path) -> None:
+def test_audit_is_taken_as_it_is(path: Path) -> None:
     """A Content-Encoding is refused, since an audit is compressed by itself, and would be decompressed on the way."""
 
     async def scenario(at: Site) -> None:
@@ -434,7 +434,7 @@ def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.Monkey
     serving(path, scenario, WEB, DB)
 
 
-def test_too_many_reports_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_audits_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
     first, second = packed(WEB), packed(DB)
     monkeypatch.setattr(pending, "MAX_HELD", len(first) + 100)
@@ -510,7 +510,7 @@ def test_body_that_is_no_http_is_an_error_of_the_client(path: Path, monkeypatch:
     serving(path, scenario)
 
 
-def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
+def test_without_an_audit_block_every_audit_is_503(path: Path) -> None:
     """A portspec that takes no audits says so, and the agent keeps its audit: the block may come with a reload."""
 
     async def scenario(at: Site) -> None:
@@ -523,7 +523,7 @@ def test_without_an_audit_block_every_report_is_503(path: Path) -> None:
     serving(path, scenario)
 
 
-def test_report_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the file cannot be written the agent is told to try later, in words that name no path; then it is taken."""
     monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
@@ -561,7 +561,7 @@ def test_browsers_are_not_sent_here_by_other_sites(path: Path, headers: dict[str
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_reports_can_only_be_posted(path: Path, method: str) -> None:
+def test_audits_can_only_be_posted(path: Path, method: str) -> None:
     """Nothing can be read or removed here: 405."""
 
     async def scenario(at: Site) -> None:

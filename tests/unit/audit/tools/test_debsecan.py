@@ -120,7 +120,7 @@ def test_error_on_standard_output_is_the_reason() -> None:
 
 
 @pytest.mark.parametrize("note", ["\nHowever, some bugs have been whitelisted.\n", f"\n{END_MARKER}\n"])
-def test_clean_report_may_have_more_lines(note: str) -> None:
+def test_clean_audit_may_have_more_lines(note: str) -> None:
     """A whitelist is the decision of the administrator."""
     assert debsecan(REPORT + CLEAN + note).status == Status.CLEAN
 
@@ -136,12 +136,12 @@ def test_clean_report_may_have_more_lines(note: str) -> None:
         f"{REPORT}  - bind9\n",
     ],
 )
-def test_contradictory_report_is_failed(output: str) -> None:
+def test_contradictory_audit_is_failed(output: str) -> None:
     """A report either lists vulnerabilities or says that there are none, without unknown lines."""
     assert debsecan(output).status == Status.FAILED
 
 
-def test_report_of_fixed_vulnerabilities_only_needs_the_end_marker() -> None:
+def test_audit_of_fixed_vulnerabilities_only_needs_the_end_marker() -> None:
     """It does not say that there are no others."""
     fixed = f"{REPORT}*** Fixed vulnerabilities\n\nCVE-1-1\n  <https://x.example/>\n  - bind9\n\n"
     assert debsecan(fixed).status == Status.FAILED

@@ -26,7 +26,7 @@ def pkg_audit(output: str, exit_status: int = 1) -> Audit:
 
 
 @pytest.mark.parametrize("exit_status", [2, 3, 64, 65, 74, 75, 139])
-def test_report_with_the_exit_status_of_an_error_is_failed(exit_status: int) -> None:
+def test_audit_with_the_exit_status_of_an_error_is_failed(exit_status: int) -> None:
     """Neither a clean nor a vulnerable output has such an exit status."""
     assert pkg_audit(NONE, exit_status).status == Status.FAILED
     audit = pkg_audit(CURL + ONE, exit_status)
@@ -99,7 +99,7 @@ def test_periodic_exits_with_0_or_1_on_a_clean_host(exit_status: int) -> None:
         ),
     ],
 )
-def test_every_jail_needs_a_report(output: str, reason: str) -> None:
+def test_every_jail_needs_an_audit(output: str, reason: str) -> None:
     """A periodic report that lacks a part is failed, and the reason names the part."""
     audit = pkg_audit(PERIODIC + output, 3 if CURL in output else 0)
     assert audit.status == Status.FAILED
