@@ -1389,21 +1389,22 @@ class Spool:
         os.close(self._lock)
 
     def _convert_reports(self) -> None:
-        """Bring what portspec-send 0.1 left into the present form; the signature, over the payload alone, holds."""
+        """Convert what portspec-send 0.1 left; the signature remains valid, because it is over the payload alone."""
+        with contextlib.suppress(OSError):
+            (self.path / "reported").rename(self.path / "sent")
         for path in self.path.glob("*.report"):
-            new = path.with_suffix(".new")
             try:
-                if stat.S_ISREG(path.lstat().st_mode):
-                    new.write_bytes(re.sub(rb"\Aportspec-report ", b"portspec-audit ", path.read_bytes()))
-                    new.rename(path.with_suffix(".audit"))
-                    path.unlink()
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    warn(f"{path} is ignored: it is not a regular file")
+                    continue
+                packed = re.sub(rb"\Aportspec-report ", b"portspec-audit ", path.read_bytes())
+                self._write(path.with_suffix(".audit"), packed)
+                path.unlink()
             except OSError as error:
-                warn(f"{path} could not be read: {_reason(error)}")
+                warn(f"{path} cannot be converted, and stays: {_reason(error)}")
 
-    def add(self, packed: bytes) -> Parcel:
-        """Keep an audit, whole or not at all; it is on the disk when this returns."""
-        parcel = make_parcel(packed, None)
-        path = self.path / f"{time.time_ns():020}-{parcel.nonce}.audit"
+    def _write(self, path: Path, packed: bytes) -> None:
+        """Write a file of the spool, whole or not at all; it is on the disk when this returns."""
         new = path.with_suffix(".new")
         try:
             with new.open("wb") as file:
@@ -1421,6 +1422,11 @@ class Spool:
                 os.fsync(directory)
         finally:
             os.close(directory)
+
+    def add(self, packed: bytes) -> Parcel:
+        """Keep an audit, whole or not at all; it is on the disk when this returns."""
+        path = self.path / f"{time.time_ns():020}-{make_parcel(packed, None).nonce}.audit"
+        self._write(path, packed)
         return make_parcel(packed, path)
 
     def last_sent(self) -> tuple[str, str]:

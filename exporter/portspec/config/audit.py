@@ -87,7 +87,7 @@ def _report_file(value: object, info: ValidationInfo) -> str:
         raise ValueError("expected the path of an HTML file, which ends in .html")
     if not os.path.isdir(path.parent):  # noqa: PTH112 - Path.is_dir() raises for what may not be looked at
         raise ValueError(f'directory "{path.parent}" does not exist')
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):  # noqa: PTH112 - as above
         raise ValueError(f'"{path}" is a directory; name a file')
     return str(path)
 

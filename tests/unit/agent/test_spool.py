@@ -392,3 +392,20 @@ def test_what_an_older_agent_left_garbled_is_put_aside(host: Host, capsys: pytes
     (host.path / "1-x.report").write_bytes(b"nothing")
     assert host.flush() == (0, [])
     assert "1-x.audit is not an audit" in capsys.readouterr().err
+
+
+def test_day_that_an_older_agent_sent_is_remembered(host: Host) -> None:
+    """What portspec-send 0.1 noted as sent is not sent once more after an upgrade."""
+    host.path.mkdir(mode=0o700)
+    (host.path / "reported").write_text("db1 2026-11-29\n", encoding="utf-8")
+    with Spool(str(host.path)) as spool:
+        assert spool.last_sent() == ("db1", "2026-11-29")
+
+
+def test_leftover_that_is_no_file_is_named(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory in the place of an old audit is left alone, with a warning, and holds up nothing."""
+    host.path.mkdir(mode=0o700)
+    (host.path / "1-x.report").mkdir()
+    host.spool("d1")
+    assert host.flush() == (0, ["d1"])
+    assert "1-x.report is ignored: it is not a regular file" in capsys.readouterr().err
