@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints \
-	dist clean
+	generated dist clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -69,6 +69,9 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 		pyproject.toml tests/build.in --group test -o tests/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
+
+generated: venv  ## write completion and manual pages again, after a change of commands or options
+	$(BIN)/python deploy/generate.py
 
 dist: venv  ## build the source distribution and the wheel in dist/
 	rm -rf dist

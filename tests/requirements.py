@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Final, NoReturn
 
 import pytest
@@ -15,6 +16,11 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def require(program: str) -> str:
+    """Return the path of a program; without it, see missing()."""
+    return shutil.which(program) or missing(f"{program} is not installed")
 
 
 def forbidden(reason: str) -> NoReturn:

@@ -2139,7 +2139,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(MISCONFIGURED, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _parser() -> _Parser:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = _Parser(
         prog="portspec-send",
         description="Audit this host and send the signed audit to portspec.",
@@ -2183,7 +2184,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     for number in _ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1)
             signal.signal(number, _stop)

@@ -26,6 +26,14 @@ class Problem:
     message: str
 
 
+STANDARD_INPUT = "-"  # in the place of the path of a configuration
+
+
+def spell_source(path: str) -> str:
+    """Return how messages name the file of a configuration."""
+    return "standard input" if path == STANDARD_INPUT else path
+
+
 class ConfigError(PortspecError):
     """A configuration that cannot be used; `problems` holds every one that was found, by line."""
 
@@ -36,8 +44,9 @@ class ConfigError(PortspecError):
 
     def lines(self) -> list[str]:
         """Return one line a problem, in the form `conf.yml:14: hosts."db1".expect: message`."""
+        name = spell_source(self.path)
         return [
-            printable(": ".join(filter(None, (f"{self.path}:{p.line}" if p.line else self.path, p.key, p.message))))
+            printable(": ".join(filter(None, (f"{name}:{p.line}" if p.line else name, p.key, p.message))))
             for p in self.problems
         ]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
 PATIENCE = 30.0  # seconds for all that a pipe gives: what fills it may ask for a passphrase first
 _CHUNK = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -37,6 +38,11 @@ def read(path: str | os.PathLike[str], most: int) -> bytes:
     PATIENCE seconds.
     """
     return _read(path, most, (stat.S_IFIFO, stat.S_IFCHR), lambda descriptor: _drained(descriptor, most))
+
+
+def read_input(most: int) -> bytes:
+    """Return up to `most` bytes of standard input. Raises OSError as read() does."""
+    return _drained(0, most)
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:

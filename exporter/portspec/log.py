@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _WARNINGS = "portspec.command"
 
 
-def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
+def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> None:
     """Send every log line, the libraries' too, to `stream`; call once, first.
 
-    json gives one JSON object a line (`-j`); otherwise a terminal gets colours and anything else logfmt.
+    `form`: "json" for one JSON object per line, "logfmt", or None for colours on a terminal and logfmt elsewhere.
     """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter(stream, json=json))
+    handler.setFormatter(_Formatter(stream, form))
     logging.raiseExceptions = False  # when the reader of the log has gone, the exporter goes on without one
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -38,7 +38,7 @@ def set_up(stream: TextIO, *, json: bool = False, level: str = "info") -> None:
     warnings = logging.getLogger(_WARNINGS)
     plain = logging.StreamHandler(stream)
     plain.setFormatter(logging.Formatter("warning: %(message)s"))
-    warnings.handlers[:] = [handler if json else plain]
+    warnings.handlers[:] = [handler if form == "json" else plain]
     warnings.setLevel(logging.WARNING)
     warnings.propagate = False
 
@@ -51,10 +51,9 @@ def warn(text: str) -> None:
 class _Formatter(logging.Formatter):
     """Returns the line of a record, be it portspec's or a library's."""
 
-    def __init__(self, stream: TextIO, *, json: bool) -> None:
+    def __init__(self, stream: TextIO, form: str | None) -> None:
         super().__init__()
-        self._stream = stream
-        self._json = json
+        self._form = form or ("colours" if stream.isatty() else "logfmt")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
@@ -67,7 +66,7 @@ class _Formatter(logging.Formatter):
         return structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(self._stream, json=self._json),
+                *_renderers(self._form),
             ],
             foreign_pre_chain=_shared(),
         )
@@ -80,16 +79,16 @@ def _shared() -> list[Processor]:
     return [structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
 
 
-def _renderers(stream: TextIO, *, json: bool) -> Sequence[Processor]:
+def _renderers(form: str) -> Sequence[Processor]:
     import structlog
 
-    if json:
+    if form == "json":
         # Without local variables: there are passwords among them.
         tracebacks = structlog.processors.ExceptionRenderer(
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         )
         return (tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False))
-    if stream.isatty():
+    if form == "colours":
         return (_escape, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     return (
         structlog.processors.format_exc_info,

@@ -28,7 +28,7 @@ def written(write: Callable[[], object], *, terminal: bool = False, as_json: boo
     reader, writer = pty.openpty() if terminal else os.pipe()
     with os.fdopen(reader, "rb", buffering=0) as incoming:
         with os.fdopen(writer, "w", encoding="utf-8") as outgoing:
-            log.set_up(outgoing, json=as_json, level=level)
+            log.set_up(outgoing, form="json" if as_json else None, level=level)
             write()
             outgoing.flush()
             if terminal:  # what a terminal holds is lost once its other end is closed
@@ -185,7 +185,7 @@ def test_setting_up_again_replaces_what_was_set_up() -> None:
     """After a second set_up each event is written once, in the new form."""
 
     def write() -> None:
-        log.set_up(logging.getLogger().handlers[0].stream, json=True)  # type: ignore[attr-defined]
+        log.set_up(logging.getLogger().handlers[0].stream, form="json")  # type: ignore[attr-defined]
         log.get("test").info("once")
 
     assert len(written(write).splitlines()) == 1

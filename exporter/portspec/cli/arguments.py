@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from typing import NoReturn, TypeAlias
 
 from portspec import __version__
+from portspec.errors import UsageError, printable
+from portspec.files import DEFAULT_CONFIG
 
-DEFAULT_CONFIG = "/etc/portspec/portspec.yml"
 DEFAULT_LISTEN_ADDRESS = ":10190"
-COMMANDS = ("serve", "check", "scan", "learn", "key", "receive", "report", "mail-test", "reload")
+DEFAULT_URL = "http://127.0.0.1:10190"
+COMMANDS = (
+    "serve",
+    "check",
+    "scan",
+    "learn",
+    "key",
+    "receive",
+    "report",
+    "mail-test",
+    "reload",
+    "healthcheck",
+    "assets",
+)
+LOG_FORMATS = ("logfmt", "json")
+_HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
-    *("-c", "--log.level", "--web.listen-address", "--web.external-url", "--shard", "--ports"),
-    *("-o", "--format", "--host", "--day"),
+    *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url", "--shard"),
+    *("--ports", "--url", "-o", "--output", "--format", "--host", "--day"),
 )
 
-_EXAMPLES = """\
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
+
+EXAMPLES = """\
 examples:
   portspec -c conf.yml                      run the exporter; http://localhost:10190/ shows all hosts
   portspec check -c conf.yml                validate the file and estimate the duration of a round
@@ -24,17 +44,35 @@ examples:
   portspec mail-test -c conf.yml            send a test message to every recipient
   portspec key db1 -c conf.yml              print the key with which db1 signs its audits
   portspec report -c conf.yml -o all.html   write the report of all machines: ports and vulnerable packages
+  portspec assets -o portspec-files         write out rules for Prometheus, units, completion, an example conf.yml
 """
 
 
 def command_first(arguments: list[str]) -> list[str]:
-    """Move the command to the front: options may precede it (`portspec -c FILE check`). The default is `serve`."""
-    if arguments[:1] in (["-h"], ["--help"], ["--version"]):
-        return arguments
+    """Move the command to the front: options may precede it (`portspec -c FILE check`). The default is `serve`.
+
+    `help` and `version` become the options of that name. Raises UsageError for a word that is not a command.
+    """
+    if arguments[:1] and arguments[0] in _HELP:
+        topic = [word for word in arguments[1:2] if not word.startswith("-")]
+        if topic and topic[0] not in COMMANDS:
+            _refuse(topic[0])
+        return [*topic, "--help"]
+    if arguments[:1] and arguments[0] in _VERSION:
+        return ["--version"]
     for place, word in enumerate(arguments):
-        if word in COMMANDS and (place == 0 or arguments[place - 1] not in _OPTIONS_WITH_VALUE):
-            return [word, *arguments[:place], *arguments[place + 1 :]]
-    return arguments if arguments and not arguments[0].startswith("-") else ["serve", *arguments]
+        if word.startswith("-") or (place and arguments[place - 1] in _OPTIONS_WITH_VALUE):
+            continue
+        if word not in COMMANDS:
+            _refuse(word)
+        return [word, *arguments[:place], *arguments[place + 1 :]]
+    return ["serve", *arguments]
+
+
+def _refuse(word: str) -> NoReturn:
+    close = difflib.get_close_matches(word, (*COMMANDS, "help", "version"), 1)
+    hint = f'did you mean "{close[0]}"?' if close else "`portspec help` lists the commands"
+    raise UsageError(f'there is no command "{printable(word)}"; {hint}')
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,12 +80,26 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="portspec",
         description="Check that every host has exactly the open ports that it should have.",
-        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--version", action="version", version=f"portspec {__version__}")
+    found.add_argument("-V", "--version", action="version", version=f"portspec {__version__}")
     commands = found.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    serve = _add_serve(commands)
+    _add_checks(commands)
+    _add_audits(commands)
+    _add_operations(commands)
+    found.epilog = f"{_options_of_default(serve)}\n{EXAMPLES}"
+    return found
 
+
+def _options_of_default(serve: argparse.ArgumentParser) -> str:
+    """Return the options of `serve` as its help lists them: they need no command before them."""
+    listed = serve.format_help().partition("\noptions:\n")[2]
+    without_help = listed.partition("exit\n")[2]
+    return f"options without a command, and of `serve`:\n{without_help}"
+
+
+def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     serve = _command(commands, "serve", "run the exporter (the default command)", level="info")
     serve.add_argument(
         "--web.listen-address",
@@ -68,6 +120,10 @@ def parser() -> argparse.ArgumentParser:
         default="0/1",
         help="scan only the hosts of shard I of N, as Prometheus's hashmod numbers them, from 0 (default: all)",
     )
+    return serve
+
+
+def _add_checks(commands: _Commands) -> None:
     check = _command(commands, "check", "validate a configuration; exit 0 if it is valid, else 2", level="error")
     check.add_argument(
         "--all", action="store_true", help="list every host and look up every name, without a time limit"
@@ -87,6 +143,9 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
     learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
     learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
+
+
+def _add_audits(commands: _Commands) -> None:
     key = _command(commands, "key", "print the key with which a host signs its audits", level="error")
     key.add_argument("host", metavar="HOST", help="its name or address in conf.yml")
     _command(
@@ -100,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
         commands, "report", "write the report of all machines: ports, deviations, vulnerable packages", level="error"
     )
     report.add_argument(
-        "-o", dest="output", metavar="FILE", help="replace this file atomically (default: standard output)"
+        "-o", "--output", metavar="FILE", help="replace this file atomically (default: standard output)"
     )
     report.add_argument(
         "--format", choices=("html", "text", "json"), default="html", help="html, text or json (default %(default)s)"
@@ -108,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--host", metavar="HOST", help="report on this machine only")
     report.add_argument("--day", metavar="DAY", type=_day, help='use its audit of this day, such as "2027-03-31"')
     report.add_argument("--raw", action="store_true", help="write what the host sent, byte for byte")
+
+
+def _add_operations(commands: _Commands) -> None:
     _command(
         commands,
         "mail-test",
@@ -121,7 +183,23 @@ def parser() -> argparse.ArgumentParser:
         "valid, else 2",
         level="error", with_config=False,
     )  # fmt: skip
-    return found
+    health = _command(
+        commands, "healthcheck", "ask a running exporter for its health; exit 0 if it is healthy, else 1",
+        level="error", with_config=False,
+    )  # fmt: skip
+    health.add_argument("--url", metavar="URL", default=DEFAULT_URL, help="its URL (default %(default)s)")
+    assets = _command(
+        commands, "assets", "write out the rules, units, example configuration and other files that come with portspec",
+        level="error", with_config=False,
+    )  # fmt: skip
+    assets.add_argument(
+        "-o", "--output", metavar="DIR", help="write them below this directory (default: only list them)"
+    )
+    assets.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    # The next two are for the help and for completion: command_first() makes options of them.
+    helped = commands.add_parser("help", help="show this help, or that of a command")
+    helped.add_argument("topic", nargs="?", metavar="COMMAND", choices=COMMANDS, help=", ".join(COMMANDS))
+    commands.add_parser("version", help="print the version")
 
 
 def _day(text: str) -> str:
@@ -134,7 +212,7 @@ def _day(text: str) -> str:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: _Commands,
     name: str,
     text: str,
     *,
@@ -144,9 +222,23 @@ def _command(
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     if with_config:
         command.add_argument(
-            "-c", dest="config", metavar="FILE", default=DEFAULT_CONFIG, help="configuration (default %(default)s)"
+            "-c",
+            "--config.file",
+            dest="config",
+            metavar="FILE",
+            default=DEFAULT_CONFIG,
+            help='configuration, "-" for standard input (default %(default)s)',
         )
-    command.add_argument("-j", dest="log_json", action="store_true", help="log in JSON, one object per line")
+    command.add_argument(
+        "-j", dest="log_format", action="store_const", const="json", help="log in JSON, one object per line"
+    )
+    command.add_argument(
+        "--log.format",
+        dest="log_format",
+        metavar="FORMAT",
+        choices=LOG_FORMATS,
+        help="logfmt or json (default: logfmt, with colours on a terminal)",
+    )
     command.add_argument(
         "--log.level",
         dest="log_level",

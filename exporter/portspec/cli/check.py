@@ -16,6 +16,7 @@ from portspec.cli.output import count, write
 from portspec.cli.progress import lookup_progress
 from portspec.config.trust import complaints
 from portspec.directories import directory_of
+from portspec.errors import spell_source
 from portspec.exceptions import last_day
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
@@ -97,7 +98,7 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
         )
     if warnings:
         lines += ["", *(f"warning: {warning}" for warning in warnings)]
-    write("\n".join((*lines, "", f"{config.path} is valid.", "")))
+    write("\n".join((*lines, "", f"{spell_source(config.path)} is valid.", "")))
     return 0
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = No
     `mask`: the signals that were blocked before the caller blocked SIGHUP; None if it did not.
     """
     _open_missing_streams()
-    options = _parsed(command_first(list(sys.argv[1:] if argv is None else argv)))
+    options = _parsed(list(sys.argv[1:] if argv is None else argv))
     if options.command == "serve":
         _handle_signals()
     elif mask is not None:
@@ -54,9 +54,14 @@ def main(argv: Sequence[str] | None = None, *, mask: Collection[int] | None = No
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
     try:
-        return parser().parse_args(arguments)
+        ordered = command_first(arguments)
+    except UsageError as error:
+        print(f"portspec: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    try:
+        return parser().parse_args(ordered)
     except SystemExit as error:
-        if arguments[:1] == ["receive"] and error.code:
+        if ordered[:1] == ["receive"] and error.code:
             # a mail must not be lost by a slip in the MTA's configuration: it is kept until that is put right
             raise SystemExit(EX_TEMPFAIL) from None
         raise
@@ -90,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     from portspec import log
 
     is_server = options.command == "serve"
-    log.set_up(sys.stdout if is_server else sys.stderr, json=options.log_json, level=options.log_level)
+    log.set_up(sys.stdout if is_server else sys.stderr, form=options.log_format, level=options.log_level)
     if options.command == "learn":
         from portspec.cli.learn import learn
 
@@ -103,6 +108,14 @@ def _run(options: argparse.Namespace) -> int:
         from portspec.cli.reload import reload
 
         return reload(os.environ)
+    if options.command == "healthcheck":
+        from portspec.cli.healthcheck import healthcheck
+
+        return healthcheck(options.url)
+    if options.command == "assets":
+        from portspec.cli.assets import assets
+
+        return assets(options.output, replaces=options.force)
     return _run_with(_load(options.config), options)
 
 
@@ -135,7 +148,7 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
 
 def _shows_progress(options: argparse.Namespace) -> bool:
     """Return whether standard error may show a progress bar: not if log lines or JSON go there."""
-    return not options.log_json and options.log_level not in {"debug", "info"}
+    return options.log_format != "json" and options.log_level not in {"debug", "info"}
 
 
 def _load(path: str) -> Config:
@@ -180,7 +193,7 @@ def _report_machines(config: Config, options: argparse.Namespace) -> int:
 
 def _report(error: PortspecError, options: argparse.Namespace) -> None:
     """Log an error if the command logs, otherwise print it as compilers do: file, line, message."""
-    if options.command != "serve" and not options.log_json:
+    if options.command != "serve" and options.log_format != "json":
         print(error, file=sys.stderr)
         return
     from portspec import log
@@ -189,6 +202,6 @@ def _report(error: PortspecError, options: argparse.Namespace) -> None:
     if isinstance(error, ConfigError):
         for line, problem in zip(error.lines(), error.problems, strict=True):
             fields = {"file": error.path, "line": problem.line, "key": problem.key, "problem": problem.message}
-            logger.error(line, **(fields if options.log_json else {}))
+            logger.error(line, **(fields if options.log_format == "json" else {}))
     else:
         logger.error(str(error))

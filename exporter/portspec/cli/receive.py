@@ -16,7 +16,7 @@ from portspec import log
 from portspec.audit.admission import AdmissionPolicy, RejectedError, admit, is_good
 from portspec.audit.mail import MAX_MAIL, mail_origin, read_mail
 from portspec.config import load
-from portspec.errors import PortspecError
+from portspec.errors import STANDARD_INPUT, PortspecError
 from portspec.inventory import audited_hosts, targets
 from portspec.store import IncomingAudit, Outcome, archive_audit, count_rejection, find_state_file
 
@@ -37,6 +37,9 @@ _log = log.get("receive")
 def receive(path: str, stdin: BinaryIO | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Receive the mail on standard input with the configuration at `path`; return the exit code."""
     mark: dict[str, str] = {}
+    if path == STANDARD_INPUT:
+        _log.error("mail deferred", why="standard input is the mail; name a configuration file with -c")
+        return EX_TEMPFAIL
     try:
         raw = _read(stdin or sys.stdin.buffer)
         # In the order of the line; what is not known is left out.

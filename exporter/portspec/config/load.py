@@ -30,7 +30,7 @@ from portspec.config.model import (
 from portspec.config.schema import ConfModel, EntryModel, ModuleModel, describe, misspelt, plain_host_path, respelt
 from portspec.config.trust import trusted_files
 from portspec.config.yaml_document import YamlDocument, read
-from portspec.errors import ConfigError, Problem
+from portspec.errors import STANDARD_INPUT, ConfigError, Problem
 from portspec.names import duplicates
 from portspec.ports import PortSet
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.environ) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file, or standard input for the path "-".
 
     `environment` serves ${NAME}. Raises ConfigError, which holds every problem of the file with its line.
     """
@@ -53,6 +53,8 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.envir
 
 def load_again(path: str) -> Config:
     """Read a file again; a pipe is not waited for, since what it gave it gave at the start. Raises ConfigError."""
+    if path == STANDARD_INPUT:
+        raise ConfigError(path, [Problem(0, "", "cannot be read again; start portspec again, or name a file with -c")])
     try:
         files.require_regular(path)
     except files.IrregularFileError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from portspec.config.fields import command_words
+from portspec.errors import STANDARD_INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -78,6 +79,7 @@ def complaints(config: Config, *, for_others: bool = False) -> list[str]:
     return [
         complaint
         for path, is_secret in config.trusted
+        if path != STANDARD_INPUT
         for complaint in _complaints(path, is_trusted, is_secret=is_secret)
     ]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from portspec import files
-from portspec.errors import ConfigError, Problem, shorten
+from portspec.errors import STANDARD_INPUT, ConfigError, Problem, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,11 +131,12 @@ def _check_depth(text: str) -> None:
 
 def _text(path: Path) -> str:
     try:
-        data = files.read(path, MAX_BYTES + 1)
+        is_input = str(path) == STANDARD_INPUT
+        data = files.read_input(MAX_BYTES + 1) if is_input else files.read(path, MAX_BYTES + 1)
     except IsADirectoryError:
         raise _file_error(path, "is a directory; name the configuration file in it") from None
     except FileNotFoundError:
-        raise _file_error(path, "no such file; name the configuration file with -c FILE") from None
+        raise _file_error(path, f"no such file; {_how_to_name(path)}") from None
     except PermissionError:
         raise _file_error(path, "permission denied; the user that runs portspec must be able to read it") from None
     except OSError as error:
@@ -151,6 +152,16 @@ def _text(path: Path) -> str:
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8 text"
         raise ConfigError(str(path), [Problem(line, "", message)]) from None
     return text
+
+
+def _how_to_name(path: Path) -> str:
+    """Say what to do where there is no file; in a container the default is a file that nobody has mounted."""
+    if str(path) == files.DEFAULT_CONFIG:
+        return (
+            "write the configuration there (in a container, mount it: -v ./conf.yml:"
+            f"{files.DEFAULT_CONFIG}:ro), or name another file with -c FILE"
+        )
+    return "name the configuration file with -c FILE"
 
 
 def _file_error(path: Path, message: str) -> ConfigError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from portspec.errors import STANDARD_INPUT
 from portspec.store.lock import last_lock_holder, open_regular
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def publish_location(config: Config, path: str, *, is_sharded: bool, system: Pat
     """
     if config.is_state_named:
         return True
+    if config.path == STANDARD_INPUT:
+        return _is_beside(config)
     pointer = Path(f"{config.path}{_POINTER_SUFFIX}")
     if is_sharded or os.path.realpath(path) in map(os.path.realpath, _default_paths(config, system)):
         if not is_sharded:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import pytest
 
 from portspec import __version__
 from portspec.cli.arguments import COMMANDS
-from tests.unit.cli.run import call, environment, run
+from portspec.files import DEFAULT_CONFIG
+from tests.unit.cli.run import Done, call, environment, run
 
 
-def test_version() -> None:
-    """`--version` prints the program's name and version."""
-    done = call("--version")
+@pytest.mark.parametrize("spelled", ["--version", "-V", "version"])
+def test_version(spelled: str) -> None:
+    """`--version` and its other spellings print the program's name and version."""
+    done = call(spelled)
     assert (done.code, done.out, done.err) == (0, f"portspec {__version__}\n", "")
 
 
@@ -60,7 +63,7 @@ def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--nonsense"], ["nonsense"], ["scan", "--nonsense"], ["learn"], ["scan", "-c"], ["check", "--log.level", "loud"]],
+    [["--nonsense"], ["scan", "--nonsense"], ["learn"], ["scan", "-c"], ["check", "--log.level", "loud"]],
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     """Arguments that make no sense print the usage on standard error, nothing on standard output, and exit 2."""
@@ -69,12 +72,82 @@ def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     assert done.err.startswith("usage: portspec")
 
 
-def test_unknown_command_is_named_as_such() -> None:
-    """A word that is no command is called an unknown command, with the commands that there are."""
-    done = call("scna", "-c", "conf.yml")
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["scna", "-c", "conf.yml"], 'there is no command "scna"; did you mean "scan"?'),
+        (["-c", "conf.yml", "chekc"], 'there is no command "chekc"; did you mean "check"?'),
+        (["help", "lern"], 'there is no command "lern"; did you mean "learn"?'),
+        (["--log.format", "json", "x\ny"], r'there is no command "x\ny"; `portspec help` lists the commands'),
+    ],
+)
+def test_unknown_command_is_named_with_the_one_that_is_meant(arguments: list[str], hint: str) -> None:
+    """A word that is not a command ends with exit code 2 and one line that says what was meant, wherever it stands."""
+    assert call(*arguments) == Done(2, "", f"portspec: {hint}\n")
+
+
+@pytest.mark.parametrize("command", ["scan", "assets"])
+def test_help_of_a_command_by_word(command: str) -> None:
+    """`portspec help COMMAND` prints what `portspec COMMAND --help` prints, and `help` alone the whole."""
+    assert call("help", command) == call(command, "--help")
+    assert call("help") == call("--help")
+
+
+def test_help_has_the_options_of_the_default_command() -> None:
+    """`portspec --help` lists the options of `serve`, which need no command."""
+    listed = call("--help").out.partition("options without a command")[2]
+    for option in ("--config.file FILE", "--web.listen-address ADDR", "--shard I/N", "--log.format FORMAT"):
+        assert option in listed
+
+
+@pytest.mark.parametrize("spelled", [["-c", "conf.yml"], ["--config.file", "conf.yml"], ["--config.file=conf.yml"]])
+def test_configuration_is_named_by_either_spelling(spelled: list[str], tmp_path: Path) -> None:
+    """`--config.file` is `-c`, in front of a command and behind it."""
+    (tmp_path / "conf.yml").write_text('{"hosts": {"127.0.0.1": []}, "scanports": [1]}', encoding="utf-8")
+    for arguments in (["check", *spelled], [*spelled, "check"]):
+        done = call(*arguments, cwd=tmp_path)
+        assert (done.code, done.err) == (0, "")
+        assert "conf.yml is valid." in done.out
+
+
+def test_log_format_json_is_j(tmp_path: Path) -> None:
+    """`--log.format json` is `-j`; `logfmt` keeps to lines of key=value."""
+    missing = str(tmp_path / "missing.yml")
+    assert json.loads(call("--log.format", "json", "-c", missing).out)["level"] == "error"
+    assert json.loads(call("-j", "-c", missing).out)["level"] == "error"
+    assert "level=error" in call("--log.format", "logfmt", "-c", missing).out
+
+
+def test_configuration_from_standard_input(tmp_path: Path) -> None:
+    """With `-c -` a command reads its configuration from standard input; relative paths are below the directory."""
+    conf = b"hosts: {127.0.0.1: []}\nscanports: [1]\nstate: sub/states.db\n"
+    done = call("check", "-c", "-", stdin=conf, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "state file: sub/states.db" in done.out
+    assert done.out.endswith("standard input is valid.\n")
+
+
+def test_fault_on_standard_input_has_its_line() -> None:
+    """A fault in a configuration from standard input is told with its line."""
+    done = call("check", "-c", "-", stdin=b"hosts: {127.0.0.1: [22]}\nscanports: [70000]\n")
     assert done.code == 2
-    assert "scna" in done.err
-    assert "scan" in done.err
+    assert done.err.startswith("standard input:2: scanports: ")
+
+
+def test_receive_needs_its_standard_input_for_the_mail() -> None:
+    """`receive -c -` keeps the mail in the queue of the MTA and says that the file must be named."""
+    done = call("receive", "-c", "-", stdin=b"Subject: x\n\n")
+    assert done.code == 75
+    assert "standard input is the mail; name a configuration file with -c" in done.err
+
+
+def test_default_file_that_is_not_there_says_what_to_mount() -> None:
+    """Without `-c`, and without the default file, the message says where to put it, in a container too."""
+    if Path(DEFAULT_CONFIG).exists():
+        pytest.skip(f"{DEFAULT_CONFIG} exists")
+    done = call("check")
+    assert done.code == 2
+    assert f"-v ./conf.yml:{DEFAULT_CONFIG}:ro" in done.err
 
 
 def test_console_script_is_the_same_program() -> None:

@@ -1,0 +1,81 @@
+"""Write the completion scripts and the manual pages from the parsers of the command line.
+
+    make generated
+
+Run it after a change of commands, options or their help; a test compares the files with what it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import shtab
+from argparse_manpage.manpage import Manpage
+
+from portspec import agent
+from portspec.cli import arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DIRECTORY: Final = Path(__file__).parent
+_FILES: Final = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}  # by metavar
+_NOTES: Final = {"portspec": arguments.EXAMPLES}  # what else is in the epilog of its help is in the page already
+_SEE_ALSO: Final = {
+    "portspec": "portspec-send(1), prometheus(1), nmap(1)",
+    "portspec-send": "portspec(1)",
+}
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Yield each file and its text."""
+    for program, parser in (("portspec", arguments.parser), ("portspec-send", agent.argument_parser)):
+        for shell, name in (("bash", program), ("zsh", f"_{program}"), ("fish", f"{program}.fish")):
+            completed = parser()
+            _complete_files(completed)
+            yield DIRECTORY / "completion" / shell / name, f"{shtab.complete(completed, shell).rstrip()}\n"
+        yield DIRECTORY / "man" / f"{program}.1", _manual(parser(), program)
+
+
+def _complete_files(parser: argparse.ArgumentParser) -> None:
+    """Let options whose value is a file or a directory complete to one."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_files(command)
+        elif isinstance(action.metavar, str) and (completion := _FILES.get(action.metavar)):
+            action.complete = completion  # type: ignore[attr-defined]
+
+
+def _manual(parser: argparse.ArgumentParser, program: str) -> str:
+    """Return the page, whose sections are those of man-pages(7); apropos(1) reads the line below NAME."""
+    notes = _verbatim(_NOTES.get(program) or parser.epilog or "")
+    parser.epilog = None  # argparse-manpage would fill its lines
+    page = Manpage(parser)
+    page.date = page.source = ""  # or each day and each version would change the page
+    page.manual = "User Commands"
+    title = str(parser.description).rstrip(".")
+    name = f".SH NAME\n{program}".replace("-", r"\-")
+    text = str(page).replace(f"{name}\n", f"{name} \\- {title[0].lower()}{title[1:]}\n")
+    return f"{text.rstrip()}\n.SH NOTES\n{notes}.SH SEE ALSO\n{_SEE_ALSO[program]}\n"
+
+
+def _verbatim(text: str) -> str:
+    """Return a text whose lines are kept, in the language of man(7)."""
+    escaped = text.strip().replace("\\", "\\e").replace("-", "\\-")
+    lines = (f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.splitlines())
+    return "".join(f"{line}\n" for line in (".nf", *lines, ".fi"))
+
+
+def main() -> None:
+    """Write the files."""
+    for path, text in generated():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(DIRECTORY.parent))
+
+
+if __name__ == "__main__":
+    main()
