@@ -72,11 +72,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests only root can run, where some were skipped for that."""
+    """Say how many tests only root can run, where some were skipped for that, and what tests have measured."""
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum(NEEDS_ROOT in str(report.longrepr) for report in skipped)
     if count:
         terminalreporter.write_line(f"{count} tests were skipped because they need root; sudo make test runs them")
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "measured":
+                terminalreporter.write_line(str(value))
 
 
 @pytest.fixture(scope="session")

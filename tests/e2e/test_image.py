@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.docker import BASE, ROOT, Engine, EngineError
+from tests.e2e.exporter import until
+from tests.requirements import forbidden, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CONFINED = ("--read-only", "--cap-drop", "ALL", "--network", "host")
+SMALL = 130e6  # bytes beyond the base
+
+
+@pytest.fixture(scope="module")
+def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    """Start an engine and build both targets of the Dockerfile."""
+    if os.geteuid() != 0:
+        forbidden("an ordinary user may start no Docker engine")
+    if lacking := Engine.missing():
+        missing(f"no Docker engine: {lacking}")
+    assert pytestconfig.cache is not None
+    try:
+        with Engine() as found:
+            found.import_base(pytestconfig.cache.mkdir("image"))
+            found.build("connect", "portspec")
+            found.build("raw", "portspec:raw")
+            yield found
+    except EngineError as error:
+        missing(f"no Docker engine: {error}")
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> str:
+    """Write a configuration of one host on loopback; return the option that mounts it."""
+    file = tmp_path / "conf.yml"
+    file.write_text("hosts: {127.0.0.1: {expect: [10190]}}\nscanports: [1-1000, 10190]\ninterval: 60\n")
+    file.chmod(0o644)
+    return f"--volume={file}:/etc/portspec/portspec.yml:ro"
+
+
+@pytest.fixture
+def running(engine: Engine, conf: str) -> Iterator[str]:
+    """Run the image `connect` confined, as an ordinary user; return the name of the container."""
+    name = "running"
+    engine.succeed(
+        "run", "--detach", "--name", name, *CONFINED, "--security-opt", "no-new-privileges", conf, "portspec"
+    )
+    try:
+        yield name
+    finally:
+        engine.run("rm", "--force", "--volumes", name)
+
+
+def _scan(engine: Engine, conf: str, image: str, *options: str) -> dict[str, Any]:
+    done = engine.run("run", "--rm", *CONFINED, *options, conf, image, "scan", "--json")
+    document: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    return document
+
+
+def _metric(engine: Engine, line: str) -> bool:
+    try:
+        return line in engine.inside("curl", "--silent", "http://127.0.0.1:10190/metrics").splitlines()
+    except AssertionError:
+        return False  # it does not listen yet
+
+
+def test_confined_exporter_serves_its_verdict(
+    engine: Engine, running: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Without a capability, on a read-only file system and not as root, the exporter scans, serves and keeps state."""
+    began = time.monotonic()
+    until(lambda: _metric(engine, 'port_open{host="127.0.0.1",port="10190"} 1.0'), patience=60.0)
+    record_property("measured", f"container: first verdict {time.monotonic() - began:.1f} s after the start")
+    assert _metric(engine, 'portspec_engine_info{engine="connect"} 1.0')
+    assert _metric(engine, "portspec_store_up 1.0")
+    assert engine.succeed("exec", running, "id", "-u").strip() == "65532"
+    assert engine.run("exec", running, "touch", "/opt/portspec/x").returncode != 0
+    assert "portspec.db" in engine.succeed("exec", running, "ls", "/var/lib/portspec")
+
+
+def test_health_check_is_the_programs_own(engine: Engine, running: str) -> None:
+    """The command of HEALTHCHECK exits with 0 at the running exporter, and with 1 where none runs."""
+    (command,) = json.loads(
+        engine.succeed("image", "inspect", "--format", "[{{json .Config.Healthcheck.Test}}]", "portspec")
+    )
+    assert command[0] == "CMD"
+    until(lambda: engine.run("exec", running, *command[1:]).returncode == 0, patience=60.0)
+    alone = engine.run("run", "--rm", "--network", "none", "--entrypoint", command[1], "portspec", *command[2:])
+    assert alone.returncode == 1
+    assert "unhealthy: " in alone.stdout
+
+
+def test_sigterm_ends_the_container_at_once(engine: Engine, running: str) -> None:
+    """`docker stop` ends it by SIGTERM with exit code 0; the log is on standard output."""
+    until(lambda: "event=listening" in engine.succeed("logs", running), patience=60.0)
+    engine.succeed("stop", "--time", "30", running)
+    state = json.loads(engine.succeed("inspect", "--format", "{{json .State}}", running))
+    assert state["ExitCode"] == 0  # 137 after SIGKILL
+    assert 'event="portspec stopped"' in engine.succeed("logs", running)
+
+
+def test_without_a_configuration_it_says_what_to_mount(engine: Engine) -> None:
+    """Without a mounted configuration the container ends with exit code 2 and the option that mounts one."""
+    done = engine.run("run", "--rm", *CONFINED, "portspec")
+    assert done.returncode == 2
+    assert "-v ./conf.yml:/etc/portspec/portspec.yml:ro" in done.stdout
+
+
+def test_raw_image_scans_with_syn(engine: Engine, conf: str) -> None:
+    """The target `raw` has its one capability from its file, as an ordinary user, and scans with SYN probes."""
+    assert _scan(engine, conf, "portspec:raw", "--cap-add", "NET_RAW")["engine"] == "syn"
+
+
+def test_raw_image_without_the_capability_connects(engine: Engine, conf: str) -> None:
+    """Where the capability is not granted the same image starts all the same, and connects."""
+    assert _scan(engine, conf, "portspec:raw")["engine"] == "connect"
+    assert _scan(engine, conf, "portspec:raw", "--security-opt", "no-new-privileges")["engine"] == "connect"
+
+
+def test_volume_that_cannot_be_written_is_told(engine: Engine, conf: str, tmp_path: Path) -> None:
+    """With a directory of another user as the volume the exporter serves; log and metric say that no state is kept."""
+    (tmp_path / "state").mkdir(mode=0o755)
+    volume = f"--volume={tmp_path}/state:/var/lib/portspec"
+    name = engine.succeed("run", "--detach", *CONFINED, conf, volume, "portspec").strip()
+    try:
+        until(lambda: _metric(engine, "portspec_store_up 0.0"), patience=60.0)
+        assert re.search(
+            r"level=error .*/var/lib/portspec/portspec\.db.*permission denied", engine.succeed("logs", name)
+        )
+    finally:
+        engine.run("rm", "--force", name)
+
+
+def test_images_are_small_and_labelled(engine: Engine, record_property: Callable[[str, object], None]) -> None:
+    """Each image adds little to its base, runs as a numeric user, and names its source and licence."""
+    base = engine.size(BASE)
+    for image in ("portspec", "portspec:raw"):
+        own = engine.size(image) - base
+        record_property("measured", f"image {image}: {own / 1e6:.0f} MB beyond the base of {base / 1e6:.0f} MB")
+        assert own < SMALL
+        (found,) = json.loads(engine.succeed("image", "inspect", image))
+        assert found["Config"]["User"] == "65532:65532"
+        labels = found["Config"]["Labels"]
+        assert labels["org.opencontainers.image.licenses"] == "BSD-2-Clause"
+        assert labels["org.opencontainers.image.source"].startswith("https://")
+
+
+def test_context_is_what_the_image_is_made_of() -> None:
+    """.dockerignore is a list of what is let in, so that no secret beside the repository gets into a layer."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    assert all(line.startswith("!") for line in lines[1:-1])
