@@ -28,6 +28,7 @@ QUICK: Final = (
     "metrics/test_golden.py",
     "notify/test_mailer.py",
     "store/test_archive.py",
+    "test_documents.py",
     "test_log.py",
     "web/test_pages.py",
     "web/test_server.py",

@@ -7,13 +7,17 @@ bytes.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+import msgspec
+from msgspec import Struct, structs
+
+from portspec import documents
+from portspec.documents import Seconds, UnixTime
 from portspec.ports import PortSet
-from portspec.scan import AddressObservation, Failure, PortState, Reason
+from portspec.scan import AddressObservation, Failure, PortState
 from portspec.state.changes import Change
 from portspec.state.snapshot import HostState, ScanResult
 from portspec.state.verdict import Judgement, Verdict
@@ -28,9 +32,6 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-DOCUMENT_VERSION: Final = 1
-_SAME_AS_LATEST = "latest"  # replaces the conclusive result where that is the latest one
-_MAX_TIME = 253_402_300_800.0  # 10000-01-01T00:00:00Z in Unix seconds; datetime supports no later date
 _MAX_CACHED_PORT_SETS = 1024
 
 _UPSERT_STATE: Final = """
@@ -57,6 +58,42 @@ class StateDocumentError(ValueError):
     """A document is not a valid host state."""
 
 
+class _Observation(Struct, omit_defaults=True):
+    """An AddressObservation, whose `pace` is not stored."""
+
+    address: str
+    scanned: str
+    open: str = ""
+    filtered: str = ""
+    unconfirmed: str = ""
+    lost: str = ""
+    answered: bool = False
+    refusals: int = 0
+    rtt: Seconds | None = None
+    failure: Failure | None = None
+
+
+class _Result(Struct, omit_defaults=True):
+    at: UnixTime
+    seconds: Seconds
+    failure: Failure | None
+    addresses: tuple[_Observation, ...]
+    rechecked_at: UnixTime | None = None
+
+
+class _Document(Struct, omit_defaults=True):
+    version: Literal[1]
+    latest: _Result | None
+    conclusive: _Result | Literal["latest"] | None  # "latest" where both are the same
+    last_change: UnixTime | None
+    pace: Seconds | None = None
+    opened: tuple[tuple[UnixTime, str], ...] = ()
+
+
+_DECODER: Final = msgspec.json.Decoder(_Document)
+_PORT_SETS: Final = ("scanned", "open", "filtered", "unconfirmed", "lost")
+
+
 class StateCodec:
     """Encodes host states as JSON documents and decodes them; not thread-safe.
 
@@ -69,16 +106,16 @@ class StateCodec:
 
     def encode(self, state: HostState) -> str:
         """Return the document of a state. Raises ValueError if the state has an infinite number or NaN."""
-        conclusive: Any = _SAME_AS_LATEST if state.conclusive is state.latest else self._plain_result(state.conclusive)
-        document = {
-            "version": DOCUMENT_VERSION,
-            "latest": self._plain_result(state.latest),
-            "conclusive": conclusive,
-            "last_change": state.last_change,
-            **({"pace": state.pace} if state.pace else {}),
-            **({"opened": [[at, self._text(ports)] for at, ports in state.opened]} if state.opened else {}),
-        }
-        return json.dumps(document, separators=(",", ":"), allow_nan=False)
+        is_conclusive = state.conclusive is state.latest
+        document = _Document(
+            version=1,
+            latest=self._stored_result(state.latest),
+            conclusive="latest" if is_conclusive else self._stored_result(state.conclusive),
+            last_change=state.last_change,
+            pace=state.pace,
+            opened=tuple((at, self._text(ports)) for at, ports in state.opened),
+        )
+        return documents.encode(document)
 
     def decode(self, document: str, target: Target, now: float) -> HostState:
         """Return the state in a document, judged by a target's specification and exceptions at `now` (Unix seconds).
@@ -86,82 +123,36 @@ class StateCodec:
         Raises StateDocumentError if the document is invalid in any way.
         """
         try:
-            found = json.loads(document, parse_constant=_reject_constant)
-            _verify_version(found["version"])
-            latest = self._result(found["latest"])
-            conclusive = latest if found["conclusive"] == _SAME_AS_LATEST else self._result(found["conclusive"])
-            last_change = None if found["last_change"] is None else _time(found["last_change"])
-            pace = found.get("pace")
-            known = HostState(
-                target,
-                latest,
-                conclusive,
-                last_change,
-                pace=None if pace is None else _seconds(pace),
-                opened=tuple((_time(at), self._ports(text)) for at, text in found.get("opened", ())),
-            )
-        except StateDocumentError:
-            raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise StateDocumentError(f"{type(error).__name__}: {error}") from error
+            stored = documents.decode(_DECODER, document)
+            latest = self._result(stored.latest)
+            conclusive = latest if stored.conclusive == "latest" else self._result(stored.conclusive)
+            opened = tuple((at, self._ports(text)) for at, text in stored.opened)
+        except ValueError as error:
+            raise StateDocumentError(str(error)) from error
+        known = HostState(target, latest, conclusive, stored.last_change, pace=stored.pace, opened=opened)
         return replace(known.judged(target, now), judged_at=now)
 
-    def _plain_result(self, result: ScanResult | None) -> dict[str, Any] | None:
+    def _stored_result(self, result: ScanResult | None) -> _Result | None:
         if result is None:
             return None
-        plain = {
-            "at": result.finished_at,
-            "seconds": result.duration,
-            "failure": _plain_failure(result.judgement.failure),
-            "addresses": [self._plain_observation(item) for item in result.addresses],
-        }
-        return plain if result.rechecked_at is None else {**plain, "rechecked_at": result.rechecked_at}
+        addresses = tuple(map(self._stored_observation, result.addresses))
+        failure = result.judgement.failure
+        return _Result(result.finished_at, result.duration, failure, addresses, result.rechecked_at)
 
-    def _plain_observation(self, item: AddressObservation) -> dict[str, Any]:
-        """Return an observation as JSON, without fields that have their default value."""
-        plain: dict[str, Any] = {"address": item.address, "scanned": self._text(item.scanned)}
-        for name in ("open", "filtered", "unconfirmed", "lost"):
-            if ports := getattr(item, name):
-                plain[name] = self._text(ports)
-        if item.answered:
-            plain["answered"] = True
-        if item.refusals:
-            plain["refusals"] = item.refusals
-        if item.rtt is not None:
-            plain["rtt"] = item.rtt
-        if item.failure:
-            plain["failure"] = _plain_failure(item.failure)
-        return plain
-
-    def _result(self, plain: Any) -> ScanResult | None:
-        if plain is None:
+    def _result(self, stored: _Result | None) -> ScanResult | None:
+        if stored is None:
             return None
-        addresses = tuple(self._observation(item) for item in _typed(plain["addresses"], list))
-        # unknown until judged() derives the verdict
-        judgement = Judgement(Verdict.UNKNOWN, failure=_failure(plain["failure"]))
-        rechecked_at = plain.get("rechecked_at")
-        return ScanResult(
-            addresses,
-            judgement,
-            _time(plain["at"]),
-            _seconds(plain["seconds"]),
-            None if rechecked_at is None else _time(rechecked_at),
-        )
+        addresses = tuple(map(self._observation, stored.addresses))
+        judgement = Judgement(Verdict.UNKNOWN, failure=stored.failure)  # until judged() derives the verdict
+        return ScanResult(addresses, judgement, stored.at, stored.seconds, stored.rechecked_at)
 
-    def _observation(self, plain: Any) -> AddressObservation:
-        rtt = plain.get("rtt")
-        return AddressObservation(
-            address=_typed(plain["address"], str),
-            scanned=self._ports(plain["scanned"]),
-            open=self._ports(plain.get("open", "")),
-            filtered=self._ports(plain.get("filtered", "")),
-            answered=_typed(plain.get("answered", False), bool),
-            rtt=None if rtt is None else _seconds(rtt),
-            failure=_failure(plain.get("failure")),
-            unconfirmed=self._ports(plain.get("unconfirmed", "")),
-            lost=self._ports(plain.get("lost", "")),
-            refusals=_typed(plain.get("refusals", 0), int),
-        )
+    def _stored_observation(self, item: AddressObservation) -> _Observation:
+        values = {name: getattr(item, name) for name in _Observation.__struct_fields__}
+        return _Observation(**values | {name: self._text(values[name]) for name in _PORT_SETS})
+
+    def _observation(self, stored: _Observation) -> AddressObservation:
+        values = structs.asdict(stored)
+        return AddressObservation(**values | {name: self._ports(values[name]) for name in _PORT_SETS})
 
     def _text(self, ports: PortSet) -> str:
         text = self._texts.get(ports)
@@ -183,41 +174,6 @@ def _cache(cache: dict[K, V], key: K, value: V) -> None:
     if len(cache) >= _MAX_CACHED_PORT_SETS:
         cache.clear()
     cache[key] = value
-
-
-def _plain_failure(failure: Failure | None) -> dict[str, str] | None:
-    return {"reason": failure.reason.value, "detail": failure.detail} if failure else None
-
-
-def _failure(plain: Any) -> Failure | None:
-    return None if plain is None else Failure(Reason(plain["reason"]), _typed(plain["detail"], str))
-
-
-def _verify_version(version: Any) -> None:
-    if version != DOCUMENT_VERSION:
-        raise StateDocumentError(f"unsupported version {version!r}, expected {DOCUMENT_VERSION}")
-
-
-def _time(value: Any) -> float:
-    if (seconds := _seconds(value)) >= _MAX_TIME:
-        raise StateDocumentError(f"{value!r} is not a time")
-    return seconds
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise StateDocumentError(f"{value!r} is not a number of seconds")
-    return float(value)
-
-
-def _typed(value: Any, expected: type[V]) -> V:
-    if not isinstance(value, expected):
-        raise StateDocumentError(f"{value!r} is not of type {expected.__name__}")
-    return value
-
-
-def _reject_constant(constant: str) -> NoReturn:
-    raise StateDocumentError(f"{constant} is not a number")
 
 
 def write_states(

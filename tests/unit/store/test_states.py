@@ -18,7 +18,7 @@ from tests.unit.store.scenes import WEB, scanned
 
 ports = st.lists(st.integers(1, 65535), max_size=8).map(PortSet.of)
 seconds = st.floats(0, 2e9, allow_nan=False)
-failures = st.none() | st.builds(Failure, st.sampled_from(Reason), st.text(max_size=20))
+failures = st.none() | st.builds(Failure, st.sampled_from(Reason), st.text(st.characters(), max_size=20))
 
 
 @st.composite
@@ -123,6 +123,7 @@ def altered(*keys: str | int, to: object) -> str:
         altered("latest", "at", to=True),
         altered("latest", "seconds", to=float("nan")),
         altered("latest", "seconds", to="1"),
+        pytest.param(altered("latest", "seconds", to=10**400), id="huge"),
         altered("latest", "addresses", to={}),
         altered("latest", "addresses", 0, to=None),
         altered("latest", "addresses", 0, "address", to=5),
