@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from portspec.state.verdict import Kind, Verdict
 
@@ -59,7 +59,8 @@ class DeviationLine:
     end: str = ""
 
 
-class AcceptedPorts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AcceptedPorts:
     """Ports that an exception accepts until a Unix time, with its reason and its owner, "" if it has none."""
 
     ports: str
@@ -68,7 +69,8 @@ class AcceptedPorts(NamedTuple):
     owner: str = ""
 
 
-class ListeningProcesses(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListeningProcesses:
     """The processes that listen on some ports according to the last audit of the host, "" if it names none.
 
     `is_older` is true if the audit was made before a scan found the ports open.
@@ -79,7 +81,8 @@ class ListeningProcesses(NamedTuple):
     is_older: bool
 
 
-class UnknownPeriod(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UnknownPeriod:
     """Consecutive scans without a verdict: when the first and the last of them ended, and why the last one failed."""
 
     since: float

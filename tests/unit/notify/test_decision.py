@@ -172,7 +172,7 @@ def ends(notification: Notification | None) -> list[tuple[str, float]] | None:
     if notification is None:
         return None
     assert notification.event is Event.EXPIRING
-    return [(ports, until) for ports, until, _, _ in notification.expiring]
+    return [(item.ports, item.until) for item in notification.expiring]
 
 
 def test_exception_without_a_deviation_is_not_notified() -> None:
