@@ -15,6 +15,8 @@ from portspec.errors import printable
 from portspec.names import canonical_one
 from portspec.ports import MAX_PORT
 
+# Read by json, not msgspec, which accepts duplicate keys, refuses half a surrogate pair, which hosts may send, and says
+# where a wrong value is, not what was expected. Neither limits what characters beyond U+FFFF cost: see _narrow().
 VERSION = 1
 _MAX_WORD = 1000  # characters of a name, a version, an address
 _MAX_LISTENERS = 200_000

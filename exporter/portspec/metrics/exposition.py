@@ -143,6 +143,8 @@ class _Families:
 
 def _wants_openmetrics(accept: str) -> bool:
     """Choose by an Accept header (RFC 9110, 12.5.1): the greater weight, of equal ones the first; the text if none."""
+    # prometheus_client has choose_encoder() for that, which in 0.23 to 0.26 ignores weights, even q=0, raises TypeError
+    # for a version such as "abc", and returns what writes a whole registry: host families would not know the format.
     best = (0.0, False)
     for media, parameters in _weighted(accept):
         if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0":
