@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints \
-	generated dist clean
+	generated manifests dist clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -63,6 +63,7 @@ lab: venv  ## a shell in a small network of hosts whose truth is known
 packages:  ## install the Debian packages that the tests start as programs, as root
 	@sh tests/packages.sh
 	@sh tests/exim.sh
+	@sh tests/helm.sh
 
 constraints: venv  ## pin the newest versions of all dependencies, with hashes; after a change of those in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
@@ -70,8 +71,13 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
 
-generated: venv  ## write completion and manual pages again, after a change of commands or options
+generated: venv  ## write completion, manual pages and the copies in the Helm chart again, after a change of their sources
 	$(BIN)/python deploy/generate.py
+
+manifests:  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart
+	@sh tests/helm.sh
+	sh deploy/kubernetes/render.sh >deploy/kubernetes/new
+	mv deploy/kubernetes/new deploy/kubernetes/portspec.yaml
 
 dist: venv  ## build the source distribution and the wheel in dist/
 	rm -rf dist

@@ -1,8 +1,8 @@
-"""Write the completion scripts and the manual pages from the parsers of the command line.
+"""Write the completion scripts and the manual pages from the parsers of the command line, and copies for the Helm chart.
 
     make generated
 
-Run it after a change of commands, options or their help; a test compares the files with what it writes.
+Run it after a change of commands, options, their help, rules or dashboards; a test compares the files with what it writes.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ def generated() -> Iterator[tuple[Path, str]]:
             _complete_files(completed)
             yield DIRECTORY / "completion" / shell / name, f"{shtab.complete(completed, shell).rstrip()}\n"
         yield DIRECTORY / "man" / f"{program}.1", _manual(parser(), program)
+    yield from _chart_files()
+
+
+def _chart_files() -> Iterator[tuple[Path, str]]:
+    """Yield the rules and the dashboards: a chart reads no file outside its directory."""
+    files = DIRECTORY / "helm" / "portspec" / "files"
+    rules = DIRECTORY.parent / "alert_rules" / "portspec.rules.yml"
+    yield files / rules.name, rules.read_text(encoding="utf-8")
+    for dashboard in sorted((DIRECTORY.parent / "grafana" / "dashboards").glob("*.json")):
+        yield files / "dashboards" / dashboard.name, dashboard.read_text(encoding="utf-8")
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:

@@ -71,8 +71,9 @@ class Checkout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         (directory / "tests").mkdir(parents=True)
-        for name in ("Makefile", "tests/venv.sh", "tests/packages.sh", "tests/packages.txt", "tests/exim.sh"):
-            shutil.copy(ROOT / name, directory / name)
+        for name in ("venv.sh", "packages.sh", "packages.txt", "exim.sh", "helm.sh"):
+            shutil.copy(ROOT / "tests" / name, directory / "tests" / name)
+        shutil.copy(ROOT / "Makefile", directory)
         (directory / "pyproject.toml").write_text(_PROJECT)
         (directory / "backend.py").write_text(_BACKEND)
         (directory / "constraints.txt").write_text("")
