@@ -1,8 +1,9 @@
-"""Write the completion scripts and the manual pages from the parsers of the command line, and copies for the Helm chart.
+"""Write the completion scripts and manual pages from the parsers of the command line, and copies for the Helm chart.
 
     make generated
 
-Run it after a change of commands, options, their help, rules or dashboards; a test compares the files with what it writes.
+Run it after a change of commands, options, their help, rules or dashboards; a test compares the files with what it
+writes.
 """
 
 from __future__ import annotations

@@ -173,6 +173,17 @@ def test_architecture_page_names_tests_that_exist() -> None:
         assert (ROOT / "exporter" / "portspec" / name).exists(), name
 
 
+def test_arithmetic_of_sizing_is_right() -> None:
+    """The programs in docs/deployment/sizing.md print what stands below them."""
+    page = text("docs/deployment/sizing.md")
+    console = re.findall(r"\$ python3 <<'E'\n(.*?)\nE\n(.*?)```", page, re.DOTALL)
+    table = re.findall(r"```python\n(.*?)```\n\n(?:\|[^\n]*\n){2}((?:\|[^\n]*\n)+)", page, re.DOTALL)
+    assert (len(console), len(table)) == (1, 1)
+    for program, printed in (*console, *table):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == printed
+
+
 def test_glossary_is_alphabetical() -> None:
     """docs/glossary.md has each term once, in alphabetical order."""
     terms = [

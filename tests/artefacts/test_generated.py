@@ -27,8 +27,8 @@ def _generate() -> ModuleType:
     return module
 
 
-def test_files_are_what_the_parsers_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Completion and manual pages are those of the commands as they are; `make generated` writes them."""
+def test_files_are_generated_from_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Completion and manual pages fit the commands, and the copies in the chart their originals: `make generated`."""
     monkeypatch.setenv("COLUMNS", "80")
     for path, text in _generate().generated():
         assert path.read_text(encoding="utf-8") == text, f"{path} differs: make generated"

@@ -44,6 +44,26 @@ def test_chart_has_the_version_of_portspec() -> None:
     assert container(render(MINIMAL))["image"] == f"ghcr.io/portspec/portspec:{__version__}"
 
 
+def test_chart_and_image_agree() -> None:
+    """User, port, program and directory of the state are those of the Dockerfile."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    one = container(render(example("shards")))
+    context = one["securityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
+    assert f"EXPOSE {one['ports'][0]['containerPort']}\n" in dockerfile
+    (entry_point,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', dockerfile, re.MULTILINE)
+    assert f"exec {entry_point} " in one["command"][2]
+    (state,) = (mount["mountPath"] for mount in one["volumeMounts"] if mount["name"] == "state")
+    assert f"VOLUME {state}\n" in dockerfile
+
+
+def test_chart_has_every_dashboard() -> None:
+    """The chart holds a copy of each dashboard, and no other; `make generated` writes them."""
+    places = (CHART / "files" / "dashboards", ROOT / "grafana" / "dashboards")
+    copies, originals = ({path.name for path in place.glob("*.json")} for place in places)
+    assert copies == originals
+
+
 @pytest.mark.parametrize("path", [CHART / "values.yaml", *EXAMPLES], ids=lambda path: path.stem)
 def test_helm_lint_finds_nothing(path: Path) -> None:
     """`helm lint --strict` has neither an error nor a warning, with every file of values."""
@@ -400,3 +420,16 @@ def test_plain_manifests_are_rendered_from_the_chart() -> None:
         assert "namespace" not in manifest["metadata"]
         for version in VERSIONS:
             kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_examples_of_the_page_are_right(tmp_path: Path) -> None:
+    """Every example of values in docs/deployment/kubernetes.md is rendered to valid manifests."""
+    page = (ROOT / "docs" / "deployment" / "kubernetes.md").read_text(encoding="utf-8")
+    examples = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "config:" in text]
+    assert len(examples) == 6
+    for number, text in enumerate(examples):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text, encoding="utf-8")
+        for manifest in render(path):
+            if manifest["kind"] not in OPERATOR_KINDS:
+                kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
