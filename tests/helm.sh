@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the helm that tests/artefacts/test_helm.py starts, .packages/helm/helm, with `go install`. It does nothing where
-# that version is there. Where that fails it says so and goes on: the tests take the helm of the machine, and without one
-# they are skipped (with CI=true: fail).
+# that version is there. Where that fails it says so and goes on: the tests take the helm of the machine, and without
+# one they are skipped (with CI=true: fail).
 set -eu
 cd "$(dirname "$0")/.."
 version=v3.19.5
