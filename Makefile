@@ -8,7 +8,7 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format bench soak-truth lab packages constraints \
+.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth lab packages constraints \
 	generated manifests dist clean
 
 help:  ## show this list
@@ -21,7 +21,7 @@ run:  ## set up .venv and run the exporter on conf.yml
 	$(BIN)/portspec -c conf.yml
 
 test: packages venv  ## set up all that the tests need and run everything
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint compiled matrix-quick
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync helm lint compiled matrix-quick
 	$(BIN)/pytest $(PARALLEL)
 
 # Compile whatever the tests import, once: from a fresh checkout each worker would do so, all at the same time. What is
@@ -63,6 +63,8 @@ lab: venv  ## a shell in a small network of hosts whose truth is known
 packages:  ## install the Debian packages that the tests start as programs, as root
 	@sh tests/packages.sh
 	@sh tests/exim.sh
+
+helm:
 	@sh tests/helm.sh
 
 constraints: venv  ## pin the newest versions of all dependencies, with hashes; after a change of those in pyproject.toml
@@ -74,8 +76,7 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 generated: venv  ## write completion, manual pages and the copies in the Helm chart again, after a change of their sources
 	$(BIN)/python deploy/generate.py
 
-manifests:  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart
-	@sh tests/helm.sh
+manifests: helm  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart
 	sh deploy/kubernetes/render.sh >deploy/kubernetes/new
 	mv deploy/kubernetes/new deploy/kubernetes/portspec.yaml
 
