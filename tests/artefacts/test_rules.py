@@ -15,6 +15,7 @@ import yaml
 
 from portspec.cli.arguments import COMMANDS
 from portspec.metrics import CATALOGUE
+from tests.artefacts.promql_labels import labels_of
 from tests.artefacts.receivers import alertmanager
 from tests.artefacts.rules import (
     ALERTMANAGER,
@@ -40,12 +41,13 @@ if TYPE_CHECKING:
 ALL: Final = read()
 ALERTS: Final = tuple(rule for rule in ALL if rule.is_alert)
 RECORDED: Final = frozenset(rule.name for rule in ALL if not rule.is_alert)
+NONZERO: Final = "instance_host:port_out_of_spec:nonzero"
 #: The one place that names the runbooks is the label of a recording rule.
 RUNBOOK_URL: Final = '{{ with query "portspec:runbooks:info" }}{{ . | first | label "url" }}{{ end }}#'
 HOST_LABELS: Final = frozenset({"team", "site", "env", "role", "owner"})  # of conf.yml, which alerts carry
 LABELS: Final = {metric.name: frozenset(metric.labels) for metric in CATALOGUE} | {
     "up": frozenset[str](),
-    "ALERTS": frozenset({"alertname", "alertstate", "host", "port"}),
+    "ALERTS": frozenset({"alertname", "alertstate", "host", "port", "severity"}),
 }
 EVERY_LABEL: Final = (
     frozenset(chain.from_iterable(LABELS.values())) | TARGET_LABELS | HOST_LABELS | {"alert", "level", "alertname"}
@@ -192,11 +194,53 @@ def test_rules_use_what_portspec_has(rule: Rule) -> None:
         assert set(re.findall(r"\.?[lL]abels\.(\w+)", text)) <= EVERY_LABEL
 
 
+def labels_of_metric(name: str) -> frozenset[str]:
+    """Return the labels of a metric of the catalogue, or of what a rule records."""
+    for rule in ALL:
+        if rule.name == name:
+            return labels_of(rule.expression, labels_of_metric) | rule.labels.keys()
+    return LABELS[name] | TARGET_LABELS | (HOST_LABELS if name == "port_host_info" else frozenset())
+
+
+@each_alert
+def test_alerts_use_only_labels_that_their_expression_leaves(alert: Rule) -> None:
+    """No aggregation or matching drops a label that a text or the severity of the alert names."""
+    left = labels_of(alert.expression, labels_of_metric)
+    if alert.name in ("PortspecUnexpectedPortOpen", "PortspecExpectedPortMissing"):
+        assert {"host", "address", "port", "team", "service_name"} <= left
+    for text in (*alert.annotations.values(), *alert.labels.values()):
+        assert set(re.findall(r"\$labels\.(\w+)", text)) <= left, text
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_recorded_series_are_named_by_level_metric_and_operation(name: str) -> None:
+    """The name of a recording rule is level:metric:operations, and the level is of labels that its series have."""
+    level, metric, operations = name.split(":")
+    assert re.fullmatch(r"[a-z_]+", operations)
+    found = labels_of_metric(name)
+    if level == "portspec":  # has no labels of series
+        assert metric == "runbooks"
+        return
+    assert set(level.split("_")) <= found
+    assert re.fullmatch(r"ALERTS|(port|portspec)_[a-z_]+", metric)
+
+
+@pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert.name.startswith(("Portspec", "Audit"))],
+                         ids=lambda alert: alert.name)  # fmt: skip
+def test_alerts_say_why_they_wait_or_do_not(alert: Rule) -> None:
+    """Above each alert, or above the one before it in the group, a comment gives the reason for its `for`."""
+    text = RULES.read_text(encoding="utf-8")
+    before = text[: text.index(f"      - alert: {alert.name}\n")].rstrip("\n").split("\n\n")[-1]
+    assert re.search(r"^ +#", before, re.MULTILINE), before
+
+
 @each_rule
 def test_rules_about_ports_are_silent_without_a_verdict(rule: Rule) -> None:
     """Whatever is derived from the last verdict looks whether that is the verdict of now."""
+    if rule.name == NONZERO:  # what uses it looks
+        return
     metrics = {selector.metric for selector in selectors(rule.expression)}
-    if metrics & {"port_deviation", "port_out_of_spec", "port_host_up", "port_open"}:
+    if metrics & {"port_deviation", "port_out_of_spec", "port_host_up", "port_open", NONZERO}:
         assert {"port_scan_success", "instance_host:port_scan_age_seconds:overdue"} <= metrics
 
 
