@@ -26,9 +26,9 @@ def labels_of(query: str, of_metric: Callable[[str], frozenset[str]]) -> frozens
 def _of(node: Any, of_metric: Callable[[str], frozenset[str]]) -> frozenset[str]:
     match node:
         case promql_parser.VectorSelector():
-            return of_metric(node.name)
+            return of_metric(node.name or "")
         case promql_parser.MatrixSelector():
-            return of_metric(node.vector_selector.name)
+            return of_metric(node.vector_selector.name or "")
         case promql_parser.ParenExpr() | promql_parser.UnaryExpr():
             return _of(node.expr, of_metric)
         case promql_parser.AggregateExpr():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.run import call
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +29,17 @@ def test_wheel_holds_all_that_the_package_needs(wheel: Path) -> None:
     assert {name for name in files if "__pycache__" not in name} <= packed
     assert "portspec/py.typed" in packed
     assert "portspec/web/templates/index.html" in packed
+
+
+def test_wheel_has_the_files_that_assets_writes(wheel: Path) -> None:
+    """`portspec assets` writes the same files from the wheel as from a clone."""
+    packed = zipfile.ZipFile(wheel)
+    prefix = "portspec/assets/"
+    names = {name.removeprefix(prefix) for name in packed.namelist() if name.startswith(prefix)}
+    listed = call("assets").out.splitlines()
+    assert names == set(listed)
+    for name in listed:
+        assert packed.read(prefix + name) == (ROOT / name).read_bytes()
 
 
 def test_wheel_runs_by_itself(wheel: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from portspec.report.output import write_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATHS: Final = ("conf.yml", "alert_rules", "deploy")
+PATHS: Final = ("conf.yml", "compose.yml", "alert_rules", "deploy", "grafana")
 _NOT_SHIPPED: Final = {"tests", "__pycache__"}
 _MODE: Final = 0o644
 
