@@ -48,6 +48,7 @@ class Engine:
     """A running engine; EngineError says why there is none."""
 
     def __init__(self) -> None:
+        self._built: set[str] = set()
         self._name = f"portspec-test-{secrets.token_hex(4)}"
 
     @staticmethod
@@ -152,8 +153,11 @@ class Engine:
         return int(self.succeed("image", "inspect", "--format", "{{.Size}}", image))
 
     def build(self, target: str, tag: str) -> None:
-        """Build a target of the Dockerfile on the base, without a network."""
+        """Build a target of the Dockerfile on the base, without a network; once."""
+        if tag in self._built:
+            return
         self.succeed("build", "--network", "none", "--build-arg", f"BASE={BASE}", "--target", target, "--tag", tag, ".")
+        self._built.add(tag)
 
     def import_base(self, cache: Path) -> None:
         """Make the image BASE: Debian's smallest system with Python, and the wheels of constraints.txt.

@@ -1,24 +1,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pytest
 import yaml
 
-from tests.e2e.docker import BASE, ROOT, Engine, EngineError
+from tests.e2e.docker import BASE, ROOT, Engine
 from tests.e2e.exporter import until
 from tests.e2e.smtp import PASSWORD, USER, MailServer
-from tests.requirements import forbidden, missing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.requirements import require
 
 MAIL: Final = "198.18.99.1"  # addresses of the machine on which the containers run, in its own network namespace
 HOST: Final = "198.18.99.2"
@@ -64,24 +60,16 @@ _LISTENER: Final = (
 
 
 @pytest.fixture(scope="module")
-def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
-    """Start an engine with the images that compose.yml names, made of Debian's packages."""
-    if os.geteuid() != 0:
-        forbidden("an ordinary user may start no Docker engine")
-    if lacking := Engine.missing() or next((f"not installed: {n}" for n in _PROGRAMS if not shutil.which(n)), None):
-        missing(f"no docker-compose: {lacking}")
-    assert pytestconfig.cache is not None
-    try:
-        with Engine() as found:
-            found.import_base(pytestconfig.cache.mkdir("image"))
-            found.build("connect", "portspec")
-            for name, text in IMAGES.items():
-                found.build_of(text.format(base=BASE), f"test-{name}", _FILES[name])
-            for address in (MAIL, HOST):
-                found.inside("ip", "address", "add", f"{address}/32", "dev", "lo")
-            yield found
-    except EngineError as error:
-        missing(f"no Docker engine: {error}")
+def services(engine: Engine) -> Engine:
+    """Make the images that compose.yml names of Debian's packages, and addresses for a mail server and a host."""
+    for program in _PROGRAMS:
+        require(program)
+    engine.build("connect", "portspec")
+    for name, text in IMAGES.items():
+        engine.build_of(text.format(base=BASE), f"test-{name}", _FILES[name])
+    for address in (MAIL, HOST):
+        engine.inside("ip", "address", "add", f"{address}/32", "dev", "lo")
+    return engine
 
 
 def _project(directory: Path, server: MailServer) -> None:
@@ -123,24 +111,24 @@ def _write(path: Path, content: object) -> None:
     path.chmod(0o644)
 
 
-def test_deviation_becomes_a_mail_and_ends_as_one(engine: Engine, tmp_path: Path) -> None:
+def test_deviation_becomes_a_mail_and_ends_as_one(services: Engine, tmp_path: Path) -> None:
     """`docker-compose up` starts what compose.yml has; a port that opens becomes a mail, and so does its end."""
 
     def compose(*arguments: str) -> str:
-        return engine.succeed(*arguments, program="docker-compose", cwd=project)
+        return services.succeed(*arguments, program="docker-compose", cwd=project)
 
     def subjects() -> list[str]:
         return [str(mail.message["Subject"]) for mail in server.mails()]
 
     project = tmp_path / "project"
     project.mkdir()
-    with MailServer(tmp_path / "mails", engine.popen, address=MAIL) as server:
+    with MailServer(tmp_path / "mails", services.popen, address=MAIL) as server:
         _project(project, server)
         try:
             compose("up", "--detach", *SERVICES)
             for url in URLS.values():
-                until(lambda url=url: engine.answers(url), patience=PATIENCE)  # type: ignore[misc]
-            with engine.popen([sys.executable, "-c", _LISTENER, HOST], stdout=subprocess.PIPE) as listener:
+                until(lambda url=url: services.answers(url), patience=PATIENCE)  # type: ignore[misc]
+            with services.popen([sys.executable, "-c", _LISTENER, HOST], stdout=subprocess.PIPE) as listener:
                 until(
                     lambda: any("6379 (redis) open, not expected" in subject for subject in subjects()),
                     patience=PATIENCE,

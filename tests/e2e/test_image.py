@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.docker import BASE, ROOT, Engine, EngineError
+from tests.e2e.docker import BASE, ROOT, Engine
 from tests.e2e.exporter import until
-from tests.requirements import forbidden, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,22 +18,11 @@ CONFINED = ("--read-only", "--cap-drop", "ALL", "--network", "host")
 SMALL = 130e6  # bytes beyond the base
 
 
-@pytest.fixture(scope="module")
-def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
-    """Start an engine and build both targets of the Dockerfile."""
-    if os.geteuid() != 0:
-        forbidden("an ordinary user may start no Docker engine")
-    if lacking := Engine.missing():
-        missing(f"no Docker engine: {lacking}")
-    assert pytestconfig.cache is not None
-    try:
-        with Engine() as found:
-            found.import_base(pytestconfig.cache.mkdir("image"))
-            found.build("connect", "portspec")
-            found.build("raw", "portspec:raw")
-            yield found
-    except EngineError as error:
-        missing(f"no Docker engine: {error}")
+@pytest.fixture(scope="module", autouse=True)
+def images(engine: Engine) -> None:
+    """Build both targets of the Dockerfile."""
+    engine.build("connect", "portspec")
+    engine.build("raw", "portspec:raw")
 
 
 @pytest.fixture
