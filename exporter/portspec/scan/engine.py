@@ -38,8 +38,12 @@ _RATE_LIMITED_SHARE = 0.8  # of the rate of all jobs: above, the rate is what li
 class AddressScan(Protocol):
     """The scan of one address of a job; each engine has its own class for it."""
 
-    unsettled: int  # ports without a state
     failure: Failure | None
+
+    @property
+    def unsettled(self) -> int:
+        """How many ports have no state yet."""
+        ...
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""

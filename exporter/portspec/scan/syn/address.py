@@ -27,16 +27,14 @@ What the engine calls in each turn: record_answers and expire; if `has_only_susp
 
 Invariants:
 
-* `in_flight` counts the ports whose state is IN_FLIGHT, `unsettled` those below FILTERED. np.maximum keeps an answer
-  from lowering a state.
-* `_tries[port]` is one more than the last try that was sent. An answer to a later try is a forgery and is ignored;
-  reference probes go to ports that are settled and change no state.
+* The states of all ports are in `ports` (port_states.py). Reference probes go to ports that are settled and change no
+  state.
 * In normal mode each port that is not settled is in exactly one of `_unsent` (from `_next_unsent` on), `_retry_queue`,
   a batch of `_outstanding`, or `_suspected_filtered`. Stale entries are allowed: each reader filters by state and try.
 * `_elapsed` has the time from the first try to each other one. It turns the answer to an early try of a repeated probe
   into a round-trip time. `_outstanding` has a queue for each try, in the order of sending and hence of expiry.
 * In rate-limited mode nothing but the current burst is in flight, and neither loss nor window is learned from answers.
-* After a change of the route, the answers to the tries before it are not counted as loss (`_restarted_at`).
+* After a change of the route, the answers to the tries before it are not counted as loss (PortStates.restart).
 """
 
 from __future__ import annotations
@@ -49,13 +47,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import default_rng
 
-from portspec.scan.failures import MAX_SILENCE, cut_off, rate_until_cut_off
+from portspec.scan.failures import cut_off, rate_until_cut_off
 from portspec.scan.job import AddressObservation, Failure
 from portspec.scan.loss import AddressLoss
 from portspec.scan.syn.batch import OutstandingBatch, ProbeBatch
 from portspec.scan.syn.burst import BurstProber
 from portspec.scan.syn.packets import pack
-from portspec.scan.syn.port_states import CLOSED, EMPTY, FILTERED, IN_FLIGHT, OPEN, TO_RETRY, port_array, port_set
+from portspec.scan.syn.port_states import CLOSED, EMPTY, FILTERED, OPEN, PortStates, port_array
 from portspec.scan.syn.reference_ports import AFTER, BEFORE, LAST_TRY, TRY_SLOTS, ReferencePorts
 from portspec.scan.syn.timing import MAX_RANDOM_LOSS, MIN_TIMEOUT, ProbeWindow, RetransmissionTimer
 
@@ -64,8 +62,7 @@ if TYPE_CHECKING:
     from portspec.scan.engine import ActiveJob
     from portspec.scan.loss import PathLoss
     from portspec.scan.route import TrackedRoute
-    from portspec.scan.syn.burst import BracketedBurst
-    from portspec.scan.syn.packets import U8, U16, Bools, Floats
+    from portspec.scan.syn.arrays import U8, U16, Bools, Floats
 
 TRIES = LAST_TRY + 1
 _SAME_TIME = 0.05  # seconds in which reference probes after one batch also count as those before the next
@@ -101,11 +98,9 @@ class SynAddressScan:
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.route: TrackedRoute | None = None
         self.failure: Failure | None = None
-        self.in_flight = 0
         self.answered = False
         self.rtt = float("inf")
-        self._ports = port_array(active_job.job.ports)
-        self.unsettled = len(self._ports)
+        self.ports = PortStates(port_array(active_job.job.ports))
         self._window = ProbeWindow()
         self._timer = RetransmissionTimer(timeout)
         self._loss = AddressLoss(path_loss)
@@ -115,55 +110,45 @@ class SynAddressScan:
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((active_job.job.seed, zlib.crc32(address.encode())))
         first = port_array(active_job.job.first & active_job.job.ports)
-        self._unsent = np.concatenate([first, self._rng.permutation(np.setdiff1d(self._ports, first))])
+        self._unsent = np.concatenate([first, self._rng.permutation(np.setdiff1d(self.ports.all, first))])
         self._next_unsent = 0
         self._retry_queue: deque[tuple[int, U16]] = deque()  # ports to try again, with the number of the try
         self._suspected_filtered: list[tuple[int, U16]] = []  # silent on every try so far, with their number
         self._outstanding: dict[int, deque[OutstandingBatch]] = {}
         self._references = ReferencePorts()
         self._is_reference_turn = False
-        self._is_cut_off = self._is_silent = False
         self._unclosed: list[OutstandingBatch] = []  # after which no reference probe was sent yet
         self._probes = self._probes_at_last_answer = 0
         self._bursts: BurstProber | None = None
-        size = int(self._ports.max(initial=0)) + 1
-        self._state = np.zeros(size, np.uint8)
-        self._tries = np.zeros(size, np.uint8)
-        self._sent_at = np.zeros(size)
-        self._restarted_at: U8 | None = None  # the first try after a change of the route, by port
         alive = port_array(active_job.job.alive)
         self._references.learn(alive, np.full(len(alive), CLOSED, np.uint8))
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""
         more = port_array(ports)
-        self._ports = np.union1d(self._ports, more)
-        if missing := int(self._ports.max(initial=0)) + 1 - len(self._state):
-            self._state = np.pad(self._state, (0, missing))
-            self._tries = np.pad(self._tries, (0, missing))
-            self._sent_at = np.pad(self._sent_at, (0, missing))
-            self._restarted_at = None if self._restarted_at is None else np.pad(self._restarted_at, (0, missing))
-        self.unsettled += len(more)
-        if self._bursts:  # they take all ports that are not settled
-            self._bursts.add_ports(len(self._state))
-        else:
+        self.ports.add(more)
+        if not self._bursts:  # these take all ports that are not settled
             self._unsent = np.concatenate([self._unsent[self._next_unsent :], self._rng.permutation(more)])
             self._next_unsent = 0
 
     @property
     def is_over(self) -> bool:
         """True once every port is settled, or the address has failed."""
-        return not self.unsettled or self.failure is not None
+        return not self.ports.unsettled or self.failure is not None
+
+    @property
+    def unsettled(self) -> int:
+        """How many ports have no state yet."""
+        return self.ports.unsettled
 
     @property
     def room(self) -> int:
         """How many probes the window allows now, if there are as many; 0 if there is nothing to send."""
         if self._bursts:
-            is_sent = self._bursts.current and self._bursts.current.is_sent
-            return 0 if is_sent or self._is_cut_off else self.unsettled
+            return self._bursts.room
         if self._next_unsent == len(self._unsent) and not self._retry_queue:
             return len(self._closing_probe)
-        return max(0, self._window.size - self.in_flight)
+        return max(0, self._window.size - self.ports.in_flight)
 
     @property
     def _closing_probe(self) -> U16:
@@ -179,14 +164,14 @@ class SynAddressScan:
     def has_only_suspects(self) -> bool:
         """True if only the silence of ports is left to judge: call conclude()."""
         if self._bursts:
-            return bool(self._suspected_filtered) or self._is_cut_off
+            return bool(self._suspected_filtered) or self._bursts.is_cut_off
         has_more = (
             self._next_unsent < len(self._unsent)
             or self._retry_queue
-            or self.in_flight
+            or self.ports.in_flight
             or any(self._outstanding.values())
         )
-        return not has_more and self.unsettled > 0
+        return not has_more and self.ports.unsettled > 0
 
     @property
     def recheck_at(self) -> float:
@@ -196,17 +181,17 @@ class SynAddressScan:
     @property
     def _has_retried_all(self) -> bool:
         """True while no port waits for the answer to its first probe, or to be retried."""
-        return not self.unsettled or not (
+        return not self.ports.unsettled or not (
             self._next_unsent < len(self._unsent) or self._retry_queue or self._outstanding.get(0)
         )
 
     def take(self, most: int, now: float) -> ProbeBatch | None:
         """Take up to `most` (at least 1) probes to send, retries first; None if all were answered meanwhile."""
         if self._bursts:
-            return self._take_from_burst(self._bursts, most)
+            return self._bursts.take(self._references.known, most)
         while self._retry_queue:
             attempt, ports = self._retry_queue.popleft()
-            ports = ports[self._state[ports] == TO_RETRY]
+            ports = self.ports.to_retry(ports)
             if len(ports):
                 batch = self._next_batch(attempt, ports, most, now)
                 if len(ports) > len(batch.ports):
@@ -214,41 +199,26 @@ class SynAddressScan:
                 return batch
         if self._next_unsent == len(self._unsent):
             closing = self._closing_probe
-            return ProbeBatch(self, EMPTY, 0, EMPTY, closing) if len(closing) else None
+            return ProbeBatch(EMPTY, 0, EMPTY, closing) if len(closing) else None
         batch = self._next_batch(0, self._unsent[self._next_unsent : self._next_unsent + most], most, now)
         self._next_unsent += len(batch.ports)
         return batch
 
     def _next_batch(self, attempt: int, ports: U16, most: int, now: float) -> ProbeBatch:
         if attempt + 1 < self._min_tries:
-            return ProbeBatch(self, ports[:most], attempt, EMPTY, EMPTY)
+            return ProbeBatch(ports[:most], attempt, EMPTY, EMPTY)
         before, after = self._references.pick(min(most, len(ports)))
         if self._references.latest and now - self._references.latest.sent_at < _SAME_TIME:
             before = before[:0]  # the reference probes after the last batch serve
         if most < _MIN_INTERLEAVED and len(after):  # a low rate
             self._is_reference_turn = not self._is_reference_turn
             return (
-                ProbeBatch(self, EMPTY, attempt, EMPTY, after[:1])
+                ProbeBatch(EMPTY, attempt, EMPTY, after[:1])
                 if self._is_reference_turn
-                else ProbeBatch(self, ports[:1], attempt, EMPTY, EMPTY)
+                else ProbeBatch(ports[:1], attempt, EMPTY, EMPTY)
             )
         before, after = before[: most // 3], after[: most // 3]
-        return ProbeBatch(self, ports[: most - len(before) - len(after)], attempt, before, after)
-
-    def _take_from_burst(self, bursts: BurstProber, most: int) -> ProbeBatch | None:
-        burst = bursts.current or bursts.begin(
-            self._ports[self._state[self._ports] <= TO_RETRY], self._references.known
-        )
-        while not burst.is_sent:
-            attempt, ports = burst.next(most)
-            if attempt == BEFORE:
-                return ProbeBatch(self, EMPTY, LAST_TRY, ports, EMPTY)
-            if attempt == AFTER:
-                return ProbeBatch(self, EMPTY, LAST_TRY, EMPTY, ports)
-            if (self._state[ports] <= TO_RETRY).any():
-                return ProbeBatch(self, ports, LAST_TRY, EMPTY, EMPTY)
-            burst.record_sent(len(ports), 0.0)  # all were answered meanwhile
-        return None
+        return ProbeBatch(ports[: most - len(before) - len(after)], attempt, before, after)
 
     def record_sent(self, batch: ProbeBatch, gone: Bools, at: Floats) -> int:
         """Record which probes of a batch were sent, and when; return how many.
@@ -258,17 +228,17 @@ class SynAddressScan:
         count = int(np.count_nonzero(gone))
         self._probes += count
         if self._bursts:
-            self._record_sent_burst(self._bursts, batch, gone, at)
+            self._bursts.record_sent(batch, gone, at)
             return count
         first, last = len(batch.before), len(batch.before) + len(batch.ports)
         self._record_sent_references(BEFORE, batch.before, gone[:first], at[:first])
         was_sent = gone[first:last]
         ports, times = batch.ports, at[first:last]
         if not was_sent.all():
-            self._state[ports[~was_sent]] = TO_RETRY
+            self.ports.mark_to_retry(ports[~was_sent])
             self._retry_queue.appendleft((batch.attempt, ports[~was_sent]))
             ports, times = ports[was_sent], times[was_sent]
-        self._mark_in_flight(ports, batch.attempt, times)
+        self.ports.mark_in_flight(ports, batch.attempt, times)
         if len(ports):
             outstanding = OutstandingBatch(float(times.min()), float(times.max()), ports, self._references.latest)
             self._outstanding.setdefault(batch.attempt, deque()).append(outstanding)
@@ -283,20 +253,6 @@ class SynAddressScan:
             for outstanding in self._unclosed:
                 outstanding.after = references
             self._unclosed.clear()
-
-    def _record_sent_burst(self, bursts: BurstProber, batch: ProbeBatch, gone: Bools, at: Floats) -> None:
-        count = len(gone) if gone.all() else int(gone.argmin())  # probes after the first unsent one are sent again
-        if bursts.current and count:
-            bursts.current.record_sent(count, float(at[count - 1]))
-        ports, times = batch.ports[:count], at[: len(batch.ports)][:count]
-        waiting = self._state[ports] <= TO_RETRY
-        self._mark_in_flight(ports[waiting], batch.attempt, times[waiting])
-
-    def _mark_in_flight(self, ports: U16, attempt: int, times: Floats) -> None:
-        self._state[ports] = IN_FLIGHT
-        self._tries[ports] = attempt + 1
-        self._sent_at[ports] = times
-        self.in_flight += len(ports)
 
     def slot(self, attempt: int) -> int:
         """Return the source port of a try, counted from the first of our source ports.
@@ -318,7 +274,7 @@ class SynAddressScan:
             at: when they arrived, in seconds.
             direct: whether the address itself sent them.
         """
-        inside = ports < len(self._state)
+        inside = ports < self.ports.size
         if not inside.all():  # a guessed sequence number
             ports, slots, kinds, at, direct = ports[inside], slots[inside], kinds[inside], at[inside], direct[inside]
         attempts = np.where(slots < TRY_SLOTS, (slots + np.uint8(TRY_SLOTS - self._shift)) % np.uint8(TRY_SLOTS), slots)
@@ -332,41 +288,32 @@ class SynAddressScan:
         self._probes_at_last_answer = self._probes
         if (attempts >= BEFORE).any():
             self._record_reference_answers(ports, attempts, at)
-        made = attempts < self._tries[ports]  # a try that was not sent cannot be answered; reference ports are settled
-        ports, attempts, kinds, at = ports[made], attempts[made], kinds[made], at[made]
-        before = self._state[ports]
-        pending = before <= TO_RETRY
-        np.maximum.at(self._state, ports, kinds)
-        settled, rows = np.unique(ports[pending], return_index=True)
-        self.in_flight -= int(np.count_nonzero(before[pending][rows] == IN_FLIGHT))
-        self.unsettled -= len(settled)
-        self._learn(settled, attempts[pending][rows], at[pending][rows])
-        return len(settled)
+        rows = self.ports.record_answers(ports, attempts, kinds)
+        self._learn(ports[rows], attempts[rows], at[rows])
+        return len(rows)
 
     def _record_reference_answers(self, ports: U16, attempts: U8, at: Floats) -> None:
         for end in (BEFORE, AFTER):
             rows = attempts == end
             if self._bursts is None:
                 self._references.record_answers(end, ports[rows].tolist())
-            elif self._bursts.current:
-                times = zip(ports[rows].tolist(), at[rows].tolist(), strict=True)
-                took = [self._bursts.current.record_answer(end, port, moment) for port, moment in times]
-                for sample in filter(None, took):
+            else:
+                for sample in self._bursts.record_reference_answers(end, ports[rows], at[rows]):
                     self._timer.record(sample)
 
     def _learn(self, ports: U16, attempts: U8, at: Floats) -> None:
         """Learn round-trip time, loss and reference ports from the first answers of some ports."""
         if not len(ports):
             return
-        self._references.learn(ports, self._state[ports])
+        self._references.learn(ports, self.ports.state[ports])
         if self._bursts:  # all tries are LAST_TRY, and the host decides what gets lost
             return
         # An answer to an earlier try took the waiting times of the tries after it in addition.
-        waited = self._elapsed[self._tries[ports] - np.uint8(1)] - self._elapsed[attempts]
-        took = np.maximum(at - self._sent_at[ports], 0.0) + waited
+        waited = self._elapsed[self.ports.tries[ports] - np.uint8(1)] - self._elapsed[attempts]
+        took = np.maximum(at - self.ports.sent_at[ports], 0.0) + waited
         self.rtt = min(self.rtt, float(took.min()))
         self._timer.record(float(took.max()))
-        first = int(np.count_nonzero(attempts <= (0 if self._restarted_at is None else self._restarted_at[ports])))
+        first = self.ports.count_first(ports, attempts)
         later = len(ports) - first
         self._loss.answered(first=first, later=later)
         if self._has_retried_all:
@@ -380,8 +327,7 @@ class SynAddressScan:
     def next_expiry(self) -> float | None:
         """Return when the next probe expires; None if there is none."""
         if self._bursts:
-            burst = self._bursts.current
-            return burst.expires_at(self._bursts.wait(self._timer.wait(0))) if burst and burst.is_sent else None
+            return self._bursts.next_expiry(self._timer.wait(0))
         waits = [
             outstanding[0].sent_at + self._timer.wait(attempt)
             for attempt, outstanding in self._outstanding.items()
@@ -395,19 +341,17 @@ class SynAddressScan:
             wait = self._timer.wait(attempt)
             while outstanding and outstanding[0].sent_at + wait <= now:
                 self._expire_batch(attempt, outstanding.popleft(), now)
-        if self._bursts and self._bursts.current and self._bursts.current.is_sent:
-            burst = self._bursts.current
-            wait = self._bursts.wait(self._timer.wait(0))
-            if (burst.is_answered and not self.in_flight) or burst.expires_at(wait) <= now:
-                self._finish_burst(self._bursts, burst, now, wait)
+        if self._bursts and (silent := self._bursts.expire(self._timer.wait(0), now)) is not None:
+            proven = self._bursts.proven(silent, self._required_proofs(self._bursts))
+            if len(proven):
+                self._suspected_filtered.append((TRIES, proven))
+            else:
+                self._bursts.cut_off_if_hopeless(self._last_answer_at, now)
 
     def _expire_batch(self, attempt: int, outstanding: OutstandingBatch, now: float) -> None:
         if self._bursts:  # a batch before entered the rate-limited mode: bursts take all ports
             return
-        ports = outstanding.ports
-        ports = ports[(self._state[ports] == IN_FLIGHT) & (self._tries[ports] == attempt + 1)]
-        self.in_flight -= len(ports)
-        self._state[ports] = TO_RETRY
+        ports = self.ports.expire(outstanding.ports, attempt)
         self._elapsed[attempt + 1 :] += (
             now - outstanding.sent_at - (self._elapsed[attempt + 1] - self._elapsed[attempt])
         )
@@ -433,28 +377,14 @@ class SynAddressScan:
         """Probe in bracketed bursts from now on, with all ports that are not settled."""
         self._window.shrink()
         self._loss.retract()
-        self._bursts = BurstProber(len(self._state), self._window.size, self._rng, now)
+        self._bursts = BurstProber(self.ports, self._window.size, self._rng, now)
         self._last_answer_at = now
-        self._state[self._ports[self._state[self._ports] == IN_FLIGHT]] = TO_RETRY
-        self.in_flight = 0
+        self.ports.expire(self.ports.all)
         self._next_unsent = len(self._unsent)
         self._retry_queue.clear()
         self._suspected_filtered.clear()
         self._outstanding.clear()
         self._unclosed.clear()
-
-    def _finish_burst(self, bursts: BurstProber, burst: BracketedBurst, now: float, wait: float) -> None:
-        """End a burst: ports proven often enough are suspects; the address is cut off if proof is hopeless."""
-        silent = burst.ports[self._state[burst.ports] == IN_FLIGHT]
-        answered = burst.ports[self._state[burst.ports] > FILTERED]
-        self._state[silent] = TO_RETRY
-        self.in_flight = 0
-        silent = bursts.judge(silent, answered, now, wait)
-        proven = bursts.proven(silent, self._required_proofs(bursts))
-        if len(proven):
-            self._suspected_filtered.append((TRIES, proven))
-        elif bursts.is_hopeless(self.unsettled, self._last_answer_at, now):
-            self._is_cut_off, self._is_silent = True, now - self._last_answer_at >= MAX_SILENCE
 
     def _required_proofs(self, bursts: BurstProber) -> int:
         own = self._loss if self._loss.share <= MAX_RANDOM_LOSS else self._loss.path
@@ -466,14 +396,14 @@ class SynAddressScan:
         Call expire() before, with the same time. An address that has answered and does not any more fails: it is cut
         off, and the silence is not that of its ports. Returns how many ports were settled.
         """
-        if self._is_cut_off:
+        if self._bursts and self._bursts.is_cut_off:
             self.failure = cut_off(
                 self.address,
                 heard=self._last_answer_at - self.active_job.started,
                 probes=self._probes_at_last_answer,
-                unseen=self.unsettled,
-                ports=len(self._ports),
-                is_silent=self._is_silent,
+                unseen=self.ports.unsettled,
+                ports=len(self.ports.all),
+                is_silent=self._bursts.is_silent,
             )
             return 0
         if self._bursts is None:
@@ -485,13 +415,12 @@ class SynAddressScan:
         suspects, self._suspected_filtered = self._suspected_filtered, []
         settled = 0
         for attempt, tried in suspects:
-            ports = tried[self._state[tried] <= TO_RETRY]
+            ports = self.ports.unsettled_of(tried)
             if attempt >= tries:
-                self._state[ports] = FILTERED
+                self.ports.mark_filtered(ports)
                 settled += len(ports)
             elif len(ports):
                 self._retry_queue.append((attempt, ports))
-        self.unsettled -= settled
         return settled
 
     def restart_silent_ports(self, now: float) -> None:
@@ -499,15 +428,11 @@ class SynAddressScan:
         if self._bursts:
             self._bursts.restart(now)
             self._last_answer_at = now
-            self._is_cut_off = False
         suspects, self._suspected_filtered = self._suspected_filtered, []
         if not self._bursts and suspects:
             self._min_tries = min(TRIES, max(attempt for attempt, _ in suspects) + self._configured_tries)
-            self._restarted_at = (
-                np.zeros(len(self._state), np.uint8) if self._restarted_at is None else self._restarted_at
-            )
             for attempt, ports in suspects:
-                self._restarted_at[ports] = attempt  # what an outage dropped is not counted as loss
+                self.ports.restart(ports, attempt)
                 self._retry_queue.append((min(attempt, LAST_TRY), ports))
 
     def observation(self, failure: Failure | None = None) -> AddressObservation:
@@ -516,9 +441,9 @@ class SynAddressScan:
         scanned = self.active_job.job.ports
         return AddressObservation(
             address=self.address,
-            scanned=port_set(np.flatnonzero(self._state >= FILTERED)) if failure else scanned,
-            open=port_set(np.flatnonzero(self._state == OPEN)),
-            filtered=port_set(np.flatnonzero(self._state == FILTERED)),
+            scanned=self.ports.settled if failure else scanned,
+            open=self.ports.in_state(OPEN),
+            filtered=self.ports.in_state(FILTERED),
             answered=self.answered,
             rtt=self.rtt if self.answered and self.rtt != float("inf") else None,
             failure=failure,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from portspec.scan.syn.address import SynAddressScan
-    from portspec.scan.syn.packets import U16
+    from portspec.scan.syn.arrays import U16
     from portspec.scan.syn.reference_ports import ReferenceBatch
 
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 class ProbeBatch:
     """Probes to one address: `ports` as try `attempt` (from 0), between the reference ports `before` and `after`."""
 
-    scan: SynAddressScan
     ports: U16
     attempt: int
     before: U16

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    U16 = NDArray[np.uint16]
-    U32 = NDArray[np.uint32]
-    U64 = NDArray[np.uint64]
+    from portspec.scan.syn.arrays import U16, U32, U64
 
 MESSAGE_LENGTH = 36  # two addresses of 16 bytes (IPv4 mapped into IPv6), two ports of 2
 

@@ -272,7 +272,7 @@ class SynEngine(EngineThread):
         if not ready:
             return False
         allowed = self._pacer.take(min(MAX_BATCH, self._free()), now)
-        batches: dict[int, list[ProbeBatch]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        batches: dict[int, list[tuple[SynAddressScan, ProbeBatch]]] = {socket.AF_INET: [], socket.AF_INET6: []}
         left = allowed
         for number, (scan, room) in enumerate(ready):
             if not left:
@@ -283,7 +283,7 @@ class SynEngine(EngineThread):
             scan.active_job.pacer.put_back(most - (len(batch) if batch else 0))
             if batch:
                 left -= len(batch)
-                batches[scan.family].append(batch)
+                batches[scan.family].append((scan, batch))
             self._scans.rotate(-1)  # so that this address is the last in the next turn
         sent = sum(self._send_batches(family, some) for family, some in batches.items() if some)
         self._pacer.put_back(allowed - sent)
@@ -293,24 +293,23 @@ class SynEngine(EngineThread):
         return sent > 0
 
     def _free(self) -> int:
-        return max(0, self._window - sum(scan.in_flight for scan in self._scans))
+        return max(0, self._window - sum(scan.ports.in_flight for scan in self._scans))
 
-    def _send_batches(self, family: int, batches: list[ProbeBatch]) -> int:
+    def _send_batches(self, family: int, batches: list[tuple[SynAddressScan, ProbeBatch]]) -> int:
         """Send batches of one family; return how many probes were sent."""
         first_port = self._channel.first_source_port
-        counts = [len(some) for batch in batches for some in batch.parts]
-        indices = np.repeat(np.repeat([self._table.index(batch.scan) for batch in batches], 3), counts)
-        slots = [slot for batch in batches for slot in (BEFORE, batch.scan.slot(batch.attempt), AFTER)]
+        counts = [len(some) for _, batch in batches for some in batch.parts]
+        indices = np.repeat(np.repeat([self._table.index(scan) for scan, _ in batches], 3), counts)
+        slots = [slot for scan, batch in batches for slot in (BEFORE, scan.slot(batch.attempt), AFTER)]
         source_ports = np.repeat(np.array(slots, np.uint16) + np.uint16(first_port), counts)
-        ports = np.concatenate([some for batch in batches for some in batch.parts])
+        ports = np.concatenate([some for _, batch in batches for some in batch.parts])
         report = self._channel.send(family, self._table.probes(indices, source_ports, ports))
         gone = np.ones(len(ports), np.bool_)
         for unsent in report.unsent:
             gone[unsent.first : unsent.last] = False
         start = total = 0
-        for batch in batches:
+        for scan, batch in batches:
             end = start + len(batch)
-            scan = batch.scan
             count = scan.record_sent(batch, gone[start:end], report.at[start:end])
             scan.active_job.probes += count
             scan.active_job.pacer.put_back(len(batch) - count)

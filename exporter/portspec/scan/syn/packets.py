@@ -17,12 +17,7 @@ from portspec.scan.syn.port_states import CLOSED, FILTERED, LOCAL_REJECTION, OPE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    U8 = NDArray[np.uint8]
-    U16 = NDArray[np.uint16]
-    U32 = NDArray[np.uint32]
-    U64 = NDArray[np.uint64]
-    Bools = NDArray[np.bool_]
-    Floats = NDArray[np.float64]
+    from portspec.scan.syn.arrays import U8, U16, U32, U64, Bools, Floats
 
 SNAPSHOT = 176  # bytes of a packet that are read: an ICMP error with the longest headers needs 136
 

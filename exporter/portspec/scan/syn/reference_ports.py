@@ -19,7 +19,7 @@ from portspec.scan.syn.port_states import CLOSED, OPEN
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from portspec.scan.syn.packets import U8, U16
+    from portspec.scan.syn.arrays import U8, U16
 
 # A probe's source port tells which try it is; these count from the first of our source ports. The last two are for
 # reference probes.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from portspec.scan.syn.address import SynAddressScan
-    from portspec.scan.syn.packets import U16, U64
+    from portspec.scan.syn.arrays import U16, U64
 
 _ROW = np.dtype([("own", "16u1"), ("peer", "16u1"), ("partial", "u4"), ("hash", "4u8")])
 _INITIAL_ROWS = 64
