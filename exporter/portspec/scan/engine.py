@@ -54,10 +54,10 @@ class AddressScan(Protocol):
         ...
 
 
-S = TypeVar("S", bound=AddressScan)
+S_co = TypeVar("S_co", bound=AddressScan, covariant=True)
 
 
-class ActiveJob(Generic[S]):
+class ActiveJob(Generic[S_co]):
     """A job in progress. `make_scan` makes the scan of an address, `shared` is the pacer of all jobs."""
 
     __slots__ = (
@@ -70,7 +70,7 @@ class ActiveJob(Generic[S]):
         job: ScanJob,
         future: Future[Observation],
         now: float,
-        make_scan: Callable[[ActiveJob[S], str], S],
+        make_scan: Callable[[ActiveJob[S_co], str], S_co],
         shared: Pacer | None = None,
     ) -> None:
         self.job = job
@@ -81,7 +81,7 @@ class ActiveJob(Generic[S]):
         self._passed = self._shared.passed
         self.is_slow = False
         self.pacer = job.pacer or Pacer(job.host_rate)
-        self.scans = [make_scan(self, address) for address in job.addresses]
+        self.scans: Sequence[S_co] = [make_scan(self, address) for address in job.addresses]
 
     @property
     def is_over(self) -> bool:
@@ -132,7 +132,7 @@ class ActiveJob(Generic[S]):
 
     def release(self) -> None:
         """Drop the scans, which refer back to this job, so that their memory is freed at once."""
-        self.scans.clear()
+        self.scans = ()
 
     def fail(self, error: Exception) -> None:
         """Set the future's exception."""
@@ -228,7 +228,7 @@ class EngineThread(ABC):
                 self._wake = -1
             self._release()
 
-    def _add_ports_to_jobs(self, jobs: Iterable[ActiveJob[S]]) -> None:
+    def _add_ports_to_jobs(self, jobs: Iterable[ActiveJob[S_co]]) -> None:
         """Pass added ports on to their jobs; call it when every job of the inbox has begun."""
         while self._added_ports:
             future, ports = self._added_ports.popleft()
@@ -236,7 +236,7 @@ class EngineThread(ABC):
                 if job.future is future:
                     self.stats.ports_submitted += job.add_ports(ports)
 
-    def _answer_partial_requests(self, jobs: Iterable[ActiveJob[S]], now: float) -> None:
+    def _answer_partial_requests(self, jobs: Iterable[ActiveJob[S_co]], now: float) -> None:
         """Answer the calls of so_far(); call it when every job of the inbox has begun."""
         while self._partial_requests:
             future, failure, answer = self._partial_requests.popleft()
@@ -249,7 +249,7 @@ class EngineThread(ABC):
             else:
                 answer.set_result(seen[0] if seen else None)
 
-    def _check_slow_jobs(self, jobs: Sequence[ActiveJob[S]], now: float, wait: float | None) -> float | None:
+    def _check_slow_jobs(self, jobs: Sequence[ActiveJob[S_co]], now: float, wait: float | None) -> float | None:
         """Find the jobs that have become slow; return `wait`, or the seconds until the next check if they are fewer."""
         if not jobs:
             self._check_slow_at = -math.inf

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from portspec.limit import LimitSlot
     from portspec.ports import PortSet
     from portspec.scan.job import ScanJob
-    from portspec.scan.sharing import SharedScan, SharedScans
+    from portspec.scan.table import ScanTable, SharedScan
 
 MAX_ADDRESSES_PER_JOB = 8  # that are scanned at a time, beside slow ones
 
@@ -36,11 +36,18 @@ class AddressRequest:
     waiter: asyncio.Future[Observation | None]
     scan: SharedScan | None = None
 
+    def leave(self) -> None:
+        """Stop waiting for the scan."""
+        if self.scan:
+            self.scan.leave(self.waiter)
+        if not self.waiter.cancel() and not self.waiter.cancelled():
+            self.waiter.exception()  # retrieved here: a job with several addresses may not have awaited all of them
+
 
 class JobRequest:
     """What a job asks of its addresses, from begin() to close()."""
 
-    def __init__(self, scans: SharedScans, place: LimitSlot, since: float, on_begin: Callable[[], object]) -> None:
+    def __init__(self, scans: ScanTable, place: LimitSlot, since: float, on_begin: Callable[[], object]) -> None:
         self.requests: list[AddressRequest] = []
         self._scans = scans
         self._place = place
@@ -87,7 +94,7 @@ class JobRequest:
         for request in self.requests:
             if request.scan and self._slowed in request.scan.on_slow:
                 request.scan.on_slow.remove(self._slowed)
-            self._scans.leave(request)
+            request.leave()
         for _ in range(self._shared):
             self._place.wake()
 
@@ -104,7 +111,7 @@ class JobRequest:
 
     def _continue(self, _: object = None) -> None:
         """Begin scans of the job's own, up to MAX_ADDRESSES_PER_JOB at a time."""
-        while self._left and sum(map(self._scans.is_active, self._own)) < MAX_ADDRESSES_PER_JOB:
+        while self._left and sum(map(self._is_active, self._own)) < MAX_ADDRESSES_PER_JOB:
             request = self._left.popleft()
             if request.job is None:
                 continue
@@ -120,8 +127,11 @@ class JobRequest:
                 self._place.give_way()
             self._begin(request.scan)
         is_waiting = any(request.job and not request.waiter.done() for request in self.requests)
-        if is_waiting and not any(map(self._scans.is_active, self._own)):
+        if is_waiting and not any(map(self._is_active, self._own)):
             self._place.give_way()
+
+    def _is_active(self, request: AddressRequest) -> bool:
+        return request.scan is not None and not request.waiter.done() and self._scans.is_active(request.scan)
 
     def _slowed(self) -> None:
         self._place.give_way()

@@ -17,7 +17,7 @@ from portspec.limit import Limit, LimitSlot
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
 from portspec.scan.pacing import Pacer
-from portspec.scan.sharing import SHARING_WINDOW
+from portspec.scan.table import SHARING_WINDOW
 from portspec.schedule.canary import FRESH as LOOKED_RECENTLY
 from portspec.schedule.canary import disbelieved, silence
 from portspec.schedule.confirmation import Settler, apart

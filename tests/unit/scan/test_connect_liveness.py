@@ -8,8 +8,8 @@ import pytest
 
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason, ScanJob
-from portspec.scan.connect.address import CLOSED, FILTERED, OPEN, ConnectAddressScan, SilentTry
-from portspec.scan.connect.liveness import TRIES_PER_CHECK, LivenessCheck, ReferenceProbes
+from portspec.scan.connect.address import CLOSED, FILTERED, OPEN, SilentTry
+from portspec.scan.connect.liveness import TRIES_PER_CHECK, CheckedAddressScan, ReferenceProbes
 from portspec.scan.engine import ActiveJob
 from portspec.scan.failures import MAX_SILENCE, MAX_STALL
 from portspec.scan.loss import PathLoss
@@ -20,14 +20,13 @@ TIMEOUT = 1.0
 
 def scan_of(
     *, closed: tuple[int, ...] = (), is_open: tuple[int, ...] = (), alive: tuple[int, ...] = ()
-) -> ConnectAddressScan:
+) -> CheckedAddressScan:
     """Return the scan of an address of which some ports have answered, and of which port 9 is silent."""
     job = ScanJob((ADDRESS,), PortSet.of([9, *closed, *is_open, *alive]), alive=PortSet.of(alive))
     active_job = ActiveJob(
-        job, Future(), 0.0, lambda active_job, address: ConnectAddressScan(active_job, address, PathLoss())
+        job, Future(), 0.0, lambda active_job, address: CheckedAddressScan(active_job, address, PathLoss())
     )
     scan = active_job.scans[0]
-    scan.liveness = LivenessCheck(scan)
     for state, ports in ((CLOSED, closed), (OPEN, is_open)):
         for port in ports:
             scan.states[port] = state
@@ -36,14 +35,14 @@ def scan_of(
     return scan
 
 
-def time_out(scan: ConnectAddressScan, at: float) -> list[SilentTry]:
+def time_out(scan: CheckedAddressScan, at: float) -> list[SilentTry]:
     """Let a last try of port 9, sent at a time, stay silent."""
     scan.suspected_filtered = [SilentTry((ADDRESS, 9), at)]
     scan.liveness.record_tries(1)
     return scan.suspected_filtered
 
 
-def send_check(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
+def send_check(scan: CheckedAddressScan, at: float) -> ReferenceProbes:
     """Send the check that is due; there is one."""
     probes = scan.liveness.begin_check(TIMEOUT, at)
     assert probes is not None
@@ -235,7 +234,7 @@ def test_restart_forgets_all_checks() -> None:
     assert scan.states[9] != FILTERED
 
 
-def send_idle_check(scan: ConnectAddressScan, at: float) -> ReferenceProbes:
+def send_idle_check(scan: CheckedAddressScan, at: float) -> ReferenceProbes:
     """Send an idle check; one is due."""
     probes = scan.liveness.begin_idle_check(TIMEOUT, at)
     assert probes is not None

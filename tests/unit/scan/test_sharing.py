@@ -13,7 +13,8 @@ from portspec.limit import Limit, LimitSlot
 from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
 from portspec.scan.request import MAX_ADDRESSES_PER_JOB
-from portspec.scan.sharing import SHARING_WINDOW, UNFINISHED, SharedScans, SlowScans
+from portspec.scan.sharing import UNFINISHED, SharedScans
+from portspec.scan.table import SHARING_WINDOW, SlowScans
 from tests.unit.factories import ScriptedEngine, seen, settle
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_two_hundred_names_of_an_address_share_one_scan_and_one_place() -> None:
             assert set(item.open) == ({80, 1007} if number == 7 else {80})
             assert observation.duration == 2.0
         assert scene.limit.held == 0
-        assert scene.scans._addresses == {}
+        assert scene.scans._table._addresses == {}
 
     asyncio.run(scenario())
 
@@ -205,7 +206,7 @@ def test_scans_that_have_ended_are_forgotten() -> None:
             await settle()
             scene.finish(number)
             await task
-            assert len(scene.scans._ended) <= 2 * SHARING_WINDOW + 1
+            assert len(scene.scans._table._ended) <= 2 * SHARING_WINDOW + 1
 
     asyncio.run(scenario())
 
@@ -342,7 +343,7 @@ def test_cancelled_job_is_not_scanned() -> None:
         scene.finish(0)
         await first
         await settle()
-        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._addresses) == (1, 0, {})
+        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._table._addresses) == (1, 0, {})
 
     asyncio.run(scenario())
 
@@ -359,7 +360,7 @@ def test_exception_of_the_engine_reaches_all_jobs() -> None:
         scene.engine.close()
         with pytest.raises(RuntimeError, match="closed"):
             await scene.ask(A)
-        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+        assert (scene.limit.held, scene.scans._table._addresses) == (0, {})
 
     asyncio.run(scenario())
 
@@ -402,7 +403,7 @@ def test_slow_scan_gives_its_place_back_for_good() -> None:
         assert scene.limit.held == 1
         scene.finish(1)
         await other
-        assert (scene.limit.held, len(scene.scans._slow)) == (0, 0)
+        assert (scene.limit.held, len(scene.scans._table._slow)) == (0, 0)
 
     asyncio.run(scenario())
 
@@ -462,7 +463,7 @@ def test_late_on_slow_is_ignored() -> None:
         scene.engine.jobs[0].on_slow()
         await task
         await settle()
-        assert (scene.limit.held, len(scene.scans._slow)) == (0, 0)
+        assert (scene.limit.held, len(scene.scans._table._slow)) == (0, 0)
 
     asyncio.run(scenario())
 
@@ -482,7 +483,7 @@ def test_many_addresses_of_a_job_are_scanned_a_few_at_a_time() -> None:
         scene.engine.jobs[1].on_slow()
         await settle()
         assert len(scene.engine.jobs) == MAX_ADDRESSES_PER_JOB + 2
-        assert len(scene.scans._addresses) == MAX_ADDRESSES_PER_JOB + 1
+        assert len(scene.scans._table._addresses) == MAX_ADDRESSES_PER_JOB + 1
         await end(scene, [task])
         assert [item.address for item in task.result().addresses] == addresses
         assert (scene.limit.held, scene.begun) == (0, 1)
@@ -509,7 +510,7 @@ def test_partial_result_at_the_time_limit() -> None:
         assert (third.scanned, third.failure) == (PortSet(), UNFINISHED)
         await settle()
         assert [future.cancelled() for future in scene.engine.futures] == [False, True, True]
-        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+        assert (scene.limit.held, scene.scans._table._addresses) == (0, {})
 
     asyncio.run(scenario())
 
@@ -545,7 +546,7 @@ def test_time_limit_while_waiting_for_a_place() -> None:
         scene.finish(0)
         await first
         await settle()
-        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._addresses) == (1, 0, {})
+        assert (len(scene.engine.jobs), scene.limit.held, scene.scans._table._addresses) == (1, 0, {})
 
     asyncio.run(scenario())
 
@@ -567,7 +568,7 @@ def test_no_place_is_lost(steps: Sequence[tuple[str, list[str], int]], places: i
 
     async def scenario() -> None:
         scene = Scene(places=places)
-        scene.scans._slow = SlowScans(most=most_slow)
+        scene.scans._table._slow = SlowScans(most=most_slow)
         asked: list[tuple[asyncio.Task[Observation], asyncio.Future[None]]] = []
         most = places
         for number, (step, addresses, which) in enumerate(steps):
@@ -591,11 +592,11 @@ def test_no_place_is_lost(steps: Sequence[tuple[str, list[str], int]], places: i
             if which % 3:
                 await settle()
                 assert 0 <= scene.limit.held <= most
-                assert len(scene.scans._slow) <= most_slow
+                assert len(scene.scans._table._slow) <= most_slow
         await end(scene, [task for task, _ in asked])
         await settle()
         assert all(future.done() for future in scene.engine.futures)
-        assert (scene.limit.held, len(scene.scans._slow), scene.scans._addresses) == (0, 0, {})
+        assert (scene.limit.held, len(scene.scans._table._slow), scene.scans._table._addresses) == (0, 0, {})
         for task, _ in asked:
             assert task.cancelled() or len(task.result().addresses)
 
@@ -645,7 +646,7 @@ def test_every_job_gets_its_ports(
                     item == seen(item.address, scanned=some, is_open=some & PortSet.of([1]))
                     for item in task.result().addresses
                 )
-        assert (scene.limit.held, scene.scans._addresses) == (0, {})
+        assert (scene.limit.held, scene.scans._table._addresses) == (0, {})
 
     asyncio.run(scenario())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.scan.sharing import SlowScans
+from portspec.scan.table import SlowScans
 
 
 def test_slow_scans_are_admitted_in_order() -> None:

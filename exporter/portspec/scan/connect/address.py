@@ -32,7 +32,6 @@ from portspec.scan.loss import AddressLoss
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portspec.scan.connect.liveness import LivenessCheck
     from portspec.scan.engine import ActiveJob
     from portspec.scan.loss import PathLoss
     from portspec.scan.route import TrackedRoute
@@ -58,7 +57,7 @@ class ConnectAddressScan:
 
     __slots__ = (
         "active_job", "address", "answered", "attempts", "failure", "family", "had_patient_probes", "has_unsent",
-        "in_flight", "last_answer_at", "liveness", "loss", "parent", "patience", "patient_attempts",
+        "in_flight", "last_answer_at", "loss", "parent", "patience", "patient_attempts",
         "probes_at_last_answer", "retry_queue", "route", "rtt", "states", "suspected_filtered", "unsent", "unsettled",
         "window",
     )  # fmt: skip
@@ -99,7 +98,6 @@ class ConnectAddressScan:
         self.failure: Failure | None = None
         self.loss = AddressLoss(path_loss)
         self.route: TrackedRoute | None = None
-        self.liveness: LivenessCheck  # not set for reference probes
 
     @property
     def has_more(self) -> bool:

@@ -24,8 +24,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from portspec.scan.connect.address import CLOSED, FILTERED, MAX_ADDRESS_WINDOW, OPEN, ConnectAddressScan, SilentTry
-from portspec.scan.connect.liveness import PATIENT_PROBES, TIMEOUT_FACTOR, LivenessCheck
+from portspec.scan.connect.address import CLOSED, FILTERED, MAX_ADDRESS_WINDOW, OPEN, SilentTry
+from portspec.scan.connect.liveness import PATIENT_PROBES, TIMEOUT_FACTOR, CheckedAddressScan
 from portspec.scan.connect.outstanding import OutstandingProbes
 from portspec.scan.connect.sockets import (
     HANDSHAKE_DONE,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from portspec.scan.connect.address import Endpoint
+    from portspec.scan.connect.address import ConnectAddressScan, Endpoint
     from portspec.scan.connect.liveness import ReferenceProbes
     from portspec.scan.job import Observation, ScanJob
     from portspec.scan.route import Network, TrackedRoute
@@ -115,8 +115,8 @@ class ConnectEngine(EngineThread):
         self._window = self._limit
         self._address_window = address_window
         self._widen_at = 0.0
-        self._active_jobs: list[ActiveJob[ConnectAddressScan]] = []
-        self._scans: deque[ConnectAddressScan] = deque()
+        self._active_jobs: list[ActiveJob[CheckedAddressScan]] = []
+        self._scans: deque[CheckedAddressScan] = deque()
         self._outstanding = OutstandingProbes()
         self._idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
         self._epoll = select.epoll()
@@ -152,12 +152,11 @@ class ConnectEngine(EngineThread):
         self._active_jobs.append(active_job)
         for scan in active_job.scans:
             scan.route = self._track_route(scan)
-            scan.liveness = LivenessCheck(scan)
         self._scans.extend(scan for scan in active_job.scans if scan.failure is None)
         self.stats.ports_submitted += len(active_job.scans) * len(active_job.job.ports)
 
-    def _new_scan(self, active_job: ActiveJob[ConnectAddressScan], address: str) -> ConnectAddressScan:
-        return ConnectAddressScan(active_job, address, self._loss)
+    def _new_scan(self, active_job: ActiveJob[CheckedAddressScan], address: str) -> CheckedAddressScan:
+        return CheckedAddressScan(active_job, address, self._loss)
 
     def _track_route(self, scan: ConnectAddressScan) -> TrackedRoute | None:
         if self._routes is None:
@@ -176,7 +175,7 @@ class ConnectEngine(EngineThread):
             job.deliver(self._clock())
             job.release()
 
-    def _drop_job(self, job: ActiveJob[ConnectAddressScan]) -> None:
+    def _drop_job(self, job: ActiveJob[CheckedAddressScan]) -> None:
         self._active_jobs.remove(job)
         for scan in job.scans:
             self.stats.ports_settled += scan.unsettled
@@ -228,7 +227,7 @@ class ConnectEngine(EngineThread):
         waiting = [scan for scan in ready if scan.in_flight < min(quotas[scan.active_job.is_slow], scan.window)]
         return 0.0 if total else self._wait_time(waiting, now)
 
-    def _is_ready(self, scan: ConnectAddressScan, now: float) -> bool:
+    def _is_ready(self, scan: CheckedAddressScan, now: float) -> bool:
         return not scan.liveness.is_paused(now) if scan.has_more else scan.liveness.needs_closing_check(now)
 
     def _quotas(self) -> dict[bool, int]:
@@ -244,7 +243,7 @@ class ConnectEngine(EngineThread):
             for is_slow, share in ((True, kept // max(1, slow)), (False, others))
         }
 
-    def _wait_time(self, waiting: list[ConnectAddressScan], now: float) -> float | None:
+    def _wait_time(self, waiting: list[CheckedAddressScan], now: float) -> float | None:
         """Return the seconds until something is due: a probe expires, a rest ends, or a rate allows the next probe.
 
         `waiting` are the addresses that have something to send and are limited by nothing but rate or window.
@@ -261,7 +260,7 @@ class ConnectEngine(EngineThread):
                 times.append(paced)
         return max(0.0, min(times) - self._clock()) if times else None
 
-    def _send_to(self, scan: ConnectAddressScan, count: int, now: float) -> int:
+    def _send_to(self, scan: CheckedAddressScan, count: int, now: float) -> int:
         """Send up to `count` probes to an address, reference probes among its last tries; return how many were sent."""
         if scan.wants_patient_probes:
             return self._send(scan, min(count, PATIENT_PROBES), is_patient=True)
@@ -276,7 +275,7 @@ class ConnectEngine(EngineThread):
         liveness.record_tries(sent)
         return checked + sent
 
-    def _send_reference_probes(self, scan: ConnectAddressScan, probes: ReferenceProbes, count: int) -> int:
+    def _send_reference_probes(self, scan: CheckedAddressScan, probes: ReferenceProbes, count: int) -> int:
         sent = self._send(probes, min(count, probes.unsettled))
         if not sent:
             scan.liveness.cancel(probes)
@@ -352,7 +351,7 @@ class ConnectEngine(EngineThread):
         scan = scan.parent or scan
         if scan.failure is None:
             scan.failure = failure
-            self._scans.remove(scan)
+            self._scans = deque(each for each in self._scans if each is not scan)
 
     def _collect(self, events: list[tuple[int, int]], now: float) -> None:
         queue, others = self._outstanding.default, self._outstanding.patient or self._outstanding.held

@@ -44,6 +44,9 @@ from portspec.scan.route import RouteStatus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from portspec.scan.engine import ActiveJob
+    from portspec.scan.loss import PathLoss
+
 TRIES_PER_CHECK = 128  # last tries between two checks
 PROBES_PER_CHECK = 2
 PATIENT_PROBES = 4  # ports of an address that has not answered at all which get the timeout of reference probes
@@ -53,6 +56,18 @@ _MAX_REFERENCE_PORTS = 32  # of either state that take turns
 _MIN_UNANSWERED = 3  # checks in a row that must stay unanswered before an address is cut off
 _IDLE_FACTOR = 2.0  # an idle check is sent after so many timeouts without an answer
 _MIN_REST, _MAX_REST = 0.25, 2.0  # seconds
+
+
+class CheckedAddressScan(ConnectAddressScan):
+    """The scan of an address whose silence is checked."""
+
+    __slots__ = ("liveness",)
+
+    active_job: ActiveJob[CheckedAddressScan]
+
+    def __init__(self, active_job: ActiveJob[CheckedAddressScan], address: str, path_loss: PathLoss) -> None:
+        super().__init__(active_job, address, path_loss)
+        self.liveness = LivenessCheck(self)
 
 
 class ReferenceProbes(ConnectAddressScan):
