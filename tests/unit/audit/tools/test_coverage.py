@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.audit.model import Audit, Status, System, ToolRun
+from portspec.audit.model import Status, System, ToolRun
 from portspec.audit.tools import parse
 from portspec.audit.tools.coverage import arguments_of, first_option_set, option_values, past_standard_support
+from tests.unit.audit.tools.outputs import DEBIAN, grype, osv_scanner, trivy
 
-DEBIAN: Final = System("Linux", "debian", (), "12")
-KIN_OF_RHEL: Final = ("rhel", "centos", "fedora")
 FREEBSD: Final = System("FreeBSD", "freebsd", (), "14.1-RELEASE")
-TRIVY: Final = {
-    "SchemaVersion": 2,
-    "Metadata": {"OS": {"Family": "debian", "Name": "12.5"}},
-    "Results": [{"Target": "/ (debian 12.5)", "Class": "os-pkgs", "Packages": [{"Name": "bash"}]}],
-}
 CLEAN: Final = {
-    "trivy": ToolRun("trivy", 0, json.dumps(TRIVY), system=System("Linux", "debian", (), "12")),
+    "trivy": trivy(system=DEBIAN),
     "debsecan": ToolRun("debsecan", 0, "# portspec: debsecan ended with 0\n", system=System("Linux", "debian")),
     "pkg": ToolRun("pkg-audit", 0, "0 problem(s) in 0 installed package(s) found.\n", system=FREEBSD),
     "arch-audit": ToolRun("arch-audit", 0, "[]", system=System("Linux", "arch")),
@@ -37,167 +31,8 @@ CLEAN: Final = {
 }
 
 
-def trivy(family: str, release: str, system: System | None = None, **more: Any) -> Audit:
-    """Read an output of trivy that lists the packages of a system, without vulnerabilities."""
-    document = {
-        "SchemaVersion": 2,
-        "ArtifactName": "/",
-        "ArtifactType": "filesystem",
-        "Metadata": {"OS": {"Family": family, "Name": release}},
-        "Results": [{"Target": f"/ ({family} {release})", "Class": "os-pkgs", "Type": family}],
-        **more,
-    }
-    return parse(ToolRun("trivy", 0, json.dumps(document), system=system))
-
-
-def grype(name: str, version: str, like: tuple[str, ...] = (), system: System | None = None, **more: Any) -> Audit:
-    """Read an output of grype without matches."""
-    document = {
-        "matches": [],
-        "source": {"type": "directory", "target": "/"},
-        "distro": {"name": name, "version": version, "idLike": list(like)},
-        "descriptor": {"name": "grype", "configuration": {}, "db": {}},
-        **more,
-    }
-    return parse(ToolRun("grype", 0, json.dumps(document), system=system))
-
-
-def osv_scanner(ecosystem: str, system: System | None = None, **more: Any) -> Audit:
-    """Read an output of osv-scanner that lists a package of a system, without vulnerabilities."""
-    packages = [{"package": {"name": "bash", "version": "5", "ecosystem": ecosystem}}]
-    document = {"results": [{"source": {"path": "/srv/sbom.json", "type": "sbom"}, "packages": packages}], **more}
-    return parse(ToolRun("osv-scanner", 0, json.dumps(document), system=system))
-
-
 @pytest.mark.parametrize(
-    ("family", "release"),
-    [
-        ("debian", "trixie/sid"),  # testing, unstable, Linux Mint, Pop!_OS, elementary: /etc/debian_version
-        ("debian", "kali-rolling"),
-        ("debian", "daedalus/ceres"),
-        ("debian", "5"),
-        ("debian", ""),
-        ("ubuntu", "21.3"),
-        ("coreos", "40.20240101.3.0"),  # has a driver that knows nothing
-        ("none", ""),
-    ],
-)
-def test_trivy_without_data_for_the_release_is_unsupported(family: str, release: str) -> None:
-    """Trivy lists the packages, finds nothing, and does not say that it has no data."""
-    audit = trivy(family, release)
-    assert audit.status == Status.UNSUPPORTED
-    assert audit.reason == (
-        f'trivy lists the packages of "{family} {release}'.rstrip() + '" but has no data for this system'
-    )
-
-
-@pytest.mark.parametrize(
-    ("family", "release", "system"),
-    [
-        ("alma", "9.4", System("Linux", "almalinux", KIN_OF_RHEL, "9.4")),
-        ("alpine", "3.20.1", System("Linux", "alpine", (), "3.20.1")),
-        ("amazon", "2 (Karoo)", System("Linux", "amzn", ("centos", "rhel", "fedora"), "2")),
-        ("amazon", "2023.6.20241010 (Amazon Linux)", System("Linux", "amzn", ("fedora",), "2023")),
-        ("amazon", "AMI release 2018.03", System("Linux", "amzn", ("rhel", "fedora"), "2018.03")),
-        ("azurelinux", "3.0", System("Linux", "azurelinux", (), "3.0")),
-        ("bottlerocket", "1.20.0", System("Linux", "bottlerocket", (), "1.20.0")),
-        ("cbl-mariner", "2.0.20240101", System("Linux", "mariner", (), "2.0")),
-        ("centos", "7.9.2009", System("Linux", "centos", ("rhel", "fedora"), "7")),
-        ("chainguard", "20230214", System("Linux", "chainguard", (), "20230214")),
-        ("debian", "12.5", DEBIAN),
-        ("debian", "12.5", System("Linux", "raspbian", ("debian",), "12")),
-        ("debian", "13.0", None),
-        ("echo", "1", System("Linux", "echo", ("debian",), "1")),
-        ("minimos", "20250101", System("Linux", "minimos", (), "20250101")),
-        ("opensuse.leap", "15.5", System("Linux", "opensuse-leap", ("suse", "opensuse"), "15.5")),
-        ("opensuse-tumbleweed", "20240607", System("Linux", "opensuse-tumbleweed", ("opensuse", "suse"), "20240607")),
-        ("oracle", "9.4", System("Linux", "ol", ("fedora",), "9.4")),
-        ("photon", "5.0", System("Linux", "photon", (), "5.0")),
-        ("redhat", "9.4", System("Linux", "rhel", ("fedora",), "9.4")),
-        ("redhat", "8.9", System("Linux", "cloudlinux", KIN_OF_RHEL, "8.9")),
-        ("rocky", "9.4", System("Linux", "rocky", KIN_OF_RHEL, "9.4")),
-        ("suse linux enterprise server", "15.5", System("Linux", "sles", ("suse",), "15.5")),
-        ("sles", "15.5", System("Linux", "sles_sap", ("suse",), "15.5")),
-        ("slem", "6.0", System("Linux", "sl-micro", ("suse",), "6.0")),
-        ("ubuntu", "22.04-ESM", System("Linux", "ubuntu", ("debian",), "22.04")),
-        ("ubuntu", "24.10", System("Linux", "ubuntu", ("debian",), "24.10")),
-        ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
-    ],
-)
-def test_trivy_on_each_system_with_data_is_clean(family: str, release: str, system: System | None) -> None:
-    """Trivy may spell the system differently than os-release(5)."""
-    audit = trivy(family, release, system)
-    assert (audit.status, audit.reason) == (Status.CLEAN, "")
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "like"),
-    [
-        ("ubuntu", "21.3", ("ubuntu", "debian")),  # Linux Mint
-        ("ubuntu", "17", ("ubuntu", "debian")),  # Zorin
-        ("debian", "7", ("debian",)),  # LMDE, made of Debian 13
-        ("debian", "2024.1", ("debian",)),  # Kali
-        ("debian", "5", ("debian",)),  # Devuan
-        ("debian", "", ()),
-        ("ubuntu", "", ()),
-        ("redhat", "", ()),
-    ],
-)
-def test_grype_without_data_for_the_release_is_unsupported(name: str, version: str, like: tuple[str, ...]) -> None:
-    """Grype looks up a derivative by the derivative's own version, and finds nothing."""
-    audit = grype(name, version, like)
-    assert audit.status == Status.UNSUPPORTED
-    assert audit.reason == f'grype has no data for packages of "{name} {version}'.rstrip() + '"'
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "system"),
-    [
-        ("almalinux", "9.4", System("Linux", "almalinux", KIN_OF_RHEL, "9.4")),
-        ("amazonlinux", "2", System("Linux", "amzn", ("centos", "rhel", "fedora"), "2")),
-        ("debian", "unstable", System("Linux", "debian")),
-        ("oraclelinux", "9.4", System("Linux", "ol", ("fedora",), "9.4")),
-        ("raspbian", "12", System("Linux", "raspbian", ("debian",), "12")),
-        ("redhat", "8.9", System("Linux", "cloudlinux", KIN_OF_RHEL, "8.9")),
-        ("rockylinux", "9.4", System("Linux", "rocky", KIN_OF_RHEL, "9.4")),
-        ("sles", "15.5", System("Linux", "sles_sap", ("suse",), "15.5")),
-        ("ubuntu", "22.04", System("Linux", "pop", ("ubuntu", "debian"), "22.04")),
-        ("ubuntu", "24.04", System("Linux", "ubuntu", ("debian",), "24.04")),
-        ("wolfi", "20230201", System("Linux", "wolfi", (), "20230201")),
-    ],
-)
-def test_grype_on_systems_with_data_is_clean(name: str, version: str, system: System) -> None:
-    """This includes derivatives that keep the version of the distribution they are based on."""
-    audit = grype(name, version, system.like, system)
-    assert (audit.status, audit.reason) == (Status.CLEAN, "")
-
-
-@pytest.mark.parametrize(("name", "provider"), [("photon", "photon"), ("fedora", "fedora"), ("archlinux", "arch")])
-def test_grype_has_data_for_the_providers_in_its_database(name: str, provider: str) -> None:
-    """A newer database may list providers for systems that the reader does not know."""
-    descriptor = {"name": "grype", "db": {"providers": {provider: {"captured": "2026-11-01T00:00:00Z"}}}}
-    assert grype(name, "41", descriptor=descriptor).status == Status.CLEAN
-    assert grype(name, "41").status == Status.UNSUPPORTED
-
-
-@pytest.mark.parametrize("ecosystem", ["Debian:trixie", "Debian:sid", "Alpine:edge", "Ubuntu:noble"])
-def test_osv_scanner_without_data_for_the_release_is_unsupported(ecosystem: str) -> None:
-    """OSV has the packages of a system by release number."""
-    audit = osv_scanner(ecosystem)
-    assert audit.status == Status.UNSUPPORTED
-    assert f'"{ecosystem}"' in audit.reason
-
-
-@pytest.mark.parametrize(
-    "ecosystem", ["Debian", "Debian:12", "Alpine:v3.20", "Ubuntu:Pro:16.04:LTS", "Rocky Linux:9", "Wolfi", "SUSE:x"]
-)
-def test_osv_scanner_with_data_for_the_release_is_clean(ecosystem: str) -> None:
-    """This includes systems without releases, and an ecosystem that means all releases."""
-    assert osv_scanner(ecosystem).status == Status.CLEAN
-
-
-@pytest.mark.parametrize(
-    "audit",
+    "run",
     [
         trivy("alpine", "3.20.1", DEBIAN),
         trivy("debian", "11.5", DEBIAN),
@@ -209,61 +44,56 @@ def test_osv_scanner_with_data_for_the_release_is_clean(ecosystem: str) -> None:
         osv_scanner("Debian:11", DEBIAN),
     ],
 )
-def test_scan_of_another_system_is_unsupported(audit: Audit) -> None:
+def test_scan_of_another_system_is_unsupported(run: ToolRun) -> None:
     """A scanner that runs in a container looks at the container."""
+    audit = parse(run)
     assert audit.status == Status.UNSUPPORTED
     assert "this host is" in audit.reason
 
 
 @pytest.mark.parametrize(
-    "audit",
+    "run",
     [
         trivy("debian", "12.5", DEBIAN, ArtifactType="vm"),
         trivy("debian", "12.5", DEBIAN, ArtifactType="container_image"),
+        grype("debian", "12", system=DEBIAN, source={"type": "image", "target": {}}),
         grype("debian", "12", system=DEBIAN, source={"type": "purl", "target": "pkg:deb/debian/bash@5"}),
         grype("debian", "12", system=DEBIAN, source={"type": "snap", "target": "x@1"}),
         osv_scanner("Debian:12", DEBIAN, image_metadata={"os": "Debian GNU/Linux 12"}),
     ],
 )
-def test_scan_of_an_image_or_package_is_unsupported(audit: Audit) -> None:
-    """This also applies if it is of the same system as the host."""
+def test_scan_of_an_image_or_package_is_unsupported(run: ToolRun) -> None:
+    """This also applies if it is of the same system as the host, except if only applications are audited."""
+    audit = parse(run)
     assert audit.status == Status.UNSUPPORTED
     assert "not at this host" in audit.reason
+    assert parse(replace(run, is_of_applications=True)).status == Status.CLEAN
 
 
 @pytest.mark.parametrize(
-    "audit", [trivy("debian", "12.5", DEBIAN), grype("debian", "12", system=DEBIAN), osv_scanner("Debian:12", DEBIAN)]
+    "run", [trivy("debian", "12.5", DEBIAN), grype("debian", "12", system=DEBIAN), osv_scanner("Debian:12", DEBIAN)]
 )
-def test_scan_of_the_host_is_clean(audit: Audit) -> None:
+def test_scan_of_the_host_is_clean(run: ToolRun) -> None:
     """The same outputs for the right system and source are clean."""
+    audit = parse(run)
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
 
 
-def test_trivy_that_lists_packages_of_another_system_is_unsupported() -> None:
-    """The listed packages must belong to the system that trivy names."""
-    result = {"Target": "x", "Class": "os-pkgs", "Type": "alpine"}
-    audit = trivy("debian", "12.5", DEBIAN, Results=[result])
-    assert audit.status == Status.UNSUPPORTED
-    assert audit.reason == 'trivy names the system "debian" but lists packages of "alpine"'
-    assert trivy("debian", "12.5", DEBIAN, Metadata={}).status == Status.UNSUPPORTED
-
-
-def test_trivy_that_found_no_packages_is_failed() -> None:
-    """Trivy names the system but lists nothing if the package database is missing or unreadable."""
-    run = ToolRun(
-        "trivy",
-        0,
-        json.dumps(
-            {
-                "SchemaVersion": 2,
-                "Metadata": {"OS": {"Family": "debian", "Name": "12.5"}},
-                "Results": [{"Target": "/ (debian 12.5)", "Class": "os-pkgs"}],
-            }
-        ),
-        errors="2026-11-28T03:00:00Z\tWARN\tNo OS package is detected. Make sure you haven't deleted any files\n",
-    )
-    assert parse(run).status == Status.FAILED
-    assert parse(replace(run, errors="")).status == Status.CLEAN
+@pytest.mark.parametrize("tool", ["trivy", "grype", "pip-audit", "osv-scanner"])
+def test_audit_of_applications_only_is_clean_with_the_setting_of_the_agent(tool: str) -> None:
+    """Without `scope = applications` the packages of the system are expected."""
+    outputs = {
+        "trivy": {"SchemaVersion": 2, "Results": [{"Target": "x", "Class": "lang-pkgs"}]},
+        "grype": {"matches": [], "distro": {"name": ""}, "descriptor": {"name": "grype"}},
+        "pip-audit": {"dependencies": [{"name": "x", "version": "1", "vulns": []}]},
+        "osv-scanner": {"results": []},
+    }
+    arch = System("Linux", "arch")
+    run = ToolRun(tool, 0, json.dumps(outputs[tool]), system=arch)
+    assert parse(replace(run, is_of_applications=True)).status == Status.CLEAN
+    audit = parse(run)
+    assert (audit.status, audit.without) == (Status.UNSUPPORTED, Status.UNSUPPORTED)
+    assert audit.reason
 
 
 @pytest.mark.parametrize(
@@ -324,9 +154,9 @@ def test_debsecan_with_an_error_is_failed() -> None:
 )
 def test_release_number_of_a_derivative_is_not_taken_for_debian(system: System) -> None:
     """Scanners that read os-release(5) take it for Debian's; trivy reads /etc/debian_version."""
-    assert grype("debian", system.version, system=system).status == Status.UNSUPPORTED
-    assert osv_scanner(f"Debian:{system.version}", system).status == Status.UNSUPPORTED
-    assert trivy("debian", "13.1", system).status == Status.CLEAN
+    assert parse(grype("debian", system.version, system=system)).status == Status.UNSUPPORTED
+    assert parse(osv_scanner(f"Debian:{system.version}", system)).status == Status.UNSUPPORTED
+    assert parse(trivy("debian", "13.1", system)).status == Status.CLEAN
 
 
 @pytest.mark.parametrize(
@@ -407,15 +237,6 @@ def test_pkg_audit_of_another_root_is_unsupported(command: str) -> None:
     assert audit.reason.endswith("looked at a jail or another root, not at this host")
 
 
-@pytest.mark.parametrize("option", ["--scanners secret", "--scanners=misconfig,license", "--security-checks config"])
-def test_trivy_with_other_scanners_is_unsupported(option: str) -> None:
-    """With --list-all-pkgs it still lists the packages."""
-    command = ("trivy", "rootfs", "--list-all-pkgs", *option.split(), "/")
-    audit = parse(replace(CLEAN["trivy"], command=command))
-    assert audit.status == Status.UNSUPPORTED
-    assert "not for vulnerabilities" in audit.reason
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -435,16 +256,6 @@ def test_harmless_options_are_clean(command: str) -> None:
     words = tuple(command.split())
     audit = parse(replace(CLEAN[words[0]], command=words))
     assert (audit.status, audit.reason) == (Status.CLEAN, "")
-
-
-@pytest.mark.parametrize("option", ["only-fixed", "only-notfixed"])
-def test_grype_with_options_that_hide_vulnerabilities_is_failed(option: str) -> None:
-    """The output of grype has its configuration."""
-    descriptor = {"name": "grype", "configuration": {option: True}}
-    document = {"matches": [], "distro": {"name": "debian", "version": "12"}, "descriptor": descriptor}
-    assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.FAILED
-    descriptor["configuration"] = {option: False}
-    assert parse(ToolRun("grype", 0, json.dumps(document))).status == Status.CLEAN
 
 
 def test_portaudit_of_names_or_a_list_is_failed() -> None:
