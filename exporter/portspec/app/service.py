@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from portspec import __version__, files, log
+from portspec import __version__, log
 from portspec.app.servicemanager import ServiceManager
+from portspec.app.watch import WatchedFile
 from portspec.audit.service import AuditService
 from portspec.config import load_again
 from portspec.config.trust import complaints
-from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import ConfigError, NoThreadError
 from portspec.inventory import MAX_LOOKUPS, Shard, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
+from portspec.limit import Limit
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.names import canonical
 from portspec.notify import RUNBOOKS, Links, Mailer, MailerState, discard_queued_mails
 from portspec.report import MailedReports, ReportFile, ReportMail, ReportSettings
 from portspec.schedule.monitor import Monitor
-from portspec.schedule.on_demand import Prober
+from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, Prober
 from portspec.store import Store, exporter_state_file, is_same_file, publish_location
 from portspec.threads import in_daemon_thread
 
@@ -62,7 +62,8 @@ class _Hosts:
 class Service:
     """What runs behind the web server: monitor, store, discovery and prober, under the present configuration.
 
-    An `external_url` of the command line has precedence over that of conf.yml.
+    An `external_url` of the command line has precedence over that of conf.yml, which is checked for changes every
+    `poll_interval` seconds.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Service:
         manager: ServiceManager | None = None,
         *,
         external_url: str | None = None,
+        poll_interval: float = CONFIG_POLL_INTERVAL,
     ) -> None:
         self._config = self._begun_by = config
         self._external_url = external_url
@@ -83,7 +85,9 @@ class Service:
         self._is_good = True
         self._is_ready = False
         self._is_reload_wanted = False
-        self._checksum = _checksum(config.path)
+        self._file = WatchedFile(config.path)
+        self._poll_interval = poll_interval
+        self._probes = Limit(MAX_CONCURRENT_PROBES)
         self._turn = asyncio.Lock()
         self._tasks: asyncio.TaskGroup | None = None
         self._discovering: asyncio.Task[None] | None = None
@@ -202,7 +206,7 @@ class Service:
     async def _reload(self) -> str | None:
         path = self._config.path
         try:
-            self._checksum = await in_daemon_thread(lambda: _checksum(path))
+            await self._file.look()
             await self._go_on_by(await in_daemon_thread(lambda: load_again(path)))
         except ConfigError as error:
             self._is_good = False
@@ -211,7 +215,7 @@ class Service:
             return str(error)
         except NoThreadError as error:
             self._is_good = False
-            self._checksum = None  # so that the next look at the file makes up for it
+            self._file.forget()  # so that the next look at the file makes up for it
             _log.error("reload failed", config=path, why=str(error))
             return f"{path}: reload failed: {error}"
         except Exception as error:  # noqa: BLE001 - the exporter goes on whatever a reload comes to
@@ -431,7 +435,7 @@ class Service:
 
     def _new_prober(self, config: Config, every: Sequence[Target]) -> Prober:
         examiners = {name: self._engines.examiner(config, engine=name) for name in ("auto", "connect")}
-        return Prober(config, every, examiners, engine=self._engines.scanner.name, before=self._prober)
+        return Prober(config, every, examiners, engine=self._engines.scanner.name, places=self._probes)
 
     def _discover(self) -> None:
         """Start to poll the current sources on their intervals, and stop polling the previous ones."""
@@ -455,7 +459,7 @@ class Service:
                 self.store.retain(hosts.names.values())
                 self._monitor.apply(hosts.targets, restored=restored)
             except NoThreadError:  # is logged already
-                asyncio.get_running_loop().call_later(CONFIG_POLL_INTERVAL, self._on_discovery)
+                asyncio.get_running_loop().call_later(self._poll_interval, self._on_discovery)
             except Exception:  # noqa: BLE001 - the current hosts are still scanned
                 _log.exception("applying the discovered hosts failed")
 
@@ -475,21 +479,12 @@ class Service:
                 written = snapshot
 
     async def _watch_file(self) -> None:
-        path = self._config.path
         while True:
-            await asyncio.sleep(CONFIG_POLL_INTERVAL)
+            await asyncio.sleep(self._poll_interval)
             try:
-                is_changed = await in_daemon_thread(lambda: _checksum(path)) != self._checksum
+                is_changed = await self._file.has_changed()
             except NoThreadError:  # the next look will tell
                 continue
             if is_changed and self._config.autoreload:
-                _log.info("the configuration has changed", config=path)
+                _log.info("the configuration has changed", config=self._config.path)
                 await self.reload()
-
-
-def _checksum(path: str) -> bytes | None:
-    """Return a checksum of a file; None if it cannot be read, or is none: a pipe is read once, if at all."""
-    try:
-        return hashlib.sha256(files.read_regular(path, MAX_BYTES + 1)).digest()
-    except OSError:
-        return None

@@ -48,18 +48,18 @@ class Resolver(Protocol):
 
 
 class Lookups:
-    """How many look-ups a process makes at a time: threads that look up, and names that wait for them.
+    """How many look-ups a process makes at a time: `most` threads that look up, and names that wait for them.
 
     A name has its turn when there is a thread for each of its address families, `families` of them.
     """
 
-    def __init__(self, *, families: int = 1) -> None:
-        self.threads = Limit(MAX_LOOKUPS)
-        self.turns = Limit(MAX_LOOKUPS // families)
+    def __init__(self, *, families: int = 1, most: int = MAX_LOOKUPS) -> None:
+        self.threads = Limit(most)
+        self.turns = Limit(most // families)
 
     def tune(self, *, families: int) -> None:
         """Change the number of address families."""
-        self.turns.most = MAX_LOOKUPS // families
+        self.turns.most = self.threads.most // families
 
 
 class SystemResolver:

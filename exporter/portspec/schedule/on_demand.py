@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig
 from portspec.inventory import Target
+from portspec.limit import Limit
 from portspec.names import address_of, canonical
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState, ScanResult
@@ -47,8 +48,8 @@ class Probe:
 class Prober:
     """Makes probes of targets that the configuration names, or whose address `probe_allow` covers.
 
-    `examiners` are those of the engine that scans ("auto") and of the one that connects ("connect"). Probes that the
-    prober `before` has not finished count for the limit.
+    `examiners` are those of the engine that scans ("auto") and of the one that connects ("connect"). A prober of the
+    same `places` counts the probes that another one has not finished.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Prober:
         *,
         engine: str,
         wall_clock: Callable[[], float] = time.time,
-        before: Prober | None = None,
+        places: Limit | None = None,
     ) -> None:
         self._config = config
         self._targets = {canonical(target.host): target for target in targets}
@@ -67,7 +68,7 @@ class Prober:
         self._examiners = examiners
         self._engine = engine
         self._wall_clock = wall_clock
-        self._places: asyncio.Semaphore = before._places if before else asyncio.Semaphore(MAX_CONCURRENT_PROBES)  # noqa: SLF001 - its own kind
+        self._places = places or Limit(MAX_CONCURRENT_PROBES)
 
     async def probe(self, target: str, module: str | None, time_limit: float | None) -> Probe:
         """Scan a target now, by a module's ports and specification or, without one, by its own.
@@ -78,21 +79,20 @@ class Prober:
         engine = self._config.modules[module].engine if module else "auto"
         if engine == "syn" and self._engine != "syn":
             raise ProbeError(503, f'module "{module}" requires the syn engine, which this exporter cannot use')
-        if self._places.locked():
-            raise ProbeError(429, f"{MAX_CONCURRENT_PROBES} probes are already running; retry later")
+        if not self._places.acquire_now():
+            raise ProbeError(429, f"{self._places.most} probes are already running; retry later")
         begun = time.monotonic()
-        async with self._places:
-            limit = min(
-                max(0.1, (time_limit or MAX_PROBE_TIMEOUT + TIMEOUT_OFFSET) - TIMEOUT_OFFSET), MAX_PROBE_TIMEOUT
-            )
-            examiner = self._examiners["connect" if engine == "connect" else "auto"]
-            try:
-                examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCAN_SHARE)
-                async with asyncio.timeout(limit):
-                    result = await examining
-            except TimeoutError:
-                failure = Failure(Reason.TIMEOUT, f"the scan did not end within {limit:g} s, the limit of the request")
-                result = ScanResult((), judge((), chosen.config.specification, failure), self._wall_clock(), limit)
+        limit = min(max(0.1, (time_limit or MAX_PROBE_TIMEOUT + TIMEOUT_OFFSET) - TIMEOUT_OFFSET), MAX_PROBE_TIMEOUT)
+        examiner = self._examiners["connect" if engine == "connect" else "auto"]
+        try:
+            examining = examiner.examine(chosen, is_urgent=True, time_limit=limit * _SCAN_SHARE)
+            async with asyncio.timeout(limit):
+                result = await examining
+        except TimeoutError:
+            failure = Failure(Reason.TIMEOUT, f"the scan did not end within {limit:g} s, the limit of the request")
+            result = ScanResult((), judge((), chosen.config.specification, failure), self._wall_clock(), limit)
+        finally:
+            self._places.release()
         used = "connect" if engine == "connect" else self._engine
         return Probe(HostState(chosen).after(result), used, time.monotonic() - begun)
 

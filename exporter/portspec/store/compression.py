@@ -9,7 +9,7 @@ content (RFC 8878, section 5).
 2. If it is a sample and the host has an earlier row, it is compressed again with the dictionary of that row, or with
    that row itself as a dictionary of the host (`compress_like`). If that is good, it is no sample.
 3. After a sample was written, the next shared dictionary is made of the newest samples and the end of the previous
-   dictionary, if there are enough samples: 1, 2, 4, … up to _MAX_SAMPLES (`update_dictionary`).
+   dictionary, if there are enough samples: 1, 2, 4, … up to `most_samples` (`update_dictionary`).
 
 Invariants:
 
@@ -97,11 +97,13 @@ class DictionaryCompressor:
     """Compresses and decompresses the rows of a table, in any transaction; not thread-safe.
 
     It caches dictionaries by id. Ids increase by random steps, so that no cached dictionary is mistaken for one of a
-    transaction that was rolled back, or of an earlier file with the same name.
+    transaction that was rolled back, or of an earlier file with the same name. A dictionary takes at most
+    `most_samples`.
     """
 
-    def __init__(self, table: CompressedTable) -> None:
+    def __init__(self, table: CompressedTable, *, most_samples: int = _MAX_SAMPLES) -> None:
         self._table = table
+        self._most_samples = most_samples
         self._plain = _Codec(b"")
         self._codecs: OrderedDict[int, _Codec] = OrderedDict()
         self._is_corruption_logged = False
@@ -166,7 +168,7 @@ class DictionaryCompressor:
         if last and room:
             pieces.append(last.content[-room:])
         content = b"".join(reversed(pieces))  # the newest last: near matches have shorter offsets
-        self._insert(connection, self._table.kind, content, made_after, min(2 * due, _MAX_SAMPLES))
+        self._insert(connection, self._table.kind, content, made_after, min(2 * due, self._most_samples))
 
     def _shared(self, connection: sqlite3.Connection) -> _SharedDictionary | None:
         row = connection.execute(

@@ -34,21 +34,22 @@ class Body:
     size: int = 0
     is_displaced: bool = False
 
-    def shares(self) -> dict[tuple[str, str], int]:
-        """Return the shares that it is counted in, each with the bytes that it may have."""
-        of_host = {} if self.host is None else {("host", self.host): MAX_OF_HOST}
-        return {("network", self.network): MAX_OF_NETWORK} | of_host | {("all", ""): MAX_HELD}
+    def shares(self) -> list[tuple[str, str]]:
+        """Return the shares that it is counted in."""
+        of_host = [] if self.host is None else [("host", self.host)]
+        return [("network", self.network), *of_host, ("all", "")]
 
 
 class PendingBodies:
-    """Bodies, within a share for each network and each host and a bound for all; for one event loop.
+    """Bodies, within a share for each network and each host and a bound for all, in bytes; for one event loop.
 
     Where a share is full, the largest body in it gives way if it is much larger than the one that needs room; else the
     latter does. So a few who send much, or begin and do not end, cannot keep out audits of the usual size, and within
     a share they are in nobody's way but their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = MAX_HELD, of_network: int = MAX_OF_NETWORK, of_host: int = MAX_OF_HOST) -> None:
+        self._most = {"all": most, "network": of_network, "host": of_host}
         self._bodies: set[Body] = set()
         self._held: Counter[tuple[str, str]] = Counter()  # bytes, by share
 
@@ -60,8 +61,8 @@ class PendingBodies:
     def add(self, body: Body, piece: bytes) -> None:
         """Hold some more of a body. Raises NoRoomError, and holds none of the piece."""
         size = len(piece)
-        for share, most in body.shares().items():
-            self._make_room(share, most, size, body)
+        for share in body.shares():
+            self._make_room(share, size, body)
         self._bodies.add(body)
         self._held.update(dict.fromkeys(body.shares(), size))
         body.data += piece
@@ -69,7 +70,7 @@ class PendingBodies:
 
     def identify(self, body: Body, host: str) -> None:
         """Count a body among those of a host from now on. Raises NoRoomError."""
-        self._make_room(("host", host), MAX_OF_HOST, body.size, body)
+        self._make_room(("host", host), body.size, body)
         body.host = host
         self._held["host", host] += body.size
 
@@ -80,10 +81,10 @@ class PendingBodies:
             self._held.subtract(dict.fromkeys(body.shares(), body.size))
             self._held = +self._held  # shares of nothing are left out
 
-    def _make_room(self, share: tuple[str, str], most: int, size: int, body: Body) -> None:
+    def _make_room(self, share: tuple[str, str], size: int, body: Body) -> None:
         if body.is_displaced:
             raise NoRoomError
-        while self._held[share] + size > most:
+        while self._held[share] + size > self._most[share[0]]:
             others = (other for other in self._bodies if other is not body and share in other.shares())
             largest = max(others, key=lambda other: other.size, default=None)
             if largest is None or largest.size < MUCH_LARGER * (body.size + size):

@@ -47,10 +47,12 @@ class Renderings:
 
     A page is known by its key and by the objects that it is made of. Those who ask for a page that waits to be written
     share it, whatever it was made of when the first of them asked: it is made of what there is when it is begun. So an
-    answer is never older than its question, and each page is written at most once for each state of the hosts.
+    answer is never older than its question, and each page is written at most once for each state of the hosts. It is
+    cached for `cached_for` seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, cached_for: float = CACHE_SECONDS) -> None:
+        self._cached_for = cached_for
         self._kept: dict[Hashable, tuple[Parts, bytes]] = {}
         self._running: dict[Hashable, _Rendering] = {}
         self._queue: dict[Hashable, _Rendering] = {}  # the first to begin first
@@ -120,7 +122,7 @@ class Renderings:
         kept = self._kept[key] = (parts, page)
         if len(self._kept) > MAX_CACHED_PAGES:
             del self._kept[next(iter(self._kept))]
-        asyncio.get_running_loop().call_later(CACHE_SECONDS, self._forget, key, kept)
+        asyncio.get_running_loop().call_later(self._cached_for, self._forget, key, kept)
 
     def _forget(self, key: Hashable, kept: tuple[Parts, bytes]) -> None:
         if self._kept.get(key) is kept:

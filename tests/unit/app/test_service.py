@@ -10,9 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 import portspec.app.service
+import portspec.app.watch
 from portspec.config import load
 from portspec.errors import NoThreadError
 from portspec.inventory import Shard
+from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, ProbeError
 from portspec.state.verdict import Verdict
 from portspec.store import StoreError
 from portspec.threads import in_daemon_thread
@@ -230,6 +232,23 @@ def test_reload_that_fails_half_way_changes_nothing(conf: Path, monkeypatch: pyt
     asyncio.run(scenario())
 
 
+def test_probes_of_the_old_configuration_count_after_a_reload(conf: Path) -> None:
+    """The limit of concurrent probes is one of the process."""
+
+    async def scenario() -> None:
+        async with running(conf, engines(ScriptedEngine())) as service:
+            probes = [asyncio.create_task(service.prober.probe(A, None, None)) for _ in range(MAX_CONCURRENT_PROBES)]
+            await settle()
+            assert await service.reload() is None
+            with pytest.raises(ProbeError, match="already running"):
+                await service.prober.probe(A, None, None)
+            for probe in probes:
+                probe.cancel()
+            await asyncio.gather(*probes, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_reloads_come_one_after_the_other(conf: Path) -> None:
     """Two reloads at the same time leave the exporter as one would."""
 
@@ -259,12 +278,11 @@ def test_text_of_metrics_is_written_ahead(conf: Path, monkeypatch: pytest.Monkey
     asyncio.run(scenario())
 
 
-def test_changed_file_is_noticed(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_file_is_noticed(conf: Path) -> None:
     """When the checksum of conf.yml is another one it is read again, without anybody asking."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             write(conf, {C: []})
             await until(lambda: hosts(service) == [C])
 
@@ -273,19 +291,18 @@ def test_changed_file_is_noticed(conf: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_file_that_is_bad_is_read_once(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not right is told once, not at every look; when it is mended it is taken up."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     looks = 0
-    checksum = portspec.app.service._checksum
+    checksum = portspec.app.watch.checksum
 
     def counted(path: str) -> bytes | None:
         nonlocal looks
         looks += 1
         return checksum(path)
 
-    monkeypatch.setattr(portspec.app.service, "_checksum", counted)
+    monkeypatch.setattr(portspec.app.watch, "checksum", counted)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             with capture_logs() as logs:
                 put(conf, BAD)
                 await until(lambda: any("problem" in entry for entry in logs))
@@ -298,12 +315,11 @@ def test_file_that_is_bad_is_read_once(conf: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(scenario())
 
 
-def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path) -> None:
     """A file that is gone for a moment is told; when it is back the reload metric is 1 again."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             remove(conf)
             await until(lambda: metric(service, GOOD) == [f"{GOOD} 0.0"])
             write(conf, {A: [22], B: []})
@@ -313,12 +329,11 @@ def test_file_that_vanishes_and_comes_back_is_read_again(conf: Path, monkeypatch
     asyncio.run(scenario())
 
 
-def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path) -> None:
     """A FIFO that has the file's name is an error that says so, and a file that is there again is read."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             with capture_logs() as logs:
                 os.mkfifo(conf.with_suffix(".pipe"))
                 conf.with_suffix(".pipe").rename(conf)
@@ -334,13 +349,12 @@ def test_pipe_in_the_place_of_the_file_is_told_and_not_waited_for(conf: Path, mo
     asyncio.run(scenario())
 
 
-def test_file_is_not_watched_where_it_says_so(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_not_watched_where_it_says_so(conf: Path) -> None:
     """With `autoreload: false` a change waits until somebody asks for a reload."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     write(conf, {A: []}, autoreload=False)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             write(conf, {C: []}, autoreload=False)
             await settle()
             assert hosts(service) == [A]
@@ -646,7 +660,6 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
     conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that can start no thread for a while ends nothing; the change is noticed afterwards."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     refused: list[object] = []
 
     def scarce(work: Callable[[], object]) -> asyncio.Future[object]:
@@ -656,8 +669,8 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
         return in_daemon_thread(work)
 
     async def scenario() -> None:
-        async with running(conf) as service:
-            monkeypatch.setattr(portspec.app.service, "in_daemon_thread", scarce)
+        async with running(conf, poll_interval=0.0) as service:
+            monkeypatch.setattr(portspec.app.watch, "in_daemon_thread", scarce)
             write(conf, {C: []})
             await until(lambda: hosts(service) == [C])
 
@@ -667,7 +680,6 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
 
 def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that was seen and could not be read for want of a thread is read at the next look."""
-    monkeypatch.setattr(portspec.app.service, "CONFIG_POLL_INTERVAL", 0.0)
     refused: list[str] = []
 
     def scarce(path: str) -> Config:
@@ -677,7 +689,7 @@ def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monk
         return load(path)
 
     async def scenario() -> None:
-        async with running(conf) as service:
+        async with running(conf, poll_interval=0.0) as service:
             monkeypatch.setattr(portspec.app.service, "load_again", scarce)
             write(conf, {C: []})
             await until(lambda: hosts(service) == [C])

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portspec.errors import NoThreadError
-from portspec.inventory import Resolution, SystemResolver
-from portspec.inventory import resolve as resolve_module
+from portspec.inventory import Lookups, Resolution, SystemResolver
 from portspec.inventory.hostsfile import HostsFile
 from portspec.scan import Failure, Reason
 
@@ -25,6 +24,7 @@ NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", socket.EAI_NONAME), "No 
 TRY_AGAIN = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 NO_RECORD = Failure(Reason.RESOLVE, "does not resolve (no A or AAAA record)")
 LIMIT = 0.01
+SLOTS = 3
 
 
 class Lookup:
@@ -54,13 +54,6 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-@pytest.fixture
-def slots(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let three look-ups run at a time, so that three that hang use them up."""
-    monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 3)
-    return 3
-
-
 def failed(family: str, why: str, reason: Reason = Reason.RESOLVE) -> Failure:
     """Make the failure of a look-up."""
     return Failure(reason, f"the lookup of its {family} addresses failed ({why})")
@@ -71,11 +64,16 @@ def resolve(lookup: Callable[..., list[str]], *, ipv6: bool = True, time_limit: 
     return asyncio.run(SystemResolver(ipv6=ipv6, time_limit=time_limit, lookup=lookup).resolve("db1"))
 
 
-async def drain(resolver: SystemResolver, slots: int) -> None:
+def few_slots(lookup: Callable[..., list[str]], time_limit: float = 30) -> SystemResolver:
+    """Make a resolver that looks up three names at a time, so that three that hang use the slots up."""
+    return SystemResolver(ipv6=False, time_limit=time_limit, lookup=lookup, lookups=Lookups(most=SLOTS))
+
+
+async def drain(resolver: SystemResolver) -> None:
     """Wait until every look-up has given its slot back."""
-    for _ in range(slots):
+    for _ in range(SLOTS):
         await asyncio.wait_for(resolver._lookups.threads.acquire(), 30)
-    for _ in range(slots):
+    for _ in range(SLOTS):
         resolver._lookups.threads.release()
 
 
@@ -269,30 +267,30 @@ def test_a_look_up_has_a_time_limit(gate: threading.Event) -> None:
     )
 
 
-def test_look_ups_that_hang_do_not_block_others_while_a_slot_is_free(slots: int, gate: threading.Event) -> None:
+def test_look_ups_that_hang_do_not_block_others_while_a_slot_is_free(gate: threading.Event) -> None:
     """A dead name server costs the hosts behind it, not the rest."""
 
     async def scenario() -> Resolution:
         answers: dict[str, Lookup] = {"slow": Lookup({V4: gate}), "fast": Lookup({V4: ["192.0.2.1"]})}
-        resolver = SystemResolver(ipv6=False, time_limit=30, lookup=lambda name, family: answers[name](name, family))
-        hanging = [asyncio.create_task(resolver.resolve("slow")) for _ in range(slots - 1)]
+        resolver = few_slots(lambda name, family: answers[name](name, family))
+        hanging = [asyncio.create_task(resolver.resolve("slow")) for _ in range(SLOTS - 1)]
         found = await asyncio.wait_for(resolver.resolve("fast"), 30)
         assert not any(task.done() for task in hanging)
         gate.set()
         await asyncio.gather(*hanging)
-        await drain(resolver, slots)
+        await drain(resolver)
         return found
 
     assert asyncio.run(scenario()) == Resolution(("192.0.2.1",))
 
 
-def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.Event) -> None:
+def test_no_more_look_ups_run_than_there_are_slots(gate: threading.Event) -> None:
     """Where every thread hangs in the C library no further one is started, and a name is given up in the time limit."""
 
     async def scenario() -> None:
         lookup = Lookup({V4: gate})
-        resolver = SystemResolver(ipv6=False, time_limit=LIMIT, lookup=lookup)
-        given_up = await asyncio.gather(*(resolver.resolve(f"slow{number}") for number in range(slots)))
+        resolver = few_slots(lookup, LIMIT)
+        given_up = await asyncio.gather(*(resolver.resolve(f"slow{number}") for number in range(SLOTS)))
         assert all(resolution.failure for resolution in given_up)
         assert resolver._lookups.threads.is_full  # the threads still hang in the C library
 
@@ -301,22 +299,22 @@ def test_no_more_look_ups_run_than_there_are_slots(slots: int, gate: threading.E
         assert [name for name, _ in lookup.asked] == ["slow0", "slow1", "slow2"]
 
         gate.set()
-        await drain(resolver, slots)
+        await drain(resolver)
         resolver._time_limit = 30
         assert (await asyncio.wait_for(resolver.resolve("late"), 30)).addresses == ("192.0.2.99",)
-        await drain(resolver, slots)
+        await drain(resolver)
 
     asyncio.run(scenario())
 
 
-def test_the_wait_for_a_turn_is_not_counted(slots: int) -> None:
+def test_the_wait_for_a_turn_is_not_counted() -> None:
     """A name that others keep waiting longer than the time limit is looked up when its turn comes."""
     limit = 0.3
 
     async def scenario() -> Resolution:
         lookup = Lookup({V4: ["192.0.2.1"]})
-        resolver = SystemResolver(ipv6=False, time_limit=limit, lookup=lookup)
-        for _ in range(slots):
+        resolver = few_slots(lookup, limit)
+        for _ in range(SLOTS):
             await resolver._lookups.turns.acquire()
         waiting = asyncio.create_task(resolver.resolve("next"))
         done, _ = await asyncio.wait([waiting], timeout=1.5 * limit)
@@ -349,10 +347,9 @@ def test_a_machine_that_gives_no_more_threads_is_a_failure(monkeypatch: pytest.M
         raise RuntimeError("can't start new thread")
 
     async def scenario() -> tuple[Resolution, bool]:
-        resolver = SystemResolver(ipv6=False, lookup=Lookup({V4: []}))
+        resolver = SystemResolver(ipv6=False, lookup=Lookup({V4: []}), lookups=Lookups(most=1))
         return await resolver.resolve("db1"), resolver._lookups.threads.is_full
 
-    monkeypatch.setattr(resolve_module, "MAX_LOOKUPS", 1)
     monkeypatch.setattr(threading.Thread, "start", start)
     assert asyncio.run(scenario()) == (
         Resolution((), failed("IPv4", str(NoThreadError()), Reason.LOCAL_LIMIT)),

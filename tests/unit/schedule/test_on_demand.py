@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import portspec.schedule.on_demand
 from portspec.config import Config, Module, PortException, Specification
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, Reason
-from portspec.schedule.on_demand import ProbeError, Prober
+from portspec.schedule.on_demand import TIMEOUT_OFFSET, ProbeError, Prober
 from portspec.state.verdict import Verdict
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, seen, settle, target
 from tests.unit.web.exporter import prober
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 WEB = target("web1", expect=[22], scan=[80, 443])
 NAME = target("db1.example.org", expect=[22], address=None)
-SHORT = portspec.schedule.on_demand.TIMEOUT_OFFSET + 0.1  # the shortest limit: the scan has a tenth of a second
+SHORT = TIMEOUT_OFFSET + 0.1  # the shortest limit: the scan has a tenth of a second
 
 
 def module(name: str = "mail", *, expect: tuple[int, ...] = (25,), engine: EngineChoice = "auto") -> Module:
@@ -278,14 +277,13 @@ def test_probe_ends_half_a_second_before_the_scrape_does(
     assert limits == [pytest.approx(waited)]
 
 
-def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_at_a_time_are_bounded() -> None:
     """Past the bound a probe is refused with 429; one that ends makes room for the next."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 2)
 
     async def scenario() -> None:
         engine = ScriptedEngine()
         hosts = [target(f"web{number}", address=f"192.0.2.{number}") for number in (1, 2, 3)]
-        one = prober(config(), hosts, scanner=engine)
+        one = prober(config(), hosts, scanner=engine, most=2)
         running = [asyncio.create_task(one.probe(host.host, None, None)) for host in hosts[:2]]
         await settle()
         with pytest.raises(ProbeError, match="2 probes are already running; retry later") as caught:
@@ -303,22 +301,20 @@ def test_probes_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(scenario())
 
 
-def test_refused_probe_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_probe_takes_no_place() -> None:
     """What is refused, for whatever reason, does not count among the probes that are being made."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
-    one = prober(config(module(engine="syn")), [WEB])
+    one = prober(config(module(engine="syn")), [WEB], most=1)
     for of, by in (("", None), ("db1", None), ("web1", "none"), ("web1", "mail")):
         refusal(one, of, by)
     assert probe(one).state.verdict is Verdict.OUT_OF_SPEC
 
 
-def test_probe_whose_asker_has_gone_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_whose_asker_has_gone_gives_its_place_back() -> None:
     """A cancelled probe ends its scan, and the next one may be made."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
 
     async def scenario() -> None:
         engine = ScriptedEngine()
-        one = prober(config(), [WEB], scanner=engine)
+        one = prober(config(), [WEB], scanner=engine, most=1)
         gone = asyncio.create_task(one.probe("web1", None, None))
         await settle()
         gone.cancel()
@@ -333,12 +329,11 @@ def test_probe_whose_asker_has_gone_gives_its_place_back(monkeypatch: pytest.Mon
     asyncio.run(scenario())
 
 
-def test_probe_that_timed_out_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_that_timed_out_gives_its_place_back() -> None:
     """The running count goes back after a time-out as after an answer."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 1)
 
     async def scenario() -> None:
-        one = prober(config(), [WEB], scanner=ScriptedEngine())
+        one = prober(config(), [WEB], scanner=ScriptedEngine(), most=1)
         for _ in range(2):
             assert (await one.probe("web1", None, SHORT)).state.latest
 

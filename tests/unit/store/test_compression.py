@@ -97,10 +97,9 @@ def test_content_that_resembles_an_earlier_row_compresses_well(connection: sqlit
     assert dictionaries(connection) == 1
 
 
-def test_useless_dictionaries_become_rare(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_useless_dictionaries_become_rare(connection: sqlite3.Connection) -> None:
     """Dissimilar rows create dictionaries after 1, 2, 4 and so on samples, up to a maximum interval."""
-    monkeypatch.setattr(compression, "_MAX_SAMPLES", 8)
-    compressor = DictionaryCompressor(AUDITS)
+    compressor = DictionaryCompressor(AUDITS, most_samples=8)
     made = [0]
     for number in range(40):
         put(connection, compressor, noise(number))
@@ -169,10 +168,9 @@ def test_rolled_back_dictionary_is_not_reused(connection: sqlite3.Connection) ->
     ]
 
 
-def test_few_dictionaries_are_cached(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_dictionaries_are_cached(connection: sqlite3.Connection) -> None:
     """Dictionaries are loaded on demand, and the least recently used ones are dropped."""
-    monkeypatch.setattr(compression, "_MAX_SAMPLES", 1)
-    compressor = DictionaryCompressor(AUDITS)
+    compressor = DictionaryCompressor(AUDITS, most_samples=1)
     packed = [put(connection, compressor, noise(number // 2)) for number in range(40)]
     assert len({item.dictionary for item in packed}) > compression.MAX_LOADED_DICTIONARIES + 2
     for item, number in zip(packed, range(40), strict=True):

@@ -38,8 +38,9 @@ def prober(
     connector: ScriptedEngine | None = None,
     resolver: ScriptedResolver | None = None,
     engine: str = "connect",
+    most: int = 32,
 ) -> Prober:
-    """Make a prober of scripted engines; one that is not given says that every port is closed."""
+    """Make a prober of scripted engines, for so many probes; one that is not given says that every port is closed."""
     examiners = {
         name: Examiner(
             SharedScans(one or ScriptedEngine(all_closed)),
@@ -49,7 +50,7 @@ def prober(
         )
         for name, one in (("auto", scanner), ("connect", connector))
     }
-    return Prober(config, tuple(targets), examiners, engine=engine, wall_clock=lambda: NOW)
+    return Prober(config, tuple(targets), examiners, engine=engine, wall_clock=lambda: NOW, places=Limit(most))
 
 
 @dataclass

@@ -22,8 +22,8 @@ from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
 from portspec.audit.model import Status
 from portspec.store import database
 from portspec.web import audits as intake
-from portspec.web import bodies as pending
 from portspec.web.audits import AuditRoutes
+from portspec.web.bodies import MAX_HELD, PendingBodies
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
@@ -295,11 +295,11 @@ def test_body_that_does_not_arrive_is_408(path: Path, monkeypatch: pytest.Monkey
     serving(path, scenario)
 
 
-def test_one_address_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_has_a_share_of_what_is_held(path: Path) -> None:
     """Who sends much and slowly shuts out himself, not the others."""
-    monkeypatch.setattr(pending, "MAX_OF_NETWORK", 100)
 
     async def scenario(at: Site) -> None:
+        at.intake.pending = PendingBodies(of_network=100)
         status, told = await at.told(packed(WEB))
         assert (status, told["error"]) == (503, "unable")
 
@@ -387,8 +387,8 @@ def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networ
                     head = packed(host)[:250]
                     writer.write(head)
                     await refill(writer, MAX_PACKED - 1 - len(head))
-            await until(lambda: at.intake.pending.total > pending.MAX_HELD - (17 << 20))
-            assert at.intake.pending.total <= pending.MAX_HELD
+            await until(lambda: at.intake.pending.total > MAX_HELD - (17 << 20))
+            assert at.intake.pending.total <= MAX_HELD
             assert (await at.post(packed())).status == 201
             assert (await at.post(packed(hosts[0]))).status == 201  # also of a host that strangers say they are
         await until(lambda: at.intake.pending.total == 0)
@@ -396,12 +396,12 @@ def test_few_who_hold_large_unfinished_bodies_keep_nobody_out(path: Path, networ
     serving(path, scenario, WEB, *hosts)
 
 
-def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_that_gives_way_is_told_to_come_again(path: Path) -> None:
     """Within the share of a network the largest body makes room for a small one, and its sender is told 503."""
     small = packed()
-    monkeypatch.setattr(pending, "MAX_OF_NETWORK", 40_000)
 
     async def scenario(at: Site) -> None:
+        at.intake.pending = PendingBodies(of_network=40_000)
         async with at.connected(f"Content-Length: {MAX_PACKED}") as (reader, writer):
             writer.write(packed(DB)[:250])
             await refill(writer, 40_000 - 250)
@@ -414,11 +414,11 @@ def test_body_that_gives_way_is_told_to_come_again(path: Path, monkeypatch: pyte
     serving(path, scenario, WEB, DB)
 
 
-def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_has_a_share_of_what_is_held(path: Path) -> None:
     """Who says to be a host from many addresses takes no more room than that host may have."""
-    monkeypatch.setattr(pending, "MAX_OF_HOST", 40_000)
 
     async def scenario(at: Site) -> None:
+        at.intake.pending = PendingBodies(of_host=40_000)
         async with contextlib.AsyncExitStack() as stack:
             for number in range(8):
                 size = f"Content-Length: {MAX_PACKED}"
@@ -434,13 +434,13 @@ def test_host_has_a_share_of_what_is_held(path: Path, monkeypatch: pytest.Monkey
     serving(path, scenario, WEB, DB)
 
 
-def test_too_many_audits_at_once_are_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_audits_at_once_are_503(path: Path) -> None:
     """What has come in and is not archived yet is bounded in bytes; the agent is told to try again later."""
     first, second = packed(WEB), packed(DB)
-    monkeypatch.setattr(pending, "MAX_HELD", len(first) + 100)
 
     async def served() -> None:
         async with prepared(path, Clock(), rostered(WEB, DB)) as scene, site(scene) as at:
+            at.intake.pending = PendingBodies(most=len(first) + 100)
             waiting = asyncio.create_task(at.told(first))  # there is nobody yet who archives it
             await until(lambda: scene.audits._posting.waiting)
             status, told = await at.told(second)
@@ -471,15 +471,14 @@ def test_clients_that_promise_much_and_send_nothing_keep_nobody_out(path: Path) 
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_client_that_hangs_up_leaves_nothing(
     path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     is_chunked: bool,  # noqa: FBT001 - of the two ways
 ) -> None:
     """Half an audit is forgotten: no room is taken any more, nothing is counted, and there is no traceback."""
     audit = packed()
-    monkeypatch.setattr(pending, "MAX_HELD", len(audit))
 
     async def scenario(at: Site) -> None:
+        at.intake.pending = PendingBodies(most=len(audit))
         for _ in range(3):
             size = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(audit)}"
             async with at.connected(size) as (_, writer):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import portspec.schedule.on_demand
 from portspec.config import Config, Module, Specification
 from portspec.ports import PortSet
 from portspec.scan import Observation, Reason
@@ -122,13 +121,12 @@ def test_probe_wants_a_get() -> None:
     assert exporter().ask("/probe?target=web1", "POST").status == 405
 
 
-def test_too_many_probes_are_429(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_probes_are_429() -> None:
     """A thousand probes at once are answered with 429 and Retry-After, but for those that there is room for."""
-    monkeypatch.setattr(portspec.schedule.on_demand, "MAX_CONCURRENT_PROBES", 4)
     engine = ScriptedEngine()
 
     async def scenario() -> list[Answer]:
-        one = Exporter(prober=prober(CONFIG, [WEB], scanner=engine))
+        one = Exporter(prober=prober(CONFIG, [WEB], scanner=engine, most=4))
         async with one.served() as url:
             asked = [asyncio.create_task(fetch(f"{url}/probe?target=web1")) for _ in range(40)]
             for answered in itertools.islice(asyncio.as_completed(asked), 36):

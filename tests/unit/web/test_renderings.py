@@ -196,12 +196,11 @@ def test_page_that_cannot_be_written_is_500_for_all_who_wait(monkeypatch: pytest
     run(scenario())
 
 
-def test_states_of_old_pages_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_old_pages_are_let_go() -> None:
     """A page, and with it the states that it was made of, is kept for seconds, and only a few are."""
-    monkeypatch.setattr(renderings, "CACHE_SECONDS", 0.0)
 
     async def scenario() -> list[int]:
-        kept = renderings.Renderings()
+        kept = renderings.Renderings(cached_for=0.0)
 
         request: Any = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: False))
 

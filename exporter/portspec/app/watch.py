@@ -1,0 +1,37 @@
+"""Whether conf.yml is another one than was read last."""
+
+from __future__ import annotations
+
+import hashlib
+
+from portspec import files
+from portspec.config.yaml_document import MAX_BYTES
+from portspec.threads import in_daemon_thread
+
+
+class WatchedFile:
+    """A file, and the checksum that it had when it was read. Each method but forget() may raise NoThreadError."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._known = checksum(path)
+
+    async def look(self) -> None:
+        """Take the file as it is now for the one that is read."""
+        self._known = await in_daemon_thread(lambda: checksum(self._path))
+
+    def forget(self) -> None:
+        """Take the file for changed, since it could not be read."""
+        self._known = None
+
+    async def has_changed(self) -> bool:
+        """Return whether it has changed since the last look()."""
+        return await in_daemon_thread(lambda: checksum(self._path)) != self._known
+
+
+def checksum(path: str) -> bytes | None:
+    """Return a checksum of a file; None if it cannot be read, or is none: a pipe is read once, if at all."""
+    try:
+        return hashlib.sha256(files.read_regular(path, MAX_BYTES + 1)).digest()
+    except OSError:
+        return None
