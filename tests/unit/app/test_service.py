@@ -425,33 +425,20 @@ def test_what_needs_a_restart_is_told(conf: Path, keys: dict[str, object], said:
     asyncio.run(scenario())
 
 
-def test_what_needs_a_restart_is_told_at_every_reload(conf: Path) -> None:
-    """While the running engine is not the one of the file, each reload says so."""
+@pytest.mark.parametrize(
+    ("again", "told"), [({"state": "other.db"}, ["state takes effect at the next start"]), ({}, [])]
+)
+def test_what_needs_a_restart_is_told_at_every_reload(conf: Path, again: dict[str, str], told: list[str]) -> None:
+    """While what runs is not what the file says each reload says so, and no longer."""
 
     async def scenario() -> None:
         async with running(conf) as service:
             write(conf, {A: []}, state="other.db")
             await service.reload()
+            write(conf, {A: []}, **again)
             with capture_logs() as logs:
                 await service.reload()
-            assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
-                "state takes effect at the next start"
-            ]
-
-    asyncio.run(scenario())
-
-
-def test_what_runs_already_is_not_told(conf: Path) -> None:
-    """When the file says again what is running, there is nothing to warn about."""
-
-    async def scenario() -> None:
-        async with running(conf) as service:
-            write(conf, {A: []}, state="other.db")
-            await service.reload()
-            write(conf, {A: []})
-            with capture_logs() as logs:
-                await service.reload()
-            assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == []
+            assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == told
 
     asyncio.run(scenario())
 

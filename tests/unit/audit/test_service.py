@@ -23,7 +23,7 @@ from portspec.audit.service import MAX_LOGGED, MAX_READ, AuditService
 from portspec.audit.tools import parse
 from portspec.config import VulnerabilityException
 from portspec.inventory import AuditedHost
-from portspec.store import Archive, IncomingAudit, Outcome, StoreError, database
+from portspec.store import Archive, IncomingAudit, Outcome, StoreError
 from portspec.store.faults import StoreFaultKind
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
@@ -426,12 +426,9 @@ def test_audit_whose_client_goes_while_it_is_archived_is_kept(
 # --- The file in trouble ---
 
 
-@pytest.mark.usefixtures("logs")
-def test_audit_that_cannot_be_archived_is_said_to_be_so_and_taken_later(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("logs", "no_lock_timeout")
+def test_audit_that_cannot_be_archived_is_said_to_be_so_and_taken_later(path: Path, clock: Clock) -> None:
     """While another process holds the file take() raises StoreError, and nothing is lost; then it goes on by itself."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:
@@ -466,12 +463,9 @@ def test_full_disk_loses_no_audit(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.usefixtures("logs")
-def test_what_is_known_is_known_while_the_file_cannot_be_written(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("logs", "no_lock_timeout")
+def test_what_is_known_is_known_while_the_file_cannot_be_written(path: Path, clock: Clock) -> None:
     """After a restart the last audits are taken up also from a file that may only be read."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with running(path, clock, WEB, DB) as scene:

@@ -388,26 +388,23 @@ def test_new_hosts_share_a_digest(stage: Stage, server: Server) -> None:
         assert server.told() == [(A, "[12 hosts]")]
 
 
-def test_scan_outside_rounds_does_not_delay_a_round(stage: Stage, server: Server) -> None:
-    """Notifications of a round are sent at its end, while a requested scan continues."""
+@pytest.mark.parametrize("is_removed", [False, True], ids=["the round ends", "the host leaves conf.yml"])
+def test_scan_outside_rounds_does_not_delay_a_notification(
+    stage: Stage,
+    server: Server,
+    *,
+    is_removed: bool,
+) -> None:
+    """Notifications of a round are sent at its end, or once their host is in none, while a requested scan continues."""
     with stage.scene() as scene:
         scene.under_way = {SHORT: 0, None: 0}
         scene.scan(WEB, 22, 80)
         scene.process()
         assert server.told() == []
-        del scene.under_way[SHORT]
-        scene.process()
-        assert server.told() == [(A, "[web1]")]
-
-
-def test_notification_about_a_removed_host_is_sent_at_once(stage: Stage, server: Server) -> None:
-    """A host that was removed from conf.yml is in no round."""
-    with stage.scene() as scene:
-        scene.under_way = {SHORT: 0, None: 0}
-        scene.scan(WEB, 22, 80)
-        scene.process()
-        assert server.told() == []
-        del scene.states[WEB.host]
+        if is_removed:
+            del scene.states[WEB.host]
+        else:
+            del scene.under_way[SHORT]
         scene.process()
         assert server.told() == [(A, "[web1]")]
 

@@ -16,7 +16,7 @@ from portspec.config import MailConfig
 from portspec.report import publish_mail
 from portspec.report.publish_mail import MAX_DELAY, RETRY_INTERVAL, MailedReports, ReportMail
 from portspec.state.snapshot import HostTable, Snapshot
-from portspec.store import StoreError, database, write_value
+from portspec.store import StoreError, write_value
 from tests.unit.app.exporter import running, until, write
 from tests.unit.notify.mailbox import Mailbox
 from tests.unit.report.fleets import SETTINGS, audited, fleet, never, vulnerability
@@ -399,10 +399,9 @@ def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
 # --- Trouble with the state file ---
 
 
-@pytest.mark.usefixtures("logs")
-def test_nothing_is_sent_while_nobody_knows_what_was_sent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("logs", "no_lock_timeout")
+def test_nothing_is_sent_while_nobody_knows_what_was_sent(path: Path) -> None:
     """While the state file cannot be written there is no mail; when it can, there is one."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
@@ -418,12 +417,9 @@ def test_nothing_is_sent_while_nobody_knows_what_was_sent(path: Path, monkeypatc
     run(scenario)
 
 
-@pytest.mark.usefixtures("logs")
-def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("logs", "no_lock_timeout")
+def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
     """What was sent and could not be noted is not sent again, in whatever way the file comes and goes."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:
@@ -447,10 +443,9 @@ def test_state_file_that_fails_while_mails_are_sent_makes_no_second_mail(
     run(scenario)
 
 
-@pytest.mark.usefixtures("logs")
-def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("logs", "no_lock_timeout")
+def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path) -> None:
     """What was sent and could not be noted is known to the one that comes next."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario() -> None:
         async with mailing(path) as scene:

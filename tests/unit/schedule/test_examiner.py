@@ -253,22 +253,24 @@ def test_closed_engine_makes_a_host_unknown() -> None:
     assert result.judgement.verdict is Verdict.UNKNOWN
 
 
-def test_cancelled_examination_cancels_its_job_and_frees_its_place() -> None:
-    """Who gives up waiting for a host ends its scan, and the next host takes its place."""
-    engine = ScriptedEngine()
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_cancelled_examination_cancels_its_job_and_frees_its_place(*, is_confirmed: bool) -> None:
+    """Who gives up waiting for a host ends its scan or confirmation, and the next host takes its place."""
+    pending = ScriptedEngine()
+    engine, confirmer = (ScriptedEngine(shows(80)), pending) if is_confirmed else (pending, None)
 
     async def scenario() -> None:
-        one = examiner(engine, parallel=1)
+        one = examiner(engine, parallel=1, confirmer=confirmer)
         given_up = asyncio.create_task(one.examine(target("given up")))
         following = asyncio.create_task(one.examine(target("following", address=V6)))
         await settle()
         given_up.cancel()
         await settle()
-        assert engine.futures[0].cancelled()
+        assert pending.futures[0].cancelled()
         with pytest.raises(asyncio.CancelledError):
             await given_up
-        engine.finish(1)
-        await following
+        pending.finish(1)
+        assert (await following).judgement.verdict is Verdict.IN_SPEC
 
     asyncio.run(scenario())
 
@@ -779,26 +781,6 @@ def test_host_keeps_its_place_until_it_is_confirmed() -> None:
         return begun
 
     assert asyncio.run(scenario()) == [1, 2, 3]
-
-
-def test_cancelled_examination_cancels_its_confirmation_and_frees_its_place() -> None:
-    """Who gives up waiting for a host that is being confirmed ends that, and the next host takes its place."""
-    engine, confirmer = ScriptedEngine(shows(80)), ScriptedEngine()
-
-    async def scenario() -> None:
-        one = examiner(engine, parallel=1, confirmer=confirmer)
-        given_up = asyncio.create_task(one.examine(target("given up")))
-        following = asyncio.create_task(one.examine(target("following", address=V6)))
-        await settle()
-        given_up.cancel()
-        await settle()
-        assert confirmer.futures[0].cancelled()
-        with pytest.raises(asyncio.CancelledError):
-            await given_up
-        confirmer.finish(1)
-        assert (await following).judgement.verdict is Verdict.IN_SPEC
-
-    asyncio.run(scenario())
 
 
 def test_cancelled_examination_cancels_the_confirmation_of_every_address() -> None:

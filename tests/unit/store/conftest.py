@@ -1,4 +1,4 @@
-"""Fixtures: the path of a state file, the log, no lock timeout."""
+"""Fixtures: the path of a state file, the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.store import database
 from tests.unit.store.scenes import Logs
 
 if TYPE_CHECKING:
@@ -25,10 +24,3 @@ def logs() -> Iterator[Logs]:
     """Yield the events that the test logs."""
     with Logs() as found:
         yield found
-
-
-@pytest.fixture
-def no_lock_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for locks."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
-    monkeypatch.setattr(database, "READ_LOCK_TIMEOUT", 0.0)

@@ -20,7 +20,6 @@ from aiohttp import web
 
 from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
 from portspec.audit.model import Status
-from portspec.store import database
 from portspec.web import audits as intake
 from portspec.web.audits import AuditRoutes
 from portspec.web.bodies import MAX_HELD, PendingBodies
@@ -522,9 +521,9 @@ def test_without_an_audit_block_every_audit_is_503(path: Path) -> None:
     serving(path, scenario)
 
 
-def test_audit_that_cannot_be_archived_is_503(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_lock_timeout")
+def test_audit_that_cannot_be_archived_is_503(path: Path) -> None:
     """While the file cannot be written the agent is told to try later, in words that name no path; then it is taken."""
-    monkeypatch.setattr(database, "WRITE_LOCK_TIMEOUT", 0.0)
 
     async def scenario(at: Site) -> None:
         with locked(path, "immediate"):

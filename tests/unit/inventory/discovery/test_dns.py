@@ -57,18 +57,15 @@ def test_srv_gives_the_target_names() -> None:
     assert names(answers[SSH]) == ["web1.example.org", "web2.example.org"]
 
 
-def test_srv_of_a_service_that_is_not_offered_gives_nothing() -> None:
-    """The target "." stands for no host (RFC 2782), and is no fault."""
-    answers, _ = looked_up("_none._tcp.example.org.")
-    answer = answers["_none._tcp.example.org."]
-    assert (names(answer), answer.refused) == ([], 0)
-
-
-def test_srv_target_that_is_no_host_is_refused() -> None:
-    """The others are taken."""
-    answers, _ = looked_up("odd.example.org.")
-    answer = answers["odd.example.org."]
-    assert (names(answer), answer.refused) == (["web1.example.org"], 1)
+@pytest.mark.parametrize(
+    ("name", "found", "refused"),
+    [("_none._tcp.example.org.", [], 0), ("odd.example.org.", ["web1.example.org"], 1)],
+    ids=["not offered", "no host"],
+)
+def test_srv_target_may_be_no_host(name: str, found: list[str], refused: int) -> None:
+    """The target "." is no fault (RFC 2782); what is no host is refused, and the others are taken."""
+    answers, _ = looked_up(name)
+    assert (names(answers[name]), answers[name].refused) == (found, refused)
 
 
 def test_name_is_asked_for_by_idna_2008() -> None:

@@ -181,18 +181,11 @@ def test_three_resets_for_each_probe_are_one_answer() -> None:
     assert len(sends) <= len(THOUSAND) + 2 * sum(host.truth(port) in SILENT for port in THOUSAND) + MAX_PROBES
 
 
-def test_reset_may_acknowledge_the_number_itself() -> None:
-    """RSTs that do not count the SYN are accepted."""
+@pytest.mark.parametrize(("trait", "value"), [("is_syn_counted", False), ("takes_back", True)])
+def test_peculiar_resets_are_understood(trait: str, *, value: bool) -> None:
+    """An RST may acknowledge the number itself, and follow a SYN-ACK, which is still a SYN-ACK."""
     host = mixed()
-    host.is_syn_counted = False
-    (seen,), _ = scan(host, ports=THOUSAND, within=2.0)
-    assert_exact(host, seen, THOUSAND)
-
-
-def test_open_port_that_resets_at_once_is_open() -> None:
-    """A SYN-ACK that an RST follows is still a SYN-ACK."""
-    host = mixed()
-    host.takes_back = True
+    setattr(host, trait, value)
     (seen,), _ = scan(host, ports=THOUSAND, within=2.0)
     assert_exact(host, seen, THOUSAND)
 
