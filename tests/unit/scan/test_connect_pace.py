@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from portspec.ports import PortSet
 from portspec.scan import ScanJob
-from portspec.scan.connect import ConnectEngine, window_for
-from portspec.scan.connect import engine as engine_module
-from portspec.scan.connect.engine import MAX_WINDOW, RESERVED_DESCRIPTORS
+from portspec.scan.connect import ConnectEngine, sockets, window_for
+from portspec.scan.connect.engine import MAX_WINDOW, RESERVED_DESCRIPTORS, WINDOW_RECOVERY_INTERVAL
 from portspec.scan.connect.sockets import open_socket
 from portspec.scan.pacing import Pacer
 from tests.unit.factories import MODEST
@@ -180,7 +179,7 @@ def test_window_recovers_after_it_was_narrowed(monkeypatch: pytest.MonkeyPatch) 
         opened.append(open_socket(family))
         return opened[-1]
 
-    monkeypatch.setattr(engine_module, "open_socket", scarce)
+    monkeypatch.setattr(sockets, "open_socket", scarce)
     engine = ConnectEngine(timeout=30.0, retries=0, window=16, clock=lambda: now[0])
     address = own_address()
     try:
@@ -189,8 +188,8 @@ def test_window_recovers_after_it_was_narrowed(monkeypatch: pytest.MonkeyPatch) 
             (row,) = engine.submit(ScanJob((address,), PortSet.of(range(1, 65)))).result(timeout=PATIENCE).addresses
             assert (len(row.scanned), row.failure) == (64, None)
             windows.append(engine._window)
-            monkeypatch.setattr(engine_module, "open_socket", open_socket)
-            now[0] += engine_module.WINDOW_RECOVERY_INTERVAL
+            monkeypatch.setattr(sockets, "open_socket", open_socket)
+            now[0] += WINDOW_RECOVERY_INTERVAL
     finally:
         engine.close()
     assert windows == [4, 8, 16, 16]

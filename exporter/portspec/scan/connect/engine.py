@@ -34,19 +34,18 @@ from portspec.scan.connect.sockets import (
     QUEUE_EMPTY,
     RESET_SINCE,
     SO_MEMINFO,
-    explain,
-    has_source_address,
+    SocketPool,
+    connect_failure,
     icmp_error,
     is_own_address,
     is_reset,
     is_self_connected,
-    open_socket,
     syns_in,
     takes_data,
 )
 from portspec.scan.engine import ActiveJob, EngineThread, fail
-from portspec.scan.failures import NO_PERMISSION, NO_ROUTE, local_rejection, send_failure
-from portspec.scan.job import Failure, Reason
+from portspec.scan.failures import NO_ROUTE, local_rejection, send_failure
+from portspec.scan.job import Failure
 from portspec.scan.loss import PathLoss
 from portspec.scan.netlink import Netlink
 from portspec.scan.pacing import Pacer
@@ -118,7 +117,7 @@ class ConnectEngine(EngineThread):
         self._active_jobs: list[ActiveJob[CheckedAddressScan]] = []
         self._scans: deque[CheckedAddressScan] = deque()
         self._outstanding = OutstandingProbes()
-        self._idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
+        self._pool = SocketPool()
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
 
@@ -134,7 +133,7 @@ class ConnectEngine(EngineThread):
         events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
         now = self._clock()
         if not events and not self._active_jobs:
-            self._close_idle()
+            self._pool.close()
         self._collect(events, now)
         self._expire(now)
         if self._window < self._limit and now >= self._widen_at:
@@ -202,7 +201,7 @@ class ConnectEngine(EngineThread):
     def _launch(self, now: float) -> float | None:
         """Send what windows and rates allow; return how many seconds to wait for events (None: without a limit)."""
         if not self._active_jobs:
-            return IDLE_TIMEOUT if any(self._idle.values()) else None
+            return IDLE_TIMEOUT if len(self._pool) else None
         ready = [scan for scan in self._scans if self._is_ready(scan, now)]
         free = self._pacer.take(max(0, min(MAX_BATCH, self._window - len(self._outstanding))), now) if ready else 0
         quotas = self._quotas()
@@ -283,7 +282,7 @@ class ConnectEngine(EngineThread):
 
     def _send(self, scan: ConnectAddressScan, count: int, *, is_patient: bool = False) -> int:
         """Send up to `count` probes; return how many were sent. Patient ones have a longer timeout."""
-        idle = self._idle[scan.family]
+        idle = self._pool.idle[scan.family]
         patience = max(TIMEOUT_FACTOR * self.timeout, scan.patience) if is_patient else scan.patience
         queue = self._outstanding.queue_for(patience)
         clock = self._clock
@@ -294,7 +293,7 @@ class ConnectEngine(EngineThread):
                 break
             is_new = not idle
             try:
-                fd, sock = self._open(scan.family) if is_new else idle.pop()
+                fd, sock = self._pool.open(scan.family, self._window - len(self._outstanding)) if is_new else idle.pop()
             except OSError as error:
                 self._handle_send_error(scan, target, error.errno or 0, "no socket")
                 break
@@ -316,22 +315,9 @@ class ConnectEngine(EngineThread):
             sent += 1
         return sent
 
-    def _open(self, family: int) -> tuple[int, socket.socket]:
-        if len(self._outstanding) + sum(map(len, self._idle.values())) >= self._window:
-            self._close_idle()
-        try:
-            sock = open_socket(family)
-        except OSError:
-            if not any(self._idle.values()):
-                raise
-            self._close_idle()  # those of the other family
-            sock = open_socket(family)
-        return sock.fileno(), sock
-
     def _handle_send_error(self, scan: ConnectAddressScan, target: Endpoint, code: int, what: str) -> None:
         """Wait, or fail the address: a probe that this machine did not send says nothing about the port."""
         scan.retry_queue.appendleft(target)
-        detail = f"{what} to {scan.address}: {explain(code)}"
         if code in NO_RESOURCE:
             if code in NO_DESCRIPTOR and len(self._outstanding):
                 self._window = len(self._outstanding)
@@ -339,13 +325,7 @@ class ConnectEngine(EngineThread):
                 return
             if scan.in_flight:
                 return
-            is_cut_off = code == errno.EADDRNOTAVAIL and not has_source_address(scan.address, scan.family)
-            reason = Reason.NO_ROUTE if is_cut_off else Reason.LOCAL_LIMIT
-        elif code in NO_PERMISSION:
-            reason = Reason.PERMISSION
-        else:
-            reason = Reason.NO_ROUTE if code in NO_ROUTE else Reason.INTERNAL
-        self._fail_address(scan, Failure(reason, detail))
+        self._fail_address(scan, connect_failure(scan.address, scan.family, code, what))
 
     def _fail_address(self, scan: ConnectAddressScan, failure: Failure) -> None:
         scan = scan.parent or scan
@@ -355,7 +335,7 @@ class ConnectEngine(EngineThread):
 
     def _collect(self, events: list[tuple[int, int]], now: float) -> None:
         queue, others = self._outstanding.default, self._outstanding.patient or self._outstanding.held
-        stats = self.stats
+        stats, idle = self.stats, self._pool.idle
         refused, meminfo, empty = errno.ECONNREFUSED, SO_MEMINFO, QUEUE_EMPTY
         closed = 0
         for fd, _ in events:
@@ -378,7 +358,7 @@ class ConnectEngine(EngineThread):
             if code == refused and sock.getsockopt(socket.SOL_SOCKET, meminfo, 4) == empty:
                 # The common case, kept short: closed.
                 del source[fd]
-                self._idle[scan.family].append((fd, sock))
+                idle[scan.family].append((fd, sock))
                 scan.states[target[1]] = CLOSED
                 scan.unsettled -= 1
                 scan.in_flight -= 1
@@ -478,15 +458,10 @@ class ConnectEngine(EngineThread):
         for fd in self._outstanding.of_scan(scan):
             self._close_probe(fd)
 
-    def _close_idle(self) -> None:
-        for sockets in self._idle.values():
-            while sockets:
-                sockets.pop()[1].close()
-
     def _drop_all(self) -> list[Future[Observation]]:
         for fd in self._outstanding.all():
             self._close_probe(fd)
-        self._close_idle()
+        self._pool.close()
         futures = [job.future for job in self._active_jobs]
         self._active_jobs.clear()
         self._scans.clear()

@@ -17,6 +17,9 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from portspec.scan.failures import NO_PERMISSION, NO_ROUTE
+from portspec.scan.job import Failure, Reason
+
 SO_MEMINFO = 55  # asm-generic/socket.h
 QUEUE_EMPTY = b"\0\0\0\0"  # the first word of SO_MEMINFO, SK_MEMINFO_RMEM_ALLOC
 
@@ -55,6 +58,49 @@ def open_socket(family: int) -> socket.socket:
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
     return sock
+
+
+class SocketPool:
+    """The sockets that wait for a further probe, each with its descriptor, in `idle` by address family."""
+
+    __slots__ = ("idle",)
+
+    def __init__(self) -> None:
+        self.idle: dict[int, list[tuple[int, socket.socket]]] = {socket.AF_INET: [], socket.AF_INET6: []}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.idle.values()))
+
+    def open(self, family: int, room: int) -> tuple[int, socket.socket]:
+        """Open a socket; OSError if none can be opened. Closes the idle ones if there is no `room` for one more."""
+        if len(self) >= room:
+            self.close()
+        try:
+            sock = open_socket(family)
+        except OSError:
+            if not len(self):
+                raise
+            self.close()  # those of the other family
+            sock = open_socket(family)
+        return sock.fileno(), sock
+
+    def close(self) -> None:
+        """Close the idle sockets."""
+        for sockets in self.idle.values():
+            while sockets:
+                sockets.pop()[1].close()
+
+
+def connect_failure(address: str, family: int, code: int, what: str) -> Failure:
+    """Return the failure of an address to which no probe can be sent: `what` ("no socket") and why."""
+    if code in NO_RESOURCE:
+        is_cut_off = code == errno.EADDRNOTAVAIL and not has_source_address(address, family)
+        reason = Reason.NO_ROUTE if is_cut_off else Reason.LOCAL_LIMIT
+    elif code in NO_PERMISSION:
+        reason = Reason.PERMISSION
+    else:
+        reason = Reason.NO_ROUTE if code in NO_ROUTE else Reason.INTERNAL
+    return Failure(reason, f"{what} to {address}: {explain(code)}")
 
 
 def has_source_address(address: str, family: int) -> bool:
