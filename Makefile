@@ -73,7 +73,8 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
 
-generated: venv  ## write completion, manual pages and the copies in the Helm chart again, after a change of their sources
+generated: venv  ## write dashboards, completion, manual pages and copies in the Helm chart again, after a change
+	$(BIN)/python -m grafana.source
 	$(BIN)/python deploy/generate.py
 
 manifests: helm  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart

@@ -124,7 +124,14 @@ class Made:
     packed: bytes
 
 
-def make(host: str, at: float, *, output: str | None = None, passphrase: str = PASSPHRASE) -> Made:
+def make(
+    host: str,
+    at: float,
+    *,
+    output: str | None = None,
+    listeners: Iterable[Mapping[str, Any]] = (),
+    passphrase: str = PASSPHRASE,
+) -> Made:
     """Make an audit of a host, whose tool ended at `at`, in Unix seconds; each is another one."""
     moment = datetime.fromtimestamp(int(at), UTC)
     day = f"{moment:%Y-%m-%d}"
@@ -144,7 +151,7 @@ def make(host: str, at: float, *, output: str | None = None, passphrase: str = P
             "errors": "",
             "truncated": False,
         },
-        "listeners": [],
+        "listeners": list(listeners),
     }
     payload = json.dumps(audit).encode()
     return Made(host, day, payload, envelope.pack(payload, envelope.key_of(host, passphrase)))

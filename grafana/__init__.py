@@ -1,0 +1,1 @@
+"""What Grafana needs to show portspec: dashboards, and files that provision them."""
