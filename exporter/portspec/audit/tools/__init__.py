@@ -15,7 +15,8 @@ This takes five steps. The examples are for a tool "foo-audit".
 
 Put outputs of the tool in tests/data/audit/foo-audit/, at least one each that is clean, vulnerable and failed:
 
-    clean.txt       the output (.txt, .json or .xml), byte for byte as the tool printed it
+    clean.txt       the output (.txt, .json or .xml), byte for byte as the tool printed it, followed by the lines that
+                    the agent adds to it (step 3)
     clean.expected.json
 
 The second file has the run, the audit that you expect, written by hand, and the source of the sample:
@@ -60,7 +61,8 @@ The reader gets the run as `result.run` and calls:
 FreeBSD, LANGUAGES packages of pip, npm and so on. A host is clean only if one of its tools covers SYSTEM, unless it is
 set up to have only its applications audited (result.run.is_of_applications). A scanner for many systems covers it if
 the output shows that it compared the packages of the system with data (trivy.py). A tool for one system covers it
-always, and its result is marked unsupported on other systems (apk.py).
+always, and its result is marked unsupported on all systems but those that it is known to have data for (debsecan.py).
+Only the reader does that: without it, the tool is clean on every system.
 
 The status of a result is the first of these that applies:
 
@@ -76,8 +78,10 @@ The status of a result is the first of these that applies:
 
 When in doubt, do not let it be clean. Fail on every line and every value that you do not know, with
 result.unexpected_line() in text: a new version of the tool then is failed until somebody has looked at it. An empty
-output is never clean. If the tool prints nothing when all is well, let the agent add an end marker (`is_silent` in
-step 3), and read the output with read_marked_output() or split_end_marker(); debsecan.py and apk.py do so.
+output is never clean. If the tool prints nothing when all is well, or nothing that shows the end (a header alone),
+let the agent add an end marker (`is_silent` in step 3): the exit status may be that of another program, as in
+"foo-audit | cat". The agent adds it only after exit status 0. If that is the only exit status, read the output with
+read_marked_output() (apk.py), else with split_end_marker() (pkg_admin.py).
 
 A reason is one line for the administrator of the host: what is wrong, where, and what to do ("…; run it without this
 option"). Quote text of the tool with quote(). Regular expressions must have bounds ("{0,200}") and take linear time.
@@ -88,19 +92,22 @@ option"). Quote text of the tool with quote(). Regular expressions must have bou
 In exporter/portspec/agent.py add a Tool to TOOLS; `name` is the one in _READERS. Its fields are described in its
 docstring. The rest of agent.py to look at:
 
-    choose_tool()     where the tool comes in the order of the tools of a system
+    choose_tool()     where the tool comes in the order of the tools of a system; a tool that is in no order runs only
+                      if the settings name it (`tool = foo-audit`)
     usual_tool()      if the tool should be named on a system that has no tool at all
     _databases()      the files of its database, if the output does not have the time of the database
     _has_succeeded()  exit statuses besides 0 and 1 that are not errors
     the help          the names and the order, at the end of the file; also in deploy/agent/portspec-send.conf
 
 The tests are in tests/unit/agent/test_tools.py: which tool is chosen on which system, which is the usual one, that no
-command hides vulnerabilities, and that agent and readers have the same tools.
+command hides vulnerabilities, and that agent and readers have the same tools. Those of end markers are in
+tests/unit/agent/test_silent_tools.py.
 
 4. Write the tests
 ------------------
 
-The samples are the main test. Besides them (test_parse.py and test_fuzz.py fail until they know the tool):
+The samples are the main test. Besides them (test_parse.py and test_fuzz.py fail until they know the tool; no test
+fails without the first two):
 
     tests/unit/audit/tools/test_foo_audit.py  lines and values that have no sample; copy test_debsecan.py
     tests/unit/audit/tools/test_coverage.py   other systems (test_tool_of_another_system_is_unsupported), and
@@ -114,7 +121,10 @@ Run: pytest -n auto tests/unit/audit tests/unit/agent
 --------------
 
 docs/audit.md: a row in the table under "Requirements for `clean`", the order under "Choice of the tool", and, if the
-tool only knows updates, a row under "Updates in place of vulnerabilities". CHANGELOG.md: an entry.
+tool only knows updates, a row under "Updates in place of vulnerabilities". docs/architecture.md: the module, in the
+table of audit/tools/. README.md: the list of tools. CHANGELOG.md: an entry.
+
+Run: pytest tests/artefacts/test_documents.py. It knows the table of modules, and not the other lists.
 
 If you change how an existing tool is read, increase VERSION in audit/document.py, so that archived audits are read
 again.
