@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 TRIES = LAST_TRY + 1
 _SAME_TIME = 0.05  # seconds in which reference probes after one batch also count as those before the next
 _MIN_RANDOM_LOSS, _MAX_ASSUMED_LOSS = 0.02, 0.25  # limits of the loss by which silent reference probes are explained
+_MIN_PORTS_AFTER_FIRST = 128  # beside fewer, no open port is asked again at the end either (state/evidence.py)
 _MIN_INTERLEAVED = 3  # probes at once: fewer are sent as ports and reference probes in turn
 
 
@@ -110,8 +111,12 @@ class SynAddressScan:
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((active_job.job.seed, zlib.crc32(address.encode())))
         first = port_array(active_job.job.first & active_job.job.ports)
-        self._unsent = np.concatenate([first, self._rng.permutation(np.setdiff1d(self.ports.all, first))])
+        others = self._rng.permutation(np.setdiff1d(self.ports.all, first))
+        self._unsent = np.concatenate([first, others])
         self._next_unsent = 0
+        # In a turn of their own: of one turn, several threads send parts at the same time, and a ban that begins after
+        # some of the others would hide that these ports are open.
+        self._first_turn = len(first) if len(others) >= _MIN_PORTS_AFTER_FIRST else 0
         self._retry_queue: deque[tuple[int, U16]] = deque()  # ports to try again, with the number of the try
         self._suspected_filtered: list[tuple[int, U16]] = []  # silent on every try so far, with their number
         self._outstanding: dict[int, deque[OutstandingBatch]] = {}
@@ -129,6 +134,7 @@ class SynAddressScan:
         self.ports.add(more)
         if not self._bursts:  # these take all ports that are not settled
             self._unsent = np.concatenate([self._unsent[self._next_unsent :], self._rng.permutation(more)])
+            self._first_turn = max(0, self._first_turn - self._next_unsent)
             self._next_unsent = 0
 
     @property
@@ -200,6 +206,8 @@ class SynAddressScan:
         if self._next_unsent == len(self._unsent):
             closing = self._closing_probe
             return ProbeBatch(EMPTY, 0, EMPTY, closing) if len(closing) else None
+        if self._next_unsent < self._first_turn:
+            most = min(most, self._first_turn - self._next_unsent)
         batch = self._next_batch(0, self._unsent[self._next_unsent : self._next_unsent + most], most, now)
         self._next_unsent += len(batch.ports)
         return batch

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -336,6 +337,35 @@ def test_first_ports_of_the_job_are_sent_first() -> None:
     """The ports in `first` of the job precede the others, whose order is random."""
     scan = scan_of(range(1, 200), first=[150, 20])
     assert take(scan).ports.tolist()[:2] == [20, 150]
+
+
+def test_first_ports_have_a_turn_of_their_own() -> None:
+    """No other port is in the turn of the first ports: threads send the parts of a turn in any order."""
+    scan = scan_of(range(1, 1001), first=[22, 443])
+    assert send(scan, 0.0).ports.tolist() == [22, 443]
+    assert len(send(scan, 0.01).ports) == 998
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_turn_of_the_first_ports_may_be_cut(most: int) -> None:
+    """With a low rate the first ports take several turns, and the others follow after the last."""
+    scan = scan_of(range(1, 1001), first=[22, 443])
+    sent = [send(scan, 0.01 * turn, most=most).ports.tolist() for turn in range(3)]
+    assert list(chain.from_iterable(sent))[:2] == [22, 443]
+    assert all(not {22, 443} & set(turn) or set(turn) <= {22, 443} for turn in sent)
+
+
+def test_ports_that_are_added_come_after_the_first() -> None:
+    """Ports that are added before the first were sent do not join their turn."""
+    scan = scan_of(range(1, 1001), first=[22, 443])
+    scan.add_ports(PortSet.of(range(2000, 2010)))
+    assert send(scan, 0.0).ports.tolist() == [22, 443]
+    assert len(send(scan, 0.01, most=2000).ports) == 1000 - 2 + 10
+
+
+def test_few_ports_are_one_turn() -> None:
+    """A short scan has one turn, the first ports at its beginning."""
+    assert len(send(scan_of(range(1, 101), first=[22]), 0.0).ports) == 100
 
 
 def test_no_silence_counts_while_alive_ports_are_silent() -> None:
