@@ -151,6 +151,7 @@ class ScriptedEngine:
 
     def __init__(self, answer: Callable[[ScanJob], Observation] | None = None) -> None:
         self.stats = EngineStats()
+        self._beats = itertools.count()
         self.jobs: list[ScanJob] = []
         self.futures: list[Future[Observation]] = []
         self.seen_so_far: dict[int, Observation] = {}
@@ -187,6 +188,10 @@ class ScriptedEngine:
         seen_until_now = self.seen_so_far.get(number, Observation(tuple(nothing), 0.0, 0))
         answer.set_result(None if running.done() else seen_until_now)
         return answer
+
+    def beat(self) -> int | None:
+        """Return how often it was asked: there is no thread that could hang."""
+        return next(self._beats)
 
     def finish(self, number: int, answer: Callable[[ScanJob], Observation] = all_closed) -> None:
         """Answer the job of a number, in the order of submission from 0."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from portspec import errors, log
 from portspec.errors import EngineError
+from portspec.heartbeat import Heartbeat
 from portspec.inventory import Lookups, SystemResolver, targets
 from portspec.limit import Limit
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, ConnectEngine
@@ -75,6 +76,12 @@ class Engines:
             host_rate=config.scan.host_rate,
             max_duration=config.scan.max_duration,
         )
+
+    def heartbeats(self) -> Iterator[Heartbeat]:
+        """Yield the heartbeat of each engine's thread."""
+        for engine in (self.scanner, self.confirmer):
+            if engine:
+                yield Heartbeat(f"{engine.name} engine", engine.beat())
 
     def close(self) -> None:
         """Close both; may be called twice."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from portspec import __version__, log
 from portspec.app.servicemanager import ServiceManager
 from portspec.app.watch import WatchedFile
+from portspec.app.watchdog import watch_progress
 from portspec.audit.service import AuditService
 from portspec.config import load_again
 from portspec.config.trust import complaints
@@ -154,6 +155,7 @@ class Service:
             self._tasks.create_task(self._watch_file())
             self._tasks.create_task(self._write_ahead())
             self._tasks.create_task(self.audits.run())
+            self._tasks.create_task(watch_progress(self._manager, (self._engines, self._monitor)))
             self._set_mailer(self._config.mail)
             self._publish(self._config)
             if self._is_reload_wanted:

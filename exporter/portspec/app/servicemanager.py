@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -25,11 +26,25 @@ def control_socket(environment: Mapping[str, str]) -> str | None:
     return f"{directory}/{CONTROL_SOCKET_NAME}" if directory else None
 
 
+def _watchdog(environment: Mapping[str, str]) -> float | None:
+    """Return the limit that sd_watchdog_enabled(3) returns, in seconds; None without one for this process."""
+    try:
+        limit = int(environment.get("WATCHDOG_USEC", "0"))
+        process = int(environment.get("WATCHDOG_PID", os.getpid()))
+    except ValueError:
+        return None
+    return limit / 1e6 if limit > 0 and process == os.getpid() else None
+
+
 class ServiceManager:
-    """The process at $NOTIFY_SOCKET of an environment; does nothing if that is not set."""
+    """The process at $NOTIFY_SOCKET of an environment; does nothing if that is not set.
+
+    `watchdog` is after how many seconds without a ping it restarts this process; None if it never does.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
+        self.watchdog = _watchdog(environment) if self._address else None
 
     def ready(self, status: str) -> None:
         """Notify that the exporter is ready or a reload has finished, with a line for `systemctl status`."""

@@ -146,6 +146,7 @@ class EngineThread(ABC):
 
     def __init__(self) -> None:
         self.stats = EngineStats()
+        self._turns = 0
         self._inbox: deque[tuple[ScanJob, Future[Observation]]] = deque()
         self._added_ports: deque[tuple[Future[Observation], PortSet]] = deque()  # for jobs that were submitted
         self._partial_requests: deque[tuple[Future[Observation], Failure, Future[Observation | None]]] = deque()
@@ -195,6 +196,14 @@ class EngineThread(ABC):
         self._wake_up()
         return answer
 
+    def beat(self) -> int | None:
+        """Return the number of turns, and have the thread take another one; see Engine."""
+        if self._thread is None:
+            return None
+        turns = self._turns
+        self._wake_up()
+        return turns
+
     def close(self) -> None:
         """End everything; see Engine. May be called twice."""
         with self._closed:
@@ -215,6 +224,7 @@ class EngineThread(ABC):
     def _run(self) -> None:
         try:
             while not self._closing:
+                self._turns += 1
                 try:
                     self._turn()
                 except Exception as error:  # noqa: BLE001 - a fault here fails all jobs, and the engine goes on

@@ -181,6 +181,13 @@ class Engine(Protocol):
         """
         ...
 
+    def beat(self) -> int | None:
+        """Return a number that differs from that of the last call unless the thread hangs; None before the first job.
+
+        A turn of the thread takes far less than a second; a call wakes it if it has nothing to do.
+        """
+        ...
+
     def close(self) -> None:
         """End all jobs (their futures are cancelled), close every socket and join the thread, at once."""
         ...

@@ -152,6 +152,11 @@ class ExtraScans:
         return min((due.at for queue in self._queues.values() if (due := queue.agenda.first())), default=None)
 
     @property
+    def due_at(self) -> float:
+        """The time of the first look that is planned and has a place, by the clock; infinity without any."""
+        return min((due.at for queue in self._queues.values() if (due := queue.first)), default=math.inf)
+
+    @property
     def is_under_way(self) -> bool:
         """True while a sweep is."""
         if any(queue.running for queue in self._queues.values()):
@@ -192,7 +197,7 @@ class ExtraScans:
         """Wake up when the next look is due that has a place."""
         if self._tasks is None:
             return
-        at = min((due.at for queue in self._queues.values() if (due := queue.first)), default=math.inf)
+        at = self.due_at
         if self._alarm and at == self._alarm_at:
             return
         if self._alarm:

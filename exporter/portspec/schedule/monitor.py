@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from portspec import log
 from portspec.clock import SystemClock
 from portspec.exceptions import are_others, is_outdated
+from portspec.heartbeat import Heartbeat
 from portspec.limit import Limit
 from portspec.ports import PortSet
 from portspec.scan import Reason
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["CLOCK_CHECK_INTERVAL", "JITTER", "MAX_JITTER", "Monitor", "SystemClock"]
 
 RESCAN_DELAY = 1.0  # seconds until hosts are looked at whose silence was not believed
+# Seconds for which, of all scans, none may send a probe or end. What a scan waits for takes less: 30 s for an address
+# that has stopped answering, the timeout of a look-up, a minute of jitter, a second for a place in the slowest `rate`.
+SCAN_PATIENCE = 600.0
 _LONGEST_PORTS = 200  # characters
 
 _log = log.get("monitor")
@@ -112,6 +117,7 @@ class Monitor:
         self._groups: dict[float, _Group] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._busy: dict[str, float | None] = {}  # the interval whose round scans it; None beside the rounds
+        self._counted = 0  # scans and rechecks that ended, and retries that began
         self._ended: Counter[float | None] = Counter()  # rounds, by interval
         self._running: dict[str, asyncio.Task[None]] = {}
         self._rechecking: dict[str, asyncio.Task[None]] = {}
@@ -196,6 +202,15 @@ class Monitor:
         """The intervals of which a round is under way, None for looks beside the rounds; how many have ended before."""
         beside = {None} if self._looks.is_under_way else set()
         return {interval: self._ended[interval] for interval in beside | set(self._busy.values())}
+
+    def heartbeats(self) -> tuple[Heartbeat, Heartbeat]:
+        """Return the heartbeats of what begins scans when they are due, and of the scans in progress."""
+        due_at = min(self._looks.due_at, *(group.next_at for group in self._groups.values()), math.inf)
+        scans = self._examiner.probes_sent + self._counted if self._busy or self._rechecking else None
+        return (
+            Heartbeat("scheduler", due_at if due_at <= self._clock.now() else None),
+            Heartbeat("scans", scans, SCAN_PATIENCE),
+        )
 
     def scan_now(self, host: str) -> bool:
         """Start a scan of a host, KeyError if there is none of that name; False if one is on its way already."""
@@ -407,6 +422,7 @@ class Monitor:
             self.snapshot = self.snapshot.with_state(state)
 
     def _count(self, *, retries: int = 0, rechecks: int = 0) -> None:
+        self._counted += 1
         self.snapshot = replace(
             self.snapshot,
             retries=self.snapshot.retries + retries,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +35,58 @@ class Ending(EngineThread):
 
     def _release(self) -> None:
         pass
+
+
+class Hanging(EngineThread):
+    """An engine whose thread hangs in its turn while `go_on` is clear; `begun` counts its turns."""
+
+    name = "hanging"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.begun = threading.Semaphore(0)
+
+    def _turn(self) -> None:
+        self.begun.release()
+        select.select([self._wake], [], [])
+        os.eventfd_read(self._wake)
+        self.go_on.wait()
+
+    def _drop_all(self) -> list[Future[Observation]]:
+        return []
+
+    def _release(self) -> None:
+        pass
+
+
+def test_beat_changes_while_the_thread_takes_turns() -> None:
+    """Without a job there is no beat; each call wakes an idle thread and sees its turns, until the thread hangs."""
+    engine = Hanging()
+    assert engine.beat() is None
+    engine.submit(ScanJob(("127.0.0.1",), PortSet.of([1])))
+    assert engine.begun.acquire(timeout=PATIENCE)  # the turn that the job ends
+    beats = []
+    for _ in range(3):
+        assert engine.begun.acquire(timeout=PATIENCE)
+        beats.append(engine.beat())
+    assert beats == [2, 3, 4]
+    assert engine.begun.acquire(timeout=PATIENCE)
+    engine.go_on.clear()
+    assert [engine.beat() for _ in range(3)] == [5, 5, 5]
+    engine.go_on.set()
+    engine.close()
+
+
+def test_beat_of_a_thread_that_has_ended_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that ended unexpectedly makes no progress, and asking it is no error."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    engine = Ending()
+    with pytest.raises(CancelledError):
+        engine.submit(ScanJob(("127.0.0.1",), PortSet.of([1]))).result(PATIENCE)
+    assert {engine.beat() for _ in range(3)} == {1}
+    engine.close()
 
 
 def test_thread_that_ends_cancels_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
