@@ -28,6 +28,27 @@ REPORTING: Final = "db1.example.org"
 pytestmark = pytest.mark.timeout(600)  # that of the first one includes the boot and pip
 SCAN: Final = {"engine": "auto", "timeout": 0.2, "retries": 0, "confirm": 1}
 
+WATCHDOG: Final = 8  # seconds
+SOON: Final = 5.0 * WATCHDOG  # until a restart is over, on a busy machine
+# Stops every thread of a process but the first one, as a debugger does (ptrace(2)), until the process ends.
+STOP_THREADS: Final = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+process = int(sys.argv[1])
+for thread in map(int, os.listdir(f"/proc/{process}/task")):
+    if thread != process:
+        for request in (SEIZE, INTERRUPT):
+            if libc.ptrace(request, thread, None, None):
+                raise OSError(ctypes.get_errno(), "ptrace")
+try:
+    while True:
+        os.waitpid(-1, WALL)
+except ChildProcessError:
+    pass
+"""
+
 
 def commands(after: str) -> list[str]:
     """Return the commands of root in the first block of a console behind a text of the page."""
@@ -246,6 +267,79 @@ def test_drop_in_gives_the_syn_engine(unit: Installation) -> None:
     sets = dict(re.findall(r"^(Cap(?:Inh|Prm|Eff|Amb)):\t0*([0-9a-f]+)$", status, re.MULTILINE))
     assert sets == {"CapInh": "0", "CapPrm": "0", "CapEff": "0", "CapAmb": "0"}
     assert "dropping the capabilities failed" not in unit.log(began)
+
+
+def watch_closely(unit: Installation) -> int:
+    """Restart the unit with a watchdog of a few seconds and wait for the first scan; return the main process."""
+    unit.machine.succeed("mkdir -p /etc/systemd/system/portspec.service.d")
+    drop_in = f"[Service]\nWatchdogSec={WATCHDOG}s\nRestartSec=100ms\n"
+    unit.machine.succeed("cat > /etc/systemd/system/portspec.service.d/watchdog.conf", stdin=drop_in.encode())
+    unit.machine.succeed("systemctl daemon-reload && systemctl restart portspec")
+    until(lambda: unit.verdicts() == {HOST: "in_spec"})
+    return int(unit.show("MainPID"))
+
+
+def last_ping(unit: Installation) -> float:
+    """Return when the unit was pinged last, by time.monotonic(): machines on one kernel share that clock."""
+    return int(unit.show("WatchdogTimestampMonotonic")) / 1e6
+
+
+def check_restarted(unit: Installation, process: int, began: float, before: str) -> str:
+    """Check that another process serves with the states of the one before, which left no core dump; return the log."""
+    until(lambda: (unit.show("NRestarts"), unit.show("ActiveState")) == ("1", "active"), patience=SOON)
+    assert int(unit.show("MainPID")) != process
+    assert unit.verdicts() == {HOST: "in_spec"}
+    assert unit.get("/api/v1/changes") == before
+    log = unit.log(began)
+    assert re.search(r"Watchdog timeout \(limit .*\)!", log)
+    assert "Fatal Python error: Aborted" in log
+    assert "dumped core" not in log
+    return log
+
+
+def test_idle_exporter_is_not_restarted(unit: Installation) -> None:
+    """An exporter with the SYN engine that has nothing to do for much longer than the limit pings as before."""
+    directory = "/etc/systemd/system/portspec.service.d"
+    unit.machine.succeed(f"install -D -m 644 deploy/systemd/raw.conf {directory}/raw.conf")
+    process = watch_closely(unit)
+    assert list(unit.metrics()["portspec_engine_info"]) == ['engine="syn"']
+    first = last_ping(unit)
+    until(lambda: last_ping(unit) > first + 2 * WATCHDOG, patience=SOON)
+    assert (int(unit.show("MainPID")), unit.show("NRestarts")) == (process, "0")
+
+
+def test_exporter_that_is_stopped_for_a_moment_is_not_restarted(unit: Installation) -> None:
+    """A process that is stopped for half of the limit pings at once when it continues."""
+    process = watch_closely(unit)
+    unit.machine.succeed(f"kill -STOP {process}")
+    last = last_ping(unit)
+    until(lambda: time.monotonic() > last + WATCHDOG / 2)
+    unit.machine.succeed(f"kill -CONT {process}")
+    until(lambda: last_ping(unit) > last)
+    assert (int(unit.show("MainPID")), unit.show("NRestarts")) == (process, "0")
+
+
+def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> None:
+    """A process that is stopped is restarted, its state is kept, and the journal has the stack of each thread."""
+    process = watch_closely(unit)
+    began, changes = time.time() - 1, unit.get("/api/v1/changes")
+    assert unit.show("NRestarts") == "0"
+    unit.machine.succeed(f"kill -STOP {process}")
+    log = check_restarted(unit, process, began, changes)
+    assert re.search(r'File ".*/asyncio/base_events\.py", line \d+ in run_forever', log)
+    assert "a part of portspec hangs" not in log
+
+
+def test_exporter_whose_scan_thread_hangs_is_restarted(unit: Installation) -> None:
+    """If every thread but that of the event loop stands still, the log says which part hangs before the restart."""
+    process = watch_closely(unit)
+    began, changes = time.time() - 1, unit.get("/api/v1/changes")
+    unit.machine.succeed(f"python3 - {process}", stdin=STOP_THREADS.encode())
+    log = check_restarted(unit, process, began, changes)
+    told = log.index("a part of portspec hangs")
+    assert re.search(r"a part of portspec hangs.*connect engine", log)
+    assert told < log.index("Watchdog timeout")
+    assert re.search(r'File ".*/scan/connect/engine\.py", line \d+ in _turn', log)
 
 
 def test_stop_ends_in_the_middle_of_a_scan(unit: Installation) -> None:
