@@ -241,6 +241,29 @@ def test_report_that_the_unit_may_not_write_is_told(unit: Installation) -> None:
     assert "ReadWritePaths" in unit.log(began)
 
 
+def test_secret_is_passed_as_a_credential(unit: Installation) -> None:
+    """With the drop-in the exporter reads a secret that neither its group nor another user can read."""
+    file = "${CREDENTIALS_DIRECTORY}/smtp_password"
+    unit.put(
+        f"hosts: {{{HOST}: [10190]}}\nscanports: [9]\nautoreload: false\nscan: {json.dumps(SCAN)}\n"
+        "sendemail: true\nsmtpserver: localhost\nsmtpusername: portspec\nalertemail: [root@example.org]\n"
+        f"fromemail: portspec@example.org\naudit: {{passphrase_file: '{file}', hosts: [{REPORTING}]}}\n"
+    )
+    began = time.time() - 1
+    for command in commands("type it, press Enter, then Ctrl-D."):
+        unit.machine.succeed(command, stdin=f"{PASSPHRASE}\n".encode())
+    (check,) = commands("Root sets it to\nthe directory of the files:")
+    assert "warning" not in unit.machine.succeed(check)
+    made = make(REPORTING, time.time(), output="")
+    unit.machine.succeed(f"curl -sS --fail --data-binary @- {URL}/api/v1/audits", stdin=made.packed)
+    until(lambda: json.loads(unit.get(f"/api/v1/hosts/{REPORTING}"))["audit"]["status"] != "never")
+    unit.machine.succeed("systemctl reload portspec")
+    assert "insecure" not in unit.log(began)
+    for user in ("portspec", "nobody"):
+        assert unit.machine.run(f"runuser -u {user} -- cat /etc/portspec/credentials/smtp_password").code != 0
+    unit.machine.succeed("rm -r /etc/portspec/credentials")
+
+
 def test_mail_that_is_received_outside_of_the_unit_arrives(unit: Installation) -> None:
     """What `portspec receive` takes, as an MTA starts it, is shown by the exporter of the unit."""
     unit.write({HOST: [10190]}, audit={"passphrase": PASSPHRASE, "hosts": [REPORTING]})
