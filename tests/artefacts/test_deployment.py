@@ -11,23 +11,32 @@ from tests.requirements import missing
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "portspec.service"
-DROP_IN = UNIT.with_name("raw.conf")
+DROP_INS = {
+    "plain": (),
+    "raw": ("raw.conf",),
+    "all": ("raw.conf", "reportfile.conf", "credentials.conf"),
+}
 MOST_EXPOSED = 2.0  # of 10; systemd-analyze calls up to 2.0 "OK"
 
 
-@pytest.fixture(params=["plain", "raw"])
+@pytest.fixture(params=DROP_INS)
 def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Return the unit with a program that is there, without and with the drop-in for raw sockets."""
+    """Return the unit with a program that is there, without drop-ins, with the one for raw sockets, and with all."""
     if not shutil.which("systemd-analyze"):
         missing("systemd-analyze (Debian: systemd) is not installed")
     path = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8")
     path.write_text(text.replace("/opt/portspec/bin/portspec", "/bin/true"), encoding="utf-8")
-    if request.param == "raw":
-        directory = tmp_path / f"{UNIT.name}.d"
-        directory.mkdir()
-        shutil.copy(DROP_IN, directory)
+    directory = tmp_path / f"{UNIT.name}.d"
+    directory.mkdir()
+    for name in DROP_INS[request.param]:
+        shutil.copy(UNIT.with_name(name), directory)
     return path
+
+
+def test_every_drop_in_is_tested() -> None:
+    """The files beside the unit are the drop-ins that the other tests add."""
+    assert {path.name for path in UNIT.parent.glob("*.conf")} == set(DROP_INS["all"])
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
@@ -35,6 +44,20 @@ def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     about_it = [line for line in (done.stdout + done.stderr).splitlines() if "portspec" in line]
     assert (done.returncode, about_it) == (0, [])
+
+
+def test_systemd_finds_nothing_wrong_with_the_units_of_the_agent(tmp_path: Path) -> None:
+    """`systemd-analyze verify` says nothing of the service and the timer that run portspec-send."""
+    if not shutil.which("systemd-analyze"):
+        missing("systemd-analyze (Debian: systemd) is not installed")
+    for path in (ROOT / "deploy" / "agent").glob("portspec-send.[st]*"):
+        text = path.read_text(encoding="utf-8").replace("/usr/local/bin/portspec-send", "/bin/true")
+        (tmp_path / path.name).write_text(text, encoding="utf-8")
+    units = sorted(map(str, tmp_path.iterdir()))
+    assert [Path(unit).suffix for unit in units] == [".service", ".timer"]
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    about_them = [line for line in (done.stdout + done.stderr).splitlines() if "portspec" in line]
+    assert (done.returncode, about_them) == (0, [])
 
 
 def test_unit_is_well_confined(unit: Path) -> None:
