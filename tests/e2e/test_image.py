@@ -3,9 +3,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from tests.e2e.docker import BASE, ROOT, Engine
 from tests.e2e.exporter import until
@@ -14,33 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pytest
+
+    Measured = Callable[[str], None]
+
 CONFINED = ("--read-only", "--cap-drop", "ALL", "--network", "host")
 SMALL = 130e6  # bytes beyond the base
 
 
-@pytest.fixture(scope="module", autouse=True)
-def images(engine: Engine) -> None:
-    """Build both targets of the Dockerfile."""
-    engine.build("connect", "portspec")
-    engine.build("raw", "portspec:raw")
-
-
-@pytest.fixture
-def conf(tmp_path: Path) -> str:
+def _conf(directory: Path) -> str:
     """Write a configuration of one host on loopback; return the option that mounts it."""
-    file = tmp_path / "conf.yml"
+    file = directory / "conf.yml"
     file.write_text("hosts: {127.0.0.1: {expect: [10190]}}\nscanports: [1-1000, 10190]\ninterval: 60\n")
     file.chmod(0o644)
     return f"--volume={file}:/etc/portspec/portspec.yml:ro"
 
 
-@pytest.fixture
-def running(engine: Engine, conf: str) -> Iterator[str]:
+@contextmanager
+def _running(engine: Engine, directory: Path) -> Iterator[str]:
     """Run the image `connect` confined, as an ordinary user; return the name of the container."""
-    name = "running"
-    engine.succeed(
-        "run", "--detach", "--name", name, *CONFINED, "--security-opt", "no-new-privileges", conf, "portspec"
-    )
+    confined = (*CONFINED, "--security-opt", "no-new-privileges")
+    name = engine.succeed("run", "--detach", *confined, _conf(directory), "portspec").strip()
     try:
         yield name
     finally:
@@ -60,13 +53,11 @@ def _metric(engine: Engine, line: str) -> bool:
         return False  # it does not listen yet
 
 
-def test_confined_exporter_serves_its_verdict(
-    engine: Engine, running: str, record_property: Callable[[str, object], None]
-) -> None:
+def _serves(engine: Engine, running: str, measured: Measured) -> None:
     """Without a capability, on a read-only file system and not as root, the exporter scans, serves and keeps state."""
     began = time.monotonic()
     until(lambda: _metric(engine, 'port_open{host="127.0.0.1",port="10190"} 1.0'), patience=60.0)
-    record_property("measured", f"container: first verdict {time.monotonic() - began:.1f} s after the start")
+    measured(f"container: first verdict {time.monotonic() - began:.1f} s after the start")
     assert _metric(engine, 'portspec_engine_info{engine="connect"} 1.0')
     assert _metric(engine, "portspec_store_up 1.0")
     assert engine.succeed("exec", running, "id", "-u").strip() == "65532"
@@ -74,8 +65,8 @@ def test_confined_exporter_serves_its_verdict(
     assert "portspec.db" in engine.succeed("exec", running, "ls", "/var/lib/portspec")
 
 
-def test_health_check_is_the_programs_own(engine: Engine, running: str) -> None:
-    """The command of HEALTHCHECK exits with 0 at the running exporter, and with 1 where none runs."""
+def _is_healthy(engine: Engine, running: str, _: Measured) -> None:
+    """Its HEALTHCHECK exits with 0 at the running exporter, and with 1 where none runs."""
     (command,) = json.loads(
         engine.succeed("image", "inspect", "--format", "[{{json .Config.Healthcheck.Test}}]", "portspec")
     )
@@ -86,7 +77,7 @@ def test_health_check_is_the_programs_own(engine: Engine, running: str) -> None:
     assert "unhealthy: " in alone.stdout
 
 
-def test_sigterm_ends_the_container_at_once(engine: Engine, running: str) -> None:
+def _ends_by_sigterm(engine: Engine, running: str, _: Measured) -> None:
     """`docker stop` ends it by SIGTERM with exit code 0; the log is on standard output."""
     until(lambda: "event=listening" in engine.succeed("logs", running), patience=60.0)
     engine.succeed("stop", "--time", "30", running)
@@ -95,29 +86,29 @@ def test_sigterm_ends_the_container_at_once(engine: Engine, running: str) -> Non
     assert 'event="portspec stopped"' in engine.succeed("logs", running)
 
 
-def test_without_a_configuration_it_says_what_to_mount(engine: Engine) -> None:
+def _says_what_to_mount(engine: Engine, _: Path, __: Measured) -> None:
     """Without a mounted configuration the container ends with exit code 2 and the option that mounts one."""
     done = engine.run("run", "--rm", *CONFINED, "portspec")
     assert done.returncode == 2
     assert "-v ./conf.yml:/etc/portspec/portspec.yml:ro" in done.stdout
 
 
-def test_raw_image_scans_with_syn(engine: Engine, conf: str) -> None:
-    """The target `raw` has its one capability from its file, as an ordinary user, and scans with SYN probes."""
-    assert _scan(engine, conf, "portspec:raw", "--cap-add", "NET_RAW")["engine"] == "syn"
+def _scans_with_syn(engine: Engine, directory: Path, _: Measured) -> None:
+    """As an ordinary user, with its one capability from its file, the target `raw` scans with SYN probes."""
+    assert _scan(engine, _conf(directory), "portspec:raw", "--cap-add", "NET_RAW")["engine"] == "syn"
 
 
-def test_raw_image_without_the_capability_connects(engine: Engine, conf: str) -> None:
+def _connects_without_the_capability(engine: Engine, directory: Path, _: Measured) -> None:
     """Where the capability is not granted the same image starts all the same, and connects."""
-    assert _scan(engine, conf, "portspec:raw")["engine"] == "connect"
-    assert _scan(engine, conf, "portspec:raw", "--security-opt", "no-new-privileges")["engine"] == "connect"
+    assert _scan(engine, _conf(directory), "portspec:raw")["engine"] == "connect"
+    assert _scan(engine, _conf(directory), "portspec:raw", "--security-opt", "no-new-privileges")["engine"] == "connect"
 
 
-def test_volume_that_cannot_be_written_is_told(engine: Engine, conf: str, tmp_path: Path) -> None:
+def _tells_of_a_volume_that_cannot_be_written(engine: Engine, directory: Path, _: Measured) -> None:
     """With a directory of another user as the volume the exporter serves; log and metric say that no state is kept."""
-    (tmp_path / "state").mkdir(mode=0o755)
-    volume = f"--volume={tmp_path}/state:/var/lib/portspec"
-    name = engine.succeed("run", "--detach", *CONFINED, conf, volume, "portspec").strip()
+    (directory / "state").mkdir(mode=0o755)
+    volume = f"--volume={directory}/state:/var/lib/portspec"
+    name = engine.succeed("run", "--detach", *CONFINED, _conf(directory), volume, "portspec").strip()
     try:
         until(lambda: _metric(engine, "portspec_store_up 0.0"), patience=60.0)
         assert re.search(
@@ -127,18 +118,46 @@ def test_volume_that_cannot_be_written_is_told(engine: Engine, conf: str, tmp_pa
         engine.run("rm", "--force", name)
 
 
-def test_images_are_small_and_labelled(engine: Engine, record_property: Callable[[str, object], None]) -> None:
+def _is_small_and_labelled(engine: Engine, _: Path, measured: Measured) -> None:
     """Each image adds little to its base, runs as a numeric user, and names its source and licence."""
     base = engine.size(BASE)
     for image in ("portspec", "portspec:raw"):
         own = engine.size(image) - base
-        record_property("measured", f"image {image}: {own / 1e6:.0f} MB beyond the base of {base / 1e6:.0f} MB")
+        measured(f"image {image}: {own / 1e6:.0f} MB beyond the base of {base / 1e6:.0f} MB")
         assert own < SMALL
         (found,) = json.loads(engine.succeed("image", "inspect", image))
         assert found["Config"]["User"] == "65532:65532"
         labels = found["Config"]["Labels"]
         assert labels["org.opencontainers.image.licenses"] == "BSD-2-Clause"
         assert labels["org.opencontainers.image.source"].startswith("https://")
+
+
+def test_images(
+    engine: Engine, tmp_path: Path, record_property: Callable[[str, object], None], subtests: pytest.Subtests
+) -> None:
+    """Both targets of the Dockerfile are built, and run as an ordinary user on a read-only file system.
+
+    One test, since each process that runs tests would start an engine and build the images.
+    """
+
+    def measured(text: str) -> None:
+        record_property("measured", text)
+
+    engine.build("connect", "portspec")
+    engine.build("raw", "portspec:raw")
+    with _running(engine, tmp_path) as running:
+        for look in (_serves, _is_healthy, _ends_by_sigterm):
+            with subtests.test(look.__doc__):
+                look(engine, running, measured)
+    for check in (
+        _says_what_to_mount,
+        _scans_with_syn,
+        _connects_without_the_capability,
+        _tells_of_a_volume_that_cannot_be_written,
+        _is_small_and_labelled,
+    ):
+        with subtests.test(check.__doc__):
+            check(engine, tmp_path, measured)
 
 
 def test_context_is_what_the_image_is_made_of() -> None:
