@@ -6,9 +6,7 @@ with it. Needs root, overlayfs and the right to make cgroups.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -18,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from tests.e2e.debian import DebianError, system
 from tests.e2e.exporter import until
-from tests.e2e.machine import MachineError, wheels
+from tests.wheels import WheelsError, python_version, wheels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 BASE: Final = "portspec-test-base"  # the image that stands for python:3.13-slim
-PACKAGES: Final = ("python3", "python3-venv")
 WAIT: Final = 300.0  # seconds for a command; a build takes some 40 on an idle machine
 _WHEELS: Final = "usr/src/wheels"  # in the base, so that a build needs no network
 _PROGRAMS: Final = ("dockerd", "docker", "containerd", "runc", "iptables", "debootstrap", "unshare", "nsenter")
@@ -164,12 +162,12 @@ class Engine:
 
         `cache` keeps the system for the next time, as a file. Raises EngineError.
         """
-        system = _system(cache)
         try:
-            found = wheels(cache)
-        except MachineError as error:
+            tar = system(cache)
+            found = wheels(cache, python_version(Path("/")))
+        except (DebianError, WheelsError) as error:
             raise EngineError(str(error)) from None
-        self.succeed("import", str(system), f"{BASE}-bare")
+        self.succeed("import", str(tar), f"{BASE}-bare")
         context = self._directory / "base"
         shutil.copytree(found, context / _WHEELS, ignore=lambda _, names: {n for n in names if not n.endswith(".whl")})
         (context / "etc").mkdir()
@@ -202,45 +200,3 @@ class Engine:
             with suppress(OSError):
                 group.rmdir()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _system(cache: Path) -> Path:
-    """Return a tar file of the smallest system of this machine's release of Debian. Raises EngineError."""
-    mirror, release = _mirror()
-    tar = cache / f"{release}.tar"
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may run tests
-        if tar.exists():
-            return tar
-        with tempfile.TemporaryDirectory(prefix="portspec-base-", dir="/var/tmp") as directory:
-            root = Path(directory) / "root"
-            _call("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(root), mirror)
-            for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
-                shutil.rmtree(root / name, ignore_errors=True)
-            new = tar.with_suffix(".new")
-            _call("tar", "-C", str(root), "-cf", str(new), ".")
-            new.rename(tar)
-    return tar
-
-
-def _mirror() -> tuple[str, str]:
-    """Return the archive that apt uses, and the name of the release. Raises EngineError."""
-    text = Path("/etc/os-release").read_text(encoding="utf-8")
-    release = re.search(r"^VERSION_CODENAME=(\w+)$", text, re.MULTILINE)
-    listed = _call("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Created-By: Packages")
-    for line in listed.splitlines():
-        uri, _, codename = line.partition(" ")
-        if release and codename == release[1]:
-            return uri, codename
-    raise EngineError("apt knows no archive of this machine's release")
-
-
-def _call(*command: str) -> str:
-    """Run a program. Raises EngineError with the end of what it prints."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600.0, check=False)
-    except OSError as error:
-        raise EngineError(f"{command[0]}: {error.strerror}") from None
-    if done.returncode != 0:
-        raise EngineError(f"{command[0]} failed: {(done.stdout + done.stderr).strip()[-300:]}")
-    return done.stdout

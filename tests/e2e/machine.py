@@ -7,20 +7,16 @@ wheels there. Needs root, overlayfs and the right to make cgroups.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-
-from packaging.markers import Marker
 
 from tests.e2e.exporter import until
 
@@ -192,35 +188,3 @@ def _remove_group(group: Path) -> bool:
         with suppress(OSError):
             Path(directory).rmdir()
     return not group.exists()
-
-
-def wheels(directory: Path) -> Path:
-    """Return a directory with the wheels of constraints.txt; what is not there is fetched. Raises MachineError."""
-    asked = ["chroot", str(SYSTEM), _PYTHON, "-c", "import platform; print(platform.python_version())"]
-    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    requirements = directory / f"{version}.txt"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
-               "--no-deps", "--only-binary=:all:", f"--python-version={version}", f"--dest={directory}",
-               "-r", str(requirements)]  # fmt: skip
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may run tests
-        requirements.write_text(_requirements(version), encoding="utf-8")
-        for more in (["--no-index", f"--find-links={directory}"], []):
-            done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300.0, check=False)
-            if done.returncode == 0:
-                return directory
-    raise MachineError(f"the wheels of constraints.txt cannot be fetched: {done.stderr.strip()[-300:]}")
-
-
-def _requirements(version: str) -> str:
-    """Return constraints.txt for one version of Python: pip judges its markers by the interpreter that runs pip."""
-    chosen = []
-    is_chosen = True
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if not line.startswith((" ", "#")):
-            requirement, _, marker = line.removesuffix("\\").partition(";")
-            is_chosen = not marker or Marker(marker).evaluate({"python_full_version": version})
-            line = f"{requirement.strip()} \\"  # noqa: PLW2901 - without its marker
-        if is_chosen:
-            chosen.append(line)
-    return "\n".join((*chosen, ""))

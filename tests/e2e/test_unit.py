@@ -12,8 +12,9 @@ import pytest
 
 from tests.e2e.audits import PASSPHRASE, mail, make
 from tests.e2e.exporter import parse, until
-from tests.e2e.machine import ROOT, Machine, MachineError, wheels
+from tests.e2e.machine import ROOT, SYSTEM, Machine, MachineError
 from tests.requirements import forbidden, missing
+from tests.wheels import WheelsError, python_version, wheels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,12 +105,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Con
         missing(f"no machine: {lacking}")
     assert pytestconfig.cache is not None
     try:
-        with Machine(tmp_path_factory.mktemp("machine"), wheels(pytestconfig.cache.mkdir("wheels"))) as machine:
+        found = wheels(pytestconfig.cache.mkdir("wheels"), python_version(SYSTEM))
+        with Machine(tmp_path_factory.mktemp("machine"), found) as machine:
             machine.run("userdel portspec")  # one of the machine that the tests run on
             for command in commands("## Install\n"):
                 machine.succeed(command)
             yield Installation(machine)
-    except MachineError as error:
+    except (MachineError, WheelsError) as error:
         missing(f"no machine: {error}")
 
 
