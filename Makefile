@@ -69,7 +69,7 @@ helm:
 
 constraints: venv  ## pin the newest versions of all dependencies, with hashes; after a change of those in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		pyproject.toml tests/build.in --group test -o tests/constraints.txt
+		pyproject.toml tests/build.in --group test --group release -o tests/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
 
@@ -81,9 +81,10 @@ manifests: helm  ## render deploy/kubernetes/ from the Helm chart again, after a
 	sh deploy/kubernetes/render.sh >deploy/kubernetes/new
 	mv deploy/kubernetes/new deploy/kubernetes/portspec.yaml
 
-dist: venv  ## build the source distribution and the wheel in dist/
+dist: venv  ## build the source distribution, the wheel and the bill of materials in dist/
 	rm -rf dist
 	$(BIN)/hatchling build
+	sh deploy/sbom.sh dist
 
 clean:  ## remove .venv and all that tools left behind
 	rm -rf $(VENV) .packages build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

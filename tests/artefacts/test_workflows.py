@@ -70,6 +70,9 @@ def test_release_publishes_what_make_dist_built() -> None:
     assert build["permissions"] == {"contents": "read"}
     assert publish["permissions"] == {"id-token": "write"}
     assert "make dist" in [step.get("run") for step in build["steps"]]
+    kept = {step["with"]["name"]: step["with"]["path"].split() for step in build["steps"] if "upload" in str(step)}
+    assert kept == {"dist": ["dist/*.tar.gz", "dist/*.whl"], "sbom": ["dist/*.cdx.json"]}  # PyPI takes no other files
+    assert publish["steps"][0]["with"] == {"name": "dist", "path": "dist/"}
     assert not any("run" in step for step in publish["steps"])
     assert publish["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@")
     assert publish["steps"][-1]["with"] == {"attestations": True}
