@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth lab packages constraints \
-	generated manifests dist clean
+	generated manifests dist deb clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -85,6 +85,9 @@ dist: venv  ## build the source distribution, the wheel and the bill of material
 	rm -rf dist
 	$(BIN)/hatchling build
 	sh deploy/sbom.sh dist
+
+deb: dist  ## build a package for this release of Debian or Ubuntu in dist/; needs python3-venv
+	sh deploy/debian/build.sh dist/*.whl dist
 
 clean:  ## remove .venv and all that tools left behind
 	rm -rf $(VENV) .packages build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
