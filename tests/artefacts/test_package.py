@@ -17,9 +17,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 import portspec
 from tests.requirements import missing
-from tests.wheels import WheelsError, wheels
-
 from tests.unit.cli.run import call
+from tests.wheels import WheelsError, wheels
 
 ROOT = Path(__file__).parents[2]
 #: The SHA-256 hashes of a requirement, behind its name, version and marker.
