@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATHS: Final = ("conf.yml", "compose.yml", "alert_rules", "deploy", "grafana")
-_NOT_SHIPPED: Final = {"tests", "__pycache__"}
+_NOT_SHIPPED: Final = {"tests", "__pycache__", "debian", "sbom.sh"}  # the last two are for who makes a release
 _MODE: Final = 0o644
 
 
