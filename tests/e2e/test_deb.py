@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -119,24 +120,16 @@ def debian(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
         shutil.rmtree(directory)  # 300 MB
 
 
-@pytest.fixture(scope="module")
-def before(debian: Debian) -> set[str]:
-    """Return the files of the system without the package."""
-    return debian.files()
-
-
-@pytest.fixture
-def installed(debian: Debian, before: set[str]) -> Debian:
+def _install(debian: Debian) -> None:
     """Install the package, anew unless it is as it was after that."""
     verified = debian.run("dpkg --verify portspec")
     if (verified.returncode, verified.stdout) != (0, ""):
         debian.succeed("dpkg --purge portspec")
         debian.succeed(f"dpkg --install {OUT}/portspec_*.deb")
-    return debian
 
 
-def test_user_and_owners_are_those_of_the_documentation(installed: Debian) -> None:
-    """The user has no shell and no home; the configuration is for root and for this user, who can check it."""
+def _user_and_owners_are_those_of_the_documentation(installed: Debian, __: set[str]) -> None:
+    """Have a user without shell and home, and a configuration for root and for this user, who can check it."""
     name, _, _, _, _, home, shell = installed.succeed("getent passwd portspec").strip().split(":")
     assert (name, home, shell) == ("portspec", "/nonexistent", "/usr/sbin/nologin")
     assert installed.succeed(f"stat -c '%A %U:%G' /etc/portspec {CONF}").splitlines() == [
@@ -148,7 +141,7 @@ def test_user_and_owners_are_those_of_the_documentation(installed: Debian) -> No
     assert installed.run(f"setpriv --reuid=nobody --regid=nogroup --clear-groups cat {CONF}").returncode != 0
 
 
-def test_installed_program_scans(installed: Debian) -> None:
+def _installed_program_scans(installed: Debian, _: set[str]) -> None:
     """`portspec scan` finds the port that is open on loopback, and no other."""
     (installed.out / "conf.yml").write_text(json.dumps({"hosts": {"127.0.0.1": [PORT]}, "scanports": ["1-10000"]}))
     program = (
@@ -161,7 +154,7 @@ def test_installed_program_scans(installed: Debian) -> None:
     assert [address["open"] for address in host["addresses"]] == [[str(PORT)]]
 
 
-def test_package_has_what_debian_expects_of_a_service(installed: Debian) -> None:
+def _package_has_what_debian_expects_of_a_service(installed: Debian, _: set[str]) -> None:
     """Manual pages, completion, unit, licence and examples are where Debian has them; no file is other than built."""
     assert installed.succeed("dpkg --verify portspec") == ""
     for name in ("portspec", "portspec-send"):
@@ -183,7 +176,7 @@ def test_package_has_what_debian_expects_of_a_service(installed: Debian) -> None
     assert "not found" not in installed.succeed("find /opt/portspec -name '*.so' -exec ldd {} +")
 
 
-def test_programs_write_nothing_into_the_installation(installed: Debian) -> None:
+def _programs_write_nothing_into_the_installation(installed: Debian, _: set[str]) -> None:
     """All modules are compiled, and the compiled ones are valid: a check by root adds no file and changes none."""
     was = installed.succeed("find /opt/portspec -type f -newer /var/lib/dpkg/info/portspec.list")
     files = installed.files()
@@ -192,8 +185,8 @@ def test_programs_write_nothing_into_the_installation(installed: Debian) -> None
     assert installed.files() == files
 
 
-def test_changed_configuration_survives_a_reinstallation(installed: Debian) -> None:
-    """What the administrator wrote, and its mode, are kept by a reinstallation and by a removal."""
+def _changed_configuration_survives_a_reinstallation(installed: Debian, _: set[str]) -> None:
+    """Keep what the administrator wrote, and its mode, at a reinstallation and at a removal."""
     installed.succeed(f"echo '# mine' >> {CONF} && chmod 600 {CONF} && chown portspec:adm {CONF}")
     for command in ("true", "dpkg --remove portspec && test ! -e /opt/portspec"):
         installed.succeed(f"{command} && dpkg --install {OUT}/portspec_*.deb")
@@ -201,8 +194,8 @@ def test_changed_configuration_survives_a_reinstallation(installed: Debian) -> N
         assert installed.succeed(f"stat -c '%a %U:%G' {CONF}") == "600 portspec:adm\n"
 
 
-def test_purge_leaves_nothing(installed: Debian, before: set[str]) -> None:
-    """A purge takes configuration, state, user and group with it."""
+def _purge_leaves_nothing(installed: Debian, before: set[str]) -> None:
+    """Take configuration, state, user and group along at a purge."""
     installed.succeed("install -d -o portspec /var/lib/portspec && touch /var/lib/portspec/portspec.db")
     installed.succeed("touch /etc/portspec/passphrase")
     installed.succeed("dpkg --purge portspec")
@@ -212,7 +205,7 @@ def test_purge_leaves_nothing(installed: Debian, before: set[str]) -> None:
     assert installed.run("getent passwd portspec || getent group portspec").returncode != 0
 
 
-def test_package_is_not_mixed_with_an_installation_by_hand(debian: Debian, before: set[str]) -> None:
+def _package_is_not_mixed_with_an_installation_by_hand(debian: Debian, before: set[str]) -> None:
     """Where /opt/portspec is an environment of the administrator's, dpkg installs nothing and says what to do."""
     debian.succeed("dpkg --purge portspec")
     debian.succeed("mkdir -p /opt/portspec && echo mine > /opt/portspec/pyvenv.cfg")
@@ -223,14 +216,14 @@ def test_package_is_not_mixed_with_an_installation_by_hand(debian: Debian, befor
     assert debian.files() == before
 
 
-def test_package_is_reproducible(debian: Debian) -> None:
+def _package_is_reproducible(debian: Debian, _: set[str]) -> None:
     """Built again, in another directory, the package has the same bytes."""
     debian.succeed(f"mkdir {OUT}/again && {BUILD % ('/var/tmp', f'{OUT}/again')}")
     debian.succeed(f"cmp {OUT}/portspec_*.deb {OUT}/again/portspec_*.deb")
 
 
-@pytest.fixture
-def machine(debian: Debian, tmp_path: Path) -> Iterator[Machine]:
+@contextmanager
+def _machine(debian: Debian, directory: Path) -> Iterator[Machine]:
     """Boot a machine that has the package as a file."""
     if Path("/") != SYSTEM:
         missing("the package is for this machine's release, and $PORTSPEC_TEST_ROOT may be another")
@@ -238,7 +231,7 @@ def machine(debian: Debian, tmp_path: Path) -> Iterator[Machine]:
         missing(f"no machine: {lacking}")
     (package,) = debian.out.glob("*.deb")
     try:
-        with Machine(tmp_path, debian.out) as found:
+        with Machine(directory, debian.out) as found:
             found.run("userdel portspec")  # one of the machine that the tests run on
             found.succeed("cat > /root/portspec.deb", stdin=package.read_bytes())
             yield found
@@ -246,8 +239,8 @@ def machine(debian: Debian, tmp_path: Path) -> Iterator[Machine]:
         missing(f"no machine: {error}")
 
 
-def test_service_is_started_by_the_administrator_alone(machine: Machine) -> None:
-    """An installation starts nothing, an upgrade restarts what runs, a removal stops it, a purge forgets it."""
+def _service_is_started_by_the_administrator_alone(machine: Machine) -> None:
+    """Start nothing at an installation, restart at an upgrade what runs, stop it at a removal, forget it at a purge."""
     install = "dpkg --install /root/portspec.deb"
     pid = "systemctl show --property=MainPID --value portspec"
     machine.succeed(install)
@@ -269,3 +262,29 @@ def test_service_is_started_by_the_administrator_alone(machine: Machine) -> None
     )
     assert left.output.count("No such file or directory") == 3
     assert "no such user" in left.output
+
+
+def test_package(debian: Debian, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """The package is installed, used, reinstalled and purged as an administrator of Debian expects.
+
+    One test, since each process that runs tests would build the package.
+    """
+    before = debian.files()
+    for check in (
+        _user_and_owners_are_those_of_the_documentation,
+        _installed_program_scans,
+        _package_has_what_debian_expects_of_a_service,
+        _programs_write_nothing_into_the_installation,
+        _changed_configuration_survives_a_reinstallation,
+        _purge_leaves_nothing,
+    ):
+        with subtests.test(check.__doc__):
+            _install(debian)
+            check(debian, before)
+    debian.succeed("dpkg --purge portspec")
+    with subtests.test(_package_is_not_mixed_with_an_installation_by_hand.__doc__):
+        _package_is_not_mixed_with_an_installation_by_hand(debian, before)
+    with subtests.test(_package_is_reproducible.__doc__):
+        _package_is_reproducible(debian, before)
+    with subtests.test(_service_is_started_by_the_administrator_alone.__doc__), _machine(debian, tmp_path) as machine:
+        _service_is_started_by_the_administrator_alone(machine)
