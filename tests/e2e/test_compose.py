@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
@@ -16,9 +17,12 @@ from tests.e2e.exporter import until
 from tests.e2e.smtp import PASSWORD, USER, MailServer
 from tests.requirements import require
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAIL: Final = "198.18.99.1"  # addresses of the machine on which the containers run, in its own network namespace
 HOST: Final = "198.18.99.2"
-PATIENCE: Final = 120.0
+PATIENCE: Final = 180.0
 SERVICES: Final = ("portspec", "prometheus", "alertmanager")
 URLS: Final = {
     "portspec": "http://127.0.0.1:10190/-/healthy",
@@ -111,6 +115,20 @@ def _write(path: Path, content: object) -> None:
     path.chmod(0o644)
 
 
+@contextmanager
+def _listening(services: Engine) -> Iterator[None]:
+    """Open the port of the host, as a process that ends with the block."""
+    process = services.popen([sys.executable, "-c", _LISTENER, HOST], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()  # it listens
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.timeout(900)
 def test_deviation_becomes_a_mail_and_ends_as_one(services: Engine, tmp_path: Path) -> None:
     """`docker-compose up` starts what compose.yml has; a port that opens becomes a mail, and so does its end."""
 
@@ -128,12 +146,11 @@ def test_deviation_becomes_a_mail_and_ends_as_one(services: Engine, tmp_path: Pa
             compose("up", "--detach", *SERVICES)
             for url in URLS.values():
                 until(lambda url=url: services.answers(url), patience=PATIENCE)  # type: ignore[misc]
-            with services.popen([sys.executable, "-c", _LISTENER, HOST], stdout=subprocess.PIPE) as listener:
+            with _listening(services):
                 until(
                     lambda: any("6379 (redis) open, not expected" in subject for subject in subjects()),
                     patience=PATIENCE,
                 )
-                listener.kill()
             until(lambda: any("6379 (redis) no longer" in subject for subject in subjects()), patience=PATIENCE)
         except AssertionError:
             print(subjects(), compose("logs", "--tail", "20"))  # noqa: T201 - why it failed

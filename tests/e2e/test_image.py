@@ -6,14 +6,14 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.e2e.docker import BASE, ROOT, Engine
 from tests.e2e.exporter import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import pytest
 
     Measured = Callable[[str], None]
 
@@ -132,6 +132,7 @@ def _is_small_and_labelled(engine: Engine, _: Path, measured: Measured) -> None:
         assert labels["org.opencontainers.image.source"].startswith("https://")
 
 
+@pytest.mark.timeout(900)  # the first one may have to run debootstrap
 def test_images(
     engine: Engine, tmp_path: Path, record_property: Callable[[str, object], None], subtests: pytest.Subtests
 ) -> None:
