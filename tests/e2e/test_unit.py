@@ -309,12 +309,16 @@ def last_ping(unit: Installation) -> float:
     return int(unit.show("WatchdogTimestampMonotonic")) / 1e6
 
 
-def check_restarted(unit: Installation, process: int, began: float, before: str) -> str:
-    """Check that another process serves with the states of the one before, which left no core dump; return the log."""
+def check_restarted(unit: Installation, process: int, began: float, before: str, frame: str) -> str:
+    """Check that another process serves with the states of the one before, which left no core dump; return the log.
+
+    `frame` is a line of a thread's stack that the log must have.
+    """
     until(lambda: (unit.show("NRestarts"), unit.show("ActiveState")) == ("1", "active"), patience=SOON)
     assert int(unit.show("MainPID")) != process
     assert unit.verdicts() == {HOST: "in_spec"}
     assert unit.get("/api/v1/changes") == before
+    until(lambda: re.search(frame, unit.log(began)))  # the journal has the last words of a process a moment later
     log = unit.log(began)
     assert re.search(r"Watchdog timeout \(limit .*\)!", log)
     assert "Fatal Python error: Aborted" in log
@@ -350,8 +354,8 @@ def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> Non
     began, changes = time.time() - 1, unit.get("/api/v1/changes")
     assert unit.show("NRestarts") == "0"
     unit.machine.succeed(f"kill -STOP {process}")
-    log = check_restarted(unit, process, began, changes)
-    assert re.search(r'File ".*/asyncio/base_events\.py", line \d+ in run_forever', log)
+    frame = r'File ".*/asyncio/base_events\.py", line \d+ in run_forever'
+    log = check_restarted(unit, process, began, changes, frame)
     assert "a part of portspec hangs" not in log
 
 
@@ -360,11 +364,11 @@ def test_exporter_whose_scan_thread_hangs_is_restarted(unit: Installation) -> No
     process = watch_closely(unit)
     began, changes = time.time() - 1, unit.get("/api/v1/changes")
     unit.machine.succeed(f"python3 - {process}", stdin=STOP_THREADS.encode())
-    log = check_restarted(unit, process, began, changes)
+    frame = r'File ".*/scan/connect/engine\.py", line \d+ in _turn'
+    log = check_restarted(unit, process, began, changes, frame)
     told = log.index("a part of portspec hangs")
     assert re.search(r"a part of portspec hangs.*connect engine", log)
     assert told < log.index("Watchdog timeout")
-    assert re.search(r'File ".*/scan/connect/engine\.py", line \d+ in _turn', log)
 
 
 def test_stop_ends_in_the_middle_of_a_scan(unit: Installation) -> None:
