@@ -57,7 +57,7 @@ def _complete_files(parser: argparse.ArgumentParser) -> None:
             for command in action.choices.values():
                 _complete_files(command)
         elif isinstance(action.metavar, str) and (completion := _FILES.get(action.metavar)):
-            action.complete = completion  # type: ignore[attr-defined]
+            action.complete = completion  # type: ignore[attr-defined]  # by which shtab goes
 
 
 def _manual(parser: argparse.ArgumentParser, program: str) -> str:

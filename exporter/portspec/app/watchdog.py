@@ -83,7 +83,7 @@ async def watch_progress(manager: ServiceManager, watched: Sequence[Watched], cl
         if hang is None:
             manager.tell("WATCHDOG=1")
             if hung:
-                _log.warning("it makes progress again", part=hung)
+                _log.warning("the part makes progress again", part=hung)
         elif hang.part != hung:
             _log.error(
                 "a part of portspec hangs: the service manager will restart it",
