@@ -9,17 +9,21 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from portspec.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from structlog.typing import EventDict, Processor
 
 _WARNINGS = "portspec.command"
+_FEW = 5  # lines a minute about what strangers can cause
+_LIBRARIES_FEW = 20  # lines a minute of a library
 
 
 def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> None:
@@ -31,6 +35,7 @@ def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> N
         stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no text
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter(stream, form))
+    handler.addFilter(_FewOfLibraries())
     logging.raiseExceptions = False  # when the reader of the log has gone, the exporter goes on without one
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -46,6 +51,48 @@ def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> N
 def warn(text: str) -> None:
     """Warn of something that belongs to the result of a command, whatever the level of the log; in JSON with `-j`."""
     logging.getLogger(_WARNINGS).warning("%s", printable(text))
+
+
+class Throttle:
+    """Limits lines about the same thing to `most` in each period of `per` seconds."""
+
+    def __init__(self, most: int = _FEW, per: float = 60.0, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._per = per
+        self._clock = clock
+        self._since = -math.inf
+        self._logged = self._unlogged = 0
+
+    def take(self) -> int | None:
+        """Return the number of lines left out since the last one if a line may be logged now, None if it may not."""
+        now = self._clock()
+        if now >= self._since + self._per:
+            self._since, self._logged = now, 0
+        if self._logged >= self._most:
+            self._unlogged += 1
+            return None
+        self._logged += 1
+        unlogged, self._unlogged = self._unlogged, 0
+        return unlogged
+
+
+class _FewOfLibraries(logging.Filter):
+    """Limits the lines of each library: asyncio and aiohttp log some faults with a traceback for each connection."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._throttles: dict[str, Throttle] = {}  # by the name of a logger: libraries have a few
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is logged."""
+        if record.name.partition(".")[0] == "portspec":
+            return True
+        throttle = self._throttles.setdefault(record.name, Throttle(_LIBRARIES_FEW, clock=self._clock))
+        unlogged = throttle.take()
+        if unlogged:
+            record.msg = f"{record.msg} ({unlogged:,} more lines of {record.name} were not logged)"
+        return unlogged is not None
 
 
 class _Formatter(logging.Formatter):

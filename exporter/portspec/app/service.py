@@ -90,6 +90,7 @@ class Service:
         self._poll_interval = poll_interval
         self._probes = Limit(MAX_CONCURRENT_PROBES)
         self._turn = asyncio.Lock()
+        self._next_reload: asyncio.Task[str | None] | None = None  # which has not begun
         self._tasks: asyncio.TaskGroup | None = None
         self._discovering: asyncio.Task[None] | None = None
         self._discovery = Discovery(config.discovery)
@@ -198,8 +199,18 @@ class Service:
         return self._is_ready
 
     async def reload(self) -> str | None:
-        """Reload conf.yml; if it is invalid keep the previous configuration, and return the message."""
+        """Reload conf.yml; if it is invalid keep the previous configuration, and return the message.
+
+        All who ask while a reload is in progress share the next one.
+        """
+        if self._next_reload is None:
+            create_task = self._tasks.create_task if self._tasks else asyncio.create_task
+            self._next_reload = create_task(self._reload_in_turn())
+        return await asyncio.shield(self._next_reload)  # who asks may go
+
+    async def _reload_in_turn(self) -> str | None:
         async with self._turn:
+            self._next_reload = None
             self._manager.reloading()
             message = await self._reload()
             self._manager.ready(self._count() if message is None else f"the last reload failed: {message}")

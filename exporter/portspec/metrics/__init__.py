@@ -19,18 +19,18 @@ How to add a metric:
 `exposition.py` joins the page in the format that the request asks for.
 """
 
-from portspec.metrics.block import joined
 from portspec.metrics.catalogue import CATALOGUE, Metric
-from portspec.metrics.exporter_families import AuditStatus, ServiceStatus
-from portspec.metrics.exposition import Exposition, Page, probe_page
+from portspec.metrics.exporter_families import AuditStatus, HttpStatus, ServiceStatus
+from portspec.metrics.exposition import Exposition, Page, negotiated, probe_page
 
 __all__ = [
     "CATALOGUE",
     "AuditStatus",
     "Exposition",
+    "HttpStatus",
     "Metric",
     "Page",
     "ServiceStatus",
-    "joined",
+    "negotiated",
     "probe_page",
 ]

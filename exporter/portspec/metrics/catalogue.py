@@ -212,6 +212,18 @@ CONFIG_TIMESTAMP = Metric(
     "Unix time of the last successful load of the configuration.",
 )
 
+HTTP_CONNECTIONS = Metric(
+    "portspec_http_connections",
+    "gauge",
+    "Number of open connections to the HTTP server, by group of listeners: web, or control for the Unix socket.",
+    ("listener",),
+)
+HTTP_CONNECTIONS_CLOSED = Metric(
+    "portspec_http_connections_closed_total",
+    "counter",
+    "Connections that the HTTP server did not accept or closed to protect itself, by reason.",
+    ("reason",),
+)
 STORE_UP = Metric("portspec_store_up", "gauge", "1 if the last write of the state file succeeded, 0 otherwise.")
 STORE_HELD = Metric(
     "portspec_store_held",

@@ -66,6 +66,20 @@ class ServiceStatus:
     canary_seen: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HttpStatus:
+    """The connections of the HTTP server: the open ones by group of listeners, and those that it closed by reason."""
+
+    open: Mapping[str, int]
+    closed: Mapping[str, int]
+
+
+def http_families(status: HttpStatus) -> Iterator[Family]:
+    """Yield the families of the HTTP server."""
+    yield _family(m.HTTP_CONNECTIONS, [((listener,), count) for listener, count in status.open.items()])
+    yield _family(m.HTTP_CONNECTIONS_CLOSED, [((reason,), count) for reason, count in status.closed.items()])
+
+
 def exporter_families(
     snapshot: Snapshot, status: ServiceStatus, series_dropped: int, service_names: Iterable[tuple[int, str]]
 ) -> Iterator[Family]:

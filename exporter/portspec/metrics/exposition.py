@@ -11,7 +11,12 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from portspec.metrics.block import CachedBlock, Gzip
-from portspec.metrics.exporter_families import ServiceNames, exporter_families, probe_families
+from portspec.metrics.exporter_families import (
+    ServiceNames,
+    exporter_families,
+    http_families,
+    probe_families,
+)
 from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.metrics.render import Renderer
 from portspec.state.snapshot import HostTable
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
     from portspec.metrics.catalogue import Metric
-    from portspec.metrics.exporter_families import ServiceStatus
+    from portspec.metrics.exporter_families import HttpStatus, ServiceStatus
     from portspec.state.snapshot import HostState, Snapshot
 
 _OPENMETRICS_EOF = b"# EOF\n"
@@ -72,8 +77,17 @@ class Exposition:
         with self._turn:
             self._render(self._snapshot())
 
-    def write(self, accept: str = "", accept_encoding: str = "", names: Collection[str] = ()) -> Page:
+    def write(
+        self,
+        accept: str = "",
+        accept_encoding: str = "",
+        names: Collection[str] = (),
+        *,
+        http: HttpStatus | None = None,
+    ) -> Page:
         """Return the page for the header fields of a request; with `names`, only the samples of these names.
+
+        `http` is the state of the server that is asked, if there is one.
 
         Text 0.0.4 or OpenMetrics 1.0.0, plain or gzip (RFC 9110, 12.5): invalid fields are ignored.
         """
@@ -82,6 +96,8 @@ class Exposition:
             families, dropped = self._render(snapshot)
             services = self._service_names.of(snapshot.hosts)
             own = (*exporter_families(snapshot, self._status(), dropped, services), *self._process.collect())
+            if http:
+                own = (*own, *http_families(http))
             return _page(own, families, names, accept, accept_encoding, self._gzip)
 
     def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
@@ -90,6 +106,11 @@ class Exposition:
         self._audits.series_budget = self._ports.left
         more, more_dropped = self._audits.render(snapshot.audits)
         return families + more, dropped + more_dropped
+
+
+def negotiated(accept: str, accept_encoding: str) -> tuple[bool, bool]:
+    """Return whether a page is OpenMetrics and whether it is compressed, for the header fields of a request."""
+    return _wants_openmetrics(accept), _accepts_gzip(accept_encoding)
 
 
 def probe_page(state: HostState, *, duration: float, series_budget: int, accept: str, accept_encoding: str) -> Page:
@@ -106,7 +127,7 @@ def _page(
     accept_encoding: str,
     gzip: Gzip,
 ) -> Page:
-    is_openmetrics = _wants_openmetrics(accept)
+    is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
     blocks = [CachedBlock(_own_text(own, names, is_openmetrics=is_openmetrics))]
     for metric, samples in families:
         if not names or metric.name in names:
@@ -114,7 +135,6 @@ def _page(
             blocks += [CachedBlock(head.encode()), *samples]
     if is_openmetrics:
         blocks.append(CachedBlock(_OPENMETRICS_EOF))
-    is_gzip = _accepts_gzip(accept_encoding)
     pieces = gzip.file(blocks) if is_gzip else [block.text for block in blocks]
     content_type = openmetrics.CONTENT_TYPE_LATEST if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
     return Page(tuple(pieces), content_type, "gzip" if is_gzip else None)

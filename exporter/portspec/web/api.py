@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import math
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from portspec.metrics import joined, probe_page
+from portspec.metrics import probe_page
 from portspec.ports import PortSet
 from portspec.schedule.on_demand import Probe, ProbeError
 from portspec.state.document import change_document, host_document, unscanned_document
 from portspec.state.verdict import Kind, Verdict
 from portspec.store import StoreError
 from portspec.threads import computed
+from portspec.web.globs import matcher
+from portspec.web.sending import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -27,18 +27,21 @@ if TYPE_CHECKING:
     from portspec.metrics import Page
     from portspec.web.backend import Backend
     from portspec.web.renderings import Renderings
+    from portspec.web.sending import Sending
 
 DEFAULT_PAGE_LENGTH = 1000  # hosts or changes
 MAX_PAGE_LENGTH = 10_000
+_JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
 class Api:
     """Handlers over a service."""
 
-    def __init__(self, service: Backend, renderings: Renderings) -> None:
+    def __init__(self, service: Backend, renderings: Renderings[Text], sending: Sending) -> None:
         self._service = service
         self._renderings = renderings
+        self._sending = sending
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -50,10 +53,14 @@ class Api:
         router.add_get("/probe", self._probe)
         router.add_post("/-/reload", self._reload)
 
-    async def _hosts(self, request: web.Request) -> web.Response:
+    async def _hosts(self, request: web.Request) -> web.StreamResponse:
         """Return hosts in the order of the configuration: `host` (a glob), `verdict`, `limit`, `offset`."""
         _check(request, "host", "verdict", "limit", "offset")
         glob = request.query.get("host", "*").lower()
+        try:
+            matches = matcher(glob)
+        except ValueError as error:
+            raise _bad(f"host: the glob {error}") from None
         verdict = request.query.get("verdict")
         if verdict is not None and verdict not in set(Verdict):
             raise _bad(f'verdict: "{verdict}" is not a verdict (expected {", ".join(Verdict)})')
@@ -62,20 +69,21 @@ class Api:
         snapshot = self._service.snapshot
         hosts, audits = snapshot.hosts, snapshot.audits
 
-        def page() -> bytes:
+        def page() -> Text:
             chosen = [
-                state
-                for state in hosts.values()
-                if fnmatchcase(state.host.lower(), glob) and verdict in (None, state.verdict)
+                state for state in hosts.values() if matches(state.host.lower()) and verdict in (None, state.verdict)
             ]
             documents = [host_document(state, audits.get(state.host)) for state in chosen[offset : offset + limit]]
             end = offset + len(documents)
-            return _dump({"hosts": documents, "total": len(chosen), "next_offset": end if end < len(chosen) else None})
+            more = {"total": len(chosen), "next_offset": end if end < len(chosen) else None}
+            return _page({"hosts": documents} | more)
 
         key = ("hosts", glob, verdict, limit, offset)
-        return _json(await self._renderings.page(request, key, (hosts, audits), lambda: computed(page)))
+        return await self._send(
+            request, await self._renderings.page(request, key, (hosts, audits), lambda: computed(page))
+        )
 
-    async def _host(self, request: web.Request) -> web.Response:
+    async def _host(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["host"]
         audit = self._service.audits.find(name)
         try:
@@ -86,7 +94,7 @@ class Api:
             return await self._written(request, ("unscanned", name), (audit,), lambda: unscanned_document(audit))
         return await self._written(request, ("host", state.host), (state, audit), lambda: host_document(state, audit))
 
-    async def _changes(self, request: web.Request) -> web.Response:
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
         """Return the change log, newest first: `host`, `since`, `until`, `limit`, `before` (an id, for paging)."""
         _check(request, "host", "since", "until", "limit", "before")
         limit = _number(request, "limit", DEFAULT_PAGE_LENGTH, 1, MAX_PAGE_LENGTH)
@@ -98,17 +106,16 @@ class Api:
         before = _number(request, "before", 0, 0, 2**62) or None
         read = partial(self._service.changes, host=host, since=since, until=until, before_id=before, limit=limit)
 
-        async def page() -> bytes:
+        async def page() -> Text:
             rows = await read()
             more = {"next_before": rows[-1][0] if len(rows) == limit else None}
-            return await computed(lambda: _dump({"changes": [change_document(*row) for row in rows]} | more))
+            return await computed(lambda: _page({"changes": [change_document(*row) for row in rows]} | more))
 
         try:
-            return _json(
-                await self._renderings.page(request, ("changes", host, since, until, before, limit), None, page)
-            )
+            found = await self._renderings.page(request, ("changes", host, since, until, before, limit), None, page)
         except StoreError as error:
             raise _error(web.HTTPServiceUnavailable, str(error)) from None
+        return await self._send(request, found)
 
     async def _scan(self, request: web.Request) -> web.Response:
         _check(request, "host")
@@ -120,24 +127,29 @@ class Api:
             raise _error(web.HTTPNotFound if host else web.HTTPBadRequest, message) from None
         return _json(_dump({"host": host, "scan": "started" if begun else "on its way already"}), status=202)
 
-    async def _targets(self, request: web.Request) -> web.Response:
+    async def _targets(self, request: web.Request) -> web.StreamResponse:
         """Return every host of this exporter as Prometheus's HTTP service discovery has it."""
         hosts = self._service.snapshot.hosts
 
-        def groups() -> bytes:
-            return _dump(
+        def groups() -> Text:
+            return _page(
                 [{"targets": [state.host], "labels": dict(state.target.config.labels)} for state in hosts.values()]
             )
 
-        return _json(await self._renderings.page(request, "targets", (hosts,), lambda: computed(groups)))
+        return await self._send(
+            request, await self._renderings.page(request, "targets", (hosts,), lambda: computed(groups))
+        )
 
     async def _written(
         self, request: web.Request, key: Hashable, parts: tuple[object, ...], document: Callable[[], object]
-    ) -> web.Response:
-        def page() -> bytes:
-            return _dump(document())
+    ) -> web.StreamResponse:
+        def page() -> Text:
+            return _page(document())
 
-        return _json(await self._renderings.page(request, key, parts, lambda: computed(page)))
+        return await self._send(request, await self._renderings.page(request, key, parts, lambda: computed(page)))
+
+    async def _send(self, request: web.Request, page: Text) -> web.StreamResponse:
+        return await self._sending.send(request, page, _JSON_HEADERS)
 
     async def _probe(self, request: web.Request) -> web.StreamResponse:
         debug = request.query.get("debug", "false").lower()
@@ -162,33 +174,29 @@ class Api:
                 return b"".join((told.encode(), *page.pieces))
 
             return web.Response(body=await computed(debug_page), content_type="text/plain", charset="utf-8")
-        return await send_metrics(
-            request, lambda accept, accept_encoding: make(accept=accept, accept_encoding=accept_encoding)
-        )
+        accept, accept_encoding = accepted(request)
+        page = await computed(lambda: make(accept=accept, accept_encoding=accept_encoding))
+        return await send_metrics(self._sending, request, page)
 
     async def _reload(self, _: web.Request) -> web.Response:
-        message = await asyncio.shield(self._service.reload())
+        message = await self._service.reload()
         if message is not None:
             return web.Response(status=500, text=f"reload failed; keeping the previous configuration:\n{message}\n")
         return web.Response(text="configuration reloaded.\n")
 
 
-async def send_metrics(request: web.Request, make: Callable[[str, str], Page]) -> web.StreamResponse:
-    """Answer with the page that `make` gives for the fields Accept and Accept-Encoding, made beside the event loop."""
-    accept, accept_encoding = (",".join(request.headers.getall(name, ())) for name in ("Accept", "Accept-Encoding"))
-    page = await computed(lambda: make(accept, accept_encoding))
-    response = web.StreamResponse(headers={"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding"})
+def accepted(request: web.BaseRequest) -> tuple[str, str]:
+    """Return the header fields Accept and Accept-Encoding of a request, each in one line (RFC 9110, 5.3)."""
+    accept, encoding = (",".join(request.headers.getall(name, ())) for name in ("Accept", "Accept-Encoding"))
+    return accept, encoding
+
+
+async def send_metrics(sending: Sending, request: web.BaseRequest, page: Page) -> web.StreamResponse:
+    """Answer with a page of metrics."""
+    headers = {"Content-Type": page.content_type, "Vary": "Accept, Accept-Encoding"}
     if page.content_encoding:
-        response.headers["Content-Encoding"] = page.content_encoding
-    response.content_length = page.size
-    with contextlib.suppress(ConnectionError):  # the client disconnected, as after a scrape timeout
-        await response.prepare(request)
-        if request.method != "HEAD":
-            for part in joined(page.pieces):
-                await response.write(part)
-                await asyncio.sleep(0)  # to a quick reader it is written without a pause
-        await response.write_eof()
-    return response
+        headers["Content-Encoding"] = page.content_encoding
+    return await sending.send(request, page, headers)
 
 
 def _debug_lines(probe: Probe) -> list[str]:
@@ -284,11 +292,9 @@ def _dump(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
+def _page(document: Any) -> Text:
+    return Text(_dump(document))
+
+
 def _json(body: bytes, *, status: int = 200) -> web.Response:
-    return web.Response(
-        status=status,
-        body=body,
-        content_type="application/json",
-        charset="utf-8",
-        headers={"Cache-Control": "no-store"},
-    )
+    return web.Response(status=status, body=body, headers=_JSON_HEADERS)

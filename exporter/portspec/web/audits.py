@@ -34,6 +34,9 @@ _TOO_SLOW: Final = f"the audit arrived too slowly: below {LEAST_RATE:,} bytes pe
 _NO_ROOM: Final = "too many audits are being received; retry later"
 
 
+TAKES_BODY: Final = frozenset({"/api/v1/audits", "/api/v1/reports"})
+
+
 class _UnableError(Exception):
     """A valid audit cannot be accepted now."""
 

@@ -1,59 +1,179 @@
-"""Limits for connections to the web server: their number, and the time until the first request."""
+"""The open connections of one group of listeners: who gets a place, and who loses it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import ipaddress
+import time
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.audit.ingest import network_of
+from portspec.web.connection import Connection
+from portspec.web.limits import REASONS, Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
     from aiohttp import web
 
-MANY_DESCRIPTORS = 16384  # from which on MAX_CONNECTIONS is allowed; a scan uses at most half of the descriptors
-MAX_CONNECTIONS = 1024
-MAX_CONNECTIONS_FEW_DESCRIPTORS = 128  # well below the descriptors that the scan leaves free
-FIRST_REQUEST_TIMEOUT = 10.0  # seconds until a new connection must have sent a complete request header
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-
-def connection_limit(descriptors: int) -> int:
-    """Return how many connections may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
-    return MAX_CONNECTIONS if descriptors >= MANY_DESCRIPTORS else MAX_CONNECTIONS_FEW_DESCRIPTORS
+_log = log.get("web")
+_MALFORMED: Final = "malformed request"
+_FAULT: Final = "a request failed"
 
 
 class BoundedConnections:
-    """Makes the protocol of each new connection of an aiohttp server."""
+    """The connections to an aiohttp server over one group of listeners, which is called `name`.
 
-    def __init__(self, server: web.Server, *, limit: int, first_request: float) -> None:
+    A new connection takes a place if one is free, else that of the one that has waited longest for its client, be it
+    for a request or for the rest of one; and within the share of its address that of the longest waiting one of the
+    same address. Addresses of the `trusted` networks, proxies that many clients come through, have no share. What
+    serves a request is never displaced: if all do, a few more connections are accepted for requests that are answered
+    under any load (`is_reserved`).
+    """
+
+    def __init__(
+        self,
+        server: web.Server,
+        limits: Limits,
+        *,
+        name: str = "web",
+        trusted: Collection[Network] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.name = name
+        self.now = clock
+        self.trusted = trusted
+        self.closed = Counter[str](dict.fromkeys(REASONS, 0))  # by reason
         self._server = server
-        self._limit = limit
-        self._first_request = first_request
-        self._new = 0
-        self._silent: dict[asyncio.Protocol, asyncio.TimerHandle] = {}
+        self._open: OrderedDict[Connection, None] = OrderedDict()  # the one that has rested longest first
+        self._held: Counter[str] = Counter()  # by network
+        self._reserved = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._throttles = {text: log.Throttle(clock=clock) for text in (_MALFORMED, _FAULT)}
 
-    def __call__(self) -> asyncio.Protocol:
-        """Return the protocol; a connection beyond the limit is closed at once."""
-        if len(self._server.connections) + self._new >= self._limit:
-            return _Refusal()
-        protocol = self._server()
-        loop = asyncio.get_running_loop()
-        # The server counts a connection in the next turn of the loop; a whole backlog is accepted in this one.
-        self._new += 1
-        loop.call_soon(self._count_one_less)
-        self._silent[protocol] = loop.call_later(self._first_request, self._close_silent, protocol)
-        return protocol
+    def __len__(self) -> int:
+        """Return the number of open connections."""
+        return len(self._open)
 
-    def _count_one_less(self) -> None:
-        self._new -= 1
+    def admit(self, address: str | None) -> Connection | None:
+        """Return the protocol for a connection from an address (None: a Unix socket); None if it gets no place."""
+        network = self._network(address)
+        if network is not None and self._held[network] >= self.limits.share:
+            mine = (other for other in self._open if other.network == network)
+            if not self._displace(mine):
+                self.closed["share"] += 1
+                return None
+        is_reserved = False
+        if len(self._open) - self._reserved >= self.limits.places:
+            ordinary = (other for other in self._open if not other.is_reserved)
+            is_reserved = not self._displace(ordinary)
+        if is_reserved and self._reserved >= self.limits.reserve:
+            others = (other for other in self._open if other.is_reserved)
+            if not self._displace(others):
+                self.closed["limit"] += 1
+                return None
+        connection = Connection(self._server, self, network)
+        connection.is_reserved = is_reserved
+        self._open[connection] = None
+        self._reserved += is_reserved
+        if network is not None:
+            self._held[network] += 1
+        if self._timer is None:
+            self._watch()
+        return connection
 
-    def heard(self, request: web.BaseRequest) -> None:
-        """Stop the timer of a connection, which has sent a request."""
-        if timer := self._silent.pop(request.protocol, None):
-            timer.cancel()
+    def make_room(self) -> None:
+        """Close the connection that has waited longest: the process is short of file descriptors."""
+        self.closed["descriptors"] += 1
+        self._displace(self._open)
 
-    def _close_silent(self, protocol: web.RequestHandler) -> None:
-        del self._silent[protocol]
-        protocol.force_close()
+    def touch(self, connection: Connection) -> None:
+        """Note that a connection makes progress now."""
+        connection.since = self.now()
+        if connection in self._open:
+            self._open.move_to_end(connection)
+
+    def close(self, connection: Connection, reason: str) -> None:
+        """Close a connection for a reason of limits.REASONS; its place is free at once."""
+        self.closed[reason] += 1
+        self.remove(connection)
+        connection.abort()
+
+    def remove(self, connection: Connection) -> None:
+        """Give back the place of a connection, once."""
+        if connection not in self._open:
+            return
+        del self._open[connection]
+        self._reserved -= connection.is_reserved
+        if (network := connection.network) is not None:
+            self._held[network] -= 1
+            if not self._held[network]:
+                del self._held[network]
+
+    def check(self) -> None:
+        """Close the connections that exceed a limit of time."""
+        now = self.now()
+        for connection in tuple(self._open):
+            if reason := connection.overdue(now):
+                self.close(connection, reason)
+
+    def stop(self) -> None:
+        """Close every connection, and check no more."""
+        if self._timer:
+            self._timer.cancel()
+        for connection in tuple(self._open):
+            self.remove(connection)
+            connection.abort()
+
+    def on_error(self, address: str | None, error: BaseException | None, *, is_malformed: bool, told: str = "") -> None:
+        """Log a malformed request as a line, a fault with its traceback; both a few times a minute."""
+        text = _MALFORMED if is_malformed else _FAULT
+        if is_malformed:
+            self.closed["malformed"] += 1
+        unlogged = self._throttles[text].take()
+        if unlogged is None:
+            return
+        more = {"unlogged": unlogged} if unlogged else {}
+        if is_malformed:
+            _log.info(text, origin=address or "unknown", why=_first_line(error), **more)
+        else:
+            _log.error(text, origin=address or "unknown", why=told or repr(error), exc_info=error, **more)
+
+    def on_handshake_error(self, error: BaseException | None) -> None:
+        """Count a connection that ended in its TLS handshake: a port scan, or a client that distrusts the server."""
+        self.closed["tls"] += 1
+        if not isinstance(error, OSError):
+            self.on_error(None, error, is_malformed=False)
+
+    def _network(self, address: str | None) -> str | None:
+        """Return what the share of an address is counted for, None if it has none."""
+        if address is None:
+            return None
+        if self.trusted:
+            found = ipaddress.ip_address(address.partition("%")[0])
+            if any(found in network for network in self.trusted):
+                return None
+        return network_of(address)
+
+    def _displace(self, among: Iterable[Connection]) -> bool:
+        """Close the one that has waited longest; return whether there was one."""
+        for other in among:
+            if other.is_waiting:
+                self.close(other, "displaced")
+                return True
+        return False
+
+    def _watch(self) -> None:
+        self.check()
+        self._timer = asyncio.get_running_loop().call_later(self.limits.interval, self._watch) if self._open else None
 
 
-class _Refusal(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+def _first_line(error: BaseException | None) -> str:
+    """Return what is wrong with a request; the lines after it show the bytes of the client."""
+    text = str(getattr(error, "message", "") or error or "").partition("\n")[0]
+    return text.rstrip(":") or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from portspec.errors import NoThreadError
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     Parts = tuple[object, ...]
-    Write = Callable[[], Awaitable[bytes]]
+
+T = TypeVar("T")
 
 MAX_CONCURRENT_RENDERINGS: Final = 2  # pages being written: each takes a processor for as long as it lasts
 MAX_QUEUED_RENDERINGS: Final = 16  # pages that wait for that, each with other parameters
@@ -29,36 +30,48 @@ class RenderingsBusyError(Exception):
 
 
 class GoneError(Exception):
-    """The client disconnected before its page was started."""
+    """The client disconnected before its answer was there."""
 
 
 @dataclass(slots=True, eq=False)
-class _Rendering:
+class _Rendering(Generic[T]):
     """A page that is to be written, what it is made of (None: of what nobody can compare), and who waits for it."""
 
     parts: Parts | None
-    write: Write
-    done: asyncio.Future[bytes]
+    write: Callable[[], Awaitable[T]]
+    done: asyncio.Future[T]
     requests: list[web.Request] = field(default_factory=list)
 
 
-class Renderings:
+class Renderings(Generic[T]):
     """Writes pages for the handlers of one event loop.
 
     A page is known by its key and by the objects that it is made of. Those who ask for a page that waits to be written
     share it, whatever it was made of when the first of them asked: it is made of what there is when it is begun. So an
     answer is never older than its question, and each page is written at most once for each state of the hosts. It is
     cached for `cached_for` seconds.
+
+    `concurrent` pages are written at a time (default: MAX_CONCURRENT_RENDERINGS), and `waiting` requests wait.
     """
 
-    def __init__(self, *, cached_for: float = CACHE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        cached_for: float = CACHE_SECONDS,
+        concurrent: int | None = None,
+        waiting: int = MAX_WAITING_REQUESTS,
+    ) -> None:
         self._cached_for = cached_for
-        self._kept: dict[Hashable, tuple[Parts, bytes]] = {}
-        self._running: dict[Hashable, _Rendering] = {}
-        self._queue: dict[Hashable, _Rendering] = {}  # the first to begin first
+        self._concurrent = concurrent or MAX_CONCURRENT_RENDERINGS
+        self._most_waiting = waiting
+        self._kept: dict[Hashable, tuple[Parts, T]] = {}
+        self._running: dict[Hashable, _Rendering[T]] = {}
+        self._queue: dict[Hashable, _Rendering[T]] = {}  # the first to begin first
         self._waiting = 0
 
-    async def page(self, request: web.Request, key: Hashable, parts: Parts | None, write: Write) -> bytes:
+    async def page(
+        self, request: web.Request, key: Hashable, parts: Parts | None, write: Callable[[], Awaitable[T]]
+    ) -> T:
         """Return what `write` writes of `parts`, which are compared by identity; None is never the same.
 
         Raises:
@@ -71,7 +84,7 @@ class Renderings:
             return kept[1]
         running = self._running.get(key)
         one = running if running and _are_same(running.parts, parts) else self._queue.get(key)
-        if self._waiting >= MAX_WAITING_REQUESTS or (one is None and len(self._queue) >= MAX_QUEUED_RENDERINGS):
+        if self._waiting >= self._most_waiting or (one is None and len(self._queue) >= MAX_QUEUED_RENDERINGS):
             raise RenderingsBusyError
         if one is None:
             one = self._queue[key] = _Rendering(parts, write, asyncio.get_running_loop().create_future())
@@ -88,7 +101,7 @@ class Renderings:
     def _begin(self) -> None:
         """Begin what may begin: no page that is being written already, and none for which nobody waits any more."""
         for key in [key for key in self._queue if key not in self._running]:
-            if len(self._running) >= MAX_CONCURRENT_RENDERINGS:
+            if len(self._running) >= self._concurrent:
                 return
             one = self._queue.pop(key)
             if not any(map(_is_there, one.requests)):
@@ -102,7 +115,7 @@ class Renderings:
             self._running[key] = one
             task.add_done_callback(partial(self._end, key))
 
-    def _end(self, key: Hashable, task: asyncio.Future[bytes]) -> None:
+    def _end(self, key: Hashable, task: asyncio.Future[T]) -> None:
         one = self._running.pop(key)
         if task.cancelled():
             one.done.cancel()
@@ -115,7 +128,7 @@ class Renderings:
                 one.done.set_result(page)
         self._begin()
 
-    def _keep(self, key: Hashable, parts: Parts | None, page: bytes) -> None:
+    def _keep(self, key: Hashable, parts: Parts | None, page: T) -> None:
         self._kept.pop(key, None)
         if parts is None:
             return
@@ -124,7 +137,7 @@ class Renderings:
             del self._kept[next(iter(self._kept))]
         asyncio.get_running_loop().call_later(self._cached_for, self._forget, key, kept)
 
-    def _forget(self, key: Hashable, kept: tuple[Parts, bytes]) -> None:
+    def _forget(self, key: Hashable, kept: tuple[Parts, T]) -> None:
         if self._kept.get(key) is kept:
             del self._kept[key]
 
@@ -142,7 +155,7 @@ def _is_there(request: web.Request) -> bool:
     return request.transport is not None and not request.transport.is_closing()
 
 
-def _fail(one: _Rendering, error: BaseException) -> None:
+def _fail(one: _Rendering[T], error: BaseException) -> None:
     if not one.done.done():
         one.done.set_exception(error)
         one.done.exception()  # it is no news to the event loop when nobody waits any more

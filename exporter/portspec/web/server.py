@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import math
 import os
 import re
 import resource
 import socket
+import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from portspec.errors import ListenError, NoThreadError, PortspecError, UsageError
+from portspec.metrics import HttpStatus, Page, negotiated
 from portspec.ports import MAX_PORT
 from portspec.threads import computed, in_daemon_thread
-from portspec.web.api import Api, send_metrics
-from portspec.web.audits import AuditRoutes
-from portspec.web.connections import FIRST_REQUEST_TIMEOUT, BoundedConnections, connection_limit
+from portspec.web.accepting import Acceptor, bind, bind_unix
+from portspec.web.api import Api, accepted, send_metrics
+from portspec.web.audits import TAKES_BODY, AuditRoutes
+from portspec.web.connection import Connection
+from portspec.web.connections import BoundedConnections
+from portspec.web.headers import is_of_another_site, protect
+from portspec.web.limits import REASONS, Limits
 from portspec.web.pages import Pages
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
+from portspec.web.sending import Sending, Text
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Sequence
 
     from portspec.web.backend import Backend
@@ -68,21 +75,26 @@ class WebServer:
         service: Backend,
         listeners: Sequence[ListenAddress],
         *,
-        first_request: float = FIRST_REQUEST_TIMEOUT,
-        max_connections: int | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
         ready: asyncio.Event | None = None,
         control: str | None = None,
     ) -> None:
         self._service = service
         self._listeners = tuple(listeners)
         self._pages = Pages()
-        self._first_request = first_request
         self._may_answer = ready
         self._control = control
-        self._renderings = Renderings()
-        self._max_connections = max_connections or connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._renderings = Renderings[Text]()
+        # Every scrape has a page of its own, shared by those who ask in the same way while the last one is written.
+        self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
+        self._chosen_scrapes = Renderings[Page](concurrent=1)
+        self._sending = Sending(_give_up)
+        self._limits = limits or Limits.under(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._clock = clock
         self._runner: web.AppRunner | None = None
-        self._servers: list[asyncio.Server] = []
+        self._connections: dict[str, BoundedConnections] = {}
+        self._acceptors: list[Acceptor] = []
 
     async def start(self) -> tuple[str, ...]:
         """Listen; returns the URLs, with the real ports. Raises ListenError, and then listens nowhere."""
@@ -90,13 +102,10 @@ class WebServer:
         await self._runner.setup()
         if self._runner.server is None:
             raise RuntimeError("aiohttp has set up no server")
-        self._connections = BoundedConnections(
-            self._runner.server, limit=self._max_connections, first_request=self._first_request
-        )
         try:
             for listener in self._listeners:
                 await self._listen(listener)
-            urls = [_url(sock.getsockname()) for server in self._servers for sock in server.sockets]
+            urls = [_url(sock.getsockname()) for acceptor in self._acceptors for sock in acceptor.sockets]
             if self._control:
                 await self._listen_at(self._control)
         except BaseException:
@@ -106,32 +115,54 @@ class WebServer:
 
     async def stop(self) -> None:
         """Close every connection and socket."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
+        for connections in self._connections.values():
+            connections.stop()
+        self._connections.clear()
 
     async def _listen(self, listener: ListenAddress) -> None:
         try:
-            hosts = await in_daemon_thread(lambda: _addresses(listener))
-            server = await asyncio.get_running_loop().create_server(self._connections, hosts, listener.port)
+            self._accept(bind(await in_daemon_thread(lambda: _addresses(listener))), "web")
         except (OSError, UnicodeError) as error:
             raise ListenError(str(listener), _why(error)) from None
-        self._servers.append(server)
 
     async def _listen_at(self, path: str) -> None:
         """Listen on a Unix socket that is for this user and root; one that an earlier process left is replaced."""
         try:
-            server = await asyncio.get_running_loop().create_unix_server(self._connections, path)
-            self._servers.append(server)
-            await in_daemon_thread(lambda: Path(path).chmod(0o600))
+            self._accept([await in_daemon_thread(lambda: bind_unix(path))], "control")
         except OSError as error:
             raise PortspecError(f"cannot listen on {path}, which `portspec reload` uses: {_why(error)}") from None
 
+    def _accept(self, sockets: Sequence[socket.socket], group: str) -> None:
+        """Accept connections from sockets within the limits of a group of listeners. Raises OSError."""
+        acceptor = Acceptor(sockets, self._group(group))
+        self._acceptors.append(acceptor)
+        acceptor.start()
+
+    def _group(self, name: str) -> BoundedConnections:
+        if name not in self._connections:
+            if self._runner is None or self._runner.server is None:
+                raise RuntimeError("aiohttp has set up no server")
+            self._connections[name] = BoundedConnections(
+                self._runner.server, self._limits, name=name, clock=self._clock
+            )
+        return self._connections[name]
+
+    @property
+    def status(self) -> HttpStatus:
+        """The state of the connections."""
+        groups = self._connections.values()
+        closed = {reason: sum(group.closed[reason] for group in groups) for reason in REASONS}
+        return HttpStatus({group.name: len(group) for group in groups}, closed)
+
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._note_request])
+        application = web.Application(middlewares=[self._answer], client_max_size=_MAX_BODY)
+        application.on_response_prepare.append(protect)
         for path, handler in (
             ("/", self._index),
             ("/metrics", self._metrics),
@@ -139,41 +170,62 @@ class WebServer:
             ("/-/ready", self._ready),
         ):
             application.router.add_get(path, handler)
-        Api(self._service, self._renderings).add_to(application.router)
+        Api(self._service, self._renderings, self._sending).add_to(application.router)
         AuditRoutes(self._service).add_to(application.router)
         return application
 
     @web.middleware
-    async def _note_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._connections.heard(request)
-        if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
-            return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
-        if request.method == "POST" and _is_of_another_site(request):
-            return web.Response(status=403, text="cross-site requests are not allowed.\n")
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if refusal := self._refusal(request):
+            return refusal
         try:
+            if isinstance(request.protocol, Connection) and request.method in ("GET", "HEAD"):
+                async with request.protocol.while_open():  # nothing is done for a client that has gone
+                    return await handler(request)
             return await handler(request)
         except RenderingsBusyError:
-            is_json = request.path.startswith("/api/")
-            return _later("too many requests at once; retry later.\n", 5, is_json=is_json)
+            return _busy(request, "too many requests at once; retry later.\n")
         except NoThreadError as error:
-            return _later(f"temporarily unavailable: {error}.\n", 5, is_json=request.path.startswith("/api/"))
+            return _busy(request, f"temporarily unavailable: {error}.\n")
         except GoneError:  # nobody gets this answer
             return _later("the client has disconnected.\n", 5)
 
-    async def _index(self, request: web.Request) -> web.Response:
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """Return the answer to a request that is not handled now, or not at all."""
+        is_reserved = isinstance(request.protocol, Connection) and request.protocol.is_reserved
+        if is_reserved and request.path not in _VITAL:
+            return _busy(request, "too many connections at once; retry later.\n")
+        if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
+            return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
+        if (request.method == "POST" or request.path == "/probe") and is_of_another_site(request):
+            return web.Response(status=403, text="cross-site requests are not allowed.\n")
+        if request.path not in TAKES_BODY and _unread(request) > _MAX_BODY:
+            answer = web.Response(status=413, text="no body is expected here; send none.\n")
+            answer.force_close()
+            return answer
+        return None
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
         snapshot = self._service.snapshot
 
-        def write() -> bytes:
-            return self._pages.index(snapshot).encode()
+        def write() -> Text:
+            return Text(self._pages.index(snapshot).encode())
 
-        html = await self._renderings.page(request, "index", (snapshot.hosts, snapshot.audits), lambda: computed(write))
-        return web.Response(body=html, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+        parts = (snapshot.hosts, snapshot.audits)
+        page = await self._renderings.page(request, "index", parts, lambda: computed(write))
+        return await self._sending.send(request, page, _PAGE_HEADERS)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         names = frozenset(request.query.getall("name[]", ()))
-        return await send_metrics(
-            request, lambda accept, encoding: self._service.exposition.write(accept, encoding, names)
-        )
+        accept, encoding = accepted(request)
+
+        def write() -> Page:
+            return self._service.exposition.write(accept, encoding, names, http=self.status)
+
+        scrapes = self._chosen_scrapes if names else self._scrapes
+        key = (*negotiated(accept, encoding), names)
+        page = await scrapes.page(request, key, None, lambda: computed(write))
+        return await send_metrics(self._sending, request, page)
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="portspec is healthy.\n")
@@ -185,11 +237,27 @@ class WebServer:
 
 
 _HEALTHY = "/-/healthy"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
+_VITAL = frozenset({_HEALTHY, "/-/ready", "/metrics"})  # answered on the reserved connections, too
+_MAX_BODY = 16 << 10  # bytes of a body that nobody reads: curl -d sends a few
+_MAX_WAITING_SCRAPES = 1 << 20  # the limit of connections is much lower
+_PAGE_HEADERS = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"}
+
+
+def _give_up(request: web.BaseRequest) -> None:
+    """Close the connection of a client that reads too slowly while too many do."""
+    if isinstance(connection := request.protocol, Connection):
+        connection.give_up("memory")
+
+
+def _unread(request: web.Request) -> float:
+    """Return the bytes of the body of a request; infinity if it does not tell."""
+    if not request.body_exists:
+        return 0
+    return math.inf if request.content_length is None else request.content_length
+
+
+def _busy(request: web.Request, text: str) -> web.Response:
+    return _later(text, 5, is_json=request.path.startswith("/api/"))
 
 
 def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
@@ -200,18 +268,10 @@ def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
     return web.Response(status=503, text=text, headers=headers)
 
 
-def _is_of_another_site(request: web.Request) -> bool:
-    """Return whether a page of another site makes a browser send this (Fetch Metadata; older ones tell the origin)."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return True
-    origin = request.headers.get("Origin")
-    return origin is not None and origin.partition("://")[2].lower() != request.host.lower()
-
-
-def _addresses(listener: ListenAddress) -> list[str]:
+def _addresses(listener: ListenAddress) -> list[tuple[int, Any]]:
     """Look up a listen address; the event loop would use a thread that stays and keeps its initial privileges."""
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [str(socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]) for *_, address in found]
+    return [(family, address) for family, *_, address in found]
 
 
 def _why(error: OSError | UnicodeError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
 from portspec.web import ListenAddress, WebServer
-from portspec.web.connections import FIRST_REQUEST_TIMEOUT
 from tests.unit.metrics.scrape import STATUS
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from portspec.schedule.on_demand import Prober
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
+    from portspec.web.limits import Limits
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
 
@@ -89,11 +90,11 @@ def server(
     state: Callable[[], Snapshot],
     listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
-    first_request: float = FIRST_REQUEST_TIMEOUT,
-    max_connections: int | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> WebServer:
     """Make a server of the snapshots that `state` gives."""
-    return WebServer(ScriptedService(state), listeners, first_request=first_request, max_connections=max_connections)
+    return WebServer(ScriptedService(state), listeners, limits=limits, clock=clock)
 
 
 @contextlib.asynccontextmanager
@@ -101,11 +102,11 @@ async def serving(
     state: Callable[[], Snapshot],
     listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
-    first_request: float = FIRST_REQUEST_TIMEOUT,
-    max_connections: int | None = None,
+    limits: Limits | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[tuple[str, ...]]:
     """Run a server; returns its URLs."""
-    one = server(state, listeners, first_request=first_request, max_connections=max_connections)
+    one = server(state, listeners, limits=limits, clock=clock)
     urls = await one.start()
     try:
         yield urls

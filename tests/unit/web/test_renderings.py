@@ -200,7 +200,7 @@ def test_states_of_old_pages_are_let_go() -> None:
     """A page, and with it the states that it was made of, is kept for seconds, and only a few are."""
 
     async def scenario() -> list[int]:
-        kept = renderings.Renderings(cached_for=0.0)
+        kept = renderings.Renderings[bytes](cached_for=0.0)
 
         request: Any = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: False))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 import warnings
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ LAST = b"Host: x\r\nConnection: close"
 
 
 def without_process(text: str) -> list[str]:
-    """Leave out what changes between two scrapes: the families of the process itself."""
-    return [line for line in text.splitlines() if "process_" not in line and "python_" not in line]
+    """Leave out what changes between two scrapes: the families of the process itself and of its connections."""
+    return [line for line in text.splitlines() if not re.search("process_|python_|portspec_http_", line)]
 
 
 def test_metrics_as_text() -> None:

@@ -1,0 +1,261 @@
+"""One connection of the web server: what it waits for, since when, and what it is closed for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
+
+from portspec.web.headers import ERROR_HEADERS
+from portspec.web.renderings import GoneError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.streams import StreamReader
+
+    from portspec.web.connections import BoundedConnections
+
+LEAST_PROGRESS: Final = 4096  # bytes that a client must read of an answer within the time for that
+LINGERING: Final = 10.0  # seconds for what is left of a body after the answer, so that the client sees the answer
+UNSENT: Final = 128 << 10  # bytes that the kernel takes beyond what the client's window allows
+MAX_HEADERS: Final = 100
+
+
+class Phase(enum.Enum):
+    """What a connection does."""
+
+    HANDSHAKE = "handshake"
+    HEAD = "head"  # waits for the rest of a request, or for the first one
+    IDLE = "idle"  # waits for the next request
+    REQUEST = "request"  # a request is answered; its body may be still to come
+    LINGER = "linger"  # the answer is written; the rest of the body is ignored
+
+
+class Connection(web.RequestHandler):
+    """A connection of aiohttp's server that knows how long it has waited for its client.
+
+    It builds on the queue, the counter and the factory of requests of aiohttp's class, which tests pin.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connections",
+        "_head",
+        "_ignored",
+        "_last",
+        "_on_lost",
+        "_phase",
+        "_unsent",
+        "_wire",
+        "handshake",
+        "is_reserved",
+        "network",
+        "since",
+    )
+
+    def __init__(self, server: web.Server, connections: BoundedConnections, network: str | None) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # as AppRunner does without one
+            auto_decompress=False,  # a small body may be gigabytes when it is unpacked
+            lingering_time=LINGERING,
+            max_headers=MAX_HEADERS,
+        )
+        self.network = network
+        self.is_reserved = False
+        self.since = connections.now()  # of the phase, or of the last progress in it
+        self.handshake: asyncio.Task[None] | None = None
+        self._connections = connections
+        self._phase = Phase.HANDSHAKE
+        self._wire: asyncio.Transport | None = None
+        self._body: StreamReader | None = None  # of the request that is answered
+        self._last: StreamReader | None = None  # of the request that was read last
+        self._head = self._ignored = self._unsent = 0  # bytes
+        self._on_lost: set[Callable[[], object]] = set()
+        make = server.request_factory
+
+        def factory(message: RawRequestMessage, payload: StreamReader, *others: Any) -> web.BaseRequest:
+            self._begin(payload)
+            return make(message, payload, *others)
+
+        self._request_factory = factory
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if it may be closed for another one: no request would be lost that is complete."""
+        return self._phase in (Phase.HANDSHAKE, Phase.HEAD, Phase.IDLE, Phase.LINGER) and not self._messages
+
+    def overdue(self, now: float) -> str | None:
+        """Return the limit that it exceeds (one of limits.REASONS), None if it does not."""
+        limits = self._connections.limits
+        wire = self._wire
+        if wire is None:
+            return None  # the handshake has a limit of its own
+        if self.writing_paused or wire.is_closing():
+            unsent = wire.get_write_buffer_size()
+            if unsent <= self._unsent - LEAST_PROGRESS:
+                self._unsent = unsent
+                self._touch()
+            return "write_timeout" if now - self.since >= limits.write else None
+        match self._phase:
+            case Phase.REQUEST if self._body is not None and not self._body.is_eof():
+                reason, limit = "body_timeout", limits.body
+            case Phase.REQUEST:
+                return None
+            case Phase.IDLE:
+                reason, limit = "idle_timeout", limits.reserved if self.is_reserved else limits.idle
+            case _:
+                reason, limit = "head_timeout", limits.reserved if self.is_reserved else limits.head
+        return reason if now - self.since >= limit and not self._messages else None
+
+    def give_up(self, reason: str) -> None:
+        """Close it at once for a reason of limits.REASONS."""
+        self._connections.close(self, reason)
+
+    def abort(self) -> None:
+        """Close it at once, whatever is unsent."""
+        if self._wire is not None:
+            self._wire.abort()
+        elif self.handshake is not None:
+            self.handshake.cancel()
+
+    @contextlib.asynccontextmanager
+    async def while_open(self) -> AsyncIterator[None]:
+        """Cancel what is done here when the client disconnects; it then raises GoneError."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as patience:
+
+                def end() -> None:
+                    if not patience.expired():
+                        patience.reschedule(loop.time())
+
+                self._on_lost.add(end)
+                try:
+                    yield
+                finally:
+                    self._on_lost.discard(end)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise GoneError from None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError(f"{transport!r} is not a stream")
+        self._wire = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+        self._turn_to(Phase.HEAD)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give back the place, and end what is done for the client alone."""
+        self._connections.remove(self)
+        self._wire = None
+        for end in tuple(self._on_lost):
+            end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read requests; what is not the end of a head within the limits ends the connection."""
+        is_body = self._last is not None and not self._last.is_eof()
+        count = self._request_count
+        super().data_received(data)
+        if not data:
+            return  # aiohttp goes on with what it has
+        if self._request_count > count:
+            self._head = 0
+            self._last = self._messages[-1][1] if self._messages else None
+            self._touch()
+        elif is_body:
+            self._on_body(len(data))
+        else:
+            self._on_head(len(data))
+
+    def pause_writing(self) -> None:
+        """Begin to wait until the client reads."""
+        super().pause_writing()
+        self._unsent = self._wire.get_write_buffer_size() if self._wire else 0
+        self._touch()
+
+    def resume_writing(self) -> None:
+        """Go on: the client reads."""
+        super().resume_writing()
+        self._touch()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write an answer, and begin to wait for the next request."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._unsent = self._wire.get_write_buffer_size() if self._wire else 0
+            self._ignored = 0
+            is_whole = self._body is None or self._body.is_eof()
+            self._turn_to((Phase.HEAD if self._head else Phase.IDLE) if is_whole else Phase.LINGER)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - part of the interface
+    ) -> web.StreamResponse:
+        """Answer a malformed request with 400, and a fault with 500; neither tells more than the log."""
+        is_malformed = _is_malformed(exc)
+        self._connections.on_error(request.remote, exc, is_malformed=is_malformed)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is written already")
+        status = web.HTTPBadRequest.status_code if is_malformed else status
+        text = "the request is malformed.\n" if is_malformed else "internal error; see the log of portspec.\n"
+        answer = web.Response(status=status, text=text, headers=ERROR_HEADERS)
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp did not expect, with the traceback."""
+        error = kw.get("exc_info")
+        found = error if isinstance(error, BaseException) else None
+        self._connections.on_error(None, found, is_malformed=_is_malformed(found), told=str(args[0]) if args else "")
+
+    def _begin(self, body: StreamReader) -> None:
+        self._body = body
+        self._turn_to(Phase.REQUEST)
+
+    def _on_body(self, size: int) -> None:
+        self._touch()
+        if self._phase is Phase.LINGER:
+            self._ignored += size
+            if self._ignored > self._connections.limits.ignored_bytes:
+                self._connections.close(self, "body_size")
+
+    def _on_head(self, size: int) -> None:
+        if self._phase is Phase.IDLE:
+            self._turn_to(Phase.HEAD)
+        self._head += size
+        if self._head > self._connections.limits.head_bytes:
+            self._connections.close(self, "head_size")
+
+    def _turn_to(self, phase: Phase) -> None:
+        self._phase = phase
+        self._touch()
+
+    def _touch(self) -> None:
+        self._connections.touch(self)
+
+
+def _is_malformed(error: BaseException | None) -> bool:
+    return isinstance(error, HttpProcessingError | RequestPayloadError | PayloadAccessError)
