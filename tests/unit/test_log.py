@@ -49,6 +49,27 @@ def crash() -> None:
         log.get("test").exception("scan crashed", host="db1")
 
 
+def test_throttle_lets_a_few_lines_through_and_counts_the_others() -> None:
+    """In each period a few lines are logged; the first one of the next period tells how many were left out."""
+    now = 0.0
+    throttle = log.Throttle(2, 60.0, clock=lambda: now)
+    assert [throttle.take() for _ in range(5)] == [0, 0, None, None, None]
+    now = 60.0
+    assert [throttle.take() for _ in range(3)] == [3, 0, None]
+
+
+def test_library_cannot_fill_the_log() -> None:
+    """Of a library that logs without end only some lines a minute appear; portspec's own all do."""
+
+    def write() -> None:
+        for number in range(1000):
+            logging.getLogger("asyncio").error("fault %d", number)
+            log.get("test").info("ours")
+
+    text = written(write)
+    assert (text.count("fault"), text.count("ours")) == (20, 1000)
+
+
 def test_line_on_a_pipe_is_logfmt() -> None:
     """Elsewhere than on a terminal a line is key=value: time in UTC, level and event first, without colours."""
     line = written(lambda: log.get("test").info("host scanned", host="db1", open=2, note="two words", ok=True))

@@ -18,7 +18,7 @@ from portspec.state.document import change_document, host_document, unscanned_do
 from portspec.state.verdict import Kind, Verdict
 from portspec.store import StoreError
 from portspec.threads import computed
-from portspec.web.globs import matcher
+from portspec.web.globs import MAX_LENGTH, matcher
 from portspec.web.sending import Text
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ class Api:
         """Return hosts in the order of the configuration: `host` (a glob), `verdict`, `limit`, `offset`."""
         _check(request, "host", "verdict", "limit", "offset")
         glob = request.query.get("host", "*").lower()
-        try:
-            matches = matcher(glob)
-        except ValueError as error:
-            raise _bad(f"host: the glob {error}") from None
+        if len(glob) > MAX_LENGTH:
+            raise _bad(f"host: the glob has {len(glob):,} characters (expected at most {MAX_LENGTH})")
         verdict = request.query.get("verdict")
         if verdict is not None and verdict not in set(Verdict):
             raise _bad(f'verdict: "{verdict}" is not a verdict (expected {", ".join(Verdict)})')
@@ -70,6 +68,7 @@ class Api:
         hosts, audits = snapshot.hosts, snapshot.audits
 
         def page() -> Text:
+            matches = matcher(glob)
             chosen = [
                 state for state in hosts.values() if matches(state.host.lower()) and verdict in (None, state.verdict)
             ]

@@ -88,6 +88,24 @@ def test_good_file_takes_the_place_of_the_old_one(conf: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_reloads_do_not_queue_up(conf: Path) -> None:
+    """All who ask for a reload while one is in progress share the next one."""
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            with capture_logs() as logs:
+                first = asyncio.create_task(service.reload())
+                await until(service._turn.locked)
+                others = [asyncio.create_task(service.reload()) for _ in range(60)]
+                await asyncio.sleep(0)
+                others[0].cancel()
+                assert await asyncio.gather(first, *others[1:]) == [None] * 60
+            reloads = [entry for entry in logs if entry["event"] == "configuration reloaded"]
+            assert len(reloads) == 2
+
+    asyncio.run(scenario())
+
+
 def test_unchanged_host_keeps_its_state(conf: Path) -> None:
     """A host of which the new file says the same keeps its last scan, and is not scanned anew."""
 

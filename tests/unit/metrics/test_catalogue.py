@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from portspec.metrics import CATALOGUE, probe_page
+from portspec.metrics import CATALOGUE, HttpStatus, probe_page
 from tests.requirements import missing
 from tests.unit.factories import snapshot
-from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, text, zoo
+from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, exposition, text, zoo
 
 if TYPE_CHECKING:
     from portspec.metrics import Metric
 
 NAME = re.compile(r"(audit|port|portspec|probe|process|python)_[a-z0-9_]+")
+HTTP = ("portspec_http_connections", "portspec_http_connections_closed_total")
 OURS = re.compile(r"(audit|port|portspec|probe)_")
 
 
 def parsed() -> dict[str, tuple[str, str, set[str]]]:
     """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
-    pages = (text(audited_zoo()), probed("bad"))
+    http = HttpStatus({"web": 3}, {"limit": 1})
+    pages = (text(audited_zoo()), body(exposition(zoo()).write(names=HTTP, http=http)).decode(), probed("bad"))
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):
         labels = {name for sample in family.samples for name in sample.labels}
         suffix = "_total" if family.type == "counter" else ""

@@ -129,6 +129,7 @@ def test_thousand_hosts_are_a_page_unless_more_are_asked_for() -> None:
         ("offset=-1", 'offset: "-1" is not a whole number between 0 and 1000000000'),
         ("verdict=good", 'verdict: "good" is not a verdict (expected in_spec, out_of_spec, unknown)'),
         ("verdict=", 'verdict: "" is not a verdict (expected in_spec, out_of_spec, unknown)'),
+        (f"host={'*' * 257}", "host: the glob has 257 characters (expected at most 256)"),
         ("hosts=x", '"hosts" is not a parameter of /api/v1/hosts (known: host, verdict, limit, offset)'),
         ("host=a&host=b", "the parameter host is given more than once"),
         ("limit=1&limit=1", "the parameter limit is given more than once"),
