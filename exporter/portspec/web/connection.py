@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import enum
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
-    from portspec.web.connections import BoundedConnections
+    from portspec.web.limits import Limits
 
 LEAST_PROGRESS: Final = 4096  # bytes that a client must read of an answer within the time for that
 LINGERING: Final = 10.0  # seconds for what is left of a body after the answer, so that the client sees the answer
@@ -37,6 +37,35 @@ class Phase(enum.Enum):
     IDLE = "idle"  # waits for the next request
     REQUEST = "request"  # a request is answered; its body may be still to come
     LINGER = "linger"  # the answer is written; the rest of the body is ignored
+
+
+class Keeper(Protocol):
+    """What keeps the connections of a group."""
+
+    @property
+    def limits(self) -> Limits:
+        """Their limits."""
+        ...
+
+    def now(self) -> float:
+        """Return the time that limits are measured with, in seconds."""
+        ...
+
+    def touch(self, connection: Connection) -> None:
+        """Note that a connection makes progress now."""
+        ...
+
+    def close(self, connection: Connection, reason: str) -> None:
+        """Close a connection for a reason of limits.REASONS."""
+        ...
+
+    def remove(self, connection: Connection) -> None:
+        """Give back the place of a connection that has ended."""
+        ...
+
+    def on_error(self, address: str | None, error: BaseException | None, *, is_malformed: bool, told: str = "") -> None:
+        """Log a malformed request or a fault."""
+        ...
 
 
 class Connection(web.RequestHandler):
@@ -61,7 +90,7 @@ class Connection(web.RequestHandler):
         "since",
     )
 
-    def __init__(self, server: web.Server, connections: BoundedConnections, network: str | None) -> None:
+    def __init__(self, server: web.Server, connections: Keeper, network: str | None) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
