@@ -18,14 +18,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import audits, connect, exposition, forging, kill, names, rules, soak, syn
+from benchmarks import abuse, audits, connect, exposition, forging, kill, names, rules, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "audits", "rules")
+PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "audits", "rules", "abuse")
 _IN_LAB = {"connect", "syn", "names", "forging", "large"}
 
 
@@ -36,6 +36,7 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each scanner on each workload (default 5)")
+    parser.add_argument("--against", metavar="TREE", help="abuse: another tree, or a commit, that is attacked first")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: no such part; known are {', '.join(PARTS)}")
@@ -53,6 +54,8 @@ def main() -> int:
         audits.report()
     if "rules" in chosen:
         rules.report()
+    if "abuse" in chosen:
+        abuse.report(against=options.against)
     return 0 if is_exact else 1
 
 
