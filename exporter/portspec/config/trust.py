@@ -8,7 +8,7 @@ import pwd
 import shlex
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from portspec.config.fields import command_words
 from portspec.errors import STANDARD_INPUT
@@ -16,7 +16,6 @@ from portspec.errors import STANDARD_INPUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from portspec.config.model import Config
     from portspec.config.yaml_document import KeyPath
 
 _SECRET_KEYS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
@@ -66,7 +65,16 @@ def _blocks(raw: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
             yield ("discovery", "http_sd", place), source
 
 
-def complaints(config: Config, *, for_others: bool = False) -> list[str]:
+class Configuration(Protocol):
+    """What was read from files: conf.yml, the web config file."""
+
+    @property
+    def trusted(self) -> tuple[tuple[str, bool], ...]:
+        """The files whose content decides, and of each whether it holds a secret."""
+        ...
+
+
+def complaints(config: Configuration, *, for_others: bool = False) -> list[str]:
     """Return warnings about files that others can change and secrets that everybody can read, with what to do.
 
     With `for_others` root looks at what a service of another account will read: that may own the files, too.

@@ -90,9 +90,12 @@ def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:
     return error.problem == "exceeded maximum nesting depth"
 
 
-def read(path: Path, environment: Mapping[str, str]) -> YamlDocument:
-    """Read a YAML file; ConfigError when there is nothing in it to check."""
-    text = _text(path)
+def read(path: Path, environment: Mapping[str, str], *, option: str = "-c", may_be_empty: bool = False) -> YamlDocument:
+    """Read a YAML file, which `option` of the command line names.
+
+    Raises ConfigError when there is nothing in it to check, unless it `may_be_empty`: its value is None then.
+    """
+    text = _text(path, option)
     try:
         _check_depth(text)
         loader = _LOADER(text)
@@ -103,7 +106,7 @@ def read(path: Path, environment: Mapping[str, str]) -> YamlDocument:
                 walker.source.value = walker.build(node, ())
         finally:
             loader.dispose()
-        if walker.source.value is None:
+        if walker.source.value is None and not may_be_empty:
             raise _file_error(path, "is empty; it requires at least the keys hosts and scanports")
     except yaml.MarkedYAMLError as error:
         raise ConfigError(str(path), [_syntax_problem(error, text)]) from None
@@ -129,14 +132,14 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, option: str) -> str:
     try:
         is_input = str(path) == STANDARD_INPUT
         data = files.read_input(MAX_BYTES + 1) if is_input else files.read(path, MAX_BYTES + 1)
     except IsADirectoryError:
         raise _file_error(path, "is a directory; name the configuration file in it") from None
     except FileNotFoundError:
-        raise _file_error(path, f"no such file; {_how_to_name(path)}") from None
+        raise _file_error(path, f"no such file; {_how_to_name(path, option)}") from None
     except PermissionError:
         raise _file_error(path, "permission denied; the user that runs portspec must be able to read it") from None
     except OSError as error:
@@ -154,14 +157,14 @@ def _text(path: Path) -> str:
     return text
 
 
-def _how_to_name(path: Path) -> str:
+def _how_to_name(path: Path, option: str) -> str:
     """Say what to do where there is no file; in a container the default is a file that nobody has mounted."""
     if str(path) == files.DEFAULT_CONFIG:
         return (
             "write the configuration there (in a container, mount it: -v ./conf.yml:"
             f"{files.DEFAULT_CONFIG}:ro), or name another file with -c FILE"
         )
-    return "name the configuration file with -c FILE"
+    return f"name the configuration file with {option} FILE"
 
 
 def _file_error(path: Path, message: str) -> ConfigError:
