@@ -32,7 +32,7 @@ class Block:
         if isinstance(value, dict):
             self._values = {str(key): item for key, item in value.items()}
         elif value is not None:
-            self._source.problem(path, "expected a mapping (key: value)")
+            self.problem(None, "expected a mapping (key: value)")
         if known is not None:
             for key in self._values.keys() - set(known):
                 self.problem(key, _unknown(key, sorted(known)))

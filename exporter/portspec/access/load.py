@@ -225,8 +225,9 @@ def _allowed_hosts(root: Block) -> frozenset[str]:
         prefix = "*." if text.startswith("*.") else ""
         try:
             found.append(prefix + canonical_one(text.removeprefix(prefix)))
-        except ValueError as error:
-            root.problem("allowed_hosts", f'{error}; or "*.example.org" for all names below it', place)
+        except ValueError:
+            message = "is not the name of a host without port and scheme, nor *.example.org for all names below it"
+            root.problem("allowed_hosts", f'"{shorten(text)}" {message}', place)
     return frozenset(found)
 
 

@@ -67,9 +67,8 @@ def tls_config(block: Block, directory: Path, warnings: list[str]) -> TlsConfig 
     certificate = _pem(block, "cert", directory)
     key = _pem(block, "key", directory)
     client_ca = _pem(block, "client_ca", directory)
-    for name, found in (("cert", certificate), ("key", key)):
-        if found is None:
-            block.problem(None, f"requires {name} or {name}_file")
+    if lacking := [name for name, found in (("cert", certificate), ("key", key)) if found is None]:
+        block.problem(None, f"requires {_joined([f'{name} or {name}_file' for name in lacking])}")
     auth = _client_auth(block, has_ca=client_ca is not None)
     min_version = _version(block, "min_version", ssl.TLSVersion.TLSv1_2)
     max_version = _version(block, "max_version", ssl.TLSVersion.TLSv1_3)
