@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -154,6 +154,7 @@ pieces = st.one_of(
 header_values = st.one_of(st.lists(pieces, max_size=12).map("".join), st.text())
 
 
+@settings(deadline=None)
 @given(
     peer=st.one_of(addresses, st.text(max_size=5)),
     headers=st.lists(st.tuples(st.sampled_from(["Forwarded", "X-Forwarded-For", "Via"]), header_values), max_size=4),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec.access.model import RateLimit
@@ -36,6 +36,7 @@ def test_burst_then_one_each_interval() -> None:
     assert [bucket.allow() for _ in range(4)] == [True, True, True, False]
 
 
+@settings(deadline=None)
 @given(st.floats(1e-3, 10), st.integers(1, 20), st.lists(st.floats(0, 30), min_size=1, max_size=50))
 def test_no_more_than_the_rate(interval: float, burst: int, pauses: list[float]) -> None:
     """In any time, at most burst and one for each interval of it pass, and the rest at least is not lost."""
