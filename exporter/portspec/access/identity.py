@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from portspec.access.model import ClientAddress, Identity, Permission, Proof, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portspec.access.model import Network, WebConfig
 
@@ -24,6 +24,8 @@ _FORWARDED: Final = "forwarded"
 _FORWARDED_FOR: Final = "x-forwarded-for"
 _TRACES: Final = {_FORWARDED, "via", "x-real-ip"}  # and all that begin with x-forwarded-: a proxy was here
 _MAX_USER: Final = 256  # characters
+_MAX_HOPS: Final = 32  # proxies one behind the other
+_MAX_PAIRS: Final = 16  # in an element; RFC 7239 knows four
 # forwarded-pair (RFC 7239, 4), which may be missing: a token, "=", and a token or a quoted string.
 _PAIR: Final = re.compile(
     r"""[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([!#$%&'*+.^_`|~0-9A-Za-z-]+))[ \t]*)?"""
@@ -48,22 +50,24 @@ def client_address(peer: str, headers: Mapping[str, str], trusted_proxies: Seque
     if not _is_trusted(peer, trusted_proxies):
         return ClientAddress(_spelled(peer), is_proxied)
     walks = {
-        _walk(peer, entries, trusted_proxies)
-        for entries in (
-            [entry for name, value in found if name == _FORWARDED for entry in _forwarded(value)],
-            [_address(entry) for name, value in found if name == _FORWARDED_FOR for entry in value.split(",")],
+        _walk(peer, entries, read, trusted_proxies)
+        for entries, read in (
+            ([entry for name, value in found if name == _FORWARDED for entry in _forwarded(value)], _node),
+            ([entry for name, value in found if name == _FORWARDED_FOR for entry in value.split(",")], _entry),
         )
         if entries
     }
     return ClientAddress(walks.pop() if len(walks) == 1 else _spelled(peer), is_proxied)
 
 
-def _walk(peer: str, entries: Sequence[Address | None], trusted_proxies: Sequence[Network]) -> str:
+def _walk(
+    peer: str, entries: Sequence[str], read: Callable[[str], Address | None], trusted_proxies: Sequence[Network]
+) -> str:
     address = _spelled(peer)
-    for entry in reversed(entries):
-        if entry is None or not _is_trusted(address, trusted_proxies):
+    for entry in reversed(entries[-_MAX_HOPS:]):
+        if not _is_trusted(address, trusted_proxies) or (found := read(entry)) is None:
             break
-        address = str(entry)
+        address = str(found)
     return address
 
 
@@ -90,52 +94,42 @@ def _spelled(peer: str) -> str:
     return peer if address is None else str(address)
 
 
-def _address(text: str) -> Address | None:
+def _entry(text: str) -> Address | None:
     """Return the address of an entry of X-Forwarded-For, some of which have a port or brackets."""
     text = text.strip(" \t")
+    return _node(text) or (None if "%" in text else _parsed(text))
+
+
+def _node(text: str) -> Address | None:
+    """Return the address of a node of Forwarded; None if it is unknown, obfuscated or malformed."""
     found = _NODE.fullmatch(text)
-    if found:
-        text = found[1] or found[2]
-    return None if "%" in text else _parsed(text)
+    return _parsed(found[1] or found[2]) if found else None
 
 
-def _forwarded(value: str) -> Iterator[Address | None]:
-    """Yield the address of each element of one Forwarded header; None for what is not an address.
+def _forwarded(value: str) -> list[str]:
+    """Return the node of each element of one Forwarded header; "" for an element that does not have one.
 
-    A line that is malformed anywhere yields None alone: an open quote may hide the elements behind it.
+    A header that is malformed anywhere has one element without a node: an open quote may hide the elements behind it.
     """
-    elements: list[Address | None] = []
+    nodes: list[str] = []
     at = 0
-    while True:
-        pairs, at = _element(value, at)
-        if pairs is None:
-            yield None
-            return
-        nodes = [node for name, node in pairs if name == "for"]
-        found = _NODE.fullmatch(nodes[0]) if len(nodes) == 1 else None
-        if pairs:  # an empty element adds nothing (RFC 9110, 5.6.1)
-            elements.append(_parsed(found[1] or found[2]) if found else None)
-        if at >= len(value):
-            break
-        at += 1  # the comma
-    yield from elements
-
-
-def _element(value: str, at: int) -> tuple[list[tuple[str, str]] | None, int]:
-    """Return the pairs of the element that begins at a place, and where it ends; None if it is malformed."""
-    pairs: list[tuple[str, str]] = []
-    while True:
-        found = _PAIR.match(value, at)
-        if found:
+    while at <= len(value):
+        pairs: list[tuple[str, str]] = []
+        while found := _PAIR.match(value, at):
             at = found.end()
             if found[1]:
                 text = found[3] if found[2] is None else _QUOTED_PAIR.sub(r"\1", found[2])
                 pairs.append((found[1].lower(), text))
-        if at >= len(value) or value[at] == ",":
-            return pairs, at
-        if value[at] != ";":
-            return None, at
+            if value[at : at + 1] != ";" or len(pairs) > _MAX_PAIRS:
+                break
+            at += 1
+        if value[at : at + 1] not in ("", ","):
+            return [""]
         at += 1
+        ours = [text for name, text in pairs if name == "for"]
+        if pairs:  # an empty element adds nothing (RFC 9110, 5.6.1)
+            nodes.append(ours[0] if len(ours) == 1 else "")
+    return nodes or [""]
 
 
 def user_identity(config: WebConfig, user: str) -> Identity:
