@@ -54,7 +54,7 @@ PATIENCE = 300.0  # seconds
 _EXPORTER = """
 import asyncio, json, sys, time
 from portspec import log
-from portspec.app.process import serve
+from portspec.app.process import WebOptions, serve
 from portspec.config import load
 from portspec.inventory import Shard
 
@@ -71,7 +71,7 @@ async def watch():
 
 async def main():
     watching = asyncio.create_task(watch())
-    await serve(load(sys.argv[1]), [sys.argv[2]], Shard())
+    await serve(load(sys.argv[1]), Shard(), WebOptions((sys.argv[2],)))
     watching.cancel()
 
 log.set_up(sys.stdout, level="warning")

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 from prometheus_client import CollectorRegistry, generate_latest
 
 from benchmarks.targets import OUTCOMES
+from portspec.access.watched import CurrentWebConfig
 from portspec.config import HostConfig, Specification
 from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
@@ -35,7 +36,7 @@ from portspec.scan import AddressObservation
 from portspec.state.snapshot import HostTable, ScanResult, Snapshot
 from portspec.state.verdict import judge
 from portspec.store import StoreStatus
-from portspec.web import ListenAddress, WebServer
+from portspec.web import Gate, ListenAddress, WebServer
 from tests.unit.metrics.peer import Peer
 
 if TYPE_CHECKING:
@@ -296,7 +297,9 @@ class _Served:
         status = ServiceStatus("benchmark", NOW, config_is_good=True, is_ready=True, shard=Shard(), store=store)
         self.exposition = Exposition(lambda: self.snapshot, lambda: status, series_budget=2 * size.series)
         # Of a service the server asks for nothing else to answer /metrics.
-        self._server = WebServer(cast("Backend", self), [ListenAddress("127.0.0.1", 0)])
+        self._server = WebServer(
+            cast("Backend", self), [ListenAddress("127.0.0.1", 0)], gate=Gate(CurrentWebConfig(None))
+        )
         self._url = ""
         self._worst = 0.0
         self._watcher: asyncio.Task[None] | None = None

@@ -67,7 +67,7 @@ class Exporter:
 
     def _listens(self) -> re.Match[str] | None:
         assert self.process.poll() is None, self.log.read_text()
-        return re.search(r"http://([\d.:]+)/", self.log.read_text())
+        return re.search(r"https?://([\d.:]+)/", self.log.read_text())
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Ask for a path."""

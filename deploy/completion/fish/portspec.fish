@@ -51,7 +51,7 @@ function _shtab_portspec_using
 end
 
 set -g _shtab_portspec_commands serve check scan learn key receive report mail-test reload healthcheck assets help version
-set -g _shtab_portspec_opts_with_value --config.file --day --format --host --log.format --log.level --output --ports --shard --url --web.external-url --web.listen-address -c -o
+set -g _shtab_portspec_opts_with_value --ca-file --config.file --day --format --host --log.format --log.level --output --ports --shard --url --web.config.file --web.external-url --web.listen-address -c -o
 
 complete -c portspec -e
 complete -c portspec -f
@@ -64,7 +64,9 @@ complete -c portspec -n '_shtab_portspec_using serve' -s c -l config.file -xka "
 complete -c portspec -n '_shtab_portspec_using serve' -s j -d 'log in JSON, one object per line'
 complete -c portspec -n '_shtab_portspec_using serve' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using serve' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default info)'
-complete -c portspec -n '_shtab_portspec_using serve' -l web.listen-address -x -d 'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default :10190)'
+complete -c portspec -n '_shtab_portspec_using serve' -l web.listen-address -x -d 'where to serve HTTP, such as "127.0.0.1:10190", or one of metrics, ui and audits alone, such as "audits=:10191"; may be repeated (default :10190)'
+complete -c portspec -n '_shtab_portspec_using serve' -l web.systemd-socket -d 'serve on the sockets of a systemd socket unit instead; FileDescriptorName= takes the same names'
+complete -c portspec -n '_shtab_portspec_using serve' -l web.config.file -xka "(__fish_complete_path (commandline -ct))" -d 'TLS, users and tokens, in the format of Prometheus'"'"'s exporters (default: plain HTTP, no users)'
 complete -c portspec -n '_shtab_portspec_using serve' -l web.external-url -x -d 'the URL at which people reach this exporter, for links in mails (default: external_url of the file)'
 complete -c portspec -n '_shtab_portspec_using serve' -l shard -x -d 'scan only the hosts of shard I of N, as Prometheus'"'"'s hashmod numbers them, from 0 (default: all)'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a check -d 'Validate a configuration; exit 0 if it is valid, else 2.'
@@ -74,6 +76,7 @@ complete -c portspec -n '_shtab_portspec_using check' -s j -d 'log in JSON, one 
 complete -c portspec -n '_shtab_portspec_using check' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using check' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
 complete -c portspec -n '_shtab_portspec_using check' -l all -d 'list every host and look up every name, without a time limit'
+complete -c portspec -n '_shtab_portspec_using check' -l web.config.file -xka "(__fish_complete_path (commandline -ct))" -d 'TLS, users and tokens, in the format of Prometheus'"'"'s exporters (default: plain HTTP, no users)'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a scan -d 'Scan once now; exit 0 if in spec, 1 if out of spec, 3 if unknown, 2 for errors of usage or configuration.'
 complete -c portspec -n '_shtab_portspec_using scan' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using scan' -s c -l config.file -xka "(__fish_complete_path (commandline -ct))" -d 'configuration, "-" for standard input (default /etc/portspec/portspec.yml)'
@@ -128,6 +131,8 @@ complete -c portspec -n '_shtab_portspec_using healthcheck' -s j -d 'log in JSON
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l url -x -d 'its URL (default http://127.0.0.1:10190)'
+complete -c portspec -n '_shtab_portspec_using healthcheck' -l ca-file -xka "(__fish_complete_path (commandline -ct))" -d 'trust this certificate, or this authority (default: those of the system)'
+complete -c portspec -n '_shtab_portspec_using healthcheck' -l insecure -d 'take any certificate; nothing secret is sent'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a assets -d 'Write out the rules, units, example configuration and other files that come with portspec.'
 complete -c portspec -n '_shtab_portspec_using assets' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using assets' -s j -d 'log in JSON, one object per line'

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec import log
@@ -14,7 +15,7 @@ from portspec.app.engines import drop_privileges, open_engines
 from portspec.app.service import Service
 from portspec.app.servicemanager import ServiceManager, control_socket
 from portspec.threads import computed, in_daemon_thread
-from portspec.web import WebServer, parse_listen_address
+from portspec.web import Gate, WebServer, inherited, parse_listen_address
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -30,31 +31,47 @@ GIL_SWITCH_INTERVAL = 0.001  # seconds; short, because a scrape releases the GIL
 _log = log.get("app")
 
 
-async def serve(
-    config: Config, listen_addresses: Sequence[str], shard: Shard, *, external_url: str | None = None
-) -> None:
-    """Run the exporter until SIGTERM or SIGINT. Raises ListenError when it cannot listen."""
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """The options of the command line that are about HTTP; `external_url` has precedence over that of conf.yml."""
+
+    listen_addresses: tuple[str, ...]
+    is_socket_activated: bool = False
+    config_file: str | None = None
+    external_url: str | None = None
+
+
+async def serve(config: Config, shard: Shard, options: WebOptions) -> None:
+    """Run the exporter until SIGTERM or SIGINT.
+
+    Raises ListenError when it cannot listen, UsageError for an address that is none, and ConfigError if the web
+    configuration file is not valid.
+    """
     sys.setswitchinterval(GIL_SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
-    listeners = [parse_listen_address(address) for address in listen_addresses]
+    given = inherited(os.environ) if options.is_socket_activated else ()
+    listeners = () if given else [parse_listen_address(address) for address in options.listen_addresses]
+    gate = Gate.open(options.config_file, listeners, external_url=options.external_url or config.external_url)
     with open_engines(config) as engines:
         manager = ServiceManager(os.environ)
-        service = Service(config, engines, shard, manager, external_url=external_url)
+        service = Service(config, engines, shard, manager, external_url=options.external_url)
         loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one that came before conf.yml was read reloads it
         ready = asyncio.Event()
-        server = WebServer(service, listeners, ready=ready, control=control_socket(os.environ))
+        server = WebServer(
+            service, listeners, gate=gate, inherited=given, ready=ready, control=control_socket(os.environ)
+        )
         opened: asyncio.Future[None] | None = None
         try:
             urls = await server.start()
             # Its thread keeps the rights that opening the file may take, as root in another user's directory.
             opened = in_daemon_thread(service.open)
             drop_privileges()
-            await _run_until(stop, _serve(service, opened, urls, ready))
+            await _run_until(stop, _serve(service, opened, urls, ready, gate))
         finally:
             _ignore_hang_up()
             manager.tell("STOPPING=1")
@@ -65,7 +82,9 @@ async def serve(
     _log.info("portspec stopped")
 
 
-async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event) -> None:
+async def _serve(
+    service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event, gate: Gate
+) -> None:
     await asyncio.shield(opened)
     await service.start()
     await computed(lambda: service.exposition.write(accept_encoding="gzip"))  # so that no scrape takes long
@@ -73,7 +92,11 @@ async def _serve(service: Service, opened: asyncio.Future[None], urls: Sequence[
     service.tell()
     for url in urls:
         _log.info("listening", url=url)
-    await service.run()
+    names = asyncio.create_task(gate.learn_names())  # a name server may be slow
+    try:
+        await service.run()
+    finally:
+        names.cancel()
 
 
 def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:

@@ -28,7 +28,8 @@ COMMANDS = (
 LOG_FORMATS = ("logfmt", "json")
 _HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
-    *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url", "--shard"),
+    *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url"),
+    *("--web.config.file", "--shard", "--ca-file"),
     *("--ports", "--url", "-o", "--output", "--format", "--host", "--day"),
 )
 
@@ -106,8 +107,16 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
         dest="listen_addresses",
         metavar="ADDR",
         action="append",
-        help=f'where to serve HTTP, such as "127.0.0.1:10190"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
+        help='where to serve HTTP, such as "127.0.0.1:10190", or one of metrics, ui and audits alone, such as '
+        f'"audits=:10191"; may be repeated (default {DEFAULT_LISTEN_ADDRESS})',
     )
+    serve.add_argument(
+        "--web.systemd-socket",
+        dest="systemd_socket",
+        action="store_true",
+        help="serve on the sockets of a systemd socket unit instead; FileDescriptorName= takes the same names",
+    )
+    _add_web_config(serve)
     serve.add_argument(
         "--web.external-url",
         dest="external_url",
@@ -123,11 +132,21 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     return serve
 
 
+def _add_web_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--web.config.file",
+        dest="web_config",
+        metavar="FILE",
+        help="TLS, users and tokens, in the format of Prometheus's exporters (default: plain HTTP, no users)",
+    )
+
+
 def _add_checks(commands: _Commands) -> None:
     check = _command(commands, "check", "validate a configuration; exit 0 if it is valid, else 2", level="error")
     check.add_argument(
         "--all", action="store_true", help="list every host and look up every name, without a time limit"
     )
+    _add_web_config(check)
     scan = _command(
         commands,
         "scan",
@@ -188,6 +207,12 @@ def _add_operations(commands: _Commands) -> None:
         level="error", with_config=False,
     )  # fmt: skip
     health.add_argument("--url", metavar="URL", default=DEFAULT_URL, help="its URL (default %(default)s)")
+    health.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="trust this certificate, or this authority (default: those of the system)",
+    )
+    health.add_argument("--insecure", action="store_true", help="take any certificate; nothing secret is sent")
     assets = _command(
         commands, "assets", "write out the rules, units, example configuration and other files that come with portspec",
         level="error", with_config=False,

@@ -30,6 +30,7 @@ from portspec.times import spell_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from portspec.access.model import WebConfig
     from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
     from portspec.inventory import AuditedHost, Resolution, Resolver, Target
     from portspec.inventory.discovery import SourceStats
@@ -48,11 +49,13 @@ def _pace(config: Config) -> Pace:
     return Pace("connect", 60_000, window_for(resource.getrlimit(resource.RLIMIT_NOFILE)[1]), MAX_ADDRESS_WINDOW)
 
 
-def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
+def check(config: Config, *, web_config: str | None = None, everything: bool, shows_progress: bool) -> int:
     """Print hosts, addresses, probes per round and the estimated duration; a file that loads is valid: 0.
 
+    `web_config` is the path of a web configuration file, which is validated, too, with its certificate: ConfigError.
     Unless `everything` is wanted, many hosts are told in few lines, and names are looked up for a limited time.
     """
+    web = _web_config(web_config) if web_config else None
     from portspec.store import find_state_file  # `scan` imports this module, and needs no state file
 
     discovery = Discovery(config.discovery)
@@ -96,10 +99,24 @@ def check(config: Config, *, everything: bool, shows_progress: bool) -> int:
             f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_TIMEOUT:.0f} s, and "
             f"{'counts' if not_asked == 1 else 'count'} as one address each (--all looks all of them up)"
         )
+    if web:
+        warnings += [*web.warnings, *complaints(web, for_others=True)]
     if warnings:
         lines += ["", *(f"warning: {warning}" for warning in warnings)]
-    write("\n".join((*lines, "", f"{spell_source(config.path)} is valid.", "")))
+    valid = [f"{spell_source(path)} is valid." for path in (config.path, web_config) if path]
+    write("\n".join((*lines, "", *valid, "")))
     return 0
+
+
+def _web_config(path: str) -> WebConfig:
+    """Load a web configuration file, and try its certificate and key. Raises ConfigError."""
+    from portspec.access.load import load_web_config
+    from portspec.access.tls import server_context
+
+    web = load_web_config(path)
+    if web.tls:
+        server_context(web.tls)
+    return web
 
 
 def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 from contextlib import closing
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,10 +16,13 @@ PATH: Final = "/-/healthy"
 TIMEOUT: Final = 10.0  # seconds for the connection, and for the answer
 
 
-def healthcheck(url: str) -> int:
-    """Return 0 if the exporter at `url` says that it is healthy, else 1. Raises UsageError for what is no URL."""
+def healthcheck(url: str, *, ca_file: str | None = None, is_insecure: bool = False) -> int:
+    """Return 0 if the exporter at `url` says that it is healthy, else 1.
+
+    Raises UsageError for what is no URL, and for a file that holds no certificate.
+    """
     try:
-        answer = _ask(url)
+        answer = _ask(url, _trust(ca_file, is_insecure=is_insecure))
     except UsageError:
         raise
     except PortspecError as error:
@@ -28,7 +32,19 @@ def healthcheck(url: str) -> int:
     return 0
 
 
-def _ask(url: str) -> str:
+def _trust(ca_file: str | None, *, is_insecure: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one, for a file that holds no certificate
+        why = "no certificate in PEM format" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
+        raise UsageError(f"--ca-file: {printable(ca_file or '')}: {why}") from None
+    if is_insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _ask(url: str, trust: ssl.SSLContext) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -36,9 +52,13 @@ def _ask(url: str) -> str:
         raise UsageError(f"--url: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError(f'--url: expected a URL such as "{DEFAULT_URL}", found "{printable(url)}"')
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=trust)
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    )
     try:
-        with closing(kind(host, port, timeout=TIMEOUT)) as connection:
+        with closing(connection):
             connection.request("GET", f"{parts.path.rstrip('/')}{PATH}")
             response = connection.getresponse()
             text = response.read(1000).decode("utf-8", "replace")

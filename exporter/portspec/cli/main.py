@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "healthcheck":
         from portspec.cli.healthcheck import healthcheck
 
-        return healthcheck(options.url)
+        return healthcheck(options.url, ca_file=options.ca_file, is_insecure=options.insecure)
     if options.command == "assets":
         from portspec.cli.assets import assets
 
@@ -125,7 +125,12 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
         case "check":
             from portspec.cli.check import check
 
-            code = check(config, everything=options.all, shows_progress=_shows_progress(options))
+            code = check(
+                config,
+                web_config=options.web_config,
+                everything=options.all,
+                shows_progress=_shows_progress(options),
+            )
         case "scan":
             from portspec.cli.scan import scan
 
@@ -141,8 +146,7 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
 
             code = mail_test(config)
         case _:
-            addresses = options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]
-            code = _serve(config, addresses, options.shard, options.external_url)
+            code = _serve(config, options)
     return code
 
 
@@ -157,20 +161,28 @@ def _load(path: str) -> Config:
     return load(path)
 
 
-def _serve(config: Config, listen_addresses: Sequence[str], shard: str, url: str | None) -> int:
+def _serve(config: Config, options: argparse.Namespace) -> int:
     import asyncio
 
     from portspec import log
-    from portspec.app.process import serve
+    from portspec.app.process import WebOptions, serve
     from portspec.config.fields import check_external_url
     from portspec.inventory import parse_shard
 
+    if options.systemd_socket and options.listen_addresses:
+        raise UsageError("--web.systemd-socket and --web.listen-address exclude each other")
     try:
-        url = check_external_url(url) if url else None  # empty as Prometheus takes it: none
+        url = check_external_url(options.external_url) if options.external_url else None  # as Prometheus takes it
     except ValueError as error:
         raise UsageError(f"--web.external-url: {error}") from None
+    web = WebOptions(
+        listen_addresses=tuple(options.listen_addresses or [DEFAULT_LISTEN_ADDRESS]),
+        is_socket_activated=options.systemd_socket,
+        config_file=options.web_config,
+        external_url=url,
+    )
     try:
-        asyncio.run(serve(config, listen_addresses, parse_shard(shard), external_url=url))
+        asyncio.run(serve(config, parse_shard(options.shard), web))
     except PortspecError:
         raise
     except Exception:  # noqa: BLE001 - the log is where a crash of the exporter is looked for

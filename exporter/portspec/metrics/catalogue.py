@@ -215,13 +215,20 @@ CONFIG_TIMESTAMP = Metric(
 HTTP_CONNECTIONS = Metric(
     "portspec_http_connections",
     "gauge",
-    "Number of open connections to the HTTP server, by group of listeners: web, or control for the Unix socket.",
+    "Number of open connections to the HTTP server, by group of listeners: web, metrics, ui, audits, or control for "
+    "the Unix socket.",
     ("listener",),
 )
 HTTP_CONNECTIONS_CLOSED = Metric(
     "portspec_http_connections_closed_total",
     "counter",
     "Connections that the HTTP server did not accept or closed to protect itself, by reason.",
+    ("reason",),
+)
+HTTP_REQUESTS_REFUSED = Metric(
+    "portspec_http_requests_refused_total",
+    "counter",
+    "Requests that the web configuration does not let in, by reason.",
     ("reason",),
 )
 STORE_UP = Metric("portspec_store_up", "gauge", "1 if the last write of the state file succeeded, 0 otherwise.")

@@ -68,16 +68,21 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
-    """The connections of the HTTP server: the open ones by group of listeners, and those that it closed by reason."""
+    """The open connections of the HTTP server by group of listeners, and those that it closed, by reason.
+
+    `refused` are requests, by reason.
+    """
 
     open: Mapping[str, int]
     closed: Mapping[str, int]
+    refused: Mapping[str, int]
 
 
 def http_families(status: HttpStatus) -> Iterator[Family]:
     """Yield the families of the HTTP server."""
     yield _family(m.HTTP_CONNECTIONS, [((listener,), count) for listener, count in status.open.items()])
     yield _family(m.HTTP_CONNECTIONS_CLOSED, [((reason,), count) for reason, count in status.closed.items()])
+    yield _family(m.HTTP_REQUESTS_REFUSED, [((reason,), count) for reason, count in status.refused.items()])
 
 
 def exporter_families(

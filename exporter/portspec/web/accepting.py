@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import socket
-import stat
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from portspec import log
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from portspec.web.connection import Connection
     from portspec.web.connections import BoundedConnections
@@ -28,44 +26,6 @@ _SHORT: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # acc
 _log = log.get("web")
 
 
-def bind(addresses: Iterable[tuple[int, Any]]) -> list[socket.socket]:
-    """Bind sockets to addresses, each with its family. Raises OSError, and then none is bound."""
-    bound: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys(addresses):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            bound.append(sock)
-            sock.settimeout(0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
-    return bound
-
-
-def bind_unix(path: str) -> socket.socket:
-    """Bind a Unix socket for this user and root; one that an earlier process left is replaced. Raises OSError."""
-    place = Path(path)
-    try:
-        if stat.S_ISSOCK(place.lstat().st_mode):
-            place.unlink()
-    except FileNotFoundError:
-        pass
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(0)
-        sock.bind(path)
-        place.chmod(0o600)  # before listen(): until then nobody can connect
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 class Acceptor:
     """Accepts connections from sockets that are bound, within the limits of `connections`.
 
@@ -77,7 +37,7 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         connections: BoundedConnections,
         *,
-        context: Callable[[], ssl.SSLContext | None] = lambda: None,
+        context: Callable[[], ssl.SSLContext | None],
     ) -> None:
         self.sockets = tuple(sockets)
         self._connections = connections

@@ -43,15 +43,18 @@ class Api:
         self._renderings = renderings
         self._sending = sending
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        """Add the routes."""
+    def add_ui(self, router: web.UrlDispatcher) -> None:
+        """Add the routes for people and their programs."""
         router.add_get("/api/v1/hosts", self._hosts)
         router.add_get("/api/v1/hosts/{host}", self._host)
         router.add_get("/api/v1/changes", self._changes)
         router.add_post("/api/v1/scan", self._scan)
+        router.add_post("/-/reload", self._reload)
+
+    def add_metrics(self, router: web.UrlDispatcher) -> None:
+        """Add the routes for Prometheus."""
         router.add_get("/sd/targets", self._targets)
         router.add_get("/probe", self._probe)
-        router.add_post("/-/reload", self._reload)
 
     async def _hosts(self, request: web.Request) -> web.StreamResponse:
         """Return hosts in the order of the configuration: `host` (a glob), `verdict`, `limit`, `offset`."""

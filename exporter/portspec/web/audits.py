@@ -14,6 +14,7 @@ from portspec.audit.envelope import UPDATE_AGENT
 from portspec.audit.ingest import network_of
 from portspec.store import Outcome, StoreError
 from portspec.web.bodies import Body, NoRoomError, PendingBodies
+from portspec.web.gate import client_of
 
 if TYPE_CHECKING:
     from portspec.web.backend import Backend
@@ -57,7 +58,7 @@ class AuditRoutes:
 
     async def _take(self, request: web.Request) -> web.Response:
         """Archive a signed audit: 201, or 200 if it is archived already; 4xx are final, 503 asks for a retry."""
-        origin = request.remote or ""
+        origin = client_of(request)
         try:
             outcome = await self._archived(request, origin)
         except RejectedError as error:

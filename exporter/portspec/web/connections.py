@@ -41,13 +41,13 @@ class BoundedConnections:
         limits: Limits,
         *,
         name: str = "web",
-        trusted: Collection[Network] = (),
+        trusted: Callable[[], Collection[Network]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
         self.name = name
         self.now = clock
-        self.trusted = trusted
+        self._trusted = trusted
         self.closed = Counter[str](dict.fromkeys(REASONS, 0))  # by reason
         self._server = server
         self._open: OrderedDict[Connection, None] = OrderedDict()  # the one that has rested longest first
@@ -154,9 +154,9 @@ class BoundedConnections:
         """Return what the share of an address is counted for, None if it has none."""
         if address is None:
             return None
-        if self.trusted:
+        if trusted := self._trusted():
             found = ipaddress.ip_address(address.partition("%")[0])
-            if any(found in network for network in self.trusted):
+            if any(found in network for network in trusted):
                 return None
         return network_of(address)
 

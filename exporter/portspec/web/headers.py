@@ -1,4 +1,4 @@
-"""Header fields that every answer has, and requests that browsers send for pages of other sites."""
+"""Header fields that every answer has."""
 
 from __future__ import annotations
 
@@ -25,11 +25,3 @@ async def protect(_: web.BaseRequest, answer: web.StreamResponse) -> None:
     for name, value in SECURITY_HEADERS.items():
         answer.headers.setdefault(name, value)
     answer.headers.update(SERVER)
-
-
-def is_of_another_site(request: web.BaseRequest) -> bool:
-    """Return whether a page of another site makes a browser send this (Fetch Metadata; older ones tell the origin)."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return True
-    origin = request.headers.get("Origin")
-    return origin is not None and origin.partition("://")[2].lower() != request.host.lower()

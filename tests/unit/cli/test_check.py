@@ -384,3 +384,32 @@ def test_hosts_that_take_longer_than_they_may_are_warned_of(
     assert done.code == 0
     assert len(found) == (told is not None)
     assert told is None or found[0].startswith(told)
+
+
+def test_web_configuration_file_is_checked(configure: Configure, tmp_path: Path) -> None:
+    """With --web.config.file that file is validated as well, and what is doubtful in it is a warning."""
+    conf, web = configure({"127.0.0.1": []}, [1]), tmp_path / "web.yml"
+    web.write_text("basic_auth_users: {alice: $2b$12$abcdefghijklmnopqrstuuSvDJmfFKDiZ0ac4rcqwjIPvNcgDzWwW}\n")
+    web.chmod(0o600)
+    done = call("check", "-c", conf, "--web.config.file", str(web))
+    assert (done.code, done.err) == (0, "")
+    assert "warning: passwords and tokens cross the network unencrypted" in done.out
+    assert done.out.endswith(f"{conf} is valid.\n{web} is valid.\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nonsense: 1\n", "web.yml:1: nonsense: "),
+        ("tls_server_config: {cert_file: none.crt, key_file: none.key}\n", "none.crt: "),
+    ],
+)
+def test_web_configuration_file_that_is_not_valid_is_exit_2(
+    configure: Configure, tmp_path: Path, text: str, problem: str
+) -> None:
+    """What `serve` would not start with is an error here, with the file and what is wrong."""
+    web = tmp_path / "web.yml"
+    web.write_text(text)
+    done = call("check", "-c", configure({"127.0.0.1": []}, [1]), "--web.config.file", str(web))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"{tmp_path / problem}")

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from portspec.metrics import Metric
 
 NAME = re.compile(r"(audit|port|portspec|probe|process|python)_[a-z0-9_]+")
-HTTP = ("portspec_http_connections", "portspec_http_connections_closed_total")
+HTTP = ("portspec_http_connections", "portspec_http_connections_closed_total", "portspec_http_requests_refused_total")
 OURS = re.compile(r"(audit|port|portspec|probe)_")
 
 
 def parsed() -> dict[str, tuple[str, str, set[str]]]:
     """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
-    http = HttpStatus({"web": 3}, {"limit": 1})
+    http = HttpStatus({"web": 3}, {"limit": 1}, {"host": 2})
     pages = (text(audited_zoo()), body(exposition(zoo()).write(names=HTTP, http=http)).decode(), probed("bad"))
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):
         labels = {name for sample in family.samples for name in sample.labels}

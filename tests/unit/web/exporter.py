@@ -19,7 +19,7 @@ from portspec.state.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
-from tests.unit.web.site import LOOPBACK, Answer, fetch, no_audits
+from tests.unit.web.site import LOOPBACK, Answer, fetch, no_audits, open_gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -107,7 +107,7 @@ class Exporter:
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
         """Run a web server before it; returns the URL without the final slash."""
-        server = WebServer(self, [LOOPBACK])
+        server = WebServer(self, [LOOPBACK], gate=open_gate())
         (url,) = await server.start()
         try:
             yield url.rstrip("/")

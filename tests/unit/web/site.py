@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from portspec.access.watched import CurrentWebConfig
 from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
-from portspec.web import ListenAddress, WebServer
+from portspec.web import Gate, ListenAddress, WebServer
 from tests.unit.metrics.scrape import STATUS
 
 if TYPE_CHECKING:
@@ -86,15 +87,21 @@ class ScriptedService:
         return ()
 
 
+def open_gate(**options: Any) -> Gate:
+    """Make what lets requests in without a web configuration file."""
+    return Gate(CurrentWebConfig(None), **options)
+
+
 def server(
     state: Callable[[], Snapshot],
     listeners: Sequence[ListenAddress] = (LOOPBACK,),
     *,
     limits: Limits | None = None,
     clock: Callable[[], float] = time.monotonic,
+    gate: Gate | None = None,
 ) -> WebServer:
     """Make a server of the snapshots that `state` gives."""
-    return WebServer(ScriptedService(state), listeners, limits=limits, clock=clock)
+    return WebServer(ScriptedService(state), listeners, gate=gate or open_gate(), limits=limits, clock=clock)
 
 
 @contextlib.asynccontextmanager
@@ -104,9 +111,10 @@ async def serving(
     *,
     limits: Limits | None = None,
     clock: Callable[[], float] = time.monotonic,
+    gate: Gate | None = None,
 ) -> AsyncIterator[tuple[str, ...]]:
     """Run a server; returns its URLs."""
-    one = server(state, listeners, limits=limits, clock=clock)
+    one = server(state, listeners, limits=limits, clock=clock, gate=gate)
     urls = await one.start()
     try:
         yield urls

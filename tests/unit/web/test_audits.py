@@ -552,7 +552,7 @@ def test_browsers_are_not_sent_here_by_other_sites(path: Path, headers: dict[str
 
     async def scenario(at: Site) -> None:
         answer = await at.post(packed(), **headers)
-        assert (answer.status, answer.text) == (403, "cross-site requests are not allowed.\n")
+        assert (answer.status, json.loads(answer.text)["error"]) == (403, "cross_site")
         assert (at.scene.days(), at.scene.rejected()) == ([], {})
 
     serving(path, scenario)

@@ -19,7 +19,7 @@ from portspec.web.server import WebServer
 from tests.unit.app.exporter import until
 from tests.unit.metrics.scrape import zoo
 from tests.unit.scan.loopback import PATIENCE, V4, V6, listeners
-from tests.unit.web.site import LOOPBACK, ScriptedService, converse, fetch, serving
+from tests.unit.web.site import LOOPBACK, ScriptedService, converse, fetch, open_gate, serving
 from tests.unit.web.test_server import huge
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Site:
 
     def __init__(self, limits: Limits, state: Callable[[], Snapshot]) -> None:
         self.clock = Clock()
-        self.server = WebServer(ScriptedService(state), [LOOPBACK], limits=limits, clock=self.clock)
+        self.server = WebServer(ScriptedService(state), [LOOPBACK], gate=open_gate(), limits=limits, clock=self.clock)
         self.url = ""
         self._stack = contextlib.AsyncExitStack()
 
@@ -271,7 +271,7 @@ def test_client_that_does_not_read_is_given_up() -> None:
 
 def _paused(served: Site) -> int:
     """Return the number of connections whose client does not read."""
-    return sum(one.writing_paused for one in served.server._connections["web"]._open)
+    return sum(one.writing_paused for one in served.server._groups["web"]._open)
 
 
 def test_closing_connection_that_is_not_read_is_given_up() -> None:
@@ -360,7 +360,7 @@ def test_slow_readers_share_a_page_and_old_pages_are_given_up() -> None:
     async def scenario() -> None:
         of = huge()
         async with site(state=lambda: of) as served:
-            served.server._sending._most = 70_000_000  # two pages of 30 MB
+            served.server._sites._sending._most = 70_000_000  # two pages of 30 MB
             clients = []
             for _ in range(3):
                 clients.append(await served.connect())
@@ -429,7 +429,8 @@ def test_handshake_that_does_not_end_takes_a_place_like_any_other(tmp_path: obje
     """With TLS a connection counts from the beginning: what sends no handshake is displaced first."""
     import trustme
 
-    from portspec.web.accepting import Acceptor, bind
+    from portspec.web.accepting import Acceptor
+    from portspec.web.sockets import bind
 
     authority = trustme.CA()
     server_context, client_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -439,7 +440,9 @@ def test_handshake_that_does_not_end_takes_a_place_like_any_other(tmp_path: obje
     async def scenario() -> None:
         async with site(FEW) as served:
             acceptor = Acceptor(
-                bind([(socket.AF_INET, ("127.0.0.1", 0))]), served.server._group("web"), context=lambda: server_context
+                bind([(socket.AF_INET, ("127.0.0.1", 0))]),
+                await served.server._group("web", None),
+                context=lambda: server_context,
             )
             acceptor.start()
             host, port = acceptor.sockets[0].getsockname()

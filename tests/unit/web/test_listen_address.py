@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.errors import UsageError
-from portspec.web import ListenAddress, parse_listen_address
+from portspec.web import ListenAddress, Service, parse_listen_address
 from tests.unit.factories import MODEST
 
 
@@ -87,3 +87,27 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except UsageError:
         return
     assert 0 <= listener.port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("text", "listener"),
+    [
+        ("metrics=:10190", ListenAddress(None, 10190, Service.METRICS)),
+        ("ui=127.0.0.1:80", ListenAddress("127.0.0.1", 80, Service.UI)),
+        ("audits=[::]:443", ListenAddress("::", 443, Service.AUDITS)),
+    ],
+)
+def test_address_may_have_a_name(text: str, listener: ListenAddress) -> None:
+    """A name before the address says what is served there, and is spelled as it was read."""
+    assert parse_listen_address(text) == listener
+    assert str(listener) == text
+
+
+@pytest.mark.parametrize("name", ["", "web", "Metrics", "metrics ", "metrics=ui"])
+def test_name_that_is_not_known_is_an_error_that_lists_them(name: str) -> None:
+    """A name of nothing that portspec serves is a usage error."""
+    with pytest.raises(UsageError) as caught:
+        parse_listen_address(f"{name}=:10190")
+    assert str(caught.value) == (
+        f'--web.listen-address: "{name}" in "{name}=:10190" does not name what is served (known: metrics, ui, audits)'
+    )

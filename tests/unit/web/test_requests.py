@@ -12,10 +12,11 @@ import pytest
 from aiohttp import web
 
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES
-from portspec.web.accepting import Acceptor, bind
+from portspec.web.accepting import Acceptor
 from portspec.web.connections import BoundedConnections
 from portspec.web.headers import SECURITY_HEADERS
 from portspec.web.limits import Limits
+from portspec.web.sockets import bind
 from tests.unit.app.exporter import until
 from tests.unit.metrics.scrape import zoo
 from tests.unit.web.exporter import Exporter
@@ -120,7 +121,14 @@ def test_small_body_is_ignored() -> None:
 
     async def scenario() -> bytes:
         async with Exporter().served() as url:
-            lines = [b"POST /-/reload HTTP/1.1", b"Host: x", b"Connection: close", b"Content-Length: 2", b"", b"{}"]
+            lines = [
+                b"POST /-/reload HTTP/1.1",
+                b"Host: localhost",
+                b"Connection: close",
+                b"Content-Length: 2",
+                b"",
+                b"{}",
+            ]
             return await converse(url, b"\r\n".join(lines))
 
     assert run(scenario()).startswith(b"HTTP/1.1 200 ")
@@ -137,7 +145,7 @@ def test_body_is_never_unpacked(coding: str, is_chunked: bool) -> None:  # noqa:
 
     async def scenario() -> bytes:
         connections = BoundedConnections(web.Server(handler), Limits())
-        acceptor = Acceptor(bind([(socket.AF_INET, ("127.0.0.1", 0))]), connections)
+        acceptor = Acceptor(bind([(socket.AF_INET, ("127.0.0.1", 0))]), connections, context=lambda: None)
         acceptor.start()
         try:
             host, port = acceptor.sockets[0].getsockname()

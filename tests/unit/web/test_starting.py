@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 import portspec.app.process
-from portspec.app.process import serve
+from portspec.app.process import WebOptions, serve
 from portspec.app.service import Service
 from portspec.config import load
 from portspec.inventory import Shard
@@ -19,7 +19,7 @@ from portspec.web import WebServer
 from tests.unit.app.exporter import until, write
 from tests.unit.factories import process_restored
 from tests.unit.metrics.scrape import zoo
-from tests.unit.web.site import LOOPBACK, Answer, ScriptedService, fetch
+from tests.unit.web.site import LOOPBACK, Answer, ScriptedService, fetch, open_gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def asked(path: str, method: str = "GET", *, is_ready: bool = False) -> Answer:
         if is_ready:
             ready.set()
         service = ScriptedService(zoo) if is_ready else _Untouchable(zoo)
-        server = WebServer(service, [LOOPBACK], ready=ready)
+        server = WebServer(service, [LOOPBACK], gate=open_gate(), ready=ready)
         (url,) = await server.start()
         try:
             return await fetch(url.rstrip("/") + path, method)
@@ -96,7 +96,7 @@ def test_exporter_answers_while_its_state_file_is_opened(tmp_path: Path, monkeyp
     monkeypatch.setattr(portspec.app.process, "drop_privileges", lambda: None)  # of the process of all tests
 
     async def scenario() -> None:
-        exporter = asyncio.create_task(serve(load(tmp_path / "conf.yml", {}), ["127.0.0.1:0"], Shard()))
+        exporter = asyncio.create_task(serve(load(tmp_path / "conf.yml", {}), Shard(), WebOptions(("127.0.0.1:0",))))
         connector = aiohttp.UnixConnector(str(tmp_path / "portspec.sock"))  # an address that is known beforehand
         async with aiohttp.ClientSession(connector=connector) as session:
 

@@ -1,0 +1,179 @@
+"""What is served at a listen address: the routes of its service, and what holds for every request."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from portspec.errors import NoThreadError
+from portspec.metrics import Page, negotiated
+from portspec.threads import computed
+from portspec.web.address import Service
+from portspec.web.api import Api, accepted, send_metrics
+from portspec.web.audits import TAKES_BODY, AuditRoutes
+from portspec.web.connection import Connection
+from portspec.web.gate import RefusedError, is_open, refusal_page
+from portspec.web.headers import protect
+from portspec.web.pages import Pages
+from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
+from portspec.web.sending import Sending, Text
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable
+
+    from portspec.metrics import HttpStatus
+    from portspec.web.backend import Backend
+    from portspec.web.gate import Gate
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Sites:
+    """Makes the applications of one exporter: they share what is rendered and what is being received.
+
+    `status` returns the state of the HTTP server. Until the backend is `ready`, /-/healthy is 200 and all else 503:
+    nothing of the backend is asked.
+    """
+
+    def __init__(
+        self, backend: Backend, gate: Gate, status: Callable[[], HttpStatus], ready: asyncio.Event | None
+    ) -> None:
+        self._backend = backend
+        self._gate = gate
+        self._status = status
+        self._may_answer = ready
+        self._pages = Pages()
+        self._renderings = Renderings[Text]()
+        # Every scrape has a page of its own, shared by those who ask in the same way while the last one is written.
+        self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
+        self._chosen_scrapes = Renderings[Page](concurrent=1)
+        self._sending = Sending(_give_up)
+        self._api = Api(backend, self._renderings, self._sending)
+        self._audits = AuditRoutes(backend)
+
+    def application(self, service: Service | None) -> web.Application:
+        """Return what serves one service, or all of them."""
+
+        @web.middleware
+        async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._answer(request, handler)
+
+        application = web.Application(middlewares=[answer], client_max_size=_MAX_BODY)
+        application.on_response_prepare.append(self._set_headers)
+        router = application.router
+        router.add_get(_HEALTHY, self._healthy)
+        router.add_get("/-/ready", self._ready)
+        if service in (None, Service.METRICS):
+            router.add_get("/metrics", self._metrics)
+            self._api.add_metrics(router)
+        if service in (None, Service.UI):
+            router.add_get("/", self._index)
+            self._api.add_ui(router)
+        if service in (None, Service.AUDITS):
+            self._audits.add_to(router)
+        return application
+
+    async def _set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        await protect(request, response)
+        response.headers.update(self._gate.config.headers)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if refusal := self._refusal(request):
+            return refusal
+        try:
+            if not is_open(request.path):
+                await self._gate.admit(request)
+            return await self._handled(request, handler)
+        except RefusedError as error:
+            return refusal_page(request, error)
+        except NoThreadError as error:
+            return _busy(request, f"temporarily unavailable: {error}.\n")
+
+    async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if isinstance(request.protocol, Connection) and request.method in ("GET", "HEAD"):
+                async with request.protocol.while_open():  # nothing is done for a client that has gone
+                    return await handler(request)
+            return await handler(request)
+        except RenderingsBusyError:
+            return _busy(request, "too many requests at once; retry later.\n")
+        except GoneError:  # nobody gets this answer
+            return _later("the client has disconnected.\n", 5)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """Return the answer to a request that is not handled now, or not at all."""
+        is_reserved = isinstance(request.protocol, Connection) and request.protocol.is_reserved
+        if is_reserved and request.path not in _VITAL:
+            return _busy(request, "too many connections at once; retry later.\n")
+        if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
+            return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
+        if request.path not in TAKES_BODY and _unread(request) > _MAX_BODY:
+            answer = web.Response(status=413, text="no body is expected here; send none.\n")
+            answer.force_close()
+            return answer
+        return None
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        snapshot = self._backend.snapshot
+
+        def write() -> Text:
+            return Text(self._pages.index(snapshot).encode())
+
+        parts = (snapshot.hosts, snapshot.audits)
+        page = await self._renderings.page(request, "index", parts, lambda: computed(write))
+        return await self._sending.send(request, page, _PAGE_HEADERS)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        names = frozenset(request.query.getall("name[]", ()))
+        accept, encoding = accepted(request)
+
+        def write() -> Page:
+            return self._backend.exposition.write(accept, encoding, names, http=self._status())
+
+        scrapes = self._chosen_scrapes if names else self._scrapes
+        key = (*negotiated(accept, encoding), names)
+        page = await scrapes.page(request, key, None, lambda: computed(write))
+        return await send_metrics(self._sending, request, page)
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.Response(text="portspec is healthy.\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._backend.is_ready:
+            return web.Response(text="portspec is ready.\n")
+        return web.Response(status=503, text="portspec is not ready: the first round of scans is not complete.\n")
+
+
+_HEALTHY = "/-/healthy"
+_VITAL = frozenset({_HEALTHY, "/-/ready", "/metrics"})  # answered on the reserved connections, too
+_MAX_BODY = 16 << 10  # bytes of a body that nobody reads: curl -d sends a few
+_MAX_WAITING_SCRAPES = 1 << 20  # the limit of connections is much lower
+_PAGE_HEADERS = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"}
+
+
+def _give_up(request: web.BaseRequest) -> None:
+    """Close the connection of a client that reads too slowly while too many do."""
+    if isinstance(connection := request.protocol, Connection):
+        connection.give_up("memory")
+
+
+def _unread(request: web.Request) -> float:
+    """Return the bytes of the body of a request; infinity if it does not tell."""
+    if not request.body_exists:
+        return 0
+    return math.inf if request.content_length is None else request.content_length
+
+
+def _busy(request: web.Request, text: str) -> web.Response:
+    return _later(text, 5, is_json=request.path.startswith("/api/"))
+
+
+def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
+    """Answer that it cannot be done now, and when to ask again (RFC 9110, 15.6.4)."""
+    headers = {"Retry-After": str(seconds)}
+    if is_json:
+        return web.json_response({"error": "unavailable", "message": text.strip()}, status=503, headers=headers)
+    return web.Response(status=503, text=text, headers=headers)
