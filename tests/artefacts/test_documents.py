@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 import trustme
 
+from portspec.access import headers, tls_block
+from portspec.access import load as web_config
+from portspec.access.model import Permission, Role
 from portspec.audit.model import Audit, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
@@ -67,6 +70,17 @@ def test_configuration_page_lists_every_key(model: type[BaseModel]) -> None:
     page = text("docs/configuration.md")
     cells = {key for row in re.findall(r"^\| ([^|]*)\|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
     assert set(model.model_fields) <= cells
+
+
+def test_web_configuration_page_lists_every_key() -> None:
+    """docs/web-configuration.md has a row for every key, or for its parts, and names roles and permissions."""
+    page = text("docs/web-configuration.md")
+    cells = {key for row in re.findall(r"^\| ([^|]*)\|", page, re.MULTILINE) for key in re.findall(r"`([\w.]+)`", row)}
+    blocks = {"tls_server_config", "http_server_config", "rate_limit"}
+    parts = {"http_server_config.http2", "http_server_config.headers", "rate_limit.interval", "rate_limit.burst"}
+    words = {*(role.value for role in Role), *(permission.value for permission in Permission)}
+    assert {*tls_block.KEYS, *parts, *words} | (set(web_config.KEYS) - blocks) <= cells
+    assert all(f"`{name}`" in page for name in (*headers.HEADERS, *tls_block.CURVES))
 
 
 def test_configuration_page_lists_every_engine() -> None:
@@ -211,6 +225,18 @@ def test_yaml_examples_with_hosts_load(name: str, tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yml"
         path.write_text(example, encoding="utf-8")
         assert load(path).hosts
+
+
+@pytest.mark.parametrize("name", ["docs/web-configuration.md", "docs/deployment/reverse-proxy.md"])
+def test_examples_of_a_web_config_file_load(name: str, tmp_path: Path) -> None:
+    """Every example of a web config file in the documents is a right one."""
+    examples = [block for block in re.findall(r"```yaml\n(.*?)```", text(name), re.DOTALL) if "scrape_" not in block]
+    (tmp_path / "nightly.token").write_text("uQ0mAvAjyvVYlpYyfDCzNtJK\n", encoding="utf-8")
+    assert examples
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.yml"
+        path.write_text(example, encoding="utf-8")
+        assert not web_config.load_web_config(path, {}).warnings
 
 
 def test_what_the_shipped_configuration_comments_out_is_right(tmp_path: Path) -> None:

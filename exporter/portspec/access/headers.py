@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_BURST: Final = 1_000_000_000
 # The headers that may be set, and their values where these are fixed (exporter-toolkit, web/handler.go).
-_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
     "X-Content-Type-Options": ("nosniff",),
@@ -32,11 +32,11 @@ def headers(block: Block) -> Mapping[str, str]:
     """Return the headers to add to each response; one with a blank value is not set."""
     found: dict[str, str] = {}
     for name in block.keys:
-        if name not in _HEADERS:
-            block.problem(name, f"cannot be configured (known: {', '.join(_HEADERS)})")
+        if name not in HEADERS:
+            block.problem(name, f"cannot be configured (known: {', '.join(HEADERS)})")
             continue
         value = block.text(name) or ""
-        allowed = _HEADERS[name]
+        allowed = HEADERS[name]
         if allowed and value not in allowed:
             block.problem(name, f"expected {' or '.join(allowed)}")
         elif not value.isascii() or not value.isprintable():

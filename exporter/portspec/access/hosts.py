@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 from portspec.access.model import ALLOW_ALL_HOSTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 # uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2) of what browsers send: no percent-encoding, no user.
 _HOST: Final = re.compile(r"(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]*)?")
+_BROWSER: Final = {"accept-language", "origin", "referer", "sec-fetch-site", "cookie"}
 _LOCALHOST: Final = "localhost"  # and the names below it, which lead to loopback (RFC 6761, 6.3)
 
 
@@ -55,6 +56,17 @@ def host_is_ours(
     if external_url:
         ours.add(_normal(urlsplit(external_url).hostname or ""))
     return host in ours - {""}
+
+
+def may_be_of_browser(headers: Mapping[str, str]) -> bool:
+    """Return whether a browser may have sent a request: no other client can be the victim of DNS rebinding.
+
+    Every browser sends Accept-Language, which no script can remove. Sec-Fetch-Site alone does not serve: browsers send
+    it to trustworthy origins only, which http://NAME is not. Prometheus, curl and the agent send none of these headers.
+    """
+    names = {name.lower() for name in headers}
+    agents = (value for name, value in headers.items() if name.lower() == "user-agent")
+    return not names.isdisjoint(_BROWSER) or any(value.startswith("Mozilla/") for value in agents)
 
 
 def _normal(name: str) -> str:

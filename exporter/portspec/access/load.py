@@ -29,7 +29,7 @@ OPTION: Final = "--web.config.file"
 MIN_TOKEN: Final = 16  # characters
 MAX_TOKEN: Final = 4096
 EXPENSIVE_COST: Final = 14  # above: more than a second of a processor for each password that is tried
-_KEYS: Final = (
+KEYS: Final = (
     "tls_server_config",
     "http_server_config",
     "basic_auth_users",
@@ -59,7 +59,7 @@ def load_web_config(path: str | os.PathLike[str], environment: Mapping[str, str]
         raise ConfigError(STANDARD_INPUT, [Problem(0, "", f"cannot be the web config file; name a file with {OPTION}")])
     file = Path(path)
     source = read(file, environment, option=OPTION, may_be_empty=True)
-    root = Block(source, (), source.value, _KEYS)
+    root = Block(source, (), source.value, KEYS)
     warnings: list[str] = []
     tls = tls_block.tls_config(root.block("tls_server_config", tls_block.KEYS), file.parent, warnings)
     http = root.block("http_server_config", ("http2", "headers"))

@@ -52,7 +52,7 @@ _CIPHERS: Final = {
 }
 # Those of TLS 1.3, which Go takes in the list and does not choose by it; neither does Python.
 _CIPHERS_13: Final = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-_CURVES: Final = {
+CURVES: Final = {
     "CurveP256": "prime256v1",
     "CurveP384": "secp384r1",
     "CurveP521": "secp521r1",
@@ -160,7 +160,7 @@ def _curves(block: Block) -> tuple[str, ...]:
     names = block.texts("curve_preferences") or ()
     found = tuple(
         dict.fromkeys(
-            filter(None, (block.choose("curve_preferences", name, _CURVES, "", place) for place, name in names))
+            filter(None, (block.choose("curve_preferences", name, CURVES, "", place) for place, name in names))
         )
     )
     if len(found) > 1 and not hasattr(ssl.SSLContext, "set_groups"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portspec.access.hosts import host_is_ours, local_names
+from portspec.access.hosts import host_is_ours, local_names, may_be_of_browser
 
 
 def is_ours(host: str | None) -> bool:
@@ -99,3 +99,21 @@ def test_names_of_this_machine() -> None:
     names = local_names()
     assert names
     assert all(name and name == name.lower().rstrip(".") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Host": "x", "User-Agent": "Prometheus/2.42.0", "Accept": "*/*", "Accept-Encoding": "gzip"}, False),
+        ({"Host": "x", "User-Agent": "curl/7.88.1", "Accept": "*/*"}, False),
+        ({}, False),
+        ({"User-Agent": "Mozilla/5.0 (X11; Linux x86_64)"}, True),
+        ({"user-agent": "changed by a script", "accept-language": ""}, True),
+        ({"Origin": "http://evil.example"}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Referer": "http://evil.example/"}, True),
+    ],
+)
+def test_requests_of_browsers(headers: dict[str, str], expected: bool) -> None:  # noqa: FBT001 - a column
+    """What a script in a page cannot remove tells a browser from Prometheus and curl."""
+    assert may_be_of_browser(headers) is expected

@@ -124,6 +124,14 @@ def test_two_headers_that_disagree_name_nobody() -> None:
     assert client_address("127.0.0.1", both, PROXIES) == ClientAddress("192.0.2.1", is_proxied=True)
 
 
+def test_a_long_way_of_proxies_is_not_walked_to_its_end() -> None:
+    """No header makes work without bound: after some proxies in a row the search ends at one of them."""
+    long = ", ".join(["192.0.2.1", *["10.1.2.3"] * 600])
+    assert client_address("127.0.0.1", forwarded_for(long), PROXIES).address == "10.1.2.3"
+    pairs = ";".join(["a=b"] * 100)
+    assert client_address("127.0.0.1", forwarded(f"{pairs};for=192.0.2.1"), PROXIES).address == "127.0.0.1"
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""])
 def test_loopback(peer: str) -> None:
     """A request of this machine counts as such, over a Unix socket, too."""
