@@ -155,6 +155,8 @@ class CurrentWebConfig:
         """Read the files until the list of them is the one whose content was looked at before. Raises ConfigError."""
         watched = self.config.files or (path,)
         is_first = not self.config.files
+        if not is_first and not _is_regular(path):
+            raise ConfigError(path, [Problem(0, "", "is no regular file any more; put one in its place")])
         for _ in range(_TRIES):
             stamps = self._settled(_stamps(watched))
             digests = _digests(watched) if self._is_watched else ()

@@ -332,6 +332,17 @@ def test_a_pipe_is_read_once(place: Path) -> None:
     assert current.refresh() is config
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(place: Path) -> None:
+    """Whoever may write to the directory cannot hold up the exporter."""
+    clock = Time()
+    current = CurrentWebConfig(written(place, TOKENS), clock=clock)
+    (place / "web.yml").unlink()
+    os.mkfifo(place / "web.yml")
+    current.refresh()
+    clock.now += GRACE + 1
+    assert problem_of(current) == f"{place}/web.yml: is no regular file any more; put one in its place"
+
+
 def test_an_expired_certificate_is_told(place: Path) -> None:
     """The log says when it expired."""
     with capture_logs() as logs:
