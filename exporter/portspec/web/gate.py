@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from portspec import log
-from portspec.access.hosts import host_is_ours, local_names
+from portspec.access.hosts import host_is_ours, local_names, may_be_of_browser
 from portspec.access.identity import (
     certificate_identity,
     client_address,
@@ -192,7 +192,7 @@ class Gate:
             raise RefusedError(403, "cross_site", "cross-site requests are not allowed")
         # A page whose name now leads here can neither know a password or token, nor have a certificate for its name.
         is_proven = identity is not None and identity.proof in (Proof.PASSWORD, Proof.TOKEN)
-        if is_proven or _certificate(request) or not (wanted is Permission.ACT or _is_browser(request)):
+        if is_proven or _certificate(request) or not (wanted is Permission.ACT or may_be_of_browser(request.headers)):
             return
         if not host_is_ours(
             request.headers.get("Host"),
@@ -246,7 +246,7 @@ def refusal_page(request: web.Request, error: RefusedError) -> web.Response:
 
 
 def _refusal(config: WebConfig, identity: Identity | None, wanted: Permission) -> RefusedError:
-    if identity is None and config.has_users:
+    if config.has_users and (identity is None or identity.role is None):
         return _unauthorized(config, "this requires a user with a password, or a token")
     if identity is None and wanted is Permission.ACT:
         message = (
@@ -287,9 +287,3 @@ def _certificate(request: web.Request) -> dict[str, object] | None:
 
 def _is_unix(sock: socket.socket | None) -> bool:
     return sock is not None and sock.family == socket.AF_UNIX
-
-
-def _is_browser(request: web.Request) -> bool:
-    """Return whether a browser sends this: a script can change some of these fields, but not leave all of them out."""
-    names = ("Sec-Fetch-Site", "Origin", "Accept-Language")
-    return any(name in request.headers for name in names) or "Mozilla/" in request.headers.get("User-Agent", "")
