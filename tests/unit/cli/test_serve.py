@@ -259,7 +259,7 @@ from portspec.metrics import Exposition
 once = Exposition.write
 
 def write(*request, **fields):
-    if fields:  # not a scrape: what is rendered before the first one
+    if "http" not in fields:  # not a scrape: what is rendered before the first one
         return once(*request, **fields)
     log.get("test").info("rendering")
     threading.Event().wait()
