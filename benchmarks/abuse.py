@@ -251,6 +251,7 @@ def _exporter(tree: Tree, directory: Path, hosts: int) -> Iterator[tuple[subproc
     try:
         _wait_until_ready(process, port, directory / "log")
         _wait_until_quiet(process.pid)
+        _fetch(port, "/metrics")  # the first page is compressed as a whole
         if not tree.state:
             tree.state = _copy(state)
         yield process, port
@@ -276,11 +277,17 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
     end = time.monotonic() + START
     while True:
         with contextlib.suppress(OSError, urllib.error.URLError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10).close()
+            _fetch(port, "/-/ready")
             return
         if process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"the exporter does not start: {log.read_text(encoding='utf-8')[-2000:]}")
         time.sleep(0.2)
+
+
+def _fetch(port: int, path: str) -> None:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - it is HTTP
+        answer.read()
 
 
 def _wait_until_quiet(pid: int) -> None:

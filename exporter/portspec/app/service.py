@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 DISCOVERY_START_TIMEOUT = 5.0  # seconds to wait for the sources of discovery before the first round
 CONFIG_POLL_INTERVAL = 30.0  # seconds between checks for a changed conf.yml
+RELOAD_REST = 4.0  # times the duration of a reload before the next one begins: it slows down scrapes
 RENDER_AHEAD_INTERVAL = 0.25  # seconds between checks for changes that the next scrape would have to render
 STATES_PER_TURN = 100  # states passed on before the event loop gets its turn
 
@@ -91,6 +92,7 @@ class Service:
         self._probes = Limit(MAX_CONCURRENT_PROBES)
         self._turn = asyncio.Lock()
         self._next_reload: asyncio.Task[str | None] | None = None  # which has not begun
+        self._reload_after = 0.0  # seconds of the event loop's clock
         self._tasks: asyncio.TaskGroup | None = None
         self._discovering: asyncio.Task[None] | None = None
         self._discovery = Discovery(config.discovery)
@@ -201,7 +203,7 @@ class Service:
     async def reload(self) -> str | None:
         """Reload conf.yml; if it is invalid keep the previous configuration, and return the message.
 
-        All who ask while a reload is in progress share the next one.
+        All who ask while a reload is in progress, or in the pause after it, share the next one.
         """
         if self._next_reload is None:
             create_task = self._tasks.create_task if self._tasks else asyncio.create_task
@@ -209,10 +211,14 @@ class Service:
         return await asyncio.shield(self._next_reload)  # who asks may go
 
     async def _reload_in_turn(self) -> str | None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._reload_after - clock())
         async with self._turn:
             self._next_reload = None
             self._manager.reloading()
+            begun = clock()
             message = await self._reload()
+            self._reload_after = clock() + RELOAD_REST * (clock() - begun)
             self._manager.ready(self._count() if message is None else f"the last reload failed: {message}")
             return message
 

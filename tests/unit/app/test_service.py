@@ -106,6 +106,25 @@ def test_reloads_do_not_queue_up(conf: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_pause_follows_a_reload(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reloads that are asked for without end leave most of the time to scrapes: a pause follows each of them."""
+    monkeypatch.setattr("portspec.app.service.RELOAD_REST", 1e9)
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            with capture_logs() as logs:
+                await service.reload()
+                waiting = [asyncio.create_task(service.reload()) for _ in range(10)]
+                await until(lambda: service._next_reload)
+                await until(lambda: service.snapshot.is_complete)
+                assert not any(task.done() for task in waiting)
+                for task in waiting:
+                    task.cancel()
+            assert [entry["event"] for entry in logs].count("configuration reloaded") == 1
+
+    asyncio.run(scenario())
+
+
 def test_unchanged_host_keeps_its_state(conf: Path) -> None:
     """A host of which the new file says the same keeps its last scan, and is not scanned anew."""
 
