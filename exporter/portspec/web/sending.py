@@ -12,8 +12,9 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-MAX_UNREAD: Final = 128 << 20  # bytes of different pages that clients are still reading
-PIECE: Final = 64 << 10  # bytes that are written at a time: what a client that does not read holds of its own
+MAX_UNREAD: Final = 128 << 20  # bytes that clients are still reading: different pages, and what each has of its own
+PIECE: Final = 256 << 10  # bytes that are written at a time; each write has a cost, whatever its size
+OWN: Final = 2 * PIECE  # bytes that a client that does not read holds of its own: a piece and a buffer
 
 
 class Page(Protocol):
@@ -56,8 +57,8 @@ class _Reader:
 class Sending:
     """Sends pages. A page whose readers are slow stays in memory for them.
 
-    So when the pages that are being read come to more than `most` bytes, those who began first are given up:
-    `give_up` closes the connection of a request.
+    So when what is being read comes to more than `most` bytes, those who began first are given up: `give_up` closes
+    the connection of a request.
     """
 
     def __init__(self, give_up: Callable[[web.BaseRequest], None], *, most: int = MAX_UNREAD) -> None:
@@ -67,8 +68,9 @@ class Sending:
 
     @property
     def unread(self) -> int:
-        """The number of bytes of the pages that are being read, each counted once."""
-        return sum({id(reader.page): reader.page.size for reader in self._reading}.values())
+        """The number of bytes that are kept for those who read: each page once, and the buffers of each reader."""
+        pages = {id(reader.page): reader.page for reader in self._reading}
+        return sum(page.size for page in pages.values()) + sum(min(OWN, reader.page.size) for reader in self._reading)
 
     async def send(
         self, request: web.BaseRequest, page: Page, headers: Mapping[str, str], *, status: int = 200
@@ -78,7 +80,7 @@ class Sending:
         answer.content_length = page.size
         reader = _Reader(request, page)
         self._reading.append(reader)
-        self._make_room(page)
+        self._make_room()
         try:
             with contextlib.suppress(ConnectionError):  # the client disconnected, as after a scrape timeout
                 await answer.prepare(request)
@@ -92,17 +94,13 @@ class Sending:
                 self._reading.remove(reader)
         return answer
 
-    def _make_room(self, page: Page) -> None:
-        while self.unread > self._most:
-            other = next((reader for reader in self._reading if reader.page is not page), None)
-            if other is None:
-                return
-            self._reading.remove(other)
-            self._give_up(other.request)
+    def _make_room(self) -> None:
+        while len(self._reading) > 1 and self.unread > self._most:
+            self._give_up(self._reading.pop(0).request)
 
 
 def _parts(pieces: Iterable[bytes]) -> Iterable[bytes | memoryview]:
-    """Join small pieces to parts of about PIECE, and split large ones without a copy: each write has a cost."""
+    """Join small pieces to parts of about PIECE, and split large ones without a copy."""
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
