@@ -1,0 +1,127 @@
+"""Who gets a place, whatever comes, goes and works; and what happens when descriptors are used up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.web.accepting import Acceptor
+from portspec.web.connections import BoundedConnections
+from portspec.web.limits import Limits
+from portspec.web.sockets import bind
+from tests.unit.web.site import converse
+
+if TYPE_CHECKING:
+    import pytest
+
+    from portspec.web.connection import Connection
+
+LIMITS = Limits(places=4, share=2, reserve=1)
+ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2", "198.51.100.1", None]
+PROXY = ipaddress.ip_network("198.51.100.0/24")
+
+
+async def _answer(_: web.BaseRequest) -> web.Response:
+    return web.Response(text="answered")
+
+
+def connections(**keys: Any) -> BoundedConnections:
+    """Make connections to a server that answers everything."""
+    return BoundedConnections(web.Server(_answer), LIMITS, trusted=lambda: [PROXY], **keys)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["come", "work", "rest", "go"]), st.integers(0, 20)), max_size=60))
+def test_limits_hold_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    """Places, shares and the reserve are never exceeded, nothing that works is displaced, and counts are exact."""
+
+    async def scenario() -> None:
+        every = connections()
+        working: list[Connection] = []
+        resting: list[Connection] = []
+        for step, number in steps:
+            if step == "come":
+                new = every.admit(ADDRESSES[number % len(ADDRESSES)])
+                if new:
+                    resting.append(new)
+            elif step == "work" and resting:
+                one = resting.pop(number % len(resting))
+                if one in every._open:
+                    one._begin(EMPTY_PAYLOAD)
+                    working.append(one)
+            elif step == "rest" and working:
+                one = working.pop(number % len(working))
+                one._turn_to(type(one._phase).IDLE)
+                resting.append(one)
+            elif step == "go" and (there := working + resting):
+                one = there[number % len(there)]
+                every.remove(one)
+                (working if one in working else resting).remove(one)
+            is_open = list(every._open)
+            held = Counter(one.network for one in is_open if one.network is not None)
+            assert all(one in is_open for one in working)
+            assert sum(not one.is_reserved for one in is_open) <= LIMITS.places
+            assert sum(one.is_reserved for one in is_open) == every._reserved <= LIMITS.reserve
+            assert held == every._held
+            assert max(held.values(), default=0) <= LIMITS.share
+        every.stop()
+
+    asyncio.run(scenario())
+
+
+def test_addresses_of_one_network_share() -> None:
+    """The addresses of a /64 have one share, those of a trusted proxy and the Unix socket none."""
+
+    async def scenario() -> list[str | None]:
+        every = connections()
+        found = [every.admit(address) for address in ("2001:db8::1", "2001:db8::ffff", "198.51.100.7", None)]
+        every.stop()
+        return [one.network if one else "" for one in found]
+
+    assert asyncio.run(scenario()) == ["2001:db8::/64", "2001:db8::/64", None, None]
+
+
+class _Short(socket.socket):
+    """A listening socket of a process that has no descriptor left, the first few times."""
+
+    left = 3
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.left:
+            self.left -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+def test_connections_wait_while_descriptors_are_used_up(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a descriptor the longest idle connection is closed, the log says so, and the waiting one is served."""
+
+    async def scenario() -> None:
+        every = connections()
+        idle = every.admit(None)
+        (bound,) = bind([(socket.AF_INET, ("127.0.0.1", 0))])
+        short = _Short(fileno=bound.detach())
+        short.settimeout(0)
+        acceptor = Acceptor([short], every, context=lambda: None)
+        acceptor.start()
+        host, port = short.getsockname()
+        answer = await converse(f"http://{host}:{port}", b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer.endswith(b"answered")
+        assert idle not in every._open
+        assert every.closed["descriptors"] == 3
+        acceptor.close()
+        every.stop()
+
+    asyncio.run(scenario())
+    assert [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)] == [
+        "cannot accept connections"
+    ] * 3
