@@ -118,10 +118,12 @@ class Connection(web.RequestHandler):
 
         self._request_factory = factory
 
-    @property
-    def is_waiting(self) -> bool:
-        """True if it may be closed for another one: no request would be lost that is complete."""
-        return self._phase in (Phase.HANDSHAKE, Phase.HEAD, Phase.IDLE, Phase.LINGER) and not self._messages
+    def gives_way(self, now: float) -> bool:
+        """Return whether it may be closed for another one: no request is lost that is complete, or probably coming."""
+        if self._phase is Phase.REQUEST or self._messages:
+            return False
+        is_resting = self._phase in (Phase.IDLE, Phase.LINGER) or self.is_reserved
+        return is_resting or now - self.since >= self._connections.limits.grace
 
     def overdue(self, now: float) -> str | None:
         """Return the limit that it exceeds (one of limits.REASONS), None if it does not."""

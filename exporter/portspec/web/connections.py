@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
 _log = log.get("web")
 _MALFORMED: Final = "malformed request"
 _FAULT: Final = "a request failed"
@@ -30,9 +32,9 @@ class BoundedConnections:
 
     A new connection takes a place if one is free, else that of the one that has waited longest for its client, be it
     for a request or for the rest of one; and within the share of its address that of the longest waiting one of the
-    same address. Addresses of the `trusted` networks, proxies that many clients come through, have no share. What
-    serves a request is never displaced: if all do, a few more connections are accepted for requests that are answered
-    under any load (`is_reserved`).
+    same address. Addresses of the `trusted` networks, proxies that many clients come through, have no share, nor have
+    those that are `exempt`: on loopback are proxies and Prometheus. What serves a request is never displaced: if all do, a few more
+    connections are accepted for requests that are answered under any load (`is_reserved`).
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class BoundedConnections:
         *,
         name: str = "web",
         trusted: Callable[[], Collection[Network]] = tuple,
+        exempt: Collection[Network] = LOOPBACK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
         self.name = name
         self.now = clock
+        self.exempt = exempt
         self._trusted = trusted
         self.closed = Counter[str](dict.fromkeys(REASONS, 0))  # by reason
         self._server = server
@@ -154,16 +158,16 @@ class BoundedConnections:
         """Return what the share of an address is counted for, None if it has none."""
         if address is None:
             return None
-        if trusted := self._trusted():
-            found = ipaddress.ip_address(address.partition("%")[0])
-            if any(found in network for network in trusted):
-                return None
+        found = ipaddress.ip_address(address.partition("%")[0])
+        if any(found in network for network in (*self.exempt, *self._trusted())):
+            return None
         return network_of(address)
 
     def _displace(self, among: Iterable[Connection]) -> bool:
         """Close the one that has waited longest; return whether there was one."""
+        now = self.now()
         for other in among:
-            if other.is_waiting:
+            if other.gives_way(now):
                 self.close(other, "displaced")
                 return True
         return False

@@ -36,8 +36,9 @@ class Limits:
     `places` are open at once, of these `share` from one address (the /64 of an IPv6 address), and `reserve` more for
     requests that are answered whatever the load. `head` is the time from the first byte of a request, or from the
     connection, to the end of its header fields, which have at most `head_bytes`. `body` and `write` are times without
-    progress, `idle` is the time from an answer to the next request, and `reserved` the time for both in the reserve. An
-    unread body may have `ignored_bytes` more after the answer. Limits are checked every `interval`.
+    progress, `idle` is the time from an answer to the next request, and `reserved` the time for both in the reserve. A
+    connection does not give way to another one in its first `grace`, in which its request probably comes. An unread
+    body may have `ignored_bytes` more after the answer. Limits are checked every `interval`.
     """
 
     places: int = MANY_PLACES
@@ -48,6 +49,7 @@ class Limits:
     body: float = 30.0
     write: float = 30.0
     reserved: float = 2.0
+    grace: float = 1.0
     head_bytes: int = 32 << 10
     ignored_bytes: int = 32 << 20
     interval: float = 1.0

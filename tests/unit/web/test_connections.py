@@ -33,7 +33,7 @@ POST = b"POST /api/v1/audits HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n
 ANSWER = b"portspec is healthy.\n"
 PLACES = 3
 LIMITS = replace(Limits(), interval=0.01)
-FEW = replace(LIMITS, places=PLACES, share=PLACES, reserve=1)
+FEW = replace(LIMITS, places=PLACES, share=10 * PLACES, reserve=1)
 
 
 class Clock:
@@ -122,6 +122,7 @@ class Site:
     async def __aenter__(self) -> Self:
         """Start it."""
         (self.url,) = await self.server.start()
+        self.server._groups["web"].exempt = ()  # so that loopback has shares
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -306,17 +307,32 @@ def test_full_server_closes_the_longest_idle_connection() -> None:
 
 
 def test_connections_of_one_burst_are_counted() -> None:
-    """Of a burst of connections only as many stay as there are places."""
+    """Of a burst of connections only as many stay as there are places, and the reserve."""
 
     async def scenario() -> None:
         async with site(FEW) as served:
             address = urlsplit(served.url)
             # Blocking, so that the server accepts none of them before all are there.
             burst = [socket.create_connection((address.hostname, address.port)) for _ in range(10 * PLACES)]
-            await until(lambda: served.closed().get("displaced") == 9 * PLACES)
-            assert served.server.status.open["web"] == PLACES
+            await until(lambda: served.closed().get("displaced") == 9 * PLACES - FEW.reserve)
+            assert served.server.status.open["web"] == PLACES + FEW.reserve
             for sock in burst:
                 sock.close()
+
+    run(scenario())
+
+
+def test_new_connection_has_time_to_ask() -> None:
+    """A connection that has just come does not give way: its request is probably on the way."""
+
+    async def scenario() -> None:
+        async with site(FEW) as served:
+            older = [await served.connect() for _ in range(PLACES)]
+            await served.opened(PLACES)
+            assert (await fetch(f"{served.url}api/v1/hosts")).status == 503
+            served.clock.now += LIMITS.grace
+            assert (await fetch(f"{served.url}api/v1/hosts")).status == 200
+            assert await older[0].rest() == b""
 
     run(scenario())
 
@@ -448,6 +464,7 @@ def test_handshake_that_does_not_end_takes_a_place_like_any_other(tmp_path: obje
             host, port = acceptor.sockets[0].getsockname()
             silent = [socket.create_connection((host, port)) for _ in range(PLACES)]
             await served.opened(PLACES)
+            served.clock.now += LIMITS.grace
             reader, writer = await asyncio.open_connection(host, port, ssl=client_context, server_hostname="localhost")
             client = Client(reader, writer)
             assert await client.ask()

@@ -106,8 +106,10 @@ def test_connections_wait_while_descriptors_are_used_up(caplog: pytest.LogCaptur
     """Without a descriptor the longest idle connection is closed, the log says so, and the waiting one is served."""
 
     async def scenario() -> None:
-        every = connections()
+        now = 0.0
+        every = connections(clock=lambda: now)
         idle = every.admit(None)
+        now = LIMITS.grace
         (bound,) = bind([(socket.AF_INET, ("127.0.0.1", 0))])
         short = _Short(fileno=bound.detach())
         short.settimeout(0)
