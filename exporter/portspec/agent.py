@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 VERSION = "0.2.0"  # that of the package; a test holds it to that
 AGENT = f"portspec-send {VERSION}"
 CONTENT_TYPE = "application/vnd.portspec.audit"
+ANSWER_SIGNATURE = "Portspec-Signature"
 
 # Exit codes; the last two are EX_TEMPFAIL and EX_CONFIG of sysexits.h.
 SENT, REFUSED, SPOOLED, MISCONFIGURED = 0, 1, 75, 78
@@ -81,6 +82,7 @@ MAX_LISTENERS = 10_000
 _LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _MAX_ERRORS = 64 * 1024  # bytes of a tool's standard error that are kept, half from its begin, half from its end
 _MAX_REPLY = 64 * 1024  # bytes of a server's answer that are read
+_MAX_FILE = 1_000_000  # bytes of settings, a key or certificates that are read
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _SHORT = 30.0  # seconds for what should take a moment: the version of a tool, sockstat, a file
 _SOCKET_TIMEOUT = 60.0  # seconds without a byte
@@ -230,11 +232,19 @@ class Setting(NamedTuple):
 KEYS: dict[str, Setting] = {
     "url": Setting(
         _parse_url,
-        "URL of portspec, to send by HTTP, such as http://portspec.example.org:10190 (https if a proxy in front of it "
-        "terminates TLS)",
+        "URL of portspec, to send by HTTP, such as https://portspec.example.org:10190 (http without TLS)",
     ),
     "ca_file": Setting(
         _parse_optional_path, "PEM file with the CA that signed the server's certificate, if it is a private one"
+    ),
+    "cert_file": Setting(
+        _parse_optional_path, "PEM file with the client certificate of this host, for a server that requires one"
+    ),
+    "cert_key_file": Setting(
+        _parse_optional_path, "PEM file with the key of cert_file, mode 0600 (default: it is in cert_file)"
+    ),
+    "token_file": Setting(
+        _parse_optional_path, "file with a token for a server that requires one, mode 0600 (Authorization: Bearer)"
     ),
     "mail_to": Setting(_parse_address, "address of portspec, to send by mail instead of HTTP"),
     "mail_from": Setting(_parse_address, "sender of the mail (default: the user that runs portspec-send, at host)"),
@@ -262,6 +272,9 @@ class Settings:
 
     url: str = ""
     ca_file: str = ""
+    cert_file: str = ""
+    cert_key_file: str = ""
+    token_file: str = ""
     mail_to: str = ""
     mail_from: str = ""
     sendmail: str = "/usr/sbin/sendmail"
@@ -333,6 +346,7 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
         if tool is None:
             raise SettingsError(f"command requires tool, which names the format of its output: {', '.join(TOOLS)}")
         values["tool"] = tool
+    _check_transport(settings)
     values["scope"] = settings.scope or ("applications" if settings.tool == "pip-audit" else "system")
     values["host"] = settings.host or _own_name()
     values["key_file"] = settings.key_file or str(Path(path or CONFIGS[0]).with_name(KEY_NAME))
@@ -342,11 +356,24 @@ def gather_settings(config: str | None, environ: dict[str, str], flags: dict[str
     return Settings(**values)
 
 
-def _read_own(path: str) -> bytes:
+def _check_transport(settings: Settings) -> None:
+    """Raise SettingsError for what would have no effect."""
+    parts = urllib.parse.urlsplit(settings.url)
+    for name in ("ca_file", "cert_file"):
+        if getattr(settings, name) and settings.url and parts.scheme != "https":
+            raise SettingsError(f"{name} has no effect with http://: set url to one that begins with https://")
+    if settings.cert_key_file and not settings.cert_file:
+        raise SettingsError("cert_key_file requires cert_file")
+    if settings.token_file and parts.username is not None:
+        raise SettingsError("set either token_file or a user in url, not both")
+
+
+def _read_own(path: str, power: str = "") -> bytes:
     """Read a file that decides what runs here, or who is believed; SettingsError if another user decides it.
 
     In the manner of sshd's StrictModes: the file belongs to root or to the user who runs this, and so do the
-    directories above it; nobody else may write to it. As root the group may not either.
+    directories above it; nobody else may write to it. As root the group may not either. `power` is what a secret lets
+    its reader do: there is a warning if that may be somebody else.
     """
     own = (0, os.geteuid())
     others = stat.S_IWOTH if own[1] else stat.S_IWGRP | stat.S_IWOTH
@@ -357,11 +384,13 @@ def _read_own(path: str) -> bytes:
             raise SettingsError(f"{path}: is owned by {name_of_user(found.st_uid)}, who can change it: chown it")
         if found.st_mode & others and not stat.S_ISCHR(found.st_mode):  # of /dev/null anybody may write, to no effect
             raise SettingsError(f"{path}: is writable by other users: chmod go-w {shlex.quote(path)}")
-        text = file.read()
+        text = file.read(_MAX_FILE)
     for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
         above = directory.stat()
         if above.st_uid not in own or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
             raise SettingsError(f"{path}: can be replaced by other users, who can write to {directory}")
+    if power and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        warn(f"{path} is readable by other users, who {power}: chmod 600 {shlex.quote(path)}")
     return text
 
 
@@ -374,19 +403,50 @@ def _own_name() -> str:
 
 
 def read_key(path: str) -> bytes:
-    """Read the key of this host, 32 bytes; warn if others could as well."""
+    """Read the key of this host, 32 bytes; warn if others could as well. Nobody else may decide who is believed."""
     hint = "`portspec key HOST` on the server prints it"
     try:
-        with _time_limit(_SHORT), open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(1000).strip()
+        text = _read_own(path, "can send audits as this host").strip()
     except OSError as error:
         raise SettingsError(f"{path}: {_reason(error)}; {hint}") from None
     if not re.fullmatch(rb"[0-9A-Fa-f]{64}", text):
         raise SettingsError(f"{path}: expected the key of this host, 64 hexadecimal digits; {hint}")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        warn(f"{path} is readable by other users, who can send audits as this host: chmod 600 {path}")
     return bytes.fromhex(text.decode("ascii"))
+
+
+def read_token(path: str) -> str:
+    """Read a bearer token (RFC 6750, 2.1); warn if others could as well."""
+    try:
+        text = readable(_read_own(path, "can use the token").strip())
+    except OSError as error:
+        raise SettingsError(f"token_file: {path}: {_reason(error)}") from None
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", text):
+        raise SettingsError(f"token_file: {path}: expected one token of letters, digits and . _ ~ + / - =")
+    return text
+
+
+def make_tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return how a server is checked, and what is shown to it. Who may change these files could pose as either."""
+    context = ssl.create_default_context()
+    name, path = "ca_file", settings.ca_file
+    try:
+        if path:
+            _read_own(path)
+            context = ssl.create_default_context(cafile=path)
+        name, path = "cert_file", settings.cert_file
+        if path:
+            _read_own(path, "" if settings.cert_key_file else "can pose as this host")
+            if settings.cert_key_file:
+                _read_own(settings.cert_key_file, "can pose as this host")
+            with _time_limit(_SHORT):
+                context.load_cert_chain(path, settings.cert_key_file or None, _refuse_passphrase)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise SettingsError(f"{name}: {path}: {_reason(error)}") from None
+    return context
+
+
+def _refuse_passphrase() -> str:
+    raise ValueError("its key has a passphrase; use a key without one")
 
 
 # --- The envelope, as in portspec/audit/envelope.py -------------------------------------------------------------------
@@ -408,6 +468,12 @@ def unpack(packed: bytes) -> dict[str, Any]:
     if not head.startswith(b"portspec-audit 1 ") or not isinstance(audit, dict):
         raise ValueError("not an audit")
     return audit
+
+
+def sign_answer(packed: bytes, status: int, body: bytes, key: bytes) -> str:
+    """Return the signature by which portspec shows that an answer is its own: it has the key of this host, too."""
+    request = hashlib.sha256(packed).hexdigest().encode("ascii")
+    return hmac.new(key, b"portspec answer 1\n%s\n%d\n%s" % (request, status, body), hashlib.sha256).hexdigest()
 
 
 # --- Running programs -------------------------------------------------------------------------------------------------
@@ -1580,6 +1646,7 @@ class Fate(enum.Enum):
     REFUSED = enum.auto()  # by portspec, for good
     TOO_LARGE = enum.auto()  # for what is on the way, as long as nobody raises its limit
     FAILED = enum.auto()  # for now, be it for this audit or for all
+    UNPROVEN = enum.auto()  # by who knows whom: it is kept for the next run, since a retry would change nothing
 
 
 @dataclass(frozen=True)
@@ -1632,12 +1699,20 @@ _REFUSALS = frozenset(
     {"too_large", "malformed", "roster", "signature", "time", "duplicate", "quota"}
 )  # audit/admission.py
 _SUCCESSES, _REDIRECTS, _REJECTIONS = range(200, 300), range(300, 400), range(400, 500)
+_UNSIGNED = (
+    "; nothing proves that portspec says so, because the answer has no signature. If the exporter is of version 0.2 or "
+    "earlier, upgrade it before the agents"
+)
 _LATER = frozenset({408, 429})  # request timeout, too many requests: RFC 9110, RFC 6585
 _CONTENT_TOO_LARGE = 413  # RFC 9110, 15.5.14
-_HINTS = {  # what may be wrong where something other than portspec answers
-    401: "if a proxy in front of it requires a password, set url = http://USER:PASSWORD@…",
-    413: "that server accepts no audit of {size}; raise its limit (nginx: client_max_body_size)",
+_HINTS = {  # what may be wrong where no route of portspec answers
+    401: "portspec or a proxy in front of it requires a user or a token: set url = https://USER:PASSWORD@… "
+    "or token_file",
+    403: "portspec or a proxy in front of it does not let this host send audits",
+    413: "no portspec answers there; that server accepts no audit of {size}; raise its limit (nginx: "
+    "client_max_body_size)",
 }
+_NO_PORTSPEC = "no portspec answers there; url must end after the port"
 _REMEDIES = {
     "signature": "; write the output of `portspec key {host}` on the server to {key_file}",
     "roster": "; if the host has another name in portspec's conf.yml, set host to that name",
@@ -1646,9 +1721,10 @@ _REMEDIES = {
 
 
 class HttpSender:
-    """Posts audits to portspec."""
+    """Posts audits to portspec, and believes only who shows that it has the key of this host, too."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        self._key = key
         self._key_file = settings.key_file
         parts = urllib.parse.urlsplit(settings.url)
         address = parts.netloc.rpartition("@")[2]
@@ -1656,17 +1732,13 @@ class HttpSender:
         proxy = proxy_of(parts.scheme, address)
         self._where = f"{self._endpoint} through the proxy {proxy}" if proxy else self._endpoint
         self._headers = {"Content-Type": CONTENT_TYPE, "User-Agent": AGENT.replace(" ", "/")}
-        if parts.username is not None:
+        if settings.token_file:
+            self._headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
+        elif parts.username is not None:
             pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
-        try:
-            if settings.ca_file:
-                _read_own(settings.ca_file)  # who may change it may read and answer what is sent
-            with _time_limit(_SHORT):
-                context = ssl.create_default_context(cafile=settings.ca_file or None)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise SettingsError(f"ca_file: {settings.ca_file}: {_reason(error)}") from None
-        self._opener = urllib.request.build_opener(_Handler(), _TlsHandler(context), _NoRedirect())
+        handlers = _Handler(), _TlsHandler(make_tls_context(settings)), _NoRedirect()
+        self._opener = urllib.request.build_opener(*handlers)
 
     def send(self, parcel: Parcel) -> Attempt:
         """Try once to send an audit."""
@@ -1686,12 +1758,19 @@ class HttpSender:
     def _judge(self, parcel: Parcel, status: int, headers: email.message.Message, body: bytes) -> Attempt:
         """Believe portspec alone: what a proxy or another server says neither takes an audit nor refuses it."""
         reply = read_reply(body)
-        if status in _ACCEPTED and reply is not None and not reply.error:
-            return Attempt(Fate.SENT, _ACCEPTED[status])
-        if status in _REJECTIONS and reply is not None and reply.error in _REFUSALS:
+        is_accepted = status in _ACCEPTED and reply is not None and not reply.error
+        if reply is not None and (is_accepted or (status in _REJECTIONS and reply.error in _REFUSALS)):
+            said = f"{reply.message} ({status} from {self._where})"
+            doubt = self._doubt(parcel.packed, status, headers, body)
             remedy = _REMEDIES.get(reply.error, "")
             remedy = remedy.format(host=parcel.host, key_file=self._key_file, size=spell_size(len(parcel.packed)))
-            return Attempt(Fate.REFUSED, f"was rejected: {reply.message} ({status} from {self._where}){remedy}")
+            if doubt:
+                fate = Fate.TOO_LARGE if status == _CONTENT_TOO_LARGE else Fate.UNPROVEN
+                # What is refused before the signature is checked, cannot be signed: that is what the remedies are for.
+                return Attempt(fate, f"was not accepted: {said}{remedy or doubt}")
+            if is_accepted:
+                return Attempt(Fate.SENT, _ACCEPTED[status])
+            return Attempt(Fate.REFUSED, f"was rejected: {said}{remedy}")
         if status in _REDIRECTS:
             said = f"{self._where} redirects to {headers.get('Location')} ({status}): set url to portspec's own"
         elif reply is not None and reply.error:
@@ -1703,14 +1782,23 @@ class HttpSender:
         fate = Fate.TOO_LARGE if status == _CONTENT_TOO_LARGE else Fate.FAILED
         return Attempt(fate, f"was not accepted: {said}", pause)
 
+    def _doubt(self, packed: bytes, status: int, headers: email.message.Message, body: bytes) -> str:
+        """Return why an answer may not be portspec's; "" if it is signed with the key of this host."""
+        found = ",".join(headers.get_all(ANSWER_SIGNATURE) or ())
+        if not found:
+            return _UNSIGNED
+        expected = sign_answer(packed, status, body, self._key).encode("ascii")
+        if any(hmac.compare_digest(each.strip().encode("utf-8", "replace"), expected) for each in found.split(",")):
+            return ""
+        return f"; that is not portspec, or has another key than {self._key_file}: the signature of the answer is wrong"
+
     def _describe_stranger(self, status: int, line: str, size: int) -> str:
         """Say who answered instead of portspec."""
         if status in _SUCCESSES:
             return f"no portspec answers at {self._where} ({status}{': ' if line else ''}{line})"
         said = f"{line} ({status} from {self._where})".strip()
         if status in _REJECTIONS and status not in _LATER:
-            hint = _HINTS.get(status, "url must end after the port")
-            said += f": no portspec answers there; {hint.format(size=spell_size(size))}"
+            said += f": {_HINTS.get(status, _NO_PORTSPEC).format(size=spell_size(size))}"
         return said
 
 
@@ -2123,7 +2211,7 @@ If the audit tool fails, portspec-send prints the failure to standard error and 
 which portspec counts as failed; the exit code does not change. --flush exits with {SENT} if the
 spool is empty.
 
-portspec itself does not serve TLS; a url with https requires a proxy in front of it.
+Only an answer that portspec has signed with the key of this host takes an audit out of the spool.
 HTTP_PROXY, HTTPS_PROXY and NO_PROXY are respected.
 
 Test:         portspec-send --url http://portspec.example.org:10190 --dry-run
@@ -2225,17 +2313,17 @@ def _main(arguments: argparse.Namespace) -> int:
         return SENT
     if bool(settings.url) == bool(settings.mail_to):
         raise SettingsError("set either url or mail_to" + (", not both" if settings.url else ""))
-    delivery = Delivery(HttpSender(settings) if settings.url else MailSender(settings, environ), settings)
+    key = read_key(settings.key_file)
+    delivery = Delivery(HttpSender(settings, key) if settings.url else MailSender(settings, environ), settings)
     if arguments.flush:
         return _flush(settings, delivery, is_now=arguments.now)
-    return _audit_and_send(settings, environ, delivery, arguments)
+    return _audit_and_send(settings, environ, key, delivery, arguments)
 
 
 def _audit_and_send(
-    settings: Settings, environ: dict[str, str], delivery: Delivery, arguments: argparse.Namespace
+    settings: Settings, environ: dict[str, str], key: bytes, delivery: Delivery, arguments: argparse.Namespace
 ) -> int:
     """Audit this host, and send what waits and the new audit; one that did not fail is enough for a day."""
-    key = read_key(settings.key_file)
     with contextlib.ExitStack() as stack:
         spool: Spool | None = None
         try:

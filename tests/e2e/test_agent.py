@@ -57,6 +57,7 @@ class Server:
         self.headers: list[dict[str, str]] = []
         self.is_reading = True
         self.body = b""  # of every answer, in place of portspec's JSON
+        self.key = KEY  # that answers are signed with; b"" for none
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,6 +69,9 @@ class Server:
                 said = {"error": ERRORS.get(code, "store")} if code >= 300 else {}
                 body = server.body or json.dumps({**said, "message": f"what {code} means"}).encode()
                 self.send_response(code)
+                if server.key and server.is_reading:
+                    signature = envelope.sign_answer(server.bodies[-1], code, body, server.key)
+                    self.send_header(envelope.ANSWER_SIGNATURE, f"{'0' * 64}, {signature}")
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Location", "https://elsewhere.example/")
                 self.end_headers()
@@ -309,13 +313,59 @@ def test_audit_is_kept_where_no_portspec_answers(machine: Machine, server: Serve
     machine.configure(url=server.url)
     status, out, err = machine.run()
     assert (status, out) == (75, "")
-    assert "no portspec answers " in err
+    assert f"was not accepted: {'' if code in (200, 201) else '<html> '}" in err
     assert len(machine.waiting()) == 1
     server.codes, server.body = [201], b""
     status, out, err = machine.run("--flush", "--now")  # 413 is about this audit, which has to wait for its next try
     assert (status, err, machine.waiting()) == (0, "", [])
     assert out.endswith(" was accepted\n")
     assert server.bodies[0] == server.bodies[1]
+
+
+@pytest.mark.parametrize("code", [200, 201, 400, 403, 409])
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (
+            b"",
+            "nothing proves that portspec says so, because the answer has no signature. If the exporter is of version ",
+        ),
+        (b"x" * 32, "that is not portspec, or has another key than {}: the signature of the answer is wrong"),
+    ],
+    ids=["none", "another's"],
+)
+def test_answer_is_believed_only_with_proof(machine: Machine, server: Server, code: int, key: bytes, why: str) -> None:
+    """Portspec's own words without the host's key behind them neither take nor refuse an audit; exit 75, no retry."""
+    server.codes, server.key = [code], key
+    server.start()
+    machine.configure(url=server.url, retries=3)
+    status, out, err = machine.run()
+    assert (status, out) == (75, "")
+    assert f"was not accepted: what {code} means ({code} from {server.url}/api/v1/audits); " in err
+    assert why.format(machine.key) in err
+    assert (len(server.bodies), len(machine.waiting())) == (1, 1)
+    server.codes, server.key = [201], KEY
+    assert machine.run("--flush")[::2] == (0, "")
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_answer_to_another_audit_proves_nothing(machine: Machine, server: Server) -> None:
+    """An answer that portspec once gave, played again by somebody else, takes no other audit."""
+    server.start()
+    machine.configure(url=server.url)
+    assert machine.run()[0] == 0
+    earlier = server.bodies[0]
+
+    def replayed(packed: bytes, *rest: Any) -> str:
+        return signer(earlier, *rest)
+
+    signer = envelope.sign_answer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "sign_answer", replayed)
+        code, _, err = machine.run("--again")
+    assert code == 75
+    assert "the signature of the answer is wrong" in err
+    assert len(machine.waiting()) == 1
 
 
 def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
@@ -335,13 +385,14 @@ def test_flush_makes_no_audit(machine: Machine, server: Server) -> None:
 
 
 def test_refusal_is_heard_before_all_is_sent(machine: Machine, server: Server) -> None:
-    """A server that refuses a large audit without reading it is heard, and the audit is not sent again."""
+    """A server that refuses a large audit without reading it is heard, and the audit waits, since nothing is proven."""
     server.codes, server.is_reading = [413], False
     server.start()
     machine.script("debsecan", "head -c 6000000 /dev/urandom | base64")
     code, _, err = machine.run("--url", server.url, "--retries", "3")
-    assert code == 1, err
-    assert "was rejected: what 413 means (413 from" in err
+    assert code == 75, err
+    assert "was not accepted: what 413 means (413 from" in err
+    assert ": lower max_output; it waits in " in err
     assert len(server.headers) == 1
 
 
@@ -418,6 +469,34 @@ def test_certificate_is_checked(machine: Machine, server: Server) -> None:
     assert server.bodies == []
     assert machine.run("--again", "--url", server.url, "--ca-file", str(path))[::2] == (0, "")
     assert len(server.audits()) == 3
+
+
+def test_client_certificate_and_token_are_shown(machine: Machine, server: Server) -> None:
+    """A server that wants a client certificate and a token gets those of the settings, also from one PEM file."""
+    authority = trustme.CA()
+    path, token, whole = (machine.path / name for name in ("ca.pem", "token", "client.pem"))
+    authority.cert_pem.write_to_path(str(path))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(path))
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    client = authority.issue_cert(HOST)
+    for file, content in (
+        ("client.crt", client.cert_chain_pems[0].bytes()),
+        ("client.key", client.private_key_pem.bytes()),
+    ):
+        (machine.path / file).write_bytes(content)
+    whole.write_bytes(client.private_key_and_cert_chain_pem.bytes())
+    token.write_text("a.token-of_tests==\n", encoding="ascii")
+    for each in machine.path.glob("*"):
+        each.chmod(0o700 if each.is_dir() else 0o600)
+    server.start(context)
+    machine.configure(url=server.url, ca_file=path)
+    assert machine.run()[0] == 75
+    pair = {"cert_file": machine.path / "client.crt", "cert_key_file": machine.path / "client.key"}
+    for shown in (pair, {"cert_file": whole}):
+        machine.configure(url=server.url, ca_file=path, token_file=token, **shown)
+        assert machine.run("--again")[::2] == (0, "")
+        assert server.headers[-1]["authorization"] == "Bearer a.token-of_tests=="
 
 
 def attachment_of(data: bytes) -> tuple[EmailMessage, bytes]:

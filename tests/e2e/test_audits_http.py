@@ -476,7 +476,7 @@ def test_keys_change_over(tmp_path: Path) -> None:
         fresh.configure(url=f"http://{service.address}")
         apply(passphrase=new)
         done = agents[OTHER].send()
-        assert done.code == 1
+        assert done.code == 75
         assert f"not signed with the key of {OTHER}" in done.errors
         assert fresh.send().code == 0
         assert [post_of(4, PASSPHRASE), post_of(4, new)] == [403, 201]

@@ -51,7 +51,7 @@ function _shtab_portspec_send_using
 end
 
 set -g _shtab_portspec_send_commands 
-set -g _shtab_portspec_send_opts_with_value --ca-file --command --config --host --key-file --mail-from --mail-to --max-output --pause --retries --scope --sendmail --spool --systemd --timeout --tool --url -c
+set -g _shtab_portspec_send_opts_with_value --ca-file --cert-file --cert-key-file --command --config --host --key-file --mail-from --mail-to --max-output --pause --retries --scope --sendmail --spool --systemd --timeout --token-file --tool --url -c
 
 complete -c portspec-send -e
 complete -c portspec-send -f
@@ -66,8 +66,11 @@ complete -c portspec-send -n _shtab_portspec_send_using -l flush -d 'send the au
 complete -c portspec-send -n _shtab_portspec_send_using -l cron -d 'print lines for root'"'"'s crontab, at a random minute'
 complete -c portspec-send -n _shtab_portspec_send_using -l systemd -xka "service timer both" -d 'print a service and a timer for systemd, or one of them'
 complete -c portspec-send -n _shtab_portspec_send_using -l now -d 'also send audits that wait for a later attempt'
-complete -c portspec-send -n _shtab_portspec_send_using -l url -x -d 'URL of portspec, to send by HTTP, such as http://portspec.example.org:10190 (https if a proxy in front of it terminates TLS)'
+complete -c portspec-send -n _shtab_portspec_send_using -l url -x -d 'URL of portspec, to send by HTTP, such as https://portspec.example.org:10190 (http without TLS)'
 complete -c portspec-send -n _shtab_portspec_send_using -l ca-file -x -d 'PEM file with the CA that signed the server'"'"'s certificate, if it is a private one'
+complete -c portspec-send -n _shtab_portspec_send_using -l cert-file -x -d 'PEM file with the client certificate of this host, for a server that requires one'
+complete -c portspec-send -n _shtab_portspec_send_using -l cert-key-file -x -d 'PEM file with the key of cert_file, mode 0600 (default: it is in cert_file)'
+complete -c portspec-send -n _shtab_portspec_send_using -l token-file -x -d 'file with a token for a server that requires one, mode 0600 (Authorization: Bearer)'
 complete -c portspec-send -n _shtab_portspec_send_using -l mail-to -x -d 'address of portspec, to send by mail instead of HTTP'
 complete -c portspec-send -n _shtab_portspec_send_using -l mail-from -x -d 'sender of the mail (default: the user that runs portspec-send, at host)'
 complete -c portspec-send -n _shtab_portspec_send_using -l sendmail -x -d 'program that sends the mail (default: /usr/sbin/sendmail)'

@@ -28,23 +28,29 @@ class RejectedError(Exception):
 
     `reason` is a word for metrics: one of REASONS. `host` is what it says
     it is of, if that could be read; anybody may say so. `size` is that of its payload in bytes, if it was unpacked.
+    `is_signed` tells that the host has signed it: then the answer may be signed with the key of the host, too.
     """
 
-    def __init__(self, reason: str, message: str, host: str | None = None, size: int = 0) -> None:
+    def __init__(
+        self, reason: str, message: str, host: str | None = None, size: int = 0, *, is_signed: bool = False
+    ) -> None:
         self.reason = reason
         self.host = host
         self.size = size
+        self.is_signed = is_signed
         super().__init__(message)
 
     @classmethod
     def duplicate(cls, host: str, day: str) -> RejectedError:
         """Make the one for an audit of a day of which the host has sent another."""
-        return cls("duplicate", f"{host} has already sent another audit for {day}; only one per day counts", host)
+        why = f"{host} has already sent another audit for {day}; only one per day counts"
+        return cls("duplicate", why, host, is_signed=True)
 
     @classmethod
     def quota(cls, host: str) -> RejectedError:
         """Make the one for an audit of a host whose audits take all the room that a host has in the archive."""
-        return cls("quota", f"the audits of {host} have reached the size limit of one host in the archive", host)
+        why = f"the audits of {host} have reached the size limit of one host in the archive"
+        return cls("quota", why, host, is_signed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,10 @@ class AdmissionPolicy:
 
     roster: Collection[str]
     passphrases: tuple[str, ...]
+
+    def keys_of(self, host: str) -> list[bytes]:
+        """Return the keys that a host may sign with, by its canonical name: one for each passphrase."""
+        return [key_of(host, passphrase) for passphrase in self.passphrases]
 
 
 def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPayload, bytes]:
@@ -69,18 +79,18 @@ def admit(packed: bytes, rules: AdmissionPolicy, now: float) -> tuple[AuditPaylo
     except EnvelopeError as error:
         raise RejectedError(error.reason, str(error), host, MAX_PAYLOAD) from None
     size = len(payload)
-    if not is_signed(payload, signature, [key_of(host, passphrase) for passphrase in rules.passphrases]):
+    if not is_signed(payload, signature, rules.keys_of(host)):
         raise RejectedError("signature", f"it is not signed with the key of {host} (portspec key {host})", host, size)
     try:
         audit = read_payload(payload)
     except EnvelopeError as error:
-        raise RejectedError(error.reason, str(error), host, size) from None
+        raise RejectedError(error.reason, str(error), host, size, is_signed=True) from None
     if audit.at > now + MAX_AHEAD:
         why = f"it is {audit.at - now:.0f} s in the future: the clock of {host} or of this machine is wrong"
-        raise RejectedError("time", why, host, size)
+        raise RejectedError("time", why, host, size, is_signed=True)
     if audit.at < now - MAX_DELAY:
         why = f"it is {(now - audit.at) / 86_400:.1f} days old, more than {MAX_DELAY / 86_400:.0f}"
-        raise RejectedError("time", why, host, size)
+        raise RejectedError("time", why, host, size, is_signed=True)
     return audit, payload
 
 

@@ -2,6 +2,9 @@
 
 The key of a host is HKDF-SHA256 (RFC 5869) of the passphrase and the host's name, so that a host which is broken into
 can speak for itself alone. The signature is HMAC-SHA256 (RFC 2104). agent.py, which stands by itself, does the same.
+
+The answer to a posted audit is signed with the same key. By that the agent knows portspec from whoever else can answer
+on the network.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ _SALT: Final = b"portspec report key 1"  # not to be changed: each host has a ke
 _MAGIC: Final = b"portspec-audit 1 "
 _OLD_MAGIC: Final = b"portspec-report 1 "  # before 0.2
 _SIGNATURE_DIGITS: Final = 64  # hexadecimal
+ANSWER_SIGNATURE: Final = "Portspec-Signature"  # the header of an answer: signatures, separated by commas
 UPDATE_AGENT: Final = "install the portspec-send that this portspec serves at /agent.py"
 
 
@@ -40,6 +44,16 @@ def is_signed(payload: bytes, signature: str, keys: Iterable[bytes]) -> bool:
     for key in keys:  # all of them, not until the first that fits: time would tell which
         is_found |= hmac.compare_digest(found, sign(payload, key).encode())
     return is_found
+
+
+def sign_answer(packed: bytes, status: int, body: bytes, key: bytes) -> str:
+    """Return the signature of the answer to an audit: 64 hexadecimal digits.
+
+    It covers the SHA-256 of the request's body, so that the answer to one audit is none to another; the status; and the
+    body of the answer. A payload is a JSON object, so what is signed here is never one.
+    """
+    request = hashlib.sha256(packed).hexdigest().encode()
+    return hmac.new(key, b"portspec answer 1\n%s\n%d\n%s" % (request, status, body), hashlib.sha256).hexdigest()
 
 
 class EnvelopeError(ValueError):

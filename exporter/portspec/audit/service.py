@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD, REASONS, AdmissionPolicy, sender_of
 from portspec.audit.document import Decoder, encode
+from portspec.audit.envelope import sign_answer
 from portspec.audit.ingest import IngestQueue, network_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
@@ -135,6 +136,16 @@ class AuditService:
     async def take(self, packed: bytes, origin: str) -> Outcome:
         """Archive an audit that came from an address; see IngestQueue.take()."""
         return await self._posting.take(packed, origin)
+
+    def sign_answer(self, packed: bytes, status: int, body: bytes) -> str:
+        """Return the signatures of the answer to an audit that its host has signed, for the header ANSWER_SIGNATURE.
+
+        There is one for each key of the host: while the passphrase changes, its agent may have another key by now than
+        the one that an audit in its spool is signed with.
+        """
+        rules = self._posting.rules
+        host = sender_of(packed, rules)
+        return ", ".join(sign_answer(packed, status, body, key) for key in rules.keys_of(host))
 
     def refuse(self, error: RejectedError, origin: str) -> None:
         """Take note of an audit that is refused."""

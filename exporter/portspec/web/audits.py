@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from portspec.audit.admission import MAX_PACKED, MAX_PACKED_HEAD, RejectedError
-from portspec.audit.envelope import UPDATE_AGENT
+from portspec.audit.envelope import ANSWER_SIGNATURE, UPDATE_AGENT
 from portspec.audit.ingest import network_of
 from portspec.store import Outcome, StoreError
 from portspec.web.bodies import Body, NoRoomError, PendingBodies
@@ -57,12 +57,16 @@ class AuditRoutes:
         router.add_get("/agent.py", self._give_agent)
 
     async def _take(self, request: web.Request) -> web.Response:
-        """Archive a signed audit: 201, or 200 if it is archived already; 4xx are final, 503 asks for a retry."""
+        """Archive a signed audit: 201, or 200 if it is archived already; 503 asks for a retry.
+
+        What becomes of an audit that its host has signed is told in an answer that is signed with the same key, since
+        the agent believes no other. A 4xx that is not signed is for whoever reads the agent's message.
+        """
         origin = client_of(request)
         try:
-            outcome = await self._archived(request, origin)
+            return await self._archive(request, origin)
         except RejectedError as error:
-            return _answer(_STATUS.get(error.reason, 403), error.reason, str(error))
+            return _refusal(error)
         except TimeoutError:
             return _answer(408, "timeout", _TOO_SLOW)
         except StoreError as error:
@@ -71,13 +75,11 @@ class AuditRoutes:
             return _answer(503, "unable", str(error))
         except ConnectionError:  # the client has disconnected and does not get this answer
             return _answer(400, "malformed", "it is truncated")
-        status, message = _STORED[outcome]
-        return _answer(status, None, message)
 
-    async def _archived(self, request: web.Request, origin: str) -> Outcome:
+    async def _archive(self, request: web.Request, origin: str) -> web.Response:
         """Read and archive an audit, what has come in of it being counted among the bytes that are held meanwhile.
 
-        Raises TimeoutError if it comes too slowly.
+        Raises RejectedError for one that its host has not signed, and TimeoutError if it comes too slowly.
         """
         audits = self._service.audits
         if not audits.is_expecting:
@@ -92,7 +94,7 @@ class AuditRoutes:
                 patience.reschedule(None)  # from here on the client waits for us
                 packed = bytes(body.data)
                 body.data.clear()
-                return await audits.take(packed, origin)
+                return await self._stored(packed, origin)
             except NoRoomError:
                 raise _UnableError(_NO_ROOM) from None
             except asyncio.CancelledError:
@@ -101,6 +103,20 @@ class AuditRoutes:
                 raise
             finally:
                 self.pending.release(body)
+
+    async def _stored(self, packed: bytes, origin: str) -> web.Response:
+        """Archive an audit; return the signed answer. Raises RejectedError for one that its host has not signed."""
+        audits = self._service.audits
+        try:
+            status, message = _STORED[await audits.take(packed, origin)]
+            answer = _answer(status, None, message)
+        except RejectedError as error:
+            if not error.is_signed:
+                raise
+            answer = _refusal(error)
+        told = (answer.text or "").encode()
+        answer.headers[ANSWER_SIGNATURE] = audits.sign_answer(packed, answer.status, told)
+        return answer
 
     async def _receive(self, request: web.Request, origin: str, body: Body) -> None:
         """Read the body of a request: of one that is too large no more than shows that, of a stranger's its head.
@@ -146,6 +162,10 @@ def _fault(request: web.Request) -> RejectedError | None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         return RejectedError("malformed", "it has a Content-Encoding; an audit is already compressed")
     return None
+
+
+def _refusal(error: RejectedError) -> web.Response:
+    return _answer(_STATUS.get(error.reason, 403), error.reason, str(error))
 
 
 def _answer(status: int, error: str | None, message: str) -> web.Response:

@@ -25,6 +25,7 @@ from portspec.agent import (
     read_reply,
 )
 from portspec.audit.admission import REASONS
+from portspec.audit.envelope import sign_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +205,11 @@ def test_answer_of_the_server_is_read(body: bytes, reply: Reply | None, line: st
 class Desk:
     """Answers each connection with the same bytes, after it has read the request."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, signed: tuple[int, str] | None = None) -> None:
+        if signed is not None:
+            status, body = signed
+            signature = sign_answer(b"x", status, body.encode(), KEY)
+            answer = answer.replace(b"\r\n\r\n", b"\r\nPortspec-Signature: %s\r\n\r\n" % signature.encode(), 1)
         self._server = socket.create_server(("127.0.0.1", 0))
         self._answer = answer
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
@@ -230,15 +235,16 @@ class Desk:
         thread = threading.Thread(target=self.take)
         thread.start()
         try:
-            return HttpSender(settings).send(Parcel(b"x", "db1", "", "", None))
+            return HttpSender(settings, KEY).send(Parcel(b"x", "db1", "", "", None))
         finally:
             thread.join()
             self._server.close()
 
 
-def answer(status: int, body: str) -> tuple[Attempt, str]:
+def answer(status: int, body: str, *, is_signed: bool = True) -> tuple[Attempt, str]:
     """Return what becomes of an audit that is answered with this, and the URL that it went to."""
-    desk = Desk(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    desk = Desk(head, (status, body) if is_signed else None)
     attempt = desk.attempt(Settings(url=f"http://{desk.address}", key_file="/etc/the.key"))
     return attempt, f"http://{desk.address}/api/v1/audits"
 
@@ -271,6 +277,26 @@ def test_only_portspec_refuses(reason: str) -> None:
     assert attempt == Attempt(Fate.REFUSED, f"was rejected: why (403 from {url}){REMEDIES.get(reason, '')}")
 
 
+@pytest.mark.parametrize("reason", REASONS)
+def test_refusal_without_proof_is_none(reason: str) -> None:
+    """Whoever says it: without a signature with this host's key the audit is kept, and what helps is told."""
+    attempt, _ = answer(
+        413 if reason == "too_large" else 403, json.dumps({"error": reason, "message": "why"}), is_signed=False
+    )
+    assert attempt.fate is (Fate.TOO_LARGE if reason == "too_large" else Fate.UNPROVEN)
+    assert attempt.text.startswith("was not accepted: why (4")
+    assert attempt.text.endswith(REMEDIES.get(reason, agent._UNSIGNED))
+
+
+def test_changed_answer_proves_nothing() -> None:
+    """A signature is for one request, status and body: with any of them another it is none."""
+    body = '{"message": "accepted"}'
+    for status, signed in ((201, (200, body)), (201, (201, body + " "))):
+        head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        desk = Desk(head, signed)
+        assert desk.attempt(Settings(url=f"http://{desk.address}")).fate is Fate.UNPROVEN
+
+
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
@@ -280,11 +306,15 @@ def test_only_portspec_refuses(reason: str) -> None:
             "404: Not Found (404 from URL): no portspec answers there; url must end after",
         ),
         (405, "", "(405 from URL): no portspec answers there; url must end after the port"),
-        (403, '{"message": "no"}', '{"message": "no"} (403 from URL): no portspec answers there; url must end'),
+        (
+            403,
+            '{"message": "no"}',
+            '{"message": "no"} (403 from URL): portspec or a proxy in front of it does not let this host send audits',
+        ),
         (
             401,
             "",
-            "(401 from URL): no portspec answers there; if a proxy in front of it requires a password, ",
+            "(401 from URL): portspec or a proxy in front of it requires a user or a token: set url = https://USER:",
         ),
         (413, "<html>", "<html> (413 from URL): no portspec answers there; that server accepts no audit of 1 bytes; "),
         (429, "slowly", "slowly (429 from URL)"),
@@ -308,8 +338,8 @@ def test_errors_tell_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = desk.attempt(Settings(url="http://portspec.example"))
     assert desk.heard[0] == b"POST http://portspec.example/api/v1/audits HTTP/1.1\r\n"
     where = f"http://portspec.example/api/v1/audits through the proxy {desk.address} (http_proxy)"
-    assert attempt.text.startswith(f"was not accepted: (403 from {where}): no portspec answers there; ")
-    attempt = HttpSender(Settings(url="http://portspec.example")).send(Parcel(b"x", "", "", "", None))
+    assert attempt.text.startswith(f"was not accepted: (403 from {where}): portspec or a proxy in front of it does ")
+    attempt = HttpSender(Settings(url="http://portspec.example"), KEY).send(Parcel(b"x", "", "", "", None))
     assert attempt == Attempt(Fate.FAILED, f"could not be sent to {where}: connection refused")
     assert proxy_of("http", "10.0.0.1:10190") == proxy_of("http", "local.example") == proxy_of("https", "a") == ""
 
@@ -319,7 +349,7 @@ def test_https_to_a_server_without_tls_is_told() -> None:
     desk = Desk(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     thread = threading.Thread(target=desk.reject)
     thread.start()
-    attempt = HttpSender(Settings(url=f"https://{desk.address}")).send(Parcel(b"x", "", "", "", None))
+    attempt = HttpSender(Settings(url=f"https://{desk.address}"), KEY).send(Parcel(b"x", "", "", "", None))
     thread.join()
     assert attempt.fate is Fate.FAILED
     assert attempt.text.endswith(" (if the server does not use TLS, url must begin with http://)")
@@ -336,7 +366,7 @@ def test_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> N
     """An attempt ends after its time, whatever the server does."""
     monkeypatch.setattr(agent, "_ATTEMPT_TIMEOUT", 0.1)
     with silent_server() as port:
-        attempt = HttpSender(Settings(url=f"http://127.0.0.1:{port}")).send(Parcel(b"x", "", "", "", None))
+        attempt = HttpSender(Settings(url=f"http://127.0.0.1:{port}"), KEY).send(Parcel(b"x", "", "", "", None))
     assert (attempt.fate, attempt.text) == (
         Fate.FAILED,
         f"could not be sent to http://127.0.0.1:{port}/api/v1/audits: timed out after 0.1 s",
@@ -358,4 +388,4 @@ def test_authority_that_is_none_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("no certificate\n", encoding="ascii")
     for name in ("missing.pem", "empty.pem"):
         with pytest.raises(agent.SettingsError, match=f"^ca_file: {tmp_path / name}: "):
-            HttpSender(Settings(url="https://a", ca_file=str(tmp_path / name)))
+            HttpSender(Settings(url="https://a", ca_file=str(tmp_path / name)), KEY)

@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +32,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         # a comment
         url = https://portspec.example.org:10190/under/
         ca_file = /etc/ca.pem
+        cert_file = /etc/db1.pem
+        cert_key_file = /etc/db1.key
+        token_file = /etc/token
         mail_to = portspec@example.org
         mail_from = root
         sendmail = /usr/lib/sendmail
@@ -47,6 +52,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert gathered(tmp_path, text) == Settings(
         url="https://portspec.example.org:10190/under",
         ca_file="/etc/ca.pem",
+        cert_file="/etc/db1.pem",
+        cert_key_file="/etc/db1.key",
+        token_file="/etc/token",  # noqa: S106 - a path
         mail_to="portspec@example.org",
         mail_from="root",
         sendmail="/usr/lib/sendmail",
@@ -118,6 +126,14 @@ def test_empty_flag_takes_a_transport_away(tmp_path: Path) -> None:
         ("timeout = 25h\n", "FILE:1: timeout is "),
         ("max_output = 10 GB\n", 'FILE:1: max_output is "10 GB", expected a size such as 500kB or 10MB'),
         ("max_output = 999\n", "FILE:1: max_output is "),
+        (
+            "url = http://a\nca_file = /a\n",
+            "ca_file has no effect with http://: set url to one that begins with https://",
+        ),
+        ("url = http://a\ncert_file = /a\n", "cert_file has no effect with http://"),
+        ("url = https://a\ncert_key_file = /a\n", "cert_key_file requires cert_file"),
+        ("url = https://b@a\ntoken_file = /a\n", "set either token_file or a user in url, not both"),
+        ("token_file = token\n", 'FILE:1: token_file is "token", expected a path that begins with /'),
         ("retries = -1\n", 'FILE:1: retries is "-1", expected a number from 0 to 10'),
         ("pause = 2h\n", 'FILE:1: pause is "2h", expected a time such as 5s, from 0s to 1h'),
     ],
@@ -314,10 +330,80 @@ def test_settings_behind_a_link_are_judged_where_they_are(own_file: Path, tmp_pa
     assert refusal(link) == f"{link}: can be replaced by other users, who can write to {own_file.parent}"
 
 
-def test_authority_that_others_may_change_is_refused(tmp_path: Path) -> None:
-    """Who may change `ca_file` may pose as the server, and read what is sent."""
-    authority = tmp_path / "ca.pem"
-    authority.write_text("", encoding="utf-8")
-    authority.chmod(0o666)
-    with pytest.raises(SettingsError, match=r"ca\.pem: is writable by other users"):
-        agent.HttpSender(gathered(tmp_path, f"url = https://p.example.org\nca_file = {authority}\nhost = db1\n"))
+FILES = ("ca_file", "cert_file", "cert_key_file", "token_file", "key_file")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("mode", "owner", "why"),
+    [
+        (0o666, None, "is writable by other users: chmod go-w"),
+        (0o600, STRANGER, "is owned by 12345, who can change it"),
+    ],
+    ids=["mode", "owner"],
+)
+def test_file_that_others_may_change_is_refused(
+    tmp_path: Path, name: str, mode: int, owner: int | None, why: str
+) -> None:
+    """A file that decides who is believed, or who this host is, belongs to the host: another's is refused."""
+    if owner is not None and os.geteuid() != 0:
+        pytest.skip(f"{NEEDS_ROOT}only root can give files away")
+    files = {each: tmp_path / f"its-{each}" for each in FILES}
+    made = trustme.CA()
+    client = made.issue_cert("db1")
+    made.cert_pem.write_to_path(str(files["ca_file"]))
+    client.cert_chain_pems[0].write_to_path(str(files["cert_file"]))
+    client.private_key_pem.write_to_path(str(files["cert_key_file"]))
+    files["token_file"].write_text("a-token\n", encoding="ascii")
+    files["key_file"].write_text("0a" * 32, encoding="ascii")
+    for path in files.values():
+        path.chmod(0o600)
+    lines = [f"{each} = {path}\n" for each, path in files.items()]
+    found = gathered(tmp_path, "".join(["url = https://p.example.org\nhost = db1\n", *lines]))
+    agent.HttpSender(found, agent.read_key(found.key_file))
+    files[name].chmod(mode)
+    if owner is not None:
+        os.chown(files[name], owner, owner)
+    with pytest.raises(SettingsError, match=f"{files[name]}: {why}"):
+        agent.HttpSender(found, agent.read_key(found.key_file))
+
+
+def test_secret_that_others_may_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key or a token that others may read is used, with a warning that says what they can do with it."""
+    key, token = tmp_path / "key", tmp_path / "token"
+    key.write_text("0a" * 32, encoding="ascii")
+    token.write_text("a-token\n", encoding="ascii")
+    for path in (key, token):
+        path.chmod(0o644)
+    assert (agent.read_key(str(key)), agent.read_token(str(token))) == (b"\n" * 32, "a-token")
+    assert capsys.readouterr().err.splitlines() == [
+        f"portspec-send: {key} is readable by other users, who can send audits as this host: chmod 600 {key}",
+        f"portspec-send: {token} is readable by other users, who can use the token: chmod 600 {token}",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "two words", "a\r\nHost: b", "ü"])
+def test_token_that_is_none_is_an_error(tmp_path: Path, text: str) -> None:
+    """What could not stand in the header is told with the file, and nothing of it is shown."""
+    (tmp_path / "token").write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"^token_file: .*/token: expected one token of letters, digits and"):
+        agent.read_token(str(tmp_path / "token"))
+
+
+def test_certificate_that_is_none_is_an_error(tmp_path: Path) -> None:
+    """A certificate that is missing or has no key, or whose key needs a passphrase, is an error of the settings."""
+    client = trustme.CA().issue_cert("db1")
+    client.cert_chain_pems[0].write_to_path(str(tmp_path / "no-key.pem"))
+    locked = serialization.load_pem_private_key(client.private_key_pem.bytes(), None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"a passphrase"),
+    )
+    (tmp_path / "locked.pem").write_bytes(locked + client.cert_chain_pems[0].bytes())
+    for name, why in (
+        ("missing.pem", "no such file"),
+        ("no-key.pem", ""),
+        ("locked.pem", "its key has a passphrase; "),
+    ):
+        with pytest.raises(SettingsError, match=f"^cert_file: {tmp_path / name}: {why}"):
+            agent.make_tls_context(Settings(url="https://a", cert_file=str(tmp_path / name)))

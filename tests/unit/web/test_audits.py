@@ -17,16 +17,21 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
+from portspec import agent
 from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
+from portspec.audit.envelope import ANSWER_SIGNATURE, key_of, sign_answer
 from portspec.audit.model import Status
+from portspec.config import AuditConfig
 from portspec.web import audits as intake
 from portspec.web.audits import AuditRoutes
 from portspec.web.bodies import MAX_HELD, PendingBodies
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
-from tests.unit.signed import DAY, DB, TODAY, WEB, packed, payload, rostered, signed
+from tests.unit.signed import DAY, DB, PASSPHRASE, TODAY, WEB, packed, payload, rostered, signed
 from tests.unit.store.scenes import Logs
 from tests.unit.store.test_faults import locked
 from tests.unit.web.exporter import Exporter
@@ -60,6 +65,7 @@ class Site:
     def __init__(self, scene: Scene, url: str, served: AuditRoutes) -> None:
         self.scene = scene
         self.intake = served
+        self.passphrases: tuple[str, ...] = (PASSPHRASE,)
         self._url = url
 
     async def post(self, body: Any, *, method: str = "POST", path: str = PATH, **headers: str) -> Answer:
@@ -187,6 +193,65 @@ def test_refused_audit_is_told_why(path: Path, audit: bytes, status: int, reason
         assert at.scene.find_audit() == payload()
 
     serving(path, scenario)
+
+
+async def signatures(at: Site, audit: bytes) -> tuple[int, list[str], list[str]]:
+    """Post an audit; return the status, the signatures of the answer, and those that it should have."""
+    answer = await at.post(audit)
+    found = answer.headers.get(ANSWER_SIGNATURE, "")
+    body = answer.text.encode()
+    return (
+        answer.status,
+        found.split(", ") if found else [],
+        [sign_answer(audit, answer.status, body, key_of(WEB, word)) for word in at.passphrases],
+    )
+
+
+def test_answer_to_a_signed_audit_is_signed(path: Path) -> None:
+    """Accepted, archived already or refused: the agent can tell that portspec says so, by the key of its host."""
+
+    async def scenario(at: Site) -> None:
+        refused = (packed(at=NOW + 601), packed(nonce="11" * 16), signed(payload().replace(TODAY.encode(), b"x", 1)))
+        for audit, status in zip((packed(), packed(), *refused), (201, 200, 403, 409, 400), strict=True):
+            found, given, expected = await signatures(at, audit)
+            assert (found, given) == (status, expected)
+            assert len(given) == 1
+
+    serving(path, scenario)
+
+
+def test_answer_to_an_audit_of_nobody_is_not_signed(path: Path) -> None:
+    """Without a right signature on the audit there is none on the answer: strangers get nothing made with a key."""
+
+    async def scenario(at: Site) -> None:
+        for audit in (b"", packed()[:-1], packed("evil.example.org"), signed(payload(), DB)):
+            status, given, _ = await signatures(at, audit)
+            assert (status in (400, 403), given) == (True, [])
+
+    serving(path, scenario)
+
+
+def test_answer_is_signed_with_each_key_of_the_host(path: Path) -> None:
+    """While the passphrase changes, the agent may have either key, whichever an audit of its spool is signed with."""
+    new = "another passphrase of the tests"
+
+    async def scenario(at: Site) -> None:
+        at.scene.audits.apply(AuditConfig((new, PASSPHRASE)), rostered(WEB))
+        at.passphrases = (new, PASSPHRASE)
+        for word, day in ((new, 0), (PASSPHRASE, 1)):
+            audit = signed(payload(at=NOW - day * DAY), passphrase=word)
+            status, given, expected = await signatures(at, audit)
+            assert (status, given) == (201, expected)
+            assert len(set(given)) == 2
+
+    serving(path, scenario)
+
+
+@given(st.binary(), st.integers(100, 599), st.binary(), st.binary(min_size=32, max_size=32))
+def test_agent_signs_answers_as_portspec_does(audit: bytes, status: int, body: bytes, key: bytes) -> None:
+    """The agent, which shares no code with portspec, gets the same signature for any answer, and the same header."""
+    assert agent.sign_answer(audit, status, body, key) == sign_answer(audit, status, body, key)
+    assert agent.ANSWER_SIGNATURE == ANSWER_SIGNATURE
 
 
 def test_audit_that_says_it_is_too_large_is_not_read(path: Path) -> None:
