@@ -97,6 +97,7 @@ complete -c portspec -n '_shtab_portspec_using key' -s c -l config.file -xka "(_
 complete -c portspec -n '_shtab_portspec_using key' -s j -d 'log in JSON, one object per line'
 complete -c portspec -n '_shtab_portspec_using key' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using key' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
+complete -c portspec -n '_shtab_portspec_using key' -l agent -d 'print the public key that signs the agent, for ssh-keygen -Y verify -f, instead of the key of a host'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a receive -d 'Read a mail with the audit of a host from standard input, for the pipe of an MTA; exit 0 if it is archived, 65 if it is rejected, 75 if the MTA should retry later.'
 complete -c portspec -n '_shtab_portspec_using receive' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using receive' -s c -l config.file -xka "(__fish_complete_path (commandline -ct))" -d 'configuration, "-" for standard input (default /etc/portspec/portspec.yml)'

@@ -12,6 +12,7 @@ from portspec import __version__, log
 from portspec.app.servicemanager import ServiceManager
 from portspec.app.watch import WatchedFile
 from portspec.app.watchdog import watch_progress
+from portspec.audit.agent_key import AgentKey, AgentKeyError
 from portspec.audit.service import AuditService
 from portspec.config import load_again
 from portspec.config.trust import complaints
@@ -113,6 +114,7 @@ class Service:
             on_takeover=self._on_takeover,
         )
         self.audits = AuditService(self.store)
+        self.agent_key = AgentKey.beside(self.store.path)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
@@ -142,6 +144,11 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self.store.start()
         await self.audits.restore()
+        if self._config.audit:
+            try:
+                await in_daemon_thread(self.agent_key.make)
+            except AgentKeyError as error:
+                _log.error("the agent is served without a signature", why=str(error))
         if self._config.discovery:
             try:
                 async with asyncio.timeout(DISCOVERY_START_TIMEOUT):

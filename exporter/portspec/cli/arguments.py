@@ -44,6 +44,7 @@ examples:
   portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
   portspec mail-test -c conf.yml            send a test message to every recipient
   portspec key db1 -c conf.yml              print the key with which db1 signs its audits
+  portspec key --agent -c conf.yml          print the public key with which /agent.py is checked
   portspec report -c conf.yml -o all.html   write the report of all machines: ports and vulnerable packages
   portspec assets -o portspec-files         write out rules for Prometheus, units, completion, an example conf.yml
 """
@@ -166,7 +167,12 @@ def _add_checks(commands: _Commands) -> None:
 
 def _add_audits(commands: _Commands) -> None:
     key = _command(commands, "key", "print the key with which a host signs its audits", level="error")
-    key.add_argument("host", metavar="HOST", help="its name or address in conf.yml")
+    key.add_argument("host", nargs="?", metavar="HOST", help="its name or address in conf.yml")
+    key.add_argument(
+        "--agent",
+        action="store_true",
+        help="print the public key that signs the agent, for ssh-keygen -Y verify -f, instead of the key of a host",
+    )
     _command(
         commands,
         "receive",

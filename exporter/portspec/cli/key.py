@@ -1,4 +1,4 @@
-"""`portspec key`: the key with which a host signs its audits."""
+"""`portspec key`: the key with which a host signs its audits, and the one that signs the agent."""
 
 from __future__ import annotations
 
@@ -30,6 +30,30 @@ def key(config: Config, host: str) -> int:
     if not host.isascii():
         log.warn(f"the configuration of its agent must name it {name}")
     write(f"{key_of(name, config.audit.passphrases[0]).hex()}\n")
+    return 0
+
+
+def agent_key(config: Config) -> int:
+    """Print what the agent is checked with before root runs it: the file for ssh-keygen -Y verify -f.
+
+    Raises AgentKeyError, and UsageError where nobody knows which file has the key.
+    """
+    import hashlib
+    from importlib.resources import files
+
+    from portspec.audit.agent_key import AgentKey
+    from portspec.store import find_state_file
+
+    location = find_state_file(config)
+    if not location.is_certain:
+        raise UsageError(location.why)
+    key = AgentKey.beside(location.path)
+    program = files("portspec").joinpath("agent.py").read_bytes()
+    write(
+        f"# SHA-256 of the agent: {hashlib.sha256(program).hexdigest()}\n"
+        f"# fingerprint of the key that signs it: {key.fingerprint}\n"
+        f"{key.allowed_signers}\n"
+    )
     return 0
 
 

@@ -136,9 +136,7 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
 
             code = scan(config, options.hosts, as_json=options.json, shows_progress=_shows_progress(options))
         case "key":
-            from portspec.cli.key import key
-
-            code = key(config, options.host)
+            code = _print_key(config, options)
         case "report":
             code = _report_machines(config, options)
         case "mail-test":
@@ -148,6 +146,14 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
         case _:
             code = _serve(config, options)
     return code
+
+
+def _print_key(config: Config, options: argparse.Namespace) -> int:
+    from portspec.cli.key import agent_key, key
+
+    if (options.host is None) is not options.agent:
+        raise UsageError("name a HOST, whose key is printed, or give --agent, but not both")
+    return agent_key(config) if options.agent else key(config, options.host)
 
 
 def _shows_progress(options: argparse.Namespace) -> bool:

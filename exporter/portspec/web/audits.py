@@ -1,8 +1,9 @@
-"""POST /api/v1/audits, to which agents send the audits of their hosts, and /agent.py, which serves the agent."""
+"""POST /api/v1/audits, to which agents send the audits of their hosts, and the agent itself, signed."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from portspec.audit.admission import MAX_PACKED, MAX_PACKED_HEAD, RejectedError
+from portspec.audit.agent_key import AgentKeyError
 from portspec.audit.envelope import ANSWER_SIGNATURE, UPDATE_AGENT
 from portspec.audit.ingest import network_of
 from portspec.store import Outcome, StoreError
+from portspec.threads import in_daemon_thread
 from portspec.web.bodies import Body, NoRoomError, PendingBodies
 from portspec.web.gate import client_of
 
@@ -49,12 +52,15 @@ class AuditRoutes:
         self._service = service
         self.pending = PendingBodies()
         self._agent = files("portspec").joinpath("agent.py").read_bytes()
+        self._signature: str | None = None
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
         router.add_post("/api/v1/audits", self._take)
         router.add_post("/api/v1/reports", self._moved)
         router.add_get("/agent.py", self._give_agent)
+        router.add_get("/agent.py.sha256", self._give_hash)
+        router.add_get("/agent.py.sig", self._give_signature)
 
     async def _take(self, request: web.Request) -> web.Response:
         """Archive a signed audit: 201, or 200 if it is archived already; 503 asks for a retry.
@@ -152,6 +158,26 @@ class AuditRoutes:
 
     async def _give_agent(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent, content_type="text/x-python", charset="utf-8")
+
+    async def _give_hash(self, _: web.Request) -> web.Response:
+        """Give the line that sha256sum -c takes."""
+        return web.Response(text=f"{hashlib.sha256(self._agent).hexdigest()}  agent.py\n")
+
+    async def _give_signature(self, _: web.Request) -> web.Response:
+        """Give the detached signature that ssh-keygen -Y verify takes; it is made once."""
+        if not self._service.audits.is_expecting:
+            return web.Response(status=404, text="this portspec accepts no audits: its conf.yml has no audit block.\n")
+        if self._signature is None:
+            try:
+                self._signature = await in_daemon_thread(self._sign_agent)
+            except AgentKeyError as error:
+                return web.Response(status=503, text=f"the agent cannot be signed: {error}.\n", headers=RETRY_AFTER)
+        return web.Response(text=self._signature)
+
+    def _sign_agent(self) -> str:
+        key = self._service.agent_key
+        key.make()
+        return key.sign(self._agent)
 
 
 def _fault(request: web.Request) -> RejectedError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
     from portspec.metrics import Exposition
     from portspec.schedule.on_demand import Prober
@@ -17,6 +18,7 @@ class Backend(Protocol):
 
     exposition: Exposition
     audits: AuditService
+    agent_key: AgentKey
 
     @property
     def snapshot(self) -> Snapshot:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from portspec import agent
 from portspec.audit.admission import AdmissionPolicy, RejectedError, admit
+from portspec.audit.agent_key import AgentKey
 from portspec.audit.envelope import key_of, pack
 from tests.unit.audit.test_admission import HOST, NOW, payload
 from tests.unit.cli.run import PROGRAM, call, run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.cli.conftest import Configure
 
 WORDS: Final = "correct horse battery staple"
@@ -146,6 +148,41 @@ def test_passphrase_comes_from_the_environment(configure: Configure) -> None:
     assert (short.code, short.out) == (2, "")
     assert "audit.passphrase: expected at least 16 characters" in short.err
     assert "fifteen" not in short.err
+
+
+def test_public_key_of_the_agent_is_printed(configure: Configure, tmp_path: Path) -> None:
+    """The result is the file that ssh-keygen -Y verify takes, with the hash of the agent in a comment."""
+    conf = configure({"127.0.0.1": []}, audit=AUDIT, state="portspec.db")
+    made = AgentKey.beside(str(tmp_path / "portspec.db"))
+    made.make()
+    done = run("key", "--agent", "-c", conf)
+    assert (done.code, done.err) == (0, "")
+    digest = hashlib.sha256(Path(agent.__file__).read_bytes()).hexdigest()
+    assert done.out.splitlines() == [
+        f"# SHA-256 of the agent: {digest}",
+        f"# fingerprint of the key that signs it: {made.fingerprint}",
+        made.allowed_signers,
+    ]
+
+
+def test_public_key_that_nobody_has_made_is_told(configure: Configure, tmp_path: Path) -> None:
+    """The command makes no key: it would be one of the wrong user, or in the wrong place."""
+    conf = configure({"127.0.0.1": []}, audit=AUDIT)
+    done = call("key", "--agent", "-c", conf)
+    assert (done.code, done.out) == (2, "")
+    assert "no state file of this configuration was found" in done.err
+    conf = configure({"127.0.0.1": []}, audit=AUDIT, state="portspec.db")
+    done = call("key", "--agent", "-c", conf)
+    hint = "there is no key that signs the agent; an exporter with an audit block makes it when it starts"
+    assert (done.code, done.out, done.err) == (2, "", f"{tmp_path}/agent-signing.key: {hint}\n")
+
+
+@pytest.mark.parametrize("words", [(), (HOST, "--agent")])
+def test_key_is_of_a_host_or_of_the_agent(configure: Configure, words: tuple[str, ...]) -> None:
+    """Neither or both is an error of usage."""
+    done = call("key", *words, "-c", configure({"127.0.0.1": []}, audit=AUDIT))
+    told = "name a HOST, whose key is printed, or give --agent, but not both\n"
+    assert (done.code, done.out, done.err) == (2, "", told)
 
 
 def test_key_that_cannot_be_written_is_an_error(configure: Configure) -> None:

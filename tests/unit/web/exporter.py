@@ -19,11 +19,12 @@ from portspec.state.snapshot import Snapshot
 from portspec.web import WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
-from tests.unit.web.site import LOOPBACK, Answer, fetch, no_audits, open_gate
+from tests.unit.web.site import LOOPBACK, Answer, fetch, no_agent_key, no_audits, open_gate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
     from portspec.inventory import Target
     from portspec.state.snapshot import HostState
@@ -64,6 +65,7 @@ class Exporter:
     fault: StoreError | None = None
     problem: str | None = None
     audits: AuditService = field(default_factory=no_audits)
+    agent_key: AgentKey = field(default_factory=no_agent_key)
     series_budget: int = 100_000
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from portspec.access.watched import CurrentWebConfig
+from portspec.audit.agent_key import AgentKey
 from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
@@ -42,6 +44,11 @@ class Answer:
         return self.body.decode("utf-8")
 
 
+def no_agent_key() -> AgentKey:
+    """Make the key that signs the agent, for which there is no file."""
+    return AgentKey(Path("/nowhere/agent-signing.key"))
+
+
 def no_audits() -> AuditService:
     """Make what takes no audits, since nobody gave it a passphrase."""
     return AuditService(Store("portspec.db", history=1.0))  # which is opened by nobody
@@ -54,6 +61,7 @@ class ScriptedService:
         self._state = state
         self.exposition = Exposition(state, lambda: STATUS)
         self.audits = no_audits()
+        self.agent_key = no_agent_key()
 
     @property
     def snapshot(self) -> Snapshot:

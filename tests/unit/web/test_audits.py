@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from portspec import agent
 from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
+from portspec.audit.agent_key import AgentKey
 from portspec.audit.envelope import ANSWER_SIGNATURE, key_of, sign_answer
 from portspec.audit.model import Status
 from portspec.config import AuditConfig
@@ -118,7 +120,7 @@ async def answer_on(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 @contextlib.asynccontextmanager
 async def site(scene: Scene) -> AsyncIterator[Site]:
-    """Serve a scene."""
+    """Serve a scene, whose agent is signed with a key beside the state file."""
     made: list[AuditRoutes] = []
     begin = AuditRoutes.add_to
 
@@ -127,7 +129,7 @@ async def site(scene: Scene) -> AsyncIterator[Site]:
         begin(self, router)
 
     with mock.patch.object(AuditRoutes, "add_to", add_to):
-        async with Exporter(audits=scene.audits).served() as url:
+        async with Exporter(audits=scene.audits, agent_key=AgentKey.beside(str(scene.path))).served() as url:
             yield Site(scene, url, made[0])
 
 
@@ -636,16 +638,46 @@ def test_audits_can_only_be_posted(path: Path, method: str) -> None:
 
 def test_agent_is_to_be_had_as_the_file_that_it_is(path: Path) -> None:
     """/agent.py is the agent, byte for byte, also where no audits are taken; HEAD tells its size."""
-    agent = files("portspec").joinpath("agent.py").read_bytes()
+    program = files("portspec").joinpath("agent.py").read_bytes()
 
     async def scenario(at: Site) -> None:
         at.scene.audits.apply(None, {})
         answer = await at.post(None, method="GET", path="/agent.py")
-        assert (answer.status, answer.body) == (200, agent)
+        assert (answer.status, answer.body) == (200, program)
         assert answer.headers["Content-Type"] == "text/x-python; charset=utf-8"
         head = await at.post(None, method="HEAD", path="/agent.py")
-        assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(agent)))
+        assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(program)))
         assert (await at.post(b"x", path="/agent.py")).status == 405
+        answer = await at.post(None, method="GET", path="/agent.py.sha256")
+        assert (answer.status, answer.text) == (200, f"{hashlib.sha256(program).hexdigest()}  agent.py\n")
+        assert (await at.post(None, method="GET", path="/agent.py.sig")).status == 404
+
+    serving(path, scenario)
+
+
+def test_agent_is_signed(path: Path) -> None:
+    """/agent.py.sig is the signature of what /agent.py gives, by the key beside the state file, however often asked."""
+
+    async def scenario(at: Site) -> None:
+        given = [await at.post(None, method="GET", path="/agent.py.sig") for _ in range(2)]
+        program = await at.post(None, method="GET", path="/agent.py")
+        expected = AgentKey.beside(str(path)).sign(program.body)
+        assert [(answer.status, answer.text) for answer in given] == [(200, expected)] * 2
+        assert given[0].headers["Content-Type"] == "text/plain; charset=utf-8"
+
+    serving(path, scenario)
+
+
+def test_agent_that_cannot_be_signed_is_told(path: Path) -> None:
+    """With a damaged key there is no signature, but 503 with the file, and the agent is served all the same."""
+    key = AgentKey.beside(str(path)).path
+    key.touch(mode=0o600)
+
+    async def scenario(at: Site) -> None:
+        answer = await at.post(None, method="GET", path="/agent.py.sig")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, LATER)
+        assert answer.text.startswith(f"the agent cannot be signed: {key}: it is not a private key of OpenSSH")
+        assert (await at.post(None, method="GET", path="/agent.py")).status == 200
 
     serving(path, scenario)
 
