@@ -371,27 +371,46 @@ def _check_transport(settings: Settings) -> None:
 def _read_own(path: str, power: str = "") -> bytes:
     """Read a file that decides what runs here, or who is believed; SettingsError if another user decides it.
 
-    In the manner of sshd's StrictModes: the file belongs to root or to the user who runs this, and so do the
-    directories above it; nobody else may write to it. As root the group may not either. `power` is what a secret lets
-    its reader do: there is a warning if that may be somebody else.
+    `power` is what a secret lets its reader do: there is a warning if that may be somebody else.
     """
-    own = (0, os.geteuid())
-    others = stat.S_IWOTH if own[1] else stat.S_IWGRP | stat.S_IWOTH
     # a time limit, as it may be a pipe that nobody writes to
     with _time_limit(_SHORT), open(path, "rb") as file:  # noqa: PTH123 - fstat of what is read
         found = os.fstat(file.fileno())
-        if found.st_uid not in own:
-            raise SettingsError(f"{path}: is owned by {name_of_user(found.st_uid)}, who can change it: chown it")
-        if found.st_mode & others and not stat.S_ISCHR(found.st_mode):  # of /dev/null anybody may write, to no effect
-            raise SettingsError(f"{path}: is writable by other users: chmod go-w {shlex.quote(path)}")
         text = file.read(_MAX_FILE)
-    for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
-        above = directory.stat()
-        if above.st_uid not in own or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
-            raise SettingsError(f"{path}: can be replaced by other users, who can write to {directory}")
+    complaint = _complaint(path, found)
+    if complaint:
+        raise SettingsError(complaint)
     if power and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         warn(f"{path} is readable by other users, who {power}: chmod 600 {shlex.quote(path)}")
     return text
+
+
+def _complaint(path: str, found: os.stat_result) -> str:
+    """Say which other users can change a file; "" if none can.
+
+    In the manner of sshd's StrictModes: the file belongs to root or to the user who runs this, and so do the
+    directories above it; nobody else may write to it. As root the group may not either.
+    """
+    own = (0, os.geteuid())
+    others = stat.S_IWOTH if own[1] else stat.S_IWGRP | stat.S_IWOTH
+    if found.st_uid not in own:
+        return f"{path}: is owned by {name_of_user(found.st_uid)}, who can change it: chown it"
+    if found.st_mode & others and not stat.S_ISCHR(found.st_mode):  # of /dev/null anybody may write, to no effect
+        return f"{path}: is writable by other users: chmod go-w {shlex.quote(path)}"
+    for directory in Path(path).resolve().parents if stat.S_ISREG(found.st_mode) else ():
+        above = directory.stat()
+        if above.st_uid not in own or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
+            return f"{path}: can be replaced by other users, who can write to {directory}"
+    return ""
+
+
+@functools.lru_cache(maxsize=100)
+def warn_of_program(path: str) -> None:
+    """Warn if another user decides what is run here as root. It runs all the same: an audit less would hide more."""
+    with contextlib.suppress(OSError):  # what is not there cannot be run
+        complaint = "" if os.geteuid() else _complaint(path, os.stat(path))  # noqa: PTH116 - as the others
+        if complaint:
+            warn(f"{complaint}; root runs it")
 
 
 def _own_name() -> str:
@@ -1054,6 +1073,7 @@ class Audit:
         """Run the first command whose options the tool knows."""
         for command in commands:
             path = self._find(command[0]) or command[0]
+            warn_of_program(path)
             is_program = (True, *(word == "&&" for word in command))
             found = tuple(path if is_first else word for word, is_first in zip(command, is_program))
             done = self._run_each(found)
@@ -1878,6 +1898,7 @@ class MailSender:
     def send(self, parcel: Parcel) -> Attempt:
         """Try once to hand an audit over."""
         settings = self._settings
+        warn_of_program(settings.sendmail)
         # By default exim tells of errors in a mail to the sender and says nothing here; -oep is for others no news.
         command = (settings.sendmail, "-oi", "-oep", "-t", "-f", settings.mail_from)
         mail = make_mail(parcel, settings.mail_from, settings.mail_to)
@@ -2295,6 +2316,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     flags = ["-c", os.path.abspath(arguments.config)] if arguments.config else []  # noqa: PTH100 - a link stays one
+    if arguments.cron or arguments.systemd:
+        for path in filter(None, (sys.executable, sys.argv[0])):
+            _read_own(os.path.abspath(path))  # noqa: PTH100 - a link stays one
     if arguments.cron:
         now = time.localtime()
         sys.stdout.write(cron_line(own_command(flags), secrets.randbelow(60), now.tm_gmtoff))

@@ -266,7 +266,13 @@ def test_shipped_configuration_is_right() -> None:
 
 DOCUMENTED = sorted(
     str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy" / "agent").iterdir())
+    for path in (
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "deploy" / "agent").iterdir(),
+        *(ROOT / "deploy" / "man").iterdir(),
+        ROOT / "exporter" / "portspec" / "agent.py",
+    )
 )
 
 

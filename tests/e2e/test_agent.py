@@ -26,7 +26,7 @@ from portspec.audit import tools as formats
 from portspec.audit.model import Audit, Status, ToolRun
 from tests.e2e.exporter import until
 from tests.matrix import interpreter
-from tests.requirements import missing
+from tests.requirements import NEEDS_ROOT, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -576,6 +576,31 @@ def test_errors_without_end_are_cut(machine: Machine) -> None:
     why = "portspec-send: debsecan printed more than 500,000 bytes and was terminated (setting: max_output)"
     assert tool["errors"].endswith(f"\n{why}\n")
     assert len(tool["errors"]) < 70_000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root runs what it should not")
+def test_tool_of_another_user_is_told(machine: Machine) -> None:
+    """A tool that another user can change runs, since no audit would hide more, and root is warned of it."""
+    tool = machine.bin / "debsecan"
+    assert machine.run("--dry-run")[2] == ""
+    tool.chmod(0o777)
+    told = f"portspec-send: {tool}: is writable by other users: chmod go-w {tool}; root runs it\n"
+    assert machine.run("--dry-run")[::2] == (0, told)
+    tool.chmod(0o755)
+    os.chown(machine.bin, 12345, 12345)
+    assert (
+        f"{tool}: can be replaced by other users, who can write to {machine.bin}; root" in machine.run("--dry-run")[2]
+    )
+
+
+@pytest.mark.parametrize("option", ["--cron", "--systemd"])
+def test_agent_that_others_may_change_is_not_for_a_schedule(machine: Machine, option: str) -> None:
+    """A crontab or a unit for a file that everybody may change would run their code as root each day."""
+    machine.agent.chmod(0o666)
+    told = f"portspec-send: {machine.agent}: is writable by other users: chmod go-w {machine.agent}\n"
+    assert machine.run(option) == (78, "", told)
+    machine.agent.chmod(0o644)
+    assert machine.run(option)[::2] == (0, "")
 
 
 def test_tool_that_hangs_is_ended(machine: Machine) -> None:

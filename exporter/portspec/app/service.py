@@ -192,8 +192,8 @@ class Service:
         return f"{hosts:,} host{'' if hosts == 1 else 's'}"
 
     def _warn(self) -> None:
-        """Log which configuration files others can change, and which secrets they can read."""
-        for complaint in complaints(self._config):
+        """Log which files of this exporter others can change, and which secrets they can read."""
+        for complaint in complaints(self._config, self.store.path):
             _log.warning("insecure configuration file", problem=complaint)
 
     @property

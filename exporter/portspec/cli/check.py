@@ -82,7 +82,7 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         *source_warnings(discovery.stats),
         *_exception_warnings(config, known, now),
         *_audit_warnings(config, expected, now),
-        *complaints(config, for_others=True),
+        *complaints(config, place.path, for_others=True),
         *_reportfile_warnings(config),
         *_limit_warnings(config, known, looked_up),
     ]

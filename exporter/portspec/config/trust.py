@@ -74,19 +74,21 @@ class Configuration(Protocol):
         ...
 
 
-def complaints(config: Configuration, *, for_others: bool = False) -> list[str]:
+def complaints(config: Configuration, state_file: str | None = None, *, for_others: bool = False) -> list[str]:
     """Return warnings about files that others can change and secrets that everybody can read, with what to do.
 
+    The state file, if there is one, has the audits of the hosts, and whoever writes to it decides what is reported.
     With `for_others` root looks at what a service of another account will read: that may own the files, too.
     """
     user = os.geteuid()
+    files = (*config.trusted, *([(state_file, True)] if state_file else []))
 
     def is_trusted(owner: int) -> bool:
         return owner in (_ROOT, user) or (for_others and user == _ROOT and owner < _MIN_PERSON_UID)
 
     return [
         complaint
-        for path, is_secret in config.trusted
+        for path, is_secret in files
         if path != STANDARD_INPUT
         for complaint in _complaints(path, is_trusted, is_secret=is_secret)
     ]

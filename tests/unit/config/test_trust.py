@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portspec.config import load
-from portspec.config.trust import complaints
+from portspec.config import load, trust
 from tests.requirements import NEEDS_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from portspec.config import Config
 
 STRANGER, SERVICE = 12345, 999
 SECRET = "a passphrase of the tests"  # noqa: S105 - of nobody
@@ -22,12 +23,19 @@ SECRET = "a passphrase of the tests"  # noqa: S105 - of nobody
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason=f"{NEEDS_ROOT}only root can give files away")
 
 
-def configure(tmp_path: Path, *, mode: int = 0o600, environment: Mapping[str, str] | None = None, **keys: Any) -> Any:
+def configure(
+    tmp_path: Path, *, mode: int = 0o600, environment: Mapping[str, str] | None = None, **keys: Any
+) -> Config:
     """Write a conf.yml with a mode, and load it."""
     path = tmp_path / "conf.yml"
     path.write_text(json.dumps({"hosts": {"192.0.2.1": []}, "scanports": [22], **keys}), encoding="utf-8")
     path.chmod(mode)
     return load(path, environment or {})
+
+
+def complaints(config: Config, *, for_others: bool = False, state_file: str = "/nowhere/portspec.db") -> list[str]:
+    """Return the complaints about a configuration, of an exporter that has no state file yet."""
+    return trust.complaints(config, state_file, for_others=for_others)
 
 
 def secret_file(tmp_path: Path, name: str, mode: int) -> str:
@@ -171,6 +179,18 @@ def test_link_is_judged_by_what_it_leads_to(tmp_path: Path) -> None:
     os.chown(inner, STRANGER, STRANGER)
     (found,) = complaints(configure(tmp_path))
     assert found.endswith(f"can be replaced by user {STRANGER}, who can write to the directory {inner}")
+
+
+@pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o666, 2)])
+def test_state_file_that_others_may_read_or_change(tmp_path: Path, mode: int, count: int) -> None:
+    """It has what is vulnerable on the hosts, and what is written there is believed: neither is for everybody."""
+    path = tmp_path / secret_file(tmp_path, "portspec.db", mode)
+    found = own(tmp_path, complaints(configure(tmp_path), state_file=str(path)))
+    expected = [
+        "portspec.db is writable by every user: chmod o-w portspec.db",
+        "portspec.db contains a secret and is readable by every user: chmod o-r portspec.db",
+    ]
+    assert found == expected[len(expected) - count :]
 
 
 def test_secret_from_a_pipe_has_no_owner(tmp_path: Path) -> None:
