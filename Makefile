@@ -8,7 +8,7 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth lab packages constraints \
+.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth audit lab packages constraints \
 	generated manifests dist deb clean
 
 help:  ## show this list
@@ -56,6 +56,9 @@ bench: packages venv  ## measure beside nmap, masscan and zmap
 
 soak-truth: packages venv  ## spoil 200 scans in each of many ways, and count wrong verdicts (hours)
 	$(BIN)/python -m tests.lab.spoiling
+
+audit: venv  ## ask PyPI for known vulnerabilities of the pinned dependencies (pip-audit)
+	$(BIN)/python -m tests.advisories
 
 lab: venv  ## a shell in a small network of hosts whose truth is known
 	@$(BIN)/python -m tests.lab

@@ -207,6 +207,7 @@ def test_help_lists_each_target_that_is_for_people(checkout: Checkout) -> None:
     """`make` without a target shows every target of README and CONTRIBUTING with what it does, and no comment."""
     done = checkout.make("make")
     listed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")}
-    assert listed >= {"run", "test", "check", "matrix", "venv", "lint", "bench", "lab", "constraints", "dist", "clean"}
+    assert listed >= {"run", "test", "check", "matrix", "venv", "lint", "bench", "audit", "lab", "constraints", "dist"}
+    assert "clean" in listed
     assert "##" not in done.stdout
     assert all(len(line.split()) > 2 for line in done.stdout.splitlines())

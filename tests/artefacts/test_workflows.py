@@ -40,7 +40,7 @@ def recipe(target: str) -> list[str]:
 def test_workflows_exist() -> None:
     """There is one workflow for changes and one for releases."""
     assert [path.name for path in WORKFLOWS] == ["ci.yml", "release.yml"]
-    assert list(jobs(WORKFLOWS[0])) == ["check", "test", "matrix"]
+    assert list(jobs(WORKFLOWS[0])) == ["check", "test", "matrix", "audit"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
