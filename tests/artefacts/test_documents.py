@@ -127,6 +127,19 @@ def test_paths_of_the_api_are_served(name: str) -> None:
     assert named <= served
 
 
+def test_threat_model_names_tests_that_exist() -> None:
+    """Each test that SECURITY.md names exists; each row of its threats names one, or says which is to come."""
+    page = text("SECURITY.md")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 50
+    for path, name in named:
+        assert re.search(rf"^(?:async )?def {name}\(", text(path), re.MULTILINE), f"{path}::{name}"
+    tables = re.findall(r"^\| wants to \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert len(tables) == 7
+    for row in "".join(tables).splitlines():
+        assert re.search(r"::\w+`|<!-- test: ", row.split("|")[3]), row
+
+
 def anchors(page: str) -> set[str]:
     """Return the anchors of a page: those that GitHub gives the headings, and those that the page defines itself."""
     headings = re.findall(
