@@ -1985,8 +1985,11 @@ class _Round:
     """One run's way through all that waits: each audit that is due gets its try, whatever became of the others.
 
     A failure counts against an audit if others arrive, or if it is too large; else it may be the way that is shut, and
-    then all are tried again the next time. One that has failed before comes after those that have not: so what takes
-    minutes to fail, or gets this program killed, keeps no other waiting.
+    then all are tried again the next time. Answers without proof make an audit wait, too, or a host with a wrong key
+    would have all that it keeps refused each hour; but nobody who gives them can make it give up.
+
+    One that has failed before comes after those that have not: so what takes minutes to fail, or gets this program
+    killed, keeps no other waiting.
     """
 
     def __init__(self, spool: Spool | None, delivery: Delivery) -> None:
@@ -2057,12 +2060,12 @@ class _Round:
             if each.path is not None and self._spool is not None:
                 with contextlib.suppress(OSError):
                     age = now - each.path.stat().st_mtime
-                if self._has_arrived or each.fate is Fate.TOO_LARGE:
+                if self._has_arrived or each.fate in {Fate.TOO_LARGE, Fate.UNPROVEN}:
                     self._spool.tries.fail(each.path, now)
                 else:
                     self._spool.tries.forgive(each.path)
             failures = self._failures(each.path)
-            if failures >= MAX_TRIES:
+            if failures >= MAX_TRIES and each.fate is not Fate.UNPROVEN:
                 self._give_up(each.name, each.path, f"{each.text}; given up after {failures} tries")
             elif age > MAX_WAIT:
                 self._give_up(each.name, each.path, f"{each.text}; given up after {MAX_WAIT / 86_400:.0f} days")

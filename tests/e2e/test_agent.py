@@ -345,7 +345,7 @@ def test_answer_is_believed_only_with_proof(machine: Machine, server: Server, co
     assert why.format(machine.key) in err
     assert (len(server.bodies), len(machine.waiting())) == (1, 1)
     server.codes, server.key = [201], KEY
-    assert machine.run("--flush")[::2] == (0, "")
+    assert machine.run("--flush", "--now")[::2] == (0, "")
     assert server.bodies[0] == server.bodies[1]
 
 

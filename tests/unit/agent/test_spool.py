@@ -203,6 +203,20 @@ def test_too_large_audit_is_given_up_though_nothing_else_is_sent(host: Host) -> 
     assert (host.waiting(), host.refused()) == ([], ["a"])
 
 
+def test_audit_without_proof_waits_ever_longer_and_is_not_given_up(host: Host) -> None:
+    """An audit that only got answers without proof is tried ever more rarely, and stays in the spool."""
+    host.way = Fate.UNPROVEN
+    host.spool("a", "b")
+    assert host.flush() == (75, ["a", "b"])
+    assert host.flush() == (75, [])
+    for _ in range(MAX_TRIES + 5):
+        host.now += 16 * HOUR
+        assert host.flush() == (75, ["a", "b"])
+    assert (host.waiting(), host.refused()) == (["a", "b"], [])
+    host.way = None
+    assert host.flush(is_now=True) == (0, ["a", "b"])
+
+
 def test_audit_is_put_aside_after_thirty_days(host: Host) -> None:
     """An audit that nobody could take for thirty days is put aside."""
     host.way = Fate.FAILED
