@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from portspec import agent
 from tests.e2e.audits import PORTSPEC, configure, printed
 from tests.e2e.exporter import exporter
 from tests.requirements import require
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 HOST: Final = "db1.example.org"
-PROMPT: Final = re.compile(r"^(?:db1)?# ((?:curl|ssh|ssh-keygen) .*)$", re.MULTILINE)
+PROMPT: Final = re.compile(r"^(?:db1)?# ((?:curl|ssh|ssh-keygen|python3) .*)$", re.MULTILINE)
 DOCUMENTED: Final = "portspec.example.org:10190"  # the exporter of the documents
 
 
 def words(name: str) -> list[str]:
-    """Return the commands of a document that fetch the agent and check it, in their order."""
+    """Return the commands of a document that fetch the agent, check it and run it, in their order."""
     page = (ROOT / name).read_text(encoding="utf-8")
     end = page.index("ssh-keygen -Y verify")
     begin = page.rindex("```console", 0, end)
@@ -72,7 +73,9 @@ class Db1:
 def test_agent_is_checked_as_the_documents_say(name: str, tmp_path: Path, service: Exporter) -> None:
     """The words fetch the agent and find it good, and they find one bad that was changed on the way."""
     db1 = Db1(tmp_path, service)
-    *fetching, check = words(name)
+    commands = words(name)
+    place = next(place for place, command in enumerate(commands) if command.startswith("ssh-keygen"))
+    fetching, check, running = commands[:place], commands[place], commands[place + 1 :]
     assert len(fetching) >= 2
     if name == "README.md":  # there the exporter's machine prints it
         (tmp_path / "portspec.signers").write_bytes(printed(PORTSPEC, "key", "--agent", "-c", str(service.conf)))
@@ -83,6 +86,9 @@ def test_agent_is_checked_as_the_documents_say(name: str, tmp_path: Path, servic
     good = db1.types(check)
     assert good.returncode == 0, good.stderr
     assert re.fullmatch(r'Good "portspec-agent" signature for portspec with ED25519 key SHA256:\S{43}\n', good.stdout)
+    for command in running:
+        done = db1.types(command)
+        assert (done.returncode, done.stdout) == (0, f"{agent.AGENT}\n")
     program = tmp_path / "agent.py"
     program.write_bytes(program.read_bytes().replace(b"python3", b"python4", 1))
     bad = db1.types(check)

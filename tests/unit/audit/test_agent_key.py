@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -107,6 +108,13 @@ def test_exporters_that_start_at_once_have_one_key(key: AgentKey) -> None:
         thread.join()
     assert len(found) == 8
     assert len(set(found)) == 1
+
+
+def test_exporter_without_audits_needs_no_cryptography() -> None:
+    """The library takes memory and time to import, which is spared where nothing is signed."""
+    program = "import sys, portspec.app.process; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_missing_key_is_told(key: AgentKey) -> None:
