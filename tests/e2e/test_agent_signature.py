@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -117,3 +118,16 @@ def test_key_outlives_the_exporter(tmp_path: Path) -> None:
             running.wait_until_ready()
             signatures.append(running.get("/agent.py.sig").text)
     assert signatures[0] == signatures[1] != signatures[2]
+
+
+def test_damaged_key_keeps_nobody_from_scanning(tmp_path: Path) -> None:
+    """An exporter whose key cannot be read starts, says so in the log, and has no signature to give."""
+    key = tmp_path / "agent-signing.key"
+    key.touch(mode=0o600)
+    with exporter(configure(tmp_path / "conf.yml", [HOST])) as running:
+        running.wait_until_ready()
+        answer = running.get("/agent.py.sig")
+        (line,) = [json.loads(line) for line in running.log.read_text().splitlines() if "without a signature" in line]
+    assert (answer.status, answer.text) == (503, f"the agent cannot be signed: {line['why']}.\n")
+    assert (line["level"], line["event"]) == ("error", "the agent is served without a signature")
+    assert line["why"].startswith(f"{key}: it is not a private key of OpenSSH without a passphrase; restore it from a ")

@@ -147,7 +147,7 @@ class Service:
         if self._config.audit:
             try:
                 await in_daemon_thread(self.agent_key.make)
-            except AgentKeyError as error:
+            except (AgentKeyError, NoThreadError) as error:
                 _log.error("the agent is served without a signature", why=str(error))
         if self._config.discovery:
             try:
