@@ -456,7 +456,9 @@ def make_tls_context(settings: Settings) -> ssl.SSLContext:
         if path:
             _read_own(path, "" if settings.cert_key_file else "can pose as this host")
             if settings.cert_key_file:
-                _read_own(settings.cert_key_file, "can pose as this host")
+                name, path = "cert_key_file", settings.cert_key_file
+                _read_own(path, "can pose as this host")
+            name, path = "cert_file", settings.cert_file
             with _time_limit(_SHORT):
                 context.load_cert_chain(path, settings.cert_key_file or None, _refuse_passphrase)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -1666,7 +1668,7 @@ class Fate(enum.Enum):
     REFUSED = enum.auto()  # by portspec, for good
     TOO_LARGE = enum.auto()  # for what is on the way, as long as nobody raises its limit
     FAILED = enum.auto()  # for now, be it for this audit or for all
-    UNPROVEN = enum.auto()  # by who knows whom: it is kept for the next run, since a retry would change nothing
+    UNPROVEN = enum.auto()  # the answer may not be portspec's: the audit is kept, and a retry in this run is of no use
 
 
 @dataclass(frozen=True)
@@ -1786,8 +1788,9 @@ class HttpSender:
             remedy = remedy.format(host=parcel.host, key_file=self._key_file, size=spell_size(len(parcel.packed)))
             if doubt:
                 fate = Fate.TOO_LARGE if status == _CONTENT_TOO_LARGE else Fate.UNPROVEN
-                # What is refused before the signature is checked, cannot be signed: that is what the remedies are for.
-                return Attempt(fate, f"was not accepted: {said}{remedy or doubt}")
+                # What portspec refuses before the audit's signature is verified it cannot sign: hence the remedies.
+                how = "may not have arrived" if is_accepted else "was not accepted"
+                return Attempt(fate, f"{how}: {said}{remedy or doubt}")
             if is_accepted:
                 return Attempt(Fate.SENT, _ACCEPTED[status])
             return Attempt(Fate.REFUSED, f"was rejected: {said}{remedy}")

@@ -399,6 +399,9 @@ def test_certificate_that_is_none_is_an_error(tmp_path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"a passphrase"),
     )
+    pair = Settings(url="https://a", cert_file=f"{tmp_path}/no-key.pem", cert_key_file=f"{tmp_path}/missing.key")
+    with pytest.raises(SettingsError, match=f"^cert_key_file: {tmp_path}/missing.key: no such file"):
+        agent.make_tls_context(pair)
     (tmp_path / "locked.pem").write_bytes(locked + client.cert_chain_pems[0].bytes())
     for name, why in (
         ("missing.pem", "no such file"),
