@@ -17,6 +17,7 @@ import structlog
 from hypothesis import settings
 
 from portspec.config import HostConfig, PortException, Specification
+from portspec.deny import NOTHING, Deny
 from portspec.exceptions import excepted_ports
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
@@ -218,7 +219,7 @@ class ScriptedResolver:
         self._names = dict(names or {})
         self._held = {name: asyncio.Event() for name in held}
 
-    async def resolve(self, name: str) -> Resolution:
+    async def resolve(self, name: str, _deny: Deny = NOTHING, /) -> Resolution:
         """Look a name up."""
         self.asked.append(name)
         if name in self._held:

@@ -18,8 +18,9 @@ from portspec.config.trust import complaints
 from portspec.directories import directory_of
 from portspec.errors import spell_source
 from portspec.exceptions import last_day
-from portspec.inventory import MAX_LOOKUPS, SystemResolver, audited_hosts, targets
+from portspec.inventory import MAX_LOOKUPS, SystemResolver, addresses_of, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
+from portspec.scan import Reason
 from portspec.scan.connect import MAX_ADDRESS_WINDOW, window_for
 from portspec.scan.syn import privileges
 from portspec.scan.syn.timing import MAX_IN_FLIGHT, MAX_WINDOW
@@ -73,8 +74,10 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         lines.append(_reports(config.audit, len(expected)))
     if config.reportfile or config.reportmail:
         lines.append(_report_of_all(config))
-    unresolved = sum(_is_faulty(resolution) for resolution in looked_up.values())
-    not_asked = sum(target.address is None for target in known) - len(looked_up)
+    reasons = Counter(resolution.failure.reason for resolution in looked_up.values() if resolution.failure)
+    denied = reasons.pop(Reason.DENIED, 0)
+    unresolved = reasons.total()
+    not_asked = sum(target.address is None and place not in looked_up for place, target in enumerate(known))
     place = find_state_file(config)
     lines.append(_state(place))
     now = time.time()
@@ -93,6 +96,11 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
     if unresolved:
         warnings.append(
             f"{unresolved:,} of {count(len(known), 'host')} would be unknown, because not every name resolves"
+        )
+    if denied:
+        warnings.append(
+            f"{count(denied, 'discovered host')} would be unknown, reason denied: `deny` covers an address of "
+            f"{'it' if denied == 1 else 'each'}"
         )
     if not_asked:
         warnings.append(
@@ -217,19 +225,28 @@ async def look_up(
     shows_progress: bool,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[int, Resolution]:
-    """Look up names for at most `seconds`; return the resolutions by the index of the target."""
-    names = [(place, target.host) for place, target in enumerate(known) if target.address is None]
+    """Look up names for at most `seconds`; return the resolutions by the index of the target.
+
+    Targets that are addresses are among them only if they are denied.
+    """
+    names = [(place, target) for place, target in enumerate(known) if target.address is None]
     found: dict[int, Resolution] = {}
+    for place, target in enumerate(known):
+        if target.address and target.deny.fault_of(target.address):
+            found[place] = await addresses_of(target, resolver)
+    asked = 0
     rest = iter(names)
     end = clock() + seconds
     with lookup_progress(len(names), is_shown=shows_progress) as report:
 
         async def take_some() -> None:
-            for place, name in rest:
+            nonlocal asked
+            for place, target in rest:
                 if clock() >= end:
                     return
-                found[place] = await resolver.resolve(name)
-                report(len(found))
+                found[place] = await addresses_of(target, resolver)
+                asked += 1
+                report(asked)
 
         await asyncio.gather(*(take_some() for _ in range(min(MAX_LOOKUPS, len(names)))))
     return found

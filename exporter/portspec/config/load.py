@@ -30,6 +30,7 @@ from portspec.config.model import (
 from portspec.config.schema import ConfModel, EntryModel, ModuleModel, describe, misspelt, plain_host_path, respelt
 from portspec.config.trust import trusted_files
 from portspec.config.yaml_document import YamlDocument, read
+from portspec.deny import deny_of
 from portspec.errors import STANDARD_INPUT, ConfigError, Problem
 from portspec.names import duplicates
 from portspec.ports import PortSet
@@ -188,6 +189,7 @@ def _config(
         ),
         modules=MappingProxyType({name: _module(name, item, scanports) for name, item in model.modules.items()}),
         probe_allow=tuple(model.probe_allow),
+        deny=deny_of(model.deny),
         series_budget=model.series_budget,
         state=_state_file(Path(path), model.state, environment),
         is_state_named=model.state is not None,

@@ -39,6 +39,7 @@ from portspec.config.fields import (
 )
 from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
+from portspec.deny import DEFAULT
 from portspec.names import check_host
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ def _none_as_no_hosts(value: object) -> object:
     return {} if value is None else value
 
 
+def _networks(value: object) -> object:
+    if value is None:
+        raise ValueError(
+            "is empty; list the networks that are denied to discovered hosts, write [] for none, or remove the key"
+        )
+    return items(value)
+
+
 def _host_ports(value: object) -> object:
     if isinstance(value, list | int | str | float | None):
         return items(value)
@@ -130,6 +139,7 @@ class ConfModel(_Strict, MailModel):
     exceptions: Annotated[list[ExceptionModel], BeforeValidator(none_as_empty)] = []
     modules: dict[ModuleName, ModuleModel] = {}
     probe_allow: Annotated[list[Network], BeforeValidator(items)] = []
+    deny: Annotated[list[Network], BeforeValidator(_networks)] = list(map(str, DEFAULT.networks))
     series_budget: Annotated[int, whole(0, 10_000_000)] = 100_000
     state: StateFile = None
     history: Days = 365 * SECONDS_A_DAY

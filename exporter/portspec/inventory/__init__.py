@@ -1,6 +1,6 @@
 """Which hosts there are: the configuration and discovered lists become targets, and names become addresses."""
 
-from portspec.inventory.resolve import MAX_LOOKUPS, Lookups, Resolution, Resolver, SystemResolver
+from portspec.inventory.resolve import MAX_LOOKUPS, Lookups, Resolution, Resolver, SystemResolver, addresses_of
 from portspec.inventory.shard import Shard, parse_shard
 from portspec.inventory.targets import AuditedHost, Target, audited_hosts, select, targets
 
@@ -13,6 +13,7 @@ __all__ = [
     "Shard",
     "SystemResolver",
     "Target",
+    "addresses_of",
     "audited_hosts",
     "parse_shard",
     "select",

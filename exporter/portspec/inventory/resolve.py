@@ -7,8 +7,10 @@ import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from portspec.deny import NOTHING
 from portspec.errors import NoThreadError
 from portspec.inventory.hostsfile import HostsFile
 from portspec.limit import Limit
@@ -17,7 +19,10 @@ from portspec.scan import Failure, Reason
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from portspec.deny import Deny
+    from portspec.inventory.targets import Target
 
 MAX_LOOKUPS = 64  # getaddrinfo blocks a thread each
 MAX_ADDRESSES = 64  # of a name
@@ -42,9 +47,18 @@ class Resolution:
 class Resolver(Protocol):
     """Anything that turns a name into addresses; it answers with a Resolution and raises nothing."""
 
-    async def resolve(self, name: str) -> Resolution:
-        """Look up one name now."""
+    async def resolve(self, name: str, deny: Deny = NOTHING, /) -> Resolution:
+        """Look up one name now. Addresses that `deny` covers are left out, with a failure."""
         ...
+
+
+async def addresses_of(target: Target, resolver: Resolver) -> Resolution:
+    """Return the addresses of a target now, without those that are denied to it."""
+    if target.address is None:
+        return await resolver.resolve(target.host, target.deny)
+    if fault := target.deny.fault_of(target.address):
+        return Resolution((), Failure(Reason.DENIED, f"{target.address} {fault}"))
+    return Resolution((target.address,))
 
 
 class Lookups:
@@ -91,8 +105,8 @@ class SystemResolver:
         self._lookups = lookups or Lookups(families=len(self._families))
         self._hosts_file = hosts_file or HostsFile()
 
-    async def resolve(self, name: str) -> Resolution:
-        """Look up a name now; see Resolution."""
+    async def resolve(self, name: str, deny: Deny = NOTHING, /) -> Resolution:
+        """Look up a name now; see Resolution and Resolver."""
         try:
             query = query_name(name)
         except ValueError as error:
@@ -105,13 +119,12 @@ class SystemResolver:
             is_local = any(map(_is_loopback, found)) and await self._is_local(query)
         finally:
             self._lookups.turns.release()
-        faults = {text: _fault(text, is_local=is_local) for text in found}
-        addresses = tuple(text for text, fault in faults.items() if fault is None)
-        failures = [failure for _, failure in answers if failure]
-        bad = [f"its address {text} {fault}" for text, fault in faults.items() if fault]
-        if len(bad) > _MAX_FAULTS:
-            bad[_MAX_FAULTS:] = [f"and {len(bad) - _MAX_FAULTS} more cannot be scanned"]
-        failures += [Failure(Reason.RESOLVE, why) for why in bad]
+        denied = {text: fault for text in found if (fault := deny.fault_of(text))}
+        faults = {text: fault for text in found if text not in denied and (fault := _fault(text, is_local=is_local))}
+        addresses = tuple(text for text in found if text not in denied and text not in faults)
+        failures = _rejected(Reason.DENIED, denied, "are denied")
+        failures += [failure for _, failure in answers if failure]
+        failures += _rejected(Reason.RESOLVE, faults, "cannot be scanned")
         if len(addresses) > self._max_addresses:
             why = (
                 f"has {len(addresses):,} addresses, of which {self._max_addresses:,} are scanned (scan: max_addresses)"
@@ -180,6 +193,14 @@ def _failed(family: socket.AddressFamily, why: str, *, is_local: bool = False) -
     version = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}.get(family, "")
     reason = Reason.LOCAL_LIMIT if is_local else Reason.RESOLVE
     return Failure(reason, f"the lookup of its {version}addresses failed ({why})")
+
+
+def _rejected(reason: Reason, faults: Mapping[str, str], what: str) -> list[Failure]:
+    """Return the failures of addresses that are not scanned: the first ones by name, and the number of the others."""
+    told = [f"its address {text} {fault}" for text, fault in islice(faults.items(), _MAX_FAULTS)]
+    if (more := len(faults) - _MAX_FAULTS) > 0:
+        told.append(f"and {more} more {what}")
+    return [Failure(reason, why) for why in told]
 
 
 def _order(text: str) -> tuple[int, int]:

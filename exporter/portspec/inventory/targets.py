@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from portspec.deny import NOTHING
 from portspec.errors import UsageError
 from portspec.names import address_of, canonical, canonical_glob
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from portspec.config import Config, HostConfig, PortException, VulnerabilityException
+    from portspec.deny import Deny
 
 E = TypeVar("E", bound="_Exception")
 
@@ -25,20 +27,23 @@ _ADDRESS_PREFIX_LENGTH = 129  # above every prefix: an entry of its own is the m
 class Target:
     """One host to scan: the label `host` in metrics, its configuration, and its address if it is no name.
 
-    `exceptions` are those of the configuration that are about this host, in force or not.
+    `exceptions` are those of the configuration that are about this host, in force or not. `deny` are the networks that
+    it may not lead to, none for a host that stands in conf.yml.
     """
 
     host: str
     config: HostConfig
     address: str | None = None
     exceptions: tuple[PortException, ...] = ()
+    deny: Deny = NOTHING
 
     def is_scanned_otherwise(self, old: Target | None) -> bool:
         """Return whether it needs another scan than the target it is compared with."""
-        return old is None or (self.address, self.config.ports, self.config.specification) != (
+        return old is None or (self.address, self.config.ports, self.config.specification, self.deny) != (
             old.address,
             old.config.ports,
             old.config.specification,
+            old.deny,
         )
 
 
@@ -49,7 +54,7 @@ def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Targ
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
     """
     found = _expanded(config.hosts)
-    for name, target in _expanded(discovered).items():
+    for name, target in _expanded(discovered, config.deny).items():
         found.setdefault(name, target)
     if not config.exceptions:
         return tuple(found.values())
@@ -59,7 +64,7 @@ def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Targ
     )
 
 
-def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
+def _expanded(entries: Sequence[HostConfig], deny: Deny = NOTHING) -> dict[str, Target]:
     """Return the target of each address and name that entries stand for, by its canonical name, in their order."""
     found: dict[str, tuple[int, int, Target]] = {}  # prefix, place among the entries, target
     for place, entry in enumerate(entries):
@@ -68,12 +73,12 @@ def _expanded(entries: Sequence[HostConfig]) -> dict[str, Target]:
             for ip in network:
                 held = found.get(str(ip))
                 if held is None or held[0] < network.prefixlen:
-                    found[str(ip)] = (network.prefixlen, place, Target(str(ip), entry, str(ip)))
+                    found[str(ip)] = (network.prefixlen, place, Target(str(ip), entry, str(ip), deny=deny))
         else:
             key = canonical(entry.name)
             address = key if address_of(key) else None
             if key not in found or found[key][0] < _ADDRESS_PREFIX_LENGTH:
-                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, address))
+                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, address, deny=deny))
     return {name: target for name, (_, _, target) in sorted(found.items(), key=lambda item: item[1][1])}
 
 

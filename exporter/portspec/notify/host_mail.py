@@ -42,6 +42,8 @@ _MAX_HOST: Final = 60  # characters
 _FAILURE_ADVICE: Final = {
     Reason.RESOLVE: "Check whether the name is correct in conf.yml and in the DNS, and whether the machine that runs "
     "portspec reaches its name servers: `getent hosts {host}`.",
+    Reason.DENIED: "{host} was discovered, and an address of it is within `deny`. Find out who wrote it into the list "
+    "or the DNS. If the address may be scanned, name the host under `hosts`, or change `deny`.",
     Reason.NO_ROUTE: "Check whether the host is switched on, and whether the machine that runs portspec has a route to "
     "it.",
     Reason.LOCAL_LIMIT: "The fault is on the machine that runs portspec: raise its limit of open files or of tasks, or "

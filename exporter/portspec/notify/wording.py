@@ -32,6 +32,7 @@ MAX_NAMED: Final = 20  # ports of a line, above which services are not named
 _WEEK: Final = timedelta(days=7)
 _FAILURES: Final = {
     Reason.RESOLVE: "name does not resolve",
+    Reason.DENIED: "its address is denied",
     Reason.NO_ROUTE: "no route to it",
     Reason.LOCAL_LIMIT: "the scanner reached one of its own limits",
     Reason.PERMISSION: "the scanner's own firewall blocks it",

@@ -26,11 +26,13 @@ class PortState(enum.StrEnum):
 class Reason(enum.StrEnum):
     """Why an address could not be scanned, or not completely; never the state of a port.
 
+    DENIED: a discovered host leads to an address that the configuration denies to such hosts.
     TIMEOUT: the time limit expired. CUT_OFF: it answered and then stopped, on ports that had answered before, too.
     ANSWERS_EVERYTHING: a middlebox answers in its place. CANARY: it fell silent while no canary could be reached.
     """
 
     RESOLVE = "resolve"
+    DENIED = "denied"
     NO_ROUTE = "no_route"
     LOCAL_LIMIT = "local_limit"
     PERMISSION = "permission"

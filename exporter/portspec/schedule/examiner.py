@@ -13,6 +13,7 @@ from portspec import log
 from portspec.clock import TimeLimit
 from portspec.errors import NoThreadError
 from portspec.exceptions import excepted_ports
+from portspec.inventory import addresses_of
 from portspec.limit import Limit, LimitSlot
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, Failure, Reason, ScanJob
@@ -179,12 +180,11 @@ class Examiner:
     async def _recheck(
         self, target: Target, result: ScanResult, give_way: Callable[[], object]
     ) -> tuple[AddressObservation, ...] | None:
-        present: Collection[str] = (target.address,) if target.address else ()
-        if not present:
-            resolution = await self._resolver.resolve(target.host)
-            present = resolution.addresses
-            if resolution.failure is None and set(present) != {item.address for item in result.addresses}:
-                return None
+        resolution = await addresses_of(target, self._resolver)
+        present = resolution.addresses
+        is_known = target.address is not None or resolution.failure is not None
+        if not is_known and set(present) != {item.address for item in result.addresses}:
+            return None
         found: dict[str, list[int]] = {}
         for deviation in result.judgement.deviations:
             found.setdefault(deviation.address, []).append(deviation.port)
@@ -223,12 +223,8 @@ class Examiner:
         began: float,
     ) -> ScanResult:
         since = self._scans.now() if is_fresh else None
-        addresses: tuple[str, ...] = (target.address,) if target.address else ()
-        failure = None
-        if not addresses:
-            resolution = await self._resolver.resolve(target.host)
-            addresses = resolution.addresses
-            failure = resolution.failure
+        resolution = await addresses_of(target, self._resolver)
+        addresses, failure = resolution.addresses, resolution.failure
         seen: tuple[AddressObservation, ...] = ()
         duration = 0.0
         specification = target.config.specification
@@ -309,11 +305,8 @@ class Examiner:
 
         It takes no place of those that are scanned, since these may hold theirs for long.
         """
-        addresses: tuple[str, ...] = (canary.address,) if canary.address else ()
-        if not addresses:
-            addresses = (await self._resolver.resolve(canary.host)).addresses
         job = ScanJob(
-            addresses,
+            (await addresses_of(canary, self._resolver)).addresses,
             canary.config.specification.expect,
             seed=self._rng.getrandbits(64),
             pacer=Pacer(self._host_rate),

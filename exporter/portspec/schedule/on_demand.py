@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig
@@ -113,7 +113,7 @@ class Prober:
             raise ProbeError(400, str(error)) from None
         known = self._targets.get(host)
         if known is not None:
-            return known if module is None else Target(known.host, _as_host(module), known.address, known.exceptions)
+            return known if module is None else replace(known, config=_as_host(module))
         if not self._is_allowed(host):
             raise ProbeError(403, f'"{host}" is not a host of conf.yml, and probe_allow does not cover it')
         if module is None:

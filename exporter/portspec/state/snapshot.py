@@ -66,7 +66,7 @@ class ScanResult:
             return self
         # of a seen address None, of one that could not be seen its failure
         found = {observation.address: observation.failure for observation in self.addresses}
-        is_whole = self.judgement.failure.reason is not Reason.RESOLVE
+        is_whole = self.judgement.failure.reason not in {Reason.RESOLVE, Reason.DENIED}
         kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
         newer = {item.address: item for item in self.addresses if item.is_usable}
         addresses = {item.address: item for item in self.addresses}

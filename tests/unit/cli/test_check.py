@@ -127,7 +127,7 @@ def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:
 def test_source_that_fails_is_a_warning(configure: Configure, tmp_path: Path) -> None:
     """A source of discovery that cannot be read, and targets that are no hosts, are told; the file is right."""
     (tmp_path / "bad.json").write_text("nonsense: [", encoding="utf-8")
-    (tmp_path / "odd.json").write_text('[{"targets": ["127.0.0.2", "http://x/"]}]', encoding="utf-8")
+    (tmp_path / "odd.json").write_text('[{"targets": ["192.0.2.1", "http://x/"]}]', encoding="utf-8")
     sources = [{"files": ["bad.json"]}, {"files": ["odd.json"]}]
     done = call("check", "-c", configure({"127.0.0.1": []}, discovery={"file_sd": sources}))
     assert done.code == 0
@@ -135,7 +135,7 @@ def test_source_that_fails_is_a_warning(configure: Configure, tmp_path: Path) ->
     assert len(told) == 2
     assert "failed" in told[0]
     assert "names 1 target that cannot be scanned" in told[1]
-    assert "127.0.0.2" in done.out
+    assert "192.0.2.1" in done.out
 
 
 def test_file_whose_hosts_are_all_to_be_discovered_is_right(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ AUDIT = {"passphrase": "correct horse battery staple"}
 
 def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> None:
     """The hosts of the roster are counted, each once, wherever they stand; so are discovered ones."""
-    (tmp_path / "found.json").write_text('[{"targets": ["127.0.0.9:9100", "127.0.0.1"]}]', encoding="utf-8")
+    (tmp_path / "found.json").write_text('[{"targets": ["192.0.2.9:9100", "127.0.0.1"]}]', encoding="utf-8")
     conf = configure(
         {"127.0.0.1": {"audit": True}, "127.1.0.0/30": {"audit": True}, "::1": []},
         audit=AUDIT | {"hosts": ["127.0.0.1", "127.0.0.2"], "max_age": "50h", "keep": 30},
@@ -413,3 +413,22 @@ def test_web_configuration_file_that_is_not_valid_is_exit_2(
     done = call("check", "-c", configure({"127.0.0.1": []}, [1]), "--web.config.file", str(web))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"{tmp_path / problem}")
+
+
+def test_check_tells_which_discovered_hosts_are_denied(configure: Configure, tmp_path: Path) -> None:
+    """Each is shown with its denied address and costs no probe; the same address in conf.yml is not denied."""
+    (tmp_path / "found.json").write_text(
+        '[{"targets": ["127.0.0.9:9100", "localhost", "192.0.2.1", "127.0.0.1"]}]', encoding="utf-8"
+    )
+    sources = {"file_sd": [{"files": ["found.json"]}]}
+    done = call("check", "-c", configure({"127.0.0.1": []}, [22], discovery=sources))
+    assert done.code == 0
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    hint = "is denied to discovered hosts (deny: 127.0.0.0/8); to scan it, name the host under hosts, or leave"
+    assert any(line.startswith(f"127.0.0.9 127.0.0.9 {hint}") for line in lines)
+    assert any(line.startswith(f"localhost its address 127.0.0.1 {hint}") for line in lines)
+    assert "4 hosts, 2 addresses, 2 probes per round" in lines
+    assert lines[-3] == "warning: 2 discovered hosts would be unknown, reason denied: `deny` covers an address of each"
+    done = call("check", "-c", configure({"127.0.0.1": []}, [22], discovery=sources, deny=[]))
+    assert "denied" not in done.out
+    assert "4 hosts, 3 addresses, 3 probes per round" in done.out

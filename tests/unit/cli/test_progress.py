@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from portspec.cli.check import look_up
 from portspec.cli.progress import LINE_INTERVAL, Lines, Step
 from portspec.config import HostConfig, Specification
+from portspec.deny import NOTHING, Deny
 from portspec.inventory import MAX_LOOKUPS, Resolution, Target
 from portspec.ports import PortSet
 from tests.unit.cli.run import run, run_on_terminal
@@ -35,7 +36,7 @@ class _SlowResolver:
         self.asked: list[str] = []
         self._clock = clock
 
-    async def resolve(self, name: str) -> Resolution:
+    async def resolve(self, name: str, _deny: Deny = NOTHING, /) -> Resolution:
         self.asked.append(name)
         self._clock.now += 1.0
         await asyncio.sleep(0)

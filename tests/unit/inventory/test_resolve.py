@@ -5,13 +5,17 @@ import errno
 import random
 import socket
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from portspec.config import HostConfig, Specification
+from portspec.deny import NOTHING, deny_of
 from portspec.errors import NoThreadError
-from portspec.inventory import Lookups, Resolution, SystemResolver
+from portspec.inventory import Lookups, Resolution, SystemResolver, Target, addresses_of
 from portspec.inventory.hostsfile import HostsFile
+from portspec.ports import ALL_PORTS
 from portspec.scan import Failure, Reason
 
 if TYPE_CHECKING:
@@ -381,3 +385,68 @@ def test_addresses_of_a_name_are_bounded(count: int) -> None:
     assert found.failure == Failure(
         Reason.RESOLVE, f"has {count + 1} addresses, of which 3 are scanned (scan: max_addresses)"
     )
+
+
+DENIED = deny_of(["169.254.0.0/16", "127.0.0.0/8", "2001:db8::/32"])
+
+
+def denial(address: str, network: str) -> str:
+    """Return how a denied address is told."""
+    return f"its address {address} {deny_of([network]).fault_of(address)}"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("169.254.169.254", "169.254.0.0/16"), ("2001:db8::1", "2001:db8::/32"), ("127.0.0.1", "127.0.0.0/8")],
+)
+def test_denied_address_of_a_name_is_left_out(address: str, network: str) -> None:
+    """A name that leads to a denied address has a failure that says so; its other addresses stay."""
+    lookup = Lookup({V4: ["192.0.2.1"], V6: []})
+    lookup.answers = {**lookup.answers, V6 if ":" in address else V4: ["192.0.2.1", address]}
+    found = asyncio.run(SystemResolver(ipv6=True, lookup=lookup).resolve("db1", DENIED))
+    assert found == Resolution(("192.0.2.1",), Failure(Reason.DENIED, denial(address, network)))
+
+
+def test_denied_loopback_address_is_not_said_to_be_allowed_by_the_hosts_file(tmp_path: Path) -> None:
+    """A denied name is denied whether or not /etc/hosts has it, and nothing else is advised."""
+    for text in ("127.0.0.1 db1\n", ""):
+        (tmp_path / "hosts").write_text(text, encoding="utf-8")
+        hosts = HostsFile(tmp_path / "hosts", tmp_path / "nsswitch.conf")
+        resolver = SystemResolver(ipv6=False, lookup=Lookup({V4: ["127.0.0.1"]}), hosts_file=hosts)
+        found = asyncio.run(resolver.resolve("db1", DENIED))
+        assert found == Resolution((), Failure(Reason.DENIED, denial("127.0.0.1", "127.0.0.0/8")))
+
+
+def test_denied_spelling_of_an_ipv4_address_is_denied() -> None:
+    """An AAAA record with a denied IPv4 address in it is denied, not only rejected as one that cannot be scanned."""
+    lookup = Lookup({V4: [], V6: ["64:ff9b::169.254.169.254"]})
+    found = asyncio.run(SystemResolver(ipv6=True, lookup=lookup).resolve("db1", DENIED))
+    assert (found.addresses, found.failure and found.failure.reason) == ((), Reason.DENIED)
+
+
+def test_name_whose_answer_changes_is_checked_each_time() -> None:
+    """DNS rebinding: an address that was allowed a moment ago does not vouch for the next one."""
+    lookup = Lookup({V4: ["192.0.2.1"]})
+    resolver = SystemResolver(ipv6=False, lookup=lookup)
+    assert asyncio.run(resolver.resolve("db1", DENIED)) == Resolution(("192.0.2.1",))
+    lookup.answers = {V4: ["169.254.169.254"]}
+    assert asyncio.run(resolver.resolve("db1", DENIED)).addresses == ()
+
+
+def test_few_of_many_denied_addresses_are_named() -> None:
+    """A failure of a name with thousands of denied addresses stays a sentence, and names how many there are."""
+    addresses = [f"127.0.{number // 250}.{number % 250 + 1}" for number in range(4000)]
+    found = asyncio.run(SystemResolver(ipv6=False, lookup=Lookup({V4: addresses})).resolve("db1", DENIED))
+    assert found.failure is not None
+    assert found.failure.detail.count("its address") == 3
+    assert found.failure.detail.endswith("; and 3997 more are denied")
+
+
+def test_address_that_is_a_host_is_denied_without_a_look_up() -> None:
+    """A discovered address is checked as those of a name are; one that is allowed is the host's address."""
+    of = Target("db1", HostConfig("db1", Specification(), ALL_PORTS, 60.0), "169.254.169.254", deny=DENIED)
+    resolver = SystemResolver(ipv6=False, lookup=Lookup({}))
+    found = asyncio.run(addresses_of(of, resolver))
+    fault = DENIED.fault_of("169.254.169.254")
+    assert found == Resolution((), Failure(Reason.DENIED, f"169.254.169.254 {fault}"))
+    assert asyncio.run(addresses_of(replace(of, deny=NOTHING), resolver)) == Resolution(("169.254.169.254",))

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portspec.config import Config, HostConfig, PortException, Specification
+from portspec.deny import NOTHING, deny_of
 from portspec.errors import UsageError
 from portspec.inventory import Target, select, targets
 from portspec.ports import ALL_PORTS
 from tests.unit.factories import NOW, exception
+
+DENIED = deny_of(["127.0.0.0/8"])
 
 
 def config_of(*hosts: str) -> Config:
@@ -293,3 +296,21 @@ def test_exceptions_are_about_discovered_hosts_too() -> None:
     config = dataclasses.replace(config_of("web"), exceptions=(exception(80, until=NOW, hosts=["new*"]),))
     found = targets(config, discovered("new1"))
     assert [(target.host, len(target.exceptions)) for target in found] == [("web", 0), ("new1", 1)]
+
+
+def test_only_discovered_hosts_are_denied_addresses() -> None:
+    """Networks are denied to what discovery alone names: a name, an address, each address of a CIDR."""
+    config = dataclasses.replace(config_of("web", "192.0.2.1", "198.51.100.0/31"), deny=DENIED)
+    found = targets(config, discovered("new", "192.0.2.2", "203.0.113.0/31", "WEB.", "192.0.2.1", "198.51.100.1"))
+    of_the_file = {"web", "192.0.2.1", "198.51.100.0", "198.51.100.1"}
+    assert {target.host for target in found if target.deny == NOTHING} == of_the_file
+    assert {target.host for target in found if target.deny == DENIED} == {
+        *("new", "192.0.2.2", "203.0.113.0", "203.0.113.1")
+    }
+
+
+def test_host_that_is_denied_other_networks_is_scanned_otherwise() -> None:
+    """A change of `deny`, or of where a host is named, begins another scan of it."""
+    before = Target("db1", config_of("db1").hosts[0])
+    assert not before.is_scanned_otherwise(before)
+    assert dataclasses.replace(before, deny=DENIED).is_scanned_otherwise(before)

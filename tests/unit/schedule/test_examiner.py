@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
 
-from portspec.inventory import Resolution
+from portspec.deny import deny_of
+from portspec.inventory import Resolution, SystemResolver
 from portspec.limit import Limit
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import Failure, Observation, PortState, Reason
@@ -33,7 +35,7 @@ from tests.unit.factories import result as result_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from portspec.inventory import Target
+    from portspec.inventory import Resolver, Target
     from portspec.scan import AddressObservation, ScanJob
     from portspec.state.snapshot import ScanResult
 
@@ -45,7 +47,7 @@ LOOKUP_FAILED = Failure(Reason.RESOLVE, "the lookup of its IPv6 addresses failed
 
 def examiner(
     engine: ScriptedEngine,
-    resolver: ScriptedResolver | None = None,
+    resolver: Resolver | None = None,
     *,
     parallel: int = 10,
     confirmer: ScriptedEngine | None = None,
@@ -1474,3 +1476,51 @@ def test_canary_can_be_looked_at_while_it_is_scanned() -> None:
         await asyncio.gather(*long)
 
     asyncio.run(scenario())
+
+
+DENIED = deny_of(["192.0.2.0/24"])
+
+
+def denied_target(name: str = "db1", address: str | None = V4) -> Target:
+    """Make a discovered host to which V4 is denied, and V6 is not."""
+    return dataclasses.replace(target(name, expect=[22], scan=[79], address=address), deny=DENIED)
+
+
+def test_denied_address_is_not_scanned() -> None:
+    """No probe goes to an address that is denied to its host, which is unknown for that reason."""
+    engine = ScriptedEngine(services_open)
+    result = asyncio.run(examiner(engine).examine(denied_target()))
+    assert engine.jobs == []
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.DENIED
+
+
+@pytest.mark.parametrize("port", [22, 80])
+def test_name_with_a_denied_address_is_never_in_specification(port: int) -> None:
+    """The other addresses of a name are scanned: what deviates there counts, and without that it is unknown."""
+    engine = ScriptedEngine(services_open)
+    lookup = {socket.AF_INET: [V4], socket.AF_INET6: [V6]}
+    resolver = SystemResolver(ipv6=True, lookup=lambda _, family: lookup[family])
+    of = dataclasses.replace(target("db1", expect=[22], scan=[port], address=None), deny=DENIED)
+    result = asyncio.run(examiner(engine, resolver).examine(of))
+    assert {job.addresses for job in engine.jobs} == {(V6,)}
+    assert result.judgement.verdict is (Verdict.UNKNOWN if port == 22 else Verdict.OUT_OF_SPEC)
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.DENIED
+
+
+def test_recheck_asks_no_denied_address() -> None:
+    """A name that has come to lead to a denied address since its scan is not probed there by a recheck."""
+    engine = ScriptedEngine(services_open)
+    answers = [[V6], ["192.0.2.66"]]
+    resolver = SystemResolver(ipv6=False, lookup=lambda *_: answers.pop(0))
+    of = dataclasses.replace(target("db1", scan=[80], address=None), deny=DENIED)
+    one = examiner(engine, resolver)
+
+    async def both() -> tuple[AddressObservation, ...] | None:
+        return await one.recheck(of, await one.examine(of))
+
+    kept = asyncio.run(both())
+    assert {job.addresses for job in engine.jobs} == {(V6,)}
+    assert [item.address for item in kept or ()] == [V6]

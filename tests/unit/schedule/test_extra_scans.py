@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from portspec.deny import NOTHING, Deny
 from portspec.inventory import Resolution
 from portspec.limit import Limit
 from portspec.scan import Failure, Observation, Reason
@@ -74,7 +75,7 @@ class World:
         found = self.open.get(address, set()) & set(job.ports) - dropped
         return seen(address, scanned=job.ports, is_open=found, filtered=dropped)
 
-    async def resolve(self, name: str) -> Resolution:
+    async def resolve(self, name: str, _deny: Deny = NOTHING, /) -> Resolution:
         """Look a name up."""
         await asyncio.sleep(0)
         failure = Failure(Reason.RESOLVE, f"{name} does not resolve")
@@ -401,7 +402,7 @@ def test_many_unknown_hosts_hold_up_no_round() -> None:
     waiting: Counter[str] = Counter()
     most: list[int] = []
 
-    async def slowly(name: str) -> Resolution:
+    async def slowly(name: str, _deny: Deny = NOTHING, /) -> Resolution:
         kind = name.rstrip("0123456789")
         waiting[kind] += 1
         try:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from portspec.config import Config, Module, PortException, Specification
+from portspec.deny import deny_of
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, Reason
@@ -349,3 +351,23 @@ def test_probe_whose_engine_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch)
     latest = probe(prober(config(), [WEB], scanner=ScriptedEngine(broken))).state.latest
     assert latest
     assert latest.judgement.failure == Failure(Reason.INTERNAL, "the scan crashed: ZeroDivisionError: somewhere")
+
+
+@pytest.mark.parametrize("by", [None, "mail"])
+def test_discovered_host_is_probed_where_it_may_lead_only(by: str | None) -> None:
+    """An address that is denied to a discovered host is denied to /probe, too, whichever module is named."""
+    engine = ScriptedEngine(opened(22))
+    of = replace(target("web1", address="127.0.0.1"), deny=deny_of(["127.0.0.0/8"]))
+    made = probe(prober(config(module()), [of], scanner=engine), "web1", by)
+    assert engine.jobs == []
+    assert made.state.verdict is Verdict.UNKNOWN
+    assert made.state.latest is not None
+    assert made.state.latest.judgement.failure is not None
+    assert made.state.latest.judgement.failure.reason is Reason.DENIED
+
+
+def test_address_that_conf_yml_allows_to_probe_is_not_denied() -> None:
+    """`probe_allow` stands in conf.yml: what it covers may be scanned, whatever is denied to discovered hosts."""
+    engine = ScriptedEngine(opened(25))
+    probe(prober(config(module(), allow=("127.0.0.0/8",)), [], scanner=engine), "127.0.0.1", "mail")
+    assert [job.addresses for job in engine.jobs] == [("127.0.0.1",)]
