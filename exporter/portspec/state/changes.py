@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import HostState
 
 MAX_SINGLE = 100  # ports of one address that changed alike and get a row each; more share one row
+MAX_ROWS = 1000  # rows of single ports for each scan of a host; then the ports that changed alike share one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,23 @@ def changes(before: HostState, after: HostState) -> Iterator[Change]:
     """Return what the latest conclusive scan changed: ports that opened, ports that were open, expected ports.
 
     Closed ports that become filtered, or the other way round, are no change unless they are expected. Only what both
-    scans could see is compared; of an address that is new, the open ports are told. `first_seen` is `at`.
+    scans could see is compared; of an address that is new, the open ports are told. `first_seen` is `at`. There are at
+    most MAX_ROWS rows of single ports, and a few for each address.
     """
     new = after.conclusive
     if new is None or (before.conclusive and before.conclusive.seen_at == new.seen_at):
         return
     earlier = {item.address: item for item in before.conclusive.addresses} if before.conclusive else {}
     expected = after.target.config.specification.expect
+    rows = 0
     for item in new.addresses:
         if item.failure is None:
             old = earlier.get(item.address)
             found = _changed(None if old is None or old.failure else old, item, expected)
             for (was, is_now), ports in found.items():
-                for spelled in _spell(ports):
+                spellings = _spell(ports, min(MAX_SINGLE, MAX_ROWS - rows))
+                rows += len(spellings)
+                for spelled in spellings:
                     yield Change(new.seen_at, after.host, item.address, spelled, was, is_now, new.seen_at)
 
 
@@ -73,5 +78,5 @@ def _state(observation: AddressObservation, port: int) -> PortState:
     return PortState.FILTERED if port in observation.unconfirmed else observation.state(port)
 
 
-def _spell(ports: list[int]) -> list[str]:
-    return [spell(port) for port in ports] if len(ports) <= MAX_SINGLE else [str(PortSet.of(ports))]
+def _spell(ports: list[int], most: int) -> list[str]:
+    return [spell(port) for port in ports] if len(ports) <= most else [str(PortSet.of(ports))]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from portspec.scan import AddressObservation
 
 _CHUNK = 512
+MAX_KEPT_ADDRESSES = 256  # of a host, from earlier scans; more only if the latest scan had as many
 # Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
 # more after each scan that was not.
 _SLOWEST, _FASTEST, _FASTER = 10.0, 2000.0, 1.25
@@ -60,7 +61,9 @@ class ScanResult:
     def completed_by(self, earlier: ScanResult) -> ScanResult:
         """Take over from an earlier result the addresses that this one could not see, with their deviations.
 
-        An address that could not be seen has not come into specification. One that has left the name is gone.
+        An address that could not be seen has not come into specification. One that has left the name is gone. Of many
+        that the name may still have, MAX_KEPT_ADDRESSES are kept, first those that deviate, then those that were seen
+        last: a name whose addresses change each time must not make its host's state grow.
         """
         if self.judgement.failure is None:
             return self
@@ -68,6 +71,9 @@ class ScanResult:
         found = {observation.address: observation.failure for observation in self.addresses}
         is_whole = self.judgement.failure.reason not in {Reason.RESOLVE, Reason.DENIED}
         kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
+        if len(kept) > (most := max(MAX_KEPT_ADDRESSES, len(found))):
+            deviating = {item.address for item in (*earlier.judgement.deviations, *earlier.judgement.excepted)}
+            kept = sorted(kept, key=lambda old: old.address not in deviating)[:most]
         newer = {item.address: item for item in self.addresses if item.is_usable}
         addresses = {item.address: item for item in self.addresses}
         addresses |= {old.address: _updated(old, newer.get(old.address)) for old in kept}

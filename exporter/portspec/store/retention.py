@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import sqlite3
 
 INTERVAL: Final = 3600.0  # seconds of the monotonic clock between two runs
+MAX_STATES: Final = (
+    1 << 20
+)  # hosts: those that left stay as long as _MIN_STATE_RETENTION, and lists may change each minute
 MAX_ROWS: Final = 1000  # rows per table and transaction; writes wait for a few milliseconds
 
 _MAX_ADVANCE = 86_400.0  # seconds by which the reference time may jump in one run
@@ -20,6 +23,9 @@ _REFERENCE_KEY = "history_reference"
 
 _DELETE_CHANGES: Final = "DELETE FROM change WHERE id IN (SELECT id FROM change WHERE at < ? LIMIT ?)"
 _DELETE_STATES: Final = "DELETE FROM state WHERE host IN (SELECT host FROM state WHERE saved_at < ? LIMIT ?)"
+_DELETE_EXCESS_STATES: Final = """
+    DELETE FROM state WHERE host IN (SELECT host FROM state ORDER BY saved_at DESC LIMIT -1 OFFSET ?)
+"""
 _DELETE_AUDITS: Final = """
     DELETE FROM audit WHERE id IN (
         SELECT id FROM audit AS old WHERE received_at < :before AND (
@@ -99,6 +105,12 @@ def delete_expired(
         states = connection.execute(_DELETE_STATES, (today - max(history, _MIN_STATE_RETENTION), MAX_ROWS))
         has_more_audits = delete_expired_audits(connection, today - audit_history, MAX_ROWS)
     return has_more_audits or MAX_ROWS in (changes.rowcount, states.rowcount)
+
+
+def delete_excess_states(connection: sqlite3.Connection) -> int:
+    """Delete the states that were saved longest ago beyond MAX_STATES, in one transaction; return how many."""
+    with transaction(connection):
+        return connection.execute(_DELETE_EXCESS_STATES, (MAX_STATES,)).rowcount
 
 
 def delete_expired_audits(connection: sqlite3.Connection, before: float, limit: int) -> bool:

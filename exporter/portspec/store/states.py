@@ -33,6 +33,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _MAX_CACHED_PORT_SETS = 1024
+MAX_CHANGES_OF_HOST = 100_000  # rows of the log: a host that changes all the time does not fill the disk
 
 _UPSERT_STATE: Final = """
     INSERT INTO state (host, document, notification_state, saved_at) VALUES (?, ?, ?, ?)
@@ -46,6 +47,11 @@ _INSERT_CHANGE: Final = """
     FROM change
     WHERE host = :host AND address = :address AND became = :became
         AND substr(ports, 1, 40) = substr(:ports, 1, 40) AND ports = :ports
+"""
+_DELETE_OLD_CHANGES: Final = """
+    DELETE FROM change WHERE host = :host AND id <= (
+        SELECT id FROM change WHERE host = :host ORDER BY id DESC LIMIT 1 OFFSET :most
+    )
 """
 _COLUMNS = "id, at, host, address, ports, was, became, first_seen"
 _RANGE = "id < :before_id AND at >= :since AND at < :until ORDER BY id DESC LIMIT :limit"
@@ -186,7 +192,8 @@ def write_states(
     """Write states, changes and notifications in one transaction.
 
     States and changes are stored under the key of their host, so that another spelling in conf.yml finds them. The
-    `first_seen` of a change is the earliest time at which the log has the same ports of the address in that state.
+    `first_seen` of a change is the earliest time at which the log has the same ports of the address in that state. Of
+    each host that changed, the log keeps the newest MAX_CHANGES_OF_HOST changes.
 
     Args:
         connection: A connection that writes, outside of a transaction.
@@ -196,7 +203,10 @@ def write_states(
         now: The time of writing, in Unix seconds.
     """
     with transaction(connection):
-        connection.executemany(_INSERT_CHANGE, map(_parameters, changes))
+        parameters = [_parameters(change) for change in changes]
+        connection.executemany(_INSERT_CHANGE, parameters)
+        hosts = {row["host"] for row in parameters}
+        connection.executemany(_DELETE_OLD_CHANGES, [{"host": host, "most": MAX_CHANGES_OF_HOST} for host in hosts])
         rows = ((host_key(host), document, notification_state, now) for host, document, notification_state in states)
         connection.executemany(_UPSERT_STATE, rows)
         connection.executemany(_INSERT_NOTIFICATION, ((now, host, document) for host, document in notifications))

@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 BATCH_DELAY: Final = 0.5  # seconds from the first scan to the transaction, so that many share one fsync
 MAX_PENDING_CHANGES: Final = 100_000
+LEFT_HOSTS: Final = 65_536  # hosts that leave until the number of states in the file is limited again
 MAX_QUEUED: Final = 100_000  # scans that the thread has not processed yet, because SQLite or the disk blocks it
 
 _log = log.get("store")
@@ -102,6 +103,7 @@ class Writer:
         self._known: dict[str, HostState] = {}
         self._known_notification_states: dict[str, str] = {}  # notification states of `_known`
         self._retained: frozenset[str] | None = None  # hosts to retain; None means all
+        self._left = LEFT_HOSTS  # hosts that left since the number of states in the file was limited
         self._adopted: dict[str, HostState] = {}  # states that another exporter wrote, until the next scan here
         self._current_jobs: deque[tuple[Job, Future[Any]]] = deque()
         self._is_standby = False  # another exporter held the file at the last attempt
@@ -366,6 +368,7 @@ class Writer:
             else:
                 self._file.succeeded(self.status.dropped)
                 if self._retained is not None:
+                    self._left += len(self._known.keys() - self._retained)
                     self._known = _only(self._known, self._retained)
                     self._known_notification_states = _only(self._known_notification_states, self._retained)
                     with self._condition:
@@ -396,6 +399,12 @@ class Writer:
             self._may_advance = not has_more
             if not has_more:
                 self._next_retention = time.monotonic() + retention.INTERVAL
+        if self._left >= LEFT_HOSTS:
+            if deleted := retention.delete_excess_states(connection):
+                _log.warning(
+                    "the state file has too many hosts that left; the oldest states are deleted", states=deleted
+                )
+            self._left = 0
 
     def _write_again(self, connection: sqlite3.Connection) -> None:
         """Write all known states again: the file may be another one than before."""

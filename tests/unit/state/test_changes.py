@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, PortState, Reason
-from portspec.state.changes import MAX_SINGLE, Change, changes
+from portspec.state.changes import MAX_ROWS, MAX_SINGLE, Change, changes
 from portspec.state.snapshot import HostState
 from tests.unit.factories import ADDRESS, MODEST, NOW, result, seen, target
 
@@ -220,3 +220,13 @@ def test_changes_agree_with_a_naive_oracle(
     assert set(found) == wanted
     assert len(found) == len(wanted)
     assert all(len(PortSet.of([int(spelled)])) == 1 for _, spelled, _, _ in found)
+
+
+def test_host_that_changes_everywhere_adds_a_bounded_number_of_rows() -> None:
+    """Of a name with other addresses in each scan, on which many ports are open, most addresses have one row."""
+    ports = range(1000, 1000 + MAX_SINGLE)
+    addresses = [f"198.51.100.{number}" for number in range(64)]
+    found = between(result(WEB, *(seen(address, scanned=ports, is_open=ports) for address in addresses)))
+    assert len(found) == MAX_ROWS + len(addresses) - MAX_ROWS // MAX_SINGLE
+    assert {address for address, *_ in found} == set(addresses)
+    assert found[-1] == (addresses[-1], "1000-1099", None, OPEN)

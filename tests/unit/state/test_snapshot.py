@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import MAX_KEPT_ADDRESSES, HostState, HostTable, Snapshot
 from portspec.state.verdict import Verdict
 from tests.unit.factories import ADDRESS, MODEST, NOW, exception, result, seen, snapshot, target
 
@@ -567,3 +567,19 @@ def test_scan_that_suffices_once_conf_yml_has_changed_is_judged_by_the_exception
     after = state.under(target(exceptions=exceptions), NOW + 20)
     assert after.verdict is Verdict.OUT_OF_SPEC
     assert after.judged_at == NOW + 20
+
+
+@pytest.mark.parametrize("reason", [Reason.RESOLVE, Reason.DENIED])
+def test_name_whose_addresses_change_each_time_does_not_make_its_state_grow(reason: Reason) -> None:
+    """Of addresses that a name may still have, a number is kept; first those that deviate, and of these the newest."""
+    failure = Failure(reason, "has 70 addresses, of which 64 are scanned (scan: max_addresses)")
+    state = HostState(WEB)
+    for scan in range(20):
+        answers = [seen(f"10.{scan}.0.{number}", is_open=[22, 80] if number < 2 else [22]) for number in range(1, 65)]
+        state = state.after(result(WEB, *answers, at=NOW + 60 * scan, failure=failure))
+        assert state.conclusive is not None
+        assert len(state.conclusive.addresses) <= 64 + MAX_KEPT_ADDRESSES
+    assert {item.address for item in state.deviations} == {f"10.{scan}.0.1" for scan in range(20)}
+    kept = [item.address for item in state.conclusive.addresses] if state.conclusive else []
+    assert "10.18.0.64" in kept
+    assert "10.1.0.64" not in kept

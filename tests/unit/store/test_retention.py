@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
-from portspec.store import retention, schema
+from portspec.store import retention, schema, states, writer
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, logged_changes, opened, scan
 
@@ -131,3 +131,36 @@ def test_reference_time_never_goes_back_or_jumps_more_than_a_day(readings: list[
             assert reference <= found <= reference + DAY
             assert may_advance or found in (reference, now)
         reference = found
+
+
+def test_hosts_that_come_and_go_do_not_fill_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more hosts than MAX_STATES, the ones that left longest ago are deleted, once enough have left."""
+    monkeypatch.setattr(retention, "MAX_STATES", 5)
+    monkeypatch.setattr(writer, "LEFT_HOSTS", 4)
+    now = NOW
+    with opened(path, targets=(), wall_clock=lambda: now) as (store, _):
+        for minute in range(6):
+            now = NOW + 60 * minute
+            names = [f"host{minute}-{number}" for number in range(2)]
+            for name in names:
+                scan(store, HostState(target(name)), 22, at=now)
+            store.retain(names)
+            commit(store)
+    with closing(sqlite3.connect(path)) as connection:
+        hosts = {host for (host,) in connection.execute("SELECT host FROM state")}
+    assert {"host5-0", "host5-1", "host4-0", "host4-1"} <= hosts
+    assert len(hosts) <= 5 + 4
+
+
+def test_host_that_changes_all_the_time_does_not_fill_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log keeps the newest changes of a host; those of other hosts are not touched."""
+    monkeypatch.setattr(states, "MAX_CHANGES_OF_HOST", 3)
+    with opened(path) as (store, _):
+        scan(store, HostState(DB), 443)
+        state = HostState(WEB)
+        for minute in range(10):
+            state = scan(store, state, *([22] if minute % 2 else []), at=NOW + 60 * minute)
+            commit(store)
+        found = logged_changes(store)
+    assert [ports for host, ports, _ in found if host == "db1"] == ["443"]
+    assert [change for _, *change in found if _ == "web1"] == [["22", "open"], ["22", "closed"], ["22", "open"]]

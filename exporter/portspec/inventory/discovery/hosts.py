@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from portspec.inventory.discovery.targetgroups import TargetGroup
 
 MAX_HOSTS = 262_144  # of one list, each address of a CIDR being one: four times what a CIDR may have
+MAX_LABELS = 24  # of a host: with ours, and those of Prometheus, less than the 30 that many servers take
+MAX_LABEL_NAME = 256  # bytes
+MAX_LABEL_VALUE = 1024  # bytes, half of what many servers take
+MAX_LABEL_BYTES = 32 << 20  # of all hosts of one list: a group has its labels once, /metrics has them for each host
 MAX_COMPLAINTS = 3  # that are kept of one list; all of them are counted
 _MAX_COMPLAINT_LENGTH = 200  # characters
 _MAX_TARGET_LENGTH = 300  # characters: a name has at most 253, a port six
@@ -83,6 +87,7 @@ class _Finder:
         self.complaints: list[str] = []
         self._entry = entry
         self._addresses = 0
+        self._label_bytes = 0
         self._ports_of = cache(_ports)  # many groups have the same ports
 
     def add(self, group: TargetGroup) -> None:
@@ -99,9 +104,14 @@ class _Finder:
             try:
                 name = host_of(target)
                 if name not in self.hosts:
-                    self._count(name)
+                    size = self._count(name)
                     self.hosts[name] = HostConfig(
-                        name, specification, ports, self._entry.interval, labels, self._entry.is_audited
+                        name,
+                        specification,
+                        ports,
+                        self._entry.interval,
+                        self._afford(labels, size),
+                        self._entry.is_audited,
                     )
             except ValueError as error:
                 self.refused += 1
@@ -138,21 +148,44 @@ class _Finder:
                 kept.pop(name, None)
                 continue
             try:
-                kept[name] = check_label(name, value)
+                kept[name] = _within_limits(name, check_label(name, value), kept)
             except ValueError as error:
                 self.dropped += 1
                 self._complain(error)
         return MappingProxyType(dict(sorted(kept.items())))
 
-    def _count(self, name: str) -> None:
+    def _afford(self, labels: Mapping[str, str], hosts: int) -> Mapping[str, str]:
+        """Return the labels of an entry of so many hosts; those of the source if the list has too much of them."""
+        size = hosts * sum(len(name) + len(value.encode()) for name, value in labels.items())
+        if self._label_bytes + size <= MAX_LABEL_BYTES:
+            self._label_bytes += size
+            return labels
+        self.dropped += len(labels) - len(self._entry.labels)
+        self._complain(ValueError(f"the labels of the hosts are more than {MAX_LABEL_BYTES >> 20} MiB together"))
+        return self._entry.labels
+
+    def _count(self, name: str) -> int:
+        """Count the hosts of an entry, and return how many they are."""
         size = ipaddress.ip_network(name).num_addresses if "/" in name else 1
         if self._addresses + size > MAX_HOSTS:
             raise ValueError(f'"{name}" is ignored: the list has more than {MAX_HOSTS:,} hosts')
         self._addresses += size
+        return size
 
     def _complain(self, error: ValueError) -> None:
         if len(self.complaints) < MAX_COMPLAINTS:
             self.complaints.append(str(error)[:_MAX_COMPLAINT_LENGTH])
+
+
+def _within_limits(name: str, value: str, others: Mapping[str, str]) -> str:
+    """Return the value of a label; ValueError if it or its name is too long, or there are too many others."""
+    if name not in others and len(others) >= MAX_LABELS:
+        raise ValueError(f"a host has more than {MAX_LABELS} labels")
+    if len(name) > MAX_LABEL_NAME:
+        raise ValueError(f'the name of the label "{name[:40]}…" is longer than {MAX_LABEL_NAME} bytes')
+    if len(value) > MAX_LABEL_VALUE or len(value.encode()) > MAX_LABEL_VALUE:
+        raise ValueError(f'the value of the label "{name}" is longer than {MAX_LABEL_VALUE:,} bytes')
+    return value
 
 
 def _ports(text: str) -> PortSet:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from portspec.config import Specification
 from portspec.config.yaml_document import MAX_DEPTH, MAX_VALUES
 from portspec.inventory.discovery import hosts as groups_module
-from portspec.inventory.discovery.hosts import find_hosts, host_of
+from portspec.inventory.discovery.hosts import MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, find_hosts, host_of
 from portspec.inventory.discovery.targetgroups import ListError, TargetGroup, check_label, read_json, read_yaml
 from portspec.names import canonical, check_host
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
@@ -375,3 +375,23 @@ def test_hosts_of_a_source_have_to_report_if_it_says_so(is_audited: bool) -> Non
     source = replace(entry(), is_audited=is_audited)
     found = find_hosts([group("web1"), group("192.0.2.0/30", __portspec_expect="443")], source).hosts
     assert [(item.name, item.is_audited) for item in found] == [("web1", is_audited), ("192.0.2.0/30", is_audited)]
+
+
+def test_labels_that_are_too_long_or_too_many_are_dropped() -> None:
+    """A list cannot make a series that Prometheus refuses: the host is kept, the label is what is wrong."""
+    labels = {"a": "x" * MAX_LABEL_VALUE, "b": "ä" * (MAX_LABEL_VALUE // 2 + 1), "c" * (MAX_LABEL_NAME + 1): "x"}
+    answer = find_hosts([group("web1", **labels)], entry())
+    assert (list(answer.hosts[0].labels), answer.dropped) == (["a"], 2)
+    many = {f"label_{number}": "x" for number in range(MAX_LABELS + 5)}
+    answer = find_hosts([group("web1", **many)], entry())
+    assert (len(answer.hosts[0].labels), answer.dropped) == (MAX_LABELS, 5)
+    assert answer.complaints[0] == "a host has more than 24 labels"
+
+
+def test_labels_of_many_hosts_do_not_multiply_without_bound() -> None:
+    """A group has its labels once, and each address of a CIDR has them: what is too much in all is dropped."""
+    labels = {f"label_{number}": "x" * MAX_LABEL_VALUE for number in range(MAX_LABELS)}
+    answer = find_hosts([group("192.0.2.0/28", "10.1.0.0/16", "web1", **labels)], entry())
+    assert [len(host.labels) for host in answer.hosts] == [MAX_LABELS, 0, MAX_LABELS]
+    assert answer.dropped == MAX_LABELS
+    assert answer.complaints == ("the labels of the hosts are more than 32 MiB together",)
