@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +30,9 @@ LOOKUP_TIMEOUT = 5.0  # seconds for one name and family; glibc itself may take 1
 # No address of this family: an answer, not a failure. Whether the name exists at all, the other family tells.
 _NO_ADDRESS = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_ADDRFAMILY}
 _BOTH_FAMILIES = socket.AF_UNSPEC
+# Of a name with many more addresses than are scanned, so many times as many are looked at, the lowest ones: a DNS
+# message has room for 4,000, and to judge all of them takes a quarter of a second of the event loop.
+_EXAMINED = 4
 _MAX_FAULTS = 3  # addresses of a name that a failure names
 _LOCAL_NAMES = {"localhost", "localhost.localdomain"}  # RFC 6761, 6.3, and nss-myhostname(8)
 _LOCAL_RESOURCE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
@@ -115,7 +117,11 @@ class SystemResolver:
         try:
             families = await self._families_of(query)
             answers = await asyncio.gather(*(self._family(query, family) for family in families))
-            found = sorted({text: None for texts, _ in answers for text in texts}, key=lambda text: ":" in text)
+            found = list({text: None for texts, _ in answers for text in texts})
+            count = len(found)
+            if count > (most := self._max_addresses * _EXAMINED):
+                found = sorted(found, key=_order)[:most]
+            found.sort(key=lambda text: ":" in text)
             is_local = any(map(_is_loopback, found)) and await self._is_local(query)
         finally:
             self._lookups.turns.release()
@@ -125,13 +131,13 @@ class SystemResolver:
         failures = _rejected(Reason.DENIED, denied, "are denied")
         failures += [failure for _, failure in answers if failure]
         failures += _rejected(Reason.RESOLVE, faults, "cannot be scanned")
-        if len(addresses) > self._max_addresses:
-            why = (
-                f"has {len(addresses):,} addresses, of which {self._max_addresses:,} are scanned (scan: max_addresses)"
-            )
-            failures.append(Failure(Reason.RESOLVE, why))
+        if count == len(found):
+            count = len(addresses)
+        if count > self._max_addresses:
             # Name servers rotate their records: the same ones each time.
             addresses = tuple(sorted(addresses, key=_order)[: self._max_addresses])
+            why = f"has {count:,} addresses, of which {len(addresses):,} are scanned (scan: max_addresses)"
+            failures.append(Failure(Reason.RESOLVE, why))
         if not addresses and not failures:
             wanted = "A or AAAA" if len(self._families) > 1 else "A"
             return Resolution((), Failure(Reason.RESOLVE, f"does not resolve (no {wanted} record)"))
@@ -203,9 +209,13 @@ def _rejected(reason: Reason, faults: Mapping[str, str], what: str) -> list[Fail
     return [Failure(reason, why) for why in told]
 
 
-def _order(text: str) -> tuple[int, int]:
-    address = ipaddress.ip_address(text)
-    return address.version, int(address)
+def _order(text: str) -> tuple[bool, bytes]:
+    """Return by what addresses are sorted: IPv4 before IPv6, each by number; quick, for thousands of them."""
+    is_ipv6 = ":" in text
+    try:
+        return is_ipv6, socket.inet_pton(socket.AF_INET6 if is_ipv6 else socket.AF_INET, text.partition("%")[0])
+    except OSError:
+        return is_ipv6, b""
 
 
 def _is_loopback(text: str) -> bool:

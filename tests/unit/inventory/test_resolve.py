@@ -14,6 +14,7 @@ from portspec.config import HostConfig, Specification
 from portspec.deny import NOTHING, deny_of
 from portspec.errors import NoThreadError
 from portspec.inventory import Lookups, Resolution, SystemResolver, Target, addresses_of
+from portspec.inventory import resolve as resolve_module
 from portspec.inventory.hostsfile import HostsFile
 from portspec.ports import ALL_PORTS
 from portspec.scan import Failure, Reason
@@ -434,12 +435,34 @@ def test_name_whose_answer_changes_is_checked_each_time() -> None:
 
 
 def test_few_of_many_denied_addresses_are_named() -> None:
-    """A failure of a name with thousands of denied addresses stays a sentence, and names how many there are."""
-    addresses = [f"127.0.{number // 250}.{number % 250 + 1}" for number in range(4000)]
+    """A failure of a name with many denied addresses stays a sentence, and tells how many there are."""
+    addresses = [f"127.0.0.{number}" for number in range(1, 101)]
     found = asyncio.run(SystemResolver(ipv6=False, lookup=Lookup({V4: addresses})).resolve("db1", DENIED))
     assert found.failure is not None
     assert found.failure.detail.count("its address") == 3
-    assert found.failure.detail.endswith("; and 3997 more are denied")
+    assert found.failure.detail.endswith("; and 97 more are denied")
+
+
+def test_name_with_thousands_of_addresses_costs_no_more_than_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of as many addresses as a DNS answer holds a few hundred are judged, the lowest ones, whatever their order."""
+    judged: list[str] = []
+    monkeypatch.setattr(resolve_module, "_fault", lambda text, **_: judged.append(text))
+    addresses = [f"10.0.{number // 250}.{number % 250}" for number in range(4000)]
+    random.Random(1).shuffle(addresses)  # noqa: S311
+    found = asyncio.run(SystemResolver(ipv6=False, lookup=Lookup({V4: addresses})).resolve("db1", DENIED))
+    why = "has 4,000 addresses, of which 64 are scanned (scan: max_addresses)"
+    assert found == Resolution(tuple(f"10.0.0.{number}" for number in range(64)), Failure(Reason.RESOLVE, why))
+    assert len(judged) == 256
+
+
+def test_name_with_thousands_of_addresses_of_which_the_lowest_are_denied_is_unknown() -> None:
+    """Addresses that were not looked at are not scanned and not forgotten: the failure has their number."""
+    addresses = [f"127.0.{number // 250}.{number % 250 + 1}" for number in range(4000)] + ["198.51.100.1"]
+    found = asyncio.run(SystemResolver(ipv6=False, lookup=Lookup({V4: addresses})).resolve("db1", DENIED))
+    assert found.addresses == ()
+    assert found.failure is not None
+    assert found.failure.reason is Reason.DENIED
+    assert found.failure.detail.endswith("has 4,001 addresses, of which 0 are scanned (scan: max_addresses)")
 
 
 def test_address_that_is_a_host_is_denied_without_a_look_up() -> None:
