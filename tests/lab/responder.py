@@ -1,8 +1,8 @@
 """Odd hosts behind a tunnel: answers TCP SYNs that arrive at a TUN device, each address in a way of its own.
 
 A script of the standard library only: ``responder.py DEVICE``, with a JSON object on the first line of standard input
-that says what each address does: ``{ADDRESS: {"kind": KIND, "open": [...], "dropped": [...], "rate": N, "delay": N}}``;
-a delay may also be ``[LEAST, MOST]``, of which each answer's is drawn.
+that says what each address does: ``{ADDRESS: {"kind": KIND, "open": [...], "dropped": [...], "rate": N, "delay": N,
+"others": [ADDRESS, ...]}}``; a delay may also be ``[LEAST, MOST]``, of which each answer's is drawn.
 It makes the device, writes "ready", and answers until standard input ends; the device, and the routes through it, go
 with it. Ports that are not named are closed; answers are sent ``delay`` seconds late. The kinds:
 
@@ -26,6 +26,17 @@ with it. Ports that are not named are closed; answers are sent ``delay`` seconds
     look like that.
 ``proxying``
     a SYN-ACK on every port, as a SYN proxy: connections to ports that are not open are reset once they have come about
+``clinging``
+    lets connect to its open ports, with a window of 0, and ignores what follows, so that nothing is ever over
+``endless``
+    sends data on each connection as soon as it has come about, and goes on when it is reset
+``storming``
+    sends, before each right answer, dozens of wrong ones: SYN-ACKs and RSTs with any acknowledgement number and ICMP
+    errors that quote something else, from its own address and from the ``others``
+``garbled``
+    has TCP options in its SYN-ACKs that nobody can read
+``greeting``
+    answers with a SYN, as for a simultaneous open, that nothing follows
 
 An answer is only given to a packet whose checksums are right.
 """
@@ -50,6 +61,9 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _SYN, _RST, _ACK = 2, 4, 16
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
 _DESTINATION: Final = 60
+_STORM: Final = 8  # wrong answers of each kind and address
+_ENDLESS: Final = 2000  # segments of one connection, so that a test ends
+_UNREADABLE: Final = bytes([2, 0, 3, 1, 8, 255, 254, 40, 5, 3, 0, 77, 1, 1, 4, 9])  # lengths of 0, 1 and too much
 _SEQUENCE: Final = 0x01020304
 _SCANNERS_HEADER: Final = 24
 
@@ -79,8 +93,28 @@ def extended(data: bytes) -> bytes:
     return data[:4] + struct.pack("!HB", len(data) - 40 + len(options), 0) + data[7:40] + options + data[40:]
 
 
+def segment(
+    source: tuple[bytes, int],
+    destination: tuple[bytes, int],
+    flags: int,
+    sequence: int,
+    acknowledged: int,
+    *,
+    window: int = 1000,
+    options: bytes = b"",
+    payload: bytes = b"",
+) -> bytes:
+    """Make a packet of TCP between two (address, port), whose checksums are right; options of 4, 8, … bytes."""
+    (own, port), (peer, peer_port) = source, destination
+    words = (20 + len(options)) << 2
+    tcp = struct.pack("!HHIIBBHHH", port, peer_port, sequence, acknowledged & 0xFFFFFFFF, words, flags, window, 0, 0)
+    tcp += options + payload
+    right = checksum(own + peer + struct.pack("!HH", _TCP, len(tcp)) + tcp)
+    return packet(own, peer, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
+
+
 class Syn:
-    """A SYN, or the ACK that follows it, as it was received, and the answers to it."""
+    """A SYN, or what follows it, as it was received, and the answers to it."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -97,23 +131,41 @@ class Syn:
         pseudo = self.source + self.own + struct.pack("!HH", _TCP, len(segment))
         return checksum(pseudo + segment) == 0 and (not self.is_ip4 or checksum(self.data[:20]) == 0)
 
-    def answer(self, flags: int, *, counted: bool = True) -> bytes:
+    def answer(self, flags: int, *, counted: bool = True, window: int = 1000, options: bytes = b"") -> bytes:
         """Make a segment that acknowledges it."""
         sequence = _SEQUENCE if flags & _SYN else 0
-        acknowledged = (self.sequence + counted) & 0xFFFFFFFF
-        tcp = struct.pack("!HHIIBBHHH", self.port, self.source_port, sequence, acknowledged, 0x50, flags, 1000, 0, 0)
-        right = checksum(self.own + self.source + struct.pack("!HH", _TCP, len(tcp)) + tcp)
-        return packet(self.own, self.source, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
+        ends = (self.own, self.port), (self.source, self.source_port)
+        return segment(*ends, flags, sequence, self.sequence + counted, window=window, options=options)
 
     def reset(self) -> bytes:
         """Make the RST that ends a connection whose handshake this segment completes."""
-        tcp = struct.pack("!HHIIBBHHH", self.port, self.source_port, _SEQUENCE + 1, 0, 0x50, _RST, 0, 0, 0)
-        right = checksum(self.own + self.source + struct.pack("!HH", _TCP, len(tcp)) + tcp)
-        return packet(self.own, self.source, _TCP, tcp[:16] + struct.pack("!H", right) + tcp[18:])
+        return segment((self.own, self.port), (self.source, self.source_port), _RST, _SEQUENCE + 1, 0, window=0)
 
-    def unreachable(self) -> bytes:
+    def data_segment(self, number: int) -> bytes:
+        """Make a segment with a kilobyte of data for the connection whose handshake this segment completes."""
+        ends = (self.own, self.port), (self.source, self.source_port)
+        sent = (_SEQUENCE + 1 + 1000 * number) & 0xFFFFFFFF
+        return segment(*ends, _ACK, sent, self.sequence, payload=bytes(1000))
+
+    def storm(self, others: list[bytes]) -> list[bytes]:
+        """Make answers that are wrong, from the address itself and from others of its family."""
+        to = self.source, self.source_port
+        found = []
+        for own in (self.own, *(other for other in others if len(other) == len(self.own))):
+            for flags in (_SYN | _ACK, _RST | _ACK, _RST, _SYN | _RST | _ACK):
+                for _ in range(_STORM):
+                    number = random.getrandbits(32)
+                    found.append(segment((own, self.port), to, flags, number, number ^ 0x5A5A5A5A))
+        quoted = self.data[: self.start + 8]
+        shifted = bytes([quoted[-1] ^ 0xFF])
+        for wrong in (quoted[:-1] + shifted, quoted[:-5], quoted[:8], b"", self.unreachable(), bytes(len(quoted))):
+            found += [self.unreachable(wrong)] * _STORM
+        return found
+
+    def unreachable(self, quoted: bytes | None = None) -> bytes:
         """Make an ICMP error "port unreachable" that quotes as little as RFC 792 asks for, in both families."""
-        message = struct.pack("!BBHI", *((3, 3, 0, 0) if self.is_ip4 else (1, 4, 0, 0))) + self.data[: self.start + 8]
+        quoted = self.data[: self.start + 8] if quoted is None else quoted
+        message = struct.pack("!BBHI", *((3, 3, 0, 0) if self.is_ip4 else (1, 4, 0, 0))) + quoted
         pseudo = b"" if self.is_ip4 else self.own + self.source + struct.pack("!II", len(message), _ICMP6)
         message = message[:2] + struct.pack("!H", checksum(pseudo + message)) + message[4:]
         return packet(self.own, self.source, _ICMP if self.is_ip4 else _ICMP6, message)
@@ -122,8 +174,18 @@ class Syn:
 class Host:
     """What one address does."""
 
-    def __init__(self, *, kind: str, rate: float = 0, delay: float | list[float] = 0, **ports: list[int]) -> None:
+    def __init__(
+        self,
+        *,
+        kind: str,
+        rate: float = 0,
+        delay: float | list[float] = 0,
+        others: list[str] | None = None,
+        **ports: list[int],
+    ) -> None:
         self._kind = kind
+        self._others = [packed(other) for other in others or []]
+        self._sent: dict[tuple[bytes, int, int], int] = {}
         #: how long to wait before answering, in seconds
         self.delay = delay if isinstance(delay, list) else [delay, delay]
         self._open = frozenset(ports.get("open", []))
@@ -135,7 +197,18 @@ class Host:
         """Return what to send."""
         if self._kind == "extended":
             return [extended(answer) for answer in self._ordinary(syn)]
-        return self._ordinary(syn)
+        if self._kind == "endless" and not syn.flags & _SYN:
+            return self._more(syn) if syn.port in self._open else []
+        if syn.flags not in {_SYN, _ACK}:
+            return []
+        return [*(syn.storm(self._others) if self._kind == "storming" else []), *self._ordinary(syn)]
+
+    def _more(self, syn: Syn) -> list[bytes]:
+        """Return more data for a connection, which is told by the port of the client."""
+        key = (syn.source, syn.source_port, syn.port)
+        sent = self._sent.get(key, 0)
+        self._sent[key] = min(sent + 20, _ENDLESS)
+        return [syn.data_segment(number) for number in range(sent, self._sent[key])]
 
     def _ordinary(self, syn: Syn) -> list[bytes]:
         if syn.flags == _ACK:
@@ -148,6 +221,9 @@ class Host:
             return [syn.answer(_RST | _ACK)] if self._kind == "refusing" else []
         if syn.port in self._dropped:
             return [syn.unreachable()] if self._kind in {"icmp", "extended"} else []
+        if syn.port in self._open and self._kind in {"clinging", "garbled", "greeting"}:
+            window, options = 0 if self._kind == "clinging" else 1000, _UNREADABLE if self._kind == "garbled" else b""
+            return [syn.answer(_SYN if self._kind == "greeting" else _SYN | _ACK, window=window, options=options)]
         if syn.port in self._open:
             return [syn.answer(_SYN | _ACK), *([syn.answer(_RST | _ACK)] if self._kind == "hasty" else [])]
         if self._kind == "limited" and not self._has_token():
@@ -183,7 +259,7 @@ def serve(device: int, hosts: dict[bytes, Host]) -> None:
         for data in received(device):
             host = hosts.get(data[16:20] if data[0] >> 4 == 4 else data[24:40])
             start = 20 if data[0] >> 4 == 4 else 40
-            if host is None or data[9 if start == 20 else 6] != _TCP or data[start + 13] not in {_SYN, _ACK}:
+            if host is None or data[9 if start == 20 else 6] != _TCP:
                 continue
             syn = Syn(data)
             if not syn.is_right():

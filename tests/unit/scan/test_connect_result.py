@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -232,6 +235,29 @@ def test_connection_that_the_peer_ends(engine: ConnectEngine, *, is_reset: bool)
         found = future.result(timeout=PATIENCE).addresses[0]
     assert (found.closed, len(found.open)) == ((1, 0) if is_reset else (0, 1))
     assert found.answered
+
+
+def receive_buffers(port: int) -> list[int]:
+    """Return the sizes of the receive buffers of this process's connections to a port, in bytes."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as sock:
+            if sock.getpeername()[1] == port:
+                found.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+    return found
+
+
+def test_held_connection_keeps_next_to_nothing_of_what_the_peer_sends(engine: ConnectEngine) -> None:
+    """A host that sends without end on each connection does not fill the memory of the kernel."""
+    address = own_address()
+    with listeners(address, 1) as (listener,):
+        port = listener.getsockname()[1]
+        future = engine.submit(ScanJob((address,), PortSet.of([port]), hold=PATIENCE))
+        connection = listener.accept()[0]
+        eventually(lambda: receive_buffers(port) not in ([], [131072]), "the connection is held")
+        assert max(receive_buffers(port)) < 8192
+        future.cancel()
+        connection.close()
 
 
 def test_cancelled_job_closes_held_connections(engine: ConnectEngine) -> None:

@@ -40,6 +40,7 @@ from portspec.scan.connect.sockets import (
     is_own_address,
     is_reset,
     is_self_connected,
+    refuse_data,
     syns_in,
     takes_data,
 )
@@ -408,6 +409,7 @@ class ConnectEngine(EngineThread):
         is_up = code not in RESET_SINCE
         to_itself = is_self_connected(sock)
         if hold and is_up and not to_itself:
+            refuse_data(sock)
             self._outstanding.hold(fd, hold, now)
         else:
             self._close_probe(fd)

@@ -124,6 +124,14 @@ def is_self_connected(sock: socket.socket) -> bool:
         return False
 
 
+def refuse_data(sock: socket.socket) -> None:
+    """Have the kernel keep as little as it can of what the peer of a connection sends; nobody reads it.
+
+    By default it keeps 128 KiB (tcp_rmem, tcp(7)) of each connection, of which thousands may be held.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes 2,304 bytes of it (socket(7))
+
+
 def is_reset(sock: socket.socket) -> bool:
     """Return whether the peer has reset a connection that was established."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
