@@ -58,7 +58,7 @@ def hostile(**more: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hostile_hosts_and_those_beside_them_are_told_the_truth_of(lab: Lab, engine: str) -> None:
-    """Each port is told right, of hosts that cling, send without end or forge, and of those in whose name they forge."""
+    """Each port is told right, of hosts that cling, send without end or forge, and of those in whose name they do."""
     truths = good_hosts()
     lab.apply(truths)
     found = hostile()
