@@ -137,13 +137,20 @@ class Lab:
         self.serve_names(names)
 
     def serve_names(
-        self, names: Mapping[str, Sequence[str]], *, fail: Sequence[str] = (), silent: Sequence[str] = ()
+        self,
+        names: Mapping[str, Sequence[str]],
+        *,
+        fail: Sequence[str] = (),
+        silent: Sequence[str] = (),
+        odd: Mapping[str, str] | None = None,
     ) -> None:
         """Have the name server know these names alone, until the next :meth:`apply`; /etc/hosts stays as it is.
 
-        Questions for record types ("A", "AAAA") in ``fail`` are answered with SERVFAIL, in ``silent`` not at all.
+        Questions for record types ("A", "AAAA") in ``fail`` are answered with SERVFAIL, in ``silent`` not at all. What
+        ``odd`` names are answered with, names.py says; "loop" as the last label but one stands for all names under it.
         """
-        state = {"names": {name: list(found) for name, found in names.items()}, "fail": fail, "silent": silent}
+        known = {name: list(found) for name, found in names.items()}
+        state = {"names": known, "fail": fail, "silent": silent, "odd": dict(odd or {})}
         _ask(self._names, "set names", state)
 
     def write_hosts(self, text: str) -> None:

@@ -41,7 +41,7 @@ def test_name_that_is_only_in_the_hosts_file_needs_no_name_server(lab: Lab, tmp_
     """A name that stands in /etc/hosts with one family is judged by it, while every name server is down."""
     lab.apply([HostTruth("h.lab", (V4, V6), OPEN)])
     lab.write_hosts(f"{V4} H4.lab alias\n{V6} h6.lab\n")
-    lab.serve_names({}, **{trouble: ("A", "AAAA")})
+    lab.serve_names({}, **{trouble: ("A", "AAAA")})  # type: ignore[arg-type]  # one of two keywords
     hosts = scanned(lab, tmp_path, "h4.lab", "Alias", "h6.lab")
     assert [(host["verdict"], addresses(host)) for host in hosts] == [
         ("in_spec", [V4]),
@@ -63,7 +63,7 @@ def test_half_resolved_host_is_unknown(lab: Lab, tmp_path: Path, trouble: dict[s
     """Where one family's look-up fails, the addresses that were found do not make the host in spec."""
     lab.apply([HostTruth("h.lab", (V4, V6), OPEN)])
     lab.write_hosts("127.0.0.1 localhost\n")
-    lab.serve_names({"h.lab": [V4, V6]}, **trouble)
+    lab.serve_names({"h.lab": [V4, V6]}, **trouble)  # type: ignore[arg-type]  # one of two keywords
     (host,) = scanned(lab, tmp_path, "h.lab")
     assert (host["verdict"], host["reason"]) == ("unknown", "resolve")
     assert addresses(host) == [V6 if trouble == {"fail": ["A"]} else V4]
