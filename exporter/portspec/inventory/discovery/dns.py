@@ -14,6 +14,7 @@ import dns.resolver
 from portspec.errors import NoThreadError
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.hosts import Answer, find_hosts
+from portspec.inventory.discovery.nameserver import NameServer
 from portspec.inventory.discovery.targetgroups import TargetGroup
 from portspec.names import query_name
 from portspec.threads import in_daemon_thread
@@ -99,8 +100,7 @@ def _resolver(found: ResolvConf, query: dns.name.Name, port: int, lifetime: floa
     except dns.exception.DNSException as error:
         raise OSError(f"the name of this machine is not a host name: {error}") from None
     resolver.domain = dns.name.root
-    resolver.nameservers = list(servers)
-    resolver.port = port
+    resolver.nameservers = [NameServer(server, port) for server in servers]
     resolver.search = [suffix for suffix in map(_absolute, found.search) if suffix and _is_name(query, suffix)]
     resolver.ndots = found.ndots
     resolver.rotate = found.rotate

@@ -123,7 +123,8 @@ async def inventory(
 class NameServer(asyncio.DatagramProtocol):
     """A name server with the records it is given, such as {("www.example.org.", "A"): ["192.0.2.1"]}.
 
-    Names in `rcodes` get that code, those in `silent` nothing, those in `long` a truncated answer over UDP.
+    Names in `rcodes` get that code, those in `silent` nothing, those in `long` a truncated answer over UDP, and those
+    in `raw` what a function makes of the question, instead of an answer.
     """
 
     def __init__(self, records: Mapping[tuple[str, str], list[str]]) -> None:
@@ -131,6 +132,7 @@ class NameServer(asyncio.DatagramProtocol):
         self.rcodes: dict[str, dns.rcode.Rcode] = {}
         self.silent: set[str] = set()
         self.long: set[str] = set()
+        self.raw: dict[str, Callable[[bytes], bytes]] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.port = 0
         self._transport: asyncio.DatagramTransport | None = None
@@ -166,6 +168,8 @@ class NameServer(asyncio.DatagramProtocol):
         self.asked.append((name, kind, way))
         if name in self.silent:
             return None
+        if name in self.raw and not (name in self.long and way == "udp"):
+            return self.raw[name](data)
         response = dns.message.make_response(query)
         known = {owner for owner, _ in self.records}
         response.set_rcode(self.rcodes.get(name, dns.rcode.NOERROR if name in known else dns.rcode.NXDOMAIN))

@@ -124,7 +124,9 @@ def test_any_file_gives_a_resolver(data: bytes, environment: dict[bytes, bytes],
     for text in ("web1", "_ssh._tcp.example.org.", ".".join(["a" * 60] * 4)):
         query = dns.name.from_text(text, origin=None)
         resolver = _resolver(found, query, 53, 5.0)
-        assert resolver.nameservers == list(found.servers or ["127.0.0.1"])
+        assert [str(server) for server in resolver.nameservers] == [
+            f"Do53:{server}@53" for server in found.servers or ["127.0.0.1"]
+        ]
         assert all(
             sum(len(label) + 1 for label in name.labels) <= 255
             for name in resolver._get_qnames_to_try(query, search=True)
