@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from .plumbing import SCANNER4
 from .program import configure, scan
 from .truth import HostTruth, State
 
@@ -109,3 +110,17 @@ def test_name_that_has_another_address_each_time_is_judged_by_those_of_its_scan(
         assert (code, host["verdict"], len(host["addresses"])) == (0, "in_spec", 1)
         seen.add(host["addresses"][0]["address"])
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+def test_name_that_leads_to_an_address_of_the_exporter_is_scanned_unless_denied(
+    lab: Lab, tmp_path: Path, engine: str
+) -> None:
+    """Inventories list the exporter's machine, too: it is a host like others, until `deny` has its address."""
+    lab.apply([])
+    lab.write_hosts("127.0.0.1 localhost\n")
+    lab.serve_names({"me.lab": [SCANNER4]})
+    for deny, verdict, reason in (([], "out_of_spec", None), ([SCANNER4], "unknown", "denied")):
+        conf = discovering(tmp_path, "me.lab", ipv6=False, scan={"engine": engine}, deny=deny)
+        (host,) = scan(lab, conf)[1]["hosts"]
+        assert (host["verdict"], host["reason"]) == (verdict, reason), host["detail"]

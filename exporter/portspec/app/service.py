@@ -327,7 +327,7 @@ class Service:
             await discovery.refresh_all()
         discovered, present = discovery.hosts, self.snapshot.hosts
         hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
-        self.store.retain(hosts.names.values())
+        self.store.retain(hosts.names.keys())
         examiner = self._engines.examiner(config)
         # The switch: from here on nothing awaits, and nothing fails.
         restored = self._restored(hosts)
@@ -482,7 +482,7 @@ class Service:
                 restored = self._restored(hosts)
                 self._prober, self._names = hosts.prober, hosts.names
                 self.audits.apply(config.audit, hosts.roster)
-                self.store.retain(hosts.names.values())
+                self.store.retain(hosts.names.keys())
                 self._monitor.apply(hosts.targets, restored=restored)
             except NoThreadError:  # is logged already
                 asyncio.get_running_loop().call_later(self._poll_interval, self._on_discovery)

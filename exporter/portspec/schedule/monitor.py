@@ -157,7 +157,7 @@ class Monitor:
         new = [target for target in targets if target.is_scanned_otherwise(old.get(target.host))]
         fresh = {target.host for target in new}
         gone = old.keys() - self._targets.keys()
-        for host in gone | fresh:
+        for host in gone | (fresh & old.keys()):
             self._give_up(host)
         if places:
             self._name_places.most = self._address_places.most = places

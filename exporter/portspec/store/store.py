@@ -122,9 +122,9 @@ class Store:
         now = self._wall_clock()
         return found | {host: state.under(wanted[host], now) for host, state in self._writer.known(wanted).items()}
 
-    def retain(self, hosts: Iterable[str]) -> None:
-        """Drop other hosts from memory once their states are written."""
-        self._writer.retain(hosts)
+    def retain(self, keys: Iterable[str]) -> None:
+        """Drop other hosts than those of these keys (schema.host_key) from memory once their states are written."""
+        self._writer.retain(keys)
 
     @property
     def history(self) -> float:

@@ -203,9 +203,9 @@ class Writer:
             self._condition.notify_all()
         return future.result()
 
-    def retain(self, hosts: Iterable[str]) -> None:
-        """Retain only these hosts in memory, once the states of the others are written."""
-        retained = frozenset(map(host_key, hosts))
+    def retain(self, keys: Iterable[str]) -> None:
+        """Retain only the hosts of these keys in memory, once the states of the others are written."""
+        retained = frozenset(keys)
         with self._condition:
             self._retained = retained
 

@@ -14,6 +14,7 @@ import portspec.app.watch
 from portspec.config import load
 from portspec.errors import NoThreadError
 from portspec.inventory import Shard
+from portspec.scan import Reason
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, ProbeError
 from portspec.state.verdict import Verdict
 from portspec.store import StoreError
@@ -676,6 +677,29 @@ def test_hosts_of_a_file_are_discovered(conf: Path, tmp_path: Path) -> None:
             write(conf, {A: []}, discovery={"file_sd": [{"files": ["more.json"]}]})
             assert await service.reload() is None
             assert hosts(service) == [A, C]
+
+    asyncio.run(scenario())
+
+
+def test_discovered_host_is_denied_from_the_reload_on(conf: Path, tmp_path: Path) -> None:
+    """A network that is added to `deny` holds for hosts that were discovered before, and not for those of conf.yml."""
+    (tmp_path / "more.json").write_text(json.dumps([{"targets": [C, A], "labels": {}}]))
+    discovery = {"file_sd": [{"files": ["more.json"]}]}
+    write(conf, {A: []}, discovery=discovery)
+
+    def reasons(service: Service) -> dict[str, Reason | None]:
+        found = {host: state.latest.judgement.failure for host, state in service.snapshot.hosts.items() if state.latest}
+        return {host: failure.reason if failure else None for host, failure in found.items()}
+
+    async def scenario() -> None:
+        async with running(conf, engines(ScriptedEngine(answering()))) as service:
+            await until(lambda: reasons(service) == {A: None, C: None})
+            write(conf, {A: []}, discovery=discovery, deny=[A, C])
+            assert await service.reload() is None
+            await until(lambda: reasons(service) == {A: None, C: Reason.DENIED})
+            write(conf, {A: []}, discovery=discovery)
+            assert await service.reload() is None
+            await until(lambda: reasons(service) == {A: None, C: None})
 
     asyncio.run(scenario())
 

@@ -18,6 +18,7 @@ from portspec.scan import Reason
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
 from portspec.store import Store, StoreStatus
+from portspec.store.schema import host_key
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned
 
@@ -53,7 +54,7 @@ def test_all_spellings_of_a_host_are_equal(spellings: list[str], dots: tuple[str
             state = scan(store, scan(store, HostState(before), 22, at=NOW - 9), 22, 80, at=NOW - 5)
             store.put(state, state, "told")
             commit(store)
-            store.retain([after.host])
+            store.retain([host_key(after.host)])
             assert store.restore([after])[after.host].latest == state.latest
         with opened(path, [after]) as (store, restored):
             assert (restored[after.host].last_change, restored[after.host].target) == (NOW - 5, after)
