@@ -74,46 +74,49 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         lines.append(_reports(config.audit, len(expected)))
     if config.reportfile or config.reportmail:
         lines.append(_report_of_all(config))
-    reasons = Counter(resolution.failure.reason for resolution in looked_up.values() if resolution.failure)
-    denied = reasons.pop(Reason.DENIED, 0)
-    unresolved = reasons.total()
-    not_asked = sum(target.address is None and place not in looked_up for place, target in enumerate(known))
     place = find_state_file(config)
     lines.append(_state(place))
-    now = time.time()
     warnings = [
         *source_warnings(discovery.stats),
-        *_exception_warnings(config, known, now),
+        *_exception_warnings(config, known, now := time.time()),
         *_audit_warnings(config, expected, now),
         *complaints(config, place.path, for_others=True),
         *_reportfile_warnings(config),
         *_limit_warnings(config, known, looked_up),
+        *_mail_warnings(config),
+        *([place.why] if place.unsearchable and not place.is_certain else []),
+        *_name_warnings(known, looked_up),
+        *([*web.warnings, *complaints(web, for_others=True)] if web else []),
     ]
-    if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
-        warnings.append('mails are sent without TLS (smtptls is "none"): anyone on the network path can read them')
-    if place.unsearchable and not place.is_certain:
-        warnings.append(place.why)
-    if unresolved:
-        warnings.append(
-            f"{unresolved:,} of {count(len(known), 'host')} would be unknown, because not every name resolves"
-        )
-    if denied:
-        warnings.append(
-            f"{count(denied, 'discovered host')} would be unknown, reason denied: `deny` covers an address of "
-            f"{'it' if denied == 1 else 'each'}"
-        )
-    if not_asked:
-        warnings.append(
-            f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_TIMEOUT:.0f} s, and "
-            f"{'counts' if not_asked == 1 else 'count'} as one address each (--all looks all of them up)"
-        )
-    if web:
-        warnings += [*web.warnings, *complaints(web, for_others=True)]
     if warnings:
         lines += ["", *(f"warning: {warning}" for warning in warnings)]
     valid = [f"{spell_source(path)} is valid." for path in (config.path, web_config) if path]
     write("\n".join((*lines, "", *valid, "")))
     return 0
+
+
+def _mail_warnings(config: Config) -> Iterator[str]:
+    """Yield a warning if mails can be read on their way."""
+    if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
+        yield 'mails are sent without TLS (smtptls is "none"): anyone on the network path can read them'
+
+
+def _name_warnings(known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> Iterator[str]:
+    """Yield warnings about names of which no address is known, or none that may be scanned."""
+    reasons = Counter(resolution.failure.reason for resolution in looked_up.values() if resolution.failure)
+    denied = reasons.pop(Reason.DENIED, 0)
+    if unresolved := reasons.total():
+        yield f"{unresolved:,} of {count(len(known), 'host')} would be unknown, because not every name resolves"
+    if denied:
+        yield (
+            f"{count(denied, 'discovered host')} would be unknown, reason denied: `deny` covers an address of "
+            f"{'it' if denied == 1 else 'each'}"
+        )
+    if not_asked := sum(target.address is None and place not in looked_up for place, target in enumerate(known)):
+        yield (
+            f"{count(not_asked, 'name')} could not be looked up within {LOOKUP_TIMEOUT:.0f} s, and "
+            f"{'counts' if not_asked == 1 else 'count'} as one address each (--all looks all of them up)"
+        )
 
 
 def _web_config(path: str) -> WebConfig:

@@ -33,8 +33,8 @@ class BoundedConnections:
     A new connection takes a place if one is free, else that of the one that has waited longest for its client, be it
     for a request or for the rest of one; and within the share of its address that of the longest waiting one of the
     same address. Addresses of the `trusted` networks, proxies that many clients come through, have no share, nor have
-    those that are `exempt`: on loopback are proxies and Prometheus. What serves a request is never displaced: if all do, a few more
-    connections are accepted for requests that are answered under any load (`is_reserved`).
+    those that are `exempt`: on loopback are proxies and Prometheus. What serves a request is never displaced: if all
+    do, a few more connections are accepted for requests that are answered under any load (`is_reserved`).
     """
 
     def __init__(
