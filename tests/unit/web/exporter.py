@@ -16,7 +16,7 @@ from portspec.scan.sharing import SharedScans
 from portspec.schedule.examiner import Examiner
 from portspec.schedule.on_demand import Prober
 from portspec.state.snapshot import Snapshot
-from portspec.web import WebServer
+from portspec.web import Gate, WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
 from tests.unit.web.site import LOOPBACK, Answer, fetch, no_agent_key, no_audits, open_gate
@@ -107,9 +107,9 @@ class Exporter:
         return tuple(self.rows[:limit])
 
     @contextlib.asynccontextmanager
-    async def served(self) -> AsyncIterator[str]:
+    async def served(self, gate: Gate | None = None) -> AsyncIterator[str]:
         """Run a web server before it; returns the URL without the final slash."""
-        server = WebServer(self, [LOOPBACK], gate=open_gate())
+        server = WebServer(self, [LOOPBACK], gate=gate or open_gate())
         (url,) = await server.start()
         try:
             yield url.rstrip("/")

@@ -22,11 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec import agent
+from portspec.access.watched import CurrentWebConfig
 from portspec.audit.admission import MAX_PACKED, MAX_PAYLOAD, RejectedError
 from portspec.audit.agent_key import AgentKey
 from portspec.audit.envelope import ANSWER_SIGNATURE, key_of, sign_answer
 from portspec.audit.model import Status
 from portspec.config import AuditConfig
+from portspec.web import Gate
 from portspec.web import audits as intake
 from portspec.web.audits import AuditRoutes
 from portspec.web.bodies import MAX_HELD, PendingBodies
@@ -119,7 +121,7 @@ async def answer_on(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def site(scene: Scene) -> AsyncIterator[Site]:
+async def site(scene: Scene, gate: Gate | None = None) -> AsyncIterator[Site]:
     """Serve a scene, whose agent is signed with a key beside the state file."""
     made: list[AuditRoutes] = []
     begin = AuditRoutes.add_to
@@ -129,7 +131,7 @@ async def site(scene: Scene) -> AsyncIterator[Site]:
         begin(self, router)
 
     with mock.patch.object(AuditRoutes, "add_to", add_to):
-        async with Exporter(audits=scene.audits, agent_key=AgentKey.beside(str(scene.path))).served() as url:
+        async with Exporter(audits=scene.audits, agent_key=AgentKey.beside(str(scene.path))).served(gate) as url:
             yield Site(scene, url, made[0])
 
 
@@ -691,6 +693,20 @@ def test_refusal_before_the_body_is_read_tells_where_it_came_from(path: Path, lo
 
     serving(path, scenario)
     assert [(event["reason"], event["origin"]) for event in logs.events] == [("malformed", "127.0.0.1")] * 2
+
+
+def test_audit_through_a_trusted_proxy_comes_from_the_host_behind_it(path: Path, logs: Logs) -> None:
+    """Limits and the log have the address that the proxy tells, and not that of the proxy itself."""
+    (path.parent / "web.yml").write_text('trusted_proxies: ["127.0.0.1"]\n', encoding="utf-8")
+    gate = Gate(CurrentWebConfig(str(path.parent / "web.yml")))
+
+    async def scenario() -> None:
+        async with running(path, Clock()) as scene, site(scene, gate) as at:
+            for header in ({"X-Forwarded-For": "192.0.2.7"}, {"Forwarded": 'for="[2001:db8::7]:4711"'}):
+                await at.post(b"x", **header)
+
+    asyncio.run(scenario())
+    assert [event["origin"] for event in logs.events if "origin" in event] == ["192.0.2.7", "2001:db8::7"]
 
 
 def test_reasons_have_statuses_that_agents_understand() -> None:
