@@ -426,7 +426,7 @@ def test_examples_of_the_page_are_right(tmp_path: Path) -> None:
     """Every example of values in docs/deployment/kubernetes.md is rendered to valid manifests."""
     page = (ROOT / "docs" / "deployment" / "kubernetes.md").read_text(encoding="utf-8")
     examples = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "config:" in text]
-    assert len(examples) == 6
+    assert len(examples) == 7
     for number, text in enumerate(examples):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text, encoding="utf-8")

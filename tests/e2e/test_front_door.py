@@ -224,8 +224,9 @@ def test_browser_with_and_without_password(tmp_path: Path, hashed: str) -> None:
 
 
 def test_health_check_over_tls(tmp_path: Path) -> None:
-    """`portspec healthcheck` takes the authority of the certificate, or any certificate if told so."""
-    files = Files.make(tmp_path)
+    """`portspec healthcheck` takes the authority of the certificate, or any certificate if told so, and has its own."""
+    files = Files.make(tmp_path, tls={"client_ca_file": "ca.pem", "client_auth_type": "RequireAndVerifyClientCert"})
+    own = ("--cert-file", files.path("client.pem"))
     with files.exporter() as running:
         url = ("--url", f"https://{running.address}")
 
@@ -234,12 +235,17 @@ def test_health_check_over_tls(tmp_path: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             return done.returncode, done.stdout + done.stderr
 
-        assert check("--ca-file", files.path("ca.pem"))[0] == 0
-        assert check("--insecure")[0] == 0
+        assert check(*own, "--ca-file", files.path("ca.pem"))[0] == 0
+        assert check(*own, "--insecure")[0] == 0
+        assert check("--insecure")[0] == 1
         code, text = check()
         assert code == 1
         assert "certificate verify failed" in text
         assert check("--ca-file", files.path("server.key")) == (
             2,
             f"--ca-file: {files.path('server.key')}: no certificate in PEM format\n",
+        )
+        assert check("--cert-file", files.path("ca.pem")) == (
+            2,
+            f"--cert-file: {files.path('ca.pem')}: no certificate with its key in PEM format\n",
         )

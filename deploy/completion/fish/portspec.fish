@@ -51,7 +51,7 @@ function _shtab_portspec_using
 end
 
 set -g _shtab_portspec_commands serve check scan learn key receive report mail-test reload healthcheck assets help version
-set -g _shtab_portspec_opts_with_value --ca-file --config.file --day --format --host --log.format --log.level --output --ports --shard --url --web.config.file --web.external-url --web.listen-address -c -o
+set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --host --log.format --log.level --output --ports --shard --url --web.config.file --web.external-url --web.listen-address -c -o
 
 complete -c portspec -e
 complete -c portspec -f
@@ -133,6 +133,7 @@ complete -c portspec -n '_shtab_portspec_using healthcheck' -l log.format -xka "
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l url -x -d 'its URL (default http://127.0.0.1:10190)'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l ca-file -xka "(__fish_complete_path (commandline -ct))" -d 'trust this certificate, or this authority (default: those of the system)'
+complete -c portspec -n '_shtab_portspec_using healthcheck' -l cert-file -xka "(__fish_complete_path (commandline -ct))" -d 'present this client certificate; its key is in the same file'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -l insecure -d 'take any certificate; nothing secret is sent'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a assets -d 'Write out the rules, units, example configuration and other files that come with portspec.'
 complete -c portspec -n '_shtab_portspec_using assets' -s h -l help -d 'show this help message and exit'

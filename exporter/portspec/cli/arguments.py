@@ -29,7 +29,7 @@ LOG_FORMATS = ("logfmt", "json")
 _HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
     *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url"),
-    *("--web.config.file", "--shard", "--ca-file"),
+    *("--web.config.file", "--shard", "--ca-file", "--cert-file"),
     *("--ports", "--url", "-o", "--output", "--format", "--host", "--day"),
 )
 
@@ -217,6 +217,9 @@ def _add_operations(commands: _Commands) -> None:
         "--ca-file",
         metavar="FILE",
         help="trust this certificate, or this authority (default: those of the system)",
+    )
+    health.add_argument(
+        "--cert-file", metavar="FILE", help="present this client certificate; its key is in the same file"
     )
     health.add_argument("--insecure", action="store_true", help="take any certificate; nothing secret is sent")
     assets = _command(

@@ -16,13 +16,15 @@ PATH: Final = "/-/healthy"
 TIMEOUT: Final = 10.0  # seconds for the connection, and for the answer
 
 
-def healthcheck(url: str, *, ca_file: str | None = None, is_insecure: bool = False) -> int:
+def healthcheck(
+    url: str, *, ca_file: str | None = None, cert_file: str | None = None, is_insecure: bool = False
+) -> int:
     """Return 0 if the exporter at `url` says that it is healthy, else 1.
 
     Raises UsageError for what is no URL, and for a file that holds no certificate.
     """
     try:
-        answer = _ask(url, _trust(ca_file, is_insecure=is_insecure))
+        answer = _ask(url, _trust(ca_file, cert_file, is_insecure=is_insecure))
     except UsageError:
         raise
     except PortspecError as error:
@@ -32,12 +34,19 @@ def healthcheck(url: str, *, ca_file: str | None = None, is_insecure: bool = Fal
     return 0
 
 
-def _trust(ca_file: str | None, *, is_insecure: bool) -> ssl.SSLContext:
+def _trust(ca_file: str | None, cert_file: str | None, *, is_insecure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one, for a file that holds no certificate
         why = "no certificate in PEM format" if isinstance(error, ssl.SSLError) else (error.strerror or "").lower()
         raise UsageError(f"--ca-file: {printable(ca_file or '')}: {why}") from None
+    if cert_file:
+        try:
+            context.load_cert_chain(cert_file, password="")  # and not a question for the password
+        except OSError as error:
+            is_tls = isinstance(error, ssl.SSLError)
+            why = "no certificate with its key in PEM format" if is_tls else (error.strerror or "").lower()
+            raise UsageError(f"--cert-file: {printable(cert_file)}: {why}") from None
     if is_insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -111,7 +111,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "healthcheck":
         from portspec.cli.healthcheck import healthcheck
 
-        return healthcheck(options.url, ca_file=options.ca_file, is_insecure=options.insecure)
+        return healthcheck(
+            options.url, ca_file=options.ca_file, cert_file=options.cert_file, is_insecure=options.insecure
+        )
     if options.command == "assets":
         from portspec.cli.assets import assets
 

@@ -14,9 +14,9 @@ from aiohttp import web
 from portspec.access.model import Permission
 from portspec.access.watched import CurrentWebConfig
 from portspec.metrics import HttpStatus
-from portspec.web import Gate
+from portspec.web import Gate, limits
 from portspec.web.address import ListenAddress, Service
-from portspec.web.gate import is_open, permission_for
+from portspec.web.gate import REASONS, is_open, permission_for
 from portspec.web.site import Sites
 from tests.unit.metrics.scrape import zoo
 from tests.unit.web.site import LOOPBACK, Answer, ScriptedService, fetch, open_gate, serving
@@ -309,6 +309,14 @@ def test_every_route_is_documented() -> None:
         listener = "all" if services == set(Service) else "".join(services)
         found.add((path.replace("{host}", "NAME"), method, permission, listener))
     assert documented == found
+
+
+def test_every_reason_is_documented() -> None:
+    """docs/http.md has each reason for which a request is refused, and each for which a connection is closed."""
+    page = DOCS.read_text(encoding="utf-8")
+    refusals = set(re.findall(r"^\| [45]\d\d \| `(\w+)` \|", page, re.MULTILINE))
+    closings = set(re.findall(r"^\| `(\w+)` \|", page.split("## Connections")[1].split("## Access")[0], re.MULTILINE))
+    assert (refusals, closings) == (set(REASONS), set(limits.REASONS))
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "FOO"])
