@@ -33,6 +33,8 @@ with it. Ports that are not named are closed; answers are sent ``delay`` seconds
 ``storming``
     sends, before each right answer, dozens of wrong ones: SYN-ACKs and RSTs with any acknowledgement number and ICMP
     errors that quote something else, from its own address and from the ``others``
+``repeating``
+    gives each right answer two hundred times
 ``garbled``
     has TCP options in its SYN-ACKs that nobody can read
 ``greeting``
@@ -62,6 +64,7 @@ _SYN, _RST, _ACK = 2, 4, 16
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
 _DESTINATION: Final = 60
 _STORM: Final = 8  # wrong answers of each kind and address
+_REPEATED: Final = 200
 _ENDLESS: Final = 2000  # segments of one connection, so that a test ends
 _UNREADABLE: Final = bytes([2, 0, 3, 1, 8, 255, 254, 40, 5, 3, 0, 77, 1, 1, 4, 9])  # lengths of 0, 1 and too much
 _SEQUENCE: Final = 0x01020304
@@ -201,7 +204,8 @@ class Host:
             return self._more(syn) if syn.port in self._open else []
         if syn.flags not in {_SYN, _ACK}:
             return []
-        return [*(syn.storm(self._others) if self._kind == "storming" else []), *self._ordinary(syn)]
+        answers = self._ordinary(syn) * (_REPEATED if self._kind == "repeating" else 1)
+        return [*(syn.storm(self._others) if self._kind == "storming" else []), *answers]
 
     def _more(self, syn: Syn) -> list[bytes]:
         """Return more data for a connection, which is told by the port of the client."""

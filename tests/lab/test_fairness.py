@@ -5,12 +5,13 @@ import re
 import subprocess
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from .namespaces import tool
 from .program import PROGRAM, configure, get
+from .test_hostile_hosts import KINDS
 from .test_odd_hosts import tunnel
 from .truth import HostTruth, State
 
@@ -24,6 +25,7 @@ LISTEN: Final = "127.0.0.1:10190"
 GOOD: Final = [f"198.18.1.{number}" for number in range(1, 31)]
 LIMITED: Final = [f"198.18.3.{number}" for number in range(1, 11)]
 LATE: Final = "198.18.64.20"
+HOSTILE: Final = {f"198.18.64.{30 + place}": kind for place, kind in enumerate(KINDS)}
 SILENT: Final = "198.18.2.1"
 NAMES: Final = [f"www{number}.test" for number in range(500)]
 INTERVAL: Final = 10
@@ -48,9 +50,9 @@ def one_answer_a_second(hosts: Iterable[str]) -> str:
 
 @contextmanager
 def exporter(lab: Lab, directory: Path, engine: str) -> Iterator[None]:
-    """Have an exporter scan good hosts beside ten that answer once a second, one that is late, and 500 silent names.
+    """Have an exporter scan good hosts beside ten that answer once a second, hostile and late ones, and silent names.
 
-    Its ten places are fewer than there are slow hosts, and the names have one address.
+    Its ten places are fewer than there are slow hosts, and the 500 names have one address.
     """
     lab.apply(
         [
@@ -63,7 +65,7 @@ def exporter(lab: Lab, directory: Path, engine: str) -> Iterator[None]:
     lab.run([tool("nft"), "-f", "-"], side="hosts", input=one_answer_a_second(LIMITED), check=True)
     conf = configure(
         directory,
-        {host: [22] for host in [*GOOD, *LIMITED, LATE, *NAMES]},
+        {host: [22] for host in [*GOOD, *LIMITED, LATE, *HOSTILE, *NAMES]},
         ["1-300"],
         interval=INTERVAL,
         parallelscans=10,
@@ -71,7 +73,9 @@ def exporter(lab: Lab, directory: Path, engine: str) -> Iterator[None]:
         ipv6=False,
         scan={"engine": engine},
     )
-    with tunnel(lab, {LATE: {"kind": "normal", "delay": 8, "open": [22]}}), (directory / "log").open("w") as log:
+    odd: dict[str, dict[str, Any]] = {LATE: {"kind": "normal", "delay": 8, "open": [22]}}
+    odd |= {host: {"kind": kind, "open": [22], "others": GOOD[:4]} for host, kind in HOSTILE.items()}
+    with tunnel(lab, odd), (directory / "log").open("w") as log:
         process = lab.popen([*PROGRAM, "-c", str(conf), "-j", "--web.listen-address", LISTEN], stdout=log, stderr=log)
         try:
             yield

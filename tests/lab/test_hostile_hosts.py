@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ENGINES: Final = ("connect", "syn")
 GOOD: Final = tuple((f"198.18.10.{number}", f"2001:db8:18::10:{number}") for number in range(1, 5))
-KINDS: Final = ("clinging", "endless", "garbled", "storming")
+KINDS: Final = ("clinging", "endless", "garbled", "storming", "repeating")
 SCANNED: Final = (*OPEN, *DROPPED, *CLOSED[:100])
 #: What is sent at full speed while hosts are scanned, and nothing of which may count.
 FLOOD: Final = (

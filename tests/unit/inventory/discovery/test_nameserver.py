@@ -70,6 +70,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "a cut record": lambda query: message(query, service(b"\4web1" + POINTER)[:-3]),
     "a label too long": lambda query: message(query, service(b"\x7f" + bytes(127))),
     "other types": lambda query: message(query, *[record(POINTER, kind=2)] * 3000),
+    "an alias of itself": lambda query: message(query, record(POINTER, kind=5)),
     "nothing": lambda _: b"",
     "another question": lambda query: message(query).replace(b"_ssh", b"_ftp"),
     "another number": lambda query: bytes([query[0] ^ 1]) + message(query)[1:],
