@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth audit lab packages constraints \
-	generated manifests dist deb clean
+	generated reliability manifests dist deb clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -79,6 +79,9 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 generated: venv  ## write dashboards, completion, manual pages and copies in the Helm chart again, after a change
 	$(BIN)/python -m grafana.source
 	$(BIN)/python deploy/generate.py
+
+reliability: packages venv  ## run the tests of faults, and write docs/reliability.md from them
+	$(BIN)/python -m tests.faults $(PARALLEL)
 
 manifests: helm  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart
 	sh deploy/kubernetes/render.sh >deploy/kubernetes/new

@@ -119,6 +119,34 @@ class NoThreadError(PortspecError, RuntimeError):
         )
 
 
+class EngineStoppedError(PortspecError):
+    """The thread of an engine has ended unexpectedly; it accepts jobs again once restart() was called."""
+
+    def __init__(self, engine: str, cause: BaseException) -> None:
+        self.engine = engine
+        super().__init__(f"the thread of the {engine} engine has ended unexpectedly: {described(cause)}")
+
+
+class PartFailedError(PortspecError):
+    """A part of the exporter that fails again and again, and without which the exporter is of no use."""
+
+    exit_code = 70  # sysexits(3), EX_SOFTWARE: a service manager starts the exporter again
+
+    def __init__(self, part: str, failures: int, cause: BaseException) -> None:
+        self.part = part
+        super().__init__(
+            f"the part {part} failed {failures} times in a row, the last time with: {described(cause)}; portspec ends, "
+            "so that the service manager starts it again"
+        )
+
+
+def described(error: BaseException) -> str:
+    """Return the kind of an error and what it says, in one line; of a group the first one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return printable(shorten(f"{type(error).__name__}: {error}".removesuffix(": ")))
+
+
 class OutputError(PortspecError):
     """A result that could not be written: a full disk, a closed pipe."""
 

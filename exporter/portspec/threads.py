@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec import log
+from portspec.daemonthread import DaemonThread
 from portspec.errors import NoThreadError
 
 if TYPE_CHECKING:
@@ -45,14 +45,13 @@ class _Shortage:
 _shortage = _Shortage()  # of the process, as the limit is
 
 
-def start(thread: threading.Thread) -> None:
+def start(thread: DaemonThread) -> None:
     """Start a thread. Raises NoThreadError when the system gives none, of which the log tells."""
     try:
         thread.start()
-    except RuntimeError:
-        error = NoThreadError()
+    except NoThreadError as error:
         _shortage.tell(error)
-        raise error from None
+        raise
 
 
 def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: None) -> asyncio.Future[T]:
@@ -81,7 +80,7 @@ def in_daemon_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(deliver, outcome)
 
-    start(threading.Thread(target=run, name="portspec-work", daemon=True))
+    start(DaemonThread(run, "portspec-work"))
     return future
 
 

@@ -49,12 +49,19 @@ def until(look: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
 class Exporter:
     """A running `portspec serve` on a free port; its log is in `log`."""
 
-    def __init__(self, conf: Path, log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        conf: Path,
+        log: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.conf = conf
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [*PROGRAM, "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0", *arguments],
+                [*program, "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0", *arguments],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **environment},
@@ -107,10 +114,14 @@ class Exporter:
 
 @contextmanager
 def exporter(
-    conf: Path, *arguments: str, log: Path | None = None, environment: Mapping[str, str] | None = None
+    conf: Path,
+    *arguments: str,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Exporter]:
-    """Run `portspec serve` with more arguments, and end it."""
-    running = Exporter(conf, log or conf.with_suffix(".log"), arguments, environment or {})
+    """Run `portspec serve`, or another program that does so, with more arguments, and end it."""
+    running = Exporter(conf, log or conf.with_suffix(".log"), arguments, environment or {}, program)
     try:
         yield running
     finally:

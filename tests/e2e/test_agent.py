@@ -25,6 +25,7 @@ from portspec.audit import envelope
 from portspec.audit import tools as formats
 from portspec.audit.model import Audit, Status, ToolRun
 from tests.e2e.exporter import until
+from tests.faults.registry import fault
 from tests.matrix import interpreter
 from tests.requirements import NEEDS_ROOT, missing
 
@@ -992,6 +993,7 @@ def test_audit_survives_a_crash_while_it_is_sent(machine: Machine, server: Serve
     assert len(server.audits()) == 2
 
 
+@fault("disk full", "audits", "An agent that cannot write its spool sends the audit nevertheless.")
 def test_spool_on_a_full_disk_does_not_hold_up_the_audit(machine: Machine, server: Server) -> None:
     """An audit that cannot be spooled is sent all the same, with a word on the spool."""
     server.start()

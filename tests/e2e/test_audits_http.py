@@ -45,6 +45,7 @@ from tests.e2e.audits import (
     status,
 )
 from tests.e2e.exporter import PATIENCE, exporter, until
+from tests.faults.registry import fault
 from tests.requirements import missing
 
 if TYPE_CHECKING:
@@ -308,6 +309,7 @@ def listening(conf: Path, address: str, log: Path) -> Iterator[Exporter]:
         yield service
 
 
+@fault("kill", "audits", "Each audit arrives once; the agents send again what was not acknowledged.")
 def test_every_audit_arrives_once_though_the_exporter_is_killed(tmp_path: Path) -> None:
     """Killed and started again while 48 hosts post, the exporter has each audit once, and says so when asked again."""
     rng = random.Random(7)  # noqa: S311 - repeatable

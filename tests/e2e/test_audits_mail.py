@@ -26,6 +26,7 @@ from tests.e2e.audits import (
 from tests.e2e.exporter import until
 from tests.e2e.mailhost import REPORTS, USER, changed_body, changed_signature, notice_of
 from tests.e2e.postfix import PIPED, PostfixHost
+from tests.faults.registry import fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +123,7 @@ def test_refused_mail_returns_to_its_sender(
     host.wait_until_done()
 
 
+@fault("disk full", "audits", "A mail with an audit is delivered once there is space, and only once.")
 def test_mail_waits_while_the_disk_is_full(host: PostfixHost) -> None:
     """While there is no room for the archive the MTA keeps the mail, and delivers it once when there is."""
     host.mount(host.state, "1m")

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.exporter import PATIENCE, parse, until, write
 from tests.e2e.smtp import PASSWORD, USER, Mail, MailServer
+from tests.faults.registry import fault
 from tests.lab.program import PROGRAM
 from tests.lab.truth import HostTruth, State
 
@@ -246,6 +247,7 @@ def test_end_of_a_deviation_is_mailed_though_the_host_is_scanned_once_a_day(
         assert service.value("portspec_rechecks_total") >= 1
 
 
+@fault("mail server", "mails", "No notification is lost if the exporter is killed meanwhile.")
 def test_no_mail_is_lost_while_the_server_is_down_and_portspec_is_killed(
     network: Lab, server: MailServer, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.e2e.exporter import Exporter, exporter, host_of, parse, until, write
+from tests.faults.registry import fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,7 @@ def values(page: str, name: str) -> dict[str, float]:
     return {host_of(labels) or "": value for labels, value in parse(page).get(name, {}).items()}
 
 
+@fault("kill", "metrics and pages", "The first scrape after the restart has the last verdict of every host.")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_first_scrape_after_a_restart_has_every_last_verdict(
     tmp_path: Path, open_ports: tuple[int, int], number: signal.Signals
@@ -226,6 +228,7 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
+@fault("kill", "state file", "No change that was served once is lost.")
 def test_nothing_that_was_served_is_lost_by_kill_9(tmp_path: Path) -> None:
     """Killed again and again while ports open and close, each start has every change ever served, and the host."""
     rng = random.Random(7)  # noqa: S311 - repeatable

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.audits import PASSPHRASE, mail, make
 from tests.e2e.exporter import parse, until
 from tests.e2e.machine import ROOT, SYSTEM, Machine, MachineError
+from tests.faults.registry import fault
 from tests.requirements import forbidden, missing
 from tests.wheels import WheelsError, python_version, wheels
 
@@ -348,6 +349,11 @@ def test_exporter_that_is_stopped_for_a_moment_is_not_restarted(unit: Installati
     assert (int(unit.show("MainPID")), unit.show("NRestarts")) == (process, "0")
 
 
+@fault(
+    "part that hangs",
+    "whole exporter",
+    "systemd restarts an exporter whose event loop hangs, and the journal has the stack of each thread.",
+)
 def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> None:
     """A process that is stopped is restarted, its state is kept, and the journal has the stack of each thread."""
     process = watch_closely(unit)
@@ -359,6 +365,7 @@ def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> Non
     assert "a part of portspec hangs" not in log
 
 
+@fault("part that hangs", "scans", "systemd restarts an exporter whose engine hangs; the log names the part.")
 def test_exporter_whose_scan_thread_hangs_is_restarted(unit: Installation) -> None:
     """If every thread but that of the event loop stands still, the log says which part hangs before the restart."""
     process = watch_closely(unit)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.faults.registry import fault
+
 from .program import OBSERVE, PROGRAM, QUICK, configure, expected_states, observe, order, scan, states
 from .truth import HostTruth, State
 
@@ -66,6 +68,11 @@ def second_of_each(scanned: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], l
     return second, verdicts
 
 
+@fault(
+    "network",
+    "scans",
+    "All hosts are unknown (reason `no_route`) while the link is down, and right after the next round.",
+)
 @pytest.mark.parametrize("side", ["scanner", "hosts"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_link_that_is_lost_and_regained_between_rounds(lab: Lab, tmp_path: Path, engine: str, side: str) -> None:
@@ -162,6 +169,7 @@ def test_next_hop_that_does_not_answer_in_time(lab: Lab, engine: str) -> None:
     assert observe(lab, [([dead], PORTS)], engine=engine, timeout=6.0, retries=0) == {(dead, 0): "no_route"}
 
 
+@fault("network", "scans", "A host without a route is unknown (reason `no_route`).")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
 def test_route_that_refuses_is_no_route(lab: Lab, tmp_path: Path, engine: str, kind: str) -> None:

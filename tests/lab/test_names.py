@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.faults.registry import fault
+
 from .program import configure, scan
 from .truth import HostTruth, State
 
@@ -36,6 +38,7 @@ def addresses(host: dict[str, Any]) -> list[str]:
     return [item["address"] for item in host["addresses"]]
 
 
+@fault("name server", "scans", "A name that is in /etc/hosts is scanned while every name server is down.")
 @pytest.mark.parametrize("trouble", ["fail", "silent"])
 def test_name_that_is_only_in_the_hosts_file_needs_no_name_server(lab: Lab, tmp_path: Path, trouble: str) -> None:
     """A name that stands in /etc/hosts with one family is judged by it, while every name server is down."""

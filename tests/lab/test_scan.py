@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.faults.registry import fault
+
 from .program import QUICK, configure, expected_addresses, expected_states, observe, scan, with_descriptors
 from .truth import HostTruth, State, draw
 
@@ -36,6 +38,7 @@ def rows(document: dict[str, Any]) -> dict[str, list[tuple[str, list[str], int, 
     }
 
 
+@fault("no descriptors", "scans", "A scan with 64 descriptors finds the same as with many.")
 @pytest.mark.parametrize(
     ("engine", "seed", "descriptors"),
     [*((engine, seed, None) for engine in ENGINES for seed in SEEDS), *(("connect", seed, 64) for seed in SEEDS[:1])],
@@ -149,6 +152,7 @@ def test_all_ports_of_a_host(lab: Lab, tmp_path: Path, settings: dict[str, Any])
     assert (address["open"], address["closed"]) == ([str(p) for _, p in opened], 65535 - len(opened))
 
 
+@fault("network", "scans", "A host is unknown if the packet filter of the exporter's machine refuses the probes.")
 def test_own_firewall_that_refuses_is_no_verdict(lab: Lab, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Where this machine's own packet filter refuses what is sent, the host is unknown: nothing was seen of it."""
     lab.apply([HostTruth("h.lab", (V4, V6), {(V4, 22): State.OPEN, (V6, 22): State.OPEN})])

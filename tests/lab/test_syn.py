@@ -12,6 +12,7 @@ import pytest
 
 from portspec.scan.syn.filter import FIRST_SOURCE_PORT, SOURCE_PORTS
 from portspec.scan.syn.reference_ports import TRY_SLOTS
+from tests.faults.registry import fault
 from tests.requirements import forbidden
 
 from .namespaces import script
@@ -99,6 +100,7 @@ def test_own_addresses_are_told_the_truth_of(lab: Lab, addresses: list[str], por
     assert found == {(address, port): "open" if port in opened else "closed" for address in addresses for port in ports}
 
 
+@fault("network", "scans", "Nothing is concluded from silence if the link went down during the scan.")
 @pytest.mark.parametrize("side", ["scanner", "hosts"])
 def test_link_that_goes_down_while_silence_is_waited_for(lab: Lab, side: str) -> None:
     """If either end of the link goes down during a scan nothing is concluded from silence; the next scan is right."""

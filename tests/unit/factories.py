@@ -149,6 +149,7 @@ class ScriptedEngine:
     name = "scripted"
     timeout = 0.9
     retries = 2
+    death: BaseException | None = None
 
     def __init__(self, answer: Callable[[ScanJob], Observation] | None = None) -> None:
         self.stats = EngineStats()
@@ -189,6 +190,9 @@ class ScriptedEngine:
         seen_until_now = self.seen_so_far.get(number, Observation(tuple(nothing), 0.0, 0))
         answer.set_result(None if running.done() else seen_until_now)
         return answer
+
+    def restart(self) -> None:
+        """Do nothing: there is no thread that could have ended."""
 
     def beat(self) -> int | None:
         """Return how often it was asked: there is no thread that could hang."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from portspec.scan.syn.engine import SynEngine
 
 MAX_DESCRIPTORS = 65536
+FEW_DESCRIPTORS = 128  # an exporter with fewer works, but slowly, and clients may have to wait
 MAX_CONFIRMING_CONNECTIONS = 4096  # connections to one address at a time: its ports have answered once already
 
 _log = log.get("app")
@@ -79,9 +80,14 @@ class Engines:
 
     def heartbeats(self) -> Iterator[Heartbeat]:
         """Yield the heartbeat of each engine's thread."""
+        for part, engine in self.threads():
+            yield Heartbeat(part, engine.beat())
+
+    def threads(self) -> Iterator[tuple[str, Engine]]:
+        """Yield the engines by the name of the part, for the supervisor."""
         for engine in (self.scanner, self.confirmer):
             if engine:
-                yield Heartbeat(f"{engine.name} engine", engine.beat())
+                yield f"{engine.name} engine", engine
 
     def close(self) -> None:
         """Close both; may be called twice."""
@@ -161,3 +167,10 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError) as error:  # seccomp, or a hard limit above the system's
             _log.warning("raising the limit of open files failed; scans take longer", limit=soft, why=str(error))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < FEW_DESCRIPTORS:
+        _log.warning(
+            "few files may be open: scans take longer, and clients may have to wait; raise LimitNOFILE= of the unit, "
+            "or ulimit -n",
+            limit=soft,
+        )

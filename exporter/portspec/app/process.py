@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.app.engines import drop_privileges, open_engines
+from portspec.app.loopguard import LoopGuard
 from portspec.app.service import Service
 from portspec.app.servicemanager import ServiceManager, control_socket
 from portspec.threads import computed, in_daemon_thread
@@ -44,8 +45,8 @@ class WebOptions:
 async def serve(config: Config, shard: Shard, options: WebOptions) -> None:
     """Run the exporter until SIGTERM or SIGINT.
 
-    Raises ListenError when it cannot listen, UsageError for an address that is none, and ConfigError if the web
-    configuration file is not valid.
+    Raises ListenError when it cannot listen, UsageError for an address that is none, ConfigError if the web
+    configuration file is not valid, and PartFailedError when a part fails again and again.
     """
     sys.setswitchinterval(GIL_SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
@@ -71,7 +72,7 @@ async def serve(config: Config, shard: Shard, options: WebOptions) -> None:
             # Its thread keeps the rights that opening the file may take, as root in another user's directory.
             opened = in_daemon_thread(service.open)
             drop_privileges()
-            await _run_until(stop, _serve(service, opened, urls, ready, gate))
+            await _run_until(stop, _serve(service, opened, urls, ready, gate, guards_loop=manager.watchdog is None))
         finally:
             _ignore_hang_up()
             manager.tell("STOPPING=1")
@@ -83,7 +84,13 @@ async def serve(config: Config, shard: Shard, options: WebOptions) -> None:
 
 
 async def _serve(
-    service: Service, opened: asyncio.Future[None], urls: Sequence[str], ready: asyncio.Event, gate: Gate
+    service: Service,
+    opened: asyncio.Future[None],
+    urls: Sequence[str],
+    ready: asyncio.Event,
+    gate: Gate,
+    *,
+    guards_loop: bool,
 ) -> None:
     await asyncio.shield(opened)
     await service.start()
@@ -93,10 +100,15 @@ async def _serve(
     for url in urls:
         _log.info("listening", url=url)
     names = asyncio.create_task(gate.learn_names())  # a name server may be slow
+    guard = LoopGuard() if guards_loop else None  # its thread has none of the privileges that were dropped
+    if guard:
+        guard.start()
     try:
         await service.run()
     finally:
         names.cancel()
+        if guard:
+            guard.stop()
 
 
 def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from portspec import __version__, log
+from portspec.app.ahead import render_ahead
+from portspec.app.hosts import Hosts
+from portspec.app.publishing import Publishing
 from portspec.app.servicemanager import ServiceManager
+from portspec.app.supervisor import Supervisor
 from portspec.app.watch import WatchedFile
-from portspec.app.watchdog import watch_progress
+from portspec.app.watchdog import Watchdog
 from portspec.audit.agent_key import AgentKey, AgentKeyError
 from portspec.audit.service import AuditService
 from portspec.config import load_again
@@ -23,7 +28,6 @@ from portspec.limit import Limit
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
 from portspec.names import canonical
 from portspec.notify import RUNBOOKS, Links, Mailer, MailerState, discard_queued_mails
-from portspec.report import MailedReports, ReportFile, ReportMail, ReportSettings
 from portspec.schedule.monitor import Monitor
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, Prober
 from portspec.store import Store, exporter_state_file, is_same_file, publish_location
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from portspec.app.engines import Engines
+    from portspec.app.watchdog import Watched
     from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import AuditedHost, Target
@@ -42,24 +47,9 @@ if TYPE_CHECKING:
 DISCOVERY_START_TIMEOUT = 5.0  # seconds to wait for the sources of discovery before the first round
 CONFIG_POLL_INTERVAL = 30.0  # seconds between checks for a changed conf.yml
 RELOAD_REST = 4.0  # times the duration of a reload before the next one begins: it slows down scrapes
-RENDER_AHEAD_INTERVAL = 0.25  # seconds between checks for changes that the next scrape would have to render
 STATES_PER_TURN = 100  # states passed on before the event loop gets its turn
 
 _log = log.get("app")
-
-
-@dataclass(frozen=True, slots=True)
-class _Hosts:
-    """The targets of this shard, their hosts by canonical name, its roster, what is known of new ones from before.
-
-    The prober knows the targets of all shards.
-    """
-
-    targets: tuple[Target, ...]
-    names: dict[str, str]
-    roster: Mapping[str, AuditedHost]
-    restored: dict[str, HostState]
-    prober: Prober
 
 
 class Service:
@@ -101,10 +91,6 @@ class Service:
         self._mailer: Mailer | None = None
         self._mail_memory = MailerState()
         self._mailing: asyncio.Task[None] | None = None
-        self._publishing: tuple[asyncio.Task[None], ...] = ()
-        self._published: object = None  # by which settings
-        self._reportfile: ReportFile | None = None
-        self._mailed_reports = MailedReports()
         self._loop: asyncio.AbstractEventLoop | None = None  # once it runs
         self.store = Store(
             exporter_state_file(config),
@@ -115,6 +101,10 @@ class Service:
         )
         self.audits = AuditService(self.store)
         self.agent_key = AgentKey.beside(self.store.path)
+        self._supervisor = Supervisor()
+        self._publishing = Publishing(lambda: self.snapshot, self.store, self._supervisor)
+        self._watched: list[Watched] = [engines, self.store]
+        self._watchdog = Watchdog(self._manager, self._watched)
         self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
 
     def open(self) -> None:
@@ -136,6 +126,7 @@ class Service:
             restored=known,
             on_state=self._on_state,
         )
+        self._watched.append(self._monitor)
         self._engines.canaries.on_return = self._monitor.look_at_unbelieved
         self._set_mailer(self._config.mail)
 
@@ -158,18 +149,28 @@ class Service:
             await self._take_discovered()
 
     async def run(self) -> None:
-        """Scan, discover and watch conf.yml until cancelled."""
-        async with asyncio.TaskGroup() as self._tasks:
+        """Scan, discover and watch conf.yml until cancelled. Raises PartFailedError if a vital part keeps failing."""
+        watching = partial(self._file.watch, self._poll_interval, self._on_changed_file)
+        keep, keep_thread = self._supervisor.keep, self._supervisor.keep_thread
+        async with self._supervisor.group() as self._tasks:
             self._discover()
-            self._tasks.create_task(self._monitor.run())
-            self._tasks.create_task(self._watch_file())
-            self._tasks.create_task(self._write_ahead())
-            self._tasks.create_task(self.audits.run())
-            self._tasks.create_task(watch_progress(self._manager, (self._engines, self._monitor)))
+            for part, engine in self._engines.threads():
+                self._tasks.create_task(keep_thread(part, engine))
+            self._tasks.create_task(keep_thread("state file", self.store))
+            self._tasks.create_task(keep("scheduler", self._monitor.run, is_vital=True))
+            self._tasks.create_task(keep("watchdog", self._watchdog.run, is_vital=True))
+            self._tasks.create_task(keep("audits", self.audits.run))
+            self._tasks.create_task(keep("configuration", watching))
+            self._tasks.create_task(keep("rendering", partial(render_ahead, self.exposition, lambda: self.snapshot)))
             self._set_mailer(self._config.mail)
-            self._publish(self._config)
+            self._publishing.apply(self._config, self._tasks)
             if self._is_reload_wanted:
                 self.reload_soon()
+
+    @property
+    def hanging(self) -> tuple[str, ...]:
+        """The parts that hang, and that only a restart helps."""
+        return tuple(hang.part for hang in self._watchdog.hangs if hang.is_vital)
 
     def tell(self) -> None:
         """Log the start, and notify the service manager."""
@@ -309,8 +310,10 @@ class Service:
             )
             if (audit := self._config.audit)
             else None,
-            reportfile=self._reportfile.status if self._reportfile else None,
+            reportfile=self._publishing.file_status,
             canary_seen=self._engines.canaries.is_seen,
+            restarts=self._supervisor.restarts,
+            failing=self._supervisor.down.union(hang.part for hang in self._watchdog.hangs),
         )
 
     async def _go_on_by(self, config: Config) -> None:
@@ -337,7 +340,8 @@ class Service:
         self.store.history = config.history
         self._set_mailer(config.mail)
         self._apply_audit(config, hosts.roster)
-        self._publish(config)
+        if self._tasks:
+            self._publishing.apply(config, self._tasks)
         self._monitor.apply(
             hosts.targets,
             examiner,
@@ -365,30 +369,11 @@ class Service:
                 self._mailing.cancel()
                 self._mailing = None
         if self._tasks and self._mailing is None:
-            sending = self._mailer.run() if self._mailer else discard_queued_mails(self.store, self._mail_memory)
-            self._mailing = self._tasks.create_task(sending)
-
-    def _publish(self, config: Config) -> None:
-        """Publish the report of all machines with these settings, and stop publishing with the previous ones."""
-        audit = config.audit
-        settings = ReportSettings(audit.domain, audit.max_age) if audit else ReportSettings()
-        published = (settings, config.reportfile, config.reportmail, config.mail)
-        if self._tasks is None or published == self._published:
-            return
-        self._published = published
-        for task in self._publishing:
-            task.cancel()
-        parts: list[ReportFile | ReportMail] = []
-        self._reportfile = None
-        if config.reportfile:
-            self._reportfile = ReportFile(config.reportfile, settings, lambda: self.snapshot)
-            parts.append(self._reportfile)
-        if config.reportmail and config.mail:
-            mailed = self._mailed_reports
-            parts.append(
-                ReportMail(config.reportmail, config.mail, settings, lambda: self.snapshot, self.store, mailed)
+            self._mailing = self._tasks.create_task(
+                self._supervisor.keep("mailer", self._mailer.run)
+                if self._mailer
+                else self._supervisor.attempt("mailer", discard_queued_mails(self.store, self._mail_memory))
             )
-        self._publishing = tuple(self._tasks.create_task(part.run()) for part in parts)
 
     def _new_mailer(self, mail: MailConfig) -> Mailer:
         monitor = self._monitor
@@ -420,7 +405,7 @@ class Service:
     def _mine(self, every: Sequence[Target]) -> tuple[Target, ...]:
         return tuple(target for target in every if self._shard.holds(target.host))
 
-    def _hosts_of(self, config: Config, discovered: Sequence[HostConfig], present: Container[str]) -> _Hosts:
+    def _hosts_of(self, config: Config, discovered: Sequence[HostConfig], present: Container[str]) -> Hosts:
         """Return the targets and what is known of them; states of `present` hosts are not restored from the file."""
         every = targets(config, discovered)
         mine = self._mine(every)
@@ -428,9 +413,9 @@ class Service:
         names = {canonical(target.host): target.host for target in mine}
         audited = {name: host for name, host in audited_hosts(config, every).items() if self._shard.holds(host.host)}
         restored = self.store.restore(new) if new else {}
-        return _Hosts(mine, names, audited, restored, self._new_prober(config, every))
+        return Hosts(mine, names, audited, restored, self._new_prober(config, every))
 
-    def _restored(self, hosts: _Hosts) -> dict[str, HostState]:
+    def _restored(self, hosts: Hosts) -> dict[str, HostState]:
         """Return the states of hosts that are new, and of those that only have another spelling from now on."""
         states = self._monitor.snapshot.hosts
         respelled = {
@@ -449,7 +434,7 @@ class Service:
     def _take_over(self, newer: Sequence[HostState]) -> None:
         self._monitor.adopt(newer)
         if self._tasks:
-            self._tasks.create_task(self._tell_again())
+            self._tasks.create_task(self._supervisor.attempt("mailer", self._tell_again()))
 
     async def _tell_again(self) -> None:
         """Notify recipients of what the exporter that wrote the state file until now has not sent."""
@@ -468,7 +453,8 @@ class Service:
         if self._discovering:
             self._discovering.cancel()
         if self._tasks and self._config.discovery:
-            self._discovering = self._tasks.create_task(self._discovery.run(self._on_discovery))
+            polling = partial(self._discovery.run, self._on_discovery)
+            self._discovering = self._tasks.create_task(self._supervisor.keep("discovery", polling))
 
     def _on_discovery(self) -> None:
         if self._tasks:
@@ -489,28 +475,7 @@ class Service:
             except Exception:  # noqa: BLE001 - the current hosts are still scanned
                 _log.exception("applying the discovered hosts failed")
 
-    async def _write_ahead(self) -> None:
-        """Render /metrics while scans finish, so that a scrape finds most of it rendered."""
-        written: Snapshot | None = None
-        while True:
-            await asyncio.sleep(RENDER_AHEAD_INTERVAL)
-            snapshot = self.snapshot
-            if written is None or snapshot.hosts is not written.hosts or snapshot.audits is not written.audits:
-                try:
-                    await in_daemon_thread(self.exposition.write_ahead)
-                except NoThreadError:  # the scrape writes it
-                    continue
-                except Exception:  # noqa: BLE001 - the exporter continues; the scrape reports the error, too
-                    _log.exception("rendering the metrics failed")
-                written = snapshot
-
-    async def _watch_file(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_interval)
-            try:
-                is_changed = await self._file.has_changed()
-            except NoThreadError:  # the next look will tell
-                continue
-            if is_changed and self._config.autoreload:
-                _log.info("the configuration has changed", config=self._config.path)
-                await self.reload()
+    async def _on_changed_file(self) -> None:
+        if self._config.autoreload:
+            _log.info("the configuration has changed", config=self._config.path)
+            await self.reload()

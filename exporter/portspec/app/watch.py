@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from typing import TYPE_CHECKING
 
 from portspec import files
 from portspec.config.yaml_document import MAX_BYTES
+from portspec.errors import NoThreadError
 from portspec.threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class WatchedFile:
-    """A file, and the checksum that it had when it was read. Each method but forget() may raise NoThreadError."""
+    """A file, and the checksum that it had when it was read. look() and has_changed() may raise NoThreadError."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -27,6 +33,17 @@ class WatchedFile:
     async def has_changed(self) -> bool:
         """Return whether it has changed since the last look()."""
         return await in_daemon_thread(lambda: checksum(self._path)) != self._known
+
+    async def watch(self, interval: float, on_change: Callable[[], Awaitable[None]]) -> None:
+        """Check the file every `interval` seconds until cancelled, and call `on_change` when it has changed."""
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                is_changed = await self.has_changed()
+            except NoThreadError:  # the next look will tell
+                continue
+            if is_changed:
+                await on_change()
 
 
 def checksum(path: str) -> bytes | None:

@@ -1,7 +1,9 @@
-"""The watchdog: pings the service manager as long as every part makes progress, so that it restarts one that hangs.
+"""The watchdog: finds the part that hangs, so that it is restarted.
 
-The event loop sends the pings, so they stop when it hangs. The other parts report heartbeats. The watchdog counts
-checks and not seconds: the whole process may have been stopped, or the machine suspended, for any time between two.
+It pings the service manager as long as every part makes progress, and /-/healthy reports the part that does not. The
+event loop does both, so both stop when it hangs; loopguard.py is for that. The other parts report heartbeats. The
+watchdog counts checks and not seconds: the whole process may have been stopped, or the machine suspended, for any time
+between two.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from portspec.clock import Clock
     from portspec.heartbeat import Heartbeat
 
+DEFAULT_LIMIT: Final = 120.0  # seconds, without a service manager that says it; as in deploy/systemd
 CHECKS_PER_LIMIT: Final = 4  # sd_watchdog_enabled(3) recommends two; so one that is late, or missed, costs nothing
 MIN_CHECKS: Final = 2  # without progress; after a stop of the process the first one may come before any part continues
 
@@ -31,32 +34,33 @@ _log = log.get("watchdog")
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """A part without progress, and for how many seconds at least."""
+    """A part without progress, and for how many seconds at least; a restart helps if it is vital."""
 
     part: str
     seconds: float
+    is_vital: bool = True
 
 
 class Progress:
-    """Finds the part that hangs, from heartbeats that are checked every `interval` seconds."""
+    """Finds the parts that hang, from heartbeats that are checked every `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._last: dict[str, tuple[float, int]] = {}  # the beat, and how many checks in a row have found it unchanged
 
-    def check(self, heartbeats: Iterable[Heartbeat]) -> Hang | None:
-        """Return the part that has been without progress for longer than it may; None if there is none."""
+    def check(self, heartbeats: Iterable[Heartbeat]) -> tuple[Hang, ...]:
+        """Return the parts that have been without progress for longer than they may."""
         last, self._last = self._last, {}
-        hang = None
+        hangs = []
         for heartbeat in heartbeats:
             if heartbeat.beat is None:
                 continue
             beat, checks = last.get(heartbeat.part, (None, 0))
             checks = checks + 1 if beat == heartbeat.beat else 0
             self._last[heartbeat.part] = heartbeat.beat, checks
-            if hang is None and checks >= max(MIN_CHECKS, math.ceil(heartbeat.patience / self._interval)):
-                hang = Hang(heartbeat.part, checks * self._interval)
-        return hang
+            if checks >= max(MIN_CHECKS, math.ceil(heartbeat.patience / self._interval)):
+                hangs.append(Hang(heartbeat.part, checks * self._interval, heartbeat.is_vital))
+        return tuple(hangs)
 
 
 class Watched(Protocol):
@@ -67,28 +71,48 @@ class Watched(Protocol):
         ...
 
 
-async def watch_progress(manager: ServiceManager, watched: Sequence[Watched], clock: Clock | None = None) -> None:
-    """Ping the service manager while every part makes progress, until cancelled; return at once if it wants no pings.
+class Watchdog:
+    """Checks parts until cancelled, and pings the service manager while each vital one makes progress.
 
-    Logs when a part hangs, and when it continues after all.
+    `hangs` are the parts that hang at the moment. A hang is logged when it begins and when it ends.
     """
-    if manager.watchdog is None:
-        return
-    clock = clock or SystemClock()
-    interval = manager.watchdog / CHECKS_PER_LIMIT
-    progress = Progress(interval)
-    hung = ""
-    while True:
-        hang = progress.check(chain.from_iterable(one.heartbeats() for one in watched))
-        if hang is None:
-            manager.tell("WATCHDOG=1")
-            if hung:
-                _log.warning("the part makes progress again", part=hung)
-        elif hang.part != hung:
-            _log.error(
-                "a part of portspec hangs: the service manager will restart it",
-                part=hang.part,
-                since=timestamp(time.time() - hang.seconds),
+
+    def __init__(self, manager: ServiceManager, watched: Sequence[Watched], clock: Clock | None = None) -> None:
+        self._manager = manager
+        self._watched = watched
+        self._clock = clock or SystemClock()
+        self._interval = (manager.watchdog or DEFAULT_LIMIT) / CHECKS_PER_LIMIT
+        self._progress = Progress(self._interval)
+        self.hangs: tuple[Hang, ...] = ()
+
+    async def run(self) -> None:
+        """Check and ping."""
+        while True:
+            before, self.hangs = (
+                self.hangs,
+                self._progress.check(chain.from_iterable(one.heartbeats() for one in self._watched)),
             )
-        hung = hang.part if hang else ""
-        await clock.sleep(interval)
+            if self._manager.watchdog is not None and not any(hang.is_vital for hang in self.hangs):
+                self._manager.tell("WATCHDOG=1")
+            self._tell(before)
+            await self._clock.sleep(self._interval)
+
+    def _tell(self, before: Sequence[Hang]) -> None:
+        """Log the hangs that have begun, and those that have ended."""
+        known, now = {hang.part for hang in before}, {hang.part for hang in self.hangs}
+        for part in sorted(known - now):
+            _log.warning("the part makes progress again", part=part)
+        for hang in self.hangs:
+            if hang.part not in known:
+                _log.error(
+                    f"a part of portspec hangs: {self._consequence(hang)}",
+                    part=hang.part,
+                    since=timestamp(time.time() - hang.seconds),
+                )
+
+    def _consequence(self, hang: Hang) -> str:
+        if not hang.is_vital:
+            return "the exporter goes on without it"
+        if self._manager.watchdog is None:
+            return "/-/healthy is 503 until it continues"
+        return "the service manager will restart it"

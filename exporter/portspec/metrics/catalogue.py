@@ -231,7 +231,20 @@ HTTP_REQUESTS_REFUSED = Metric(
     "Requests that the web configuration does not let in, by reason.",
     ("reason",),
 )
-STORE_UP = Metric("portspec_store_up", "gauge", "1 if the last write of the state file succeeded, 0 otherwise.")
+PART_UP = Metric(
+    "portspec_part_up",
+    "gauge",
+    "1 while a part of the exporter runs, 0 while it hangs or waits for its restart.",
+    ("part",),
+)
+PART_RESTARTS = Metric(
+    "portspec_part_restarts_total", "counter", "Restarts of a part of the exporter that failed.", ("part",)
+)
+STORE_UP = Metric(
+    "portspec_store_up",
+    "gauge",
+    "1 if the last write of the state file succeeded and none takes longer than a minute, 0 otherwise.",
+)
 STORE_HELD = Metric(
     "portspec_store_held",
     "gauge",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,8 @@ class ServiceStatus:
     """The state of the exporter itself; `config_loaded_at` is in Unix seconds.
 
     `mail` is None without `sendemail` in conf.yml, `audit` without an `audit` block, and `reportfile` until the first
-    attempt to write it. `canary_seen` is None without canaries and until the first check.
+    attempt to write it. `canary_seen` is None without canaries and until the first check. `restarts` counts those of
+    each part, and `failing` has the parts that hang or wait for their restart.
     """
 
     engine: str
@@ -64,6 +65,8 @@ class ServiceStatus:
     audit: AuditStatus | None = None
     reportfile: ReportFileStatus | None = None
     canary_seen: bool | None = None
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    failing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,10 @@ def exporter_families(
     yield from _service_names(service_names)
     if status.canary_seen is not None:
         yield _family(m.CANARY_SEEN, [((), status.canary_seen)])
+    if restarts := status.restarts:
+        yield _family(m.PART_RESTARTS, [((part,), count) for part, count in restarts.items()])
+        parts = sorted(restarts.keys() | status.failing)
+        yield _family(m.PART_UP, [((part,), part not in status.failing) for part in parts])
     if report := status.reportfile:
         yield _family(m.REPORTFILE_UP, [((), report.is_up)])
         yield _family(m.REPORTFILE_SUCCESS, [((), report.last_success)])

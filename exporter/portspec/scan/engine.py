@@ -20,7 +20,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from portspec.errors import NoThreadError
+from portspec.errors import EngineStoppedError
+from portspec.restartable import RestartableThread
 from portspec.scan.job import EngineStats, Failure, Observation, ScanJob
 from portspec.scan.pacing import Pacer
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 SLOW_RATE = 100.0  # probes per second
 SLOW_INTERVAL = 1.0  # seconds
+MAX_FAILED_TURNS = 20  # in a row, before the thread ends: an error at each turn would keep a processor busy for nothing
 _RATE_LIMITED_SHARE = 0.8  # of the rate of all jobs: above, the rate is what limits a job
 
 
@@ -155,12 +157,13 @@ class EngineThread(ABC):
         self._closing = False
         self._closed = threading.Lock()  # guards _wake against use after close
         # Started with the first job: threads keep the capabilities that they begin with.
-        self._thread: threading.Thread | None = None
+        self._thread = RestartableThread(f"portspec-{self.name}", self._run, self._die)
 
     def submit(self, job: ScanJob) -> Future[Observation]:
         """Start a job; see Engine.
 
         Raises:
+            EngineStoppedError: the thread has ended unexpectedly and was not restarted yet.
             NoThreadError: the system does not let the engine start its thread.
             RuntimeError: the engine is closed.
         """
@@ -169,13 +172,10 @@ class EngineThread(ABC):
         with self._closed:
             if self._closing:
                 raise RuntimeError("the engine is closed")
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=f"portspec-{self.name}", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    raise NoThreadError from None
-                self._thread = thread
+            if (death := self._thread.death) is not None:
+                raise EngineStoppedError(self.name, death)
+            if not self._thread.was_started:
+                self._thread.start()
             self._inbox.append((job, future))
         self._wake_up()
         return future
@@ -189,7 +189,7 @@ class EngineThread(ABC):
         """Return what is known now of a job; see Engine."""
         answer: Future[Observation | None] = Future()
         with self._closed:
-            if self._closing:
+            if self._closing or self._thread.death is not None:
                 answer.set_result(None)
                 return answer
             self._partial_requests.append((running, failure, answer))
@@ -198,21 +198,30 @@ class EngineThread(ABC):
 
     def beat(self) -> int | None:
         """Return the number of turns, and have the thread take another one; see Engine."""
-        if self._thread is None:
+        if not self._thread.was_started:
             return None
         turns = self._turns
         self._wake_up()
         return turns
+
+    @property
+    def death(self) -> BaseException | None:
+        """What ended the thread unexpectedly; see Engine."""
+        return self._thread.death
+
+    def restart(self) -> None:
+        """Start another thread; see Engine."""
+        if not self._closing:
+            self._thread.restart()
 
     def close(self) -> None:
         """End everything; see Engine. May be called twice."""
         with self._closed:
             is_first, self._closing = not self._closing, True
         self._wake_up()
-        if self._thread:
-            self._thread.join()
-        elif is_first:
-            self._run()
+        self._thread.join()
+        if is_first and self._wake >= 0:  # there was no thread, or it has ended before
+            self._end()
 
     def _wake_up(self) -> None:
         with self._closed:
@@ -222,21 +231,32 @@ class EngineThread(ABC):
     # The rest runs in the engine's thread.
 
     def _run(self) -> None:
-        try:
-            while not self._closing:
-                self._turns += 1
-                try:
-                    self._turn()
-                except Exception as error:  # noqa: BLE001 - a fault here fails all jobs, and the engine goes on
-                    self._abort_all(error)
-        finally:
-            with self._closed:
-                self._closing = True  # also if the thread ends unexpectedly: submit() must not accept further jobs
-            self._abort_all(None)
-            with self._closed:
-                os.close(self._wake)
-                self._wake = -1
-            self._release()
+        failed = 0
+        while not self._closing:
+            self._turns += 1
+            try:
+                self._turn()
+                failed = 0
+            except Exception as error:
+                failed += 1
+                if failed == MAX_FAILED_TURNS:
+                    raise
+                self._abort_all(error)  # a fault here fails all jobs, and the engine goes on
+        self._end()
+
+    def _die(self, error: BaseException) -> None:
+        """Fail all jobs, and keep the sockets: only the start of the process had the right to open them."""
+        with self._closed:
+            pass  # a job that was being submitted is in the inbox now; further ones are rejected
+        self._abort_all(EngineStoppedError(self.name, error))
+
+    def _end(self) -> None:
+        """Cancel all jobs, and close what is open."""
+        self._abort_all(None)
+        with self._closed:
+            os.close(self._wake)
+            self._wake = -1
+        self._release()
 
     def _add_ports_to_jobs(self, jobs: Iterable[ActiveJob[S_co]]) -> None:
         """Pass added ports on to their jobs; call it when every job of the inbox has begun."""

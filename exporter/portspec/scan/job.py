@@ -165,6 +165,18 @@ class Engine(Protocol):
     timeout: float  # seconds
     retries: int
 
+    @property
+    def death(self) -> BaseException | None:
+        """What ended the thread unexpectedly; None while it lives, before the first job, and after restart().
+
+        The jobs in progress have failed with EngineStoppedError, and so does submit().
+        """
+        ...
+
+    def restart(self) -> None:
+        """Start the thread again if it has ended unexpectedly, with the same sockets. Raises NoThreadError."""
+        ...
+
     def submit(self, job: ScanJob) -> Future[Observation]:
         """Start a job; cancelling the future ends it early. Raises RuntimeError after close()."""
         ...

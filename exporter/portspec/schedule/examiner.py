@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.clock import TimeLimit
-from portspec.errors import NoThreadError
+from portspec.errors import EngineStoppedError, NoThreadError
 from portspec.exceptions import excepted_ports
 from portspec.inventory import addresses_of
 from portspec.limit import Limit, LimitSlot
@@ -146,6 +146,9 @@ class Examiner:
         except NoThreadError as error:
             result = self._failed(target, Failure(Reason.LOCAL_LIMIT, str(error)))
             told = summary.of(result)
+        except EngineStoppedError as error:  # the supervisor logs it
+            result = self._failed(target, Failure(Reason.INTERNAL, str(error)))
+            told = summary.of(result)
         except Exception as error:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("scan crashed", host=target.host)
             return self._failed(target, Failure(Reason.INTERNAL, f"the scan crashed: {type(error).__name__}: {error}"))
@@ -171,7 +174,7 @@ class Examiner:
         """
         try:
             return await self._recheck(target, result, give_way)
-        except NoThreadError:  # is logged already
+        except (EngineStoppedError, NoThreadError):  # is logged already
             return result.addresses
         except Exception:  # noqa: BLE001 - one host must not end the scans of the others
             _log.exception("recheck crashed", host=target.host)

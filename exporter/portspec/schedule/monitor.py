@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from portspec import log
 from portspec.clock import SystemClock
@@ -27,7 +27,7 @@ from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from portspec.clock import Clock
     from portspec.inventory import Target
@@ -40,6 +40,8 @@ RESCAN_DELAY = 1.0  # seconds until hosts are looked at whose silence was not be
 # that has stopped answering, the timeout of a look-up, a minute of jitter, a second for a place in the slowest `rate`.
 SCAN_PATIENCE = 600.0
 _LONGEST_PORTS = 200  # characters
+
+P = ParamSpec("P")
 
 _log = log.get("monitor")
 
@@ -67,6 +69,20 @@ class _Place:
         if self._limit:
             self._limit.release()
             self._limit = None
+
+
+def _for_one_host(
+    work: Callable[Concatenate[Monitor, Target, P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[Monitor, Target, P], Coroutine[Any, Any, None]]:
+    """Log what fails in the work for one host, which must not end that for the others."""
+
+    async def guarded(self: Monitor, target: Target, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            await work(self, target, *args, **kwargs)
+        except Exception:  # noqa: BLE001 - whatever it is
+            _log.exception("processing a scan failed", host=target.host)
+
+    return guarded
 
 
 class Monitor:
@@ -124,14 +140,20 @@ class Monitor:
         self._watcher: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Scan until cancelled."""
+        """Scan until cancelled. May be called again after it has failed: all rounds begin at once then."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._regroup()
                 self._tasks.create_task(self._looks.run())
                 self._watch_exceptions(self._tasks)
         finally:
-            self._tasks = None
+            self._tasks = self._watcher = None
+            for group in self._groups.values():
+                group.keeper = None
+            for hosts in (self._busy, self._running, self._rechecking):
+                hosts.clear()
+            most = self._name_places.most
+            self._name_places, self._address_places = Limit(most), Limit(most)  # also if a fault kept a place
 
     def apply(
         self,
@@ -323,6 +345,7 @@ class Monitor:
         is_waiting = host in self._busy and host not in self._running
         return is_waiting and not target.is_scanned_otherwise(self._targets.get(host))
 
+    @_for_one_host
     async def _scan(
         self,
         target: Target,
@@ -351,6 +374,7 @@ class Monitor:
         self._count()
         self._take(before, before.after(result, judged_at), ExtraScan.RETRY)
 
+    @_for_one_host
     async def _recheck(self, target: Target, give_way: Callable[[], object]) -> None:
         """Scan again the ports of a host that deviate; where that does not suffice, have it scanned."""
         host = target.host

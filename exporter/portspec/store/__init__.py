@@ -25,8 +25,8 @@ from portspec.store.location import (
 )
 from portspec.store.lock import current_lock_holder
 from portspec.store.schema import read_value, write_value
+from portspec.store.status import StoreStatus
 from portspec.store.store import Store
-from portspec.store.writer import StoreStatus
 
 __all__ = [
     "Archive",

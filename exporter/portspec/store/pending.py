@@ -9,13 +9,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from portspec import log
+from portspec.state.changes import Change, changes
 from portspec.store.schema import host_key
 from portspec.store.states import write_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from portspec.state.changes import Change
     from portspec.state.snapshot import HostState
     from portspec.store.state_file import StateFile
     from portspec.store.states import StateCodec
@@ -179,3 +179,12 @@ class PendingCommitter:
             except Exception:  # noqa: BLE001 - it must not block other hosts
                 _log.exception("cannot encode the state of a host; skipping it", host=host)
         return documents
+
+
+def changes_of(before: HostState, after: HostState) -> tuple[Change, ...]:
+    """Return the changes between two states of a host; none, with a log line, if that fails."""
+    try:
+        return tuple(changes(before, after))
+    except Exception:  # noqa: BLE001 - it must not block other hosts
+        _log.exception("cannot determine the changes of a host; they are missing in the change log", host=after.host)
+        return ()

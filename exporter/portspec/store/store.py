@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portspec import log
+from portspec.heartbeat import Heartbeat
 from portspec.store import archive
 from portspec.store.archive import Archive
 from portspec.store.compression import CompressionError
@@ -18,7 +19,7 @@ from portspec.store.lock import LockHolder
 from portspec.store.schema import host_key, verify
 from portspec.store.state_file import StateFile
 from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states
-from portspec.store.writer import StoreStatus, Writer
+from portspec.store.writer import STUCK_AFTER, Writer
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from portspec.state.changes import Change
     from portspec.state.snapshot import HostState
     from portspec.store.archive import ArchivedAudit
+    from portspec.store.status import StoreStatus
 
 T = TypeVar("T")
 
@@ -147,6 +149,19 @@ class Store:
     def start(self) -> None:
         """Start the writer's thread; call it once. Raises NoThreadError if no thread can be started."""
         self._writer.start(self._restored)
+
+    @property
+    def death(self) -> BaseException | None:
+        """What ended the writer's thread unexpectedly; None while it lives, and after restart()."""
+        return self._writer.death
+
+    def restart(self) -> None:
+        """Start the writer's thread again if it has ended unexpectedly. Raises NoThreadError."""
+        self._writer.restart()
+
+    def heartbeats(self) -> tuple[Heartbeat]:
+        """Return the heartbeat of the writer's thread; a restart does not help a disk that does not answer."""
+        return (Heartbeat("state file", self._writer.beat(), STUCK_AFTER, is_vital=False),)
 
     def put(
         self,

@@ -15,18 +15,19 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from portspec import log
-from portspec.state.changes import Change, changes
+from portspec.restartable import RestartableThread
 from portspec.state.snapshot import HostState
 from portspec.store import retention
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
-from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites
+from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites, changes_of
 from portspec.store.schema import host_key, transaction
 from portspec.store.states import StateCodec, StateDocumentError, read_states
-from portspec.threads import start
+from portspec.store.status import StoreStatus
+from portspec.store.takeover import is_newer, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -40,7 +41,10 @@ T = TypeVar("T")
 BATCH_DELAY: Final = 0.5  # seconds from the first scan to the transaction, so that many share one fsync
 MAX_PENDING_CHANGES: Final = 100_000
 LEFT_HOSTS: Final = 65_536  # hosts that leave until the number of states in the file is limited again
+STUCK_AFTER: Final = 60.0  # seconds of one turn; a commit takes milliseconds, a slow disk a few seconds
 MAX_QUEUED: Final = 100_000  # scans that the thread has not processed yet, because SQLite or the disk blocks it
+
+_THREAD_ENDED: Final = "the thread that writes has ended unexpectedly"
 
 _log = log.get("store")
 
@@ -54,25 +58,6 @@ class _QueuedScan:
     after: HostState
     notification_state: str | None
     notification: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatus:
-    """The status of the store.
-
-    Attributes:
-        is_up: Whether the last attempt to write succeeded.
-        errors: The number of failures.
-        pending: The number of scans to be written; those of one host without changes count once.
-        dropped: The number of changes that were lost.
-        is_held: Whether another exporter holds the file; then nothing is pending.
-    """
-
-    is_up: bool
-    errors: int
-    pending: int
-    dropped: int
-    is_held: bool = False
 
 
 class Writer:
@@ -94,7 +79,7 @@ class Writer:
         self.audit_history = audit_history
         self._wall_clock = wall_clock
         self._retry = retry
-        self._thread: threading.Thread | None = None
+        self._thread = RestartableThread("portspec-store", self._run, self._die)
         # Used by the writer's thread only; times are of the monotonic clock:
         self._pending = PendingWrites(MAX_PENDING_CHANGES)
         self._codec = StateCodec()
@@ -105,6 +90,7 @@ class Writer:
         self._retained: frozenset[str] | None = None  # hosts to retain; None means all
         self._left = LEFT_HOSTS  # hosts that left since the number of states in the file was limited
         self._adopted: dict[str, HostState] = {}  # states that another exporter wrote, until the next scan here
+        self._current_queue: deque[_QueuedScan] = deque()
         self._current_jobs: deque[tuple[Job, Future[Any]]] = deque()
         self._is_standby = False  # another exporter held the file at the last attempt
         self._next_try = 0.0
@@ -122,14 +108,17 @@ class Writer:
         self._is_suspect = False
         self._is_closing = False
         self._has_ended = False
+        self._turns = 0
+        self._turn_began: float | None = None  # None while the thread waits for work
 
     @property
     def status(self) -> StoreStatus:
         """The current status."""
+        began = self._turn_began
         return StoreStatus(
-            is_up=self._file.is_up,
+            is_up=self._file.is_up and (began is None or time.monotonic() - began < STUCK_AFTER),
             errors=self._file.errors,
-            pending=len(self._queue) + len(self._pending),
+            pending=len(self._queue) + len(self._current_queue) + len(self._pending),
             dropped=self._pending.dropped + self._overflowed,
             is_held=self._file.is_held,
         )
@@ -146,9 +135,21 @@ class Writer:
             key: document for key, document in self._notification_states.items() if key in self._known
         }
         self._next_try = time.monotonic() + self._retry
-        thread = threading.Thread(target=self._run, name="portspec-store", daemon=True)
-        start(thread)
-        self._thread = thread
+        self._thread.start()
+
+    @property
+    def death(self) -> BaseException | None:
+        """What ended the thread unexpectedly; None while it lives, and after restart()."""
+        return self._thread.death
+
+    def restart(self) -> None:
+        """Start the thread again if it has ended unexpectedly; nothing that was put is lost. Raises NoThreadError."""
+        if not self._is_closing:
+            self._thread.restart()
+
+    def beat(self) -> int | None:
+        """Return a number that differs from that of the last call unless the thread hangs; None while it waits."""
+        return None if self._turn_began is None else self._turns
 
     def put(
         self, before: HostState, after: HostState, notification_state: str | None, notification: str | None
@@ -197,8 +198,10 @@ class Writer:
         """
         future: Future[T] = Future()
         with self._condition:
-            if self._is_closing or self._has_ended or self._thread is None:
-                raise StoreError(self._file.path, StoreFault(StoreFaultKind.OTHER, "it is closed"))
+            if self._is_closing or self._has_ended or not self._thread.was_started:
+                raise self._error("it is closed")
+            if self._thread.death is not None:
+                raise self._error(_THREAD_ENDED)
             self._jobs.append((job, future))
             self._condition.notify_all()
         return future.result()
@@ -213,12 +216,13 @@ class Writer:
         """Attempt to write at once; return whether everything put so far is committed within `timeout` seconds."""
         with self._condition:
             goal = self._put_count
-            if self._written_count < goal and self._thread is not None:
+            if self._written_count < goal and self._thread.was_started:
                 self._requested_attempts += 1
                 attempt = self._requested_attempts
                 self._condition.notify_all()
                 self._condition.wait_for(
-                    lambda: self._written_count >= goal or self._made_attempts >= attempt or self._has_ended, timeout
+                    lambda: self._written_count >= goal or self._made_attempts >= attempt or self._is_out_of_work,
+                    timeout,
                 )
             return self._written_count >= goal
 
@@ -234,25 +238,40 @@ class Writer:
         with self._condition:
             self._is_closing = True
             self._condition.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout)
-        elif not self._has_ended:
+        self._thread.join(timeout)
+        if not self._has_ended and (not self._thread.was_started or self._thread.death is not None):
             self._run()
         if not self._has_ended:
             _log.error("timed out writing the state file; pending results are lost", file=self._file.path)
 
+    @property
+    def _is_out_of_work(self) -> bool:
+        return self._has_ended or self._thread.death is not None
+
     def _run(self) -> None:
+        while not self._turn():
+            pass
         try:
-            while not self._turn():
-                pass
             self._log_lost()
         finally:
             self._end()
 
+    def _die(self, _: BaseException) -> None:
+        """Close the file, and fail the jobs that other threads wait for; scans wait for restart()."""
+        self._file.is_up = False
+        self._turn_began = None
+        with self._condition:
+            self._put_back()
+            self._condition.notify_all()
+        self._fail_jobs(_THREAD_ENDED)
+        self._file.close()
+
     def _turn(self) -> bool:
-        """Wait for work and do it; return whether this was the last turn. No error ends the thread."""
+        """Wait for work and do it; return whether this was the last turn. No Exception ends the thread."""
         queue, jobs, put_count, requested, is_last = self._wait()
-        self._current_jobs = jobs
+        self._current_queue, self._current_jobs = queue, jobs
+        self._turn_began = time.monotonic()
+        self._turns += 1
         is_written = False
         try:
             self._absorb(queue)
@@ -262,13 +281,16 @@ class Writer:
             self._file.is_up = False
             self._next_try = time.monotonic() + self._retry
         with self._condition:
+            self._put_back()
             if is_written:
                 self._written_count = put_count
             self._made_attempts = requested
             self._condition.notify_all()
         for job, future in jobs:
             self._run_job(job, future)
+            self._turns += 1
         self._current_jobs = deque()
+        self._turn_began = None
         return is_last
 
     def _log_lost(self) -> None:
@@ -283,15 +305,31 @@ class Writer:
     def _end(self) -> None:
         """Release the file, and fail the jobs that other threads wait for."""
         self._file.is_up = False
+        self._turn_began = None
         try:
             self._file.release()
         finally:
             with self._condition:
                 self._has_ended = True
-                jobs, self._jobs = (*self._current_jobs, *self._jobs), deque()
                 self._condition.notify_all()
-            for future in (future for _, future in jobs if not future.done()):
-                future.set_exception(StoreError(self._file.path, StoreFault(StoreFaultKind.OTHER, "it is closed")))
+            self._fail_jobs("it is closed")
+
+    def _put_back(self) -> None:
+        """Queue the scans again that a turn left, since an error ended it."""
+        if self._current_queue:
+            self._queue.extendleft(reversed(self._current_queue))
+            self._current_queue.clear()
+            self._queued_since = time.monotonic()
+
+    def _fail_jobs(self, why: str) -> None:
+        with self._condition:
+            jobs, self._jobs = (*self._current_jobs, *self._jobs), deque()
+            self._current_jobs = deque()
+        for future in (future for _, future in jobs if not future.done()):
+            future.set_exception(self._error(why))
+
+    def _error(self, why: str) -> StoreError:
+        return StoreError(self._file.path, StoreFault(StoreFaultKind.OTHER, why))
 
     def _wait(self) -> tuple[deque[_QueuedScan], deque[tuple[Job, Future[Any]]], int, int, bool]:
         """Wait for work.
@@ -333,21 +371,22 @@ class Writer:
         else:
             future.set_result(result)
 
-    def _absorb(self, queue: Iterable[_QueuedScan]) -> None:
-        """Move queued scans into the pending writes."""
-        for queued in queue:
+    def _absorb(self, queue: deque[_QueuedScan]) -> None:
+        """Move queued scans into the pending writes; what is moved is in the queue no more, whatever ends this."""
+        while queue:
+            queued = queue.popleft()
             key, after = queued.key, queued.after
             if self._is_standby:  # changes and notifications are derived from the other exporter's states at takeover
                 self._known[key] = after
                 continue
             adopted = self._adopted.get(key)
-            if adopted is not None and _is_newer(adopted, after):
+            if adopted is not None and is_newer(adopted, after):
                 continue
             before = self._adopted.pop(key, queued.before)
             self._known[key] = after
             _set_or_remove(self._known_notification_states, key, queued.notification_state)
             self._pending.add(
-                PendingWrite(after, _changes(before, after), queued.notification_state, queued.notification)
+                PendingWrite(after, changes_of(before, after), queued.notification_state, queued.notification)
             )
 
     def _is_due(self, *, is_requested: bool, is_last: bool) -> bool:
@@ -427,21 +466,13 @@ class Writer:
         rows = {host_key(host): (document, notified) for host, document, notified in read_states(connection)}
         with self._condition:
             self._absorb(self._queue)
-            self._queue.clear()
             self._notification_states = {key: notified for key, (_, notified) in rows.items() if notified is not None}
         self._known_notification_states = _only(self._notification_states, self._known)
         self._pending = PendingWrites(MAX_PENDING_CHANGES, self._pending.dropped)
-        self._adopted = {}
-        for key, state in self._known.items():
-            theirs = self._decode(rows.get(key), state)
-            if _is_newer(theirs, state):
-                self._adopted[key] = theirs
-            else:
-                last_change = max(filter(None, (state.last_change, theirs.last_change)), default=None)
-                merged = replace(state, last_change=last_change)
-                self._pending.add(
-                    PendingWrite(merged, _changes(theirs, merged), self._known_notification_states.get(key))
-                )
+        found = take_over(self._known, lambda key, state: self._decode(rows.get(key), state))
+        self._adopted = found.adopted
+        for key, (theirs, ours) in found.ours.items():
+            self._pending.add(PendingWrite(ours, changes_of(theirs, ours), self._known_notification_states.get(key)))
         self._known |= self._adopted
         self._is_standby = False
         self._on_takeover(tuple(self._adopted.values()))
@@ -465,17 +496,3 @@ def _set_or_remove(documents: dict[str, str], key: str, document: str | None) ->
         documents.pop(key, None)
     else:
         documents[key] = document
-
-
-def _changes(before: HostState, after: HostState) -> tuple[Change, ...]:
-    try:
-        return tuple(changes(before, after))
-    except Exception:  # noqa: BLE001 - it must not block other hosts
-        _log.exception("cannot determine the changes of a host; they are missing in the change log", host=after.host)
-        return ()
-
-
-def _is_newer(one: HostState, other: HostState) -> bool:
-    """Return whether a state is based on a later scan, or a later conclusive scan, than another."""
-    pairs = ((one.latest, other.latest), (one.conclusive, other.conclusive))
-    return any(a is not None and (b is None or a.finished_at > b.finished_at) for a, b in pairs)

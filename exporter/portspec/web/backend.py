@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
     from portspec.metrics import Exposition
@@ -28,6 +30,11 @@ class Backend(Protocol):
     @property
     def is_ready(self) -> bool:
         """True once every host was scanned; it stays true when hosts are added."""
+        ...
+
+    @property
+    def hanging(self) -> Sequence[str]:
+        """The parts that hang, and that only a restart of the exporter helps."""
         ...
 
     @property

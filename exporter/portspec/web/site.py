@@ -139,6 +139,9 @@ class Sites:
         return await send_metrics(self._sending, request, page)
 
     async def _healthy(self, _: web.Request) -> web.Response:
+        is_starting = self._may_answer is not None and not self._may_answer.is_set()
+        if not is_starting and (hanging := self._backend.hanging):
+            return web.Response(status=503, text=f"portspec is not healthy: {', '.join(hanging)}: no progress.\n")
         return web.Response(text="portspec is healthy.\n")
 
     async def _ready(self, _: web.Request) -> web.Response:

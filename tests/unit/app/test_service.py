@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-import portspec.app.service
+import portspec.app.ahead
 import portspec.app.watch
 from portspec.config import load
 from portspec.errors import NoThreadError
@@ -19,6 +19,7 @@ from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, ProbeError
 from portspec.state.verdict import Verdict
 from portspec.store import StoreError
 from portspec.threads import in_daemon_thread
+from tests.faults.registry import fault
 from tests.unit.app.exporter import answering, engines, metric, prepared, put, remove, running, until, write
 from tests.unit.factories import ScriptedEngine, settle
 
@@ -178,6 +179,12 @@ def test_changed_specification_counts_at_once(conf: Path) -> None:
 BAD = "hosts: {192.0.2.1: [22]}\nscanports: [22]\ncolour: blue\n"
 
 
+@fault(
+    "configuration",
+    "reload",
+    "The previous configuration stays in force; `portspec_config_last_reload_successful` is 0 "
+    "(PortspecConfigReloadFailed).",
+)
 def test_bad_file_keeps_the_old_one(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is not right is told with its line, changes nothing, and shows in the two metrics of reload."""
     now = [1000.0]
@@ -251,6 +258,7 @@ def test_fault_in_a_reload_does_not_end_the_exporter(conf: Path, monkeypatch: py
     asyncio.run(scenario())
 
 
+@fault("configuration", "reload", "A reload that fails half way changes nothing.")
 def test_reload_that_fails_half_way_changes_nothing(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new configuration is built whole before it is taken up: a fault on the way leaves the old one in force."""
 
@@ -301,7 +309,7 @@ def test_reloads_come_one_after_the_other(conf: Path) -> None:
 
 def test_text_of_metrics_is_written_ahead(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While scans finish their hosts are written, though nobody scrapes; when none finishes, nothing is."""
-    monkeypatch.setattr(portspec.app.service, "RENDER_AHEAD_INTERVAL", 0.0)
+    monkeypatch.setattr(portspec.app.ahead, "INTERVAL", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:
@@ -594,6 +602,11 @@ def test_changes_come_from_the_store(conf: Path) -> None:
     asyncio.run(scenario())
 
 
+@fault(
+    "disk read-only",
+    "start",
+    "An exporter that cannot create its state file scans and serves; `/api/v1/changes` is 503 and says why.",
+)
 def test_state_that_cannot_be_kept_stops_no_scan(conf: Path, tmp_path: Path) -> None:
     """Where the state file cannot be made, hosts are scanned and served; the change log says why it is not there."""
     (tmp_path / "file").touch()
@@ -726,6 +739,7 @@ def test_look_at_the_file_for_which_no_thread_is_to_be_had_is_made_up_for(
     assert len(refused) == 3
 
 
+@fault("no threads", "reload", "A change of conf.yml is read at the next check after threads can be started again.")
 def test_reload_for_which_no_thread_is_to_be_had_is_made_up_for(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change that was seen and could not be read for want of a thread is read at the next look."""
     refused: list[str] = []

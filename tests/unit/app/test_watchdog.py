@@ -13,8 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from portspec.app.servicemanager import ServiceManager
-from portspec.app.watchdog import CHECKS_PER_LIMIT, Hang, Progress, watch_progress
+from portspec.app.watchdog import CHECKS_PER_LIMIT, DEFAULT_LIMIT, Hang, Progress, Watchdog
 from portspec.heartbeat import Heartbeat
+from tests.faults.registry import fault
 from tests.unit.app.exporter import engines, prepared, until, write
 from tests.unit.factories import ManualClock, settle
 
@@ -29,13 +30,14 @@ INTERVAL = LIMIT / CHECKS_PER_LIMIT
 class Part:
     """A part that reports what the test says."""
 
-    def __init__(self, name: str = "scans") -> None:
+    def __init__(self, name: str = "scans", *, is_vital: bool = True) -> None:
         self.name = name
+        self.is_vital = is_vital
         self.beat: float | None = 0
 
     def heartbeats(self) -> list[Heartbeat]:
         """Report it."""
-        return [Heartbeat(self.name, self.beat)]
+        return [Heartbeat(self.name, self.beat, is_vital=self.is_vital)]
 
 
 class Manager:
@@ -92,8 +94,8 @@ def test_part_without_progress_in_two_checks_hangs() -> None:
     """The first check that finds a beat unchanged proves nothing; the second one does, and says for how long."""
     progress = Progress(INTERVAL)
     found = [progress.check([Heartbeat("scans", 7)]) for _ in range(4)]
-    assert found == [None, None, Hang("scans", 2 * INTERVAL), Hang("scans", 3 * INTERVAL)]
-    assert progress.check([Heartbeat("scans", 8)]) is None
+    assert found == [(), (), (Hang("scans", 2 * INTERVAL),), (Hang("scans", 3 * INTERVAL),)]
+    assert progress.check([Heartbeat("scans", 8)]) == ()
 
 
 def test_part_that_has_nothing_to_do_does_not_hang() -> None:
@@ -114,12 +116,12 @@ def test_patience_is_in_seconds_whatever_the_interval() -> None:
     progress = Progress(INTERVAL)
     beats = [Heartbeat("scans", 1, patience=600.0), Heartbeat("syn engine", None)]
     found = [progress.check(beats) for _ in range(42)]
-    assert found[:40] == [None] * 40
-    assert found[40] == Hang("scans", 600.0)
+    assert found[:40] == [()] * 40
+    assert found[40] == (Hang("scans", 600.0),)
     patient = Progress(INTERVAL)
     beats[1] = Heartbeat("syn engine", 1)
     found = [patient.check(beats) for _ in range(3)]
-    assert found == [None, None, Hang("syn engine", 2 * INTERVAL)]
+    assert found == [(), (), (Hang("syn engine", 2 * INTERVAL),)]
 
 
 def test_pings_stop_while_a_part_hangs(manager: Manager) -> None:
@@ -128,7 +130,7 @@ def test_pings_stop_while_a_part_hangs(manager: Manager) -> None:
     other.beat = None
 
     async def scenario() -> None:
-        watching = asyncio.create_task(watch_progress(ServiceManager(manager.environment), [one, other], clock))
+        watching = asyncio.create_task(Watchdog(ServiceManager(manager.environment), [one, other], clock).run())
         await settle()
         assert manager.pings() == 1
         for step in range(1, 9):
@@ -154,12 +156,55 @@ def test_pings_stop_while_a_part_hangs(manager: Manager) -> None:
         asyncio.run(scenario())
 
 
+@fault("part that hangs", "state file", "A hang of the disk restarts nothing: scans continue.")
+def test_part_that_is_not_vital_keeps_no_ping_back(manager: Manager) -> None:
+    """A hang that a restart does not help is logged, but the pings go on."""
+    clock, part = ManualClock(), Part("state file", is_vital=False)
+
+    async def scenario() -> None:
+        dog = Watchdog(ServiceManager(manager.environment), [part], clock)
+        watching = asyncio.create_task(dog.run())
+        await clock.advance(5 * INTERVAL)
+        assert manager.pings() == 6
+        assert [(hang.part, hang.is_vital) for hang in dog.hangs] == [("state file", False)]
+        assert [(line["log_level"], line["part"]) for line in logs] == [("error", "state file")]
+        watching.cancel()
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+
+
+@fault(
+    "part that hangs",
+    "scans",
+    "Without systemd, the log names the part after a minute, and `portspec_part_up` is 0.",
+)
+def test_hang_is_found_without_a_service_manager() -> None:
+    """Where nobody wants pings, hangs are known after half of the default limit, and over with the next progress."""
+    clock, part = ManualClock(), Part()
+
+    async def scenario() -> None:
+        dog = Watchdog(ServiceManager({}), [part], clock)
+        watching = asyncio.create_task(dog.run())
+        await clock.advance(DEFAULT_LIMIT / 2)
+        assert [hang.part for hang in dog.hangs] == ["scans"]
+        part.beat = 1
+        await clock.advance(DEFAULT_LIMIT / CHECKS_PER_LIMIT)
+        assert dog.hangs == ()
+        watching.cancel()
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    assert "/-/healthy is 503" in logs[0]["event"]
+
+
+@fault("stop", "whole exporter", "A stop of less than the limit of the watchdog costs no restart.")
 def test_stop_of_the_process_shorter_than_the_limit_costs_nothing(manager: Manager) -> None:
     """After a pause, in which no part could make progress, the first check pings, however long the pause was."""
     clock, part = ManualClock(), Part()
 
     async def scenario() -> None:
-        watching = asyncio.create_task(watch_progress(ServiceManager(manager.environment), [part], clock))
+        watching = asyncio.create_task(Watchdog(ServiceManager(manager.environment), [part], clock).run())
         for beat in range(4):
             part.beat = beat
             await clock.advance(INTERVAL)

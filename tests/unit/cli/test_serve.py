@@ -15,6 +15,7 @@ import pytest
 import portspec.app.process
 from portspec import __version__
 from portspec.cli import main
+from tests.faults.registry import fault
 from tests.unit.cli.run import PROGRAM, Server, run
 from tests.unit.factories import process_restored
 from tests.unit.scan.loopback import PATIENCE, eventually, listeners, own_address, ports_of
@@ -157,6 +158,11 @@ def test_crash_of_the_exporter_is_logged(
     assert "ZeroDivisionError" in line
 
 
+@fault(
+    "http_sd",
+    "start",
+    "A slow source delays the first round by five seconds at most; SIGTERM ends the exporter meanwhile.",
+)
 def test_signal_stops_the_exporter_while_a_source_of_hosts_does_not_answer(configure: Configure) -> None:
     """SIGTERM ends the exporter also before it listens, while discovery is waited for."""
     with socket.create_server(("127.0.0.1", 0)) as mute, contextlib.ExitStack() as stack:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.faults.registry import fault
 from tests.unit.cli.run import Server, run
 from tests.unit.scan.loopback import eventually, own_address
 
@@ -23,6 +24,7 @@ WANT: Final = (
 )
 
 
+@fault("no threads", "start", "The exporter ends with exit code 2 and one line that says what to raise.")
 @pytest.mark.parametrize("engine", ["auto", "connect"])
 def test_start_without_threads_is_one_line(configure: Configure, engine: str) -> None:
     """Where no thread can be started, the exporter ends with exit 2 and one line that says what to raise."""
@@ -44,6 +46,11 @@ def test_commands_without_threads_tell_it(configure: Configure, command: str) ->
     assert WANT in " ".join((done.err + done.out).split())
 
 
+@fault(
+    "no threads",
+    "metrics and pages",
+    "`/metrics` and the pages are served; what has to be read from the disk is 503; hosts with names are unknown.",
+)
 def test_exporter_serves_its_pages_without_further_threads(configure: Configure) -> None:
     """Pages that are only written from what is known are served; what must be read is 503, with what to raise.
 

@@ -18,6 +18,7 @@ from portspec.inventory import resolve as resolve_module
 from portspec.inventory.hostsfile import HostsFile
 from portspec.ports import ALL_PORTS
 from portspec.scan import Failure, Reason
+from tests.faults.registry import fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -148,6 +149,11 @@ def test_no_records_in_one_family_do_not_hide_a_failure_in_the_other() -> None:
     )
 
 
+@fault(
+    "name server",
+    "scans",
+    "An error such as SERVFAIL makes the host unknown, and the log says it for each address family.",
+)
 def test_a_failure_in_both_families_is_told_for_each() -> None:
     """Each family that fails tells why, and nothing was found."""
     assert resolve(Lookup({V4: TRY_AGAIN, V6: OSError("no luck")})) == Resolution(
@@ -160,6 +166,7 @@ def test_a_failure_in_both_families_is_told_for_each() -> None:
     )
 
 
+@fault("no descriptors", "scans", "A look-up without a descriptor makes the host unknown (reason `local_limit`).")
 @pytest.mark.parametrize(
     ("error", "why"),
     [
@@ -262,6 +269,11 @@ def test_a_name_that_the_file_answers_for_is_looked_up_once_for_both_families(tm
     assert asyncio.run(resolver.resolve("db3")) == half
 
 
+@fault(
+    "name server",
+    "scans",
+    "A look-up ends after its time limit; the host is unknown (`port_scan_failure`, reason `resolve`), never closed.",
+)
 def test_a_look_up_has_a_time_limit(gate: threading.Event) -> None:
     """A family whose name server does not answer is given up, and the other family's addresses stay."""
     assert resolve(Lookup({V4: gate}), ipv6=False, time_limit=LIMIT) == Resolution(

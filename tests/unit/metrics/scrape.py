@@ -51,6 +51,8 @@ STATUS: Final = ServiceStatus(
     audit=AuditStatus(received=13, rejected={"signature": 14, "time": 0}, max_age=93_600.0, unread=15),
     reportfile=ReportFileStatus(is_up=True, last_success=NOW),
     canary_seen=False,
+    restarts={"mailer": 2, "scheduler": 0},
+    failing=frozenset({"mailer"}),
 )
 
 NASTY: Final = 'quote " backslash \\ newline \n and <b>&amp;</b>'

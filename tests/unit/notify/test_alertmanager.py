@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from portspec.notify import AlertmanagerHealth
+from tests.faults.registry import fault
 from tests.unit.factories import ManualClock
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def test_closed_port_is_unhealthy(clock: ManualClock) -> None:
     assert not of.is_healthy
 
 
+@fault("Alertmanager", "mails", "With `sendemail: fallback`, an Alertmanager that does not answer counts as failed.")
 def test_missing_response_is_unhealthy(clock: ManualClock) -> None:
     """There is a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as server:

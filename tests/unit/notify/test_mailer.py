@@ -39,6 +39,7 @@ from portspec.scan import Reason as Unseen
 from portspec.state.snapshot import HostState
 from portspec.store import StoreError, outbox, schema
 from portspec.store.faults import StoreFault, StoreFaultKind
+from tests.faults.registry import fault
 from tests.unit.factories import NOW, result, seen, settle, target
 from tests.unit.store.scenes import PATIENCE, Logs, commit, opened
 
@@ -331,6 +332,7 @@ def test_notifications_of_the_next_round_wait_for_its_end(stage: Stage, server: 
         assert server.told() == [(A, "[web2]")]
 
 
+@fault("clock", "mails", "A notification with a time in the future is sent at once.")
 def test_clock_that_is_set_back_does_not_delay_notifications(stage: Stage, server: Server, clock: Clock) -> None:
     """A notification with a time in the future is sent at once."""
     with stage.scene() as scene:
@@ -409,6 +411,7 @@ def test_scan_outside_rounds_does_not_delay_a_notification(
         assert server.told() == [(A, "[web1]")]
 
 
+@fault("clock", "mails", "A mail that failed is tried again within an hour, whatever its due time.")
 def test_clock_that_is_set_back_does_not_delay_mails(stage: Stage, server: Server, clock: Clock) -> None:
     """A mail is retried within `MAX_MAIL_BACKOFF`, whatever its due time."""
     with stage.scene() as scene:
@@ -470,6 +473,11 @@ def test_many_mails_are_sent_in_batches(stage: Stage, server: Server) -> None:
         assert Counter(server.told()) == {(to, f"[{of.host}]"): 1 for to in recipients for of in HOSTS[:2]}
 
 
+@fault(
+    "mail server",
+    "mails",
+    "The server is tried again after 5 seconds, then after pauses that double up to 15 minutes.",
+)
 @pytest.mark.parametrize(
     "reason",
     [Reason.CONNECT, Reason.TLS, Reason.AUTH, Reason.REFUSED],
@@ -556,6 +564,11 @@ def test_mail_that_ends_the_session_expires(stage: Stage, server: Server, clock:
         assert scene.mailer.status.given_up == 1
 
 
+@fault(
+    "mail server",
+    "mails",
+    "A mail that is rejected with 5xx three times is discarded (PortspecMailGivenUp); the others are sent.",
+)
 def test_rejected_recipient_does_not_affect_others(stage: Stage, server: Server, clock: Clock, logs: Logs) -> None:
     """A mail that is rejected with 5xx is retried after 1 and 2 minutes, and discarded at the third rejection."""
     with stage.scene(A, B, C) as scene:
@@ -592,6 +605,7 @@ def test_deferred_mail_does_not_delay_new_ones(stage: Stage, server: Server) -> 
         assert server.asked == [A, B, A, B]
 
 
+@fault("mail server", "mails", "A mail that is rejected with 4xx is tried for five days.")
 def test_mail_with_temporary_rejections_expires(stage: Stage, server: Server, clock: Clock, logs: Logs) -> None:
     """Pauses after 4xx double from 1 minute to 1 hour; the mail is discarded after five days."""
     with stage.scene(A, B) as scene:
@@ -928,6 +942,7 @@ def stuck(scene: Scene, clock: Clock, seconds: float) -> None:
     scene.store.script = []
 
 
+@fault("disk full", "mails", "After five minutes each recipient gets one mail that the state file cannot be written.")
 def test_state_file_that_fails_is_reported_by_mail(stage: Stage, server: Server, clock: Clock, logs: Logs) -> None:
     """After `MAX_ROUND_WAIT` each address gets one mail, which does not go through the outbox."""
     with stage.scene(A, B) as scene:
@@ -1030,6 +1045,11 @@ def fall_back(scene: Scene, *script: str | Callable[[], object]) -> None:
 FALLBACK: dict[str, Any] = {"mode": "fallback", "alertmanager": ScriptedAlertmanager.url}
 
 
+@fault(
+    "Alertmanager",
+    "mails",
+    "After `fallback_after` portspec sends mails itself: first of every present problem, then of changes.",
+)
 @pytest.mark.usefixtures("at_once")
 def test_fallback_notifies_of_present_problems(stage: Stage, server: Server) -> None:
     """When Alertmanager is down, hosts out of specification are notified once, then changes."""
@@ -1060,6 +1080,11 @@ def test_fallback_notifies_of_unknown_hosts(stage: Stage, server: Server) -> Non
         assert server.told() == [(A, "[web1]")]
 
 
+@fault(
+    "Alertmanager",
+    "mails",
+    "Once Alertmanager is healthy again, portspec sends no mails, and discards those that wait.",
+)
 @pytest.mark.usefixtures("at_once")
 def test_fallback_discards_mails_when_alertmanager_recovers(stage: Stage, server: Server) -> None:
     """Neither queued mails nor later changes are sent."""

@@ -55,6 +55,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.notify.smtp import ehlo_name
+from tests.faults.registry import fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,6 +444,7 @@ def test_session_without_credentials(identities: Identities, tls: str) -> None:
     assert (Step.HANDSHAKE in peer.steps) is (tls != "none")
 
 
+@fault("mail server", "mails", "No credentials are sent to a server without TLS.")
 def test_credentials_are_not_sent_without_tls(identities: Identities) -> None:
     """Not even if the settings and the server allow it."""
 
@@ -537,6 +539,7 @@ def test_failure_of_rset_keeps_the_rejection(identities: Identities, act: Callab
         run(scenario(server))
 
 
+@fault("mail server", "whole exporter", "A mail server that hangs delays only mails.")
 @pytest.mark.parametrize("step", [Step.GREETING, Step.HANDSHAKE, Step.MESSAGE])
 def test_server_that_hangs_does_not_delay_others(
     identities: Identities, step: Step, monkeypatch: pytest.MonkeyPatch
@@ -603,6 +606,11 @@ def test_busy_event_loop_does_not_change_the_error(identities: Identities) -> No
         run(scenario(server))
 
 
+@fault(
+    "mail server",
+    "mails",
+    "Mails wait in the state file; `portspec_mails_failed_total` has the reason (PortspecMailStuck).",
+)
 def test_connection_fails(identities: Identities) -> None:
     """A closed port and a silent one have different reasons."""
 

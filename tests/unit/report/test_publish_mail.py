@@ -17,6 +17,7 @@ from portspec.report import publish_mail
 from portspec.report.publish_mail import MAX_DELAY, RETRY_INTERVAL, MailedReports, ReportMail
 from portspec.state.snapshot import HostTable, Snapshot
 from portspec.store import StoreError, write_value
+from tests.faults.registry import fault
 from tests.unit.app.exporter import running, until, write
 from tests.unit.notify.mailbox import Mailbox
 from tests.unit.report.fleets import SETTINGS, audited, fleet, never, vulnerability
@@ -399,6 +400,11 @@ def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
 # --- Trouble with the state file ---
 
 
+@fault(
+    "disk full",
+    "mails",
+    "The daily report waits until the state file can be written, so that no report is sent twice.",
+)
 @pytest.mark.usefixtures("logs", "no_lock_timeout")
 def test_nothing_is_sent_while_nobody_knows_what_was_sent(path: Path) -> None:
     """While the state file cannot be written there is no mail; when it can, there is one."""
@@ -483,6 +489,7 @@ def test_note_that_makes_no_sense_is_none(path: Path, text: str) -> None:
 # --- Clocks ---
 
 
+@fault("clock", "mails", "The daily report is not sent twice.")
 def test_clock_that_is_set_back_brings_no_second_mail(path: Path) -> None:
     """An hour that comes twice has one report, and so has one after which the clock is put right by minutes."""
 
@@ -511,6 +518,7 @@ def test_clock_that_is_set_back_does_not_put_the_next_try_off(path: Path) -> Non
     run(scenario)
 
 
+@fault("clock", "mails", "The daily reports continue once the clock is right.")
 def test_clock_of_a_year_ahead_costs_no_report_after_it_is_right(path: Path) -> None:
     """A clock that was far ahead at the start does not keep the reports of the days before that from being sent."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.registry import fault
 from tests.requirements import forbidden, missing
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,11 @@ def test_result_is_exact_with_few_descriptors(engine_limit: int, real_limit: int
     assert (v4["reason"], v6["reason"]) == (None, None)
 
 
+@fault(
+    "no descriptors",
+    "scans",
+    "Without a descriptor for a probe the host is unknown (reason `local_limit`); the next scan works again.",
+)
 def test_no_descriptor_at_all_is_a_local_limit_not_a_closed_port() -> None:
     """Where no socket can be opened nothing is concluded, the reason is local_limit, and the next scan works again."""
     refused, later = run(*CHILD, "no_descriptor")

@@ -161,7 +161,8 @@ def test_window_leaves_descriptors_to_the_rest_of_the_program(limit: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("limit", "window"), [(1, 1), (2, 1), (64, 32), (512, 256), (1024, 768), (65536, 8192), (2**30, 8192)]
+    ("limit", "window"),
+    [(1, 1), (2, 1), (32, 1), (64, 16), (96, 48), (512, 256), (1024, 768), (65536, 8192), (2**30, 8192)],
 )
 def test_window_for_known_limits(limit: int, window: int) -> None:
     """Limits that machines have give these windows."""

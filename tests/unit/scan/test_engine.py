@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import select
 import threading
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from portspec.errors import NoThreadError
+from portspec.errors import EngineStoppedError, NoThreadError
 from portspec.ports import PortSet
 from portspec.scan import ScanJob
-from portspec.scan.engine import EngineThread
+from portspec.scan.engine import MAX_FAILED_TURNS, EngineThread
+from tests.faults.registry import fault
 from tests.unit.scan.loopback import PATIENCE
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Ending(EngineThread):
     """An engine whose thread ends in its first turn."""
 
     name = "ending"
+    is_released = False
 
     def _turn(self) -> NoReturn:
         raise SystemExit
@@ -34,7 +35,18 @@ class Ending(EngineThread):
         return []
 
     def _release(self) -> None:
-        pass
+        self.is_released = True
+
+
+class Failing(Ending):
+    """An engine of which each turn fails; `turns` counts them."""
+
+    name = "failing"
+    turns = 0
+
+    def _turn(self) -> NoReturn:
+        self.turns += 1
+        raise ZeroDivisionError
 
 
 class Hanging(EngineThread):
@@ -79,25 +91,64 @@ def test_beat_changes_while_the_thread_takes_turns() -> None:
     engine.close()
 
 
-def test_beat_of_a_thread_that_has_ended_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beat_of_a_thread_that_has_ended_stays() -> None:
     """A thread that ended unexpectedly makes no progress, and asking it is no error."""
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     engine = Ending()
-    with pytest.raises(CancelledError):
+    with pytest.raises(EngineStoppedError):
         engine.submit(ScanJob(("127.0.0.1",), PortSet.of([1]))).result(PATIENCE)
     assert {engine.beat() for _ in range(3)} == {1}
     engine.close()
 
 
-def test_thread_that_ends_cancels_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiting job is cancelled, and further ones are rejected."""
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+@fault("part that ends", "scans", "Hosts whose engine has ended are unknown, never closed, and no scan waits for ever.")
+def test_thread_that_ends_fails_its_jobs() -> None:
+    """A waiting job fails, further ones are rejected with the reason, and so they are by no thread that hangs."""
     engine = Ending()
     job = ScanJob(("127.0.0.1",), PortSet.of([1]))
-    with pytest.raises(CancelledError):
+    with pytest.raises(EngineStoppedError, match="the ending engine has ended unexpectedly: SystemExit"):
         engine.submit(job).result(PATIENCE)
-    with pytest.raises(RuntimeError, match="the engine is closed"):
+    with pytest.raises(EngineStoppedError):
         engine.submit(job)
+    assert isinstance(engine.death, SystemExit)
+    engine.close()
+    assert engine.is_released
+
+
+def test_thread_that_has_ended_is_restarted_with_what_it_had_open() -> None:
+    """After restart() jobs are accepted again, by another thread; nothing was closed meanwhile."""
+    engine = Ending()
+    job = ScanJob(("127.0.0.1",), PortSet.of([1]))
+    for _ in range(3):
+        with pytest.raises(EngineStoppedError):
+            engine.submit(job).result(PATIENCE)
+        engine.restart()
+        assert not engine.is_released
+    engine.close()
+    assert engine.is_released
+
+
+def test_restart_of_a_thread_that_lives_changes_nothing() -> None:
+    """It is the supervisor's to call restart(), whenever it likes."""
+    engine = Hanging()
+    engine.restart()
+    assert engine.beat() is None
+    engine.submit(ScanJob(("127.0.0.1",), PortSet.of([1])))
+    before = threading.active_count()
+    engine.restart()
+    assert threading.active_count() == before
+    engine.close()
+    engine.restart()
+    assert engine.death is None
+
+
+def test_thread_that_only_fails_ends() -> None:
+    """An error in a turn fails the jobs, and the thread goes on; one in each turn ends it, instead of a busy loop."""
+    engine = Failing()
+    with pytest.raises((ZeroDivisionError, EngineStoppedError)):  # the thread may be faster than the job
+        engine.submit(ScanJob(("127.0.0.1",), PortSet.of([1]))).result(PATIENCE)
+    engine._thread.join(PATIENCE)
+    assert isinstance(engine.death, ZeroDivisionError)
+    assert engine.turns == MAX_FAILED_TURNS
     engine.close()
 
 
@@ -107,13 +158,12 @@ def test_engine_without_a_thread_accepts_the_next_job(monkeypatch: pytest.Monkey
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     engine = Ending()
     job = ScanJob(("127.0.0.1",), PortSet.of([1]))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(NoThreadError, match="raise TasksMax="):
             engine.submit(job)
-    with pytest.raises(CancelledError):
+    with pytest.raises(EngineStoppedError):
         engine.submit(job).result(PATIENCE)
     engine.close()

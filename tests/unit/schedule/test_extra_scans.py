@@ -26,6 +26,7 @@ from portspec.schedule.monitor import CLOCK_CHECK_INTERVAL, Monitor
 from portspec.state.document import host_document, timestamp
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
+from tests.faults.registry import fault
 from tests.unit.factories import (
     MODEST,
     NOW,
@@ -359,6 +360,11 @@ def test_host_that_is_unknown_is_tried_again_after_a_growing_pause() -> None:
     assert scene.state().verdict is Verdict.UNKNOWN
 
 
+@fault(
+    "name server",
+    "scans",
+    "A host whose name did not resolve is scanned again after a pause that grows, not only in the next round.",
+)
 def test_name_that_does_not_resolve_for_ten_seconds_is_known_after_a_minute() -> None:
     """A name server that was not there when portspec began costs a minute, not the interval."""
     scene = Scene(named(), world=World(open={V4: {22}}))

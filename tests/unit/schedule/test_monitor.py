@@ -20,6 +20,7 @@ from portspec.schedule.examiner import Examiner
 from portspec.schedule.monitor import CLOCK_CHECK_INTERVAL, JITTER, MAX_JITTER, Monitor, SystemClock
 from portspec.state.snapshot import HostState, ScanResult, Snapshot
 from portspec.state.verdict import Verdict
+from tests.faults.registry import fault
 from tests.unit.factories import (
     MODEST,
     NOW,
@@ -394,6 +395,7 @@ def test_system_clock_is_monotonic_and_sleeps() -> None:
     assert asyncio.run(scenario()) >= 0.01
 
 
+@fault("name server", "scans", "Hosts that conf.yml has by address are scanned as always.")
 def test_names_that_hang_hold_up_no_address() -> None:
     """Hosts with an address are scanned while names, for which no name server answers, take all their places."""
     names = [target(f"name{number}", address=None, interval=100.0) for number in range(3)]
@@ -514,6 +516,7 @@ def test_only_hosts_whose_exception_lapses_are_judged_anew() -> None:
     assert [before is after for before, after in zip(states, now, strict=True)] == [False, True, True]
 
 
+@fault("clock", "scans", "Scans begin when they would have begun, since intervals are measured by the monotonic clock.")
 @pytest.mark.parametrize("days", [1, -1], ids=["forward", "back"])
 def test_wall_clock_that_jumps_moves_no_scan(days: int) -> None:
     """When somebody sets the time a day forward or back, scans begin when they would have begun."""
@@ -536,6 +539,7 @@ def test_wall_clock_that_jumps_past_the_end_of_an_exception_ends_it() -> None:
     assert scene.times() == [0.0]
 
 
+@fault("clock", "scans", "Exceptions are in force by the time of the wall clock, also after it was set back.")
 def test_wall_clock_that_jumps_back_puts_an_exception_into_force_again() -> None:
     """An exception that had lapsed is in force again when the time is before its end, and ends once more."""
     scene = found_open(Scene(excepted_web(50.0, interval=1e6)))

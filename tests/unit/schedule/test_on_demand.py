@@ -14,6 +14,7 @@ from portspec.ports import PortSet
 from portspec.scan import Failure, Observation, Reason
 from portspec.schedule.on_demand import TIMEOUT_OFFSET, ProbeError, Prober
 from portspec.state.verdict import Verdict
+from tests.faults.registry import fault
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed, seen, settle, target
 from tests.unit.web.exporter import prober
 
@@ -247,6 +248,7 @@ def test_scan_beyond_the_time_limit_is_a_timeout() -> None:
     assert made.duration >= 0.08
 
 
+@fault("name server", "metrics and pages", "`/probe` answers within its time limit, with the reason `timeout`.")
 def test_look_up_counts_towards_the_time_limit() -> None:
     """A name server that does not answer ends the probe in time, too."""
     resolver = ScriptedResolver({NAME.host: Resolution(("192.0.2.8",))}, held=[NAME.host])

@@ -25,6 +25,7 @@ from portspec.store import (
     schema,
 )
 from portspec.store.faults import StoreFaultKind
+from tests.faults.registry import fault
 from tests.unit.factories import NOW
 from tests.unit.store.child import TODAY
 from tests.unit.store.scenes import DAY, opened
@@ -213,6 +214,11 @@ def test_exporter_keeps_its_wal(path: Path) -> None:
         assert not store.status.errors
 
 
+@fault(
+    "disk full",
+    "audits",
+    "A mail with an audit stays in the queue of the mail server (exit code 75 of `portspec receive`).",
+)
 def test_full_disk_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
     """On a full disk archiving fails, earlier audits stay, and a retry succeeds once there is space."""
     full = "free space on its file system, or raise the quota"

@@ -14,6 +14,7 @@ import pytest
 
 from portspec.state.snapshot import HostState
 from portspec.store import states, writer
+from tests.faults.registry import fault
 from tests.requirements import forbidden
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, Logs, commit, logged_changes, opened, scan
@@ -78,6 +79,12 @@ def recovers(store: Any, logs: Logs, why: str) -> None:
     assert (store.status.pending, store.status.dropped) == (0, 0)
 
 
+@fault(
+    "disk full",
+    "state file",
+    "Results wait in memory and are written once there is space; one log line; `portspec_store_up` is 0 "
+    "(PortspecStoreFailing).",
+)
 def test_full_disk_is_logged_once_and_loses_nothing(tmp_path: Path) -> None:
     """On a full disk results stay in memory, can be read, and are written once there is space."""
     why = ["database or disk is full"]
@@ -93,6 +100,11 @@ def test_full_disk_is_logged_once_and_loses_nothing(tmp_path: Path) -> None:
     assert full["pending"] >= 2
 
 
+@fault(
+    "disk full",
+    "start",
+    "An exporter that starts on a full disk scans and serves, and creates the file once there is space.",
+)
 def test_file_is_created_once_the_disk_has_space(tmp_path: Path) -> None:
     """A disk that is full at the start is a fault like any other."""
     found = with_mounts("full_from_the_start", tmp_path)
@@ -104,6 +116,7 @@ def test_file_is_created_once_the_disk_has_space(tmp_path: Path) -> None:
     }
 
 
+@fault("disk read-only", "state file", "The last states and the change log can be read; new results wait in memory.")
 def test_read_only_file_is_read(tmp_path: Path) -> None:
     """On a read-only file system the last states and the log are readable, and new results stay pending."""
     found = with_mounts("read_only", tmp_path)

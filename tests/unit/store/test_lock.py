@@ -16,6 +16,7 @@ from portspec.state.snapshot import HostState
 from portspec.store import Store, StoreError, current_lock_holder, outbox
 from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.store.lock import SUFFIX, LockHolder, StateFileLock, last_lock_holder
+from tests.faults.registry import fault
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, Logs, commit, logged_changes, opened, scan, scanned
 from tests.unit.store.test_faults import CHILD, ROOT
@@ -62,6 +63,7 @@ def test_second_process_logs_the_lock_holder(path: Path, logs: Logs) -> None:
         assert store.changes() == ()
 
 
+@fault("kill", "start", "The next exporter gets the lock of the state file at once.")
 def test_lock_of_a_killed_process_is_released(path: Path, logs: Logs) -> None:
     """The kernel releases the lock, and the stale lock file locks nothing."""
     with other_process(path) as process, opened(path) as (store, _):

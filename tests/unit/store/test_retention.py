@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from portspec.state.snapshot import HostState
 from portspec.store import retention, schema, states, writer
+from tests.faults.registry import fault
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, logged_changes, opened, scan
 
@@ -101,6 +102,11 @@ def test_clock_a_day_ahead_deletes_at_most_a_day_too_much(path: Path) -> None:
     assert kept(path, NOW + 11 * DAY, hours=5, days=10)[-9:] == [str(port) for port in range(3, 12)]
 
 
+@fault(
+    "clock",
+    "state file",
+    "A clock that is years ahead deletes at most a day of history for each hour that it lasts.",
+)
 def test_clock_years_ahead_does_not_delete_the_log(path: Path) -> None:
     """With a clock ten years ahead, restarts delete nothing, and at most one day is lost per hour."""
     for day in range(10):
@@ -111,6 +117,7 @@ def test_clock_years_ahead_does_not_delete_the_log(path: Path) -> None:
     assert len(kept(path, NOW + 9 * DAY, days=10, hours=5)) == 6
 
 
+@fault("clock", "state file", "A clock in 1970 deletes nothing, and may be set later.")
 def test_unset_clock_deletes_nothing(path: Path) -> None:
     """With a clock in 1970 nothing is deleted, and a clock that is set later is followed at once."""
     with opened(path, wall_clock=lambda: 1000.0) as (store, _):

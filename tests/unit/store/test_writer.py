@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from portspec.state.snapshot import HostState
-from portspec.store import StoreError, states
+from portspec.store import StoreError, states, writer
+from tests.faults.registry import fault
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import DB, PATIENCE, WEB, commit, logged_changes, opened, scan, scanned
 
@@ -110,17 +112,80 @@ def test_caller_gets_any_error_of_its_job(path: Path, error: type[BaseException]
         assert count == 0
 
 
+@fault("part that ends", "audits", "Audits that wait for the thread get 503 and are sent again.")
 def test_end_of_the_thread_fails_waiting_jobs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the thread ends unexpectedly, waiting and later callers get an error."""
+    """If the thread ends unexpectedly, waiting and later callers get an error, until it is restarted."""
     with opened(path) as (store, _):
-        writer = store._writer
-        monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        monkeypatch.setattr(writer, "_run_job", lambda *_: sys_exit())
-        with pytest.raises(StoreError, match="it is closed"):
-            store.transact(lambda _: None)
-        with pytest.raises(StoreError, match="it is closed"):
-            store.transact(lambda _: None)
-        assert not store.status.is_up
+        with monkeypatch.context() as faulty:
+            faulty.setattr(store._writer, "_run_job", lambda *_: sys_exit())
+            with pytest.raises(StoreError, match="the thread that writes has ended unexpectedly"):
+                store.transact(lambda _: None)
+            with pytest.raises(StoreError, match="the thread that writes has ended unexpectedly"):
+                store.transact(lambda _: None)
+            assert not store.status.is_up
+            assert type(store.death) is SystemExit
+        store.restart()
+        scan(store, HostState(WEB), 22)
+        commit(store)
+        assert store.transact(lambda _: "done") == "done"
+        assert store.status.is_up
+
+
+@fault("part that ends", "state file", "Results wait in memory until the thread is restarted, and then are written.")
+@pytest.mark.parametrize("method", ["_absorb", "_attempt", "_wait"])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_end_of_the_thread_loses_no_scan(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    is_restarted: bool,  # noqa: FBT001
+) -> None:
+    """What was put before and after the end is written after a restart; without one when the store is closed."""
+    with opened(path) as (store, _):
+        with monkeypatch.context() as faulty:
+            faulty.setattr(store._writer, method, lambda *_: sys_exit())
+            web = scan(store, HostState(WEB), 22)
+            store.flush(PATIENCE)
+            store._writer._thread.join(PATIENCE)
+            assert store.death is not None
+            scan(store, web, 22, 80, at=NOW + 60)
+            scan(store, HostState(DB), 22)
+            assert not store.flush(PATIENCE)
+        if is_restarted:
+            store.restart()
+            commit(store)
+    with opened(path) as (store, _):
+        assert {("web1", "80", "open"), ("db1", "22", "open")} <= set(logged_changes(store))
+        assert len(logged_changes(store)) == len(set(logged_changes(store)))
+
+
+@fault(
+    "disk that hangs",
+    "state file",
+    "Scans continue; after a minute `portspec_store_up` is 0 and the log says that the part hangs.",
+)
+def test_disk_that_does_not_answer_is_no_success(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that takes longer than STUCK_AFTER makes the file down; the heartbeat stands still meanwhile."""
+    may_go_on = threading.Event()
+    with opened(path) as (store, _):
+
+        def is_up() -> bool:
+            return store.status.is_up
+
+        monkeypatch.setattr(store._writer, "_is_due", lambda **_: bool(may_go_on.wait(PATIENCE)))
+        scan(store, HostState(WEB), 22)
+        flushing = threading.Thread(target=store.flush, args=(PATIENCE,))
+        flushing.start()
+        while store.heartbeats()[0].beat is None:
+            may_go_on.wait(0.001)
+        assert len({store.heartbeats()[0].beat for _ in range(3)}) == 1
+        assert is_up()
+        store._writer._turn_began = time.monotonic() - writer.STUCK_AFTER
+        assert not is_up()
+        may_go_on.set()
+        flushing.join()
+        commit(store)
+        assert is_up()
 
 
 def sys_exit() -> NoReturn:

@@ -70,6 +70,7 @@ class Exporter:
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     reloads: int = 0
+    hanging: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.exposition = Exposition(lambda: self.snapshot, lambda: STATUS, series_budget=self.series_budget)

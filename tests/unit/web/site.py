@@ -69,6 +69,11 @@ class ScriptedService:
         return self._state()
 
     @property
+    def hanging(self) -> tuple[str, ...]:
+        """No part hangs."""
+        return ()
+
+    @property
     def prober(self) -> Prober:
         """There is none."""
         raise NotImplementedError

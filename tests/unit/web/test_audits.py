@@ -32,6 +32,7 @@ from portspec.web import Gate
 from portspec.web import audits as intake
 from portspec.web.audits import AuditRoutes
 from portspec.web.bodies import MAX_HELD, PendingBodies
+from tests.faults.registry import fault
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, settle
 from tests.unit.reporting import Clock, Scene, in_file, prepared, running
@@ -590,6 +591,7 @@ def test_without_an_audit_block_every_audit_is_503(path: Path) -> None:
     serving(path, scenario)
 
 
+@fault("disk full", "audits", "A posted audit gets 503 while the file cannot be written; the agent sends it again.")
 @pytest.mark.usefixtures("no_lock_timeout")
 def test_audit_that_cannot_be_archived_is_503(path: Path) -> None:
     """While the file cannot be written the agent is told to try later, in words that name no path; then it is taken."""

@@ -66,12 +66,14 @@ MAX_BATCH = 256  # probes sent before answers are read: sockets stay in the proc
 IDLE_TIMEOUT = 0.2  # seconds without a job after which the idle sockets are closed
 WINDOW_RECOVERY_INTERVAL = 1.0  # seconds after which a window that was reduced for lack of descriptors is doubled
 _SLOW_WINDOW_DIVISOR = 4  # all slow addresses together use this part of the window
-RESERVED_DESCRIPTORS = 256  # left to the rest of the program
+RESERVED_DESCRIPTORS = 256  # left to the rest of the program, or half of the limit
+MIN_RESERVED_DESCRIPTORS = 48  # what an idle exporter has open, connections of Prometheus, look-ups and the state file
 
 
 def window_for(limit: int) -> int:
     """Return how many sockets may be open at once under a limit of file descriptors (RLIMIT_NOFILE)."""
-    return max(1, min(MAX_WINDOW, limit - min(RESERVED_DESCRIPTORS, limit // 2)))
+    reserved = max(MIN_RESERVED_DESCRIPTORS, min(RESERVED_DESCRIPTORS, limit // 2))
+    return max(1, min(MAX_WINDOW, limit - reserved))
 
 
 class ConnectEngine(EngineThread):

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from portspec.config.model import DiscoverySource
 from portspec.inventory.discovery import Answer, Discovery, SourceStats
 from portspec.inventory.discovery import discovery as discovery_module
+from tests.faults.registry import fault
 from tests.unit.factories import NOW, ManualClock, settle
 from tests.unit.inventory.discovery.parts import ScriptedClient, dns_source, entry, file_source, host, http_source
 
@@ -165,6 +166,11 @@ def test_rounds_missed_in_a_pause_are_not_made_up() -> None:
     asyncio.run(scenario())
 
 
+@fault(
+    "http_sd",
+    "discovery",
+    "The hosts of the last good answer are scanned; one line says that the source fails, one that it works again.",
+)
 def test_a_source_that_fails_keeps_its_hosts_and_is_told_once() -> None:
     """One warning says which source, why, and what is kept; one line says that it works again."""
     client = ScriptedClient("web1", "web2")

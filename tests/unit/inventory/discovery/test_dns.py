@@ -9,6 +9,7 @@ import pytest
 
 from portspec.inventory.discovery.dns import DnsClient
 from portspec.inventory.discovery.resolvconf import ResolvConf, parse
+from tests.faults.registry import fault
 from tests.unit.inventory.discovery.parts import NameServer, dns_source, name_server, names
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def test_a_name_that_does_not_exist_is_a_failure() -> None:
     assert failure("none.example.org.") == "the name does not exist"
 
 
+@fault("name server", "discovery", "An answer that is an error is logged; the source keeps its last hosts.")
 @pytest.mark.parametrize("code", [dns.rcode.SERVFAIL, dns.rcode.REFUSED])
 def test_a_name_server_that_fails_is_a_failure(code: dns.rcode.Rcode) -> None:
     """What it said is told."""
@@ -117,6 +119,11 @@ def test_a_name_server_that_fails_is_a_failure(code: dns.rcode.Rcode) -> None:
     assert code.name in said
 
 
+@fault(
+    "name server",
+    "discovery",
+    "A source `dns` that gets no answer keeps its last hosts; `portspec_discovery_failures_total` rises.",
+)
 def test_silence_is_a_failure() -> None:
     """A name server that does not answer is given up after the time limit."""
     assert failure(SSH, prepare=lambda served: served.silent.add(SSH), timeout=0.1) == "no answer in 0.1 s"
@@ -141,6 +148,7 @@ def test_the_search_list_is_used_for_a_name_without_a_final_dot() -> None:
     assert names(asyncio.run(scenario())) == ["web1.example.org", "web2.example.org"]
 
 
+@fault("no descriptors", "discovery", "A source without a descriptor keeps its last hosts.")
 def test_what_cannot_be_read_is_a_failure_of_each_name() -> None:
     """A machine without descriptors raises nothing."""
 

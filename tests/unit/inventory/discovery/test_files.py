@@ -11,6 +11,7 @@ from portspec.errors import NoThreadError
 from portspec.inventory.discovery import files as files_module
 from portspec.inventory.discovery.files import FileClient
 from portspec.inventory.discovery.targetgroups import read_json
+from tests.faults.registry import fault
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, entry, file_source, names
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
     assert changed(client)
 
 
+@fault("disk that hangs", "discovery", "A source of files gives up after its time limit and keeps its last hosts.")
 def test_a_disk_that_hangs_takes_one_thread_and_keeps_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_disk_that_hangs_takes_one_thread_and_keeps_the_files(
     asyncio.run(scenario())
 
 
+@fault("no threads", "discovery", "The source keeps its last hosts and asks again.")
 def test_a_machine_that_gives_no_thread_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is raised, and the next ask tries again."""
     (tmp_path / "a.json").write_text(WEB)

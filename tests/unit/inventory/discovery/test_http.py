@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.inventory.discovery.http import ContentEncodingError, HttpClient, unpack
+from tests.faults.registry import fault
 from tests.requirements import missing
 from tests.unit.inventory.discovery.parts import PATIENCE, SOON, http_source, inventory, names
 
@@ -73,6 +74,11 @@ def test_an_empty_list_is_an_answer() -> None:
     assert names(answered(gives("[]"))) == []
 
 
+@fault(
+    "http_sd",
+    "discovery",
+    "An answer that is no list of targets is logged; the last hosts stay (PortspecDiscoveryFailing).",
+)
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -230,6 +236,7 @@ def test_an_answer_that_breaks_off_is_a_failure() -> None:
     assert answered(handler).failure == "the answer is truncated"
 
 
+@fault("http_sd", "discovery", "A server that closes the connection removes no host.")
 def test_a_server_that_hangs_up_is_a_failure() -> None:
     """No header at all."""
 

@@ -1,0 +1,43 @@
+"""What becomes of the states of two exporters when one takes the state file over from the other; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from portspec.state.snapshot import HostState
+
+
+@dataclass(slots=True)
+class Takeover:
+    """The states of two exporters as one.
+
+    Attributes:
+        adopted: By host key, the states in the file that are newer than ours.
+        ours: By host key, the state in the file and ours, which is newer and is to be written.
+    """
+
+    adopted: dict[str, HostState] = field(default_factory=dict)
+    ours: dict[str, tuple[HostState, HostState]] = field(default_factory=dict)
+
+
+def take_over(known: Mapping[str, HostState], theirs_of: Callable[[str, HostState], HostState]) -> Takeover:
+    """Compare each known state with the one in the file, which `theirs_of` returns for a host key and our state."""
+    found = Takeover()
+    for key, state in known.items():
+        theirs = theirs_of(key, state)
+        if is_newer(theirs, state):
+            found.adopted[key] = theirs
+        else:
+            last_change = max(filter(None, (state.last_change, theirs.last_change)), default=None)
+            found.ours[key] = theirs, replace(state, last_change=last_change)
+    return found
+
+
+def is_newer(one: HostState, other: HostState) -> bool:
+    """Return whether a state is based on a later scan, or a later conclusive scan, than another."""
+    pairs = ((one.latest, other.latest), (one.conclusive, other.conclusive))
+    return any(a is not None and (b is None or a.finished_at > b.finished_at) for a, b in pairs)
