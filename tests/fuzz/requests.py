@@ -1,0 +1,206 @@
+"""Requests to the web server: paths, query strings, globs, times and headers; and label values on /metrics.
+
+A request is a line with method and target, then a header on each line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from email.parser import BytesHeaderParser
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from portspec.audit.model import Audit, Status, Vulnerability
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
+from portspec.state.budget import cut
+from portspec.state.snapshot import HostTable, Snapshot
+from portspec.web import WebServer
+from tests.fuzz.harness import Harness, Limit
+from tests.unit.factories import NOW, result, seen, target
+from tests.unit.metrics.scrape import OPENMETRICS, TEXT
+from tests.unit.metrics.scrape import text as metrics_of
+from tests.unit.web.site import LOOPBACK
+from tests.unit.web.test_api import fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from tests.unit.web.exporter import Exporter
+
+_PATIENCE: Final = 30.0  # seconds that an answer may take on a busy machine
+_MAX_ANSWER: Final = 200_000  # bytes; the agent, the longest there is, has half of it
+_HEADER: Final = re.compile(rb"[!-9;-~]+:[ \t-\xff]*")
+#: Headers of the connection, about which aiohttp decides.
+_HOP_BY_HOP: Final = re.compile(rb"(?i)(connection|content-length|transfer-encoding|upgrade|expect|keep-alive)\s*:")
+_TARGET: Final = re.compile(rb"[!-~]+")
+_METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH")
+
+
+class _Site:
+    """A web server with four hosts, in an event loop of its own, started with the first request."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exporter: Exporter = fleet()
+        self._address: tuple[str, int] = ("", 0)
+
+    def ask(self, request: bytes) -> bytes:
+        """Send the head of a request; return all that is answered until the server closes the connection."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            (url,) = self._loop.run_until_complete(WebServer(self._exporter, [LOOPBACK]).start())
+            host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
+            self._address = (host, int(port))
+        return self._loop.run_until_complete(self._answer(request))
+
+    async def _answer(self, request: bytes) -> bytes:
+        async with asyncio.timeout(_PATIENCE):
+            reader, writer = await asyncio.open_connection(*self._address)
+            try:
+                writer.write(request)
+                return await reader.read()
+            finally:
+                writer.close()
+
+
+_SITE: Final = _Site()
+
+
+def _request(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return the method and the head of a request; None if it is not the beginning of one."""
+    first, *lines = data.split(b"\n")
+    method, _, address = first.partition(b" ")
+    if method not in _METHODS or not _TARGET.fullmatch(address):
+        return None
+    headers = [line for line in lines if _HEADER.fullmatch(line) and not _HOP_BY_HOP.match(line)]
+    if not any(line.lower().startswith(b"host:") for line in headers):
+        headers.insert(0, b"Host: localhost")
+    return method, b"\r\n".join([b"%s %s HTTP/1.1" % (method, address), *headers, b"Connection: close", b"", b""])
+
+
+def send_request(data: bytes) -> None:
+    """Send a request; the answer is whole, says what it is, is no failure of the server, and tells nothing of it."""
+    made = _request(data)
+    if made is None:
+        return
+    method, head = made
+    answer = _SITE.ask(head)
+    assert len(answer) <= _MAX_ANSWER
+    status_line, _, rest = answer.partition(b"\r\n")
+    found = re.fullmatch(rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*", status_line)
+    assert found, status_line
+    assert int(found[1]) < 500 or found[1] == b"503", answer  # noqa: PLR2004 - not ready, or busy
+    fields, _, body = rest.partition(b"\r\n\r\n")
+    headers = BytesHeaderParser().parsebytes(fields + b"\r\n\r\n")
+    assert not headers.defects
+    if method == b"HEAD" or int(found[1]) in {204, 304}:
+        assert body == b""
+        return
+    assert len(body) == int(headers["Content-Length"])
+    if headers["Content-Encoding"] == "gzip":
+        body = gzip.decompress(body)
+    kind = headers.get_content_type()
+    assert b"Traceback" not in body
+    if kind == "application/json":
+        json.loads(body.decode())
+    elif kind == "text/plain" and not headers["Vary"]:  # no metrics
+        assert all(line.isprintable() for line in body.decode().split("\n")), body
+
+
+# --- Label values -----------------------------------------------------------------------------------------------------
+
+
+def write_labels(data: bytes) -> None:
+    """Write any texts into labels; the parsers of both formats read them back, cut where a host chose them."""
+    texts = [piece.decode("utf-8", "replace") for piece in data.split(b"\0")]
+    host, label, package, version, number, process, user = (texts + [""] * 7)[:7]
+    of = target(host, labels={"label": label})
+    audit = Audit(Status.VULNERABLE, (Vulnerability(package, version, number),))
+    listeners = (ListeningSocket("tcp", "::", 22, process, user),)
+    state = AuditState(host, (), HostAudit(NOW, "pkg-audit", None, audit, listeners), NOW)
+    made = Snapshot.of([of]).after(host, result(of, seen(is_open=[22]), at=NOW), probes_sent=0)
+    snapshot = Snapshot(made.hosts, HostTable([state]))
+    for accept, parse in ((TEXT, parse_text), (OPENMETRICS, parse_openmetrics)):
+        samples = {
+            sample.name: sample.labels
+            for family in parse(metrics_of(snapshot, accept))
+            for sample in family.samples
+            if sample.name in {"port_host_info", "portspec_audit_vulnerability", "portspec_audit_listener"}
+        }
+        _check_labels(samples["port_host_info"], host=host, label=label)
+        chosen = {"package": cut(package), "version": cut(version), "id": cut(number)}
+        _check_labels(samples["portspec_audit_vulnerability"], host=host, **chosen)
+
+
+def _check_labels(found: Mapping[str, str], **expected: str) -> None:
+    for name, value in expected.items():
+        assert found[name] == value, (name, found[name], value)
+
+
+# --- Seeds ------------------------------------------------------------------------------------------------------------
+
+_PATHS: Final = (
+    *("/", "/metrics", "/metrics?name[]=port_open&name[]=portspec_hosts", "/hosts/web1", "/changes", "/sd/targets"),
+    *("/api/v1/hosts", "/api/v1/hosts?host=web*&verdict=in_spec&limit=1&offset=1", "/api/v1/hosts/2001:db8::1"),
+    *("/api/v1/hosts?host=[!a-w]*[z-a]", "/api/v1/changes?host=web1&since=2027-03-31T18:00:00Z&until=1e9&before=7"),
+    *("/probe?target=web1&module=x&debug=true", "/probe?target=192.0.2.1", "/-/healthy", "/-/ready", "/status"),
+    *("/agent.py", "/config", "/api/v1/openapi.json", "/%2e%2e/etc/passwd", "/api/v1/hosts/%00%0d%0a", "http://a/"),
+)
+_HEADERS: Final = (
+    *("Accept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1", "Accept-Encoding: gzip;q=0.1, *;q=0"),
+    *("Range: bytes=0-10,20-", "If-Range: x", "If-None-Match: *", "If-Modified-Since: x", "Cookie: a=b; c", "Origin: null"),
+    *("Sec-Fetch-Site: cross-site", "X-Prometheus-Scrape-Timeout-Seconds: 1e-3", "Host: evil:99999", "Forwarded: for=_x"),
+    *("X-Forwarded-For: ::1, unknown", "Authorization: Basic YTpi", "Content-Encoding: gzip", "Content-Type: text/x;=\""),
+)  # fmt: skip
+
+
+def _requests() -> Iterator[bytes]:
+    for path in _PATHS:
+        yield f"GET {path}".encode()
+        yield "\n".join([f"GET {path}", *_HEADERS[:3]]).encode()
+    for header in _HEADERS:
+        yield f"HEAD /metrics\n{header}".encode()
+        yield f"POST /api/v1/scan?host=web1\n{header}".encode()
+    for path in ("/-/reload", "/api/v1/audits", "/api/v1/reports", "/api/v1/scan", "/metrics"):
+        yield f"POST {path}".encode()
+
+
+def _bytes(words: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(word.encode() for word in words)
+
+
+_REQUESTS: Final = Harness(
+    "requests",
+    send_request,
+    _requests,
+    _bytes([*_PATHS, *(f"\n{header}" for header in _HEADERS), "%00", "%0a", "%ff", "%E2%80%AE", "%1b", "&", "=", ";", "#"])
+    + _bytes(["host=", "limit=", "offset=", "since=", "until=", "before=", "target=", "module=", "debug=true", "nan", "inf"])
+    + _bytes(["1e308", "9" * 30, "0001-01-01", "9999-12-31T23:59:59+14:00", "[[]", "*" * 40, "[!", "//", "/../", "%252e"]),
+    longest=2048,
+    calls=Limit(20_000, 200),
+    memory=Limit(8 << 20, 200),
+)  # fmt: skip
+
+
+def _labels() -> Iterator[bytes]:
+    yield "\0".join(["web1", "rome", "curl", "8.1", "CVE-2026-1", "nginx", "www"]).encode()
+    yield "\0".join(['"', "\\n", "\n", "é😀", "x" * 200, "\\", '\\"', " # {} 1"]).encode()
+
+
+_LABELS: Final = Harness(
+    "labels",
+    write_labels,
+    _labels,
+    _bytes(['"', "\\", "\n", "\\n", "\r", "\u2028", "\x85", "{", "}", ",", "=", " # ", "é", "😀", "# EOF\n", "x" * 130, "\0"]),
+    longest=1024,
+    calls=Limit(60_000, 200),
+    memory=Limit(8 << 20, 1000),
+)
+
+HARNESSES: Final = (_REQUESTS, _LABELS)
