@@ -2,14 +2,16 @@
 
 VENV := .venv
 BIN  := $(VENV)/bin
+SECONDS  ?= 60
+JOBS     ?= 1
 # Many tests wait more than they compute, hence more workers than processors.
 WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 # Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench soak-truth audit lab packages constraints \
-	generated reliability manifests dist deb clean
+.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench fuzz soak-truth audit lab packages \
+	constraints generated reliability manifests dist deb clean
 
 help:  ## show this list
 	@echo 'portspec needs python3 (3.11 or later), make and a network; as root on Debian or Ubuntu, make installs the rest.'
@@ -60,6 +62,10 @@ soak-truth: packages venv  ## spoil 200 scans in each of many ways, and count wr
 audit: venv  ## ask PyPI for known vulnerabilities of the pinned dependencies (pip-audit)
 	$(BIN)/python -m tests.advisories
 
+fuzz: venv  ## fuzz what strangers can send: SECONDS=60 for each harness, JOBS=1 at a time, HARNESS=… for some of them
+	@sh tests/fuzz/install.sh $(BIN)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs $(JOBS) $(HARNESS)
+
 lab: venv  ## a shell in a small network of hosts whose truth is known
 	@$(BIN)/python -m tests.lab
 
@@ -75,6 +81,8 @@ constraints: venv  ## pin the newest versions of all dependencies, with hashes; 
 		pyproject.toml tests/build.in --group test --group release -o tests/constraints.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		pyproject.toml tests/build.in -c tests/constraints.txt -o constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--group fuzz -o tests/fuzz/constraints.txt
 
 generated: venv  ## write dashboards, completion, manual pages and copies in the Helm chart again, after a change
 	$(BIN)/python -m grafana.source

@@ -5,7 +5,8 @@ A harness (`harness.py`) is defined once and run in two ways:
 * `make test` replays its seeds and its corpus and changes them, the same way each time (`test_harnesses.py`);
 * `make fuzz` runs it for as long as one likes, guided by coverage where atheris is installed (`engine.py`).
 
-To add one, write a function that takes bytes, calls the code and asserts what must hold of the result; an exception
-that the code may raise is caught there, every other one is a finding. Make a Harness of it with seeds, which are taken
-from tests/data where possible, the words of its language, and its limits of work. Then list it in the HARNESSES of its module and in `catalogue.py`.
+To add one, write a function that takes bytes, calls the code and asserts what must hold of the result. It catches the
+exceptions that the code may raise; every other one is a finding. Make a Harness of it with seeds, which are taken from
+tests/data where possible, the words of its language, and its limits of work. List it in the HARNESSES of its module and
+in `catalogue.py`.
 """

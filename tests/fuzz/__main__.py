@@ -46,7 +46,7 @@ class Outcome:
         return not (self.findings or self.failure)
 
     def lines(self) -> list[str]:
-        """Return a line of numbers; then, for each finding, its file, and the file with its traceback if there is one."""
+        """Return a line of numbers, and one for each file of the findings: the input, and beside it its traceback."""
         numbers = (
             f"{self.name:<12} {self.engine:<10} {self.seconds:>6} {self.executions:>12,} "
             f"{self.executions / max(1, self.seconds):>10,.0f} {self.inputs:>8,} {len(self.findings):>8}"
@@ -54,7 +54,9 @@ class Outcome:
         return [numbers, *(f"  {path}" for path in self.findings), *(f"  {line}" for line in self.failure.splitlines())]
 
 
-HEADER: Final = f"{'harness':<12} {'engine':<10} {'time/s':>6} {'executions':>12} {'per second':>10} {'corpus':>8} {'findings':>8}"
+HEADER: Final = (
+    f"{'harness':<12} {'engine':<10} {'time/s':>6} {'executions':>12} {'per second':>10} {'corpus':>8} {'findings':>8}"
+)
 
 
 def run(name: str, seconds: int, *, is_kept: bool = False) -> Outcome:

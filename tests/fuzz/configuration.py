@@ -60,7 +60,7 @@ def _files() -> Iterator[bytes]:
     yield (_ROOT / "conf.yml").read_bytes()
     for path in sorted(_DATA.glob("*.yml")):
         data = path.read_bytes()
-        if len(data) < 3000:  # noqa: PLR2004 - what is longer is repetition
+        if len(data) < 3000:
             yield data
 
 
@@ -71,10 +71,49 @@ _KEYS: Final = (
     *("passphrase", "passphrase_file", "domain", "max_age", "state", "modules", "probe_allow", "history", "canary"),
 )
 _VALUES: Final = (
-    *("${NAME}", "${UNSET}", "$${X}", "&a ", "*a", "<<: *a", "[", "]", "{", "}", "- ", "? ", ": ", "!!binary ", "!!set "),
+    *(
+        "${NAME}",
+        "${UNSET}",
+        "$${X}",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "[",
+        "]",
+        "{",
+        "}",
+        "- ",
+        "? ",
+        ": ",
+        "!!binary ",
+        "!!set ",
+    ),
     *("all", "ssh", "8000-8100", "53/udp", "1h30m", "9" * 400, "-1", "1e999", ".nan", "~", "yes", "2027-03-31", "0x10"),
-    *("web1", "192.0.2.0/24", "2001:db8::1", "faß.test", "x-anchors: ", "---\n", "%YAML 1.1\n", "|\n  ", '"\\x00"', "# "),
-    *('"\\U00110000"', '"\\ud800"', "\t", "\u2028", "\x85", "\ufeff", "\0", "\x1b[31m", "\u202e", "[" * 60, "{a: " * 50),
+    *(
+        "web1",
+        "192.0.2.0/24",
+        "2001:db8::1",
+        "faß.test",
+        "x-anchors: ",
+        "---\n",
+        "%YAML 1.1\n",
+        "|\n  ",
+        '"\\x00"',
+        "# ",
+    ),
+    *(
+        '"\\U00110000"',
+        '"\\ud800"',
+        "\t",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "\0",
+        "\x1b[31m",
+        "\u202e",
+        "[" * 60,
+        "{a: " * 50,
+    ),
 )
 
 _CONF: Final = Harness(
@@ -85,6 +124,7 @@ _CONF: Final = Harness(
     longest=4096,
     calls=Limit(100_000, 1500),
     memory=Limit(48 << 20, 2000),  # of which 32 MiB are asked for to read a file of any size
+    examples=100,
 )
 
 HARNESSES: Final = (_CONF,)

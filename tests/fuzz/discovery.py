@@ -1,4 +1,4 @@
-"""Lists of targets from files and URLs, answers of name servers, and resolv.conf: which hosts there are, and no others."""
+"""Lists of targets from files and URLs, answers of name servers, and resolv.conf."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from portspec.inventory.discovery.hosts import MAX_COMPLAINTS, MAX_HOSTS, find_h
 from portspec.inventory.discovery.resolvconf import MAX_SERVERS, ResolvConf
 from portspec.inventory.discovery.targetgroups import ListError, read_json, read_yaml
 from portspec.names import address_of, canonical
-from tests.fuzz.harness import Harness, Limit, first_line
+from tests.fuzz.harness import Harness, Limit, first_line, words
 from tests.unit.inventory.discovery.parts import dns_source, entry
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ _KINDS: Final = ("SRV", "A", "AAAA")
 def read_answer(data: bytes) -> None:
     """Read the answer of a name server, behind a byte for what was asked: it fails with a reason, or gives hosts."""
     choice = data[0] if data else 0
-    for answer in _RESOLVER.look_up(_KINDS[choice % 3], data[1:], has_question=choice < 128):  # noqa: PLR2004 - its half
+    for answer in _RESOLVER.look_up(_KINDS[choice % 3], data[1:], has_question=choice < 128):
         _check_answer(answer, len(data))
         if answer.failure is not None:
             assert answer.hosts == ()
@@ -128,9 +128,9 @@ def read_resolv_conf(data: bytes) -> None:
     assert len(found.servers) <= MAX_SERVERS
     for server in found.servers:
         assert address_of(server.partition("%")[0]) is not None
-    assert all(0 < len(label) < 64 for labels in found.search for label in labels)  # noqa: PLR2004 - RFC 1035
-    assert 0 <= found.ndots <= 15  # noqa: PLR2004 - RES_MAXNDOTS
-    assert found.timeout is None or 0 <= found.timeout <= 30  # noqa: PLR2004 - RES_MAXRETRANS
+    assert all(0 < len(label) < 64 for labels in found.search for label in labels)
+    assert 0 <= found.ndots <= 15
+    assert found.timeout is None or 0 <= found.timeout <= 30
 
 
 # --- Seeds ------------------------------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def _answers() -> Iterator[bytes]:
 
 
 def _resolv_confs() -> Iterator[bytes]:
-    yield b"\0# made by hand\nnameserver 192.0.2.1\nnameserver fe80::1%lo\nsearch a.example b.example.\noptions ndots:3 rotate"
-    yield b"ndots:99 timeout:x\0domain .example.org\nnameserver 127.1\nnameserver 0x7f.1\nnameserver ::1\nnameserver x\n"
+    yield b"\0# made by hand\nnameserver 192.0.2.1\nnameserver fe80::1%lo\nsearch a.example b.\noptions ndots:3 rotate"
+    yield b"ndots:99 timeout:x\0domain .example.org\nnameserver 127.1\nnameserver 0x7f.1\nnameserver ::1\nnameserver\n"
 
 
 _NAME: Final = b"\x04web1\x07example\x03org\0"
@@ -180,28 +180,45 @@ _LISTS: Final = Harness(
     "targets",
     read_list,
     _lists,
-    (b'{"targets": [', b'"labels": {', b'"web1:80"', b"null", b"]}", b"[" * 100, b"{" * 50, b"&a ", b"*a", b"<<: ", b"---\n",
-     b"\\ud800", b"\\u0000", b"\xef\xbb\xbf", b"\xff\xfe", b"!!binary ", b"!!python/name:os.system ", b"? ", b"- ", b": ",
-     b'"\\U00110000"', b"__portspec_expect", b"192.0.2.0/16", b"%YAML 1.1\n", b"\xc2\x85", b"\xe2\x80\xa8", b"{\"a\":1e999}"),
+    (
+        *words(
+            '{"targets": [ "labels": { "web1:80" null ]} &a *a << --- \\ud800 \\u0000 !!binary !!python/name:os.system'
+        ),
+        *words('"\\U00110000" __portspec_expect 192.0.2.0/16 {"a":1e999}'),
+        *(
+            b"\xff\xfe",
+            b"? ",
+            b"- ",
+            b": ",
+            b"%YAML 1.1\n",
+            b"\xc2\x85",
+            b"\xe2\x80\xa8",
+            b"\xef\xbb\xbf",
+            b"[" * 100,
+            b"{" * 50,
+            b"<<: ",
+        ),
+    ),
     longest=4096,
     calls=Limit(20_000, 400),
     memory=Limit(16 << 20, 1000),
-)  # fmt: skip
+)
 _DNS: Final = Harness(
     "dns",
     read_answer,
     _answers,
-    (_NAME, *_POINTERS, *_TYPES, struct.pack("!HHHH", 1, 0, 0, 0), b"\x82\x00", b"\x81\x83", b"\xc0\x0c\0\x05\0\1", b"\0" * 8),
+    (_NAME, *_POINTERS, *_TYPES, struct.pack("!HHHH", 1, 0, 0, 0), b"\x82\x00", b"\x81\x83", b"\0" * 8),
     longest=2048,
     calls=Limit(60_000, 500),
     memory=Limit(4 << 20, 1000),
-)  # fmt: skip
+    examples=40,
+)
 _RESOLV_CONF: Final = Harness(
     "resolvconf",
     read_resolv_conf,
     _resolv_confs,
-    (b"nameserver ", b"search ", b"domain ", b"options ", b"ndots:", b"timeout:", b"rotate", b"use-vc", b"edns0", b"%lo", b"\0"),
+    (*words("nameserver search domain options ndots: timeout: rotate use-vc edns0 %lo"), b" ", b"\n", b"\0"),
     longest=2048,
-)  # fmt: skip
+)
 
 HARNESSES: Final = (_LISTS, _DNS, _RESOLV_CONF)

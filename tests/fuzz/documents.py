@@ -98,15 +98,21 @@ def _documents() -> Iterator[bytes]:
     once = result(_TARGET, seen(is_open=[22, 8080], filtered=[443], rtt=0.1), seen("2001:db8::1", is_open=[22]), at=NOW)
     for state in (HostState(_TARGET), HostState(_TARGET, once, once, NOW, opened=())):
         yield b"state\n" + StateCodec().encode(state).encode()
-    found = Vulnerability("curl", "8.1", "CVE-2026-0001", Severity.HIGH, ("GHSA-a",), ("8.2",), "title", "https://a.example")
+    found = Vulnerability(
+        "curl", "8.1", "CVE-2026-0001", Severity.HIGH, ("GHSA-a",), ("8.2",), "title", "https://a.example"
+    )
     audit = Audit(Status.VULNERABLE, (found,), "", NOW, Status.CLEAN, tuple(Scope)[:1])
     listeners = (ListeningSocket("tcp", "::", 22, "sshd", "root"), ListeningSocket("udp", "192.0.2.1", 53))
     yield b"audit\n" + document.encode(HostAudit(NOW, "pkg-audit", "2.1", audit, listeners)).encode()
-    yield b'notified\n{"told":"out_of_spec","told_at":1.5,"unknown_scans":0,"unknown_at":0,"unknown_since":0,"expiring":[1],'\
+    yield (
+        b'notified\n{"told":"out_of_spec","told_at":1.5,"unknown_scans":0,"unknown_at":0,"unknown_since":0,"expiring":[1],'
         b'"findings":[["192.0.2.1","missing","22,80-90",1.5]],"since":1,"reason":"x","seen":[2]}'
-    yield b'notification\n{"host":"web1","news":"out_of_spec","at":1.5,"expected":"22","open":"80","lines":[{"ports":"22",'\
-        b'"address":"192.0.2.1","kind":"missing","state":"closed","since":1.0}],"over":[],"since":null,"reason":"",'\
+    )
+    yield (
+        b'notification\n{"host":"web1","news":"out_of_spec","at":1.5,"expected":"22","open":"80","lines":[{"ports":"22",'
+        b'"address":"192.0.2.1","kind":"missing","state":"closed","since":1.0}],"over":[],"since":null,"reason":"",'
         b'"is_unknown":false,"expiring":[["22",9.0,"why","who"]],"holders":[["80","nginx",false]],"gap":[1,2,"x"]}'
+    )
 
 
 _WORDS: Final = tuple(
@@ -119,7 +125,14 @@ _WORDS: Final = tuple(
 )
 
 _DOCUMENTS: Final = Harness(
-    "documents", read_document, _documents, _WORDS, longest=4096, calls=Limit(100_000, 500), memory=Limit(8 << 20, 1000)
+    "documents",
+    read_document,
+    _documents,
+    _WORDS,
+    longest=4096,
+    calls=Limit(100_000, 500),
+    memory=Limit(8 << 20, 1000),
+    examples=100,
 )
 
 HARNESSES: Final = (_DOCUMENTS,)

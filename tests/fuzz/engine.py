@@ -10,11 +10,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
-import json
 import logging
-import os
 import sys
-import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -123,7 +120,7 @@ def _escaped(word: bytes) -> str:
 
 
 def _fuzz_at_random(runner: Runner, seconds: int) -> None:
-    from hypothesis import HealthCheck, given, settings  # noqa: I001 - beside its strategies
+    from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
     harness, inputs = runner.harness, runner.harness.inputs()

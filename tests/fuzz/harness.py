@@ -31,6 +31,7 @@ class Harness:
     `run` takes any bytes. It returns if what must hold of them holds, and raises otherwise. `seeds` gives inputs that
     the code accepts, `tokens` are words of their language. An input has at most `longest` bytes. `calls` limits the
     function calls of a run, those of C functions included, and `memory` its peak in bytes (`effort.py`).
+    `examples` is how many changed inputs `make test` tries: fewer of one that takes milliseconds.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Harness:
     longest: int = 4096
     calls: Limit = Limit(20_000, 100)
     memory: Limit = Limit(2 << 20, 200)
+    examples: int = 200
 
     def corpus(self) -> list[bytes]:
         """Return the inputs that fuzzing has found and that are kept, sorted by name."""
@@ -57,8 +59,13 @@ def first_line(data: bytes) -> tuple[list[str], bytes]:
 
 
 def text_of(data: bytes) -> str:
-    """Decode an input to any text: bytes that are not UTF-8 become halves of surrogate pairs, as JSON can spell them."""
+    """Decode an input to any text: other bytes than UTF-8 become halves of surrogate pairs, as JSON can spell them."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def words(text: str) -> tuple[bytes, ...]:
+    """Return the words of a text as tokens."""
+    return tuple(word.encode() for word in text.split())
 
 
 def assert_line(text: str, longest: int) -> None:

@@ -44,7 +44,7 @@ def reached(harness: Harness, data: bytes) -> set[Line]:
         harness.run(data)
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type] # it takes None, which typeshed lacks
+        threading.settrace(None)
     return lines
 
 

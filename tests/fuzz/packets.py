@@ -40,7 +40,7 @@ _IS_IP6, _IS_SOUND, _IS_MENDED, _IS_CUT = 1, 2, 4, 8
 def _pieces(data: bytes) -> list[bytes]:
     """Split an input into packets: before each stands its length, in two bytes."""
     found: list[bytes] = []
-    while len(data) > 2 and len(found) < _MOST_PACKETS:  # noqa: PLR2004 - the length
+    while len(data) > 2 and len(found) < _MOST_PACKETS:
         size = int.from_bytes(data[:2], "big") % 512
         found.append(data[2 : 2 + size])
         data = data[2 + size :]
@@ -49,11 +49,11 @@ def _pieces(data: bytes) -> list[bytes]:
 
 def _mended(family: int, packet: bytes) -> bytes:
     """Put right lengths and checksums into a packet, as far as it is one: else hardly any would get further."""
-    if len(packet) < 40:  # noqa: PLR2004 - the header of IPv6, or both headers of IPv4
+    if len(packet) < 40:
         return packet
     if family == socket.AF_INET:
         header = (packet[0] & 15) * 4
-        if not 20 <= header <= len(packet) - 20:  # noqa: PLR2004 - headers of IPv4 and TCP
+        if not 20 <= header <= len(packet) - 20:
             return packet
         packet = with_checksum(packet[:2] + len(packet).to_bytes(2, "big") + packet[4:header], 10) + packet[header:]
         protocol, source, destination = packet[9], packet[12:16], packet[16:20]
@@ -66,9 +66,9 @@ def _mended(family: int, packet: bytes) -> bytes:
         source, destination = packet[8:24], packet[24:40]
     segment = packet[header:]
     pseudo = b"" if protocol == ICMP else pseudo_header(source, destination, protocol, len(segment))
-    if protocol == TCP and len(segment) >= 20:  # noqa: PLR2004 - the header of TCP
+    if protocol == TCP and len(segment) >= 20:
         segment = with_checksum(segment, 16, pseudo)
-    elif protocol in {ICMP, ICMP6} and len(segment) >= 8:  # noqa: PLR2004 - the header of ICMP
+    elif protocol in {ICMP, ICMP6} and len(segment) >= 8:
         segment = with_checksum(segment, 2, pseudo)
     return packet[:header] + segment
 
@@ -135,18 +135,20 @@ def _batches() -> Iterator[bytes]:
         for flags in (0, _IS_SOUND, _IS_MENDED, _IS_CUT):
             yield bytes([flags | _IS_IP6 * (probe.family == socket.AF_INET6)]) + whole
         for packet in packets:
-            yield bytes([_IS_MENDED | _IS_IP6 * (probe.family == socket.AF_INET6)]) + struct.pack(
-                "!H", len(packet)
-            ) + packet
+            yield (
+                bytes([_IS_MENDED | _IS_IP6 * (probe.family == socket.AF_INET6)])
+                + struct.pack("!H", len(packet))
+                + packet
+            )
 
 
 _WORDS: Final = (
     *(bytes([number]) for number in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, TCP, ICMP, ICMP6, 0x12, 0x14, 0xFF)),
-    *(b"\x45\x00", b"\x46\x00", b"\x4f\x00", b"\x60\x00", b"\x00\x00", b"\x20\x00", b"\xff\xff", b"\x03\x01", b"\x01\x04"),
+    *(number.to_bytes(2, "big") for number in (0x4500, 0x4600, 0x4F00, 0x6000, 0, 0x2000, 0xFFFF, 0x0301, 0x0104)),
     *(PROBE4.packet(), PROBE6.packet(), FIRST.to_bytes(2, "big")),
-)  # fmt: skip
+)
 
-_PACKETS: Final = Harness("packets", read_batch, _batches, _WORDS, longest=2048, calls=Limit(60_000, 200))
+_PACKETS: Final = Harness("packets", read_batch, _batches, _WORDS, longest=2048, calls=Limit(60_000, 200), examples=40)
 _FILTER: Final = Harness("filter", filter_packet, _packets, _WORDS, longest=256)
 
 HARNESSES: Final = (_PACKETS, _FILTER)

@@ -15,7 +15,7 @@ from portspec.audit.tools import TOOLS, apk, apt, parse, pkg_admin
 from portspec.audit.tools.debsecan import END_MARKER
 from portspec.audit.tools.dnf import END_MARKER as DNF_END_MARKER
 from tests.fuzz.harness import Harness, Limit, first_line, text_of
-from tests.unit.audit.tools.samples import Sample, load
+from tests.unit.audit.tools.samples import load
 from tests.unit.audit.tools.test_properties import check
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ ODD: Final = (
     "\x0b",
 )
 _BY_NAME: Final = {sample.name.encode(): sample for sample in SAMPLES}
+
 
 def _has_summary_of_none(output: str) -> bool:
     if re.search(r"(?:\A|[\r\n]|up-to-date\.?)\s*0+ problem\(s\) ", output):
@@ -194,7 +195,7 @@ def _additions() -> Iterator[bytes]:
         yield sample.name.encode() + b"\n\0\1" + calming[:400] + b"\n\xff\xff@ nobody @"
 
 
-_SHORT: Final = sorted({line[:60].strip() for line in LINES if len(line) < 200})  # noqa: PLR2004 - words, no documents
+_SHORT: Final = sorted({line[:60].strip() for line in LINES if len(line) < 200})
 _TOKENS: Final = tuple(
     dict.fromkeys(
         [*(word.encode("utf-8", "surrogatepass") for word in (*_SHORT, *ODD)), *(tool.encode() for tool in TOOLS)]

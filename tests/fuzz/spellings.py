@@ -25,7 +25,7 @@ from portspec.names import (
 from portspec.ports import ALL_PORTS, PortError, PortSet, parse_ports
 from portspec.state.snapshot import Snapshot
 from portspec.times import parse_duration, spell_duration
-from tests.fuzz.harness import Harness, Limit, text_of
+from tests.fuzz.harness import Harness, Limit, text_of, words
 from tests.unit.metrics.scrape import body, exposition
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _numeric(text: str) -> str | None:
 
 
 def spell_name(data: bytes) -> None:
-    """Spell a host; the C library and the idna package take the text for the same one, and so does a second spelling."""
+    """Spell a host; the C library and the idna package take it for the same one, and so does a second spelling."""
     text = text_of(data)
     try:
         form = canonical(text)
@@ -67,7 +67,7 @@ def spell_name(data: bytes) -> None:
         assert _numeric(form) == form
     else:
         assert _numeric(form) is None
-        assert len(form) <= 253  # noqa: PLR2004 - RFC 1035
+        assert len(form) <= 253
         if not text.isascii():
             assert idna.encode(text, uts46=True).decode().removesuffix(".") == form
 
@@ -77,7 +77,7 @@ def _check_ranges(text: str) -> None:
     try:
         network = parse_range(text)
     except ValueError as error:
-        assert len(str(error)) <= _MAX_MESSAGE  # noqa: PT017 - no test, but what one calls
+        assert len(str(error)) <= _MAX_MESSAGE
     else:
         assert network == ipaddress.ip_network(str(network))
     glob = canonical_glob(text)
@@ -151,8 +151,12 @@ def _lines(*texts: str) -> Iterator[bytes]:
 
 
 def _names() -> Iterator[bytes]:
-    yield from _lines("web1", "db1.example.org.", "faß.test", "192.0.2.1", "2001:db8::1", "192.0.2.0/24", "*.example.org")
-    yield from _lines("xn--fa-hia.test", "☕.example", "例え。テスト", "::ffff:192.0.2.1", "64:ff9b::1", "0x7f.1", "a_b")
+    yield from _lines(
+        "web1", "db1.example.org.", "faß.test", "192.0.2.1", "2001:db8::1", "192.0.2.0/24", "*.example.org"
+    )
+    yield from _lines(
+        "xn--fa-hia.test", "☕.example", "例え。テスト", "::ffff:192.0.2.1", "64:ff9b::1", "0x7f.1", "a_b"
+    )
     yield from _lines("[::1]:80", "web1:80", "http://web1/", "fe80::1%eth0", "10.0.0.1-20", "2002::1", "web[12]*.a")
 
 
@@ -166,36 +170,45 @@ def _durations() -> Iterator[bytes]:
 
 def _accepts() -> Iterator[bytes]:
     both = f"{_OPENMETRICS};q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1\ngzip"
-    yield from _lines(both, "*/*\n*", "text/plain\n", '\nx-gzip;q="0.5"', "application/openmetrics-text;version=1\ngzip;q=0")
+    yield from _lines(
+        both, "*/*\n*", "text/plain\n", '\nx-gzip;q="0.5"', "application/openmetrics-text;version=1\ngzip;q=0"
+    )
 
 
 _NAMES: Final = Harness(
     "names",
     spell_name,
     _names,
-    tuple(_lines(".", "-", "xn--", "*", "?", "[", "]", ":", "::", "/", "%", "0x", "0", "255", "ffff", "ß", "。", "\u200d", "é"))
-    + (b"\xff", b"\0", b" ", b"\n", b"a" * 63, b"a." * 126),
+    (
+        *words(". - xn-- * ? [ ] : :: / % 0x 0 255 ffff ß 。 \u200d é"),
+        *(b"\xff", b"\0", b" ", b"\n", b"a" * 63, b"a." * 126),
+    ),
     longest=512,
-)  # fmt: skip
+)
 _PORTS: Final = Harness(
     "ports",
     read_ports,
     _ports,
-    tuple(_lines("+", "-", "/tcp", "/udp", "all", "ssh", "https", "65535", "65536", "0", "\n", " ", ",", "1-65535", "9" * 30)),
+    (*words("+ - /tcp /udp all ssh https 65535 65536 0 , 1-65535"), *(b"\n", b" ", b"9" * 30)),
     longest=512,
     calls=Limit(20_000, 2000),
     memory=Limit(64 << 20, 0),  # sets of all ports, which the harness itself makes
-)  # fmt: skip
+    examples=100,
+)
 _DURATIONS: Final = Harness(
-    "durations", read_duration, _durations, tuple(_lines("ms", "s", "m", "h", "d", "w", "y", " ", ".", "9" * 400)), longest=512
+    "durations", read_duration, _durations, (*words("ms s m h d w y ."), b" ", b"9" * 400), longest=512
 )
 _ACCEPT: Final = Harness(
     "accept",
     negotiate,
     _accepts,
-    tuple(_lines("application/openmetrics-text", "text/plain", "*/*", ";", ",", "version=", "1.0.0", "0.0.1", "q="))
-    + tuple(_lines("escaping=", "allow-utf-8", "0.5", "gzip", "x-gzip", "identity", "\n", "nan", "1e999", "9" * 400)),
+    (
+        *words(
+            "application/openmetrics-text text/plain */* ; , version= 1.0.0 0.0.1 q= escaping= allow-utf-8 0.5 gzip"
+        ),
+        *(b"x-gzip", b"identity", b"nan", b"1e999", b"9" * 400, b"\n"),
+    ),
     longest=1024,
-)  # fmt: skip
+)
 
 HARNESSES: Final = (_NAMES, _PORTS, _DURATIONS, _ACCEPT)

@@ -106,14 +106,14 @@ tests/unit/agent/test_silent_tools.py.
 4. Write the tests
 ------------------
 
-The samples are the main test. Besides them (test_parse.py and test_fuzz.py fail until they know the tool; no test
+The samples are the main test. Besides them (test_parse.py and tests/fuzz fail until they know the tool; no test
 fails without the first two):
 
     tests/unit/audit/tools/test_foo_audit.py  lines and values that have no sample; copy test_debsecan.py
     tests/unit/audit/tools/test_coverage.py   other systems (test_tool_of_another_system_is_unsupported), and
                                               options of the tool that hide vulnerabilities
     tests/unit/audit/tools/test_parse.py      the list of tools in a reason; JSON_TOOLS, if the tool prints JSON
-    tests/unit/audit/test_fuzz.py             SAYS_NONE: a simple second check of when the tool found nothing
+    tests/fuzz/readers.py                     SAYS_NONE: a simple second check of when the tool found nothing
 
 Run: pytest -n auto tests/unit/audit tests/unit/agent
 
