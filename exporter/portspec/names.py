@@ -215,7 +215,9 @@ def _canonical_name(text: str) -> str:
     if all(map(_NUMBER.fullmatch, labels)):
         raise ValueError(f'"{shorten(text)}" is not an IPv4 address (four numbers from 0 to 255 without leading zeros)')
     if re.fullmatch(r"(?=.*\.)[0-9]+(\.[0-9]+)*-[0-9.]+", name):
-        raise ValueError(f'"{text}" looks like a range of addresses; write a CIDR, or one line for each address')
+        raise ValueError(
+            f'"{shorten(text)}" looks like a range of addresses; write a CIDR, or one line for each address'
+        )
     labels = [label if label.isascii() else _encoded(text, label) for label in labels]
     name = ".".join(labels)
     if len(name) > _MAX_NAME or max(map(len, labels)) > _MAX_LABEL:
@@ -243,7 +245,7 @@ def _encoded(text: str, label: str) -> str:
 
 
 def _not_idna(text: str, error: idna.IDNAError) -> str:
-    return f'"{shorten(text)}" is not a name by IDNA 2008 ({error}); if there is such a host, write its xn-- form'
+    return f'"{shorten(text)}" is not a name by IDNA 2008 ({shorten(str(error))}); if there is such a host, write its xn-- form'
 
 
 def _too_long(text: str) -> ValueError:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.fuzz.harness import Harness
 
 #: Also the plain readers that packets are held against: they branch where the arrays of the engine do not.
-INSTRUMENTED: Final = ("portspec", "idna", "dns", "email", "prometheus_client", "tests.unit.scan.syn")
+INSTRUMENTED: Final = ("portspec", "idna.core", "dns", "email", "tests.unit.scan.syn")
 SLOW: Final = 2.0  # seconds of a processor for one input: 10,000 times as much as most take
 HANGING: Final = 60  # seconds after which libFuzzer gives an input up
 MEMORY: Final = 2048  # MiB

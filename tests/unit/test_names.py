@@ -263,3 +263,19 @@ def test_cidr_of_addresses_that_are_no_hosts_is_refused(network: str) -> None:
     """What may not stand as an address may not stand as a CIDR."""
     with pytest.raises(ValueError, match=r"address"):
         canonical(network)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("\udcff" * 253 + "-", "é" * 253 + "\ud800", "\U000e0100" * 250, "1." * 100 + "1-" + "2" * 50, "a" * 10_000),
+        *("é" * 10_000, "[" + "1" * 300 + "]:80", "x" * 300 + ":80", "http://" + "x" * 300, "::" + "1" * 300),
+        *("x/" + "9" * 300, "%" * 300),
+    ],
+    ids=lambda text: ascii(text[:9]),
+)
+def test_message_of_a_name_is_short(text: str) -> None:
+    """However long a text is that is no host, and whatever the idna package says of it, the message fits into a log."""
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        canonical(text)
+    assert len(str(caught.value)) <= 400

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from portspec.errors import printable
 from portspec.metrics import probe_page
 from portspec.ports import PortSet
 from portspec.schedule.on_demand import Probe, ProbeError
@@ -165,7 +166,7 @@ class Api:
             )
         except ProbeError as error:
             headers = {"Retry-After": "1"} if error.status == web.HTTPTooManyRequests.status_code else None
-            return web.Response(status=error.status, text=f"{error}\n", headers=headers)
+            return web.Response(status=error.status, text=f"{printable(str(error))}\n", headers=headers)
         budget = self._service.exposition.series_budget
         make = partial(probe_page, probe.state, duration=probe.duration, series_budget=budget)
         if debug == "true":
@@ -287,7 +288,7 @@ def _bad(message: str) -> web.HTTPException:
 
 
 def _error(kind: Callable[..., web.HTTPException], message: str) -> web.HTTPException:
-    return kind(text=_dump({"error": message}).decode(), content_type="application/json")
+    return kind(text=_dump({"error": printable(message)}).decode(), content_type="application/json")
 
 
 def _dump(document: Any) -> bytes:
