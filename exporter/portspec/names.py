@@ -245,7 +245,8 @@ def _encoded(text: str, label: str) -> str:
 
 
 def _not_idna(text: str, error: idna.IDNAError) -> str:
-    return f'"{shorten(text)}" is not a name by IDNA 2008 ({shorten(str(error))}); if there is such a host, write its xn-- form'
+    why = shorten(str(error))  # which quotes the label, escaped
+    return f'"{shorten(text)}" is not a name by IDNA 2008 ({why}); if there is such a host, write its xn-- form'
 
 
 def _too_long(text: str) -> ValueError:

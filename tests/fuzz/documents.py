@@ -29,7 +29,8 @@ _TARGET: Final = target("web1", expect=[22, 443], allow=[80])
 
 def _show(state: HostState, audit: AuditState | None = None) -> None:
     """Show a host as the API and /metrics do."""
-    json.dumps(host_document(state, audit), allow_nan=False)
+    document = json.dumps(host_document(state, audit), ensure_ascii=False, allow_nan=False)
+    json.loads(document.encode(errors="replace"))
     audits = HostTable([audit] if audit else [])
     assert metrics_of(Snapshot(HostTable([state]), audits=audits))
 

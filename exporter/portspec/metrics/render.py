@@ -171,7 +171,7 @@ def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Seque
     copied = 0
     for place in places:
         written, more = render_host(part, states[place])
-        own = "".join(written).encode()
+        own = "".join(written).encode(errors="replace")
         pieces += (text[copied : ends[place] - old.sizes[place]], own)
         copied = ends[place]
         total += len(written) - lines[place]
@@ -191,7 +191,7 @@ def _column(place: int, part: Part[S], runs: Iterable[_Run[S]], states: Sequence
         if source is None:
             for state in states[first:last]:
                 written, more = render_host(part, state)
-                text = "".join(written).encode()
+                text = "".join(written).encode(errors="replace")
                 pieces.append(text)
                 sizes.append(len(text))
                 lines.append(len(written))
@@ -225,7 +225,11 @@ def _within(left: int, columns: Iterable[_Column]) -> tuple[int, list[CachedBloc
 
 
 def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
-    """Return the lines of a host in one part of a family, and the number of those that are too many for one host."""
+    """Return the lines of a host in one part of a family, and the number of those that are too many for one host.
+
+    A text from a corrupt state file may have half a surrogate pair, which UTF-8 has not; who encodes the lines puts a
+    question mark in its place, so that no host takes the page away from the others.
+    """
     name = part.metric.name
     if part.value:
         found = part.value(state)

@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 
 from portspec import documents
 from portspec.documents import Seconds, UnixTime
+from portspec.names import address_of
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, PortState
 from portspec.state.changes import Change
@@ -157,6 +158,8 @@ class StateCodec:
         return _Observation(**values | {name: self._text(values[name]) for name in _PORT_SETS})
 
     def _observation(self, stored: _Observation) -> AddressObservation:
+        if address_of(stored.address) is None:
+            raise ValueError(f"{stored.address!r} is not an address")
         values = structs.asdict(stored)
         return AddressObservation(**values | {name: self._ports(values[name]) for name in _PORT_SETS})
 

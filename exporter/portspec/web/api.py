@@ -292,7 +292,7 @@ def _error(kind: Callable[..., web.HTTPException], message: str) -> web.HTTPExce
 
 
 def _dump(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _page(document: Any) -> Text:

@@ -120,7 +120,7 @@ class Sites:
         snapshot = self._backend.snapshot
 
         def write() -> Text:
-            return Text(self._pages.index(snapshot).encode())
+            return Text(self._pages.index(snapshot).encode(errors="replace"))
 
         parts = (snapshot.hosts, snapshot.audits)
         page = await self._renderings.page(request, "index", parts, lambda: computed(write))

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
+from portspec.audit.model import Audit, Status, Vulnerability
+from portspec.audit.payload import ListeningSocket
+from portspec.audit.state import AuditState, HostAudit
+from portspec.scan import Failure, Reason
+from portspec.state.snapshot import HostTable
+from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.web.exporter import Exporter
 from tests.unit.web.test_api import fleet
 
 #: What clears a terminal, sets its title, turns the direction of writing, is not seen; C0 and C1 controls.
@@ -35,3 +43,19 @@ def test_message_that_quotes_a_request_can_be_shown_on_a_terminal(method: str, p
     assert "\\x1b[2j" in message.lower()
     assert message.isprintable()
     assert "\u2800" not in message
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/hosts", "/api/v1/hosts/web1"])
+def test_text_that_cannot_be_encoded_takes_no_page_away(path: str) -> None:
+    """Half a surrogate pair from a corrupt state file is a question mark; everything else is as ever."""
+    half = "a\ud800b"
+    web1, db1 = target("web1", expect=[22]), target("db1")
+    found = Audit(Status.VULNERABLE, (Vulnerability(half, half, half, title=half),), half)
+    sockets = (ListeningSocket("tcp", "192.0.2.1", 22, half, half),)
+    audit = AuditState("web1", (), HostAudit(NOW, "pkg-audit", half, found, sockets), NOW)
+    failed = result(web1, at=NOW, failure=Failure(Reason.RESOLVE, half))
+    states = snapshot((web1, [failed]), (db1, [result(db1, seen(is_open=[80]))]))
+    answer = Exporter(replace(states, audits=HostTable([audit]))).ask(path)
+    assert answer.status == 200
+    assert "a?b" in answer.text
+    assert path == "/api/v1/hosts/web1" or "db1" in answer.text
