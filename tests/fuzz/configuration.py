@@ -18,35 +18,40 @@ from tests.fuzz.harness import Harness, Limit, assert_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DATA: Final = Path(__file__).parents[1] / "data" / "conf"
 _ROOT: Final = Path(__file__).parents[2]
+DATA: Final = _ROOT / "tests" / "data"
 _ENVIRONMENT: Final = {"NAME": "value", "EMPTY": "", "STATE_DIRECTORY": "/nowhere"}
 _MAX_MESSAGE: Final = 1000  # characters
 _MAX_VALUES: Final = 10_000  # here: aliases of YAML multiply, and a million values take seconds
 
 
 @cache
-def _file() -> Path:
-    """Return the path of one conf.yml in a directory of its own, which goes with this process."""
+def file_of(name: str) -> Path:
+    """Return the path of a file in a directory of its own, which goes with this process."""
     directory = Path(tempfile.mkdtemp(prefix="portspec-fuzz-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory / "conf.yml"
+    return directory / name
+
+
+def check_problems(error: ConfigError, data: bytes) -> None:
+    """Check that each problem of a file is one line for the log, with the number of a line of the file."""
+    last = len(data.splitlines()) + 1
+    assert error.problems
+    for problem in error.problems:
+        assert 0 <= problem.line <= last
+    for line in error.lines():
+        assert_line(line, _MAX_MESSAGE)
 
 
 def load_conf(data: bytes) -> None:
     """Load a file; every problem is one line with a line number of the file, and a Config has canonical hosts."""
-    path = _file()
+    path = file_of("conf.yml")
     path.write_bytes(data)
     try:
         with patch.object(yaml_document, "MAX_VALUES", _MAX_VALUES):
             config = load(path, _ENVIRONMENT)
     except ConfigError as error:
-        last = len(data.splitlines()) + 1
-        assert error.problems
-        for problem in error.problems:
-            assert 0 <= problem.line <= last
-        for line in error.lines():
-            assert_line(line, _MAX_MESSAGE)
+        check_problems(error, data)
         return
     assert len(config.hosts) <= min(len(data), _MAX_VALUES)
     assert len({canonical(host.name) for host in config.hosts}) == len(config.hosts)
@@ -58,7 +63,7 @@ def load_conf(data: bytes) -> None:
 
 def _files() -> Iterator[bytes]:
     yield (_ROOT / "conf.yml").read_bytes()
-    for path in sorted(_DATA.glob("*.yml")):
+    for path in sorted((DATA / "conf").glob("*.yml")):
         data = path.read_bytes()
         if len(data) < 3000:
             yield data
