@@ -13,7 +13,7 @@ from unittest.mock import patch
 from portspec.config import load, yaml_document
 from portspec.errors import ConfigError
 from portspec.names import canonical
-from tests.fuzz.harness import Harness, Limit, assert_line
+from tests.fuzz.harness import LARGE, Harness, Limit, assert_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ def file_of(name: str) -> Path:
 
 def check_problems(error: ConfigError, data: bytes) -> None:
     """Check that each problem of a file is one line for the log, with the number of a line of the file."""
-    last = len(data.splitlines()) + 1
+    last = len(data.decode("utf-8", "replace").splitlines()) + 1  # in YAML 1.1, U+0085 and U+2028 end lines as well
     assert error.problems
     for problem in error.problems:
         assert 0 <= problem.line <= last
@@ -130,6 +130,7 @@ _CONF: Final = Harness(
     calls=Limit(100_000, 1500),
     memory=Limit(48 << 20, 2000),  # of which 32 MiB are asked for to read a file of any size
     examples=100,
+    largest=LARGE,
 )
 
 HARNESSES: Final = (_CONF,)

@@ -15,7 +15,7 @@ from portspec.inventory.discovery.hosts import MAX_COMPLAINTS, MAX_HOSTS, find_h
 from portspec.inventory.discovery.resolvconf import MAX_SERVERS, ResolvConf
 from portspec.inventory.discovery.targetgroups import ListError, read_json, read_yaml
 from portspec.names import address_of, canonical
-from tests.fuzz.harness import Harness, Limit, first_line, words
+from tests.fuzz.harness import LARGE, Harness, Limit, first_line, words
 from tests.unit.inventory.discovery.parts import dns_source, entry
 
 if TYPE_CHECKING:
@@ -217,6 +217,7 @@ _LISTS: Final = Harness(
     longest=4096,
     calls=Limit(20_000, 400),
     memory=Limit(16 << 20, 1000),
+    largest=LARGE,
 )
 _DNS: Final = Harness(
     "dns",
@@ -234,6 +235,7 @@ _RESOLV_CONF: Final = Harness(
     _resolv_confs,
     (*words("nameserver search domain options ndots: timeout: rotate use-vc edns0 %lo"), b" ", b"\n", b"\0"),
     longest=2048,
+    largest=LARGE,
 )
 
 HARNESSES: Final = (_LISTS, _DNS, _RESOLV_CONF)

@@ -17,7 +17,7 @@ from portspec.notify.notification import NOTHING_NOTIFIED
 from portspec.state.document import host_document
 from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.store.states import StateCodec
-from tests.fuzz.harness import Harness, Limit, first_line, text_of
+from tests.fuzz.harness import LARGE, Harness, Limit, first_line, text_of
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.metrics.scrape import text as metrics_of
 
@@ -134,6 +134,7 @@ _DOCUMENTS: Final = Harness(
     calls=Limit(100_000, 500),
     memory=Limit(8 << 20, 1000),
     examples=100,
+    largest=LARGE,
 )
 
 HARNESSES: Final = (_DOCUMENTS,)

@@ -11,24 +11,29 @@ import argparse
 import hashlib
 import importlib
 import logging
+import random
+import signal
 import sys
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tests.fuzz.catalogue import find_harness
 from tests.fuzz.edits import edited, edits
 from tests.fuzz.effort import check_effort
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from types import FrameType
 
     from tests.fuzz.harness import Harness
 
 #: Also the plain readers that packets are held against: they branch where the arrays of the engine do not.
 INSTRUMENTED: Final = ("portspec", "idna.core", "dns", "email", "tests.unit.scan.syn")
+GROWN: Final = 100  # inputs of the corpus that are made large
+SLOW_GROWN: Final = 10.0  # seconds of a processor for such a one: quadratic in 256 KiB is a minute and more
 SLOW: Final = 2.0  # seconds of a processor for one input: 10,000 times as much as most take
 HANGING: Final = 60  # seconds after which libFuzzer gives an input up
 MEMORY: Final = 2048  # MiB
@@ -73,6 +78,7 @@ class Runner:
     harness: Harness
     findings: Findings
     executions: int = 0
+    chance: random.Random = field(default_factory=random.Random)
 
     def run(self, data: bytes) -> None:
         """Run one input; what it raises is a finding."""
@@ -85,6 +91,19 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
             self.findings.add(data, error)
 
+    def grow(self, inputs: Sequence[bytes]) -> None:
+        """Run inputs in which a part or a token is repeated very often; one that takes too long is a finding."""
+        signal.signal(signal.SIGVTALRM, _too_slow)  # the regular expressions of Python look for signals, too
+        for _ in range(GROWN):
+            data = grown(self.chance.choice(inputs), self.harness, self.chance)
+            signal.setitimer(signal.ITIMER_VIRTUAL, SLOW_GROWN)
+            try:
+                self.harness.run(data)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+                self.findings.add(data, error)
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
     def measure(self, inputs: Iterable[bytes]) -> None:
         """Check the effort of inputs; what is above the limits is a finding."""
         for data in inputs:
@@ -92,6 +111,19 @@ class Runner:
                 check_effort(self.harness, data)
             except Exception as error:  # noqa: BLE001 - the same
                 self.findings.add(data, error)
+
+
+def _too_slow(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SlowError(f"a large input takes more than {SLOW_GROWN:g} s")
+
+
+def grown(data: bytes, harness: Harness, chance: random.Random) -> bytes:
+    """Return an input in which a part of it, or a token, is repeated up to the largest size."""
+    place = chance.randrange(len(data) + 1)
+    parts = [data[place : place + chance.randrange(1, 64)] or b"x", *harness.tokens]
+    part = parts[0] if chance.random() < 0.5 else chance.choice(parts) or b"x"
+    repeated = part * (max(0, harness.largest - len(data)) // len(part))
+    return data[:place] + repeated + data[place:]
 
 
 def _fuzz_by_coverage(atheris: Any, runner: Runner, directory: Path, seconds: int) -> None:
@@ -143,7 +175,9 @@ def main() -> int:
     parser.add_argument("harness")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--directory", type=Path, required=True, help="for the corpus and the findings")
-    parser.add_argument("--measure", action="store_true", help="check the effort of the corpus in the directory")
+    parser.add_argument(
+        "--measure", action="store_true", help="check the effort of the corpus in the directory, and grow it"
+    )
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     atheris = None if options.measure else _atheris()
@@ -156,7 +190,9 @@ def main() -> int:
     corpus = directory / "corpus"
     runner = Runner(harness, Findings(directory / "findings"))
     if options.measure:
-        runner.measure(path.read_bytes() for path in sorted(corpus.iterdir()))
+        inputs = [path.read_bytes() for path in sorted(corpus.iterdir())]
+        runner.measure(inputs)
+        runner.grow(inputs)
         return 0
     corpus.mkdir(parents=True, exist_ok=True)
     for data in harness.inputs():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+LARGE: Final = 256 * 1024  # bytes of an input that nothing limits to a few kB: enough to tell linear from quadratic
 CORPUS: Final = Path(__file__).with_name("corpus")
 
 
@@ -31,7 +32,8 @@ class Harness:
     `run` takes any bytes. It returns if what must hold of them holds, and raises otherwise. `seeds` gives inputs that
     the code accepts, `tokens` are words of their language. An input has at most `longest` bytes. `calls` limits the
     function calls of a run, those of C functions included, and `memory` its peak in bytes (`effort.py`).
-    `examples` is how many changed inputs `make test` tries: fewer of one that takes milliseconds.
+    `examples` is how many changed inputs `make test` tries: fewer of one that takes milliseconds. `make fuzz` also
+    repeats parts of inputs up to `largest` bytes, and asks for no more than linear time.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Harness:
     calls: Limit = Limit(20_000, 100)
     memory: Limit = Limit(2 << 20, 200)
     examples: int = 200
+    largest: int = 8192
 
     def corpus(self) -> list[bytes]:
         """Return the inputs that fuzzing has found and that are kept, sorted by name."""

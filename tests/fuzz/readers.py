@@ -14,7 +14,7 @@ from portspec.audit.model import Status, System, ToolRun
 from portspec.audit.tools import TOOLS, apk, apt, parse, pkg_admin
 from portspec.audit.tools.debsecan import END_MARKER
 from portspec.audit.tools.dnf import END_MARKER as DNF_END_MARKER
-from tests.fuzz.harness import Harness, Limit, first_line, text_of
+from tests.fuzz.harness import LARGE, Harness, Limit, first_line, text_of
 from tests.unit.audit.tools.samples import load
 from tests.unit.audit.tools.test_properties import check
 
@@ -204,7 +204,15 @@ _TOKENS: Final = tuple(
 #: A reader makes several passes over each line, and json a call for each value.
 _CALLS: Final = Limit(30_000, 300)
 
-_READERS: Final = Harness("readers", read_output, _outputs, _TOKENS, longest=8192, calls=_CALLS)
+_READERS: Final = Harness(
+    "readers",
+    read_output,
+    _outputs,
+    _TOKENS,
+    longest=8192,
+    calls=_CALLS,
+    largest=LARGE,
+)
 _ADDITIONS: Final = Harness(
     "additions",
     add_lines,

@@ -25,7 +25,7 @@ from portspec.names import (
 from portspec.ports import ALL_PORTS, PortError, PortSet, parse_ports
 from portspec.state.snapshot import Snapshot
 from portspec.times import parse_duration, spell_duration
-from tests.fuzz.harness import Harness, Limit, text_of, words
+from tests.fuzz.harness import LARGE, Harness, Limit, text_of, words
 from tests.unit.metrics.scrape import body, exposition
 
 if TYPE_CHECKING:
@@ -205,9 +205,15 @@ _PORTS: Final = Harness(
     calls=Limit(20_000, 2000),
     memory=Limit(64 << 20, 0),  # sets of all ports, which the harness itself makes
     examples=100,
+    largest=LARGE,
 )
 _DURATIONS: Final = Harness(
-    "durations", read_duration, _durations, (*words("ms s m h d w y ."), b" ", b"9" * 400), longest=512
+    "durations",
+    read_duration,
+    _durations,
+    (*words("ms s m h d w y ."), b" ", b"9" * 400),
+    longest=512,
+    largest=LARGE,
 )
 _ACCEPT: Final = Harness(
     "accept",

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portspec.ports import PortError, parse_ports
+from tests.fuzz import engine
 from tests.fuzz.__main__ import HEADER, Outcome, main
 from tests.fuzz.catalogue import MODULES, find_harness
 from tests.fuzz.edits import edited, edits
@@ -120,6 +121,23 @@ def test_effort_above_the_limit_is_a_finding(tmp_path: Path) -> None:
     runner = Runner(harness, Findings(tmp_path))
     runner.measure([bytes(10), bytes(100)])
     assert [path.name.partition("-")[0] for path in tmp_path.iterdir()] == ["ExcessError"] * 2
+
+
+def test_large_input_that_takes_too_long_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of inputs are repeated up to a size; whatever does not end with one is interrupted."""
+    sizes = []
+
+    def endless(data: bytes) -> None:
+        sizes.append(len(data))
+        while len(data) > 4000:
+            pass
+
+    monkeypatch.setattr(engine, "GROWN", 3)
+    monkeypatch.setattr(engine, "SLOW_GROWN", 0.05)
+    harness = Harness("endless", endless, lambda: [b"seed"], tokens=(b"token",), largest=5000)
+    Runner(harness, Findings(tmp_path)).grow([b"seed"])
+    assert all(4900 < size <= 5000 for size in sizes)
+    assert [path.name.partition("-")[0] for path in tmp_path.iterdir()] == ["SlowError"] * 2
 
 
 def test_input_is_kept_only_if_it_reaches_new_lines() -> None:
