@@ -118,10 +118,17 @@ def _too_slow(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def grown(data: bytes, harness: Harness, chance: random.Random) -> bytes:
-    """Return an input in which a part of it, or a token, is repeated up to the largest size."""
+    """Return an input in which a part of it, a line, or a token is repeated up to the largest size."""
+    kind = chance.choice(["part", "line", "token"])
     place = chance.randrange(len(data) + 1)
-    parts = [data[place : place + chance.randrange(1, 64)] or b"x", *harness.tokens]
-    part = parts[0] if chance.random() < 0.5 else chance.choice(parts) or b"x"
+    if kind == "line":
+        place = data.rfind(b"\n", 0, place) + 1
+        part = data[place : data.find(b"\n", place) + 1]
+    elif kind == "part":
+        part = data[place : place + chance.randrange(1, 64)]
+    else:
+        part = chance.choice(harness.tokens or (b"",))
+    part = part or b"x"
     repeated = part * (max(0, harness.largest - len(data)) // len(part))
     return data[:place] + repeated + data[place:]
 

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
+_MAX_LABEL_NAME = 1024  # characters
+
+
 def check_label(name: str, value: object) -> str:
     """Return the value of a label that a source has; ValueError if conf.yml would refuse the label."""
+    if len(name) > _MAX_LABEL_NAME:  # first, for by aliases of YAML many labels may have the same name of a MB
+        raise ValueError(f'the name of the label "{shorten(name)}" has more than {_MAX_LABEL_NAME} characters')
     check_label_name(name)
     if not isinstance(value, str):
         raise ValueError(f'the value of the label "{name}" is not a text')  # noqa: TRY004 - as for a wrong name
@@ -121,10 +126,15 @@ def _groups(value: object, keys: Callable[[str], str] = str) -> tuple[TargetGrou
         return ()
     if not isinstance(value, list):
         raise ListError('is not a list of target groups, [{"targets": […], "labels": {…}}, …]')
-    groups = tuple(_group(number, item, keys) for number, item in enumerate(value, 1))
-    if sum(len(group.targets) for group in groups) > MAX_VALUES:  # aliases of YAML multiply
-        raise ListError(_TOO_MANY_VALUES)
-    return groups
+    made: dict[int, TargetGroup] = {}  # aliases of YAML are the same item
+    targets = 0
+    for number, item in enumerate(value, 1):
+        if id(item) not in made:
+            made[id(item)] = _group(number, item, keys)
+        targets += len(made[id(item)].targets)
+        if targets > MAX_VALUES:  # aliases multiply; before all of them are copied
+            raise ListError(_TOO_MANY_VALUES)
+    return tuple(made[id(item)] for item in value)
 
 
 def _group(number: int, item: object, keys: Callable[[str], str]) -> TargetGroup:
