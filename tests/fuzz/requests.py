@@ -26,7 +26,7 @@ from portspec.web import WebServer
 from tests.fuzz.harness import Harness, Limit, words
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.metrics.scrape import UNLIMITED
-from tests.unit.web.site import LOOPBACK
+from tests.unit.web.site import LOOPBACK, open_gate
 from tests.unit.web.test_api import fleet
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class _Site:
         """Send the head of a request; return all that is answered until the server closes the connection."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            (url,) = self._loop.run_until_complete(WebServer(self._exporter, [LOOPBACK]).start())
+            (url,) = self._loop.run_until_complete(WebServer(self._exporter, [LOOPBACK], gate=open_gate()).start())
             host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
             self._address = (host, int(port))
         return self._loop.run_until_complete(self._answer(request))
