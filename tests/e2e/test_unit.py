@@ -352,7 +352,7 @@ def test_exporter_that_is_stopped_for_a_moment_is_not_restarted(unit: Installati
 @fault(
     "part that hangs",
     "whole exporter",
-    "systemd restarts an exporter whose event loop hangs, and the journal has the stack of each thread.",
+    "An exporter whose event loop hangs is restarted by systemd; the journal has the stack of each thread.",
 )
 def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> None:
     """A process that is stopped is restarted, its state is kept, and the journal has the stack of each thread."""
@@ -365,7 +365,7 @@ def test_exporter_whose_event_loop_hangs_is_restarted(unit: Installation) -> Non
     assert "a part of portspec hangs" not in log
 
 
-@fault("part that hangs", "scans", "systemd restarts an exporter whose engine hangs; the log names the part.")
+@fault("part that hangs", "scans", "An exporter whose engine hangs is restarted by systemd; the log names the part.")
 def test_exporter_whose_scan_thread_hangs_is_restarted(unit: Installation) -> None:
     """If every thread but that of the event loop stands still, the log says which part hangs before the restart."""
     process = watch_closely(unit)

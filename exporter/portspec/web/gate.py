@@ -13,7 +13,7 @@ import json
 import math
 import socket
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -46,7 +46,8 @@ REASONS: Final = ("config", "cross_site", "forbidden", "host", "passwords", "rat
 _OPEN: Final = frozenset({"/-/healthy", "/-/ready"})
 _AUDITS: Final = frozenset({"/api/v1/audits", "/api/v1/reports"})
 _AGENT: Final = "/agent.py"
-_CLIENT: Final = web.RequestKey("client", ClientAddress)
+# Later versions of aiohttp warn of a key that is a string, earlier ones take no other.
+_CLIENT: Final[Any] = web.RequestKey("client", ClientAddress) if hasattr(web, "RequestKey") else "portspec.client"
 
 _log = log.get("web")
 
@@ -77,7 +78,7 @@ def permission_for(method: str, path: str) -> Permission:
 
 def client_of(request: web.Request) -> str:
     """Return the address of the client, which a trusted proxy tells; "" for a Unix socket."""
-    client = request.get(_CLIENT)
+    client: ClientAddress | None = request.get(_CLIENT)
     return client.address if client else request.remote or ""
 
 
