@@ -3,7 +3,8 @@
 Standard input: JSON lines such as {"names": {name: [address, ...]}, "fail": [], "silent": ["AAAA"], "odd": {name:
 kind}}; each is answered by a line when it is in force.
 Questions for records of a type in "fail" are answered with SERVFAIL, in "silent" not at all. Names that are not known
-do not exist (NXDOMAIN). An answer of more than 512 bytes is given over TCP alone. A name may be odd:
+do not exist (NXDOMAIN). An answer of more than 512 bytes is given over TCP alone,
+which is only listened on while such an answer is possible: ports of the loopback are scanned, too. A name may be odd:
 
 ``loop``, ``chain``
     an alias of itself; the first of a thousand aliases, each in the next answer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 A, CNAME, AAAA = 1, 5, 28
-MAX_UDP = 512
+MAX_UDP, LONG = 512, 10  # bytes of a message, and addresses that may take more
 TRUNCATED = 0x0200
 NOERROR, SERVFAIL, NXDOMAIN = 0, 2, 3
 ANSWER, AUTHORITATIVE, RECURSION_DESIRED, RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0100, 0x0080
@@ -104,6 +105,14 @@ def over_tcp(client: socket.socket, answered: Callable[[bytes], bytes | None]) -
             return
 
 
+def _listening(listener: socket.socket | None, *, wanted: bool) -> socket.socket | None:
+    """Return what listens on TCP from now on, if anything is to."""
+    if listener and not wanted:
+        listener.close()
+        return None
+    return listener or (socket.create_server(("127.0.0.1", 53)) if wanted else None)
+
+
 def _truncated(said: bytes, query: bytes) -> bytes:
     """Return an answer without records that says that it is truncated."""
     flags = int.from_bytes(said[2:4], "big") | TRUNCATED
@@ -115,7 +124,7 @@ def main() -> None:
     state: dict[str, Any] = {"names": {}, "fail": [], "silent": [], "odd": {}}
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 53))
-    listener = socket.create_server(("127.0.0.1", 53))
+    listener: socket.socket | None = None
     numbers = count()
 
     def answered(query: bytes) -> bytes | None:
@@ -123,8 +132,8 @@ def main() -> None:
 
     pending = b""
     while True:
-        for ready in select.select([server, listener, sys.stdin.fileno()], [], [])[0]:
-            if ready is listener:
+        for ready in select.select([server, sys.stdin.fileno(), *([listener] if listener else [])], [], [])[0]:
+            if listener and ready is listener:
                 client, _ = listener.accept()
                 threading.Thread(target=over_tcp, args=(client, answered), daemon=True).start()
                 continue
@@ -140,6 +149,7 @@ def main() -> None:
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
                 state |= json.loads(line)
+                listener = _listening(listener, wanted=max(map(len, state["names"].values()), default=0) >= LONG)
                 print(json.dumps({}), flush=True)
 
 
