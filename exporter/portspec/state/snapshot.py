@@ -15,7 +15,7 @@ from portspec.scan import Reason
 from portspec.state.verdict import Deviation, Judgement, Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from portspec.audit.state import AuditState
     from portspec.config import PortException
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 512
 MAX_KEPT_ADDRESSES = 256  # of a host, from earlier scans; more only if the latest scan had as many
+MAX_KEPT_RANGES = 65_536  # of ports of these addresses; one takes 100 bytes
 # Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
 # more after each scan that was not.
 _SLOWEST, _FASTEST, _FASTER = 10.0, 2000.0, 1.25
@@ -71,9 +72,9 @@ class ScanResult:
         found = {observation.address: observation.failure for observation in self.addresses}
         is_whole = self.judgement.failure.reason not in {Reason.RESOLVE, Reason.DENIED}
         kept = [old for old in earlier.addresses if old.failure is None and found.get(old.address, not is_whole)]
-        if len(kept) > (most := max(MAX_KEPT_ADDRESSES, len(found))):
+        if len(kept) > len(found):
             deviating = {item.address for item in (*earlier.judgement.deviations, *earlier.judgement.excepted)}
-            kept = sorted(kept, key=lambda old: old.address not in deviating)[:most]
+            kept = _limited(kept, deviating, max(MAX_KEPT_ADDRESSES, len(found)))
         newer = {item.address: item for item in self.addresses if item.is_usable}
         addresses = {item.address: item for item in self.addresses}
         addresses |= {old.address: _updated(old, newer.get(old.address)) for old in kept}
@@ -255,6 +256,18 @@ def _pace(pace: float | None, result: ScanResult) -> float | None:
     if pace is None or result.judgement.failure or not result.is_up:
         return pace
     return pace * _FASTER if pace * _FASTER <= _FASTEST else None
+
+
+def _limited(kept: Sequence[AddressObservation], deviating: Collection[str], most: int) -> list[AddressObservation]:
+    """Return at most so many observations, and MAX_KEPT_RANGES ranges of ports; first those that deviate."""
+    found: list[AddressObservation] = []
+    ranges = 0
+    for item in sorted(kept, key=lambda old: old.address not in deviating)[:most]:
+        ranges += sum(len(ports.ranges) for ports in (item.open, item.filtered, item.unconfirmed))
+        if found and ranges > MAX_KEPT_RANGES:
+            break
+        found.append(item)
+    return found
 
 
 def _updated(old: AddressObservation, newer: AddressObservation | None) -> AddressObservation:

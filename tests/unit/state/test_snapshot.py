@@ -583,3 +583,16 @@ def test_name_whose_addresses_change_each_time_does_not_make_its_state_grow(reas
     kept = [item.address for item in state.conclusive.addresses] if state.conclusive else []
     assert "10.18.0.64" in kept
     assert "10.1.0.64" not in kept
+
+
+def test_addresses_with_scattered_ports_are_kept_as_far_as_memory_goes() -> None:
+    """Of addresses with tens of thousands of ranges of ports fewer are kept than of ordinary ones."""
+    failure = Failure(Reason.RESOLVE, "the lookup of its IPv6 addresses failed")
+    ports = range(1, 65536)
+    scattered = [
+        seen(f"10.0.0.{number}", scanned=ports, is_open=[22], filtered=range(101, 40_000, 2)) for number in range(9)
+    ]
+    before = HostState(WEB).after(result(WEB, *scattered, seen(OTHER, is_open=[22, 80]), at=NOW))
+    after = before.after(result(WEB, seen(ADDRESS, is_open=[22, 80]), at=NOW + 60, failure=failure))
+    assert after.conclusive is not None
+    assert [item.address for item in after.conclusive.addresses] == [ADDRESS, OTHER, "10.0.0.0", "10.0.0.1", "10.0.0.2"]
