@@ -81,7 +81,7 @@ def test_exporter_with_few_descriptors_works(tmp_path: Path) -> None:
     "metrics and pages",
     "Clients wait until there are descriptors again; a few log lines a minute.",
 )
-@fault("no descriptors", "reload", "`conf.yml` cannot be read; the previous configuration stays in force.")
+@fault("no descriptors", "reload", "The reload fails; the previous configuration stays in force.")
 def test_exporter_without_descriptors_recovers(tmp_path: Path) -> None:
     """Verdicts become unknown and not closed, a reload changes nothing, and all is well when the limit is lifted."""
     with socket.create_server((HOST, 0)) as server:

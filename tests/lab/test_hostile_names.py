@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.faults.registry import fault
+
 from .plumbing import SCANNER4
 from .program import configure, scan
 from .truth import HostTruth, State
@@ -36,6 +38,11 @@ def by_host(document: dict[str, Any]) -> dict[str, Any]:
     return {host["host"]: host for host in document["hosts"]}
 
 
+@fault(
+    "name server",
+    "scans",
+    "A loop of aliases, or an answer that is garbage, makes its own host unknown, and no other.",
+)
 def test_names_that_cannot_be_read_are_unknown_and_disturb_no_other(lab: Lab, tmp_path: Path) -> None:
     """A loop of aliases, or an answer that is none, makes its own host unknown; others are scanned."""
     lab.apply([HostTruth("good.lab", (V4, V6), OPEN)])

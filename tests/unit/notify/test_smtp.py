@@ -372,6 +372,7 @@ ROWS: Final = (
 )  # fmt: skip
 
 
+@fault("mail server", "mails", "With an invalid certificate, a broken reply or a closed connection, all mails wait.")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.does)
 def test_each_misbehaviour_of_a_server_is_an_error(identities: Identities, row: Row) -> None:
     """The error names the cause, no secret is sent, nothing leaks, and the next session works."""

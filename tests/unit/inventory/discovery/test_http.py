@@ -197,6 +197,7 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(is_told: bool) -> No
     assert sent < 40  # the limit, and what two socket buffers hold
 
 
+@fault("http_sd", "discovery", "A server that does not answer is given up after the time limit of the source.")
 def test_a_server_that_never_answers_is_given_up() -> None:
     """The time limit holds before the header."""
     closing = asyncio.Event()
@@ -208,6 +209,7 @@ def test_a_server_that_never_answers_is_given_up() -> None:
     assert answered(handler, timeout=SOON).failure == "no complete answer within 0.05 s"
 
 
+@fault("http_sd", "discovery", "An answer that never ends is given up after the time limit of the source.")
 def test_a_server_that_answers_for_ever_is_given_up() -> None:
     """The time limit is for the whole answer, not for each piece of it."""
 
@@ -445,6 +447,7 @@ def certificate(tmp_path: Path) -> Path:
     return file
 
 
+@fault("http_sd", "discovery", "A server with a certificate that is not valid is not believed.")
 def test_tls_trusts_ca_file_and_nobody_else(certificate: Path) -> None:
     """A server whose certificate nobody vouches for is not believed; with its authority in ca_file it is."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
