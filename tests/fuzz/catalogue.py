@@ -30,6 +30,9 @@ MODULES: Final = {
     "ports": "spellings",
     "durations": "spellings",
     "documents": "documents",
+    "webconfig": "access",
+    "forwarded": "access",
+    "host": "access",
 }
 
 
