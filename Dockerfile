@@ -21,9 +21,12 @@ RUN python3 -m venv /build \
     && /build/bin/pip --python /opt/portspec/bin/python3 install --no-cache-dir --require-hashes -r constraints.txt \
     && /build/bin/pip --python /opt/portspec/bin/python3 uninstall --yes \
         editables hatchling pathspec pluggy tomlkit trove-classifiers \
-    # a fifth of the size: the tests of numpy, and the second of two implementations of zstandard, which PyPy takes
-    && find /opt/portspec/lib/python3*/site-packages \( -path '*/numpy/*/tests' -o -name '_cffi.*.so' \) \
-        -prune -exec rm -r {} +
+    # a fifth of the size: the tests of numpy and what it needs to compile against it, the second of two
+    # implementations of zstandard, which PyPy takes, the parsers of cffi, stubs of types, and languages to highlight
+    && find /opt/portspec/lib/python3*/site-packages \( -path '*/numpy/*/tests' -o -path '*/numpy/f2py' \
+        -o -path '*/numpy/typing' -o -path '*/numpy/_core/include' -o -path '*/numpy/random/lib' -o -name '_cffi.*.so' \
+        -o -path '*/site-packages/cffi' -o -path '*/site-packages/pycparser' -o -name '*.pyi' \
+        -o -path '*/pygments/lexers' \) -prune -exec rm -r {} +
 COPY . .
 RUN /build/bin/hatchling build -t wheel \
     && /build/bin/pip --python /opt/portspec/bin/python3 install --no-cache-dir --no-deps dist/*.whl

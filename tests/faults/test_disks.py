@@ -58,10 +58,11 @@ def written_to(disk: Path) -> dict[str, object]:
     return {"interval": 1, "scanports": [1], "state": f"{disk}/portspec.db", "reportfile": f"{disk}/report.html"}
 
 
-def up(running: Exporter) -> tuple[float, float]:
+def up(running: Exporter) -> tuple[float | None, float | None]:
     """Return whether the state file and the report were written last time."""
     found = running.series()
-    return found["portspec_store_up"][""], found["portspec_reportfile_up"][""]
+    # The report has no series until it is written, or cannot be written, for the first time.
+    return found["portspec_store_up"][""], found.get("portspec_reportfile_up", {}).get("")
 
 
 @fault("disk full", "report file", "The last report stays; `portspec_reportfile_up` is 0, and one line says why.")
