@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 import socket
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -27,6 +28,12 @@ LEAST_PROGRESS: Final = 4096  # bytes that a client must read of an answer withi
 LINGERING: Final = 10.0  # seconds for what is left of a body after the answer, so that the client sees the answer
 UNSENT: Final = 128 << 10  # bytes that the kernel takes beyond what the client's window allows
 MAX_HEADERS: Final = 100
+READ_SIZE: Final = 8 << 10  # bytes that are read at a time: 256 KiB in chunks of one byte take 0.2 s to parse
+MAX_OVERHEAD: Final = 32 << 10  # bytes of the framing of chunks, and of what is read and not parsed yet
+MAX_OVERHEAD_TLS: Final = 512 << 10  # asyncio's TLS reads up to 256 KiB at a time
+OVERHEAD_SHARE: Final = 0.25  # of the bytes of a body may be framing: its chunks have 16 bytes or more
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+SMALL_BODY: Final = 16 << 10  # bytes of an unread body after which a connection can be used again
 
 
 class Phase(enum.Enum):
@@ -76,10 +83,14 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_body",
+        "_body_bytes",
         "_connections",
         "_head",
         "_ignored",
+        "_is_last",
         "_last",
+        "_left",
+        "_max_overhead",
         "_on_lost",
         "_phase",
         "_unsent",
@@ -101,6 +112,7 @@ class Connection(web.RequestHandler):
         )
         self.network = network
         self.is_reserved = False
+        self._is_last = False  # there is no request after the one that is answered
         self.since = connections.now()  # of the phase, or of the last progress in it
         self.handshake: asyncio.Task[None] | None = None
         self._connections = connections
@@ -108,7 +120,9 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the request that is answered
         self._last: StreamReader | None = None  # of the request that was read last
-        self._head = self._ignored = self._unsent = 0  # bytes
+        self._head = self._ignored = self._unsent = self._body_bytes = 0  # bytes
+        self._left: float = 0  # bytes of the body after the answer
+        self._max_overhead = MAX_OVERHEAD
         self._on_lost: set[Callable[[], object]] = set()
         make = server.request_factory
 
@@ -185,6 +199,9 @@ class Connection(web.RequestHandler):
         if not isinstance(transport, asyncio.Transport):
             raise TypeError(f"{transport!r} is not a stream")
         self._wire = transport
+        vars(transport)["max_size"] = READ_SIZE  # asyncio has no parameter for it; one for TLS has other buffers
+        if transport.get_extra_info("sslcontext"):
+            self._max_overhead = MAX_OVERHEAD_TLS
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
@@ -195,12 +212,17 @@ class Connection(web.RequestHandler):
         """Give back the place, and end what is done for the client alone."""
         self._connections.remove(self)
         self._wire = None
+        if self._phase is Phase.LINGER and self._body and not self._body.is_eof():
+            self._body.feed_eof()  # aiohttp would wait for it
         for end in tuple(self._on_lost):
             end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Read requests; what is not the end of a head within the limits ends the connection."""
+        if self._phase is Phase.LINGER and self._is_last:
+            self._ignore(data)  # and do not parse it
+            return
         is_body = self._last is not None and not self._last.is_eof()
         count = self._request_count
         super().data_received(data)
@@ -209,6 +231,7 @@ class Connection(web.RequestHandler):
         if self._request_count > count:
             self._head = 0
             self._last = self._messages[-1][1] if self._messages else None
+            self._body_bytes = self._last.total_bytes if self._last else 0
             self._touch()
         elif is_body:
             self._on_body(len(data))
@@ -230,6 +253,11 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Write an answer, and begin to wait for the next request."""
+        if self._body is not None and not self._body.is_eof() and _size(request) > SMALL_BODY:
+            self._is_last = True
+            self._left = _size(request) - self._body_bytes
+            if not resp.prepared:
+                resp.force_close()
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -268,10 +296,19 @@ class Connection(web.RequestHandler):
 
     def _on_body(self, size: int) -> None:
         self._touch()
-        if self._phase is Phase.LINGER:
-            self._ignored += size
-            if self._ignored > self._connections.limits.ignored_bytes:
-                self._connections.close(self, "body_size")
+        self._body_bytes += size
+        overhead = self._body_bytes - (self._last.total_bytes if self._last else 0)
+        if overhead > max(self._max_overhead, OVERHEAD_SHARE * self._body_bytes):
+            self._connections.close(self, "tiny_chunks")
+
+    def _ignore(self, data: bytes) -> None:
+        """Pass over the rest of a body; the end of one in chunks is recognized without the chunks."""
+        self._touch()
+        self._ignored += len(data)
+        if self._ignored > self._connections.limits.ignored_bytes:
+            self._connections.close(self, "body_size")
+        elif self._body and not self._body.is_eof() and (self._ignored >= self._left or data.endswith(_LAST_CHUNK)):
+            self._body.feed_eof()
 
     def _on_head(self, size: int) -> None:
         if self._phase is Phase.IDLE:
@@ -286,6 +323,11 @@ class Connection(web.RequestHandler):
 
     def _touch(self) -> None:
         self._connections.touch(self)
+
+
+def _size(request: web.BaseRequest) -> float:
+    """Return the bytes of the body of a request; infinity if it does not tell."""
+    return math.inf if request.content_length is None else request.content_length
 
 
 def _is_malformed(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ REASONS: Final = (
     "write_timeout",
     "head_size",
     "body_size",
+    "tiny_chunks",
     "memory",
     "malformed",
 )

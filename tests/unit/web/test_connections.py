@@ -249,6 +249,19 @@ def test_body_that_stands_still_is_closed() -> None:
     run(scenario())
 
 
+def test_body_in_small_chunks_is_taken() -> None:
+    """Chunks of a hundred bytes are nothing unusual."""
+
+    async def scenario() -> bytes:
+        async with serving(zoo) as (url,):
+            head = (
+                b"POST /api/v1/reports HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            return await converse(url, head, (b"64\r\n" + b"x" * 100 + b"\r\n") * 50_000, b"0\r\n\r\n")
+
+    assert b" 410 " in run(scenario())
+
+
 def test_client_that_does_not_read_is_given_up() -> None:
     """An answer of which the client reads nothing for 30 s is given up; one that reads a little goes on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -10,6 +11,7 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 from hypothesis import given
@@ -22,8 +24,6 @@ from portspec.web.sockets import bind
 from tests.unit.web.site import converse
 
 if TYPE_CHECKING:
-    import pytest
-
     from portspec.web.connection import Connection
 
 LIMITS = Limits(places=4, share=2, reserve=1)
@@ -127,3 +127,28 @@ def test_connections_wait_while_descriptors_are_used_up(caplog: pytest.LogCaptur
     assert [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)] == [
         "cannot accept connections"
     ] * 3
+
+
+@pytest.mark.parametrize(("size", "is_taken"), [(1, False), (8, False), (64, True), (5000, True)])
+def test_body_in_tiny_chunks_is_closed(size: int, is_taken: bool) -> None:  # noqa: FBT001 - a value of the test
+    """A body in chunks of some bytes costs much and brings little: after some of it the connection is closed."""
+
+    async def handler(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    async def scenario() -> None:
+        every = BoundedConnections(web.Server(handler), Limits())
+        acceptor = Acceptor(bind([(socket.AF_INET, ("127.0.0.1", 0))]), every, context=lambda: None)
+        acceptor.start()
+        host, port = acceptor.sockets[0].getsockname()
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = (b"%x\r\n%s\r\n" % (size, b"x" * size)) * (200_000 // size)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = await converse(f"http://{host}:{port}", head, body, b"0\r\n\r\n")
+        assert answer.endswith(str(200_000 // size * size).encode()) == is_taken
+        assert every.closed["tiny_chunks"] == (not is_taken)
+        acceptor.close()
+        every.stop()
+
+    asyncio.run(scenario())
