@@ -97,6 +97,7 @@ class Connection(web.RequestHandler):
         "_wire",
         "handshake",
         "is_reserved",
+        "is_stalled",
         "network",
         "since",
     )
@@ -112,6 +113,7 @@ class Connection(web.RequestHandler):
         )
         self.network = network
         self.is_reserved = False
+        self.is_stalled = False  # the client does not read
         self._is_last = False  # there is no request after the one that is answered
         self.since = connections.now()  # of the phase, or of the last progress in it
         self.handshake: asyncio.Task[None] | None = None
@@ -145,7 +147,7 @@ class Connection(web.RequestHandler):
         wire = self._wire
         if wire is None:
             return None  # the handshake has a limit of its own
-        if self.writing_paused or wire.is_closing():
+        if self.is_stalled or wire.is_closing():
             unsent = wire.get_write_buffer_size()
             if unsent <= self._unsent - LEAST_PROGRESS:
                 self._unsent = unsent
@@ -241,12 +243,14 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """Begin to wait until the client reads."""
         super().pause_writing()
+        self.is_stalled = True
         self._unsent = self._wire.get_write_buffer_size() if self._wire else 0
         self._touch()
 
     def resume_writing(self) -> None:
         """Go on: the client reads."""
         super().resume_writing()
+        self.is_stalled = False
         self._touch()
 
     async def finish_response(

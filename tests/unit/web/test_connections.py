@@ -285,7 +285,7 @@ def test_client_that_does_not_read_is_given_up() -> None:
 
 def _paused(served: Site) -> int:
     """Return the number of connections whose client does not read."""
-    return sum(one.writing_paused for one in served.server._groups["web"]._open)
+    return sum(one.is_stalled for one in served.server._groups["web"]._open)
 
 
 def test_closing_connection_that_is_not_read_is_given_up() -> None:
