@@ -85,6 +85,11 @@ class Attacker:
         await asyncio.gather(*(one(number) for number in range(count)))
 
 
+async def nothing(of: Attacker) -> None:
+    """Do nothing, for comparison: what this machine does beside."""
+    await of.rest()
+
+
 async def hang_ups(of: Attacker) -> None:
     """Ask for `/` 200 times a second, and hang up at once (A1)."""
     while of.is_on():
@@ -335,6 +340,7 @@ async def _ask_and_stay(of: Attacker, path: str) -> None:
 ATTACKS: Final = {
     function.__name__: function
     for function in (
+        nothing,
         hang_ups,
         slow_readers,
         slow_scrapes,
