@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from portspec import services
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 MIN_PORT = 1
 MAX_PORT = 65535
+MAX_PLAIN_RANGES = 256  # of a set, more than services have; further ones are packed
 _RANGE = re.compile(r"([0-9]{1,9})\s*-\s*([0-9]{1,9})")
 _SHORTEST_RANGE = 3  # "80-81" is longer than it is clear; three ports and more are a range
 
@@ -23,15 +26,53 @@ class PortError(ValueError):
     """A port that is none; the message quotes it and says what was expected."""
 
 
+class PackedRanges(Sequence[tuple[int, int]]):
+    """Many ranges of ports, in four bytes each; as tuples they take a hundred."""
+
+    __slots__ = ("firsts", "lasts")
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.firsts = array("H", [first for first, _ in ranges])
+        self.lasts = array("H", [last for _, last in ranges])
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[tuple[int, int], ...]: ...
+    def __getitem__(self, place: int | slice) -> tuple[int, int] | tuple[tuple[int, int], ...]:
+        if isinstance(place, slice):
+            return tuple(zip(self.firsts[place], self.lasts[place], strict=True))
+        return self.firsts[place], self.lasts[place]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.firsts, self.lasts, strict=True)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PackedRanges):
+            return NotImplemented
+        return self.firsts == other.firsts and self.lasts == other.lasts
+
+    def __hash__(self) -> int:
+        return hash((self.firsts.tobytes(), self.lasts.tobytes()))
+
+
 @dataclass(frozen=True, slots=True)
 class PortSet:
     """An immutable set of TCP ports, kept as sorted, disjoint, non-adjacent, inclusive ranges.
 
     All 65,535 ports take one range, so that a set can stand in every host's configuration and in
-    every observation. Membership is O(log ranges), iteration ascends.
+    every observation. Many ranges are packed: a hostile host can show every other port open or silent, and a name can
+    have many addresses. Membership is O(log ranges), iteration ascends.
     """
 
-    ranges: tuple[tuple[int, int], ...] = ()
+    ranges: tuple[tuple[int, int], ...] | PackedRanges = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ranges) > MAX_PLAIN_RANGES and isinstance(self.ranges, tuple):
+            object.__setattr__(self, "ranges", PackedRanges(self.ranges))
 
     @classmethod
     def of(cls, ports: Iterable[int]) -> PortSet:
@@ -52,8 +93,8 @@ class PortSet:
         return cls(tuple(merged))
 
     def __contains__(self, port: int) -> bool:
-        index = bisect_right(self.ranges, (port, MAX_PORT)) - 1
-        return index >= 0 and self.ranges[index][0] <= port <= self.ranges[index][1]
+        index = self._place(port)
+        return index >= 0 and port <= self.ranges[index][1]
 
     def __iter__(self) -> Iterator[int]:
         return chain.from_iterable(range(first, last + 1) for first, last in self.ranges)
@@ -67,14 +108,20 @@ class PortSet:
     def __le__(self, other: PortSet) -> bool:
         """Return whether every port of this set is in the other; O(ranges of this)."""
         return all(
-            (index := bisect_right(other.ranges, (first, MAX_PORT)) - 1) >= 0 and other.ranges[index][1] >= last
-            for first, last in self.ranges
+            (index := other._place(first)) >= 0 and other.ranges[index][1] >= last for first, last in self.ranges
         )
+
+    def _place(self, port: int) -> int:
+        """Return the place of the range that begins at a port, or next before it; -1 if none does."""
+        ranges = self.ranges
+        if isinstance(ranges, tuple):
+            return bisect_right(ranges, (port, MAX_PORT)) - 1
+        return bisect_right(ranges.firsts, port) - 1
 
     def __or__(self, other: PortSet) -> PortSet:
         if other <= self:
             return self
-        return PortSet.of_ranges(self.ranges + other.ranges)
+        return PortSet.of_ranges(chain(self.ranges, other.ranges))
 
     def __and__(self, other: PortSet) -> PortSet:
         common: list[tuple[int, int]] = []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 512
 MAX_KEPT_ADDRESSES = 256  # of a host, from earlier scans; more only if the latest scan had as many
-MAX_KEPT_RANGES = 65_536  # of ports of these addresses; one takes 100 bytes
+MAX_KEPT_RANGES = 65_536  # of ports of these addresses
 # Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
 # more after each scan that was not.
 _SLOWEST, _FASTEST, _FASTER = 10.0, 2000.0, 1.25
