@@ -10,7 +10,6 @@ import pytest
 
 from tests.e2e.docker import BASE, ROOT, Engine
 from tests.e2e.exporter import until
-from tests.faults.registry import fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,7 +132,6 @@ def _is_small_and_labelled(engine: Engine, _: Path, measured: Measured) -> None:
         assert labels["org.opencontainers.image.source"].startswith("https://")
 
 
-@fault("disk read-only", "start", "The image runs on a read-only root file system, as an ordinary user.")
 @pytest.mark.timeout(900)  # the first one may have to run debootstrap
 def test_images(
     engine: Engine, tmp_path: Path, record_property: Callable[[str, object], None], subtests: pytest.Subtests

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from tests.e2e.exporter import PROGRAM, Exporter, exporter, until, write
 from tests.faults.registry import fault
 from tests.requirements import forbidden
@@ -120,6 +122,24 @@ def test_disk_that_is_read_only_at_the_start_is_used_once_it_is_not(tmp_path: Pa
             subprocess.run([*enter, *as_user, "mount", "-o", "remount,rw", str(disk)], check=True)
             until(lambda: up(running) == (1.0, 1.0), patience=60.0)
             assert [row["ports"] for row in _changes(running)] == [str(port)]
+
+
+@fault("disk read-only", "start", "The root file system may be read-only; the state file needs one writable directory.")
+def test_exporter_runs_on_a_root_that_is_read_only(tmp_path: Path) -> None:
+    """With a writable directory for the state, everything else being read-only, every part runs."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with socket.create_server((HOST, 0)) as server:
+        port = server.getsockname()[1]
+        conf = write(tmp_path / "conf.yml", {HOST: [port]}, **written_to(disk))
+        with exporter(conf, program=apart(disk, "mount -o remount,bind,ro /")) as running:
+            running.wait_until_ready()
+            until(lambda: up(running) == (1.0, 1.0))
+            found = running.series()
+            assert found["port_out_of_spec"] == {f'host="{HOST}"': 0.0}
+            assert set(found["portspec_part_up"].values()) == {1.0}
+            with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+                (inside(running, tmp_path) / "anything").touch()
 
 
 def _open_ports(running: Exporter) -> set[str]:
