@@ -24,6 +24,7 @@ MODULES: Final = {
     "dns": "discovery",
     "resolvconf": "discovery",
     "requests": "requests",
+    "entrance": "requests",
     "labels": "requests",
     "accept": "spellings",
     "names": "spellings",

@@ -6,15 +6,21 @@ A request is a line with method and target, then a header on each line.
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import re
+from dataclasses import dataclass
 from email.parser import BytesHeaderParser
+from functools import cache
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
+import bcrypt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from portspec.access.watched import CurrentWebConfig
 from portspec.audit.model import Audit, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
@@ -23,6 +29,8 @@ from portspec.metrics.render import Renderer
 from portspec.state.budget import cut
 from portspec.state.snapshot import HostTable, Snapshot
 from portspec.web import WebServer
+from portspec.web.gate import Gate
+from tests.fuzz.configuration import file_of
 from tests.fuzz.harness import Harness, Limit, words
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.metrics.scrape import UNLIMITED
@@ -30,7 +38,7 @@ from tests.unit.web.site import LOOPBACK, open_gate
 from tests.unit.web.test_api import fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.unit.web.exporter import Exporter
 
@@ -44,9 +52,10 @@ _METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TR
 
 
 class _Site:
-    """A web server with four hosts, in an event loop of its own, started with the first request."""
+    """A web server with four hosts behind a gate, in an event loop of its own, started with the first request."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Callable[[], Gate]) -> None:
+        self._gate = gate
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exporter: Exporter = fleet()
         self._address: tuple[str, int] = ("", 0)
@@ -55,7 +64,8 @@ class _Site:
         """Send the head of a request; return all that is answered until the server closes the connection."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            (url,) = self._loop.run_until_complete(WebServer(self._exporter, [LOOPBACK], gate=open_gate()).start())
+            server = WebServer(self._exporter, [LOOPBACK], gate=self._gate())
+            (url,) = self._loop.run_until_complete(server.start())
             host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
             self._address = (host, int(port))
         return self._loop.run_until_complete(self._answer(request))
@@ -70,7 +80,7 @@ class _Site:
                 writer.close()
 
 
-_SITE: Final = _Site()
+_SITE: Final = _Site(open_gate)
 
 
 def _request(data: bytes) -> tuple[bytes, bytes] | None:
@@ -85,33 +95,91 @@ def _request(data: bytes) -> tuple[bytes, bytes] | None:
     return method, b"\r\n".join([b"%s %s HTTP/1.1" % (method, address), *headers, b"Connection: close", b"", b""])
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    kind: str
+    is_metrics: bool
+    body: bytes
+
+
+def _read_answer(method: bytes, answer: bytes) -> _Answer:
+    """Read an answer by the rules of RFC 9112; it is whole, and of a size that anybody can take."""
+    assert len(answer) <= _MAX_ANSWER
+    status_line, _, rest = answer.partition(b"\r\n")
+    found = re.fullmatch(rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*", status_line)
+    assert found, status_line
+    status = int(found[1])
+    fields, _, body = rest.partition(b"\r\n\r\n")
+    headers = BytesHeaderParser().parsebytes(fields + b"\r\n\r\n")
+    assert not headers.defects
+    if method == b"HEAD" or status in {204, 304}:
+        assert body == b"" or status == 400  # aiohttp's own, before it knows the method
+        return _Answer(status, "", is_metrics=False, body=b"")
+    assert len(body) == int(headers["Content-Length"])
+    if headers["Content-Encoding"] == "gzip":
+        body = gzip.decompress(body)
+    return _Answer(status, headers.get_content_type(), is_metrics="version" in str(headers["Content-Type"]), body=body)
+
+
 def send_request(data: bytes) -> None:
     """Send a request; the answer is whole, says what it is, is no failure of the server, and tells nothing of it."""
     made = _request(data)
     if made is None:
         return
     method, head = made
-    answer = _SITE.ask(head)
-    assert len(answer) <= _MAX_ANSWER
-    status_line, _, rest = answer.partition(b"\r\n")
-    found = re.fullmatch(rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*", status_line)
-    assert found, status_line
-    assert int(found[1]) < 500 or found[1] == b"503", answer
-    fields, _, body = rest.partition(b"\r\n\r\n")
-    headers = BytesHeaderParser().parsebytes(fields + b"\r\n\r\n")
-    assert not headers.defects
-    if method == b"HEAD" or int(found[1]) in {204, 304}:
-        assert body == b"" or found[1] == b"400"  # aiohttp's own, before it knows the method
+    answer = _read_answer(method, _SITE.ask(head))
+    assert answer.status < 500 or answer.status == 503, answer
+    assert b"Traceback" not in answer.body
+    if answer.kind == "application/json":
+        json.loads(answer.body.decode())
+    elif answer.kind == "text/plain" and not answer.is_metrics:
+        assert all(line.isprintable() for line in answer.body.decode().split("\n")), answer
+
+
+# --- Credentials ------------------------------------------------------------------------------------------------------
+
+_TOKEN: Final = "a-token-of-thirty-two-characters"  # noqa: S105 - of the tests
+_BASIC: Final = base64.b64encode(b"alice:open sesame").decode()
+_OPEN: Final = {b"/-/healthy", b"/-/ready"}
+_REFUSED: Final = {400, 401, 403, 413, 421, 429, 503}
+
+
+@cache
+def _closed_gate() -> Gate:
+    """Return what lets nobody in but a user who may read, and a token that may read."""
+    document = {
+        "basic_auth_users": {"alice": bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()},
+        "tokens": {"grafana": {"token": _TOKEN, "role": "read"}},
+        "roles": {"alice": "read"},
+        "anonymous": [],
+        "trusted_proxies": ["192.0.2.1"],
+        "user_header": "X-Remote-User",
+    }
+    path = file_of("gate.yml")
+    path.write_text(json.dumps(document), "utf-8")  # which is YAML
+    return Gate(CurrentWebConfig(str(path)))
+
+
+_CLOSED_SITE: Final = _Site(_closed_gate)
+
+
+def ask_for_entrance(data: bytes) -> None:
+    """Send a request to a server with users; only right credentials let it in, and then it may only read."""
+    made = _request(data)
+    if made is None:
         return
-    assert len(body) == int(headers["Content-Length"])
-    if headers["Content-Encoding"] == "gzip":
-        body = gzip.decompress(body)
-    kind = headers.get_content_type()
-    assert b"Traceback" not in body
-    if kind == "application/json":
-        json.loads(body.decode())
-    elif kind == "text/plain" and not headers["Vary"]:  # no metrics
-        assert all(line.isprintable() for line in body.decode().split("\n")), body
+    method, head = made
+    answer = _read_answer(method, _CLOSED_SITE.ask(head))
+    path = data.split(b"\n")[0].split(b" ")[1].partition(b"?")[0].partition(b"#")[0]
+    if unquote_to_bytes(path.removeprefix(b"http://a")) in _OPEN:
+        return
+    if (
+        (_TOKEN.encode() not in head and _BASIC.encode() not in head)
+        or method not in {b"GET", b"HEAD"}
+        or path == b"/probe"
+    ):
+        assert answer.status in _REFUSED, answer
 
 
 # --- Label values -----------------------------------------------------------------------------------------------------
@@ -199,6 +267,34 @@ _REQUESTS: Final = Harness(
 )
 
 
+def _attempts() -> Iterator[bytes]:
+    for line in (f"Authorization: Bearer {_TOKEN}", f"Authorization: Basic {_BASIC}"):
+        for path in ("/", "/metrics", "/api/v1/hosts", "/probe?target=web1", "/agent.py"):
+            yield f"GET {path}\n{line}".encode()
+        yield f"POST /-/reload\n{line}".encode()
+    yield b"GET /metrics\nAuthorization: Basic YTpi\nX-Remote-User: alice\nX-Forwarded-For: 192.0.2.1"
+    yield b"GET //-/healthy\nForwarded: for=127.0.0.1\nAuthorization: Digest x"
+    yield from _requests()
+
+
+_ENTRANCE: Final = Harness(
+    "entrance",
+    ask_for_entrance,
+    _attempts,
+    (
+        *(path.encode() for path in _PATHS),
+        *words(
+            "Authorization: Basic Bearer basic bearer Og== OmE= YWxpY2U6 X-Remote-User: alice grafana /../-/healthy"
+        ),
+        *words("//-/healthy /-/healthy/../../metrics /-/healthy;/metrics /-/healthy%2f..%2fmetrics ?/-/healthy"),
+        *(b"\nAuthorization: ", b"\nX-Remote-User: alice", b"\nHost: localhost", b"\nHost: evil", _TOKEN[:-1].encode()),
+    ),
+    longest=2048,
+    memory=Limit(48 << 20, 200),  # of which 32 MiB are asked for to read a file of any size
+    examples=100,
+)
+
+
 def _labels() -> Iterator[bytes]:
     yield b"web1\0rome\0curl\x008.1\0CVE-2026-1\0nginx\0www"
     yield b"\0".join([b'"', b"\\n", b"\n", "é😀".encode(), b"x" * 200, b"\\", b'\\"', b" # {} 1"])
@@ -218,4 +314,4 @@ _LABELS: Final = Harness(
     examples=40,
 )
 
-HARNESSES: Final = (_REQUESTS, _LABELS)
+HARNESSES: Final = (_REQUESTS, _ENTRANCE, _LABELS)

@@ -33,6 +33,7 @@ from portspec.access.passwords import BusyError, Passwords
 from portspec.access.rate import TokenBucket
 from portspec.access.tls import is_allowed, sans
 from portspec.access.watched import CurrentWebConfig
+from portspec.errors import printable
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class RefusedError(Exception):
         self.status = status
         self.reason = reason
         self.headers = headers or {}
-        super().__init__(message)
+        super().__init__(printable(message))  # it may quote a header, whose bytes may be no UTF-8
 
 
 def is_open(path: str) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostTable
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
+from tests.unit.web.site import converse, serving
 from tests.unit.web.test_api import fleet
 
 #: What clears a terminal, sets its title, turns the direction of writing, is not seen; C0 and C1 controls.
@@ -59,3 +61,22 @@ def test_text_that_cannot_be_encoded_takes_no_page_away(path: str) -> None:
     assert answer.status == 200
     assert "a?b" in answer.text
     assert path == "/api/v1/hosts/web1" or "db1" in answer.text
+
+
+@pytest.mark.parametrize("path", [b"/-/reload", b"/api/v1/scan?host=web1"])
+@pytest.mark.parametrize(
+    "host", [b"ev\xffil", "ev\u202eil".encode(), b"ev\x9b2Jil", b'"\xc3\x28"', b"\xf0\x9f\x98\x80.example"]
+)
+def test_refusal_that_quotes_a_header_is_no_failure(path: bytes, host: bytes) -> None:
+    """A header may have bytes that are no UTF-8: the refusal is the same as for any other name, and can be shown."""
+
+    async def scenario() -> bytes:
+        async with serving(lambda: fleet().snapshot) as (url,):
+            head = b"POST %s HTTP/1.1\r\nHost: %s\r\nAccept-Language: en\r\nConnection: close\r\n\r\n" % (path, host)
+            return await converse(url, head)
+
+    head, _, body = asyncio.run(scenario()).partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 403 "))
+    message = json.loads(body)["message"] if path.startswith(b"/api/") else body.decode().removesuffix("\n")
+    assert "does not know itself by the name" in message
+    assert message.isprintable()
