@@ -14,6 +14,7 @@ import logging
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -187,6 +188,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(
+        options.directory
+    )  # libFuzzer ends the process without atexit: files of harnesses go with it
     atheris = None if options.measure else _atheris()
     if atheris is None:
         harness = find_harness(options.harness)
