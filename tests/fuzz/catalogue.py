@@ -17,6 +17,7 @@ MODULES: Final = {
     "envelopes": "audits",
     "payloads": "audits",
     "mails": "audits",
+    "replies": "replies",
     "readers": "readers",
     "additions": "readers",
     "conf": "configuration",

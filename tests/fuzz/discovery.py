@@ -6,12 +6,14 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import dns.exception
 import dns.message
 import dns.rrset
 
 from portspec.inventory.discovery import resolvconf
 from portspec.inventory.discovery.dns import DnsClient
 from portspec.inventory.discovery.hosts import MAX_COMPLAINTS, MAX_HOSTS, find_hosts
+from portspec.inventory.discovery.nameserver import _reader, trimmed
 from portspec.inventory.discovery.resolvconf import MAX_SERVERS, ResolvConf
 from portspec.inventory.discovery.targetgroups import ListError, read_json, read_yaml
 from portspec.names import address_of, canonical
@@ -106,16 +108,32 @@ _PATIENCE: Final = 1.0  # seconds for an answer after which the resolver asks ag
 _RESOLVER: Final = _Resolver()
 _KINDS: Final = ("SRV", "A", "AAAA")
 _HOSTS: Final = "hosts.example.org."
+_MAX_WIRE: Final = 2100  # bytes
 
 
-def _is_heard(query: dns.message.Message, answer: bytes) -> bool:
-    """Return whether dnspython takes bytes for an answer; it waits on where it does not, which takes too long here."""
+def _message(query: dns.message.QueryMessage, wire: bytes) -> dns.message.Message | None:
+    """Return the answer that bytes are to a query; None for what is none, on which the resolver waits for another."""
     try:
-        message = dns.message.from_wire(bytes(2) + answer)
-    except Exception:  # noqa: BLE001 - as dns.asyncquery.udp() with ignore_errors
-        return False
-    message.id = query.id
-    return query.is_response(message)
+        return _reader(query, wire, over_udp=True)()
+    except dns.exception.DNSException:
+        return None
+
+
+def _check_trimmed(wire: bytes) -> None:
+    """Check that a message which is cut to its answers has them all: as dnspython reads the whole."""
+    try:
+        short = trimmed(wire)
+    except dns.exception.FormError:
+        return
+    assert len(short) <= len(wire)
+    assert trimmed(short) == short
+    if len(wire) > _MAX_WIRE:  # the time of dnspython grows with the square
+        return
+    try:
+        whole = dns.message.from_wire(wire)
+    except Exception:  # noqa: BLE001 - the rest may be anything
+        return
+    assert dns.message.from_wire(short).answer == whole.answer
 
 
 def read_answer(data: bytes) -> None:
@@ -127,7 +145,9 @@ def read_answer(data: bytes) -> None:
     query = dns.message.make_query(_HOSTS, _KINDS[choice % 3])
     if choice < 128:
         answer = answer[:2] + b"\0\1" + answer[2:8] + _question(query.to_wire()) + answer[8:]
-    if not _is_heard(query, answer):
+    wire = query.id.to_bytes(2) + answer
+    _check_trimmed(wire)
+    if _message(query, wire) is None:
         return
     for found in _RESOLVER.look_up(_KINDS[choice % 3], answer):
         _check_answer(found, len(data))
