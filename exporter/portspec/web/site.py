@@ -81,7 +81,7 @@ class Sites:
         response.headers.update(self._gate.config.headers)
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if refusal := self._refusal(request):
+        if (refusal := self._refusal(request)) is not None:  # an answer is false in aiohttp 3.10
             return refusal
         try:
             if not is_open(request.path):
