@@ -1,6 +1,7 @@
 """Run the tests of faults, and write their table into docs/reliability.md: `python -m tests.faults` (make reliability).
 
-Arguments are passed on to pytest, such as `--numprocesses 4`.
+Arguments are passed on to pytest, such as `--numprocesses 4` or `-k disk`. The page keeps the results of tests that did
+not run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.page import PAGE, replaced
+from tests.faults.page import PAGE, replaced, results_of
 from tests.faults.registry import cases
 
 ORDER: Final = ("failed", "skipped", "passed")  # of the results of one test's parameters the first one counts
@@ -39,7 +40,8 @@ def main(arguments: list[str]) -> int:
     recorder = Recorder()
     files = sorted({case.test.partition("::")[0] for case in cases()})
     code = pytest.main(["-q", "-m", "fault", *arguments, *files], plugins=[recorder])
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), cases(), recorder.results), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(replaced(page, cases(), results_of(page) | recorder.results), encoding="utf-8")
     return int(code)
 
 

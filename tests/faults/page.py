@@ -19,8 +19,14 @@ BEGIN: Final = "<!-- The rest of this page is written by `make reliability`. -->
 
 
 def replaced(page: str, cases: Iterable[Case], results: Mapping[str, str]) -> str:
-    """Return the page with another table; a test that did not run has the result "not run"."""
+    """Return the page with another table; a test without a result has "not run"."""
     return page.partition(BEGIN)[0] + BEGIN + "".join(_lines(cases, results))
+
+
+def results_of(page: str) -> dict[str, str]:
+    """Return the results on a page, by the id of the test."""
+    rows = re.findall(r"\[(\w+)\]\(\.\./([\w/.]+)\) \| (passed|failed|skipped) \|$", page, re.MULTILINE)
+    return {f"{path}::test_{name}": result for name, path, result in rows}
 
 
 def without_results(page: str) -> str:

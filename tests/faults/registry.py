@@ -20,7 +20,7 @@ FAULTS: Final = {
     "name server": "It is down, slow, answers with an error or with garbage.",
     "network": "The link is down, or there is no route.",
     "disk full": "The file system has no space left.",
-    "disk read-only": "The file system is, or becomes, read-only.",
+    "disk read-only": "The file system is read-only.",
     "disk that hangs": "The file system does not answer.",
     "no descriptors": "The process may open few files from the start, or no more (RLIMIT_NOFILE).",
     "no threads": "The process may start no more threads (RLIMIT_NPROC, the pids controller).",
