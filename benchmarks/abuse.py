@@ -48,25 +48,35 @@ QUIET: Final = 0.1  # of a processor: what the exporter may use before an attack
 _MB: Final = 1e6
 _PAUSE: Final = 0.1  # seconds between scrapes, and between looks at the process
 
-# Prints the seconds of each scrape, -1 for one that fails: gzip, one connection as long as it stays.
+# Prints the seconds of each scrape, -1 for one that fails: gzip, in turn on a connection that stays and on a new one.
 _SCRAPER: Final = """
 import http.client, sys, time
 def new(): return http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=10)
-connection = new()
+def scrape(connection):
+    connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+    response = connection.getresponse()
+    response.read()
+    return response.status == 200
+kept = new()
 due = time.monotonic()
+number = 0
 while True:
+    number += 1
     started = time.perf_counter()
-    for attempt in (1, 2):
+    fresh = new()
+    try:
         try:
-            connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
-            response = connection.getresponse()
-            response.read()
-            took = time.perf_counter() - started if response.status == 200 else -1
-            break
+            is_good = scrape(kept if number % 2 else fresh)
         except (OSError, http.client.HTTPException):
-            connection.close()
-            connection = new()
-            took = -1
+            if not number % 2:
+                raise
+            kept = fresh  # the server has closed it
+            is_good = scrape(kept)
+        took = time.perf_counter() - started if is_good else -1
+    except (OSError, http.client.HTTPException):
+        took = -1
+    if fresh is not kept:
+        fresh.close()
     print(took, flush=True)
     due = max(due + float(sys.argv[2]), time.monotonic())
     time.sleep(max(0, due - time.monotonic()))
