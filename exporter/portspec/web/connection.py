@@ -154,7 +154,7 @@ class Connection(web.RequestHandler):
                 self._touch()
             return "write_timeout" if now - self.since >= limits.write else None
         match self._phase:
-            case Phase.REQUEST if self._body is not None and not self._body.is_eof():
+            case Phase.REQUEST | Phase.LINGER if self._body is not None and not self._body.is_eof():
                 reason, limit = "body_timeout", limits.body
             case Phase.REQUEST:
                 return None
