@@ -91,24 +91,24 @@ async def nothing(of: Attacker) -> None:
 
 
 async def hang_ups(of: Attacker) -> None:
-    """Ask for `/` 200 times a second, and hang up at once (A1)."""
+    """Ask for `/` 200 times a second, and hang up at once."""
     while of.is_on():
         await of.many(200, lambda _: _ask_and_leave(of, "/"))
         await asyncio.sleep(1.0)
 
 
 async def slow_readers(of: Attacker) -> None:
-    """Ask for 10,000 hosts with 60 clients, and do not read (A2)."""
+    """Ask for 10,000 hosts with 60 clients, and do not read."""
     await of.many(60, lambda _: _ask_and_stay(of, "/api/v1/hosts?limit=10000"))
 
 
 async def slow_scrapes(of: Attacker) -> None:
-    """Ask for /metrics with 60 clients, and do not read (A2)."""
+    """Ask for /metrics with 60 clients, and do not read."""
     await of.many(60, lambda _: _ask_and_stay(of, "/metrics"))
 
 
 async def kept(of: Attacker) -> None:
-    """Keep 1,100 connections that have asked once (A3)."""
+    """Keep 1,100 connections that have asked once."""
 
     async def one(number: int) -> None:
         await asyncio.sleep(number / 400)
@@ -121,7 +121,7 @@ async def kept(of: Attacker) -> None:
 
 
 async def half_heads(of: Attacker) -> None:
-    """Send 1 MB of header fields without an end on 200 connections that have asked once (A4)."""
+    """Send 1 MB of header fields without an end on 200 connections that have asked once."""
 
     async def one(_: int) -> None:
         async with of.connected() as pair:
@@ -136,7 +136,7 @@ async def half_heads(of: Attacker) -> None:
 
 
 async def packed_bodies(of: Attacker) -> None:
-    """Send bodies of 4 MB that are 4 GB once they are unpacked, to each path, four at a time (A5)."""
+    """Send bodies of 4 MB that are 4 GB once they are unpacked, to each path, four at a time."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     head = packer.compress(bytes(_MB)) + packer.flush(zlib.Z_FULL_FLUSH)
     piece = packer.compress(bytes(16 * _MB)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -157,7 +157,7 @@ async def packed_bodies(of: Attacker) -> None:
 
 
 async def malformed(of: Attacker) -> None:
-    """Send what is no request, on 20 connections at a time (A10)."""
+    """Send what is no request, on 20 connections at a time."""
     shapes = (
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nBad Field\r\n\r\n",
@@ -180,7 +180,7 @@ async def malformed(of: Attacker) -> None:
 
 
 async def reloads(of: Attacker) -> None:
-    """Ask for 60 reloads and 64 probes a second, and wait for none (A11)."""
+    """Ask for 60 reloads and 64 probes a second, and wait for none."""
     while of.is_on():
         await asyncio.gather(
             of.many(60, lambda _: _ask_and_leave(of, "/-/reload", "POST")),
@@ -190,7 +190,7 @@ async def reloads(of: Attacker) -> None:
 
 
 async def globs(of: Attacker) -> None:
-    """Ask for hosts by new globs, of 250 and of some thousand characters, on 8 connections (A12)."""
+    """Ask for hosts by new globs, of 250 and of some thousand characters, on 8 connections."""
     rng = random.Random(1)  # noqa: S311 - repeatable
 
     async def one(number: int) -> None:
