@@ -84,7 +84,7 @@ def _plain(text: str) -> str:
 
 def _is_in(address: str, lines: list[str]) -> bool:
     texts = re.findall(r"[0-9A-Fa-f:.]+", "\n".join(lines).replace("\\", ""))
-    spellings = (part for text in texts for part in (text, text.rpartition(":")[0], text.strip(":")))
+    spellings = (part for text in texts for part in (text, text.rpartition(":")[0], text.strip(":"), text[1:]))
     return any(_plain(part) == address for part in spellings)
 
 

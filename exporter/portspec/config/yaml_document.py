@@ -295,13 +295,13 @@ class _Walker:
                     # what looks like a variable may be a piece of a password
                     message = "an environment variable in it is not set (write $${ for a literal ${)"
                 else:
-                    message = f"the environment variable {found[1]} is not set"
+                    message = f"the environment variable {shorten(found[1])} is not set"
                 self.source.problem(path, message, line)
                 return found[0]
             self.source.expanded.add(path)
             value = self._environment[found[1]]
             if any("\ud800" <= letter <= "\udfff" for letter in value):  # how Python carries bytes that are no text
-                self.source.problem(path, f"the environment variable {found[1]} is not UTF-8 text", line)
+                self.source.problem(path, f"the environment variable {shorten(found[1])} is not UTF-8 text", line)
             return value
 
         return _VARIABLE.sub(replace, text)

@@ -316,3 +316,10 @@ def test_the_traceback_of_an_error_has_no_second_part(conf: Conf) -> None:
             conf.load(text)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("text", ["hosts: {db1: [${NAME}]}\n", "${NAME}\n", "smtppassword: ${NAME}\n", "${NAME}: 1\n"])
+def test_name_of_a_variable_is_quoted_in_short(conf: Conf, text: str) -> None:
+    """However long a variable's name is, each message fits into a line of the log."""
+    for line in conf.problems(text.replace("NAME", "N" * 9000), {}):
+        assert len(line) < 400

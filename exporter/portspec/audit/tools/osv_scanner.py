@@ -66,7 +66,7 @@ def read(result: ResultBuilder) -> None:
         is_dpkg_status = path.endswith(_DPKG_STATUS)
         is_of_system = path.endswith(_PACKAGE_DATABASES)
         has_dpkg_status = has_dpkg_status or is_dpkg_status
-        for package in entry.objects("packages"):
+        for package in entry.objects("packages", is_required=True):
             has_findings = _read_package(result, package, "" if is_of_system else path)
             spelled = package.object("package").text("ecosystem")
             ecosystem, _, release = spelled.partition(":")

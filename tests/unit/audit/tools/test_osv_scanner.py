@@ -56,6 +56,13 @@ def test_word_of_the_advisory_is_used_without_a_score() -> None:
     assert each.severity == Severity.MEDIUM
 
 
+def test_result_without_packages_is_not_understood() -> None:
+    """osv-scanner names the packages of each source, even if it found none: without them nothing is clean."""
+    for entry in ({}, {"Packages ": []}, {"packages": {}}):
+        document = {"results": [{"source": {"path": "/srv/go.mod", "type": "lockfile"}, **entry}]}
+        assert parse(ToolRun("osv-scanner", 0, json.dumps(document))).status is Status.FAILED
+
+
 def test_records_without_a_group_are_kept() -> None:
     """Each group counts, and each record that is in none."""
     audit = group(
