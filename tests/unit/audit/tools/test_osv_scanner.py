@@ -58,7 +58,8 @@ def test_word_of_the_advisory_is_used_without_a_score() -> None:
 
 def test_result_without_packages_is_not_understood() -> None:
     """osv-scanner names the packages of each source, even if it found none: without them nothing is clean."""
-    for entry in ({}, {"Packages ": []}, {"packages": {}}):
+    entries: list[dict[str, Any]] = [{}, {"Packages ": []}, {"packages": {}}]
+    for entry in entries:
         document = {"results": [{"source": {"path": "/srv/go.mod", "type": "lockfile"}, **entry}]}
         assert parse(ToolRun("osv-scanner", 0, json.dumps(document))).status is Status.FAILED
 
