@@ -19,7 +19,7 @@ from portspec.audit.state import HostAudit
 from portspec.documents import Finite
 from portspec.ports import MAX_PORT
 
-VERSION: Final = 4  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+VERSION: Final = 5  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _MAX_KNOWN: Final = 4096  # listeners
 
 # The fields of both, in their order.
