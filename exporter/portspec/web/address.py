@@ -10,7 +10,7 @@ from portspec.errors import UsageError
 from portspec.ports import MAX_PORT
 
 
-class Service(StrEnum):
+class ListenerName(StrEnum):
     """What a listen address may be given the name of; without a name it serves all of them.
 
     Each serves /-/healthy and /-/ready, too.
@@ -27,7 +27,7 @@ class ListenAddress:
 
     host: str | None
     port: int
-    service: Service | None = None
+    service: ListenerName | None = None
 
     def __str__(self) -> str:
         host = self.host or ""
@@ -47,8 +47,9 @@ def parse_listen_address(text: str) -> ListenAddress:
             f'--web.listen-address: "{text}" is not an address and port '
             '(expected ":10190", "127.0.0.1:10190" or "[::1]:10190")'
         )
-    if equals and name not in set(Service):
+    if equals and name not in set(ListenerName):
         raise UsageError(
-            f'--web.listen-address: "{name}" in "{text}" does not name what is served (known: {", ".join(Service)})'
+            f'--web.listen-address: "{name}" in "{text}" does not name what is served '
+            f"(known: {', '.join(ListenerName)})"
         )
-    return ListenAddress(bare or None, int(port), Service(name) if equals else None)
+    return ListenAddress(bare or None, int(port), ListenerName(name) if equals else None)

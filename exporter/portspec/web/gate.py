@@ -132,9 +132,6 @@ class Gate:
             raise
 
     async def _admit(self, request: web.Request) -> None:
-        if request.transport is not None and _is_unix(request.transport.get_extra_info("socket")):
-            request[_CLIENT] = ClientAddress("")
-            return  # the socket is for this user and root
         config = self._access.refresh()
         client = client_address(request.remote or "", request.headers, config.trusted_proxies)
         request[_CLIENT] = client
@@ -285,7 +282,3 @@ def _certificate(request: web.Request) -> dict[str, object] | None:
     if transport is None:
         return None
     return transport.get_extra_info("peercert") or None
-
-
-def _is_unix(sock: socket.socket | None) -> bool:
-    return sock is not None and sock.family == socket.AF_UNIX

@@ -11,7 +11,7 @@ from aiohttp import web
 from portspec.errors import ListenError, UsageError
 from portspec.metrics import HttpStatus
 from portspec.web.accepting import Acceptor
-from portspec.web.address import Service
+from portspec.web.address import ListenerName
 from portspec.web.connections import BoundedConnections
 from portspec.web.limits import REASONS, Limits
 from portspec.web.site import Sites
@@ -96,7 +96,7 @@ class WebServer:
         closed = {reason: sum(group.closed[reason] for group in groups) for reason in REASONS}
         return HttpStatus({group.name: len(group) for group in groups}, closed, dict(self._gate.refused))
 
-    async def _serve(self, service: Service | None, name: str, sockets: Sequence[socket.socket]) -> list[str]:
+    async def _serve(self, service: ListenerName | None, name: str, sockets: Sequence[socket.socket]) -> list[str]:
         self._accept(sockets, await self._group(service or ALL, service), name)
         return [url_of(sock, is_encrypted=self._gate.is_encrypted) for sock in sockets]
 
@@ -111,10 +111,13 @@ class WebServer:
         except OSError as error:  # of two that listen at the same address the second fails here
             raise ListenError(name, why(error)) from None
 
-    async def _group(self, name: str, service: Service | None) -> BoundedConnections:
+    async def _group(self, name: str, service: ListenerName | None) -> BoundedConnections:
         if name not in self._groups:
             runner = web.AppRunner(
-                self._sites.application(service), access_log=None, handle_signals=False, shutdown_timeout=0.2
+                self._sites.application(service, is_control=name == CONTROL),
+                access_log=None,
+                handle_signals=False,
+                shutdown_timeout=0.2,
             )
             self._runners.append(runner)
             await runner.setup()
@@ -130,13 +133,13 @@ class WebServer:
         return self._groups[name]
 
 
-def _service_of(given: Inherited) -> Service | None:
+def _service_of(given: Inherited) -> ListenerName | None:
     """Return what the name of a socket says; the names that systemd gives by itself say nothing (systemd.socket(5))."""
-    if given.name in set(Service):
-        return Service(given.name)
+    if given.name in set(ListenerName):
+        return ListenerName(given.name)
     if given.name in ("", "unknown", "connection") or given.name.endswith(".socket"):
         return None
-    known = ", ".join(Service)
+    known = ", ".join(ListenerName)
     raise UsageError(
         f'--web.systemd-socket: FileDescriptorName= is "{given.name}", which does not name what is served '
         f"(known: {known})"

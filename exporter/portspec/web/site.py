@@ -10,7 +10,7 @@ from aiohttp import web
 from portspec.errors import NoThreadError
 from portspec.metrics import Page, negotiated
 from portspec.threads import computed
-from portspec.web.address import Service
+from portspec.web.address import ListenerName
 from portspec.web.api import Api, accepted, send_metrics
 from portspec.web.audits import TAKES_BODY, AuditRoutes
 from portspec.web.connection import Connection
@@ -54,25 +54,25 @@ class Sites:
         self._api = Api(backend, self._renderings, self._sending)
         self._audits = AuditRoutes(backend)
 
-    def application(self, service: Service | None) -> web.Application:
-        """Return what serves one service, or all of them."""
+    def application(self, service: ListenerName | None, *, is_control: bool = False) -> web.Application:
+        """Return what serves one service, or all of them; on the control socket nobody has to be let in."""
 
         @web.middleware
         async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._answer(request, handler)
+            return await self._answer(request, handler, is_control=is_control)
 
         application = web.Application(middlewares=[answer], client_max_size=_MAX_BODY)
         application.on_response_prepare.append(self._set_headers)
         router = application.router
         router.add_get(_HEALTHY, self._healthy)
         router.add_get("/-/ready", self._ready)
-        if service in (None, Service.METRICS):
+        if service in (None, ListenerName.METRICS):
             router.add_get("/metrics", self._metrics)
             self._api.add_metrics(router)
-        if service in (None, Service.UI):
+        if service in (None, ListenerName.UI):
             router.add_get("/", self._index)
             self._api.add_ui(router)
-        if service in (None, Service.AUDITS):
+        if service in (None, ListenerName.AUDITS):
             self._audits.add_to(router)
         return application
 
@@ -80,11 +80,11 @@ class Sites:
         await protect(request, response)
         response.headers.update(self._gate.config.headers)
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler, *, is_control: bool) -> web.StreamResponse:
         if (refusal := self._refusal(request)) is not None:  # an answer is false in aiohttp 3.10
             return refusal
         try:
-            if not is_open(request.path):
+            if not is_control and not is_open(request.path):
                 await self._gate.admit(request)
             return await self._handled(request, handler)
         except RefusedError as error:

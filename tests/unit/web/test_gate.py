@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import bcrypt
 import pytest
 from aiohttp import web
@@ -14,10 +15,11 @@ from aiohttp import web
 from portspec.access.model import Permission
 from portspec.access.watched import CurrentWebConfig
 from portspec.metrics import HttpStatus
-from portspec.web import Gate, limits
-from portspec.web.address import ListenAddress, Service
+from portspec.web import Gate, WebServer, limits
+from portspec.web.address import ListenAddress, ListenerName
 from portspec.web.gate import REASONS, is_open, permission_for
 from portspec.web.site import Sites
+from portspec.web.sockets import Inherited, bind_unix
 from tests.unit.metrics.scrape import zoo
 from tests.unit.web.site import LOOPBACK, Answer, ScriptedService, fetch, open_gate, serving
 
@@ -274,16 +276,16 @@ def test_page_of_another_site(request_: Request, status: int) -> None:
 
 
 SERVED = {
-    Service.METRICS: ["/metrics", "/sd/targets"],
-    Service.UI: ["/", "/api/v1/hosts"],
-    Service.AUDITS: ["/agent.py"],
+    ListenerName.METRICS: ["/metrics", "/sd/targets"],
+    ListenerName.UI: ["/", "/api/v1/hosts"],
+    ListenerName.AUDITS: ["/agent.py"],
 }
 
 
-@pytest.mark.parametrize("service", Service)
-def test_listener_with_a_name_serves_that_alone(service: Service) -> None:
+@pytest.mark.parametrize("service", ListenerName)
+def test_listener_with_a_name_serves_that_alone(service: ListenerName) -> None:
     """Agents that reach the listener of audits find no page there, and so on; each says whether portspec is healthy."""
-    paths = [path for one in Service for path in SERVED[one]]
+    paths = [path for one in ListenerName for path in SERVED[one]]
     answers = asked(
         open_gate(),
         *[("GET", path, {}) for path in [*paths, "/-/healthy"]],
@@ -299,14 +301,14 @@ def test_every_route_is_documented() -> None:
     documented = {match.groups() for match in row.finditer(DOCS.read_text(encoding="utf-8"))}
     sites = Sites(ScriptedService(zoo), open_gate(), lambda: HttpStatus({}, {}, {}), None)
     listeners: dict[tuple[str, str], set[str]] = {}
-    for service in Service:
+    for service in ListenerName:
         for route in sites.application(service).router.routes():
             if route.method != "HEAD" and route.resource:
                 listeners.setdefault((route.resource.canonical, route.method), set()).add(service)
     found = set()
     for (path, method), services in listeners.items():
         permission = "everybody" if is_open(path) else f"`{permission_for(method, path).value}`"
-        listener = "all" if services == set(Service) else "".join(services)
+        listener = "all" if services == set(ListenerName) else "".join(services)
         found.add((path.replace("{host}", "NAME"), method, permission, listener))
     assert documented == found
 
@@ -340,26 +342,35 @@ def test_refusals_are_logged_a_few_at_a_time(tmp_path: Path, caplog: pytest.LogC
     assert 1 <= sum("request refused" in str(record.msg) for record in caplog.records) <= 11
 
 
-def test_unix_socket_is_for_its_owner(tmp_path: Path) -> None:
-    """`portspec reload` needs no user: the socket is readable by portspec's user alone."""
-    import aiohttp
-
-    from portspec.web import WebServer
+def reload_over(path: Path, gate: Gate, **options: Any) -> int:
+    """Return the status of POST /-/reload over a Unix socket of a server."""
 
     async def scenario() -> int:
-        path = str(tmp_path / "portspec.sock")
-        server = WebServer(ScriptedService(zoo), [LOOPBACK], gate=gate_of(tmp_path, USERS), control=path)
+        server = WebServer(ScriptedService(zoo), [], gate=gate, **options)
         await server.start()
         try:
             async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
                 session.post("http://localhost/-/reload") as response,
             ):
                 return response.status
         finally:
             await server.stop()
 
-    assert asyncio.run(scenario()) == 500  # there is no conf.yml
+    return asyncio.run(scenario())
+
+
+def test_control_socket_is_for_its_owner(tmp_path: Path) -> None:
+    """`portspec reload` needs no user: the socket can be used by portspec's user and root alone."""
+    path = tmp_path / "portspec.sock"
+    assert reload_over(path, gate_of(tmp_path, USERS), control=str(path)) == 500  # there is no conf.yml
+
+
+def test_unix_socket_of_a_socket_unit_is_a_listener_like_any_other(tmp_path: Path) -> None:
+    """Who may connect to it is not for portspec to say, so it needs the users of all others."""
+    path = tmp_path / "http.sock"
+    passed = Inherited("ui", bind_unix(str(path)))
+    assert reload_over(path, gate_of(tmp_path, USERS), inherited=[passed]) == 401
 
 
 def test_handler_error_is_no_refusal() -> None:

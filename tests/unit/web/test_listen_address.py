@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.errors import UsageError
-from portspec.web import ListenAddress, Service, parse_listen_address
+from portspec.web import ListenAddress, ListenerName, parse_listen_address
 from tests.unit.factories import MODEST
 
 
@@ -92,9 +92,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "listener"),
     [
-        ("metrics=:10190", ListenAddress(None, 10190, Service.METRICS)),
-        ("ui=127.0.0.1:80", ListenAddress("127.0.0.1", 80, Service.UI)),
-        ("audits=[::]:443", ListenAddress("::", 443, Service.AUDITS)),
+        ("metrics=:10190", ListenAddress(None, 10190, ListenerName.METRICS)),
+        ("ui=127.0.0.1:80", ListenAddress("127.0.0.1", 80, ListenerName.UI)),
+        ("audits=[::]:443", ListenAddress("::", 443, ListenerName.AUDITS)),
     ],
 )
 def test_address_may_have_a_name(text: str, listener: ListenAddress) -> None:
