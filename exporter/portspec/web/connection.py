@@ -32,6 +32,7 @@ READ_SIZE: Final = 8 << 10  # bytes that are read at a time: 256 KiB in chunks o
 MAX_OVERHEAD: Final = 32 << 10  # bytes of the framing of chunks, and of what is read and not parsed yet
 MAX_OVERHEAD_TLS: Final = 512 << 10  # asyncio's TLS reads up to 256 KiB at a time
 OVERHEAD_SHARE: Final = 0.25  # of the bytes of a body may be framing: its chunks have 16 bytes or more
+TINY_CHUNK: Final = 16  # bytes with framing: a body whose chunks are smaller is given up before they are parsed
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 SMALL_BODY: Final = 16 << 10  # bytes of an unread body after which a connection can be used again
 
@@ -87,6 +88,7 @@ class Connection(web.RequestHandler):
         "_connections",
         "_head",
         "_ignored",
+        "_is_chunked",
         "_is_last",
         "_last",
         "_left",
@@ -122,6 +124,7 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the request that is answered
         self._last: StreamReader | None = None  # of the request that was read last
+        self._is_chunked = False  # that one
         self._head = self._ignored = self._unsent = self._body_bytes = 0  # bytes
         self._left: float = 0  # bytes of the body after the answer
         self._max_overhead = MAX_OVERHEAD
@@ -134,12 +137,23 @@ class Connection(web.RequestHandler):
 
         self._request_factory = factory
 
+    @property
+    def is_waiting(self) -> bool:
+        """True while no request is answered."""
+        return self._phase is not Phase.REQUEST
+
+    @property
+    def is_resting(self) -> bool:
+        """True while it waits, and no request is probably coming."""
+        return self._phase in (Phase.IDLE, Phase.LINGER) or (self.is_reserved and self.is_waiting)
+
+    def is_old(self, now: float) -> bool:
+        """Return whether it has made no progress for so long that its request is probably not coming."""
+        return now - self.since >= self._connections.limits.grace
+
     def gives_way(self, now: float) -> bool:
         """Return whether it may be closed for another one: no request is lost that is complete, or probably coming."""
-        if self._phase is Phase.REQUEST or self._messages:
-            return False
-        is_resting = self._phase in (Phase.IDLE, Phase.LINGER) or self.is_reserved
-        return is_resting or now - self.since >= self._connections.limits.grace
+        return self.is_waiting and not self._messages and (self.is_resting or self.is_old(now))
 
     def overdue(self, now: float) -> str | None:
         """Return the limit that it exceeds (one of limits.REASONS), None if it does not."""
@@ -226,13 +240,17 @@ class Connection(web.RequestHandler):
             self._ignore(data)  # and do not parse it
             return
         is_body = self._last is not None and not self._last.is_eof()
+        if _has_tiny_chunks(data) if is_body and self._is_chunked else _begins_with_tiny_chunks(data):
+            self._connections.close(self, "tiny_chunks")
+            return
         count = self._request_count
         super().data_received(data)
         if not data:
             return  # aiohttp goes on with what it has
         if self._request_count > count:
             self._head = 0
-            self._last = self._messages[-1][1] if self._messages else None
+            message, self._last = self._messages[-1] if self._messages else (None, None)
+            self._is_chunked = getattr(message, "chunked", False)  # that of a malformed request has none
             self._body_bytes = self._last.total_bytes if self._last else 0
             self._touch()
         elif is_body:
@@ -327,6 +345,17 @@ class Connection(web.RequestHandler):
 
     def _touch(self) -> None:
         self._connections.touch(self)
+
+
+def _has_tiny_chunks(part: bytes) -> bool:
+    """Return whether a part of a chunked body has two ends of line, as a chunk has, for so many bytes."""
+    return part.count(b"\r\n") * TINY_CHUNK > 2 * len(part) + READ_SIZE // 8
+
+
+def _begins_with_tiny_chunks(data: bytes) -> bool:
+    """Return whether the end of a head, and a part of a chunked body of that kind, are in what was read."""
+    head, _, part = data.partition(b"\r\n\r\n")
+    return _has_tiny_chunks(part) and b"chunked" in head.lower()
 
 
 def _size(request: web.BaseRequest) -> float:

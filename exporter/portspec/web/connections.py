@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 import time
 from collections import Counter, OrderedDict
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
@@ -14,7 +16,7 @@ from portspec.web.connection import Connection
 from portspec.web.limits import REASONS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection
 
     from aiohttp import web
 
@@ -54,7 +56,10 @@ class BoundedConnections:
         self._trusted = trusted
         self.closed = Counter[str](dict.fromkeys(REASONS, 0))  # by reason
         self._server = server
-        self._open: OrderedDict[Connection, None] = OrderedDict()  # the one that has rested longest first
+        # The one that has made no progress for longest is first, in each of these:
+        self._open: OrderedDict[Connection, None] = OrderedDict()
+        self._waiting: OrderedDict[Connection, None] = OrderedDict()  # those that no request is answered on
+        self._resting: OrderedDict[Connection, None] = OrderedDict()  # those of them that may be closed at any time
         self._held: Counter[str] = Counter()  # by network
         self._reserved = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -67,23 +72,20 @@ class BoundedConnections:
     def admit(self, address: str | None) -> Connection | None:
         """Return the protocol for a connection from an address (None: a Unix socket); None if it gets no place."""
         network = self._network(address)
-        if network is not None and self._held[network] >= self.limits.share:
-            mine = (other for other in self._open if other.network == network)
-            if not self._displace(mine):
-                self.closed["share"] += 1
-                return None
+        has_share = network is None or self._held[network] < self.limits.share
+        if not has_share and not self._displace(lambda other: other.network == network):
+            self.closed["share"] += 1
+            return None
         is_reserved = False
         if len(self._open) - self._reserved >= self.limits.places:
-            ordinary = (other for other in self._open if not other.is_reserved)
-            is_reserved = not self._displace(ordinary)
-        if is_reserved and self._reserved >= self.limits.reserve:
-            others = (other for other in self._open if other.is_reserved)
-            if not self._displace(others):
-                self.closed["limit"] += 1
-                return None
+            is_reserved = not self._displace(lambda other: not other.is_reserved)
+        if is_reserved and self._reserved >= self.limits.reserve and not self._displace(attrgetter("is_reserved")):
+            self.closed["limit"] += 1
+            return None
         connection = Connection(self._server, self, network)
         connection.is_reserved = is_reserved
         self._open[connection] = None
+        self.touch(connection)
         self._reserved += is_reserved
         if network is not None:
             self._held[network] += 1
@@ -94,13 +96,20 @@ class BoundedConnections:
     def make_room(self) -> None:
         """Close the connection that has waited longest: the process is short of file descriptors."""
         self.closed["descriptors"] += 1
-        self._displace(self._open)
+        self._displace(lambda _: True)
 
     def touch(self, connection: Connection) -> None:
         """Note that a connection makes progress now."""
         connection.since = self.now()
-        if connection in self._open:
-            self._open.move_to_end(connection)
+        if connection not in self._open:
+            return
+        self._open.move_to_end(connection)
+        for among, belongs in ((self._waiting, connection.is_waiting), (self._resting, connection.is_resting)):
+            if belongs:
+                among[connection] = None
+                among.move_to_end(connection)
+            else:
+                among.pop(connection, None)
 
     def close(self, connection: Connection, reason: str) -> None:
         """Close a connection for a reason of limits.REASONS; its place is free at once."""
@@ -113,6 +122,8 @@ class BoundedConnections:
         if connection not in self._open:
             return
         del self._open[connection]
+        self._waiting.pop(connection, None)
+        self._resting.pop(connection, None)
         self._reserved -= connection.is_reserved
         if (network := connection.network) is not None:
             self._held[network] -= 1
@@ -163,14 +174,17 @@ class BoundedConnections:
             return None
         return network_of(address)
 
-    def _displace(self, among: Iterable[Connection]) -> bool:
-        """Close the one that has waited longest; return whether there was one."""
+    def _displace(self, belongs: Callable[[Connection], bool]) -> bool:
+        """Close the one of those that belong to it that has waited longest; return whether there was one.
+
+        A flood of connections calls this for each, so it looks at none that is too young to be closed.
+        """
         now = self.now()
-        for other in among:
-            if other.gives_way(now):
-                self.close(other, "displaced")
-                return True
-        return False
+        others = chain(takewhile(lambda other: other.is_old(now), self._waiting), self._resting)
+        found = next((other for other in others if belongs(other) and other.gives_way(now)), None)
+        if found is not None:
+            self.close(found, "displaced")
+        return found is not None
 
     def _watch(self) -> None:
         self.check()
