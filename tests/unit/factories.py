@@ -22,6 +22,7 @@ from portspec.exceptions import excepted_ports
 from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, EngineStats, Failure, Observation, Reason, ScanJob
+from portspec.schedule.transition import prepare
 from portspec.state.snapshot import ScanResult, Snapshot
 from portspec.state.verdict import judge
 
@@ -292,3 +293,8 @@ class ManualWallClock:
     def jump(self, seconds: float) -> None:
         """Set it forward, or back."""
         self._ahead += seconds
+
+
+def with_targets(of: Snapshot, targets: Iterable[Target], now: float = NOW) -> Snapshot:
+    """Return a snapshot after a reload with other targets."""
+    return replace(of, hosts=prepare(of.hosts, targets, now, {}).hosts)

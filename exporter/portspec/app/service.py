@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import AuditedHost, Target
+    from portspec.schedule.transition import Transition
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -328,12 +329,9 @@ class Service:
         if config.discovery != self._config.discovery:
             discovery = Discovery(config.discovery, before=discovery)
             await discovery.refresh_all()
-        discovered, present = discovery.hosts, self.snapshot.hosts
-        hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
-        self.store.retain(hosts.names.keys())
+        hosts, transition = await self._prepared(config, discovery)
         examiner = self._engines.examiner(config)
         # The switch: from here on nothing awaits, and nothing fails.
-        restored = self._restored(hosts)
         self._config, self._prober, self._names = config, hosts.prober, hosts.names
         self._engines.tune(config)
         self.exposition.series_budget = config.series_budget
@@ -342,16 +340,22 @@ class Service:
         self._apply_audit(config, hosts.roster)
         if self._tasks:
             self._publishing.apply(config, self._tasks)
-        self._monitor.apply(
-            hosts.targets,
-            examiner,
-            places=config.parallelscans + MAX_LOOKUPS,
-            recheck=config.recheck,
-            restored=restored,
-        )
+        self._monitor.switch(transition, examiner, places=config.parallelscans + MAX_LOOKUPS, recheck=config.recheck)
         if discovery is not self._discovery:
             self._discovery = discovery
             self._discover()
+
+    async def _prepared(self, config: Config, discovery: Discovery) -> tuple[Hosts, Transition]:
+        """Return the hosts of a configuration, and the monitor's transition to them. Raises NoThreadError."""
+        discovered = discovery.hosts
+
+        def prepare() -> tuple[Hosts, Transition]:
+            hosts = self._hosts_of(config, discovered, self._monitor.snapshot.hosts)
+            transition = self._monitor.prepare(hosts.targets, self._restored(hosts))
+            self.store.retain(hosts.names.keys())
+            return hosts, transition
+
+        return await in_daemon_thread(prepare)
 
     def _apply_audit(self, config: Config, roster: Mapping[str, AuditedHost]) -> None:
         self.audits.apply(config.audit, roster)
@@ -463,13 +467,10 @@ class Service:
     async def _take_discovered(self) -> None:
         async with self._turn:
             try:
-                config, discovered, present = self._config, self._discovery.hosts, self.snapshot.hosts
-                hosts = await in_daemon_thread(lambda: self._hosts_of(config, discovered, present))
-                restored = self._restored(hosts)
+                hosts, transition = await self._prepared(self._config, self._discovery)
                 self._prober, self._names = hosts.prober, hosts.names
-                self.audits.apply(config.audit, hosts.roster)
-                self.store.retain(hosts.names.keys())
-                self._monitor.apply(hosts.targets, restored=restored)
+                self.audits.apply(self._config.audit, hosts.roster)
+                self._monitor.switch(transition)
             except NoThreadError:  # is logged already
                 asyncio.get_running_loop().call_later(self._poll_interval, self._on_discovery)
             except Exception:  # noqa: BLE001 - the current hosts are still scanned

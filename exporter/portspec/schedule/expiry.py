@@ -28,19 +28,19 @@ async def watch(
 ) -> None:
     """Have hosts judged at the moment at which an exception ends, until cancelled; at any time, without loss.
 
-    Also where it is in force again since the wall clock was set back. `judge` takes a host and the Unix time; it is
-    called for those that were judged by other exceptions, as their states tell.
+    Also where it is in force again since the wall clock was set back. `states` are those of the hosts that an exception
+    is about. `judge` takes a host and the Unix time; it is called for those that were judged by other exceptions, as
+    their states tell.
     """
     while True:
         now = wall_clock()
-        await _judge_outdated(_with_exceptions(states()), judge, now)
-        end = next_end(_with_exceptions(states()), now)
+        await _judge_outdated(_scanned(states()), judge, now)
+        end = next_end(_scanned(states()), now)
         await clock.sleep(min(max(end - now, 0.0), CLOCK_CHECK_INTERVAL))
 
 
-def _with_exceptions(states: Iterable[HostState]) -> list[HostState]:
-    """Return the states of the hosts that were scanned and that an exception is about."""
-    return [state for state in states if state.exceptions and state.latest]
+def _scanned(states: Iterable[HostState]) -> list[HostState]:
+    return [state for state in states if state.latest]
 
 
 async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> None:

@@ -22,8 +22,9 @@ from portspec.scan import Reason
 from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
 from portspec.schedule.expiry import CLOCK_CHECK_INTERVAL, watch
 from portspec.schedule.extra_scans import ExtraScans
+from portspec.schedule.transition import Transition, caught_up, prepare
 from portspec.state.document import timestamp
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
 from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -114,8 +115,7 @@ class Monitor:
         rng: random.Random | None = None,
     ) -> None:
         restored = restored or {}
-        self.snapshot = Snapshot(HostTable(restored.get(target.host) or HostState(target) for target in targets))
-        self._targets = {target.host: target for target in targets}
+        self.snapshot = Snapshot()
         self._examiner = examiner
         self._on_state = on_state
         self._clock = clock or SystemClock()
@@ -138,12 +138,14 @@ class Monitor:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._rechecking: dict[str, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
+        self.apply(targets, restored=restored)
 
     async def run(self) -> None:
         """Scan until cancelled. May be called again after it has failed: all rounds begin at once then."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._regroup()
+                for group in self._groups.values():
+                    self._keep_group(group, self._tasks)
                 self._tasks.create_task(self._looks.run())
                 self._watch_exceptions(self._tasks)
         finally:
@@ -164,37 +166,48 @@ class Monitor:
         recheck: float | None = None,
         restored: Mapping[str, HostState] | None = None,
     ) -> None:
+        """Go on with other targets at once, see switch(); `restored` are earlier states of new targets."""
+        self.switch(self.prepare(targets, restored), examiner, places=places, recheck=recheck)
+
+    def prepare(self, targets: Iterable[Target], restored: Mapping[str, HostState] | None = None) -> Transition:
+        """Return the transition to other targets; in any thread, as long as no other transition is made meanwhile."""
+        return prepare(self.snapshot.hosts, targets, self._wall_clock(), restored or {})
+
+    def switch(
+        self,
+        transition: Transition,
+        examiner: Examiner | None = None,
+        *,
+        places: int | None = None,
+        recheck: float | None = None,
+    ) -> None:
         """Go on with other targets, and with another examiner, other places and another `recheck` if given.
 
-        `restored` are states of new targets, from before. Hosts that are gone, or are to be scanned otherwise, stop
-        being scanned; those to be scanned otherwise and those that are new are scanned at once; all others keep their
-        state, their schedule and a scan that is on its way.
+        Hosts that are gone, or are to be scanned otherwise, stop being scanned; those to be scanned otherwise and those
+        that are new are scanned at once; all others keep their state, their schedule and a scan that is on its way.
         """
-        old = self._targets
-        self._targets = {target.host: target for target in targets}
         before = self.snapshot.hosts
-        self.snapshot = self.snapshot.with_targets(targets, self._wall_clock(), restored or {})
+        transition = caught_up(transition, before)
+        self.snapshot = replace(self.snapshot, hosts=transition.hosts)
+        self._targets, self._excepted = transition.targets, transition.excepted
         if examiner:
             self._examiner = examiner
-        new = [target for target in targets if target.is_scanned_otherwise(old.get(target.host))]
-        fresh = {target.host for target in new}
-        gone = old.keys() - self._targets.keys()
-        for host in gone | (fresh & old.keys()):
+        for host in transition.stopped:
             self._give_up(host)
         if places:
             self._name_places.most = self._address_places.most = places
             self._looks.set_places(places)
-        begun = self._regroup()
+        begun = self._regroup(transition.groups)
         is_recheck_new = recheck not in (None, self._looks.recheck)
         if recheck is not None:
             self._looks.recheck = recheck
-        stay = before.keys() - gone - fresh
-        for host, state in before.items():
-            if host in stay:  # of the latter the scan that is about to begin tells
-                self._go_on(state, self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
+        # of those that were stopped, the scan that is about to begin tells
+        stay = before.keys() - transition.stopped if is_recheck_new else transition.changed
+        for host in stay:
+            self._go_on(before[host], self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
         if self._tasks:
             self._watch_exceptions(self._tasks)
-            self._begin([target for target in new if target.config.interval not in begun])
+            self._begin([target for target in transition.started if target.config.interval not in begun])
 
     def adopt(self, states: Iterable[HostState]) -> None:
         """Go on from states that another exporter found later, as far as their hosts are scanned here."""
@@ -244,29 +257,29 @@ class Monitor:
 
     def look_at_unbelieved(self) -> None:
         """Have the hosts scanned soon whose silence was not believed, now that a canary is reachable again."""
-        for state in self._states():
+        for state in chain.from_iterable(self.snapshot.hosts.chunks):
             failure = state.latest.judgement.failure if state.latest else None
             if failure and failure.reason is Reason.CANARY:
                 self._looks.put(state.target, ExtraScan.RETRY, RESCAN_DELAY)
 
-    def _regroup(self) -> set[float]:
-        """Sort the targets into groups; returns the intervals of the groups that begin."""
-        for group in self._groups.values():
-            group.hosts = {}
-        for target in self._targets.values():
-            interval = target.config.interval
-            group = self._groups.setdefault(interval, _Group(interval, self._clock.now()))
-            group.hosts[target.host] = target
+    def _regroup(self, groups: Mapping[float, dict[str, Target]]) -> set[float]:
+        """Go on with other groups of targets; returns the intervals of the groups that begin."""
+        for interval in self._groups.keys() - groups.keys():
+            group = self._groups.pop(interval)
+            if group.keeper:
+                group.keeper.cancel()
         begun = set()
-        for interval, group in list(self._groups.items()):
-            if not group.hosts:
-                del self._groups[interval]
-                if group.keeper:
-                    group.keeper.cancel()
-            elif group.keeper is None and self._tasks:
-                group.keeper = self._tasks.create_task(self._keep(group))
+        for interval, hosts in groups.items():
+            group = self._groups.setdefault(interval, _Group(interval, self._clock.now()))
+            group.hosts = hosts
+            if group.keeper is None and self._tasks:
+                self._keep_group(group, self._tasks)
                 begun.add(interval)
         return begun
+
+    def _keep_group(self, group: _Group, tasks: asyncio.TaskGroup) -> None:
+        group.next_at = self._clock.now()
+        group.keeper = tasks.create_task(self._keep(group))
 
     async def _keep(self, group: _Group) -> None:
         interval = group.interval
@@ -470,11 +483,12 @@ class Monitor:
         """Begin to watch the exceptions that there are now."""
         if self._watcher:
             self._watcher.cancel()
-        watching = watch(self._states, self._judge, self._clock, self._wall_clock)
+        watching = watch(self._states_with_exceptions, self._judge, self._clock, self._wall_clock)
         self._watcher = tasks.create_task(watching)
 
-    def _states(self) -> Iterator[HostState]:
-        return chain.from_iterable(self.snapshot.hosts.chunks)
+    def _states_with_exceptions(self) -> Iterator[HostState]:
+        hosts = self.snapshot.hosts
+        return (hosts[host] for host in self._excepted)
 
     def _judge(self, host: str, now: float) -> None:
         before = self.snapshot.hosts.get(host)

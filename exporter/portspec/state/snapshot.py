@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from types import MappingProxyType
+from itertools import chain, zip_longest
+from operator import is_
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.exceptions import excepted_ports, is_outdated
@@ -350,10 +350,38 @@ class HostTable(Mapping[str, S], Generic[S]):
         number, place = self._places[state.host]
         chunk = self._chunks[number]
         chunk = (*chunk[:place], state, *chunk[place + 1 :])
+        return self._with((*self._chunks[:number], chunk, *self._chunks[number + 1 :]))
+
+    def replacing_all(self, states: Iterable[S]) -> HostTable[S]:
+        """Return the table with the states of some hosts replaced; KeyError if it does not hold one of them."""
+        edited: dict[int, list[S]] = {}
+        for state in states:
+            number, place = self._places[state.host]
+            if number not in edited:
+                edited[number] = list(self._chunks[number])
+            edited[number][place] = state
+        every = enumerate(self._chunks)
+        return self._with(tuple(tuple(edited[number]) if number in edited else chunk for number, chunk in every))
+
+    def holding(self, states: Sequence[S]) -> HostTable[S]:
+        """Return the table of other states that shares with this one what is the same; this one if all are."""
+        table = HostTable(states)
+        pairs = zip_longest(table._chunks, self._chunks, fillvalue=())
+        chunks = tuple(old if _are_same(new, old) else new for new, old in pairs)[: len(table._chunks)]
+        if len(table) == len(self) and all(map(is_, chunks, self._chunks)):
+            return self
+        table._chunks = chunks
+        return table
+
+    def _with(self, chunks: tuple[tuple[S, ...], ...]) -> HostTable[S]:
         table: HostTable[S] = HostTable()
         table._places = self._places
-        table._chunks = (*self._chunks[:number], chunk, *self._chunks[number + 1 :])
+        table._chunks = chunks
         return table
+
+
+def _are_same(one: tuple[S, ...], other: tuple[S, ...]) -> bool:
+    return len(one) == len(other) and all(map(is_, one, other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,23 +405,10 @@ class Snapshot:
         """Return the snapshot before the first scan."""
         return cls(HostTable(map(HostState, targets)))
 
-    def with_targets(
-        self, targets: Iterable[Target], now: float, restored: Mapping[str, HostState] = MappingProxyType({})
-    ) -> Snapshot:
-        """Return the snapshot for other targets: a host that stays keeps what is known of it, judged anew.
-
-        Hosts that are new have the state that is `restored`, if there is one.
-        """
-        known = {**restored, **self.hosts}
-        states = (
-            known[target.host].under(target, now) if target.host in known else HostState(target) for target in targets
-        )
-        return replace(self, hosts=HostTable(states))
-
     @property
     def is_complete(self) -> bool:
         """True once every host was scanned."""
-        return all(state.latest for state in self.hosts.values())
+        return all(state.latest for chunk in self.hosts.chunks for state in chunk)
 
     def with_state(self, state: HostState) -> Snapshot:
         """Return the snapshot with another state of one host; KeyError if it is not there."""

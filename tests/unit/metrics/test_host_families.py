@@ -13,7 +13,7 @@ from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
 from portspec.scan import Reason
 from portspec.state.snapshot import HostTable, Snapshot
-from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.factories import NOW, result, seen, snapshot, target, with_targets
 from tests.unit.metrics.scrape import (
     NASTY,
     OPENMETRICS,
@@ -267,7 +267,7 @@ def test_expected_port_that_was_not_looked_at_yet_is_neither_open_nor_closed() -
     """After a reload that expects one more port, that port has no port_open until the next scan."""
     before = target("db1", expect=[22])
     made = snapshot((before, [result(before, seen(scanned=[22], is_open=[22]))]))
-    lines = host_lines(made.with_targets([target("db1", expect=[22, 8443])], NOW))
+    lines = host_lines(with_targets(made, [target("db1", expect=[22, 8443])], NOW))
     assert [line for line in lines if line.startswith("port_open{")] == ['port_open{host="db1",port="22"} 1.0']
     assert 'port_expected{host="db1",port="8443"} 1.0' in lines
 

@@ -19,7 +19,7 @@ from portspec.metrics.host_families import AUDITS, PORTS, Families, Part
 from portspec.metrics.render import Renderer
 from portspec.state import snapshot as snapshot_module
 from portspec.state.snapshot import HostTable
-from tests.unit.factories import MODEST, NOW, target
+from tests.unit.factories import MODEST, NOW, target, with_targets
 from tests.unit.metrics.scrape import (
     HOST_FAMILIES,
     OPENMETRICS,
@@ -85,7 +85,7 @@ def changed(draw: st.DrawFn, of: Snapshot) -> Snapshot:
     stay = [draw(targets(old.host)) if draw(st.integers(0, 4)) == 0 else old for old in stay]
     new = [host for host in draw(st.lists(TEXTS, unique=True, max_size=3)) if host not in {old.host for old in stay}]
     every = [*stay, *[draw(targets(host)) for host in new]]
-    return of.with_targets(draw(st.permutations(every)) if draw(st.booleans()) else every, NOW)
+    return with_targets(of, draw(st.permutations(every)) if draw(st.booleans()) else every, NOW)
 
 
 @MODEST
@@ -123,7 +123,7 @@ def test_page_of_many_chunks_follows_every_change() -> None:
         every.insert(rng.randrange(len(every)), target(f"new{rng.random()}", expect=[22]))
         if rng.random() < 0.5:
             rng.shuffle(every)
-        current = current.with_targets(every, NOW)
+        current = with_targets(current, every, NOW)
         check()
 
 
@@ -198,14 +198,14 @@ def test_only_hosts_that_changed_are_written_again(monkeypatch: pytest.MonkeyPat
     assert calls.of(renderer, of.hosts) == []
     of = rescanned(of, "host130", 22)
     assert calls.of(renderer, of.hosts) == ["host130"]
-    of = of.with_targets(every[5:], NOW)
+    of = with_targets(of, every[5:], NOW)
     assert calls.of(renderer, of.hosts) == []
-    of = of.with_targets([target("new"), *every[5:]], NOW)
+    of = with_targets(of, [target("new"), *every[5:]], NOW)
     assert calls.of(renderer, of.hosts) == ["new"]
-    of = of.with_targets(every[:4:-1], NOW)
+    of = with_targets(of, every[:4:-1], NOW)
     assert calls.of(renderer, of.hosts) == []
     other = replace(every[7], config=replace(every[7].config, interval=30.0))
-    of = of.with_targets([*every[5:7], other, *every[8:]], NOW)
+    of = with_targets(of, [*every[5:7], other, *every[8:]], NOW)
     assert calls.of(renderer, of.hosts) == ["host7"]
 
 

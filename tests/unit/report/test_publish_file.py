@@ -18,7 +18,7 @@ from portspec.report.publish_file import MAX_WRITING_SHARE, POLL_INTERVAL, REWRI
 from portspec.state.snapshot import HostTable
 from portspec.store import Outcome
 from tests.unit.app.exporter import metric, remove, running, until, write
-from tests.unit.factories import result, seen, settle, snapshot, target
+from tests.unit.factories import result, seen, settle, snapshot, target, with_targets
 from tests.unit.report.fleets import audited, vulnerability
 from tests.unit.signed import CURL, PASSPHRASE, VULNERABLE, WEB, payload, signed
 from tests.unit.store.scenes import Logs
@@ -144,7 +144,7 @@ def test_file_is_written_after_a_reload(scene: Scene) -> None:
     async def scenario() -> None:
         async with scene.running():
             await scene.become(1)
-            scene.snapshot = scene.snapshot.with_targets([target("web1")], 0.0)
+            scene.snapshot = with_targets(scene.snapshot, [target("web1")], 0.0)
             await scene.become(2)
             assert "db1" not in scene.text()
 

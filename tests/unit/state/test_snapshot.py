@@ -449,35 +449,6 @@ def test_deviation_of_a_first_scan_that_was_excepted_shows_when_it_counts() -> N
     assert [item.port for item in later.deviations] == [80]
 
 
-def test_snapshot_for_other_targets_keeps_what_did_not_change() -> None:
-    """Hosts stand in the new order; those that stay as they were are the same objects, and the totals stay."""
-    first, second, third = target("first"), target("second"), target("third")
-    made = snapshot((first, [result(first, seen())]), (second, [result(second, seen())]), probes_sent=5)
-    made = dataclasses.replace(made, rounds=3, overruns=1)
-    changed = target("second", expect=[22])
-    after = made.with_targets([third, changed, target("first")], NOW)
-    assert list(after.hosts) == ["third", "second", "first"]
-    assert after.hosts["first"] is made.hosts["first"]
-    assert after.hosts["second"].target is changed
-    assert after.hosts["second"].verdict is Verdict.OUT_OF_SPEC
-    assert after.hosts["third"] == HostState(third)
-    assert (after.rounds, after.overruns, after.probes_sent) == (3, 1, 5)
-    assert list(made.hosts) == ["first", "second"]
-
-
-def test_snapshot_takes_restored_states_for_new_hosts_alone() -> None:
-    """A state from before is for a host that was not there; it is judged by its present target."""
-    old = HostState(WEB).after(OUT_OF_SPEC)
-    restored = {"web1": old, "web2": HostState(target("web2")).after(IN_SPEC), "gone": old}
-    made = Snapshot.of([target("web2")])
-    allowed = target("web1", expect=[22], allow=[80])
-    after = made.with_targets([allowed, target("web2")], NOW, restored)
-    assert list(after.hosts) == ["web1", "web2"]
-    assert (after.hosts["web1"].target, after.hosts["web1"].verdict) == (allowed, Verdict.IN_SPEC)
-    assert after.hosts["web2"] is made.hosts["web2"]
-    assert made.with_targets([WEB], NOW, restored).hosts["web1"] is old
-
-
 @MODEST
 @given(count=st.integers(1, 400), changed=st.integers(0, 399))
 def test_chunks_without_the_changed_host_are_the_same(count: int, changed: int) -> None:
@@ -491,6 +462,25 @@ def test_chunks_without_the_changed_host_are_the_same(count: int, changed: int) 
     for other, (old, new) in enumerate(zip(before.chunks, after.chunks, strict=True)):
         assert (old is new) == (other != number)
     assert [one.host for chunk in after.chunks for one in chunk] == list(after)
+    others = [HostState(target(host), latest=IN_SPEC) for host in before if int(host[4:]) % 3 == changed % 3]
+    one_by_one = before
+    for one in others:
+        one_by_one = one_by_one.replacing(one)
+    assert before.replacing_all(others).chunks == one_by_one.chunks
+
+
+def test_table_of_the_same_states_is_the_same() -> None:
+    """What has not changed is shared: the metrics of a chunk are rendered again only if it is another one."""
+    states = [HostState(target(f"host{number}")) for number in range(1100)]
+    before = HostTable(states)
+    assert before.holding(list(states)) is before
+    shorter = before.holding(states[:-1])
+    assert [new is old for new, old in zip(shorter.chunks, before.chunks, strict=True)] == [True, True, False]
+    grown = before.holding([*states, HostState(target("new"))])
+    assert grown.chunks[0] is before.chunks[0]
+    assert grown.chunks[2] == (*before.chunks[2], grown["new"])
+    assert list(before.holding(states[1:])) == [state.host for state in states[1:]]
+    assert list(before.holding([])) == []
 
 
 def test_recheck_changes_what_was_seen_and_no_time_of_the_scan() -> None:

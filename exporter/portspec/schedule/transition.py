@@ -1,0 +1,101 @@
+"""What changes when the monitor goes on with other targets. Pure.
+
+With many hosts that takes a while, in which the event loop must not stand still. So prepare() can run in a thread: it
+works on a table of states, which is immutable. Those that have changed since then are brought in by caught_up().
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from portspec.state.snapshot import HostState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from portspec.inventory import Target
+    from portspec.state.snapshot import HostTable
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From the hosts of `before` to those of `hosts`.
+
+    Attributes:
+        before: The hosts and states that it was prepared from.
+        hosts: The other hosts, each with what is known of it, judged by its new configuration.
+        targets: The other targets by host. One that is as before is the same object as before.
+        groups: They by interval.
+        started: Those that are new or are to be scanned otherwise, hence at once.
+        stopped: The hosts that are gone or are to be scanned otherwise.
+        changed: The hosts that are scanned as before and whose state differs.
+        excepted: The hosts that an exception is about.
+        now: The Unix time by which they were judged.
+    """
+
+    before: HostTable[HostState]
+    hosts: HostTable[HostState]
+    targets: Mapping[str, Target]
+    groups: Mapping[float, dict[str, Target]]
+    started: tuple[Target, ...]
+    stopped: frozenset[str]
+    changed: frozenset[str]
+    excepted: tuple[str, ...]
+    now: float
+
+
+def prepare(
+    before: HostTable[HostState], targets: Iterable[Target], now: float, restored: Mapping[str, HostState]
+) -> Transition:
+    """Return the transition to other targets, judged at a Unix time; `restored` are earlier states of new hosts."""
+    old = {state.host: state for chunk in before.chunks for state in chunk}
+    kept = {target.host: _kept(target, old.get(target.host)) for target in targets}
+    groups: dict[float, dict[str, Target]] = {}
+    started, changed, states = [], [], []
+    for host, target in kept.items():
+        groups.setdefault(target.config.interval, {})[host] = target
+        known = old.get(host)
+        state = (known or restored.get(host) or HostState(target)).under(target, now)
+        if known is None or target.is_scanned_otherwise(known.target):
+            started.append(target)
+        elif state is not known:
+            changed.append(host)
+        states.append(state)
+    gone = old.keys() - kept.keys()
+    return Transition(
+        before=before,
+        hosts=before.holding(states),
+        targets=kept,
+        groups=groups,
+        started=tuple(started),
+        stopped=frozenset(gone.union(target.host for target in started if target.host in old)),
+        changed=frozenset(changed),
+        excepted=tuple(host for host, target in kept.items() if target.exceptions),
+        now=now,
+    )
+
+
+def caught_up(transition: Transition, current: HostTable[HostState]) -> Transition:
+    """Return the transition from the present states of the same hosts."""
+    newer = [
+        state
+        for old, new in zip(transition.before.chunks, current.chunks, strict=True)
+        if old is not new
+        for earlier, state in zip(old, new, strict=True)
+        if state is not earlier and state.host in transition.targets
+    ]
+    if not newer:
+        return transition
+    judged = [state.under(transition.targets[state.host], transition.now) for state in newer]
+    changed = transition.changed.union(
+        after.host
+        for before, after in zip(newer, judged, strict=True)
+        if after is not before and after.host not in transition.stopped
+    )
+    return replace(transition, before=current, hosts=transition.hosts.replacing_all(judged), changed=changed)
+
+
+def _kept(target: Target, state: HostState | None) -> Target:
+    """Return the present target if it says the same, so that there is one of it only."""
+    return state.target if state and state.target == target else target
