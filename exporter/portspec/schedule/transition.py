@@ -29,7 +29,7 @@ class Transition:
         groups: They by interval.
         started: Those that are new or are to be scanned otherwise, hence at once.
         stopped: The hosts that are gone or are to be scanned otherwise.
-        changed: The hosts that are scanned as before and whose state differs.
+        changed: The hosts that are scanned as before, and are judged otherwise or have another interval.
         excepted: The hosts that an exception is about.
         now: The Unix time by which they were judged.
     """
@@ -59,7 +59,7 @@ def prepare(
         state = (known or restored.get(host) or HostState(target)).under(target, now)
         if known is None or target.is_scanned_otherwise(known.target):
             started.append(target)
-        elif state is not known:
+        elif _differs(known, state):
             changed.append(host)
         states.append(state)
     gone = old.keys() - kept.keys()
@@ -91,9 +91,15 @@ def caught_up(transition: Transition, current: HostTable[HostState]) -> Transiti
     changed = transition.changed.union(
         after.host
         for before, after in zip(newer, judged, strict=True)
-        if after is not before and after.host not in transition.stopped
+        if _differs(before, after) and after.host not in transition.stopped
     )
     return replace(transition, before=current, hosts=transition.hosts.replacing_all(judged), changed=changed)
+
+
+def _differs(before: HostState, after: HostState) -> bool:
+    """Return whether a state is to be published, or its next scans are to be planned again."""
+    is_same_interval = after.target.config.interval == before.target.config.interval
+    return after.conclusive is not before.conclusive or not is_same_interval
 
 
 def _kept(target: Target, state: HostState | None) -> Target:
