@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import urllib.parse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import bcrypt
@@ -18,11 +20,10 @@ import trustme
 from cryptography import x509
 
 from tests.e2e.exporter import PATIENCE, Exporter, exporter, prometheus, until, write
-from tests.requirements import require
+from tests.requirements import forbidden, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
 PASSWORD: Final = "correct horse"  # noqa: S105 - of a test
 TOKEN: Final = "token-of-the-dashboard-0123456789"  # noqa: S105 - the same
@@ -204,11 +205,18 @@ def test_prometheus_scrapes_with_certificate_and_password(tmp_path: Path, hashed
 BROWSER: Final = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
 
 
-def browse(url: str, directory: Path, *arguments: str) -> str:
+def browse(
+    url: str,
+    directory: Path,
+    *arguments: str,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Return what Chromium makes of a page."""
     profile = f"--user-data-dir={directory / 'chromium'}"
-    command = [require("chromium"), *BROWSER, profile, *arguments, url]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * PATIENCE).stdout
+    command = [*prefix, require("chromium"), *BROWSER, profile, *arguments, url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * PATIENCE, env=environment)
+    return done.stdout
 
 
 def test_browser_with_and_without_password(tmp_path: Path, hashed: str) -> None:
@@ -221,6 +229,54 @@ def test_browser_with_and_without_password(tmp_path: Path, hashed: str) -> None:
         user = urllib.parse.quote(f"alice:{PASSWORD}", safe=":")
         assert "127.0.0.1" in browse(f"https://{user}@{running_url}", tmp_path, quick)
         assert browse(f"https://{running_url}", tmp_path) == ""  # it shows a warning, and nothing of the page
+
+
+#: Runs a program that sees a directory as /etc/chromium/policies: "sh -c BELOW_POLICIES sh DIRECTORY PROGRAM …".
+BELOW_POLICIES: Final = 'mount --bind "$1" /etc/chromium/policies && shift && exec "$@"'
+
+
+def home_of_browser(files: Files, name: str, *, has_certificate: bool) -> Path:
+    """Make a home directory in which a browser knows the authority, and has the client certificate or not."""
+    home = files.directory / name
+    database = home / ".pki" / "nssdb"
+    database.mkdir(parents=True)
+    to = ("-d", f"sql:{database}")
+    pem, packed = files.path("client.pem"), files.path("client.p12")
+    commands = [
+        ("certutil", "-N", "--empty-password", *to),
+        ("certutil", "-A", "-n", "authority", "-t", "C,,", "-i", files.path("ca.pem"), *to),
+    ]
+    if has_certificate:
+        commands += [
+            ("openssl", "pkcs12", "-export", "-in", pem, "-out", packed, "-passout", "pass:", "-name", "me"),
+            ("pk12util", "-i", packed, "-W", "", *to),
+        ]
+    for program, *arguments in commands:
+        subprocess.run([require(program), *arguments], check=True, capture_output=True)
+    return home
+
+
+def test_browser_with_and_without_client_certificate(tmp_path: Path) -> None:
+    """A browser that holds a certificate of the authority shows the page, one without sees nothing of it."""
+    if os.geteuid():
+        forbidden("a policy of Chromium, which is to choose the certificate, is mounted")
+    files = Files.make(tmp_path, tls={"client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": "ca.pem"})
+    policies = tmp_path / "policies" / "managed"
+    policies.mkdir(parents=True)
+    choice = json.dumps({"AutoSelectCertificateForUrls": ['{"pattern": "*", "filter": {}}']})
+    (policies / "choice.json").write_text(choice, encoding="ascii")
+    Path("/etc/chromium/policies").mkdir(exist_ok=True)
+    prefix = ["unshare", "--mount", "sh", "-c", BELOW_POLICIES, "sh", str(policies.parent)]
+    with files.exporter() as running:
+
+        def shown(*, has_certificate: bool) -> str:
+            home = home_of_browser(files, f"home{has_certificate}", has_certificate=has_certificate)
+            environment = {**os.environ, "HOME": str(home)}
+            page = browse(f"https://{running.address}/", home, prefix=prefix, environment=environment)
+            return page.replace(running.address, "")
+
+        assert "127.0.0.1" not in shown(has_certificate=False)
+        assert "127.0.0.1" in shown(has_certificate=True)
 
 
 def test_health_check_over_tls(tmp_path: Path) -> None:
