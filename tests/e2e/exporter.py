@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 PAUSE: Final = 0.02  # seconds before the second look; before each further one it is half as long again, up to
 MAX_PAUSE: Final = 0.2  # this: a look is often a program, or a page of the exporter
 PROGRAM: Final = (sys.executable, "-m", "portspec", "serve")

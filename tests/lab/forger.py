@@ -473,7 +473,7 @@ def scan_among_forgeries(
         start = time.monotonic()
         done = lab.fork("observe", stdin=order(jobs, **options), timeout=600).result(check=True)
         end = time.monotonic()
-        told = json.loads(forger.communicate(timeout=60)[0])
+        told = json.loads(forger.communicate(timeout=180)[0])
     finally:
         forger.kill()
         forger.communicate()

@@ -217,7 +217,7 @@ class Lab:
         return namespace.argv(argv, cwd=cwd)
 
     def run(
-        self, argv: Sequence[str], *, side: Side = "scanner", timeout: float = 30.0, check: bool = False, **options: Any
+        self, argv: Sequence[str], *, side: Side = "scanner", timeout: float = 120.0, check: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, to its end; its output is captured as text.
 
@@ -236,7 +236,7 @@ class Lab:
         self._processes.append(process)
         return process
 
-    def fork(self, program: str, *arguments: str, stdin: str = "", timeout: float = 30.0) -> Forked:
+    def fork(self, program: str, *arguments: str, stdin: str = "", timeout: float = 120.0) -> Forked:
         """Run one of the programs of forkserver.py on the scanner's side, in less time than :meth:`run` takes to start.
 
         One at a time: this waits for the end of the one before. ``timeout`` is in seconds.

@@ -34,9 +34,9 @@ def scan(lab: Lab, conf: Path, *arguments: str, prefix: Sequence[str] = ()) -> t
     """
     words = ["scan", "-c", str(conf), "--json", *arguments]
     done = (
-        lab.run([*prefix, *PROGRAM, *words], timeout=100)
+        lab.run([*prefix, *PROGRAM, *words], timeout=300)
         if prefix
-        else lab.fork("portspec", *words, timeout=100).result()
+        else lab.fork("portspec", *words, timeout=300).result()
     )
     assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
@@ -60,7 +60,7 @@ def states(output: str) -> States:
     return {(address, port): state for address, port, state in json.loads(output)}
 
 
-def observe(lab: Lab, jobs: Iterable[Job], *, engine: str = "syn", limit: float = 60, **options: Any) -> States:
+def observe(lab: Lab, jobs: Iterable[Job], *, engine: str = "syn", limit: float = 180, **options: Any) -> States:
     """Scan with an engine alone, within `limit` seconds; its options are quick unless they are given."""
     forked = lab.fork("observe", stdin=order(jobs, engine=engine, **(QUICK | options)), timeout=limit)
     return states(forked.result(check=True).stdout)

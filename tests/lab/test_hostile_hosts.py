@@ -90,7 +90,7 @@ def test_scan_beside_hostile_hosts_has_the_right_verdicts(lab: Lab, tmp_path: Pa
     entries |= {address: {"expect": [22, 443]} for address in found}
     conf = configure(tmp_path, entries, SCANNED, scan={"engine": engine, "timeout": 0.9})
     with tunnel(lab, found):
-        done = lab.run([sys.executable, "-c", MEASURED, *PROGRAM, "scan", "-c", str(conf), "--json"], timeout=100)
+        done = lab.run([sys.executable, "-c", MEASURED, *PROGRAM, "scan", "-c", str(conf), "--json"], timeout=300)
     told = {host["host"]: host for host in json.loads(done.stdout)["hosts"]}
     assert {told[address]["verdict"] for own in GOOD[:2] for address in own} == {"in_spec"}
     for address in (address for own in GOOD[2:] for address in own):

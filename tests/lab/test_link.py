@@ -127,7 +127,7 @@ def test_link_that_is_regained_before_silence_counts(lab: Lab, engine: str) -> N
             assert process.poll() is None
             assert time.monotonic() < deadline
         lab.run(["ip", "link", "set", "lab0", "up"], side="hosts", check=True)
-    found = states(process.communicate(timeout=60)[0])
+    found = states(process.communicate(timeout=180)[0])
     expected = expected_states(TRUTHS, PORTS)
     # On a machine that is busy the link may come back only after the silence was looked at.
     late = {address for address, port in found if port == 0}
