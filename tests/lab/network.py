@@ -217,7 +217,13 @@ class Lab:
         return namespace.argv(argv, cwd=cwd)
 
     def run(
-        self, argv: Sequence[str], *, side: Side = "scanner", timeout: float = 120.0, check: bool = False, **options: Any
+        self,
+        argv: Sequence[str],
+        *,
+        side: Side = "scanner",
+        timeout: float = 120.0,
+        check: bool = False,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, to its end; its output is captured as text.
 
