@@ -50,8 +50,8 @@ function _shtab_portspec_using
   test "$_shtab_portspec_cmdpath" = "$argv"
 end
 
-set -g _shtab_portspec_commands serve check scan learn key receive report mail-test reload healthcheck assets help version
-set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --host --log.format --log.level --output --ports --shard --url --web.config.file --web.external-url --web.listen-address -c -o
+set -g _shtab_portspec_commands serve check scan learn accept key receive report mail-test reload healthcheck assets help version
+set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --host --log.format --log.level --output --owner --ports --reason --shard --until --url --web.config.file --web.external-url --web.listen-address -c -o
 
 complete -c portspec -e
 complete -c portspec -f
@@ -91,6 +91,19 @@ complete -c portspec -n '_shtab_portspec_using learn' -l log.format -xka "logfmt
 complete -c portspec -n '_shtab_portspec_using learn' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
 complete -c portspec -n '_shtab_portspec_using learn' -l ports -x -d 'ports to scan, such as "22,80,8000-8100" (default: all)'
 complete -c portspec -n '_shtab_portspec_using learn' -l ipv6 -d 'scan the IPv6 addresses of names, too'
+complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a accept -d 'Write into the configuration that deviating ports, or vulnerabilities, of a host are right: show the diff, and ask; exit 0 if it is written, 1 if the answer is no, 2 for errors.'
+complete -c portspec -n '_shtab_portspec_using accept' -s h -l help -d 'show this help message and exit'
+complete -c portspec -n '_shtab_portspec_using accept' -s c -l config.file -xka "(__fish_complete_path (commandline -ct))" -d 'configuration, "-" for standard input (default /etc/portspec/portspec.yml)'
+complete -c portspec -n '_shtab_portspec_using accept' -s j -d 'log in JSON, one object per line'
+complete -c portspec -n '_shtab_portspec_using accept' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
+complete -c portspec -n '_shtab_portspec_using accept' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
+complete -c portspec -n '_shtab_portspec_using accept' -l expect -d 'the ports have to be open'
+complete -c portspec -n '_shtab_portspec_using accept' -l allow -d 'the ports may be open or not'
+complete -c portspec -n '_shtab_portspec_using accept' -l until -x -d 'make an exception until then: a duration ("1w"), a day ("2027-03-31") or a time ("2027-03-31T18:00:00Z")'
+complete -c portspec -n '_shtab_portspec_using accept' -l reason -x -d 'why, for the exception'
+complete -c portspec -n '_shtab_portspec_using accept' -l owner -x -d 'who is responsible, for the exception'
+complete -c portspec -n '_shtab_portspec_using accept' -s y -l yes -d 'write without asking'
+complete -c portspec -n '_shtab_portspec_using accept' -s n -l dry-run -d 'only show the diff'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a key -d 'Print the key with which a host signs its audits.'
 complete -c portspec -n '_shtab_portspec_using key' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using key' -s c -l config.file -xka "(__fish_complete_path (commandline -ct))" -d 'configuration, "-" for standard input (default /etc/portspec/portspec.yml)'
@@ -144,6 +157,6 @@ complete -c portspec -n '_shtab_portspec_using assets' -s o -l output -xka "(__f
 complete -c portspec -n '_shtab_portspec_using assets' -l force -d 'replace files that are there and differ'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a help -d 'show this help, or that of a command'
 complete -c portspec -n '_shtab_portspec_using help' -s h -l help -d 'show this help message and exit'
-complete -c portspec -n '_shtab_portspec_using help; and test $_shtab_portspec_npos -eq 0' -ka "serve check scan learn key receive report mail-test reload healthcheck assets" -d 'serve, check, scan, learn, key, receive, report, mail-test, reload, healthcheck, assets'
+complete -c portspec -n '_shtab_portspec_using help; and test $_shtab_portspec_npos -eq 0' -ka "serve check scan learn accept key receive report mail-test reload healthcheck assets" -d 'serve, check, scan, learn, accept, key, receive, report, mail-test, reload, healthcheck, assets'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a version -d 'print the version'
 complete -c portspec -n '_shtab_portspec_using version' -s h -l help -d 'show this help message and exit'

@@ -17,6 +17,7 @@ COMMANDS = (
     "check",
     "scan",
     "learn",
+    "accept",
     "key",
     "receive",
     "report",
@@ -30,7 +31,7 @@ _HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
     *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url"),
     *("--web.config.file", "--shard", "--ca-file", "--cert-file"),
-    *("--ports", "--url", "-o", "--output", "--format", "--host", "--day"),
+    *("--ports", "--url", "-o", "--output", "--format", "--host", "--day", "--until", "--reason", "--owner"),
 )
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
@@ -42,6 +43,8 @@ examples:
   portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
   portspec scan -c conf.yml --json | jq .   the same, as JSON
   portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
+  portspec accept db1 8443 --until 1w -c conf.yml --reason migration
+                                            write into conf.yml that an open port is right for a week
   portspec mail-test -c conf.yml            send a test message to every recipient
   portspec key db1 -c conf.yml              print the key with which db1 signs its audits
   portspec key --agent -c conf.yml          print the public key with which /agent.py is checked
@@ -163,6 +166,37 @@ def _add_checks(commands: _Commands) -> None:
     learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
     learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
     learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
+    _add_accept(commands)
+
+
+def _add_accept(commands: _Commands) -> None:
+    accept = _command(
+        commands,
+        "accept",
+        "write into the configuration that deviating ports, or vulnerabilities, of a host are right: show the diff, "
+        "and ask; exit 0 if it is written, 1 if the answer is no, 2 for errors",
+        level="error",
+    )
+    accept.add_argument("host", metavar="HOST", help="the host, as the configuration calls it")
+    accept.add_argument(
+        "what",
+        nargs="+",
+        metavar="PORT|ID",
+        help='ports, such as 22, "8000-8100" or ssh, or ids, such as CVE-2026-12345',
+    )
+    way = accept.add_mutually_exclusive_group(required=True)
+    way.add_argument("--expect", dest="way", action="store_const", const="expect", help="the ports have to be open")
+    way.add_argument("--allow", dest="way", action="store_const", const="allow", help="the ports may be open or not")
+    way.add_argument(
+        "--until",
+        metavar="WHEN",
+        help='make an exception until then: a duration ("1w"), a day ("2027-03-31") or a time ("2027-03-31T18:00:00Z")',
+    )
+    accept.add_argument("--reason", metavar="TEXT", default="", help="why, for the exception")
+    accept.add_argument("--owner", metavar="TEXT", default="", help="who is responsible, for the exception")
+    answer = accept.add_mutually_exclusive_group()
+    answer.add_argument("-y", "--yes", action="store_true", help="write without asking")
+    answer.add_argument("-n", "--dry-run", action="store_true", help="only show the diff")
 
 
 def _add_audits(commands: _Commands) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from portspec.config import Config
+    from portspec.config.acceptance import Way
 
 EX_TEMPFAIL = 75  # sysexits(3), EX_TEMPFAIL
 EX_SOFTWARE = 70  # sysexits(3), EX_SOFTWARE
@@ -96,29 +97,44 @@ def _run(options: argparse.Namespace) -> int:
 
     is_server = options.command == "serve"
     log.set_up(sys.stdout if is_server else sys.stderr, form=options.log_format, level=options.log_level)
-    if options.command == "learn":
-        from portspec.cli.learn import learn
+    code: int
+    match options.command:
+        case "learn":
+            from portspec.cli.learn import learn
 
-        return learn(options.hosts, ports=options.ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
-    if options.command == "receive":
-        from portspec.cli.receive import receive
+            code = learn(options.hosts, ports=options.ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
+        case "accept":
+            code = _accept(options)
+        case "receive":
+            from portspec.cli.receive import receive
 
-        return receive(options.config)
-    if options.command == "reload":
-        from portspec.cli.reload import reload
+            code = receive(options.config)
+        case "reload":
+            from portspec.cli.reload import reload
 
-        return reload(os.environ)
-    if options.command == "healthcheck":
-        from portspec.cli.healthcheck import healthcheck
+            code = reload(os.environ)
+        case "healthcheck":
+            from portspec.cli.healthcheck import healthcheck
 
-        return healthcheck(
-            options.url, ca_file=options.ca_file, cert_file=options.cert_file, is_insecure=options.insecure
-        )
-    if options.command == "assets":
-        from portspec.cli.assets import assets
+            code = healthcheck(
+                options.url, ca_file=options.ca_file, cert_file=options.cert_file, is_insecure=options.insecure
+            )
+        case "assets":
+            from portspec.cli.assets import assets
 
-        return assets(options.output, replaces=options.force)
-    return _run_with(_load(options.config), options)
+            code = assets(options.output, replaces=options.force)
+        case _:
+            code = _run_with(_load(options.config), options)
+    return code
+
+
+def _accept(options: argparse.Namespace) -> int:
+    from portspec.cli.accept import Request, accept
+
+    ways: dict[str | None, Way] = {"expect": "expect", "allow": "allow", None: "until"}
+    what = tuple(options.what)
+    request = Request(options.host, what, ways[options.way], options.until or "", options.reason, options.owner)
+    return accept(options.config, request, asks=not options.yes, writes=not options.dry_run)
 
 
 def _run_with(config: Config, options: argparse.Namespace) -> int:

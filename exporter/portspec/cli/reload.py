@@ -33,19 +33,41 @@ class _Connection(http.client.HTTPConnection):
 
 def reload(environment: Mapping[str, str]) -> int:
     """Request a reload. Raises PortspecError if no exporter answers, or the configuration is invalid."""
-    path = control_socket(environment) or DEFAULT_SOCKET
+    path = _socket_path(environment)
     try:
-        with closing(_Connection(path)) as connection:
-            connection.request("POST", "/-/reload")
-            response = connection.getresponse()
-            text = response.read().decode("utf-8", "replace")
+        status, text = _request(path)
     except (OSError, http.client.HTTPException) as error:
         why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
         raise PortspecError(
             f"no exporter answers at {path}: {why}; `portspec reload` works with the systemd unit only; "
             "send SIGHUP to any other exporter"
         ) from None
-    if response.status != http.client.OK:
+    if status != http.client.OK:
         raise PortspecError(text.rstrip("\n"))
     write(text)
     return 0
+
+
+def reload_if_running(environment: Mapping[str, str], *, is_automatic: bool) -> str:
+    """Have the exporter of the systemd unit reload, if there is one; returns the line that tells what came of it.
+
+    `is_automatic` tells whether an exporter looks for changes of conf.yml by itself.
+    """
+    try:
+        return _request(_socket_path(environment))[1]
+    except (OSError, http.client.HTTPException):
+        if is_automatic:
+            return "a running exporter takes it up within half a minute.\n"
+        return "send SIGHUP to a running exporter, so that it takes it up.\n"
+
+
+def _socket_path(environment: Mapping[str, str]) -> str:
+    return control_socket(environment) or DEFAULT_SOCKET
+
+
+def _request(path: str) -> tuple[int, str]:
+    """Request a reload; returns status and text of the answer. Raises OSError or HTTPException."""
+    with closing(_Connection(path)) as connection:
+        connection.request("POST", "/-/reload")
+        response = connection.getresponse()
+        return response.status, response.read().decode("utf-8", "replace")

@@ -148,7 +148,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _day_or_time(value: object) -> float:
+def read_until(value: object) -> float:
     """Read the end of an exception: a day, which is over when it is over in UTC, or a time as RFC 3339 has it."""
     expected = 'expected the last day on which it applies, such as "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
     if not isinstance(value, str):
@@ -173,7 +173,7 @@ def _glob(value: object) -> str:
     return text
 
 
-def _identifier(value: object) -> str:
+def read_identifier(value: object) -> str:
     """Validate the id of a vulnerability, in lower case; one without an id has its title as id, which has blanks."""
     text = _text(value).strip()
     words = re.split(r"[\s,;]+", text)
@@ -353,8 +353,8 @@ Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Timeout = Annotated[float, BeforeValidator(_timeout)]
 EngineName = Annotated[EngineChoice, BeforeValidator(_engine)]
 Glob = Annotated[str, BeforeValidator(_glob)]
-Identifier = Annotated[str, BeforeValidator(_identifier)]
-Until = Annotated[float, BeforeValidator(_day_or_time)]
+Identifier = Annotated[str, BeforeValidator(read_identifier)]
+Until = Annotated[float, BeforeValidator(read_until)]
 Days = Annotated[float, BeforeValidator(_days)]
 Network = Annotated[str, BeforeValidator(_network)]
 ModuleName = Annotated[str, AfterValidator(_module_name)]

@@ -43,13 +43,15 @@ if TYPE_CHECKING:
     from portspec.config.yaml_document import KeyPath
 
 
-def load(path: str | os.PathLike[str], environment: Mapping[str, str] = os.environ) -> Config:
-    """Read and check a configuration file, or standard input for the path "-".
+def load(
+    path: str | os.PathLike[str], environment: Mapping[str, str] = os.environ, *, data: bytes | None = None
+) -> Config:
+    """Read and check a configuration file, or standard input for the path "-", or `data` as if the file had it.
 
     `environment` serves ${NAME}. Raises ConfigError, which holds every problem of the file with its line.
     """
     with _collector_paused():
-        return _load(str(path), environment)
+        return _load(str(path), environment, data)
 
 
 def load_again(path: str) -> Config:
@@ -77,9 +79,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(path: str, environment: Mapping[str, str]) -> Config:
+def _load(path: str, environment: Mapping[str, str], data: bytes | None) -> Config:
     file = Path(path)
-    source = read(file, environment)
+    source = read(file, environment, data=data)
     raw: Any = source.value
     model = None
     if not isinstance(raw, dict):

@@ -90,12 +90,19 @@ def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:
     return error.problem == "exceeded maximum nesting depth"
 
 
-def read(path: Path, environment: Mapping[str, str], *, option: str = "-c", may_be_empty: bool = False) -> YamlDocument:
-    """Read a YAML file, which `option` of the command line names.
+def read(
+    path: Path,
+    environment: Mapping[str, str],
+    *,
+    option: str = "-c",
+    may_be_empty: bool = False,
+    data: bytes | None = None,
+) -> YamlDocument:
+    """Read a YAML file, which `option` of the command line names, or `data` as if the file had it.
 
     Raises ConfigError when there is nothing in it to check, unless it `may_be_empty`: its value is None then.
     """
-    text = _text(path, option)
+    text = decode(path, read_bytes(path, option) if data is None else data)
     try:
         _check_depth(text)
         loader = _LOADER(text)
@@ -132,7 +139,8 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
-def _text(path: Path, option: str) -> str:
+def read_bytes(path: Path, option: str = "-c") -> bytes:
+    """Read the bytes of a file. Raises ConfigError."""
     try:
         is_input = str(path) == STANDARD_INPUT
         data = files.read_input(MAX_BYTES + 1) if is_input else files.read(path, MAX_BYTES + 1)
@@ -148,6 +156,11 @@ def _text(path: Path, option: str) -> str:
         raise _file_error(path, "cannot be read: the path contains a NUL character") from None
     if len(data) > MAX_BYTES:
         raise _file_error(path, f"is larger than {MAX_BYTES // 2**20} MiB; is this the right file?")
+    return data
+
+
+def decode(path: Path, data: bytes) -> str:
+    """Decode what is in a file. Raises ConfigError."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

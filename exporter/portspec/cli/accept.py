@@ -1,0 +1,201 @@
+"""`portspec accept`: write into conf.yml that a deviation or a vulnerability is right."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import secrets
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from portspec.cli.output import write
+from portspec.cli.reload import reload_if_running
+from portspec.config import load
+from portspec.config.acceptance import Acceptance, AcceptanceError, Way, edited
+from portspec.config.fields import read_identifier, read_until
+from portspec.config.yaml_document import read_bytes
+from portspec.errors import STANDARD_INPUT, UsageError, printable, why
+from portspec.inventory import select, targets
+from portspec.ports import NO_PORTS, PortError, parse_ports
+from portspec.times import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TextIO
+
+_YES: Final = ("y", "yes")
+_CONTEXT: Final = 2  # lines beside a change that the diff shows
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        host: The host that it is about, as conf.yml calls it.
+        what: Ports, as conf.yml spells them, or ids of vulnerabilities.
+        way: What becomes of the ports, see Acceptance.
+        until: The end of an exception: a duration, a day or a time.
+        reason: Why, for an exception.
+        owner: Who is responsible, for an exception.
+    """
+
+    host: str
+    what: tuple[str, ...]
+    way: Way
+    until: str = ""
+    reason: str = ""
+    owner: str = ""
+
+
+def accept(
+    path: str,
+    request: Request,
+    *,
+    asks: bool = True,
+    writes: bool = True,
+    environment: Mapping[str, str] = os.environ,
+    now: Callable[[], float] = time.time,
+) -> int:
+    """Show how conf.yml changes, and write it once that is confirmed; 0 if it is written, 1 if it is not.
+
+    Raises PortspecError; nothing is written then. `environment` serves ${NAME} in the file.
+    """
+    if path == STANDARD_INPUT:
+        raise UsageError("standard input cannot be edited; name the configuration file with -c FILE")
+    acceptance = _acceptance(request, now())
+    file = os.path.realpath(path)
+    if writes:
+        _check_editable(path, file)
+    before = read_bytes(Path(path))
+    config = load(path, environment, data=before)
+    if not config.discovery:
+        select(targets(config), [request.host])  # of a host that nobody scans there is nothing to accept
+    after = edited(path, before, acceptance, environment)
+    if after == before:
+        write(f"{path} says so already.\n")
+        return 0
+    write(_diff(path, before, after))
+    if not writes:
+        return 0
+    if asks and not _is_confirmed(f"Write this to {path}? [y/N] "):
+        write("nothing is written.\n")
+        return 1
+    if (present := read_bytes(Path(path))) != before:
+        diff = _diff(path, present, edited(path, present, acceptance, environment))
+        raise AcceptanceError(
+            f"{path} was changed meanwhile; nothing is written. With that change it would be:\n{diff}"
+        )
+    replace_file(file, after)
+    write(f"{path} is written.\n")
+    write(reload_if_running(environment, is_automatic=config.autoreload))
+    return 0
+
+
+def _check_editable(path: str, file: str) -> None:
+    """Refuse a file that something else writes, or that cannot be replaced; `file` is where a link leads to."""
+    hint = "--dry-run prints the diff"
+    is_link = os.path.islink(path)  # noqa: PTH114 - as realpath
+    if is_link and any(part.startswith("..") for part in Path(file).parts):
+        raise AcceptanceError(f"{path} is a file of a Kubernetes ConfigMap; change the ConfigMap ({hint})")
+    directory = os.path.dirname(file)  # noqa: PTH120 - the same
+    if not os.access(directory, os.W_OK):
+        raise AcceptanceError(f"{path} cannot be replaced: {directory} is not writable ({hint})")
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Replace a file as a whole or not at all; mode and owner stay. Raises AcceptanceError."""
+    new = f"{path}.{secrets.token_hex(4)}.new"
+    try:
+        status = os.stat(path)  # noqa: PTH116 - as the others
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(file.fileno(), status.st_mode & 0o7777)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(new, path)  # noqa: PTH104 - the same
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new)  # noqa: PTH108 - the same
+            raise
+    except OSError as error:
+        raise AcceptanceError(f"nothing is written: {why(error)}") from None
+
+
+def _acceptance(request: Request, now: float) -> Acceptance:
+    """Read the arguments. Raises UsageError."""
+    is_exception = request.way == "until"
+    ports, ids = NO_PORTS, []
+    for word in request.what:
+        try:
+            ports |= parse_ports(word)
+        except PortError as error:
+            if not re.fullmatch(r"[A-Za-z]+-.*[0-9].*", word):  # CVE-2026-12345, DSA-6789-1, GHSA-…
+                raise UsageError(str(error)) from None
+            ids.append(_identifier(word))
+    if ports and ids:
+        raise UsageError("ports and ids of vulnerabilities are accepted one after the other")
+    if ids and not is_exception:
+        raise UsageError("a vulnerability is accepted for a while: give --until 1w, or --until 2027-03-31")
+    for option, text in (("--reason", request.reason), ("--owner", request.owner)):
+        if text and not is_exception:
+            raise UsageError(f"{option} belongs to an exception, which needs --until")
+        if printable(text) != text:
+            raise UsageError(f"{option}: the text has characters that cannot be seen")
+    until = _end(request.until, now) if is_exception else ""
+    return Acceptance(request.host, request.way, ports, tuple(ids), until, request.reason, request.owner)
+
+
+def _identifier(word: str) -> str:
+    try:
+        read_identifier(word)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return word
+
+
+def _end(text: str, now: float) -> str:
+    """Return the end of an exception as conf.yml spells it: a duration counts from now. Raises UsageError."""
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        try:
+            if read_until(text) > now:
+                return text
+        except ValueError:
+            expected = 'a duration such as "1w", a day, "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
+            raise UsageError(f'--until: "{text}" is no end of an exception (expected {expected})') from None
+        raise UsageError(f"--until: {text} is over already") from None
+    if seconds <= 0:
+        raise UsageError(f"--until: {text} is over already")
+    try:
+        end = datetime.fromtimestamp(now, UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        raise UsageError(f"--until: {text} is too long") from None
+    return end.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _diff(path: str, before: bytes, after: bytes) -> str:
+    """Return what changes as `diff -u` shows it."""
+    old, new = (data.decode("utf-8-sig").splitlines() for data in (before, after))
+    lines = difflib.unified_diff(old, new, path, path, lineterm="", n=_CONTEXT)
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _is_confirmed(question: str, source: TextIO | None = None) -> bool:
+    """Ask on the terminal. Raises UsageError where there is none."""
+    source = source or sys.stdin
+    if not source.isatty():
+        raise UsageError("nothing is written: there is no terminal to ask on; give --yes, or --dry-run for the diff")
+    write(question)
+    return source.readline().strip().lower() in _YES
