@@ -69,7 +69,9 @@ table inet spoiler {{
 }}
 """,
 }
-KINDS: Final = (*BANS, *REJECTIONS, "reboot", *ERRORS, *STANDING)
+#: The host answers nothing until so many packets have come.
+WAKES: Final = "wakes"
+KINDS: Final = (*BANS, *REJECTIONS, "reboot", WAKES, *ERRORS, *STANDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Case:
     def keys(self) -> dict[str, Any]:
         """The settings of the scan."""
         rate = {"host_rate": self.rate} if self.rate else {}
-        return {"scan": {"engine": self.engine, **rate}, "hosts": {self.address: {"allow": [ALLOWED]}}}
+        known = "expect" if self.kind == WAKES else "allow"
+        return {"scan": {"engine": self.engine, **rate}, "hosts": {self.address: {known: [ALLOWED]}}}
 
 
 def draw(kind: str, seed: int) -> Case:
@@ -111,7 +114,8 @@ def draw(kind: str, seed: int) -> Case:
         kind,
         engine,
         rng.choice(families),
-        rng.randint(50, 3900),
+        # Of a host that wakes up each port has been asked three times by 12,000; then it is asked again.
+        rng.randint(50, 12_020 if kind == WAKES else 3900),
         (1, 4000),
         tuple(rng.sample(range(23, 4001), rng.randint(1, 3))),
         rng.choice([None, None, 2000.0]),
@@ -132,6 +136,7 @@ class Spoiler:
         hook = "input" if error else "prerouting"
         quoted = f"[{case.address}]" if case.family == 6 else case.address
         self._is_standing = case.kind in STANDING
+        when = "until" if case.kind == WAKES else "over"
         self._table = (
             STANDING[case.kind].format(what=what, address=case.address, quoted=quoted)
             if self._is_standing
@@ -140,7 +145,7 @@ table inet spoiler {{
   counter spoilt {{}}
   chain spoil {{
     type filter hook {hook} priority -300; policy accept;
-    {family} tcp flags & (syn | ack) == syn quota over {case.packets * size} bytes counter name spoilt {does}
+    {family} tcp flags & (syn | ack) == syn quota {when} {case.packets * size} bytes counter name spoilt {does}
   }}
 }}
 """
@@ -177,7 +182,7 @@ def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
     """Scan while it is spoilt; returns what was said of the host, and whether the scan met what spoils it."""
     lab.apply([case.truth])
     conf = configure(directory, scanports=[f"{case.ports[0]}-{case.ports[1]}"], **case.keys)
-    lasts = None if case.kind in (*STANDING, *REJECTIONS) else BANS.get(case.kind, 1.0)
+    lasts = None if case.kind in (*STANDING, *REJECTIONS, WAKES) else BANS.get(case.kind, 1.0)
     with Spoiler(lab, case) as spoiler:
         scan = lab.fork("portspec", "scan", "-c", str(conf), "--json", timeout=180)
         ends_at = None
@@ -199,6 +204,9 @@ def run(lab: Lab, case: Case, directory: Path) -> tuple[dict[str, Any], bool]:
 def wrong(case: Case, host: dict[str, Any], *, was_spoilt: bool) -> str | None:
     """Say what is wrong in what was said of a host; None if nothing is."""
     is_open = {str(port) for port in case.open}
+    (address,) = host["addresses"]
+    if case.kind == WAKES and not (address["open"] or address["closed"]):
+        return None  # it slept all the time
     if host["verdict"] == "in_spec":
         return "in spec"
     if not set(host["unexpected"]) <= is_open or host["missing"]:

@@ -36,3 +36,18 @@ def test_scan_that_was_spoilt_is_no_verdict(lab: Lab, tmp_path: Path, engine: st
         assert "is this scanner banned" in host["detail"]
     else:
         assert set(host["unexpected"]) == {str(port) for port in case.open}
+
+
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+def test_host_that_comes_up_after_its_ports_were_scanned_is_scanned_again(
+    lab: Lab, tmp_path: Path, engine: str
+) -> None:
+    """What is expected answers when it is asked again; the silence before that does not hide what else is open."""
+    case = replace(draw("wakes", 1), engine=engine, packets=12_001, rate=None)  # 4,000 ports, asked three times
+    host, was_spoilt = run(lab, case, tmp_path)
+    assert was_spoilt
+    assert (host["verdict"], set(host["unexpected"]), host["missing"]) == (
+        "out_of_spec",
+        {str(port) for port in case.open},
+        [],
+    )

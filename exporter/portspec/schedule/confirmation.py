@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from portspec.ports import NO_PORTS, PortSet
-from portspec.scan import AddressObservation, Reason
+from portspec.scan import AddressObservation, Observation, Reason
 from portspec.scan.middlebox import MiddleboxDetector
 from portspec.scan.sharing import scan_all
 from portspec.state import evidence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from portspec.config import Specification
     from portspec.limit import LimitSlot
-    from portspec.scan import Observation, ScanJob
+    from portspec.scan import ScanJob
     from portspec.scan.sharing import SharedScans
     from portspec.state.snapshot import ScanResult
     from portspec.state.verdict import Deviation
@@ -58,8 +58,31 @@ class Settler:
     ) -> tuple[tuple[AddressObservation, ...], float]:
         """Look behind what answers everything, with ports drawn from a seed; repeat and confirm what deviates.
 
-        In the end what was open is asked whether it still is. Gives what is known then, and the seconds of all of it.
+        In the end what was open is asked whether it still is. An address that answered nothing, and answers when it is
+        asked again, is scanned once more: it came up meanwhile, and its silence before that tells nothing of its ports.
+
+        Gives what is known then, and the seconds of all of it.
         """
+        seen, duration = await self._settle(specification, job, place, observation, earlier, seed)
+        woken = evidence.woken(observation.addresses, seen)
+        if not woken:
+            return seen, duration
+        scanned, more = await scan_all(self._scans, place, [replace(job, addresses=(address,)) for address in woken])
+        again = Observation(tuple(scanned.values()), more, 0)
+        settled, more = await self._settle(specification, job, place, again, earlier, seed)
+        fickle = evidence.woken(again.addresses, settled)
+        found = {item.address: evidence.fickle(item) if item.address in fickle else item for item in settled}
+        return tuple(found.get(item.address, item) for item in seen), duration + more
+
+    async def _settle(
+        self,
+        specification: Specification,
+        job: ScanJob,
+        place: LimitSlot,
+        observation: Observation,
+        earlier: ScanResult | None,
+        seed: int | str,
+    ) -> tuple[tuple[AddressObservation, ...], float]:
         known = specification.expect | specification.allow
         checked = await self._middleboxes.check(observation.addresses, known, job, place, seed)
         duration = observation.duration + checked.duration

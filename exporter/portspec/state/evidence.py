@@ -18,7 +18,7 @@ from portspec.state.verdict import Kind, missing, unexpected
 from portspec.times import spell_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from portspec.config import Specification
     from portspec.inventory import Target
@@ -128,6 +128,22 @@ def merged(item: AddressObservation, ports: PortSet, again: AddressObservation) 
         answered=item.answered or again.answered,
         rtt=min(times, default=None),
     )
+
+
+def woken(scanned: Iterable[AddressObservation], seen: Iterable[AddressObservation]) -> tuple[str, ...]:
+    """Return the addresses that answered nothing when all ports were scanned, and something afterwards."""
+    silent = {item.address for item in scanned if not (item.answered or item.failure)}
+    return tuple(item.address for item in seen if item.address in silent and item.answered)
+
+
+def fickle(item: AddressObservation) -> AddressObservation:
+    """Keep only the open ports of an address that is silent whenever all its ports are scanned, and then answers."""
+    detail = (
+        f"{item.address} answered nothing while its ports were scanned, twice, and something right afterwards: ports "
+        "that were silent may be open (does it keep restarting?)"
+    )
+    kept = _without(item, item.scanned - item.accepting)
+    return replace(kept, failure=item.failure or Failure(Reason.CUT_OFF, detail))
 
 
 def _without(item: AddressObservation, ports: PortSet) -> AddressObservation:

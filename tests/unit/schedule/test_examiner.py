@@ -924,7 +924,7 @@ def test_repeat_keeps_order_and_pace_of_the_scan() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "open_ports"),
-    [(shows(22, 80), shows(22), [22]), (shows(), shows(22), [22]), (shows(silent=True), shows(22), [22])],
+    [(shows(22, 80), shows(22), [22]), (shows(), shows(22), [22]), (without(22), shows(22), [22])],
     ids=["unexpected once", "missing once", "filtered once"],
 )
 def test_deviation_that_is_seen_once_does_not_count(first: Script, second: Script, open_ports: list[int]) -> None:
@@ -933,6 +933,33 @@ def test_deviation_that_is_seen_once_does_not_count(first: Script, second: Scrip
     assert result.judgement == Judgement(Verdict.IN_SPEC)
     assert result.open_ports == PortSet.of(open_ports)
     assert result.duration == 0.5
+
+
+def test_address_that_comes_up_after_the_scan_is_scanned_again() -> None:
+    """Its expected port answers when it is asked again; that all others were silent before that proves nothing."""
+    result, engine, _ = repeated(FEW, shows(silent=True), shows(22), shows(22, 80))
+    every = FEW.config.ports
+    assert [job.ports for job in engine.jobs] == [every, PortSet.of([22]), every, every]
+    assert deviating(result) == [(80, Kind.UNEXPECTED, PortState.OPEN)]
+    assert result.duration == 1.0
+    result, _, _ = repeated(FEW, shows(silent=True), shows(22), shows(22))
+    assert result.judgement == Judgement(Verdict.IN_SPEC)
+
+
+def test_address_that_answers_only_between_scans_is_unknown() -> None:
+    """What was never seen while all ports were scanned is not believed to be closed."""
+    result, _, _ = repeated(FEW, shows(silent=True), shows(22), shows(silent=True), shows(22))
+    assert result.judgement.verdict is Verdict.UNKNOWN
+    assert result.judgement.failure is not None
+    assert result.judgement.failure.reason is Reason.CUT_OFF
+    assert "answered nothing while its ports were scanned, twice" in result.judgement.failure.detail
+
+
+def test_address_that_stays_silent_is_scanned_once() -> None:
+    """A host that is down is told as that: what it should have open is missing."""
+    result, engine, _ = repeated(FEW, shows(silent=True))
+    assert [len(job.ports) for job in engine.jobs] == [4, 1]
+    assert deviating(result) == [(22, Kind.MISSING, PortState.FILTERED)]
 
 
 def test_what_was_not_asked_again_keeps_its_state() -> None:
