@@ -55,6 +55,7 @@ def _has_lists_of_dnf(output: str) -> bool:
 
 def _has_list_of_zypper(output: str) -> bool:
     """Return whether a list of patches is there, without one of security that is needed."""
+    output = re.sub(r"^# portspec: .*$", "", output, flags=re.MULTILINE)  # what the agent adds
     patches = re.findall(r'status="(?:needed|unwanted)" category="([^"]*)"', output)
     return "<update-list" in output and "no-update-repositories" not in output and "security" not in patches
 

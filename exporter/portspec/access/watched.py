@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from portspec import files, log
 from portspec.access import tls
@@ -19,6 +18,7 @@ from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 GRACE: Final = 5.0  # seconds in which a certificate may have another key, or a file be half-written
@@ -120,10 +120,6 @@ class CurrentWebConfig:
             raise RuntimeError("the web config file has no tls_server_config")
         return self._reading.context
 
-    def listener_context(self) -> ssl.SSLContext:
-        """Return a context for asyncio's create_server(ssl=…), with which each connection has the one of its time."""
-        return _ContextOfNow(self.context_for_new_connection)
-
     def _try(self, path: str) -> None:
         try:
             self._reading = self._read(path)
@@ -187,30 +183,6 @@ class CurrentWebConfig:
             _log.warning(
                 f"the certificate of the web server {'has expired' if is_over else 'is not valid yet'}", at=when
             )
-
-
-class _ContextOfNow(ssl.SSLContext):
-    """Stands for the context of the time of each connection; asyncio and ssl ask a context for nothing else.
-
-    SSLContext.sni_callback does not serve for that. It is called for every connection, with None for a client that
-    names no server, but the context that it sets gives a connection its certificate and authorities only: whether a
-    client certificate is asked for, versions and cipher suites stay those of the first context (SSL_set_SSL_CTX(3)).
-    """
-
-    _current: Callable[[], ssl.SSLContext]
-
-    def __new__(cls, current: Callable[[], ssl.SSLContext]) -> _ContextOfNow:  # noqa: PYI034 - ssl has no Self
-        self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
-        self._current = current
-        return self
-
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """Return the TLS of a connection of asyncio."""
-        return self._current().wrap_bio(*args, **kwargs)
-
-    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """Return the TLS of a socket."""
-        return self._current().wrap_socket(*args, **kwargs)
 
 
 def _is_regular(path: str) -> bool:

@@ -6,12 +6,14 @@ and its own files are taken.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import portspec
 from portspec.cli.output import count, write
 from portspec.errors import PortspecError, UsageError, why
+from portspec.files import require_regular
 from portspec.report.output import write_file
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ def assets(output: str | None, *, replaces: bool = False) -> int:
         raise UsageError(f"{output} is not a directory; name another one with --output")
     plan = [(file.read_bytes(), directory / file.relative_to(root)) for file in found]
     try:
+        for _, target in plan:
+            _check_place(target, directory)
         changed = [target for content, target in plan if target.exists() and target.read_bytes() != content]
         if changed and not replaces:
             kept = "\n".join(f"  {target}" for target in changed)
@@ -53,6 +57,17 @@ def assets(output: str | None, *, replaces: bool = False) -> int:
         raise PortspecError(f"cannot write the files: {named}; name another directory with --output") from None
     write("".join(f"{target}\n" for _, target in plan))
     return 0
+
+
+def _check_place(target: Path, directory: Path) -> None:
+    """Refuse links below the directory, through which another user may lead, and what is no file. Raises OSError."""
+    for place in (target, *target.parents):
+        if place == directory:
+            break
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, "is a symbolic link", str(place))
+    if target.exists():
+        require_regular(target)
 
 
 def _root() -> Path:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from portspec.cli.arguments import DEFAULT_URL
 from portspec.cli.output import write
 from portspec.errors import PortspecError, UsageError, printable
+from portspec.names import address_of, query_name
 
 PATH: Final = "/-/healthy"
 TIMEOUT: Final = 10.0  # seconds for the connection, and for the answer
@@ -56,7 +57,10 @@ def _trust(ca_file: str | None, cert_file: str | None, *, is_insecure: bool) -> 
 def _ask(url: str, trust: ssl.SSLContext) -> str:
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        port = parts.port
+        host = parts.hostname
+        if host and address_of(host) is None:
+            host = query_name(host)
     except ValueError as error:
         raise UsageError(f"--url: {error}") from None
     if parts.scheme not in ("http", "https") or not host:

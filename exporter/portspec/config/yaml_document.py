@@ -33,6 +33,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HASH = re.compile(r"\$2[a-z]?\$\S*")  # of bcrypt: without a space after the colon it is a part of the key
 _EXTENSION_PREFIX = "x-"  # at the top level: a place for anchors, which is not read by itself
 _SECRET_KEY = re.compile(r"password|passphrase|token")  # in the name of a key
 
@@ -78,7 +79,7 @@ def spell_path(path: KeyPath) -> str:
         if isinstance(step, str):
             quoted = place > 0 and path[place - 1] in {"hosts", "labels"}
             bare = not quoted and _NAME.fullmatch(step)
-            words.append(step if bare else f'"{shorten(step)}"')
+            words.append(step if bare else f'"{shorten(_HASH.sub("$2…", step))}"')
     return ".".join(words)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from portspec.errors import UsageError
+from portspec.names import address_of, query_name
 from portspec.ports import MAX_PORT
 
 
@@ -52,4 +53,9 @@ def parse_listen_address(text: str) -> ListenAddress:
             f'--web.listen-address: "{name}" in "{text}" does not name what is served '
             f"(known: {', '.join(ListenerName)})"
         )
+    if bare and not bracketed and address_of(bare) is None:
+        try:
+            bare = query_name(bare)
+        except ValueError as error:
+            raise UsageError(f"--web.listen-address: {error}") from None
     return ListenAddress(bare or None, int(port), ListenerName(name) if equals else None)

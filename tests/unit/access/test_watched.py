@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,24 @@ async def listening(current: CurrentWebConfig) -> AsyncIterator[int]:
             writer.write(line)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=current.listener_context())
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    loop = asyncio.get_running_loop()
+
+    async def begin(client: socket.socket) -> None:
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(), serve)
+        with contextlib.suppress(OSError):  # the client does not like the certificate, or has none
+            await loop.connect_accepted_socket(lambda: protocol, client, ssl=current.context_for_new_connection())
+
+    async def accept(server: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            client, _ = await loop.sock_accept(server)
+            tasks.create_task(begin(client))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)  # noqa: FBT003 - its only parameter
+        async with asyncio.TaskGroup() as tasks:
+            accepting = tasks.create_task(accept(server, tasks))
+            yield server.getsockname()[1]
+            accepting.cancel()
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -13,7 +13,7 @@ import portspec.app.ahead
 import portspec.app.watch
 from portspec.config import load
 from portspec.errors import NoThreadError
-from portspec.inventory import Shard
+from portspec.inventory import Shard, SystemResolver
 from portspec.scan import Reason
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, ProbeError
 from portspec.state.verdict import Verdict
@@ -427,6 +427,19 @@ def test_reload_tunes_the_engines(conf: Path) -> None:
             assert of._pacer.allowance(0.0) > 1_000_000
 
     asyncio.run(scenario())
+
+
+def test_look_ups_are_limited_for_the_process(conf: Path) -> None:
+    """Scans under an older configuration, those of a newer one and /probe share one limit of names looked up."""
+    of = engines(ScriptedEngine(answering()), ScriptedEngine(answering()))
+    write(conf, {A: []})
+    older = load(conf)
+    write(conf, {A: []}, ipv6=True)
+    newer = load(conf)
+    examiners = [of.examiner(older), of.examiner(newer), of.examiner(newer, engine="connect")]
+    resolvers = [examiner._resolver for examiner in examiners]
+    assert all(isinstance(resolver, SystemResolver) for resolver in resolvers)
+    assert len({id(resolver._lookups) for resolver in resolvers if isinstance(resolver, SystemResolver)}) == 1
 
 
 def test_reload_takes_up_the_keys_of_the_service(conf: Path) -> None:

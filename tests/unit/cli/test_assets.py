@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import yaml
@@ -67,3 +68,26 @@ def test_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     done = call("assets", "-o", "new", cwd=tmp_path)
     assert done.code == 2
     assert done.err.endswith("name another directory with --output\n")
+
+
+def test_pipe_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    """It is not waited for."""
+    os.mkfifo(tmp_path / "conf.yml")
+    done = call("assets", "--output", str(tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert "it is a pipe; put a regular file in its place" in done.err
+
+
+def test_links_below_the_directory_are_not_followed(tmp_path: Path) -> None:
+    """Another user may have put them there: nothing is written, not even a directory."""
+    victim, directory = tmp_path / "victim", tmp_path / "files"
+    victim.mkdir()
+    directory.mkdir()
+    (directory / "deploy").symlink_to(victim)
+    done = call("assets", "--output", str(directory))
+    assert (done.code, done.err) == (
+        2,
+        f"cannot write the files: {directory / 'deploy'}: is a symbolic link; name another directory with --output\n",
+    )
+    assert list(victim.iterdir()) == []
+    assert [path.name for path in directory.iterdir()] == ["deploy"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portspec.cli.healthcheck import healthcheck
 from tests.unit.cli.run import Server, call
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ def test_nothing_that_answers_is_unhealthy() -> None:
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     done = call("healthcheck", "--url", url)
     assert (done.code, done.out) == (1, f"unhealthy: {url} does not answer: connection refused\n")
+
+
+def test_name_in_a_url_is_looked_up_as_idna_2008_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with letters that IDNA 2003 replaces are others to it."""
+    asked = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert healthcheck("http://fa\u00df.test:1") == 1
+    assert asked == ["xn--fa-hia.test"]
 
 
 @pytest.mark.parametrize("url", ["", "localhost:10190", "ftp://localhost", "http://", "http://[::1", "http://x:99999"])

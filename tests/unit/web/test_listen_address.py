@@ -19,6 +19,7 @@ from tests.unit.factories import MODEST
         ("0.0.0.0:80", ListenAddress("0.0.0.0", 80)),  # noqa: S104 - parsed, not listened on
         ("localhost:0", ListenAddress("localhost", 0)),
         ("exporter.example.org:443", ListenAddress("exporter.example.org", 443)),
+        ("fa\u00df.example.org:443", ListenAddress("xn--fa-hia.example.org", 443)),  # IDNA 2003 has fass
         ("[::1]:10190", ListenAddress("::1", 10190)),
         ("[::]:10190", ListenAddress("::", 10190)),
         ("[fe80::1%eth0]:10190", ListenAddress("fe80::1%eth0", 10190)),

@@ -146,7 +146,7 @@ def _group(number: int, item: object, keys: Callable[[str], str]) -> TargetGroup
     labels = group.get("labels")
     if targets is not None and not isinstance(targets, list):
         raise ListError(f"has a target group, number {number}, whose targets are not a list")
-    if "targets" not in group and (others := group.keys() - {"labels", "source"}):
+    if "targets" not in group and (others := set(map(keys, item)) - {"labels", "source"}):
         key = shorten(min(others))
         raise ListError(f'has a target group, number {number}, with "{key}" and without targets')
     if labels is not None and not isinstance(labels, dict):

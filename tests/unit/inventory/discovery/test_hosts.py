@@ -263,6 +263,8 @@ def test_json_is_read_as_go_reads_it() -> None:
     """Keys of a group may be in capitals, and a byte in a label that is not UTF-8 costs that letter only."""
     (found,) = read_json(b'[{"Targets": ["web1"], "Labels": {"Name": "caf\xe9"}}]')
     assert found == TargetGroup(("web1",), {"Name": "caf\ufffd"})
+    empty, full = read_json(b'[{"Labels": {"a": "b"}}, {"Targets": ["127.0.0.1"]}]')
+    assert (empty.targets, full.targets) == ((), ("127.0.0.1",))
 
 
 def test_yaml_may_be_utf_16() -> None:
