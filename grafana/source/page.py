@@ -32,7 +32,7 @@ TO_HOST: Final = (
 )
 TO_PAGE_OF_HOST: Final = (
     "${__data.fields.host} on the page of ${__value.text}",
-    "${scheme}://${__value.raw}/#${__data.fields.host}",
+    "${scheme}://${__value.raw}/hosts/${__data.fields.host}",
 )
 TO_PAGE: Final = ("Page of ${__value.text}", "${scheme}://${__value.raw}/")
 TO_RUNBOOK: Final = ("Runbook of ${__value.text}", "${runbooks}#${__value.raw}")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # Allocations before a collection of generation 0, and collections before one of generations 1 and 2. States of hosts
 # come and go by the ten thousand, without cycles; a full collection blocks every thread.
 GC_THRESHOLDS = (10_000, 10, 50)
-# Seconds. The event loop gives the GIL away with each system call, and waits this long to get it back from a thread that
-# writes a page: 200 clients that hang up at once delay a scrape by 0.12 s, with 0.001 by 0.43 s (benchmarks/abuse.py).
+# Seconds. The event loop gives the GIL away with each system call, and waits this long to get it back from a thread
+# that writes a page: 200 clients that hang up at once delay a scrape by 0.12 s, with 0.001 by 0.43 s (benchmarks).
 GIL_SWITCH_INTERVAL = 0.0001
 
 _log = log.get("app")

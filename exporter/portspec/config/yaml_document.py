@@ -33,7 +33,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HASH = re.compile(r"\$2[a-z]?\$\S*")  # of bcrypt: without a space after the colon it is a part of the key
+_HASH = re.compile(r"\$2[a-z]?\$[./A-Za-z0-9$]*")  # of bcrypt
 _EXTENSION_PREFIX = "x-"  # at the top level: a place for anchors, which is not read by itself
 _SECRET_KEY = re.compile(r"password|passphrase|token")  # in the name of a key
 
@@ -69,7 +69,7 @@ class YamlDocument:
     def problem(self, path: KeyPath, message: str, line: int = 0) -> None:
         """Add a problem at a path; `line` overrides the line of the path."""
         self.faulty.add(path)
-        self.problems.append(Problem(line or self.line(path), spell_path(path), message))
+        self.problems.append(Problem(line or self.line(path), spell_path(path), _without_hash(message)))
 
 
 def spell_path(path: KeyPath) -> str:
@@ -79,8 +79,13 @@ def spell_path(path: KeyPath) -> str:
         if isinstance(step, str):
             quoted = place > 0 and path[place - 1] in {"hosts", "labels"}
             bare = not quoted and _NAME.fullmatch(step)
-            words.append(step if bare else f'"{shorten(_HASH.sub("$2…", step))}"')
+            words.append(step if bare else f'"{shorten(_without_hash(step))}"')
     return ".".join(words)
+
+
+def _without_hash(text: str) -> str:
+    """Leave out the hash of a password, which may stand where it does not belong: a message gets into logs."""
+    return _HASH.sub("$2…", text)
 
 
 def is_depth_limit(error: yaml.MarkedYAMLError) -> bool:

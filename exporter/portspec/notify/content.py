@@ -65,10 +65,10 @@ class Links:
     runbook_url: str = RUNBOOKS
 
     def host(self, host: str) -> list[tuple[str, str]]:
-        """Return the link to the row of a host on the page of all hosts."""
+        """Return the link to the page of a host."""
         if self.external_url is None:
             return []
-        return [("Host", f"{self.external_url}/#{quote(host, safe=':', errors='replace')}")]
+        return [("Host", f"{self.external_url}/hosts/{quote(host, safe=':', errors='replace')}")]
 
     def hosts(self) -> list[tuple[str, str]]:
         """Return the link to the page of all hosts."""

@@ -38,7 +38,7 @@ class WebServer:
     listeners of each service are a group, with limits of connections of its own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - half of them are what tests replace
         self,
         backend: Backend,
         listeners: Sequence[ListenAddress],
@@ -47,13 +47,14 @@ class WebServer:
         inherited: Sequence[Inherited] = (),
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         ready: asyncio.Event | None = None,
         control: str | None = None,
     ) -> None:
         self._addresses = tuple(listeners)
         self._inherited = tuple(inherited)
         self._gate = gate
-        self._sites = Sites(backend, gate, lambda: self.status, ready)
+        self._sites = Sites(backend, gate, lambda: self.status, ready, wall_clock)
         self._limits = limits or Limits.under(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._clock = clock
         self._control = control

@@ -111,9 +111,9 @@ def test_links_have_the_configured_urls() -> None:
     """`external_url` is the base of the link to a host, `runbook_url` that of the runbooks."""
     links = Links("https://portspec.example.org/x", "https://portspec.example.org/wiki")
     text = body(mail(make_notification("2001:db8::1", lines=(line("80"),)), links=links))
-    assert "\nHost: https://portspec.example.org/x/#2001:db8::1\n" in text
+    assert "\nHost: https://portspec.example.org/x/hosts/2001:db8::1\n" in text
     assert "\nRunbook: https://portspec.example.org/wiki#portspecunexpectedportopen\n" in text
-    assert "\nHost: https://portspec.example.org/x/#%3Ca%20%22b\n" in body(
+    assert "\nHost: https://portspec.example.org/x/hosts/%3Ca%20%22b\n" in body(
         mail(make_notification('<a "b'), links=links)
     )
     assert "Host:" not in body(mail(make_notification()))

@@ -17,11 +17,13 @@ from portspec.audit.service import AuditService
 from portspec.metrics import Exposition
 from portspec.store import Store
 from portspec.web import Gate, ListenAddress, WebServer
+from tests.unit.factories import NOW
 from tests.unit.metrics.scrape import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from portspec.audit.state import AuditState
     from portspec.schedule.on_demand import Prober
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
@@ -60,7 +62,12 @@ class ScriptedService:
     def __init__(self, state: Callable[[], Snapshot]) -> None:
         self._state = state
         self.exposition = Exposition(state, lambda: STATUS)
-        self.audits = no_audits()
+        self.audits = audits = no_audits()
+
+        def find(host: str) -> AuditState | None:
+            return state().audits.get(host)
+
+        vars(audits)["find"] = find
         self.agent_key = no_agent_key()
 
     @property
@@ -114,7 +121,9 @@ def server(
     gate: Gate | None = None,
 ) -> WebServer:
     """Make a server of the snapshots that `state` gives."""
-    return WebServer(ScriptedService(state), listeners, gate=gate or open_gate(), limits=limits, clock=clock)
+    return WebServer(
+        ScriptedService(state), listeners, gate=gate or open_gate(), limits=limits, clock=clock, wall_clock=lambda: NOW
+    )
 
 
 @contextlib.asynccontextmanager

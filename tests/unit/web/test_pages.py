@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -9,15 +11,18 @@ from portspec.audit.model import Status
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState, Snapshot
 from portspec.web.pages import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
-from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
 from tests.unit.web.site import ask
 
 if TYPE_CHECKING:
     from portspec.audit.state import AuditState
+    from portspec.inventory import Target
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;{{7*7}}"
+DB = target("db1", expect=[22])
+OPEN = scanned(DB, seen(is_open=[22, 80]))  # 80 is unexpected
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -81,11 +86,11 @@ def test_row_of_a_host_out_of_spec() -> None:
     assert row(page(zoo()), "bad") == {
         "Host": "bad site=there",
         "Verdict": "out of spec",
-        "Unexpected": "80, 8080",
-        "Missing": "25",
+        "Unexpected": "80 (http), 8080 (http-alt) since now",
+        "Missing": "25 (smtp)",
         "Open": "22, 80, 8080",
         "Expected": "22, 25",
-        "Last scan": "2023-11-14 22:13:20 UTC",
+        "Last scan": "now",
     }
 
 
@@ -105,7 +110,7 @@ def test_row_of_an_unknown_host_says_why() -> None:
     """An unknown host shows the reason, beside what the last conclusive scan found."""
     lost = row(page(zoo()), "lost")
     assert lost["Verdict"] == "unknown does not resolve"
-    assert (lost["Unexpected"], lost["Open"]) == ("23", "23")
+    assert (lost["Unexpected"], lost["Open"]) == ("23 (telnet) since now", "23")
 
 
 def test_row_of_a_host_that_was_not_scanned() -> None:
@@ -119,21 +124,145 @@ def test_row_leaves_out_what_is_unconfirmed() -> None:
     """Ports that take no connection are not shown as open."""
     of = target("db1")
     shown = row(page(snapshot((of, [result(of, seen(is_open=[22, 80], unconfirmed=[80]))]))), "db1")
-    assert (shown["Open"], shown["Unexpected"]) == ("22", "22")
+    assert (shown["Open"], shown["Unexpected"]) == ("22", "22 (ssh) since now")
 
 
 def test_page_counts_the_verdicts() -> None:
     """The page begins with the number of hosts in each verdict."""
     text = " ".join(ask(zoo(), "/").text.split())
-    assert "6 hosts:" in text
-    for count in ("1 out of spec", "3 unknown", "2 in spec"):
-        assert f">{count}</span>" in text
+    assert "<h1>6 hosts</h1>" in text
+    for verdict, count in (
+        ("out_of_spec", "1 out of spec"),
+        ("unknown", "2 unknown"),
+        ("waiting", "1 not scanned yet"),
+        ("in_spec", "2 in spec"),
+    ):
+        assert f'<a href="./?verdict={verdict}"><span class="verdict {verdict}">{count}</span></a>' in text
 
 
-@pytest.mark.parametrize("count", [0, 1, 300])
-def test_page_of_any_number_of_hosts(count: int) -> None:
-    """The page is whole without hosts, with one, and with many."""
-    assert len(page(Snapshot.of(target(f"host{number}") for number in range(count))).rows) == count + 1
+@pytest.mark.parametrize(("count", "rows"), [(0, 0), (1, 1), (100, 100), (101, 100)])
+def test_page_of_any_number_of_hosts(count: int, rows: int) -> None:
+    """The page is whole without hosts, with one, and with many, of which it shows a part."""
+    assert len(page(Snapshot.of(target(f"host{number}") for number in range(count))).rows) == rows + 1
+
+
+def hosts_at(of: Snapshot, query: str) -> list[str]:
+    """Return the hosts that the page shows for a query."""
+    answer = ask(of, f"/{query}")
+    assert answer.status == 200, answer.text
+    return [cells[0].split()[0] for cells in Page(answer.text).rows[1:]]
+
+
+def test_parts_of_many_hosts_follow_each_other() -> None:
+    """Each part has a hundred hosts, numbers in names sort by value, and a part beyond the end is the last."""
+    many = Snapshot.of(target(f"host{number}") for number in range(250))
+    assert hosts_at(many, "") == [f"host{number}" for number in range(100)]
+    assert hosts_at(many, "?page=3") == hosts_at(many, "?page=99") == [f"host{number}" for number in range(200, 250)]
+    text = ask(many, "/?page=2&q=host").text
+    assert '<a rel="prev" href="./?q=host">' in text
+    assert '<a rel="next" href="./?q=host&amp;page=3">' in text
+    assert "page 2 of 3, 250 hosts" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "hosts"),
+    [
+        ("?verdict=out_of_spec", ["bad"]),
+        ("?verdict=waiting", ["waiting"]),
+        ("?q=LO", ["lost"]),
+        ("?q=there", ["bad"]),  # the value of a label
+        ("?label=site=there", ["bad"]),
+        ("?label=site=there&verdict=in_spec", []),
+        ("?sort=host", ["bad", "blind", "good", "lost", "never", "waiting"]),
+        ("?sort=-host", ["waiting", "never", "lost", "good", "blind", "bad"]),
+        ("?sort=-open", ["bad", "good", "lost", "blind", "never", "waiting"]),
+        ("?verdict=&q=&audit=&sort=&page=", ["bad", "lost", "never", "waiting", "blind", "good"]),  # an empty form
+    ],
+)
+def test_address_of_the_page_filters_and_sorts(query: str, hosts: list[str]) -> None:
+    """What the form says is in the address, so that it can be kept as a bookmark."""
+    assert hosts_at(zoo(), query) == hosts
+
+
+def test_hosts_are_filtered_by_their_audit() -> None:
+    """A status is a filter, with the number of hosts that have it above the table; a clean one needs no attention."""
+    of = snapshot_of([OPEN], [audited("db1", vulnerability()), never("laptop7"), audited("web1")])
+    assert hosts_at(of, "?audit=never") == ["laptop7"]
+    assert hosts_at(of, "?audit=vulnerable") == ["db1"]
+    assert hosts_at(of, "?verdict=unscanned&sort=-audit") == ["web1", "laptop7"]
+    text = ask(of, "/").text
+    assert '<a href="./?audit=vulnerable"><span class="bad">1 with audit vulnerable</span></a>' in text
+    assert "with audit clean" not in text
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?sort=age", "sort: &#34;age&#34; is not known"),
+        ("?verdict=good", "verdict: &#34;good&#34; is not known"),
+        ("?audit=<b>", "audit: &#34;&lt;b&gt;&#34; is not known"),
+        ("?page=0", "page: &#34;0&#34; is not a number from 1 on"),
+        ("?page=x", "page: &#34;x&#34; is not a number from 1 on"),
+        ("?label=team", "label: &#34;team&#34; is not a name and a value"),
+        ("?colour=red", "&#34;colour&#34; is not a parameter of this page"),
+        ("?q=a&q=b", "the parameter q is given more than once"),
+        ("?q=" + "x" * 201, "at most 200 characters of text"),
+    ],
+)
+def test_filter_that_makes_no_sense_is_refused(query: str, message: str) -> None:
+    """The page says what is wrong, and leads back."""
+    answer = ask(zoo(), f"/{query}")
+    assert (answer.status, message in answer.text) == (400, True)
+    assert '<a href="./">Show all hosts</a>' in answer.text
+
+
+def test_host_has_a_page() -> None:
+    """It has each deviation with its state and who holds the port, addresses, exceptions and vulnerabilities."""
+    old = replace(exception(8080, until=NOW + 86_400), reason="old")
+    of = target("db1", expect=[22, 25], allow=[443], exceptions=[old])
+    state = HostState(of).after(result(of, seen(scanned=[22, 25, 80, 443, 8080], is_open=[22, 80, 8080])))
+    audits = [audited("db1", vulnerability("CVE-2023-1"), listeners=[listener(80, "nginx", "www")])]
+    text = ask(snapshot_of([state], audits), "/hosts/db1").text
+    shown = [[" ".join(cell.split()) for cell in cells] for cells in Page(text).rows]
+    assert ["25 (smtp)", ADDRESS, "missing", "closed", "-", "-"] in shown
+    assert ["80 (http)", ADDRESS, "unexpected", "open", "now", "nginx (www)"] in shown
+    assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-"] in shown
+    assert ["8080", "in 1 d", "old", "-"] in shown
+    assert any("CVE-2023-1" in cells for cells in shown)
+    assert '<form method="post" action="db1/scan">' in text
+    assert '<a href="../api/v1/hosts/db1">JSON</a>' in text
+
+
+def test_host_that_only_sends_audits_has_a_page() -> None:
+    """There is nothing about ports on it, and nothing to scan."""
+    text = ask(snapshot_of([OPEN], [audited("laptop7", vulnerability("CVE-2023-1"))]), "/hosts/laptop7").text
+    assert "CVE-2023-1" in text
+    assert "Scan now" not in text
+
+
+def test_host_that_has_left_has_a_way_back() -> None:
+    """Its page is 404, and leads to all hosts."""
+    answer = ask(zoo(), "/hosts/gone")
+    assert answer.status == 404
+    assert "&#34;gone&#34; is not a host of this exporter." in answer.text
+    assert '<a href="../">Show all hosts</a>' in answer.text
+    assert ask(zoo(), "/hosts/gone/scan", "POST").status == 404
+
+
+@pytest.mark.parametrize("text", [EVIL.replace("/", "|"), NASTY.replace("/", "|")])
+def test_markup_on_the_page_of_a_host_is_shown_as_text(text: str) -> None:
+    """Names, labels, reasons, processes and packages are text there, too."""
+
+    def tags(word: str) -> list[str]:
+        accepted = replace(exception(22, until=NOW + 9), reason=word, owner=word)
+        of = target("db1", labels={"note": word}, exceptions=[accepted])
+        failure = Failure(Reason.RESOLVE, word)
+        state = HostState(of).after(result(of, seen(is_open=[22, 80]))).after(result(of, failure=failure))
+        audits = [audited("db1", vulnerability(word, package=word), listeners=[listener(80, word, word)])]
+        return Page(ask(snapshot_of([state], audits), "/hosts/db1").text).tags
+
+    assert tags(text) == tags("x")
+    assert ask(zoo(), f"/hosts/{quote(text, safe='')}").status == 404
 
 
 @pytest.mark.parametrize("text", [EVIL, NASTY])
@@ -141,8 +270,12 @@ def test_markup_is_shown_as_text(text: str) -> None:
     """Markup in a host's name, in labels and in what a failure says is text: no tag of it gets onto the page."""
     of = target(text, labels={"note": text})
     failure = Failure(Reason.RESOLVE, text)
-    shown = page(snapshot((of, [result(of, seen(is_open=[22]), at=NOW), result(of, at=NOW + 60, failure=failure)])))
-    assert shown.tags == page(snapshot((target("x", labels={"note": "y"}), [result(of, failure=failure)]))).tags
+
+    def scans(of: Target, failure: Failure) -> Snapshot:
+        return snapshot((of, [result(of, seen(is_open=[22]), at=NOW), result(of, at=NOW + 60, failure=failure)]))
+
+    shown = page(scans(of, failure))
+    assert shown.tags == page(scans(target("x", labels={"note": "y"}), Failure(Reason.RESOLVE, "z"))).tags
     assert "script" not in shown.tags
     assert "img" not in shown.tags
     host, verdict, *_ = shown.rows[1]
@@ -152,9 +285,6 @@ def test_markup_is_shown_as_text(text: str) -> None:
 
 
 # --- What hosts report ---
-
-DB = target("db1", expect=[22])
-OPEN = scanned(DB, seen(is_open=[22, 80]))  # 80 is unexpected
 
 
 def test_page_has_no_column_of_audits_where_nobody_reports() -> None:
@@ -169,7 +299,7 @@ def test_row_has_what_the_host_reported() -> None:
         [OPEN, HostState(target("web1"))], [audited("db1", *curl, vulnerability("CVE-2023-9", package="xz"))]
     )
     shown = page(of)
-    assert row(shown, "db1")["Audit"] == "vulnerable: 3 in 2 packages 2023-11-14 19:13:20 UTC"
+    assert row(shown, "db1")["Audit"] == "vulnerable: 3 in 2 packages 3 high 3 h ago"
     assert row(shown, "web1")["Audit"] == "-"
 
 
@@ -177,19 +307,19 @@ def test_row_has_what_the_host_reported() -> None:
     ("audit", "cell"),
     [
         (never("db1"), "never"),
-        (audited("db1"), "clean 2023-11-14 19:13:20 UTC"),
-        (audited("db1", vulnerability()), "vulnerable: 1 in 1 package 2023-11-14 19:13:20 UTC"),
-        (audited("db1", vulnerability(), exceptions=[accept("cve-2023-0001")]), "clean 2023-11-14 19:13:20 UTC"),
-        (audited("db1", status=Status.FAILED, reason="no output"), "failed no output 2023-11-14 19:13:20 UTC"),
+        (audited("db1"), "clean 3 h ago"),
+        (audited("db1", vulnerability()), "vulnerable: 1 in 1 package 1 high 3 h ago"),
+        (audited("db1", vulnerability(), exceptions=[accept("cve-2023-0001")]), "clean 3 h ago"),
+        (audited("db1", status=Status.FAILED, reason="no output"), "failed no output 3 h ago"),
         (
             audited("db1", vulnerability(), status=Status.FAILED, reason="it was cut off"),
-            "failed: 1 in 1 package it was cut off 2023-11-14 19:13:20 UTC",
+            "failed: 1 in 1 package 1 high it was cut off 3 h ago",
         ),
         (
             audited("db1", status=Status.STALE_DATABASE, reason="it is of 2020"),
-            "stale database it is of 2020 2023-11-14 19:13:20 UTC",
+            "stale database it is of 2020 3 h ago",
         ),
-        (audited("db1", status=Status.UNSUPPORTED, reason="winget"), "unsupported winget 2023-11-14 19:13:20 UTC"),
+        (audited("db1", status=Status.UNSUPPORTED, reason="winget"), "unsupported winget 3 h ago"),
     ],
 )
 def test_each_status_is_told_apart(audit: AuditState, cell: str) -> None:
@@ -209,13 +339,13 @@ def test_processes_on_unexpected_ports_are_named() -> None:
         listener(80, "named", "bind", protocol="udp"),
     ]
     shown = row(page(snapshot_of([OPEN], [audited("db1", listeners=sockets)])), "db1")
-    assert shown["Unexpected"] == "80 80: nginx (www), redis, unknown process (root)"
+    assert shown["Unexpected"] == "80 (http) since 30 d ago 80: nginx (www), redis, unknown process (root)"
 
 
 def test_nobody_is_named_where_the_report_does_not_tell() -> None:
     """Without a report, without listeners in it, and of a port on which nothing listens, the port stands alone."""
     for audits in ([], [never("db1")], [audited("db1", listeners=None)], [audited("db1", listeners=[])]):
-        assert row(page(snapshot_of([OPEN], audits)), "db1")["Unexpected"] == "80"
+        assert row(page(snapshot_of([OPEN], audits)), "db1")["Unexpected"] == "80 (http) since 30 d ago"
 
 
 def test_no_report_makes_the_page_endless() -> None:
@@ -241,7 +371,7 @@ def test_host_that_only_reports_has_a_row() -> None:
         "Open": "-",
         "Expected": "-",
         "Last scan": "-",
-        "Audit": "vulnerable: 1 in 1 package 2023-11-14 19:13:20 UTC",
+        "Audit": "vulnerable: 1 in 1 package 1 high 3 h ago",
     }
     assert row(shown, "laptop10")["Audit"] == "never"
 

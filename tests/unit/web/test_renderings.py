@@ -36,7 +36,7 @@ class Gate:
         self._open = threading.Event()
         self._index = Pages.index
         self._document = host_document
-        monkeypatch.setattr(Pages, "index", lambda pages, snapshot: self._held(lambda: self._index(pages, snapshot)))
+        monkeypatch.setattr(Pages, "index", lambda *parts: self._held(lambda: self._index(*parts)))
         monkeypatch.setattr(api, "host_document", lambda *parts: self._held(lambda: self._document(*parts)))
 
     def _held(self, write: Callable[[], Any]) -> Any:
@@ -110,8 +110,8 @@ def test_no_answer_is_older_than_its_question(gate: Gate) -> None:
                 await asyncio.sleep(0)
             assert (await fetch(f"{url}-/healthy")).status == 200  # so that all of them have been heard
             gate.open()
-            assert "not scanned yet" in (await first).text
-            assert not any("not scanned yet" in other.text for other in await asyncio.gather(*others))
+            assert 'class="verdict waiting"' in (await first).text
+            assert not any('class="verdict waiting"' in other.text for other in await asyncio.gather(*others))
         assert 2 <= gate.begun <= 3  # the second may have begun before the last of them was heard
 
     run(scenario())

@@ -269,8 +269,8 @@ def test_each_request_sees_the_snapshot_of_its_moment() -> None:
             return before.text, (await fetch(url)).text
 
     before, after = asyncio.run(scenario())
-    assert "not scanned yet" in before
-    assert "not scanned yet" not in after
+    assert 'class="verdict waiting"' in before
+    assert 'class="verdict waiting"' not in after
 
 
 def test_server_listens_on_every_address() -> None:

@@ -1,0 +1,261 @@
+"""Which hosts the page of all hosts shows: filter, order and part are in its address. Pure."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from portspec.audit.model import Status
+from portspec.state.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from multidict import MultiMapping
+
+    from portspec.audit.state import AuditState
+    from portspec.state.snapshot import HostState, Snapshot
+
+E = TypeVar("E", bound=enum.StrEnum)
+
+ROWS_PER_PAGE: Final = 100
+MAX_TEXT: Final = 200  # characters of a filter
+MAX_LABELS: Final = 10
+_NUMBER: Final = re.compile(r"[0-9]+")
+_ALL: Final = ("q", "label", "verdict", "audit", "sort", "page", "kiosk")
+
+
+class Shown(enum.StrEnum):
+    """The verdict of a row, the worst first."""
+
+    OUT_OF_SPEC = "out_of_spec"
+    UNKNOWN = "unknown"
+    WAITING = "waiting"  # for its first scan
+    IN_SPEC = "in_spec"
+    UNSCANNED = "unscanned"  # it only sends audits
+
+
+_OF_VERDICT: Final = {verdict: Shown(verdict.value) for verdict in Verdict}
+# Hosts that wait for their first scan stand among those that are unknown.
+_RANKS: Final = {Shown.OUT_OF_SPEC: 0, Shown.UNKNOWN: 1, Shown.WAITING: 1, Shown.IN_SPEC: 2, Shown.UNSCANNED: 3}
+_AUDIT_RANKS: Final = {
+    status: rank
+    for rank, status in enumerate(
+        (Status.VULNERABLE, Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORTED, Status.NEVER, Status.CLEAN)
+    )
+}
+
+
+class FilterError(ValueError):
+    """A parameter of the page makes no sense; the message says which one, and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFilter:
+    """What the address of the page says.
+
+    Attributes:
+        text: A part of the name, or of the value of a label; "" for all.
+        labels: Names and values of labels that a host must have.
+        shown: The verdict; None for all.
+        audit: The status of the audit; None for all.
+        order: What the rows are sorted by, see ORDERS.
+        is_descending: Whether the greatest is first.
+        page: The part that is shown, from 1.
+        is_kiosk: Whether only the rows are shown, for a screen on a wall.
+    """
+
+    text: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    shown: Shown | None = None
+    audit: Status | None = None
+    order: str = "worst"
+    is_descending: bool = False
+    page: int = 1
+    is_kiosk: bool = False
+
+    def query(self) -> str:
+        """Return the query of the address, "" for the page without parameters."""
+        sort = ("-" if self.is_descending else "") + self.order
+        pairs = [
+            ("q", self.text),
+            *(("label", f"{name}={value}") for name, value in self.labels),
+            ("verdict", self.shown or ""),
+            ("audit", self.audit or ""),
+            ("sort", "" if sort == "worst" else sort),
+            ("page", "" if self.page == 1 else str(self.page)),
+            ("kiosk", "1" if self.is_kiosk else ""),
+        ]
+        return urlencode([(name, value) for name, value in pairs if value], errors="replace")
+
+    def sorted_by(self, order: str) -> HostFilter:
+        """Return the filter of the header of a column: a second click turns the order around."""
+        is_again = order == self.order and not self.is_descending
+        return replace(self, order=order, is_descending=is_again, page=1)
+
+
+def read_filter(query: MultiMapping[str]) -> HostFilter:
+    """Read the parameters of an address. Raises FilterError."""
+    for name in query:
+        if name not in _ALL:
+            raise FilterError(f'"{name[:MAX_TEXT]}" is not a parameter of this page (known: {", ".join(_ALL)})')
+        if name != "label" and len(query.getall(name)) > 1:
+            raise FilterError(f"the parameter {name} is given more than once")
+    text = query.get("q", "").strip()
+    labels = query.getall("label", [])
+    if len(labels) > MAX_LABELS or any(len(value) > MAX_TEXT for value in (text, *labels)):
+        raise FilterError(f"at most {MAX_TEXT} characters of text, and {MAX_LABELS} labels, can be looked for")
+    pairs = [label.partition("=") for label in labels if label]
+    if wrong := [label for label, equals, _ in pairs if not equals]:
+        raise FilterError(f'label: "{wrong[0]}" is not a name and a value (expected for example team=web)')
+    sort = query.get("sort") or "worst"
+    order = sort.removeprefix("-")
+    if order not in ORDERS:
+        raise FilterError(f'sort: "{order[:MAX_TEXT]}" is not known (known: {", ".join(ORDERS)})')
+    page = query.get("page") or "1"
+    if not (page.isascii() and page.isdigit() and 0 < len(page) < 10 and int(page) > 0):  # noqa: PLR2004 - digits
+        raise FilterError(f'page: "{page[:MAX_TEXT]}" is not a number from 1 on')
+    return HostFilter(
+        text=text,
+        labels=tuple((name, value) for name, _, value in pairs),
+        shown=_one_of(Shown, "verdict", query.get("verdict")),
+        audit=_one_of(Status, "audit", query.get("audit")),
+        order=order,
+        is_descending=sort.startswith("-"),
+        page=int(page),
+        is_kiosk=query.get("kiosk", "0") != "0",
+    )
+
+
+def _one_of(kind: type[E], name: str, value: str | None) -> E | None:
+    if not value:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(kind)
+        raise FilterError(f'{name}: "{value[:MAX_TEXT]}" is not known (known: {known})') from None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A host: its state if it is scanned, its audit if it has to send any."""
+
+    host: str
+    state: HostState | None
+    audit: AuditState | None
+
+    @property
+    def shown(self) -> Shown:
+        """The verdict of the row."""
+        if self.state is None:
+            return Shown.UNSCANNED
+        return _OF_VERDICT[self.state.verdict] if self.state.latest else Shown.WAITING
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of the host."""
+        return self.state.target.config.labels if self.state else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The rows of one part, and what there is in all.
+
+    Attributes:
+        rows: Those of the part, in order.
+        matching: The number of hosts that the filter lets through.
+        pages: The number of parts that they make, at least 1.
+        verdicts: How many hosts have each verdict, whatever the filter.
+        audits: How many hosts have each status of an audit, whatever the filter.
+    """
+
+    rows: tuple[Row, ...]
+    matching: int
+    pages: int
+    verdicts: Mapping[Shown, int] = field(default_factory=dict)
+    audits: Mapping[Status, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """The number of all hosts."""
+        return sum(self.verdicts.values())
+
+
+def overview(snapshot: Snapshot, by: HostFilter) -> Overview:
+    """Return what the page shows; a part beyond the end is the last one that there is."""
+    audits = {audit.host: audit for chunk in snapshot.audits.chunks for audit in chunk}
+    scanned = (state for chunk in snapshot.hosts.chunks for state in chunk)
+    every = [Row(state.host, state, audits.get(state.host)) for state in scanned]
+    every += [Row(host, None, audit) for host, audit in audits.items() if host not in snapshot.hosts.places]
+    chosen = [row for row in every if _matches(row, by)]
+    chosen.sort(key=_by_host)
+    chosen.sort(key=ORDERS[by.order], reverse=by.is_descending)
+    pages = max(1, -(-len(chosen) // ROWS_PER_PAGE))
+    first = (min(by.page, pages) - 1) * ROWS_PER_PAGE
+    return Overview(
+        rows=tuple(chosen[first : first + ROWS_PER_PAGE]),
+        matching=len(chosen),
+        pages=pages,
+        verdicts=Counter(row.shown for row in every),
+        audits=Counter(row.audit.status for row in every if row.audit),
+    )
+
+
+def _matches(row: Row, by: HostFilter) -> bool:
+    if by.shown is not None and row.shown is not by.shown:
+        return False
+    if by.audit is not None and (row.audit is None or row.audit.status is not by.audit):
+        return False
+    labels = row.labels
+    if any(labels.get(name) != value for name, value in by.labels):
+        return False
+    return not by.text or _contains(by.text.lower(), (row.host, *labels.values()))
+
+
+def _contains(text: str, values: Iterable[str]) -> bool:
+    return any(text in value.lower() for value in values)
+
+
+def _by_worst(row: Row) -> tuple[float, ...]:
+    audit = _AUDIT_RANKS[row.audit.status] if row.audit and row.shown is Shown.UNSCANNED else 0
+    return (_RANKS[row.shown], audit)
+
+
+@lru_cache(maxsize=1 << 17)
+def _padded(host: str) -> str:
+    """Return a name in which numbers sort by their value: web2 before web10."""
+    return _NUMBER.sub(lambda digits: digits[0].zfill(10), host)
+
+
+def _by_host(row: Row) -> str:
+    return _padded(row.host)
+
+
+def _by_open(row: Row) -> float:
+    return len(row.state.conclusive.open_ports) if row.state and row.state.conclusive else -1
+
+
+def _by_last_scan(row: Row) -> float:
+    return row.state.conclusive.finished_at if row.state and row.state.conclusive else 0
+
+
+def _by_audit(row: Row) -> tuple[float, ...]:
+    if row.audit is None:
+        return (len(_AUDIT_RANKS), 0)
+    return (_AUDIT_RANKS[row.audit.status], -len(row.audit.vulnerabilities))
+
+
+#: What rows can be sorted by; equal ones stay sorted by their host.
+ORDERS: Final[Mapping[str, Callable[[Row], Any]]] = {
+    "worst": _by_worst,
+    "host": _by_host,
+    "open": _by_open,
+    "last_scan": _by_last_scan,
+    "audit": _by_audit,
+}
