@@ -349,13 +349,20 @@ class Service:
         """Return the hosts of a configuration, and the monitor's transition to them. Raises NoThreadError."""
         discovered = discovery.hosts
 
-        def prepare() -> tuple[Hosts, Transition]:
-            hosts = self._hosts_of(config, discovered, self._monitor.snapshot.hosts)
-            transition = self._monitor.prepare(hosts.targets, self._restored(hosts))
-            self.store.retain(hosts.names.keys())
-            return hosts, transition
+        def prepare() -> tuple[Hosts, dict[str, str], dict[str, HostState], Transition]:
+            states = self._monitor.snapshot.hosts
+            hosts = self._hosts_of(config, discovered, states)
+            respelled = self._respelled(hosts)
+            known = {host: states[before] for host, before in respelled.items()}
+            return hosts, respelled, known, self._monitor.prepare(hosts.targets, hosts.restored | known)
 
-        return await in_daemon_thread(prepare)
+        hosts, respelled, known, transition = await in_daemon_thread(prepare)
+        present = self._monitor.snapshot.hosts
+        if any(present[before] is not known[host] for host, before in respelled.items()):  # a scan ended meanwhile
+            known = {host: present[before] for host, before in respelled.items()}
+            transition = self._monitor.prepare(hosts.targets, hosts.restored | known)
+        self.store.retain(hosts.names.keys())
+        return hosts, transition
 
     def _apply_audit(self, config: Config, roster: Mapping[str, AuditedHost]) -> None:
         self.audits.apply(config.audit, roster)
@@ -419,15 +426,11 @@ class Service:
         restored = self.store.restore(new) if new else {}
         return Hosts(mine, names, audited, restored, self._new_prober(config, every))
 
-    def _restored(self, hosts: Hosts) -> dict[str, HostState]:
-        """Return the states of hosts that are new, and of those that only have another spelling from now on."""
+    def _respelled(self, hosts: Hosts) -> dict[str, str]:
+        """Return the hosts that only have another spelling from now on, and the one that they have now."""
         states = self._monitor.snapshot.hosts
-        respelled = {
-            host: states[before]
-            for name, host in hosts.names.items()
-            if (before := self._names.get(name, host)) != host and before in states
-        }
-        return hosts.restored | respelled
+        pairs = ((host, self._names.get(name, host)) for name, host in hosts.names.items())
+        return {host: before for host, before in pairs if before != host and before in states}
 
     def _on_takeover(self, newer: Sequence[HostState]) -> None:
         """Continue from what another exporter wrote to the state file; called in the writer thread."""

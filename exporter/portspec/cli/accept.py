@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import secrets
@@ -20,16 +21,25 @@ from portspec.config import load
 from portspec.config.acceptance import Acceptance, AcceptanceError, Way, edited
 from portspec.config.fields import read_identifier, read_until
 from portspec.config.yaml_document import read_bytes
-from portspec.errors import STANDARD_INPUT, UsageError, printable, why
+from portspec.errors import STANDARD_INPUT, PortspecError, UsageError, printable
+from portspec.files import require_regular
 from portspec.inventory import select, targets
 from portspec.ports import NO_PORTS, PortError, parse_ports
-from portspec.times import parse_duration
+from portspec.times import is_number, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import TextIO
 
 _YES: Final = ("y", "yes")
+# CVE-2026-12345, DSA-6789-1, ALAS2-2026-1, GHSA-…, a UUID of VuXML, or the title of what has no id.
+_ID: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9:.]+)+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=.*[A-Za-z]).*[A-Za-z].*\s.+"
+)
+# A secret, wherever it stands in a line; the name of a file is none.
+_SECRET: Final = re.compile(
+    r"""([\w-]*(?:password|passphrase|token)(?!\w*_file|\w*_command)\w*["']?\s*:\s*)("[^"]*"|'[^']*'|[^\s,}#][^,}#]*)"""
+)
 _CONTEXT: Final = 2  # lines beside a change that the diff shows
 
 
@@ -75,11 +85,15 @@ def accept(
         _check_editable(path, file)
     before = read_bytes(Path(path))
     config = load(path, environment, data=before)
-    if not config.discovery:
-        select(targets(config), [request.host])  # of a host that nobody scans there is nothing to accept
+    try:
+        select(targets(config), [request.host])
+    except UsageError:
+        if not config.discovery:  # of a host that nobody scans there is nothing to accept
+            raise
+        write(f"{request.host} is not in {path}; this holds for a host that is discovered by that name.\n")
     after = edited(path, before, acceptance, environment)
     if after == before:
-        write(f"{path} says so already.\n")
+        write(f"{path} has this already.\n")
         return 0
     write(_diff(path, before, after))
     if not writes:
@@ -87,24 +101,31 @@ def accept(
     if asks and not _is_confirmed(f"Write this to {path}? [y/N] "):
         write("nothing is written.\n")
         return 1
-    if (present := read_bytes(Path(path))) != before:
-        diff = _diff(path, present, edited(path, present, acceptance, environment))
-        raise AcceptanceError(
-            f"{path} was changed meanwhile; nothing is written. With that change it would be:\n{diff}"
-        )
+    if os.path.realpath(path) != file or read_bytes(Path(path)) != before:
+        raise AcceptanceError(f"{path} was changed meanwhile; nothing is written. Run the command again")
     replace_file(file, after)
     write(f"{path} is written.\n")
-    write(reload_if_running(environment, is_automatic=config.autoreload))
-    return 0
+    is_in_force, told = reload_if_running(environment, is_automatic=config.autoreload)
+    write(told)
+    return 0 if is_in_force else PortspecError.exit_code
 
 
 def _check_editable(path: str, file: str) -> None:
     """Refuse a file that something else writes, or that cannot be replaced; `file` is where a link leads to."""
     hint = "--dry-run prints the diff"
-    is_link = os.path.islink(path)  # noqa: PTH114 - as realpath
-    if is_link and any(part.startswith("..") for part in Path(file).parts):
+    directory = os.path.dirname(file)  # noqa: PTH120 - as realpath
+    places = {os.path.dirname(os.path.abspath(path)), directory, os.path.dirname(directory)}  # noqa: PTH100, PTH120 - the same
+    if any(os.path.islink(os.path.join(place, "..data")) for place in places):  # noqa: PTH114, PTH118 - the same
         raise AcceptanceError(f"{path} is a file of a Kubernetes ConfigMap; change the ConfigMap ({hint})")
-    directory = os.path.dirname(file)  # noqa: PTH120 - the same
+    try:
+        require_regular(file)
+        status = os.stat(file)  # noqa: PTH116 - the same
+    except FileNotFoundError:
+        return  # which load() tells
+    except OSError as error:
+        raise AcceptanceError(f"{path}: {error.strerror}") from None
+    if os.geteuid() not in (0, status.st_uid):
+        raise AcceptanceError(f"{path} belongs to another user; run the command as its owner, or as root ({hint})")
     if not os.access(directory, os.W_OK):
         raise AcceptanceError(f"{path} cannot be replaced: {directory} is not writable ({hint})")
 
@@ -121,6 +142,7 @@ def replace_file(path: str, data: bytes) -> None:
                 if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(file.fileno(), status.st_uid, status.st_gid)
                 os.fchmod(file.fileno(), status.st_mode & 0o7777)
+                _copy_attributes(path, file.fileno())
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(new, path)  # noqa: PTH104 - the same
@@ -129,22 +151,42 @@ def replace_file(path: str, data: bytes) -> None:
                 os.unlink(new)  # noqa: PTH108 - the same
             raise
     except OSError as error:
-        raise AcceptanceError(f"nothing is written: {why(error)}") from None
+        if error.errno == errno.EBUSY:
+            raise AcceptanceError(
+                f"nothing is written: {path} is mounted as a single file, which cannot be replaced; change it where it "
+                "is mounted from (--dry-run prints the diff)"
+            ) from None
+        raise AcceptanceError(f"nothing is written: {error.strerror or error}".lower()) from None
+
+
+def _copy_attributes(path: str, descriptor: int) -> None:
+    """Copy access control list and other attributes (xattr(7)); with an access control list the mode is its mask.
+
+    Raises OSError if rights would be lost; labels of the system, which it sets by itself, may be.
+    """
+    for name in os.listxattr(path):
+        try:
+            os.setxattr(descriptor, name, os.getxattr(path, name))
+        except OSError:
+            if not name.startswith("security."):
+                raise
 
 
 def _acceptance(request: Request, now: float) -> Acceptance:
     """Read the arguments. Raises UsageError."""
     is_exception = request.way == "until"
+    if printable(request.host) != request.host or set(request.host) & set("*?["):
+        raise UsageError(f'"{printable(request.host)}" is not a host; name one host, or a CIDR of the configuration')
     ports, ids = NO_PORTS, []
     for word in request.what:
         try:
             ports |= parse_ports(word)
         except PortError as error:
-            if not re.fullmatch(r"[A-Za-z]+-.*[0-9].*", word):  # CVE-2026-12345, DSA-6789-1, GHSA-…
+            if not _ID.fullmatch(word.strip()):
                 raise UsageError(str(error)) from None
-            ids.append(_identifier(word))
+            ids.append(_identifier(word.strip()))
     if ports and ids:
-        raise UsageError("ports and ids of vulnerabilities are accepted one after the other")
+        raise UsageError("ports and ids of vulnerabilities are accepted in two commands")
     if ids and not is_exception:
         raise UsageError("a vulnerability is accepted for a while: give --until 1w, or --until 2027-03-31")
     for option, text in (("--reason", request.reason), ("--owner", request.owner)):
@@ -166,6 +208,8 @@ def _identifier(word: str) -> str:
 
 def _end(text: str, now: float) -> str:
     """Return the end of an exception as conf.yml spells it: a duration counts from now. Raises UsageError."""
+    if is_number(text):
+        raise UsageError(f'--until: "{text}" has no unit; write for example "{text}d"')
     try:
         seconds = parse_duration(text)
     except ValueError:
@@ -175,9 +219,9 @@ def _end(text: str, now: float) -> str:
         except ValueError:
             expected = 'a duration such as "1w", a day, "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
             raise UsageError(f'--until: "{text}" is no end of an exception (expected {expected})') from None
-        raise UsageError(f"--until: {text} is over already") from None
+        raise UsageError(f"--until: {text} is in the past") from None
     if seconds <= 0:
-        raise UsageError(f"--until: {text} is over already")
+        raise UsageError(f"--until: {text} is in the past")
     try:
         end = datetime.fromtimestamp(now, UTC) + timedelta(seconds=seconds)
     except OverflowError:
@@ -186,10 +230,10 @@ def _end(text: str, now: float) -> str:
 
 
 def _diff(path: str, before: bytes, after: bytes) -> str:
-    """Return what changes as `diff -u` shows it."""
+    """Return what changes as `diff -u` shows it, without secrets in the lines beside it."""
     old, new = (data.decode("utf-8-sig").splitlines() for data in (before, after))
     lines = difflib.unified_diff(old, new, path, path, lineterm="", n=_CONTEXT)
-    return "".join(f"{printable(line)}\n" for line in lines)
+    return "".join(printable(_SECRET.sub(r"\1…", line)) + "\n" for line in lines)
 
 
 def _is_confirmed(question: str, source: TextIO | None = None) -> bool:

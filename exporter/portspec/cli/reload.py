@@ -48,17 +48,19 @@ def reload(environment: Mapping[str, str]) -> int:
     return 0
 
 
-def reload_if_running(environment: Mapping[str, str], *, is_automatic: bool) -> str:
-    """Have the exporter of the systemd unit reload, if there is one; returns the line that tells what came of it.
+def reload_if_running(environment: Mapping[str, str], *, is_automatic: bool) -> tuple[bool, str]:
+    """Have the exporter of the systemd unit reload, if there is one.
 
-    `is_automatic` tells whether an exporter looks for changes of conf.yml by itself.
+    `is_automatic` tells whether an exporter looks for changes of conf.yml by itself. Returns whether nothing failed,
+    and the lines that tell what came of it.
     """
     try:
-        return _request(_socket_path(environment))[1]
+        status, text = _request(_socket_path(environment))
     except (OSError, http.client.HTTPException):
         if is_automatic:
-            return "a running exporter takes it up within half a minute.\n"
-        return "send SIGHUP to a running exporter, so that it takes it up.\n"
+            return True, "a running exporter takes it up within half a minute.\n"
+        return True, "send SIGHUP to a running exporter, so that it takes it up.\n"
+    return status == http.client.OK, f"the exporter of the systemd unit says: {text}"
 
 
 def _socket_path(environment: Mapping[str, str]) -> str:

@@ -77,7 +77,7 @@ def edited(path: str, data: bytes, acceptance: Acceptance, environment: Mapping[
     except ConfigError as error:
         raise _by_hand(config, acceptance, f"the result would not be valid: {error.problems[0].message}") from None
     if found != goal:
-        raise _by_hand(config, acceptance, "the lines are used for something else, too")
+        raise _by_hand(config, acceptance, "the result would say something else")
     return new
 
 
@@ -105,9 +105,9 @@ def _with_exception(config: Config, acceptance: Acceptance) -> Config:
     if acceptance.ids:
         ids = tuple(map(read_identifier, acceptance.ids))
         item = VulnerabilityException(hosts, ids, until, reason, owner)
-        return replace(config, accepted=(*config.accepted, item))
+        return config if item in config.accepted else replace(config, accepted=(*config.accepted, item))
     excepted = PortException(hosts, acceptance.ports, until, reason, owner)
-    return replace(config, exceptions=(*config.exceptions, excepted))
+    return config if excepted in config.exceptions else replace(config, exceptions=(*config.exceptions, excepted))
 
 
 def _edit_host(editor: Editor, entry: HostConfig, acceptance: Acceptance) -> None:
@@ -121,7 +121,7 @@ def _edit_host(editor: Editor, entry: HostConfig, acceptance: Acceptance) -> Non
 def _entry(config: Config, acceptance: Acceptance) -> HostConfig:
     """Return the entry of the host; AcceptanceError if it has none of its own."""
     name = canonical(acceptance.host)
-    found = next((entry for entry in config.hosts if "/" not in entry.name and canonical(entry.name) == name), None)
+    found = next((entry for entry in config.hosts if canonical(entry.name) == name), None)
     if found is not None:
         return found
     file = spell_source(config.path)
@@ -152,8 +152,16 @@ def _fields(acceptance: Acceptance) -> dict[str, object]:
     """Return the keys of the exception."""
     words = [int(word) if word.isdigit() else word for word in acceptance.ports.spellings()]
     what = {"ids": list(acceptance.ids)} if acceptance.ids else {"ports": words}
-    more = {"reason": acceptance.reason, "owner": acceptance.owner}
-    return {"hosts": [acceptance.host], **what, "until": acceptance.until, **{k: v for k, v in more.items() if v}}
+    more = {key: text for key, text in (("reason", acceptance.reason), ("owner", acceptance.owner)) if text}
+    fields: dict[str, object] = {"hosts": [acceptance.host], **what, "until": acceptance.until, **more}
+    return {key: _literal(value) for key, value in fields.items()}
+
+
+def _literal(value: object) -> object:
+    """Spell a text so that nothing in it is taken for an environment variable."""
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) else value
 
 
 def _by_hand(config: Config, acceptance: Acceptance, why: str) -> AcceptanceError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.config.layout import Place, read_layout
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _INDENT: Final = 2
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*")
+_COMMA: Final = re.compile(r"[ \t]*,[ \t]*")
 _RESERVED: Final = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # YAML 1.1
 
 
@@ -119,10 +120,36 @@ class Editor:
             if not self._change_block(value, gone, new):
                 after_key = self._text.index(":", value.key_end) + 1
                 self._changes.append(_Change(after_key, after_key, " []"))
-        elif value.items is None or gone or not value.items:
-            self._replace_value(value, self._in_brackets(value, gone, new))
-        else:
+        elif value.items and not gone:
             self._add_to_flow(value, value.items, _flow(new)[1:-1])
+        elif value.items and self._has_lines(value):
+            self._cut(value.items, gone)
+            if new:
+                self._add_to_flow(value, value.items, _flow(new)[1:-1])
+        else:
+            self._replace_value(value, self._in_brackets(value, gone, new))
+
+    def _has_lines(self, place: Place) -> bool:
+        """Return whether a list in brackets goes over several lines: there may be comments between its items."""
+        return "\n" in self._spelled(place)
+
+    def _cut(self, items: Sequence[Place], gone: PortSet) -> None:
+        """Take ports out of a list in brackets, each with its comma; comments and lines stay."""
+        kept_end = None
+        for item in items:
+            words = self._without(item, gone)
+            if words is None or words:
+                kept_end = item.end
+                if words:
+                    self._replace(item, words[0] if len(words) == 1 else f"[{', '.join(words)}]")
+                continue
+            comma = _COMMA.match(self._text, item.end)
+            if comma:
+                self._changes.append(_Change(item.start, comma.end(), ""))
+            elif kept_end is None or self._text[kept_end : item.start].strip() != ",":
+                raise EditError(f"line {self.line(item)} has the last item of a list over several lines")
+            else:
+                self._changes.append(_Change(kept_end, item.end, ""))
 
     def _change_block(self, value: Place, gone: PortSet, new: PortSet) -> bool:
         """Change a list with an item on each line: what stays of it stays as it is. Returns whether it has items."""
@@ -144,6 +171,8 @@ class Editor:
 
     def _in_brackets(self, value: Place, gone: PortSet, new: PortSet) -> str:
         """Return a list of ports in brackets, without some ports and with others."""
+        if value.items is not None and self._has_lines(value):
+            raise EditError(f"line {self.line(value)} has a list over several lines")
         items = [] if value.is_empty else [value] if value.items is None else value.items
         words: list[str] = []
         for item in items:
@@ -156,25 +185,39 @@ class Editor:
         """Return what is left of an item of a list without some ports; None if it has none of them."""
         if not gone:
             return None
-        if item.text is None:
-            raise EditError(f"line {self.line(item)} has an alias or a list in a list")
         ports = _ports(item)
-        return _words(ports - gone) if ports & gone else None
+        if not ports & gone:
+            return None
+        if item.is_alias:
+            raise EditError(f"line {self.line(item)} has an alias, whose ports are listed elsewhere")
+        return _words(ports - gone)
 
     def _make_mapping(self, host: Place, before: Mapping[str, PortSet], after: Mapping[str, PortSet]) -> None:
         """Make a mapping of a list of ports, which is short for `expect`; the lines of a list stay as they are."""
         gone, new = before["expect"] - after["expect"], after["expect"] - before["expect"]
+        if host.items and host.is_flow and self._has_lines(host):
+            key, value = self._mapping({"expect": "", "allow": _flow(after["allow"])})[:-1].split(", ", 1)
+            self._changes.append(_Change(host.start, host.start, key))
+            self._change_list(host, before["expect"], after["expect"])
+            self._changes.append(_Change(host.end, host.end, f", {value}}}"))
+            return
         if not host.items or host.is_flow:
             expect = {"expect": self._in_brackets(host, gone, new)} if not host.is_empty or new else {}
             self._replace_value(host, self._mapping(expect | {"allow": _flow(after["allow"])}))
             return
         first, last = self._line_start(host.items[0].start), host.items[-1]
         column = self._dash_column(host.items[0])
-        if column <= self._key_column(host):  # the dashes stand below the name: they move to the right
-            for start in self._line_starts(first, last.end):
-                self._changes.append(_Change(start, start, " " * _INDENT))
-            column += _INDENT
         value = "" if self._change_block(host, gone, new) else " []"
+        if column <= self._key_column(host):  # the dashes stand below the name: they move to the right
+            deleted = [(change.start, change.end) for change in self._changes if not change.new]
+            for start in self._line_starts(first, last.end):
+                if not any(begin <= start < end for begin, end in deleted):
+                    self._changes.append(_Change(start, start, " " * _INDENT))
+            self._changes = [
+                replace(change, new=f"{' ' * _INDENT}{change.new}") if change.new.lstrip().startswith("- ") else change
+                for change in self._changes
+            ]
+            column += _INDENT
         self._changes.append(_Change(first, first, f"{' ' * column}expect:{value}{self._newline}"))
         self._insert_lines_after(last, [f"{' ' * column}allow: {_flow(after['allow'])}"])
 
@@ -260,7 +303,11 @@ def _item(lines: Sequence[str], indent: str) -> list[str]:
 
 
 def _ports(place: Place) -> PortSet:
-    """Return the ports that a scalar stands for. Raises EditError, also if it has variables."""
+    """Return the ports that a value stands for. Raises EditError for a scalar that has variables, and for a mapping."""
+    if place.is_alias:
+        return _ports(place.target) if place.target else PortSet()
+    if place.items is not None:
+        return PortSet.of_ranges(span for item in place.items for span in _ports(item).ranges)
     text = place.text or ""
     try:
         return parse_ports(text)

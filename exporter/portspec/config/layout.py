@@ -30,6 +30,7 @@ class Place:
         anchor: The name of &name, None without.
         is_plain: True for a scalar without quotes.
         key_end: Where its key ends, if it is the value of one.
+        target: What an alias stands for.
     """
 
     start: int
@@ -43,6 +44,7 @@ class Place:
     is_plain: bool = False
     anchor: str | None = None
     key_end: int = -1
+    target: Place | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -58,6 +60,7 @@ class Place:
 class _Events:
     events: Iterator[Any]
     aliases: set[str] = field(default_factory=set)
+    anchors: dict[str, Place] = field(default_factory=dict)
 
 
 def read_layout(text: str) -> tuple[Place | None, frozenset[str]]:
@@ -73,8 +76,10 @@ def _place(source: _Events, event: Any) -> Place:
     start, end, column = event.start_mark.index, event.end_mark.index, event.start_mark.column
     if isinstance(event, yaml.AliasEvent):
         source.aliases.add(str(event.anchor))
-        return Place(start, end, column, is_alias=True)
+        return Place(start, end, column, is_alias=True, target=source.anchors.get(str(event.anchor)))
     place = Place(start, end, column, anchor=event.anchor)
+    if place.anchor:
+        source.anchors[place.anchor] = place
     if isinstance(event, yaml.ScalarEvent):
         place.text = event.value
         place.is_plain = not event.style and not event.tag

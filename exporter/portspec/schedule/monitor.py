@@ -202,7 +202,8 @@ class Monitor:
         if recheck is not None:
             self._looks.recheck = recheck
         # of those that were stopped, the scan that is about to begin tells
-        stay = before.keys() - transition.stopped if is_recheck_new else transition.changed
+        every = (host for host in transition.targets if host in before and host not in transition.stopped)
+        stay = every if is_recheck_new else transition.changed
         for host in stay:
             self._go_on(before[host], self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
         if self._tasks:

@@ -26,8 +26,8 @@ class Transition:
         before: The hosts and states that it was prepared from.
         hosts: The other hosts, each with what is known of it, judged by its new configuration.
         targets: The other targets by host. One that is as before is the same object as before.
-        groups: They by interval.
-        started: Those that are new or are to be scanned otherwise, hence at once.
+        groups: The targets by interval, then by host.
+        started: The targets that are new or are to be scanned otherwise, hence at once.
         stopped: The hosts that are gone or are to be scanned otherwise.
         changed: The hosts that are scanned as before, and are judged otherwise or have another interval.
         excepted: The hosts that an exception is about.
@@ -40,7 +40,7 @@ class Transition:
     groups: Mapping[float, dict[str, Target]]
     started: tuple[Target, ...]
     stopped: frozenset[str]
-    changed: frozenset[str]
+    changed: tuple[str, ...]
     excepted: tuple[str, ...]
     now: float
 
@@ -70,7 +70,7 @@ def prepare(
         groups=groups,
         started=tuple(started),
         stopped=frozenset(gone.union(target.host for target in started if target.host in old)),
-        changed=frozenset(changed),
+        changed=tuple(changed),
         excepted=tuple(host for host, target in kept.items() if target.exceptions),
         now=now,
     )
@@ -88,12 +88,17 @@ def caught_up(transition: Transition, current: HostTable[HostState]) -> Transiti
     if not newer:
         return transition
     judged = [state.under(transition.targets[state.host], transition.now) for state in newer]
-    changed = transition.changed.union(
+    changed = [
         after.host
         for before, after in zip(newer, judged, strict=True)
         if _differs(before, after) and after.host not in transition.stopped
+    ]
+    return replace(
+        transition,
+        before=current,
+        hosts=transition.hosts.replacing_all(judged),
+        changed=tuple(dict.fromkeys((*transition.changed, *changed))),
     )
-    return replace(transition, before=current, hosts=transition.hosts.replacing_all(judged), changed=changed)
 
 
 def _differs(before: HostState, after: HostState) -> bool:
@@ -103,5 +108,5 @@ def _differs(before: HostState, after: HostState) -> bool:
 
 
 def _kept(target: Target, state: HostState | None) -> Target:
-    """Return the present target if it says the same, so that there is one of it only."""
+    """Return the present target if it says the same, to keep one object only."""
     return state.target if state and state.target == target else target

@@ -124,7 +124,7 @@ class Connection(web.RequestHandler):
         self._wire: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the request that is answered
         self._last: StreamReader | None = None  # of the request that was read last
-        self._is_chunked = False  # that one
+        self._is_chunked = False  # whether its body is in chunks
         self._head = self._ignored = self._unsent = self._body_bytes = 0  # bytes
         self._left: float = 0  # bytes of the body after the answer
         self._max_overhead = MAX_OVERHEAD
@@ -139,7 +139,7 @@ class Connection(web.RequestHandler):
 
     @property
     def is_waiting(self) -> bool:
-        """True while no request is answered."""
+        """True unless a request is being answered."""
         return self._phase is not Phase.REQUEST
 
     @property
@@ -240,7 +240,7 @@ class Connection(web.RequestHandler):
             self._ignore(data)  # and do not parse it
             return
         is_body = self._last is not None and not self._last.is_eof()
-        if _has_tiny_chunks(data) if is_body and self._is_chunked else _begins_with_tiny_chunks(data):
+        if (self._is_chunked or not is_body) and _has_tiny_chunks(data):  # the lines of a head are longer
             self._connections.close(self, "tiny_chunks")
             return
         count = self._request_count
@@ -348,14 +348,8 @@ class Connection(web.RequestHandler):
 
 
 def _has_tiny_chunks(part: bytes) -> bool:
-    """Return whether a part of a chunked body has two ends of line, as a chunk has, for so many bytes."""
+    """Return whether there are more than two line ends in TINY_CHUNK bytes, on average; each chunk has two."""
     return part.count(b"\r\n") * TINY_CHUNK > 2 * len(part) + READ_SIZE // 8
-
-
-def _begins_with_tiny_chunks(data: bytes) -> bool:
-    """Return whether the end of a head, and a part of a chunked body of that kind, are in what was read."""
-    head, _, part = data.partition(b"\r\n\r\n")
-    return _has_tiny_chunks(part) and b"chunked" in head.lower()
 
 
 def _size(request: web.BaseRequest) -> float:

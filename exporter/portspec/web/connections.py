@@ -175,7 +175,7 @@ class BoundedConnections:
         return network_of(address)
 
     def _displace(self, belongs: Callable[[Connection], bool]) -> bool:
-        """Close the one of those that belong to it that has waited longest; return whether there was one.
+        """Close the connection that has waited longest, of those for which `belongs` is true; return whether one was.
 
         A flood of connections calls this for each, so it looks at none that is too young to be closed.
         """

@@ -156,12 +156,12 @@ def test_links_follow_a_reload(conf: Path, taken: Taken) -> None:
     async def scenario() -> None:
         async with running(conf) as service:
             await until(lambda: len(taken) == 1)
-            assert f"\nHost: https://one.example.org/#{A}\n" in taken.texts[0]
+            assert f"\nHost: https://one.example.org/hosts/{A}\n" in taken.texts[0]
             keys = {"external_url": "https://two.example.org/x/", "runbook_url": "https://wiki.example.org"}
             write(conf, {A: [22, 80]}, **keys, **MAIL | {"alertemail": "a@example.org"})
             assert await service.reload() is None
             await until(lambda: len(taken) == 2)
-            assert f"\nHost: https://two.example.org/x/#{A}\n" in taken.texts[1]
+            assert f"\nHost: https://two.example.org/x/hosts/{A}\n" in taken.texts[1]
             assert "\nRunbook: https://wiki.example.org#" in taken.texts[1]
 
     asyncio.run(scenario())
@@ -174,7 +174,7 @@ def test_url_of_the_command_line_has_precedence(conf: Path, taken: Taken) -> Non
     async def scenario() -> None:
         async with running(conf, external_url="https://flag.example.org"):
             await until(lambda: len(taken) == 2)
-            assert f"\nHost: https://flag.example.org/#{A}\n" in taken.texts[0]
+            assert f"\nHost: https://flag.example.org/hosts/{A}\n" in taken.texts[0]
 
     asyncio.run(scenario())
 

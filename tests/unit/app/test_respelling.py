@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from portspec.schedule.monitor import Monitor
+from portspec.state.verdict import Verdict
 from tests.unit.app.exporter import answering, engines, put, running, until, write
-from tests.unit.factories import ScriptedEngine
+from tests.unit.factories import NOW, ScriptedEngine, result, seen
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.app.service import Service
     from portspec.scan import Observation, ScanJob
+    from portspec.schedule.transition import Transition
 
 FIRST: Final = "2001:DB8:0:0::1"  # addresses, so that nothing is looked up
 SECOND: Final = "2001:db8::1"
@@ -67,6 +70,34 @@ def test_reload_that_respells_a_host_keeps_its_log_and_its_last_change(
                 (after, "22", "open"),
                 (after, "80", "open"),
             ]
+
+    asyncio.run(scenario())
+
+
+def test_scan_that_ends_while_a_reload_is_prepared_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing takes a while with many hosts: what was found of the old spelling meanwhile holds for the new one."""
+    conf = tmp_path / "conf.yml"
+    write(conf, {FIRST: [22], OTHER: [22]})
+    prepare = Monitor.prepare
+    prepared: list[Transition] = []
+
+    def scanned_meanwhile(monitor: Monitor, *parts: Any) -> Transition:
+        prepared.append(prepare(monitor, *parts))
+        if len(prepared) == 2:  # the first one is that of the start
+            before = monitor.snapshot.hosts[FIRST]
+            found = result(before.target, seen(SECOND, is_open=[22, 80]), at=NOW)
+            monitor.snapshot = monitor.snapshot.with_state(before.after(found))
+        return prepared[-1]
+
+    monkeypatch.setattr(Monitor, "prepare", scanned_meanwhile)
+
+    async def scenario() -> None:
+        async with running(conf, engines(ScriptedEngine(answering(22)))) as service:
+            await until(lambda: service.snapshot.is_complete)
+            write(conf, {SECOND: [22], OTHER: [22]})
+            assert await service.reload() is None
+            assert service.find(SECOND).verdict is Verdict.OUT_OF_SPEC
+            assert len(prepared) == 3
 
     asyncio.run(scenario())
 

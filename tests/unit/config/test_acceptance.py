@@ -180,6 +180,27 @@ def test_address_of_a_network_has_no_lines_of_its_own() -> None:
     assert 'hosts: ["10.0.0.7"]' in edit(hosts("  10.0.0.0/24: [22]"), "until", "443", host="10.0.0.7")
 
 
+def test_network_is_an_entry_like_others() -> None:
+    """It is named as it stands in the file."""
+    assert "  10.0.0.0/30: [22, 443]\n" in edit(hosts("  10.0.0.0/30: [22]"), "expect", "443", host="10.0.0.0/30")
+
+
+def test_ports_are_taken_from_beside_an_alias() -> None:
+    """An alias stays where none of its ports are concerned."""
+    text = hosts("  db1: [*all, 5432]").replace("hosts:", "x-all: &all [22]\nhosts:")
+    assert "  db1: {expect: [*all ], allow: [5432]}\n" in edit(text, "allow", "5432")
+    with pytest.raises(AcceptanceError, match="has an alias, whose ports are listed elsewhere"):
+        edit(text, "allow", "22")
+
+
+@pytest.mark.parametrize("way", ["expect", "allow"])
+def test_comments_in_a_list_over_several_lines_stay(way: Way) -> None:
+    """They tell why a port is there."""
+    lines = ["  db1: [  # a", "    22,  # ssh", "    5432  # OPS-12", "    # c", "  ]  # d"]
+    new = edit(hosts(*lines), way, "443")
+    assert all(comment in new for comment in ("# a", "# ssh", "# OPS-12", "# c", "# d"))
+
+
 def test_host_that_was_discovered_has_no_line() -> None:
     """The message says where its ports come from."""
     with pytest.raises(AcceptanceError, match="__portspec_allow"):

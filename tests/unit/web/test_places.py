@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from portspec.web.accepting import Acceptor
 from portspec.web.connections import BoundedConnections
@@ -102,7 +103,7 @@ class _Short(socket.socket):
         return super().accept()
 
 
-def test_connections_wait_while_descriptors_are_used_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_connections_wait_while_descriptors_are_used_up() -> None:
     """Without a descriptor the longest idle connection is closed, the log says so, and the waiting one is served."""
 
     async def scenario() -> None:
@@ -123,10 +124,9 @@ def test_connections_wait_while_descriptors_are_used_up(caplog: pytest.LogCaptur
         acceptor.close()
         every.stop()
 
-    asyncio.run(scenario())
-    assert [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)] == [
-        "cannot accept connections"
-    ] * 3
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    assert [line["event"] for line in logs] == ["cannot accept connections"] * 3
 
 
 @pytest.mark.parametrize(("size", "is_taken"), [(1, False), (8, False), (64, True), (5000, True)])
