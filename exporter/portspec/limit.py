@@ -169,3 +169,18 @@ class LimitSlot:
         if self._is_held and not self._users and not (self._is_kept and not self._resting):
             self._is_held = self._is_kept = False
             self._limit.release()
+
+
+class HeldPlace:
+    """A place of a limit that is held, and given back once."""
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, limit: Limit) -> None:
+        self._limit: Limit | None = limit
+
+    def release(self) -> None:
+        """Give the place back, unless that was done before."""
+        if self._limit:
+            self._limit.release()
+            self._limit = None

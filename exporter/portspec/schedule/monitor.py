@@ -16,7 +16,7 @@ from portspec import log
 from portspec.clock import SystemClock
 from portspec.exceptions import are_others, is_outdated
 from portspec.heartbeat import Heartbeat
-from portspec.limit import Limit
+from portspec.limit import HeldPlace, Limit
 from portspec.ports import PortSet
 from portspec.scan import Reason
 from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
@@ -55,21 +55,6 @@ class _Group:
     next_at: float
     hosts: dict[str, Target] = field(default_factory=dict)
     keeper: asyncio.Task[None] | None = None
-
-
-class _Place:
-    """A place of a limit, given back once."""
-
-    __slots__ = ("_limit",)
-
-    def __init__(self, limit: Limit) -> None:
-        self._limit: Limit | None = limit
-
-    def release(self) -> None:
-        """Return the place back, unless that was done before."""
-        if self._limit:
-            self._limit.release()
-            self._limit = None
 
 
 def _for_one_host(
@@ -343,7 +328,7 @@ class Monitor:
             if (ahead := at - self._clock.now()) > 0:
                 await self._clock.sleep(ahead)
             await places.acquire()
-            place = _Place(places)
+            place = HeldPlace(places)
             if self._is_due(target):
                 if recheck := self._rechecking.pop(target.host, None):
                     recheck.cancel()  # the scan looks at these ports, too
@@ -436,7 +421,7 @@ class Monitor:
         task.add_done_callback(partial(self._forget, self._running, host))
         return task
 
-    def _end_scan(self, host: str, place: _Place, scan: asyncio.Task[None]) -> None:
+    def _end_scan(self, host: str, place: HeldPlace, scan: asyncio.Task[None]) -> None:
         """Make room for the next; called for a scan that was cancelled before it began, too."""
         place.release()
         self._forget(self._running, host, scan)
