@@ -10,15 +10,18 @@ import pytest
 from portspec.audit.model import Status
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostState, Snapshot
+from portspec.store import StoreError
+from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.web.pages import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
-from tests.unit.web.site import ask
+from tests.unit.web.site import ScriptedService, ask
 
 if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.inventory import Target
+    from portspec.store import Change
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;{{7*7}}"
 DB = target("db1", expect=[22])
@@ -231,6 +234,19 @@ def test_host_has_a_page() -> None:
     assert any("CVE-2023-1" in cells for cells in shown)
     assert '<form method="post" action="db1/scan">' in text
     assert '<a href="../api/v1/hosts/db1">JSON</a>' in text
+
+
+def test_page_of_a_host_does_without_the_change_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the state file cannot be read, the page says so, and has all else."""
+
+    async def fail(*_: object, **__: object) -> tuple[tuple[int, Change], ...]:
+        raise StoreError("portspec.db", StoreFault(StoreFaultKind.OTHER, "it is gone"))
+
+    monkeypatch.setattr(ScriptedService, "changes", fail)
+    text = ask(zoo(), "/hosts/bad").text
+    assert "The change log cannot be read: " in text
+    assert "it is gone" in text
+    assert "80 (http)" in text
 
 
 def test_host_that_only_sends_audits_has_a_page() -> None:
