@@ -59,4 +59,5 @@ def test_way_from_a_deviation_to_its_end(tmp_path: Path) -> None:
             page = show(service, f"/hosts/{BAD}?asked", tmp_path)
             assert "in spec" in page
             assert f"{BAD} {port} open closed" in page  # the change
+            assert f"{BAD} {BAD} {port} open closed" in show(service, "/changes", tmp_path)
             assert json.loads(service.get(f"/api/v1/hosts/{BAD}").text)["verdict"] == "in_spec"

@@ -10,9 +10,9 @@ import hashlib
 import time
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import jinja2
 
@@ -83,7 +83,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(time=_time, rfc3339=_rfc3339, relative=_relative)
+        self._environment.filters.update(time=_time, rfc3339=_rfc3339, relative=_relative, clock=_clock, quoted=_quoted)
         style = loader.get_source(self._environment, "page.css")[0]
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         self._environment.globals.update(version=__version__, style=style, is_kiosk=False)
@@ -158,6 +158,22 @@ class Pages:
             ],
             more_vulnerabilities=max(0, len(vulnerabilities) - MAX_LISTED),
             **details,
+        )
+
+    def changes(self, rows: Sequence[Change], *, host: str, next_before: int | None) -> str:
+        """Return the page of changes, newest first, by day (UTC); `host` is the one that they are of, "" for all.
+
+        `next_before` is the number before which the changes of the next part are, None if these are the last.
+        """
+        names = {"host": host, "before": "" if next_before is None else str(next_before)}
+        query = urlencode({name: value for name, value in names.items() if value}, errors="replace")
+        days = groupby(rows, key=lambda row: moment(row.at).strftime("%Y-%m-%d"))
+        return self._environment.get_template("changes.html").render(
+            root="./",
+            now=self._wall_clock(),
+            host=host,
+            days=[(day, list(found)) for day, found in days],
+            next_url=f"./changes?{query}" if next_before is not None else "",
         )
 
     def problem(self, title: str, message: str, root: str) -> str:
@@ -339,6 +355,10 @@ def _names(listeners: Iterable[ListeningSocket]) -> str:
 
 def _time(seconds: float) -> str:
     return moment(seconds).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _clock(seconds: float) -> str:
+    return moment(seconds).strftime("%H:%M:%S")
 
 
 def _rfc3339(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from functools import partial
@@ -83,6 +84,7 @@ class Sites:
             self._api.add_metrics(router)
         if service in (None, ListenerName.UI):
             router.add_get("/", self._index)
+            router.add_get("/changes", self._changes)
             router.add_get("/hosts/{host}", self._host)
             router.add_post("/hosts/{host}/scan", self._scan)
             self._api.add_ui(router)
@@ -175,6 +177,32 @@ class Sites:
         found = await self._renderings.page(request, key, None, page)
         return await self._sending.send(request, found, self._page_headers)
 
+    async def _changes(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the page of changes: of a `host`, `before` the change of a number."""
+        host, before = request.query.get("host", "").strip(), request.query.get("before") or "0"
+        if unknown := request.query.keys() - {"host", "before"}:
+            message = f'"{min(unknown)}" is not a parameter of this page (known: host, before)'
+            return self._problem(400, "This address makes no sense", message, "./")
+        if not (before.isascii() and before.isdigit() and len(before) < 19):  # noqa: PLR2004 - 64 bits
+            return self._problem(400, "This address makes no sense", f'before: "{before}" is not a number', "./")
+        with contextlib.suppress(KeyError):  # a host that has left has its changes, too
+            host = self._backend.find(host).host if host else ""
+
+        async def page() -> Text:
+            rows = await self._backend.changes(
+                host=host or None, since=None, until=None, before_id=int(before) or None, limit=_CHANGES_PER_PAGE
+            )
+            next_before = rows[-1][0] if len(rows) == _CHANGES_PER_PAGE else None
+            changes = [change for _, change in rows]
+            text = await computed(lambda: self._pages.changes(changes, host=host, next_before=next_before))
+            return Text(text.encode(errors="replace"))
+
+        try:
+            found = await self._renderings.page(request, ("changes page", host, before), None, page)
+        except StoreError as error:
+            return self._problem(503, "The change log cannot be read", str(error), "./")
+        return await self._sending.send(request, found, self._page_headers)
+
     async def _scan(self, request: web.Request) -> web.StreamResponse:
         """Have a host scanned, and lead back to its page."""
         name = request.match_info["host"]
@@ -217,6 +245,7 @@ _HEALTHY = "/-/healthy"
 _VITAL = frozenset({_HEALTHY, "/-/ready", "/metrics"})  # answered on the reserved connections, too
 _MAX_BODY = 16 << 10  # bytes of a body that nobody reads: curl -d sends a few
 _MAX_WAITING_SCRAPES = 1 << 20  # the limit of connections is much lower
+_CHANGES_PER_PAGE: Final = 200
 _CHANGES_PER_HOST: Final = 50  # rows of the change log on the page of a host
 _PAGE_HEADERS = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"}
 

@@ -8,9 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from portspec.audit.model import Status
-from portspec.scan import Failure, Reason
+from portspec.scan import Failure, PortState, Reason
 from portspec.state.snapshot import HostState, Snapshot
-from portspec.store import StoreError
+from portspec.store import Change, StoreError
 from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.web.pages import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target
@@ -21,7 +21,6 @@ from tests.unit.web.site import ScriptedService, ask
 if TYPE_CHECKING:
     from portspec.audit.state import AuditState
     from portspec.inventory import Target
-    from portspec.store import Change
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;{{7*7}}"
 DB = target("db1", expect=[22])
@@ -236,6 +235,37 @@ def test_host_has_a_page() -> None:
     assert '<a href="../api/v1/hosts/db1">JSON</a>' in text
 
 
+def change(number: int, at: float = NOW, host: str = "db1") -> tuple[int, Change]:
+    """Make a row of the change log: a port that was opened."""
+    return number, Change(at, host, ADDRESS, str(number), PortState.CLOSED, PortState.OPEN, at)
+
+
+def test_changes_are_shown_by_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest day is first; each host leads to its page, and a full part to the next one."""
+    asked: list[dict[str, object]] = []
+    rows = [change(300), *(change(number, NOW - 86_400) for number in range(299, 100, -1))]
+
+    async def read(_: object, **by: object) -> tuple[tuple[int, Change], ...]:
+        asked.append(by)
+        return tuple(rows) if by["before_id"] is None else ()
+
+    monkeypatch.setattr(ScriptedService, "changes", read)
+    text = ask(zoo(), "/changes?host=bad").text
+    assert text.index("2023-11-14</h2>") < text.index("2023-11-13</h2>")
+    assert '<a href="./hosts/db1">db1</a>' in text
+    assert '<a rel="next" href="./changes?host=bad&amp;before=101">earlier</a>' in text
+    assert "None have been seen of this host." in ask(zoo(), "/changes?host=bad&before=101").text
+    assert [(by["host"], by["before_id"]) for by in asked] == [("bad", None), ("bad", 101)]
+
+
+@pytest.mark.parametrize("query", ["?before=x", "?before=-1", "?page=2", "?before=" + "9" * 30])
+def test_address_of_the_changes_that_makes_no_sense_is_refused(query: str) -> None:
+    """The page says what is wrong, and leads back."""
+    answer = ask(zoo(), f"/changes{query}")
+    assert answer.status == 400
+    assert '<a href="./">Show all hosts</a>' in answer.text
+
+
 def test_page_of_a_host_does_without_the_change_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the state file cannot be read, the page says so, and has all else."""
 
@@ -243,6 +273,8 @@ def test_page_of_a_host_does_without_the_change_log(monkeypatch: pytest.MonkeyPa
         raise StoreError("portspec.db", StoreFault(StoreFaultKind.OTHER, "it is gone"))
 
     monkeypatch.setattr(ScriptedService, "changes", fail)
+    answer = ask(zoo(), "/changes")
+    assert (answer.status, "it is gone" in answer.text) == (503, True)
     text = ask(zoo(), "/hosts/bad").text
     assert "The change log cannot be read: " in text
     assert "it is gone" in text
