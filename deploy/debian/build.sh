@@ -65,7 +65,7 @@ install -m 640 conf.yml "$root/etc/portspec/portspec.yml"
 
 # The unit may write nowhere, so modules are compiled here. They hold the time of their source.
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-"$python" -m compileall -q --invalidation-mode timestamp -s "$root" -p / "$venv/lib"
+PYTHONHASHSEED=0 "$python" -m compileall -q --invalidation-mode timestamp -s "$root" -p / "$venv/lib"
 
 if grep -rlF "$work" "$root"; then
     echo "build.sh: these files name the directory in which they were built" >&2
@@ -75,10 +75,13 @@ fi
 install -d "$root/DEBIAN"
 (cd "$root" && find opt usr -type f | LC_ALL=C sort | tr '\n' '\0' | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 echo /etc/portspec/portspec.yml >"$root/DEBIAN/conffiles"
+# In KiB, as dpkg-gencontrol counts: what a directory takes depends on its past.
+size=$(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%s\n' -o -printf '1\n' |
+    awk '{ sum += int(($1 + 1023) / 1024) } END { print sum }')
 # 1.0rc1 comes before 1.0: 1.0~rc1
 version=$(echo "$version" | sed -E 's/\.?(a|b|rc|dev)([0-9]+)/~\1\2/')
 sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@PYTHON@/$python_version/; s/@NEXT@/$next/;
-    s/@SIZE@/$(du -k -s --apparent-size --exclude=DEBIAN "$root" | cut -f 1)/" deploy/debian/control >"$root/DEBIAN/control"
+    s/@SIZE@/$size/" deploy/debian/control >"$root/DEBIAN/control"
 for script in preinst postinst prerm postrm; do
     install -m 755 "deploy/debian/$script" "$root/DEBIAN/$script"
 done
