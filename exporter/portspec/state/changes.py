@@ -1,18 +1,21 @@
-"""What changed between two scans of a host: the rows of the change log. Pure."""
+"""What changed between two scans of a host: the rows of the change log, and of the history of verdicts. Pure."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.ports import NO_PORTS, PortSet, spell
 from portspec.scan import AddressObservation, PortState
+from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.state.snapshot import HostState
 
+NOT_SCANNED = "not_scanned"  # why a host was unknown while nobody looked
 MAX_SINGLE = 100  # ports of one address that changed alike and get a row each; more share one row
 MAX_ROWS = 1000  # rows of single ports for each scan of a host; then the ports that changed alike share one
 
@@ -32,6 +35,31 @@ class Change:
     before: PortState | None
     after: PortState
     first_seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class DatedVerdict:
+    """A verdict of a host and since when it holds, in Unix seconds; `reason` says why it is unknown, else ""."""
+
+    at: float
+    host: str
+    verdict: Verdict
+    reason: str = ""
+
+
+def dated_verdicts(before: HostState, after: HostState) -> Iterator[DatedVerdict]:
+    """Return the verdict of a state, with the time at which it was reached; none before the first scan.
+
+    Where the verdict before it had become too old to count by then, as while the exporter did not run, the host was
+    unknown in between: NOT_SCANNED.
+    """
+    if after.latest is None:
+        return
+    failure = after.latest.judgement.failure
+    at = after.judged_at if math.isfinite(after.judged_at) else after.latest.seen_at
+    if before.overdue_at is not None and before.overdue_at < min(at, after.latest.finished_at):
+        yield DatedVerdict(before.overdue_at, after.host, Verdict.UNKNOWN, NOT_SCANNED)
+    yield DatedVerdict(at, after.host, after.verdict, failure.reason.value if failure else "")
 
 
 def changes(before: HostState, after: HostState) -> Iterator[Change]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from portspec.scan import AddressObservation
 
 _CHUNK = 512
+OVERDUE_AFTER = 120.0  # seconds beyond two intervals and the duration of a scan, as in the rule PortspecScanStale
 MAX_KEPT_ADDRESSES = 256  # of a host, from earlier scans; more only if the latest scan had as many
 MAX_KEPT_RANGES = 65_536  # of ports of these addresses
 # Probes per second to a host that was cut off: at least, and at most, beyond which there is no limit; and how much
@@ -150,6 +151,12 @@ class HostState:
     def verdict(self) -> Verdict:
         """The verdict of the latest scan; unknown before the first."""
         return self.latest.judgement.verdict if self.latest else Verdict.UNKNOWN
+
+    @property
+    def overdue_at(self) -> float | None:
+        """When the verdict is too old to count, in Unix seconds; None before the first scan."""
+        latest = self.latest
+        return latest and latest.finished_at + 2 * self.target.config.interval + latest.duration + OVERDUE_AFTER
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:

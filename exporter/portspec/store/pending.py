@@ -1,15 +1,15 @@
-"""Pending writes: states with the changes that led to them, in memory until they are committed in batches."""
+"""Pending writes: states with what led to them, in memory until they are committed in batches."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 from portspec import log
-from portspec.state.changes import Change, changes
+from portspec.state.changes import Change, DatedVerdict, changes, dated_verdicts
 from portspec.store.schema import host_key
 from portspec.store.states import write_states
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portspec.store.states import StateCodec
 
 _BATCH_WRITES, _BATCH_CHANGES = 1000, 10_000  # per transaction, some tens of milliseconds
+MAX_PENDING_VERDICTS = 100  # of one host, of those that differ, while the file cannot be written
 #: Raised by the sqlite3 module for unsupported values, and sometimes for a broken connection.
 _VALUE_ERRORS = (
     sqlite3.ProgrammingError,
@@ -36,19 +37,36 @@ _log = log.get("store")
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """A state, the changes that led to it, and the host's notification documents; written in one transaction.
+    """A state, what led to it, and the host's notification documents; written in one transaction.
 
     Attributes:
         state: The state after a scan.
         changes: The changes since the state before.
         notification_state: What the recipients of mails know of the host, as a document; None if nothing.
         notification: The notification to send, as a document; None if there is none.
+        verdicts: The verdicts since the state before, the oldest first; the last is that of the state.
     """
 
     state: HostState
     changes: Sequence[Change] = ()
     notification_state: str | None = None
     notification: str | None = None
+    verdicts: tuple[DatedVerdict, ...] = ()
+
+    @classmethod
+    def between(
+        cls, before: HostState, after: HostState, notification_state: str | None = None, notification: str | None = None
+    ) -> PendingWrite:
+        """Return what is to be written after a scan that led from one state of a host to another.
+
+        What cannot be determined is missing, with a log line.
+        """
+        try:
+            changed, verdicts = tuple(changes(before, after)), tuple(dated_verdicts(before, after))
+        except Exception:  # noqa: BLE001 - it must not block other hosts
+            _log.exception("cannot determine the changes of a host; they are missing in the log", host=after.host)
+            changed, verdicts = (), ()
+        return cls(after, changed, notification_state, notification, verdicts)
 
     @property
     def key(self) -> str:
@@ -85,11 +103,14 @@ class PendingWrites:
         number = self._last.get(key)
         if number is not None and not entry.changes and entry.notification is None:
             self._entries[number] = replace(
-                self._entries[number], state=entry.state, notification_state=entry.notification_state
+                self._entries[number],
+                state=entry.state,
+                notification_state=entry.notification_state,
+                verdicts=_joined(self._entries[number].verdicts, entry.verdicts),
             )
             return
         if number is not None and not self._entries[number].changes and self._entries[number].notification is None:
-            del self._entries[number]
+            entry = replace(entry, verdicts=_joined(self._entries.pop(number).verdicts, entry.verdicts))
         number = self._last[key] = next(self._numbers)
         self._entries[number] = entry
         if entry.changes:
@@ -165,7 +186,8 @@ class PendingCommitter:
     ) -> None:
         changes = [change for entry in batch for change in entry.changes]
         notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
-        write_states(connection, self._encode(batch), changes, notifications, self._wall_clock())
+        verdicts = [verdict for entry in batch for verdict in entry.verdicts]
+        write_states(connection, self._encode(batch), changes, verdicts, notifications, now=self._wall_clock())
         self._file.verify_not_replaced(is_after_commit=True)
         pending.remove(len(batch))
 
@@ -181,10 +203,8 @@ class PendingCommitter:
         return documents
 
 
-def changes_of(before: HostState, after: HostState) -> tuple[Change, ...]:
-    """Return the changes between two states of a host; none, with a log line, if that fails."""
-    try:
-        return tuple(changes(before, after))
-    except Exception:  # noqa: BLE001 - it must not block other hosts
-        _log.exception("cannot determine the changes of a host; they are missing in the change log", host=after.host)
-        return ()
+def _joined(earlier: tuple[DatedVerdict, ...], later: tuple[DatedVerdict, ...]) -> tuple[DatedVerdict, ...]:
+    """Return verdicts without those that are like the one before them; the newest MAX_PENDING_VERDICTS of a host."""
+    found = [*earlier[:1]]
+    found += [item for last, item in pairwise((*earlier, *later)) if item.verdict is not last.verdict]
+    return tuple(found[-MAX_PENDING_VERDICTS:] if earlier else later)

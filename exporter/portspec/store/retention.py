@@ -1,4 +1,4 @@
-"""Retention: deletes expired changes, states and audits in small steps, and tolerates a wrong system clock."""
+"""Retention: deletes expired changes, verdicts, states and audits in small steps; tolerates a wrong system clock."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ _MIN_TIME = 1_600_000_000.0  # 2020-09-13, before the first portspec: an earlier
 _REFERENCE_KEY = "history_reference"
 
 _DELETE_CHANGES: Final = "DELETE FROM change WHERE id IN (SELECT id FROM change WHERE at < ? LIMIT ?)"
+#: The last verdict of a host stays as long as its state, so that its age is known.
+_DELETE_VERDICTS: Final = """
+    DELETE FROM verdict WHERE id IN (
+        SELECT id FROM verdict AS old WHERE at < ? AND (
+            EXISTS (SELECT 1 FROM verdict WHERE host = old.host AND id > old.id)
+            OR NOT EXISTS (SELECT 1 FROM state WHERE host = old.host)
+        ) LIMIT ?
+    )
+"""
 _DELETE_STATES: Final = "DELETE FROM state WHERE host IN (SELECT host FROM state WHERE saved_at < ? LIMIT ?)"
 _DELETE_EXCESS_STATES: Final = """
     DELETE FROM state WHERE host IN (SELECT host FROM state ORDER BY saved_at DESC LIMIT -1 OFFSET ?)
@@ -84,7 +93,7 @@ def delete_expired(
 
     Args:
         connection: A connection that writes, outside of a transaction.
-        history: How long to keep changes, in seconds.
+        history: How long to keep changes and verdicts, in seconds.
         now: The time of the system clock, in Unix seconds.
         audit_history: How long to keep audits, in seconds.
         may_advance: Whether the reference time may advance by a day; true in the first of several steps.
@@ -103,8 +112,9 @@ def delete_expired(
         today = min(reference, now)
         changes = connection.execute(_DELETE_CHANGES, (today - history, MAX_ROWS))
         states = connection.execute(_DELETE_STATES, (today - max(history, _MIN_STATE_RETENTION), MAX_ROWS))
+        verdicts = connection.execute(_DELETE_VERDICTS, (today - history, MAX_ROWS))
         has_more_audits = delete_expired_audits(connection, today - audit_history, MAX_ROWS)
-    return has_more_audits or MAX_ROWS in (changes.rowcount, states.rowcount)
+    return has_more_audits or MAX_ROWS in (changes.rowcount, states.rowcount, verdicts.rowcount)
 
 
 def delete_excess_states(connection: sqlite3.Connection) -> int:

@@ -158,20 +158,42 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "ALTER TABLE notice RENAME TO notification",
         "ALTER TABLE state RENAME COLUMN story TO notification_state",
     ),
+    (
+        # each verdict of a host that differs from the one before it
+        """CREATE TABLE verdict (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            at REAL NOT NULL,
+            host TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            reason TEXT NOT NULL
+        )""",
+        "CREATE INDEX verdict_at ON verdict (at)",
+        "CREATE INDEX verdict_host ON verdict (host)",
+    ),
 )
+
+_NO_VERDICTS = "CREATE TEMP VIEW verdict AS SELECT 0 AS id, 0.0 AS at, '' AS host, '' AS verdict, '' AS reason WHERE 0"
 
 #: A reader cannot migrate an older file. These views show it the tables under their current names: each entry is for
 #: files from its version up to the next entry's.
 _VIEWS: Final[Mapping[int, Sequence[str]]] = {
-    1: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, NULL AS notification_state FROM main.state",),
-    2: ("CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",),
+    1: (
+        "CREATE TEMP VIEW state AS SELECT host, saved_at, document, NULL AS notification_state FROM main.state",
+        _NO_VERDICTS,
+    ),
+    2: (
+        "CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",
+        _NO_VERDICTS,
+    ),
     3: (
+        _NO_VERDICTS,
         "CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",
         "CREATE TEMP VIEW audit AS SELECT * FROM main.report",
         """CREATE TEMP VIEW audit_result AS
             SELECT host, report AS audit_id, dictionary, is_sample, document FROM main.audit""",
     ),
-    6: (),
+    6: (_NO_VERDICTS,),
+    7: (),
 }
 
 

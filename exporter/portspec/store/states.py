@@ -19,7 +19,7 @@ from portspec.documents import Seconds, UnixTime
 from portspec.names import address_of
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, PortState
-from portspec.state.changes import Change
+from portspec.state.changes import Change, DatedVerdict
 from portspec.state.snapshot import HostState, ScanResult
 from portspec.state.verdict import Judgement, Verdict
 from portspec.store.schema import host_key, transaction
@@ -53,6 +53,21 @@ _DELETE_OLD_CHANGES: Final = """
     DELETE FROM change WHERE host = :host AND id <= (
         SELECT id FROM change WHERE host = :host ORDER BY id DESC LIMIT 1 OFFSET :most
     )
+"""
+MAX_VERDICTS_OF_HOST = 10_000  # rows of the history of verdicts
+
+_INSERT_VERDICT: Final = """
+    INSERT INTO verdict (at, host, verdict, reason)
+    SELECT :at, :host, :verdict, :reason
+    WHERE (SELECT verdict FROM verdict WHERE host = :host ORDER BY id DESC LIMIT 1) IS NOT :verdict
+"""
+_DELETE_OLD_VERDICTS: Final = """
+    DELETE FROM verdict WHERE host = :host AND id <= (
+        SELECT id FROM verdict WHERE host = :host ORDER BY id DESC LIMIT 1 OFFSET :most
+    )
+"""
+_SELECT_VERDICTS: Final = """
+    SELECT at, verdict, reason FROM verdict WHERE host = :host ORDER BY id DESC LIMIT :limit
 """
 _COLUMNS = "id, at, host, address, ports, was, became, first_seen"
 _RANGE = "id < :before_id AND at >= :since AND at < :until ORDER BY id DESC LIMIT :limit"
@@ -189,19 +204,22 @@ def write_states(
     connection: sqlite3.Connection,
     states: Iterable[tuple[str, str, str | None]],
     changes: Iterable[Change],
+    verdicts: Iterable[DatedVerdict],
     notifications: Iterable[tuple[str, str]],
     now: float,
 ) -> None:
-    """Write states, changes and notifications in one transaction.
+    """Write states, changes, verdicts and notifications in one transaction.
 
     States and changes are stored under the key of their host, so that another spelling in conf.yml finds them. The
     `first_seen` of a change is the earliest time at which the log has the same ports of the address in that state. Of
-    each host that changed, the log keeps the newest MAX_CHANGES_OF_HOST changes.
+    each host that changed, the log keeps the newest MAX_CHANGES_OF_HOST changes. A verdict is stored if it differs from
+    the last one of its host, of which the newest MAX_VERDICTS_OF_HOST are kept.
 
     Args:
         connection: A connection that writes, outside of a transaction.
         states: Host, document, and notification state or None.
         changes: Changes to append to the log.
+        verdicts: The verdicts of the states, the oldest first.
         notifications: Host and document.
         now: The time of writing, in Unix seconds.
     """
@@ -210,9 +228,20 @@ def write_states(
         connection.executemany(_INSERT_CHANGE, parameters)
         hosts = {row["host"] for row in parameters}
         connection.executemany(_DELETE_OLD_CHANGES, [{"host": host, "most": MAX_CHANGES_OF_HOST} for host in hosts])
+        _write_verdicts(connection, verdicts)
         rows = ((host_key(host), document, notification_state, now) for host, document, notification_state in states)
         connection.executemany(_UPSERT_STATE, rows)
         connection.executemany(_INSERT_NOTIFICATION, ((now, host, document) for host, document in notifications))
+
+
+def _write_verdicts(connection: sqlite3.Connection, verdicts: Iterable[DatedVerdict]) -> None:
+    changed: set[str] = set()
+    for item in verdicts:
+        host = host_key(item.host)
+        row = {"at": item.at, "host": host, "verdict": item.verdict.value, "reason": item.reason}
+        if connection.execute(_INSERT_VERDICT, row).rowcount:
+            changed.add(host)
+    connection.executemany(_DELETE_OLD_VERDICTS, [{"host": host, "most": MAX_VERDICTS_OF_HOST} for host in changed])
 
 
 def read_states(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str | None]]:
@@ -248,6 +277,13 @@ def read_changes(
     }
     rows = connection.execute(_SELECT_CHANGES if host is None else _SELECT_CHANGES_OF_HOST, parameters)
     return tuple(_change(*row) for row in rows)
+
+
+def read_verdicts(connection: sqlite3.Connection, host: str, limit: int) -> tuple[DatedVerdict, ...]:
+    """Return the verdicts of a host, the newest first; see Store.verdicts()."""
+    key = host_key(host)
+    rows = connection.execute(_SELECT_VERDICTS, {"host": key, "limit": max(0, min(limit, _MAX_ID))})
+    return tuple(DatedVerdict(at, key, Verdict(verdict), reason) for at, verdict, reason in rows)
 
 
 def _parameters(change: Change) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from portspec.store.faults import StoreError, StoreFault, StoreFaultKind
 from portspec.store.lock import LockHolder
 from portspec.store.schema import host_key, verify
 from portspec.store.state_file import StateFile
-from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states
+from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states, read_verdicts
 from portspec.store.writer import STUCK_AFTER, Writer
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from portspec.inventory import Target
-    from portspec.state.changes import Change
+    from portspec.state.changes import Change, DatedVerdict
     from portspec.state.snapshot import HostState
     from portspec.store.archive import ArchivedAudit
     from portspec.store.status import StoreStatus
@@ -39,7 +39,7 @@ _log = log.get("store")
 
 
 class Store:
-    """The state of every host, the change log and the archive of audits, in the SQLite file at `path`.
+    """The states of hosts, the change log, the verdicts and the archive of audits, in the SQLite file at `path`.
 
     While the file cannot be written, results are kept in memory and writing is retried; beyond
     writer.MAX_PENDING_CHANGES the oldest changes are dropped.
@@ -226,6 +226,19 @@ class Store:
         try:
             with self._file.reading() as connection:
                 return read_changes(connection, host=host, since=since, until=until, before_id=before_id, limit=limit)
+        except StoreError as error:
+            self._suspect(error)
+            raise
+
+    def verdicts(self, host: str, *, limit: int = 100) -> tuple[DatedVerdict, ...]:
+        """Return the committed verdicts of a host, each with the time since when it held, the newest first.
+
+        Thread-safe. Their `host` is the key of the host, see schema.host_key(). A verdict that held only while the
+        file could not be written may be missing. Raises StoreError if the file cannot be read.
+        """
+        try:
+            with self._file.reading() as connection:
+                return read_verdicts(connection, host, limit)
         except StoreError as error:
             self._suspect(error)
             raise

@@ -23,7 +23,7 @@ from portspec.restartable import RestartableThread
 from portspec.state.snapshot import HostState
 from portspec.store import retention
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
-from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites, changes_of
+from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites
 from portspec.store.schema import host_key, transaction
 from portspec.store.states import StateCodec, StateDocumentError, read_states
 from portspec.store.status import StoreStatus
@@ -385,9 +385,7 @@ class Writer:
             before = self._adopted.pop(key, queued.before)
             self._known[key] = after
             _set_or_remove(self._known_notification_states, key, queued.notification_state)
-            self._pending.add(
-                PendingWrite(after, changes_of(before, after), queued.notification_state, queued.notification)
-            )
+            self._pending.add(PendingWrite.between(before, after, queued.notification_state, queued.notification))
 
     def _is_due(self, *, is_requested: bool, is_last: bool) -> bool:
         if is_last:
@@ -472,7 +470,7 @@ class Writer:
         found = take_over(self._known, lambda key, state: self._decode(rows.get(key), state))
         self._adopted = found.adopted
         for key, (theirs, ours) in found.ours.items():
-            self._pending.add(PendingWrite(ours, changes_of(theirs, ours), self._known_notification_states.get(key)))
+            self._pending.add(PendingWrite.between(theirs, ours, self._known_notification_states.get(key)))
         self._known |= self._adopted
         self._is_standby = False
         self._on_takeover(tuple(self._adopted.values()))
