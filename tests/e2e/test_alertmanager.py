@@ -118,8 +118,14 @@ class Heard:
         file = GOLDEN / f"{name}.txt"
         if os.environ.get("PORTSPEC_GOLDEN") == "write":
             file.write_text(found, encoding="utf-8")
+        print(self.warnings())  # noqa: T201 - pytest shows it if the mails are others
         assert found == file.read_text(encoding="utf-8")
         return after + count
+
+    def warnings(self) -> str:
+        """Return what Prometheus and Alertmanager logged that is more than information."""
+        lines = (self.directory / "log").read_text(encoding="utf-8").splitlines()
+        return "\n".join(line for line in lines if "level=info" not in line)
 
 
 def timeless(text: str) -> str:
@@ -190,7 +196,9 @@ def alerting(lab: Lab, directory: Path, *, group_wait: str = "1s") -> Iterator[H
             {
                 "global": {"scrape_interval": "2s", "evaluation_interval": "1s"},  # a scrape may take as long
                 "rule_files": ["rules.yml"],
-                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [ALERTMANAGER]}]}]},
+                # On a busy machine an answer may take longer than the 10 s after which Prometheus drops what it sent:
+                # Alertmanager would take what has ended for firing until it is sent again, a minute later.
+                "alerting": {"alertmanagers": [{"timeout": "2m", "static_configs": [{"targets": [ALERTMANAGER]}]}]},
                 "scrape_configs": [{"job_name": "portspec", "static_configs": [{"targets": [PORTSPEC]}]}],
             }
         ),

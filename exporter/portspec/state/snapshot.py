@@ -156,7 +156,9 @@ class HostState:
     def overdue_at(self) -> float | None:
         """When the verdict is too old to count, in Unix seconds; None before the first scan."""
         latest = self.latest
-        return latest and latest.finished_at + 2 * self.target.config.interval + latest.duration + OVERDUE_AFTER
+        if latest is None:
+            return None
+        return latest.finished_at + 2 * self.target.config.interval + latest.duration + OVERDUE_AFTER
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:

@@ -233,7 +233,8 @@ def test_notification_state_is_not_written_before_its_notification(path: Path, m
         web = tell(store, HostState(WEB), scanned(HostState(WEB), 22), "old")
         commit(store)
         writer = store._writer
-        open_it, write = writer._file.open, states.write_states
+        open_it = writer._file.open
+        write: Any = states.write_states
         written: list[tuple[set[str | None], list[Any]]] = []
 
         def opened_slowly(**options: bool) -> sqlite3.Connection:
@@ -242,9 +243,9 @@ def test_notification_state_is_not_written_before_its_notification(path: Path, m
             return open_it(**options)
 
         def watched(connection: sqlite3.Connection, documents: Any, *logs: Any, now: float) -> None:
-            *others, queued = logs
+            queued = logs[-1]
             written.append(({story for host, _, story in documents if host == "web1"}, list(queued)))
-            write(connection, documents, *others, queued, now=now)
+            write(connection, documents, *logs, now=now)
 
         monkeypatch.setattr(writer._file, "open", opened_slowly)
         monkeypatch.setattr("portspec.store.pending.write_states", watched)
