@@ -11,8 +11,9 @@ import io
 import logging
 import math
 import time
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from portspec.errors import printable
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _WARNINGS = "portspec.command"
 _FEW = 5  # lines a minute about what strangers can cause
+RECENT_LINES = 50  # warnings and errors that are kept for /status
+RECENT_LENGTH = 1000  # characters of each
 _LIBRARIES_FEW = 20  # lines a minute of a library
 
 
@@ -38,7 +41,8 @@ def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> N
     handler.addFilter(_FewOfLibraries())
     logging.raiseExceptions = False  # when the reader of the log has gone, the exporter goes on without one
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    _recent.setFormatter(_Formatter(stream, "logfmt"))
+    root.handlers[:] = [handler, _recent]
     root.setLevel(level.upper())
     warnings = logging.getLogger(_WARNINGS)
     plain = logging.StreamHandler(stream)
@@ -46,6 +50,11 @@ def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> N
     warnings.handlers[:] = [handler if form == "json" else plain]
     warnings.setLevel(logging.WARNING)
     warnings.propagate = False
+
+
+def recent_problems() -> tuple[str, ...]:
+    """Return the latest warnings and errors of this process, the newest first, as lines of logfmt."""
+    return tuple(reversed(_recent.lines))
 
 
 def warn(text: str) -> None:
@@ -76,6 +85,22 @@ class Throttle:
         return unlogged
 
 
+class _Recent(logging.Handler):
+    """Keeps the latest warnings and errors, without tracebacks, for the page /status."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.addFilter(_FewOfLibraries())
+        self.lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first line of a record."""
+        try:
+            self.lines.append(self.format(record).partition("\n")[0][:RECENT_LENGTH])
+        except Exception:  # noqa: BLE001 - the other handler tells what is wrong with a record
+            return
+
+
 class _FewOfLibraries(logging.Filter):
     """Limits the lines of each library: asyncio and aiohttp log some faults with a traceback for each connection."""
 
@@ -93,6 +118,9 @@ class _FewOfLibraries(logging.Filter):
         if unlogged:
             record.msg = f"{record.msg} ({unlogged:,} more lines of {record.name} were not logged)"
         return unlogged is not None
+
+
+_recent: Final = _Recent()
 
 
 class _Formatter(logging.Formatter):

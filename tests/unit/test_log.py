@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -210,3 +211,18 @@ def test_setting_up_again_replaces_what_was_set_up() -> None:
         log.get("test").info("once")
 
     assert len(written(write).splitlines()) == 1
+
+
+def test_latest_warnings_and_errors_are_kept() -> None:
+    """The newest is first, in one line; what is only information is left out, and the oldest give way."""
+    log.set_up(io.StringIO(), form="json")
+    logger = log.get("test")
+    logger.info("nothing to see")
+    for number in range(log.RECENT_LINES + 5):
+        logger.warning("a disk is full", number=number, path="a\nb" + "x" * 2 * log.RECENT_LENGTH)
+    first, *_, last = found = log.recent_problems()
+    assert len(found) == log.RECENT_LINES
+    assert "level=warning" in first
+    assert f"number={log.RECENT_LINES + 4}" in first
+    assert "number=5" in last
+    assert not any("\n" in line or len(line) > log.RECENT_LENGTH for line in found)

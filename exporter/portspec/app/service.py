@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import AuditedHost, Target
     from portspec.schedule.transition import Transition
+    from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -106,7 +107,7 @@ class Service:
         self._publishing = Publishing(lambda: self.snapshot, self.store, self._supervisor)
         self._watched: list[Watched] = [engines, self.store]
         self._watchdog = Watchdog(self._manager, self._watched)
-        self.exposition = Exposition(lambda: self.snapshot, self._status, series_budget=config.series_budget)
+        self.exposition = Exposition(lambda: self.snapshot, lambda: self.status, series_budget=config.series_budget)
 
     def open(self) -> None:
         """Open the state file while privileges last, and restore the states of the hosts of conf.yml."""
@@ -293,7 +294,18 @@ class Service:
 
         return await in_daemon_thread(read)
 
-    def _status(self) -> ServiceStatus:
+    async def verdicts(self, host: str, *, limit: int) -> tuple[DatedVerdict, ...]:
+        """Return the verdicts of a host, each since when it held, newest first; StoreError if they cannot be read."""
+        return await in_daemon_thread(lambda: self.store.verdicts(host, limit=limit))
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    @property
+    def status(self) -> ServiceStatus:
+        """The state of the exporter itself."""
         return ServiceStatus(
             engine=self._engines.scanner.name,
             config_loaded_at=self._loaded_at,

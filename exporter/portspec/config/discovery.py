@@ -187,14 +187,16 @@ def sources(model: DiscoveryModel, scanports: PortSet, interval: float) -> tuple
     """Build the sources of a block; `scanports` and `interval` (seconds) are the defaults of the file."""
 
     def common(kind: str, place: int, item: _SourceModel) -> tuple[str, float, SourceEntry]:
+        name = f"{kind}[{place}]"
         entry = SourceEntry(
             Specification(_union(item.expect), _union(item.allow)),
             scanports if item.scanports is None else _union(item.scanports),
             item.interval or interval,
             MappingProxyType(dict(sorted(item.labels.items()))),
             item.audit,
+            name,
         )
-        return f"{kind}[{place}]", item.refresh, entry
+        return name, item.refresh, entry
 
     return (
         *(FileSource(*common("file_sd", at, item), tuple(item.files)) for at, item in enumerate(model.file_sd)),

@@ -18,6 +18,7 @@ RecordType = Literal["SRV", "A", "AAAA"]
 Mailing = Literal["on", "off", "fallback"]
 SmtpTls = Literal["starttls", "implicit", "none"]
 SECONDS_A_DAY = 86_400.0
+CONF_YML = "conf.yml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class HostConfig:
 
     `ports` are those to scan: the host's `scanports` and everything in its specification.
     `interval` is in seconds. A host that `is_audited` is on the roster of audits. Of a canary an expected port is
-    always to be seen.
+    always to be seen. `source` is what names it: CONF_YML, or the name of a source of discovery.
     """
 
     name: str
@@ -44,17 +45,22 @@ class HostConfig:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     is_audited: bool = False
     is_canary: bool = False
+    source: str = CONF_YML
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """What a source says of each host that it finds, as an entry of `hosts` does; `interval` in seconds."""
+    """What a source says of each host that it finds, as an entry of `hosts` does; `interval` in seconds.
+
+    `source` is the name of the source.
+    """
 
     specification: Specification
     scanports: PortSet
     interval: float
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     is_audited: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ How to add a metric:
    budget cuts them. Samples are kept between scrapes: a value that changes with every scan is `is_timed`; for any
    other one, `_findings()` must contain what it reads, or the page keeps the old value. If the metric is about the
    exporter itself, add a field to `ServiceStatus` and a line to `exporter_families()` in `exporter_families.py`, and
-   set the field in `Service._status()` (app/service.py).
+   set the field in `Service.status` (app/service.py).
 3. Tests: copy one in tests/unit/metrics/test_host_families.py, which also has the test of the exporter's own families
    (`test_exporter_tells_of_itself`, with `STATUS` of scrape.py). Tests that list every metric of a host need the new
    one: `EXPECTED` there, `said_of()` in test_golden.py, which computes the samples a second time, and, without a

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
     from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
-    from portspec.metrics import Exposition
+    from portspec.config import Config
+    from portspec.metrics import Exposition, ServiceStatus
     from portspec.schedule.on_demand import Prober
+    from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
 
@@ -38,6 +40,16 @@ class Backend(Protocol):
         ...
 
     @property
+    def status(self) -> ServiceStatus:
+        """The state of the exporter itself."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        ...
+
+    @property
     def prober(self) -> Prober:
         """What answers /probe."""
         ...
@@ -58,4 +70,8 @@ class Backend(Protocol):
         self, *, host: str | None, since: float | None, until: float | None, before_id: int | None, limit: int
     ) -> tuple[tuple[int, Change], ...]:
         """Return rows of the change log, newest first; StoreError if it cannot be read."""
+        ...
+
+    async def verdicts(self, host: str, *, limit: int) -> tuple[DatedVerdict, ...]:
+        """Return the verdicts of a host, each since when it held, newest first; StoreError if they cannot be read."""
         ...

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from portspec.errors import NoThreadError, printable
+from portspec.errors import NoThreadError
 from portspec.metrics import Page, negotiated
-from portspec.store import StoreError
 from portspec.threads import computed
 from portspec.web.address import ListenerName
 from portspec.web.api import Api, accepted, send_metrics
@@ -21,7 +17,7 @@ from portspec.web.audits import TAKES_BODY, AuditRoutes
 from portspec.web.connection import Connection
 from portspec.web.gate import RefusedError, is_open, refusal_page
 from portspec.web.headers import protect
-from portspec.web.overview import FilterError, read_filter
+from portspec.web.page_routes import PageRoutes
 from portspec.web.pages import Pages
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.sending import Sending, Text
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from portspec.metrics import HttpStatus
-    from portspec.store import Change
     from portspec.web.backend import Backend
     from portspec.web.gate import Gate
 
@@ -57,14 +52,13 @@ class Sites:
         self._gate = gate
         self._status = status
         self._may_answer = ready
-        self._pages = Pages(wall_clock)
-        self._page_headers = {**_PAGE_HEADERS, "Content-Security-Policy": self._pages.security_policy}
         self._renderings = Renderings[Text]()
         # Every scrape has a page of its own, shared by those who ask in the same way while the last one is written.
         self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
         self._chosen_scrapes = Renderings[Page](concurrent=1)
         self._sending = Sending(_give_up)
         self._api = Api(backend, self._renderings, self._sending)
+        self._pages = PageRoutes(backend, Pages(wall_clock), self._renderings, self._sending, status)
         self._audits = AuditRoutes(backend)
 
     def application(self, service: ListenerName | None, *, is_control: bool = False) -> web.Application:
@@ -83,10 +77,7 @@ class Sites:
             router.add_get("/metrics", self._metrics)
             self._api.add_metrics(router)
         if service in (None, ListenerName.UI):
-            router.add_get("/", self._index)
-            router.add_get("/changes", self._changes)
-            router.add_get("/hosts/{host}", self._host)
-            router.add_post("/hosts/{host}/scan", self._scan)
+            self._pages.add_to(router)
             self._api.add_ui(router)
         if service in (None, ListenerName.AUDITS):
             self._audits.add_to(router)
@@ -132,91 +123,6 @@ class Sites:
             return answer
         return None
 
-    async def _index(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the page of all hosts; its address says which, see overview.HostFilter."""
-        snapshot = self._backend.snapshot
-        try:
-            by = read_filter(request.query)
-        except FilterError as error:
-            return self._problem(400, "This filter makes no sense", str(error), "./")
-
-        def write() -> Text:
-            return Text(self._pages.index(snapshot, by).encode(errors="replace"))
-
-        parts = (snapshot.hosts, snapshot.audits)
-        page = await self._renderings.page(request, ("index", by), parts, lambda: computed(write))
-        return await self._sending.send(request, page, self._page_headers)
-
-    async def _host(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the page of a host: one that is scanned, or that only sends audits."""
-        name = request.match_info["host"]
-        audit = self._backend.audits.find(name)
-        try:
-            state = self._backend.find(name)
-        except KeyError:
-            state = None
-        if state is None and audit is None:
-            return self._problem(404, "There is no such host", f'"{name}" is not a host of this exporter.', "../")
-        is_asked = "asked" in request.query
-
-        async def page() -> Text:
-            changes: list[Change] | None = []
-            problem = ""
-            if state is not None:
-                try:
-                    rows = await self._backend.changes(
-                        host=state.host, since=None, until=None, before_id=None, limit=_CHANGES_PER_HOST
-                    )
-                    changes = [change for _, change in rows]
-                except StoreError as error:
-                    changes, problem = None, str(error)
-            write = partial(self._pages.host, state, audit, changes, changes_error=problem, is_asked=is_asked)
-            return Text((await computed(write)).encode(errors="replace"))
-
-        key = ("host page", name, is_asked)
-        found = await self._renderings.page(request, key, None, page)
-        return await self._sending.send(request, found, self._page_headers)
-
-    async def _changes(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the page of changes: of a `host`, `before` the change of a number."""
-        host, before = request.query.get("host", "").strip(), request.query.get("before") or "0"
-        if unknown := request.query.keys() - {"host", "before"}:
-            message = f'"{min(unknown)}" is not a parameter of this page (known: host, before)'
-            return self._problem(400, "This address makes no sense", message, "./")
-        if not (before.isascii() and before.isdigit() and len(before) < 19):  # noqa: PLR2004 - 64 bits
-            return self._problem(400, "This address makes no sense", f'before: "{before}" is not a number', "./")
-        with contextlib.suppress(KeyError):  # a host that has left has its changes, too
-            host = self._backend.find(host).host if host else ""
-
-        async def page() -> Text:
-            rows = await self._backend.changes(
-                host=host or None, since=None, until=None, before_id=int(before) or None, limit=_CHANGES_PER_PAGE
-            )
-            next_before = rows[-1][0] if len(rows) == _CHANGES_PER_PAGE else None
-            changes = [change for _, change in rows]
-            text = await computed(lambda: self._pages.changes(changes, host=host, next_before=next_before))
-            return Text(text.encode(errors="replace"))
-
-        try:
-            found = await self._renderings.page(request, ("changes page", host, before), None, page)
-        except StoreError as error:
-            return self._problem(503, "The change log cannot be read", str(error), "./")
-        return await self._sending.send(request, found, self._page_headers)
-
-    async def _scan(self, request: web.Request) -> web.StreamResponse:
-        """Have a host scanned, and lead back to its page."""
-        name = request.match_info["host"]
-        try:
-            self._backend.scan_now(name)
-        except KeyError:
-            return self._problem(404, "There is no such host", f'"{name}" is not a host of this exporter.', "../../")
-        location = f"../{quote(name, safe=':', errors='replace')}?asked"
-        return web.Response(status=303, headers={"Location": location})
-
-    def _problem(self, status: int, title: str, message: str, root: str) -> web.Response:
-        body = self._pages.problem(title, printable(message), root).encode(errors="replace")
-        return web.Response(status=status, body=body, headers=self._page_headers)
-
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         names = frozenset(request.query.getall("name[]", ()))
         accept, encoding = accepted(request)
@@ -245,9 +151,6 @@ _HEALTHY = "/-/healthy"
 _VITAL = frozenset({_HEALTHY, "/-/ready", "/metrics"})  # answered on the reserved connections, too
 _MAX_BODY = 16 << 10  # bytes of a body that nobody reads: curl -d sends a few
 _MAX_WAITING_SCRAPES = 1 << 20  # the limit of connections is much lower
-_CHANGES_PER_PAGE: Final = 200
-_CHANGES_PER_HOST: Final = 50  # rows of the change log on the page of a host
-_PAGE_HEADERS = {"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store"}
 
 
 def _give_up(request: web.BaseRequest) -> None:

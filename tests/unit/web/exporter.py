@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
     from portspec.inventory import Target
+    from portspec.metrics import ServiceStatus
+    from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState
     from portspec.store import Change, StoreError
 
@@ -71,6 +73,9 @@ class Exporter:
     asked: list[dict[str, Any]] = field(default_factory=list)
     reloads: int = 0
     hanging: Sequence[str] = ()
+    status: ServiceStatus = STATUS
+    config: Config = field(default_factory=lambda: Config("conf.yml", ()))
+    history: Sequence[DatedVerdict] = ()
 
     def __post_init__(self) -> None:
         self.exposition = Exposition(lambda: self.snapshot, lambda: STATUS, series_budget=self.series_budget)
@@ -107,10 +112,16 @@ class Exporter:
             raise self.fault
         return tuple(self.rows[:limit])
 
+    async def verdicts(self, host: str, *, limit: int) -> tuple[DatedVerdict, ...]:
+        """Give those of the host."""
+        if self.fault:
+            raise self.fault
+        return tuple(item for item in self.history if item.host == host)[:limit]
+
     @contextlib.asynccontextmanager
     async def served(self, gate: Gate | None = None) -> AsyncIterator[str]:
         """Run a web server before it; returns the URL without the final slash."""
-        server = WebServer(self, [LOOPBACK], gate=gate or open_gate())
+        server = WebServer(self, [LOOPBACK], gate=gate or open_gate(), wall_clock=lambda: NOW)
         (url,) = await server.start()
         try:
             yield url.rstrip("/")

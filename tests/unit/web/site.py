@@ -14,6 +14,7 @@ import aiohttp
 from portspec.access.watched import CurrentWebConfig
 from portspec.audit.agent_key import AgentKey
 from portspec.audit.service import AuditService
+from portspec.config import Config
 from portspec.metrics import Exposition
 from portspec.store import Store
 from portspec.web import Gate, ListenAddress, WebServer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.state import AuditState
     from portspec.schedule.on_demand import Prober
+    from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
     from portspec.web.limits import Limits
@@ -69,6 +71,8 @@ class ScriptedService:
 
         vars(audits)["find"] = find
         self.agent_key = no_agent_key()
+        self.status = STATUS
+        self.config = Config("conf.yml", ())
 
     @property
     def snapshot(self) -> Snapshot:
@@ -103,6 +107,10 @@ class ScriptedService:
         raise KeyError(host)
 
     async def changes(self, **_: object) -> tuple[tuple[int, Change], ...]:
+        """Return none."""
+        return ()
+
+    async def verdicts(self, host: str, *, limit: int) -> tuple[DatedVerdict, ...]:  # noqa: ARG002 - as the real one
         """Return none."""
         return ()
 

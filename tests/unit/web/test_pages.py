@@ -1,24 +1,36 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from portspec import log
 from portspec.audit.model import Status
+from portspec.config import load
 from portspec.scan import Failure, PortState, Reason
+from portspec.state.changes import DatedVerdict
 from portspec.state.snapshot import HostState, Snapshot
-from portspec.store import Change, StoreError
+from portspec.state.verdict import Verdict
+from portspec.store import Change, StoreError, StoreStatus
 from portspec.store.faults import StoreFault, StoreFaultKind
-from portspec.web.pages import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
+from portspec.web.spelling import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
+from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import ScriptedService, ask
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from portspec.audit.state import AuditState
     from portspec.inventory import Target
 
@@ -231,6 +243,7 @@ def test_host_has_a_page() -> None:
     assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-"] in shown
     assert ["8080", "in 1 d", "old", "-"] in shown
     assert any("CVE-2023-1" in cells for cells in shown)
+    assert any("22 (ssh): open, as expected" in cells[1] for cells in shown if cells[0] == ADDRESS)
     assert '<form method="post" action="db1/scan">' in text
     assert '<a href="../api/v1/hosts/db1">JSON</a>' in text
 
@@ -324,7 +337,7 @@ def test_markup_is_shown_as_text(text: str) -> None:
 
     shown = page(scans(of, failure))
     assert shown.tags == page(scans(target("x", labels={"note": "y"}), Failure(Reason.RESOLVE, "z"))).tags
-    assert "script" not in shown.tags
+    assert shown.tags.count("script") == 1  # the page's own
     assert "img" not in shown.tags
     host, verdict, *_ = shown.rows[1]
     assert text in host
@@ -432,16 +445,95 @@ def test_markup_in_a_report_is_shown_as_text(text: str) -> None:
     shown = page(snapshot_of([OPEN], audits))
     plain = [audited("db1", status=Status.FAILED, reason="x", listeners=[listener(80, "x", "x")])]
     assert shown.tags == page(snapshot_of([OPEN], [*plain, audited("y", reason="x")])).tags
-    assert not {"script", "img", "b"}.intersection(shown.tags)
+    assert not {"img", "b"}.intersection(shown.tags)
     assert f"{text} ({text})" in shown.rows[1][2]
     assert text in shown.rows[1][-1]
     assert text in shown.rows[2][0]
 
 
-def test_page_runs_no_script_and_loads_nothing() -> None:
-    """The page's headers forbid scripts and foreign content, should markup ever get through."""
-    headers = ask(zoo(), "/").headers
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
-    assert "script" not in headers["Content-Security-Policy"]
+def test_page_runs_no_other_script_and_loads_nothing() -> None:
+    """The page's headers allow what stands in it by its hash, should markup ever get through, and nothing else."""
+    answer = ask(zoo(), "/")
+    headers = answer.headers
+    (script,) = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
+    assert (policy["default-src"], policy["script-src"]) == ("'none'", f"'sha256-{digest}'")
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert not re.search(r"(?:src|href)=\"(?:[a-z]+:|//)", answer.text)
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cache-Control"] == "no-store"
+
+
+def test_health_of_the_exporter_stands_above_the_hosts() -> None:
+    """Each part in use has a word; what fails stands out, and leads to the page of the exporter."""
+    one = Exporter(zoo())
+    assert '<p class="health"><span>engine: scripted</span>' in one.ask("/").text
+    one.status = replace(
+        one.status,
+        config_is_good=False,
+        store=StoreStatus(is_up=False, errors=1, pending=1200, dropped=0),
+        failing=frozenset({"mailer"}),
+    )
+    text = one.ask("/").text
+    assert '<span class="bad">configuration: last reload failed</span>' in text
+    assert '<span class="bad">state file: cannot be written, 1,200 waiting</span>' in text
+    assert '<span class="bad">failing: mailer</span>' in text
+    assert '<a href="./status">status</a>' in text
+
+
+def test_status_has_parts_counts_sources_and_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is zero is a dash; markup in a log line is text."""
+    one = Exporter(zoo())
+    one.status = replace(one.status, restarts={"mailer": 3, "scheduler": 0}, failing=frozenset({"mailer"}))
+    monkeypatch.setattr(log, "recent_problems", lambda: (f"level=error event={EVIL}",))
+    answer = one.ask("/status")
+    assert answer.status == 200
+    rows = Page(answer.text).rows
+    assert ["mailer", "failing", "3"] in rows
+    assert ["scheduler", "running", "-"] in rows
+    assert "<script>alert" not in answer.text
+    assert "level=error event=" in answer.text
+    assert "MainThread" in answer.text
+
+
+def test_config_is_shown_without_its_secrets(tmp_path: Path) -> None:
+    """The page has the configuration in force, its path, and the sources of the hosts."""
+    path = tmp_path / "conf.yml"
+    path.write_text("scanports: all\nhosts: {db1: [22]}\naudit: {passphrase: s3cret-passphrase-of-audits}\n")
+    one = Exporter(zoo())
+    one.config = load(path, {})
+    answer = one.ask("/config")
+    assert (answer.status, "s3cret" in answer.text) == (200, False)
+    text = html.unescape(answer.text)
+    assert f"From <code>{path}</code>" in text
+    assert "passphrase: <hidden>" in text
+    assert f"<dt>conf.yml</dt><dd>{len(one.snapshot.hosts)} hosts</dd>" in text
+
+
+def test_changes_are_an_atom_feed() -> None:
+    """Its entries lead to the pages of hosts, and their ids stay the same; what XML forbids is replaced."""
+    one = Exporter(zoo())
+    one.rows = [change(300), change(299, NOW - 86_400, host="a\x00b&<")]
+    answer = one.ask("/changes.atom?host=db1", headers={"Host": "127.0.0.1"})
+    assert answer.headers["Content-Type"] == "application/atom+xml; charset=utf-8"
+    names = {"atom": "http://www.w3.org/2005/Atom"}
+    feed = ET.fromstring(answer.body)  # noqa: S314 - our own
+    assert feed.findtext("atom:updated", "", names) == "2023-11-14T22:13:20Z"
+    first, second = feed.findall("atom:entry", names)
+    assert first.findtext("atom:title", "", names) == "db1: 300 is open"
+    assert [link.get("href", "")[-10:] for link in first.findall("atom:link", names)] == ["/hosts/db1"]
+    assert first.findtext("atom:id", "", names) == "tag:portspec,2023-11-14:change/300/1700000000.000"
+    assert "b&<" in second.findtext("atom:title", "", names)
+    one.rows = ()
+    assert "<entry>" not in one.ask("/changes.atom").text
+    assert one.ask("/changes.atom?hots=db1").status == 400
+
+
+def test_page_of_a_host_has_a_timeline() -> None:
+    """It shows since when the host is as it is."""
+    one = Exporter(zoo())
+    one.history = [DatedVerdict(NOW - 86_400, "good", Verdict.IN_SPEC)]
+    text = one.ask("/hosts/good").text
+    assert 'role="img" aria-label="in spec for 1 d; recorded since 2023-11-13"' in text
+    assert '<rect class="bar in_spec"' in text

@@ -115,6 +115,7 @@ class _Finder:
                         self._entry.interval,
                         self._afford(labels, size),
                         self._entry.is_audited,
+                        source=self._entry.source,
                     )
             except ValueError as error:
                 self.refused += 1

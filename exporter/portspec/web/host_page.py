@@ -1,0 +1,104 @@
+"""What the page of a host shows beside its row. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from portspec.audit.model import RANKS
+from portspec.exceptions import excepted_ports, in_force
+from portspec.ports import PortSet
+from portspec.state.correlation import correlate
+from portspec.state.verdict import Kind
+from portspec.times import spell_duration
+from portspec.web.drawings import strip, timeline
+from portspec.web.rows import open_since
+from portspec.web.spelling import named_ports, port_list, process_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from portspec.audit.state import AuditState
+    from portspec.scan import AddressObservation
+    from portspec.state.changes import Change, DatedVerdict
+    from portspec.state.correlation import Correlation
+    from portspec.state.snapshot import HostState
+    from portspec.state.verdict import Deviation
+
+MAX_LISTED: Final = 200  # deviations, and vulnerabilities, that are listed
+
+
+def scan_values(
+    state: HostState,
+    audit: AuditState | None,
+    verdicts: Sequence[DatedVerdict],
+    changes: Sequence[Change],
+    now: float,
+) -> dict[str, Any]:
+    """Return what is shown of a scanned host; verdicts and changes are its own, the newest first."""
+    correlation = correlate(state, audit)
+    shown = state.conclusive or state.latest
+    excepted = set(state.excepted)
+    every = sorted({*state.deviations, *excepted})
+    deviations = [_deviation(item, state, correlation, is_excepted=item in excepted) for item in every[:MAX_LISTED]]
+    accepted = excepted_ports(state.exceptions, now)
+    return {
+        "allowed": port_list(state.target.config.specification.allow),
+        "source": state.target.config.source,
+        "entry": state.target.config.name,
+        "duration": spell_duration(shown.duration) if shown else "",
+        "last_change": state.last_change,
+        "addresses": [_address(item, state, accepted) for item in shown.addresses] if shown else [],
+        "deviations": deviations,
+        "more_deviations": max(0, len(every) - MAX_LISTED),
+        "exceptions": [
+            {"ports": port_list(item.ports), "until": item.until, "reason": item.reason, "owner": item.owner}
+            for item in in_force(state.exceptions, now)
+        ],
+        "timeline": timeline(verdicts, changes, valid_until=state.overdue_at, now=now),
+    }
+
+
+def vulnerability_values(audit: AuditState | None) -> dict[str, Any]:
+    """Return what is shown of the vulnerabilities of a host, the worst first."""
+    found = audit.vulnerabilities if audit else ()
+    ranked = sorted(found, key=lambda item: (RANKS[item.severity], item.package))
+    rows = [
+        {
+            "severity": item.severity.value,
+            "id": item.id,
+            "package": item.package,
+            "version": item.version,
+            "fixed_version": ", ".join(item.fixed_in),
+        }
+        for item in ranked[:MAX_LISTED]
+    ]
+    return {"vulnerabilities": rows, "more_vulnerabilities": max(0, len(ranked) - MAX_LISTED)}
+
+
+def _address(item: AddressObservation, state: HostState, accepted: PortSet) -> dict[str, Any]:
+    cells, more = strip(item, state.target.config.specification, accepted)
+    return {
+        "address": item.address,
+        "cells": cells,
+        "more_cells": more,
+        "closed": item.closed,
+        "filtered": len(item.filtered),
+        "failure": item.failure.detail if item.failure else "",
+        "rtt": f"{item.rtt * 1000:.1f} ms" if item.rtt is not None else "",
+    }
+
+
+def _deviation(
+    item: Deviation, state: HostState, correlation: Correlation | None, *, is_excepted: bool
+) -> dict[str, Any]:
+    port = PortSet.of([item.port])
+    listeners = correlation.listeners.get(item.port, ()) if correlation else ()
+    return {
+        "port": named_ports(port),
+        "address": item.address,
+        "kind": item.kind.value,
+        "state": item.state.value,
+        "is_excepted": is_excepted,
+        "since": open_since(state, port) if item.kind is Kind.UNEXPECTED else None,
+        "held_by": process_names(listeners) if listeners else "",
+    }
