@@ -209,8 +209,9 @@ class Gate:
 
     def _is_of_another_site(self, request: web.Request) -> bool:
         """Return whether a page of another site sends this (Fetch Metadata; older browsers tell the origin)."""
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            return True
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        if site != "none":  # no page can set it; browsers send it over TLS and to loopback
+            return site != "same-origin"
         origin = request.headers.get("Origin")
         if origin is None:
             return False

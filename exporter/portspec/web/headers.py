@@ -13,7 +13,7 @@ SECURITY_HEADERS: Final = {
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without a referrer, Origin is "null" also in our own forms
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 SERVER: Final = {"Server": "portspec"}  # aiohttp would name its version and Python's

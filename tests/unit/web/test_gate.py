@@ -266,6 +266,11 @@ def test_one_who_has_a_password_may_use_any_name(tmp_path: Path) -> None:
         (("GET", "/probe?target=web1", {"Sec-Fetch-Site": "same-site"}), 403),
         (("POST", "/api/v1/audits", {"Origin": "https://evil.example"}), 403),
         (("POST", "/-/reload", {"Origin": "null"}), 403),
+        (("POST", "/-/reload", {"Origin": "https://portspec.example", "Sec-Fetch-Site": "cross-site"}), 403),
+        (
+            ("POST", "/-/reload", {"Origin": "null", "Sec-Fetch-Site": "same-origin"}),
+            500,
+        ),  # a form of a page without referrer
         (("GET", "/", {"Sec-Fetch-Site": "cross-site"}), 200),  # a link of another site leads here
         (("POST", "/-/reload", {"Origin": "https://portspec.example", "Sec-Fetch-Site": "same-origin"}), 500),
     ],
