@@ -143,6 +143,7 @@ _TOKEN: Final = "a-token-of-thirty-two-characters"  # noqa: S105 - of the tests
 _USER: Final = b"alice:open sesame"
 _BASIC: Final = base64.b64encode(_USER).decode()
 _OPEN: Final = {b"/-/healthy", b"/-/ready"}
+_ORIGIN: Final = re.compile(rb"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*")  # of a target in absolute form (RFC 9112, 3.2.2)
 _REFUSED: Final = {400, 401, 403, 413, 421, 429, 503}
 
 
@@ -167,7 +168,15 @@ _CLOSED_SITE: Final = _Site(_closed_gate)
 
 def _has_password(head: bytes) -> bool:
     """Return whether the right password is there, in any spelling: base64 has some bits that say nothing."""
-    return any(base64.b64decode(word + b"===") == _USER for word in re.findall(rb"[A-Za-z0-9+/]{22,}", head))
+    return any(_decoded(word) == _USER for word in re.findall(rb"[A-Za-z0-9+/]{22,}", head))
+
+
+def _decoded(word: bytes) -> bytes:
+    """Decode base64 without its padding; b"" if it is none."""
+    try:
+        return base64.b64decode(word + b"===")
+    except ValueError:
+        return b""
 
 
 def ask_for_entrance(data: bytes) -> None:
@@ -178,7 +187,7 @@ def ask_for_entrance(data: bytes) -> None:
     method, head = made
     answer = _read_answer(method, _CLOSED_SITE.ask(head))
     path = data.split(b"\n")[0].split(b" ")[1].partition(b"?")[0].partition(b"#")[0]
-    if unquote_to_bytes(path.removeprefix(b"http://a")) in _OPEN:
+    if unquote_to_bytes(_ORIGIN.sub(b"", path)) in _OPEN:
         return
     if (
         (_TOKEN.encode() not in head and not _has_password(head))
