@@ -18,14 +18,27 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import abuse, audits, connect, exposition, forging, kill, names, rules, soak, syn
+from benchmarks import abuse, audits, connect, exposition, forging, kill, names, pages, rules, soak, syn
 from benchmarks.scanners import version
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("connect", "syn", "names", "forging", "large", "exposition", "kill", "soak", "audits", "rules", "abuse")
+PARTS = (
+    "connect",
+    "syn",
+    "names",
+    "forging",
+    "large",
+    "exposition",
+    "pages",
+    "kill",
+    "soak",
+    "audits",
+    "rules",
+    "abuse",
+)
 _IN_LAB = {"connect", "syn", "names", "forging", "large"}
 
 
@@ -46,6 +59,8 @@ def main() -> int:
     is_exact = _compare(chosen, options.runs) if _IN_LAB.intersection(chosen) else True
     if "exposition" in chosen:
         exposition.report(options.runs)
+    if "pages" in chosen:
+        pages.report()
     if "kill" in chosen:
         kill.report()
     if "soak" in chosen:

@@ -177,12 +177,12 @@ def _ratios(size: Size, ours: Measured, theirs: PeerMeasured) -> Iterator[str]:
         yield f"* {name}: target 1 s {OUTCOMES[one < 1]}, 500 MB {OUTCOMES[ours.peak < 500 * MB]}"
 
 
-class _Child:
-    """A process of this module that answers a line of JSON with a line of JSON."""
+class Child:
+    """A process of a module that answers a line of JSON with a line of JSON."""
 
-    def __init__(self, role: str, size: Size) -> None:
+    def __init__(self, role: str, size: Size, module: str = "benchmarks.exposition") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.exposition", role, str(size.hosts), str(size.ports)],
+            [sys.executable, "-m", module, role, str(size.hosts), str(size.ports)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -212,30 +212,30 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 def _measure(size: Size, runs: int) -> Measured:
     print(f"/metrics: {size.series:,} series of {size.hosts:,} hosts", file=sys.stderr, flush=True)
     scrapes: dict[tuple[str, str], Sequence[Scrape]] = {}
-    with _Child("serve", size) as server:
+    with Child("serve", size) as server:
         port = server.ask("port")
         before = server.ask("memory")
         server.ask("watch")
         time.sleep(1)
         idle = server.ask("block")
         for encoding in ENCODINGS:
-            _scrape(port, encoding)  # the first one writes everything
+            fetch(port, encoding)  # the first one writes everything
             for change in CHANGES:
                 scrapes[change, encoding] = [_changed(server, port, change, encoding) for _ in range(runs)]
         return Measured(scrapes, idle, before, server.ask("peak"))
 
 
-def _changed(server: _Child, port: int, change: str, encoding: str) -> Scrape:
+def _changed(server: Child, port: int, change: str, encoding: str) -> Scrape:
     server.ask("change", change)
     server.ask("watch")
-    first, last, size = _scrape(port, encoding)
+    first, last, size = fetch(port, encoding)
     return Scrape(first, last, size, server.ask("block"))
 
 
-def _scrape(port: int, encoding: str) -> tuple[float, float, int]:
-    """Scrape once over a new connection; return the seconds to the first and last byte, and the size of the body."""
+def fetch(port: int, encoding: str, path: str = "/metrics") -> tuple[float, float, int]:
+    """Ask once over a new connection; return the seconds to the first and last byte, and the size of the body."""
     buffer = bytearray(1 << 20)
-    request = f"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {encoding}\r\n\r\n"
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {encoding}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         started = time.perf_counter()
         connection.sendall(request.replace("plain", "identity").encode())
@@ -253,7 +253,7 @@ def _scrape(port: int, encoding: str) -> tuple[float, float, int]:
 
 def _measure_peer(size: Size, runs: int) -> PeerMeasured:
     print(f"generate_latest: {size.series:,} series of {size.hosts:,} hosts", file=sys.stderr, flush=True)
-    with _Child("peer", size) as peer:
+    with Child("peer", size) as peer:
         plain = statistics.median(peer.ask("write") for _ in range(runs))
         return PeerMeasured(plain, peer.ask("compress"), peer.ask("size"), peer.ask("peak"))
 
@@ -288,15 +288,16 @@ class _World:
         return ScanResult(addresses, judge(addresses, target.config.specification), NOW + self._scans / 8, 1.5)
 
 
-class _Served:
+class Served:
     """A server of /metrics that does what it is told, a line of JSON at a time."""
 
     def __init__(self, size: Size) -> None:
         self._world = _World(size)
         store = StoreStatus(is_up=True, errors=0, pending=0, dropped=0)
         status = ServiceStatus("benchmark", NOW, config_is_good=True, is_ready=True, shard=Shard(), store=store)
+        self.status = status
         self.exposition = Exposition(lambda: self.snapshot, lambda: status, series_budget=2 * size.series)
-        # Of a service the server asks for nothing else to answer /metrics.
+        # Of a service the server asks for nothing else to answer /metrics and the page of all hosts.
         self._server = WebServer(
             cast("Backend", self), [ListenAddress("127.0.0.1", 0)], gate=Gate(CurrentWebConfig(None))
         )
@@ -359,7 +360,7 @@ class _Served:
 
 
 async def _serve(size: Size) -> None:
-    await _Served(size).run()
+    await Served(size).run()
 
 
 def _write(size: Size) -> None:
