@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from portspec.ports import PortSet
 
 HIDDEN: Final = "<hidden>"
-MAX_HOSTS: Final = 500  # entries of `hosts` that are written
+MAX_HOSTS: Final = 200  # entries of `hosts` that are written
 
 
 def in_force(config: Config, most: int = MAX_HOSTS) -> str:
@@ -53,7 +53,7 @@ def hidden_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc] # libyaml, where there is one
     """Writes lists of plain values in one line, and no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML calls it so
@@ -64,7 +64,7 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=is_plain)
 
 
-def _literal(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+def _literal(dumper: _Dumper, text: str) -> Any:
     """Write a text so that nothing of it is taken for a variable."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text.replace("${", "$${"))
 
