@@ -187,7 +187,7 @@ class PendingCommitter:
         changes = [change for entry in batch for change in entry.changes]
         notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
         verdicts = [verdict for entry in batch for verdict in entry.verdicts]
-        write_states(connection, self._encode(batch), changes, verdicts, notifications, now=self._wall_clock())
+        write_states(connection, self._encode(batch), changes, verdicts, notifications, self._wall_clock())
         self._file.verify_not_replaced(is_after_commit=True)
         pending.remove(len(batch))
 

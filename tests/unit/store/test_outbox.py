@@ -242,10 +242,10 @@ def test_notification_state_is_not_written_before_its_notification(path: Path, m
                 tell(store, web, scanned(web, 22, 80, at=NOW + 1), "new", "notice")
             return open_it(**options)
 
-        def watched(connection: sqlite3.Connection, documents: Any, *logs: Any, now: float) -> None:
-            queued = logs[-1]
+        def watched(connection: sqlite3.Connection, documents: Any, *others: Any) -> None:
+            queued = others[-2]
             written.append(({story for host, _, story in documents if host == "web1"}, list(queued)))
-            write(connection, documents, *logs, now=now)
+            write(connection, documents, *others)
 
         monkeypatch.setattr(writer._file, "open", opened_slowly)
         monkeypatch.setattr("portspec.store.pending.write_states", watched)
