@@ -1851,7 +1851,8 @@ def read_reply(body: bytes) -> Reply | None:
         return None
     if not isinstance(reply, dict):
         return None
-    message, error = reply.get("message"), reply.get("error", "")
+    error = reply.get("error", "")
+    message = reply.get("detail" if error else "message")  # RFC 9457 has the former
     if not isinstance(message, str) or not isinstance(error, str):
         return None
     return Reply(printable(message, 500), error)

@@ -67,8 +67,9 @@ class Server:
                 if server.is_reading:
                     server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
                 code = server.codes.pop(0) if len(server.codes) > 1 else server.codes[0]
-                said = {"error": ERRORS.get(code, "store")} if code >= 300 else {}
-                body = server.body or json.dumps({**said, "message": f"what {code} means"}).encode()
+                told = f"what {code} means"
+                said = {"detail": told, "error": ERRORS.get(code, "store")} if code >= 300 else {"message": told}
+                body = server.body or json.dumps(said).encode()
                 self.send_response(code)
                 if server.key and server.is_reading:
                     signature = envelope.sign_answer(server.bodies[-1], code, body, server.key)

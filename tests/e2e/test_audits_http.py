@@ -187,11 +187,11 @@ def test_refused_audit_is_told_and_counted(taking: Taking, case: str) -> None:
     answer, document = post(service.address, body(time.time()))
     taking.refused[document.get("error", "")] += 1
     assert (answer, document["error"]) == (code, reason)
-    assert document.keys() == {"error", "message"}
-    assert words in document["message"]
+    assert document.keys() == {"type", "title", "status", "detail", "instance", "error"}
+    assert words in document["detail"]
     until(lambda: rejected(service) == taking.refused)
     (line,) = refusals(service)[lines:]
-    assert (line["reason"], line["why"], line["origin"]) == (reason, document["message"], "127.0.0.1")
+    assert (line["reason"], line["why"], line["origin"]) == (reason, document["detail"], "127.0.0.1")
     assert received(service) == 0
     assert archived(service.conf, HOST) is None
     assert peak(service) < memory + 300 * MEGABYTE  # what a payload may have, a few times
@@ -227,7 +227,7 @@ def test_large_body_is_refused_before_it_was_read(taking: Taking, head: str, pie
     sent, answer = pour(taking.service.address, head, piece, 100 * MEGABYTE)
     taking.refused["too_large"] += 1
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b'{"error": "too_large", "message": ' in answer
+    assert b'"error": "too_large"' in answer
     assert sent < 40 * MEGABYTE  # 16 MB are read, the rest waits in the system's buffers
     until(lambda: rejected(taking.service) == taking.refused)
 
@@ -242,7 +242,7 @@ def test_same_audit_is_acknowledged_and_another_refused(tmp_path: Path) -> None:
         assert post(service.address, first.packed) == (200, SAME)
         code, document = post(service.address, second.packed)
         assert (code, document["error"]) == (409, "duplicate")
-        assert f"{HOST} has already sent another audit for {first.day}" in document["message"]
+        assert f"{HOST} has already sent another audit for {first.day}" in document["detail"]
         assert post(service.address, before.packed)[0] == 201
         until(lambda: (rejected(service), received(service)) == ({"duplicate": 1}, 2))
     with exporter(conf) as service:

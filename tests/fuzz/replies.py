@@ -46,7 +46,8 @@ def judge_reply(data: bytes) -> None:
     assert 0 <= attempt.pause <= _LONGEST_PAUSE
     if attempt.fate in {Fate.SENT, Fate.REFUSED}:
         assert signature in signed
-        assert isinstance(json.loads(body.decode("utf-8", "backslashreplace"))["message"], str)
+        reply = json.loads(body.decode("utf-8", "backslashreplace"))
+        assert isinstance(reply["detail" if reply.get("error") else "message"], str)
     if attempt.fate is Fate.SENT:
         assert status in {200, 201}
 
@@ -55,10 +56,10 @@ def _replies() -> Iterator[bytes]:
     for status, document in (
         (201, {"message": "accepted"}),
         (200, {"message": "this audit is already archived"}),
-        (403, {"error": "signature", "message": "it is not signed with the key of db1"}),
-        (409, {"error": "duplicate", "message": "db1 has already sent another audit"}),
-        (413, {"error": "too_large", "message": "it is too large"}),
-        (503, {"error": "store", "message": "retry later"}),
+        (403, {"error": "signature", "detail": "it is not signed with the key of db1"}),
+        (409, {"error": "duplicate", "detail": "db1 has already sent another audit"}),
+        (413, {"error": "too_large", "detail": "it is too large"}),
+        (503, {"error": "store", "detail": "retry later"}),
     ):
         head = b"Content-Type: application/json\nRetry-After: 60\n"
         for proof in (b"Portspec-Signature: @\n", b"Portspec-Signature: a, @,\n", b""):
@@ -72,7 +73,7 @@ _REPLIES: Final = Harness(
     judge_reply,
     _replies,
     (
-        *words('Portspec-Signature: @ Retry-After: Location: "message": "error": {"message":"a"} null [] \\ud800 201'),
+        *words('Portspec-Signature: @ Retry-After: Location: "detail": "error": {"message":"a"} null [] \\ud800 201'),
         *(b"\n", b"\n\n", b",", b"\xff", b"9" * 10, b"[" * 1000, b"signature", b"roster", b"too_large", b"duplicate"),
     ),
     largest=64 * 1024,  # of which no more is read

@@ -131,7 +131,7 @@ def send_request(data: bytes) -> None:
     answer = _read_answer(method, _SITE.ask(head))
     assert answer.status < 500 or answer.status == 503, answer
     assert b"Traceback" not in answer.body
-    if answer.kind == "application/json":
+    if answer.kind in ("application/json", "application/problem+json"):
         json.loads(answer.body.decode())
     elif answer.kind == "text/plain" and not answer.is_metrics:
         assert all(line.isprintable() for line in answer.body.decode().split("\n")), answer

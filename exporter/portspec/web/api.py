@@ -20,6 +20,7 @@ from portspec.state.verdict import Kind, Verdict
 from portspec.store import StoreError
 from portspec.threads import computed
 from portspec.web.globs import MAX_LENGTH, matcher
+from portspec.web.problems import ProblemError
 from portspec.web.sending import Text
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_PAGE_LENGTH = 1000  # hosts or changes
 MAX_PAGE_LENGTH = 10_000
 _JSON_HEADERS = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
+_LATER = "5"  # seconds until a change log that cannot be read may be asked for again
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 
 
@@ -93,7 +95,7 @@ class Api:
             state = self._service.find(name)
         except KeyError:
             if audit is None:
-                raise _error(web.HTTPNotFound, f'"{name}" is not a host of this exporter') from None
+                raise ProblemError(404, f'"{name}" is not a host of this exporter') from None
             return await self._written(request, ("unscanned", name), (audit,), lambda: unscanned_document(audit))
         return await self._written(request, ("host", state.host), (state, audit), lambda: host_document(state, audit))
 
@@ -117,7 +119,7 @@ class Api:
         try:
             found = await self._renderings.page(request, ("changes", host, since, until, before, limit), None, page)
         except StoreError as error:
-            raise _error(web.HTTPServiceUnavailable, str(error)) from None
+            raise ProblemError(503, str(error), {"Retry-After": _LATER}) from None
         return await self._send(request, found)
 
     async def _scan(self, request: web.Request) -> web.Response:
@@ -127,7 +129,7 @@ class Api:
             begun = self._service.scan_now(host)
         except KeyError:
             message = f'"{host}" is not a host of this exporter' if host else "the parameter host is missing"
-            raise _error(web.HTTPNotFound if host else web.HTTPBadRequest, message) from None
+            raise ProblemError(404 if host else 400, message) from None
         return _json(_dump({"host": host, "scan": "started" if begun else "on its way already"}), status=202)
 
     async def _targets(self, request: web.Request) -> web.StreamResponse:
@@ -283,12 +285,8 @@ def _scrape_timeout(request: web.Request) -> float | None:
     return seconds if 0 < seconds < math.inf else None
 
 
-def _bad(message: str) -> web.HTTPException:
-    return _error(web.HTTPBadRequest, message)
-
-
-def _error(kind: Callable[..., web.HTTPException], message: str) -> web.HTTPException:
-    return kind(text=_dump({"error": printable(message)}).decode(), content_type="application/json")
+def _bad(message: str) -> ProblemError:
+    return ProblemError(400, message)
 
 
 def _dump(document: Any) -> bytes:

@@ -18,6 +18,7 @@ from portspec.store import Outcome, StoreError
 from portspec.threads import in_daemon_thread
 from portspec.web.bodies import Body, NoRoomError, PendingBodies
 from portspec.web.gate import client_of
+from portspec.web.problems import problem
 
 if TYPE_CHECKING:
     from portspec.web.backend import Backend
@@ -72,15 +73,15 @@ class AuditRoutes:
         try:
             return await self._archive(request, origin)
         except RejectedError as error:
-            return _refusal(error)
+            return _refusal(request, error)
         except TimeoutError:
-            return _answer(408, "timeout", _TOO_SLOW)
+            return _problem(request, 408, "timeout", _TOO_SLOW)
         except StoreError as error:
-            return _answer(503, "store", f"the audit cannot be archived now: {error.why}; retry later")
+            return _problem(request, 503, "store", f"the audit cannot be archived now: {error.why}; retry later")
         except _UnableError as error:
-            return _answer(503, "unable", str(error))
+            return _problem(request, 503, "unable", str(error))
         except ConnectionError:  # the client has disconnected and does not get this answer
-            return _answer(400, "malformed", "it is truncated")
+            return _problem(request, 400, "malformed", "it is truncated")
 
     async def _archive(self, request: web.Request, origin: str) -> web.Response:
         """Read and archive an audit, what has come in of it being counted among the bytes that are held meanwhile.
@@ -100,7 +101,7 @@ class AuditRoutes:
                 patience.reschedule(None)  # from here on the client waits for us
                 packed = bytes(body.data)
                 body.data.clear()
-                return await self._stored(packed, origin)
+                return await self._stored(request, packed, origin)
             except NoRoomError:
                 raise _UnableError(_NO_ROOM) from None
             except asyncio.CancelledError:
@@ -110,17 +111,17 @@ class AuditRoutes:
             finally:
                 self.pending.release(body)
 
-    async def _stored(self, packed: bytes, origin: str) -> web.Response:
+    async def _stored(self, request: web.Request, packed: bytes, origin: str) -> web.Response:
         """Archive an audit; return the signed answer. Raises RejectedError for one that its host has not signed."""
         audits = self._service.audits
         try:
             status, message = _STORED[await audits.take(packed, origin)]
-            answer = _answer(status, None, message)
+            answer = _accepted(status, message)
         except RejectedError as error:
             if not error.is_signed:
                 raise
-            answer = _refusal(error)
-        told = (answer.text or "").encode()
+            answer = _refusal(request, error)
+        told = answer.body if isinstance(answer.body, bytes) else b""
         answer.headers[ANSWER_SIGNATURE] = audits.sign_answer(packed, answer.status, told)
         return answer
 
@@ -152,9 +153,9 @@ class AuditRoutes:
             raise
         self.pending.identify(body, host)
 
-    async def _moved(self, _: web.Request) -> web.Response:
+    async def _moved(self, request: web.Request) -> web.Response:
         """Answer an agent of before 0.2 with the new path; it shows the message to its administrator."""
-        return _answer(410, "moved", f"audits now go to /api/v1/audits: {UPDATE_AGENT}")
+        return _problem(request, 410, "moved", f"audits now go to /api/v1/audits: {UPDATE_AGENT}")
 
     async def _give_agent(self, _: web.Request) -> web.Response:
         return web.Response(body=self._agent, content_type="text/x-python", charset="utf-8")
@@ -190,15 +191,15 @@ def _fault(request: web.Request) -> RejectedError | None:
     return None
 
 
-def _refusal(error: RejectedError) -> web.Response:
-    return _answer(_STATUS.get(error.reason, 403), error.reason, str(error))
+def _refusal(request: web.Request, error: RejectedError) -> web.Response:
+    return _problem(request, _STATUS.get(error.reason, 403), error.reason, str(error))
 
 
-def _answer(status: int, error: str | None, message: str) -> web.Response:
-    document = {"message": message} if error is None else {"error": error, "message": message}
-    return web.Response(
-        status=status,
-        text=json.dumps(document) + "\n",
-        content_type="application/json",
-        headers=RETRY_AFTER if status == web.HTTPServiceUnavailable.status_code else None,
-    )
+def _problem(request: web.Request, status: int, error: str, detail: str) -> web.Response:
+    headers = RETRY_AFTER if status == web.HTTPServiceUnavailable.status_code else None
+    return problem(request, status, detail, headers=headers, error=error)
+
+
+def _accepted(status: int, message: str) -> web.Response:
+    body = json.dumps({"message": message}).encode() + b"\n"
+    return web.Response(status=status, body=body, headers={"Content-Type": "application/json; charset=utf-8"})

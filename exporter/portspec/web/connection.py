@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 
 from portspec.web.headers import ERROR_HEADERS
+from portspec.web.problems import is_of_api, problem
 from portspec.web.renderings import GoneError
 
 if TYPE_CHECKING:
@@ -302,7 +303,10 @@ class Connection(web.RequestHandler):
             raise ConnectionError("a part of the answer is written already")
         status = web.HTTPBadRequest.status_code if is_malformed else status
         text = "the request is malformed.\n" if is_malformed else "internal error; see the log of portspec.\n"
-        answer = web.Response(status=status, text=text, headers=ERROR_HEADERS)
+        if not is_malformed and is_of_api(request.path):
+            answer = problem(request, status, text.removesuffix(".\n"), headers=ERROR_HEADERS)
+        else:
+            answer = web.Response(status=status, text=text, headers=ERROR_HEADERS)
         answer.force_close()
         return answer
 

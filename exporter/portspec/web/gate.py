@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import socket
 from collections import Counter
@@ -35,6 +34,7 @@ from portspec.access.tls import is_allowed, sans
 from portspec.access.watched import CurrentWebConfig
 from portspec.errors import printable
 from portspec.threads import in_daemon_thread
+from portspec.web.problems import is_of_api, problem
 
 if TYPE_CHECKING:
     import ssl
@@ -239,9 +239,8 @@ class Gate:
 
 def refusal_page(request: web.Request, error: RefusedError) -> web.Response:
     """Return the answer to a request that is refused."""
-    if request.path.startswith("/api/"):
-        text = json.dumps({"error": error.reason, "message": str(error)}) + "\n"
-        return web.Response(status=error.status, text=text, content_type="application/json", headers=error.headers)
+    if is_of_api(request.path):
+        return problem(request, error.status, str(error), headers=error.headers, error=error.reason)
     return web.Response(status=error.status, text=f"{error}.\n", headers=error.headers)
 
 

@@ -19,6 +19,7 @@ from portspec.web.gate import RefusedError, is_open, refusal_page
 from portspec.web.headers import protect
 from portspec.web.page_routes import PageRoutes
 from portspec.web.pages import Pages
+from portspec.web.problems import ProblemError, is_of_api, problem, routing_problem
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.sending import Sending, Text
 
@@ -96,6 +97,12 @@ class Sites:
             return await self._handled(request, handler)
         except RefusedError as error:
             return refusal_page(request, error)
+        except ProblemError as error:
+            return problem(request, error.status, error.detail, headers=error.headers)
+        except web.HTTPException as error:
+            if not is_of_api(request.path):
+                raise
+            return routing_problem(request, error)
         except NoThreadError as error:
             return _busy(request, f"temporarily unavailable: {error}.\n")
 
@@ -108,7 +115,7 @@ class Sites:
         except RenderingsBusyError:
             return _busy(request, "too many requests at once; retry later.\n")
         except GoneError:  # nobody gets this answer
-            return _later("the client has disconnected.\n", 5)
+            return _later(request, "the client has disconnected.\n", 5)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request that is not handled now, or not at all."""
@@ -116,9 +123,12 @@ class Sites:
         if is_reserved and request.path not in _VITAL:
             return _busy(request, "too many connections at once; retry later.\n")
         if self._may_answer and not self._may_answer.is_set() and request.path != _HEALTHY:
-            return _later("portspec is not ready: it is starting.\n", 1, is_json=request.path.startswith("/api/"))
+            return _later(request, "portspec is not ready: it is starting.\n", 1)
         if request.path not in TAKES_BODY and _unread(request) > _MAX_BODY:
-            answer = web.Response(status=413, text="no body is expected here; send none.\n")
+            text = "no body is expected here; send none.\n"
+            answer = (
+                problem(request, 413, _plain(text)) if is_of_api(request.path) else web.Response(status=413, text=text)
+            )
             answer.force_close()
             return answer
         return None
@@ -167,12 +177,17 @@ def _unread(request: web.Request) -> float:
 
 
 def _busy(request: web.Request, text: str) -> web.Response:
-    return _later(text, 5, is_json=request.path.startswith("/api/"))
+    return _later(request, text, 5)
 
 
-def _later(text: str, seconds: int, *, is_json: bool = False) -> web.Response:
+def _later(request: web.Request, text: str, seconds: int) -> web.Response:
     """Answer that it cannot be done now, and when to ask again (RFC 9110, 15.6.4)."""
     headers = {"Retry-After": str(seconds)}
-    if is_json:
-        return web.json_response({"error": "unavailable", "message": text.strip()}, status=503, headers=headers)
+    if is_of_api(request.path):
+        return problem(request, 503, _plain(text), headers=headers, error="unavailable")
     return web.Response(status=503, text=text, headers=headers)
+
+
+def _plain(text: str) -> str:
+    """Return a line of text as the detail of a problem."""
+    return text.removesuffix("\n").removesuffix(".")

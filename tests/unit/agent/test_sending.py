@@ -186,10 +186,10 @@ def test_spool_is_for_one_at_a_time(tmp_path: Path) -> None:
     ("body", "reply", "line"),
     [
         (b'{"message": "accepted"}', Reply("accepted", ""), '{"message": "accepted"}'),
-        (b'{"error": "time", "message": "a\\nb"}', Reply("a b", "time"), '{"error": "time", "message": "a\\nb"}'),
+        (b'{"error": "time", "detail": "a\\nb"}', Reply("a b", "time"), '{"error": "time", "detail": "a\\nb"}'),
         (b'{"error": "time"}', None, '{"error": "time"}'),
         (b'{"message": {}}', None, '{"message": {}}'),
-        (b'{"error": 1, "message": ""}', None, '{"error": 1, "message": ""}'),
+        (b'{"error": 1, "detail": ""}', None, '{"error": 1, "detail": ""}'),
         (b"<html>\n<title>502</title>", None, "<html>"),
         (b"[1]", None, "[1]"),
         (b"\x1b[31m\xff", None, "?[31m\\xff"),
@@ -273,7 +273,7 @@ REMEDIES = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_only_portspec_refuses(reason: str) -> None:
     """A 4xx with a word of portspec's refuses, and what can be done about it is told."""
-    attempt, url = answer(403, json.dumps({"error": reason, "message": "why"}))
+    attempt, url = answer(403, json.dumps({"error": reason, "detail": "why"}))
     assert attempt == Attempt(Fate.REFUSED, f"was rejected: why (403 from {url}){REMEDIES.get(reason, '')}")
 
 
@@ -281,7 +281,7 @@ def test_only_portspec_refuses(reason: str) -> None:
 def test_refusal_without_proof_is_none(reason: str) -> None:
     """Whoever says it: without a signature with this host's key the audit is kept, and what helps is told."""
     attempt, _ = answer(
-        413 if reason == "too_large" else 403, json.dumps({"error": reason, "message": "why"}), is_signed=False
+        413 if reason == "too_large" else 403, json.dumps({"error": reason, "detail": "why"}), is_signed=False
     )
     assert attempt.fate is (Fate.TOO_LARGE if reason == "too_large" else Fate.UNPROVEN)
     assert attempt.text.startswith("was not accepted: why (4")
@@ -318,8 +318,8 @@ def test_changed_answer_proves_nothing() -> None:
         ),
         (413, "<html>", "<html> (413 from URL): no portspec answers there; that server accepts no audit of 1 bytes; "),
         (429, "slowly", "slowly (429 from URL)"),
-        (408, '{"error": "timeout", "message": "too slow"}', "too slow (408 from URL)"),
-        (503, '{"error": "unable", "message": "no audit block"}', "no audit block (503 from URL)"),
+        (408, '{"error": "timeout", "detail": "too slow"}', "too slow (408 from URL)"),
+        (503, '{"error": "unable", "detail": "no audit block"}', "no audit block (503 from URL)"),
         (502, "<html>", "<html> (502 from URL)"),
     ],
 )

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from portspec.config import Config
 from portspec.limit import Limit
@@ -146,7 +148,11 @@ class Exporter:
         return json.loads(answer.text)
 
     def refusal(self, path: str, method: str = "GET", *, status: int = 400) -> str:
-        """Ask for what must be refused with this status; return the message, which is all that the answer says."""
-        document = self.document(path, method, status=status)
-        assert list(document) == ["error"]
-        return str(document["error"])
+        """Ask for what must be refused with this status; return the detail of the problem document (RFC 9457)."""
+        answer = self.ask(path, method)
+        assert answer.status == status, answer.text
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        document = json.loads(answer.text)
+        about = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+        assert document == about | {"detail": document["detail"], "instance": urlsplit(path).path}
+        return str(document["detail"])

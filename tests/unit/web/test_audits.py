@@ -105,11 +105,13 @@ class Site:
 
 def document(answer: Answer) -> tuple[int, dict[str, str]]:
     """Return status and document of an answer."""
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    is_accepted = answer.status < 300
+    kind = "application/json; charset=utf-8" if is_accepted else "application/problem+json"
+    assert answer.headers["Content-Type"] == kind
     assert answer.text.endswith("}\n")
     assert answer.headers.get("Retry-After") == (LATER if answer.status == 503 else None)
     found = json.loads(answer.text)
-    assert set(found) == ({"message"} if answer.status < 300 else {"error", "message"})
+    assert set(found) == ({"message"} if is_accepted else {"type", "title", "status", "detail", "instance", "error"})
     return answer.status, found
 
 
@@ -193,7 +195,7 @@ def test_refused_audit_is_told_why(path: Path, audit: bytes, status: int, reason
         assert (await at.post(packed())).status == 201
         found, told = await at.told(audit)
         assert (found, told["error"]) == (status, reason)
-        assert told["message"].startswith(message)
+        assert told["detail"].startswith(message)
         assert at.scene.rejected() == {reason: 1}
         assert at.scene.find_audit() == payload()
 
@@ -331,7 +333,7 @@ def test_audit_is_taken_as_it_is(path: Path) -> None:
     async def scenario(at: Site) -> None:
         status, told = await at.told(gzip.compress(packed()), **{"Content-Encoding": "gzip"})
         assert (status, told["error"]) == (400, "malformed")
-        assert "Content-Encoding" in told["message"]
+        assert "Content-Encoding" in told["detail"]
         assert at.scene.rejected() == {"malformed": 1}
         assert (await at.post(packed(), **{"Content-Encoding": "identity"})).status == 201
 
@@ -435,7 +437,7 @@ def test_slow_sender_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             writer.write(packed()[:-1])
             status, told = await answer_on(reader)
         assert (status, told["error"]) == (408, "timeout")
-        assert told["message"].startswith("the audit arrived too slowly: below 16,384 bytes per second")
+        assert told["detail"].startswith("the audit arrived too slowly: below 16,384 bytes per second")
         assert at.intake.pending.total == 0
 
     serving(path, scenario)
@@ -478,7 +480,7 @@ def test_body_that_gives_way_is_told_to_come_again(path: Path) -> None:
             assert (await at.post(small)).status == 201
             status, told = await answer_on(reader)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many audits are being received; retry later"
+            assert told["detail"] == "too many audits are being received; retry later"
 
     serving(path, scenario, WEB, DB)
 
@@ -514,7 +516,7 @@ def test_too_many_audits_at_once_are_503(path: Path) -> None:
             await until(lambda: scene.audits._posting.waiting)
             status, told = await at.told(second)
             assert (status, told["error"]) == (503, "unable")
-            assert told["message"] == "too many audits are being received; retry later"
+            assert told["detail"] == "too many audits are being received; retry later"
             async with scene.running():
                 assert (await waiting)[0] == 201
                 assert (await at.told(second))[0] == 201
@@ -585,7 +587,8 @@ def test_without_an_audit_block_every_audit_is_503(path: Path) -> None:
         at.scene.audits.apply(None, {})
         told = "this portspec accepts no audits: its conf.yml has no audit block"
         for audit in (packed(), b"hello"):
-            assert await at.told(audit) == (503, {"error": "unable", "message": told})
+            status, found = await at.told(audit)
+            assert (status, found["error"], found["detail"]) == (503, "unable", told)
         assert at.scene.rejected() == {}
 
     serving(path, scenario)
@@ -599,7 +602,8 @@ def test_audit_that_cannot_be_archived_is_503(path: Path) -> None:
     async def scenario(at: Site) -> None:
         with locked(path, "immediate"):
             told = "the audit cannot be archived now: database is locked; retry later"
-            assert await at.told(packed()) == (503, {"error": "store", "message": told})
+            status, found = await at.told(packed())
+            assert (status, found["error"], found["detail"]) == (503, "store", told)
         async with asyncio.timeout(PATIENCE):
             while (await at.post(packed())).status == 503:
                 pass
@@ -725,8 +729,8 @@ def test_old_route_names_the_new_one(path: Path) -> None:
     async def scenario(at: Site) -> None:
         status, found = document(await at.post(b"portspec-report 1 \n", path="/api/v1/reports"))
         assert (status, found["error"]) == (410, "moved")
-        assert "/api/v1/audits" in found["message"]
-        assert "/agent.py" in found["message"]
+        assert "/api/v1/audits" in found["detail"]
+        assert "/agent.py" in found["detail"]
 
     serving(path, scenario)
 
@@ -738,7 +742,7 @@ def test_old_envelope_names_the_new_agent(path: Path) -> None:
         old = packed().replace(b"portspec-audit 1 ", b"portspec-report 1 ")
         status, found = await at.told(old)
         assert (status, found["error"]) == (400, "malformed")
-        assert found["message"] == (
+        assert found["detail"] == (
             "it is from an old portspec-send: install the portspec-send that this portspec serves at /agent.py"
         )
 

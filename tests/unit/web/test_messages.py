@@ -40,8 +40,8 @@ def test_message_that_quotes_a_request_can_be_shown_on_a_terminal(method: str, p
     """What a request has in it stands escaped in the answer, which people see with curl."""
     answer = fleet().ask(path.format(quote(NASTY)), method)
     assert 400 <= answer.status < 500
-    is_json = answer.headers["Content-Type"].startswith("application/json")
-    message = json.loads(answer.text)["error"] if is_json else answer.text.removesuffix("\n")
+    is_json = answer.headers["Content-Type"] == "application/problem+json"
+    message = json.loads(answer.text)["detail"] if is_json else answer.text.removesuffix("\n")
     assert "\\x1b[2j" in message.lower()
     assert message.isprintable()
     assert "\u2800" not in message
@@ -77,6 +77,6 @@ def test_refusal_that_quotes_a_header_is_no_failure(path: bytes, host: bytes) ->
 
     head, _, body = asyncio.run(scenario()).partition(b"\r\n\r\n")
     assert head.startswith((b"HTTP/1.1 421 ", b"HTTP/1.1 403 "))
-    message = json.loads(body)["message"] if path.startswith(b"/api/") else body.decode().removesuffix("\n")
+    message = json.loads(body)["detail"] if path.startswith(b"/api/") else body.decode().removesuffix("\n")
     assert "does not know itself by the name" in message
     assert message.isprintable()

@@ -64,8 +64,8 @@ def test_all_else_is_503_with_retry_after(path: str) -> None:
     """Nothing waits, and nothing is asked of the service; the client is told to come again."""
     answer = asked(path)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    told = "portspec is not ready: it is starting."
-    assert json.loads(answer.text)["message"] == told if path.startswith("/api/") else answer.text == f"{told}\n"
+    told = "portspec is not ready: it is starting"
+    assert json.loads(answer.text)["detail"] == told if path.startswith("/api/") else answer.text == f"{told}.\n"
 
 
 @pytest.mark.parametrize("path", ["/api/v1/audits", "/-/reload", "/api/v1/scan?host=web1"])
