@@ -1,4 +1,4 @@
-"""JSON documents of the state file, read and written by the types that declare them (msgspec). Pure."""
+"""JSON documents, of the state file and of the API, and the types that declare them (msgspec). Pure."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ _LARGEST: Final = sys.float_info.max
 UnixTime = Annotated[float, Meta(ge=0, lt=253_402_300_800.0 - 86_400)]
 #: Not negative and not infinite.
 Seconds = Annotated[float, Meta(ge=0, le=_LARGEST)]
+#: A time as documents for others spell it.
+Timestamp = Annotated[str, Meta(description="A time, RFC 3339 in UTC.", extra_json_schema={"format": "date-time"})]
+#: A port as conf.yml spells it.
+PortName = Annotated[str, Meta(description='A port: "22" is TCP, "53/udp" is UDP.')]
+Count = Annotated[int, Meta(ge=0)]
 Finite = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import trustme
@@ -99,7 +99,7 @@ def test_configuration_page_lists_every_key_of_the_document() -> None:
     listener = ListeningSocket("tcp", "192.0.2.9", 22)
     host_audit = HostAudit(NOW, "pkg-audit", None, Audit(Status.VULNERABLE, (vulnerability,)), (listener,))
     accepted = VulnerabilityException(("*",), ("cve-2016-7167",), until=NOW + 1)
-    excepted = audit_document(AuditState("web1", (accepted,), host_audit, NOW), None)
+    excepted: Any = audit_document(AuditState("web1", (accepted,), host_audit, NOW), None)
     own = {*document, *document["addresses"][0], *excepted, *excepted["excepted"][0], *excepted["listeners"][0]}
     assert all(f"`{key}`" in section for key in own)
 

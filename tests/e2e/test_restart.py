@@ -194,9 +194,9 @@ def all_changes(service: Exporter) -> dict[int, Any]:
     while True:
         page = service.json(f"/api/v1/changes?limit=500{before}")
         found |= {change["id"]: change for change in page["changes"]}
-        if page["next_before"] is None:
+        if page["next_cursor"] is None:
             return found
-        before = f"&before={page['next_before']}"
+        before = f"&cursor={page['next_cursor']}"
 
 
 def integrity(conf: Path, directory: Path) -> str:

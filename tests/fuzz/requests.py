@@ -237,8 +237,14 @@ def _check_labels(found: Mapping[str, str], **expected: str) -> None:
 
 _PATHS: Final = (
     *("/", "/metrics", "/metrics?name[]=port_open&name[]=portspec_hosts", "/hosts/web1", "/changes", "/sd/targets"),
-    *("/api/v1/hosts", "/api/v1/hosts?host=web*&verdict=in_spec&limit=1&offset=1", "/api/v1/hosts/2001:db8::1"),
-    *("/api/v1/hosts?host=[!a-w]*[z-a]", "/api/v1/changes?host=web1&since=2027-03-31T18:00:00Z&until=1e9&before=7"),
+    *("/api/v1/hosts", "/api/v1/hosts?host=web*&verdict=in_spec&limit=1&sort=-open", "/api/v1/hosts/2001:db8::1"),
+    *(
+        "/api/v1/hosts?host=[!a-w]*[z-a]",
+        "/api/v1/changes?host=web1&since=2027-03-31T18:00:00Z&until=1e9&cursor=7",
+        "/api/v1/deviations.csv?label=a=b",
+        "/api/v1/vulnerabilities?cursor=W10",
+        "/api/v1/exceptions?limit=1",
+    ),
     *("/probe?target=web1&module=x&debug=true", "/probe?target=192.0.2.1", "/-/healthy", "/-/ready", "/status"),
     *("/agent.py", "/config", "/api/v1/openapi.json", "/%2e%2e/etc/passwd", "/api/v1/hosts/%00%0d%0a", "http://a/"),
 )

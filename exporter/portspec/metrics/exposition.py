@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from portspec.metrics.accept import weight_of, weighted
 from portspec.metrics.block import CachedBlock, Gzip
 from portspec.metrics.exporter_families import (
     ServiceNames,
@@ -22,7 +23,7 @@ from portspec.metrics.render import Renderer
 from portspec.state.snapshot import HostTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
 
     from prometheus_client.core import Metric as Family
 
@@ -166,36 +167,19 @@ def _wants_openmetrics(accept: str) -> bool:
     # prometheus_client has choose_encoder() for that, which in 0.23 to 0.26 ignores weights, even q=0, raises TypeError
     # for a version such as "abc", and returns what writes a whole registry: host families would not know the format.
     best = (0.0, False)
-    for media, parameters in _weighted(accept):
+    for media, parameters in weighted(accept):
         if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") == "1.0.0":
             is_openmetrics = True
         elif media in ("text/plain", "text/*", "*/*"):
             is_openmetrics = False
         else:
             continue
-        if (weight := _weight(parameters)) > best[0]:
+        if (weight := weight_of(parameters)) > best[0]:
             best = (weight, is_openmetrics)
     return best[1]
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:
     """Return whether an Accept-Encoding header (RFC 9110, 12.5.3) asks for gzip."""
-    weights = {coding: _weight(parameters) for coding, parameters in _weighted(accept_encoding)}
+    weights = {coding: weight_of(parameters) for coding, parameters in weighted(accept_encoding)}
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
-
-
-def _weighted(header: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Split a header into what it names and the parameters of each, all in lower case."""
-    for item in header.lower().split(","):
-        word, *parameters = item.split(";")
-        pairs = (parameter.partition("=") for parameter in parameters)
-        yield word.strip(), {name.strip(): value.strip(' \t"') for name, _, value in pairs}
-
-
-def _weight(parameters: dict[str, str]) -> float:
-    """Return the weight q, 0 to 1; what is no number is 1, as if it were not there."""
-    try:
-        weight = float(parameters.get("q", "1"))
-    except ValueError:
-        return 1.0
-    return weight if 0 <= weight <= 1 else 1.0

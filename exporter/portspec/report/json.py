@@ -44,8 +44,8 @@ def _vulnerability(item: Vulnerability) -> str:
 
 def _document(machine: Machine) -> dict[str, Any]:
     if machine.state is not None:
-        return host_document(machine.state, machine.audit)
-    return unscanned_document(machine.audit) if machine.audit else {}
+        return {**host_document(machine.state, machine.audit)}
+    return {**unscanned_document(machine.audit)} if machine.audit else {}
 
 
 def _summary(summary: Summary) -> dict[str, Any]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
+from msgspec import Meta
+
+from portspec.audit.model import Scope, Severity, Status
+from portspec.documents import Count, PortName, Seconds, Timestamp
 from portspec.ports import spell
+from portspec.scan import PortState, Reason
 from portspec.state.budget import left_out_of
 from portspec.state.correlation import correlate
-from portspec.state.verdict import Kind
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +32,123 @@ _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 _LAST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
+class AddressDocument(TypedDict):
+    """What a scan saw of an address; `closed` and `filtered` are numbers of ports."""
+
+    address: str
+    open: list[PortName]
+    unconfirmed: list[PortName]
+    closed: Count
+    filtered: Count
+    rtt_seconds: Seconds | None
+
+
+class VulnerabilityDocument(TypedDict):
+    """A vulnerability of a package."""
+
+    package: str
+    version: str
+    id: str
+    aliases: list[str]
+    advisories: list[str]
+    severity: Severity
+    fixed_in: list[str]
+    title: str
+    url: str
+    paths: list[str]
+
+
+class ExceptedDocument(VulnerabilityDocument):
+    """A vulnerability that an exception of conf.yml accepts, and the exception."""
+
+    until: Timestamp | None
+    reason: str
+    owner: str
+
+
+class ListenerDocument(TypedDict):
+    """A socket that listens on the host."""
+
+    protocol: str
+    address: str
+    port: int
+    process: str | None
+    user: str | None
+
+
+class HolderDocument(TypedDict):
+    """Who holds a port."""
+
+    process: str | None
+    user: str | None
+
+
+class AuditDocument(TypedDict):
+    """The last audit of a host; null is what it does not tell."""
+
+    status: Status
+    reason: str | None
+    reported_at: Timestamp | None
+    tool: str | None
+    tool_version: str | None
+    database_at: Timestamp | None
+    looked_at: list[Scope]
+    vulnerable_packages: Count | None
+    vulnerabilities: list[VulnerabilityDocument]
+    excepted: list[ExceptedDocument]
+    listeners: list[ListenerDocument] | None
+    unexpected_listeners: dict[str, list[HolderDocument]]
+    listening_unreachable: list[PortName]
+    reachable_unheld: list[PortName]
+    reachable_newer: list[PortName]
+    series_dropped: Count
+
+
+class HostDocument(TypedDict):
+    """A host; one that is not scanned has the verdict null."""
+
+    host: str
+    labels: dict[str, str]
+    verdict: Verdict | None
+    reason: Reason | None
+    detail: str | None
+    expected: list[PortName]
+    allowed: list[PortName]
+    missing: list[PortName]
+    unexpected: list[PortName]
+    excepted: list[PortName]
+    addresses: list[AddressDocument]
+    last_scan: Timestamp | None
+    duration_seconds: Seconds | None
+    last_change: Timestamp | None
+    next_scan: Timestamp | None
+    pace: Seconds | None
+    audit: AuditDocument | None
+
+
+#: A row of the change log; ports that change in the same way are one row.
+ChangeDocument = TypedDict(
+    "ChangeDocument",
+    {
+        "id": int,
+        "at": Timestamp,
+        "host": str,
+        "address": str,
+        "ports": Annotated[str, Meta(description='Ports, such as "1-21, 23".')],
+        "from": PortState | None,
+        "to": PortState,
+        "first_seen": Timestamp,
+    },
+)
+
+
 def timestamp(seconds: float | None) -> str | None:
+    """Spell Unix seconds as RFC 3339 in UTC, to the millisecond; None for None."""
+    return None if seconds is None else spelled(seconds)
+
+
+def spelled(seconds: float) -> str:
     """Spell Unix seconds as RFC 3339 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
     return moment(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -39,7 +157,7 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
 
 
-def host_document(state: HostState, audit: AuditState | None = None) -> dict[str, Any]:
+def host_document(state: HostState, audit: AuditState | None = None) -> HostDocument:
     """Return the JSON object of a host; ports are strings, sorted by number.
 
     `verdict` and `reason` are those of the latest scan, the rest is as of the latest conclusive one
@@ -52,10 +170,12 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
     failure = latest.judgement.failure if latest else None
     return {
         "host": state.host,
-        "verdict": state.verdict.value,
-        "reason": failure.reason.value if failure else None,
+        "labels": dict(state.target.config.labels),
+        "verdict": state.verdict,
+        "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
         "expected": [spell(port) for port in state.target.config.specification.expect],
+        "allowed": [spell(port) for port in state.target.config.specification.allow],
         "missing": _ports(state, Kind.MISSING),
         "unexpected": _ports(state, Kind.UNEXPECTED),
         "excepted": [spell(port) for port in sorted({item.port for item in state.excepted})],
@@ -69,14 +189,16 @@ def host_document(state: HostState, audit: AuditState | None = None) -> dict[str
     }
 
 
-def unscanned_document(audit: AuditState) -> dict[str, Any]:
+def unscanned_document(audit: AuditState) -> HostDocument:
     """Return the JSON object of a host that reports, but is not scanned: the keys of the others, without a verdict."""
     return {
         "host": audit.host,
+        "labels": {},
         "verdict": None,
         "reason": None,
         "detail": None,
         "expected": [],
+        "allowed": [],
         "missing": [],
         "unexpected": [],
         "excepted": [],
@@ -90,7 +212,7 @@ def unscanned_document(audit: AuditState) -> dict[str, Any]:
     }
 
 
-def audit_document(audit: AuditState, correlation: Correlation | None) -> dict[str, Any]:
+def audit_document(audit: AuditState, correlation: Correlation | None) -> AuditDocument:
     """Return the JSON object of the audit of a host, with what `correlation` adds; texts are as the host sent them.
 
     Of a host that never reported, and of what a report does not tell, there is null. `vulnerable_packages` is null if
@@ -100,13 +222,13 @@ def audit_document(audit: AuditState, correlation: Correlation | None) -> dict[s
     listeners = host_audit.listeners if host_audit else None
     by_id = accepting(audit)
     return {
-        "status": audit.status.value,
+        "status": audit.status,
         "reason": audit.reason or None,
         "reported_at": timestamp(host_audit.at) if host_audit else None,
         "tool": host_audit.tool if host_audit else None,
         "tool_version": host_audit.tool_version if host_audit else None,
         "database_at": timestamp(host_audit.audit.database_at) if host_audit else None,
-        "looked_at": [scope.value for scope in host_audit.audit.scopes] if host_audit else [],
+        "looked_at": list(host_audit.audit.scopes) if host_audit else [],
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
         "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
@@ -131,17 +253,17 @@ def exception_for(item: Vulnerability, by_id: Mapping[str, VulnerabilityExceptio
     return max(found, key=lambda exception: exception.until, default=None)
 
 
-def change_document(number: int, change: Change) -> dict[str, Any]:
+def change_document(number: int, change: Change) -> ChangeDocument:
     """Return the JSON object of a row of the change log; `from` is null where the ports were not looked at before."""
     return {
         "id": number,
-        "at": timestamp(change.at),
+        "at": spelled(change.at),
         "host": change.host,
         "address": change.address,
         "ports": change.ports,
-        "from": change.before.value if change.before else None,
-        "to": change.after.value,
-        "first_seen": timestamp(change.first_seen),
+        "from": change.before,
+        "to": change.after,
+        "first_seen": spelled(change.first_seen),
     }
 
 
@@ -149,7 +271,7 @@ def _ports(state: HostState, kind: Kind) -> list[str]:
     return [spell(port) for port in sorted({item.port for item in state.deviations if item.kind is kind})]
 
 
-def _address(observation: AddressObservation) -> dict[str, Any]:
+def _address(observation: AddressObservation) -> AddressDocument:
     return {
         "address": observation.address,
         "open": [spell(port) for port in observation.open],
@@ -161,7 +283,7 @@ def _address(observation: AddressObservation) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=20_000)  # many hosts have the same; nobody changes what is given
-def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
+def vulnerability_document(item: Vulnerability) -> VulnerabilityDocument:
     """Return the JSON object of a vulnerability."""
     return {
         "package": item.package,
@@ -169,7 +291,7 @@ def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
         "id": item.id,
         "aliases": list(item.aliases),
         "advisories": list(item.advisories),
-        "severity": item.severity.value,
+        "severity": item.severity,
         "fixed_in": list(item.fixed_in),
         "title": item.title,
         "url": item.url,
@@ -177,16 +299,17 @@ def vulnerability_document(item: Vulnerability) -> dict[str, Any]:
     }
 
 
-def _excepted(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> dict[str, Any]:
+def _excepted(item: Vulnerability, by_id: Mapping[str, VulnerabilityException]) -> ExceptedDocument:
     exception = exception_for(item, by_id)
-    return vulnerability_document(item) | {
+    return {
+        **vulnerability_document(item),
         "until": timestamp(exception.until) if exception else None,
         "reason": exception.reason if exception else "",
         "owner": exception.owner if exception else "",
     }
 
 
-def _listener(item: ListeningSocket) -> dict[str, Any]:
+def _listener(item: ListeningSocket) -> ListenerDocument:
     return {
         "protocol": item.protocol,
         "address": item.address,
@@ -196,7 +319,7 @@ def _listener(item: ListeningSocket) -> dict[str, Any]:
     }
 
 
-def _unexpected_listeners(correlation: Correlation) -> dict[str, Any]:
+def _unexpected_listeners(correlation: Correlation) -> dict[str, list[HolderDocument]]:
     """Return who listens on each unexpected port, each process and user once, as far as the report tells."""
     return {
         spell(port): [

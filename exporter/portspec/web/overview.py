@@ -189,13 +189,8 @@ class Overview:
 
 def overview(snapshot: Snapshot, by: HostFilter) -> Overview:
     """Return what the page shows; a part beyond the end is the last one that there is."""
-    audits = {audit.host: audit for chunk in snapshot.audits.chunks for audit in chunk}
-    scanned = (state for chunk in snapshot.hosts.chunks for state in chunk)
-    every = [Row(state.host, state, audits.get(state.host)) for state in scanned]
-    every += [Row(host, None, audit) for host, audit in audits.items() if host not in snapshot.hosts.places]
-    chosen = [row for row in every if _matches(row, by)]
-    chosen.sort(key=_by_host)
-    chosen.sort(key=ORDERS[by.order], reverse=by.is_descending)
+    every = _every(snapshot)
+    chosen = _chosen(every, by)
     pages = max(1, -(-len(chosen) // ROWS_PER_PAGE))
     first = (min(by.page, pages) - 1) * ROWS_PER_PAGE
     return Overview(
@@ -205,6 +200,48 @@ def overview(snapshot: Snapshot, by: HostFilter) -> Overview:
         verdicts=Counter(row.shown for row in every),
         audits=Counter(row.audit.status for row in every if row.audit),
     )
+
+
+def chosen_rows(snapshot: Snapshot, by: HostFilter) -> list[Row]:
+    """Return all the rows that a filter lets through, in its order."""
+    return _chosen(_every(snapshot), by)
+
+
+def position_of(row: Row, by: HostFilter) -> tuple[tuple[float, ...], str]:
+    """Return where a row stands in the order of a filter: by what it is sorted beside its name, and the name."""
+    if by.order == "host":
+        return (), row.host
+    found = ORDERS[by.order](row)
+    return (found if isinstance(found, tuple) else (found,)), row.host
+
+
+def stands_after(row: Row, position: tuple[tuple[float, ...], str], by: HostFilter) -> bool:
+    """Return whether a row stands after a position in the order of a filter, also of a host that is gone."""
+    (key, host), (other, other_host) = position_of(row, by), position
+    if by.order == "host" and by.is_descending:
+        return by_name(host) < by_name(other_host)
+    if key != other:
+        return (key > other) is not by.is_descending
+    return by_name(host) > by_name(other_host)
+
+
+def by_name(host: str) -> tuple[str, str]:
+    """Return what names of hosts are sorted by: web2 before web10."""
+    return _padded(host), host
+
+
+def _every(snapshot: Snapshot) -> list[Row]:
+    audits = {audit.host: audit for chunk in snapshot.audits.chunks for audit in chunk}
+    scanned = (state for chunk in snapshot.hosts.chunks for state in chunk)
+    every = [Row(state.host, state, audits.get(state.host)) for state in scanned]
+    return every + [Row(host, None, audit) for host, audit in audits.items() if host not in snapshot.hosts.places]
+
+
+def _chosen(every: Iterable[Row], by: HostFilter) -> list[Row]:
+    chosen = [row for row in every if _matches(row, by)]
+    chosen.sort(key=_by_host)
+    chosen.sort(key=ORDERS[by.order], reverse=by.is_descending)
+    return chosen
 
 
 def _matches(row: Row, by: HostFilter) -> bool:
@@ -233,8 +270,8 @@ def _padded(host: str) -> str:
     return _NUMBER.sub(lambda digits: digits[0].zfill(10), host)
 
 
-def _by_host(row: Row) -> str:
-    return _padded(row.host)
+def _by_host(row: Row) -> tuple[str, str]:
+    return by_name(row.host)
 
 
 def _by_open(row: Row) -> float:

@@ -12,7 +12,7 @@ from portspec.errors import NoThreadError
 from portspec.metrics import Page, negotiated
 from portspec.threads import computed
 from portspec.web.address import ListenerName
-from portspec.web.api import Api, accepted, send_metrics
+from portspec.web.api import Api
 from portspec.web.audits import TAKES_BODY, AuditRoutes
 from portspec.web.connection import Connection
 from portspec.web.gate import RefusedError, is_open, refusal_page
@@ -20,6 +20,7 @@ from portspec.web.headers import protect
 from portspec.web.page_routes import PageRoutes
 from portspec.web.pages import Pages
 from portspec.web.problems import ProblemError, is_of_api, problem, routing_problem
+from portspec.web.prometheus import PrometheusRoutes, accepted, send_metrics
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.sending import Sending, Text
 
@@ -58,7 +59,8 @@ class Sites:
         self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
         self._chosen_scrapes = Renderings[Page](concurrent=1)
         self._sending = Sending(_give_up)
-        self._api = Api(backend, self._renderings, self._sending)
+        self._api = Api(backend, self._renderings, self._sending, wall_clock)
+        self._prometheus = PrometheusRoutes(backend, self._renderings, self._sending)
         self._pages = PageRoutes(backend, Pages(wall_clock), self._renderings, self._sending, status)
         self._audits = AuditRoutes(backend)
 
@@ -76,10 +78,11 @@ class Sites:
         router.add_get("/-/ready", self._ready)
         if service in (None, ListenerName.METRICS):
             router.add_get("/metrics", self._metrics)
-            self._api.add_metrics(router)
+            self._prometheus.add_to(router)
         if service in (None, ListenerName.UI):
             self._pages.add_to(router)
-            self._api.add_ui(router)
+            router.add_post("/-/reload", self._reload)
+            self._api.add_to(router)
         if service in (None, ListenerName.AUDITS):
             self._audits.add_to(router)
         return application
@@ -144,6 +147,12 @@ class Sites:
         key = (*negotiated(accept, encoding), names)
         page = await scrapes.page(request, key, None, lambda: computed(write))
         return await send_metrics(self._sending, request, page)
+
+    async def _reload(self, _: web.Request) -> web.Response:
+        message = await self._backend.reload()
+        if message is not None:
+            return web.Response(status=500, text=f"reload failed; keeping the previous configuration:\n{message}\n")
+        return web.Response(text="configuration reloaded.\n")
 
     async def _healthy(self, _: web.Request) -> web.Response:
         is_starting = self._may_answer is not None and not self._may_answer.is_set()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from portspec.state.snapshot import HostState
 from tests.unit.factories import NOW, exception, result, seen, target
 
 KEYS = [
-    "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
+    "host", "labels", "verdict", "reason", "detail", "expected", "allowed", "missing", "unexpected", "excepted",
     "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "audit",
 ]  # fmt: skip
 
@@ -31,13 +32,15 @@ def test_host_out_of_spec() -> None:
         at=NOW + 0.5,
         duration=1.23456789,
     )
-    document = host_document(HostState(of).after(first).after(second))
+    document: Any = host_document(HostState(of).after(first).after(second))
     assert document == {
         "host": "db1",
+        "labels": {},
         "verdict": "out_of_spec",
         "reason": None,
         "detail": None,
         "expected": ["22", "5432"],
+        "allowed": ["80"],
         "missing": ["22", "5432"],
         "unexpected": ["9000", "10000"],
         "excepted": [],
@@ -260,7 +263,7 @@ def test_audit_of_a_scanned_host() -> None:
 
 def test_host_that_never_reported() -> None:
     """Of a host without a report there is null, and nothing found is no number."""
-    document = host_document(HostState(target("web1")), AuditState("web1"))["audit"]
+    document: Any = host_document(HostState(target("web1")), AuditState("web1"))["audit"]
     assert (document["status"], document["reason"]) == ("never", None)
     unknown = ["reported_at", "tool", "tool_version", "database_at", "vulnerable_packages", "listeners"]
     assert [document[key] for key in unknown] == [None] * 6

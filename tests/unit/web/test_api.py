@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from portspec.audit.state import AuditState
 from portspec.scan import PortState
 from portspec.state.document import host_document
-from portspec.state.snapshot import Snapshot
+from portspec.state.snapshot import HostTable, Snapshot
 from portspec.store import Change, StoreError
 from portspec.store.faults import StoreFault, StoreFaultKind
+from portspec.web.api.cursor import read_cursor
+from portspec.web.api.hosts import HostOrder, HostsQuery, _write
+from portspec.web.overview import ORDERS
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
@@ -41,20 +49,17 @@ def names(document: dict[str, Any]) -> list[str]:
 
 
 def test_hosts_are_those_of_the_configuration() -> None:
-    """Without parameters there is every host, in the order of conf.yml, as `scan --json` has it."""
+    """Without parameters there is every host, by name, as `scan --json` has it."""
     exporter = fleet()
     document = exporter.document("/api/v1/hosts")
-    assert document == {
-        "hosts": [host_document(state) for state in exporter.snapshot.hosts.values()],
-        "total": 4,
-        "next_offset": None,
-    }
-    assert names(document) == ["web1", "mail.example.org", "web2", "2001:db8::1"]
+    every = {state.host: host_document(state) for state in exporter.snapshot.hosts.values()}
+    assert document == {"hosts": [every[name] for name in names(document)], "total": 4, "next_cursor": None}
+    assert names(document) == ["2001:db8::1", "mail.example.org", "web1", "web2"]
 
 
 def test_exporter_without_hosts_gives_an_empty_list() -> None:
     """Where discovery has found nothing yet there is a list of none."""
-    assert Exporter().document("/api/v1/hosts") == {"hosts": [], "total": 0, "next_offset": None}
+    assert Exporter().document("/api/v1/hosts") == {"hosts": [], "total": 0, "next_cursor": None}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,17 @@ def test_exporter_without_hosts_gives_an_empty_list() -> None:
         ("verdict=in_spec", ["web1", "web2"]),
         ("verdict=out_of_spec", ["mail.example.org"]),
         ("verdict=unknown", ["2001:db8::1"]),
+        ("verdict=waiting", ["2001:db8::1"]),
+        ("verdict=unscanned", []),
+        ("q=WEB", ["web1", "web2"]),
+        ("q=rom", ["mail.example.org"]),
+        ("label=site%3Drome", ["mail.example.org"]),
+        ("label=site%3Drome&label=team%3Dweb", []),
+        ("sort=-host", ["web2", "web1", "mail.example.org", "2001:db8::1"]),
+        ("sort=worst", ["mail.example.org", "2001:db8::1", "web1", "web2"]),
+        ("sort=-worst&verdict=in_spec", ["web1", "web2"]),
+        ("sort=open", ["2001:db8::1", "mail.example.org", "web1", "web2"]),
+        ("audit=clean", []),
         ("verdict=in_spec&host=*2", ["web2"]),
     ],
 )
@@ -87,32 +103,108 @@ def test_host_in_capitals_is_found_by_a_glob_in_small_letters() -> None:
     assert names(exporter.document("/api/v1/hosts?host=web*")) == ["WEB1"]
 
 
-def test_hosts_come_in_pages() -> None:
-    """Following next_offset gives every host once; a page past the end is empty."""
+def parts_of(exporter: Exporter, path: str, key: str = "hosts") -> list[list[Any]]:
+    """Follow the cursors of a list to its end."""
+    parts, query = [], urlsplit(path).query
+    cursor = ""
+    while True:
+        document = exporter.document(f"{path}{'&' if query else '?'}{cursor}")
+        parts.append(document[key])
+        if document["next_cursor"] is None:
+            return parts
+        cursor = f"cursor={document['next_cursor']}"
+
+
+def test_hosts_come_in_parts() -> None:
+    """Following next_cursor gives every host once; the total is that of all parts."""
     exporter = fleet()
-    pages = [exporter.document(f"/api/v1/hosts?limit=3&offset={offset}") for offset in (0, 3, 4, 10**9)]
-    assert [names(page) for page in pages] == [["web1", "mail.example.org", "web2"], ["2001:db8::1"], [], []]
-    assert [page["next_offset"] for page in pages] == [3, None, None, None]
-    assert {page["total"] for page in pages} == {4}
+    parts = parts_of(exporter, "/api/v1/hosts?limit=3")
+    assert [[host["host"] for host in part] for part in parts] == [
+        ["2001:db8::1", "mail.example.org", "web1"],
+        ["web2"],
+    ]
+    assert exporter.document("/api/v1/hosts?limit=1")["total"] == 4
 
 
-def test_last_page_that_is_full_has_no_next_one() -> None:
-    """When the last host is the last of a page there is no offset to go on with."""
-    assert fleet().document("/api/v1/hosts?limit=2&offset=2")["next_offset"] is None
+def test_last_part_that_is_full_has_no_next_one() -> None:
+    """When the last host is the last of a part there is no cursor to go on with."""
+    assert [len(part) for part in parts_of(fleet(), "/api/v1/hosts?limit=2")] == [2, 2]
 
 
-def test_page_of_chosen_hosts_counts_these_only() -> None:
-    """Total and offset are of the hosts that the filter chose."""
-    document = fleet().document("/api/v1/hosts?host=web*&limit=1&offset=1")
-    assert (names(document), document["total"], document["next_offset"]) == (["web2"], 2, None)
+def test_part_of_chosen_hosts_counts_these_only() -> None:
+    """Total and cursor are of the hosts that the filter chose."""
+    document = fleet().document("/api/v1/hosts?host=web*&limit=1")
+    assert (names(document), document["total"]) == (["web1"], 2)
+    document = fleet().document(f"/api/v1/hosts?host=web*&limit=1&cursor={document['next_cursor']}")
+    assert (names(document), document["total"], document["next_cursor"]) == (["web2"], 2, None)
 
 
-def test_thousand_hosts_are_a_page_unless_more_are_asked_for() -> None:
-    """Without `limit` a page has 1,000 hosts; up to 10,000 may be asked for."""
+@pytest.mark.parametrize("sort", list(HostOrder))
+def test_every_order_can_be_read_in_parts(sort: str) -> None:
+    """In each order the parts together are the whole list, in the same order."""
+    exporter = fleet()
+    whole = names(exporter.document(f"/api/v1/hosts?sort={sort}"))
+    parts = parts_of(exporter, f"/api/v1/hosts?sort={sort}&limit=1")
+    assert [host["host"] for part in parts for host in part] == whole
+
+
+@given(
+    st.sets(st.integers(0, 300), min_size=1, max_size=20),
+    st.sets(st.integers(0, 300), max_size=20),
+    st.integers(1, 5),
+    st.sampled_from(["host", "-host"]),
+)
+def test_hosts_that_come_and_go_move_no_others(before: set[int], after: set[int], limit: int, sort: str) -> None:
+    """Hosts that are there all the time are in the parts exactly once, whatever comes and goes between two parts."""
+    then, now = (Snapshot.of(target(f"web{number}") for number in sorted(numbers)) for numbers in (before, after))
+    query = HostsQuery(sort=HostOrder(sort), limit=limit)
+    first = json.loads(_write(then, query, None, "application/json").body)
+    found, cursor = [host["host"] for host in first["hosts"]], first["next_cursor"]
+    while cursor is not None:
+        position = read_cursor(cursor, tuple[HostOrder, tuple[float, ...], str])
+        part = json.loads(_write(now, query, position, "application/json").body)
+        found += [host["host"] for host in part["hosts"]]
+        cursor = part["next_cursor"]
+    if first["next_cursor"] is not None:
+        assert all(found.count(f"web{number}") == 1 for number in before & after)
+    assert len(found) == len(set(found))
+
+
+def test_link_leads_to_the_next_part() -> None:
+    """The header Link (RFC 8288) has the same parameters and the cursor, relative to what was asked for."""
+    exporter = fleet()
+    answer = exporter.ask("/api/v1/hosts?q=web&limit=1&label=")
+    assert answer.status == 400
+    answer = exporter.ask("/api/v1/hosts?q=web&limit=1")
+    cursor = json.loads(answer.text)["next_cursor"]
+    assert answer.headers["Link"] == f'<?q=web&limit=1&cursor={cursor}>; rel="next"'
+    last = exporter.ask(f"/api/v1/hosts?q=web&limit=1&cursor={cursor}")
+    assert "Link" not in last.headers
+
+
+def test_hosts_that_only_send_audits_are_listed() -> None:
+    """A host that is not scanned has the verdict null, and is found as the page finds it."""
+    exporter = fleet()
+    exporter.snapshot = replace(exporter.snapshot, audits=HostTable([AuditState("laptop")]))
+    document = exporter.document("/api/v1/hosts?verdict=unscanned")
+    assert [(host["host"], host["verdict"], host["audit"]["status"]) for host in document["hosts"]] == [
+        ("laptop", None, "never")
+    ]
+    assert names(exporter.document("/api/v1/hosts?audit=never")) == ["laptop"]
+
+
+def test_thousand_hosts_are_a_part_unless_more_are_asked_for() -> None:
+    """Without `limit` a part has 1,000 hosts, and a table 10,000; as many may be asked for."""
     exporter = Exporter(Snapshot.of(target(f"host{number}") for number in range(1001)))
     document = exporter.document("/api/v1/hosts")
-    assert (len(document["hosts"]), document["next_offset"]) == (1000, 1000)
+    assert (len(document["hosts"]), document["next_cursor"] is None) == (1000, False)
     assert len(exporter.document("/api/v1/hosts?limit=10000")["hosts"]) == 1001
+    assert exporter.ask("/api/v1/hosts.csv").text.count("\r\n") == 1002
+
+
+def test_orders_are_those_of_the_page() -> None:
+    """What hosts are sorted by is the same as on the page, and with a minus the other way round."""
+    assert set(HostOrder) == {sign + order for order in ORDERS for sign in ("", "-")}
 
 
 @pytest.mark.parametrize(
@@ -126,11 +218,23 @@ def test_thousand_hosts_are_a_page_unless_more_are_asked_for() -> None:
         ("limit=1.0", 'limit: "1.0" is not a whole number between 1 and 10000'),
         ("limit=%D9%A3", 'limit: "٣" is not a whole number between 1 and 10000'),
         (f"limit={'9' * 5000}", f'limit: "{"9" * 5000}" is not a whole number between 1 and 10000'),
-        ("offset=-1", 'offset: "-1" is not a whole number between 0 and 1000000000'),
-        ("verdict=good", 'verdict: "good" is not a verdict (expected in_spec, out_of_spec, unknown)'),
-        ("verdict=", 'verdict: "" is not a verdict (expected in_spec, out_of_spec, unknown)'),
-        (f"host={'*' * 257}", "host: the glob has 257 characters (expected at most 256)"),
-        ("hosts=x", '"hosts" is not a parameter of /api/v1/hosts (known: host, verdict, limit, offset)'),
+        (
+            "verdict=good",
+            'verdict: "good" is not known (known: out_of_spec, unknown, waiting, in_spec, unscanned)',
+        ),
+        ("verdict=", 'verdict: "" is not known (known: out_of_spec, unknown, waiting, in_spec, unscanned)'),
+        ("label=web", 'label: "web" is not a name and a value (expected for example team=web)'),
+        ("&".join(["label=a%3Db"] * 11), "label: it is given 11 times (expected at most 10)"),
+        ("cursor=a.b", 'cursor: "a.b" is not a cursor that portspec made'),
+        ("cursor=", 'cursor: "" is not a cursor that portspec made'),
+        ("cursor=abcd", 'cursor: "abcd" is not a cursor that portspec made for this list'),
+        ("cursor=W10", 'cursor: "W10" is not a cursor that portspec made for this list'),
+        ("cursor=WyJ3b3JzdCIsWzBdLCJhIl0", 'cursor: it is of the order "worst", and not of "host"'),
+        (f"host={'*' * 257}", "host: it has 257 characters (expected at most 256)"),
+        (
+            "offset=1",
+            '"offset" is not a parameter of /api/v1/hosts (known: q, label, host, verdict, audit, sort, limit, cursor)',
+        ),
         ("host=a&host=b", "the parameter host is given more than once"),
         ("limit=1&limit=1", "the parameter limit is given more than once"),
     ],
@@ -140,9 +244,9 @@ def test_parameter_of_hosts_that_makes_no_sense_is_refused(query: str, message: 
     assert fleet().refusal(f"/api/v1/hosts?{query}") == message
 
 
-def test_answers_of_the_api_are_not_kept() -> None:
-    """No cache on the way keeps a verdict."""
-    assert fleet().ask("/api/v1/hosts").headers["Cache-Control"] == "no-store"
+def test_no_cache_answers_by_itself() -> None:
+    """A cache on the way asks each time whether what it has is still right."""
+    assert fleet().ask("/api/v1/hosts").headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +326,7 @@ def test_change_is_told_with_its_number_and_times() -> None:
                 "first_seen": "2023-11-14T22:12:20.000Z",
             },
         ],
-        "next_before": None,
+        "next_cursor": None,
     }
 
 
@@ -232,7 +336,7 @@ def test_change_is_told_with_its_number_and_times() -> None:
         ("", {}),
         ("?host=web1", {"host": "web1"}),
         ("?limit=5", {"limit": 5}),
-        ("?before=17", {"before_id": 17}),
+        ("?cursor=17", {"before_id": 17}),
         ("?since=1806494400", {"since": NOON}),
         ("?since=1806494400.5&until=1.8e9", {"since": NOON + 0.5, "until": 1.8e9}),
         ("?since=2027-03-31T12:00:00Z", {"since": NOON}),
@@ -263,8 +367,8 @@ def test_host_of_changes_is_found_in_any_spelling() -> None:
 def test_changes_come_in_pages() -> None:
     """A full page names the id with which the next one is asked for; a page that is not full is the last."""
     exporter = Exporter(rows=[change(number) for number in (9, 8, 5)])
-    assert exporter.document("/api/v1/changes?limit=2")["next_before"] == 8
-    assert exporter.document("/api/v1/changes?limit=4")["next_before"] is None
+    assert exporter.document("/api/v1/changes?limit=2")["next_cursor"] == "8"
+    assert exporter.document("/api/v1/changes?limit=4")["next_cursor"] is None
 
 
 @pytest.mark.parametrize(
@@ -276,9 +380,10 @@ def test_changes_come_in_pages() -> None:
         ("until=inf", 'until: "inf" is not a time (expected Unix seconds, or "2027-03-31T18:00:00Z")'),
         ("until=1e999", 'until: "1e999" is not a time (expected Unix seconds, or "2027-03-31T18:00:00Z")'),
         ("since=2027-02-29", 'since: "2027-02-29" is not a time (expected Unix seconds, or "2027-03-31T18:00:00Z")'),
-        ("before=x", 'before: "x" is not a whole number between 0 and 4611686018427387904'),
+        ("cursor=x", 'cursor: "x" is not the id of a row'),
+        ("cursor=0", 'cursor: "0" is not the id of a row'),
         ("limit=0", 'limit: "0" is not a whole number between 1 and 10000'),
-        ("offset=1", '"offset" is not a parameter of /api/v1/changes (known: host, since, until, limit, before)'),
+        ("before=1", '"before" is not a parameter of /api/v1/changes (known: host, since, until, limit, cursor)'),
         ("since=1&since=2", "the parameter since is given more than once"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 
 from portspec.state.document import host_document
 from portspec.state.snapshot import Snapshot
-from portspec.web import api, renderings
+from portspec.web import renderings
+from portspec.web.api import hosts
 from portspec.web.pages import Pages
 from tests.unit.app.exporter import until
 from tests.unit.factories import result, seen, target
@@ -37,7 +38,7 @@ class Gate:
         self._index = Pages.index
         self._document = host_document
         monkeypatch.setattr(Pages, "index", lambda *parts: self._held(lambda: self._index(*parts)))
-        monkeypatch.setattr(api, "host_document", lambda *parts: self._held(lambda: self._document(*parts)))
+        monkeypatch.setattr(hosts, "host_document", lambda *parts: self._held(lambda: self._document(*parts)))
 
     def _held(self, write: Callable[[], Any]) -> Any:
         with self._counting:

@@ -1,0 +1,20 @@
+"""All operations of the API. A new one is added to its module, and that module here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from portspec.web.api import audits, changes, findings, hosts, scan
+from portspec.web.api.openapi import OPENAPI
+
+if TYPE_CHECKING:
+    from portspec.web.api.operation import Operation
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *hosts.OPERATIONS,
+    *findings.OPERATIONS,
+    *changes.OPERATIONS,
+    *scan.OPERATIONS,
+    *audits.OPERATIONS,
+    OPENAPI,
+)

@@ -1,0 +1,290 @@
+"""Deviations, vulnerabilities and exceptions of all hosts, each in one list in the order of the hosts' names."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+import msgspec
+
+from portspec.config import PortException, VulnerabilityException
+from portspec.documents import Count, PortName, Timestamp
+from portspec.ports import spell
+from portspec.scan import PortState
+from portspec.state.document import VulnerabilityDocument, spelled, timestamp, vulnerability_document
+from portspec.state.verdict import Kind
+from portspec.web.api.answer import as_csv, as_json, media_of
+from portspec.web.api.cursor import part_of, read_cursor, spell_cursor
+from portspec.web.api.operation import CSV, JSON, Answer, Operation, problems
+from portspec.web.api.query import (
+    DEFAULT_PAGE_LENGTH,
+    MAX_PAGE_LENGTH,
+    Cursor,
+    HostGlob,
+    Labels,
+    Limit,
+    read_query,
+)
+from portspec.web.globs import matcher
+from portspec.web.overview import HostFilter, Row, by_name, chosen_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from aiohttp import web
+
+    from portspec.state.snapshot import HostState, Snapshot
+    from portspec.web.api.answer import Answers, Representation
+    from portspec.web.api.cursor import Name, Position
+    from portspec.web.backend import Backend
+
+    Items = Callable[[Row, float], Iterator[tuple[Name, Any]]]
+
+
+class FleetQuery(msgspec.Struct, frozen=True):
+    """Of which hosts, and which part of the list."""
+
+    host: HostGlob = "*"
+    label: Labels = ()
+    limit: Limit | None = None
+    cursor: Cursor | None = None
+
+
+class DeviationRow(TypedDict):
+    """A port of an address that is not as specified, in the last scan with a verdict.
+
+    `excepted` tells that an exception accepts it, so that it does not count. `since` is when a scan found the port open
+    that no later one found closed; null if that is not known, and for a missing port.
+    """
+
+    host: str
+    address: str
+    port: PortName
+    kind: Kind
+    state: PortState
+    excepted: bool
+    since: Timestamp | None
+
+
+class VulnerabilityRow(VulnerabilityDocument):
+    """A vulnerability of a host, from its last audit; `excepted` tells that an exception accepts it."""
+
+    host: str
+    excepted: bool
+
+
+class ExceptionRow(TypedDict):
+    """An exception of conf.yml for a host: of ports, or of vulnerabilities by their ids; in force before `until`."""
+
+    host: str
+    ports: list[PortName]
+    ids: list[str]
+    until: Timestamp
+    in_force: bool
+    reason: str
+    owner: str
+
+
+class DeviationsDocument(TypedDict):
+    """A part of the deviations; `total` is how many there are of these hosts."""
+
+    deviations: list[DeviationRow]
+    total: Count
+    next_cursor: str | None
+
+
+class VulnerabilitiesDocument(TypedDict):
+    """A part of the vulnerabilities; `total` is how many there are of these hosts."""
+
+    vulnerabilities: list[VulnerabilityRow]
+    total: Count
+    next_cursor: str | None
+
+
+class ExceptionsDocument(TypedDict):
+    """A part of the exceptions; `total` is how many there are of these hosts."""
+
+    exceptions: list[ExceptionRow]
+    total: Count
+    next_cursor: str | None
+
+
+def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
+    state = row.state
+    if state is None:
+        return
+    excepted = set(state.excepted)
+    for item in sorted({*state.deviations, *excepted}):
+        document: DeviationRow = {
+            "host": row.host,
+            "address": item.address,
+            "port": spell(item.port),
+            "kind": item.kind,
+            "state": item.state,
+            "excepted": item in excepted,
+            "since": timestamp(_since(state, item.port)) if item.kind is Kind.UNEXPECTED else None,
+        }
+        yield (item.address, item.port, item.kind.value), document
+
+
+def _since(state: HostState, port: int) -> float | None:
+    return min((began for began, opened in state.opened if port in opened), default=None)
+
+
+def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRow]]:
+    audit = row.audit
+    if audit is None:
+        return
+    found = [(item, False) for item in audit.vulnerabilities] + [(item, True) for item in audit.excepted]
+    found.sort(key=lambda pair: (pair[0].package, pair[0].version, pair[0].id))
+    seen: Counter[Name] = Counter()
+    for item, is_excepted in found:
+        name = (item.package, item.version, item.id)
+        document: VulnerabilityRow = {"host": row.host, **vulnerability_document(item), "excepted": is_excepted}
+        yield (*name, seen[name]), document
+        seen[name] += 1
+
+
+def _exceptions(row: Row, now: float) -> Iterator[tuple[Name, ExceptionRow]]:
+    of_ports = row.state.exceptions if row.state else ()
+    of_ids = row.audit.exceptions if row.audit else ()
+    every: tuple[PortException | VulnerabilityException, ...] = (*of_ports, *of_ids)
+    for number, item in enumerate(every):
+        document: ExceptionRow = {
+            "host": row.host,
+            "ports": [spell(port) for port in item.ports] if isinstance(item, PortException) else [],
+            "ids": list(item.ids) if isinstance(item, VulnerabilityException) else [],
+            "until": spelled(item.until),
+            "in_force": now < item.until,
+            "reason": item.reason,
+            "owner": item.owner,
+        }
+        yield (number,), document
+
+
+def _count_deviations(row: Row) -> int:
+    return len({*row.state.deviations, *row.state.excepted}) if row.state else 0
+
+
+def _count_vulnerabilities(row: Row) -> int:
+    return len(row.audit.host_audit.audit.vulnerabilities) if row.audit and row.audit.host_audit else 0
+
+
+def _count_exceptions(row: Row) -> int:
+    return (len(row.state.exceptions) if row.state else 0) + (len(row.audit.exceptions) if row.audit else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetList:
+    """A list of what all hosts have.
+
+    Attributes:
+        name: What it is a list of: the end of its path, and the key of its document.
+        operations: As JSON (or by Accept as CSV), and as CSV.
+        columns: The keys of an item in the order of a table.
+        items: What a host has at a Unix time, in order, each with what it is known by in its host.
+        count: How many these are.
+        position: The type of a position in the list: the host, and what an item is known by in it.
+    """
+
+    name: str
+    operations: tuple[Operation, Operation]
+    columns: tuple[str, ...]
+    items: Items
+    count: Callable[[Row], int]
+    position: Any
+
+
+def _operations(name: str, document: Any, summary: str) -> tuple[Operation, Operation]:
+    refused = problems(_400="a parameter makes no sense")
+    part = f"a part of the {name}; the header Link leads to the next one"
+    listed = Operation(
+        "GET",
+        f"/api/v1/{name}",
+        f"list{name.title()}",
+        f"{summary}, as JSON or, by Accept, as CSV",
+        {200: Answer(part, {JSON: document, CSV: None}), **refused},
+        query=FleetQuery,
+        tag=name,
+    )
+    table = Operation(
+        "GET",
+        f"/api/v1/{name}.csv",
+        f"list{name.title()}AsCsv",
+        f"{summary}, as CSV",
+        {200: Answer(part, {CSV: None}), **refused},
+        query=FleetQuery,
+        tag=name,
+    )
+    return listed, table
+
+
+LISTS: Final = (
+    FleetList(
+        "deviations",
+        _operations("deviations", DeviationsDocument, "the ports of all hosts that are not as specified"),
+        ("host", "address", "port", "kind", "state", "excepted", "since"),
+        _deviations,
+        _count_deviations,
+        tuple[str, tuple[str, int, str]],
+    ),
+    FleetList(
+        "vulnerabilities",
+        _operations("vulnerabilities", VulnerabilitiesDocument, "the vulnerabilities that all hosts reported last"),
+        ("host", "package", "version", "id", "severity", "fixed_in", "excepted", "title", "url", "aliases",
+         "advisories", "paths"),
+        _vulnerabilities,
+        _count_vulnerabilities,
+        tuple[str, tuple[str, str, str, int]],
+    ),
+    FleetList(
+        "exceptions",
+        _operations("exceptions", ExceptionsDocument, "the exceptions of conf.yml, for each host that they are about"),
+        ("host", "ports", "ids", "until", "in_force", "reason", "owner"),
+        _exceptions,
+        _count_exceptions,
+        tuple[str, tuple[int]],
+    ),
+)  # fmt: skip
+OPERATIONS: Final = tuple(operation for one in LISTS for operation in one.operations)
+
+
+class Findings:
+    """Handlers over a backend; `wall_clock` gives Unix seconds."""
+
+    def __init__(self, backend: Backend, answers: Answers, wall_clock: Callable[[], float] = time.time) -> None:
+        self._backend = backend
+        self._answers = answers
+        self._wall_clock = wall_clock
+
+    def handler(self, of: FleetList) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return what answers with a list."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            query = read_query(FleetQuery, request.query, request.path)
+            after = read_cursor(query.cursor, of.position) if query.cursor else None
+            snapshot, media, now = self._backend.snapshot, media_of(request), self._wall_clock()
+            parts = (snapshot.hosts, snapshot.audits)
+            return await self._answers.computed(
+                request, (of.name, query, media), parts, lambda: _write(of, snapshot, query, after, media, now),
+                is_list=True,
+            )  # fmt: skip
+
+        return handle
+
+
+def _write(
+    of: FleetList, snapshot: Snapshot, query: FleetQuery, after: Position | None, media: str, now: float
+) -> Representation:
+    labels = tuple((name, value) for name, _, value in (label.partition("=") for label in query.label))
+    matches = matcher(query.host.lower())
+    rows = [row for row in chosen_rows(snapshot, HostFilter(labels=labels, order="host")) if matches(row.host.lower())]
+    limit = query.limit or (MAX_PAGE_LENGTH if media == CSV else DEFAULT_PAGE_LENGTH)
+    found, last = part_of(rows, lambda row: of.items(row, now), after, limit, key=by_name)
+    next_cursor = None if last is None else spell_cursor(last)
+    if media == CSV:
+        return as_csv(of.columns, found, of.name, next_cursor)
+    page = {of.name: found, "total": sum(map(of.count, rows)), "next_cursor": next_cursor}
+    return as_json(page, next_cursor)
