@@ -19,7 +19,7 @@ from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.web.api.cursor import read_cursor
 from portspec.web.api.hosts import HostOrder, HostsQuery, _write
 from portspec.web.overview import ORDERS
-from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.factories import MODEST, NOW, result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
 
@@ -148,6 +148,7 @@ def test_every_order_can_be_read_in_parts(sort: str) -> None:
     assert [host["host"] for part in parts for host in part] == whole
 
 
+@MODEST
 @given(
     st.sets(st.integers(0, 300), min_size=1, max_size=20),
     st.sets(st.integers(0, 300), max_size=20),

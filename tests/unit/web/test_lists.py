@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,10 @@ from portspec.config import VulnerabilityException
 from portspec.metrics.accept import media_weight
 from portspec.state.snapshot import HostTable
 from portspec.web.api.answer import is_known
+from portspec.web.api.cursor import read_cursor, spell_cursor
+from portspec.web.api.findings import MAX_IN_CURSOR
 from portspec.web.api.table import write_table
-from tests.unit.factories import NOW, exception, result, seen, snapshot, target
+from tests.unit.factories import MODEST, NOW, exception, result, seen, snapshot, target
 from tests.unit.metrics.scrape import audited_zoo
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
@@ -105,6 +108,16 @@ def test_cursor_of_another_list_is_refused(name: str, cursor: str) -> None:
     assert told == f'cursor: "{cursor}" is not a cursor that portspec made for this list'
 
 
+@MODEST
+@given(st.text(max_size=253), st.text(max_size=MAX_IN_CURSOR), st.text(max_size=MAX_IN_CURSOR), st.integers(0, 10))
+def test_cursor_can_be_read_back(host: str, package: str, version: str, number: int) -> None:
+    """A position is the same after it went to the client and back, whatever names have in them; and it fits."""
+    position = (host, (package, version, "\ud800" * MAX_IN_CURSOR, number))
+    text = spell_cursor(position)
+    assert read_cursor(text, tuple[str, tuple[str, str, str, int]]) == position
+    assert re.fullmatch("[A-Za-z0-9_-]{1,4096}", text)
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_list_is_csv_by_its_path_or_by_accept(name: str) -> None:
     """Both ways give the same table: a header line, lines that end with CRLF, and a name to save it under."""
@@ -137,6 +150,7 @@ def test_formula_of_a_stranger_is_text() -> None:
     assert ''',"'=cmd|""calc""",''' in exporter().ask("/api/v1/vulnerabilities.csv").text
 
 
+@MODEST
 @given(st.lists(st.tuples(st.text(), st.integers() | st.floats(allow_nan=False), st.booleans(), st.none()), max_size=5))
 def test_table_can_be_read_back(rows: list[tuple[str, float, bool, None]]) -> None:
     """Whatever a text has in it, its cell is that text, with an apostrophe if it would be a formula; numbers stay."""

@@ -26,7 +26,6 @@ AUDITS: Final = Operation(
             _400="it is no audit",
             _408="it arrives too slowly",
             _409="the host has sent another audit of that day",
-            _413="it is too large",
         ),
     },
     body=_ENVELOPE,

@@ -29,7 +29,9 @@ D = TypeVar("D")
 
 def spell_cursor(position: Any) -> str:
     """Return a position (JSON values) as the text of a parameter."""
-    return base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode().rstrip("=")
+    # UTF-8, which is shorter than what JSON can escape, also with half a surrogate pair, which a host may send
+    plain = json.dumps(position, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    return base64.urlsafe_b64encode(plain).decode().rstrip("=")
 
 
 def read_cursor(text: str, kind: type[P]) -> P:

@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from portspec.audit.model import Vulnerability
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.web.api.answer import Answers, Representation
     from portspec.web.api.cursor import Name, Position
     from portspec.web.backend import Backend
 
     Items = Callable[[Row, float], Iterator[tuple[Name, Any]]]
+
+MAX_IN_CURSOR: Final = 120  # characters of a name: a cursor has at most 4096
 
 
 class FleetQuery(msgspec.Struct, frozen=True):
@@ -138,13 +141,18 @@ def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRo
     if audit is None:
         return
     found = [(item, False) for item in audit.vulnerabilities] + [(item, True) for item in audit.excepted]
-    found.sort(key=lambda pair: (pair[0].package, pair[0].version, pair[0].id))
+    found.sort(key=lambda pair: _name(pair[0]))
     seen: Counter[Name] = Counter()
     for item, is_excepted in found:
-        name = (item.package, item.version, item.id)
+        name = _name(item)
         document: VulnerabilityRow = {"host": row.host, **vulnerability_document(item), "excepted": is_excepted}
         yield (*name, seen[name]), document
         seen[name] += 1
+
+
+def _name(item: Vulnerability) -> tuple[str, str, str]:
+    """Return what a vulnerability is sorted by and known by, short enough for a cursor."""
+    return item.package[:MAX_IN_CURSOR], item.version[:MAX_IN_CURSOR], item.id[:MAX_IN_CURSOR]
 
 
 def _exceptions(row: Row, now: float) -> Iterator[tuple[Name, ExceptionRow]]:

@@ -22,6 +22,7 @@ CSV: Final = "text/csv"
 EVERYWHERE: Final = {
     401: "a user or a token is required, or is wrong",
     403: "this user, token or address may not do this",
+    413: "a body is not expected, or is too large",
     421: "the header Host is not a name of this exporter",
     429: "the rate limit is reached; Retry-After says when to ask again",
     500: "a fault; the log says more",

@@ -56,7 +56,7 @@ Labels = Annotated[tuple[Label, ...], Meta(max_length=10, description="Only host
 Cursor = Annotated[
     str,
     Meta(
-        max_length=16_384,
+        max_length=4096,  # the line of a request has at most 8 KiB
         pattern="^[A-Za-z0-9_-]+$",
         description="Where to go on: `next_cursor` of the answer before, with the same other parameters.",
         extra={"expected": "a cursor that portspec made"},

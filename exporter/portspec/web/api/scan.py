@@ -37,9 +37,7 @@ SCAN: Final = Operation(
     "scan a host now",
     {
         202: Answer("the host is scanned; the result appears where those of other scans do", {JSON: ScanDocument}),
-        **problems(
-            _400="a parameter makes no sense", _404="this exporter has no such host", _413="a body is not expected"
-        ),
+        **problems(_400="a parameter makes no sense", _404="this exporter has no such host"),
     },
     query=ScanQuery,
     tag="scans",
