@@ -66,7 +66,7 @@ def test_exporter_serves_its_pages_without_further_threads(configure: Configure)
         status, page = server.get(f"/probe?target={address}")
         assert (status, "probe_success 1.0" in page) == (200, True)
         status, page = server.get("/api/v1/changes")
-        assert (status, json.loads(page)["message"]) == (503, f"temporarily unavailable: {WANT}.")
+        assert (status, json.loads(page)["detail"]) == (503, f"temporarily unavailable: {WANT}")
         unknown = 'port_scan_failure{host="localhost",reason="local_limit"} 1.0'
         eventually(lambda: unknown in server.get("/metrics")[1], "a host that cannot be looked up")
         assert f'port_scan_success{{host="{address}"}} 1.0' in server.get("/metrics")[1]
