@@ -51,7 +51,7 @@ function _shtab_portspec_using
 end
 
 set -g _shtab_portspec_commands serve check scan learn accept key receive report mail-test reload healthcheck assets help version
-set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --host --log.format --log.level --output --owner --ports --reason --shard --until --url --web.config.file --web.external-url --web.listen-address -c -o
+set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --from --host --log.format --log.level --output --owner --ports --reason --shard --until --url --web.config.file --web.external-url --web.listen-address -c -o
 
 complete -c portspec -e
 complete -c portspec -f
@@ -83,7 +83,8 @@ complete -c portspec -n '_shtab_portspec_using scan' -s c -l config.file -xka "(
 complete -c portspec -n '_shtab_portspec_using scan' -s j -d 'log in JSON, one object per line'
 complete -c portspec -n '_shtab_portspec_using scan' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using scan' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
-complete -c portspec -n '_shtab_portspec_using scan' -l json -d 'print one JSON object instead of a table'
+complete -c portspec -n '_shtab_portspec_using scan' -l format -xka "table json nmap-xml" -d 'table, json, or nmap-xml, which ndiff and other programs for nmap -oX read (default table)'
+complete -c portspec -n '_shtab_portspec_using scan' -l json -d 'short for --format json'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a learn -d 'Scan, and print a `hosts:` block that makes today'"'"'s state the specification.'
 complete -c portspec -n '_shtab_portspec_using learn' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using learn' -s j -d 'log in JSON, one object per line'
@@ -91,6 +92,7 @@ complete -c portspec -n '_shtab_portspec_using learn' -l log.format -xka "logfmt
 complete -c portspec -n '_shtab_portspec_using learn' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
 complete -c portspec -n '_shtab_portspec_using learn' -l ports -x -d 'ports to scan, such as "22,80,8000-8100" (default: all)'
 complete -c portspec -n '_shtab_portspec_using learn' -l ipv6 -d 'scan the IPv6 addresses of names, too'
+complete -c portspec -n '_shtab_portspec_using learn' -l from -xka "(__fish_complete_path (commandline -ct))" -d 'scan nothing; take the XML of nmap -oX, masscan -oX or `portspec scan --format nmap-xml`, "-" for standard input'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a accept -d 'Write into the configuration that deviating ports, or vulnerabilities, of a host are right: show the diff, and ask; exit 0 if it is written, 1 if the answer is no, 2 for errors.'
 complete -c portspec -n '_shtab_portspec_using accept' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using accept' -s c -l config.file -xka "(__fish_complete_path (commandline -ct))" -d 'configuration, "-" for standard input (default /etc/portspec/portspec.yml)'

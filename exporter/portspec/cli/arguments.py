@@ -27,11 +27,12 @@ COMMANDS = (
     "assets",
 )
 LOG_FORMATS = ("logfmt", "json")
+SCAN_FORMATS = ("table", "json", "nmap-xml")
 _HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
     *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url"),
     *("--web.config.file", "--shard", "--ca-file", "--cert-file"),
-    *("--ports", "--url", "-o", "--output", "--format", "--host", "--day", "--until", "--reason", "--owner"),
+    *("--ports", "--from", "--url", "-o", "--output", "--format", "--host", "--day", "--until", "--reason", "--owner"),
 )
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
@@ -43,6 +44,7 @@ examples:
   portspec scan -c conf.yml db1 db2         scan two of its hosts now and print a table
   portspec scan -c conf.yml --json | jq .   the same, as JSON
   portspec learn db3 --ports 1-10000        print a `hosts:` block that makes today's state the specification
+  portspec learn --from scan.xml            the same, of a scan that nmap -oX or masscan -oX wrote
   portspec accept db1 8443 --until 1w -c conf.yml --reason migration
                                             write into conf.yml that an open port is right for a week
   portspec mail-test -c conf.yml            send a test message to every recipient
@@ -158,14 +160,30 @@ def _add_checks(commands: _Commands) -> None:
         level="error",
     )
     scan.add_argument("hosts", nargs="*", metavar="HOST", help="hosts of the configuration (default: all)")
-    scan.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    form = scan.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format",
+        choices=SCAN_FORMATS,
+        default="table",
+        help="table, json, or nmap-xml, which ndiff and other programs for nmap -oX read (default %(default)s)",
+    )
+    form.add_argument(
+        "--json", dest="format", action="store_const", const="json", default="table", help="short for --format json"
+    )
     learn = _command(
         commands, "learn", "scan, and print a `hosts:` block that makes today's state the specification",
         level="error", with_config=False,
     )  # fmt: skip
-    learn.add_argument("hosts", nargs="+", metavar="HOST", help="names or addresses")
-    learn.add_argument("--ports", default="all", help='ports to scan, such as "22,80,8000-8100" (default: all)')
+    learn.add_argument("hosts", nargs="*", metavar="HOST", help="names or addresses")
+    learn.add_argument("--ports", help='ports to scan, such as "22,80,8000-8100" (default: all)')
     learn.add_argument("--ipv6", action="store_true", help="scan the IPv6 addresses of names, too")
+    learn.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE",
+        help='scan nothing; take the XML of nmap -oX, masscan -oX or `portspec scan --format nmap-xml`, "-" for '
+        "standard input",
+    )
     _add_accept(commands)
 
 

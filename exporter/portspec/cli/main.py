@@ -100,9 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     code: int
     match options.command:
         case "learn":
-            from portspec.cli.learn import learn
-
-            code = learn(options.hosts, ports=options.ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
+            code = _learn(options)
         case "accept":
             code = _accept(options)
         case "receive":
@@ -126,6 +124,19 @@ def _run(options: argparse.Namespace) -> int:
         case _:
             code = _run_with(_load(options.config), options)
     return code
+
+
+def _learn(options: argparse.Namespace) -> int:
+    from portspec.cli.learn import learn, learn_from
+
+    if options.source is None:
+        if not options.hosts:
+            raise UsageError("name the hosts to scan, or a file of nmap with --from")
+        ports = "all" if options.ports is None else options.ports
+        return learn(options.hosts, ports=ports, ipv6=options.ipv6, shows_progress=_shows_progress(options))
+    if options.hosts or options.ports is not None or options.ipv6:
+        raise UsageError("--from scans nothing: it excludes HOST, --ports and --ipv6")
+    return learn_from(options.source)
 
 
 def _accept(options: argparse.Namespace) -> int:
@@ -152,7 +163,7 @@ def _run_with(config: Config, options: argparse.Namespace) -> int:
         case "scan":
             from portspec.cli.scan import scan
 
-            code = scan(config, options.hosts, as_json=options.json, shows_progress=_shows_progress(options))
+            code = scan(config, options.hosts, form=options.format, shows_progress=_shows_progress(options))
         case "key":
             code = _print_key(config, options)
         case "report":

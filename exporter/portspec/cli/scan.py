@@ -1,22 +1,25 @@
-"""`portspec scan`: one round now, as a table or as JSON."""
+"""`portspec scan`: one round now, as a table, as JSON or as the XML of nmap."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+import shlex
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.app.scan_once import ScanRun, scan_once
 from portspec.cli.check import source_warnings
-from portspec.cli.output import count, write
+from portspec.cli.output import count, write, write_bytes
 from portspec.cli.progress import scan_progress
 from portspec.inventory import select, targets
 from portspec.inventory.discovery import Discovery
 from portspec.ports import PortSet
 from portspec.state.document import host_document
+from portspec.state.nmap_xml import NmapRun, nmap_xml
 from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -29,8 +32,11 @@ _PIPE_WIDTH = 200
 _STYLES = {Verdict.IN_SPEC: "green", Verdict.OUT_OF_SPEC: "bold red", Verdict.UNKNOWN: "yellow"}
 
 
-def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress: bool) -> int:
-    """Scan the named hosts (all, if none is named) and print the result; returns the exit code."""
+def scan(config: Config, hosts: Sequence[str], *, form: str, shows_progress: bool) -> int:
+    """Scan the named hosts (all, if none is named) and print the result in a format; returns the exit code.
+
+    `form` is one of arguments.SCAN_FORMATS.
+    """
     discovery = Discovery(config.discovery)
     asyncio.run(discovery.refresh_all())
     for warning in source_warnings(discovery.stats):
@@ -38,7 +44,11 @@ def scan(config: Config, hosts: Sequence[str], *, as_json: bool, shows_progress:
     chosen = select(targets(config, discovery.hosts), hosts)
     with scan_progress(len(chosen), is_shown=shows_progress) as report:
         result = asyncio.run(scan_once(config, chosen, report))
-    write(_json(result) if as_json else _table(result))
+    if form == "nmap-xml":
+        command = shlex.join(["portspec", "scan", "--format", form, *hosts])
+        write_bytes(nmap_xml(result.states, NmapRun(command, result.engine, time.time(), result.duration)))
+    else:
+        write(_json(result) if form == "json" else _table(result))
     return exit_code(result.states)
 
 

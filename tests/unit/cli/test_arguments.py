@@ -63,7 +63,7 @@ def test_serve_is_the_default_command(arguments: list[str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--nonsense"], ["scan", "--nonsense"], ["learn"], ["scan", "-c"], ["check", "--log.level", "loud"]],
+    [["--nonsense"], ["scan", "--nonsense"], ["accept"], ["scan", "-c"], ["check", "--log.level", "loud"]],
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     """Arguments that make no sense print the usage on standard error, nothing on standard output, and exit 2."""

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,6 +110,41 @@ def test_named_hosts_alone_are_scanned(configure: Configure) -> None:
     done = run("scan", "-c", conf, "--json", third, "0:0::1", first)
     assert done.code == 0
     assert [host["host"] for host in json.loads(done.out)["hosts"]] == [third, "::1", first]
+
+
+@pytest.mark.parametrize("engine", ["connect", "syn"])
+def test_xml_is_that_of_nmap(configure: Configure, engine: str) -> None:
+    """`--format nmap-xml` prints nothing but the document, with what is open on each address."""
+    if engine == "syn":
+        need_raw_sockets()
+    address = own_address()
+    with listeners(address) as opened:
+        (port,) = ports_of(opened)
+        conf = configure({address: [], NO_SUCH_NAME: []}, [1, port], scan={"engine": engine})
+        done = run("scan", "-c", conf, "--format", "nmap-xml")
+    assert (done.code, done.err) == (1, "")
+    root = ET.fromstring(done.out.encode())  # noqa: S314 - our own
+    assert (root.tag, root.get("args")) == ("nmaprun", "portspec scan --format nmap-xml")
+    (info,) = root.iter("scaninfo")
+    assert (info.get("type"), info.get("services")) == (engine, f"1,{port}")
+    assert [one.get("addr") for one in root.iter("address")] == [address]
+    assert [one.get("portid") for one in root.iter("port")] == [str(port)]
+    assert [one.get("specification") for one in root.iter("target")] == [NO_SUCH_NAME]
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_format_has_a_short_form(configure: Configure, form: str) -> None:
+    """`--format json` is `--json`, and `--format table` the default; not both at once."""
+    conf = configure({NO_SUCH_NAME: []})
+    done = run("scan", "-c", conf, "--format", form)
+    assert (done.code, done.err) == (3, "")
+    if form == "json":
+        assert json.loads(done.out)["hosts"][0]["host"] == NO_SUCH_NAME
+    else:
+        assert done.out.startswith("HOST ")
+    both = run("scan", "-c", "none.yml", "--json", "--format", form)
+    assert (both.code, both.out) == (2, "")
+    assert both.err.endswith("argument --format: not allowed with argument --json\n")
 
 
 # 7 ports; those that deviate once more, with the others of the host beside them (syn: the missing one), and for syn
