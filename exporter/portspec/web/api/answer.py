@@ -13,7 +13,7 @@ from aiohttp import web
 
 from portspec.metrics.accept import media_weight
 from portspec.threads import computed
-from portspec.web.api.operation import CSV, JSON
+from portspec.web.api.operation import CSV, JSON, XML
 from portspec.web.api.table import write_table
 from portspec.web.sending import Text
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from portspec.web.renderings import Renderings
     from portspec.web.sending import Sending
 
-_TYPES: Final = {JSON: "application/json; charset=utf-8", CSV: "text/csv; charset=utf-8; header=present"}
+_TYPES: Final = {
+    JSON: "application/json; charset=utf-8",
+    CSV: "text/csv; charset=utf-8; header=present",
+    XML: "application/xml",
+}
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -32,7 +36,7 @@ class Representation(Text):
     """A document or a table.
 
     Attributes:
-        media: Its media type, JSON or CSV.
+        media: Its media type, JSON, CSV or XML.
         tag: The entity tag, in quotes: strong, of the bytes (RFC 9110, 8.8.3).
         next_cursor: Where the next part begins, None if this is the last.
         file: The name under which a browser saves it, "" for none.
@@ -56,6 +60,11 @@ def as_csv(
     """Return a table that is saved as portspec-NAME.csv."""
     body = write_table(columns, rows)
     return Representation(body, CSV, _tag(body), next_cursor, f"portspec-{name}.csv")
+
+
+def as_xml(body: bytes) -> Representation:
+    """Return a document of XML, which names its encoding itself."""
+    return Representation(body, XML, _tag(body))
 
 
 def media_of(request: web.BaseRequest) -> str:

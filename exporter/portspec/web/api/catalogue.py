@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.web.api import audits, changes, findings, hosts, scan
+from portspec.web.api import audits, changes, findings, hosts, nmap, scan
 from portspec.web.api.openapi import OPENAPI
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *hosts.OPERATIONS,
+    *nmap.OPERATIONS,
     *findings.OPERATIONS,
     *changes.OPERATIONS,
     *scan.OPERATIONS,

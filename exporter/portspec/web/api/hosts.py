@@ -171,8 +171,11 @@ class Hosts:
 
     async def one(self, request: web.Request) -> web.StreamResponse:
         """Answer with one host."""
+        return await self.named(request, request.match_info["host"])
+
+    async def named(self, request: web.Request, name: str) -> web.StreamResponse:
+        """Answer with the host of a name."""
         read_query(NoQuery, request.query, request.path)
-        name = request.match_info["host"]
         audit = self._backend.audits.find(name)
         try:
             state = self._backend.find(name)

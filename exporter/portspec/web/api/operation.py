@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/json"
 CSV: Final = "text/csv"
+XML: Final = "application/xml"
 #: The statuses that a gate, a busy or a starting exporter answers on any path.
 EVERYWHERE: Final = {
     401: "a user or a token is required, or is wrong",

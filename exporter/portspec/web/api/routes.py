@@ -11,6 +11,7 @@ from portspec.web.api.catalogue import OPERATIONS
 from portspec.web.api.changes import CHANGES, CHANGES_CSV, Changes
 from portspec.web.api.findings import LISTS, Findings
 from portspec.web.api.hosts import HOST, HOSTS, HOSTS_CSV, Hosts
+from portspec.web.api.nmap import HOST_XML, HOSTS_XML, NmapHosts
 from portspec.web.api.openapi import OPENAPI, describe
 from portspec.web.api.operation import NoQuery
 from portspec.web.api.query import read_query
@@ -44,9 +45,12 @@ class Api:
         self._description: Representation | None = None
         hosts, changes = Hosts(backend, self._answers), Changes(backend, self._answers)
         findings, scans = Findings(backend, self._answers, wall_clock), Scans(backend)
+        nmap = NmapHosts(backend, self._answers, hosts.named, wall_clock)
         self._handlers: tuple[tuple[Operation, Handler], ...] = (
             (HOSTS, hosts.many),
             (HOSTS_CSV, hosts.many),
+            (HOSTS_XML, nmap.many),
+            (HOST_XML, nmap.one),  # before HOST, which matches it, too
             (HOST, hosts.one),
             *((operation, findings.handler(one)) for one in LISTS for operation in one.operations),
             (CHANGES, changes.many),
