@@ -329,6 +329,31 @@ def test_file_that_is_no_whole_scan_is_exit_2(document: bytes, message: str) -> 
     assert done.err.count("\n") == 1
 
 
+WHOLE: Final = run_of(
+    host(port(22), port(53, protocol="udp"), names='<hostname name="db1" type="user"/><hostname name="x" type="PTR"/>'),
+    host(
+        '<extraports state="closed" count="2"><extrareasons reason="x" count="2" proto="tcp" ports="1-2"/></extraports>'
+    ),
+    host(status='<status state="down" reason="no-response"/>', address="2001:db8::1"),
+)
+
+
+@given(
+    st.integers(0, len(WHOLE)),
+    st.integers(0, 40),
+    st.binary(max_size=8) | st.text('<>/="&;#x0123456789 \n\u202e', max_size=8).map(str.encode),
+)
+@MODEST
+def test_damaged_file_is_an_error_or_a_configuration(start: int, length: int, instead: bytes) -> None:
+    """Whatever part of a file is replaced by something else, the output is YAML, or there is none and one message."""
+    done = learned_from(WHOLE[:start] + instead + WHOLE[start + length :])
+    if done.code == 2:
+        assert (done.out, done.err.count("\n")) == ("", 1)
+    else:
+        assert done.code in {0, 3}
+        assert (done.err, set(yaml.safe_load(done.out))) == ("", {"hosts", "scanports"})
+
+
 def test_other_encodings_are_read() -> None:
     """XML may be in UTF-16, or in what its first line says."""
     text = run_of(host(port(22))).decode()
