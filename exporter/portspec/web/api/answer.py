@@ -48,9 +48,9 @@ class Representation(Text):
     file: str = ""
 
 
-def as_json(document: Any, next_cursor: str | None = None) -> Representation:
+def as_json(document: Mapping[str, Any], next_cursor: str | None = None) -> Representation:
     """Return a JSON document; half a surrogate pair, which a host may send, becomes a question mark."""
-    body = json.dumps(document, ensure_ascii=False).encode(errors="replace") + b"\n"
+    body = _dump(document).encode(errors="replace") + b"\n"
     return Representation(body, JSON, _tag(body), next_cursor)
 
 
@@ -127,6 +127,17 @@ class Answers:
 def is_known(if_none_match: str, tag: str) -> bool:
     """Return whether a header If-None-Match has a tag, by weak comparison (RFC 9110, 8.8.3.2)."""
     return if_none_match.strip() == "*" or tag in _TAG.findall(if_none_match)
+
+
+def _dump(document: Mapping[str, Any]) -> str:
+    """Return what json.dumps() returns; rows one by one, since a call of it holds up the event loop until its end."""
+    return f"{{{', '.join(f'{json.dumps(name)}: {_value(value)}' for name, value in document.items())}}}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join([json.dumps(row, ensure_ascii=False) for row in value])}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _tag(body: bytes) -> str:
