@@ -100,7 +100,7 @@ def test_host_that_only_sends_audits_has_no_xml() -> None:
     [
         ("/api/v1/hosts/none.xml", 404, '"none" is not a host that this exporter scans'),
         ("/api/v1/hosts/.xml", 404, '".xml" is not a host of this exporter'),
-        ("/api/v1/hosts.xml?verdict=good", 400, 'verdict: "good" is not a verdict'),
+        ("/api/v1/hosts.xml?verdict=good", 400, 'verdict: "good" is not known (known: '),
         (
             "/api/v1/hosts.xml?limit=1",
             400,
