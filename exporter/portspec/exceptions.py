@@ -1,7 +1,8 @@
 """Exceptions of conf.yml: which are in force, what they accept, and which states were judged by others. Pure.
 
 The time is an argument everywhere. Each state has the time whose exceptions it knows (`judged_at`), so that no end is
-missed when the task that looks for such states is interrupted, or when the clock is set forward or back.
+missed when the task that looks for such states is interrupted, or when the clock is set forward or back. The beginning
+and the end of maintenance are noticed in the same way: a state has the times of all of them (`edges`).
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class PortEnding(Ending, Protocol):
 
 
 class Judged(Protocol):
-    """A state that was judged by the exceptions in force at `judged_at`, in Unix seconds."""
+    """A state that was judged by what was in force at `judged_at`, in Unix seconds."""
 
     @property
-    def exceptions(self) -> Sequence[Ending]:
-        """The exceptions that are about it, in force or not."""
+    def edges(self) -> Sequence[float]:
+        """The Unix times from which it is judged by something else: the ends of its exceptions, and its maintenance."""
         ...
 
     @property
@@ -61,25 +62,25 @@ def in_force(exceptions: Iterable[E], now: float) -> tuple[E, ...]:
     return tuple(item for item in exceptions if now < item.until)
 
 
-def are_others(exceptions: Sequence[Ending], then: float, now: float) -> bool:
-    """Return whether other ones of some exceptions are in force at `now` than were at `then`, both in Unix seconds."""
+def are_others(edges: Iterable[float], then: float, now: float) -> bool:
+    """Return whether something else is in force at `now` than was at `then`; all are in Unix seconds."""
     earlier, later = min(then, now), max(then, now)
-    return any(earlier < item.until <= later for item in exceptions)
+    return any(earlier < edge <= later for edge in edges)
 
 
 def is_outdated(state: Judged, now: float) -> bool:
-    """Return whether other exceptions are in force at `now`, in Unix seconds, than those that a state was judged by."""
-    return are_others(state.exceptions, state.judged_at, now)
+    """Return whether something else is in force at `now`, in Unix seconds, than what a state was judged by."""
+    return are_others(state.edges, state.judged_at, now)
 
 
 def outdated(states: Iterable[S], now: float) -> Iterator[S]:
     """Return the states that are to be judged anew at `now`, in Unix seconds."""
-    return (state for state in states if state.exceptions and is_outdated(state, now))
+    return (state for state in states if is_outdated(state, now))
 
 
-def next_end(states: Iterable[Judged], now: float) -> float:
-    """Return the Unix time at which the next exception in force at `now` ends; infinity if there is none."""
-    return min((item.until for state in states for item in state.exceptions if now < item.until), default=math.inf)
+def next_edge(states: Iterable[Judged], now: float) -> float:
+    """Return the Unix time after `now` from which a state is judged by something else; infinity if there is none."""
+    return min((edge for state in states for edge in state.edges if now < edge), default=math.inf)
 
 
 def excepted_ports(exceptions: Iterable[PortEnding], now: float) -> PortSet:

@@ -1,8 +1,11 @@
-"""Durations as conf.yml has them: 3600, "90m", "1h30m"."""
+"""Durations and times as conf.yml has them: 3600, "90m", "1h30m"; "2027-03-31", "2027-03-31T18:00:00Z"."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime, time, timedelta
+
+from portspec.errors import shorten
 
 _UNITS = {
     **dict.fromkeys(("ms", "millisecond", "milliseconds"), 0.001),
@@ -16,6 +19,8 @@ _UNITS = {
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PART = re.compile(rf"\s*({_NUMBER})\s*([A-Za-z]+)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_SECONDS_A_DAY = 86_400.0
+_LAST = 253_402_300_800.0  # Unix seconds: the end of the year 9999
 _EXPECTED = 'expected seconds, such as 3600, or a duration, such as "90m" or "1h30m"'
 
 
@@ -45,6 +50,69 @@ def _factor(unit: str) -> float:
     if seconds is None:
         raise ValueError(_EXPECTED)
     return seconds
+
+
+def read_begin(value: object) -> float:
+    """Read a beginning as Unix seconds: a day, which begins with its first second in UTC, or a time of RFC 3339.
+
+    Raises ValueError.
+    """
+    return _read_time(value, 'a day, such as "2027-03-31"', is_end=False)
+
+
+def read_until(value: object, *, begins: float | None = None, now: float | None = None) -> float:
+    """Read an end as Unix seconds: a day, which is over when it is over in UTC, or a time of RFC 3339.
+
+    With what `begins` at a Unix time, it may be a duration from then. Without, a duration would begin anew each time
+    that it is read: ValueError says which day or time it comes to from `now` (Unix seconds).
+    """
+    seconds = _with_unit(value)
+    if seconds is not None and begins is None:
+        raise ValueError(f"{shorten(str(value))}: a duration has no beginning in a file{_instead(seconds, now)}")
+    if seconds is not None and begins is not None:
+        if begins + seconds > _LAST:
+            raise ValueError(f"{shorten(str(value))} is too long")
+        return begins + seconds
+    return _read_time(value, 'the last day on which it applies, such as "2027-03-31"', is_end=True)
+
+
+def _with_unit(value: object) -> float | None:
+    """Return the seconds of a duration; None for what is none, or has no unit."""
+    if not isinstance(value, str) or is_number(value):
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError:
+        return None
+
+
+def _instead(seconds: float, now: float | None) -> str:
+    """Return what to write for a duration from a Unix time; "" if that has no year of four digits, or is not known."""
+    try:
+        end = datetime.fromtimestamp(now, UTC) + timedelta(seconds=seconds) if now is not None else None
+    except OverflowError:
+        end = None
+    if end is None:
+        return ""
+    form = "%Y-%m-%d" if seconds % _SECONDS_A_DAY == 0 else "%Y-%m-%dT%H:%M:%SZ"
+    return f'; write until: "{end.strftime(form)}"'
+
+
+def _read_time(value: object, day: str, *, is_end: bool) -> float:
+    expected = f'expected {day}, or a time, "2027-03-31T18:00:00Z"'
+    if not isinstance(value, str):
+        raise ValueError(expected)  # noqa: TRY004 - pydantic takes ValueError
+    # No other form of ISO 8601: few could read them.
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9.:]+(Z|[+-][0-9:]+)?)?", value.strip()):
+        raise ValueError(expected)
+    try:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value.strip()):
+            first = datetime.combine(date.fromisoformat(value.strip()), time(), UTC).timestamp()
+            return first + _SECONDS_A_DAY if is_end else first  # of 9999-12-31 there is no next day
+        moment = datetime.fromisoformat(value.strip())
+    except ValueError:
+        raise ValueError(f'"{shorten(value.strip())}" is not a valid date; {expected}') from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def spell_duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from hypothesis import settings
 
-from portspec.config import HostConfig, PortException, Specification
+from portspec.config import HostConfig, MaintenanceWindow, PortException, Specification
 from portspec.deny import NOTHING, Deny
 from portspec.exceptions import excepted_ports
 from portspec.inventory import Resolution, Target
@@ -73,6 +73,7 @@ def target(
     labels: Mapping[str, str] | None = None,
     address: str | None = ADDRESS,
     exceptions: Iterable[PortException] = (),
+    maintenance: Iterable[MaintenanceWindow] = (),
     is_canary: bool = False,
 ) -> Target:
     """Make a target; `scan` are its scanports, to which its specification is added."""
@@ -80,12 +81,19 @@ def target(
     ports = PortSet.of(scan) | specification.expect | specification.allow
     labels = MappingProxyType(dict(labels or {}))
     config = HostConfig(host, specification, ports, interval, labels, is_canary=is_canary)
-    return Target(host, config, address, tuple(exceptions))
+    return Target(host, config, address, tuple(exceptions), maintenance=tuple(maintenance))
 
 
 def exception(*ports: int, until: float, hosts: Iterable[str] = ("*",)) -> PortException:
     """Make an exception for these ports, in force before `until`, in Unix seconds."""
     return PortException(tuple(hosts), PortSet.of(ports), until)
+
+
+def window(
+    begins: float, until: float, reason: str = "", owner: str = "", hosts: Iterable[str] = ("*",)
+) -> MaintenanceWindow:
+    """Make a time of maintenance; both times are in Unix seconds."""
+    return MaintenanceWindow(tuple(hosts), begins, until, reason, owner)
 
 
 def seen(

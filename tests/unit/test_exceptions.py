@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from portspec.audit.state import AuditState
 from portspec.config import VulnerabilityException
-from portspec.exceptions import excepted_ports, in_force, is_outdated, next_end, outdated
+from portspec.exceptions import excepted_ports, in_force, is_outdated, next_edge, outdated
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.state.snapshot import HostState
 from tests.unit.factories import MODEST, NOW, exception, target
@@ -38,10 +38,10 @@ def test_state_is_outdated_if_other_exceptions_are_in_force_than_it_knows(
 
 @MODEST
 @given(ends=ENDS, now=TIMES)
-def test_nothing_is_outdated_before_the_next_end(ends: list[float], now: float) -> None:
+def test_nothing_is_outdated_before_the_next_edge(ends: list[float], now: float) -> None:
     """Until then a state that was judged now stays so, and at that moment it is outdated."""
     for state in states(ends, now):
-        end = next_end([state], now)
+        end = next_edge([state], now)
         assert end == min((item for item in ends if item > now), default=math.inf)
         assert not is_outdated(state, math.nextafter(end, now))
         assert end == math.inf or is_outdated(state, end)

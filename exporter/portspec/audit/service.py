@@ -270,7 +270,8 @@ class AuditService:
         new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
         if new:
             self._states |= {
-                name: AuditState(entry.host, entry.exceptions, found[name], now) for name, entry in new.items()
+                name: AuditState(entry.host, entry.exceptions, found[name], now, entry.maintenance)
+                for name, entry in new.items()
             }
             self._tabulate()
 
@@ -290,14 +291,16 @@ class AuditService:
         return self._wall_clock() + MAX_AHEAD
 
     def _judge_again(self) -> None:
-        """Judge hosts anew one of whose exceptions has ended, or is in force again since the clock was set back."""
+        """Judge hosts anew of which other exceptions are in force, or whose maintenance has begun or ended."""
         now = self._wall_clock()
         if found := {state.host for state in outdated(self._states.values(), now)}:
             self._states = {
                 name: state.judged(now) if state.host in found else state for name, state in self._states.items()
             }
             self._tabulate()
-            _log.info("exceptions expired; audits judged again", hosts=len(found), first=min(found))
+            _log.info(
+                "exceptions or maintenance ended, or began; audits judged again", hosts=len(found), first=min(found)
+            )
 
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state
@@ -314,9 +317,9 @@ class AuditService:
 
 def _under(entry: AuditedHost, state: AuditState, now: float) -> AuditState:
     """Return the state of a host by another roster; the same object if nothing differs."""
-    if (entry.host, entry.exceptions) == (state.host, state.exceptions):
+    if (entry.host, entry.exceptions, entry.maintenance) == (state.host, state.exceptions, state.windows):
         return state.judged(now)
-    return AuditState(entry.host, entry.exceptions, state.host_audit, now)
+    return AuditState(entry.host, entry.exceptions, state.host_audit, now, entry.maintenance)
 
 
 def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:

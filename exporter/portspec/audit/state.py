@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
 from portspec.exceptions import in_force, is_outdated
+from portspec.maintenance import edges, lasting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import ListeningSocket
-    from portspec.config import VulnerabilityException
+    from portspec.config import MaintenanceWindow, VulnerabilityException
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,25 @@ class AuditState:
     """A host of the roster and its last audit, if it has sent one.
 
     `host` is its name in conf.yml, the label; `exceptions` those that are about it, in force or not. `judged_at` is
-    the time whose exceptions count, in Unix seconds.
+    the time whose exceptions count, in Unix seconds. `windows` are the times of maintenance of a host that is not
+    scanned, over or not.
     """
 
     host: str
     exceptions: tuple[VulnerabilityException, ...] = ()
     host_audit: HostAudit | None = None
     judged_at: float = math.inf
+    windows: tuple[MaintenanceWindow, ...] = ()
+
+    @property
+    def maintenance(self) -> MaintenanceWindow | None:
+        """The maintenance that lasts for a host that is not scanned; None without."""
+        return lasting(self.windows, self.judged_at)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The Unix times from which it is judged by something else: by other exceptions, or under maintenance."""
+        return (*(item.until for item in self.exceptions), *edges(self.windows))
 
     @property
     def vulnerabilities(self) -> tuple[Vulnerability, ...]:

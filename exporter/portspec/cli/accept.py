@@ -19,13 +19,13 @@ from portspec.cli.output import write
 from portspec.cli.reload import reload_if_running
 from portspec.config import load
 from portspec.config.acceptance import Acceptance, AcceptanceError, Way, edited
-from portspec.config.fields import read_identifier, read_until
+from portspec.config.fields import read_identifier
 from portspec.config.yaml_document import read_bytes
 from portspec.errors import STANDARD_INPUT, PortspecError, UsageError, printable
 from portspec.files import require_regular
 from portspec.inventory import select, targets
 from portspec.ports import NO_PORTS, PortError, parse_ports
-from portspec.times import is_number, parse_duration
+from portspec.times import is_number, parse_duration, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from portspec.access.model import WebConfig
-    from portspec.config import AuditConfig, Config, MailConfig, PortException, VulnerabilityException
+    from portspec.config import (
+        AuditConfig,
+        Config,
+        MailConfig,
+        MaintenanceWindow,
+        PortException,
+        VulnerabilityException,
+    )
     from portspec.inventory import AuditedHost, Resolution, Resolver, Target
     from portspec.inventory.discovery import SourceStats
     from portspec.store import StateFileLocation
@@ -79,6 +86,7 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
     warnings = [
         *source_warnings(discovery.stats),
         *_exception_warnings(config, known, now := time.time()),
+        *_maintenance_warnings(config, known, expected, now),
         *_audit_warnings(config, expected, now),
         *complaints(config, place.path, for_others=True),
         *_reportfile_warnings(config),
@@ -152,6 +160,19 @@ def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> 
             yield f"{what} is about ports that are not scanned"
 
 
+def _maintenance_warnings(
+    config: Config, known: Sequence[Target], expected: Mapping[str, AuditedHost], now: float
+) -> Iterator[str]:
+    """Yield warnings about maintenance without effect: such that is over, or matches no host."""
+    places = [target.maintenance for target in known] + [entry.maintenance for entry in expected.values()]
+    for item in config.maintenance:
+        what = f"the maintenance ({'; '.join(_told(item))})"
+        if item.until <= now:
+            yield f"{what} {_lapsed(item.until)}: remove it or extend it"
+        elif not any(item in found for found in places):
+            yield f"{what} matches no host"
+
+
 def _audit_warnings(config: Config, expected: Mapping[str, AuditedHost], now: float) -> Iterator[str]:
     """Yield warnings about exceptions of vulnerabilities without effect, and about an audit block without hosts."""
     for item in config.accepted:
@@ -209,9 +230,12 @@ def _lapsed(until: float) -> str:
 
 def _exception(item: PortException | VulnerabilityException, about: str) -> str:
     """Name an exception by what it is about, and who knows."""
-    told = [f"hosts {', '.join(item.hosts)}", about]
-    told += [f"{name} {text}" for name, text in (("reason", item.reason), ("owner", item.owner)) if text]
-    return f"the exception ({'; '.join(told)})"
+    return f"the exception ({'; '.join(_told(item, about))})"
+
+
+def _told(item: PortException | VulnerabilityException | MaintenanceWindow, *about: str) -> list[str]:
+    told = [f"hosts {', '.join(item.hosts)}", *about]
+    return told + [f"{name} {text}" for name, text in (("reason", item.reason), ("owner", item.owner)) if text]
 
 
 def _mail(mail: MailConfig) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from portspec.config.edit import EditError, Editor
-from portspec.config.fields import read_identifier, read_until
+from portspec.config.fields import read_identifier
 from portspec.config.load import load
 from portspec.config.model import HostConfig, PortException, Specification, VulnerabilityException
 from portspec.config.yaml_document import decode
 from portspec.errors import ConfigError, PortspecError, spell_source
 from portspec.names import address_of, canonical
 from portspec.ports import NO_PORTS, PortSet
+from portspec.times import read_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

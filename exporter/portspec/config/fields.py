@@ -6,7 +6,7 @@ import io
 import os
 import re
 import shlex
-from datetime import UTC, date, datetime, time
+import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -19,7 +19,7 @@ from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.errors import shorten
 from portspec.names import parse_range
 from portspec.ports import PortSet, parse_ports
-from portspec.times import is_number, parse_duration
+from portspec.times import is_number, parse_duration, read_begin, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,22 +148,9 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def read_until(value: object) -> float:
-    """Read the end of an exception: a day, which is over when it is over in UTC, or a time as RFC 3339 has it."""
-    expected = 'expected the last day on which it applies, such as "2027-03-31", or a time, "2027-03-31T18:00:00Z"'
-    if not isinstance(value, str):
-        raise ValueError(expected)  # noqa: TRY004 - pydantic takes ValueError
-    # No other form of ISO 8601: few could read them.
-    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9.:]+(Z|[+-][0-9:]+)?)?", value.strip()):
-        raise ValueError(expected)
-    try:
-        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value.strip()):
-            day = datetime.combine(date.fromisoformat(value.strip()), time(), UTC)
-            return day.timestamp() + SECONDS_A_DAY  # of 9999-12-31 there is no next day
-        end = datetime.fromisoformat(value.strip())
-    except ValueError:
-        raise ValueError(f'"{shorten(value.strip())}" is not a valid date; {expected}') from None
-    return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
+def _until(value: object) -> float:
+    """Read the end of an exception, which begins when it is written."""
+    return read_until(value, now=time.time())
 
 
 def _glob(value: object) -> str:
@@ -354,7 +341,8 @@ Timeout = Annotated[float, BeforeValidator(_timeout)]
 EngineName = Annotated[EngineChoice, BeforeValidator(_engine)]
 Glob = Annotated[str, BeforeValidator(_glob)]
 Identifier = Annotated[str, BeforeValidator(read_identifier)]
-Until = Annotated[float, BeforeValidator(read_until)]
+Begin = Annotated[float, BeforeValidator(read_begin)]
+Until = Annotated[float, BeforeValidator(_until)]
 Days = Annotated[float, BeforeValidator(_days)]
 Network = Annotated[str, BeforeValidator(_network)]
 ModuleName = Annotated[str, AfterValidator(_module_name)]

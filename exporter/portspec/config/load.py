@@ -21,6 +21,7 @@ from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
     Config,
     HostConfig,
+    MaintenanceWindow,
     Module,
     PortException,
     ScanConfig,
@@ -188,6 +189,10 @@ def _config(
             VulnerabilityException(tuple(item.hosts), tuple(item.ids), item.until, item.reason, item.owner)
             for item in model.exceptions
             if item.ids
+        ),
+        maintenance=tuple(
+            MaintenanceWindow(tuple(item.hosts), item.begins, item.until, item.reason, item.owner)
+            for item in model.maintenance
         ),
         modules=MappingProxyType({name: _module(name, item, scanports) for name, item in model.modules.items()}),
         probe_allow=tuple(model.probe_allow),

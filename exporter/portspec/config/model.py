@@ -138,6 +138,20 @@ class VulnerabilityException:
 
 
 @dataclass(frozen=True, slots=True)
+class MaintenanceWindow:
+    """A time in which nobody is alerted about some hosts: those whose name one of the globs matches.
+
+    It lasts from `begins`, minus infinity if it always has, to before `until`, both in Unix seconds.
+    """
+
+    hosts: tuple[str, ...]
+    begins: float
+    until: float
+    reason: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """How /probe scans: `ports` are those to scan, `engine` one of those that this exporter has open."""
 
@@ -225,6 +239,7 @@ class Config:
     scan: ScanConfig = ScanConfig()
     discovery: tuple[AnySource, ...] = ()
     exceptions: tuple[PortException, ...] = ()
+    maintenance: tuple[MaintenanceWindow, ...] = ()
     modules: Mapping[str, Module] = field(default_factory=lambda: MappingProxyType({}))
     probe_allow: tuple[str, ...] = ()
     deny: Deny = DEFAULT

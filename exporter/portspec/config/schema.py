@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import math
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
 from portspec.config.fields import (
     STRICT,
+    Begin,
     Days,
     EngineName,
     Flag,
@@ -41,6 +44,7 @@ from portspec.config.mail import MailModel
 from portspec.config.model import SECONDS_A_DAY
 from portspec.deny import DEFAULT
 from portspec.names import check_host
+from portspec.times import read_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,6 +80,25 @@ class ExceptionModel(_Strict):
     until: Until
     reason: Text = ""
     owner: Text = ""
+
+
+class MaintenanceModel(_Strict):
+    """An item of `maintenance`."""
+
+    hosts: Annotated[list[Glob], BeforeValidator(items), AfterValidator(some)]
+    begins: Begin = Field(default=-math.inf, alias="from")
+    until: float
+    reason: Text = ""
+    owner: Text = ""
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _ends_later(cls, value: object, info: ValidationInfo) -> float:
+        begins = info.data.get("begins", math.nan)  # not a number if it was not valid: a duration from then is neither
+        until = read_until(value, begins=None if begins == -math.inf else begins, now=time.time())
+        if until <= begins:
+            raise ValueError("is not later than from")
+        return until
 
 
 class ModuleModel(_Strict):
@@ -137,6 +160,7 @@ class ConfModel(_Strict, MailModel):
     scan: ScanModel = ScanModel()
     discovery: DiscoveryBlock = DiscoveryModel()
     exceptions: Annotated[list[ExceptionModel], BeforeValidator(none_as_empty)] = []
+    maintenance: Annotated[list[MaintenanceModel], BeforeValidator(none_as_empty)] = []
     modules: dict[ModuleName, ModuleModel] = {}
     probe_allow: Annotated[list[Network], BeforeValidator(items)] = []
     deny: Annotated[list[Network], BeforeValidator(_networks)] = list(map(str, DEFAULT.networks))
@@ -157,6 +181,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("scan",): ScanModel,
     ("audit",): AuditModel,
     ("exceptions",): ExceptionModel,
+    ("maintenance",): MaintenanceModel,
     ("modules", "*"): ModuleModel,
     **MODELS,
 }
@@ -167,6 +192,8 @@ _MISSING: dict[tuple[str, ...], str] = {
         "exceptions",
         "until",
     ): "missing; every exception has an end (a permanently accepted port belongs in allow)",
+    ("maintenance", "hosts"): 'missing; list the hosts that the maintenance is of, such as ["web*.example.org"]',
+    ("maintenance", "until"): "missing; every maintenance has an end (remove a host that is not to be scanned)",
     **MISSING,
 }
 _SHORT_FORM_KEY = "expect"
@@ -201,17 +228,23 @@ def _place(path: KeyPath) -> tuple[str, ...]:
 
 def _unknown_key(path: KeyPath) -> str:
     close = _close_key(path)
-    known = ", ".join(sorted(_MODELS[_place(path)[:-1]].model_fields))
+    known = ", ".join(_known_keys(path))
     return f"unknown key (did you mean {close}?)" if close else f"unknown key (known: {known})"
 
 
 def _close_key(path: KeyPath) -> str | None:
     """Return the key that an unknown one is close to, if there is one."""
     *_, key = path
-    known = sorted(_MODELS[_place(path)[:-1]].model_fields)
+    known = _known_keys(path)
     if key in ("port", "ports") and "expect" in known:
         return "expect"
     return next(iter(difflib.get_close_matches(str(key), known, n=1)), None)
+
+
+def _known_keys(path: KeyPath) -> list[str]:
+    """Return the keys beside the one at a path, sorted."""
+    fields = _MODELS[_place(path)[:-1]].model_fields
+    return sorted(field.alias or name for name, field in fields.items())
 
 
 def misspelt(errors: Iterable[ErrorDetails]) -> dict[KeyPath, KeyPath]:

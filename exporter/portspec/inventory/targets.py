@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from portspec.deny import NOTHING
@@ -15,10 +16,10 @@ from portspec.names import address_of, canonical, canonical_glob
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from portspec.config import Config, HostConfig, PortException, VulnerabilityException
+    from portspec.config import Config, HostConfig, MaintenanceWindow, PortException, VulnerabilityException
     from portspec.deny import Deny
 
-E = TypeVar("E", bound="_Exception")
+E = TypeVar("E", bound="_OfHosts")
 
 _ADDRESS_PREFIX_LENGTH = 129  # above every prefix: an entry of its own is the most specific
 
@@ -27,8 +28,9 @@ _ADDRESS_PREFIX_LENGTH = 129  # above every prefix: an entry of its own is the m
 class Target:
     """One host to scan: the label `host` in metrics, its configuration, and its address if it is no name.
 
-    `exceptions` are those of the configuration that are about this host, in force or not. `deny` are the networks that
-    it may not lead to, none for a host that stands in conf.yml.
+    `exceptions` are those of the configuration that are about this host, in force or not, and `maintenance` its times
+    of maintenance, over or not. `deny` are the networks that it may not lead to, none for a host that stands in
+    conf.yml.
     """
 
     host: str
@@ -36,6 +38,7 @@ class Target:
     address: str | None = None
     exceptions: tuple[PortException, ...] = ()
     deny: Deny = NOTHING
+    maintenance: tuple[MaintenanceWindow, ...] = ()
 
     def is_scanned_otherwise(self, old: Target | None) -> bool:
         """Return whether it needs another scan than the target it is compared with."""
@@ -47,21 +50,38 @@ class Target:
         )
 
 
-def targets(config: Config, discovered: Sequence[HostConfig] = ()) -> tuple[Target, ...]:
+def targets(
+    config: Config,
+    discovered: Sequence[HostConfig] = (),
+    requested: Mapping[str, MaintenanceWindow] = MappingProxyType({}),
+) -> tuple[Target, ...]:
     """Return every host of a configuration, in the order of the file, and then those discovered.
 
     Where an address stands under several entries, the most specific one holds: the address itself,
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
+    `requested` is the maintenance that somebody asked for, by the canonical name of its host.
     """
     found = _expanded(config.hosts)
     for name, target in _expanded(discovered, config.deny).items():
         found.setdefault(name, target)
-    if not config.exceptions:
+    if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
     return tuple(
-        replace(target, exceptions=matching(config.exceptions, target.host, target.config.name))
-        for target in found.values()
+        replace(
+            target,
+            exceptions=matching(config.exceptions, target.host, target.config.name),
+            maintenance=_maintenance(config, requested, name, target.host, target.config.name),
+        )
+        for name, target in found.items()
     )
+
+
+def _maintenance(
+    config: Config, requested: Mapping[str, MaintenanceWindow], name: str, host: str, entry: str
+) -> tuple[MaintenanceWindow, ...]:
+    """Return the times of maintenance of a host, by its canonical name, its name and that of its entry."""
+    own = (requested[name],) if name in requested else ()
+    return matching(config.maintenance, host, entry) + own
 
 
 def _expanded(entries: Sequence[HostConfig], deny: Deny = NOTHING) -> dict[str, Target]:
@@ -105,32 +125,46 @@ def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
 
 @dataclass(frozen=True, slots=True)
 class AuditedHost:
-    """A host whose audits are expected: the label `host`, and the exceptions about it, in force or not."""
+    """A host whose audits are expected: the label `host`, and the exceptions about it, in force or not.
+
+    `maintenance` are its times of maintenance, over or not; none of a host that is also scanned, whose target has them.
+    """
 
     host: str
     exceptions: tuple[VulnerabilityException, ...] = ()
+    maintenance: tuple[MaintenanceWindow, ...] = ()
 
 
-def audited_hosts(config: Config, targets: Iterable[Target]) -> Mapping[str, AuditedHost]:
+def audited_hosts(
+    config: Config,
+    targets: Iterable[Target],
+    requested: Mapping[str, MaintenanceWindow] = MappingProxyType({}),
+) -> Mapping[str, AuditedHost]:
     """Return the hosts of `audit.hosts` and of entries with `audit: true`, by canonical name.
 
-    A host that is also scanned has the name of its target.
+    A host that is also scanned has the name of its target. `requested` as for targets().
     """
     if config.audit is None:
         return {}
     names = {canonical(host): (host, host) for host in config.audit.hosts}
+    scanned = set()
     for target in targets:
         name = target.address or canonical(target.host)  # an address is canonical already
         if target.config.is_audited or name in names:
             names[name] = (target.host, target.config.name)
+            scanned.add(name)
     return {
-        name: AuditedHost(host, matching(config.accepted, host, entry) if config.accepted else ())
+        name: AuditedHost(
+            host,
+            matching(config.accepted, host, entry),
+            () if name in scanned else _maintenance(config, requested, name, host, entry),
+        )
         for name, (host, entry) in names.items()
     }
 
 
-class _Exception(Protocol):
-    """An exception of any kind."""
+class _OfHosts(Protocol):
+    """An exception of any kind, or a time of maintenance."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -143,6 +177,8 @@ def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
 
     `entry` is the name of its entry in conf.yml.
     """
+    if not exceptions:
+        return ()
     hosts = {host.lower(), canonical(host)}
     entries = {entry.lower(), canonical(entry)} if "/" in entry else set()
 

@@ -41,6 +41,12 @@ PORT_EXCEPTION_EXPIRY = Metric(
     "Unix time at which an exception in force ends. Until then, deviations of its ports do not count.",
     ("host", "port"),
 )
+PORT_MAINTENANCE = Metric(
+    "port_maintenance",
+    "gauge",
+    "1 while maintenance of the host lasts, in which no rule and no mail alerts about it; absent otherwise.",
+    ("host",),
+)
 PORT_OUT_OF_SPEC = Metric(
     "port_out_of_spec",
     "gauge",

@@ -106,7 +106,10 @@ class Exposition:
         families, dropped = self._ports.render(snapshot.hosts)
         self._audits.series_budget = self._ports.left
         more, more_dropped = self._audits.render(snapshot.audits)
-        return families + more, dropped + more_dropped
+        found = dict(families)
+        for metric, blocks in more:  # the samples of one that both have stand together
+            found[metric] = [*found.get(metric, []), *blocks]
+        return list(found.items()), dropped + more_dropped
 
 
 def negotiated(accept: str, accept_encoding: str) -> tuple[bool, bool]:

@@ -62,6 +62,7 @@ def _has_news(before: HostState, after: HostState) -> bool:
         or _findings(before.latest) != _findings(after.latest)
         or _conclusions(before) != _conclusions(after)
         or _exceptions_of(before) != _exceptions_of(after)
+        or before.maintenance != after.maintenance
     )
 
 
@@ -191,6 +192,7 @@ PORT_PARTS: tuple[Part[HostState], ...] = (
     Part(m.PORT_EXPECTED, _expected, rank=1),
     Part(m.PORT_DEVIATION, _deviations, rank=4),
     Part(m.PORT_EXCEPTION_EXPIRY, _exceptions, rank=3),
+    _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),
     _of_host(m.PORT_OUT_OF_SPEC, lambda state: len(state.deviations) if state.conclusive else None),
     _of_host(m.PORT_HOST_UP, lambda state: state.conclusive.is_up if state.conclusive else None),
     _of_host(m.PORT_SCAN_SUCCESS, lambda state: state.latest.judgement.conclusive if state.latest else None),
@@ -210,6 +212,7 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     Part(m.AUDIT_VULNERABILITIES, _severities),
     Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
     Part(m.PORT_LISTENER_INFO, _listeners, rank=0),
+    _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),  # of hosts that are not scanned
     _of_host(m.AUDIT_SERIES_DROPPED, lambda state: left_out_of(state) or None, is_left_out=True),
 )
 PORTS = Families(PORT_PARTS, _has_news)

@@ -1,4 +1,4 @@
-"""Judges hosts again when an exception ends: its deviations count from then on, not from the next scan."""
+"""Judges hosts again when an exception ends, or maintenance begins or ends: it counts then, not at the next scan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
-from portspec.exceptions import next_end, outdated
+from portspec.exceptions import next_edge, outdated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,19 +28,15 @@ async def watch(
 ) -> None:
     """Have hosts judged at the moment at which an exception ends, until cancelled; at any time, without loss.
 
-    Also where it is in force again since the wall clock was set back. `states` are those of the hosts that an exception
-    is about. `judge` takes a host and the Unix time; it is called for those that were judged by other exceptions, as
-    their states tell.
+    So with maintenance that begins or ends, and where something is in force again since the wall clock was set back.
+    `states` are those of the hosts that an exception or maintenance is about. `judge` takes a host and the Unix time;
+    it is called for those that were judged by something else, as their states tell.
     """
     while True:
         now = wall_clock()
-        await _judge_outdated(_scanned(states()), judge, now)
-        end = next_end(_scanned(states()), now)
-        await clock.sleep(min(max(end - now, 0.0), CLOCK_CHECK_INTERVAL))
-
-
-def _scanned(states: Iterable[HostState]) -> list[HostState]:
-    return [state for state in states if state.latest]
+        await _judge_outdated(states(), judge, now)
+        edge = next_edge(states(), now)
+        await clock.sleep(min(max(edge - now, 0.0), CLOCK_CHECK_INTERVAL))
 
 
 async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> None:
@@ -50,4 +46,4 @@ async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, flo
         if number % _HOSTS_PER_TURN == 0:
             await asyncio.sleep(0)
     if found:
-        _log.info("exceptions expired; hosts judged again", hosts=len(found), first=found[0])
+        _log.info("exceptions or maintenance ended, or began; hosts judged again", hosts=len(found), first=found[0])

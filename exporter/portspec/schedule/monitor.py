@@ -22,7 +22,7 @@ from portspec.scan import Reason
 from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
 from portspec.schedule.expiry import CLOCK_CHECK_INTERVAL, watch
 from portspec.schedule.extra_scans import ExtraScans
-from portspec.schedule.transition import Transition, caught_up, prepare
+from portspec.schedule.transition import Transition, caught_up, is_news, prepare
 from portspec.state.document import timestamp
 from portspec.state.snapshot import HostState, Snapshot
 from portspec.state.verdict import Verdict
@@ -132,7 +132,7 @@ class Monitor:
                 for group in self._groups.values():
                     self._keep_group(group, self._tasks)
                 self._tasks.create_task(self._looks.run())
-                self._watch_exceptions(self._tasks)
+                self._watch_edges(self._tasks)
         finally:
             self._tasks = self._watcher = None
             for group in self._groups.values():
@@ -174,7 +174,7 @@ class Monitor:
         before = self.snapshot.hosts
         transition = caught_up(transition, before)
         self.snapshot = replace(self.snapshot, hosts=transition.hosts)
-        self._targets, self._excepted = transition.targets, transition.excepted
+        self._targets, self._watched = transition.targets, transition.watched
         if examiner:
             self._examiner = examiner
         for host in transition.stopped:
@@ -192,7 +192,7 @@ class Monitor:
         for host in stay:
             self._go_on(before[host], self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
         if self._tasks:
-            self._watch_exceptions(self._tasks)
+            self._watch_edges(self._tasks)
             self._begin([target for target in transition.started if target.config.interval not in begun])
 
     def adopt(self, states: Iterable[HostState]) -> None:
@@ -213,7 +213,7 @@ class Monitor:
     def _go_on(self, before: HostState, after: HostState, *, is_recheck_new: bool) -> None:
         """Publish a host that is judged differently now, and plan its extra scans again if their times change."""
         done = ExtraScan.RECHECK if is_recheck_new and after.verdict is Verdict.OUT_OF_SPEC else None
-        if after.conclusive is not before.conclusive:
+        if is_news(before, after):
             self._take(before, after, done)
         elif done or after.target.config.interval != before.target.config.interval:
             self._store(self._planned(after, done))
@@ -366,7 +366,7 @@ class Monitor:
         )
         before = self.snapshot.hosts[host]
         judged_at = result.finished_at
-        if before.target != target or are_others(before.exceptions, judged_at, self._wall_clock()):
+        if before.target != target or are_others(before.edges, judged_at, self._wall_clock()):
             judged_at = self._wall_clock()
             result = result.judged(before.target, judged_at)
         self._looks.note(host, result)
@@ -438,7 +438,8 @@ class Monitor:
         self._store(after)
         if before.latest and before.verdict is not after.verdict:  # a host in spec as before it was unknown is news
             _log.info("verdict changed", host=after.host, before=before.verdict.value, after=after.verdict.value)
-        self._on_state(before, after)
+        if after.latest:
+            self._on_state(before, after)
 
     def _store(self, state: HostState) -> None:
         if state is not self.snapshot.hosts[state.host]:
@@ -465,16 +466,16 @@ class Monitor:
             _log.debug("extra scan of a host planned", host=state.host, next_scan=timestamp(next_scan))
         return replace(state, next_scan=next_scan)
 
-    def _watch_exceptions(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to watch the exceptions that there are now."""
+    def _watch_edges(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to watch the exceptions and the maintenance that there are now."""
         if self._watcher:
             self._watcher.cancel()
-        watching = watch(self._states_with_exceptions, self._judge, self._clock, self._wall_clock)
+        watching = watch(self._watched_states, self._judge, self._clock, self._wall_clock)
         self._watcher = tasks.create_task(watching)
 
-    def _states_with_exceptions(self) -> Iterator[HostState]:
-        hosts = self.snapshot.hosts
-        return (hosts[host] for host in self._excepted)
+    def _watched_states(self) -> Iterator[HostState]:
+        states = map(self.snapshot.hosts.__getitem__, self._watched)
+        return (state for state in states if state.latest or state.target.maintenance)
 
     def _judge(self, host: str, now: float) -> None:
         before = self.snapshot.hosts.get(host)

@@ -30,7 +30,7 @@ class Transition:
         started: The targets that are new or are to be scanned otherwise, hence at once.
         stopped: The hosts that are gone or are to be scanned otherwise.
         changed: The hosts that are scanned as before, and are judged otherwise or have another interval.
-        excepted: The hosts that an exception is about.
+        watched: The hosts that an exception or maintenance is about.
         now: The Unix time by which they were judged.
     """
 
@@ -41,7 +41,7 @@ class Transition:
     started: tuple[Target, ...]
     stopped: frozenset[str]
     changed: tuple[str, ...]
-    excepted: tuple[str, ...]
+    watched: tuple[str, ...]
     now: float
 
 
@@ -56,7 +56,7 @@ def prepare(
     for host, target in kept.items():
         groups.setdefault(target.config.interval, {})[host] = target
         known = old.get(host)
-        state = (known or restored.get(host) or HostState(target)).under(target, now)
+        state = (known or restored.get(host) or _new(target, now)).under(target, now)
         if known is None or target.is_scanned_otherwise(known.target):
             started.append(target)
         elif _differs(known, state):
@@ -71,9 +71,14 @@ def prepare(
         started=tuple(started),
         stopped=frozenset(gone.union(target.host for target in started if target.host in old)),
         changed=tuple(changed),
-        excepted=tuple(host for host, target in kept.items() if target.exceptions),
+        watched=tuple(host for host, target in kept.items() if target.exceptions or target.maintenance),
         now=now,
     )
+
+
+def _new(target: Target, now: float) -> HostState:
+    """Return the state of a host before its first scan; maintenance of it may last already."""
+    return HostState(target, judged_at=now) if target.maintenance else HostState(target)
 
 
 def caught_up(transition: Transition, current: HostTable[HostState]) -> Transition:
@@ -104,7 +109,12 @@ def caught_up(transition: Transition, current: HostTable[HostState]) -> Transiti
 def _differs(before: HostState, after: HostState) -> bool:
     """Return whether a state is to be published, or its next scans are to be planned again."""
     is_same_interval = after.target.config.interval == before.target.config.interval
-    return after.conclusive is not before.conclusive or not is_same_interval
+    return is_news(before, after) or not is_same_interval
+
+
+def is_news(before: HostState, after: HostState) -> bool:
+    """Return whether a host that is judged again is to be published: deviates otherwise, or alerts are held back."""
+    return after.conclusive is not before.conclusive or after.maintenance != before.maintenance
 
 
 def _kept(target: Target, state: HostState | None) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Final, TypedDict
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
-    from portspec.config import VulnerabilityException
+    from portspec.config import MaintenanceWindow, VulnerabilityException
     from portspec.scan import AddressObservation
     from portspec.state.changes import Change
     from portspec.state.correlation import Correlation
@@ -104,6 +105,13 @@ class AuditDocument(TypedDict):
     series_dropped: Count
 
 
+#: A time of maintenance that lasts; `from` is null if it has no beginning.
+MaintenanceDocument = TypedDict(
+    "MaintenanceDocument",
+    {"from": Timestamp | None, "until": Timestamp, "reason": str, "owner": str},
+)
+
+
 class HostDocument(TypedDict):
     """A host; one that is not scanned has the verdict null."""
 
@@ -123,6 +131,7 @@ class HostDocument(TypedDict):
     last_change: Timestamp | None
     next_scan: Timestamp | None
     pace: Seconds | None
+    maintenance: MaintenanceDocument | None
     audit: AuditDocument | None
 
 
@@ -162,8 +171,8 @@ def host_document(state: HostState, audit: AuditState | None = None) -> HostDocu
 
     `verdict` and `reason` are those of the latest scan, the rest is as of the latest conclusive one
     (of the latest at all while there was none). `next_scan` is when the host, or what deviates of it, is looked
-    at next; null before its first scan, and where nobody scans it again. `audit` is null for a host that need not
-    report.
+    at next; null before its first scan, and where nobody scans it again. `maintenance` is the one that lasts, null
+    without; it changes nothing else. `audit` is null for a host that need not report.
     """
     latest = state.latest
     shown = state.conclusive or latest
@@ -185,6 +194,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> HostDocu
         "last_change": timestamp(state.last_change),
         "next_scan": timestamp(state.next_scan),
         "pace": state.pace,
+        "maintenance": maintenance_document(state.maintenance) if state.maintenance else None,
         "audit": None if audit is None else audit_document(audit, correlate(state, audit)),
     }
 
@@ -208,7 +218,18 @@ def unscanned_document(audit: AuditState) -> HostDocument:
         "last_change": None,
         "next_scan": None,
         "pace": None,
+        "maintenance": maintenance_document(audit.maintenance) if audit.maintenance else None,
         "audit": audit_document(audit, correlate(None, audit)),
+    }
+
+
+def maintenance_document(window: MaintenanceWindow) -> MaintenanceDocument:
+    """Return the JSON object of a time of maintenance; `from` is null if it has no beginning."""
+    return {
+        "from": None if window.begins == -math.inf else timestamp(window.begins),
+        "until": spelled(window.until),
+        "reason": window.reason,
+        "owner": window.owner,
     }
 
 

@@ -10,6 +10,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.exceptions import excepted_ports, is_outdated
+from portspec.maintenance import edges, lasting
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.state.verdict import Deviation, Judgement, Verdict, judge
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from portspec.audit.state import AuditState
-    from portspec.config import PortException
+    from portspec.config import MaintenanceWindow, PortException
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
 
@@ -116,7 +117,8 @@ class HostState:
     """What is known of a host: its latest scan, and the latest that reached a verdict.
 
     Times are in Unix seconds. `last_change` is the last observed change of the set of open ports; None until one is
-    observed. The judgements are made with the exceptions in force at `judged_at`. `next_scan` is the next scan or
+    observed. The judgements are made with the exceptions in force at `judged_at`, which maintenance does not change;
+    whether it lasts is as of then, too. `next_scan` is the next scan or
     recheck of the host; None while it is not scheduled. `pace` limits the probes per second after the host was cut off;
     None if it was not, or long ago. `opened` maps the time of a scan to the open ports that it found open first and
     that every later scan found open. It is empty until the next scan if an older version of portspec wrote the state.
@@ -140,6 +142,18 @@ class HostState:
     def exceptions(self) -> tuple[PortException, ...]:
         """The exceptions that are about it, in force or not."""
         return self.target.exceptions
+
+    @property
+    def maintenance(self) -> MaintenanceWindow | None:
+        """The maintenance that lasts; None without."""
+        return lasting(self.target.maintenance, self.judged_at)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The Unix times from which it is judged by something else: by other exceptions, or under maintenance."""
+        if not (self.target.exceptions or self.target.maintenance):
+            return ()
+        return (*(item.until for item in self.target.exceptions), *edges(self.target.maintenance))
 
     @property
     def silenced(self) -> Mapping[str, AddressObservation]:
@@ -191,7 +205,11 @@ class HostState:
         if target == self.target:
             return self
         old = self.target
-        if (target.config.specification, target.exceptions) == (old.config.specification, old.exceptions):
+        if (target.config.specification, target.exceptions, target.maintenance) == (
+            old.config.specification,
+            old.exceptions,
+            old.maintenance,
+        ):
             return replace(self, target=target)
         return self.judged(target, now)
 

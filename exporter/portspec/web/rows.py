@@ -61,6 +61,7 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "open": port_list(conclusive.open_ports) if conclusive else "",
         "expected": port_list(state.target.config.specification.expect) if state else "",
         "exceptions": list(islice(_exceptions(state, now), MAX_EXCEPTIONS)) if state else [],
+        "maintenance": (state.maintenance if state else None) or (audit.maintenance if audit else None),
         "last_scan": conclusive.finished_at if conclusive else None,
         "next_scan": state.next_scan if state else None,
         "is_overdue": bool(state and state.overdue_at is not None and state.overdue_at < now),

@@ -192,6 +192,25 @@ def test_warning_of_an_exception_names_who_knows(configure: Configure) -> None:
 AUDIT = {"passphrase": "correct horse battery staple"}
 
 
+def test_check_warns_of_maintenance_without_effect(configure: Configure) -> None:
+    """What is over, and what matches no host, is told; what is of an audited host, or to come, is not."""
+    conf = configure(
+        {"127.0.0.1": []},
+        [22],
+        audit=AUDIT | {"hosts": ["mail1"]},
+        maintenance=[
+            {"hosts": ["127.*"], "until": "2020-02-29", "reason": "move", "owner": "ops"},
+            {"hosts": ["db*"], "until": "2999-12-31"},
+            {"hosts": ["mail1"], "until": "2999-12-31"},
+            {"hosts": ["127.0.0.1"], "from": "2998-12-31", "until": "1h"},
+        ],
+    )
+    assert warnings(conf) == [
+        "the maintenance (hosts 127.*; reason move; owner ops) expired after 2020-02-29: remove it or extend it",
+        "the maintenance (hosts db*) matches no host",
+    ]
+
+
 def test_check_tells_who_has_to_report(configure: Configure, tmp_path: Path) -> None:
     """The hosts of the roster are counted, each once, wherever they stand; so are discovered ones."""
     (tmp_path / "found.json").write_text('[{"targets": ["192.0.2.9:9100", "127.0.0.1"]}]', encoding="utf-8")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 HOST_KEYS = [
     "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
-    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "audit",
+    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance",
+    "audit",
 ]  # fmt: skip
 NO_SUCH_NAME = "nowhere.invalid"
 
@@ -188,6 +189,7 @@ def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, c
         "last_change": None,
         "next_scan": None,
         "pace": None,
+        "maintenance": None,
         "audit": None,
     }
     assert (on_v6_host["host"], on_v6_host["verdict"]) == (V6, "in_spec")

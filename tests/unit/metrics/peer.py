@@ -43,4 +43,7 @@ class Peer:
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return the families."""
-        return chain(families(PORTS, self._states()), families(AUDITS, self._audits()))
+        made: dict[str, GaugeMetricFamily] = {}
+        for family in chain(families(PORTS, self._states()), families(AUDITS, self._audits())):
+            made.setdefault(family.name, GaugeMetricFamily(family.name, family.documentation)).samples += family.samples
+        return made.values()

@@ -58,6 +58,8 @@ def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
                 ends[word] = max(exception.until, ends.get(word, 0))
     for word, until in ends.items():
         yield "port_exception_expiry_timestamp_seconds", {"port": word}, until
+    if any(item.begins <= state.judged_at < item.until for item in state.target.maintenance):
+        yield "port_maintenance", {}, 1
     for port in expected:
         yield "port_expected", {"port": str(port)}, 1
     if state.target.config.labels:

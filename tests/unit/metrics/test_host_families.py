@@ -12,8 +12,8 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
 from portspec.scan import Reason
-from portspec.state.snapshot import HostTable, Snapshot
-from tests.unit.factories import NOW, result, seen, snapshot, target, with_targets
+from portspec.state.snapshot import HostState, HostTable, Snapshot
+from tests.unit.factories import NOW, result, seen, snapshot, target, window, with_targets
 from tests.unit.metrics.scrape import (
     NASTY,
     OPENMETRICS,
@@ -126,6 +126,19 @@ def test_host_that_never_reached_a_verdict_has_no_verdict() -> None:
 def test_host_that_was_never_scanned_has_only_what_the_configuration_says() -> None:
     """Before its first scan a host has its interval and its expected ports, nothing that could look like a result."""
     assert of_host(host_lines(zoo()), "waiting") == {"port_scan_interval_seconds": "60.0"}
+
+
+def test_maintenance_is_one_family_of_scanned_and_of_audited_hosts() -> None:
+    """While it lasts the series is 1, and there is none otherwise; a host has it before its first scan, too."""
+    lasts, over = window(NOW - 1, NOW + 1), window(NOW - 2, NOW)
+    hosts = [HostState(target(host, maintenance=[one]), judged_at=NOW) for host, one in (("db1", lasts), ("db2", over))]
+    audits = [AuditState("mail1", judged_at=NOW, windows=(lasts,)), AuditState("mail2", judged_at=NOW, windows=(over,))]
+    lines = host_lines(Snapshot(HostTable(hosts), HostTable(audits)))
+    assert [line for line in lines if "port_maintenance" in line] == [
+        "# TYPE port_maintenance gauge",
+        'port_maintenance{host="db1"} 1.0',
+        'port_maintenance{host="mail1"} 1.0',
+    ]
 
 
 def test_unknown_keeps_the_series_of_the_last_conclusive_scan() -> None:

@@ -14,7 +14,7 @@ from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostTable, Snapshot
-from tests.unit.factories import NOW, result, seen, snapshot, target
+from tests.unit.factories import NOW, result, seen, snapshot, target, window
 from tests.unit.metrics.scrape import NASTY, inspected
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ PORT_SETS = st.lists(_PORTS, unique=True, max_size=5)
 
 @st.composite
 def targets(draw: st.DrawFn, host: str) -> Target:
-    """Make a target for a host, with exceptions in force and lapsed."""
+    """Make a target for a host, with exceptions in force and lapsed, and maintenance that lasts or does not."""
     labels = draw(st.dictionaries(LABEL_NAMES, TEXTS, max_size=3))
     exceptions = [
         PortException(("*",), PortSet.of(draw(PORT_SETS)), until=NOW + draw(st.sampled_from([-1, 1, 2.5])))
@@ -54,7 +54,9 @@ def targets(draw: st.DrawFn, host: str) -> Target:
     made = target(
         host, expect=draw(PORT_SETS), allow=draw(PORT_SETS), scan=[22, 80], interval=draw(VALUES), labels=labels
     )
-    return replace(made, exceptions=tuple(exceptions))
+    begins = draw(st.sampled_from([None, NOW - 1, NOW + 1]))
+    maintenance = () if begins is None else (window(begins, begins + draw(st.sampled_from([1, 2]))),)
+    return replace(made, exceptions=tuple(exceptions), maintenance=maintenance)
 
 
 @st.composite

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import random
 from collections import Counter
 from functools import partial
@@ -33,6 +34,7 @@ from tests.unit.factories import (
     seen,
     settle,
     target,
+    window,
 )
 
 if TYPE_CHECKING:
@@ -552,6 +554,50 @@ def test_wall_clock_that_jumps_back_puts_an_exception_into_force_again() -> None
         CLOCK_CHECK_INTERVAL + 50.0,
     ) == [Verdict.OUT_OF_SPEC, Verdict.IN_SPEC, Verdict.IN_SPEC, Verdict.OUT_OF_SPEC]
     assert scene.times() == [0.0]
+
+
+def noting(scene: Scene, noted: list[bool]) -> Callable[[], None]:
+    """Return what notes whether the host is under maintenance."""
+    return lambda: noted.append(scene.state().maintenance is not None)
+
+
+def test_maintenance_begins_and_ends_at_its_moments_without_a_scan() -> None:
+    """The state tells it from the very moment on, the verdict stays, and whoever mails is told each time."""
+    of = target("web1", interval=1000.0, maintenance=[window(NOW + 50, NOW + 100)])
+    scene = found_open(Scene(of))
+    noted: list[bool] = []
+    look = noting(scene, noted)
+    scene.run(49.5, look, 0.5, look, 49.5, look, 0.5, look)
+    assert noted == [False, True, True, False]
+    assert scene.times() == [0.0]
+    assert [after.maintenance is not None for _, after in scene.told] == [False, True, False]
+    assert {after.verdict for _, after in scene.told} == {Verdict.OUT_OF_SPEC}
+
+
+def test_maintenance_ends_when_the_wall_clock_jumps_past_its_end() -> None:
+    """After the time was set a day forward, it is over at the next look at the clock."""
+    scene = found_open(Scene(target("web1", interval=1e6, maintenance=[window(-math.inf, NOW + 3600)])))
+    noted: list[bool] = []
+    look = noting(scene, noted)
+    scene.run(100.0, look, lambda: scene.wall.jump(86400.0), CLOCK_CHECK_INTERVAL, look)
+    assert noted == [True, False]
+
+
+def test_maintenance_that_is_added_and_taken_away_counts_at_once() -> None:
+    """A reload tells it to whoever mails, and begins no scan."""
+    of = target("web1", interval=1000.0)
+    scene = found_open(Scene(of))
+    begun = scene.apply(target("web1", interval=1000.0, maintenance=[window(NOW, NOW + 500)]))
+    scene.run(50.0, begun, 50.0, scene.apply(of), 50.0)
+    assert [after.maintenance is not None for _, after in scene.told] == [False, True, False]
+    assert scene.times() == [0.0]
+
+
+def test_host_under_maintenance_is_so_before_its_first_scan() -> None:
+    """Nobody is told of a state without a scan."""
+    scene = Scene(target("web1", maintenance=[window(NOW, NOW + 500)]))
+    assert scene.state().maintenance is not None
+    assert scene.told == []
 
 
 def test_exception_that_is_added_counts_at_once() -> None:

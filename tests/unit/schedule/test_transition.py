@@ -65,7 +65,7 @@ def test_restored_states_are_for_new_hosts_alone() -> None:
 def test_hosts_that_an_exception_is_about_are_known() -> None:
     """They alone are looked through when an exception ends."""
     excepted = target("web2", expect=[22], exceptions=[exception(80, until=NOW + 9)])
-    assert prepare(states(), [WEB, excepted], NOW, {}).excepted == ("web2",)
+    assert prepare(states(), [WEB, excepted], NOW, {}).watched == ("web2",)
 
 
 def test_same_targets_change_nothing() -> None:

@@ -17,7 +17,7 @@ from tests.unit.factories import NOW, exception, result, seen, target
 
 KEYS = [
     "host", "labels", "verdict", "reason", "detail", "expected", "allowed", "missing", "unexpected", "excepted",
-    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "audit",
+    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance", "audit",
 ]  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def test_host_out_of_spec() -> None:
         "last_change": "2023-11-14T22:13:20.500Z",
         "next_scan": None,
         "pace": None,
+        "maintenance": None,
         "audit": None,
     }
     assert list(document) == KEYS
