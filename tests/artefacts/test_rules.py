@@ -161,7 +161,7 @@ def test_every_alert_says_how_bad_it_is_what_it_is_and_what_to_do(alert: Rule) -
 
 def test_alerts_about_ports_name_all_that_is_known() -> None:
     """Host, address, port, service, state, exporter and the last change are in what is told of a deviation."""
-    about_ports = [alert for alert in ALERTS if "instance_host_port:port_deviation:counted{" in alert.expression]
+    about_ports = [alert for alert in ALERTS if "instance_host_port:port_deviation:alerted{" in alert.expression]
     assert len(about_ports) == 2
     for alert in about_ports:
         text = " ".join(alert.annotations.values())
