@@ -7,6 +7,9 @@
 * again after `remind` seconds while a problem persists,
 * `EXPIRES_SOON` seconds before an exception ends that covers a deviation.
 
+They are not notified while maintenance of the host lasts. At its end they are notified of what then deviates from the
+specification or cannot be judged, known or not, and of what they know and is no longer so.
+
 Deviations are compared by address, port and kind: a missing port that drops probes instead of refusing them is no
 change. The addresses of a host name count as one.
 """
@@ -18,6 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from portspec.exceptions import in_force
+from portspec.maintenance import lasting
 from portspec.notify.encoding import ports_of
 from portspec.notify.notification import (
     AcceptedPorts,
@@ -67,15 +71,41 @@ def decide(
     latest = host.latest
     if latest is None:
         return known, None
+    failure = None if latest.judgement.conclusive else latest.judgement.failure
+    if failure and failure.reason is Reason.CANARY and not host.target.config.is_canary:
+        return known, None  # one mail about the canary replaces one about each host
+    if window := lasting(host.target.maintenance, now):
+        return _withhold(replace(known, maintenance=window.until), host, latest, now), None
+    state, notification = _decide(known, host, latest, now, remind)
+    if not known.maintenance:
+        return state, notification
+    if notification:
+        notification = replace(notification, maintenance=min(known.maintenance, now))
+    return replace(state, maintenance=0.0), notification
+
+
+def _decide(
+    known: NotificationState, host: HostState, latest: ScanResult, now: float, remind: float
+) -> tuple[NotificationState, Notification | None]:
     if not latest.judgement.conclusive:
-        failure = latest.judgement.failure
-        if failure and failure.reason is Reason.CANARY and not host.target.config.is_canary:
-            return known, None  # one mail about the canary replaces one about each host
-        return _decide_unknown(known, host, now, remind)
-    deviations = _deviations(known.deviations, host, latest, now)
+        return _decide_unknown(known, host, latest, now, remind)
+    deviations = _deviations((*known.deviations, *known.withheld), host, latest, now)
     if event := _event(known, deviations, host, now, remind):
         return _notify_verdict(known, host, event, deviations, now)
     return _decide_expiring(replace(_with_verdict(known), deviations=deviations), host, now)
+
+
+def _withhold(known: NotificationState, host: HostState, latest: ScanResult, now: float) -> NotificationState:
+    """Return what recipients know of a host under maintenance, with what they are to know at its end if it is so then.
+
+    That is since when deviations are there, and the scans without a verdict.
+    """
+    if not latest.judgement.conclusive:
+        return _count_unknown(known, latest)
+    found = _deviations((*known.deviations, *known.withheld), host, latest, now)
+    # who knows that it could not be scanned is to learn from when to when
+    counted = known if known.verdict is Verdict.UNKNOWN else _with_verdict(known)
+    return replace(counted, withheld=found)
 
 
 def _event(
@@ -88,7 +118,7 @@ def _event(
         return Event.OUT_OF_SPEC
     if _extent(known.deviations, host) != _extent(deviations, host):
         return Event.DIFFERENT
-    return Event.REMINDER if _is_due(known, now, remind) else None
+    return Event.REMINDER if known.maintenance or _is_due(known, now, remind) else None
 
 
 def _notify_verdict(
@@ -114,22 +144,30 @@ def _notify_verdict(
 
 
 def _with_verdict(known: NotificationState) -> NotificationState:
-    """Reset the count of scans without a verdict."""
-    return replace(known, unknown_scans=0, unknown_at=0.0, unknown_since=0.0)
+    """Reset the count of scans without a verdict, and what was withheld."""
+    return replace(known, unknown_scans=0, unknown_at=0.0, unknown_since=0.0, withheld=())
+
+
+def _count_unknown(known: NotificationState, latest: ScanResult) -> NotificationState:
+    """Count a scan without a verdict, once."""
+    at = latest.finished_at
+    if at == known.unknown_at:
+        return known
+    since = known.unknown_since or at
+    return replace(known, unknown_scans=known.unknown_scans + 1, unknown_at=at, unknown_since=since)
 
 
 def _decide_unknown(
-    known: NotificationState, host: HostState, now: float, remind: float
+    known: NotificationState, host: HostState, latest: ScanResult, now: float, remind: float
 ) -> tuple[NotificationState, Notification | None]:
-    latest = host.latest
-    if latest is None or latest.finished_at == known.unknown_at:
+    if latest.finished_at == known.unknown_at and not known.maintenance:
         return known, None
-    at = latest.finished_at
-    since = known.unknown_since or at
-    is_brief = 0 < at - since < UNKNOWN_FOR < host.target.config.interval
-    known = replace(known, unknown_scans=known.unknown_scans + 1, unknown_at=at, unknown_since=since)
+    known = _count_unknown(known, latest)
+    since = known.unknown_since
+    is_brief = 0 < known.unknown_at - since < UNKNOWN_FOR < host.target.config.interval
     is_new = known.verdict is not Verdict.UNKNOWN
-    if known.unknown_scans < UNKNOWN_SCANS or is_brief or not (is_new or _is_due(known, now, remind)):
+    is_due = is_new or known.maintenance or _is_due(known, now, remind)
+    if known.unknown_scans < UNKNOWN_SCANS or is_brief or not is_due:
         return known, None
     notification = _notification(host, Event.UNKNOWN if is_new else Event.REMINDER, known.deviations)
     failure = latest.judgement.failure

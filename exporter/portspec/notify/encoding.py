@@ -17,6 +17,14 @@ from portspec.ports import PortSet
 from portspec.state.verdict import Kind, Verdict
 
 
+class _Finding(Struct, array_like=True):
+    address: str
+    kind: Kind
+    ports: str
+    since: UnixTime
+    seen: UnixTime
+
+
 class _State(Struct):
     told: Verdict
     told_at: UnixTime
@@ -28,6 +36,8 @@ class _State(Struct):
     since: UnixTime = 0.0
     reason: str = ""
     seen: tuple[UnixTime, ...] = ()  # not in `findings`: older versions expect four values
+    withheld: tuple[_Finding, ...] = ()
+    maintenance: UnixTime = 0.0
 
 
 class _Ports(Struct):
@@ -88,7 +98,10 @@ class _Notification(Struct, rename=_KEYS):
     unknown_period: _UnknownPeriod | None = None
     listeners: tuple[_ListeningProcesses, ...] = ()
     audited_at: UnixTime | None = None
+    maintenance: UnixTime | None = None
 
+
+_LATEST: Final = 253_402_300_799.0 - 86_400  # what UnixTime allows
 
 _STATE: Final = msgspec.json.Decoder(_State)
 _NOTIFICATION: Final = msgspec.json.Decoder(_Notification)
@@ -110,6 +123,10 @@ def encode_state(state: NotificationState) -> str | None:
             since=state.since,
             reason=state.reason,
             seen=tuple(item.seen for item in state.deviations),
+            withheld=tuple(
+                _Finding(item.address, item.kind, str(item.ports), item.since, item.seen) for item in state.withheld
+            ),
+            maintenance=min(state.maintenance, _LATEST),
         )
     )
 
@@ -123,6 +140,10 @@ def decode_state(document: str | None) -> NotificationState:
             KnownDeviation(address, kind, ports_of(ports), since, at)
             for (address, kind, ports, since), at in zip(stored.findings, seen, strict=True)
         )
+        withheld = tuple(
+            KnownDeviation(item.address, item.kind, ports_of(item.ports), item.since, item.seen)
+            for item in stored.withheld
+        )
     except ValueError:
         return NOTHING_NOTIFIED
     return NotificationState(
@@ -135,6 +156,8 @@ def decode_state(document: str | None) -> NotificationState:
         expiring=stored.expiring,
         since=stored.since,
         reason=stored.reason,
+        withheld=withheld,
+        maintenance=stored.maintenance,
     )
 
 

@@ -125,6 +125,8 @@ def _paragraphs(notification: Notification) -> Iterator[str]:
         since, until = format_time(notification.unknown_period.since), format_time(notification.unknown_period.until)
         when = f"at {since}" if since == until else f"from {since} to {until}"
         yield f"It could not be scanned {when}: {format_failure(notification.unknown_period.reason)}."
+    if notification.maintenance is not None:
+        yield f"Maintenance ended {format_time(notification.maintenance)}. No mail was sent while it lasted."
     for item in notification.expired:
         yield f"An exception for {named(item.ports)} has ended: {format_end(item)}."
 

@@ -110,6 +110,7 @@ class Notification:
         expired: Exceptions that have ended and covered what deviates now.
         accepted: Exceptions that cover what is `resolved`.
         unknown_period: The failed scans before this one.
+        maintenance: When maintenance ended that held notifications back; None if none did.
         listeners: The processes that listen on the ports, according to the audit of `audited_at`.
     """
 
@@ -132,6 +133,7 @@ class Notification:
     unknown_period: UnknownPeriod | None = None
     listeners: tuple[ListeningProcesses, ...] = ()
     audited_at: float | None = None
+    maintenance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ class NotificationState:
         expiring: The ends of the exceptions that they know of.
         since: When the host went out of specification or became unknown; 0 while it is in specification.
         reason: Why the host was unknown at the last notification.
+        withheld: The deviations that they do not know, since the host was under maintenance.
+        maintenance: The end of the maintenance of the host, as of its last scan; 0 without.
     """
 
     verdict: Verdict = Verdict.IN_SPEC
@@ -174,6 +178,8 @@ class NotificationState:
     expiring: tuple[float, ...] = ()
     since: float = 0.0
     reason: str = ""
+    withheld: tuple[KnownDeviation, ...] = ()
+    maintenance: float = 0.0
 
 
 NOTHING_NOTIFIED: Final = NotificationState()
