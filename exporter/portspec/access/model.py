@@ -22,7 +22,7 @@ class Permission(Enum):
 
     READ = "read"  # GET of pages, /api, /metrics and /sd/targets
     PROBE = "probe"  # /probe, which sends packets to others
-    ACT = "act"  # POST /api/v1/scan and /-/reload
+    ACT = "act"  # POST /api/v1/scan, /api/v1/maintenance and /-/reload
     AUDIT = "audit"  # POST /api/v1/audits, /agent.py and its signature
 
 

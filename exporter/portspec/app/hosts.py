@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from portspec.inventory import audited_hosts, targets
+from portspec.names import canonical
 
-    from portspec.inventory import AuditedHost, Target
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+
+    from portspec.config import Config, HostConfig, MaintenanceWindow
+    from portspec.inventory import AuditedHost, Shard, Target
     from portspec.schedule.on_demand import Prober
     from portspec.state.snapshot import HostState
+    from portspec.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +30,31 @@ class Hosts:
     roster: Mapping[str, AuditedHost]
     restored: dict[str, HostState]
     prober: Prober
+
+
+def own_targets(every: Iterable[Target], shard: Shard) -> tuple[Target, ...]:
+    """Return the targets that belong to a shard."""
+    return tuple(target for target in every if shard.holds(target.host))
+
+
+def hosts_of(
+    config: Config,
+    discovered: Sequence[HostConfig],
+    present: Container[str],
+    shard: Shard,
+    requested: Mapping[str, MaintenanceWindow],
+    store: Store,
+    new_prober: Callable[[Config, Sequence[Target]], Prober],
+) -> Hosts:
+    """Return the hosts of a configuration and of the sources of discovery; blocks for the state file.
+
+    States of `present` hosts are not restored from the file. `requested` is the maintenance that was asked for.
+    """
+    every = targets(config, discovered, requested)
+    mine = own_targets(every, shard)
+    new = [target for target in mine if target.host not in present]
+    names = {canonical(target.host): target.host for target in mine}
+    roster = audited_hosts(config, every, requested)
+    audited = {name: host for name, host in roster.items() if shard.holds(host.host)}
+    restored = store.restore(new) if new else {}
+    return Hosts(mine, names, audited, restored, new_prober(config, every))

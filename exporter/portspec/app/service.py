@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from portspec import __version__, log
 from portspec.app.ahead import render_ahead
-from portspec.app.hosts import Hosts
+from portspec.app.hosts import hosts_of, own_targets
+from portspec.app.maintenance import Maintenance
 from portspec.app.publishing import Publishing
 from portspec.app.servicemanager import ServiceManager
 from portspec.app.supervisor import Supervisor
@@ -22,7 +23,7 @@ from portspec.audit.service import AuditService
 from portspec.config import load_again
 from portspec.config.trust import complaints
 from portspec.errors import ConfigError, NoThreadError
-from portspec.inventory import MAX_LOOKUPS, Shard, audited_hosts, targets
+from portspec.inventory import MAX_LOOKUPS, Shard, targets
 from portspec.inventory.discovery import Discovery
 from portspec.limit import Limit
 from portspec.metrics import AuditStatus, Exposition, ServiceStatus
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from portspec.app.engines import Engines
+    from portspec.app.hosts import Hosts
     from portspec.app.watchdog import Watched
     from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
@@ -101,6 +103,7 @@ class Service:
             shard=f"{shard.index}/{shard.count}" if shard.count > 1 else "",
             on_takeover=self._on_takeover,
         )
+        self.maintenance = Maintenance(self.store, self._renew_hosts)
         self.audits = AuditService(self.store)
         self.agent_key = AgentKey.beside(self.store.path)
         self._supervisor = Supervisor()
@@ -111,7 +114,8 @@ class Service:
 
     def open(self) -> None:
         """Open the state file while privileges last, and restore the states of the hosts of conf.yml."""
-        known = self.store.open(self._mine(targets(self._config)))
+        known = self.store.open(own_targets(targets(self._config), self._shard))
+        self.maintenance.restore()
         if not publish_location(self._config, self.store.path, is_sharded=self._shard.count > 1):
             _log.warning(
                 "`portspec receive` and `report` may not find the state file: set `state` in conf.yml",
@@ -161,6 +165,7 @@ class Service:
             self._tasks.create_task(keep_thread("state file", self.store))
             self._tasks.create_task(keep("scheduler", self._monitor.run, is_vital=True))
             self._tasks.create_task(keep("watchdog", self._watchdog.run, is_vital=True))
+            self._tasks.create_task(keep("maintenance", self.maintenance.run))
             self._tasks.create_task(keep("audits", self.audits.run))
             self._tasks.create_task(keep("configuration", watching))
             self._tasks.create_task(keep("rendering", partial(render_ahead, self.exposition, lambda: self.snapshot)))
@@ -425,18 +430,11 @@ class Service:
         config = self._config
         return Links(self._external_url or config.external_url, config.runbook_url or RUNBOOKS)
 
-    def _mine(self, every: Sequence[Target]) -> tuple[Target, ...]:
-        return tuple(target for target in every if self._shard.holds(target.host))
-
     def _hosts_of(self, config: Config, discovered: Sequence[HostConfig], present: Container[str]) -> Hosts:
         """Return the targets and what is known of them; states of `present` hosts are not restored from the file."""
-        every = targets(config, discovered)
-        mine = self._mine(every)
-        new = [target for target in mine if target.host not in present]
-        names = {canonical(target.host): target.host for target in mine}
-        audited = {name: host for name, host in audited_hosts(config, every).items() if self._shard.holds(host.host)}
-        restored = self.store.restore(new) if new else {}
-        return Hosts(mine, names, audited, restored, self._new_prober(config, every))
+        return hosts_of(
+            config, discovered, present, self._shard, self.maintenance.windows, self.store, self._new_prober
+        )
 
     def _respelled(self, hosts: Hosts) -> dict[str, str]:
         """Return the hosts that only have another spelling from now on, and the one that they have now."""
@@ -457,6 +455,7 @@ class Service:
 
     async def _tell_again(self) -> None:
         """Notify recipients of what the exporter that wrote the state file until now has not sent."""
+        await self.maintenance.look()  # which it may have begun or ended
         for number, host in enumerate(tuple(self.snapshot.hosts), 1):
             if number % STATES_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -480,16 +479,20 @@ class Service:
             self._tasks.create_task(self._take_discovered())
 
     async def _take_discovered(self) -> None:
+        try:
+            await self._renew_hosts()
+        except NoThreadError:  # is logged already
+            asyncio.get_running_loop().call_later(self._poll_interval, self._on_discovery)
+        except Exception:  # noqa: BLE001 - the current hosts are still scanned
+            _log.exception("applying the discovered hosts failed")
+
+    async def _renew_hosts(self) -> None:
+        """Go on with the hosts of the same configuration: others are discovered, or are under maintenance."""
         async with self._turn:
-            try:
-                hosts, transition = await self._prepared(self._config, self._discovery)
-                self._prober, self._names = hosts.prober, hosts.names
-                self.audits.apply(self._config.audit, hosts.roster)
-                self._monitor.switch(transition)
-            except NoThreadError:  # is logged already
-                asyncio.get_running_loop().call_later(self._poll_interval, self._on_discovery)
-            except Exception:  # noqa: BLE001 - the current hosts are still scanned
-                _log.exception("applying the discovered hosts failed")
+            hosts, transition = await self._prepared(self._config, self._discovery)
+            self._prober, self._names = hosts.prober, hosts.names
+            self.audits.apply(self._config.audit, hosts.roster)
+            self._monitor.switch(transition)
 
     async def _on_changed_file(self) -> None:
         if self._config.autoreload:

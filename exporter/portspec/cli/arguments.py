@@ -18,6 +18,7 @@ COMMANDS = (
     "scan",
     "learn",
     "accept",
+    "maintenance",
     "key",
     "receive",
     "report",
@@ -32,7 +33,8 @@ _HELP, _VERSION = ("-h", "--help", "help"), ("-V", "--version", "version")
 _OPTIONS_WITH_VALUE = (
     *("-c", "--config.file", "--log.level", "--log.format", "--web.listen-address", "--web.external-url"),
     *("--web.config.file", "--shard", "--ca-file", "--cert-file"),
-    *("--ports", "--from", "--url", "-o", "--output", "--format", "--host", "--day", "--until", "--reason", "--owner"),
+    *("--ports", "--from", "--url", "-o", "--output", "--format", "--host", "--day"),
+    *("--for", "--until", "--reason", "--owner"),
 )
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
@@ -47,6 +49,8 @@ examples:
   portspec learn --from scan.xml            the same, of a scan that nmap -oX or masscan -oX wrote
   portspec accept db1 8443 --until 1w -c conf.yml --reason migration
                                             write into conf.yml that an open port is right for a week
+  portspec maintenance db1 --for 2h --reason upgrade
+                                            alert nobody about a host for two hours
   portspec mail-test -c conf.yml            send a test message to every recipient
   portspec key db1 -c conf.yml              print the key with which db1 signs its audits
   portspec key --agent -c conf.yml          print the public key with which /agent.py is checked
@@ -260,6 +264,7 @@ def _add_operations(commands: _Commands) -> None:
         "valid, else 2",
         level="error", with_config=False,
     )  # fmt: skip
+    _add_maintenance(commands)
     health = _command(
         commands, "healthcheck", "ask a running exporter for its health; exit 0 if it is healthy, else 1",
         level="error", with_config=False,
@@ -286,6 +291,27 @@ def _add_operations(commands: _Commands) -> None:
     helped = commands.add_parser("help", help="show this help, or that of a command")
     helped.add_argument("topic", nargs="?", metavar="COMMAND", choices=COMMANDS, help=", ".join(COMMANDS))
     commands.add_parser("version", help="print the version")
+
+
+def _add_maintenance(commands: _Commands) -> None:
+    maintenance = _command(
+        commands,
+        "maintenance",
+        "have the exporter of the systemd unit alert nobody about hosts for a while; exit 0 if it does, else 2",
+        level="error", with_config=False,
+    )  # fmt: skip
+    maintenance.add_argument("hosts", nargs="*", metavar="HOST", help="its name or address in conf.yml")
+    what = maintenance.add_mutually_exclusive_group(required=True)
+    what.add_argument("--for", dest="duration", metavar="DURATION", help='begin it, for this long, such as "2h"')
+    what.add_argument(
+        "--until",
+        metavar="WHEN",
+        help='begin it, until then: a duration ("1w"), a day ("2027-03-31") or a time ("2027-03-31T18:00:00Z")',
+    )
+    what.add_argument("--end", action="store_true", help="end it now")
+    what.add_argument("--list", action="store_true", help="list what lasts and what is to come, of all hosts or these")
+    maintenance.add_argument("--reason", metavar="TEXT", default="", help="why")
+    maintenance.add_argument("--owner", metavar="TEXT", default="", help="who is responsible")
 
 
 def _day(text: str) -> str:

@@ -111,6 +111,8 @@ def _run(options: argparse.Namespace) -> int:
             from portspec.cli.reload import reload
 
             code = reload(os.environ)
+        case "maintenance":
+            code = _maintenance(options)
         case "healthcheck":
             from portspec.cli.healthcheck import healthcheck
 
@@ -146,6 +148,21 @@ def _accept(options: argparse.Namespace) -> int:
     what = tuple(options.what)
     request = Request(options.host, what, ways[options.way], options.until or "", options.reason, options.owner)
     return accept(options.config, request, asks=not options.yes, writes=not options.dry_run)
+
+
+def _maintenance(options: argparse.Namespace) -> int:
+    from portspec.cli.maintenance import Request, maintenance
+
+    request = Request(
+        tuple(options.hosts),
+        duration=options.duration,
+        until=options.until,
+        reason=options.reason,
+        owner=options.owner,
+        ends=options.end,
+        lists=options.list,
+    )
+    return maintenance(request, os.environ)
 
 
 def _run_with(config: Config, options: argparse.Namespace) -> int:

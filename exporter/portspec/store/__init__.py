@@ -24,6 +24,7 @@ from portspec.store.location import (
     publish_location,
 )
 from portspec.store.lock import current_lock_holder
+from portspec.store.maintenance import read_maintenance, write_maintenance
 from portspec.store.schema import read_value, write_value
 from portspec.store.status import StoreStatus
 from portspec.store.store import Store
@@ -46,6 +47,8 @@ __all__ = [
     "find_state_file",
     "is_same_file",
     "publish_location",
+    "read_maintenance",
     "read_value",
+    "write_maintenance",
     "write_value",
 ]

@@ -193,6 +193,18 @@ class Store:
         """
         return self._writer.transact(job)
 
+    def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a job that only reads, and return its result; blocks. Also while another exporter holds the file.
+
+        Raises StoreError if the file cannot be read.
+        """
+        try:
+            with self._file.reading() as connection:
+                return job(connection)
+        except StoreError as error:
+            self._suspect(error)
+            raise
+
     def flush(self, timeout: float) -> bool:
         """Return whether everything put so far is committed, after at most `timeout` seconds.
 
@@ -223,12 +235,9 @@ class Store:
         Raises:
             StoreError: The file cannot be read.
         """
-        try:
-            with self._file.reading() as connection:
-                return read_changes(connection, host=host, since=since, until=until, before_id=before_id, limit=limit)
-        except StoreError as error:
-            self._suspect(error)
-            raise
+        return self.read(
+            lambda file: read_changes(file, host=host, since=since, until=until, before_id=before_id, limit=limit)
+        )
 
     def verdicts(self, host: str, *, limit: int = 100) -> tuple[DatedVerdict, ...]:
         """Return the committed verdicts of a host, each with the time since when it held, the newest first.

@@ -5,16 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
-    from portspec.config import Config
+    from portspec.config import Config, MaintenanceWindow
     from portspec.metrics import Exposition, ServiceStatus
     from portspec.schedule.on_demand import Prober
     from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
+
+
+class Maintenance(Protocol):
+    """The maintenance that was asked for."""
+
+    @property
+    def windows(self) -> Mapping[str, MaintenanceWindow]:
+        """The times of maintenance by the canonical name of their host."""
+        ...
+
+    async def begin(self, hosts: Collection[str], until: float, reason: str, owner: str) -> None:
+        """Begin maintenance of hosts, by canonical name, until a Unix time; StoreError if it cannot be kept."""
+        ...
+
+    async def end(self, hosts: Collection[str]) -> None:
+        """End maintenance of hosts, by canonical name; StoreError if that cannot be kept."""
+        ...
 
 
 class Backend(Protocol):
@@ -23,6 +40,11 @@ class Backend(Protocol):
     exposition: Exposition
     audits: AuditService
     agent_key: AgentKey
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """The maintenance that was asked for."""
+        ...
 
     @property
     def snapshot(self) -> Snapshot:

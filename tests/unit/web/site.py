@@ -22,13 +22,14 @@ from tests.unit.factories import NOW
 from tests.unit.metrics.scrape import STATUS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from portspec.audit.state import AuditState
+    from portspec.config import MaintenanceWindow
     from portspec.schedule.on_demand import Prober
     from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
-    from portspec.store import Change
+    from portspec.store import Change, StoreError
     from portspec.web.limits import Limits
 
 LOOPBACK = ListenAddress("127.0.0.1", 0)
@@ -58,6 +59,28 @@ def no_audits() -> AuditService:
     return AuditService(Store("portspec.db", history=1.0))  # which is opened by nobody
 
 
+class ScriptedMaintenance:
+    """Maintenance that was asked for, and what was asked since; `fault` is raised instead, if there is one."""
+
+    def __init__(self, windows: Mapping[str, MaintenanceWindow] | None = None, fault: StoreError | None = None) -> None:
+        self.windows: Mapping[str, MaintenanceWindow] = windows or {}
+        self.fault = fault
+        self.asked: list[tuple[object, ...]] = []
+
+    async def begin(self, hosts: Collection[str], until: float, reason: str, owner: str) -> None:
+        """Note what begins."""
+        self._note(("begin", *hosts, until, reason, owner))
+
+    async def end(self, hosts: Collection[str]) -> None:
+        """Note what ends."""
+        self._note(("end", *hosts))
+
+    def _note(self, what: tuple[object, ...]) -> None:
+        if self.fault:
+            raise self.fault
+        self.asked.append(what)
+
+
 class ScriptedService:
     """An exporter whose hosts are the snapshots that `state` gives; it probes, scans and reads nothing."""
 
@@ -73,6 +96,7 @@ class ScriptedService:
         self.agent_key = no_agent_key()
         self.status = STATUS
         self.config = Config("conf.yml", ())
+        self.maintenance = ScriptedMaintenance()
 
     @property
     def snapshot(self) -> Snapshot:

@@ -114,7 +114,8 @@ class Answers:
         headers = {"ETag": page.tag, "Cache-Control": "no-cache"}
         if is_list and not request.path.endswith(".csv"):
             headers["Vary"] = "Accept"
-        if is_known(",".join(request.headers.getall("If-None-Match", ())), page.tag):
+        is_read = request.method in ("GET", "HEAD")
+        if is_read and is_known(",".join(request.headers.getall("If-None-Match", ())), page.tag):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = _TYPES[page.media]
         if page.next_cursor is not None:

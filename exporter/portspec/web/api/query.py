@@ -102,7 +102,7 @@ def read_query(kind: type[Q], query: MultiMapping[str], path: str) -> Q:
             values[name] = _value(name, given[0], fields[name].type)
     if missing := [name for name, one in fields.items() if one.required and not values.get(name)]:
         raise ProblemError(400, f"the parameter {missing[0]} is missing")
-    return kind(**values)
+    return kind(**{fields[name].name: value for name, value in values.items()})
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from portspec.web.api.catalogue import OPERATIONS
 from portspec.web.api.changes import CHANGES, CHANGES_CSV, Changes
 from portspec.web.api.findings import LISTS, Findings
 from portspec.web.api.hosts import HOST, HOSTS, HOSTS_CSV, Hosts
+from portspec.web.api.maintenance import BEGIN, END, LIST, MaintenanceRoutes
 from portspec.web.api.nmap import HOST_XML, HOSTS_XML, NmapHosts
 from portspec.web.api.openapi import OPENAPI, describe
 from portspec.web.api.operation import NoQuery
@@ -45,6 +46,7 @@ class Api:
         self._description: Representation | None = None
         hosts, changes = Hosts(backend, self._answers), Changes(backend, self._answers)
         findings, scans = Findings(backend, self._answers, wall_clock), Scans(backend)
+        maintenance = MaintenanceRoutes(backend, self._answers, wall_clock)
         nmap = NmapHosts(backend, self._answers, hosts.named, wall_clock)
         self._handlers: tuple[tuple[Operation, Handler], ...] = (
             (HOSTS, hosts.many),
@@ -56,6 +58,9 @@ class Api:
             (CHANGES, changes.many),
             (CHANGES_CSV, changes.many),
             (SCAN, scans.begin),
+            (LIST, maintenance.list),
+            (BEGIN, maintenance.begin),
+            (END, maintenance.end),
             (OPENAPI, self._describe),
         )
 
