@@ -22,7 +22,7 @@ from portspec.state.verdict import Verdict
 from portspec.store import Change, StoreError, StoreStatus
 from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.web.spelling import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
-from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target
+from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target, window
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
 from tests.unit.web.exporter import Exporter
@@ -246,6 +246,16 @@ def test_host_has_a_page() -> None:
     assert any("22 (ssh): open, as expected" in cells[1] for cells in shown if cells[0] == ADDRESS)
     assert '<form method="post" action="db1/scan">' in text
     assert '<a href="../api/v1/hosts/db1">JSON</a>' in text
+
+
+@pytest.mark.parametrize("path", ["/", "/hosts/db1", "/hosts/mail1"])
+def test_maintenance_that_lasts_is_beside_the_verdict(path: str) -> None:
+    """On the page of all hosts and on that of a host, with its end, its reason and its owner; the verdict stays."""
+    lasts = window(NOW - 60, NOW + 3600, "new <b>kernel</b>", "ops")
+    state = HostState(target("db1", maintenance=[lasts])).after(result(DB, seen(is_open=[22, 80])))
+    text = ask(snapshot_of([state], [replace(audited("mail1"), windows=(lasts,))]), path).text
+    assert "maintenance until 2023-11-14 23:13:20 UTC: new &lt;b&gt;kernel&lt;/b&gt; (ops)" in text
+    assert ("out of spec" in text) == (path != "/hosts/mail1")
 
 
 def change(number: int, at: float = NOW, host: str = "db1") -> tuple[int, Change]:
