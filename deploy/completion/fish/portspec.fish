@@ -50,8 +50,8 @@ function _shtab_portspec_using
   test "$_shtab_portspec_cmdpath" = "$argv"
 end
 
-set -g _shtab_portspec_commands serve check scan learn accept key receive report mail-test reload healthcheck assets help version
-set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --format --from --host --log.format --log.level --output --owner --ports --reason --shard --until --url --web.config.file --web.external-url --web.listen-address -c -o
+set -g _shtab_portspec_commands serve check scan learn accept key receive report mail-test reload maintenance healthcheck assets help version
+set -g _shtab_portspec_opts_with_value --ca-file --cert-file --config.file --day --for --format --from --host --log.format --log.level --output --owner --ports --reason --shard --until --url --web.config.file --web.external-url --web.listen-address -c -o
 
 complete -c portspec -e
 complete -c portspec -f
@@ -141,6 +141,17 @@ complete -c portspec -n '_shtab_portspec_using reload' -s h -l help -d 'show thi
 complete -c portspec -n '_shtab_portspec_using reload' -s j -d 'log in JSON, one object per line'
 complete -c portspec -n '_shtab_portspec_using reload' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
 complete -c portspec -n '_shtab_portspec_using reload' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
+complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a maintenance -d 'Have the exporter of the systemd unit alert nobody about hosts for a while; exit 0 if it does, else 2.'
+complete -c portspec -n '_shtab_portspec_using maintenance' -s h -l help -d 'show this help message and exit'
+complete -c portspec -n '_shtab_portspec_using maintenance' -s j -d 'log in JSON, one object per line'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l log.format -xka "logfmt json" -d 'logfmt or json (default: logfmt, with colours on a terminal)'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l log.level -xka "debug info warning error" -d 'debug, info, warning or error (default error)'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l for -x -d 'begin it, for this long, such as "2h"'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l until -x -d 'begin it, until then: a duration ("1w"), a day ("2027-03-31") or a time ("2027-03-31T18:00:00Z")'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l end -d 'end it now'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l list -d 'list what lasts and what is to come, of all hosts or these'
+complete -c portspec -n '_shtab_portspec_using maintenance' -l reason -x -d why
+complete -c portspec -n '_shtab_portspec_using maintenance' -l owner -x -d 'who is responsible'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a healthcheck -d 'Ask a running exporter for its health; exit 0 if it is healthy, else 1.'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -s h -l help -d 'show this help message and exit'
 complete -c portspec -n '_shtab_portspec_using healthcheck' -s j -d 'log in JSON, one object per line'
@@ -159,6 +170,6 @@ complete -c portspec -n '_shtab_portspec_using assets' -s o -l output -xka "(__f
 complete -c portspec -n '_shtab_portspec_using assets' -l force -d 'replace files that are there and differ'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a help -d 'show this help, or that of a command'
 complete -c portspec -n '_shtab_portspec_using help' -s h -l help -d 'show this help message and exit'
-complete -c portspec -n '_shtab_portspec_using help; and test $_shtab_portspec_npos -eq 0' -ka "serve check scan learn accept key receive report mail-test reload healthcheck assets" -d 'serve, check, scan, learn, accept, key, receive, report, mail-test, reload, healthcheck, assets'
+complete -c portspec -n '_shtab_portspec_using help; and test $_shtab_portspec_npos -eq 0' -ka "serve check scan learn accept maintenance key receive report mail-test reload healthcheck assets" -d 'serve, check, scan, learn, accept, maintenance, key, receive, report, mail-test, reload, healthcheck, assets'
 complete -c portspec -n '_shtab_portspec_using; and test $_shtab_portspec_npos -eq 0' -a version -d 'print the version'
 complete -c portspec -n '_shtab_portspec_using version' -s h -l help -d 'show this help message and exit'
