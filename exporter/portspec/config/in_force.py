@@ -6,6 +6,7 @@ is new in schema.py needs a line here; tests/unit/config/test_in_force.py tells 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         AuditConfig,
         Config,
         HostConfig,
+        MaintenanceWindow,
         Module,
         PortException,
         VulnerabilityException,
@@ -95,6 +97,7 @@ def _document(config: Config) -> dict[str, Any]:
             *({**_exception(item), "ports": _ports(item.ports)} for item in config.exceptions),
             *({**_exception(item), "ids": list(item.ids)} for item in config.accepted),
         ],
+        "maintenance": [_maintenance(item) for item in config.maintenance],
         "modules": {name: _module(item) for name, item in config.modules.items()},
         "probe_allow": list(config.probe_allow),
         "deny": [str(network) for network in config.deny.networks],
@@ -171,6 +174,13 @@ def _source(source: AnySource) -> tuple[str, dict[str, Any]]:
 
 def _exception(item: PortException | VulnerabilityException) -> dict[str, Any]:
     own = {"hosts": list(item.hosts), "until": _time(item.until), "reason": item.reason, "owner": item.owner}
+    return {key: value for key, value in own.items() if value}
+
+
+def _maintenance(item: MaintenanceWindow) -> dict[str, Any]:
+    begins = None if item.begins == -math.inf else _time(item.begins)
+    own = {"hosts": list(item.hosts), "from": begins, "until": _time(item.until)}
+    own |= {"reason": item.reason, "owner": item.owner}
     return {key: value for key, value in own.items() if value}
 
 

@@ -48,6 +48,9 @@ discovery:
 exceptions:
   - {hosts: ["web*"], ports: [8080], until: "2099-03-31", reason: a test, owner: ops}
   - {hosts: ["*"], ids: [CVE-2023-1], until: "2099-03-31T18:00:00+02:00"}
+maintenance:
+  - {hosts: ["db*"], from: "2099-01-01T00:00:00Z", until: 2h, reason: move, owner: ops}
+  - {hosts: [web1], until: "2099-01-01"}
 modules: {web: {expect: [80], allow: [443], engine: connect}}
 probe_allow: [198.51.100.0/24]
 deny: [127.0.0.0/8]
