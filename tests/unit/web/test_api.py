@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from portspec.audit.state import AuditState
 from portspec.scan import PortState
+from portspec.state.changes import DatedVerdict
 from portspec.state.document import host_document
 from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.verdict import Verdict
 from portspec.store import Change, StoreError
 from portspec.store.faults import StoreFault, StoreFaultKind
 from portspec.web.api.cursor import read_cursor
@@ -504,3 +506,25 @@ def test_api_sees_the_snapshot_of_the_moment() -> None:
             return [before.status, (await fetch(f"{url}/api/v1/hosts/web1")).status]
 
     assert asyncio.run(scenario()) == [404, 200]
+
+
+def test_verdicts_of_a_host_over_time() -> None:
+    """The newest is first, each with its time; of a host in any spelling, and of one that has left."""
+    one = fleet()
+    host = next(iter(one.snapshot.hosts))
+    one.history = [
+        DatedVerdict(NOW, host, Verdict.UNKNOWN, "not_scanned"),
+        DatedVerdict(NOW - 60, host, Verdict.IN_SPEC),
+        DatedVerdict(NOW, "gone", Verdict.OUT_OF_SPEC),
+    ]
+    document = one.document(f"/api/v1/verdicts?host={host.upper()}")
+    assert document == {
+        "host": host,
+        "verdicts": [
+            {"since": "2023-11-14T22:13:20.000Z", "verdict": "unknown", "reason": "not_scanned"},
+            {"since": "2023-11-14T22:12:20.000Z", "verdict": "in_spec", "reason": None},
+        ],
+    }
+    assert one.document("/api/v1/verdicts?host=gone")["verdicts"][0]["verdict"] == "out_of_spec"
+    assert len(one.document(f"/api/v1/verdicts?host={host}&limit=1")["verdicts"]) == 1
+    assert one.refusal("/api/v1/verdicts") == "the parameter host is missing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.web.api import audits, changes, findings, hosts, maintenance, nmap, scan
+from portspec.web.api import audits, changes, findings, hosts, maintenance, nmap, scan, verdicts
 from portspec.web.api.openapi import OPENAPI
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *nmap.OPERATIONS,
     *findings.OPERATIONS,
     *changes.OPERATIONS,
+    *verdicts.OPERATIONS,
     *scan.OPERATIONS,
     *maintenance.OPERATIONS,
     *audits.OPERATIONS,

@@ -17,6 +17,7 @@ from portspec.web.api.openapi import OPENAPI, describe
 from portspec.web.api.operation import NoQuery
 from portspec.web.api.query import read_query
 from portspec.web.api.scan import SCAN, Scans
+from portspec.web.api.verdicts import VERDICTS, Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,6 +58,7 @@ class Api:
             *((operation, findings.handler(one)) for one in LISTS for operation in one.operations),
             (CHANGES, changes.many),
             (CHANGES_CSV, changes.many),
+            (VERDICTS, Verdicts(backend, self._answers).many),
             (SCAN, scans.begin),
             (LIST, maintenance.list),
             (BEGIN, maintenance.begin),
