@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 BAD: Final = "127.62.1.1"
 GOOD: Final = tuple(f"127.62.1.{number}" for number in range(2, 40))
 WIDTHS: Final = (360, 768, 1280, 2560)
-PAGES: Final = ("/", "/?kiosk=1", f"/hosts/{BAD}", "/changes", "/status", "/config", "/hosts/gone")
+ACCEPT: Final = f"/hosts/{BAD}/accept?what=80&reason=a+test"
+PAGES: Final = ("/", "/?kiosk=1", f"/hosts/{BAD}", ACCEPT, "/changes", "/status", "/config", "/hosts/gone")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,12 @@ def test_way_from_a_deviation_to_its_end(browser: Browser, scripts: bool, tmp_pa
             page.get_by_role("link", name=BAD).click()
             expect(page.locator("header .verdict")).to_have_text("out of spec")
             expect(page.locator(".strip .unexpected")).to_contain_text(str(port))
+            page.get_by_role("link", name=f"Accept {port}").click()
+            expect(page.get_by_label("The change of conf.yml")).to_contain_text(str(port))
+            page.get_by_label("As").select_option("allow")
+            page.get_by_role("button", name="Show the change").click()
+            expect(page.get_by_label("The command")).to_contain_text(f"{BAD} {port} --allow")
+            page.get_by_role("link", name=BAD).click()
             listener.close()
             page.get_by_role("button", name="Scan now").click()
             if scripts:  # the page renews itself

@@ -142,7 +142,8 @@ def _learn(options: argparse.Namespace) -> int:
 
 
 def _accept(options: argparse.Namespace) -> int:
-    from portspec.cli.accept import Request, accept
+    from portspec.cli.accept import accept
+    from portspec.config.proposal import Request
 
     ways: dict[str | None, Way] = {"expect": "expect", "allow": "allow", None: "until"}
     what = tuple(options.what)

@@ -95,6 +95,7 @@ def _deviation(
     listeners = correlation.listeners.get(item.port, ()) if correlation else ()
     return {
         "port": named_ports(port),
+        "number": item.port,
         "address": item.address,
         "kind": item.kind.value,
         "state": item.state.value,

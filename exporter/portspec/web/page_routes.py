@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from portspec.config.in_force import in_force
 from portspec.errors import printable
 from portspec.store import StoreError
 from portspec.threads import computed
+from portspec.web.accept_page import AcceptError, accept_page, read_address
 from portspec.web.feed import feed
 from portspec.web.health import health
 from portspec.web.overview import FilterError, read_filter
@@ -54,12 +56,14 @@ class PageRoutes:
         renderings: Renderings[Text],
         sending: Sending,
         status: Callable[[], HttpStatus],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
         self._pages = pages
         self._renderings = renderings
         self._sending = sending
         self._status = status
+        self._wall_clock = wall_clock
         self._headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
@@ -71,6 +75,7 @@ class PageRoutes:
         router.add_get("/", self._index)
         router.add_get("/hosts/{host}", self._host)
         router.add_post("/hosts/{host}/scan", self._scan)
+        router.add_get("/hosts/{host}/accept", self._accept)
         router.add_get("/changes", self._changes)
         router.add_get("/changes.atom", self._feed)
         router.add_get("/status", self._show_status)
@@ -178,6 +183,25 @@ class PageRoutes:
             return self._pages.config(config.path, in_force(config), sources.most_common())
 
         return await self._answer(request, "config", (config, hosts), write)
+
+    async def _accept(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the page that shows how conf.yml changes when ports of a host are accepted."""
+        name = request.match_info["host"]
+        audit = self._service.audits.find(name)
+        try:
+            host = audit.host if audit else self._service.find(name).host
+        except KeyError:
+            return self._problem(404, _NO_HOST, f'"{name}" is not a host of this exporter.', "../../")
+        try:
+            wanted = read_address(host, request.query)
+        except AcceptError as error:
+            return self._problem(400, _NO_SENSE, str(error), "../../")
+        path = self._service.config.path
+
+        def write() -> str:
+            return self._pages.accept(accept_page(path, wanted, self._wall_clock()))
+
+        return await self._answer(request, ("accept", wanted), None, write)
 
     async def _scan(self, request: web.Request) -> web.StreamResponse:
         """Have a host scanned, and lead back to its page."""

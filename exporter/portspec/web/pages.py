@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
     from portspec.store import Change
+    from portspec.web.accept_page import AcceptPage
     from portspec.web.health import Fact
     from portspec.web.status_page import StatusReport
 
 REFRESH: Final = 15  # seconds after which a page that is looked at is read again
 REFRESH_AFTER_SCAN: Final = 2
+_WAYS: Final = (("until", "exception, until"), ("allow", "allowed from now on"), ("expect", "expected from now on"))
 _COLUMNS: Final = {
     "Host": "host",
     "Verdict": "worst",
@@ -153,6 +155,12 @@ class Pages:
             days=[(day, list(found)) for day, found in days],
             next_url=f"./changes?{query}" if next_before is not None else "",
             feed_url=f"./changes.atom?{feed}" if feed else "./changes.atom",
+        )
+
+    def accept(self, page: AcceptPage) -> str:
+        """Return the page that shows how conf.yml changes when something is accepted."""
+        return self._environment.get_template("accept.html").render(
+            root="../../", now=self._wall_clock(), page=page, ways=_WAYS
         )
 
     def status(self, report: StatusReport) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from portspec.cli.accept import Request, accept
+from portspec.cli.accept import accept
 from portspec.config import load
 from portspec.config.acceptance import AcceptanceError
+from portspec.config.proposal import Request
 from portspec.errors import UsageError
 from tests.unit.cli.run import PROGRAM, Server, environment, run
 from tests.unit.factories import NOW

@@ -6,6 +6,7 @@ import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -29,8 +30,6 @@ from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import ScriptedService, ask
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from portspec.audit.state import AuditState
     from portspec.inventory import Target
 
@@ -238,9 +237,10 @@ def test_host_has_a_page() -> None:
     audits = [audited("db1", vulnerability("CVE-2023-1"), listeners=[listener(80, "nginx", "www")])]
     text = ask(snapshot_of([state], audits), "/hosts/db1").text
     shown = [[" ".join(cell.split()) for cell in cells] for cells in Page(text).rows]
-    assert ["25 (smtp)", ADDRESS, "missing", "closed", "-", "-"] in shown
-    assert ["80 (http)", ADDRESS, "unexpected", "open", "now", "nginx (www)"] in shown
-    assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-"] in shown
+    assert ["25 (smtp)", ADDRESS, "missing", "closed", "-", "-", "accept"] in shown
+    assert ["80 (http)", ADDRESS, "unexpected", "open", "now", "nginx (www)", "accept"] in shown
+    assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-", ""] in shown
+    assert '<a href="db1/accept?what=80" aria-label="Accept 80">' in text
     assert ["8080", "in 1 d", "old", "-"] in shown
     assert any("CVE-2023-1" in cells for cells in shown)
     assert any("22 (ssh): open, as expected" in cells[1] for cells in shown if cells[0] == ADDRESS)
@@ -547,3 +547,64 @@ def test_page_of_a_host_has_a_timeline() -> None:
     text = one.ask("/hosts/good").text
     assert 'role="img" aria-label="in spec for 1 d; recorded since 2023-11-13"' in text
     assert '<rect class="bar in_spec"' in text
+
+
+def accepting(tmp_path: Path) -> Exporter:
+    """Make an exporter whose conf.yml is there."""
+    path = tmp_path / "conf.yml"
+    path.write_text("scanports: all\nsmtppassword: s3cret\nsmtpusername: me\nhosts:\n  bad: [22]  # the odd one\n")
+    one = Exporter(zoo())
+    one.config = load(path, {})
+    return one
+
+
+@pytest.mark.parametrize(
+    ("query", "added", "command"),
+    [
+        ("what=80&way=allow", "+  bad: {expect: [22], allow: [80]}  # the odd one", "bad 80 --allow"),
+        ("what=80,443&way=expect", "+  bad: [22, 80, 443]  # the odd one", "bad 80 443 --expect"),
+        ("what=80&until=2099-01-01&reason=a+test", "until: ", "bad 80 --until 2099-01-01 --reason 'a test'"),
+        ("what=CVE-2026-1&owner=ops", "CVE-2026-1", "bad CVE-2026-1 --until 1w --owner ops"),
+    ],
+)
+def test_page_shows_how_a_deviation_is_accepted(tmp_path: Path, query: str, added: str, command: str) -> None:
+    """It has the change of conf.yml, without secrets, and the command that makes it; nothing is written."""
+    one = accepting(tmp_path)
+    before = Path(one.config.path).read_bytes()
+    answer = one.ask(f"/hosts/bad/accept?{query}")
+    text = html.unescape(answer.text)
+    assert (answer.status, added in text) == (200, True), text
+    assert f"portspec accept -c {one.config.path} {command}" in text
+    assert "s3cret" not in text
+    assert Path(one.config.path).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("what=80a&way=allow", '"80a" is not a port'),
+        ("what=80&until=soon", '"soon" is no end of an exception'),
+        ("what=80&until=2020-01-01", "2020-01-01 is in the past"),
+        ("what=80&reason=a%0ab", "characters that cannot be seen"),
+    ],
+)
+def test_page_says_why_something_cannot_be_accepted(tmp_path: Path, query: str, message: str) -> None:
+    """The form stays, so that it can be put right."""
+    answer = accepting(tmp_path).ask(f"/hosts/bad/accept?{query}")
+    assert (answer.status, message in html.unescape(answer.text)) == (200, True)
+    assert "<form" in answer.text
+
+
+@pytest.mark.parametrize("query", ["", "what=", "what=80&way=never", "what=80&x=1", "what=80&reason=" + "x" * 600])
+def test_address_of_the_page_to_accept_that_makes_no_sense_is_refused(tmp_path: Path, query: str) -> None:
+    """Nothing is guessed."""
+    assert accepting(tmp_path).ask(f"/hosts/bad/accept?{query}").status == 400
+
+
+def test_conf_that_is_gone_is_told(tmp_path: Path) -> None:
+    """The page says that the file cannot be read."""
+    one = accepting(tmp_path)
+    Path(one.config.path).unlink()
+    answer = one.ask("/hosts/bad/accept?what=80")
+    assert (answer.status, "no such file" in answer.text.lower()) == (200, True)
+    assert one.ask("/hosts/gone/accept?what=80").status == 404
