@@ -92,7 +92,7 @@ def test_way_from_a_deviation_to_its_end(browser: Browser, scripts: bool, tmp_pa
             expect(page.locator(".strip .unexpected")).to_contain_text(str(port))
             page.get_by_role("link", name=f"Accept {port}").click()
             expect(page.get_by_label("The change of conf.yml")).to_contain_text(str(port))
-            page.get_by_label("As").select_option("allow")
+            page.locator("select[name=way]").select_option("allow")
             page.get_by_role("button", name="Show the change").click()
             expect(page.get_by_label("The command")).to_contain_text(f"{BAD} {port} --allow")
             page.get_by_role("link", name=BAD).click()
