@@ -269,7 +269,7 @@ def test_reload_that_fails_half_way_changes_nothing(conf: Path, monkeypatch: pyt
         engine = ScriptedEngine(answering())
         async with running(conf, engines(engine)) as service:
             write(conf, {C: []}, scan={"timeout": 0.123}, series_budget=7)
-            monkeypatch.setattr(portspec.app.service, "targets", broken)
+            monkeypatch.setattr(portspec.app.service, "hosts_of", broken)
             assert await service.reload()
             assert hosts(service) == [A, B]
             assert service.exposition.series_budget == 100_000

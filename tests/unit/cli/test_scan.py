@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.unit.cli.conftest import Configure
 
 HOST_KEYS = [
-    "host", "verdict", "reason", "detail", "expected", "missing", "unexpected", "excepted",
+    "host", "labels", "verdict", "reason", "detail", "expected", "allowed", "missing", "unexpected", "excepted",
     "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance",
     "audit",
 ]  # fmt: skip
@@ -179,10 +179,12 @@ def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, c
     assert host["last_scan"].endswith("Z")
     assert {key: host[key] for key in HOST_KEYS if key not in {"addresses", "last_scan", "duration_seconds"}} == {
         "host": address,
+        "labels": {},
         "verdict": "out_of_spec",
         "reason": None,
         "detail": None,
         "expected": spelled(PortSet.of([1, first])),
+        "allowed": ["2"],
         "missing": ["1"],
         "unexpected": [str(second)],
         "excepted": [],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from portspec.metrics import CATALOGUE, HttpStatus, probe_page
+from portspec.state.snapshot import Snapshot
 from tests.requirements import missing
-from tests.unit.factories import snapshot
+from tests.unit.factories import snapshot, target, window
 from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, exposition, text, zoo
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ def parsed() -> dict[str, tuple[str, str, set[str]]]:
     """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
     http = HttpStatus({"web": 3}, {"limit": 1}, {"host": 2})
-    pages = (text(audited_zoo()), body(exposition(zoo()).write(names=HTTP, http=http)).decode(), probed("bad"))
+    kept = Snapshot.of([target("kept", maintenance=[window(0.0, math.inf)])])  # under maintenance
+    pages = (
+        text(audited_zoo()),
+        text(kept),
+        body(exposition(zoo()).write(names=HTTP, http=http)).decode(),
+        probed("bad"),
+    )
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):
         labels = {name for sample in family.samples for name in sample.labels}
         suffix = "_total" if family.type == "counter" else ""

@@ -46,7 +46,7 @@ def host(name: str, **parts: Any) -> HostConfig:
     """Make a host as a source with entry(**parts) finds it."""
     common = entry(**parts)
     ports = common.scanports | common.specification.expect | common.specification.allow
-    return HostConfig(name, common.specification, ports, common.interval, common.labels)
+    return HostConfig(name, common.specification, ports, common.interval, common.labels, source=common.source)
 
 
 def names(answer: Answer) -> list[str]:

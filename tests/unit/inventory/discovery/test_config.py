@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,24 +87,33 @@ discovery:
         PortSet.of([1, 2, 3]),
         5400.0,
         {"rack": "7", "team": "web"},
+        source="file_sd[0]",
     )
     here = conf.parent
     assert loaded(conf, text) == (
         FileSource("file_sd[0]", 120.0, own, (f"{here}/targets/*.json", f"{here}/more.yml")),
-        FileSource("file_sd[1]", 300.0, EMPTY, ("/srv/targets.yaml",)),
+        FileSource("file_sd[1]", 300.0, replace(EMPTY, source="file_sd[1]"), ("/srv/targets.yaml",)),
         HttpSource(
             "http_sd[0]",
             30.0,
-            EMPTY,
+            replace(EMPTY, source="http_sd[0]"),
             url="http://inventory.example.org/targets?x=1",
             timeout=2.5,
             username="portspec",
             password_file=f"{here}/secret",
             ca_file=f"{here}/secret",
         ),
-        HttpSource("http_sd[1]", 60.0, EMPTY, url="https://[2001:db8::1]:8443", bearer_token="hush"),  # noqa: S106
-        DnsSource("dns[0]", 45.0, EMPTY, ("_ssh._tcp.example.org", "_ssh._tcp.example.net."), "SRV"),
-        DnsSource("dns[1]", 30.0, EMPTY, ("www.example.org",), "AAAA"),
+        HttpSource(
+            "http_sd[1]",
+            60.0,
+            replace(EMPTY, source="http_sd[1]"),
+            url="https://[2001:db8::1]:8443",
+            bearer_token="hush",  # noqa: S106
+        ),
+        DnsSource(
+            "dns[0]", 45.0, replace(EMPTY, source="dns[0]"), ("_ssh._tcp.example.org", "_ssh._tcp.example.net."), "SRV"
+        ),
+        DnsSource("dns[1]", 30.0, replace(EMPTY, source="dns[1]"), ("www.example.org",), "AAAA"),
     )
     assert EMPTY.specification.expect == NO_PORTS
 
