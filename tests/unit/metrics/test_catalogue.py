@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from portspec.metrics import CATALOGUE, HttpStatus, probe_page
-from portspec.state.snapshot import Snapshot
+from portspec.state.snapshot import HostState, HostTable, Snapshot
 from tests.requirements import missing
-from tests.unit.factories import snapshot, target, window
+from tests.unit.factories import NOW, snapshot, target, window
 from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, exposition, text, zoo
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def parsed() -> dict[str, tuple[str, str, set[str]]]:
     """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
     families = {}
     http = HttpStatus({"web": 3}, {"limit": 1}, {"host": 2})
-    kept = Snapshot.of([target("kept", maintenance=[window(0.0, math.inf)])])  # under maintenance
+    kept = HostState(target("kept", maintenance=[window(0.0, math.inf)]), judged_at=NOW)  # under maintenance
     pages = (
         text(audited_zoo()),
-        text(kept),
+        text(Snapshot(HostTable([kept]))),
         body(exposition(zoo()).write(names=HTTP, http=http)).decode(),
         probed("bad"),
     )

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from portspec.web.backend import Backend
 
 PATH: Final = "/api/v1/maintenance"
-MAX_HOSTS: Final = 100  # of one request; conf.yml takes globs
+MAX_HOSTS: Final = 25  # of one request, whose line has at most 8 KiB; conf.yml takes globs
 HostNames = Annotated[
-    tuple[Annotated[str, Meta(max_length=256)], ...],
+    tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...],
     Meta(max_length=MAX_HOSTS, description="The names of hosts, in any spelling; conf.yml takes globs."),
 ]
 
@@ -42,10 +42,16 @@ class MaintenanceQuery(msgspec.Struct, frozen=True):
     host: HostNames = ()
 
 
+class EndQuery(msgspec.Struct, frozen=True):
+    """Of which hosts maintenance ends."""
+
+    host: HostNames
+
+
 class BeginQuery(msgspec.Struct, frozen=True, rename={"duration": "for"}):
     """Of which hosts maintenance begins, and when it ends: `for` or `until` is required."""
 
-    host: HostNames = ()
+    host: HostNames
     duration: (
         Annotated[str, Meta(description="How long it lasts, at most 90 days.", max_length=100, examples=["2h"])] | None
     ) = None
@@ -101,7 +107,7 @@ END: Final = Operation(
     "endMaintenance",
     "end the maintenance of hosts that was asked for",
     {**_LISTED, **problems(**_REFUSED, _409="it does not last, or stands in conf.yml")},
-    query=MaintenanceQuery,
+    query=EndQuery,
     tag="maintenance",
 )
 OPERATIONS: Final = (LIST, BEGIN, END)
@@ -141,7 +147,7 @@ class MaintenanceRoutes:
 
     async def end(self, request: web.Request) -> web.StreamResponse:
         """End the maintenance of hosts that was asked for."""
-        hosts = self._hosts(read_query(MaintenanceQuery, request.query, request.path).host)
+        hosts = self._hosts(read_query(EndQuery, request.query, request.path).host)
         now, requested = self._wall_clock(), self._backend.maintenance.windows
         for key, host in hosts.items():
             window = requested.get(key)

@@ -153,6 +153,8 @@ def _number(name: str, text: str, number: inspect.IntType) -> int:
 
 
 def _text(name: str, text: str, string: inspect.StrType, expected: str) -> str:
+    if string.min_length and not text:
+        raise ProblemError(400, f"the parameter {name} is missing")
     if string.max_length is not None and len(text) > string.max_length:
         most = f"{string.max_length:,}"
         raise ProblemError(400, f"{name}: it has {len(text):,} characters (expected at most {most})")
