@@ -91,7 +91,7 @@ class Gate:
     ) -> None:
         self._access = access
         self._listening = tuple(listening)
-        self._external_url = external_url
+        self.external_url = external_url
         self._local_names = frozenset({socket.gethostname().lower()})
         self._passwords = Passwords()
         self._limit: tuple[RateLimit, TokenBucket] | None = None
@@ -196,7 +196,7 @@ class Gate:
         if not host_is_ours(
             request.headers.get("Host"),
             listening=self._listening,
-            external_url=self._external_url,
+            external_url=self.external_url,
             allowed_hosts=config.allowed_hosts,
             local_names=self._local_names,
         ):
@@ -217,8 +217,8 @@ class Gate:
             return False
         host = origin.partition("://")[2].lower()
         ours = {request.host.lower()}
-        if self._external_url:
-            ours.add(urlsplit(self._external_url).netloc.lower())
+        if self.external_url:
+            ours.add(urlsplit(self.external_url).netloc.lower())
         return host not in ours
 
     def _note(self, request: web.Request, error: RefusedError) -> None:

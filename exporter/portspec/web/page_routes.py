@@ -47,7 +47,7 @@ _NO_LOG: Final = "The change log cannot be read"
 
 
 class PageRoutes:
-    """Handlers over a service; `status` returns the state of the HTTP server."""
+    """Handlers over a service; `status` returns the state of the HTTP server, which is reached at `external_url`."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class PageRoutes:
         renderings: Renderings[Text],
         sending: Sending,
         status: Callable[[], HttpStatus],
+        external_url: str | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
@@ -63,6 +64,7 @@ class PageRoutes:
         self._renderings = renderings
         self._sending = sending
         self._status = status
+        self._external_url = external_url
         self._wall_clock = wall_clock
         self._headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -151,7 +153,8 @@ class PageRoutes:
         if complaint := _unknown(request, "host"):
             return self._problem(400, _NO_SENSE, complaint, "./")
         host = self._spelled(request)
-        base = f"{request.scheme}://{request.host}{request.path.removesuffix('changes.atom')}"
+        own = f"{request.scheme}://{request.host}{request.path.removesuffix('/changes.atom')}"
+        base = f"{(self._external_url or own).rstrip('/')}/"
 
         async def page() -> Text:
             rows = await self._service.changes(

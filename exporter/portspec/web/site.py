@@ -61,7 +61,9 @@ class Sites:
         self._sending = Sending(_give_up)
         self._api = Api(backend, self._renderings, self._sending, wall_clock)
         self._prometheus = PrometheusRoutes(backend, self._renderings, self._sending)
-        self._pages = PageRoutes(backend, Pages(wall_clock), self._renderings, self._sending, status, wall_clock)
+        self._pages = PageRoutes(
+            backend, Pages(wall_clock), self._renderings, self._sending, status, gate.external_url, wall_clock
+        )
         self._audits = AuditRoutes(backend)
 
     def application(self, service: ListenerName | None, *, is_control: bool = False) -> web.Application:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import html
@@ -27,7 +28,7 @@ from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot
 from tests.unit.metrics.scrape import NASTY, zoo
 from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
 from tests.unit.web.exporter import Exporter
-from tests.unit.web.site import ScriptedService, ask
+from tests.unit.web.site import ScriptedService, ask, fetch, open_gate
 
 if TYPE_CHECKING:
     from portspec.audit.state import AuditState
@@ -538,6 +539,17 @@ def test_changes_are_an_atom_feed() -> None:
     one.rows = ()
     assert "<entry>" not in one.ask("/changes.atom").text
     assert one.ask("/changes.atom?hots=db1").status == 400
+
+
+def test_feed_names_the_address_at_which_the_exporter_is_reached() -> None:
+    """Behind a proxy that is the external URL."""
+    one = Exporter(zoo())
+
+    async def scenario() -> str:
+        async with one.served(open_gate(external_url="https://portspec.example/x")) as url:
+            return (await fetch(f"{url}/changes.atom")).text
+
+    assert "<id>https://portspec.example/x/changes.atom</id>" in asyncio.run(scenario())
 
 
 def test_page_of_a_host_has_a_timeline() -> None:
