@@ -225,11 +225,6 @@ def stands_after(row: Row, position: tuple[tuple[float, ...], str], by: HostFilt
     return by_name(host) > by_name(other_host)
 
 
-def by_name(host: str) -> tuple[str, str]:
-    """Return what names of hosts are sorted by: web2 before web10."""
-    return _padded(host), host
-
-
 def _every(snapshot: Snapshot) -> list[Row]:
     audits = {audit.host: audit for chunk in snapshot.audits.chunks for audit in chunk}
     scanned = (state for chunk in snapshot.hosts.chunks for state in chunk)
@@ -265,12 +260,15 @@ def _by_worst(row: Row) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=1 << 17)
-def _padded(host: str) -> str:
-    """Return a name in which numbers sort by their value: web2 before web10."""
-    return _NUMBER.sub(lambda digits: digits[0].zfill(10), host)
+def by_name(host: str) -> str:
+    """Return what names of hosts are sorted by: numbers in them by their value, so web2 before web10.
+
+    It is one text, since texts are compared faster than tuples of texts.
+    """
+    return f"{_NUMBER.sub(lambda digits: digits[0].zfill(10), host)}\0{host}"
 
 
-def _by_host(row: Row) -> tuple[str, str]:
+def _by_host(row: Row) -> str:
     return by_name(row.host)
 
 
