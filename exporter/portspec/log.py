@@ -90,7 +90,7 @@ class _Recent(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.addFilter(_FewOfLibraries())
+        self.addFilter(_FewOfLibraries(tells=False))
         self.lines: deque[str] = deque(maxlen=RECENT_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -102,11 +102,15 @@ class _Recent(logging.Handler):
 
 
 class _FewOfLibraries(logging.Filter):
-    """Limits the lines of each library: asyncio and aiohttp log some faults with a traceback for each connection."""
+    """Limits the lines of each library: asyncio and aiohttp log some faults with a traceback for each connection.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    One handler tells how many were not logged, since the text of a record is the same for all.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, tells: bool = True) -> None:
         super().__init__()
         self._clock = clock
+        self._tells = tells
         self._throttles: dict[str, Throttle] = {}  # by the name of a logger: libraries have a few
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -115,7 +119,7 @@ class _FewOfLibraries(logging.Filter):
             return True
         throttle = self._throttles.setdefault(record.name, Throttle(_LIBRARIES_FEW, clock=self._clock))
         unlogged = throttle.take()
-        if unlogged:
+        if unlogged and self._tells:
             record.msg = f"{record.msg} ({unlogged:,} more lines of {record.name} were not logged)"
         return unlogged is not None
 

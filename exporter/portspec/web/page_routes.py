@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import Counter
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from portspec.web.sending import Sending
 
 CHANGES_PER_PAGE: Final = 200
-CHANGES_PER_HOST: Final = 50  # rows of the change log on the page of a host
-CHANGES_PER_TIMELINE: Final = 1000
+CHANGES_PER_TIMELINE: Final = 1000  # that the timeline of a host marks; its page lists the first of them
+ASKED_FOR: Final = 600.0  # seconds after which the page of a host no longer waits for the scan that was asked for
 VERDICTS_PER_HOST: Final = 500  # that the timeline of a host draws
 ENTRIES_OF_FEED: Final = 100
+_TIME: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 _NO_HOST: Final = "There is no such host"
 _NO_SENSE: Final = "This address makes no sense"
 _NO_LOG: Final = "The change log cannot be read"
@@ -104,7 +106,7 @@ class PageRoutes:
             state = None
         if state is None and audit is None:
             return self._problem(404, _NO_HOST, f'"{name}" is not a host of this exporter.', "../")
-        is_asked = "asked" in request.query
+        is_asked = state is not None and self._is_awaited(state, request.query.get("asked", ""))
 
         async def page() -> Text:
             changes: Sequence[Change] | None = ()
@@ -120,6 +122,13 @@ class PageRoutes:
 
         found = await self._renderings.page(request, ("host page", name, is_asked), None, page)
         return await self._sending.send(request, found, self._headers)
+
+    def _is_awaited(self, state: HostState, asked: str) -> bool:
+        """Return whether a scan that was asked for at a Unix time, as the address of the page has it, is to come."""
+        if not _TIME.fullmatch(asked):
+            return False
+        is_over = state.latest is not None and state.latest.finished_at >= float(asked)
+        return not is_over and 0 <= self._wall_clock() - float(asked) < ASKED_FOR
 
     async def _history(self, state: HostState) -> tuple[Sequence[Change], Sequence[DatedVerdict]]:
         """Return the changes and the verdicts of a host, newest first. Raises StoreError."""
@@ -213,7 +222,7 @@ class PageRoutes:
             self._service.scan_now(name)
         except KeyError:
             return self._problem(404, _NO_HOST, f'"{name}" is not a host of this exporter.', "../../")
-        location = f"../{quote(name, safe=':', errors='replace')}?asked"
+        location = f"../{quote(name, safe=':', errors='replace')}?asked={self._wall_clock():.3f}"
         return web.Response(status=303, headers={"Location": location})
 
     def _spelled(self, request: web.Request) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 REFRESH: Final = 15  # seconds after which a page that is looked at is read again
 REFRESH_AFTER_SCAN: Final = 2
+CHANGES_PER_HOST: Final = 50  # that the page of a host lists
 _WAYS: Final = (("until", "exception, until"), ("allow", "allowed from now on"), ("expect", "expected from now on"))
 _COLUMNS: Final = {
     "Host": "host",
@@ -118,7 +119,7 @@ class Pages:
     ) -> str:
         """Return the page of a host; `changes` is None where the change log cannot be read.
 
-        `is_asked` tells that a scan has just been asked for. One of state and audit is there.
+        `is_asked` tells that a scan was asked for and has not ended. One of state and audit is there.
         """
         now = self._wall_clock()
         host = state.host if state else audit.host if audit else ""
@@ -132,7 +133,7 @@ class Pages:
             is_asked=is_asked,
             scan_url=f"{spelling.quoted(host)}/scan",
             json_url=f"../api/v1/hosts/{spelling.quoted(host)}",
-            changes=changes,
+            changes=changes if changes is None else changes[:CHANGES_PER_HOST],
             changes_error=changes_error,
             **vulnerability_values(audit),
             **details,

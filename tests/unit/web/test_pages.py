@@ -23,6 +23,7 @@ from portspec.state.snapshot import HostState, Snapshot
 from portspec.state.verdict import Verdict
 from portspec.store import Change, StoreError, StoreStatus
 from portspec.store.faults import StoreFault, StoreFaultKind
+from portspec.web.pages import CHANGES_PER_HOST
 from portspec.web.spelling import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target, window
 from tests.unit.metrics.scrape import NASTY, zoo
@@ -620,3 +621,24 @@ def test_conf_that_is_gone_is_told(tmp_path: Path) -> None:
     answer = one.ask("/hosts/bad/accept?what=80")
     assert (answer.status, "no such file" in answer.text.lower()) == (200, True)
     assert one.ask("/hosts/gone/accept?what=80").status == 404
+
+
+def test_page_of_a_host_lists_its_latest_changes() -> None:
+    """A host that changes all the time does not make its page endless; the rest is a link away."""
+    one = Exporter(zoo())
+    one.rows = [change(number, NOW - number, host="good") for number in range(1, 900)]
+    page = Page(one.ask("/hosts/good").text)
+    assert len([cells for cells in page.rows if cells[-1] == "open" and cells[3:4] == ["closed"]]) == CHANGES_PER_HOST
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_awaited"),
+    [(NOW - 1, True), (NOW - 300, False), (NOW - 5000, False), (NOW + 5, False), ("x", False), ("", False)],
+)
+def test_page_waits_for_the_scan_that_was_asked_for(asked: object, is_awaited: bool) -> None:  # noqa: FBT001
+    """It says so, and renews itself more often, until a scan has ended since; not for a time that makes no sense."""
+    of = target("db1", expect=[22])
+    state = HostState(of).after(result(of, seen(is_open=[22]), at=NOW - 60))
+    text = Exporter(snapshot_of([state], [])).ask(f"/hosts/db1?asked={asked}").text
+    assert ("A scan has been started" in text) is is_awaited
+    assert ('data-refresh="2"' in text) is is_awaited

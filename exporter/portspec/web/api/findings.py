@@ -11,7 +11,7 @@ import msgspec
 
 from portspec.config import PortException, VulnerabilityException
 from portspec.documents import Count, PortName, Timestamp
-from portspec.ports import spell
+from portspec.ports import PortSet, spell
 from portspec.scan import PortState
 from portspec.state.document import VulnerabilityDocument, spelled, timestamp, vulnerability_document
 from portspec.state.verdict import Kind
@@ -29,6 +29,7 @@ from portspec.web.api.query import (
 )
 from portspec.web.globs import matcher
 from portspec.web.overview import HostFilter, Row, by_name, chosen_rows
+from portspec.web.rows import open_since
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from portspec.audit.model import Vulnerability
-    from portspec.state.snapshot import HostState, Snapshot
+    from portspec.state.snapshot import Snapshot
     from portspec.web.api.answer import Answers, Representation
     from portspec.web.api.cursor import Name, Position
     from portspec.web.backend import Backend
@@ -127,13 +128,9 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
             "kind": item.kind,
             "state": item.state,
             "excepted": item in excepted,
-            "since": timestamp(_since(state, item.port)) if item.kind is Kind.UNEXPECTED else None,
+            "since": timestamp(open_since(state, PortSet.of([item.port]))) if item.kind is Kind.UNEXPECTED else None,
         }
         yield (item.address, item.port, item.kind.value), document
-
-
-def _since(state: HostState, port: int) -> float | None:
-    return min((began for began, opened in state.opened if port in opened), default=None)
 
 
 def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRow]]:
