@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from portspec import log
 from tests.lab.network import Lab
 from tests.requirements import NEEDS_ROOT, forbidden
 
@@ -50,6 +51,7 @@ def pytest_configure() -> None:
             del os.environ[name]
     os.environ.update(LANG="C.UTF-8", TZ="UTC")
     time.tzset()
+    log.get("tests").debug("configures structlog, which capture_logs() would leave in another state for later tests")
 
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable, Sequence
 
@@ -29,6 +29,9 @@ _log = log.get("web")
 class Acceptor:
     """Accepts connections from sockets that are bound, within the limits of `connections`.
 
+    A connection is no more than a socket until its client sends something. Those of a flood never do, and the transport
+    and the task that reads requests would cost twice as much as all the rest (`benchmarks abuse connections`).
+
     `context` gives the TLS context for the next connection, None for none: what it gives may change at any time.
     """
 
@@ -42,6 +45,7 @@ class Acceptor:
         self.sockets = tuple(sockets)
         self._connections = connections
         self._context = context
+        self._silent: dict[socket.socket, Connection] = {}  # those whose client has sent nothing yet
         self._beginning: set[asyncio.Task[None]] = set()
         self._resuming: dict[socket.socket, asyncio.TimerHandle] = {}
         self._throttle = log.Throttle()
@@ -54,7 +58,7 @@ class Acceptor:
             loop.add_reader(sock, self._accept, sock)
 
     def close(self) -> None:
-        """Close the sockets and the connections whose TLS handshake has not ended."""
+        """Close the sockets, and the connections that have sent nothing or whose TLS handshake has not ended."""
         loop = asyncio.get_running_loop()
         for sock in self.sockets:
             if resuming := self._resuming.pop(sock, None):
@@ -62,6 +66,8 @@ class Acceptor:
             if sock.fileno() >= 0:
                 loop.remove_reader(sock)
             sock.close()
+        for client in tuple(self._silent):
+            self._forget(client)
         for task in self._beginning:
             task.cancel()
 
@@ -81,9 +87,29 @@ class Acceptor:
         if connection is None:
             client.close()
             return
-        task = connection.handshake = asyncio.create_task(self._begin(client, connection))
+        client.settimeout(0)
+        self._silent[client] = connection
+        connection.end_start = partial(self._forget, client)
+        asyncio.get_running_loop().add_reader(client.fileno(), self._start, client)
+
+    def _start(self, client: socket.socket) -> None:
+        """Read from a connection whose client has sent something; one that was closed before that is over."""
+        if not _has_sent(client):
+            self._forget(client)
+            return
+        asyncio.get_running_loop().remove_reader(client.fileno())
+        connection = self._silent.pop(client)
+        connection.begin()
+        task = asyncio.create_task(self._begin(client, connection))
+        connection.end_start = task.cancel
         self._beginning.add(task)
         task.add_done_callback(partial(self._on_begun, client, connection))
+
+    def _forget(self, client: socket.socket) -> None:
+        if connection := self._silent.pop(client, None):
+            asyncio.get_running_loop().remove_reader(client.fileno())
+            client.close()
+            connection.connection_lost(None)
 
     async def _begin(self, client: socket.socket, connection: Connection) -> None:
         limits: dict[str, float] = {}
@@ -94,10 +120,10 @@ class Acceptor:
 
     def _on_begun(self, client: socket.socket, connection: Connection, task: asyncio.Task[None]) -> None:
         self._beginning.discard(task)
-        connection.handshake = None
+        connection.end_start = None
         if task.cancelled() or (error := task.exception()):
-            self._connections.remove(connection)
             client.close()
+            connection.connection_lost(None)
             if not task.cancelled():
                 self._connections.on_handshake_error(error)
 
@@ -114,3 +140,13 @@ class Acceptor:
     def _resume(self, sock: socket.socket) -> None:
         self._resuming.pop(sock, None)
         asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+
+
+def _has_sent(client: socket.socket) -> bool:
+    """Return whether there is a byte to read; False at the end, and after a reset."""
+    try:
+        return bool(client.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True  # woken in vain: the transport waits for it
+    except OSError:
+        return False

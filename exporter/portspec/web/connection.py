@@ -41,8 +41,9 @@ SMALL_BODY: Final = 16 << 10  # bytes of an unread body after which a connection
 class Phase(enum.Enum):
     """What a connection does."""
 
+    SILENT = "silent"  # waits for the first byte
     HANDSHAKE = "handshake"
-    HEAD = "head"  # waits for the rest of a request, or for the first one
+    HEAD = "head"  # waits for the rest of a request
     IDLE = "idle"  # waits for the next request
     REQUEST = "request"  # a request is answered; its body may be still to come
     LINGER = "linger"  # the answer is written; the rest of the body is ignored
@@ -98,7 +99,7 @@ class Connection(web.RequestHandler):
         "_phase",
         "_unsent",
         "_wire",
-        "handshake",
+        "end_start",
         "is_reserved",
         "is_stalled",
         "network",
@@ -119,9 +120,9 @@ class Connection(web.RequestHandler):
         self.is_stalled = False  # the client does not read
         self._is_last = False  # there is no request after the one that is answered
         self.since = connections.now()  # of the phase, or of the last progress in it
-        self.handshake: asyncio.Task[None] | None = None
+        self.end_start: Callable[[], object] | None = None  # ends what comes before the transport
         self._connections = connections
-        self._phase = Phase.HANDSHAKE
+        self._phase = Phase.SILENT
         self._wire: asyncio.Transport | None = None
         self._body: StreamReader | None = None  # of the request that is answered
         self._last: StreamReader | None = None  # of the request that was read last
@@ -160,6 +161,9 @@ class Connection(web.RequestHandler):
         """Return the limit that it exceeds (one of limits.REASONS), None if it does not."""
         limits = self._connections.limits
         wire = self._wire
+        if self._phase is Phase.SILENT:
+            limit = limits.reserved if self.is_reserved else limits.head
+            return "head_timeout" if now - self.since >= limit else None
         if wire is None:
             return None  # the handshake has a limit of its own
         if self.is_stalled or wire.is_closing():
@@ -179,6 +183,10 @@ class Connection(web.RequestHandler):
                 reason, limit = "head_timeout", limits.reserved if self.is_reserved else limits.head
         return reason if now - self.since >= limit and not self._messages else None
 
+    def begin(self) -> None:
+        """Note that the client has sent its first byte, of a handshake or of a request."""
+        self._turn_to(Phase.HANDSHAKE)
+
     def give_up(self, reason: str) -> None:
         """Close it at once for a reason of limits.REASONS."""
         self._connections.close(self, reason)
@@ -187,8 +195,8 @@ class Connection(web.RequestHandler):
         """Close it at once, whatever is unsent."""
         if self._wire is not None:
             self._wire.abort()
-        elif self.handshake is not None:
-            self.handshake.cancel()
+        elif self.end_start is not None:
+            self.end_start()
 
     @contextlib.asynccontextmanager
     async def while_open(self) -> AsyncIterator[None]:
@@ -226,7 +234,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give back the place, and end what is done for the client alone."""
+        """Give back the place, and end what is done for the client alone; also when no transport was made."""
         self._connections.remove(self)
         self._wire = None
         if self._phase is Phase.LINGER and self._body and not self._body.is_eof():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import os
 import socket
+import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -19,13 +21,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from portspec.web.accepting import Acceptor
+from portspec.web.connection import Connection
 from portspec.web.connections import BoundedConnections
 from portspec.web.limits import Limits
 from portspec.web.sockets import bind
+from tests.unit.app.exporter import until
 from tests.unit.web.site import converse
-
-if TYPE_CHECKING:
-    from portspec.web.connection import Connection
 
 LIMITS = Limits(places=4, share=2, reserve=1)
 ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2", "198.51.100.1", None]
@@ -36,9 +37,9 @@ async def _answer(_: web.BaseRequest) -> web.Response:
     return web.Response(text="answered")
 
 
-def connections(**keys: Any) -> BoundedConnections:
+def connections(limits: Limits = LIMITS, **keys: Any) -> BoundedConnections:
     """Make connections to a server that answers everything."""
-    return BoundedConnections(web.Server(_answer), LIMITS, trusted=lambda: [PROXY], **keys)
+    return BoundedConnections(web.Server(_answer), limits, trusted=lambda: [PROXY], **keys)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["come", "work", "rest", "go"]), st.integers(0, 20)), max_size=60))
@@ -127,6 +128,32 @@ def test_connections_wait_while_descriptors_are_used_up() -> None:
     with capture_logs() as logs:
         asyncio.run(scenario())
     assert [line["event"] for line in logs] == ["cannot accept connections"] * 3
+
+
+def test_connections_that_never_ask_leave_nothing_behind() -> None:
+    """A flood of connections that ask nothing costs no task, and no memory once they are over, without a collection."""
+
+    async def scenario() -> None:
+        every = connections(Limits())
+        acceptor = Acceptor(bind([(socket.AF_INET, ("127.0.0.1", 0))]), every, context=lambda: None)
+        acceptor.start()
+        tasks = len(asyncio.all_tasks())
+        clients = [socket.create_connection(acceptor.sockets[0].getsockname()) for _ in range(20)]
+        await until(lambda: len(every) == len(clients))
+        assert len(asyncio.all_tasks()) == tasks
+        for number, client in enumerate(clients):
+            if number % 2:  # a client may end with a reset, too
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        await until(lambda: not len(every))
+        assert not any(isinstance(thing, Connection) and thing._connections is every for thing in gc.get_objects())
+        acceptor.close()
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("size", "is_taken"), [(1, False), (8, False), (64, True), (5000, True)])
