@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.inventory import audited_hosts, targets
-from portspec.names import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -53,7 +52,7 @@ def hosts_of(
     every = targets(config, discovered, requested)
     mine = own_targets(every, shard)
     new = [target for target in mine if target.host not in present]
-    names = {canonical(target.host): target.host for target in mine}
+    names = {target.name: target.host for target in mine}
     roster = audited_hosts(config, every, requested)
     audited = {name: host for name, host in roster.items() if shard.holds(host.host)}
     restored = store.restore(new) if new else {}

@@ -87,7 +87,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     expected = audited_hosts(config, every)
     if host is not None:
         name = _canonical(host)
-        every = tuple(target for target in every if canonical(target.host) == name)
+        every = tuple(target for target in every if target.name == name)
         expected = {name: expected[name]} if name in expected else {}
         if not every and not expected:
             raise UsageError(f'"{host}" is not a host of the configuration')

@@ -40,6 +40,11 @@ class Target:
     deny: Deny = NOTHING
     maintenance: tuple[MaintenanceWindow, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The host in canonical form, see names.canonical()."""
+        return self.host if self.host == self.address else canonical(self.host)  # addresses are canonical already
+
     def is_scanned_otherwise(self, old: Target | None) -> bool:
         """Return whether it needs another scan than the target it is compared with."""
         return old is None or (self.address, self.config.ports, self.config.specification, self.deny) != (
@@ -90,15 +95,15 @@ def _expanded(entries: Sequence[HostConfig], deny: Deny = NOTHING) -> dict[str, 
     for place, entry in enumerate(entries):
         if "/" in entry.name:
             network = ipaddress.ip_network(entry.name)
-            for ip in network:
-                held = found.get(str(ip))
+            for address in map(str, network):
+                held = found.get(address)
                 if held is None or held[0] < network.prefixlen:
-                    found[str(ip)] = (network.prefixlen, place, Target(str(ip), entry, str(ip), deny=deny))
+                    found[address] = (network.prefixlen, place, Target(address, entry, address, deny=deny))
         else:
             key = canonical(entry.name)
-            address = key if address_of(key) else None
             if key not in found or found[key][0] < _ADDRESS_PREFIX_LENGTH:
-                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, address, deny=deny))
+                own = key if address_of(key) else None
+                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, own, deny=deny))
     return {name: target for name, (_, _, target) in sorted(found.items(), key=lambda item: item[1][1])}
 
 
@@ -106,7 +111,7 @@ def select(known: Sequence[Target], hosts: Iterable[str]) -> tuple[Target, ...]:
     """Pick targets by host, or all of a CIDR by its name; UsageError for one that is not there. No hosts: all."""
     by_name: dict[str, list[Target]] = {}
     for target in known:
-        by_name.setdefault(canonical(target.host), []).append(target)
+        by_name.setdefault(target.name, []).append(target)
         if "/" in target.config.name:
             by_name.setdefault(canonical(target.config.name), []).append(target)
     picked: list[Target] = []
@@ -149,7 +154,7 @@ def audited_hosts(
     names = {canonical(host): (host, host) for host in config.audit.hosts}
     scanned = set()
     for target in targets:
-        name = target.address or canonical(target.host)  # an address is canonical already
+        name = target.name
         if target.config.is_audited or name in names:
             names[name] = (target.host, target.config.name)
             scanned.add(name)

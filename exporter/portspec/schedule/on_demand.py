@@ -63,7 +63,7 @@ class Prober:
         places: Limit | None = None,
     ) -> None:
         self._config = config
-        self._targets = {canonical(target.host): target for target in targets}
+        self._targets = {target.name: target for target in targets}
         self._allowed = [ipaddress.ip_network(network) for network in config.probe_allow]
         self._examiners = examiners
         self._engine = engine

@@ -146,7 +146,8 @@ class HostState:
     @property
     def maintenance(self) -> MaintenanceWindow | None:
         """The maintenance that lasts; None without."""
-        return lasting(self.target.maintenance, self.judged_at)
+        windows = self.target.maintenance
+        return lasting(windows, self.judged_at) if windows else None
 
     @property
     def edges(self) -> tuple[float, ...]:
