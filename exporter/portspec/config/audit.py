@@ -62,6 +62,7 @@ def _expression(value: str) -> str:
     try:
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", FutureWarning)
+            re.purge()  # Python warns when it compiles, not when it remembers what it compiled
             re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
