@@ -28,6 +28,9 @@ T = TypeVar("T")
 L = TypeVar("L", list[PortSet], list[PortSet] | None)
 MAX_HISTORY_DAYS = 36_500
 MAX_TEXT_FILE_BYTES = 2**20  # bytes of a file of secrets or certificates
+#: What may stand in braces in the URL at which a change of conf.yml is proposed: what it does in a sentence, the host,
+#: the ports or ids, the path of conf.yml, the difference, and the command that makes it.
+ACCEPT_URL_NAMES = ("title", "host", "what", "path", "diff", "command")
 _DATABASE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 _VULNERABILITY_ID = re.compile(r"[A-Za-z]+-[0-9A-Za-z-]*[0-9][0-9A-Za-z-]*")
 _MAX_ID_LENGTH = 500  # characters, as audit.formats keeps
@@ -323,6 +326,20 @@ def check_runbook_url(value: object) -> str:
             "without query, fragment and credentials"
         )
     return found
+
+
+def check_accept_url(value: object) -> str:
+    """Return the template of a URL at which a change of conf.yml is proposed; ValueError if it is not one."""
+    text = value if isinstance(value, str) else ""
+    if unknown := set(re.findall(r"\{([^{}]*)\}", text)) - set(ACCEPT_URL_NAMES):
+        known = ", ".join(f"{{{name}}}" for name in ACCEPT_URL_NAMES)
+        raise ValueError(f'"{{{shorten(min(unknown))}}}" stands for nothing (known: {known})')
+    plain = re.sub(r"\{[a-z]+\}", "", text)
+    host = re.match(r"https?://[^/?#{}]+", text)
+    if host is None or base_url(host[0]) is None or not re.fullmatch(r"[!#-;=?-z|~]+", plain):
+        example = "https://git.example.org/ops/conf/issues/new?title={title}&body={diff}"
+        raise ValueError(f"expected the URL at which a change is proposed, such as {example}")
+    return text
 
 
 _PortsItem = Annotated[PortSet, BeforeValidator(_ports)]

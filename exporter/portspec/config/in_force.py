@@ -110,6 +110,8 @@ def _document(config: Config) -> dict[str, Any]:
         "reportmail": None if config.reportmail is None else config.reportmail.strftime("%H:%M"),
         "external_url": config.external_url,
         "runbook_url": config.runbook_url,
+        "accept": config.accept,
+        "accept_url": config.accept_url,
     }
     if config.audit:
         found["audit"] = _audit(config.audit)

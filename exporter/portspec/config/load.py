@@ -209,6 +209,8 @@ def _config(
         reportmail=model.reportmail,
         external_url=model.external_url,
         runbook_url=model.runbook_url,
+        accept=model.accept,
+        accept_url=model.accept_url,
     )
 
 

@@ -229,6 +229,8 @@ class Config:
     whose content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
     mailed each day at `reportmail`, in the machine's local time. Mails link to the pages of the exporter at
     `external_url`, and to the runbooks at `runbook_url`, by default those of the project; neither ends in a slash.
+    With `accept` the page of an acceptance may write conf.yml; `accept_url` is the template of a link to where its
+    change is proposed, see fields.ACCEPT_URL_NAMES.
     """
 
     path: str
@@ -256,3 +258,5 @@ class Config:
     reportmail: time | None = None
     external_url: str | None = None
     runbook_url: str | None = None
+    accept: bool = False
+    accept_url: str | None = None

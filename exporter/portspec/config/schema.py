@@ -33,6 +33,7 @@ from portspec.config.fields import (
     Text,
     Timeout,
     Until,
+    check_accept_url,
     check_external_url,
     check_runbook_url,
     items,
@@ -173,6 +174,8 @@ class ConfModel(_Strict, MailModel):
     reportmail: TimeOfDay = None
     external_url: Annotated[str, BeforeValidator(check_external_url)] | None = None
     runbook_url: Annotated[str, BeforeValidator(check_runbook_url)] | None = None
+    accept: Flag = False
+    accept_url: Annotated[str, BeforeValidator(check_accept_url)] | None = None
 
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import threading
@@ -15,10 +16,10 @@ from aiohttp import web
 
 from portspec import log
 from portspec.config.in_force import in_force
-from portspec.errors import printable
+from portspec.errors import PortspecError, printable
 from portspec.store import StoreError
-from portspec.threads import computed
-from portspec.web.accept_page import AcceptError, accept_page, read_address
+from portspec.threads import computed, in_daemon_thread
+from portspec.web.accept_page import AcceptError, Terms, accept_page, read_address, write_acceptance
 from portspec.web.feed import feed
 from portspec.web.health import health
 from portspec.web.overview import FilterError, read_filter
@@ -26,8 +27,9 @@ from portspec.web.sending import Text
 from portspec.web.status_page import status_report
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 
+    from portspec.config.proposal import Request
     from portspec.metrics import HttpStatus
     from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState
@@ -42,6 +44,7 @@ CHANGES_PER_TIMELINE: Final = 1000  # that the timeline of a host marks; its pag
 ASKED_FOR: Final = 600.0  # seconds after which the page of a host no longer waits for the scan that was asked for
 VERDICTS_PER_HOST: Final = 500  # that the timeline of a host draws
 ENTRIES_OF_FEED: Final = 100
+_log = log.get("web")
 _TIME: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 _NO_HOST: Final = "There is no such host"
 _NO_SENSE: Final = "This address makes no sense"
@@ -68,6 +71,7 @@ class PageRoutes:
         self._status = status
         self._external_url = external_url
         self._wall_clock = wall_clock
+        self._writing = asyncio.Lock()  # one change of conf.yml at a time
         self._headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
@@ -80,6 +84,7 @@ class PageRoutes:
         router.add_get("/hosts/{host}", self._host)
         router.add_post("/hosts/{host}/scan", self._scan)
         router.add_get("/hosts/{host}/accept", self._accept)
+        router.add_post("/hosts/{host}/accept", self._write_acceptance)
         router.add_get("/changes", self._changes)
         router.add_get("/changes.atom", self._feed)
         router.add_get("/status", self._show_status)
@@ -198,6 +203,45 @@ class PageRoutes:
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
         """Answer with the page that shows how conf.yml changes when ports of a host are accepted."""
+        wanted = self._acceptance(request)
+        if isinstance(wanted, web.Response):
+            return wanted
+        terms = self._terms()
+
+        def write() -> str:
+            return self._pages.accept(accept_page(terms, wanted, self._wall_clock()))
+
+        return await self._answer(request, ("accept", wanted), None, write)
+
+    async def _write_acceptance(self, request: web.Request) -> web.StreamResponse:
+        """Write the change that the page has shown, reload, and lead back to the page of the host."""
+        wanted = self._acceptance(request, ("shown",))
+        if isinstance(wanted, web.Response):
+            return wanted
+        terms = self._terms()
+        if not terms.is_written:
+            text = "Write accept: true into conf.yml to allow it, or run the command that the page shows."
+            return self._problem(403, "conf.yml is not written from here", text, "../../")
+        shown = request.query.get("shown", "")
+        async with self._writing:
+            try:
+                await in_daemon_thread(lambda: write_acceptance(terms.path, wanted, shown, self._wall_clock()))
+            except (PortspecError, OSError) as error:
+                return await self._not_written(request, terms, wanted, str(error))
+        what = ", ".join(wanted.what)
+        _log.info("conf.yml is changed", config=terms.path, host=wanted.host, what=what, way=wanted.way)
+        if message := await self._service.reload():
+            return self._problem(500, "conf.yml is written, and cannot be reloaded", message, "../../")
+        location = f"../{quote(request.match_info['host'], safe=':', errors='replace')}"
+        return web.Response(status=303, headers={"Location": location})
+
+    async def _not_written(self, request: web.Request, terms: Terms, wanted: Request, error: str) -> web.StreamResponse:
+        """Answer with the change as it would be now, and why it was not written."""
+        page = await computed(lambda: self._pages.accept(accept_page(terms, wanted, self._wall_clock()), error))
+        return await self._sending.send(request, _text(page), self._headers, status=409)
+
+    def _acceptance(self, request: web.Request, others: Collection[str] = ()) -> Request | web.Response:
+        """Return what an address asks for, which may have `others` as parameters, or the answer to a wrong one."""
         name = request.match_info["host"]
         audit = self._service.audits.find(name)
         try:
@@ -205,15 +249,13 @@ class PageRoutes:
         except KeyError:
             return self._problem(404, _NO_HOST, f'"{name}" is not a host of this exporter.', "../../")
         try:
-            wanted = read_address(host, request.query)
+            return read_address(host, request.query, others)
         except AcceptError as error:
             return self._problem(400, _NO_SENSE, str(error), "../../")
-        path = self._service.config.path
 
-        def write() -> str:
-            return self._pages.accept(accept_page(path, wanted, self._wall_clock()))
-
-        return await self._answer(request, ("accept", wanted), None, write)
+    def _terms(self) -> Terms:
+        config = self._service.config
+        return Terms(config.path, config.accept, config.accept_url)
 
     async def _scan(self, request: web.Request) -> web.StreamResponse:
         """Have a host scanned, and lead back to its page."""

@@ -158,10 +158,10 @@ class Pages:
             feed_url=f"./changes.atom?{feed}" if feed else "./changes.atom",
         )
 
-    def accept(self, page: AcceptPage) -> str:
-        """Return the page that shows how conf.yml changes when something is accepted."""
+    def accept(self, page: AcceptPage, error: str = "") -> str:
+        """Return the page that shows how conf.yml changes; `error` tells why the change was not written."""
         return self._environment.get_template("accept.html").render(
-            root="../../", now=self._wall_clock(), page=page, ways=_WAYS
+            root="../../", now=self._wall_clock(), page=page, ways=_WAYS, error=error
         )
 
     def status(self, report: StatusReport) -> str:

@@ -100,7 +100,7 @@ def test_file_that_was_changed_meanwhile_is_not_written(conf: Path) -> None:
     other = TEXT.replace("# mine", "# ours")
     code, told = answered(conf, "y", lambda: conf.write_text(other, encoding="utf-8"))
     assert code == 2
-    assert told == f"{conf} was changed meanwhile; nothing is written. Run the command again\n"
+    assert told == f"{conf} was changed meanwhile; nothing is written. Look at the change again\n"
     assert conf.read_text(encoding="utf-8") == other
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -424,3 +425,24 @@ def test_hosts_with_the_same_ports_share_one_set(conf: Conf) -> None:
     first, second, other = conf.load("hosts: {db1: [22, 80], db2: [80, 22], db3: 443}\nscanports: 1-10\n").hosts
     assert first.ports is second.ports
     assert other.ports != first.ports
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "git.example.org/new",
+        "ftp://git.example.org/new",
+        "https://{host}/new",
+        "https://me:secret@git.example.org/new",
+        "https://git.example.org/a b",
+        "https://git.example.org/{title",
+        "https://git.example.org/{title!r}",
+        "https://",
+        "javascript:alert({title})",
+        1,
+    ],
+)
+def test_url_to_propose_a_change_at_is_one(conf: Conf, url: object) -> None:
+    """What a page links to is an address of HTTP, and nothing of the change decides where it leads."""
+    (problem,) = conf.problems(f"hosts: {{db1: 22}}\nscanports: 1\naccept_url: {json.dumps(url)}\n")
+    assert problem.startswith("conf.yml:3: accept_url: ")

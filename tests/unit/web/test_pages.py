@@ -8,8 +8,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -621,6 +621,113 @@ def test_conf_that_is_gone_is_told(tmp_path: Path) -> None:
     answer = one.ask("/hosts/bad/accept?what=80")
     assert (answer.status, "no such file" in answer.text.lower()) == (200, True)
     assert one.ask("/hosts/gone/accept?what=80").status == 404
+
+
+def writable(tmp_path: Path, **keys: Any) -> Exporter:
+    """Make an exporter whose conf.yml the page may write."""
+    one = accepting(tmp_path)
+    one.config = replace(one.config, accept=True, **keys)
+    return one
+
+
+def button(one: Exporter, query: str) -> str:
+    """Return the address that the button of the page to accept something sends to."""
+    found = re.search(r'<form method="post" action="(accept[^"]*)">', one.ask(f"/hosts/bad/accept?{query}").text)
+    assert found is not None
+    return f"/hosts/bad/{html.unescape(found[1])}"
+
+
+@pytest.mark.parametrize(
+    ("query", "added"),
+    [
+        ("what=80&way=allow", "bad: {expect: [22], allow: [80]}  # the odd one"),
+        ("what=80&until=2w&reason=a+%26+b&owner=ops", 'reason: "a & b"'),
+        ("what=CVE-2026-1,CVE-2026-2", "ids: [CVE-2026-1, CVE-2026-2]"),
+    ],
+)
+def test_button_writes_the_change_that_is_shown(tmp_path: Path, query: str, added: str) -> None:
+    """The file has that change alone, the exporter reloads, and the browser is led back to the host."""
+    one = writable(tmp_path)
+    path = Path(one.config.path)
+    before = path.read_text()
+    shown = html.unescape(one.ask(f"/hosts/bad/accept?{query}").text)
+    answer = one.ask(button(one, query), "POST")
+    assert (answer.status, "<h1>bad</h1>" in answer.text, one.reloads) == (200, True, 1)
+    after = path.read_text()
+    assert added in after
+    added_lines = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert all(f"+{line}" in shown for line in added_lines)
+
+
+def test_button_keeps_the_end_that_is_shown(tmp_path: Path) -> None:
+    """A duration counts from when the change was shown, not from when it is written."""
+    assert "&until=2023-11-21T22:13:20Z&" in unquote(button(writable(tmp_path), "what=80&until=1w"))
+
+
+def test_button_does_not_write_over_the_changes_of_others(tmp_path: Path) -> None:
+    """What somebody wrote after the page was shown stays; the answer has the change as it would be now."""
+    one = writable(tmp_path)
+    path = Path(one.config.path)
+    address = button(one, "what=80&way=allow")
+    other = path.read_text() + "  # a line of somebody else\ninterval: 2h\n"
+    path.write_text(other)
+    answer = one.ask(address, "POST")
+    assert (answer.status, path.read_text(), one.reloads) == (409, other, 0)
+    assert "was changed meanwhile; nothing is written" in answer.text
+    (now,) = re.findall(r'action="(accept[^"]*)"', answer.text)
+    assert one.ask(f"/hosts/bad/{html.unescape(now)}", "POST").status == 200
+    assert path.read_text().endswith("interval: 2h\n")
+
+
+def test_page_writes_nothing_unless_conf_says_so(tmp_path: Path) -> None:
+    """Without accept: true there is no button, and its address is refused."""
+    one = writable(tmp_path)
+    path = Path(one.config.path)
+    before = path.read_bytes()
+    address = button(one, "what=80&way=allow")
+    one.config = replace(one.config, accept=False)
+    assert "Write this change" not in one.ask("/hosts/bad/accept?what=80&way=allow").text
+    assert (one.ask(address, "POST").status, path.read_bytes()) == (403, before)
+
+
+@pytest.mark.parametrize("query", ["", "what=80", "what=80&shown=", "what=80&shown=x", "what=&shown=x", "what=80&x=1"])
+def test_change_that_was_not_shown_is_not_written(tmp_path: Path, query: str) -> None:
+    """A request that no page made is refused, whatever it lacks."""
+    one = writable(tmp_path)
+    before = Path(one.config.path).read_bytes()
+    assert one.ask(f"/hosts/bad/accept?{query}", "POST").status in (400, 409)
+    assert one.ask(f"/hosts/gone/accept?{query}", "POST").status == 404
+    assert (Path(one.config.path).read_bytes(), one.reloads) == (before, 0)
+
+
+def test_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """The page says why, and what to do; here the file is that of a ConfigMap."""
+    one = writable(tmp_path)
+    address = button(one, "what=80&way=allow")
+    (tmp_path / "..data").symlink_to(tmp_path)
+    answer = one.ask(address, "POST")
+    assert (answer.status, "change the ConfigMap" in answer.text) == (409, True)
+
+
+def test_failed_reload_after_the_change_is_told(tmp_path: Path) -> None:
+    """The file is written, and the answer says that the exporter goes on with the one before."""
+    one = writable(tmp_path)
+    address = button(one, "what=80&way=allow")
+    one.problem = "conf.yml:1: broken"
+    answer = one.ask(address, "POST")
+    assert (answer.status, "conf.yml:1: broken" in answer.text) == (500, True)
+
+
+def test_change_can_be_proposed_elsewhere(tmp_path: Path) -> None:
+    """The link has the change, percent-encoded, wherever the template names it."""
+    one = writable(tmp_path, accept_url="https://git.example.org/new?title={title}&body={diff}#{host}")
+    text = one.ask("/hosts/bad/accept?what=80&way=allow").text
+    (link,) = re.findall(r'href="(https://git[^"]*)"', text)
+    parts = urlsplit(html.unescape(link))
+    query = dict(parse_qsl(parts.query))
+    assert query["title"] == "allow 80 of bad"
+    assert "+  bad: {expect: [22], allow: [80]}  # the odd one" in query["body"].splitlines()
+    assert parts.fragment == "bad"
 
 
 def test_page_of_a_host_lists_its_latest_changes() -> None:
