@@ -10,7 +10,7 @@ WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 unexport PYTHONDONTWRITEBYTECODE
 PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: help run test check compiled matrix matrix-quick venv lint format helm bench fuzz soak-truth audit lab packages \
+.PHONY: help run screenshots test check compiled matrix matrix-quick venv lint format helm bench fuzz soak-truth audit lab packages \
 	constraints generated reliability manifests dist deb clean
 
 help:  ## show this list
@@ -90,6 +90,9 @@ generated: venv  ## write dashboards, completion, manual pages and copies in the
 
 reliability: packages venv  ## run the tests of faults, and write docs/reliability.md from them
 	$(BIN)/python -m tests.faults $(PARALLEL)
+
+screenshots: venv  ## take the pictures of docs/images again (the lab and chromium)
+	$(BIN)/python -m tests.screenshots
 
 manifests: helm  ## render deploy/kubernetes/ from the Helm chart again, after a change of the chart
 	sh deploy/kubernetes/render.sh >deploy/kubernetes/new

@@ -27,7 +27,18 @@ from grafana.source.columns import (
     VERSION,
 )
 from grafana.source.page import RELOADS, marks, page, query_variable
-from grafana.source.panels import SEVERITIES, STATUSES, VERDICTS, Column, graph, number, numbered_states, rows, timeline
+from grafana.source.panels import (
+    MAINTENANCE,
+    SEVERITIES,
+    STATUSES,
+    VERDICTS,
+    Column,
+    graph,
+    number,
+    numbered_states,
+    rows,
+    timeline,
+)
 from grafana.source.queries import (
     ALERTS,
     SCOPE,
@@ -82,10 +93,18 @@ def _numbers() -> list[Panel]:
             is_instant=True,
         ),
         number(
+            "Maintenance",
+            "Whether nobody is alerted about the host for now.",
+            f"max({_of_host('port_maintenance')}) or 0 * max({_of_host('port_scan_success')})",
+            states=MAINTENANCE,
+            is_instant=True,
+        ),
+        number(
             "Deviations",
             "Deviations that no exception covers, as of the last verdict.",
             f"max({_of_host('port_out_of_spec')})",
             bad="red",
+            width=3,
         ),
         number(
             "Last verdict",
@@ -99,6 +118,7 @@ def _numbers() -> list[Panel]:
             "When the set of open ports last changed. No data until portspec sees it change.",
             milliseconds(f"max({_of_host('port_last_change_timestamp_seconds')})"),
             unit="dateTimeFromNow",
+            width=3,
             is_instant=True,
         ),
         number(
@@ -106,6 +126,7 @@ def _numbers() -> list[Panel]:
             "The status of the last audit. No data for a host that need not send audits.",
             f"max({_AUDIT_STATUS})",
             states=numbered_states(STATUSES),
+            width=3,
             is_instant=True,
         ),
         number(
@@ -113,6 +134,7 @@ def _numbers() -> list[Panel]:
             "When the last accepted audit was made, by the clock of the host. No data without one.",
             milliseconds(f"max({_of_host('portspec_audit_timestamp_seconds')} > 0)"),
             unit="dateTimeFromNow",
+            width=3,
             is_instant=True,
         ),
     ]

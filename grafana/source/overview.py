@@ -50,7 +50,7 @@ def _total(name: str) -> str:
 
 def _numbers() -> list[Panel]:
     return [
-        number("Hosts", f"Hosts that are scanned. {_EVERY_VANTAGE}", _total("job_vantage:port_hosts:count")),
+        number("Hosts", f"Hosts that are scanned. {_EVERY_VANTAGE}", _total("job_vantage:port_hosts:count"), width=3),
         number(
             "In specification",
             "Hosts whose open ports are those that conf.yml expects or allows, by a verdict that is not stale.",
@@ -69,16 +69,24 @@ def _numbers() -> list[Panel]:
             bad="purple",
         ),
         number(
+            "Under maintenance",
+            "Hosts that nobody is alerted about for now. They count in the other numbers, too.",
+            f"sum({select('port_maintenance')}) or 0 * {_total('job_vantage:port_hosts:count')}",
+            width=3,
+        ),
+        number(
             "Vulnerable hosts",
             "Hosts whose last audit found a vulnerability that no exception covers.",
             hosts_with("vulnerable"),
             bad="red",
+            width=3,
         ),
         number(
             "Exporters down",
             "Targets that Prometheus cannot scrape: exporters, or with /probe, hosts whose probe failed.",
             f"sum({select('up', scope=TARGETS)} == bool 0)",
             bad="red",
+            width=3,
         ),
     ]
 

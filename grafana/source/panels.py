@@ -31,6 +31,7 @@ VERDICTS: Final[States] = {
     2: ("Unknown", "purple"),
     3: ("Stale", "orange"),
 }
+MAINTENANCE: Final[States] = {0: ("none", "text"), 1: ("under way", "blue")}
 HEALTH: Final[States] = {0: ("failing", "red"), 1: ("ok", "green")}
 YES: Final[States] = {0: ("no", "red"), 1: ("yes", "green")}
 

@@ -14,14 +14,14 @@ from portspec.app.ahead import render_ahead
 from portspec.app.hosts import hosts_of, own_targets
 from portspec.app.maintenance import Maintenance
 from portspec.app.publishing import Publishing
+from portspec.app.rulings import RulingLog
 from portspec.app.servicemanager import ServiceManager
 from portspec.app.supervisor import Supervisor
-from portspec.app.watch import WatchedFile
+from portspec.app.watch import WatchedFile, warn_of_others
 from portspec.app.watchdog import Watchdog
 from portspec.audit.agent_key import AgentKey, AgentKeyError
 from portspec.audit.service import AuditService
 from portspec.config import load_again
-from portspec.config.trust import complaints
 from portspec.errors import ConfigError, NoThreadError
 from portspec.inventory import MAX_LOOKUPS, Shard, targets
 from portspec.inventory.discovery import Discovery
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from portspec.app.engines import Engines
     from portspec.app.hosts import Hosts
     from portspec.app.watchdog import Watched
-    from portspec.audit.state import AuditState
     from portspec.config import Config, HostConfig, MailConfig
     from portspec.inventory import AuditedHost, Target
     from portspec.schedule.transition import Transition
@@ -78,8 +77,8 @@ class Service:
         self._manager = manager or ServiceManager({})
         self._engines = engines
         self._shard = shard
-        self._loaded_at = time.time()
-        self._is_good = True
+        self._loaded_at, self._is_good = time.time(), True
+        self._asked_by = ""  # who wants the next reload
         self._is_ready = False
         self._is_reload_wanted = False
         self._file = WatchedFile(config.path)
@@ -104,6 +103,7 @@ class Service:
             on_takeover=self._on_takeover,
         )
         self.maintenance = Maintenance(self.store, self._renew_hosts)
+        self._rulings = RulingLog(self.store)
         self.audits = AuditService(self.store)
         self.agent_key = AgentKey.beside(self.store.path)
         self._supervisor = Supervisor()
@@ -166,6 +166,7 @@ class Service:
             self._tasks.create_task(keep("scheduler", self._monitor.run, is_vital=True))
             self._tasks.create_task(keep("watchdog", self._watchdog.run, is_vital=True))
             self._tasks.create_task(keep("maintenance", self.maintenance.run))
+            self._tasks.create_task(keep("change log", self._rulings.run))
             self._tasks.create_task(keep("audits", self.audits.run))
             self._tasks.create_task(keep("configuration", watching))
             self._tasks.create_task(keep("rendering", partial(render_ahead, self.exposition, lambda: self.snapshot)))
@@ -181,7 +182,6 @@ class Service:
 
     def tell(self) -> None:
         """Log the start, and notify the service manager."""
-        shard = self._shard
         _log.info(
             "portspec started",
             version=__version__,
@@ -190,19 +190,19 @@ class Service:
             engine=self._engines.scanner.name,
             parallelscans=self._config.parallelscans,
             state=self.store.path,
-            **({"shard": f"{shard.index}/{shard.count}"} if shard.count > 1 else {}),
+            **({"shard": f"{self._shard.index}/{self._shard.count}"} if self._shard.count > 1 else {}),
         )
-        self._warn()
+        self._note()
         self._manager.ready(self._count())
 
     def _count(self) -> str:
         hosts = len(self.snapshot.hosts)
         return f"{hosts:,} host{'' if hosts == 1 else 's'}"
 
-    def _warn(self) -> None:
-        """Log which files of this exporter others can change, and which secrets they can read."""
-        for complaint in complaints(self._config, self.store.path):
-            _log.warning("insecure configuration file", problem=complaint)
+    def _note(self, by: str = "") -> None:
+        """Tell of the configuration that is in force now, by whom it was changed, and who else could."""
+        self._rulings.note(self._config, by)
+        warn_of_others(self._config, self.store.path)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -215,11 +215,12 @@ class Service:
         self._is_ready = self._is_ready or self.snapshot.is_complete
         return self._is_ready
 
-    async def reload(self) -> str | None:
-        """Reload conf.yml; if it is invalid keep the previous configuration, and return the message.
+    async def reload(self, by: str = "") -> str | None:
+        """Reload conf.yml, as `by` asks; if it is invalid keep the previous configuration, and return the message.
 
         All who ask while a reload is in progress, or in the pause after it, share the next one.
         """
+        self._asked_by = by or self._asked_by
         if self._next_reload is None:
             create_task = self._tasks.create_task if self._tasks else asyncio.create_task
             self._next_reload = create_task(self._reload_in_turn())
@@ -232,7 +233,10 @@ class Service:
             self._next_reload = None
             self._manager.reloading()
             begun = clock()
+            by, self._asked_by = self._asked_by, ""
             message = await self._reload()
+            if message is None:
+                self._note(by)
             self._reload_after = clock() + RELOAD_REST * (clock() - begun)
             self._manager.ready(self._count() if message is None else f"the last reload failed: {message}")
             return message
@@ -256,9 +260,7 @@ class Service:
             self._is_good = False
             _log.exception("reload failed", config=path)
             return f"{path}: reload failed: {error}"
-        self._loaded_at = time.time()
-        self._is_good = True
-        self._warn()
+        self._loaded_at, self._is_good = time.time(), True
         _log.info("configuration reloaded", config=path, hosts=len(self.snapshot.hosts))
         return None
 
@@ -418,13 +420,10 @@ class Service:
             self.store,
             under_way=lambda: monitor.under_way,
             states=lambda: monitor.snapshot.hosts,
-            audit=self._audit,
+            audit=self.audits.find,
             links=self._links,
             memory=self._mail_memory,
         )
-
-    def _audit(self, host: str) -> AuditState | None:
-        return self.audits.states.get(host)
 
     def _links(self) -> Links:
         config = self._config

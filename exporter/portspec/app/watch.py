@@ -1,4 +1,4 @@
-"""Whether conf.yml is another one than was read last."""
+"""Whether conf.yml is another one than was read last, and whether others can change it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING
 
-from portspec import files
+from portspec import files, log
+from portspec.config.trust import complaints
 from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import NoThreadError
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from portspec.config import Config
+
+_log = log.get("app")
 
 
 class WatchedFile:
@@ -52,3 +57,9 @@ def checksum(path: str) -> bytes | None:
         return hashlib.sha256(files.read_regular(path, MAX_BYTES + 1)).digest()
     except OSError:
         return None
+
+
+def warn_of_others(config: Config, state_file: str) -> None:
+    """Log which files of an exporter others can change, and which secrets they can read."""
+    for complaint in complaints(config, state_file):
+        _log.warning("insecure configuration file", problem=complaint)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.state import AuditState
+    from portspec.config import MaintenanceWindow
     from portspec.state.snapshot import HostState, Snapshot
 
 FAILED_STATUSES: Final = (Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORTED)
@@ -75,6 +76,13 @@ class Machine:
     severities: tuple[int, ...]
     excepted: tuple[Vulnerability, ...]
     is_late: bool
+
+    @property
+    def maintenance(self) -> MaintenanceWindow | None:
+        """The maintenance that lasts; None without."""
+        if self.state:
+            return self.state.maintenance
+        return self.audit.maintenance if self.audit else None
 
     @property
     def packages(self) -> int:

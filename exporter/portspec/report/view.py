@@ -9,7 +9,7 @@ from portspec.audit.model import Status
 from portspec.exceptions import in_force
 from portspec.ports import PortSet
 from portspec.report import wording
-from portspec.report.model import FAILED_STATUSES
+from portspec.report.model import FAILED_STATUSES, Need
 from portspec.report.wording import STATUSES
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind, Verdict
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
+    from portspec.config import MaintenanceWindow
     from portspec.report.model import Machine
     from portspec.scan import AddressObservation, Failure
     from portspec.state.correlation import Correlation
@@ -83,11 +84,15 @@ def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
         yield f"audit {STATUSES[Status.NEVER]}"
     if state and state.verdict is Verdict.UNKNOWN:
         yield _verdict(state)
+    if (window := machine.maintenance) and machine.need is not Need.NONE:
+        yield f"under maintenance until {wording.time(window.until)}"
 
 
 def facts(machine: Machine, correlation: Correlation | None, now: float) -> Iterator[Fact]:
     """Yield the head of a machine's section: the scan, the correlation of scan and audit, the audit."""
     state = machine.state
+    if window := machine.maintenance:
+        yield Fact("Maintenance", tuple(_maintenance(window)))
     if state is None:
         yield Fact("Ports", ("not scanned (audit only)",))
     else:
@@ -115,6 +120,14 @@ def socket_rows(listeners: Iterable[ListeningSocket]) -> list[SocketRow]:
         SocketRow(str(port) if protocol == "tcp" else f"{port}/{protocol}", _addresses(list(addresses)), process, user)
         for (protocol, port, process, user), addresses in sorted(found.items(), key=lambda item: item[0])
     ]
+
+
+def _maintenance(window: MaintenanceWindow) -> Iterator[str]:
+    yield f"until {wording.time(window.until)}"
+    if window.reason:
+        yield window.reason
+    if window.owner:
+        yield f"owner: {window.owner}"
 
 
 def _addresses(addresses: list[str]) -> str:

@@ -13,6 +13,7 @@ from portspec.state.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from portspec.config.rulings import Ruling
     from portspec.state.snapshot import HostState
 
 NOT_SCANNED = "not_scanned"  # why a host was unknown while nobody looked
@@ -26,6 +27,9 @@ class Change:
 
     `ports` is one port, or many as conf.yml spells them ("1-21, 23"). `before` is None when they were not looked at
     before. `first_seen` is when the log first has these ports of this address in the state `after`.
+
+    Or a change of conf.yml: `after` is a ruling about ports, or ids of vulnerabilities, of a host, a CIDR or a pattern
+    of hosts. It has no address, and `note` says until when, why, and who.
     """
 
     at: float
@@ -33,8 +37,9 @@ class Change:
     address: str
     ports: str
     before: PortState | None
-    after: PortState
+    after: PortState | Ruling
     first_seen: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

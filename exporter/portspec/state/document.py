@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 from msgspec import Meta
 
 from portspec.audit.model import Scope, Severity, Status
+from portspec.config.rulings import Ruling
 from portspec.documents import Count, PortName, Seconds, Timestamp
 from portspec.ports import spell
 from portspec.scan import PortState, Reason
@@ -143,10 +144,11 @@ ChangeDocument = TypedDict(
         "at": Timestamp,
         "host": str,
         "address": str,
-        "ports": Annotated[str, Meta(description='Ports, such as "1-21, 23".')],
+        "ports": Annotated[str, Meta(description='Ports, such as "1-21, 23", or ids of vulnerabilities.')],
         "from": PortState | None,
-        "to": PortState,
+        "to": Annotated[str, Meta(extra_json_schema={"enum": [str(state) for state in (*PortState, *Ruling)]})],
         "first_seen": Timestamp,
+        "note": Annotated[str, Meta(description="Of a change of conf.yml: until when, why, and who.")],
     },
 )
 
@@ -285,6 +287,7 @@ def change_document(number: int, change: Change) -> ChangeDocument:
         "from": change.before,
         "to": change.after,
         "first_seen": spelled(change.first_seen),
+        "note": change.note,
     }
 
 

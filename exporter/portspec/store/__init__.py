@@ -25,6 +25,7 @@ from portspec.store.location import (
 )
 from portspec.store.lock import current_lock_holder
 from portspec.store.maintenance import read_maintenance, write_maintenance
+from portspec.store.rulings import log_rules
 from portspec.store.schema import read_value, write_value
 from portspec.store.status import StoreStatus
 from portspec.store.store import Store
@@ -46,6 +47,7 @@ __all__ = [
     "exporter_state_file",
     "find_state_file",
     "is_same_file",
+    "log_rules",
     "publish_location",
     "read_maintenance",
     "read_value",

@@ -170,8 +170,11 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE INDEX verdict_at ON verdict (at)",
         "CREATE INDEX verdict_host ON verdict (host)",
     ),
+    # the log has changes of conf.yml, too: until when, why, and who
+    ("ALTER TABLE change ADD COLUMN note TEXT NOT NULL DEFAULT ''",),
 )
 
+_NO_NOTES = "CREATE TEMP VIEW change AS SELECT *, '' AS note FROM main.change"
 _NO_VERDICTS = "CREATE TEMP VIEW verdict AS SELECT 0 AS id, 0.0 AS at, '' AS host, '' AS verdict, '' AS reason WHERE 0"
 
 #: A reader cannot migrate an older file. These views show it the tables under their current names: each entry is for
@@ -180,20 +183,24 @@ _VIEWS: Final[Mapping[int, Sequence[str]]] = {
     1: (
         "CREATE TEMP VIEW state AS SELECT host, saved_at, document, NULL AS notification_state FROM main.state",
         _NO_VERDICTS,
+        _NO_NOTES,
     ),
     2: (
         "CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",
         _NO_VERDICTS,
+        _NO_NOTES,
     ),
     3: (
         _NO_VERDICTS,
+        _NO_NOTES,
         "CREATE TEMP VIEW state AS SELECT host, saved_at, document, story AS notification_state FROM main.state",
         "CREATE TEMP VIEW audit AS SELECT * FROM main.report",
         """CREATE TEMP VIEW audit_result AS
             SELECT host, report AS audit_id, dictionary, is_sample, document FROM main.audit""",
     ),
-    6: (_NO_VERDICTS,),
-    7: (),
+    6: (_NO_VERDICTS, _NO_NOTES),
+    7: (_NO_NOTES,),
+    8: (),
 }
 
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from portspec import documents
+from portspec.config.rulings import Ruling
 from portspec.documents import Seconds, UnixTime
 from portspec.names import address_of
 from portspec.ports import PortSet
@@ -43,8 +44,8 @@ _UPSERT_STATE: Final = """
 """
 _INSERT_NOTIFICATION: Final = "INSERT INTO notification (at, host, document) VALUES (?, ?, ?)"
 _INSERT_CHANGE: Final = """
-    INSERT INTO change (at, host, address, ports, was, became, first_seen)
-    SELECT :at, :host, :address, :ports, :was, :became, min(:at, coalesce(min(first_seen), :at))
+    INSERT INTO change (at, host, address, ports, was, became, first_seen, note)
+    SELECT :at, :host, :address, :ports, :was, :became, min(:at, coalesce(min(first_seen), :at)), :note
     FROM change
     WHERE host = :host AND address = :address AND became = :became
         AND substr(ports, 1, 40) = substr(:ports, 1, 40) AND ports = :ports
@@ -69,7 +70,8 @@ _DELETE_OLD_VERDICTS: Final = """
 _SELECT_VERDICTS: Final = """
     SELECT at, verdict, reason FROM verdict WHERE host = :host ORDER BY id DESC LIMIT :limit
 """
-_COLUMNS = "id, at, host, address, ports, was, became, first_seen"
+_PORT_STATES: Final = frozenset(PortState)
+_COLUMNS = "id, at, host, address, ports, was, became, first_seen, note"
 _RANGE = "id < :before_id AND at >= :since AND at < :until ORDER BY id DESC LIMIT :limit"
 _SELECT_CHANGES: Final = f"SELECT {_COLUMNS} FROM change WHERE {_RANGE}"  # noqa: S608 - of constants
 _SELECT_CHANGES_OF_HOST: Final = f"SELECT {_COLUMNS} FROM change WHERE host = :host AND {_RANGE}"  # noqa: S608 - the same
@@ -224,14 +226,19 @@ def write_states(
         now: The time of writing, in Unix seconds.
     """
     with transaction(connection):
-        parameters = [_parameters(change) for change in changes]
-        connection.executemany(_INSERT_CHANGE, parameters)
-        hosts = {row["host"] for row in parameters}
-        connection.executemany(_DELETE_OLD_CHANGES, [{"host": host, "most": MAX_CHANGES_OF_HOST} for host in hosts])
+        write_changes(connection, changes)
         _write_verdicts(connection, verdicts)
         rows = ((host_key(host), document, notification_state, now) for host, document, notification_state in states)
         connection.executemany(_UPSERT_STATE, rows)
         connection.executemany(_INSERT_NOTIFICATION, ((now, host, document) for host, document in notifications))
+
+
+def write_changes(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
+    """Append changes to the log, in the transaction of the caller; see write_states()."""
+    parameters = [_parameters(change) for change in changes]
+    connection.executemany(_INSERT_CHANGE, parameters)
+    hosts = {row["host"] for row in parameters}
+    connection.executemany(_DELETE_OLD_CHANGES, [{"host": host, "most": MAX_CHANGES_OF_HOST} for host in hosts])
 
 
 def _write_verdicts(connection: sqlite3.Connection, verdicts: Iterable[DatedVerdict]) -> None:
@@ -294,10 +301,12 @@ def _parameters(change: Change) -> dict[str, Any]:
         "ports": change.ports,
         "was": change.before and change.before.value,
         "became": change.after.value,
+        "note": change.note,
     }
 
 
 def _change(number: int, at: float, host: str, address: str, ports: str, *rest: Any) -> tuple[int, Change]:
-    was, became, first_seen = rest
+    was, became, first_seen, note = rest
     before = None if was is None else PortState(was)
-    return number, Change(at, host, address, ports, before, PortState(became), first_seen)
+    after = PortState(became) if became in _PORT_STATES else Ruling(became)
+    return number, Change(at, host, address, ports, before, after, first_seen, note)

@@ -80,8 +80,8 @@ class Backend(Protocol):
         """Return the state of a host, however its name is spelled; KeyError if it is not scanned here."""
         ...
 
-    async def reload(self) -> str | None:
-        """Reload conf.yml; return the message if it is invalid."""
+    async def reload(self, by: str = "") -> str | None:
+        """Reload conf.yml, as `by` asks; return the message if it is invalid."""
         ...
 
     def scan_now(self, host: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 from xml.etree import ElementTree as ET
 
+from portspec.config.rulings import Ruling
 from portspec.errors import printable
 from portspec.web.spelling import quoted, rfc3339
 
@@ -52,9 +53,15 @@ def _entry(number: int, change: Change, base: str) -> ET.Element:
     ET.SubElement(
         entry, "link", {"rel": "alternate", "type": "text/html", "href": f"{base}hosts/{quoted(change.host)}"}
     )
-    was = change.before.value if change.before else "not looked at"
-    _add(entry, "summary", f"Port {change.ports} of {change.address} was {was} and is {change.after.value}.")
+    _add(entry, "summary", _summary(change))
     return entry
+
+
+def _summary(change: Change) -> str:
+    if isinstance(change.after, Ruling):
+        return f"conf.yml has changed: {change.ports} of {change.host} {change.after.value}, {change.note}".rstrip(", ")
+    was = change.before.value if change.before else "not looked at"
+    return f"Port {change.ports} of {change.address} was {was} and is {change.after.value}."
 
 
 def _add(parent: ET.Element, name: str, text: str) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import pwd
 import socket
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -27,7 +29,7 @@ from portspec.access.identity import (
     token_identity,
     user_identity,
 )
-from portspec.access.model import ClientAddress, Permission, Proof
+from portspec.access.model import ClientAddress, Identity, Permission, Proof
 from portspec.access.passwords import BusyError, Passwords
 from portspec.access.rate import TokenBucket
 from portspec.access.tls import is_allowed, sans
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from portspec.access.model import Identity, RateLimit, WebConfig
+    from portspec.access.model import RateLimit, WebConfig
     from portspec.web.address import ListenAddress
 
 REASONS: Final = ("config", "cross_site", "forbidden", "host", "passwords", "rate_limit", "unauthorized")
@@ -49,6 +51,7 @@ _AUDITS: Final = frozenset({"/api/v1/audits", "/api/v1/reports"})
 _AGENT: Final = "/agent.py"
 # Later versions of aiohttp warn of a key that is a string, earlier ones take no other.
 _CLIENT: Final[Any] = web.RequestKey("client", ClientAddress) if hasattr(web, "RequestKey") else "portspec.client"
+_IDENTITY: Final[Any] = web.RequestKey("identity", Identity) if hasattr(web, "RequestKey") else "portspec.identity"
 
 _log = log.get("web")
 
@@ -81,6 +84,21 @@ def client_of(request: web.Request) -> str:
     """Return the address of the client, which a trusted proxy tells; "" for a Unix socket."""
     client: ClientAddress | None = request.get(_CLIENT)
     return client.address if client else request.remote or ""
+
+
+def user_of(request: web.Request) -> str:
+    """Return the user who asks: the name that was proven, or the owner of a process on a Unix socket; "" if unknown."""
+    identity: Identity | None = request.get(_IDENTITY)
+    if identity:
+        return identity.name
+    sock = request.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX:
+        return ""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))  # unix(7)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 class Gate:
@@ -138,7 +156,7 @@ class Gate:
         if self._access.problem is not None:
             raise RefusedError(500, "config", "the web configuration file is not valid; the log of portspec says why")
         self._take_place(config)
-        identity = await self._identify(request, config)
+        identity = request[_IDENTITY] = await self._identify(request, config)
         wanted = permission_for(request.method, request.path)
         self._check_site(request, config, identity, wanted)
         if wanted not in permitted(config, identity, client):

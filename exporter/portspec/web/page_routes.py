@@ -21,6 +21,7 @@ from portspec.store import StoreError
 from portspec.threads import computed, in_daemon_thread
 from portspec.web.accept_page import AcceptError, Terms, accept_page, read_address, write_acceptance
 from portspec.web.feed import feed
+from portspec.web.gate import client_of, user_of
 from portspec.web.health import health
 from portspec.web.overview import FilterError, read_filter
 from portspec.web.sending import Text
@@ -230,7 +231,7 @@ class PageRoutes:
                 return await self._not_written(request, terms, wanted, str(error))
         what = ", ".join(wanted.what)
         _log.info("conf.yml is changed", config=terms.path, host=wanted.host, what=what, way=wanted.way)
-        if message := await self._service.reload():
+        if message := await self._service.reload(user_of(request) or client_of(request)):
             return self._problem(500, "conf.yml is written, and cannot be reloaded", message, "../../")
         location = f"../{quote(request.match_info['host'], safe=':', errors='replace')}"
         return web.Response(status=303, headers={"Location": location})

@@ -70,7 +70,10 @@ class Pages:
             clock=spelling.clock_time,
             quoted=spelling.quoted,
         )
+        self._environment.tests["of_one_host"] = lambda change: not set("*?[/").intersection(change.host)
+        house = jinja2.PackageLoader("portspec.report").get_source(self._environment, "house.css")[0]
         style, script = (loader.get_source(self._environment, name)[0] for name in ("page.css", "page.js"))
+        style = house + style  # that of the report of all machines, too
         self._environment.globals.update(version=__version__, style=style, script=script, is_kiosk=False, refresh=0)
         #: What a browser may do with a page: show it with its own style, read it again with its own script, and send
         #: its forms back (CSP 3).

@@ -15,7 +15,7 @@ from portspec.web.address import ListenerName
 from portspec.web.api import Api
 from portspec.web.audits import TAKES_BODY, AuditRoutes
 from portspec.web.connection import Connection
-from portspec.web.gate import RefusedError, is_open, refusal_page
+from portspec.web.gate import RefusedError, is_open, refusal_page, user_of
 from portspec.web.headers import protect
 from portspec.web.page_routes import PageRoutes
 from portspec.web.pages import Pages
@@ -150,8 +150,8 @@ class Sites:
         page = await scrapes.page(request, key, None, lambda: computed(write))
         return await send_metrics(self._sending, request, page)
 
-    async def _reload(self, _: web.Request) -> web.Response:
-        message = await self._backend.reload()
+    async def _reload(self, request: web.Request) -> web.Response:
+        message = await self._backend.reload(user_of(request))
         if message is not None:
             return web.Response(status=500, text=f"reload failed; keeping the previous configuration:\n{message}\n")
         return web.Response(text="configuration reloaded.\n")

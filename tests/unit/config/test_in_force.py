@@ -74,7 +74,7 @@ reportmail: "07:30"
 external_url: https://portspec.example.org/x
 runbook_url: https://wiki.example.org/portspec
 accept: true
-accept_url: https://git.example.org/new?title={{title}}&body={{diff}}
+accept_url: https://git.example.org/new?title={title}&body={diff}
 """
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from portspec.report import FORMATS, ReportSettings, mail_report, write_report
 from portspec.state.snapshot import Snapshot
-from tests.unit.factories import NOW, seen, target
+from tests.unit.factories import NOW, seen, target, window
 from tests.unit.report.fleets import HOUR, SETTINGS, audited, fleet, never, scanned, snapshot_of, vulnerability
 from tests.unit.report.reading import written
 
@@ -52,6 +54,20 @@ Listening sockets, according to the audit:
   22 on 0.0.0.0, ::: sshd (user root)
   443 on 0.0.0.0: nginx (user root)"""
     )
+
+
+def test_maintenance_is_told() -> None:
+    """A machine under maintenance shows until when, why, and whose it is; so does the list of what needs attention."""
+    lasting = window(NOW - HOUR, NOW + HOUR, "new disks", "ops")
+    deviating = scanned(replace(target("db1", expect=[22]), maintenance=(lasting,)), seen(is_open=[22, 80]))
+    well = scanned(replace(target("db2", expect=[22]), maintenance=(lasting,)), seen(is_open=[22]))
+    text = written(snapshot_of([deviating, well]), "text")
+    until = "until 2023-11-14 23:13:20 UTC"
+    assert text.count(f"under maintenance {until}") == 1
+    lines = text.split("\n")
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("Maintenance")] == [until] * 2
+    assert [line.strip() for line in lines].count("new disks") == 2
+    assert [line.strip() for line in lines].count("owner: ops") == 2
 
 
 def test_text_without_machines() -> None:

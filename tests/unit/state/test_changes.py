@@ -24,7 +24,7 @@ LATER = NOW + 60
 WEB = target("web1", expect=[22], scan=[22, 80, 443])
 OPEN, CLOSED, FILTERED = PortState.OPEN, PortState.CLOSED, PortState.FILTERED
 
-Row = tuple[str, str, PortState | None, PortState]
+Row = tuple[str, str, object, object]
 
 
 def rows(found: Iterable[Change]) -> list[Row]:

@@ -174,6 +174,7 @@ def test_change_as_an_object(before: PortState | None, text: str | None) -> None
         "from": text,
         "to": "open",
         "first_seen": "2023-11-14T22:12:20.000Z",
+        "note": "",
     }
 
 

@@ -75,6 +75,7 @@ class Exporter:
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     reloads: int = 0
+    asked_by: str = ""
     hanging: Sequence[str] = ()
     status: ServiceStatus = STATUS
     config: Config = field(default_factory=lambda: Config("conf.yml", ()))
@@ -88,9 +89,10 @@ class Exporter:
         """True once every host of the snapshot was scanned."""
         return self.snapshot.is_complete
 
-    async def reload(self) -> str | None:
-        """Count, and give the problem."""
+    async def reload(self, by: str = "") -> str | None:
+        """Count, note who asks, and give the problem."""
         self.reloads += 1
+        self.asked_by = by
         return self.problem
 
     def find(self, host: str) -> HostState:

@@ -317,6 +317,7 @@ def test_change_is_told_with_its_number_and_times() -> None:
                 "from": "closed",
                 "to": "open",
                 "first_seen": "2023-11-14T22:12:20.000Z",
+                "note": "",
             },
             {
                 "id": 6,
@@ -327,6 +328,7 @@ def test_change_is_told_with_its_number_and_times() -> None:
                 "from": None,
                 "to": "open",
                 "first_seen": "2023-11-14T22:12:20.000Z",
+                "note": "",
             },
         ],
         "next_cursor": None,

@@ -1,0 +1,61 @@
+"""Changes of conf.yml in the change log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from portspec.config.rulings import Exemption, Rules, Ruling
+from portspec.state.snapshot import HostState
+from portspec.store import Store, log_rules, write_value
+from portspec.store.rulings import MAX_CHANGES
+from tests.unit.factories import NOW
+from tests.unit.store.scenes import WEB, commit, opened, scan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIRST = Rules({"web1": (("22",), ())})
+SECOND = Rules({"web1": (("22", "80"), ())}, (Exemption("web1", NOW + 60, "a test", "ops", ids=("cve-2026-1",)),))
+
+
+def note(store: Store, rules: Rules, at: float, by: str = "") -> int:
+    """Have rules come into force."""
+    return store.transact(lambda file: log_rules(file, rules, at, by))
+
+
+def test_change_of_rules_is_in_the_log(path: Path) -> None:
+    """The rules that a file begins with are no change; what follows is, with who changed it; across restarts."""
+    with opened(path) as (store, _):
+        scan(store, HostState(WEB), 22, 80)
+        commit(store)
+        seen = len(store.changes())
+        assert note(store, FIRST, NOW) == 0
+    with opened(path) as (store, _):
+        assert note(store, SECOND, NOW + 1, by="ada") == 2
+        assert note(store, SECOND, NOW + 2) == 0
+        rows = [row for _, row in store.changes()]
+        assert {(row.at, row.host, row.address, row.before, row.first_seen) for row in rows[:-seen]} == {
+            (NOW + 1, "web1", "", None, NOW + 1)
+        }
+        assert [(row.ports, row.after, row.note) for row in rows[:-seen]] == [
+            ("cve-2026-1", Ruling.ACCEPTED, "until 2023-11-14 22:14 UTC, a test, owner: ops, by ada"),
+            ("80", Ruling.EXPECTED, "by ada"),
+        ]
+        assert all(not row.note for row in rows[-seen:])
+
+
+def test_conf_that_is_written_anew_does_not_fill_the_log(path: Path) -> None:
+    """Of one change there are so many rows at most."""
+    with opened(path) as (store, _):
+        hosts = [f"web{number}" for number in range(2 * MAX_CHANGES)]
+        note(store, Rules(dict.fromkeys(hosts, ((), ()))), NOW)
+        assert note(store, Rules(dict.fromkeys(hosts, (("80",), ()))), NOW) == MAX_CHANGES
+        assert len(store.changes(limit=10 * MAX_CHANGES)) == MAX_CHANGES
+
+
+def test_rules_that_cannot_be_read_are_no_change(path: Path) -> None:
+    """Another program may have written anything into the file."""
+    with opened(path) as (store, _):
+        store.transact(lambda file: write_value(file, "rules", '{"hosts": 1}'))
+        assert note(store, FIRST, NOW) == 0
+        assert note(store, SECOND, NOW) == 2
