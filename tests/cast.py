@@ -28,7 +28,7 @@ COLOURS: Final = (
 )
 
 
-def cast(command: Sequence[str], run: Callable[[Sequence[str]], str], *, columns: int = 100) -> str:
+def cast(command: Sequence[str], run: Callable[[Sequence[str]], str], *, columns: int = 80) -> str:
     """Return the SVG of a command and of what `run` prints of it, in its colours (ANSI), as it stands in the end."""
     typed = f"$ {shlex.join(command)}"
     output = [line.rstrip("\r").rpartition("\r")[2] for line in run(command).split("\n")]

@@ -2,8 +2,8 @@
 
     python -m tests.screenshots [DIRECTORY]          (default: docs/images)
 
-A dozen hosts are scanned; on one a port is open that should not be, one has lost a service, one is silent, and some
-send audits. What the exporter records in some seconds is spread over two weeks, so that there is a history to see.
+A dozen hosts are scanned. On one a port is open that should not be, one has lost a service, one has no name any more,
+and some send audits. What the exporter records in some seconds is spread over two weeks, so that there is a history.
 It also writes the cast of `portspec scan` (`cast.py`). Needs root, or user namespaces, and chromium.
 """
 
@@ -51,11 +51,11 @@ HOSTS: Final[tuple[_Host, ...]] = (
     ("mail.example.org", 31, (22, 25, 587, 993), (22, 25, 587, 993), {"team": "mail", "site": "Berlin"}),
     ("build1.example.org", 41, (22, 2375, 9100), (22, 9100), {"team": "build", "site": "Oslo"}),
     ("build2.example.org", 42, (22, 9100), (22, 9100), {"team": "build", "site": "Oslo"}),
-    ("backup.example.org", 51, (), (22, 873), {"team": "data", "site": "Oslo"}),
+    ("backup.example.org", 51, (22, 873), (22, 873), {"team": "data", "site": "Oslo"}),
     ("monitor.example.org", 61, (22, 3000, 9090, 9093), (22, 3000, 9090, 9093), {"team": "ops", "site": "Berlin"}),
     ("vpn.example.org", 71, (22, 443), (22, 443), {"team": "ops", "site": "Berlin"}),
 )
-SILENT: Final = "backup.example.org"
+GONE: Final = "backup.example.org"
 AUDITS: Final = Path(__file__).parent / "data" / "audit" / "debsecan"
 LISTENERS: Final = (
     {"protocol": "tcp", "address": "0.0.0.0", "port": 22, "process": "sshd", "user": "root"},  # noqa: S104 - a value
@@ -65,23 +65,33 @@ LISTENERS: Final = (
 
 
 def truths(*, is_earlier: bool) -> list[HostTruth]:
-    """Return the hosts, or what they were earlier, when all did as they should."""
+    """Return the hosts, or what they were earlier, when all did as they should; one no longer has a name."""
     found = []
     for name, number, ports, expected, _ in HOSTS:
+        if name == GONE and not is_earlier:
+            continue
         own = (f"198.18.0.{number}", f"2001:db8:18::{number}")
-        default = State.DROPPED if name == SILENT and not is_earlier else State.CLOSED
         states = {(address, port): State.OPEN for address in own for port in (expected if is_earlier else ports)}
-        found.append(HostTruth(name, own, states, default))
+        found.append(HostTruth(name, own, states))
     return found
 
 
-def configuration(directory: Path) -> Path:
-    """Write conf.yml, as people write it."""
+def configuration(directory: Path, *, accepts: bool) -> Path:
+    """Write conf.yml, as people write it; in the end somebody accepts a port."""
     hosts = "".join(
         f"  {name}: {{expect: [{', '.join(map(str, expected))}], labels: {json.dumps(labels)}}}\n"
         for name, _, _, expected, labels in HOSTS
     )
     path = directory / "conf.yml"
+    end = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 6 * 86_400))
+    accepted = f"""\
+exceptions:
+  - hosts: [build1.example.org]
+    ports: [2375]
+    until: "{end}"
+    reason: migration to rootless builds
+    owner: build
+"""
     path.write_text(
         f"""\
 interval: 1h
@@ -90,12 +100,7 @@ ipv6: true
 accept: true
 scan: {{timeout: 0.2, retries: 1}}
 hosts:
-{hosts}exceptions:
-  - hosts: [build1.example.org]
-    ports: [2375]
-    until: "{time.strftime("%Y-%m-%d", time.gmtime(time.time() + 6 * 86_400))}"
-    reason: migration to rootless builds
-    owner: build
+{hosts}{accepted if accepts else ""}\
 audit:
   passphrase: {PASSPHRASE}
   hosts: [web1.example.org, web2.example.org, db1.example.org, mail.example.org, vpn.example.org]
@@ -109,8 +114,8 @@ audit:
 def exporter(lab: Lab, conf: Path) -> Iterator[None]:
     """Run the exporter in the lab; every host has been scanned."""
     with conf.with_suffix(".log").open("a") as log:
-        command = [*PROGRAM, "serve", "-c", str(conf), "--web.listen-address", f"127.0.0.1:{PORT}"]
-        process = lab.popen(command, stdout=log, stderr=log)
+        command = [*PROGRAM, "serve", "-c", conf.name, "--web.listen-address", f"127.0.0.1:{PORT}"]
+        process = lab.popen(command, cwd=conf.parent, stdout=log, stderr=log)
         try:
             end = time.monotonic() + WAIT
             while lab.run(["curl", "-sf", "-o", "/dev/null", f"{URL}/-/ready"]).returncode:
@@ -131,7 +136,7 @@ def scan_all(lab: Lab) -> None:
 
 def send_audits(lab: Lab, directory: Path) -> None:
     """Post an audit of each host that sends any but the last one."""
-    samples = {"web1": "detail_vulnerable", "web2": "detail_clean", "db1": "detail_clean", "mail": "detail_failed"}
+    samples = {"web1": "detail_vulnerable", "web2": "detail_clean", "db1": "detail_clean", "mail": "detail_clean"}
     for name, sample in samples.items():
         output = (AUDITS / f"{sample}.txt").read_text(encoding="utf-8")
         made = make(f"{name}.example.org", time.time() - 7200, output=output, listeners=LISTENERS)
@@ -141,11 +146,24 @@ def send_audits(lab: Lab, directory: Path) -> None:
 
 
 def spread(state: Path, since: float, until: float) -> None:
-    """Spread what was recorded between two Unix times over two weeks before the second."""
-    factor = HISTORY / (until - since)
+    """Spread what was recorded between two Unix times over two weeks before the second; scans stay where they are."""
+
+    def earlier(value: float) -> float:
+        return until - (until - value) * HISTORY / (until - since)
+
+    def with_earlier_changes(text: str) -> str:
+        document = json.loads(text)
+        document["opened"] = [[earlier(began), ports] for began, ports in document.get("opened", [])]
+        if document["last_change"] is not None:
+            document["last_change"] = earlier(document["last_change"])
+        return json.dumps(document)
+
     with closing(sqlite3.connect(state)) as file:
-        for table, column in (("change", "at"), ("change", "first_seen"), ("verdict", "at")):
-            file.execute(f"UPDATE {table} SET {column} = ? - (? - {column}) * ?", (until, until, factor))  # noqa: S608
+        file.create_function("earlier", 1, earlier)
+        file.create_function("with_earlier_changes", 1, with_earlier_changes)
+        file.execute("UPDATE change SET at = earlier(at), first_seen = earlier(first_seen)")
+        file.execute("UPDATE verdict SET at = earlier(at)")
+        file.execute("UPDATE state SET document = with_earlier_changes(document)")
         file.commit()
 
 
@@ -164,7 +182,7 @@ def take(browser: Browser, directory: Path) -> None:
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
         page = context.new_page()
         page.goto(f"{URL}{path}")
-        page.screenshot(path=directory / f"{name}.png")
+        page.screenshot(path=directory / f"{name}.png", full_page=name == "hosts")
         context.close()
         sys.stdout.write(f"{directory / name}.png\n")
 
@@ -183,7 +201,7 @@ def main(directory: Path) -> None:
         raise SystemExit("chromium is not installed")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, Lab() as lab:
-        conf = configuration(Path(place))
+        conf = configuration(Path(place), accepts=False)
         lab.apply(truths(is_earlier=True))
         since = time.time()
         with exporter(lab, conf):
@@ -199,6 +217,7 @@ def main(directory: Path) -> None:
             send_audits(lab, Path(place))
             time.sleep(2)
         spread(Path(place) / "portspec.db", since, time.time())
+        configuration(Path(place), accepts=True)
         (directory / "scan.svg").write_text(
             cast(
                 ["portspec", "scan", "web1.example.org", "db1.example.org"], lambda command: _typed(lab, conf, command)
@@ -210,14 +229,16 @@ def main(directory: Path) -> None:
                 executable_path=wrapper(lab, [chromium], Path(place) / "chromium"),
                 args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
             )
+            scan_all(lab)
+            time.sleep(8)
             take(browser, directory)
             browser.close()
 
 
 def _typed(lab: Lab, conf: Path, command: Sequence[str]) -> str:
     """Return what a command prints on a terminal of the lab."""
-    words = [*PROGRAM, *command[1:], "-c", str(conf)]
-    done: Any = lab.run(["script", "-qec", shlex.join(words), "/dev/null"], timeout=WAIT)
+    line = f"COLUMNS=100 {shlex.join([*PROGRAM, *command[1:], '-c', str(conf)])} 2>/dev/null"  # without progress
+    done: Any = lab.run(["script", "-qec", line, "/dev/null"], timeout=WAIT)
     return re.sub(r"\x1b\[\?[0-9]+[hl]", "", done.stdout)
 
 

@@ -38,7 +38,7 @@ MAX_HOSTS: Final = 200  # entries of `hosts` that are written
 def in_force(config: Config, most: int = MAX_HOSTS) -> str:
     """Return a configuration as YAML; of its `hosts` at most so many, and a comment that says how many more."""
     text = yaml.dump(
-        _document(replace(config, hosts=config.hosts[:most])),
+        document(replace(config, hosts=config.hosts[:most])),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
@@ -75,7 +75,8 @@ _Dumper.add_representer(str, _literal)
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data))
 
 
-def _document(config: Config) -> dict[str, Any]:
+def document(config: Config) -> dict[str, Any]:
+    """Return the configuration as the document that conf.yml is, without secrets."""
     scan = config.scan
     found: dict[str, Any] = {
         "hosts": {host.name: _host(host) for host in config.hosts},

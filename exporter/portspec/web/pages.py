@@ -21,7 +21,7 @@ from portspec.state.document import moment
 from portspec.web import spelling
 from portspec.web.host_page import scan_values, vulnerability_values
 from portspec.web.overview import HostFilter, Row, Shown, overview
-from portspec.web.rows import AUDIT_CSS, VERDICTS, row_values
+from portspec.web.rows import AUDIT_CSS, AUDITED, VERDICTS, row_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -200,9 +200,8 @@ def _totals(verdicts: Mapping[Shown, int], audits: Mapping[Status, int], by: Hos
     for status in Status:
         if (count := audits.get(status, 0)) and status is not Status.CLEAN:
             url = _url(replace(by, shown=None, audit=status, page=1))
-            name = f"with audit {status.value.replace('_', ' ')}"
             css = AUDIT_CSS[status]
-            yield {"css": css, "count": count, "name": name, "url": url, "is_current": by.audit is status}
+            yield {"css": css, "count": count, "name": AUDITED[status], "url": url, "is_current": by.audit is status}
 
 
 def _column(name: str, order: str | None, by: HostFilter) -> dict[str, str]:

@@ -39,6 +39,16 @@ AUDIT_CSS: Final = {
     Status.NEVER: "odd",
 }
 
+#: What hosts with an audit are called, by its status.
+AUDITED: Final = {
+    Status.CLEAN: "clean",
+    Status.VULNERABLE: "vulnerable",
+    Status.FAILED: "with a failed audit",
+    Status.STALE_DATABASE: "audited by an old database",
+    Status.UNSUPPORTED: "that cannot be audited",
+    Status.NEVER: "never audited",
+}
+
 
 def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any]:
     """Return what templates show of a host; `root` is the way to the page of all hosts."""
@@ -60,7 +70,8 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "missing": named_ports(PortSet.of(item.port for item in deviations if item.kind is Kind.MISSING)),
         "open": port_list(conclusive.open_ports) if conclusive else "",
         "expected": port_list(state.target.config.specification.expect) if state else "",
-        "exceptions": list(islice(_exceptions(state, now), MAX_EXCEPTIONS)) if state else [],
+        "accepted": list(islice(_accepted(state, now, Kind.UNEXPECTED), MAX_EXCEPTIONS)) if state else [],
+        "accepted_missing": list(islice(_accepted(state, now, Kind.MISSING), MAX_EXCEPTIONS)) if state else [],
         "maintenance": (state.maintenance if state else None) or (audit.maintenance if audit else None),
         "last_scan": conclusive.finished_at if conclusive else None,
         "next_scan": state.next_scan if state else None,
@@ -75,12 +86,12 @@ def open_since(state: HostState, ports: PortSet) -> float | None:
     return min((began for began, opened in state.opened if opened & ports), default=None)
 
 
-def _exceptions(state: HostState, now: float) -> Iterator[tuple[str, float]]:
-    """Yield the ports that an exception in force accepts now, and when it ends."""
-    accepted = PortSet.of(item.port for item in state.excepted)
+def _accepted(state: HostState, now: float, kind: Kind) -> Iterator[tuple[str, float]]:
+    """Yield the ports with a kind of deviation that an exception in force accepts now, and when it ends."""
+    accepted = PortSet.of(item.port for item in state.excepted if item.kind is kind)
     for item in in_force(state.exceptions, now):
         if covered := item.ports & accepted:
-            yield f"{named_ports(covered)} accepted", item.until
+            yield named_ports(covered), item.until
 
 
 def _audit(audit: AuditState) -> dict[str, object]:

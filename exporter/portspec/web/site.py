@@ -59,7 +59,7 @@ class Sites:
         self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
         self._chosen_scrapes = Renderings[Page](concurrent=1)
         self._sending = Sending(_give_up)
-        self._api = Api(backend, self._renderings, self._sending, wall_clock)
+        self._api = Api(backend, self._renderings, self._sending, status, wall_clock)
         self._prometheus = PrometheusRoutes(backend, self._renderings, self._sending)
         self._pages = PageRoutes(
             backend, Pages(wall_clock), self._renderings, self._sending, status, gate.external_url, wall_clock

@@ -23,7 +23,7 @@ class StatusReport:
         facts: How each part that is in use does.
         loaded_at: When conf.yml was loaded, in Unix seconds.
         parts: The name of each part that ever ran, how often it was restarted, and whether it fails now.
-        counts: Names and numbers, as people read them.
+        counts: What they count, and numbers.
         sources: The sources of discovery.
         threads: The names of the threads of the process.
         problems: The latest warnings and errors of the log, the newest first.
@@ -32,7 +32,7 @@ class StatusReport:
     facts: tuple[Fact, ...]
     loaded_at: float
     parts: tuple[tuple[str, int, bool], ...]
-    counts: tuple[tuple[str, str], ...]
+    counts: tuple[tuple[str, int], ...]
     sources: tuple[SourceStats, ...]
     threads: tuple[str, ...]
     problems: tuple[str, ...]
@@ -52,7 +52,7 @@ def status_report(
         facts=health(status),
         loaded_at=status.config_loaded_at,
         parts=tuple((part, status.restarts.get(part, 0), part in status.failing) for part in parts),
-        counts=tuple((name, f"{number:,}") for name, number in _counts(status, snapshot, http)),
+        counts=tuple(_counts(status, snapshot, http)),
         sources=status.sources,
         threads=tuple(sorted(threads)),
         problems=tuple(problems),

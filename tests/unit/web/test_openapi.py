@@ -77,6 +77,8 @@ def check(path: str, template: str, *, of: Exporter, method: str = "GET", status
         ("/api/v1/vulnerabilities", "/api/v1/vulnerabilities"),
         ("/api/v1/exceptions", "/api/v1/exceptions"),
         ("/api/v1/openapi.json", "/api/v1/openapi.json"),
+        ("/api/v1/status", "/api/v1/status"),
+        ("/api/v1/config", "/api/v1/config"),
     ],
 )
 def test_answer_is_as_described(path: str, template: str) -> None:

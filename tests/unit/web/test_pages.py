@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import html
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -206,7 +207,7 @@ def test_hosts_are_filtered_by_their_audit() -> None:
     assert hosts_at(of, "?audit=vulnerable") == ["db1"]
     assert hosts_at(of, "?verdict=unscanned&sort=-audit") == ["web1", "laptop7"]
     text = ask(of, "/").text
-    assert '<a href="./?audit=vulnerable"><span class="bad">1 with audit vulnerable</span></a>' in text
+    assert '<a href="./?audit=vulnerable"><span class="bad">1 vulnerable</span></a>' in text
     assert "with audit clean" not in text
 
 
@@ -560,6 +561,14 @@ def test_page_of_a_host_has_a_timeline() -> None:
     text = one.ask("/hosts/good").text
     assert 'role="img" aria-label="in spec for 1 d; recorded since 2023-11-13"' in text
     assert '<rect class="bar in_spec"' in text
+
+
+def test_configuration_in_force_is_json_without_secrets(tmp_path: Path) -> None:
+    """What /config shows is there for programs, too."""
+    found = accepting(tmp_path).document("/api/v1/config")
+    assert found["config"]["hosts"]["bad"]["expect"] == [22]
+    assert found["path"].endswith("conf.yml")
+    assert "s3cret" not in json.dumps(found)
 
 
 def accepting(tmp_path: Path) -> Exporter:

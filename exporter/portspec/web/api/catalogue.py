@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.web.api import audits, changes, findings, hosts, maintenance, nmap, scan, verdicts
+from portspec.web.api import audits, changes, exporter, findings, hosts, maintenance, nmap, scan, verdicts
 from portspec.web.api.openapi import OPENAPI
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *verdicts.OPERATIONS,
     *scan.OPERATIONS,
     *maintenance.OPERATIONS,
+    *exporter.OPERATIONS,
     *audits.OPERATIONS,
     OPENAPI,
 )

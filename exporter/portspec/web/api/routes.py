@@ -9,6 +9,7 @@ from portspec.threads import computed
 from portspec.web.api.answer import Answers, as_json
 from portspec.web.api.catalogue import OPERATIONS
 from portspec.web.api.changes import CHANGES, CHANGES_CSV, Changes
+from portspec.web.api.exporter import CONFIG, STATUS, ExporterRoutes
 from portspec.web.api.findings import LISTS, Findings
 from portspec.web.api.hosts import HOST, HOSTS, HOSTS_CSV, Hosts
 from portspec.web.api.maintenance import BEGIN, END, LIST, MaintenanceRoutes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from portspec.metrics import HttpStatus
     from portspec.web.api.answer import Representation
     from portspec.web.api.operation import Operation
     from portspec.web.backend import Backend
@@ -34,13 +36,14 @@ if TYPE_CHECKING:
 
 
 class Api:
-    """Handlers over a backend; `wall_clock` gives Unix seconds."""
+    """Handlers over a backend; `http` returns the state of the HTTP server, `wall_clock` gives Unix seconds."""
 
     def __init__(
         self,
         backend: Backend,
         renderings: Renderings[Text],
         sending: Sending,
+        http: Callable[[], HttpStatus],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._answers = Answers(renderings, sending)
@@ -48,6 +51,7 @@ class Api:
         hosts, changes = Hosts(backend, self._answers), Changes(backend, self._answers)
         findings, scans = Findings(backend, self._answers, wall_clock), Scans(backend)
         maintenance = MaintenanceRoutes(backend, self._answers, wall_clock)
+        exporter = ExporterRoutes(backend, self._answers, http)
         nmap = NmapHosts(backend, self._answers, hosts.named, wall_clock)
         self._handlers: tuple[tuple[Operation, Handler], ...] = (
             (HOSTS, hosts.many),
@@ -63,6 +67,8 @@ class Api:
             (LIST, maintenance.list),
             (BEGIN, maintenance.begin),
             (END, maintenance.end),
+            (STATUS, exporter.status),
+            (CONFIG, exporter.config),
             (OPENAPI, self._describe),
         )
 
