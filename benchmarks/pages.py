@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.exposition import Child, Served, Size, fetch
 from benchmarks.targets import OUTCOMES
+from portspec.app.process import GC_THRESHOLDS, GIL_SWITCH_INTERVAL
 from portspec.config import Config
 from portspec.scan import PortState
 from portspec.state.changes import Change, DatedVerdict
@@ -113,6 +115,8 @@ def report(runs: int = 20) -> None:
 def main() -> None:
     """Be the server, or measure."""
     if sys.argv[1:2] == ["serve"]:
+        sys.setswitchinterval(GIL_SWITCH_INTERVAL)  # as the exporter does
+        gc.set_threshold(*GC_THRESHOLDS)
         asyncio.run(Site(Size(*map(int, sys.argv[2:]))).run())
         return
     parser = argparse.ArgumentParser(

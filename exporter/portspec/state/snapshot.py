@@ -322,7 +322,10 @@ def _has_changed(before: ScanResult, after: ScanResult) -> bool:
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:
-    return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in sets))
+    found = tuple(sets)
+    if found and all(ports == found[0] for ports in found[1:]):  # as the addresses of most hosts are
+        return found[0]
+    return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in found))
 
 
 class OfHost(Protocol):

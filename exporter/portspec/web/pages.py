@@ -131,7 +131,7 @@ class Pages:
             root="../",
             now=now,
             refresh=REFRESH_AFTER_SCAN if is_asked else REFRESH,
-            row=row_values(Row(host, state, audit), now, "../", HostFilter()),
+            row=row_values(Row.of(host, state, audit), now, "../", HostFilter()),
             is_scanned=state is not None,
             is_asked=is_asked,
             scan_url=f"{spelling.quoted(host)}/scan",
