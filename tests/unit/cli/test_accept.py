@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import pwd
 import shutil
 import stat
 import subprocess
@@ -17,6 +19,7 @@ from portspec.config import load
 from portspec.config.acceptance import AcceptanceError
 from portspec.config.proposal import Request
 from portspec.errors import UsageError
+from tests.e2e.exporter import until
 from tests.unit.cli.run import PROGRAM, Server, environment, run
 from tests.unit.factories import NOW
 from tests.unit.scan.loopback import PATIENCE
@@ -128,6 +131,9 @@ def test_exporter_takes_it_up(conf: Path) -> None:
                 "the exporter of the systemd unit says: configuration reloaded.",
             ]
             assert "portspec_config_last_reload_successful 1.0" in server.get("/metrics")[1]
+            rows = until(lambda: json.loads(server.get("/api/v1/changes")[1])["changes"])
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            assert [(row["to"], row["note"]) for row in rows] == [("allowed", f"by {user}")]
     finally:
         shutil.rmtree(directory)
 
