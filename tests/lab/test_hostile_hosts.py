@@ -58,15 +58,28 @@ def hostile(**more: Any) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_hostile_hosts_and_those_beside_them_are_told_the_truth_of(lab: Lab, engine: str) -> None:
-    """Each port is told right, of hosts that cling, send without end or forge, and of those in whose name they do."""
+    """Each port is told right, of hosts that cling, send without end or forge, and of those in whose name they do.
+
+    One process answers for all that are hostile. On a busy machine it may answer one too late while it floods for
+    another: that one is then cut off, and looked at again. No port may be told wrong.
+    """
     truths = good_hosts()
     lab.apply(truths)
     found = hostile()
     every = [*found, *(address for own in GOOD for address in own)]
-    with tunnel(lab, found):
-        seen = observe(lab, [([address], SCANNED) for address in every], engine=engine, timeout=0.9, retries=2)
     states = dict.fromkeys(SCANNED, "closed") | dict.fromkeys(OPEN, "open") | dict.fromkeys(DROPPED, "filtered")
-    assert seen == {(address, port): state for address in every for port, state in states.items()}
+    left = every
+    with tunnel(lab, found):
+        for _ in range(5):
+            seen = observe(lab, [([address], SCANNED) for address in left], engine=engine, timeout=0.9, retries=2)
+            late = [address for address in left if address in found and seen.get((address, 0)) == "cut_off"]
+            told = [address for address in left if address not in late]
+            right = {(address, port): state for address in told for port, state in states.items()}
+            assert seen == right | {(address, 0): "cut_off" for address in late}
+            left = late
+            if not left:
+                break
+    assert not left
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -61,7 +61,7 @@ def write_page(report: FleetReport) -> Iterator[str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = "".join(environment.get_template(name).render() for name in ("house.css", "report.css"))
+    style = "\n".join(environment.get_template(name).render() for name in ("house.css", "report.css"))
     return environment.get_template("report.html").generate(
         version=__version__,
         title=wording.TITLE,
