@@ -20,6 +20,7 @@ _NUMBER = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _PART = re.compile(rf"\s*({_NUMBER})\s*([A-Za-z]+)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 _SECONDS_A_DAY = 86_400.0
+_FIRST_SECOND = -62_135_596_800.0  # Unix seconds: the beginning of the year 1
 _LAST = 253_402_300_800.0  # Unix seconds: the end of the year 9999
 _EXPECTED = 'expected seconds, such as 3600, or a duration, such as "90m" or "1h30m"'
 
@@ -50,6 +51,11 @@ def _factor(unit: str) -> float:
     if seconds is None:
         raise ValueError(_EXPECTED)
     return seconds
+
+
+def moment(seconds: float) -> datetime:
+    """Return the time in UTC of Unix seconds; the first or last there is for one of a year without four digits."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST_SECOND), _LAST - 1), UTC)
 
 
 def read_begin(value: object) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from portspec.ports import PortSet, parse_ports
+from portspec.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,7 +127,7 @@ def _terms(item: Exemption) -> tuple[str, float, str, str]:
 
 
 def _note(item: Exemption) -> str:
-    end = datetime.fromtimestamp(item.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    end = moment(item.until).strftime("%Y-%m-%d %H:%M UTC")
     return ", ".join(part for part in (f"until {end}", item.reason, item.owner and f"owner: {item.owner}") if part)
 
 

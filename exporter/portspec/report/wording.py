@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status
 from portspec.exceptions import last_day
-from portspec.state.document import moment
+from portspec.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

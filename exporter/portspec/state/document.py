@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from msgspec import Meta
 
@@ -17,6 +16,7 @@ from portspec.scan import PortState, Reason
 from portspec.state.budget import left_out_of
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind, Verdict
+from portspec.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from portspec.state.changes import Change
     from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState
-
-_FIRST: Final = datetime(1, 1, 1, tzinfo=UTC).timestamp()
-_LAST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
 class AddressDocument(TypedDict):
@@ -161,11 +158,6 @@ def timestamp(seconds: float | None) -> str | None:
 def spelled(seconds: float) -> str:
     """Spell Unix seconds as RFC 3339 in UTC, to the millisecond."""
     return moment(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def moment(seconds: float) -> datetime:
-    """Return the time in UTC of Unix seconds; the first or last there is for one of a year without four digits."""
-    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
 
 
 def host_document(state: HostState, audit: AuditState | None = None) -> HostDocument:

@@ -24,7 +24,7 @@ from portspec.names import address_of
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.services import name_of
-from portspec.state.document import moment
+from portspec.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from portspec import documents
-from portspec.config.rulings import Rules, changed_rules
+from portspec.config.rulings import Changed, Rules, changed_rules
+from portspec.ports import PortError
 from portspec.state.changes import Change
 from portspec.store.schema import read_value, write_value
 from portspec.store.states import write_changes
@@ -31,12 +32,20 @@ def log_rules(connection: sqlite3.Connection, rules: Rules, now: float, by: str 
         return 0
     rows = []
     if before is not None:
-        for item in islice(changed_rules(before, rules, now), MAX_CHANGES):
+        for item in _changed(before, rules, now):
             note = ", ".join(part for part in (item.note, by and f"by {by}") if part)
             rows.append(Change(now, item.host, "", item.what, None, item.ruling, now, note))
         write_changes(connection, rows)
     write_value(connection, _KEY, documents.encode(rules))
     return len(rows)
+
+
+def _changed(before: Rules, after: Rules, now: float) -> list[Changed]:
+    """Return what has changed; nothing if another program has written ports into the file that are none."""
+    try:
+        return list(islice(changed_rules(before, after, now), MAX_CHANGES))
+    except PortError:
+        return []
 
 
 def _read(connection: sqlite3.Connection) -> Rules | None:

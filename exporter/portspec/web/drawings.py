@@ -14,9 +14,8 @@ from portspec.ports import NO_PORTS, PortSet, spell
 from portspec.scan import PortState
 from portspec.services import name_of
 from portspec.state.changes import NOT_SCANNED, DatedVerdict
-from portspec.state.document import moment
 from portspec.state.verdict import Verdict
-from portspec.times import spell_duration
+from portspec.times import moment, spell_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -17,7 +17,7 @@ import jinja2
 
 from portspec import __version__
 from portspec.audit.model import Status
-from portspec.state.document import moment
+from portspec.times import moment
 from portspec.web import spelling
 from portspec.web.host_page import scan_values, vulnerability_values
 from portspec.web.overview import HostFilter, Row, Shown, overview

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from portspec.ports import PortSet, spell
 from portspec.services import name_of
-from portspec.state.document import moment
+from portspec.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -69,6 +69,11 @@ END = "until 2099-01-02 00:00 UTC"
         (f"{HOSTS}exceptions:\n{exception('[80]', until='2020-01-01')}", HOSTS, []),  # it had ended
         (
             HOSTS,
+            f"{HOSTS}exceptions:\n{exception('[80]', until='9999-12-31')}",
+            [("web1", "80", "accepted", "until 9999-12-31 23:59 UTC")],
+        ),
+        (
+            HOSTS,
             f"{HOSTS}exceptions:\n  - {{hosts: ['web*', db1], ids: [CVE-2026-1], until: 2099-01-01, owner: ops}}\n",
             [(host, "cve-2026-1", "accepted", f"{END}, owner: ops") for host in ("web*", "db1")],
         ),

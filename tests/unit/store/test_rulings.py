@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from portspec.config.rulings import Exemption, Rules, Ruling
 from portspec.state.snapshot import HostState
 from portspec.store import Store, log_rules, write_value
@@ -53,9 +55,12 @@ def test_conf_that_is_written_anew_does_not_fill_the_log(path: Path) -> None:
         assert len(store.changes(limit=10 * MAX_CHANGES)) == MAX_CHANGES
 
 
-def test_rules_that_cannot_be_read_are_no_change(path: Path) -> None:
-    """Another program may have written anything into the file."""
+@pytest.mark.parametrize(
+    "document", ['{"hosts": 1}', "{", '{"hosts": {"web1": [["x"], []]}}', '{"exemptions": [{"host": 1}]}', "null"]
+)
+def test_rules_that_cannot_be_read_are_no_change(path: Path, document: str) -> None:
+    """Another program may have written anything into the file; the rules take its place."""
     with opened(path) as (store, _):
-        store.transact(lambda file: write_value(file, "rules", '{"hosts": 1}'))
+        store.transact(lambda file: write_value(file, "rules", document))
         assert note(store, FIRST, NOW) == 0
         assert note(store, SECOND, NOW) == 2
