@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.access.model import ClientAddress, Identity, Permission, Proof, Role
@@ -24,6 +25,7 @@ _FORWARDED: Final = "forwarded"
 _FORWARDED_FOR: Final = "x-forwarded-for"
 _TRACES: Final = {_FORWARDED, "via", "x-real-ip"}  # and all that begin with x-forwarded-: a proxy was here
 _MAX_USER: Final = 256  # characters
+_REMEMBERED: Final = 1024  # addresses that were parsed: a client sends many requests
 _MAX_HOPS: Final = 32  # proxies one behind the other
 _MAX_PAIRS: Final = 16  # in an element; RFC 7239 knows four
 # forwarded-pair (RFC 7239, 4), which may be missing: a token, "=", and a token or a quoted string.
@@ -78,6 +80,7 @@ def _is_trusted(address: str, trusted_proxies: Sequence[Network]) -> bool:
     )
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _parsed(text: str) -> Address | None:
     """Return the address of a connection or of a header: without zone, and IPv4 if it is IPv4-mapped."""
     try:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections import Counter, OrderedDict
+from functools import lru_cache
 from itertools import chain, takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::
 _log = log.get("web")
 _MALFORMED: Final = "malformed request"
 _FAULT: Final = "a request failed"
+_REMEMBERED: Final = 1024  # addresses that were parsed: a client opens many connections
 
 
 class BoundedConnections:
@@ -169,7 +171,7 @@ class BoundedConnections:
         """Return what the share of an address is counted for, None if it has none."""
         if address is None:
             return None
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = _parsed(address)
         if any(found in network for network in (*self.exempt, *self._trusted())):
             return None
         return network_of(address)
@@ -189,6 +191,11 @@ class BoundedConnections:
     def _watch(self) -> None:
         self.check()
         self._timer = asyncio.get_running_loop().call_later(self.limits.interval, self._watch) if self._open else None
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(address.partition("%")[0])
 
 
 def _first_line(error: BaseException | None) -> str:

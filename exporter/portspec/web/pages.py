@@ -9,6 +9,7 @@ import base64
 import hashlib
 import time
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
@@ -51,36 +52,16 @@ _COLUMNS: Final = {
 
 
 class Pages:
-    """Renders pages; `wall_clock` gives Unix seconds."""
+    """Renders pages; `wall_clock` gives Unix seconds.
+
+    Attributes:
+        security_policy: What a browser may do with a page: show it with its own style, read it again with its own
+            script, and send its forms back (CSP 3).
+    """
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
         self._wall_clock = wall_clock
-        loader = jinja2.PackageLoader("portspec.web")
-        self._environment = jinja2.Environment(
-            loader=loader,
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters.update(
-            time=spelling.full_time,
-            rfc3339=spelling.rfc3339,
-            relative=spelling.relative,
-            clock=spelling.clock_time,
-            quoted=spelling.quoted,
-        )
-        self._environment.tests["of_one_host"] = lambda change: not set("*?[/").intersection(change.host)
-        house = jinja2.PackageLoader("portspec.report").get_source(self._environment, "house.css")[0]
-        style, script = (loader.get_source(self._environment, name)[0] for name in ("page.css", "page.js"))
-        style = house + style  # that of the report of all machines, too
-        self._environment.globals.update(version=__version__, style=style, script=script, is_kiosk=False, refresh=0)
-        #: What a browser may do with a page: show it with its own style, read it again with its own script, and send
-        #: its forms back (CSP 3).
-        self.security_policy = (
-            f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; connect-src 'self'; "
-            "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-        )
+        self._environment, self.security_policy = _environment()
 
     def index(self, snapshot: Snapshot, by: HostFilter, health: Sequence[Fact]) -> str:
         """Return the page of all hosts, filtered and sorted."""
@@ -184,6 +165,42 @@ class Pages:
         return self._environment.get_template("problem.html").render(
             root=root, now=self._wall_clock(), title=title, message=message
         )
+
+
+@cache
+def _environment() -> tuple[jinja2.Environment, str]:
+    """Return the templates, and the policy for the style and the script in them.
+
+    Those of the page of all hosts are compiled here: the first who ask for it are many when an exporter was restarted,
+    and compiling holds up scrapes.
+    """
+    loader = jinja2.PackageLoader("portspec.web")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        time=spelling.full_time,
+        rfc3339=spelling.rfc3339,
+        relative=spelling.relative,
+        clock=spelling.clock_time,
+        quoted=spelling.quoted,
+    )
+    environment.tests["of_one_host"] = lambda change: not set("*?[/").intersection(change.host)
+    house = jinja2.PackageLoader("portspec.report").get_source(environment, "house.css")[0]
+    style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    style = house + style  # that of the report of all machines, too
+    environment.globals.update(version=__version__, style=style, script=script, is_kiosk=False, refresh=0)
+    for name in ("base.html", "parts.html", "index.html"):
+        environment.get_template(name)
+    policy = (
+        f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
+    return environment, policy
 
 
 def _source(text: str) -> str:

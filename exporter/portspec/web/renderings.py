@@ -28,9 +28,15 @@ CACHE_SECONDS: Final = 10.0  # a cached page keeps the states of all its hosts a
 class RenderingsBusyError(Exception):
     """Too many pages are requested at once."""
 
+    def __init__(self) -> None:
+        super().__init__("too many requests at once; retry later")
+
 
 class GoneError(Exception):
     """The client disconnected before its answer was there."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has disconnected")
 
 
 @dataclass(slots=True, eq=False)

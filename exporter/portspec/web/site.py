@@ -23,6 +23,7 @@ from portspec.web.problems import ProblemError, is_of_api, problem, routing_prob
 from portspec.web.prometheus import PrometheusRoutes, accepted, send_metrics
 from portspec.web.renderings import GoneError, Renderings, RenderingsBusyError
 from portspec.web.sending import Sending, Text
+from portspec.web.turns import Turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,6 +60,7 @@ class Sites:
         self._scrapes = Renderings[Page](concurrent=1, waiting=_MAX_WAITING_SCRAPES)
         self._chosen_scrapes = Renderings[Page](concurrent=1)
         self._sending = Sending(_give_up)
+        self._turns = Turns()
         self._api = Api(backend, self._renderings, self._sending, status, wall_clock)
         self._prometheus = PrometheusRoutes(backend, self._renderings, self._sending)
         self._pages = PageRoutes(
@@ -97,9 +99,12 @@ class Sites:
         if (refusal := self._refusal(request)) is not None:  # an answer is false in aiohttp 3.10
             return refusal
         try:
+            if request.path not in _VITAL:
+                await self._turns.wait()
+                _check_client(request)
             if not is_control and not is_open(request.path):
                 await self._gate.admit(request)
-            return await self._handled(request, handler)
+            return await _handled(request, handler)
         except RefusedError as error:
             return refusal_page(request, error)
         except ProblemError as error:
@@ -108,19 +113,8 @@ class Sites:
             if not is_of_api(request.path):
                 raise
             return routing_problem(request, error)
-        except NoThreadError as error:
+        except (GoneError, NoThreadError, RenderingsBusyError) as error:  # nobody gets an answer to the first
             return _busy(request, f"temporarily unavailable: {error}.\n")
-
-    async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            if isinstance(request.protocol, Connection) and request.method in ("GET", "HEAD"):
-                async with request.protocol.while_open():  # nothing is done for a client that has gone
-                    return await handler(request)
-            return await handler(request)
-        except RenderingsBusyError:
-            return _busy(request, "too many requests at once; retry later.\n")
-        except GoneError:  # nobody gets this answer
-            return _later(request, "the client has disconnected.\n", 5)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request that is not handled now, or not at all."""
@@ -170,6 +164,7 @@ class Sites:
 
 _HEALTHY = "/-/healthy"
 _VITAL = frozenset({_HEALTHY, "/-/ready", "/metrics"})  # answered on the reserved connections, too
+_READING = ("GET", "HEAD")  # changes nothing: need not be done for a client that has gone
 _MAX_BODY = 16 << 10  # bytes of a body that nobody reads: curl -d sends a few
 _MAX_WAITING_SCRAPES = 1 << 20  # the limit of connections is much lower
 
@@ -178,6 +173,20 @@ def _give_up(request: web.BaseRequest) -> None:
     """Close the connection of a client that reads too slowly while too many do."""
     if isinstance(connection := request.protocol, Connection):
         connection.give_up("memory")
+
+
+async def _handled(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a request. Raises GoneError when its client disconnects and nothing else comes of it."""
+    if isinstance(request.protocol, Connection) and request.method in _READING:
+        async with request.protocol.while_open():
+            return await handler(request)
+    return await handler(request)
+
+
+def _check_client(request: web.Request) -> None:
+    """Raise GoneError if nobody waits for an answer that nothing else comes of."""
+    if request.method in _READING and (request.transport is None or request.transport.is_closing()):
+        raise GoneError
 
 
 def _unread(request: web.Request) -> float:

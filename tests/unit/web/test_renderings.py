@@ -109,7 +109,7 @@ def test_no_answer_is_older_than_its_question(gate: Gate) -> None:
                 current = current.after("web1", result(WEB, seen(is_open=[22])), probes_sent=3)
                 others.append(asyncio.create_task(fetch(url)))
                 await asyncio.sleep(0)
-            assert (await fetch(f"{url}-/healthy")).status == 200  # so that all of them have been heard
+            assert (await fetch(f"{url}nowhere")).status == 404  # so that all of them have been heard
             gate.open()
             assert 'class="verdict waiting"' in (await first).text
             assert not any('class="verdict waiting"' in other.text for other in await asyncio.gather(*others))
