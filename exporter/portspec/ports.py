@@ -6,7 +6,7 @@ import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, overload
 
@@ -69,6 +69,7 @@ class PortSet:
     """
 
     ranges: tuple[tuple[int, int], ...] | PackedRanges = ()
+    _count: int = field(default=-1, init=False, repr=False, compare=False)  # of its ports, once it was asked for
 
     def __post_init__(self) -> None:
         if len(self.ranges) > MAX_PLAIN_RANGES and isinstance(self.ranges, tuple):
@@ -100,7 +101,10 @@ class PortSet:
         return chain.from_iterable(range(first, last + 1) for first, last in self.ranges)
 
     def __len__(self) -> int:
-        return sum([last - first for first, last in self.ranges]) + len(self.ranges)  # a list is quicker to sum
+        if self._count < 0:
+            count = sum([last - first for first, last in self.ranges]) + len(self.ranges)  # a list is quicker to sum
+            object.__setattr__(self, "_count", count)
+        return self._count
 
     def __bool__(self) -> bool:
         return bool(self.ranges)

@@ -133,6 +133,18 @@ def test_no_page_is_wider_than_the_window(browser: Browser, service: Exporter, w
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
 
 
+def test_print_has_what_can_be_read(browser: Browser, service: Exporter) -> None:
+    """On paper there is nothing to fill in or to click on, and it is no wider than a sheet."""
+    with opened(browser, service, viewport={"width": 700, "height": 900}) as page:
+        page.emulate_media(media="print")
+        for path in PAGES[:-1]:
+            page.goto(path)
+            for one in page.locator("form, nav, footer a").all():
+                expect(one).to_be_hidden()
+            expect(page.locator("main")).to_be_visible()
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= 700, path
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Browser, service: Exporter, scheme: str) -> None:
     """Contrast, names, roles and order suit a keyboard and a screen reader, by the rules of axe-core."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from operator import is_
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from portspec.exceptions import excepted_ports, is_outdated
 from portspec.maintenance import edges, lasting
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
-from portspec.state.verdict import Deviation, Judgement, Verdict, judge
+from portspec.state.verdict import Deviation, Judgement, Kind, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from portspec.inventory import Target
     from portspec.scan import AddressObservation
 
+Since: TypeAlias = tuple[tuple[float, PortSet], ...]  # Unix times, and the ports of which something holds since then
 _CHUNK = 512
 OVERDUE_AFTER = 120.0  # seconds beyond two intervals and the duration of a scan, as in the rule PortspecScanStale
 MAX_KEPT_ADDRESSES = 256  # of a host, from earlier scans; more only if the latest scan had as many
@@ -54,7 +55,7 @@ class ScanResult:
     @property
     def open_ports(self) -> PortSet:
         """The ports open on at least one address that was seen."""
-        return _union(item.accepting for item in self.addresses if item.is_usable)
+        return _union([item.accepting for item in self.addresses if item.is_usable])
 
     @property
     def is_up(self) -> bool:
@@ -122,6 +123,8 @@ class HostState:
     recheck of the host; None while it is not scheduled. `pace` limits the probes per second after the host was cut off;
     None if it was not, or long ago. `opened` maps the time of a scan to the open ports that it found open first and
     that every later scan found open. It is empty until the next scan if an older version of portspec wrote the state.
+    `missing` is the same for the ports that are expected and not open on some address, be it that an exception accepts
+    that: the time is that of the scan, or of the change of the configuration, from which they have been missing.
     """
 
     target: Target
@@ -131,7 +134,8 @@ class HostState:
     judged_at: float = math.inf
     next_scan: float | None = None
     pace: float | None = None
-    opened: tuple[tuple[float, PortSet], ...] = ()
+    opened: Since = ()
+    missing: Since = ()
 
     @property
     def host(self) -> str:
@@ -199,7 +203,8 @@ class HostState:
         is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
         if is_same and not is_outdated(self, now):
             return self
-        return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now)
+        missing = _dated(self.missing, _missing(conclusive), now)
+        return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now, missing=missing)
 
     def under(self, target: Target, now: float) -> HostState:
         """Return the state of the same host with what the configuration says of it at `now`, in Unix seconds."""
@@ -228,7 +233,8 @@ class HostState:
         changed = known.conclusive is not None and _has_changed(known.conclusive, conclusive)
         return replace(
             known,
-            opened=_opened(known.opened, conclusive.open_ports, result.finished_at),
+            opened=_dated(known.opened, conclusive.open_ports, result.finished_at),
+            missing=_dated(known.missing, _missing(conclusive), result.finished_at),
             latest=result,
             conclusive=conclusive,
             last_change=result.finished_at if changed else known.last_change,
@@ -253,10 +259,14 @@ class HostState:
             known = self.judged(self.target, now) if is_outdated(self, now) else self
             return replace(known, latest=latest, judged_at=now)
         changed = _has_changed(self.conclusive, conclusive)
-        last_change = now if changed else self.last_change
-        opened = _opened(self.opened, conclusive.open_ports, now)
         return replace(
-            self, latest=latest, conclusive=conclusive, last_change=last_change, judged_at=now, opened=opened
+            self,
+            opened=_dated(self.opened, conclusive.open_ports, now),
+            missing=_dated(self.missing, _missing(conclusive), now),
+            latest=latest,
+            conclusive=conclusive,
+            last_change=now if changed else self.last_change,
+            judged_at=now,
         )
 
     def open_since(self, at: float) -> PortSet:
@@ -264,15 +274,23 @@ class HostState:
         return _union(ports for began, ports in self.opened if began <= at)
 
 
-def _opened(
-    before: tuple[tuple[float, PortSet], ...], is_open: PortSet, at: float
-) -> tuple[tuple[float, PortSet], ...]:
-    """Return the open ports by the time since when: those that are new since `at`. The same object if none differs."""
-    kept = tuple((began, ports & is_open) for began, ports in before)
-    new = is_open - _union(ports for _, ports in kept)
+def _dated(before: Since, found: PortSet, at: float) -> Since:
+    """Return ports by the time since when: those that are new since `at`. The same object if none differs."""
+    if not before and not found:
+        return before
+    kept = tuple((began, ports & found) for began, ports in before)
+    new = found - _union(ports for _, ports in kept)
     if not new and kept == before:
         return before
     return tuple(group for group in (*kept, (at, new)) if group[1])
+
+
+def _missing(result: ScanResult | None) -> PortSet:
+    """Return the ports that a result shows to be expected and not open, accepted or not."""
+    if result is None:
+        return NO_PORTS
+    found = (*result.judgement.deviations, *result.judgement.excepted)
+    return PortSet.of(item.port for item in found if item.kind is Kind.MISSING)
 
 
 def _pace(pace: float | None, result: ScanResult) -> float | None:
@@ -322,7 +340,9 @@ def _has_changed(before: ScanResult, after: ScanResult) -> bool:
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:
-    found = tuple(sets)
+    found = list(sets)
+    if len(found) == 1:
+        return found[0]
     if found and all(ports == found[0] for ports in found[1:]):  # as the addresses of most hosts are
         return found[0]
     return PortSet.of_ranges(chain.from_iterable(ports.ranges for ports in found))

@@ -112,6 +112,7 @@ class _Document(Struct, omit_defaults=True):
     last_change: UnixTime | None
     pace: Seconds | None = None
     opened: tuple[tuple[UnixTime, str], ...] = ()
+    missing: tuple[tuple[UnixTime, str], ...] = ()
 
 
 _DECODER: Final = msgspec.json.Decoder(_Document)
@@ -138,6 +139,7 @@ class StateCodec:
             last_change=state.last_change,
             pace=state.pace,
             opened=tuple((at, self._text(ports)) for at, ports in state.opened),
+            missing=tuple((at, self._text(ports)) for at, ports in state.missing),
         )
         return documents.encode(document)
 
@@ -150,10 +152,13 @@ class StateCodec:
             stored = documents.decode(_DECODER, document)
             latest = self._result(stored.latest)
             conclusive = latest if stored.conclusive == "latest" else self._result(stored.conclusive)
-            opened = tuple((at, self._ports(text)) for at, text in stored.opened)
+            opened, missing = (
+                tuple((at, self._ports(text)) for at, text in groups) for groups in (stored.opened, stored.missing)
+            )
         except ValueError as error:
             raise StateDocumentError(str(error)) from error
-        known = HostState(target, latest, conclusive, stored.last_change, pace=stored.pace, opened=opened)
+        last_change, pace = stored.last_change, stored.pace
+        known = HostState(target, latest, conclusive, last_change, pace=pace, opened=opened, missing=missing)
         return replace(known.judged(target, now), judged_at=now)
 
     def _stored_result(self, result: ScanResult | None) -> _Result | None:

@@ -8,10 +8,9 @@ from portspec.audit.model import RANKS
 from portspec.exceptions import excepted_ports, in_force
 from portspec.ports import PortSet
 from portspec.state.correlation import correlate
-from portspec.state.verdict import Kind
 from portspec.times import spell_duration
 from portspec.web.drawings import strip, timeline
-from portspec.web.rows import open_since
+from portspec.web.rows import since
 from portspec.web.spelling import named_ports, port_list, process_names
 
 if TYPE_CHECKING:
@@ -100,6 +99,6 @@ def _deviation(
         "kind": item.kind.value,
         "state": item.state.value,
         "is_excepted": is_excepted,
-        "since": open_since(state, port) if item.kind is Kind.UNEXPECTED else None,
+        "since": since(state, item.kind, port),
         "held_by": process_names(listeners) if listeners else "",
     }

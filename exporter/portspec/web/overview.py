@@ -14,7 +14,7 @@ from portspec.audit.model import Status
 from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from multidict import MultiMapping
 
@@ -231,42 +231,43 @@ def stands_after(row: Row, position: tuple[tuple[float, ...], str], by: HostFilt
 def _every(snapshot: Snapshot) -> list[Row]:
     """Return the row of each host, sorted by name."""
     audits = {audit.host: audit for chunk in snapshot.audits.chunks for audit in chunk}
-    chunks, places = snapshot.hosts.chunks, snapshot.hosts.places
-    rows = []
-    for host in _sorted_hosts(places, audits):
-        place = places.get(host)
-        state = None if place is None else chunks[place[0]][place[1]]
-        rows.append(Row.of(host, state, audits.get(host)))
-    return rows
+    chunks, of, audit_of = snapshot.hosts.chunks, Row.of, audits.get
+    return [
+        of(host, None if place is None else chunks[place[0]][place[1]], audit_of(host))
+        for host, place in _sorted_hosts(snapshot.hosts.places, audits)
+    ]
 
 
 class _Order:
-    """The hosts that were sorted last: they stay the same while their states change."""
+    """The hosts that were sorted last, with their places: they stay the same while their states change."""
 
     places: Mapping[str, tuple[int, int]] | None = None
     audited: frozenset[str] = frozenset()
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, tuple[int, int] | None], ...] = ()
 
 
 _order = _Order()
 
 
-def _sorted_hosts(places: Mapping[str, tuple[int, int]], audits: Mapping[str, AuditState]) -> tuple[str, ...]:
+def _sorted_hosts(
+    places: Mapping[str, tuple[int, int]], audits: Mapping[str, AuditState]
+) -> tuple[tuple[str, tuple[int, int] | None], ...]:
     global _order  # noqa: PLW0603 - two threads may write pages at a time, so it is replaced as a whole
     known = _order
     if known.places is places and known.audited == audits.keys():
         return known.hosts
     found = _Order()
     found.places, found.audited = places, frozenset(audits)
-    found.hosts = tuple(sorted({**places, **audits}, key=by_name))
+    found.hosts = tuple((host, places.get(host)) for host in sorted({**places, **audits}, key=by_name))
     _order = found
     return found.hosts
 
 
 def _chosen(every: Sequence[Row], by: HostFilter) -> list[Row]:
     """Return the rows that a filter lets through, of rows that are sorted by name, in its order."""
-    is_filtered = by.text or by.labels or by.shown is not None or by.audit is not None
-    chosen = [row for row in every if _matches(row, by)] if is_filtered else list(every)
+    chosen = list(every)
+    for matches in _tests(by):
+        chosen = [row for row in chosen if matches(row)]
     if by.order != "host":
         chosen.sort(key=ORDERS[by.order], reverse=by.is_descending)
     elif by.is_descending:
@@ -274,19 +275,16 @@ def _chosen(every: Sequence[Row], by: HostFilter) -> list[Row]:
     return chosen
 
 
-def _matches(row: Row, by: HostFilter) -> bool:
-    if by.shown is not None and row.shown is not by.shown:
-        return False
-    if by.audit is not None and (row.audit is None or row.audit.status is not by.audit):
-        return False
-    labels = row.labels
-    if any(labels.get(name) != value for name, value in by.labels):
-        return False
-    return not by.text or _contains(by.text.lower(), (row.host, *labels.values()))
-
-
-def _contains(text: str, values: Iterable[str]) -> bool:
-    return any(text in value.lower() for value in values)
+def _tests(by: HostFilter) -> Iterator[Callable[[Row], bool]]:
+    """Yield what a row must pass, only what is asked for: it is called for each host."""
+    if by.shown is not None:
+        yield lambda row: row.shown is by.shown
+    if by.audit is not None:
+        yield lambda row: row.audit is not None and row.audit.status is by.audit
+    if by.labels:
+        yield lambda row: all(row.labels.get(name) == value for name, value in by.labels)
+    if text := by.text.lower():
+        yield lambda row: text in "\0".join((row.host, *row.labels.values())).lower()  # no name or label has a NUL
 
 
 def _by_worst(row: Row) -> float:

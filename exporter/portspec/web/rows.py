@@ -55,7 +55,9 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
     state, audit = row.state, row.audit
     failure = state.latest.judgement.failure if state and state.latest else None
     deviations = state.deviations if state else ()
-    unexpected = PortSet.of(item.port for item in deviations if item.kind is Kind.UNEXPECTED)
+    unexpected, missing = (
+        PortSet.of(item.port for item in deviations if item.kind is kind) for kind in (Kind.UNEXPECTED, Kind.MISSING)
+    )
     conclusive = state.conclusive if state else None
     return {
         "host": row.host,
@@ -66,8 +68,9 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "verdict": VERDICTS[row.shown],
         "failure": failure.detail if failure else "",
         "unexpected": named_ports(unexpected),
-        "since": open_since(state, unexpected) if state else None,
-        "missing": named_ports(PortSet.of(item.port for item in deviations if item.kind is Kind.MISSING)),
+        "since": since(state, Kind.UNEXPECTED, unexpected) if state else None,
+        "missing": named_ports(missing),
+        "missing_since": since(state, Kind.MISSING, missing) if state else None,
         "open": port_list(conclusive.open_ports) if conclusive else "",
         "expected": port_list(state.target.config.specification.expect) if state else "",
         "accepted": list(islice(_accepted(state, now, Kind.UNEXPECTED), MAX_EXCEPTIONS)) if state else [],
@@ -81,17 +84,18 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
     }
 
 
-def open_since(state: HostState, ports: PortSet) -> float | None:
-    """Return since when the first of some open ports has been open in each scan; None if that is not known."""
-    return min((began for began, opened in state.opened if opened & ports), default=None)
+def since(state: HostState, kind: Kind, ports: PortSet) -> float | None:
+    """Return since when the first of some ports was open, or missing, in each scan; None if that is not known."""
+    dated = state.opened if kind is Kind.UNEXPECTED else state.missing
+    return min((began for began, found in dated if found & ports), default=None)
 
 
-def _accepted(state: HostState, now: float, kind: Kind) -> Iterator[tuple[str, float]]:
-    """Yield the ports with a kind of deviation that an exception in force accepts now, and when it ends."""
+def _accepted(state: HostState, now: float, kind: Kind) -> Iterator[tuple[str, float, str]]:
+    """Yield the ports with a kind of deviation that an exception in force accepts now, when it ends, and its owner."""
     accepted = PortSet.of(item.port for item in state.excepted if item.kind is kind)
     for item in in_force(state.exceptions, now):
         if covered := item.ports & accepted:
-            yield named_ports(covered), item.until
+            yield named_ports(covered), item.until, item.owner
 
 
 def _audit(audit: AuditState) -> dict[str, object]:

@@ -507,6 +507,44 @@ def test_port_is_open_since_the_first_scan_of_those_that_saw_it_so() -> None:
     assert [list(state.open_since(NOW + at)) for at in (0, 40, 50)] == [[22], [22], [22, 80]]
 
 
+def test_port_is_missing_since_the_first_scan_of_those_that_saw_it_so() -> None:
+    """What was open meanwhile, by a scan or a recheck, is missing since then only, be it accepted or not."""
+    of = target("web1", expect=[22, 80])
+    state = HostState(of)
+    for at, is_open in ((0, [22]), (10, []), (20, [80]), (30, [])):
+        state = state.after(result(of, seen(is_open=is_open), at=NOW + at))
+    assert listed(state.missing) == {NOW + 10: [22], NOW + 30: [80]}
+    same = state.after(result(of, seen(is_open=[]), at=NOW + 40))
+    assert same.missing is state.missing
+    accepted = target("web1", expect=[22, 80], exceptions=[exception(22, until=NOW + 900)])
+    state = state.judged(accepted, NOW + 50)
+    assert listed(state.missing) == {NOW + 10: [22], NOW + 30: [80]}
+    state = state.after_recheck([seen(is_open=[80])], NOW + 60).after_recheck([seen(is_open=[])], NOW + 70)
+    assert listed(state.missing) == {NOW + 10: [22], NOW + 70: [80]}
+
+
+def test_port_is_missing_since_it_is_expected() -> None:
+    """A port that was shut all the time is missing from the change of the configuration on, until it is undone."""
+    state = HostState(WEB).after(result(WEB, seen(is_open=[22])))
+    assert state.missing == ()
+    more = state.under(target("web1", expect=[22, 443]), NOW + 60)
+    assert listed(more.missing) == {NOW + 60: [443]}
+    assert more.under(WEB, NOW + 90).missing == ()
+
+
+def test_port_of_an_address_that_was_not_seen_stays_missing() -> None:
+    """A scan that cannot look changes nothing of since when."""
+    of = target("web1", expect=[22, 80])
+    state = HostState(of).after(result(of, seen(is_open=[22])))
+    state = state.after(result(of, seen(reason=Reason.NO_ROUTE), at=NOW + 60))
+    assert listed(state.missing) == {NOW: [80]}
+
+
+def listed(groups: tuple[tuple[float, PortSet], ...]) -> dict[float, list[int]]:
+    """Return the ports by time."""
+    return {at: list(ports) for at, ports in groups}
+
+
 def test_recheck_that_saw_the_same_is_the_same_state() -> None:
     """Nothing has to be written or told of a look that found nothing new."""
     state = HostState(WEB).after(result(WEB, seen(is_open=[22, 80])))

@@ -103,7 +103,7 @@ def test_row_of_a_host_out_of_spec() -> None:
         "Host": "bad site=there",
         "Verdict": "out of spec",
         "Unexpected": "80 (http), 8080 (http-alt) since now",
-        "Missing": "25 (smtp)",
+        "Missing": "25 (smtp) since now",
         "Open": "22, 80, 8080",
         "Expected": "22, 25",
         "Last scan": "now",
@@ -120,6 +120,18 @@ def test_row_of_a_host_in_spec() -> None:
     """A host in spec shows no deviations."""
     good = row(page(zoo()), "good")
     assert (good["Verdict"], good["Unexpected"], good["Missing"], good["Open"]) == ("in spec", "-", "-", "22, 80, 443")
+
+
+def test_row_shows_what_an_exception_accepts() -> None:
+    """What is accepted has the end and the owner of its exception, and is no deviation."""
+    accepted = replace(exception(25, 8080, until=NOW + 6 * 86_400), owner="ann")
+    of = target("db1", expect=[22, 25], exceptions=[accepted])
+    shown = row(page(snapshot((of, [result(of, seen(scanned=[22, 25, 8080], is_open=[22, 8080]))]))), "db1")
+    assert (shown["Verdict"], shown["Unexpected"], shown["Missing"]) == (
+        "in spec",
+        "8080 (http-alt) accepted by ann, ends in 6 d",
+        "25 (smtp) accepted by ann, ends in 6 d",
+    )
 
 
 def test_row_of_an_unknown_host_says_why() -> None:
@@ -240,7 +252,7 @@ def test_host_has_a_page() -> None:
     audits = [audited("db1", vulnerability("CVE-2023-1"), listeners=[listener(80, "nginx", "www")])]
     text = ask(snapshot_of([state], audits), "/hosts/db1").text
     shown = [[" ".join(cell.split()) for cell in cells] for cells in Page(text).rows]
-    assert ["25 (smtp)", ADDRESS, "missing", "closed", "-", "-", "accept"] in shown
+    assert ["25 (smtp)", ADDRESS, "missing", "closed", "now", "-", "accept"] in shown
     assert ["80 (http)", ADDRESS, "unexpected", "open", "now", "nginx (www)", "accept"] in shown
     assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-", ""] in shown
     assert '<a href="db1/accept?what=80" aria-label="Accept 80">' in text

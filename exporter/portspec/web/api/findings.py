@@ -29,7 +29,7 @@ from portspec.web.api.query import (
 )
 from portspec.web.globs import matcher
 from portspec.web.overview import HostFilter, Row, by_name, chosen_rows
-from portspec.web.rows import open_since
+from portspec.web.rows import since
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -60,7 +60,7 @@ class DeviationRow(TypedDict):
     """A port of an address that is not as specified, in the last scan with a verdict.
 
     `excepted` tells that an exception accepts it, so that it does not count. `since` is when a scan found the port open
-    that no later one found closed; null if that is not known, and for a missing port.
+    that no later one found closed, or when a port that is missing was first found so; null if that is not known.
     """
 
     host: str
@@ -128,7 +128,7 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
             "kind": item.kind,
             "state": item.state,
             "excepted": item in excepted,
-            "since": timestamp(open_since(state, PortSet.of([item.port]))) if item.kind is Kind.UNEXPECTED else None,
+            "since": timestamp(since(state, item.kind, PortSet.of([item.port]))),
         }
         yield (item.address, item.port, item.kind.value), document
 
