@@ -123,8 +123,9 @@ class HostState:
     recheck of the host; None while it is not scheduled. `pace` limits the probes per second after the host was cut off;
     None if it was not, or long ago. `opened` maps the time of a scan to the open ports that it found open first and
     that every later scan found open. It is empty until the next scan if an older version of portspec wrote the state.
-    `missing` is the same for the ports that are expected and not open on some address, be it that an exception accepts
-    that: the time is that of the scan, or of the change of the configuration, from which they have been missing.
+    `missing` is the same for ports that are expected and not open on some address, accepted or not: the time is that
+    of the scan, or of the change of conf.yml, that first found them missing. A state that an older version wrote has
+    none, so its missing ports count from the start of the exporter.
     """
 
     target: Target
