@@ -105,7 +105,9 @@ if [ "$purpose" = test ]; then
     # (a mirror, say), so where it fails, pip goes on. tests/constraints.txt has all of constraints.txt, too.
     sed -n '/^uv==/,/[^\\]$/p' tests/constraints.txt >$venv/uv.txt
     pip_install --quiet --require-hashes -r $venv/uv.txt
-    $venv/bin/uv pip install --quiet --python $venv/bin/python --require-hashes -r tests/constraints.txt ||
+    # It is to compile the modules, as pip does: with PYTHONDONTWRITEBYTECODE each process would compile them again.
+    $venv/bin/uv pip install --quiet --compile-bytecode --python $venv/bin/python --require-hashes \
+        -r tests/constraints.txt ||
         pip_install --require-hashes -r tests/constraints.txt
 else
     pip_install --require-hashes -r constraints.txt

@@ -10,6 +10,7 @@ import functools
 import io
 import logging
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -192,6 +193,19 @@ def _plain(value: object) -> object:
     return value
 
 
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+}
+
+
+def _ignore(_event: str, **_fields: object) -> None:
+    """Log nothing: the line is below the level of the log."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Logger:
     """The logger of one module: has the methods of a logger of structlog."""
@@ -199,7 +213,17 @@ class _Logger:
     name: str
 
     def __getattr__(self, method: str) -> Any:
-        """Return a method of structlog's logger, whose events go to that of the standard library."""
+        """Return a method of structlog's logger, whose events go to that of the standard library.
+
+        While nothing is logged structlog is not imported: a command that ends in a table or in JSON logs nothing.
+        """
+        level = _LEVELS.get(method)
+        if (
+            level is not None
+            and "structlog" not in sys.modules
+            and not logging.getLogger(self.name).isEnabledFor(level)
+        ):
+            return _ignore
         import structlog
 
         if not structlog.is_configured():

@@ -19,7 +19,6 @@ from portspec.inventory import select, targets
 from portspec.inventory.discovery import Discovery
 from portspec.ports import PortSet
 from portspec.state.document import host_document
-from portspec.state.nmap_xml import NmapRun, nmap_xml
 from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def scan(config: Config, hosts: Sequence[str], *, form: str, shows_progress: boo
     with scan_progress(len(chosen), is_shown=shows_progress) as report:
         result = asyncio.run(scan_once(config, chosen, report))
     if form == "nmap-xml":
+        from portspec.state.nmap_xml import NmapRun, nmap_xml
+
         command = shlex.join(["portspec", "scan", "--format", form, *hosts])
         write_bytes(nmap_xml(result.states, NmapRun(command, result.engine, time.time(), result.duration)))
     else:

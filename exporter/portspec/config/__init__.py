@@ -8,6 +8,11 @@ To add a key: a field in the model of its block, in `model.py` and where `load.p
 concern several keys in `load.py`. Copy a pair of files in tests/data/conf for its errors.
 """
 
+import os
+
+# Plugins of pydantic, of which portspec has none, are looked for in the metadata of all installed packages: 20 ms.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 from portspec.config.load import load, load_again
 from portspec.config.model import (
     AuditConfig,

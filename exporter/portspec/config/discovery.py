@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from portspec.config.fields import (
     STRICT,
+    WHEN_GIVEN,
     HostModel,
     Interval,
     OptionalPorts,
@@ -156,12 +157,12 @@ class DiscoveryModel(BaseModel):
 
     model_config = STRICT
 
-    file_sd: Annotated[list[FileModel], BeforeValidator(_items)] = Field(default=[])
-    http_sd: Annotated[list[HttpModel], BeforeValidator(_items)] = Field(default=[])
-    dns: Annotated[list[DnsModel], BeforeValidator(_items)] = Field(default=[])
+    file_sd: Annotated[list[Annotated[FileModel, WHEN_GIVEN]], BeforeValidator(_items)] = Field(default=[])
+    http_sd: Annotated[list[Annotated[HttpModel, WHEN_GIVEN]], BeforeValidator(_items)] = Field(default=[])
+    dns: Annotated[list[Annotated[DnsModel, WHEN_GIVEN]], BeforeValidator(_items)] = Field(default=[])
 
 
-DiscoveryBlock = Annotated[DiscoveryModel, BeforeValidator(lambda value: {} if value is None else value)]
+DiscoveryBlock = Annotated[DiscoveryModel, WHEN_GIVEN, BeforeValidator(lambda value: {} if value is None else value)]
 
 #: The models by their place in the file, and what to say where a key is missing.
 MODELS: dict[tuple[str, ...], type[BaseModel]] = {

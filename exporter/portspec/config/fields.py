@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
 
 from portspec import files
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
@@ -367,7 +368,20 @@ StateFile = Annotated[str | None, BeforeValidator(_path)]
 LabelName = Annotated[str, AfterValidator(check_label_name)]
 
 
-STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+class _WhenGiven:
+    """Marks a model whose validator is built when a file has the block: building all takes longer than reading one."""
+
+    def __get_pydantic_core_schema__(self, model: type[BaseModel], _: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: object, info: ValidationInfo) -> BaseModel:
+            return model.model_validate(value, context=info.context)  # pydantic prefixes the paths of its errors
+
+        return core_schema.with_info_plain_validator_function(check)
+
+
+WHEN_GIVEN = _WhenGiven()
+
+#: What is not in the file is not built: see WHEN_GIVEN.
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True, defer_build=True)
 
 
 class HostModel(BaseModel):

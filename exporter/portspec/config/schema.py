@@ -13,6 +13,7 @@ from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
 from portspec.config.fields import (
     STRICT,
+    WHEN_GIVEN,
     Begin,
     Days,
     EngineName,
@@ -158,18 +159,18 @@ class ConfModel(_Strict, MailModel):
         BeforeValidator(_none_as_no_hosts),
     ] = {}
     scanports: Ports = []
-    scan: ScanModel = ScanModel()
-    discovery: DiscoveryBlock = DiscoveryModel()
-    exceptions: Annotated[list[ExceptionModel], BeforeValidator(none_as_empty)] = []
-    maintenance: Annotated[list[MaintenanceModel], BeforeValidator(none_as_empty)] = []
-    modules: dict[ModuleName, ModuleModel] = {}
+    scan: Annotated[ScanModel, WHEN_GIVEN] = Field(default_factory=ScanModel.model_construct)
+    discovery: DiscoveryBlock = Field(default_factory=DiscoveryModel.model_construct)
+    exceptions: Annotated[list[Annotated[ExceptionModel, WHEN_GIVEN]], BeforeValidator(none_as_empty)] = []
+    maintenance: Annotated[list[Annotated[MaintenanceModel, WHEN_GIVEN]], BeforeValidator(none_as_empty)] = []
+    modules: dict[ModuleName, Annotated[ModuleModel, WHEN_GIVEN]] = {}
     probe_allow: Annotated[list[Network], BeforeValidator(items)] = []
     deny: Annotated[list[Network], BeforeValidator(_networks)] = list(map(str, DEFAULT.networks))
     series_budget: Annotated[int, whole(0, 10_000_000)] = 100_000
     state: StateFile = None
     history: Days = 365 * SECONDS_A_DAY
     autoreload: Flag = True
-    audit: AuditModel | None = None
+    audit: Annotated[AuditModel, WHEN_GIVEN] | None = None
     reportfile: ReportFile = None
     reportmail: TimeOfDay = None
     external_url: Annotated[str, BeforeValidator(check_external_url)] | None = None

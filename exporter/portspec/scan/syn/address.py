@@ -111,7 +111,7 @@ class SynAddressScan:
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((active_job.job.seed, zlib.crc32(address.encode())))
         first = port_array(active_job.job.first & active_job.job.ports)
-        others = self._rng.permutation(np.setdiff1d(self.ports.all, first))
+        others = self._rng.permutation(self.ports.without(first))
         self._unsent = np.concatenate([first, others])
         self._next_unsent = 0
         # In a turn of their own: of one turn, several threads send parts at the same time, and a ban that begins after
