@@ -97,12 +97,15 @@ class Engines:
 
 
 @contextlib.contextmanager
-def open_engines(config: Config) -> Iterator[Engines]:
-    """Open the engine that the configuration chooses; EngineError if it cannot run here."""
+def open_engines(config: Config, *, probes: int | None = None, has_ip6: bool = True) -> Iterator[Engines]:
+    """Open the engine that the configuration chooses; EngineError if it cannot run here.
+
+    `probes` and `has_ip6` are those of RawChannel.
+    """
     _raise_descriptor_limit()
     scan = config.scan
     pacer = Pacer(scan.rate)
-    syn = _syn_engine(scan, pacer)
+    syn = _syn_engine(scan, pacer, probes, has_ip6=has_ip6)
     window = MAX_ADDRESS_WINDOW if syn is None else MAX_CONFIRMING_CONNECTIONS
     connect = ConnectEngine(timeout=scan.timeout, retries=scan.retries, pacer=pacer, address_window=window)
     engines = Engines(connect, None, pacer, config) if syn is None else Engines(syn, connect, pacer, config)
@@ -120,7 +123,7 @@ def _canaries(config: Config) -> tuple[Target, ...]:
     return targets(replace(config, hosts=tuple(host for host in config.hosts if host.is_canary)))
 
 
-def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
+def _syn_engine(scan: ScanConfig, pacer: Pacer, probes: int | None, *, has_ip6: bool) -> SynEngine | None:
     """Return the SYN engine if it is configured or available, and log which engine was chosen and why."""
     if scan.engine == "connect":
         _log.info("engine chosen", engine="connect", why="conf.yml says so")
@@ -133,7 +136,7 @@ def _syn_engine(scan: ScanConfig, pacer: Pacer) -> SynEngine | None:
         from portspec.scan.syn.engine import SynEngine
         from portspec.scan.syn.socket import RawChannel
 
-        channel = RawChannel()
+        channel = RawChannel(probes=probes, has_ip6=has_ip6)
     except OSError as error:
         why = errors.why(error)
         if scan.engine == "syn":

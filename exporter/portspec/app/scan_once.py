@@ -41,7 +41,11 @@ class ScanRun:
 
 async def scan_once(config: Config, chosen: Sequence[Target], on_progress: Callable[[Progress], None]) -> ScanRun:
     """Scan the chosen targets once; `on_progress` is called ten times a second and at the end."""
-    with open_engines(config) as engines:
+    addresses = [target.address for target in chosen]
+    # Without names the number of addresses is known. A port is probed a few times, and answers each probe once.
+    probes = None if None in addresses else 8 * sum(len(target.config.ports) for target in chosen)
+    has_ip6 = config.ipv6 or any(address and ":" in address for address in addresses)
+    with open_engines(config, probes=probes, has_ip6=has_ip6) as engines:
         drop_privileges()
         engine = engines.scanner
         examiner = engines.examiner(config)

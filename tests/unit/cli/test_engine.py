@@ -157,14 +157,14 @@ def test_syn_engine_needs_no_proc(configure: Configure) -> None:
 def choose(monkeypatch: pytest.MonkeyPatch, engine: EngineChoice, error: OSError) -> list[dict[str, Any]]:
     """Choose an engine where the raw sockets cannot be opened; return what was logged."""
 
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(privileges, "claim", lambda _: None)
     monkeypatch.setattr(privileges, "effective", lambda: frozenset({privileges.CAP_NET_RAW}))
     monkeypatch.setattr(portspec.scan.syn.socket, "RawChannel", fail)
     with capture_logs() as logs:
-        assert portspec.app.engines._syn_engine(ScanConfig(engine=engine), Pacer(None)) is None
+        assert portspec.app.engines._syn_engine(ScanConfig(engine=engine), Pacer(None), None, has_ip6=True) is None
     return [dict(entry) for entry in logs]
 
 

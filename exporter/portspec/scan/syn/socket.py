@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BLOCKS = 64  # of SOURCE_PORTS; further exporters on one machine take the next
 MAX_BATCH = 2048  # probes in one call of send()
 
-_FRAMES = 1 << 15  # in a ring, of _FRAME bytes
+_MIN_FRAMES, _MAX_FRAMES = 1 << 12, 1 << 15  # in a ring, of _FRAME bytes
 _FRAME = 256
 _BLOCK = 1 << 16
 # linux/if_packet.h, linux/if_ether.h, asm-generic/socket.h, linux/in.h, linux/in6.h
@@ -81,10 +81,20 @@ class Sent:
 class RawChannel:
     """The SYN engine's access to the network. Opening it needs CAP_NET_RAW, using it does not.
 
-    Raises PermissionError when opened without it, OSError if the kernel lacks what is needed.
+    Args:
+        probes: the most probes that may be sent, if that is known: fewer need less memory for their answers, which the
+            kernel takes milliseconds to provide.
+        has_ip6: False if no probe will be sent to an IPv6 address.
+        clock: a monotonic clock, in seconds.
+
+    Raises:
+        PermissionError: the process lacks CAP_NET_RAW.
+        OSError: the kernel lacks what is needed.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, probes: int | None = None, has_ip6: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         if struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes
             raise OSError(errno.ENOSYS, "sending in batches requires a 64-bit system")
         self.dropped = 0  # answers for which the ring was full, in total
@@ -95,8 +105,10 @@ class RawChannel:
             self.network: Network = stack.enter_context(contextlib.closing(Netlink()))
             self.first_source_port = stack.enter_context(_reserve_source_ports())
             senders = max(1, min(4, len(os.sched_getaffinity(0))))
+            frames = _MAX_FRAMES if probes is None else min(_MAX_FRAMES, max(_MIN_FRAMES, 1 << probes.bit_length()))
             self._rings = [
-                stack.enter_context(contextlib.closing(_Ring(family, self.first_source_port))) for family in _families()
+                stack.enter_context(contextlib.closing(_Ring(family, self.first_source_port, frames)))
+                for family in _families(has_ip6=has_ip6)
             ]
             self._senders = {
                 ring.family: stack.enter_context(contextlib.closing(_Sender(ring.family, senders, clock)))
@@ -133,11 +145,12 @@ class RawChannel:
         self._stack.close()
 
 
-def _families() -> list[int]:
+def _families(*, has_ip6: bool) -> list[int]:
     families: list[int] = [socket.AF_INET]
     with contextlib.suppress(OSError):  # a kernel without IPv6
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-        families.append(socket.AF_INET6)
+        if has_ip6:
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+            families.append(socket.AF_INET6)
     return families
 
 
@@ -306,9 +319,9 @@ def _raw_socket(family: int) -> socket.socket:
 
 
 class _Ring:
-    """The received packets of one family, in a ring of frames shared with the kernel (PACKET_RX_RING)."""
+    """The received packets of one family, in a ring of so many frames shared with the kernel (PACKET_RX_RING)."""
 
-    def __init__(self, family: int, first_source_port: int) -> None:
+    def __init__(self, family: int, first_source_port: int, frames: int) -> None:
         self.family = family
         is_ip4 = family == socket.AF_INET
         with contextlib.ExitStack() as stack:
@@ -318,12 +331,12 @@ class _Ring:
             # Packets that arrive before the filter is set are in the ordinary queue, which the ring replaces.
             _attach(self._socket, filter4(first_source_port) if is_ip4 else filter6(first_source_port))
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
-            request = struct.pack("=IIII", _BLOCK, _FRAMES * _FRAME // _BLOCK, _FRAME, _FRAMES)
+            request = struct.pack("=IIII", _BLOCK, frames * _FRAME // _BLOCK, _FRAME, frames)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
-            self._memory = mmap.mmap(self._socket.fileno(), _FRAMES * _FRAME)
+            self._memory = mmap.mmap(self._socket.fileno(), frames * _FRAME)
             stack.callback(self._unmap)
             self._stack = stack.pop_all()
-        self._frames = np.frombuffer(self._memory, np.uint8).reshape(_FRAMES, _FRAME)
+        self._frames = np.frombuffer(self._memory, np.uint8).reshape(frames, _FRAME)
         self._headers = np.frombuffer(self._memory, _HEADER)
         self._next = 0
 
@@ -341,8 +354,7 @@ class _Ring:
             status = self._headers["status"][self._next :]
             if not status[0] & _STATUS_USER:
                 return
-            kernels = status & _STATUS_USER == 0
-            count = int(kernels.argmax()) if kernels.any() else len(status)
+            count = _count_received(status)
             rows = slice(self._next, self._next + count)
             header = self._headers[rows]
             start = int(header["net"][0])
@@ -351,7 +363,7 @@ class _Ring:
             at = np.where((at > now) | (at < now - _MAX_AGE), now, at)  # the wall clock was set
             yield Frames(self._frames[rows, start : start + SNAPSHOT], header["length"].copy(), sound, at)
             header["status"] = 0
-            self._next = (self._next + count) % _FRAMES
+            self._next = (self._next + count) % len(self._headers)
 
     def dropped(self) -> int:
         """Return how many answers were dropped since the last call because the ring was full."""
@@ -367,6 +379,21 @@ class _Ring:
                 delattr(self, name)
         with contextlib.suppress(BufferError):  # a batch still refers to it, and frees it
             self._memory.close()
+
+
+def _count_received(status: NDArray[np.uint32]) -> int:
+    """Return how many of the next frames hold a packet: those before the first one that the kernel still owns.
+
+    Looks at some at a time, since each is a line of the processor's cache of its own.
+    """
+    count, some = 0, 256
+    while count < len(status):
+        is_kernels = status[count : count + some] & _STATUS_USER == 0
+        first = int(is_kernels.argmax())
+        if is_kernels[first]:
+            return count + first
+        count, some = count + len(is_kernels), 2 * some
+    return count
 
 
 def _attach(sock: socket.socket, program: bytes) -> None:
