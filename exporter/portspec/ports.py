@@ -129,18 +129,36 @@ class PortSet:
 
     def __and__(self, other: PortSet) -> PortSet:
         common: list[tuple[int, int]] = []
-        here, there = list(reversed(self.ranges)), list(reversed(other.ranges))
-        while here and there:
-            first, last = max(here[-1][0], there[-1][0]), min(here[-1][1], there[-1][1])
+        here, there = tuple(self.ranges), tuple(other.ranges)
+        place = at = 0
+        while place < len(here) and at < len(there):
+            first, last = max(here[place][0], there[at][0]), min(here[place][1], there[at][1])
             if first <= last:
                 common.append((first, last))
-            (here if here[-1][1] == last else there).pop()
-        return PortSet(tuple(common))
+            if here[place][1] == last:
+                place += 1
+            else:
+                at += 1
+        return PortSet(tuple(common)) if common else NO_PORTS
 
     def __sub__(self, other: PortSet) -> PortSet:
-        edges = [MIN_PORT - 1, *chain.from_iterable(other.ranges), MAX_PORT + 1]
-        gaps = ((last + 1, first - 1) for last, first in zip(edges[::2], edges[1::2], strict=True))
-        return self & PortSet(tuple((first, last) for first, last in gaps if first <= last))
+        if not self.ranges or not other.ranges:
+            return self
+        left: list[tuple[int, int]] = []
+        removed = tuple(other.ranges)
+        at = max(0, other._place(self.ranges[0][0]))
+        for begin, last in self.ranges:
+            first = begin  # of what is not removed yet
+            while at < len(removed) and removed[at][0] <= last:
+                if first < removed[at][0]:
+                    left.append((first, removed[at][0] - 1))
+                first = max(first, removed[at][1] + 1)
+                if first > last:
+                    break  # this one may remove some of the next range as well
+                at += 1
+            if first <= last:
+                left.append((first, last))
+        return PortSet(tuple(left)) if left else NO_PORTS
 
     def spellings(self) -> list[str]:
         """Spell the set in the fewest words that parse_ports reads back, such as ["22", "8000-8100"]."""

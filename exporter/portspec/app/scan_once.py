@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from portspec.config import Config
     from portspec.inventory import Target
-    from portspec.schedule.examiner import Examiner
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +51,21 @@ async def scan_once(config: Config, chosen: Sequence[Target], on_progress: Calla
         started = time.monotonic()
         order = random.sample(range(len(chosen)), len(chosen))
         began = examiner.now()
-        by_place = {place: asyncio.create_task(_examine(examiner, chosen[place], began)) for place in order}
+        done = 0
+
+        async def examine(target: Target) -> HostState:
+            nonlocal done
+            try:
+                return HostState(target).after(await examiner.examine(target, round_began=began))
+            finally:
+                done += 1
+
+        by_place = {place: asyncio.create_task(examine(chosen[place])) for place in order}
         scans = [by_place[place] for place in range(len(chosen))]
         ahead = sum(len(target.config.ports) for target in chosen)
 
         def report() -> None:
             total = engine.stats.ports_submitted + ahead - examiner.ports_started
-            done = sum(scan.done() for scan in scans)
             on_progress(Progress(done, engine.stats.ports_settled, total, examiner.probes_sent))
 
         everything = asyncio.gather(*scans, return_exceptions=True)  # each is asked for its own below
@@ -71,7 +78,3 @@ async def scan_once(config: Config, chosen: Sequence[Target], on_progress: Calla
             examiner.probes_sent,
             time.monotonic() - started,
         )
-
-
-async def _examine(examiner: Examiner, target: Target, began: float) -> HostState:
-    return HostState(target).after(await examiner.examine(target, round_began=began))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import shlex
 import sys
 import time
@@ -15,6 +14,7 @@ from portspec.app.scan_once import ScanRun, scan_once
 from portspec.cli.check import source_warnings
 from portspec.cli.output import count, write, write_bytes
 from portspec.cli.progress import scan_progress
+from portspec.documents import indented
 from portspec.inventory import select, targets
 from portspec.inventory.discovery import Discovery
 from portspec.ports import PortSet
@@ -68,7 +68,7 @@ def _json(result: ScanRun) -> str:
         "probes_sent": result.probes_sent,
         "duration_seconds": round(result.duration, 6),
     }
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return indented(document) + "\n"
 
 
 def _table(result: ScanRun) -> str:

@@ -168,7 +168,7 @@ class EngineThread(ABC):
             RuntimeError: the engine is closed.
         """
         future: Future[Observation] = Future()
-        future.add_done_callback(lambda _: self._wake_up())
+        future.add_done_callback(self._wake_up_if_cancelled)
         with self._closed:
             if self._closing:
                 raise RuntimeError("the engine is closed")
@@ -177,7 +177,9 @@ class EngineThread(ABC):
             if not self._thread.was_started:
                 self._thread.start()
             self._inbox.append((job, future))
-        self._wake_up()
+            is_first = len(self._inbox) == 1
+        if is_first:  # else the thread was woken up for another job, which it takes together with this one
+            self._wake_up()
         return future
 
     def add_ports(self, running: Future[Observation], ports: PortSet) -> None:
@@ -222,6 +224,10 @@ class EngineThread(ABC):
         self._thread.join()
         if is_first and self._wake >= 0:  # there was no thread, or it has ended before
             self._end()
+
+    def _wake_up_if_cancelled(self, future: Future[Observation]) -> None:
+        if future.cancelled():
+            self._wake_up()
 
     def _wake_up(self) -> None:
         with self._closed:

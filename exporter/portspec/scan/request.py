@@ -153,7 +153,7 @@ class JobRequest:
 def remaining_job(job: ScanJob, address: str, seen: Observation | None) -> ScanJob | None:
     """Return the job for the ports of an address that `seen` lacks; None if it lacks none, or the address failed."""
     if seen is None:
-        return replace(job, addresses=(address,))
+        return job if len(job.addresses) == 1 else replace(job, addresses=(address,))
     (item,) = seen.addresses
     ports = job.ports - item.scanned
     return replace(job, addresses=(address,), ports=ports) if ports and not item.failure else None

@@ -116,6 +116,8 @@ async def scan_all(
     """
     since = scans.now()
     tasks = [asyncio.create_task(scans.scan(job, place, since=since)) for job in jobs]
+    if not tasks:
+        return {}, 0.0
     try:
         answers = [await task for task in tasks]
     finally:  # one that fails, or a cancellation, ends the others

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import methodcaller
@@ -67,6 +68,28 @@ class _AddressEntry:
     waiting: list[SharedScan] = field(default_factory=list)
 
 
+class _LoopCalls:
+    """Calls that threads ask an event loop to make: one wake-up of the loop serves all that come until it makes them.
+
+    An engine delivers hundreds of scans at once, and each wake-up is a system call for which both threads stop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: deque[Callable[[], object]] = deque()
+
+    def make(self, call: Callable[[], object]) -> None:
+        """Have the loop make a call; from any thread."""
+        self._calls.append(call)
+        if len(self._calls) == 1:  # else the loop was woken up for another one, and takes this one with it
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no job waits any more
+                self.loop.call_soon_threadsafe(self._make_all)
+
+    def _make_all(self) -> None:
+        while self._calls:
+            self.loop.call_soon(self._calls.popleft())  # each by itself: an error in one ends no other
+
+
 class SlowScans:
     """Limits the scans that go on without a place: at most `most`, with `most_ports` ports in all.
 
@@ -121,6 +144,7 @@ class ScanTable:
         self._ended: dict[str, SharedScan] = {}  # those that began in the last SHARING_WINDOW seconds, oldest end first
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow = SlowScans()
+        self._calls: _LoopCalls | None = None
 
     def known(self, address: str, job: ScanJob, since: float, round_began: float | None) -> Observation | None:
         """Return what an ended scan of an address saw, if it may serve a job."""
@@ -207,17 +231,22 @@ class ScanTable:
         entry.running = scan
         scan.began = self._clock()
         loop = asyncio.get_running_loop()
+        if self._calls is None or self._calls.loop is not loop:
+            self._calls = _LoopCalls(loop)
+        calls = self._calls
 
         def on_slow() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: no job waits any more
-                loop.call_soon_threadsafe(self._slowed, scan, entry, place)
+            calls.make(partial(self._slowed, scan, entry, place))
+
+        def on_end(answer: Future[Observation]) -> None:
+            calls.make(partial(self._answered, scan, entry, place, answer))
 
         try:
             scan.running = self._engine.submit(replace(scan.job, on_slow=on_slow))
         except Exception as error:  # noqa: BLE001 - the jobs that wait get it
             self._end(scan, entry, place, methodcaller("set_exception", error))
             return
-        asyncio.wrap_future(scan.running).add_done_callback(partial(self._answered, scan, entry, place))
+        scan.running.add_done_callback(on_end)
 
     def _slowed(self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot) -> None:
         """Return the place of a slow scan back once SlowScans admits it, unless the scan is over."""
@@ -231,9 +260,7 @@ class ScanTable:
         if entry.running is scan:
             self._slow.add(scan, len(scan.job.ports), on_admitted)
 
-    def _answered(
-        self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot, answer: asyncio.Future[Observation]
-    ) -> None:
+    def _answered(self, scan: SharedScan, entry: _AddressEntry, place: LimitSlot, answer: Future[Observation]) -> None:
         if answer.cancelled():
             self._end(scan, entry, place, methodcaller("cancel"))
         elif error := answer.exception():

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from portspec.scan.syn.socket import Sent
 
 MAX_BATCH = 2048  # probes in one call
-MIN_SHARE = 128  # probes to one address in a turn, if it has so many: an address costs as much as tens of probes
+MIN_SHARE = 512  # probes to one address in a turn, if it has so many: an address costs as much as a hundred probes
 MIN_IN_FLIGHT = 1024
 SEND_PAUSE = 0.005  # seconds to wait when the kernel has no buffer for probes
 
