@@ -125,8 +125,9 @@ class SynAddressScan:
         self._unclosed: list[OutstandingBatch] = []  # after which no reference probe was sent yet
         self._probes = self._probes_at_last_answer = 0
         self._bursts: BurstProber | None = None
-        alive = port_array(active_job.job.alive)
-        self._references.learn(alive, np.full(len(alive), CLOSED, np.uint8))
+        if active_job.job.alive:
+            alive = port_array(active_job.job.alive)
+            self._references.learn(alive, np.full(len(alive), CLOSED, np.uint8))
 
     def add_ports(self, ports: PortSet) -> None:
         """Scan more ports, none of which the job has yet."""

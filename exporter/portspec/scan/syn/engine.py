@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 MAX_BATCH = 2048  # probes in one call
 MIN_SHARE = 512  # probes to one address in a turn, if it has so many: an address costs as much as a hundred probes
 MIN_IN_FLIGHT = 1024
+_RANDOM_BYTES = 256
 SEND_PAUSE = 0.005  # seconds to wait when the kernel has no buffer for probes
 
 
@@ -120,6 +121,7 @@ class SynEngine(EngineThread):
         self._pacer = pacer or Pacer(rate)
         self._clock = clock
         self._entropy = entropy
+        self._random_bytes = bytearray()
         self._table = AddressTable(entropy)
         self._loss = PathLoss()
         self._active_jobs: list[ActiveJob[SynAddressScan]] = []
@@ -183,8 +185,14 @@ class SynEngine(EngineThread):
             timeout=self.timeout,
             retries=self.retries,
             path_loss=self._loss,
-            shift=self._entropy(1)[0],
+            shift=self._random_byte(),
         )
+
+    def _random_byte(self) -> int:
+        """Return a random number from 0 to 255; the system is asked for many at once."""
+        if not self._random_bytes:
+            self._random_bytes = bytearray(self._entropy(_RANDOM_BYTES))
+        return self._random_bytes.pop()
 
     def _track_route(self, scan: SynAddressScan, now: float) -> TrackedRoute | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,8 +143,9 @@ def _firsts(ports: U16) -> NDArray[np.intp]:
     return firsts
 
 
+@lru_cache(maxsize=64)  # most hosts of a round have the same ports
 def port_array(ports: PortSet) -> U16:
-    """Return a set of ports as an array, ascending."""
+    """Return a set of ports as an array, ascending. Others get the same one: nobody may change it."""
     ranges = [np.arange(first, last + 1, dtype=np.uint16) for first, last in ports.ranges]
     return np.concatenate(ranges) if ranges else EMPTY
 
