@@ -1,5 +1,7 @@
 """portspec beside its peers, alternately, in the lab: what each took and found, as tables in Markdown.
 
+First comes the table of what a target is set for. Without a PART the other tables go into docs/measurements.md.
+
     python -m benchmarks [--runs N] [PART …]
 
 Without a name all of them run. Times are seconds, medians; "scan" is the scanner's own figure (duration_seconds of
@@ -11,6 +13,7 @@ port or made one up.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import shutil
 import sys
@@ -18,19 +21,24 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import abuse, audits, connect, exposition, forging, kill, names, pages, rules, soak, syn
+from benchmarks import abuse, audits, connect, exposition, forging, kill, names, pages, rounds, rules, soak, start, syn
 from benchmarks.scanners import version
+from benchmarks.targets import Target, table
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ROOT = Path(__file__).parents[1]
+MEASUREMENTS = ROOT / "docs/measurements.md"
 PARTS = (
+    "start",
     "connect",
     "syn",
     "names",
     "forging",
     "large",
+    "rounds",
     "exposition",
     "pages",
     "kill",
@@ -39,7 +47,7 @@ PARTS = (
     "rules",
     "abuse",
 )
-_IN_LAB = {"connect", "syn", "names", "forging", "large"}
+_IN_LAB = {"start", "rounds", "connect", "syn", "names", "forging", "large"}
 
 
 def main() -> int:
@@ -54,9 +62,33 @@ def main() -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: no such part; known are {', '.join(PARTS)}")
     chosen = options.parts or PARTS
+    if options.parts:
+        is_exact, targets = _run(chosen, options)
+        if targets:
+            print("\n" + table(targets))
+        return 0 if is_exact else 1
+    with MEASUREMENTS.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        is_exact, targets = _run(chosen, options)
+    tables = MEASUREMENTS.read_text(encoding="utf-8")
+    summary = table(targets)
+    MEASUREMENTS.write_text(
+        f"# Measurements\n\n`make bench` wrote this file.\n\n{summary}\n\n{tables}", encoding="utf-8"
+    )
+    print(f"{summary}\n\nAll tables are in {MEASUREMENTS.relative_to(ROOT)}.")
+    return 0 if is_exact else 1
+
+
+def _run(chosen: Sequence[str], options: argparse.Namespace) -> tuple[bool, list[Target]]:
+    """Run the parts; tell whether portspec found every state, and the targets."""
     peers = [version(name) for name in ("nmap", "masscan", "zmap", "naabu", "rustscan") if shutil.which(name)]
-    print(f"{', '.join(peers)}; Python {platform.python_version()}; Linux {platform.release()}; {options.runs} runs")
-    is_exact = _compare(chosen, options.runs) if _IN_LAB.intersection(chosen) else True
+    print(
+        f"{', '.join(peers)}; Python {platform.python_version()}; Linux {platform.release()}; {options.runs} runs",
+        flush=True,
+    )
+    is_exact = True
+    targets: list[Target] = []
+    if _IN_LAB.intersection(chosen):
+        is_exact, targets = _run_in_lab(chosen, options.runs)
     if "exposition" in chosen:
         exposition.report(options.runs)
     if "pages" in chosen:
@@ -66,31 +98,38 @@ def main() -> int:
     if "soak" in chosen:
         soak.report()
     if "audits" in chosen:
-        audits.report()
+        targets += audits.report()
     if "rules" in chosen:
         rules.report()
     if "abuse" in chosen:
         abuse.report(against=options.against)
-    return 0 if is_exact else 1
+    return is_exact, targets
 
 
-def _compare(chosen: Sequence[str], runs: int) -> bool:
-    """Compare the scanners; tell whether portspec found every state."""
+def _run_in_lab(chosen: Sequence[str], runs: int) -> tuple[bool, list[Target]]:
+    """Run the parts that share a lab; tell whether portspec found every state, and the targets."""
     exact = True
+    targets: list[Target] = []
     with Lab() as lab, tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
+        if "start" in chosen:
+            targets += start.report(lab, directory)
         if "connect" in chosen:
-            exact &= connect.report(lab, runs, directory)
+            is_exact, some = connect.report(lab, runs, directory)
+            exact, targets = exact and is_exact, targets + some
         if "syn" in chosen:
-            exact &= syn.report(lab, runs, directory)
+            is_exact, some = syn.report(lab, runs, directory)
+            exact, targets = exact and is_exact, targets + some
         if "names" in chosen:
             exact &= names.report(lab, runs, directory)
         if "forging" in chosen:
             exact &= forging.report(lab)
         if "large" in chosen:
             exact &= syn.large(lab, directory)
+        if "rounds" in chosen:
+            targets += rounds.report(lab, directory)
     print(f"\nportspec found every open port and no other, and every other port's state: {'yes' if exact else 'NO'}")
-    return exact
+    return exact, targets
 
 
 if __name__ == "__main__":

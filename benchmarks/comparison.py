@@ -91,6 +91,28 @@ class Comparison:
         ]
         return f"| {' | '.join(cells)} |"
 
+    def process_ratio(self, peer: str) -> float:
+        """Return the median of the ratios of the whole processes' times, pair by pair."""
+        return statistics.median(
+            ours.usage.wall / theirs.usage.wall for ours, theirs in zip(self.ours, self.runs[peer], strict=True)
+        )
+
+    def scan_ratio(self, peer: str) -> float:
+        """Return the median of the ratios of the scans' own times, pair by pair."""
+        return statistics.median(
+            ours.scan / theirs.scan for ours, theirs in zip(self.ours, self.runs[peer], strict=True)
+        )
+
+    @property
+    def user_seconds(self) -> float:
+        """The median of portspec's seconds of CPU as the user."""
+        return statistics.median(run.usage.user for run in self.ours)
+
+    @property
+    def user_per_million(self) -> float:
+        """The median of portspec's seconds of CPU as the user for a million probes."""
+        return statistics.median(1e6 * run.usage.user / (run.probes or 1) for run in self.ours)
+
     def ratios(self) -> list[str]:
         """Give, for each peer, portspec's time divided by the peer's, pair by pair."""
         lines = []

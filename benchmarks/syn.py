@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 from benchmarks import sending
 from benchmarks.comparison import HEAD, Comparison
 from benchmarks.scanners import portspec, syn_peers
+from benchmarks.targets import Target
 from benchmarks.workload import many_hosts, one_host
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.lab.network import Lab
 
 
-def report(lab: Lab, runs: int, directory: Path) -> bool:
-    """Print the tables; returns whether portspec was exact in every run."""
+def report(lab: Lab, runs: int, directory: Path) -> tuple[bool, list[Target]]:
+    """Print the tables; returns whether portspec was exact in every run, and the targets."""
     scanners = {"portspec": portspec("syn"), **syn_peers()}
     workloads = (
         one_host(),
         many_hosts(256, 1000),
         many_hosts(4096, 100),
         many_hosts(256, 1000, silent=4, loss=2),
+        many_hosts(16_384, 20),
     )
     done = [Comparison.make(lab, workload, scanners, runs, directory) for workload in workloads]
     lines = sending.table(lab, runs, directory)
@@ -43,7 +46,26 @@ def report(lab: Lab, runs: int, directory: Path) -> bool:
         )
     print("\n## Sending alone\n")
     print("\n".join(lines))
-    return all(one.is_exact for one in done)
+    return all(one.is_exact for one in done), list(_targets(*done))
+
+
+def _targets(
+    one: Comparison, many: Comparison, _: Comparison, lossy: Comparison, small: Comparison
+) -> Iterator[Target]:
+    for compared, most in ((one, 0.75), (many, 0.60)):
+        name = f"{compared.workload.name}, SYN, whole process / nmap -sS whole process"
+        yield Target(name, compared.process_ratio("nmap -sS"), most)
+    for compared in (one, many):
+        yield Target(
+            f"{compared.workload.name}, SYN, the scan alone / nmap's own", compared.scan_ratio("nmap -sS"), 0.40
+        )
+    for compared in (one, many):
+        yield Target(
+            f"{compared.workload.name}, SYN, user CPU for a million probes", compared.user_per_million, 2.0, " s"
+        )
+    yield Target(f"{lossy.workload.name}, SYN", statistics.median(run.scan for run in lossy.ours), 4.0, " s")
+    yield Target(f"{small.workload.name}, SYN, the scan alone / nmap's own", small.scan_ratio("nmap -sS"), 0.35)
+    yield Target(f"{small.workload.name}, SYN, user CPU", small.user_seconds, 3.5, " s")
 
 
 def large(lab: Lab, directory: Path) -> bool:

@@ -1,7 +1,31 @@
-"""What is said of a figure that a target is set for."""
+"""Figures that a target is set for, and what is said of them."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 OUTCOMES: Final = {True: "met", False: "MISSED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure of some work, and the most that it may be; `unit` follows both, " s" or nothing for a ratio."""
+
+    work: str
+    figure: float
+    most: float
+    unit: str = ""
+
+    def row(self) -> str:
+        """Return its row of the table."""
+        outcome = OUTCOMES[self.figure <= self.most]
+        return f"| {self.work} | {self.figure:.3g}{self.unit} | ≤ {self.most:.3g}{self.unit} | {outcome} |"
+
+
+def table(targets: Iterable[Target]) -> str:
+    """Return the table of all of them."""
+    return "\n".join(["| work | measured | target | |", "|---|---|---|---|", *(target.row() for target in targets)])
