@@ -9,7 +9,7 @@ import pytest
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason, ScanJob
 from portspec.scan.connect.address import CLOSED, FILTERED, OPEN, SilentTry
-from portspec.scan.connect.liveness import TRIES_PER_CHECK, CheckedAddressScan, ReferenceProbes
+from portspec.scan.connect.liveness import MIN_LATE, TRIES_PER_CHECK, CheckedAddressScan, ReferenceProbes
 from portspec.scan.engine import ActiveJob
 from portspec.scan.failures import MAX_SILENCE, MAX_STALL
 from portspec.scan.loss import PathLoss
@@ -180,17 +180,57 @@ def test_rate_limited_address_gets_rests_and_fewer_tries() -> None:
     assert numbers == [6, 3, 1]
 
 
-def test_slow_answers_raise_the_timeout() -> None:
-    """Late answers of reference ports show that the timeout is too short: it grows, and the tries are repeated."""
+def late_checks(scan: CheckedAddressScan, now: float, rtt: float) -> object:
+    """Let a try stay silent between two checks that are answered after so many seconds; return what is judged."""
+    first = send_check(scan, now)
+    assert first.patience > TIMEOUT
+    tried = time_out(scan, now + 0.1)
+    second = send_check(scan, now + 0.2)
+    for check in (first, second):
+        answer(check, check.sent_at + rtt)
+    judged = scan.liveness.judge(tried, TIMEOUT, now + 4.0)
+    return "again" if judged == ([], tried) else judged
+
+
+def test_late_answers_raise_the_timeout() -> None:
+    """If reference ports answer late again and again the timeout is too short: it grows, and tries are repeated."""
     scan = scan_of(closed=(1, 2))
     assert scan.patience == 0.0
-    probes = send_check(scan, 1.0)
-    assert probes.patience > TIMEOUT
-    answer(probes, 1.0 + 1.5)
-    tried = time_out(scan, 2.0)
-    answer(send_check(scan, 2.1), 2.2)
-    assert scan.liveness.judge(tried, TIMEOUT, 4.0) == ([], tried)
+    assert [late_checks(scan, 10.0 * number, 1.5) for number in range(1, MIN_LATE + 1)] == ["again"] * MIN_LATE
     assert scan.patience >= 3.0
+
+
+def test_late_answers_once_leave_the_timeout_as_it_is() -> None:
+    """Late answers may be those to SYNs that the kernel has repeated: if the next are in time, the timeout stays."""
+    scan = scan_of(closed=(1, 2))
+    for number in (1, 2):
+        assert late_checks(scan, 10.0 * number, 1.02) == "again"
+        assert late_checks(scan, 10.0 * number + 5, 0.01) == (scan.suspected_filtered, [])
+    assert scan.patience == 0.0
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_silence_next_to_a_late_answer_is_retried(late: int) -> None:
+    """A check that was answered late proves nothing: at that time answers took longer than the timeout, or got lost."""
+    scan = scan_of(closed=(1, 2))
+    checks = [send_check(scan, 1.0)]
+    tried = time_out(scan, 1.1)
+    checks.append(send_check(scan, 1.2))
+    for number, check in enumerate(checks):
+        answer(check, check.sent_at + (1.02 if number == late else 0.01))
+    assert scan.liveness.judge(tried, TIMEOUT, 5.0) == ([], tried)
+    assert scan.patience == 0.0
+
+
+def test_loss_is_published_while_patient_probes_are_out() -> None:
+    """A port that waits for the answer to a patient probe was probed before: it keeps no answers from the path."""
+    scan = scan_of(is_open=(1,))
+    scan.has_unsent = False
+    scan.attempts[9] = 1
+    scan.retry_queue.append((ADDRESS, 9))
+    assert not scan.has_retried_all
+    assert scan.take_patient_target(2, 2) == (ADDRESS, 9)
+    assert scan.has_retried_all
 
 
 def test_stalled_address_is_cut_off() -> None:

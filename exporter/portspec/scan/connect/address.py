@@ -134,7 +134,7 @@ class ConnectAddressScan:
     @property
     def has_retried_all(self) -> bool:
         """True while no port waits for the answer to its first probe, or to be retried."""
-        return len(self.attempts) == self.unsettled and not self.retry_queue
+        return len(self.attempts) + len(self.patient_attempts) == self.unsettled and not self.retry_queue
 
     @property
     def has_only_suspects(self) -> bool:

@@ -17,8 +17,10 @@ RSTs are what hosts limit.
 4. An *idle check* does the same in the middle of a scan where nothing was received for a while, so that an address that
    stops answering is noticed before the end of its scan. Nothing else is sent until it is decided.
 5. Reference probes have a longer timeout than others, so that they also show whether answers take longer than the
-   timeout. If they do, the timeout of this address is raised and silent ports are tried again. An address that has
-   not answered at all gets *patient* probes for the same reason: the second tries of a few ports, with that timeout.
+   timeout. One that was answered late proves nothing: silent tries beside it are made again. A late answer may also be
+   that to a SYN which the kernel has repeated after a second, since the first was lost; so only if every check was
+   answered late, MIN_LATE times in a row, the timeout of this address is raised. An address that has not answered at
+   all gets *patient* probes for the same reason: the second tries of a few ports, with that timeout.
 
 States of an address: sending ─► checking ─► (proven: settled | unproven: sending | unanswered: resting ─► checking …)
 ─► cut off. `is_paused` is true while an idle check is out or the address rests.
@@ -54,6 +56,7 @@ TIMEOUT_FACTOR = 4.0  # the timeout of reference probes, as a multiple of that o
 _MAX_TIMEOUT = 10.0  # seconds; limits that
 _MAX_REFERENCE_PORTS = 32  # of either state that take turns
 _MIN_UNANSWERED = 3  # checks in a row that must stay unanswered before an address is cut off
+MIN_LATE = 2  # times in a row that all checks must be answered late before the timeout is raised
 _IDLE_FACTOR = 2.0  # an idle check is sent after so many timeouts without an answer
 _MIN_REST, _MAX_REST = 0.25, 2.0  # seconds
 
@@ -89,8 +92,8 @@ class LivenessCheck:
     """The checks of one address. Times in seconds."""
 
     __slots__ = (
-        "_checks", "_idle_check", "_progress", "_scan", "_tries_since_check", "_turn", "_unanswered", "_unproven",
-        "rest_until",
+        "_checks", "_idle_check", "_late", "_progress", "_scan", "_tries_since_check", "_turn", "_unanswered",
+        "_unproven", "rest_until",
     )  # fmt: skip
 
     def __init__(self, scan: ConnectAddressScan) -> None:
@@ -98,6 +101,7 @@ class LivenessCheck:
         self._checks: list[ReferenceProbes] = []
         self._tries_since_check = 0
         self._unanswered = 0  # times in a row that no check was answered
+        self._late = 0  # times in a row that all checks were answered late
         self._unproven = 0  # times in a row that checks were answered, and yet no port was proven silent
         self._progress = (0, 0.0)  # the number of unsettled ports, and since when it is the same
         self._turn = 0
@@ -251,19 +255,22 @@ class LivenessCheck:
             self._tries_since_check = 1  # so that a check is due after the rest
             return self._back_off(now)
         self._scan.record_answer(max(check.last_answer_at for check in answered))
-        slowest = max(check.rtt for check in answered)
-        is_slow = 2 * slowest > max(timeout, self._scan.patience)
-        if is_slow:
-            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * slowest))
+        longest = max(timeout, self._scan.patience) / 2
+        quickest = min(check.rtt for check in answered)
+        is_late = quickest > longest
+        self._late = self._late + 1 if is_late else 0
+        if self._late >= MIN_LATE:
+            self._late = 0
+            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * quickest))
         self._halve_window_if_unresponsive()
         if self._is_stalled(now):
             return self._cut_off(is_silent=False)
-        if is_slow or self._unanswered:
+        if is_late or self._unanswered:
             self._unanswered = 0
             return [], list(silent)
         proven, unproven = list[SilentTry](), list[SilentTry]()
         for one in silent:
-            (proven if _is_between(one.sent_at, checks) else unproven).append(one)
+            (proven if _is_between(one.sent_at, checks, longest) else unproven).append(one)
         self._unproven = 0 if proven or not unproven else self._unproven + 1
         if self._unproven:
             self._scan.window = max(1, min(self._scan.window, len(unproven)) // 2)
@@ -273,7 +280,7 @@ class LivenessCheck:
     def restart(self, now: float) -> None:
         """Forget all checks: the route to the address was interrupted."""
         self._checks.clear()
-        self._tries_since_check = self._unanswered = self._unproven = 0
+        self._tries_since_check = self._unanswered = self._unproven = self._late = 0
         self._idle_check = None
         self._scan.last_answer_at = now
 
@@ -332,10 +339,10 @@ class LivenessCheck:
             yield port
 
 
-def _is_between(sent_at: float, checks: list[ReferenceProbes]) -> bool:
-    """Return whether a try was sent between two checks that were both answered."""
+def _is_between(sent_at: float, checks: list[ReferenceProbes], longest: float) -> bool:
+    """Return whether a try was sent between two checks that were both answered within so many seconds."""
     after = bisect_right(checks, sent_at, key=attrgetter("sent_at"))
-    return 0 < after < len(checks) and checks[after - 1].answered and checks[after].answered
+    return 0 < after < len(checks) and all(check.rtt <= longest for check in checks[after - 1 : after + 1])
 
 
 def _next_power_of_two(seconds: float) -> float:
