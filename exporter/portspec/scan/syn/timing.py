@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+REPEAT_INTERVAL = 0.35  # seconds between the repeated tries of an address that has answered nothing
 MIN_TIMEOUT = 0.1  # seconds, as nmap's --min-rtt-timeout: less makes a short stall look like silence
 MAX_TIMEOUT = 5.0
 
@@ -32,13 +33,16 @@ class RetransmissionTimer:
             self._variation += (abs(self._smooth - sample) - self._variation) / 4
             self._smooth += (sample - self._smooth) / 8
 
-    def wait(self, attempt: int) -> float:
+    def wait(self, attempt: int, tries: int = 0) -> float:
         """Return the timeout of the probe after `attempt` silent ones: twice as long each time (5.5).
 
-        It does not exceed the one before the first answer, unless the round-trip times demand that.
+        It does not exceed the one before the first answer, unless the round-trip times demand that. Before the first
+        answer, all of the `tries` that are needed have that timeout but for those between the first and the last: the
+        next one need not wait for their answers, which count whenever they arrive. REPEAT_INTERVAL spreads them as
+        widely as those of an address that answers.
         """
         if self._smooth is None:
-            return self._first
+            return min(self._first, REPEAT_INTERVAL) if 0 < attempt < tries - 1 else self._first
         learned = min(MAX_TIMEOUT, max(self._least, self._smooth + 4 * self._variation))
         return min(learned * (1 << attempt), max(learned, self._first))
 

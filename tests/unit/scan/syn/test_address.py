@@ -15,7 +15,7 @@ from portspec.scan.loss import PathLoss
 from portspec.scan.syn.address import SynAddressScan
 from portspec.scan.syn.port_states import CLOSED, FILTERED, OPEN
 from portspec.scan.syn.reference_ports import AFTER, BEFORE
-from portspec.scan.syn.timing import MAX_TIMEOUT
+from portspec.scan.syn.timing import MAX_TIMEOUT, REPEAT_INTERVAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -210,16 +210,18 @@ def test_error_of_a_router_is_no_answer_of_the_address() -> None:
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_port_is_filtered_after_all_tries(retries: int) -> None:
-    """A silent port is probed 1 + `retries` times, each with the configured timeout."""
+    """A silent port is probed 1 + `retries` times, the first and the last time with the configured timeout."""
     scan = scan_of([22, 80], retries=retries)
+    at = 0.0
     for attempt in range(1 + retries):
         assert not scan.has_only_suspects
-        batch = send(scan, attempt * TIMEOUT)
+        batch = send(scan, at)
         assert (batch.attempt, len(batch.before) + len(batch.after)) == (attempt, 0)
-        assert scan.next_expiry() == pytest.approx(START + (attempt + 1) * TIMEOUT)
-        scan.expire(START + (attempt + 1) * TIMEOUT - 0.001)
+        at += REPEAT_INTERVAL if 0 < attempt < retries else TIMEOUT
+        assert scan.next_expiry() == pytest.approx(START + at)
+        scan.expire(START + at - 0.001)
         assert scan.ports.in_flight == 2
-        scan.expire(START + (attempt + 1) * TIMEOUT + 0.001)
+        scan.expire(START + at + 0.001)
         assert scan.ports.in_flight == 0
     assert scan.has_only_suspects
     assert scan.conclude() == 2

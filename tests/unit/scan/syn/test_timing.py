@@ -10,6 +10,7 @@ from portspec.scan.syn.timing import (
     MAX_WINDOW,
     MIN_TIMEOUT,
     MIN_WINDOW,
+    REPEAT_INTERVAL,
     ProbeWindow,
     RetransmissionTimer,
 )
@@ -27,10 +28,17 @@ def timer(*samples: float, first: float = FIRST) -> RetransmissionTimer:
     return made
 
 
-@pytest.mark.parametrize("attempt", [0, 1, 5])
-def test_configured_timeout_before_the_first_answer(attempt: int) -> None:
-    """Before the first answer every try has the configured timeout, without backing off."""
-    assert RetransmissionTimer(FIRST).wait(attempt) == FIRST
+@pytest.mark.parametrize("tries", [1, 2, 3, 6, 16])
+def test_configured_timeout_before_the_first_answer(tries: int) -> None:
+    """Before the first answer the first and the last try have the configured timeout; those between follow sooner."""
+    waits = [RetransmissionTimer(FIRST).wait(attempt, tries) for attempt in range(tries + 1)]
+    between = max(0, tries - 2)
+    assert waits == [FIRST, *[REPEAT_INTERVAL] * between, *[FIRST] * (tries - between)]
+
+
+def test_short_timeout_before_the_first_answer() -> None:
+    """No repeated try waits longer than the configured timeout."""
+    assert [RetransmissionTimer(0.2).wait(attempt, 4) for attempt in range(4)] == [0.2] * 4
 
 
 @pytest.mark.parametrize(
