@@ -67,9 +67,11 @@ def main() -> int:
         if targets:
             print("\n" + table(targets))
         return 0 if is_exact else 1
-    with MEASUREMENTS.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+    unfinished = MEASUREMENTS.with_suffix(".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         is_exact, targets = _run(chosen, options)
-    tables = MEASUREMENTS.read_text(encoding="utf-8")
+    tables = unfinished.read_text(encoding="utf-8")
+    unfinished.unlink()
     summary = table(targets)
     MEASUREMENTS.write_text(
         f"# Measurements\n\n`make bench` wrote this file.\n\n{summary}\n\n{tables}", encoding="utf-8"

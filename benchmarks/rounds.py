@@ -7,6 +7,7 @@ portspec. A client scrapes each second, another asks /-/healthy fifty times a se
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ ADDRESS: Final = "127.0.0.1:10190"  # the namespace is the benchmark's own, so t
 PATIENCE: Final = 600.0  # seconds for a round
 _POLL: Final = 0.05  # seconds between two questions whether something has happened
 
-# Asks for a path every so many seconds; prints [seconds until the last byte, status] each time.
+# Asks for a path every so many seconds; prints the seconds until the last byte, or until it failed, each time.
 _CLIENT: Final = """
 import http.client, json, sys, time
 connection = http.client.HTTPConnection(sys.argv[1], timeout=60)
@@ -41,9 +42,9 @@ while True:
         connection.request("GET", sys.argv[2], headers={"Accept-Encoding": "gzip"})
         response = connection.getresponse()
         response.read()
-        print(json.dumps([time.perf_counter() - began, response.status]), flush=True)
-    except OSError:
+    except (OSError, http.client.HTTPException):
         connection.close()
+    print(json.dumps(time.perf_counter() - began), flush=True)
     due = max(due + pause, time.monotonic() - 1)
     time.sleep(max(0, due - time.monotonic()))
 """
@@ -148,7 +149,7 @@ def report(lab: Lab, directory: Path) -> list[Target]:
         lab.run([sys.executable, "-c", _POST, f"http://{ADDRESS}/-/reload"], check=True, timeout=300)
         reload_seconds = time.perf_counter() - began
         time.sleep(1)
-        held = max(_times(asked))
+        held = max(_times(asked), default=math.inf)
         memory = exporter.peak()
     finally:
         exporter.stop()
@@ -174,4 +175,4 @@ def report(lab: Lab, directory: Path) -> list[Target]:
 
 
 def _times(file: Path) -> list[float]:
-    return [json.loads(line)[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

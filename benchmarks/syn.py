@@ -46,7 +46,8 @@ def report(lab: Lab, runs: int, directory: Path) -> tuple[bool, list[Target]]:
         )
     print("\n## Sending alone\n")
     print("\n".join(lines))
-    return all(one.is_exact for one in done), list(_targets(*done))
+    has_peer = "nmap -sS" in scanners
+    return all(one.is_exact for one in done), list(_targets(*done)) if has_peer else []
 
 
 def _targets(

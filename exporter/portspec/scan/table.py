@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,11 +78,14 @@ class _LoopCalls:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._calls: deque[Callable[[], object]] = deque()
+        self._lock = threading.Lock()
 
     def make(self, call: Callable[[], object]) -> None:
         """Have the loop make a call; from any thread."""
-        self._calls.append(call)
-        if len(self._calls) == 1:  # else the loop was woken up for another one, and takes this one with it
+        with self._lock:  # of two threads that append, one sees that its call is the first
+            self._calls.append(call)
+            is_first = len(self._calls) == 1
+        if is_first:  # else the loop was woken up for another one, and takes this one with it
             with contextlib.suppress(RuntimeError):  # the loop is closed: no job waits any more
                 self.loop.call_soon_threadsafe(self._make_all)
 
@@ -297,6 +301,7 @@ class ScanTable:
         scan.on_slow.clear()
         if scan.over:
             scan.over.set_result(None)
+        scan.running = None  # which refers back to the scan
         if self._slow.end(scan):
             place.wake()
         else:

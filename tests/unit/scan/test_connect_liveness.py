@@ -200,6 +200,22 @@ def test_late_answers_raise_the_timeout() -> None:
     assert scan.patience >= 3.0
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_answers_of_which_some_are_late_raise_the_timeout(late: int) -> None:
+    """An address whose answers take now less, now more than half of the timeout is slow, too."""
+    scan = scan_of(closed=(1, 2))
+    waits: list[float] = []
+    for number in range(1, MIN_LATE + 1):
+        waits.append(scan.patience)
+        checks = [send_check(scan, 10.0 * number)]
+        tried = time_out(scan, 10.0 * number + 0.1)
+        checks.append(send_check(scan, 10.0 * number + 0.2))
+        for place, check in enumerate(checks):
+            answer(check, check.sent_at + (0.8 if place == late else 0.3))
+        assert scan.liveness.judge(tried, TIMEOUT, 10.0 * number + 4) == ([], tried)
+    assert [*waits, scan.patience] == [0.0] * MIN_LATE + [2.0]
+
+
 def test_late_answers_once_leave_the_timeout_as_it_is() -> None:
     """Late answers may be those to SYNs that the kernel has repeated: if the next are in time, the timeout stays."""
     scan = scan_of(closed=(1, 2))
@@ -228,9 +244,13 @@ def test_loss_is_published_while_patient_probes_are_out() -> None:
     scan.has_unsent = False
     scan.attempts[9] = 1
     scan.retry_queue.append((ADDRESS, 9))
-    assert not scan.has_retried_all
+    outcomes = [scan.has_retried_all]
     assert scan.take_patient_target(2, 2) == (ADDRESS, 9)
-    assert scan.has_retried_all
+    outcomes.append(scan.has_retried_all)
+    scan.states[9] = OPEN  # the patient probe was answered
+    scan.unsettled -= 1
+    outcomes.append(scan.has_retried_all)
+    assert outcomes == [False, True, True]
 
 
 def test_stalled_address_is_cut_off() -> None:

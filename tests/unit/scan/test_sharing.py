@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import sys
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
 from portspec.scan.request import MAX_ADDRESSES_PER_JOB
 from portspec.scan.sharing import UNFINISHED, SharedScans
-from portspec.scan.table import SHARING_WINDOW, SlowScans
+from portspec.scan.table import SHARING_WINDOW, SharedScan, SlowScans, _LoopCalls
 from tests.unit.factories import ScriptedEngine, seen, settle
 
 if TYPE_CHECKING:
@@ -664,3 +667,58 @@ async def end(scene: Scene, tasks: Sequence[asyncio.Task[object]] | Sequence[asy
         else:
             pytest.fail("jobs wait, and the engine has nothing to do")
     pytest.fail("the jobs do not end")
+
+
+def test_scan_that_has_ended_is_freed_without_the_garbage_collector() -> None:
+    """The state of a scan that has ended is freed at once: full collections are rare."""
+
+    async def scenario() -> int:
+        scene = Scene()
+        for number in range(20):
+            scene.time += SHARING_WINDOW + 1
+            task = scene.ask(f"192.0.2.{number}")
+            await settle()
+            scene.finish(number, 80)
+            await task
+        scene.engine.jobs.clear()
+        scene.engine.futures.clear()
+        return sum(isinstance(found, SharedScan) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(scenario()) == 1  # the last one, which may serve another job yet
+    finally:
+        gc.enable()
+
+
+def test_every_call_that_threads_ask_for_is_made() -> None:
+    """However threads and the event loop interrupt each other, the loop makes each call, once."""
+    made: list[int] = []
+    each, threads = 3000, 3
+
+    async def scenario() -> None:
+        calls = _LoopCalls(asyncio.get_running_loop())
+
+        def ask(first: int) -> None:
+            for number in range(first, first + each):
+                calls.make(lambda number=number: made.append(number))  # type: ignore[misc]
+
+        asking = [threading.Thread(target=ask, args=(number * each,)) for number in range(1, threads)]
+        for thread in asking:
+            thread.start()
+        for number in range(each):
+            calls.make(lambda number=number: made.append(number))  # type: ignore[misc]
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        for thread in asking:
+            await asyncio.to_thread(thread.join)
+        await settle()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        asyncio.run(scenario())
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(made) == list(range(each * threads))

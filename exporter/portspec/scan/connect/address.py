@@ -134,7 +134,8 @@ class ConnectAddressScan:
     @property
     def has_retried_all(self) -> bool:
         """True while no port waits for the answer to its first probe, or to be retried."""
-        return len(self.attempts) + len(self.patient_attempts) == self.unsettled and not self.retry_queue
+        patient = sum(self.states[port] == UNSETTLED for port in self.patient_attempts)  # others were answered
+        return len(self.attempts) + patient == self.unsettled and not self.retry_queue
 
     @property
     def has_only_suspects(self) -> bool:

@@ -133,7 +133,8 @@ class ConnectEngine(EngineThread):
         self._resolve_suspects(self._clock())
         self._finish_jobs()
         wait = self._check_slow_jobs(self._active_jobs, self._clock(), self._launch(self._clock()))
-        events = self._epoll.poll(0.0 if self._inbox else wait, self._limit + 1)
+        has_requests = self._inbox or self._added_ports or self._partial_requests
+        events = self._epoll.poll(0.0 if has_requests else wait, self._limit + 1)
         now = self._clock()
         if not events and not self._active_jobs:
             self._pool.close()

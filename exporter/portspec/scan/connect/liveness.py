@@ -18,9 +18,9 @@ RSTs are what hosts limit.
    stops answering is noticed before the end of its scan. Nothing else is sent until it is decided.
 5. Reference probes have a longer timeout than others, so that they also show whether answers take longer than the
    timeout. One that was answered late proves nothing: silent tries beside it are made again. A late answer may also be
-   that to a SYN which the kernel has repeated after a second, since the first was lost; so only if every check was
-   answered late, MIN_LATE times in a row, the timeout of this address is raised. An address that has not answered at
-   all gets *patient* probes for the same reason: the second tries of a few ports, with that timeout.
+   that to a SYN which the kernel has repeated after a second, since the first was lost; so the timeout of this address
+   is raised only if late answers kept any silence from being proven MIN_LATE times in a row. An address that has not
+   answered at all gets *patient* probes for the same reason: the second tries of a few ports, with that timeout.
 
 States of an address: sending ─► checking ─► (proven: settled | unproven: sending | unanswered: resting ─► checking …)
 ─► cut off. `is_paused` is true while an idle check is out or the address rests.
@@ -56,7 +56,7 @@ TIMEOUT_FACTOR = 4.0  # the timeout of reference probes, as a multiple of that o
 _MAX_TIMEOUT = 10.0  # seconds; limits that
 _MAX_REFERENCE_PORTS = 32  # of either state that take turns
 _MIN_UNANSWERED = 3  # checks in a row that must stay unanswered before an address is cut off
-MIN_LATE = 2  # times in a row that all checks must be answered late before the timeout is raised
+MIN_LATE = 3  # times in a row that late answers must keep any silence from being proven before the timeout is raised
 _IDLE_FACTOR = 2.0  # an idle check is sent after so many timeouts without an answer
 _MIN_REST, _MAX_REST = 0.25, 2.0  # seconds
 
@@ -101,7 +101,7 @@ class LivenessCheck:
         self._checks: list[ReferenceProbes] = []
         self._tries_since_check = 0
         self._unanswered = 0  # times in a row that no check was answered
-        self._late = 0  # times in a row that all checks were answered late
+        self._late = 0  # times in a row that late answers kept any silence from being proven
         self._unproven = 0  # times in a row that checks were answered, and yet no port was proven silent
         self._progress = (0, 0.0)  # the number of unsettled ports, and since when it is the same
         self._turn = 0
@@ -256,21 +256,20 @@ class LivenessCheck:
             return self._back_off(now)
         self._scan.record_answer(max(check.last_answer_at for check in answered))
         longest = max(timeout, self._scan.patience) / 2
-        quickest = min(check.rtt for check in answered)
-        is_late = quickest > longest
-        self._late = self._late + 1 if is_late else 0
-        if self._late >= MIN_LATE:
-            self._late = 0
-            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * quickest))
-        self._halve_window_if_unresponsive()
-        if self._is_stalled(now):
-            return self._cut_off(is_silent=False)
-        if is_late or self._unanswered:
-            self._unanswered = 0
-            return [], list(silent)
         proven, unproven = list[SilentTry](), list[SilentTry]()
         for one in silent:
             (proven if _is_between(one.sent_at, checks, longest) else unproven).append(one)
+        late = [] if proven else [check.rtt for check in answered if check.rtt > longest]
+        self._late = self._late + 1 if late else 0
+        if self._late >= MIN_LATE:
+            self._late = 0
+            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * min(late)))
+        self._halve_window_if_unresponsive()
+        if self._is_stalled(now):
+            return self._cut_off(is_silent=False)
+        if late or self._unanswered:
+            self._unanswered = 0
+            return [], list(silent)
         self._unproven = 0 if proven or not unproven else self._unproven + 1
         if self._unproven:
             self._scan.window = max(1, min(self._scan.window, len(unproven)) // 2)

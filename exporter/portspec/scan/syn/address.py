@@ -107,7 +107,8 @@ class SynAddressScan:
         self._loss = AddressLoss(path_loss)
         self._last_answer_at = 0.0
         self._elapsed = np.zeros(TRIES + 1)  # seconds from the first try to each other one, as measured
-        self._min_tries = self._configured_tries = self._needed_tries = 1 + retries
+        self._min_tries = self._configured_tries = 1 + retries
+        self._needed_tries = 0  # while it has answered nothing
         self._shift = shift % TRY_SLOTS
         self._rng = default_rng((active_job.job.seed, zlib.crc32(address.encode())))
         first = port_array(active_job.job.first & active_job.job.ports)
@@ -347,7 +348,7 @@ class SynAddressScan:
     def expire(self, now: float) -> None:
         """Stop waiting for the probes that have expired."""
         if self.rtt == float("inf"):
-            self._needed_tries = self._loss.tries(self._min_tries)
+            self._needed_tries = 0 if self._references else self._loss.tries(self._min_tries)
         for attempt, outstanding in list(self._outstanding.items()):
             wait = self._timer.wait(attempt, self._needed_tries)
             while outstanding and outstanding[0].sent_at + wait <= now:
