@@ -17,10 +17,11 @@ RSTs are what hosts limit.
 4. An *idle check* does the same in the middle of a scan where nothing was received for a while, so that an address that
    stops answering is noticed before the end of its scan. Nothing else is sent until it is decided.
 5. Reference probes have a longer timeout than others, so that they also show whether answers take longer than the
-   timeout. One that was answered late proves nothing: silent tries beside it are made again. A late answer may also be
-   that to a SYN which the kernel has repeated after a second, since the first was lost; so the timeout of this address
-   is raised only if late answers kept any silence from being proven MIN_LATE times in a row. An address that has not
-   answered at all gets *patient* probes for the same reason: the second tries of a few ports, with that timeout.
+   timeout. If they do, the timeout of this address is raised and silent ports are tried again. An answer after
+   KERNEL_REPEAT or later is *doubtful*: it may be that to a SYN which the kernel has repeated, since the first was lost
+   (Karn's algorithm; RFC 6298, 3). It proves nothing, and raises the timeout only if all checks were answered so,
+   MIN_DOUBTFUL times in a row. An address that has not answered at all gets *patient* probes for the same reason: the
+   second tries of a few ports, with that timeout.
 
 States of an address: sending ─► checking ─► (proven: settled | unproven: sending | unanswered: resting ─► checking …)
 ─► cut off. `is_paused` is true while an idle check is out or the address rests.
@@ -56,7 +57,8 @@ TIMEOUT_FACTOR = 4.0  # the timeout of reference probes, as a multiple of that o
 _MAX_TIMEOUT = 10.0  # seconds; limits that
 _MAX_REFERENCE_PORTS = 32  # of either state that take turns
 _MIN_UNANSWERED = 3  # checks in a row that must stay unanswered before an address is cut off
-MIN_LATE = 3  # times in a row that late answers must keep any silence from being proven before the timeout is raised
+KERNEL_REPEAT = 1.0  # seconds after which Linux repeats a SYN (TCP_TIMEOUT_INIT in net/tcp.h)
+MIN_DOUBTFUL = 3  # times in a row that all checks must be answered doubtfully before the timeout is raised
 _IDLE_FACTOR = 2.0  # an idle check is sent after so many timeouts without an answer
 _MIN_REST, _MAX_REST = 0.25, 2.0  # seconds
 
@@ -92,7 +94,7 @@ class LivenessCheck:
     """The checks of one address. Times in seconds."""
 
     __slots__ = (
-        "_checks", "_idle_check", "_late", "_progress", "_scan", "_tries_since_check", "_turn", "_unanswered",
+        "_checks", "_doubtful", "_idle_check", "_progress", "_scan", "_tries_since_check", "_turn", "_unanswered",
         "_unproven", "rest_until",
     )  # fmt: skip
 
@@ -101,7 +103,7 @@ class LivenessCheck:
         self._checks: list[ReferenceProbes] = []
         self._tries_since_check = 0
         self._unanswered = 0  # times in a row that no check was answered
-        self._late = 0  # times in a row that late answers kept any silence from being proven
+        self._doubtful = 0  # times in a row that all checks were answered doubtfully
         self._unproven = 0  # times in a row that checks were answered, and yet no port was proven silent
         self._progress = (0, 0.0)  # the number of unsettled ports, and since when it is the same
         self._turn = 0
@@ -256,18 +258,21 @@ class LivenessCheck:
             return self._back_off(now)
         self._scan.record_answer(max(check.last_answer_at for check in answered))
         longest = max(timeout, self._scan.patience) / 2
-        proven, unproven = list[SilentTry](), list[SilentTry]()
-        for one in silent:
-            (proven if _is_between(one.sent_at, checks, longest) else unproven).append(one)
-        late = [] if proven else [check.rtt for check in answered if check.rtt > longest]
-        self._late = self._late + 1 if late else 0
-        if self._late >= MIN_LATE:
-            self._late = 0
-            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * min(late)))
+        doubtful = [check for check in answered if check.rtt > max(longest, KERNEL_REPEAT)]
+        self._doubtful = self._doubtful + 1 if len(doubtful) == len(answered) else 0
+        certain = answered if self._doubtful >= MIN_DOUBTFUL else [one for one in answered if one not in doubtful]
+        slowest = max((check.rtt for check in certain), default=0.0)
+        is_slow = slowest > longest
+        if is_slow:
+            self._doubtful = 0
+            self._scan.patience = _next_power_of_two(min(_MAX_TIMEOUT, 2 * slowest))
         self._halve_window_if_unresponsive()
         if self._is_stalled(now):
             return self._cut_off(is_silent=False)
-        if late or self._unanswered:
+        proven, unproven = list[SilentTry](), list[SilentTry]()
+        for one in silent:
+            (proven if _is_between(one.sent_at, checks, longest) else unproven).append(one)
+        if is_slow or self._unanswered or (doubtful and not proven):
             self._unanswered = 0
             return [], list(silent)
         self._unproven = 0 if proven or not unproven else self._unproven + 1
@@ -279,7 +284,7 @@ class LivenessCheck:
     def restart(self, now: float) -> None:
         """Forget all checks: the route to the address was interrupted."""
         self._checks.clear()
-        self._tries_since_check = self._unanswered = self._unproven = self._late = 0
+        self._tries_since_check = self._unanswered = self._unproven = self._doubtful = 0
         self._idle_check = None
         self._scan.last_answer_at = now
 
