@@ -178,12 +178,13 @@ class Lab:
         """Close a port, whatever it was: from now on it answers with an RST; in force on return."""
         self.set_state(address, port, State.CLOSED)
 
-    def loss(self, percent: float) -> None:
-        """Lose that share of the SYNs that reach the hosts, and of their answers, at random; 0 loses none.
+    def loss(self, percent: float, burst: int = 1) -> None:
+        """Lose that share of the SYNs that reach the hosts, and of their answers; 0 loses none.
 
+        Each is lost at random, or ``burst`` in a row, of both directions and all hosts, and then none for a while.
         In steps of 0.1; :exc:`ValueError` outside of 0 to 100. A probe is answered with probability (1 - share)².
         """
-        self._load(rules.loss(percent))
+        self._load(rules.loss(percent, burst))
 
     @contextmanager
     def link_down(self, side: Side = "scanner") -> Iterator[None]:

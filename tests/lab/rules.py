@@ -115,14 +115,17 @@ def change(address: str, port: int, old: str | None, new: str) -> str:
     return "".join(lines)
 
 
-def loss(percent: float) -> str:
+def loss(percent: float, burst: int = 1) -> str:
     """Lose ``percent`` (0 to 100, in steps of 0.1) of the SYNs, and as many of the answers.
 
-    Raises :exc:`ValueError` outside of that range.
+    Each at random, or with a ``burst`` so many packets one after the other. Raises :exc:`ValueError` outside of that
+    range.
     """
     if not 0 <= percent <= 100:
         raise ValueError(f"loss: {percent} is not between 0 and 100 percent")
     permille = round(percent * 10)
+    if burst > 1 and permille:
+        return _NO_LOSS + _LOSS.format(share=f"numgen inc mod {round(1000 * burst / permille)} < {burst}")
     # nft refuses to compare a remainder by 1000 with 1000
     share = f"numgen random mod 1000 < {permille}" if permille < 1000 else ""
     return _NO_LOSS + (_LOSS.format(share=share) if permille else "")

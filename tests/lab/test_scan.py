@@ -76,6 +76,21 @@ def test_engine_tells_the_state_of_every_port(lab: Lab, engine: str, loss: int, 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_engine_tells_no_wrong_state_where_packets_are_lost_in_bursts(lab: Lab, engine: str) -> None:
+    """Where 20 packets in a row get lost, and 180 do not, no port is told wrong; an address may stay unknown."""
+    truth = draw(SEEDS[0], HOSTS, PORTS)
+    lab.apply(truth)
+    lab.loss(10, burst=20)
+    found = observe(lab, [(host.addresses, PORTS) for host in truth], engine=engine)
+    cut_off = {address for (address, port), state in found.items() if (port, state) == (0, "cut_off")}
+    expected = expected_states(truth, PORTS)
+    assert {key: state for key, state in found.items() if key[0] not in cut_off} == {
+        key: state for key, state in expected.items() if key[0] not in cut_off
+    }
+    assert len(cut_off) <= len(truth) // 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_first_host_that_is_through_knows_of_the_loss(lab: Lab, engine: str) -> None:
     """A host that is through while others still give their first answers is told apart as exactly as they are."""
     first = HostTruth("first.lab", (V4,), {(V4, 1500): State.DROPPED})

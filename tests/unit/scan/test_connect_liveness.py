@@ -192,7 +192,7 @@ def judged(scan: CheckedAddressScan, now: float, *rtts: float) -> object:
     return "again" if found == ([], tried) else found
 
 
-@pytest.mark.parametrize("rtts", [(0.8, 0.8), (0.8, 0.1), (0.1, 0.8), (0.8, 1.5)])
+@pytest.mark.parametrize("rtts", [(0.8, 0.8), (0.8, 0.1), (0.1, 0.8), (0.8, 1.2)])
 def test_slow_answers_raise_the_timeout(rtts: tuple[float, float]) -> None:
     """One slow answer of a reference port shows that the timeout is too short: it grows, and the tries are repeated."""
     scan = scan_of(closed=(1, 2))
@@ -201,12 +201,20 @@ def test_slow_answers_raise_the_timeout(rtts: tuple[float, float]) -> None:
     assert scan.patience == 2.0
 
 
+@pytest.mark.parametrize("rtts", [(1.6, 0.05), (0.05, 1.6), (2.9, 1.1)])
+def test_answers_too_late_for_a_repeated_syn_raise_the_timeout(rtts: tuple[float, float]) -> None:
+    """An answer long after the kernel has repeated the SYN shows a slow address, even if others are prompt."""
+    scan = scan_of(closed=(1, 2))
+    assert judged(scan, 10.0, *rtts) == "again"
+    assert scan.patience >= 2 * max(rtts)
+
+
 def test_doubtful_answers_raise_the_timeout_in_the_end() -> None:
     """Answers as late as those to SYNs that the kernel repeats show a slow address only if there are no others."""
     scan = scan_of(closed=(1, 2))
     for number in range(1, MIN_DOUBTFUL + 1):
         assert scan.patience == 0.0
-        assert judged(scan, 10.0 * number, 1.5, 1.2) == "again"
+        assert judged(scan, 10.0 * number, 1.4, 1.2) == "again"
     assert scan.patience == 4.0
 
 
@@ -232,6 +240,17 @@ def test_loss_is_published_while_patient_probes_are_out() -> None:
     scan.unsettled -= 1
     outcomes.append(scan.has_retried_all)
     assert outcomes == [False, True, True]
+
+
+@pytest.mark.parametrize("is_prompt", [True, False])
+def test_prompt_answer_to_a_patient_probe_shows_loss(*, is_prompt: bool) -> None:
+    """A port that answers a patient probe in time had its first one lost; one that answers late may always be slow."""
+    scan = scan_of()
+    scan.retry_queue.append((ADDRESS, 9))
+    scan.attempts[9] = 1
+    assert scan.take_patient_target(2, 2) == (ADDRESS, 9)
+    assert scan.was_lost_before(9, is_prompt) is is_prompt
+    assert not scan.was_lost_before(10, is_prompt)
 
 
 def test_stalled_address_is_cut_off() -> None:

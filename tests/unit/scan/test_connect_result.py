@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import struct
@@ -11,6 +12,7 @@ import pytest
 from portspec.ports import NO_PORTS, PortSet
 from portspec.scan import AddressObservation, PortState, ScanJob
 from portspec.scan.connect import ConnectEngine
+from portspec.scan.connect.address import ConnectAddressScan
 from tests.unit.scan.loopback import (
     PATIENCE,
     V4,
@@ -273,3 +275,19 @@ def test_cancelled_job_closes_held_connections(engine: ConnectEngine) -> None:
             with pytest.raises(ConnectionResetError):
                 connection.recv(1)
             connection.close()
+
+
+def test_scan_that_has_ended_is_freed_without_the_garbage_collector(quick_engine: ConnectEngine) -> None:
+    """The state of an address, 64 KiB of ports, and that of its checks is freed with its job: collections are rare."""
+    gc.collect()
+    gc.disable()
+    try:
+        address = own_address()
+        with silent_ports(address) as silent:
+            for _ in range(3):
+                (observation,) = scan(quick_engine, address, ports=silent | PortSet.of(range(1, 5)))
+                assert (observation.filtered, observation.closed) == (silent, 4)
+        scan(quick_engine, own_address(), ports=PortSet.of([1]))
+        assert sum(isinstance(found, ConnectAddressScan) for found in gc.get_objects()) <= 1  # that of the last turn
+    finally:
+        gc.enable()

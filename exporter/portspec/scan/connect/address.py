@@ -84,7 +84,7 @@ class ConnectAddressScan:
         self.retry_queue: deque[Endpoint] = deque()
         self.attempts: dict[int, int] = {}  # tries of the ports that are silent so far
         self.had_patient_probes = False
-        self.patient_attempts: dict[int, int] = {}  # the same of patient probes: a late answer to these is no loss
+        self.patient_attempts: dict[int, int] = {}  # the same of ports that got a patient probe
         self.suspected_filtered: list[SilentTry] = []  # silent on every try so far; the last of them
         self.states = bytearray(65536)
         self.unsettled = len(ports)
@@ -118,6 +118,13 @@ class ConnectAddressScan:
         made = self.attempts.pop(target[1], 0)
         self.patient_attempts[target[1]] = max(made, min(retries, made + tries - 1))
         return target
+
+    def was_lost_before(self, port: int, is_prompt: bool) -> bool:  # noqa: FBT001 - called for each probe
+        """Return whether an answer, within the engine's timeout or later, shows that an earlier probe was lost.
+
+        A late answer to a patient probe does not: the first one may have been answered as late.
+        """
+        return port in self.attempts or (is_prompt and port in self.patient_attempts)
 
     def is_at_last_tries(self, retries: int) -> bool:
         """Return whether the next probe is the last of 1 + `retries`, so that its silence would count."""

@@ -185,6 +185,7 @@ class ConnectEngine(EngineThread):
             self._close_probes_of(scan)
             if scan in self._scans:
                 self._scans.remove(scan)
+            scan.release()
 
     def _resolve_suspects(self, now: float) -> None:
         """Judge addresses that only have silent ports left, and those that were idle for too long."""
@@ -221,6 +222,7 @@ class ConnectEngine(EngineThread):
                 except Exception as error:  # noqa: BLE001 - a fault in one job stops no other
                     self._drop_job(scan.active_job)
                     scan.active_job.fail(error)
+                    scan.active_job.release()
                     break
                 scan.active_job.pacer.put_back(count - sent)
                 scan.active_job.probes += sent
@@ -370,7 +372,9 @@ class ConnectEngine(EngineThread):
                 scan.last_answer_at = now
                 scan.probes_at_last_answer = scan.active_job.probes
                 closed += scan.parent is None
-                if scan.attempts and scan.attempts.pop(target[1], 0):
+                was_tried = scan.attempts or scan.patient_attempts
+                if was_tried and scan.was_lost_before(target[1], now - sent_at <= self.timeout):
+                    scan.attempts.pop(target[1], None)
                     scan.loss.later += 1
                 else:
                     scan.loss.first += 1
@@ -421,7 +425,7 @@ class ConnectEngine(EngineThread):
             return
         scan.record_answer(now)
         scan.rtt = min(scan.rtt, now - sent_at)
-        is_later = bool(scan.attempts.get(target[1]))
+        is_later = scan.was_lost_before(target[1], now - sent_at <= self.timeout)
         scan.loss.answered(first=not is_later, later=is_later)
         if not hold:
             self._settle(scan, target[1], OPEN)

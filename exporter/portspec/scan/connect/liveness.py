@@ -17,11 +17,11 @@ RSTs are what hosts limit.
 4. An *idle check* does the same in the middle of a scan where nothing was received for a while, so that an address that
    stops answering is noticed before the end of its scan. Nothing else is sent until it is decided.
 5. Reference probes have a longer timeout than others, so that they also show whether answers take longer than the
-   timeout. If they do, the timeout of this address is raised and silent ports are tried again. An answer after
-   KERNEL_REPEAT or later is *doubtful*: it may be that to a SYN which the kernel has repeated, since the first was lost
-   (Karn's algorithm; RFC 6298, 3). It proves nothing, and raises the timeout only if all checks were answered so,
-   MIN_DOUBTFUL times in a row. An address that has not answered at all gets *patient* probes for the same reason: the
-   second tries of a few ports, with that timeout.
+   timeout. If they do, the timeout of this address is raised and silent ports are tried again. An answer shortly after
+   a whole multiple of KERNEL_REPEAT is *doubtful*: it may be that to a SYN which the kernel has repeated, since the
+   first was lost (Karn's algorithm; RFC 6298, 3). It proves nothing, and raises the timeout only if all checks were
+   answered so, MIN_DOUBTFUL times in a row. An address that has not answered at all gets *patient* probes for the same
+   reason: the second tries of a few ports, with that timeout.
 
 States of an address: sending ─► checking ─► (proven: settled | unproven: sending | unanswered: resting ─► checking …)
 ─► cut off. `is_paused` is true while an idle check is out or the address rests.
@@ -57,7 +57,9 @@ TIMEOUT_FACTOR = 4.0  # the timeout of reference probes, as a multiple of that o
 _MAX_TIMEOUT = 10.0  # seconds; limits that
 _MAX_REFERENCE_PORTS = 32  # of either state that take turns
 _MIN_UNANSWERED = 3  # checks in a row that must stay unanswered before an address is cut off
-KERNEL_REPEAT = 1.0  # seconds after which Linux repeats a SYN (TCP_TIMEOUT_INIT in net/tcp.h)
+# Seconds after which Linux repeats a SYN; all further repetitions are after whole multiples of it (TCP_TIMEOUT_INIT in
+# net/tcp.h; tcp_syn_linear_timeouts in Documentation/networking/ip-sysctl.rst).
+KERNEL_REPEAT = 1.0
 MIN_DOUBTFUL = 3  # times in a row that all checks must be answered doubtfully before the timeout is raised
 _IDLE_FACTOR = 2.0  # an idle check is sent after so many timeouts without an answer
 _MIN_REST, _MAX_REST = 0.25, 2.0  # seconds
@@ -73,6 +75,10 @@ class CheckedAddressScan(ConnectAddressScan):
     def __init__(self, active_job: ActiveJob[CheckedAddressScan], address: str, path_loss: PathLoss) -> None:
         super().__init__(active_job, address, path_loss)
         self.liveness = LivenessCheck(self)
+
+    def release(self) -> None:
+        """Drop the checks, which refer back to this scan, so that its memory is freed at once; call it at the end."""
+        del self.liveness
 
 
 class ReferenceProbes(ConnectAddressScan):
@@ -258,7 +264,7 @@ class LivenessCheck:
             return self._back_off(now)
         self._scan.record_answer(max(check.last_answer_at for check in answered))
         longest = max(timeout, self._scan.patience) / 2
-        doubtful = [check for check in answered if check.rtt > max(longest, KERNEL_REPEAT)]
+        doubtful = [check for check in answered if check.rtt > longest and _may_be_to_repeat(check.rtt, longest)]
         self._doubtful = self._doubtful + 1 if len(doubtful) == len(answered) else 0
         certain = answered if self._doubtful >= MIN_DOUBTFUL else [one for one in answered if one not in doubtful]
         slowest = max((check.rtt for check in certain), default=0.0)
@@ -347,6 +353,11 @@ def _is_between(sent_at: float, checks: list[ReferenceProbes], longest: float) -
     """Return whether a try was sent between two checks that were both answered within so many seconds."""
     after = bisect_right(checks, sent_at, key=attrgetter("sent_at"))
     return 0 < after < len(checks) and all(check.rtt <= longest for check in checks[after - 1 : after + 1])
+
+
+def _may_be_to_repeat(rtt: float, longest: float) -> bool:
+    """Return whether an answer may be that to a SYN which the kernel repeated at most `longest` seconds before."""
+    return rtt >= KERNEL_REPEAT and rtt % KERNEL_REPEAT <= longest
 
 
 def _next_power_of_two(seconds: float) -> float:
