@@ -8,7 +8,8 @@ JOBS     ?= 1
 WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
 # Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
 unexport PYTHONDONTWRITEBYTECODE
-PARALLEL := --numprocesses $(WORKERS) --dist worksteal
+# Each module runs in one process, as its fixtures may boot a machine; the long ones, in tests/e2e, come before others.
+PARALLEL := --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help run screenshots test check compiled matrix matrix-quick venv lint format helm bench fuzz soak-truth audit lab packages \
 	constraints generated reliability manifests dist deb clean

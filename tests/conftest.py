@@ -51,20 +51,11 @@ def pytest_configure() -> None:
             del os.environ[name]
     os.environ.update(LANG="C.UTF-8", TZ="UTC")
     time.tzset()
-    log.get("tests").debug("configures structlog, which capture_logs() would leave in another state for later tests")
+    log.configure()  # else capture_logs() of the first test would leave structlog in a state of its own
 
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:
     """Handle a signal by doing nothing."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests on a booted machine, so that one process runs them all.
-
-    With `--dist worksteal` each process begins with as many neighbours, and gives away from the end of its list only.
-    Each process that has one of them boots a machine.
-    """
-    items.sort(key=lambda item: "installed" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:

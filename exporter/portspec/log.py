@@ -53,6 +53,22 @@ def set_up(stream: TextIO, *, form: str | None = None, level: str = "info") -> N
     warnings.propagate = False
 
 
+def configure() -> None:
+    """Have structlog pass its events on to the standard library; the first line that is logged does so."""
+    import structlog
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        cache_logger_on_first_use=False,
+    )
+
+
 def recent_problems() -> tuple[str, ...]:
     """Return the latest warnings and errors of this process, the newest first, as lines of logfmt."""
     return tuple(reversed(_recent.lines))
@@ -227,16 +243,7 @@ class _Logger:
         import structlog
 
         if not structlog.is_configured():
-            structlog.configure(
-                processors=[
-                    structlog.stdlib.filter_by_level,
-                    *_shared(),
-                    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-                ],
-                logger_factory=structlog.stdlib.LoggerFactory(),
-                wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-                cache_logger_on_first_use=False,
-            )
+            configure()
         return getattr(structlog.stdlib.get_logger(self.name), method)
 
 

@@ -104,6 +104,59 @@ def test_promtool_sees_the_rules_do_what_their_tests_say(path: Path) -> None:
     assert code == 0, said
 
 
+#: What the scans of a host show in half an hour, each minute: it is up for 5 minutes, down for 12, and up again.
+DOWN: Final = [int(5 <= minute < 17) for minute in range(31)]
+DIES_AND_RETURNS: Final = {
+    "port_scan_success": [1] * 31,
+    "port_scan_interval_seconds": [60] * 31,
+    "port_scan_duration_seconds": [1] * 31,
+    "port_last_scan_timestamp_seconds": [60 * minute for minute in range(31)],
+    "port_out_of_spec": DOWN,
+    "port_host_up": [1 - down for down in DOWN],
+    'port_deviation{address="192.0.2.1",port="22",kind="missing",state="filtered"}': DOWN,
+}
+_OF_A_SCAN: Final = re.compile(rf"(?<![:\w])({'|'.join(name.partition('{')[0] for name in DIES_AND_RETURNS)})(?![:\w])")
+
+
+def test_host_that_is_down_has_no_other_alert_whenever_its_sample_arrives(tmp_path: Path) -> None:
+    """A sample that arrives while rules are evaluated is seen by the later ones only: PortspecHostDown still inhibits.
+
+    From each rule on, in turn, the rules read series that are a minute ahead of those that the others read.
+    """
+    found = (group for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"])
+    rules = next(
+        group["rules"] for group in found if any(rule.get("alert") == "PortspecHostDown" for rule in group["rules"])
+    )
+    names = [rule.get("alert", rule.get("record")) for rule in rules]
+    series = []
+    for name, values in DIES_AND_RETURNS.items():
+        metric, _, labels = name.partition("{")
+        labels = f'{{job="p",instance="a",host="web1",{labels or "}"}'
+        for prefix, shown in ("", values), ("early_", [*values[1:], values[-1]]):
+            series.append({"series": f"{prefix}{metric}{labels}", "values": " ".join(map(str, shown))})
+    missing, down = (
+        f'ALERTS{{alertname="{name}",alertstate="firing"}}'
+        for name in ("PortspecExpectedPortMissing", "PortspecHostDown")
+    )
+    looks: list[dict[str, Any]] = [
+        {"expr": f"{missing} unless on (host) {down}", "eval_time": f"{minute}m", "exp_samples": []}
+        for minute in range(31)
+    ]
+    looks.append({"expr": f"count({missing})", "eval_time": "12m", "exp_samples": [{"labels": "{}", "value": 1}]})
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": looks}
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yml").write_text(json.dumps(document), encoding="utf-8")
+    unsafe = {}
+    for first in range(names.index("PortspecHostDown") + 2):
+        changed = [rule | {"expr": _OF_A_SCAN.sub(r"early_\1", rule["expr"])} for rule in rules[first:]]
+        group = {"name": "g", "rules": [*rules[:first], *changed]}
+        (tmp_path / "rules.yml").write_text(json.dumps({"groups": [group]}), encoding="utf-8")
+        code, said = promtool("test", "rules", str(tmp_path / "test.yml"))
+        if code:
+            unsafe[names[first]] = said
+    assert unsafe == {}
+
+
 @each_alert
 def test_every_alert_is_tested_before_at_and_after(alert: Rule) -> None:
     """A test of promtool has the minute before the alert, the minute with its labels and annotations, and its end.

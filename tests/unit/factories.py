@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from hypothesis import settings
 
+from portspec import log
 from portspec.config import HostConfig, MaintenanceWindow, PortException, Specification
 from portspec.deny import NOTHING, Deny
 from portspec.exceptions import excepted_ports
@@ -61,6 +62,7 @@ def process_restored() -> Iterator[None]:
         command.handlers[:], command.propagate = before_of_command
         logging.raiseExceptions = raises
         structlog.reset_defaults()
+        log.configure()  # as tests/conftest.py does
 
 
 def target(
