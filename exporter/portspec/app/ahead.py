@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import Snapshot
 
 INTERVAL: Final = 0.25  # seconds between checks for changes that the next scrape would have to render
+REST: Final = 3.0  # times as long as it took to render: with many hosts the scans need the time more
 
 _log = log.get("app")
 
@@ -25,14 +26,16 @@ async def render_ahead(exposition: Exposition, snapshot: Callable[[], Snapshot],
     """Render what has changed, until cancelled."""
     clock = clock or SystemClock()
     written: Snapshot | None = None
+    took = 0.0
     while True:
-        await clock.sleep(INTERVAL)
+        await clock.sleep(max(INTERVAL, REST * took))
         now = snapshot()
         if written is None or now.hosts is not written.hosts or now.audits is not written.audits:
+            began = clock.now()
             try:
                 await in_daemon_thread(exposition.write_ahead)
             except NoThreadError:  # the scrape writes it
                 continue
             except Exception:  # noqa: BLE001 - the exporter continues; the scrape reports the error, too
                 _log.exception("rendering the metrics failed")
-            written = now
+            written, took = now, clock.now() - began

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -11,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from portspec.metrics.accept import weight_of, weighted
-from portspec.metrics.block import CachedBlock, Gzip
+from portspec.metrics.block import CachedBlock, Deflated, Deflater
 from portspec.metrics.exporter_families import (
     ServiceNames,
     exporter_families,
@@ -23,13 +24,16 @@ from portspec.metrics.render import Renderer
 from portspec.state.snapshot import HostTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from prometheus_client.core import Metric as Family
 
     from portspec.metrics.catalogue import Metric
     from portspec.metrics.exporter_families import HttpStatus, ServiceStatus
     from portspec.state.snapshot import HostState, Snapshot
+
+MANY_HOSTS = 10_000  # from which on a compressed page may be one that was written ahead
+MAX_AHEAD_AGE = 15.0  # seconds; an older one is written anew
 
 _OPENMETRICS_EOF = b"# EOF\n"
 
@@ -48,17 +52,39 @@ class Page:
         return sum(map(len, self.pieces))
 
 
+@dataclass(frozen=True, slots=True)
+class _Hosts:
+    """What a page has of the hosts of a snapshot, and when it was written; compressed already if they are many."""
+
+    families: list[tuple[Metric, list[CachedBlock]]]
+    dropped: int
+    services: list[tuple[int, str]]
+    deflated: Deflated | None
+    at: float
+
+
 class Exposition:
-    """Writes /metrics. `snapshot` gives the state as it is at the moment of the scrape; threads may write at a time."""
+    """Writes /metrics. `snapshot` gives the state as it is at the moment of the scrape; threads may write at a time.
+
+    With MANY_HOSTS, a compressed page has the hosts as they were when write_ahead() has written them, some seconds ago:
+    while scans finish, the lines of a second's hosts lie all over the page, which takes seconds to write.
+    """
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot], status: Callable[[], ServiceStatus], *, series_budget: int = 100_000
+        self,
+        snapshot: Callable[[], Snapshot],
+        status: Callable[[], ServiceStatus],
+        *,
+        series_budget: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._snapshot = snapshot
         self._status = status
+        self._clock = clock
         self._ports, self._audits = Renderer(PORTS, series_budget), Renderer(AUDITS, series_budget)
         self._service_names = ServiceNames()
-        self._gzip = Gzip()
+        self._deflater = Deflater()
+        self._ahead: _Hosts | None = None
         self._turn = threading.Lock()
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
@@ -76,7 +102,11 @@ class Exposition:
     def write_ahead(self) -> None:
         """Write what has changed since the last page already, so that the next one need not."""
         with self._turn:
-            self._render(self._snapshot())
+            snapshot = self._snapshot()
+            hosts = self._render(snapshot)
+            if len(snapshot.hosts) >= MANY_HOSTS:
+                hosts = replace(hosts, deflated=self._deflater.deflate(_blocks(hosts.families, ())))
+            self._ahead = hosts
 
     def write(
         self,
@@ -92,24 +122,46 @@ class Exposition:
 
         Text 0.0.4 or OpenMetrics 1.0.0, plain or gzip (RFC 9110, 12.5): invalid fields are ignored.
         """
+        is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
+        snapshot = self._snapshot()
+        ahead = self._ahead
+        if ahead and ahead.deflated and is_gzip and not names and self._clock() - ahead.at <= MAX_AHEAD_AGE:
+            own, *end = self._around(snapshot, ahead, names, http, is_openmetrics=is_openmetrics)
+            deflater = Deflater()
+            page = deflater.deflate([own]) + ahead.deflated + deflater.deflate(end)
+            return _page(page.file, is_openmetrics, is_gzip=True)
         with self._turn:
-            snapshot = self._snapshot()
-            families, dropped = self._render(snapshot)
-            services = self._service_names.of(snapshot.hosts)
-            own = (*exporter_families(snapshot, self._status(), dropped, services), *self._process.collect())
-            if http:
-                own = (*own, *http_families(http))
-            return _page(own, families, names, accept, accept_encoding, self._gzip)
+            hosts = self._render(snapshot)
+            own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
+            return _packed(
+                [own, *_blocks(hosts.families, names), *end], self._deflater, is_openmetrics, is_gzip=is_gzip
+            )
 
-    def _render(self, snapshot: Snapshot) -> tuple[list[tuple[Metric, list[CachedBlock]]], int]:
-        """Return the families of all hosts and the number of series left out; ports come before what hosts report."""
+    def _render(self, snapshot: Snapshot) -> _Hosts:
+        """Write the families of all hosts; ports come before what hosts report."""
         families, dropped = self._ports.render(snapshot.hosts)
         self._audits.series_budget = self._ports.left
         more, more_dropped = self._audits.render(snapshot.audits)
         found = dict(families)
         for metric, blocks in more:  # the samples of one that both have stand together
             found[metric] = [*found.get(metric, []), *blocks]
-        return list(found.items()), dropped + more_dropped
+        services = self._service_names.of(snapshot.hosts)
+        return _Hosts(list(found.items()), dropped + more_dropped, services, None, self._clock())
+
+    def _around(
+        self,
+        snapshot: Snapshot,
+        hosts: _Hosts,
+        names: Collection[str],
+        http: HttpStatus | None,
+        *,
+        is_openmetrics: bool,
+    ) -> list[CachedBlock]:
+        """Write the exporter's own families, which come before the hosts, and what comes after these."""
+        own = (*exporter_families(snapshot, self._status(), hosts.dropped, hosts.services), *self._process.collect())
+        if http:
+            own = (*own, *http_families(http))
+        return _around(own, names, is_openmetrics=is_openmetrics)
 
 
 def negotiated(accept: str, accept_encoding: str) -> tuple[bool, bool]:
@@ -119,40 +171,40 @@ def negotiated(accept: str, accept_encoding: str) -> tuple[bool, bool]:
 
 def probe_page(state: HostState, *, duration: float, series_budget: int, accept: str, accept_encoding: str) -> Page:
     """Return the page of one probe, which took `duration` seconds; see Exposition.write."""
-    families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
-    return _page(probe_families(state, duration, dropped), families, (), accept, accept_encoding, Gzip())
-
-
-def _page(
-    own: Iterable[Family],
-    families: Iterable[tuple[Metric, list[CachedBlock]]],
-    names: Collection[str],
-    accept: str,
-    accept_encoding: str,
-    gzip: Gzip,
-) -> Page:
     is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
-    blocks = [CachedBlock(_own_text(own, names, is_openmetrics=is_openmetrics))]
+    families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
+    own, *end = _around(probe_families(state, duration, dropped), (), is_openmetrics=is_openmetrics)
+    return _packed([own, *_blocks(families, ()), *end], Deflater(), is_openmetrics, is_gzip=is_gzip)
+
+
+def _blocks(families: Iterable[tuple[Metric, list[CachedBlock]]], names: Collection[str]) -> Iterator[CachedBlock]:
     for metric, samples in families:
         if not names or metric.name in names:
             head = f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n"
-            blocks += [CachedBlock(head.encode()), *samples]
-    if is_openmetrics:
-        blocks.append(CachedBlock(_OPENMETRICS_EOF))
-    pieces = gzip.file(blocks) if is_gzip else [block.text for block in blocks]
+            yield CachedBlock(head.encode())
+            yield from samples
+
+
+def _packed(blocks: list[CachedBlock], deflater: Deflater, is_openmetrics: bool, *, is_gzip: bool) -> Page:  # noqa: FBT001
+    pieces = deflater.deflate(blocks).file if is_gzip else tuple(block.text for block in blocks)
+    return _page(pieces, is_openmetrics, is_gzip=is_gzip)
+
+
+def _page(pieces: tuple[bytes, ...], is_openmetrics: bool, *, is_gzip: bool) -> Page:  # noqa: FBT001
     content_type = openmetrics.CONTENT_TYPE_LATEST if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
-    return Page(tuple(pieces), content_type, "gzip" if is_gzip else None)
+    return Page(pieces, content_type, "gzip" if is_gzip else None)
 
 
-def _own_text(own: Iterable[Family], names: Collection[str], *, is_openmetrics: bool) -> bytes:
+def _around(own: Iterable[Family], names: Collection[str], *, is_openmetrics: bool) -> list[CachedBlock]:
+    """Write families of prometheus_client, which begin a page, and what ends it."""
     registry = CollectorRegistry(auto_describe=True)  # or it would not know the names that it may be restricted to
     registry.register(_Families(tuple(own)))
     chosen = registry.restricted_registry(names) if names else registry
     if is_openmetrics:
         # typed nowhere in prometheus_client 0.26
         text: bytes = openmetrics.generate_latest(chosen)  # type: ignore[no-untyped-call]
-        return text.removesuffix(_OPENMETRICS_EOF)
-    return generate_latest(chosen)
+        return [CachedBlock(text.removesuffix(_OPENMETRICS_EOF)), CachedBlock(_OPENMETRICS_EOF)]
+    return [CachedBlock(generate_latest(chosen))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

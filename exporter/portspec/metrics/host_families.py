@@ -124,6 +124,8 @@ def _port_labels(items: list[Deviation]) -> Iterator[str]:
 
 def single_ports(state: HostState) -> set[int]:
     """Return the ports that stand alone in the label of a deviation or of an exception: few, however many deviate."""
+    if not state.deviations and not state.target.exceptions:  # most hosts
+        return set()
     words = {labels["port"] for labels, _ in chain(_deviations(state), _exceptions(state))}
     return {int(word) for word in words if word.isdecimal()}
 

@@ -26,6 +26,7 @@ SHARING_WINDOW = 5.0  # seconds after its start in which a scan serves further j
 _MAX_EXTRA_PORTS = 1024
 MAX_SLOW_SCANS = 1024
 MAX_SLOW_PORTS = 128 * 65_536  # of all slow scans; the SYN engine keeps 14 bytes per port, the connect engine less
+CALLS_PER_TURN = 8  # of the event loop, that engines ask for
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +73,9 @@ class _AddressEntry:
 class _LoopCalls:
     """Calls that threads ask an event loop to make: one wake-up of the loop serves all that come until it makes them.
 
-    An engine delivers hundreds of scans at once, and each wake-up is a system call for which both threads stop.
+    An engine delivers hundreds of scans at once, and each wake-up is a system call for which both threads stop. Of the
+    calls, the loop makes CALLS_PER_TURN in each of its turns: what follows a scan takes half a millisecond, and
+    requests must not wait for hundreds of them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -87,11 +90,13 @@ class _LoopCalls:
             is_first = len(self._calls) == 1
         if is_first:  # else the loop was woken up for another one, and takes this one with it
             with contextlib.suppress(RuntimeError):  # the loop is closed: no job waits any more
-                self.loop.call_soon_threadsafe(self._make_all)
+                self.loop.call_soon_threadsafe(self._make_some)
 
-    def _make_all(self) -> None:
-        while self._calls:
+    def _make_some(self) -> None:
+        for _ in range(min(CALLS_PER_TURN, len(self._calls))):
             self.loop.call_soon(self._calls.popleft())  # each by itself: an error in one ends no other
+        if self._calls:
+            self.loop.call_soon(self._make_some)
 
 
 class SlowScans:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from portspec import log
 from portspec.state.changes import Change, DatedVerdict, changes, dated_verdicts
-from portspec.store.schema import host_key
+from portspec.store.schema import target_key
 from portspec.store.states import write_states
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class PendingWrite:
 
     @property
     def key(self) -> str:
-        """The key of the host, see host_key()."""
-        return host_key(self.state.host)
+        """The key of the host, see schema.host_key()."""
+        return target_key(self.state.target)
 
 
 class PendingWrites:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.names import canonical
@@ -11,6 +12,8 @@ from portspec.store.faults import StoreFault, StoreFaultKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from portspec.inventory import Target
 
 APPLICATION_ID: Final = int.from_bytes(b"pspc")  # https://www.sqlite.org/pragma.html#pragma_application_id
 
@@ -204,6 +207,7 @@ _VIEWS: Final[Mapping[int, Sequence[str]]] = {
 }
 
 
+@lru_cache(maxsize=4096)  # a write asks for the key of its host several times, in a batch
 def host_key(host: str) -> str:
     """Return the key of a host in all tables, the same for every spelling in conf.yml.
 
@@ -213,6 +217,11 @@ def host_key(host: str) -> str:
         return canonical(host)
     except ValueError:
         return host
+
+
+def target_key(target: Target) -> str:
+    """Return the key of the host of a target; an address in canonical form is its own."""
+    return target.host if target.host == target.address else host_key(target.host)
 
 
 #: One statement, because another process may create the file between two.

@@ -150,8 +150,8 @@ class StateCodec:
         """
         try:
             stored = documents.decode(_DECODER, document)
-            latest = self._result(stored.latest)
-            conclusive = latest if stored.conclusive == "latest" else self._result(stored.conclusive)
+            latest = self._result(stored.latest, target.address)
+            conclusive = latest if stored.conclusive == "latest" else self._result(stored.conclusive, target.address)
             opened, missing = (
                 tuple((at, self._ports(text)) for at, text in groups) for groups in (stored.opened, stored.missing)
             )
@@ -168,10 +168,10 @@ class StateCodec:
         failure = result.judgement.failure
         return _Result(result.finished_at, result.duration, failure, addresses, result.rechecked_at)
 
-    def _result(self, stored: _Result | None) -> ScanResult | None:
+    def _result(self, stored: _Result | None, known: str | None) -> ScanResult | None:
         if stored is None:
             return None
-        addresses = tuple(map(self._observation, stored.addresses))
+        addresses = tuple([self._observation(item, known) for item in stored.addresses])
         judgement = Judgement(Verdict.UNKNOWN, failure=stored.failure)  # until judged() derives the verdict
         return ScanResult(addresses, judgement, stored.at, stored.seconds, stored.rechecked_at)
 
@@ -179,8 +179,9 @@ class StateCodec:
         values = {name: getattr(item, name) for name in _Observation.__struct_fields__}
         return _Observation(**values | {name: self._text(values[name]) for name in _PORT_SETS})
 
-    def _observation(self, stored: _Observation) -> AddressObservation:
-        if address_of(stored.address) is None:
+    def _observation(self, stored: _Observation, known: str | None) -> AddressObservation:
+        """Return what was observed of an address; `known` is one that need not be read to see that it is one."""
+        if stored.address != known and address_of(stored.address) is None:
             raise ValueError(f"{stored.address!r} is not an address")
         values = structs.asdict(stored)
         return AddressObservation(**values | {name: self._ports(values[name]) for name in _PORT_SETS})

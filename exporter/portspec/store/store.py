@@ -16,7 +16,7 @@ from portspec.store.archive import Archive
 from portspec.store.compression import CompressionError
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind
 from portspec.store.lock import LockHolder
-from portspec.store.schema import host_key, verify
+from portspec.store.schema import target_key, verify
 from portspec.store.state_file import StateFile
 from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states, read_verdicts
 from portspec.store.writer import STUCK_AFTER, Writer
@@ -305,7 +305,7 @@ class Store:
 
     def _restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
         """Return the states of targets by host, without invalid ones. Raises StoreError."""
-        wanted = {host_key(target.host): target for target in targets}
+        wanted = {target_key(target): target for target in targets}
         codec, now = StateCodec(), self._wall_clock()
         found: dict[str, HostState] = {}
         invalid: dict[str, StateDocumentError] = {}

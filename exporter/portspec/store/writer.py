@@ -24,7 +24,7 @@ from portspec.state.snapshot import HostState
 from portspec.store import retention
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
 from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites
-from portspec.store.schema import host_key, transaction
+from portspec.store.schema import host_key, target_key, transaction
 from portspec.store.states import StateCodec, StateDocumentError, read_states
 from portspec.store.status import StoreStatus
 from portspec.store.takeover import is_newer, take_over
@@ -129,7 +129,7 @@ class Writer:
         Args:
             known: The states by host that the file has; they are written again if the file is replaced.
         """
-        self._known = {**{host_key(host): state for host, state in known.items()}, **self._known}
+        self._known = {**{target_key(state.target): state for state in known.values()}, **self._known}
         self._is_standby = self._file.is_held
         self._known_notification_states = {
             key: document for key, document in self._notification_states.items() if key in self._known
@@ -155,7 +155,7 @@ class Writer:
         self, before: HostState, after: HostState, notification_state: str | None, notification: str | None
     ) -> None:
         """Queue the states before and after a scan with the notification documents; never blocks."""
-        key = host_key(after.host)
+        key = target_key(after.target)
         with self._condition:
             if self._is_closing:
                 return

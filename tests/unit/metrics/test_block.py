@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portspec.metrics.block import CachedBlock, Gzip
+from portspec.metrics import exposition as exposition_module
+from portspec.metrics.block import CachedBlock, Deflater
+from portspec.metrics.exposition import MAX_AHEAD_AGE
 from portspec.state import snapshot as snapshot_module
 from tests.requirements import missing
 from tests.unit.factories import MODEST, result, seen, snapshot, target
@@ -18,6 +20,8 @@ from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_
 from tests.unit.metrics.worlds import snapshots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from portspec.state.snapshot import Snapshot
 
 BYTES = st.one_of(
@@ -37,31 +41,40 @@ def is_one_member(file: bytes, plain: bytes) -> bool:
 def test_blocks_make_gzip_files_in_any_order(data: st.DataObject, texts: list[bytes]) -> None:
     """File after file, of any of the blocks in any order and as often as you like, is one gzip member of their text."""
     blocks = [CachedBlock(text) for text in texts]
-    maker = Gzip()
+    maker = Deflater()
     for _ in range(3):
         chosen = data.draw(st.lists(st.sampled_from(blocks), max_size=8))
         plain = b"".join(block.text for block in chosen)
-        file = b"".join(maker.file(chosen))
+        file = b"".join(maker.deflate(chosen).file)
         assert gzip.decompress(file) == plain
         assert is_one_member(file, plain)
+
+
+@MODEST
+@given(texts=st.lists(BYTES, max_size=4), more=st.lists(BYTES, max_size=4))
+def test_streams_add_up_to_one(texts: list[bytes], more: list[bytes]) -> None:
+    """Two streams, whoever compressed them, make one gzip member of what both are of, and stay what they are."""
+    first, second = (Deflater().deflate([CachedBlock(text) for text in some]) for some in (texts, more))
+    assert is_one_member(b"".join((first + second).file), b"".join([*texts, *more]))
+    assert is_one_member(b"".join(first.file), b"".join(texts))
 
 
 @pytest.mark.parametrize("texts", [[], [b""], [b"", b""], [b"", b"a", b""]])
 def test_empty_blocks_make_gzip_files(texts: list[bytes]) -> None:
     """Blocks without text, and no blocks at all, are no trouble, also where nothing was compressed before."""
     plain = b"".join(texts)
-    assert is_one_member(b"".join(Gzip().file([CachedBlock(text) for text in texts])), plain)
+    assert is_one_member(b"".join(Deflater().deflate([CachedBlock(text) for text in texts]).file), plain)
     blocks = [CachedBlock(text) for text in (b"", *texts, b"")]
-    assert is_one_member(b"".join(Gzip().file(blocks)), plain)
+    assert is_one_member(b"".join(Deflater().deflate(blocks).file), plain)
 
 
 def test_block_is_compressed_once() -> None:
     """A block keeps what it was compressed to: the next file has the very same piece."""
-    maker = Gzip()
+    maker = Deflater()
     block, other = CachedBlock(b"a" * 1000), CachedBlock(b"b" * 1000)
-    first = maker.file([block])
+    first = maker.deflate([block]).pieces
     kept = block.deflated
-    second = maker.file([other, block])
+    second = maker.deflate([other, block]).pieces
     assert block.deflated is kept
     assert any(piece is kept for piece in first)
     assert any(piece is kept for piece in second)
@@ -110,3 +123,42 @@ def test_pieces_of_unchanged_hosts_are_reused(monkeypatch: pytest.MonkeyPatch) -
     # port_last_change_timestamp_seconds. Beside these the exporter's own families, HELP and TYPE, and the sums.
     assert len(fresh) <= 4 + 1 + headings + 1
     assert len(after) - len(fresh) > 50
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_compressed_page_of_many_hosts_is_that_which_was_written_ahead(
+    accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many hosts, compressed pages have them as they were a moment ago, never long ago; others as they are."""
+    monkeypatch.setattr(exposition_module, "MANY_HOSTS", 2)
+    now = [0.0]
+    every = [target(f"host{number}", expect=[22]) for number in range(2)]
+    current = snapshot(*((of, [result(of, seen(is_open=[22]))]) for of in every))
+    one = exposition(current)
+    one._snapshot, one._clock = (lambda: current), (lambda: now[0])
+
+    def is_missing(encoding: str, names: Collection[str] = ()) -> bool:
+        page = body(one.write(accept, encoding, names))
+        text = gzip.decompress(page) if encoding else page
+        assert (b"portspec_hosts 2.0" in text) is not bool(names)
+        assert text.endswith(b"# EOF\n") is (accept == OPENMETRICS)
+        return b'port_out_of_spec{host="host1"} 1.0' in text
+
+    one.write_ahead()
+    current = current.after("host1", result(every[1], seen(is_open=[])), probes_sent=0)
+    assert [is_missing("gzip"), is_missing(""), is_missing("gzip", ["port_out_of_spec"])] == [False, True, True]
+    now[0] = MAX_AHEAD_AGE + 1
+    assert is_missing("gzip")
+    one.write_ahead()
+    assert is_missing("gzip")
+
+
+def test_page_of_few_hosts_is_always_written_anew() -> None:
+    """With few hosts a compressed page, too, has the hosts as they are."""
+    every = [target(f"host{number}", expect=[22]) for number in range(2)]
+    current = snapshot(*((of, [result(of, seen(is_open=[22]))]) for of in every))
+    one = exposition(current)
+    one._snapshot = lambda: current
+    one.write_ahead()
+    current = current.after("host1", result(every[1], seen(is_open=[])), probes_sent=0)
+    assert b'port_out_of_spec{host="host1"} 1.0' in gzip.decompress(body(one.write("", "gzip")))

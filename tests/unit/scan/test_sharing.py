@@ -17,7 +17,7 @@ from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Failure, Observation, Reason, ScanJob
 from portspec.scan.request import MAX_ADDRESSES_PER_JOB
 from portspec.scan.sharing import UNFINISHED, SharedScans
-from portspec.scan.table import SHARING_WINDOW, SharedScan, SlowScans, _LoopCalls
+from portspec.scan.table import CALLS_PER_TURN, SHARING_WINDOW, SharedScan, SlowScans, _LoopCalls
 from tests.unit.factories import ScriptedEngine, seen, settle
 
 if TYPE_CHECKING:
@@ -713,7 +713,8 @@ def test_every_call_that_threads_ask_for_is_made() -> None:
                 await asyncio.sleep(0)
         for thread in asking:
             await asyncio.to_thread(thread.join)
-        await settle()
+        for _ in range(each * threads):
+            await asyncio.sleep(0)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -722,3 +723,22 @@ def test_every_call_that_threads_ask_for_is_made() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sorted(made) == list(range(each * threads))
+
+
+def test_few_of_many_calls_are_made_in_each_turn_of_the_event_loop() -> None:
+    """However many scans end at once, the event loop does something else after a few of them."""
+
+    async def scenario() -> list[int]:
+        made: list[int] = []
+        calls = _LoopCalls(asyncio.get_running_loop())
+        for number in range(100):
+            calls.make(lambda number=number: made.append(number))  # type: ignore[misc]
+        steps, before = [], 0
+        while before < 100:
+            await asyncio.sleep(0)
+            steps.append(len(made) - before)
+            before = len(made)
+        assert made == list(range(100))
+        return steps
+
+    assert max(asyncio.run(scenario())) <= CALLS_PER_TURN
