@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from portspec.metrics import catalogue as m
 from portspec.metrics.accept import weight_of, weighted
 from portspec.metrics.block import CachedBlock, Deflated, Deflater
 from portspec.metrics.exporter_families import (
@@ -24,7 +25,7 @@ from portspec.metrics.render import Renderer
 from portspec.state.snapshot import HostTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric as Family
 
@@ -52,15 +53,24 @@ class Page:
         return sum(map(len, self.pieces))
 
 
+#: The metrics that are written of all hosts: whoever asks for others only need not wait for these.
+_OF_HOSTS = {
+    *(part.metric.name for part in PORTS.parts),
+    *(part.metric.name for part in AUDITS.parts),
+    m.SERIES_DROPPED.name,
+    m.PORT_SERVICE_NAME_INFO.name,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Hosts:
     """What a page has of the hosts of a snapshot, and when it was written; compressed already if they are many."""
 
-    families: list[tuple[Metric, list[CachedBlock]]]
-    dropped: int
-    services: list[tuple[int, str]]
-    deflated: Deflated | None
-    at: float
+    families: Sequence[tuple[Metric, list[CachedBlock]]] = ()
+    dropped: int = 0
+    services: Sequence[tuple[int, str]] = ()
+    deflated: Deflated | None = None
+    at: float = 0.0
 
 
 class Exposition:
@@ -105,8 +115,11 @@ class Exposition:
             snapshot = self._snapshot()
             hosts = self._render(snapshot)
             if len(snapshot.hosts) >= MANY_HOSTS:
-                hosts = replace(hosts, deflated=self._deflater.deflate(_blocks(hosts.families, ())))
-            self._ahead = hosts
+                # Without the families, whose text would stay in memory beside that of the next page.
+                hosts = replace(hosts, families=(), deflated=self._deflater.deflate(_blocks(hosts.families, ())))
+                self._ahead = hosts
+            else:
+                self._ahead = None
 
     def write(
         self,
@@ -131,7 +144,7 @@ class Exposition:
             page = deflater.deflate([own]) + ahead.deflated + deflater.deflate(end)
             return _page(page.file, is_openmetrics, is_gzip=True)
         with self._turn:
-            hosts = self._render(snapshot)
+            hosts = self._render(snapshot) if not names or not _OF_HOSTS.isdisjoint(names) else _Hosts()
             own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
             return _packed(
                 [own, *_blocks(hosts.families, names), *end], self._deflater, is_openmetrics, is_gzip=is_gzip
@@ -146,7 +159,7 @@ class Exposition:
         for metric, blocks in more:  # the samples of one that both have stand together
             found[metric] = [*found.get(metric, []), *blocks]
         services = self._service_names.of(snapshot.hosts)
-        return _Hosts(list(found.items()), dropped + more_dropped, services, None, self._clock())
+        return _Hosts(list(found.items()), dropped + more_dropped, services, at=self._clock())
 
     def _around(
         self,

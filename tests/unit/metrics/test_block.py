@@ -162,3 +162,29 @@ def test_page_of_few_hosts_is_always_written_anew() -> None:
     one.write_ahead()
     current = current.after("host1", result(every[1], seen(is_open=[])), probes_sent=0)
     assert b'port_out_of_spec{host="host1"} 1.0' in gzip.decompress(body(one.write("", "gzip")))
+
+
+def test_hosts_are_written_only_for_those_who_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names metrics of the exporter alone does not wait for those of all hosts."""
+    one = exposition(audited_zoo())
+    rendered: list[object] = []
+    render = one._render
+
+    def note(snapshot: Snapshot) -> object:
+        rendered.append(snapshot)
+        return render(snapshot)
+
+    monkeypatch.setattr(one, "_render", note)
+    whole = body(one.write()).decode()
+    names = sorted({line.split("{")[0].split(" ")[0] for line in whole.splitlines() if not line.startswith("#")})
+    needed = set()
+    for name in names:
+        rendered.clear()
+        lines = [line for line in body(one.write(names=[name])).decode().splitlines() if not line.startswith("#")]
+        assert lines == [line for line in whole.splitlines() if line.startswith((f"{name} ", f"{name}{{"))] or (
+            name.startswith(("process_", "python_"))  # they change all the time
+        )
+        if rendered:
+            needed.add(name)
+    assert {"port_open", "port_service_name_info", "portspec_series_dropped"} <= needed
+    assert not {"portspec_hosts", "portspec_scan_rounds_total", "process_resident_memory_bytes"} & needed
