@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INTERVAL: Final = 0.25  # seconds between checks for changes that the next scrape would have to render
 REST: Final = 3.0  # times as long as it took to render: with many hosts the scans need the time more
+MAX_REST: Final = 3.0  # seconds; see metrics.exposition.MAX_AHEAD_AGE
 
 _log = log.get("app")
 
@@ -28,7 +29,7 @@ async def render_ahead(exposition: Exposition, snapshot: Callable[[], Snapshot],
     written: Snapshot | None = None
     took = 0.0
     while True:
-        await clock.sleep(max(INTERVAL, REST * took))
+        await clock.sleep(max(INTERVAL, min(REST * took, MAX_REST)))
         now = snapshot()
         if written is None or now.hosts is not written.hosts or now.audits is not written.audits:
             began = clock.now()

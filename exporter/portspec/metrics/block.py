@@ -3,8 +3,8 @@
 A gzip file is a header, a deflate stream and a trailer with the checksum and the length of the text (RFC 1952). The
 stream of a page is the concatenation of the pieces of its blocks, so a block that did not change is not compressed
 again. This works because each piece ends at a byte boundary and refers to nothing before it (Z_FULL_FLUSH); with
-another flush mode the pieces of one page could not follow those of another. Only the checksum is computed over the
-whole text at each scrape.
+another flush mode the pieces of one page could not follow those of another. The checksum is
+computed over the whole text, or from those of two streams that follow each other.
 """
 
 from __future__ import annotations

@@ -112,14 +112,7 @@ class Exposition:
     def write_ahead(self) -> None:
         """Write what has changed since the last page already, so that the next one need not."""
         with self._turn:
-            snapshot = self._snapshot()
-            hosts = self._render(snapshot)
-            if len(snapshot.hosts) >= MANY_HOSTS:
-                # Without the families, whose text would stay in memory beside that of the next page.
-                hosts = replace(hosts, families=(), deflated=self._deflater.deflate(_blocks(hosts.families, ())))
-                self._ahead = hosts
-            else:
-                self._ahead = None
+            self._write_hosts(self._clock(), self._snapshot())
 
     def write(
         self,
@@ -136,30 +129,42 @@ class Exposition:
         Text 0.0.4 or OpenMetrics 1.0.0, plain or gzip (RFC 9110, 12.5): invalid fields are ignored.
         """
         is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
-        snapshot = self._snapshot()
-        ahead = self._ahead
-        if ahead and ahead.deflated and is_gzip and not names and self._clock() - ahead.at <= MAX_AHEAD_AGE:
-            own, *end = self._around(snapshot, ahead, names, http, is_openmetrics=is_openmetrics)
-            deflater = Deflater()
-            page = deflater.deflate([own]) + ahead.deflated + deflater.deflate(end)
-            return _page(page.file, is_openmetrics, is_gzip=True)
-        with self._turn:
-            hosts = self._render(snapshot) if not names or not _OF_HOSTS.isdisjoint(names) else _Hosts()
-            own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
-            return _packed(
-                [own, *_blocks(hosts.families, names), *end], self._deflater, is_openmetrics, is_gzip=is_gzip
-            )
+        if names and _OF_HOSTS.isdisjoint(names):
+            blocks = self._around(self._snapshot(), _Hosts(), names, http, is_openmetrics=is_openmetrics)
+            return _packed(blocks, Deflater(), is_openmetrics, is_gzip=is_gzip)
+        hosts = self._ahead
+        if is_gzip and not names and hosts and self._clock() - hosts.at <= MAX_AHEAD_AGE:
+            snapshot = self._snapshot()
+        else:
+            with self._turn:
+                at, snapshot = self._clock(), self._snapshot()
+                hosts = self._write_hosts(at, snapshot)
+                if not (is_gzip and not names and hosts.deflated):
+                    own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
+                    blocks = [own, *_blocks(hosts.families, names), *end]
+                    return _packed(blocks, self._deflater, is_openmetrics, is_gzip=is_gzip)
+        deflater = Deflater()
+        own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
+        page = deflater.deflate([own]) + (hosts.deflated or Deflated()) + deflater.deflate(end)
+        return _page(page.file, is_openmetrics, is_gzip=True)
 
-    def _render(self, snapshot: Snapshot) -> _Hosts:
-        """Write the families of all hosts; ports come before what hosts report."""
+    def _write_hosts(self, at: float, snapshot: Snapshot) -> _Hosts:
+        """Write the families of all hosts as they are at a time; compressed, and kept, if they are many."""
         families, dropped = self._ports.render(snapshot.hosts)
-        self._audits.series_budget = self._ports.left
+        self._audits.series_budget = self._ports.left  # ports come before what hosts report
         more, more_dropped = self._audits.render(snapshot.audits)
         found = dict(families)
         for metric, blocks in more:  # the samples of one that both have stand together
             found[metric] = [*found.get(metric, []), *blocks]
         services = self._service_names.of(snapshot.hosts)
-        return _Hosts(list(found.items()), dropped + more_dropped, services, at=self._clock())
+        hosts = _Hosts(list(found.items()), dropped + more_dropped, services, at=at)
+        if len(snapshot.hosts) < MANY_HOSTS:
+            self._ahead = None
+            return hosts
+        hosts = replace(hosts, deflated=self._deflater.deflate(_blocks(hosts.families, ())))
+        # Without the families, whose text would stay in memory beside that of the next page.
+        self._ahead = replace(hosts, families=())
+        return hosts
 
     def _around(
         self,

@@ -310,6 +310,7 @@ def test_reloads_come_one_after_the_other(conf: Path) -> None:
 def test_text_of_metrics_is_written_ahead(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While scans finish their hosts are written, though nobody scrapes; when none finishes, nothing is."""
     monkeypatch.setattr(portspec.app.ahead, "INTERVAL", 0.0)
+    monkeypatch.setattr(portspec.app.ahead, "REST", 0.0)
 
     async def scenario() -> None:
         async with running(conf) as service:

@@ -149,6 +149,8 @@ def test_compressed_page_of_many_hosts_is_that_which_was_written_ahead(
     assert [is_missing("gzip"), is_missing(""), is_missing("gzip", ["port_out_of_spec"])] == [False, True, True]
     now[0] = MAX_AHEAD_AGE + 1
     assert is_missing("gzip")
+    now[0] += 1
+    assert is_missing("gzip")  # no page is older than one before
     one.write_ahead()
     assert is_missing("gzip")
 
@@ -168,13 +170,13 @@ def test_hosts_are_written_only_for_those_who_ask_for_them(monkeypatch: pytest.M
     """Whoever names metrics of the exporter alone does not wait for those of all hosts."""
     one = exposition(audited_zoo())
     rendered: list[object] = []
-    render = one._render
+    write_hosts = one._write_hosts
 
-    def note(snapshot: Snapshot) -> object:
+    def note(at: float, snapshot: Snapshot) -> object:
         rendered.append(snapshot)
-        return render(snapshot)
+        return write_hosts(at, snapshot)
 
-    monkeypatch.setattr(one, "_render", note)
+    monkeypatch.setattr(one, "_write_hosts", note)
     whole = body(one.write()).decode()
     names = sorted({line.split("{")[0].split(" ")[0] for line in whole.splitlines() if not line.startswith("#")})
     needed = set()
@@ -188,3 +190,5 @@ def test_hosts_are_written_only_for_those_who_ask_for_them(monkeypatch: pytest.M
             needed.add(name)
     assert {"port_open", "port_service_name_info", "portspec_series_dropped"} <= needed
     assert not {"portspec_hosts", "portspec_scan_rounds_total", "process_resident_memory_bytes"} & needed
+    with one._turn:  # while all hosts are being written
+        assert b"portspec_hosts " in body(one.write(names=["portspec_hosts"]))

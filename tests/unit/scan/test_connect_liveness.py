@@ -251,6 +251,8 @@ def test_prompt_answer_to_a_patient_probe_shows_loss(*, is_prompt: bool) -> None
     assert scan.take_patient_target(2, 2) == (ADDRESS, 9)
     assert scan.was_lost_before(9, is_prompt) is is_prompt
     assert not scan.was_lost_before(10, is_prompt)
+    scan.attempts[11] = 0  # as after an interrupted route
+    assert not scan.was_lost_before(11, is_prompt)
 
 
 def test_stalled_address_is_cut_off() -> None:

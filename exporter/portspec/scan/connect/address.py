@@ -122,9 +122,10 @@ class ConnectAddressScan:
     def was_lost_before(self, port: int, is_prompt: bool) -> bool:  # noqa: FBT001 - called for each probe
         """Return whether an answer, within the engine's timeout or later, shows that an earlier probe was lost.
 
-        A late answer to a patient probe does not: the first one may have been answered as late.
+        A late answer to a patient probe does not: the first one may have been answered as late. Nor do tries that were
+        made while the route was interrupted, whose number is 0 again.
         """
-        return port in self.attempts or (is_prompt and port in self.patient_attempts)
+        return bool(self.attempts.get(port)) or (is_prompt and port in self.patient_attempts)
 
     def is_at_last_tries(self, retries: int) -> bool:
         """Return whether the next probe is the last of 1 + `retries`, so that its silence would count."""

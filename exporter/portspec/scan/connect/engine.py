@@ -372,12 +372,12 @@ class ConnectEngine(EngineThread):
                 scan.last_answer_at = now
                 scan.probes_at_last_answer = scan.active_job.probes
                 closed += scan.parent is None
-                was_tried = scan.attempts or scan.patient_attempts
-                if was_tried and scan.was_lost_before(target[1], now - sent_at <= self.timeout):
-                    scan.attempts.pop(target[1], None)
-                    scan.loss.later += 1
-                else:
+                if not scan.attempts and not scan.patient_attempts:
                     scan.loss.first += 1
+                else:
+                    is_later = scan.was_lost_before(target[1], now - sent_at <= self.timeout)
+                    scan.attempts.pop(target[1], None)
+                    scan.loss.answered(first=not is_later, later=is_later)
                 scan.rtt = min(scan.rtt, now - sent_at)
             else:
                 self._collect_other(fd, code, now)
