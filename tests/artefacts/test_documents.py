@@ -193,8 +193,8 @@ def test_architecture_page_names_tests_that_exist() -> None:
 
 
 def test_arithmetic_of_sizing_is_right() -> None:
-    """The programs in docs/deployment/sizing.md print what stands below them."""
-    page = text("docs/deployment/sizing.md")
+    """The programs in docs/scale.md print what stands below them."""
+    page = text("docs/scale.md")
     console = re.findall(r"\$ python3 <<'E'\n(.*?)\nE\n(.*?)```", page, re.DOTALL)
     table = re.findall(r"```python\n(.*?)```\n\n(?:\|[^\n]*\n){2}((?:\|[^\n]*\n)+)", page, re.DOTALL)
     assert (len(console), len(table)) == (1, 1)

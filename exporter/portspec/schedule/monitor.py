@@ -22,6 +22,7 @@ from portspec.scan import Reason
 from portspec.schedule.agenda import JITTER, MAX_JITTER, ExtraScan, jitter
 from portspec.schedule.expiry import CLOCK_CHECK_INTERVAL, watch
 from portspec.schedule.extra_scans import ExtraScans
+from portspec.schedule.rounds import ascending_times, in_slices, shuffle
 from portspec.schedule.transition import Transition, caught_up, is_news, prepare
 from portspec.state.document import timestamp
 from portspec.state.snapshot import HostState, Snapshot
@@ -186,10 +187,9 @@ class Monitor:
         is_recheck_new = recheck not in (None, self._looks.recheck)
         if recheck is not None:
             self._looks.recheck = recheck
+        planned_again = transition.deviating if is_recheck_new else ()
         # of those that were stopped, the scan that is about to begin tells
-        every = (host for host in transition.targets if host in before and host not in transition.stopped)
-        stay = every if is_recheck_new else transition.changed
-        for host in stay:
+        for host in dict.fromkeys((*transition.changed, *planned_again)):
             self._go_on(before[host], self.snapshot.hosts[host], is_recheck_new=is_recheck_new)
         if self._tasks:
             self._watch_edges(self._tasks)
@@ -272,10 +272,13 @@ class Monitor:
         begin = self._clock.now()
         number = 0
         while True:
-            due = [target for target in group.hosts.values() if target.host not in self._busy]
-            if late := sum(self._busy.get(host) == interval for host in group.hosts):
+            order = list(group.hosts.values())
+            await in_slices(shuffle(order, self._rng))
+            names = [target.host for target in order]
+            hosts = group.hosts  # which may be others than before
+            due = [hosts[host] for host in names if host not in self._busy and host in hosts]
+            if late := list(self._busy.values()).count(interval):
                 self._note_overrun(interval, late)
-            self._rng.shuffle(due)
             widest = jitter(interval) if number else 0.0
             self._begin(due, widest, interval)
             # After a pause of the whole machine the missed rounds are not made up for.
@@ -286,31 +289,32 @@ class Monitor:
     def _begin(self, due: Sequence[Target], widest: float = 0.0, interval: float | None = None) -> None:
         """Begin to scan targets over the next `widest` seconds: a round of an interval, or some of them beside it."""
         if due and self._tasks:
-            self._busy.update((target.host, interval) for target in due)
+            self._busy.update(dict.fromkeys([target.host for target in due], interval))
             self._tasks.create_task(self._round(due, widest, interval))
 
     async def _round(self, due: Sequence[Target], widest: float, interval: float | None) -> None:
         started = self._clock.now()
         began = None if interval is None else self._examiner.now()
-        delays = sorted(self._rng.uniform(0.0, widest) for _ in due)
-        timed = [(started + delay, target) for delay, target in zip(delays, due, strict=True)]
         async with asyncio.TaskGroup() as scans:
             # Apart, so that a name server which does not answer holds up no host that needs none.
             for places, needs_lookup in ((self._name_places, True), (self._address_places, False)):
-                share = [(at, target) for at, target in timed if (target.address is None) is needs_lookup]
-                scans.create_task(self._start(share, places, scans, began))
+                share = [target for target in due if (target.address is None) is needs_lookup]
+                times = ascending_times(len(share), started, widest, self._rng)
+                scans.create_task(self._start(zip(times, share, strict=True), places, scans, began))
         self._ended[interval] += 1
         if interval is None:
             return
         self.snapshot = replace(self.snapshot, rounds=self.snapshot.rounds + 1)
-        states = [state for target in due if (state := self.snapshot.hosts.get(target.host))]
-        verdicts = Counter(state.verdict.value for state in states)
+        verdicts = Counter[str]()
+        hosts = self.snapshot.hosts
+        states = (state for target in due if (state := hosts.get(target.host)))
+        await in_slices(verdicts.update((state.verdict.value,)) for state in states)
         soon = self._looks.next_at
         after = None if soon is None else self._wall_clock() + max(soon - self._clock.now(), 0.0)
         _log.info(
             "round finished",
             interval_seconds=interval,
-            hosts=len(states),
+            hosts=verdicts.total(),
             **{name: verdicts[name] for name in ("in_spec", "out_of_spec", "unknown")},
             **({"looked_at_again": self._looks.planned, "next_look": timestamp(after)} if after else {}),
             duration_seconds=round(self._clock.now() - started, 3),
@@ -318,7 +322,7 @@ class Monitor:
 
     async def _start(
         self,
-        timed: Sequence[tuple[float, Target]],
+        timed: Iterable[tuple[float, Target]],
         places: Limit,
         scans: asyncio.TaskGroup,
         began: float | None,

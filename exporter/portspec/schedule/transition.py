@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.state.snapshot import HostState
+from portspec.state.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,6 +31,7 @@ class Transition:
         started: The targets that are new or are to be scanned otherwise, hence at once.
         stopped: The hosts that are gone or are to be scanned otherwise.
         changed: The hosts that are scanned as before, and are judged otherwise or have another interval.
+        deviating: The hosts that are scanned as before, and are out of specification.
         watched: The hosts that an exception or maintenance is about.
         now: The Unix time by which they were judged.
     """
@@ -41,6 +43,7 @@ class Transition:
     started: tuple[Target, ...]
     stopped: frozenset[str]
     changed: tuple[str, ...]
+    deviating: tuple[str, ...]
     watched: tuple[str, ...]
     now: float
 
@@ -52,15 +55,18 @@ def prepare(
     old = {state.host: state for chunk in before.chunks for state in chunk}
     kept = {target.host: _kept(target, old.get(target.host)) for target in targets}
     groups: dict[float, dict[str, Target]] = {}
-    started, changed, states = [], [], []
+    started, changed, deviating, states = [], [], [], []
     for host, target in kept.items():
         groups.setdefault(target.config.interval, {})[host] = target
         known = old.get(host)
         state = (known or restored.get(host) or _new(target, now)).under(target, now)
         if known is None or target.is_scanned_otherwise(known.target):
             started.append(target)
-        elif _differs(known, state):
-            changed.append(host)
+        else:
+            if _differs(known, state):
+                changed.append(host)
+            if state.verdict is Verdict.OUT_OF_SPEC:
+                deviating.append(host)
         states.append(state)
     gone = old.keys() - kept.keys()
     return Transition(
@@ -71,6 +77,7 @@ def prepare(
         started=tuple(started),
         stopped=frozenset(gone.union(target.host for target in started if target.host in old)),
         changed=tuple(changed),
+        deviating=tuple(deviating),
         watched=tuple(host for host, target in kept.items() if target.exceptions or target.maintenance),
         now=now,
     )
@@ -93,16 +100,17 @@ def caught_up(transition: Transition, current: HostTable[HostState]) -> Transiti
     if not newer:
         return transition
     judged = [state.under(transition.targets[state.host], transition.now) for state in newer]
-    changed = [
-        after.host
-        for before, after in zip(newer, judged, strict=True)
-        if _differs(before, after) and after.host not in transition.stopped
+    scanned_as_before = [
+        (before, after) for before, after in zip(newer, judged, strict=True) if after.host not in transition.stopped
     ]
+    changed = [after.host for before, after in scanned_as_before if _differs(before, after)]
+    deviating = [after.host for _, after in scanned_as_before if after.verdict is Verdict.OUT_OF_SPEC]
     return replace(
         transition,
         before=current,
         hosts=transition.hosts.replacing_all(judged),
         changed=tuple(dict.fromkeys((*transition.changed, *changed))),
+        deviating=tuple(dict.fromkeys((*transition.deviating, *deviating))),
     )
 
 

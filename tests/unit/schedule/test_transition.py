@@ -105,4 +105,5 @@ def test_transition_that_catches_up_is_that_from_the_present_states(
     assert late.hosts == fresh.hosts
     assert list(late.hosts) == list(fresh.hosts)
     assert set(late.changed) >= set(fresh.changed)
+    assert set(late.deviating) >= set(fresh.deviating)
     assert (late.started, late.stopped, late.targets) == (fresh.started, fresh.stopped, fresh.targets)
