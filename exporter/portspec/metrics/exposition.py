@@ -131,7 +131,7 @@ class Exposition:
         is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
         if names and _OF_HOSTS.isdisjoint(names):
             blocks = self._around(self._snapshot(), _Hosts(), names, http, is_openmetrics=is_openmetrics)
-            return _packed(blocks, Deflater(), is_openmetrics, is_gzip=is_gzip)
+            return _packed(blocks, Deflater(), is_openmetrics=is_openmetrics, is_gzip=is_gzip)
         hosts = self._ahead
         if is_gzip and not names and hosts and self._clock() - hosts.at <= MAX_AHEAD_AGE:
             snapshot = self._snapshot()
@@ -142,11 +142,11 @@ class Exposition:
                 if not (is_gzip and not names and hosts.deflated):
                     own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
                     blocks = [own, *_blocks(hosts.families, names), *end]
-                    return _packed(blocks, self._deflater, is_openmetrics, is_gzip=is_gzip)
+                    return _packed(blocks, self._deflater, is_openmetrics=is_openmetrics, is_gzip=is_gzip)
         deflater = Deflater()
         own, *end = self._around(snapshot, hosts, names, http, is_openmetrics=is_openmetrics)
         page = deflater.deflate([own]) + (hosts.deflated or Deflated()) + deflater.deflate(end)
-        return _page(page.file, is_openmetrics, is_gzip=True)
+        return _page(page.file, is_openmetrics=is_openmetrics, is_gzip=True)
 
     def _write_hosts(self, at: float, snapshot: Snapshot) -> _Hosts:
         """Write the families of all hosts as they are at a time; compressed, and kept, if they are many."""
@@ -192,7 +192,7 @@ def probe_page(state: HostState, *, duration: float, series_budget: int, accept:
     is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
     families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
     own, *end = _around(probe_families(state, duration, dropped), (), is_openmetrics=is_openmetrics)
-    return _packed([own, *_blocks(families, ()), *end], Deflater(), is_openmetrics, is_gzip=is_gzip)
+    return _packed([own, *_blocks(families, ()), *end], Deflater(), is_openmetrics=is_openmetrics, is_gzip=is_gzip)
 
 
 def _blocks(families: Iterable[tuple[Metric, list[CachedBlock]]], names: Collection[str]) -> Iterator[CachedBlock]:
@@ -203,12 +203,12 @@ def _blocks(families: Iterable[tuple[Metric, list[CachedBlock]]], names: Collect
             yield from samples
 
 
-def _packed(blocks: list[CachedBlock], deflater: Deflater, is_openmetrics: bool, *, is_gzip: bool) -> Page:  # noqa: FBT001
+def _packed(blocks: list[CachedBlock], deflater: Deflater, *, is_openmetrics: bool, is_gzip: bool) -> Page:
     pieces = deflater.deflate(blocks).file if is_gzip else tuple(block.text for block in blocks)
-    return _page(pieces, is_openmetrics, is_gzip=is_gzip)
+    return _page(pieces, is_openmetrics=is_openmetrics, is_gzip=is_gzip)
 
 
-def _page(pieces: tuple[bytes, ...], is_openmetrics: bool, *, is_gzip: bool) -> Page:  # noqa: FBT001
+def _page(pieces: tuple[bytes, ...], *, is_openmetrics: bool, is_gzip: bool) -> Page:
     content_type = openmetrics.CONTENT_TYPE_LATEST if is_openmetrics else CONTENT_TYPE_PLAIN_0_0_4
     return Page(pieces, content_type, "gzip" if is_gzip else None)
 
