@@ -246,7 +246,7 @@ def receive_buffers(port: int) -> list[int]:
         with contextlib.suppress(OSError):  # one that was closed meanwhile, or is not connected
             if entry.readlink().name.startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(entry.name))) as sock:
-                    if sock.getpeername()[1] == port:
+                    if sock.family == socket.AF_INET and sock.getpeername()[1] == port:
                         found.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
     return found
 
