@@ -54,7 +54,8 @@ format: venv  ## let ruff mend and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: packages venv  ## measure beside nmap, masscan and zmap
+bench: packages venv  ## measure beside nmap, masscan, zmap and RustScan
+	@sh benchmarks/rustscan.sh
 	$(BIN)/python -m benchmarks
 
 soak-truth: packages venv  ## spoil 200 scans in each of many ways, and count wrong verdicts (hours)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import platform
 import shutil
 import sys
@@ -21,7 +22,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import abuse, audits, connect, exposition, forging, kill, names, pages, rounds, rules, soak, start, syn
+from benchmarks import (
+    abuse,
+    audits,
+    connect,
+    exposition,
+    forging,
+    kill,
+    names,
+    pages,
+    rounds,
+    rules,
+    shards,
+    soak,
+    start,
+    syn,
+)
 from benchmarks.scanners import version
 from benchmarks.targets import Target, table
 from tests.lab.network import Lab
@@ -31,6 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs/measurements.md"
+RUSTSCAN = ROOT / ".packages/rustscan/bin"  # see rustscan.sh
 PARTS = (
     "start",
     "connect",
@@ -39,6 +56,7 @@ PARTS = (
     "forging",
     "large",
     "rounds",
+    "shards",
     "exposition",
     "pages",
     "kill",
@@ -61,6 +79,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: no such part; known are {', '.join(PARTS)}")
+    os.environ["PATH"] = os.pathsep.join((os.environ["PATH"], str(RUSTSCAN)))
     chosen = options.parts or PARTS
     if options.parts:
         is_exact, targets = _run(chosen, options)
@@ -91,6 +110,8 @@ def _run(chosen: Sequence[str], options: argparse.Namespace) -> tuple[bool, list
     targets: list[Target] = []
     if _IN_LAB.intersection(chosen):
         is_exact, targets = _run_in_lab(chosen, options.runs)
+    if "shards" in chosen:
+        targets += shards.report()
     if "exposition" in chosen:
         exposition.report(options.runs)
     if "pages" in chosen:

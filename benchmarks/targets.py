@@ -20,9 +20,14 @@ class Target:
     most: float
     unit: str = ""
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the figure is at most what it may be."""
+        return self.figure <= self.most
+
     def row(self) -> str:
         """Return its row of the table."""
-        outcome = OUTCOMES[self.figure <= self.most]
+        outcome = OUTCOMES[self.is_met]
         return f"| {self.work} | {self.figure:.3g}{self.unit} | ≤ {self.most:.3g}{self.unit} | {outcome} |"
 
 

@@ -13,11 +13,11 @@ import time
 import urllib.parse
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 PATIENCE: Final = 60.0
 PAUSE: Final = 0.02  # seconds before the second look; before each further one it is half as long again, up to
@@ -47,7 +47,7 @@ def until(look: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
 
 
 class Exporter:
-    """A running `portspec serve` on a free port; its log is in `log`."""
+    """A running `portspec serve`, by default on a free port; its log is in `log`."""
 
     def __init__(
         self,
@@ -56,12 +56,13 @@ class Exporter:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         program: Sequence[str] = PROGRAM,
+        listen: str = "127.0.0.1:0",
     ) -> None:
         self.conf = conf
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [*program, "-c", str(conf), "-j", "--web.listen-address", "127.0.0.1:0", *arguments],
+                [*program, "-c", str(conf), "-j", "--web.listen-address", listen, *arguments],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **environment},
@@ -104,6 +105,11 @@ class Exporter:
         """End it by a signal, and wait for that."""
         self.process.send_signal(number)
         self.process.wait(PATIENCE)
+
+    def peak(self) -> int:
+        """Return the most memory that it took, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> Answer:
         with closing(http.client.HTTPConnection(self.address, timeout=PATIENCE)) as connection:

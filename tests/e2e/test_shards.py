@@ -3,7 +3,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from portspec.inventory.shard import hashmod
 from tests.e2e.exporter import exporter, hosts_of, prometheus, until, write
+from tests.e2e.shards import fleet
+from tests.unit.scan.loopback import listeners
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +84,29 @@ def test_prometheus_and_the_exporters_shard_alike(tmp_path: Path) -> None:
         teams = {item["instance"]: (item.get("team"), item.get("note")) for item, _ in peer.query("up")}
         assert teams["127.81.1.3"] == ("team 1", 'a "b" \\ ☃')
         assert teams["127.81.0.3"] == (None, None)
+
+
+def test_no_host_is_twice_or_left_out_while_shards_come_and_go(tmp_path: Path) -> None:
+    """Prometheus has each host once: with three shards, with one of them killed, and with four after all stopped.
+
+    Of a shard that is killed only its own hosts are missing; it comes back with its verdicts, though it scans once a
+    day. What is out of specification is found again by the shard that it moved to.
+    """
+    hosts = [f"127.82.0.{number}" for number in range(1, 61)]
+    with listeners("0.0.0.0", backlog=1024) as (listener,):  # noqa: S104 - each host has the port open; none accepts
+        ports = [listener.getsockname()[1], 9]
+        conf = write(tmp_path / "conf.yml", {host: [] for host in hosts}, scanports=ports, interval="1d")
+        with fleet(tmp_path, conf) as shards:
+            for shard in range(SHARDS):
+                shards.start(shard, SHARDS)
+            shards.wait_for(len(hosts), deviating=len(hosts))
+            shards.kill(1)
+            shards.wait_for(sum(hashmod(host, SHARDS) != 1 for host in hosts))
+            shards.start(1, SHARDS)
+            shards.wait_for(len(hosts), deviating=len(hosts))
+            shards.stop()
+            shards.wait_for(0)
+            for shard in range(SHARDS + 1):
+                shards.start(shard, SHARDS + 1)
+            shards.wait_for(len(hosts), deviating=len(hosts))
+            assert shards.twice == 0
