@@ -1,9 +1,9 @@
-"""Write the completion scripts and manual pages from the parsers of the command line, and copies for the Helm chart.
+"""Write what is made of other files: completion scripts, manual pages, docs/severity.md, and copies for the Helm chart.
 
     make generated
 
-Run it after a change of commands, options, their help, rules or dashboards; a test compares the files with what it
-writes.
+Run it after a change of commands, options, their help, rules, dashboards or the severities of ports; a test compares
+the files with what it writes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,49 @@ from typing import TYPE_CHECKING, Final
 import shtab
 from argparse_manpage.manpage import Manpage
 
-from portspec import agent
+from portspec import agent, exposure
 from portspec.cli import arguments
+from portspec.services import by_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY: Final = Path(__file__).parent
+_SEVERITY_PAGE: Final = """# Severity of open ports
+
+<!-- `make generated` writes this page from exporter/portspec/exposure.py. -->
+
+An open port that conf.yml neither expects nor allows has a severity: the label `severity` of `port_deviation` and of
+the alert PortspecUnexpectedPortOpen. With the shipped `alertmanager.yml`, `critical` calls the pager and sends a mail,
+`warning` sends a mail, and `info` does neither.
+
+The table below names services that should not face a network, and why. It says what a stranger can do who reaches the
+service, if it is set up as usual:
+
+* `critical`: run commands, read or change data, or take over the machine, without a password, with one that can be
+  guessed or is sent in clear text, or by a fault that was exploited.
+* `warning`: less than that. Every port that is not in the table is a warning, too.
+
+portspec does not know which service listens on a port: the severity is that of the usual one.
+`port_severity_reason_info{port, reason}` has the sentence for each port that deviates.
+
+A missing port is always a warning. If more than 100 ports of an address deviate in the same way, they are one series,
+with the highest severity of them.
+
+[`port_severity`](configuration.md#port_severity) in conf.yml changes severities:
+
+```yaml
+port_severity:
+  8443: critical
+  "3000-3010": info
+hosts:
+  "web1.example.org": [443]
+scanports: all
+```
+
+| ports | service | severity | why | source |
+|---|---|---|---|---|
+"""
 _FILES: Final = {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY}  # by metavar
 _NOTES: Final = {"portspec": arguments.EXAMPLES}  # what else is in the epilog of its help is in the page already
 _SEE_ALSO: Final = {
@@ -38,6 +74,7 @@ def generated() -> Iterator[tuple[Path, str]]:
             _complete_files(completed)
             yield DIRECTORY / "completion" / shell / name, f"{shtab.complete(completed, shell).rstrip()}\n"
         yield DIRECTORY / "man" / f"{program}.1", _manual(parser(), program)
+    yield DIRECTORY.parent / "docs" / "severity.md", _severities()
     yield from _chart_files()
 
 
@@ -48,6 +85,31 @@ def _chart_files() -> Iterator[tuple[Path, str]]:
     yield files / rules.name, rules.read_text(encoding="utf-8")
     for dashboard in sorted((DIRECTORY.parent / "grafana" / "dashboards").glob("*.json")):
         yield files / "dashboards" / dashboard.name, dashboard.read_text(encoding="utf-8")
+
+
+def _severities() -> str:
+    """Return the page about the severities of ports."""
+    rows: dict[exposure.Exposure, list[int]] = {}
+    for port, found in exposure.exposures().items():
+        rows.setdefault(found, []).append(port)
+    lines = [
+        f"| {', '.join(map(str, ports))} | {_services(ports)} | {found.severity} | {found.reason} | {_source(found)} |"
+        for found, ports in rows.items()
+    ]
+    return f"{_SEVERITY_PAGE}{chr(10).join(lines)}\n"
+
+
+def _services(ports: list[int]) -> str:
+    return ", ".join(dict.fromkeys(name for port in ports if (name := by_port().get(port))))
+
+
+def _source(found: exposure.Exposure) -> str:
+    if found.source in exposure.SOURCES:
+        title, url = exposure.SOURCES[found.source]
+        return f"[{title}]({url})"
+    if found.source.startswith("CVE-"):
+        return f"[{found.source}](https://nvd.nist.gov/vuln/detail/{found.source})"
+    return found.source
 
 
 def _complete_files(parser: argparse.ArgumentParser) -> None:

@@ -76,7 +76,7 @@ def _ports() -> str:
     # Each part is computed, hence has no name: else a port whose state changes would be two series.
     expected = _of_host("port_expected")
     unexpected = _of_host("port_deviation", 'kind="unexpected"')
-    deviating = f"max without (address, kind, state) ({unexpected})"
+    deviating = f"max without (address, kind, state, severity) ({unexpected})"
     is_open = f"({_of_host('port_open')} == 1)"
     return (
         f"topk(50, {deviating} * 3 or {is_open} - 1 unless {expected} or {is_open} * 1 or {_of_host('port_open')} + 2)"
@@ -199,7 +199,7 @@ def _now() -> list[Panel]:
             "Ports that deviate",
             "Deviations that no exception covers; none while the verdict does not count.",
             [milliseconds(with_service(f"topk(100, {deviations})"))],
-            [ADDRESS, PORT, SERVICE, KIND, STATE, CHANGED, VANTAGE],
+            [ADDRESS, PORT, SERVICE, KIND, STATE, ALERT_SEVERITY, CHANGED, VANTAGE],
             sort=("Port", False),
             nothing="No deviation found",
             width=12,

@@ -157,6 +157,7 @@ def _deviations() -> Panel:
             SERVICE,
             KIND,
             STATE,
+            ALERT_SEVERITY,
             CHANGED,
             *OWNERS,
             VANTAGE,

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 from portspec import files
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.errors import shorten
+from portspec.exposure import PortSeverity
 from portspec.names import parse_range
 from portspec.ports import PortSet, parse_ports
 from portspec.times import is_number, parse_duration, read_begin, read_until
@@ -58,6 +59,18 @@ def _ports(value: object) -> PortSet:
     if isinstance(value, list):
         return PortSet.of_ranges(chain.from_iterable(_ports(item).ranges for item in value))
     return parse_ports(value)
+
+
+def _ports_key(value: object) -> object:
+    """Return the key of a mapping back if it is what may stand in a list of ports."""
+    parse_ports(value)
+    return value
+
+
+def _severity_of_port(value: object) -> PortSeverity:
+    if value not in set(PortSeverity):
+        raise ValueError(f"expected {', '.join(list(PortSeverity)[:-1])} or {list(PortSeverity)[-1]}")
+    return PortSeverity(str(value))
 
 
 def _not_empty_sets(ports: L) -> L:
@@ -346,6 +359,8 @@ def check_accept_url(value: object) -> str:
 _PortsItem = Annotated[PortSet, BeforeValidator(_ports)]
 Ports = Annotated[list[_PortsItem], BeforeValidator(items), AfterValidator(_not_empty_sets)]
 OptionalPorts = Annotated[list[_PortsItem] | None, BeforeValidator(_items_if_any), AfterValidator(_not_empty_sets)]
+PortsKey = Annotated[str | int, BeforeValidator(_ports_key)]
+SeverityOfPort = Annotated[PortSeverity, BeforeValidator(_severity_of_port)]
 Flag = Annotated[bool, BeforeValidator(flag)]
 Interval = Annotated[float, BeforeValidator(_seconds)]
 MaxDuration = Annotated[float | None, BeforeValidator(_max_duration)]

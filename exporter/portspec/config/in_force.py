@@ -99,6 +99,9 @@ def document(config: Config) -> dict[str, Any]:
             *({**_exception(item), "ids": list(item.ids)} for item in config.accepted),
         ],
         "maintenance": [_maintenance(item) for item in config.maintenance],
+        "port_severity": {
+            word: severity.value for ports, severity in config.severities.rules for word in _ports(ports)
+        },
         "modules": {name: _module(item) for name, item in config.modules.items()},
         "probe_allow": list(config.probe_allow),
         "deny": [str(network) for network in config.deny.networks],

@@ -33,8 +33,9 @@ from portspec.config.trust import trusted_files
 from portspec.config.yaml_document import YamlDocument, read
 from portspec.deny import deny_of
 from portspec.errors import STANDARD_INPUT, ConfigError, Problem
+from portspec.exposure import PortSeverities
 from portspec.names import duplicates
-from portspec.ports import PortSet
+from portspec.ports import NO_PORTS, PortError, PortSet, parse_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -121,6 +122,7 @@ def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
     if isinstance(hosts, dict):
         _check_hosts(source, hosts)
     _check_modules(source, raw)
+    _check_severities(source, raw)
     own = bool(every or is_audited) and all(isinstance(entry, dict) and _has_ports(entry) for entry in every)
     if (raw.get("scanports") is None or lists_nothing(raw["scanports"])) and not own:
         source.problem(
@@ -167,6 +169,20 @@ def _check_modules(source: YamlDocument, raw: dict[str, Any]) -> None:
                 source.problem(("modules", name), "has nothing to scan; set scanports")
 
 
+def _check_severities(source: YamlDocument, raw: dict[str, Any]) -> None:
+    """Reject ports whose severity would not count, since all of them stand above."""
+    named = raw.get("port_severity")
+    above = NO_PORTS
+    for word in named if isinstance(named, dict) else ():
+        try:
+            ports = parse_ports(word)
+        except PortError:  # is a problem already
+            continue
+        if ports <= above:
+            source.problem(("port_severity", word), "has no effect: the keys above name all of these ports")
+        above |= ports
+
+
 def _config(
     path: str, model: ConfModel, environment: Mapping[str, str], trusted: tuple[tuple[str, bool], ...]
 ) -> Config:
@@ -194,6 +210,7 @@ def _config(
             MaintenanceWindow(tuple(item.hosts), item.begins, item.until, item.reason, item.owner)
             for item in model.maintenance
         ),
+        severities=PortSeverities(tuple((parse_ports(ports), word) for ports, word in model.port_severity.items())),
         modules=MappingProxyType({name: _module(name, item, scanports) for name, item in model.modules.items()}),
         probe_allow=tuple(model.probe_allow),
         deny=deny_of(model.deny),

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from portspec.deny import DEFAULT, Deny
+from portspec.exposure import DEFAULT_SEVERITIES, PortSeverities
 from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:
@@ -223,9 +224,10 @@ class Config:
     """A whole conf.yml. `parallelscans` hosts are scanned at a time, ports that deviate again every `recheck` seconds.
 
     `state` is the path of the SQLite file, in which changes are kept for `history` seconds; a default unless the file
-    names it (`is_state_named`), see store.place. `probe_allow` are the CIDRs whose addresses /probe may scan beside the
-    hosts, `deny` those to which discovered hosts may not lead. Without what a mail needs there is no `mail`. `accepted`
-    are the vulnerabilities among the exceptions. `trusted` are the paths of conf.yml and of the files that it names
+    names it (`is_state_named`), see store.place. `severities` are those of ports (`port_severity` in the file).
+    `probe_allow` are the CIDRs whose addresses /probe may scan beside the hosts, `deny` those to which discovered hosts
+    may not lead. Without what a mail needs there is no `mail`. `accepted` are the vulnerabilities among the exceptions.
+    `trusted` are the paths of conf.yml and of the files that it names
     whose content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
     mailed each day at `reportmail`, in the machine's local time. Mails link to the pages of the exporter at
     `external_url`, and to the runbooks at `runbook_url`, by default those of the project; neither ends in a slash.
@@ -242,6 +244,7 @@ class Config:
     discovery: tuple[AnySource, ...] = ()
     exceptions: tuple[PortException, ...] = ()
     maintenance: tuple[MaintenanceWindow, ...] = ()
+    severities: PortSeverities = DEFAULT_SEVERITIES
     modules: Mapping[str, Module] = field(default_factory=lambda: MappingProxyType({}))
     probe_allow: tuple[str, ...] = ()
     deny: Deny = DEFAULT

@@ -28,8 +28,10 @@ from portspec.config.fields import (
     Network,
     OptionalPorts,
     Ports,
+    PortsKey,
     Rate,
     Recheck,
+    SeverityOfPort,
     StateFile,
     Text,
     Timeout,
@@ -129,7 +131,7 @@ def _host(value: object) -> object:
     return value if isinstance(value, dict) else {"expect": _host_ports(value)}
 
 
-def _none_as_no_hosts(value: object) -> object:
+def _none_as_no_keys(value: object) -> object:
     return {} if value is None else value
 
 
@@ -156,13 +158,14 @@ class ConfModel(_Strict, MailModel):
     parallelscans: Annotated[int, whole(1, 10_000)] = 10
     hosts: Annotated[
         dict[Annotated[str, AfterValidator(check_host)], Annotated[EntryModel, BeforeValidator(_host)]],
-        BeforeValidator(_none_as_no_hosts),
+        BeforeValidator(_none_as_no_keys),
     ] = {}
     scanports: Ports = []
     scan: Annotated[ScanModel, WHEN_GIVEN] = Field(default_factory=ScanModel.model_construct)
     discovery: DiscoveryBlock = Field(default_factory=DiscoveryModel.model_construct)
     exceptions: Annotated[list[Annotated[ExceptionModel, WHEN_GIVEN]], BeforeValidator(none_as_empty)] = []
     maintenance: Annotated[list[Annotated[MaintenanceModel, WHEN_GIVEN]], BeforeValidator(none_as_empty)] = []
+    port_severity: Annotated[dict[PortsKey, SeverityOfPort], BeforeValidator(_none_as_no_keys)] = {}
     modules: dict[ModuleName, Annotated[ModuleModel, WHEN_GIVEN]] = {}
     probe_allow: Annotated[list[Network], BeforeValidator(items)] = []
     deny: Annotated[list[Network], BeforeValidator(_networks)] = list(map(str, DEFAULT.networks))
@@ -189,7 +192,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("modules", "*"): ModuleModel,
     **MODELS,
 }
-_USER_NAMED_BLOCKS = {"hosts", "modules"}  # mappings whose keys users choose
+_USER_NAMED_BLOCKS = {"hosts", "modules", "port_severity"}  # mappings whose keys users choose
 _MISSING: dict[tuple[str, ...], str] = {
     ("exceptions", "hosts"): 'missing; list the hosts that the exception applies to, such as ["web*.example.org"]',
     (

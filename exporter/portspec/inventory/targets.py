@@ -6,11 +6,13 @@ import difflib
 import ipaddress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from portspec.deny import NOTHING
 from portspec.errors import UsageError
+from portspec.exposure import DEFAULT_SEVERITIES, PortSeverities
 from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Target:
 
     `exceptions` are those of the configuration that are about this host, in force or not, and `maintenance` its times
     of maintenance, over or not. `deny` are the networks that it may not lead to, none for a host that stands in
-    conf.yml.
+    conf.yml. `severities` are those of its ports that are open and not expected.
     """
 
     host: str
@@ -39,6 +41,7 @@ class Target:
     exceptions: tuple[PortException, ...] = ()
     deny: Deny = NOTHING
     maintenance: tuple[MaintenanceWindow, ...] = ()
+    severities: PortSeverities = DEFAULT_SEVERITIES
 
     @property
     def name(self) -> str:
@@ -66,8 +69,8 @@ def targets(
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
     `requested` is the maintenance that somebody asked for, by the canonical name of its host.
     """
-    found = _expanded(config.hosts)
-    for name, target in _expanded(discovered, config.deny).items():
+    found = _expanded(config.hosts, config.severities)
+    for name, target in _expanded(discovered, config.severities, config.deny).items():
         found.setdefault(name, target)
     if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
@@ -89,8 +92,9 @@ def _maintenance(
     return matching(config.maintenance, host, entry) + own
 
 
-def _expanded(entries: Sequence[HostConfig], deny: Deny = NOTHING) -> dict[str, Target]:
+def _expanded(entries: Sequence[HostConfig], severities: PortSeverities, deny: Deny = NOTHING) -> dict[str, Target]:
     """Return the target of each address and name that entries stand for, by its canonical name, in their order."""
+    make = partial(Target, deny=deny, severities=severities)
     found: dict[str, tuple[int, int, Target]] = {}  # prefix, place among the entries, target
     for place, entry in enumerate(entries):
         if "/" in entry.name:
@@ -98,12 +102,12 @@ def _expanded(entries: Sequence[HostConfig], deny: Deny = NOTHING) -> dict[str, 
             for address in map(str, network):
                 held = found.get(address)
                 if held is None or held[0] < network.prefixlen:
-                    found[address] = (network.prefixlen, place, Target(address, entry, address, deny=deny))
+                    found[address] = (network.prefixlen, place, make(address, entry, address))
         else:
             key = canonical(entry.name)
             if key not in found or found[key][0] < _ADDRESS_PREFIX_LENGTH:
                 own = key if address_of(key) else None
-                found[key] = (_ADDRESS_PREFIX_LENGTH, place, Target(entry.name, entry, own, deny=deny))
+                found[key] = (_ADDRESS_PREFIX_LENGTH, place, make(entry.name, entry, own))
     return {name: target for name, (_, _, target) in sorted(found.items(), key=lambda item: item[1][1])}
 
 

@@ -32,8 +32,15 @@ PORT_DEVIATION = Metric(
     "port_deviation",
     "gauge",
     f"1 for each port of an address that deviates from the specification, {_AS_JUDGED}; absent otherwise. More than "
-    "100 ports of one address, kind and state are one series.",
-    ("host", "address", "port", "kind", "state"),
+    "100 ports of one address, kind and state are one series, with the highest severity of them.",
+    ("host", "address", "port", "kind", "state", "severity"),
+)
+PORT_DEVIATION_SINCE = Metric(
+    "port_deviation_since_timestamp_seconds",
+    "gauge",
+    "Unix time of the scan, or of the change of the specification, that first found the port to deviate in this way on "
+    "some address of the host, and since when it has; of many ports in one series, the earliest.",
+    ("host", "address", "port", "kind", "state", "severity"),
 )
 PORT_EXCEPTION_EXPIRY = Metric(
     "port_exception_expiry_timestamp_seconds",
@@ -100,6 +107,14 @@ PORT_SERVICE_NAME_INFO = Metric(
     "1 for each port that deviates or has an exception on any host, with the usual name of its service; absent for a "
     "port without a usual name.",
     ("port", "service_name"),
+)
+
+PORT_SEVERITY_REASON_INFO = Metric(
+    "port_severity_reason_info",
+    "gauge",
+    "1 for each port that deviates or has an exception on any host, with one sentence why it should not face a "
+    "network; absent for a port of which portspec knows no reason.",
+    ("port", "reason"),
 )
 
 _AS_AUDITED = "as of the last accepted audit of the host"

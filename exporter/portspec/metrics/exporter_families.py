@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from portspec import __version__
+from portspec.exposure import reason_of
 from portspec.metrics import catalogue as m
 from portspec.metrics.host_families import single_ports
 from portspec.ports import spell
 from portspec.services import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric as Family
 
@@ -89,7 +90,7 @@ def http_families(status: HttpStatus) -> Iterator[Family]:
 
 
 def exporter_families(
-    snapshot: Snapshot, status: ServiceStatus, series_dropped: int, service_names: Iterable[tuple[int, str]]
+    snapshot: Snapshot, status: ServiceStatus, series_dropped: int, ports: Iterable[int]
 ) -> Iterator[Family]:
     """Yield the families of the exporter itself, and those of all hosts together."""
     shard = status.shard
@@ -115,7 +116,7 @@ def exporter_families(
         (m.STORE_DROPPED, status.store.dropped),
     ):
         yield _family(metric, [((), value)])
-    yield from _service_names(service_names)
+    yield from _of_ports(ports)
     if status.canary_seen is not None:
         yield _family(m.CANARY_SEEN, [((), status.canary_seen)])
     if restarts := status.restarts:
@@ -153,12 +154,14 @@ def probe_families(state: HostState, duration: float, series_dropped: int) -> It
         (m.SERIES_DROPPED, series_dropped),
     ):
         yield _family(metric, [((), value)])
-    yield from _service_names(named(single_ports(state)))
+    yield from _of_ports(sorted(single_ports(state)))
 
 
-def _service_names(names: Iterable[tuple[int, str]]) -> Iterator[Family]:
-    if samples := [((spell(port), name), 1) for port, name in names]:
-        yield _family(m.PORT_SERVICE_NAME_INFO, samples)
+def _of_ports(ports: Iterable[int]) -> Iterator[Family]:
+    """Yield what is to be said of ports, once for each: the name of its service, and why it should not be open."""
+    for metric, word_of in ((m.PORT_SERVICE_NAME_INFO, _name), (m.PORT_SEVERITY_REASON_INFO, reason_of)):
+        if samples := [((spell(port), word), 1) for port in ports if (word := word_of(port))]:
+            yield _family(metric, samples)
 
 
 def _family(metric: m.Metric, samples: Samples) -> Family:
@@ -169,29 +172,28 @@ def _family(metric: m.Metric, samples: Samples) -> Family:
     return family
 
 
-class ServiceNames:
+class SinglePorts:
     """Finds the ports of one table of hosts after the other. Not for two threads at a time."""
 
     def __init__(self) -> None:
         self._chunks: list[tuple[tuple[HostState, ...], frozenset[int]]] = []
 
-    def of(self, hosts: HostTable[HostState]) -> list[tuple[int, str]]:
-        """Return each port that deviates or has an exception at any host, and the name of its service, by port."""
+    def of(self, hosts: HostTable[HostState]) -> list[int]:
+        """Return each port that deviates or has an exception at any host, sorted."""
         known = self._chunks
         self._chunks = [
             known[place] if place < len(known) and known[place][0] is states else (states, _ports(states))
             for place, states in enumerate(hosts.chunks)
         ]
-        return named(port for _, ports in self._chunks for port in ports)
-
-
-def named(ports: Iterable[int]) -> list[tuple[int, str]]:
-    """Return the ports that have a name, each once, with it."""
-    return [(port, name) for port in sorted(set(ports)) if (name := _name(port))]
+        return sorted(_union(ports for _, ports in self._chunks))
 
 
 def _ports(states: Iterable[HostState]) -> frozenset[int]:
-    return frozenset[int]().union(*map(single_ports, states))
+    return _union(map(single_ports, states))
+
+
+def _union(sets: Iterable[Collection[int]]) -> frozenset[int]:
+    return frozenset[int]().union(*sets)
 
 
 @cache  # the system reads a file for each

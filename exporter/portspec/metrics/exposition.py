@@ -15,7 +15,7 @@ from portspec.metrics import catalogue as m
 from portspec.metrics.accept import weight_of, weighted
 from portspec.metrics.block import CachedBlock, Deflated, Deflater
 from portspec.metrics.exporter_families import (
-    ServiceNames,
+    SinglePorts,
     exporter_families,
     http_families,
     probe_families,
@@ -59,6 +59,7 @@ _OF_HOSTS = {
     *(part.metric.name for part in AUDITS.parts),
     m.SERIES_DROPPED.name,
     m.PORT_SERVICE_NAME_INFO.name,
+    m.PORT_SEVERITY_REASON_INFO.name,
 }
 
 
@@ -68,7 +69,7 @@ class _Hosts:
 
     families: Sequence[tuple[Metric, list[CachedBlock]]] = ()
     dropped: int = 0
-    services: Sequence[tuple[int, str]] = ()
+    ports: Sequence[int] = ()
     deflated: Deflated | None = None
     at: float = 0.0
 
@@ -92,7 +93,7 @@ class Exposition:
         self._status = status
         self._clock = clock
         self._ports, self._audits = Renderer(PORTS, series_budget), Renderer(AUDITS, series_budget)
-        self._service_names = ServiceNames()
+        self._single_ports = SinglePorts()
         self._deflater = Deflater()
         self._ahead: _Hosts | None = None
         self._turn = threading.Lock()
@@ -156,8 +157,8 @@ class Exposition:
         found = dict(families)
         for metric, blocks in more:  # the samples of one that both have stand together
             found[metric] = [*found.get(metric, []), *blocks]
-        services = self._service_names.of(snapshot.hosts)
-        hosts = _Hosts(list(found.items()), dropped + more_dropped, services, at=at)
+        ports = self._single_ports.of(snapshot.hosts)
+        hosts = _Hosts(list(found.items()), dropped + more_dropped, ports, at=at)
         if len(snapshot.hosts) < MANY_HOSTS:
             self._ahead = None
             return hosts
@@ -176,7 +177,7 @@ class Exposition:
         is_openmetrics: bool,
     ) -> list[CachedBlock]:
         """Write the exporter's own families, which come before the hosts, and what comes after these."""
-        own = (*exporter_families(snapshot, self._status(), hosts.dropped, hosts.services), *self._process.collect())
+        own = (*exporter_families(snapshot, self._status(), hosts.dropped, hosts.ports), *self._process.collect())
         if http:
             own = (*own, *http_families(http))
         return _around(own, names, is_openmetrics=is_openmetrics)

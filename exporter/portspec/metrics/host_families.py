@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from portspec.audit.model import Status
 from portspec.exceptions import in_force
+from portspec.exposure import highest
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
 from portspec.state.budget import left_out_of, listeners_of, vulnerabilities_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=OfHost)
 
-# Ports of one address, kind and state that get a series each; more are one series with all of them in its label.
+# Ports of one address, kind and state that get a series each; more are one series, whose label has them all.
 MAX_SINGLE_DEVIATIONS = 100
 MAX_PORT_LABEL = 124  # characters, and a comma and an ellipsis: 128 bytes, as state.budget.MAX_LABEL
 
@@ -63,6 +64,7 @@ def _has_news(before: HostState, after: HostState) -> bool:
         or _conclusions(before) != _conclusions(after)
         or _exceptions_of(before) != _exceptions_of(after)
         or before.maintenance != after.maintenance
+        or (before.missing, before.unexpected) != (after.missing, after.unexpected)
     )
 
 
@@ -106,20 +108,35 @@ def _expected(state: HostState) -> Samples:
 
 
 def _deviations(state: HostState) -> Samples:
+    for labels, _ in _grouped(state):
+        yield labels, 1
+
+
+def _deviating_since(state: HostState) -> Samples:
+    for labels, items in _grouped(state):
+        times = [since for item in items if (since := state.deviates_since(item)) is not None]
+        if times:
+            yield labels, min(times)
+
+
+def _grouped(state: HostState) -> Iterator[tuple[Mapping[str, str], list[Deviation]]]:
+    """Yield the labels of each series of a deviation, and the deviations that it stands for: one, or very many."""
     groups: dict[tuple[str, str, str], list[Deviation]] = {}
     for item in state.deviations:
         groups.setdefault((item.address, item.kind.value, item.state.value), []).append(item)
     for (address, kind, found), items in groups.items():
-        for port in _port_labels(items):
-            yield {"host": state.host, "address": address, "port": port, "kind": kind, "state": found}, 1
+        labels = {"host": state.host, "address": address, "kind": kind, "state": found}
+        if len(items) <= MAX_SINGLE_DEVIATIONS:
+            for item in items:
+                yield {**labels, "port": spell(item.port), "severity": state.severity_of(item).value}, [item]
+        else:
+            severity = highest(map(state.severity_of, items))
+            yield {**labels, "port": _port_label(items), "severity": severity.value}, items
 
 
-def _port_labels(items: list[Deviation]) -> Iterator[str]:
-    if len(items) <= MAX_SINGLE_DEVIATIONS:
-        yield from (spell(item.port) for item in items)
-        return
+def _port_label(items: list[Deviation]) -> str:
     spelled = ",".join(PortSet.of(item.port for item in items).spellings())
-    yield spelled if len(spelled) <= MAX_PORT_LABEL else f"{spelled[:MAX_PORT_LABEL].rpartition(',')[0]},…"
+    return spelled if len(spelled) <= MAX_PORT_LABEL else f"{spelled[:MAX_PORT_LABEL].rpartition(',')[0]},…"
 
 
 def single_ports(state: HostState) -> set[int]:
@@ -189,11 +206,12 @@ def _listeners(state: AuditState) -> Samples:
 
 
 PORT_PARTS: tuple[Part[HostState], ...] = (
-    Part(m.PORT_OPEN, _expected_open, rank=2),
-    Part(m.PORT_OPEN, _other_open, rank=0),
-    Part(m.PORT_EXPECTED, _expected, rank=1),
-    Part(m.PORT_DEVIATION, _deviations, rank=4),
-    Part(m.PORT_EXCEPTION_EXPIRY, _exceptions, rank=3),
+    Part(m.PORT_OPEN, _expected_open, rank=3),
+    Part(m.PORT_OPEN, _other_open, rank=1),
+    Part(m.PORT_EXPECTED, _expected, rank=2),
+    Part(m.PORT_DEVIATION, _deviations, rank=5),
+    Part(m.PORT_DEVIATION_SINCE, _deviating_since, rank=0),
+    Part(m.PORT_EXCEPTION_EXPIRY, _exceptions, rank=4),
     _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),
     _of_host(m.PORT_OUT_OF_SPEC, lambda state: len(state.deviations) if state.conclusive else None),
     _of_host(m.PORT_HOST_UP, lambda state: state.conclusive.is_up if state.conclusive else None),

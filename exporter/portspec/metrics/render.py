@@ -92,8 +92,8 @@ class Renderer(Generic[S]):
         """Return the families that have samples, each with its blocks, and the number of series left out.
 
         The series budget holds for the parts that have a rank. What is beyond it is cut part by part, by their ranks:
-        of ports those that are open and not expected first and deviations last, of audits the listeners first. Within
-        a part it is cut from the last host on.
+        of ports first since when they deviate, then those that are open and not expected, and deviations last; of
+        audits the listeners first. Within a part it is cut from the last host on.
         """
         parts = self._families.parts
         chunks = tuple(self._chunk(number, states) for number, states in enumerate(hosts.chunks))

@@ -21,6 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from portspec.exceptions import in_force
+from portspec.exposure import highest
 from portspec.maintenance import lasting
 from portspec.notify.encoding import ports_of
 from portspec.notify.notification import (
@@ -47,10 +48,12 @@ if TYPE_CHECKING:
     from portspec.config import PortException
     from portspec.state.correlation import Correlation
     from portspec.state.snapshot import HostState, ScanResult
+    from portspec.state.verdict import Deviation
 
 UNKNOWN_SCANS: Final = 2  # consecutive scans: a single failure, for example of name resolution, is often transient
 UNKNOWN_FOR: Final = 300.0  # seconds, if the interval is longer than that: the first retries come soon after a failure
 EXPIRES_SOON: Final = 3 * 86_400.0  # seconds before the end of an exception that covers a deviation
+_MAX_SPLIT: Final = 100  # deviations of an address, kind and state; more are not split by severity
 MAX_PROCESSES: Final = 5  # processes of a port that are named
 
 #: The state of a host that Alertmanager has notified about so far: one more scan without a verdict is enough.
@@ -339,16 +342,31 @@ def _notification(host: HostState, event: Event, deviations: Iterable[KnownDevia
 
 
 def _lines(host: HostState, deviations: Iterable[KnownDeviation]) -> Iterator[DeviationLine]:
-    found: dict[tuple[str, Kind, str], list[int]] = {}
-    for item in host.deviations:
-        found.setdefault((item.address, item.kind, item.state.value), []).append(item.port)
+    found: dict[tuple[str, Kind, str, str], list[int]] = {}
+    for (address, kind, port_state), items in _by_grounds(host).items():
+        severities = [host.severity_of(item) for item in items]
+        if len(items) > _MAX_SPLIT:
+            severities = [highest(severities)] * len(items)
+        for item, severity in zip(items, severities, strict=True):
+            shown = severity.value if kind is Kind.UNEXPECTED else ""
+            found.setdefault((address, kind, port_state, shown), []).append(item.port)
     ports = {key: PortSet.of(numbers) for key, numbers in found.items()}
     for deviation in deviations:
-        for (address, kind, port_state), those in ports.items():
+        for (address, kind, port_state, shown), those in ports.items():
             belongs = (_address_key(host, address), kind) == (_address_key(host, deviation.address), deviation.kind)
             if belongs and (same := those & deviation.ports):
                 for opened, part in _by_opening(host, deviation, same):
-                    yield DeviationLine(address, kind.value, port_state, str(part), deviation.since, opened)
+                    yield DeviationLine(
+                        address, kind.value, port_state, str(part), deviation.since, opened, severity=shown
+                    )
+
+
+def _by_grounds(host: HostState) -> dict[tuple[str, Kind, str], list[Deviation]]:
+    """Return the deviations of a host by address, kind and state."""
+    found: dict[tuple[str, Kind, str], list[Deviation]] = {}
+    for item in host.deviations:
+        found.setdefault((item.address, item.kind, item.state.value), []).append(item)
+    return found
 
 
 def _by_opening(host: HostState, deviation: KnownDeviation, ports: PortSet) -> Iterator[tuple[float | None, PortSet]]:

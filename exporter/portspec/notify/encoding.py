@@ -55,6 +55,7 @@ class _Line(_Ports):
     opened: UnixTime | None = None
     seen: UnixTime | None = None
     end: str = ""
+    severity: str = ""
 
 
 class _AcceptedPorts(_Ports, array_like=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
+from portspec.exposure import PortSeverity, exposures, reason_of
 from portspec.notify.content import Content, Item, Links, Section, Tone
 from portspec.notify.encoding import ports_of
 from portspec.notify.notification import DeviationEnd, Event
@@ -23,6 +25,7 @@ from portspec.notify.wording import (
     summary,
     was_unknown,
 )
+from portspec.ports import PortSet
 from portspec.scan import Reason
 from portspec.state.verdict import Kind
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_LINES: Final = 50  # lines of ports in a mail, so that it stays readable
 _MAX_LISTENERS: Final = 5  # of a line
+_MAX_REASONS: Final = 5  # of a line
 _STATES: Final = {
     "closed": "closed: it refuses connections",
     "filtered": "filtered: no answer, or a firewall refuses",
@@ -142,7 +146,7 @@ def _last_seen(notification: Notification) -> str:
 
 def _sections(notification: Notification) -> Iterator[Section]:
     yield from _section("Exceptions that end", [_expiry(item) for item in notification.expiring])
-    lines = sorted(notification.lines, key=lambda line: line.since < notification.at)
+    lines = sorted(notification.lines, key=lambda line: (_rank(line.severity), line.since < notification.at))
     budget = MAX_LINES
     for kind, title in (
         (Kind.UNEXPECTED, "Open when last seen, not expected" if notification.is_unknown else "Open, not expected"),
@@ -178,7 +182,32 @@ def _deviation(notification: Notification, line: DeviationLine) -> Item:
     is_new = (
         notification.event is Event.DIFFERENT and line.since >= notification.at and not notification.answers_nothing
     )
-    return Item(f"{text}, new" if is_new else text, (*_times(notification, line), *_listeners(notification, line)))
+    details = (*_severity(line), *_times(notification, line), *_listeners(notification, line))
+    return Item(f"{text}, new" if is_new else text, details)
+
+
+def _rank(severity: str) -> int:
+    """Return the place of a severity, the highest first; that of an older version is the last."""
+    words = list(PortSeverity)
+    return words.index(PortSeverity(severity)) if severity in words else len(words)
+
+
+def _severity(line: DeviationLine) -> Iterator[str]:
+    """Yield the severity of ports that should not be open, and why."""
+    if line.kind != Kind.UNEXPECTED or not line.severity:
+        return
+    mine = ports_of(line.ports)
+    reasons: dict[str, list[int]] = {}
+    for port in exposures():
+        if port in mine and (why := reason_of(port)):
+            reasons.setdefault(why, []).append(port)
+    if not reasons:
+        yield f"severity: {line.severity}"
+    for why, ports in islice(reasons.items(), _MAX_REASONS):
+        where = "" if len(ports) == len(mine) else f" ({PortSet.of(ports)})"
+        yield f"severity: {line.severity}{where}. {why}"
+    if len(reasons) > _MAX_REASONS:
+        yield f"and {counted(len(reasons) - _MAX_REASONS, 'more reason')}"
 
 
 def _times(notification: Notification, line: DeviationLine) -> Iterator[str]:

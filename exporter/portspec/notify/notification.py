@@ -47,6 +47,7 @@ class DeviationLine:
         opened: When the ports were opened, if that was before they deviated, for example under an exception.
         seen: When a scan last found the deviation; set once it is resolved.
         end: How it was resolved, a `DeviationEnd`; "" if unknown.
+        severity: A `PortSeverity`, as text; "" if it is resolved, or an older version wrote the line.
     """
 
     address: str
@@ -57,6 +58,7 @@ class DeviationLine:
     opened: float | None = None
     seen: float | None = None
     end: str = ""
+    severity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class Prober:
             raise ProbeError(
                 400, f'"{host}" has no specification in conf.yml: name a module, /probe?target={host}&module=NAME'
             )
-        return Target(host, _as_host(module), host)
+        return Target(host, _as_host(module), host, severities=self._config.severities)
 
     def _is_allowed(self, host: str) -> bool:
         address = address_of(host)

@@ -10,6 +10,7 @@ from operator import is_
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from portspec.exceptions import excepted_ports, is_outdated
+from portspec.exposure import PortSeverity
 from portspec.maintenance import edges, lasting
 from portspec.ports import ALL_PORTS, NO_PORTS, PortSet
 from portspec.scan import Reason
@@ -125,7 +126,8 @@ class HostState:
     that every later scan found open. It is empty until the next scan if an older version of portspec wrote the state.
     `missing` is the same for ports that are expected and not open on some address, accepted or not: the time is that
     of the scan, or of the change of conf.yml, that first found them missing. A state that an older version wrote has
-    none, so its missing ports count from the start of the exporter.
+    none, so its missing ports count from the start of the exporter. `unexpected` is the same for ports that are open on
+    some address and neither expected nor allowed; those of an older version count from when they were opened.
     """
 
     target: Target
@@ -137,6 +139,7 @@ class HostState:
     pace: float | None = None
     opened: Since = ()
     missing: Since = ()
+    unexpected: Since = ()
 
     @property
     def host(self) -> str:
@@ -185,6 +188,10 @@ class HostState:
         """The deviations of the latest conclusive scan."""
         return self.conclusive.judgement.deviations if self.conclusive else ()
 
+    def severity_of(self, item: Deviation) -> PortSeverity:
+        """Return how severe a deviation is; a missing port is a warning, whichever it is."""
+        return self.target.severities.of(item.port) if item.kind is Kind.UNEXPECTED else PortSeverity.WARNING
+
     @property
     def excepted(self) -> tuple[Deviation, ...]:
         """The deviations of the latest conclusive scan that do not count, since an exception is in force."""
@@ -204,8 +211,8 @@ class HostState:
         is_same = latest is self.latest and conclusive is self.conclusive and target == self.target
         if is_same and not is_outdated(self, now):
             return self
-        missing = _dated(self.missing, _missing(conclusive), now)
-        return replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now, missing=missing)
+        known = replace(self, target=target, latest=latest, conclusive=conclusive, judged_at=now)
+        return _redated(known, now)
 
     def under(self, target: Target, now: float) -> HostState:
         """Return the state of the same host with what the configuration says of it at `now`, in Unix seconds."""
@@ -232,15 +239,15 @@ class HostState:
             return replace(known, latest=result, judged_at=at)
         conclusive = result if known.conclusive is None else result.completed_by(known.conclusive)
         changed = known.conclusive is not None and _has_changed(known.conclusive, conclusive)
-        return replace(
+        known = replace(
             known,
             opened=_dated(known.opened, conclusive.open_ports, result.finished_at),
-            missing=_dated(known.missing, _missing(conclusive), result.finished_at),
             latest=result,
             conclusive=conclusive,
             last_change=result.finished_at if changed else known.last_change,
             judged_at=at,
         )
+        return _redated(known, result.finished_at)
 
     def after_recheck(self, addresses: Sequence[AddressObservation], now: float) -> HostState:
         """Return the state once ports that deviated were looked at again; `now` in Unix seconds.
@@ -260,19 +267,34 @@ class HostState:
             known = self.judged(self.target, now) if is_outdated(self, now) else self
             return replace(known, latest=latest, judged_at=now)
         changed = _has_changed(self.conclusive, conclusive)
-        return replace(
+        known = replace(
             self,
             opened=_dated(self.opened, conclusive.open_ports, now),
-            missing=_dated(self.missing, _missing(conclusive), now),
             latest=latest,
             conclusive=conclusive,
             last_change=now if changed else self.last_change,
             judged_at=now,
         )
+        return _redated(known, now)
+
+    def deviates_since(self, item: Deviation) -> float | None:
+        """Return the Unix time since which the port of a deviation has been so on some address of the host."""
+        dated = self.unexpected if item.kind is Kind.UNEXPECTED else self.missing
+        return next((began for began, ports in dated if item.port in ports), None)
 
     def open_since(self, at: float) -> PortSet:
         """Return the ports that are open, and were so in a scan before a Unix time and in each one since."""
         return _union(ports for began, ports in self.opened if began <= at)
+
+
+def _redated(state: HostState, at: float) -> HostState:
+    """Return a state with since when its ports deviate; those that are new do since `at`, in Unix seconds."""
+    found = _deviating(state.conclusive)
+    missing = _dated(state.missing, found.get(Kind.MISSING, NO_PORTS), at)
+    unexpected = _dated(state.unexpected, found.get(Kind.UNEXPECTED, NO_PORTS), at)
+    if missing is state.missing and unexpected is state.unexpected:
+        return state
+    return replace(state, missing=missing, unexpected=unexpected)
 
 
 def _dated(before: Since, found: PortSet, at: float) -> Since:
@@ -286,12 +308,12 @@ def _dated(before: Since, found: PortSet, at: float) -> Since:
     return tuple(group for group in (*kept, (at, new)) if group[1])
 
 
-def _missing(result: ScanResult | None) -> PortSet:
-    """Return the ports that a result shows to be expected and not open, accepted or not."""
-    if result is None:
-        return NO_PORTS
-    found = (*result.judgement.deviations, *result.judgement.excepted)
-    return PortSet.of(item.port for item in found if item.kind is Kind.MISSING)
+def _deviating(result: ScanResult | None) -> dict[Kind, PortSet]:
+    """Return the ports that deviate by a result, accepted or not, by how they do."""
+    found = (*result.judgement.deviations, *result.judgement.excepted) if result else ()
+    if not found:  # most hosts
+        return {}
+    return {kind: PortSet.of(item.port for item in found if item.kind is kind) for kind in Kind}
 
 
 def _pace(pace: float | None, result: ScanResult) -> float | None:

@@ -113,6 +113,7 @@ class _Document(Struct, omit_defaults=True):
     pace: Seconds | None = None
     opened: tuple[tuple[UnixTime, str], ...] = ()
     missing: tuple[tuple[UnixTime, str], ...] = ()
+    unexpected: tuple[tuple[UnixTime, str], ...] | None = None  # None: an older version wrote it
 
 
 _DECODER: Final = msgspec.json.Decoder(_Document)
@@ -140,6 +141,7 @@ class StateCodec:
             pace=state.pace,
             opened=tuple((at, self._text(ports)) for at, ports in state.opened),
             missing=tuple((at, self._text(ports)) for at, ports in state.missing),
+            unexpected=tuple((at, self._text(ports)) for at, ports in state.unexpected),
         )
         return documents.encode(document)
 
@@ -152,13 +154,27 @@ class StateCodec:
             stored = documents.decode(_DECODER, document)
             latest = self._result(stored.latest, target.address)
             conclusive = latest if stored.conclusive == "latest" else self._result(stored.conclusive, target.address)
-            opened, missing = (
-                tuple((at, self._ports(text)) for at, text in groups) for groups in (stored.opened, stored.missing)
+            opened, missing, unexpected = (
+                tuple((at, self._ports(text)) for at, text in groups)
+                for groups in (
+                    stored.opened,
+                    stored.missing,
+                    stored.opened if stored.unexpected is None else stored.unexpected,
+                )
             )
         except ValueError as error:
             raise StateDocumentError(str(error)) from error
         last_change, pace = stored.last_change, stored.pace
-        known = HostState(target, latest, conclusive, last_change, pace=pace, opened=opened, missing=missing)
+        known = HostState(
+            target,
+            latest,
+            conclusive,
+            last_change,
+            pace=pace,
+            opened=opened,
+            missing=missing,
+            unexpected=unexpected,
+        )
         return replace(known.judged(target, now), judged_at=now)
 
     def _stored_result(self, result: ScanResult | None) -> _Result | None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.audit.model import RANKS
 from portspec.exceptions import excepted_ports, in_force
+from portspec.exposure import PortSeverity, reason_of
 from portspec.ports import PortSet
 from portspec.state.correlation import correlate
+from portspec.state.verdict import Kind
 from portspec.times import spell_duration
 from portspec.web.drawings import strip, timeline
 from portspec.web.rows import since
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from portspec.state.verdict import Deviation
 
 MAX_LISTED: Final = 200  # deviations, and vulnerabilities, that are listed
+_SEVERITIES: Final = list(PortSeverity)  # the highest first
 
 
 def scan_values(
@@ -37,7 +40,7 @@ def scan_values(
     correlation = correlate(state, audit)
     shown = state.conclusive or state.latest
     excepted = set(state.excepted)
-    every = sorted({*state.deviations, *excepted})
+    every = sorted({*state.deviations, *excepted}, key=lambda item: (_SEVERITIES.index(state.severity_of(item)), item))
     deviations = [_deviation(item, state, correlation, is_excepted=item in excepted) for item in every[:MAX_LISTED]]
     accepted = excepted_ports(state.exceptions, now)
     return {
@@ -98,6 +101,8 @@ def _deviation(
         "address": item.address,
         "kind": item.kind.value,
         "state": item.state.value,
+        "severity": state.severity_of(item).value,
+        "reason": reason_of(item.port) if item.kind is Kind.UNEXPECTED else None,
         "is_excepted": is_excepted,
         "since": since(state, item.kind, port),
         "held_by": process_names(listeners) if listeners else "",

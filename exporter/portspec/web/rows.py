@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from portspec.audit.model import Status
 from portspec.exceptions import in_force
+from portspec.exposure import PortSeverity
 from portspec.ports import PortSet, spell
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
@@ -68,6 +69,7 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "verdict": VERDICTS[row.shown],
         "failure": failure.detail if failure else "",
         "unexpected": named_ports(unexpected),
+        "critical": named_ports(_critical(state)) if state else "",
         "since": since(state, Kind.UNEXPECTED, unexpected) if state else None,
         "missing": named_ports(missing),
         "missing_since": since(state, Kind.MISSING, missing) if state else None,
@@ -84,9 +86,13 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
     }
 
 
+def _critical(state: HostState) -> PortSet:
+    return PortSet.of(item.port for item in state.deviations if state.severity_of(item) is PortSeverity.CRITICAL)
+
+
 def since(state: HostState, kind: Kind, ports: PortSet) -> float | None:
-    """Return since when the first of some ports was open, or missing, in each scan; None if that is not known."""
-    dated = state.opened if kind is Kind.UNEXPECTED else state.missing
+    """Return since when the first of some ports deviates in this way; None if none does."""
+    dated = state.unexpected if kind is Kind.UNEXPECTED else state.missing
     return min((began for began, found in dated if found & ports), default=None)
 
 

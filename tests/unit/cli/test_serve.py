@@ -71,7 +71,8 @@ def test_hosts_are_scanned_again(configure: Configure) -> None:
             server.wait_for("round finished")
             opened[0].close()
             wanted = (
-                f'port_deviation{{address="{address}",host="{address}",kind="missing",port="{port}",state="closed"}}'
+                f'port_deviation{{address="{address}",host="{address}",kind="missing",port="{port}",'
+                'severity="warning",state="closed"}'
             )
             eventually(lambda: wanted in server.get("/metrics")[1], "the closed port is seen")
 

@@ -32,6 +32,7 @@ KEPT_FIRST = [
     "port_open",  # of expected ports
     "port_expected",
     "port_open",  # of others
+    "port_deviation_since_timestamp_seconds",
     "portspec_audit_vulnerability",
     "port_listener_info",
 ]
@@ -100,16 +101,19 @@ def test_budget_is_not_filled_up_with_smaller_hosts() -> None:
     of = snapshot(*((one, [result(one, seen(scanned=one.config.ports, is_open=one.config.ports))]) for one in every))
     written, dropped = page_of(of, 2)
     assert not any('port="' in line for line in written)
-    assert dropped == 2 * (3 + 1)
+    assert dropped == 3 * (3 + 1)
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Snapshot:
-    """Make 300 hosts with 22 expected and open, 80 expected and closed, 443 open: seven per-port series each."""
+    """Make 300 hosts with 22 expected and open, 80 expected and closed, 443 open: nine per-port series each."""
     return many()
 
 
-PER_HOST = 7  # per-port series: port_open 2 + 1, port_expected 2, port_deviation 2
+PER_HOST = 9  # per-port series: port_open 2 + 1, port_expected 2, port_deviation 2, and since when 2
+
+
+PORT_FAMILIES = ("port_deviation", "port_open", "port_expected", "port_deviation_since_timestamp_seconds")
 
 
 def names_of(lines: list[str]) -> dict[str, int]:
@@ -122,28 +126,32 @@ def names_of(lines: list[str]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("budget", "deviations", "opened", "expected"),
+    ("budget", "deviations", "opened", "expected", "since"),
     [
-        (0, 0, 0, 0),
-        (1, 0, 0, 0),  # of a host all series of a family or none
-        (2, 2, 0, 0),
-        (599, 598, 0, 0),
-        (600, 600, 0, 0),
-        (603, 600, 2, 0),
-        (1200, 600, 600, 0),
-        (1800, 600, 600, 600),
-        (1801, 600, 601, 600),
-        (300 * PER_HOST - 1, 600, 899, 600),
-        (300 * PER_HOST, 600, 900, 600),
-        (UNLIMITED, 600, 900, 600),
+        (0, 0, 0, 0, 0),
+        (1, 0, 0, 0, 0),  # of a host all series of a family or none
+        (2, 2, 0, 0, 0),
+        (599, 598, 0, 0, 0),
+        (600, 600, 0, 0, 0),
+        (603, 600, 2, 0, 0),
+        (1200, 600, 600, 0, 0),
+        (1800, 600, 600, 600, 0),
+        (1801, 600, 601, 600, 0),
+        (2099, 600, 899, 600, 0),
+        (2101, 600, 900, 600, 0),
+        (300 * PER_HOST - 1, 600, 900, 600, 598),
+        (300 * PER_HOST, 600, 900, 600, 600),
+        (UNLIMITED, 600, 900, 600, 600),
     ],
 )
-def test_budget_of_many_hosts(hosts: Snapshot, budget: int, deviations: int, opened: int, expected: int) -> None:
-    """The budget goes to deviations, then expected ports open or not, then the expectation, then other open ports."""
+def test_budget_of_many_hosts(
+    hosts: Snapshot, budget: int, deviations: int, opened: int, expected: int, since: int
+) -> None:
+    """The budget goes to deviations, expected ports open or not, the expectation, other open ports, since when."""
     written, dropped = page_of(hosts, budget)
     counts = names_of(written)
-    found = [counts.get(name, 0) for name in ("port_deviation", "port_open", "port_expected")]
-    assert found == [deviations, opened, expected]
+    found = [counts.get(name, 0) for name in PORT_FAMILIES]
+    assert found == [deviations, opened, expected, since]
     assert dropped == 300 * PER_HOST - sum(found)
 
 
@@ -160,7 +168,7 @@ def test_family_that_is_cut_whole_is_not_announced(hosts: Snapshot) -> None:
     """A family of which nothing is left has no HELP and no TYPE."""
     page = body(exposition(hosts, 0).write(TEXT, "", NAMES))
     assert b"# TYPE port_out_of_spec gauge\n" in page
-    assert b"port_deviation" not in page.replace(b"# HELP port_deviation_", b"")
+    assert b"port_deviation" not in page
 
 
 def test_cut_is_the_same_each_time(hosts: Snapshot) -> None:
@@ -177,8 +185,8 @@ def test_host_with_all_ports_open_floods_nobody() -> None:
     written, dropped = page_of(snapshot((of, [result(of, both[0])])), 100_000)
     assert names_of(written)["port_open"] == 2 + MAX_HOST_SERIES
     assert 'port_out_of_spec{host="honeypot"} 65533.0\n' in written
-    (deviation,) = [line for line in written if line.startswith("port_deviation")]
-    assert 'kind="unexpected",port="1-21,23-79,81-65535",state="open"} 1.0\n' in deviation
+    (deviation,) = [line for line in written if line.startswith("port_deviation{")]
+    assert 'kind="unexpected",port="1-21,23-79,81-65535",severity="critical",state="open"} 1.0\n' in deviation
     assert dropped == 65533 - MAX_HOST_SERIES
     written, _ = page_of(snapshot((of, [result(of, *both)])), 100_000)
     assert names_of(written)["port_deviation"] == 2
@@ -194,10 +202,10 @@ def test_host_with_too_many_series_leaves_the_others_theirs() -> None:
     budget = MAX_HOST_SERIES + 5  # and 1 + 1 deviations, 1 port_open, 1 port_expected, 1 port_open of another port
     written, dropped = page_of(of, budget)
     assert 'port_open{host="other",port="80"} 1.0\n' in written
-    assert dropped == 65535 - MAX_HOST_SERIES
+    assert dropped == 65535 - MAX_HOST_SERIES + 2  # and since when two deviate
     written, dropped = page_of(of, budget - 1)
     assert 'port_open{host="other",port="80"} 1.0\n' not in written
-    assert dropped == 65535 - MAX_HOST_SERIES + 1
+    assert dropped == 65535 - MAX_HOST_SERIES + 3
 
 
 def test_what_a_host_has_too_much_is_counted_in_every_page() -> None:
@@ -218,7 +226,7 @@ def test_what_a_host_has_too_much_is_counted_in_every_page() -> None:
     ("budget", "ports", "vulnerabilities", "listeners"),
     [
         (0, 0, 0, 0),
-        (300 * PER_HOST - 1, 300 * PER_HOST - 1, 0, 0),
+        (300 * PER_HOST - 1, 300 * PER_HOST - 2, 0, 0),
         (300 * PER_HOST, 300 * PER_HOST, 0, 0),
         (300 * PER_HOST + 2, 300 * PER_HOST, 0, 0),
         (300 * PER_HOST + 3, 300 * PER_HOST, 3, 0),
@@ -234,7 +242,7 @@ def test_reports_have_what_ports_leave_of_the_budget(
     """Vulnerabilities are written when every port is, and listeners when every vulnerability is."""
     written, dropped = page_of(audited(300), budget)
     counts = names_of(written)
-    assert sum(counts.get(name, 0) for name in ("port_deviation", "port_open", "port_expected")) == ports
+    assert sum(counts.get(name, 0) for name in PORT_FAMILIES) == ports
     found = [counts.get(name, 0) for name in ("portspec_audit_vulnerability", "port_listener_info")]
     assert found == [vulnerabilities, listeners]
     assert dropped == 300 * (PER_HOST + 5) - ports - sum(found)

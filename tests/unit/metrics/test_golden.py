@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from portspec.state.snapshot import Snapshot
+from portspec.state.verdict import Kind
 from tests.unit.factories import MODEST, NOW, target
 from tests.unit.metrics.peer import Peer
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
@@ -77,8 +78,16 @@ def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
         for port in found | set(expected):
             yield "port_open", {"port": str(port)}, port in found
         for item in state.conclusive.judgement.deviations:
+            is_open = item.kind is Kind.UNEXPECTED
             labels = {"address": item.address, "port": str(item.port), "kind": str(item.kind), "state": str(item.state)}
+            labels["severity"] = str(state.target.severities.of(item.port)) if is_open else "warning"
             yield "port_deviation", labels, 1
+            dated = state.unexpected if is_open else state.missing
+            yield (
+                "port_deviation_since_timestamp_seconds",
+                labels,
+                next(at for at, ports in dated if item.port in ports),
+            )
         yield "port_out_of_spec", {}, len(state.conclusive.judgement.deviations)
         yield "port_host_up", {}, any(item.answered for item in state.conclusive.addresses)
         yield "port_last_scan_timestamp_seconds", {}, state.conclusive.finished_at

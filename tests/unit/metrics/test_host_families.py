@@ -47,13 +47,21 @@ port_expected{host="lost",port="22"} 1.0
 port_expected{host="never",port="80"} 1.0
 port_expected{host="waiting",port="443"} 1.0
 # TYPE port_deviation gauge
-port_deviation{address="192.0.2.2",host="bad",kind="missing",port="25",state="filtered"} 1.0
-port_deviation{address="192.0.2.2",host="bad",kind="unexpected",port="80",state="open"} 1.0
-port_deviation{address="2001:db8::2",host="bad",kind="missing",port="25",state="closed"} 1.0
-port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="80",state="open"} 1.0
-port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="8080",state="open"} 1.0
-port_deviation{address="192.0.2.3",host="lost",kind="missing",port="22",state="closed"} 1.0
-port_deviation{address="192.0.2.3",host="lost",kind="unexpected",port="23",state="open"} 1.0
+port_deviation{address="192.0.2.2",host="bad",kind="missing",port="25",severity="warning",state="filtered"} 1.0
+port_deviation{address="192.0.2.2",host="bad",kind="unexpected",port="80",severity="warning",state="open"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="missing",port="25",severity="warning",state="closed"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="80",severity="warning",state="open"} 1.0
+port_deviation{address="2001:db8::2",host="bad",kind="unexpected",port="8080",severity="warning",state="open"} 1.0
+port_deviation{address="192.0.2.3",host="lost",kind="missing",port="22",severity="warning",state="closed"} 1.0
+port_deviation{address="192.0.2.3",host="lost",kind="unexpected",port="23",severity="critical",state="open"} 1.0
+# TYPE port_deviation_since_timestamp_seconds gauge
+port_deviation_since_timestamp_seconds{address="192.0.2.2",host="bad",kind="missing",port="25",severity="warning",state="filtered"} 1.700000000125e+09
+port_deviation_since_timestamp_seconds{address="192.0.2.2",host="bad",kind="unexpected",port="80",severity="warning",state="open"} 1.700000000125e+09
+port_deviation_since_timestamp_seconds{address="2001:db8::2",host="bad",kind="missing",port="25",severity="warning",state="closed"} 1.700000000125e+09
+port_deviation_since_timestamp_seconds{address="2001:db8::2",host="bad",kind="unexpected",port="80",severity="warning",state="open"} 1.700000000125e+09
+port_deviation_since_timestamp_seconds{address="2001:db8::2",host="bad",kind="unexpected",port="8080",severity="warning",state="open"} 1.700000000125e+09
+port_deviation_since_timestamp_seconds{address="192.0.2.3",host="lost",kind="missing",port="22",severity="warning",state="closed"} 1.7e+09
+port_deviation_since_timestamp_seconds{address="192.0.2.3",host="lost",kind="unexpected",port="23",severity="critical",state="open"} 1.7e+09
 # TYPE port_exception_expiry_timestamp_seconds gauge
 port_exception_expiry_timestamp_seconds{host="blind",port="23"} 1.7000036e+09
 port_exception_expiry_timestamp_seconds{host="blind",port="8000-8010"} 1.7000036e+09
@@ -265,14 +273,14 @@ def test_addresses_kinds_and_states_are_series_of_their_own() -> None:
     )
     lines = host_lines(snapshot((of, [result(of, *addresses)])))
     assert [line for line in lines if line.startswith("port_deviation{")] == [
-        'port_deviation{address="192.0.2.1",host="db1",kind="missing",port="1-150",state="filtered"} 1.0',
+        'port_deviation{address="192.0.2.1",host="db1",kind="missing",port="1-150",severity="warning",state="filtered"} 1.0',
         *(
-            f'port_deviation{{address="192.0.2.1",host="db1",kind="missing",port="{port}",state="closed"}} 1.0'
+            f'port_deviation{{address="192.0.2.1",host="db1",kind="missing",port="{port}",severity="warning",state="closed"}} 1.0'
             for port in range(151, 201)
         ),
-        'port_deviation{address="192.0.2.1",host="db1",kind="unexpected",port="443",state="open"} 1.0',
-        'port_deviation{address="192.0.2.2",host="db1",kind="missing",port="1",state="closed"} 1.0',
-        'port_deviation{address="192.0.2.2",host="db1",kind="missing",port="2",state="closed"} 1.0',
+        'port_deviation{address="192.0.2.1",host="db1",kind="unexpected",port="443",severity="warning",state="open"} 1.0',
+        'port_deviation{address="192.0.2.2",host="db1",kind="missing",port="1",severity="warning",state="closed"} 1.0',
+        'port_deviation{address="192.0.2.2",host="db1",kind="missing",port="2",severity="warning",state="closed"} 1.0',
     ]
 
 

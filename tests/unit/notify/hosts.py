@@ -62,9 +62,9 @@ class Host:
         return self.told(at)
 
 
-def unexpected(port: str, since: float, address: str = ADDRESS) -> DeviationLine:
+def unexpected(port: str, since: float, address: str = ADDRESS, severity: str = "warning") -> DeviationLine:
     """Return the line of an open port."""
-    return DeviationLine(address, "unexpected", "open", port, since)
+    return DeviationLine(address, "unexpected", "open", port, since, severity=severity)
 
 
 def missing(port: str, since: float, state: str = "closed") -> DeviationLine:
@@ -74,4 +74,4 @@ def missing(port: str, since: float, state: str = "closed") -> DeviationLine:
 
 def resolved(line: DeviationLine, *, seen: float, end: DeviationEnd = DeviationEnd.CHANGED) -> DeviationLine:
     """Return the line of a deviation that has ended: when it was last seen, and how it ended."""
-    return replace(line, state="", seen=seen, end=end)
+    return replace(line, state="", seen=seen, end=end, severity="")

@@ -49,9 +49,11 @@ def make_notification(
     return Notification(host, event, at, **{"expected": "22", "open": "80", **parts})
 
 
-def line(ports: str, kind: str = "unexpected", *, state: str = "open", since: float = NOW) -> DeviationLine:
+def line(
+    ports: str, kind: str = "unexpected", *, state: str = "open", since: float = NOW, severity: str = ""
+) -> DeviationLine:
     """Return the line of a deviation."""
-    return DeviationLine(ADDRESS, kind, state, ports, since)
+    return DeviationLine(ADDRESS, kind, state, ports, since, severity=severity)
 
 
 def resolved(of: DeviationLine, *, seen: float | None, end: DeviationEnd) -> DeviationLine:

@@ -64,7 +64,11 @@ def test_ports_with_the_same_beginning_are_one_line() -> None:
     host.scan(22, *range(8000, 8010), at=NOW)
     notification = host.scan(22, *range(8000, 8020), at=NOW + HOUR)
     assert notification
-    assert notification.lines == (unexpected("8000-8009", NOW), unexpected("8010-8019", NOW + HOUR))
+    assert notification.lines == (
+        unexpected("8000-8008", NOW),
+        unexpected("8009", NOW, severity="critical"),
+        unexpected("8010-8019", NOW + HOUR),
+    )
 
 
 def test_each_address_has_its_own_lines() -> None:
@@ -252,13 +256,13 @@ def test_all_ports_open_are_a_small_document() -> None:
     host = Host(target("web1"))
     notification = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW)
     assert notification
-    assert notification.lines == (unexpected("all", NOW),)
+    assert notification.lines == (unexpected("all", NOW, severity="critical"),)
     assert len(encode_state(host.known) or "") < 500
     assert len(encode_notification(notification)) < 500
     assert host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS), at=NOW + HOUR) is None
     fewer = host.scan_all(seen(scanned=ALL_PORTS, is_open=ALL_PORTS - PortSet.of([80])), at=NOW + 2 * HOUR)
     assert fewer
-    assert fewer.lines == (unexpected("1-79, 81-65535", NOW),)
+    assert fewer.lines == (unexpected("1-79, 81-65535", NOW, severity="critical"),)
     assert fewer.resolved == (resolved(unexpected("80", NOW), seen=NOW + HOUR),)
 
 

@@ -88,6 +88,28 @@ def test_listening_processes_are_named_by_port() -> None:
     assert text.count("listens there") == 2
 
 
+def test_open_ports_have_their_severity_and_why_the_most_severe_first() -> None:
+    """A port of which no reason is known has its severity only, and a line of an older version has none."""
+    lines = (
+        line("61234", severity="info"),
+        line("22"),
+        line("8443", severity="warning"),
+        line("23, 6379, 50001", severity="critical"),
+    )
+    text = body(mail(make_notification(lines=lines)))
+    assert "severity: critical (23). Telnet sends passwords in clear text" in " ".join(text.split())
+    assert "severity: critical (6379). Redis is for trusted clients only" in " ".join(text.split())
+    assert text.index("6379 (redis)") < text.index("8443 (https-alt)") < text.index("61234 on") < text.index("22 (ssh)")
+    assert text.count("severity:") == 4
+
+
+def test_only_some_reasons_of_many_ports_are_named() -> None:
+    """A host that answers on all ports does not fill the mail with what their services are."""
+    text = body(mail(make_notification(lines=(line("all", severity="critical"),))))
+    assert text.count("severity:") == 5
+    assert "more reasons" in text
+
+
 def test_mail_names_each_exception_that_ends() -> None:
     """Each exception has its ports, end, reason and owner."""
     until = NOW + 86_400

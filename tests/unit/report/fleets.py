@@ -83,8 +83,10 @@ def scanned(
 ) -> HostState:
     """Make the state of a host whose last scan ended `age` seconds ago, its ports as they were for a month."""
     state = HostState(of).after(result(of, *addresses, at=NOW - age, failure=failure))
-    opened = tuple((NOW - 30 * DAY, ports) for _, ports in state.opened)
-    return replace(state, judged_at=NOW, opened=opened)
+    opened, unexpected = (
+        tuple((NOW - 30 * DAY, ports) for _, ports in dated) for dated in (state.opened, state.unexpected)
+    )
+    return replace(state, judged_at=NOW, opened=opened, unexpected=unexpected)
 
 
 def snapshot_of(hosts: Iterable[HostState] = (), audits: Iterable[AuditState] = ()) -> Snapshot:

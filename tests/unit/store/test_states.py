@@ -76,10 +76,10 @@ def test_decoded_state_is_judged_by_the_current_specification() -> None:
 
 
 def test_document_of_a_host_with_every_port_open_is_short() -> None:
-    """A document of 65,535 open ports contains ranges and no deviations."""
+    """A document of 65,535 open ports contains ranges and no deviations, but since when there are some."""
     document = StateCodec().encode(HostState(WEB).after(result(WEB, seen(scanned=ALL_PORTS, is_open=ALL_PORTS))))
     assert len(document) < 300
-    assert "unexpected" not in document
+    assert document.count("unexpected") == 1
 
 
 def test_more_port_sets_than_the_cache_holds_are_correct() -> None:

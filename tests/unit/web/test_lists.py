@@ -50,13 +50,13 @@ def exporter() -> Exporter:
 
 
 def test_deviations_of_all_hosts_are_one_list() -> None:
-    """By the name of the host, with what an exception accepts, and since when a port is open or missing."""
+    """By the name of the host, with its severity, what an exception accepts, and since when."""
     document = exporter().document("/api/v1/deviations")
     assert (document["total"], document["next_cursor"]) == (3, None)
     assert [tuple(row.values()) for row in document["deviations"]] == [
-        ("web2", "192.0.2.1", "25", "missing", "closed", False, "2023-11-14T22:13:20.000Z"),
-        ("web2", "192.0.2.1", "8080", "unexpected", "open", True, "2023-11-14T22:13:20.000Z"),
-        ("web10", "192.0.2.1", "23", "unexpected", "open", False, "2023-11-14T22:12:20.000Z"),
+        ("web2", "192.0.2.1", "25", "missing", "closed", "warning", False, "2023-11-14T22:13:20.000Z"),
+        ("web2", "192.0.2.1", "8080", "unexpected", "open", "warning", True, "2023-11-14T22:13:20.000Z"),
+        ("web10", "192.0.2.1", "23", "unexpected", "open", "critical", False, "2023-11-14T22:12:20.000Z"),
     ]
 
 

@@ -138,7 +138,7 @@ def test_row_of_an_unknown_host_says_why() -> None:
     """An unknown host shows the reason, beside what the last conclusive scan found."""
     lost = row(page(zoo()), "lost")
     assert lost["Verdict"] == "unknown does not resolve"
-    assert (lost["Unexpected"], lost["Open"]) == ("23 (telnet) since now", "23")
+    assert (lost["Unexpected"], lost["Open"]) == ("23 (telnet) critical: 23 (telnet) since now", "23")
 
 
 def test_row_of_a_host_that_was_not_scanned() -> None:
@@ -252,9 +252,9 @@ def test_host_has_a_page() -> None:
     audits = [audited("db1", vulnerability("CVE-2023-1"), listeners=[listener(80, "nginx", "www")])]
     text = ask(snapshot_of([state], audits), "/hosts/db1").text
     shown = [[" ".join(cell.split()) for cell in cells] for cells in Page(text).rows]
-    assert ["25 (smtp)", ADDRESS, "missing", "closed", "now", "-", "accept"] in shown
-    assert ["80 (http)", ADDRESS, "unexpected", "open", "now", "nginx (www)", "accept"] in shown
-    assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "now", "-", ""] in shown
+    assert ["25 (smtp)", ADDRESS, "missing", "closed", "warning", "now", "-", "accept"] in shown
+    assert ["80 (http)", ADDRESS, "unexpected", "open", "warning", "now", "nginx (www)", "accept"] in shown
+    assert ["8080 (http-alt)", ADDRESS, "unexpected accepted", "open", "warning", "now", "-", ""] in shown
     assert '<a href="db1/accept?what=80" aria-label="Accept 80">' in text
     assert ["8080", "in 1 d", "old", "-"] in shown
     assert any("CVE-2023-1" in cells for cells in shown)

@@ -65,7 +65,10 @@ def test_host_is_probed_by_its_own_specification() -> None:
         'port_open{host="web1",port="22"} 1.0',
         'port_open{host="web1",port="80"} 1.0',
         'port_expected{host="web1",port="22"} 1.0',
-        'port_deviation{address="192.0.2.1",host="web1",kind="unexpected",port="80",state="open"} 1.0',
+        (
+            'port_deviation{address="192.0.2.1",host="web1",kind="unexpected",port="80",severity="warning",'
+            'state="open"} 1.0'
+        ),
         'port_out_of_spec{host="web1"} 1.0',
         'port_scan_success{host="web1"} 1.0',
     } <= set(found)

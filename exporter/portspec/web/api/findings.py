@@ -11,6 +11,7 @@ import msgspec
 
 from portspec.config import PortException, VulnerabilityException
 from portspec.documents import Count, PortName, Timestamp
+from portspec.exposure import PortSeverity
 from portspec.ports import PortSet, spell
 from portspec.scan import PortState
 from portspec.state.document import VulnerabilityDocument, spelled, timestamp, vulnerability_document
@@ -59,8 +60,9 @@ class FleetQuery(msgspec.Struct, frozen=True):
 class DeviationRow(TypedDict):
     """A port of an address that is not as specified, in the last scan with a verdict.
 
-    `excepted` tells that an exception accepts it, so that it does not count. `since` is when a scan found the port open
-    that no later one found closed, or when a port that is missing was first found so; null if that is not known.
+    `excepted` tells that an exception accepts it, so that it does not count. `severity` is how severe that is. `since`
+    is when the scan, or the change of conf.yml, was that first found the port to deviate in this way on any address of
+    the host; null if that is not known.
     """
 
     host: str
@@ -68,6 +70,7 @@ class DeviationRow(TypedDict):
     port: PortName
     kind: Kind
     state: PortState
+    severity: PortSeverity
     excepted: bool
     since: Timestamp | None
 
@@ -127,6 +130,7 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
             "port": spell(item.port),
             "kind": item.kind,
             "state": item.state,
+            "severity": state.severity_of(item),
             "excepted": item in excepted,
             "since": timestamp(since(state, item.kind, PortSet.of([item.port]))),
         }
@@ -230,7 +234,7 @@ LISTS: Final = (
     FleetList(
         "deviations",
         _operations("deviations", DeviationsDocument, "the ports of all hosts that are not as specified"),
-        ("host", "address", "port", "kind", "state", "excepted", "since"),
+        ("host", "address", "port", "kind", "state", "severity", "excepted", "since"),
         _deviations,
         _count_deviations,
         tuple[str, tuple[str, int, str]],
