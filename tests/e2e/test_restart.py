@@ -112,7 +112,7 @@ def test_the_first_scrape_after_a_restart_has_every_last_verdict(
 
         assert values(page, "port_out_of_spec")[CHANGED] == 1
         assert parse(page)["port_deviation"][
-            f'address="{CHANGED}",host="{CHANGED}",kind="missing",port="9",state="closed"'
+            f'address="{CHANGED}",host="{CHANGED}",kind="missing",port="9",severity="warning",state="closed"'
         ]  # fmt: skip
         assert NEW not in values(page, "port_out_of_spec")
         assert second.get("/-/ready").status == 503  # the new one was never scanned
