@@ -31,20 +31,23 @@ An open port that conf.yml neither expects nor allows has a severity: the label 
 the alert PortspecUnexpectedPortOpen. With the shipped `alertmanager.yml`, `critical` calls the pager and sends a mail,
 `warning` sends a mail, and `info` does neither.
 
-The table below names services that should not face a network, and why. It says what a stranger can do who reaches the
-service, if it is set up as usual:
+The table below names services that should not face a network, and why:
 
-* `critical`: run commands, read or change data, or take over the machine, without a password, with one that can be
-  guessed or is sent in clear text, or by a fault that was exploited.
-* `warning`: less than that. Every port that is not in the table is a warning, too.
+* `critical`: what is meant for a trusted network only, such as remote control, databases, storage, and the control of
+  clusters and industrial devices, unless its clients need a certificate or a token; or what had a fault that was
+  exploited on a large scale.
+* `warning`: all others. Every port that is not in the table is a warning, too.
 
 portspec does not know which service listens on a port: the severity is that of the usual one.
-`port_severity_reason_info{port, reason}` has the sentence for each port that deviates.
+`port_severity_reason_info{port, reason}` has the sentence for each port that deviates, in either way, or has an
+exception.
 
 A missing port is always a warning. If more than 100 ports of an address deviate in the same way, they are one series,
 with the highest severity of them.
 
-[`port_severity`](configuration.md#port_severity) in conf.yml changes severities:
+[`port_severity`](configuration.md#port_severity) in conf.yml changes severities. `port_severity: {all: critical}` makes
+every unexpected port call the pager, as it did up to version 0.2.0. When the severity of an open port changes, its
+alert ends, and another one begins.
 
 ```yaml
 port_severity:

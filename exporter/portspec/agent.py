@@ -792,6 +792,13 @@ _PACKAGE_LISTS = (
 )
 
 
+#: The databases of package managers, the first that is there is this system's.
+_PACKAGE_DATABASES = {
+    "dpkg-query": ("/var/lib/dpkg/status",),
+    "apk": ("/lib/apk/db/installed", "/usr/lib/apk/db/installed"),
+    "pacman": ("/var/lib/pacman/local",),
+    "rpm": ("/var/lib/rpm", "/usr/lib/sysimage/rpm"),
+}
 _CODENAMES = ("VERSION_CODENAME", "UBUNTU_CODENAME", "DEBIAN_CODENAME")
 _PKGSRC = {"NetBSD", "SunOS"}  # whose packages are those of pkgsrc
 
@@ -1231,14 +1238,38 @@ class Socket(NamedTuple):
     inode: str
 
 
+class Holder(NamedTuple):
+    """A process that holds a socket. None is what may not be seen, or is not there; `note` says why.
+
+    `executable` is the file that it runs, and `is_deleted` tells that this file is gone, as after an upgrade. `unit` is
+    its unit of systemd, and `container` the id of its container. `package`, its `version` and its `source` package are
+    those that own the executable.
+    """
+
+    process: str | None
+    user: str | None
+    executable: str | None = None
+    is_deleted: bool = False
+    unit: str | None = None
+    container: str | None = None
+    package: str | None = None
+    version: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+
 class Listener(NamedTuple):
-    """A socket and a process that holds it, None where this may not be seen."""
+    """A socket and a process that holds it, as far as this may be seen."""
 
     protocol: str
     address: str
     port: int
-    process: str | None
-    user: str | None
+    holder: Holder
+
+    def as_json(self) -> dict[str, Any]:
+        """Return an item of the "listeners" of the audit; what is not known of the holder is left out."""
+        known = {name: value for name, value in self.holder._asdict().items() if value or name in ("process", "user")}
+        return {"protocol": self.protocol, "address": self.address, "port": self.port, **known}
 
 
 # proc(5): number, local and remote address, state, queues, timer, retransmissions, owner, timeout, inode
@@ -1289,15 +1320,15 @@ def linux_listeners(proc: Path) -> list[Listener] | None:
             return None
     holders = _holders(proc, {each.inode for each in sockets})
     return [
-        Listener(each.protocol, each.address, each.port, process, user)
+        Listener(each.protocol, each.address, each.port, holder)
         for each in sockets
-        for process, user in holders.get(each.inode) or [(None, name_of_user(each.uid))]
+        for holder in holders.get(each.inode) or [Holder(None, name_of_user(each.uid), note=_UNSEEN)]
     ]
 
 
-def _holders(proc: Path, inodes: set[str]) -> dict[str, set[tuple[str | None, str | None]]]:
-    """Find the processes, by name and user, that hold sockets; some end meanwhile, others are not ours to look into."""
-    holders: dict[str, set[tuple[str | None, str | None]]] = {}
+def _holders(proc: Path, inodes: set[str]) -> dict[str, set[Holder]]:
+    """Find the processes that hold sockets; some end meanwhile, others are not ours to look into."""
+    holders: dict[str, set[Holder]] = {}
     for name in os.listdir(proc):  # noqa: PTH208 - names, not paths
         if not name.isdecimal():
             continue
@@ -1316,11 +1347,45 @@ def _holders(proc: Path, inodes: set[str]) -> dict[str, set[tuple[str | None, st
     return holders
 
 
-def _describe_process(directory: Path) -> tuple[str | None, str | None]:
+def _describe_process(directory: Path) -> Holder:
     name = readable((directory / "comm").read_bytes()).rstrip("\n")
     # Not the owner of the directory: that is root for a process that has given up rights.
     found = re.search(rb"^Uid:\t[0-9]+\t([0-9]+)", (directory / "status").read_bytes(), re.MULTILINE)
-    return name or None, name_of_user(int(found[1])) if found else None
+    holder = Holder(name or None, name_of_user(int(found[1])) if found else None)
+    with contextlib.suppress(OSError):
+        unit, container = read_cgroup(readable((directory / "cgroup").read_bytes()))
+        holder = holder._replace(unit=unit, container=container)
+    try:
+        target = readable(os.fsencode(os.readlink(directory / "exe")))
+        root, own = os.stat(directory / "root"), os.stat("/")  # noqa: PTH116 - as the others
+    except OSError as error:
+        return holder._replace(note=f"its executable cannot be seen: {_reason(error)}")
+    is_deleted = target.endswith(_DELETED)
+    executable = target[: -len(_DELETED)] if is_deleted else target
+    note = None
+    if (root.st_dev, root.st_ino) != (own.st_dev, own.st_ino):
+        note = "its executable is in another root directory, such as that of a container"
+    return holder._replace(executable=executable, is_deleted=is_deleted, note=note)
+
+
+_UNSEEN = "no process that the agent may look into holds it"
+_DELETED = " (deleted)"  # proc(5), /proc/PID/exe
+_CONTAINER = re.compile(r"(?:^|[-/:])([0-9a-f]{64})(?:\.scope)?(?:/|$)")  # of Docker, Podman, containerd and CRI-O
+_UNIT = re.compile(r"[^/]+\.(?:service|scope)")
+
+
+def read_cgroup(text: str) -> tuple[str | None, str | None]:
+    """Read /proc/PID/cgroup; return the unit of systemd and the id of the container, None where there is none."""
+    unit = container = None
+    for line in text.splitlines():
+        path = line.partition(":")[2].partition(":")[2]
+        if found := _CONTAINER.findall(path):
+            container = found[-1]
+        # cgroup v2, and the hierarchy of systemd in v1 (cgroups(7))
+        if line.startswith("0::") or ":name=systemd:" in line:
+            units = [part for part in path.split("/") if _UNIT.fullmatch(part)]
+            unit = next((each for each in reversed(units) if each.endswith(".service")), units[-1] if units else None)
+    return unit, container
 
 
 @functools.lru_cache(maxsize=1000)
@@ -1351,7 +1416,7 @@ def read_sockstat(text: str) -> list[Listener]:
         for each in families if address == "*" else [address.strip("[]").partition("%")[0]]:
             with contextlib.suppress(ValueError):
                 protocol = "udp" if found[1] == "udp" else "tcp"
-                listeners.append(Listener(protocol, spell_address(each), int(port), process, user))
+                listeners.append(Listener(protocol, spell_address(each), int(port), Holder(process, user)))
     return listeners
 
 
@@ -1369,13 +1434,140 @@ def bsd_listeners(environ: dict[str, str]) -> list[Listener] | None:
     return None
 
 
+class Owner(NamedTuple):
+    """The package that owns a file."""
+
+    package: str
+    version: str
+    source: str
+
+
+def read_dpkg_owners(text: str) -> dict[str, str]:
+    """Read `dpkg-query --search`: the packages of each path; return the first of them."""
+    owners = {}
+    for line in text.splitlines():
+        packages, _, path = line.partition(": /")
+        if path and not packages.startswith("diversion by"):
+            owners[f"/{path}"] = packages.partition(",")[0]
+    return owners
+
+
+def _dpkg_names(path: str) -> list[str]:
+    """Return the names of a file for dpkg, which may have it in /bin, /sbin or /lib, as before these moved to /usr."""
+    return [path, path[4:]] if re.match("/usr/(?:bin|sbin|lib)", path) else [path]
+
+
+def read_apk_owners(text: str) -> dict[str, Owner]:
+    """Read `apk info --who-owns`."""
+    found = re.findall(r"^(/.*?)(?: symlink target)? is owned by (\S+)-([^-\s]+-r[0-9]+)$", text, re.MULTILINE)
+    return {path: Owner(package, version, package) for path, package, version in found}
+
+
+def read_pacman_owners(text: str) -> dict[str, Owner]:
+    """Read `pacman -Qo`."""
+    found = re.findall(r"^(/.*) is owned by (\S+) (\S+)$", text, re.MULTILINE)
+    return {path: Owner(package, version, package) for path, package, version in found}
+
+
+_MAX_PATHS = 100_000  # characters of paths in one call
+_RPM_FORMAT = "%{NAME}\t%{EVR}\t%{SOURCERPM}\n"
+
+
+def read_rpm_owners(text: str, paths: list[str]) -> dict[str, Owner] | None:
+    """Read `rpm --query --file` of some paths, a line for each; None if a path has several packages, or an error."""
+    lines = text.splitlines()
+    if len(lines) != len(paths):
+        return None
+    owners = {}
+    for path, line in zip(paths, lines):
+        words = line.split("\t")
+        if len(words) == 3:  # noqa: PLR2004 - as _RPM_FORMAT has
+            owners[path] = Owner(words[0], words[1], words[2].rsplit("-", 2)[0])
+    return owners
+
+
+class Owners:
+    """Asks the package manager which packages own files: all in one call, as each takes a while."""
+
+    def __init__(self, environ: dict[str, str], databases: dict[str, tuple[str, ...]] | None = None) -> None:
+        self._environ = tool_environment(environ)
+        databases = _PACKAGE_DATABASES if databases is None else databases
+        self._manager = next((name for name, paths in databases.items() if any(map(os.path.exists, paths))), "")
+
+    def of(self, paths: list[str]) -> tuple[dict[str, Owner], str]:
+        """Return the package that owns each file, and why that is not known of any, "" if it is."""
+        ask = {"dpkg-query": self._dpkg, "apk": self._apk, "pacman": self._pacman, "rpm": self._rpm}.get(self._manager)
+        if ask is None:
+            return {}, "no package manager is known here"
+        found = ask(paths) if paths else {}
+        return ({}, f"{self._manager} did not tell") if found is None else (found, "")
+
+    def _dpkg(self, paths: list[str]) -> dict[str, Owner] | None:
+        names = {name for path in paths for name in _dpkg_names(path)}
+        plain = sorted(name for name in names if not set(name) & set("*?[]\\"))  # dpkg takes patterns
+        done = self._run("dpkg-query", "--search", *plain)
+        if done.status not in {0, 1}:  # 1: some belong to no package
+            return None
+        packages = read_dpkg_owners(readable(done.output))
+        form = "${binary:Package}\t${Version}\t${source:Package}\n"
+        known = sorted(set(packages.values()))
+        done = self._run("dpkg-query", "--show", f"--showformat={form}", *known) if known else Run(0)
+        rows = (line.split("\t") for line in readable(done.output).splitlines())
+        owners = {row[0]: Owner(*row) for row in rows if len(row) == 3}  # noqa: PLR2004 - as the form has
+        of_name = {name: owners[package] for name, package in packages.items() if package in owners}
+        return {path: of_name[name] for path in paths for name in reversed(_dpkg_names(path)) if name in of_name}
+
+    def _apk(self, paths: list[str]) -> dict[str, Owner] | None:
+        done = self._run("apk", "info", "--who-owns", *paths)
+        return None if done.status is None else read_apk_owners(readable(done.output))
+
+    def _pacman(self, paths: list[str]) -> dict[str, Owner] | None:
+        done = self._run("pacman", "-Qo", *paths)
+        return None if done.status is None else read_pacman_owners(readable(done.output))
+
+    def _rpm(self, paths: list[str]) -> dict[str, Owner] | None:
+        done = self._run("rpm", "--query", "--file", f"--queryformat={_RPM_FORMAT}", *paths)
+        if done.status is None:
+            return None
+        owners = read_rpm_owners(readable(done.output), paths)
+        if owners is None and len(paths) > 1:  # several packages own one of them
+            found = [self._rpm([path]) for path in paths]
+            owners = {path: owner for each in found for path, owner in (each or {}).items()}
+        return owners
+
+    def _run(self, *command: str) -> Run:
+        return run(command, environ=self._environ, timeout=_SHORT, limit=10_000_000)
+
+
+def with_packages(listeners: list[Listener], owners: Owners) -> list[Listener]:
+    """Return listeners with the packages of their executables, or why these are not known."""
+    every = sorted({each.holder.executable for each in listeners if each.holder.executable and not each.holder.note})
+    sizes = itertools.accumulate(map(len, every))
+    paths = [path for path, size in zip(every, sizes) if size <= _MAX_PATHS]
+    found, why = owners.of(paths)
+    notes = {path: why or "no package owns its executable" for path in paths if path not in found}
+    completed = []
+    for each in listeners:
+        holder = each.holder
+        if holder.executable and not holder.note:
+            owner = found.get(holder.executable)
+            note = (
+                None if owner else notes.get(holder.executable, "its package was not looked up: too many executables")
+            )
+            holder = holder._replace(**(owner._asdict() if owner else {}), note=note)
+        completed.append(each._replace(holder=holder))
+    return completed
+
+
 def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, Any]] | None:
-    """Return the "listeners" of the audit: one for each socket and each process, by name and user, that holds it."""
+    """Return the "listeners" of the audit: one for each socket and each process that holds it."""
     found = bsd_listeners(environ) if system.is_bsd else linux_listeners(Path("/proc"))
     if found is None:
         return None
-    ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))
-    return [each._asdict() for each in ordered[:MAX_LISTENERS]]
+    ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))[:MAX_LISTENERS]
+    if not system.is_bsd:
+        ordered = with_packages(ordered, Owners(environ))
+    return [each.as_json() for each in ordered]
 
 
 # --- The audit --------------------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def test_storm(lab: Lab, tmp_path: Path) -> None:
     with scanning(lab, night_conf(tmp_path, wrong)) as process:
         eventually(lambda: values(lab, "port_out_of_spec"), {"db1": 0.0} | dict.fromkeys(FLEET, 1.0))
         # It starts when all are wrong, and so sees them go wrong at once, however long the scans took.
-        with alerting(lab, tmp_path / "storm", group_wait="3s") as heard:
+        with alerting(lab, tmp_path / "storm", group_wait="10s") as heard:
             told = heard.compare("many-hosts-go-wrong", after=0)
             (storm,) = heard.server.mails()
             assert set(re.findall(r"\bh\d{3}\b", storm.text)) == set(FLEET)

@@ -40,7 +40,7 @@ def test_port_has_the_severity_of_its_usual_service(port: int, severity: str) ->
 def test_first_rule_that_has_a_port_decides(rules: list[tuple[PortSet, PortSeverity]], port: int) -> None:
     """Without such a rule the table does."""
     named = [severity for ports, severity in rules if port in ports]
-    assert PortSeverities(tuple(rules)).of(port) == (named[0] if named else PortSeverities().of(port))
+    assert PortSeverities.of_rules(rules).of(port) == (named[0] if named else PortSeverities().of(port))
 
 
 def test_highest_severity_is_critical() -> None:

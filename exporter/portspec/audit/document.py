@@ -19,13 +19,28 @@ from portspec.audit.state import HostAudit
 from portspec.documents import Finite
 from portspec.ports import MAX_PORT
 
-VERSION: Final = 5  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+VERSION: Final = 6  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _MAX_KNOWN: Final = 4096  # listeners
 
 # The fields of both, in their order.
 _Texts = tuple[str, ...]
 _Vulnerability = tuple[str, str, str, Severity, _Texts, _Texts, str, str, _Texts, _Texts]
-_Listener = tuple[str, str, Annotated[int, Meta(ge=0, le=MAX_PORT)], str | None, str | None]
+_Text = str | None
+_Listener = tuple[
+    str,
+    str,
+    Annotated[int, Meta(ge=0, le=MAX_PORT)],
+    _Text,
+    _Text,
+    _Text,
+    bool,
+    _Text,
+    _Text,
+    _Text,
+    _Text,
+    _Text,
+    _Text,
+]
 
 
 class _Version(Struct):

@@ -24,6 +24,7 @@ _MAX_MORE_TOOLS = 4
 _MAX_LIKE = 20
 _MAX_COMMAND = 100  # words
 MAX_VALUES = 500_000  # of JSON; one costs up to 200 bytes of memory. 10 MB that a tool prints have some 300,000
+SHORT_ID = 12  # digits of the id of a container that `docker ps` shows
 MAX_HEAD = 4096  # bytes of a payload, among which its host is named
 _LARGE = 4 << 20  # bytes of a payload; of a larger one, no character may make Python take four bytes for each (PEP 393)
 # A character beyond U+FFFF, as itself or escaped (RFC 8259, 7); an escaped backslash may stand before it.
@@ -37,18 +38,42 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ListeningSocket:
-    """A socket that something listens on, and what; None where the agent may not see it."""
+    """A socket that something listens on, and what; None where the agent does not see it, and `note` says why.
+
+    The process runs the file `executable`, which is gone if `is_deleted`, as after an upgrade. `package`, its `version`
+    and its `source` package own that file. `unit` is the unit of systemd, `container` the id of a container.
+    """
 
     protocol: str
     address: str
     port: int
     process: str | None = None
     user: str | None = None
+    executable: str | None = None
+    is_deleted: bool = False
+    unit: str | None = None
+    container: str | None = None
+    package: str | None = None
+    version: str | None = None
+    source: str | None = None
+    note: str | None = None
 
     @property
     def spelled(self) -> str:
-        """The process and its user, as "redis-server (redis)", as far as they are known."""
-        return f"{self.process or 'unknown process'}{f' ({self.user})' if self.user else ''}"
+        """The process, its user and what it is part of, as "nginx (www) [package nginx 1.22, nginx.service]"."""
+        details = f" [{self.details}]" if self.details else ""
+        return f"{self.process or 'unknown process'}{f' ({self.user})' if self.user else ''}{details}"
+
+    @property
+    def details(self) -> str:
+        """What the process is part of, as far as it is known; "" if nothing is."""
+        found = (
+            f"package {self.package} {self.version or ''}".rstrip() if self.package else None,
+            self.unit,
+            f"container {self.container[:SHORT_ID]}" if self.container else None,
+            f"{self.executable} is gone" if self.is_deleted else None,
+        )
+        return ", ".join(filter(None, found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +238,14 @@ def _listener(item: dict[str, Any]) -> ListeningSocket:
         port=port,
         process=_word_if_any(item, "process"),
         user=_word_if_any(item, "user"),
+        executable=_word_if_any(item, "executable"),
+        is_deleted=_typed(item.get("is_deleted", False), bool),
+        unit=_word_if_any(item, "unit"),
+        container=_word_if_any(item, "container"),
+        package=_word_if_any(item, "package"),
+        version=_word_if_any(item, "version"),
+        source=_word_if_any(item, "source"),
+        note=_word_if_any(item, "note"),
     )
 
 

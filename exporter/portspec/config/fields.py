@@ -68,9 +68,9 @@ def _ports_key(value: object) -> object:
 
 
 def _severity_of_port(value: object) -> PortSeverity:
-    if value not in set(PortSeverity):
+    if not isinstance(value, str) or value not in set(PortSeverity):
         raise ValueError(f"expected {', '.join(list(PortSeverity)[:-1])} or {list(PortSeverity)[-1]}")
-    return PortSeverity(str(value))
+    return PortSeverity(value)
 
 
 def _not_empty_sets(ports: L) -> L:

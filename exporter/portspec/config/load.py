@@ -210,7 +210,7 @@ def _config(
             MaintenanceWindow(tuple(item.hosts), item.begins, item.until, item.reason, item.owner)
             for item in model.maintenance
         ),
-        severities=PortSeverities(tuple((parse_ports(ports), word) for ports, word in model.port_severity.items())),
+        severities=PortSeverities.of_rules((parse_ports(ports), word) for ports, word in model.port_severity.items()),
         modules=MappingProxyType({name: _module(name, item, scanports) for name, item in model.modules.items()}),
         probe_allow=tuple(model.probe_allow),
         deny=deny_of(model.deny),

@@ -153,9 +153,10 @@ AUDIT_VULNERABILITY = Metric(
 PORT_LISTENER_INFO = Metric(
     "port_listener_info",
     "gauge",
-    f"1 for each process that listens on a TCP port of an address other than loopback, {_AS_AUDITED}. process and "
-    "user are empty if the agent has no permission to see them.",
-    ("host", "port", "process", "user"),
+    f"1 for each process that listens on a TCP port of an address other than loopback, {_AS_AUDITED}, with the "
+    "package of its executable, its unit of systemd and its container. What the agent cannot see, or is not there, is "
+    "empty.",
+    ("host", "port", "process", "user", "package", "unit", "container"),
 )
 AUDIT_SERIES_DROPPED = Metric(
     "portspec_audit_series_dropped",

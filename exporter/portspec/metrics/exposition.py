@@ -20,7 +20,7 @@ from portspec.metrics.exporter_families import (
     http_families,
     probe_families,
 )
-from portspec.metrics.host_families import AUDITS, PORTS
+from portspec.metrics.host_families import AUDITS, PORTS, PROBED
 from portspec.metrics.render import Renderer
 from portspec.state.snapshot import HostTable
 
@@ -191,7 +191,7 @@ def negotiated(accept: str, accept_encoding: str) -> tuple[bool, bool]:
 def probe_page(state: HostState, *, duration: float, series_budget: int, accept: str, accept_encoding: str) -> Page:
     """Return the page of one probe, which took `duration` seconds; see Exposition.write."""
     is_openmetrics, is_gzip = negotiated(accept, accept_encoding)
-    families, dropped = Renderer(PORTS, series_budget).render(HostTable([state]))
+    families, dropped = Renderer(PROBED, series_budget).render(HostTable([state]))
     own, *end = _around(probe_families(state, duration, dropped), (), is_openmetrics=is_openmetrics)
     return _packed([own, *_blocks(families, ()), *end], Deflater(), is_openmetrics=is_openmetrics, is_gzip=is_gzip)
 

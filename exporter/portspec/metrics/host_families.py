@@ -114,9 +114,9 @@ def _deviations(state: HostState) -> Samples:
 
 def _deviating_since(state: HostState) -> Samples:
     for labels, items in _grouped(state):
-        times = [since for item in items if (since := state.deviates_since(item)) is not None]
-        if times:
-            yield labels, min(times)
+        since = state.deviates_since(items[0].kind, PortSet.of(item.port for item in items))
+        if since is not None:
+            yield labels, since
 
 
 def _grouped(state: HostState) -> Iterator[tuple[Mapping[str, str], list[Deviation]]]:
@@ -201,8 +201,9 @@ def _vulnerabilities(state: AuditState) -> Samples:
 
 
 def _listeners(state: AuditState) -> Samples:
-    for port, process, user in listeners_of(state).series:
-        yield {"host": state.host, "port": port, "process": process, "user": user}, 1
+    for port, process, user, package, unit, container in listeners_of(state).series:
+        labels = {"host": state.host, "port": port, "process": process, "user": user}
+        yield {**labels, "package": package, "unit": unit, "container": container}, 1
 
 
 PORT_PARTS: tuple[Part[HostState], ...] = (
@@ -236,4 +237,6 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     _of_host(m.AUDIT_SERIES_DROPPED, lambda state: left_out_of(state) or None, is_left_out=True),
 )
 PORTS = Families(PORT_PARTS, _has_news)
+# A probe knows of no earlier scan.
+PROBED = Families(tuple(part for part in PORT_PARTS if part.metric is not m.PORT_DEVIATION_SINCE), _has_news)
 AUDITS = Families(AUDIT_PARTS, lambda *_: True)

@@ -25,6 +25,7 @@ from portspec.exposure import highest
 from portspec.maintenance import lasting
 from portspec.notify.encoding import ports_of
 from portspec.notify.notification import (
+    MAX_SPLIT,
     AcceptedPorts,
     DeviationEnd,
     DeviationLine,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 UNKNOWN_SCANS: Final = 2  # consecutive scans: a single failure, for example of name resolution, is often transient
 UNKNOWN_FOR: Final = 300.0  # seconds, if the interval is longer than that: the first retries come soon after a failure
 EXPIRES_SOON: Final = 3 * 86_400.0  # seconds before the end of an exception that covers a deviation
-_MAX_SPLIT: Final = 100  # deviations of an address, kind and state; more are not split by severity
 MAX_PROCESSES: Final = 5  # processes of a port that are named
 
 #: The state of a host that Alertmanager has notified about so far: one more scan without a verdict is enough.
@@ -345,7 +345,7 @@ def _lines(host: HostState, deviations: Iterable[KnownDeviation]) -> Iterator[De
     found: dict[tuple[str, Kind, str, str], list[int]] = {}
     for (address, kind, port_state), items in _by_grounds(host).items():
         severities = [host.severity_of(item) for item in items]
-        if len(items) > _MAX_SPLIT:
+        if len(items) > MAX_SPLIT:
             severities = [highest(severities)] * len(items)
         for item, severity in zip(items, severities, strict=True):
             shown = severity.value if kind is Kind.UNEXPECTED else ""

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
-from portspec.exposure import PortSeverity, exposures, reason_of
+from portspec.exposure import PortSeverity, exposures
 from portspec.notify.content import Content, Item, Links, Section, Tone
 from portspec.notify.encoding import ports_of
-from portspec.notify.notification import DeviationEnd, Event
+from portspec.notify.notification import MAX_SPLIT, DeviationEnd, Event
 from portspec.notify.wording import (
     counted,
     cut,
@@ -146,7 +146,7 @@ def _last_seen(notification: Notification) -> str:
 
 def _sections(notification: Notification) -> Iterator[Section]:
     yield from _section("Exceptions that end", [_expiry(item) for item in notification.expiring])
-    lines = sorted(notification.lines, key=lambda line: (_rank(line.severity), line.since < notification.at))
+    lines = sorted(notification.lines, key=lambda line: (line.since < notification.at, _rank(line.severity)))
     budget = MAX_LINES
     for kind, title in (
         (Kind.UNEXPECTED, "Open when last seen, not expected" if notification.is_unknown else "Open, not expected"),
@@ -193,19 +193,17 @@ def _rank(severity: str) -> int:
 
 
 def _severity(line: DeviationLine) -> Iterator[str]:
-    """Yield the severity of ports that should not be open, and why."""
+    """Yield the severity of ports that should not be open, and why, the most severe first."""
     if line.kind != Kind.UNEXPECTED or not line.severity:
         return
     mine = ports_of(line.ports)
+    yield f"{'highest severity' if len(mine) > MAX_SPLIT else 'severity'}: {line.severity}"
     reasons: dict[str, list[int]] = {}
-    for port in exposures():
-        if port in mine and (why := reason_of(port)):
-            reasons.setdefault(why, []).append(port)
-    if not reasons:
-        yield f"severity: {line.severity}"
+    for port, found in sorted(exposures().items(), key=lambda item: (_rank(item[1].severity), item[0])):
+        if port in mine:
+            reasons.setdefault(found.reason, []).append(port)
     for why, ports in islice(reasons.items(), _MAX_REASONS):
-        where = "" if len(ports) == len(mine) else f" ({PortSet.of(ports)})"
-        yield f"severity: {line.severity}{where}. {why}"
+        yield why if len(ports) == len(mine) else f"{PortSet.of(ports)}: {why}"
     if len(reasons) > _MAX_REASONS:
         yield f"and {counted(len(reasons) - _MAX_REASONS, 'more reason')}"
 

@@ -184,4 +184,5 @@ class NotificationState:
     maintenance: float = 0.0
 
 
+MAX_SPLIT: Final = 100  # deviations of an address, kind and state: more are one line, with the highest severity
 NOTHING_NOTIFIED: Final = NotificationState()

@@ -162,7 +162,7 @@ def _accepted_rows(audit: AuditState, excepted: Iterable[Vulnerability]) -> Iter
 
 
 def _socket_rows(sockets: Sequence[SocketRow]) -> str:
-    rows = [(item.port, item.addresses, item.process or "-", item.user or "-") for item in sockets]
+    rows = [(item.port, item.addresses, item.process or "-", item.user or "-", item.details or "-") for item in sockets]
     return "".join([f'<tr valign="top"><td>{"<td>".join(cells)}\n' for cells in _escape_rows(rows)])
 
 

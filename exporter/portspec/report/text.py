@@ -118,7 +118,7 @@ def _sockets(audit: AuditState) -> Iterator[str]:
         return
     yield f"{wording.LISTENING_SOCKETS}:\n"
     for item in found[:MAX_SOCKETS]:
-        who = wording.processes(((item.process, item.user),)) if item.process or item.user else "unknown process"
+        who = wording.processes(((item.process, item.user, item.details),))
         yield _line(f"{item.port} on {item.addresses}: {who}", "    ", "  ")
     if len(found) > MAX_SOCKETS:
         yield f"  and {len(found) - MAX_SOCKETS:,} more\n"

@@ -53,7 +53,7 @@ class Fact:
 
 
 class SocketRow(NamedTuple):
-    """A port, such as "22" or "53/udp", its addresses, and the process that listens; "" where that is unknown.
+    """A port, such as "22" or "53/udp", its addresses, the process and what it is part of; "" where unknown.
 
     A tuple: a report has hundreds of thousands, and a frozen dataclass takes three times as long to create.
     """
@@ -62,6 +62,7 @@ class SocketRow(NamedTuple):
     addresses: str
     process: str
     user: str
+    details: str
 
 
 def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
@@ -111,14 +112,14 @@ def facts(machine: Machine, correlation: Correlation | None, now: float) -> Iter
 
 
 def socket_rows(listeners: Iterable[ListeningSocket]) -> list[SocketRow]:
-    """Return one row for each port, process and user, sorted by port; the number of rows is not limited."""
-    found: dict[tuple[str, int, str, str], dict[str, None]] = {}
+    """Return one row for each port and process, sorted by port; the number of rows is not limited."""
+    found: dict[tuple[str, int, str, str, str], dict[str, None]] = {}
     for item in listeners:
-        key = item.protocol, item.port, item.process or "", item.user or ""
+        key = item.protocol, item.port, item.process or "", item.user or "", item.details
         found.setdefault(key, {})[item.address] = None
     return [
-        SocketRow(str(port) if protocol == "tcp" else f"{port}/{protocol}", _addresses(list(addresses)), process, user)
-        for (protocol, port, process, user), addresses in sorted(found.items(), key=lambda item: item[0])
+        SocketRow(str(port) if protocol == "tcp" else f"{port}/{protocol}", _addresses(list(addresses)), *holder)
+        for (protocol, port, *holder), addresses in sorted(found.items(), key=lambda item: item[0])
     ]
 
 

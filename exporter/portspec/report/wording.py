@@ -5,7 +5,7 @@ Texts that come from hosts are passed on unchanged; each format makes them safe.
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from portspec.ports import PortSet
     from portspec.report.model import Summary
 
-Processes = tuple[tuple[str | None, str | None], ...]  # process and user, each pair once
+Processes = tuple[tuple[str | None, str | None, str], ...]  # process, user and what it is part of, each once
 
 TITLE: Final = "portspec: report of all machines"
 NO_MACHINES: Final = "No machines: conf.yml names no hosts to scan and no hosts to audit."
@@ -80,21 +80,19 @@ def ports(found: PortSet) -> str:
 
 
 def distinct_processes(listeners: Iterable[ListeningSocket]) -> Processes:
-    """Return each pair of process and user once."""
-    return tuple(dict.fromkeys((item.process, item.user) for item in listeners))
+    """Return each process, its user and what it is part of once."""
+    return tuple(dict.fromkeys((item.process, item.user, item.details) for item in listeners))
 
 
 def processes(found: Processes) -> str:
-    """Name the processes that listen: "nginx (user root)"."""
-    named = ", ".join(_process(process, user) for process, user in found[:MAX_PROCESSES])
+    """Name the processes that listen: "nginx (user root; package nginx 1.22.1-9, nginx.service)"."""
+    named = ", ".join(starmap(_process, found[:MAX_PROCESSES]))
     return f"{named} and {len(found) - MAX_PROCESSES:,} more" if len(found) > MAX_PROCESSES else named
 
 
-def _process(process: str | None, user: str | None) -> str:
-    owner = f"user {user}" if user else ""
-    if process:
-        return f"{process} ({owner})" if owner else process
-    return f"unknown process ({owner})" if owner else "unknown process"
+def _process(process: str | None, user: str | None, details: str) -> str:
+    known = "; ".join(filter(None, (f"user {user}" if user else "", details)))
+    return f"{process or 'unknown process'} ({known})" if known else process or "unknown process"
 
 
 def acceptance(exception: PortException | VulnerabilityException | None) -> str:

@@ -6,6 +6,7 @@ A host says what it likes, also if it is broken into. Prometheus refuses a whole
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.ports import spell
@@ -23,6 +24,8 @@ MAX_LISTENER_BYTES: Final = 64 << 10
 _MORE: Final = "…"
 _WIDEST: Final = 4  # bytes of a character in UTF-8
 _LONGEST_LINE: Final = 110  # bytes of a line without the values that a host chose, and without its name
+
+_HOLDER: Final = attrgetter("process", "user", "package", "unit", "container")
 
 Labels = tuple[str, ...]
 
@@ -43,12 +46,15 @@ def vulnerabilities_of(audit: AuditState) -> Share:
 
 
 def listeners_of(audit: AuditState) -> Share:
-    """Return port, process and user of what listens on another than a loopback address, by port; "" if not known."""
+    """Return port, process, user, package, unit and container of what listens on another than a loopback address.
+
+    By port; "" is what is not known.
+    """
     correlation = correlate(None, audit)
     found = (
-        (spell(port), process, user)
+        (spell(port), *holder)
         for port, listeners in (sorted(correlation.listeners.items()) if correlation else ())
-        for process, user in sorted({(item.process or "", item.user or "") for item in listeners})
+        for holder in sorted({tuple(value or "" for value in _HOLDER(item)) for item in listeners})
     )
     return _fitted(audit.host, found, MAX_LISTENER_BYTES)
 

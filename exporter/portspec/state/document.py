@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
 from msgspec import Meta
 
@@ -65,21 +66,30 @@ class ExceptedDocument(VulnerabilityDocument):
     owner: str
 
 
-class ListenerDocument(TypedDict):
-    """A socket that listens on the host."""
+class HolderDocument(TypedDict):
+    """Who holds a socket; null is what the audit does not tell, and `note` says why.
+
+    `package`, its `version` and its `source` package own the file `executable`, which is gone if `is_deleted`.
+    """
+
+    process: str | None
+    user: str | None
+    executable: str | None
+    is_deleted: bool
+    unit: str | None
+    container: str | None
+    package: str | None
+    version: str | None
+    source: str | None
+    note: str | None
+
+
+class ListenerDocument(HolderDocument):
+    """A socket that listens on the host, and who holds it."""
 
     protocol: str
     address: str
     port: int
-    process: str | None
-    user: str | None
-
-
-class HolderDocument(TypedDict):
-    """Who holds a port."""
-
-    process: str | None
-    user: str | None
 
 
 class AuditDocument(TypedDict):
@@ -330,18 +340,32 @@ def _listener(item: ListeningSocket) -> ListenerDocument:
         "protocol": item.protocol,
         "address": item.address,
         "port": item.port,
+        **_holder(item),
+    }
+
+
+_HOLDER: Final = attrgetter(*HolderDocument.__annotations__)
+
+
+def _holder(item: ListeningSocket) -> HolderDocument:
+    return {
         "process": item.process,
         "user": item.user,
+        "executable": item.executable,
+        "is_deleted": item.is_deleted,
+        "unit": item.unit,
+        "container": item.container,
+        "package": item.package,
+        "version": item.version,
+        "source": item.source,
+        "note": item.note,
     }
 
 
 def _unexpected_listeners(correlation: Correlation) -> dict[str, list[HolderDocument]]:
-    """Return who listens on each unexpected port, each process and user once, as far as the report tells."""
+    """Return who listens on each unexpected port, each once, as far as the audit tells."""
     return {
-        spell(port): [
-            {"process": process, "user": user}
-            for process, user in dict.fromkeys((item.process, item.user) for item in correlation.listeners[port])
-        ]
+        spell(port): [_holder(item) for item in {_HOLDER(item): item for item in correlation.listeners[port]}.values()]
         for port in correlation.unexpected
         if port in correlation.listeners
     }

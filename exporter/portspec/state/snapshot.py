@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
-from operator import is_
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from portspec.exceptions import excepted_ports, is_outdated
@@ -277,10 +277,10 @@ class HostState:
         )
         return _redated(known, now)
 
-    def deviates_since(self, item: Deviation) -> float | None:
-        """Return the Unix time since which the port of a deviation has been so on some address of the host."""
-        dated = self.unexpected if item.kind is Kind.UNEXPECTED else self.missing
-        return next((began for began, ports in dated if item.port in ports), None)
+    def deviates_since(self, kind: Kind, ports: PortSet) -> float | None:
+        """Return the Unix time since which the first of some ports deviates in a way; None if none does."""
+        dated = self.unexpected if kind is Kind.UNEXPECTED else self.missing
+        return next((began for began, found in sorted(dated, key=itemgetter(0)) if found & ports), None)
 
     def open_since(self, at: float) -> PortSet:
         """Return the ports that are open, and were so in a scan before a Unix time and in each one since."""

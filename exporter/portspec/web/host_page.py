@@ -12,7 +12,6 @@ from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
 from portspec.times import spell_duration
 from portspec.web.drawings import strip, timeline
-from portspec.web.rows import since
 from portspec.web.spelling import named_ports, port_list, process_names
 
 if TYPE_CHECKING:
@@ -104,6 +103,6 @@ def _deviation(
         "severity": state.severity_of(item).value,
         "reason": reason_of(item.port) if item.kind is Kind.UNEXPECTED else None,
         "is_excepted": is_excepted,
-        "since": since(state, item.kind, port),
+        "since": state.deviates_since(item.kind, port),
         "held_by": process_names(listeners) if listeners else "",
     }

@@ -70,9 +70,9 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "failure": failure.detail if failure else "",
         "unexpected": named_ports(unexpected),
         "critical": named_ports(_critical(state)) if state else "",
-        "since": since(state, Kind.UNEXPECTED, unexpected) if state else None,
+        "since": state.deviates_since(Kind.UNEXPECTED, unexpected) if state else None,
         "missing": named_ports(missing),
-        "missing_since": since(state, Kind.MISSING, missing) if state else None,
+        "missing_since": state.deviates_since(Kind.MISSING, missing) if state else None,
         "open": port_list(conclusive.open_ports) if conclusive else "",
         "expected": port_list(state.target.config.specification.expect) if state else "",
         "accepted": list(islice(_accepted(state, now, Kind.UNEXPECTED), MAX_EXCEPTIONS)) if state else [],
@@ -88,12 +88,6 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
 
 def _critical(state: HostState) -> PortSet:
     return PortSet.of(item.port for item in state.deviations if state.severity_of(item) is PortSeverity.CRITICAL)
-
-
-def since(state: HostState, kind: Kind, ports: PortSet) -> float | None:
-    """Return since when the first of some ports deviates in this way; None if none does."""
-    dated = state.unexpected if kind is Kind.UNEXPECTED else state.missing
-    return min((began for began, found in dated if found & ports), default=None)
 
 
 def _accepted(state: HostState, now: float, kind: Kind) -> Iterator[tuple[str, float, str]]:

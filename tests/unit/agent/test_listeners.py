@@ -10,7 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from portspec import agent
-from portspec.agent import Listener, Socket, System, decode_address, linux_listeners, read_proc_net, read_sockstat
+from portspec.agent import (
+    Holder,
+    Listener,
+    Socket,
+    System,
+    decode_address,
+    linux_listeners,
+    read_proc_net,
+    read_sockstat,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +105,9 @@ def test_strange_lines_of_proc_do_no_harm(lines: list[str], protocol: str) -> No
         assert 0 < found.port < 65536
 
 
+NO_EXECUTABLE = "its executable cannot be seen: no such file or directory"
+
+
 class Proc:
     """A directory that looks like /proc."""
 
@@ -109,13 +121,17 @@ class Proc:
         """Write a file of /proc/net."""
         (self.path / "net" / name).write_text(HEAD + "".join(lines), encoding="ascii")
 
-    def add(self, pid: int, comm: bytes, uid: int, *inodes: int) -> Path:
-        """Add a process that holds sockets."""
+    def add(self, pid: int, comm: bytes, uid: int, *inodes: int, executable: str = "", cgroup: str = "") -> Path:
+        """Add a process that holds sockets; without an executable that of a user whose processes may not be seen."""
         directory = self.path / str(pid)
         (directory / "fd").mkdir(parents=True)
         (directory / "comm").write_bytes(comm + b"\n")
         status = f"Name:\tx\nUid:\t0\t{uid}\t0\t0\nGid:\t0\t0\t0\t0\n"
         (directory / "status").write_text(status, encoding="ascii")
+        (directory / "cgroup").write_text(cgroup, encoding="ascii")
+        if executable:
+            (directory / "exe").symlink_to(executable)
+            (directory / "root").symlink_to("/")
         (directory / "fd" / "0").symlink_to("/dev/null")
         for number, inode in enumerate(inodes, 3):
             (directory / "fd" / str(number)).symlink_to(f"socket:[{inode}]")
@@ -138,9 +154,9 @@ def test_each_process_that_holds_a_socket_is_told(proc: Proc) -> None:
     found = linux_listeners(proc.path)
     assert found is not None
     assert set(found) == {
-        Listener("tcp", ANY, 22, "systemd", USER),
-        Listener("tcp", ANY, 80, "systemd", USER),
-        Listener("tcp", ANY, 80, "nginx: ma\\xffster", "4000000000"),
+        Listener("tcp", ANY, 22, Holder("systemd", USER, note=NO_EXECUTABLE)),
+        Listener("tcp", ANY, 80, Holder("systemd", USER, note=NO_EXECUTABLE)),
+        Listener("tcp", ANY, 80, Holder("nginx: ma\\xffster", "4000000000", note=NO_EXECUTABLE)),
     }
 
 
@@ -150,7 +166,7 @@ def test_socket_of_a_process_that_may_not_be_seen_has_its_owner(proc: Proc) -> N
     vanishing = proc.add(300, b"named", 0, 5)
     (vanishing / "comm").unlink()
     (proc.path / "301").mkdir()  # without an fd
-    assert linux_listeners(proc.path) == [Listener("udp", ANY, 53, None, USER)]
+    assert linux_listeners(proc.path) == [Listener("udp", ANY, 53, Holder(None, USER, note=agent._UNSEEN))]
 
 
 def test_kernel_without_ipv6_is_fine(proc: Proc) -> None:
@@ -190,18 +206,18 @@ root     cut        653   9   tcp6   2001:db8:aaaa:bbbb:c* *:*
 def test_sockstat_is_read() -> None:
     """The lines of sockstat give protocol, address, port, process and user, twice for a socket of both families."""
     assert read_sockstat(SOCKSTAT) == [
-        Listener("tcp", "::", 22, "sshd", "root"),
-        Listener("tcp", ANY, 22, "sshd", "root"),
-        Listener("tcp", ANY, 80, "nginx", "www"),
-        Listener("tcp", "::", 80, "nginx", "www"),
-        Listener("tcp", ANY, 80, "nginx", "root"),
-        Listener("tcp", "::", 80, "nginx", "root"),
-        Listener("udp", "::1", 53, "isc-net 00", "named"),
-        Listener("udp", "127.0.0.1", 53, "named", "named"),
-        Listener("udp", "fe80::1", 123, "ntpd", "root"),
-        Listener("tcp", "10.0.0.1", 2049, None, None),
-        Listener("tcp", "10.0.0.1", 2049, None, None),
-        Listener("tcp", "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", 179, "bird", "root"),
+        Listener("tcp", "::", 22, Holder("sshd", "root")),
+        Listener("tcp", ANY, 22, Holder("sshd", "root")),
+        Listener("tcp", ANY, 80, Holder("nginx", "www")),
+        Listener("tcp", "::", 80, Holder("nginx", "www")),
+        Listener("tcp", ANY, 80, Holder("nginx", "root")),
+        Listener("tcp", "::", 80, Holder("nginx", "root")),
+        Listener("udp", "::1", 53, Holder("isc-net 00", "named")),
+        Listener("udp", "127.0.0.1", 53, Holder("named", "named")),
+        Listener("udp", "fe80::1", 123, Holder("ntpd", "root")),
+        Listener("tcp", "10.0.0.1", 2049, Holder(None, None)),
+        Listener("tcp", "10.0.0.1", 2049, Holder(None, None)),
+        Listener("tcp", "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", 179, Holder("bird", "root")),
     ]
 
 

@@ -116,7 +116,8 @@ def test_both_views_of_every_machine(conf: str) -> None:
         DB: "never",
     }
     assert (found[SCANNED]["verdict"], found[SCANNED]["unexpected"]) == ("out_of_spec", ["80"])
-    assert found[SCANNED]["audit"]["unexpected_listeners"] == {"80": [{"process": "nc", "user": "eve"}]}
+    ((holder,),) = found[SCANNED]["audit"]["unexpected_listeners"].values()
+    assert (holder["process"], holder["user"], holder["package"]) == ("nc", "eve", None)
     assert (found[WEB]["verdict"], found[WEB]["audit"]["vulnerabilities"][0]["id"]) == (None, CURL)
 
 

@@ -51,7 +51,7 @@ exceptions:
 maintenance:
   - {hosts: ["db*"], from: "2099-01-01T00:00:00Z", until: 2h, reason: move, owner: ops}
   - {hosts: [web1], until: "2099-01-01"}
-port_severity: {8443: critical, redis: info, "8000-8010": warning}
+port_severity: {8443: critical, redis: info, "8000-8010": warning, "8009-8011": info}
 modules: {web: {expect: [80], allow: [443], engine: connect}}
 probe_allow: [198.51.100.0/24]
 deny: [127.0.0.0/8]

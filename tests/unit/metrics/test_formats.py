@@ -211,7 +211,8 @@ def test_labels_survive_quotes_backslashes_and_newlines() -> None:
             "fixed_version": "",
         }
         (labels,) = [dict(labels) for _, labels in samples(accept) if ("process", NASTY) in labels]
-        assert labels == {"host": "good", "port": "22", "process": NASTY, "user": ""}
+        nothing = dict.fromkeys(["user", "package", "unit", "container"], "")
+        assert labels == {"host": "good", "port": "22", "process": NASTY, **nothing}
 
 
 @MODEST

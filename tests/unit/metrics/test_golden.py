@@ -132,10 +132,15 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     left_out = len(every_one) - len(series)
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]
-    held = {(item.port, item.process or "", item.user or "") for item in sockets if item.protocol == "tcp"}
+    held = {
+        (item.port, item.process or "", item.user or "", item.package or "", item.unit or "", item.container or "")
+        for item in sockets
+        if item.protocol == "tcp"
+    }
     series = set()
-    for port, process, user in held:
-        labels = {"port": str(port), "process": shortened(process), "user": shortened(user)}
+    for port, *holder in held:
+        names = ("process", "user", "package", "unit", "container")
+        labels = {"port": str(port), **dict(zip(names, map(shortened, holder), strict=True))}
         series.add(tuple(labels.values()))
         yield "port_listener_info", labels, 1
     left_out += len(held) - len(series)

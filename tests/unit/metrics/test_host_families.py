@@ -321,9 +321,9 @@ portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002
 portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
 portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
 # TYPE port_listener_info gauge
-port_listener_info{host="bad \"1\"",port="22",process="",user=""} 1.0
-port_listener_info{host="bad \"1\"",port="443",process="haproxy",user="root"} 1.0
-port_listener_info{host="bad \"1\"",port="443",process="quote \" backslash \\ newline \n and <b>&amp;</b>",user=""} 1.0
+port_listener_info{container="",host="bad \"1\"",package="",port="22",process="",unit="",user=""} 1.0
+port_listener_info{container="",host="bad \"1\"",package="",port="443",process="haproxy",unit="",user="root"} 1.0
+port_listener_info{container="",host="bad \"1\"",package="",port="443",process="quote \" backslash \\ newline \n and <b>&amp;</b>",unit="",user=""} 1.0
 """
 
 

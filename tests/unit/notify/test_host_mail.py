@@ -97,17 +97,26 @@ def test_open_ports_have_their_severity_and_why_the_most_severe_first() -> None:
         line("23, 6379, 50001", severity="critical"),
     )
     text = body(mail(make_notification(lines=lines)))
-    assert "severity: critical (23). Telnet sends passwords in clear text" in " ".join(text.split())
-    assert "severity: critical (6379). Redis is for trusted clients only" in " ".join(text.split())
+    assert "severity: critical 23: Telnet sends passwords in clear text" in " ".join(text.split())
+    assert " 6379: Redis is for trusted clients only" in " ".join(text.split())
     assert text.index("6379 (redis)") < text.index("8443 (https-alt)") < text.index("61234 on") < text.index("22 (ssh)")
-    assert text.count("severity:") == 4
+    assert text.count("severity:") == 3
 
 
 def test_only_some_reasons_of_many_ports_are_named() -> None:
-    """A host that answers on all ports does not fill the mail with what their services are."""
+    """A host that answers on all ports does not fill the mail with what their services are: critical ones are first."""
     text = body(mail(make_notification(lines=(line("all", severity="critical"),))))
-    assert text.count("severity:") == 5
+    assert "highest severity: critical" in text
+    assert " 23, 2323: Telnet" in text
+    assert "7: Echo" not in text
     assert "more reasons" in text
+
+
+def test_what_is_new_comes_before_what_is_severe() -> None:
+    """Of many lines those are shown that the recipients do not know yet."""
+    old = [line(str(port), severity="critical", since=NOW - DAY) for port in range(20_000, 20_120, 2)]
+    text = body(mail(make_notification(event=Event.DIFFERENT, lines=(*old, line("8080", severity="warning")))))
+    assert "8080 (http-alt) on 192.0.2.1, new" in text
 
 
 def test_mail_names_each_exception_that_ends() -> None:

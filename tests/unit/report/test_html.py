@@ -181,13 +181,13 @@ def test_accepted_vulnerabilities_stand_apart() -> None:
 def test_listening_sockets_by_port() -> None:
     """A port and program stand once with all their addresses, those that only the machine itself can reach as well."""
     assert page(fleet()).named("shop").rows("Listening sockets, according to the audit") == [
-        ["22", f"{ANY}, ::", "sshd", "root"],
-        ["443", ANY, "nginx", "root"],
-        ["443", ANY, "nginx", "www-data"],
-        ["3306", ANY, "mariadbd", "mysql"],
-        ["5432", "127.0.0.1", "postgres", "postgres"],
-        ["6379", f"{ANY}, ::", "redis-server", "redis"],
-        ["68/udp", ANY, "-", "root"],
+        ["22", f"{ANY}, ::", "sshd", "root", "-"],
+        ["443", ANY, "nginx", "root", "-"],
+        ["443", ANY, "nginx", "www-data", "-"],
+        ["3306", ANY, "mariadbd", "mysql", "-"],
+        ["5432", "127.0.0.1", "postgres", "postgres", "-"],
+        ["6379", f"{ANY}, ::", "redis-server", "redis", "-"],
+        ["68/udp", ANY, "-", "root", "-"],
     ]
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -219,13 +219,35 @@ def audited(
     return AuditState(host, exceptions, HostAudit(NOW - 60, "debsecan", "0.4", audit, listeners), NOW)
 
 
+NOTHING: Final[dict[str, Any]] = {
+    "executable": None,
+    "is_deleted": False,
+    "unit": None,
+    "container": None,
+    "package": None,
+    "version": None,
+    "source": None,
+    "note": None,
+}
+NGINX: Final[dict[str, Any]] = {
+    "executable": "/usr/sbin/nginx",
+    "is_deleted": True,
+    "unit": "nginx.service",
+    "container": "4f5e" * 16,
+    "package": "nginx-core",
+    "version": "1.22.1-9",
+    "source": "nginx",
+    "note": "a note",
+}
+
+
 def test_audit_of_a_scanned_host() -> None:
     """What a host reports stands in its object, with what both views say together."""
     listeners = (
         ListeningSocket("tcp", "::", 6379, "redis", "r"),
         ListeningSocket("tcp", "192.0.2.1", 6379, "redis", "r"),
         ListeningSocket("tcp", "192.0.2.1", 6379, None, "root"),
-        ListeningSocket("tcp", "::", 443, "nginx", "root"),
+        ListeningSocket("tcp", "::", 443, "nginx", "root", **NGINX),
         ListeningSocket("tcp", "127.0.0.1", 25, "exim", "mail"),
         ListeningSocket("udp", "::", 53, None, None),
     )
@@ -247,14 +269,16 @@ def test_audit_of_a_scanned_host() -> None:
         "vulnerabilities": [OBJECT],
         "excepted": [],
         "listeners": [
-            {"protocol": "tcp", "address": "::", "port": 6379, "process": "redis", "user": "r"},
-            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": "redis", "user": "r"},
-            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": None, "user": "root"},
-            {"protocol": "tcp", "address": "::", "port": 443, "process": "nginx", "user": "root"},
-            {"protocol": "tcp", "address": "127.0.0.1", "port": 25, "process": "exim", "user": "mail"},
-            {"protocol": "udp", "address": "::", "port": 53, "process": None, "user": None},
+            {"protocol": "tcp", "address": "::", "port": 6379, "process": "redis", "user": "r", **NOTHING},
+            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": "redis", "user": "r", **NOTHING},
+            {"protocol": "tcp", "address": "192.0.2.1", "port": 6379, "process": None, "user": "root", **NOTHING},
+            {"protocol": "tcp", "address": "::", "port": 443, "process": "nginx", "user": "root", **NGINX},
+            {"protocol": "tcp", "address": "127.0.0.1", "port": 25, "process": "exim", "user": "mail", **NOTHING},
+            {"protocol": "udp", "address": "::", "port": 53, "process": None, "user": None, **NOTHING},
         ],
-        "unexpected_listeners": {"6379": [{"process": "redis", "user": "r"}, {"process": None, "user": "root"}]},
+        "unexpected_listeners": {
+            "6379": [{"process": "redis", "user": "r", **NOTHING}, {"process": None, "user": "root", **NOTHING}]
+        },
         "listening_unreachable": ["443"],
         "reachable_unheld": [],
         "reachable_newer": ["22", "80"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portspec.ports import PortSet
 from portspec.scan import Reason
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Kind
@@ -38,7 +39,7 @@ def since_of(state: HostState) -> Since:
     """Return since when each port deviates, accepted or not."""
     found: Since = {}
     for item in (*state.deviations, *state.excepted):
-        since = state.deviates_since(item)
+        since = state.deviates_since(item.kind, PortSet.of([item.port]))
         assert since is not None
         found[item.port, item.kind] = since
     return found

@@ -104,9 +104,13 @@ def _start(directory: Path, number: int, rng: random.Random) -> subprocess.Popen
 def _killed(process: subprocess.Popen[bytes], delay: float) -> Iterator[Any]:
     """Let a process begin and kill it `delay` seconds later; give each commit that it reported whole."""
     assert process.stdout
+    assert process.stdin
     assert os.read(process.stdout.fileno(), 6) == b"ready\n"
+    with process.stdin:  # communicate() would not close it if it ran out of time before it wrote
+        process.stdin.write(b"go\n")
+    process.stdin = None
     try:
-        process.communicate(b"go\n", timeout=delay)
+        process.communicate(timeout=delay)
     except subprocess.TimeoutExpired:
         process.kill()
     written, _ = process.communicate()

@@ -162,10 +162,14 @@ def archiver() -> subprocess.Popen[bytes]:
 def killed(process: subprocess.Popen[bytes], path: Path, name: str, delay: float) -> list[tuple[str, bytes]]:
     """Let a process archive audits, kill it after some seconds, and return what it acknowledged."""
     assert process.stdout
+    assert process.stdin
     assert os.read(process.stdout.fileno(), 6) == b"ready\n"
     hosts = [f"{name}-{number}" for number in range(300)]  # whose lines a pipe can hold
+    with process.stdin:  # communicate() would not close it if it ran out of time before it wrote
+        process.stdin.write(b"".join(line(path, host) for host in hosts))
+    process.stdin = None
     try:
-        process.communicate(b"".join(line(path, host) for host in hosts), timeout=delay)
+        process.communicate(timeout=delay)
     except subprocess.TimeoutExpired:
         process.kill()
     written, _ = process.communicate()

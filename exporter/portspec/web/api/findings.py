@@ -30,7 +30,6 @@ from portspec.web.api.query import (
 )
 from portspec.web.globs import matcher
 from portspec.web.overview import HostFilter, Row, by_name, chosen_rows
-from portspec.web.rows import since
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -61,7 +60,7 @@ class DeviationRow(TypedDict):
     """A port of an address that is not as specified, in the last scan with a verdict.
 
     `excepted` tells that an exception accepts it, so that it does not count. `severity` is how severe that is. `since`
-    is when the scan, or the change of conf.yml, was that first found the port to deviate in this way on any address of
+    is the time of the scan, or of the change of conf.yml, from which on the port deviated in this way on any address of
     the host; null if that is not known.
     """
 
@@ -132,7 +131,7 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
             "state": item.state,
             "severity": state.severity_of(item),
             "excepted": item in excepted,
-            "since": timestamp(since(state, item.kind, PortSet.of([item.port]))),
+            "since": timestamp(state.deviates_since(item.kind, PortSet.of([item.port]))),
         }
         yield (item.address, item.port, item.kind.value), document
 

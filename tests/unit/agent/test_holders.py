@@ -1,0 +1,206 @@
+"""Who holds a listening socket: executable, package, unit and container, or why that is not known."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portspec.agent import (
+    Holder,
+    Listener,
+    Owner,
+    Owners,
+    linux_listeners,
+    read_apk_owners,
+    read_cgroup,
+    read_dpkg_owners,
+    read_pacman_owners,
+    read_rpm_owners,
+    with_packages,
+)
+from tests.unit.agent.test_listeners import ANY, USER, Proc, line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ID = "4f5e" * 16
+NGINX = Owner("nginx-core", "1.22.1-9", "nginx")
+
+
+def held(proc: Proc) -> Holder:
+    """Return the holder of the only socket."""
+    proc.write_net("tcp", [line("00000000", 80, "0A", 0, 5)])
+    (listener,) = linux_listeners(proc.path) or []
+    return listener.holder
+
+
+def test_process_has_its_executable_unit_and_container(tmp_path: Path) -> None:
+    """As /proc tells them."""
+    proc = Proc(tmp_path / "proc")
+    mine = os.geteuid()
+    proc.add(7, b"nginx", mine, 5, executable="/usr/sbin/nginx", cgroup=f"0::/system.slice/docker-{ID}.scope\n")
+    assert held(proc) == Holder("nginx", USER, "/usr/sbin/nginx", unit=f"docker-{ID}.scope", container=ID)
+
+
+def test_executable_that_is_gone_is_told_so(tmp_path: Path) -> None:
+    """As after an upgrade, of which the process has still the old file."""
+    proc = Proc(tmp_path / "proc")
+    proc.add(7, b"nginx", 0, 5, executable="/usr/sbin/nginx (deleted)")
+    assert (held(proc).executable, held(proc).is_deleted) == ("/usr/sbin/nginx", True)
+
+
+def test_executable_in_another_root_directory_is_not_looked_up(tmp_path: Path) -> None:
+    """The same path in a container is another file."""
+    proc = Proc(tmp_path / "proc")
+    directory = proc.add(7, b"nginx", 0, 5, executable="/usr/sbin/nginx")
+    (directory / "root").unlink()
+    (directory / "root").symlink_to(tmp_path)
+    holder = held(proc)
+    assert holder.executable == "/usr/sbin/nginx"
+    assert holder.note == "its executable is in another root directory, such as that of a container"
+    (listener,) = with_packages([Listener("tcp", ANY, 80, holder)], Known({"/usr/sbin/nginx": NGINX}))
+    assert listener.holder == holder
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "container"),
+    [
+        ("0::/system.slice/nginx.service\n", "nginx.service", None),
+        ("0::/system.slice/system-postgresql.slice/postgresql@15-main.service\n", "postgresql@15-main.service", None),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "web.service", None),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope", None),
+        ("0::/system.slice/php8.2-fpm.service/workers\n", "php8.2-fpm.service", None),
+        (f"0::/system.slice/docker-{ID}.scope\n", f"docker-{ID}.scope", ID),
+        (f"12:pids:/docker/{ID}\n1:name=systemd:/docker/{ID}\n", None, ID),
+        (f"0::/machine.slice/libpod-{ID}.scope/container\n", f"libpod-{ID}.scope", ID),
+        (f"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope\n", f"cri-containerd-{ID}.scope", ID),
+        (f"1:name=systemd:/kubepods/besteffort/pod1/{ID}\n", None, ID),
+        (f"0::/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{ID}\n", "containerd.service", ID),
+        ("4:memory:/other.service\n1:name=systemd:/system.slice/cron.service\n", "cron.service", None),
+        ("0::/\n", None, None),
+        ("", None, None),
+    ],
+)
+def test_cgroup_names_unit_and_container(text: str, unit: str | None, container: str | None) -> None:
+    """Of systemd, Docker, Podman, containerd and Kubernetes, with cgroup v1 and v2."""
+    assert read_cgroup(text) == (unit, container)
+
+
+class Known(Owners):
+    """Owners that a test knows."""
+
+    def __init__(self, owners: dict[str, Owner], why: str = "") -> None:
+        self.asked: list[list[str]] = []
+        self._owners, self._why = owners, why
+
+    def of(self, paths: list[str]) -> tuple[dict[str, Owner], str]:
+        """Return what is known."""
+        self.asked.append(paths)
+        return {path: self._owners[path] for path in paths if path in self._owners}, self._why
+
+
+def listener(port: int, executable: str | None, note: str | None = None) -> Listener:
+    """Make a listener whose process runs a file."""
+    return Listener("tcp", ANY, port, Holder("x", "root", executable, note=note))
+
+
+def test_packages_are_looked_up_at_once_and_what_is_not_known_has_a_reason() -> None:
+    """No executable, no owner, no answer of the package manager: each is told, and none is "none"."""
+    owners = Known({"/usr/sbin/nginx": NGINX})
+    found = with_packages(
+        [listener(80, "/usr/sbin/nginx"), listener(443, "/usr/sbin/nginx"), listener(99, "/opt/x"),
+         listener(1, None, "not to be seen")],
+        owners,
+    )  # fmt: skip
+    assert owners.asked == [["/opt/x", "/usr/sbin/nginx"]]
+    assert [(each.holder.package, each.holder.version, each.holder.source, each.holder.note) for each in found] == [
+        ("nginx-core", "1.22.1-9", "nginx", None),
+        ("nginx-core", "1.22.1-9", "nginx", None),
+        (None, None, None, "no package owns its executable"),
+        (None, None, None, "not to be seen"),
+    ]
+    (silent,) = with_packages([listener(80, "/usr/sbin/nginx")], Known({}, "dpkg-query did not tell"))
+    assert silent.holder.note == "dpkg-query did not tell"
+
+
+def test_more_executables_than_fit_into_a_command_line_are_not_looked_up() -> None:
+    """A host cannot make the command line of the package manager as long as it likes."""
+    owners = Known({})
+    found = with_packages([listener(port, f"/{port}{'x' * 1000}") for port in range(1, 201)], owners)
+    assert sum(map(len, owners.asked[0])) <= 100_000
+    assert {each.holder.note for each in found} == {
+        "no package owns its executable",
+        "its package was not looked up: too many executables",
+    }
+
+
+def test_item_of_the_audit_has_only_what_is_known() -> None:
+    """Process and user are always there, null if unknown, as older agents write them."""
+    assert Listener("tcp", ANY, 80, Holder(None, None)).as_json() == {
+        "protocol": "tcp", "address": ANY, "port": 80, "process": None, "user": None,
+    }  # fmt: skip
+    whole = Holder("nginx", "www", "/usr/sbin/nginx", True, "nginx.service", ID, *NGINX, "a note")  # noqa: FBT003
+    assert Listener("tcp", ANY, 80, whole).as_json().keys() == {"protocol", "address", "port", *Holder._fields}
+
+
+def test_answer_of_dpkg_is_read() -> None:
+    """The first of several packages, no diversions, paths with colons."""
+    assert read_dpkg_owners(
+        "diversion by dash from: /bin/sh\nnginx-core: /usr/sbin/nginx\nlibc6:amd64, libc6:i386: /lib/x: /y\n"
+    ) == {"/usr/sbin/nginx": "nginx-core", "/lib/x: /y": "libc6:amd64"}
+
+
+def test_answers_of_apk_pacman_and_rpm_are_read() -> None:
+    """What no package owns is left out."""
+    assert read_apk_owners(
+        "/usr/sbin/nginx is owned by nginx-1.24.0-r16\n/bin/nc symlink target is owned by busybox-1.36.1-r5\n"
+        "ERROR: /opt/x: Could not find owner package\n"
+    ) == {
+        "/usr/sbin/nginx": Owner("nginx", "1.24.0-r16", "nginx"),
+        "/bin/nc": Owner("busybox", "1.36.1-r5", "busybox"),
+    }
+    assert read_pacman_owners("/usr/bin/nginx is owned by nginx 1.26.2-1\nerror: No package owns /opt/x\n") == {
+        "/usr/bin/nginx": Owner("nginx", "1.26.2-1", "nginx")
+    }
+    paths = ["/usr/sbin/nginx", "/opt/x"]
+    text = "nginx-core\t1.20.1-14.el9\tnginx-1.20.1-14.el9.src.rpm\nfile /opt/x is not owned by any package\n"
+    assert read_rpm_owners(text, paths) == {"/usr/sbin/nginx": Owner("nginx-core", "1.20.1-14.el9", "nginx")}
+    assert read_rpm_owners(text, paths[:1]) is None
+
+
+@given(st.text(max_size=300))
+def test_strange_answers_do_no_harm(text: str) -> None:
+    """Whatever a package manager prints is read without an error."""
+    for path in (*read_dpkg_owners(text), *read_apk_owners(text), *read_pacman_owners(text)):
+        assert path.startswith("/")
+    read_rpm_owners(text, ["/x"])
+    read_cgroup(text)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs dpkg")
+def test_real_dpkg_tells_who_owns_a_file() -> None:
+    """Also of a file that it has below /bin or /lib, and of what is no plain name for it."""
+    shell = os.path.realpath(shutil.which("bash") or "/bin/bash")
+    found, why = Owners(dict(os.environ)).of([shell, "/usr/bin/dpkg-query", "/opt/no such", "/usr/bin/[*]"])
+    assert why == ""
+    versions = {
+        name: subprocess.run(
+            ["dpkg-query", "--show", "--showformat=${Version}", name], capture_output=True, text=True, check=True
+        ).stdout
+        for name in ("bash", "dpkg")
+    }
+    assert found == {
+        shell: Owner("bash", versions["bash"], "bash"),
+        "/usr/bin/dpkg-query": Owner("dpkg", versions["dpkg"], "dpkg"),
+    }
+
+
+def test_system_without_a_package_manager_says_so() -> None:
+    """A package that cannot be looked up is not none."""
+    assert Owners({}, {"rpm": ("/no/such/database",)}).of(["/x"]) == ({}, "no package manager is known here")
