@@ -1242,8 +1242,8 @@ class Holder(NamedTuple):
     """A process that holds a socket. None is what may not be seen, or is not there; `note` says why.
 
     `executable` is the file that it runs, and `is_deleted` tells that this file is gone, as after an upgrade. `unit` is
-    its unit of systemd, and `container` the id of its container. `package`, its `version` and its `source` package are
-    those that own the executable.
+    its unit of systemd, `container` the id of its container, which has a name and is of an `image`. `package`, its
+    `version` and its `source` package are those that own the executable.
     """
 
     process: str | None
@@ -1252,6 +1252,8 @@ class Holder(NamedTuple):
     is_deleted: bool = False
     unit: str | None = None
     container: str | None = None
+    container_name: str | None = None
+    image: str | None = None
     package: str | None = None
     version: str | None = None
     source: str | None = None
@@ -1452,8 +1454,8 @@ def read_dpkg_owners(text: str) -> dict[str, str]:
     return owners
 
 
-def _dpkg_names(path: str) -> list[str]:
-    """Return the names of a file for dpkg, which may have it in /bin, /sbin or /lib, as before these moved to /usr."""
+def _former_names(path: str) -> list[str]:
+    """Return the names of a file in packages, which may have it in /bin, /sbin or /lib: these moved to /usr later."""
     return [path, path[4:]] if re.match("/usr/(?:bin|sbin|lib)", path) else [path]
 
 
@@ -1470,20 +1472,18 @@ def read_pacman_owners(text: str) -> dict[str, Owner]:
 
 
 _MAX_PATHS = 100_000  # characters of paths in one call
-_RPM_FORMAT = "%{NAME}\t%{EVR}\t%{SOURCERPM}\n"
+# A line for each file of each package that was found: a line for each package would not tell of which path it is.
+_RPM_FORMAT = "[%{=NAME}\t%{=EVR}\t%{=SOURCERPM}\t%{FILENAMES}\n]"
 
 
-def read_rpm_owners(text: str, paths: list[str]) -> dict[str, Owner] | None:
-    """Read `rpm --query --file` of some paths, a line for each; None if a path has several packages, or an error."""
-    lines = text.splitlines()
-    if len(lines) != len(paths):
-        return None
-    owners = {}
-    for path, line in zip(paths, lines):
+def read_rpm_owners(text: str, paths: list[str]) -> dict[str, Owner]:
+    """Read `rpm --query --file` of some paths; of a path that several packages have, the first counts."""
+    files: dict[str, Owner] = {}
+    for line in text.splitlines():
         words = line.split("\t")
-        if len(words) == 3:  # noqa: PLR2004 - as _RPM_FORMAT has
-            owners[path] = Owner(words[0], words[1], words[2].rsplit("-", 2)[0])
-    return owners
+        if len(words) == 4:  # noqa: PLR2004 - as _RPM_FORMAT has
+            files.setdefault(words[3], Owner(words[0], words[1], words[2].rsplit("-", 2)[0]))
+    return {path: files[name] for path in paths for name in reversed(_former_names(path)) if name in files}
 
 
 class Owners:
@@ -1503,7 +1503,7 @@ class Owners:
         return ({}, f"{self._manager} did not tell") if found is None else (found, "")
 
     def _dpkg(self, paths: list[str]) -> dict[str, Owner] | None:
-        names = {name for path in paths for name in _dpkg_names(path)}
+        names = {name for path in paths for name in _former_names(path)}
         plain = sorted(name for name in names if not set(name) & set("*?[]\\"))  # dpkg takes patterns
         done = self._run("dpkg-query", "--search", *plain)
         if done.status not in {0, 1}:  # 1: some belong to no package
@@ -1515,7 +1515,7 @@ class Owners:
         rows = (line.split("\t") for line in readable(done.output).splitlines())
         owners = {row[0]: Owner(*row) for row in rows if len(row) == 3}  # noqa: PLR2004 - as the form has
         of_name = {name: owners[package] for name, package in packages.items() if package in owners}
-        return {path: of_name[name] for path in paths for name in reversed(_dpkg_names(path)) if name in of_name}
+        return {path: of_name[name] for path in paths for name in reversed(_former_names(path)) if name in of_name}
 
     def _apk(self, paths: list[str]) -> dict[str, Owner] | None:
         done = self._run("apk", "info", "--who-owns", *paths)
@@ -1527,16 +1527,10 @@ class Owners:
 
     def _rpm(self, paths: list[str]) -> dict[str, Owner] | None:
         done = self._run("rpm", "--query", "--file", f"--queryformat={_RPM_FORMAT}", *paths)
-        if done.status is None:
-            return None
-        owners = read_rpm_owners(readable(done.output), paths)
-        if owners is None and len(paths) > 1:  # several packages own one of them
-            found = [self._rpm([path]) for path in paths]
-            owners = {path: owner for each in found for path, owner in (each or {}).items()}
-        return owners
+        return None if done.status is None or done.is_cut else read_rpm_owners(readable(done.output), paths)
 
     def _run(self, *command: str) -> Run:
-        return run(command, environ=self._environ, timeout=_SHORT, limit=10_000_000)
+        return run(command, environ=self._environ, timeout=_SHORT, limit=50_000_000)
 
 
 def with_packages(listeners: list[Listener], owners: Owners) -> list[Listener]:
@@ -1559,11 +1553,116 @@ def with_packages(listeners: list[Listener], owners: Owners) -> list[Listener]:
     return completed
 
 
+class Container(NamedTuple):
+    """A container; `ports` are those of the host that lead to it, by protocol and number, with their addresses."""
+
+    id: str
+    name: str
+    image: str
+    ports: dict[tuple[str, int], set[str]]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, as Docker and Podman speak it."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+_CONTAINER_SOCKETS = ("/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock")
+_CONTAINER_TIMEOUT = 10.0  # seconds for the whole answer: a hung engine must not keep the audit
+_MAX_CONTAINERS_ANSWER = 10_000_000  # bytes
+
+
+def gather_containers(environ: dict[str, str], timeout: float = _CONTAINER_TIMEOUT) -> list[Container]:
+    """Ask Docker, and Podman, which containers run; none of an engine that is not there, or does not answer."""
+    own = environ.get("DOCKER_HOST", "")
+    paths = [own[len("unix://") :]] if own.startswith("unix://") else list(_CONTAINER_SOCKETS)
+    found: dict[str, Container] = {}
+    for path in dict.fromkeys(os.path.realpath(each) for each in paths):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError), _time_limit(timeout):
+            with contextlib.closing(_UnixConnection(path, timeout)) as connection:
+                connection.request("GET", "/containers/json")
+                answer = connection.getresponse()
+                data = answer.read(_MAX_CONTAINERS_ANSWER + 1)
+            if answer.status == http.client.OK and len(data) <= _MAX_CONTAINERS_ANSWER:
+                found.update((each.id, each) for each in read_containers(json.loads(data)))
+    return list(found.values())
+
+
+def read_containers(document: Any) -> list[Container]:
+    """Read the answer to /containers/json (Docker Engine API 1.24 and later); ValueError if it is none."""
+    try:
+        return [
+            Container(
+                str(item["Id"]),
+                str(item["Names"][0]).lstrip("/"),
+                str(item["Image"]),
+                _published(item.get("Ports") or ()),
+            )
+            for item in document
+        ]
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"not a list of containers: {error}") from None
+
+
+def _published(ports: Iterable[dict[str, Any]]) -> dict[tuple[str, int], set[str]]:
+    found: dict[tuple[str, int], set[str]] = {}
+    for each in ports:
+        port = each.get("PublicPort")
+        if isinstance(port, int) and 0 < port < 65536 and each.get("Type") in {"tcp", "udp"}:  # noqa: PLR2004
+            with contextlib.suppress(ValueError):
+                address = spell_address(str(each.get("IP") or "0.0.0.0"))  # noqa: S104 - read, not bound
+                found.setdefault((each["Type"], port), set()).add(address)
+    return found
+
+
+def with_containers(listeners: list[Listener], containers: list[Container]) -> list[Listener]:
+    """Return listeners with the containers that hold them, and those of ports that lead to a container without one.
+
+    A port that a container publishes is held by docker-proxy, or by no process if a NAT rule alone leads to it.
+    """
+    by_id = {each.id: each for each in containers}
+    by_port = {port: each for each in containers for port in each.ports}
+    completed = []
+    for each in listeners:
+        holder = each.holder
+        container = by_id.get(holder.container or "")
+        if os.path.basename(holder.executable or holder.process or "") == "docker-proxy":  # noqa: PTH119
+            container = by_port.get((each.protocol, each.port))
+            if container is None:
+                holder = holder._replace(note="no container engine tells to which container it leads")
+        if container:
+            holder = holder._replace(container=container.id, container_name=container.name, image=container.image)
+        completed.append(each._replace(holder=holder))
+    held = {(each.protocol, each.port) for each in listeners}
+    for (protocol, port), container in by_port.items():
+        if (protocol, port) not in held:
+            holder = Holder(
+                None,
+                None,
+                container=container.id,
+                container_name=container.name,
+                image=container.image,
+                note="no process holds it: a rule of NAT leads to the container",
+            )
+            completed += [Listener(protocol, each, port, holder) for each in container.ports[protocol, port]]
+    return completed
+
+
 def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, Any]] | None:
     """Return the "listeners" of the audit: one for each socket and each process that holds it."""
     found = bsd_listeners(environ) if system.is_bsd else linux_listeners(Path("/proc"))
     if found is None:
         return None
+    if not system.is_bsd:
+        found = with_containers(found, gather_containers(environ))
     ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))[:MAX_LISTENERS]
     if not system.is_bsd:
         ordered = with_packages(ordered, Owners(environ))

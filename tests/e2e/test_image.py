@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -166,3 +167,37 @@ def test_context_is_what_the_image_is_made_of() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     assert all(line.startswith("!") for line in lines[1:-1])
+
+
+_LISTENERS = """
+import json, os
+from portspec import agent
+print(json.dumps(agent.gather_listeners(agent.this_system(), dict(os.environ))))
+"""
+
+
+def _listeners(engine: Engine) -> dict[int, dict[str, Any]]:
+    """Return what the agent tells of the TCP sockets of the engine's machine, by port."""
+    host = f"DOCKER_HOST={engine.environment['DOCKER_HOST']}"
+    found = json.loads(engine.inside("env", host, sys.executable, "-c", _LISTENERS))
+    return {item["port"]: item for item in found if item["protocol"] == "tcp"}
+
+
+def test_agent_names_the_container_that_holds_a_port(engine: Engine) -> None:
+    """Whether docker-proxy holds it, or a process in it; once the container has stopped, the port is gone."""
+    server = (BASE, "python3", "-m", "http.server")
+    published = engine.succeed(
+        "run", "--detach", "--name", "grafana-old", "--publish", "8443:80", *server, "80"
+    ).strip()
+    own = engine.succeed("run", "--detach", "--name", "shop", "--network", "host", *server, "8444").strip()
+    try:
+        until(lambda: engine.answers("http://127.0.0.1:8443/") and engine.answers("http://127.0.0.1:8444/"))
+        found = _listeners(engine)
+        names = ("container", "container_name", "image")
+        assert tuple(found[8443].get(name) for name in names) == (published, "grafana-old", BASE)
+        assert tuple(found[8444].get(name) for name in names) == (own, "shop", BASE)
+        assert found[8444]["note"] == "its executable is in another root directory, such as that of a container"
+        engine.succeed("rm", "--force", published)
+        assert 8443 not in _listeners(engine)
+    finally:
+        engine.run("rm", "--force", published, own)

@@ -323,3 +323,46 @@ def test_zypper_with_a_repository_that_is_not_there_is_failed(zypper: Host) -> N
     payload, _ = zypper.payload()
     assert payload["tool"]["exit_status"] == (0 if os.geteuid() else 106)
     assert judge(payload).status == Status.FAILED
+
+
+OWNING: Final = """\
+Name: {name}
+Epoch: 2
+Version: 1.0
+Release: 3.el9
+Summary: A package of the tests
+License: BSD-2-Clause
+BuildArch: noarch
+%description
+A package of the tests.
+%install
+for file in {files}; do install -D /dev/null %{{buildroot}}$file; done
+%files
+{lines}
+"""
+
+
+def test_rpm_tells_which_packages_own_executables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all files in one call; of one that several packages have, the first; and which belong to none."""
+    for program in ("rpm", "rpmbuild"):
+        if shutil.which(program) is None:
+            missing(f"{program} (package rpm)")
+    server, shared, own, gone = (tmp_path / name for name in ("server", "shared", "own", "gone"))
+    for path in (server, shared, own):
+        path.touch()
+    (tmp_path / ".rpmmacros").write_text(f"%_dbpath {tmp_path}/db\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, files in (("app-server", (server, shared)), ("app-tools", (shared,))):
+        spec = tmp_path / f"{name}.spec"
+        text = OWNING.format(name=name, files=" ".join(map(str, files)), lines="\n".join(map(str, files)))
+        spec.write_text(text, encoding="utf-8")
+        defined = ("--define", f"_topdir {tmp_path}/top", "--define", f"_rpmdir {tmp_path}")
+        printed("rpmbuild", *defined, "-bb", str(spec))
+        printed("rpm", "--install", "--justdb", "--nodeps", *map(str, tmp_path.glob(f"noarch/{name}-*.rpm")))
+    owners = portspec.agent.Owners(dict(os.environ), {"rpm": (str(tmp_path / "db"),)})
+    owner = portspec.agent.Owner("app-server", "2:1.0-3.el9", "app-server")
+    assert owners.of(sorted(map(str, (server, own)))) == ({str(server): owner}, "")
+    found, why = owners.of(sorted(map(str, (server, shared, own, gone))))
+    assert (found[str(server)], why) == (owner, "")
+    assert found[str(shared)].package in {"app-server", "app-tools"}
+    assert found.keys() == {str(server), str(shared)}

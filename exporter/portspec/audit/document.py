@@ -40,6 +40,8 @@ _Listener = tuple[
     _Text,
     _Text,
     _Text,
+    _Text,
+    _Text,
 ]
 
 

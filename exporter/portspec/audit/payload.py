@@ -41,7 +41,8 @@ class ListeningSocket:
     """A socket that something listens on, and what; None where the agent does not see it, and `note` says why.
 
     The process runs the file `executable`, which is gone if `is_deleted`, as after an upgrade. `package`, its `version`
-    and its `source` package own that file. `unit` is the unit of systemd, `container` the id of a container.
+    and its `source` package own that file. `unit` is the unit of systemd, `container` the id of a container, with its
+    name and its `image` if the agent may ask for them.
     """
 
     protocol: str
@@ -53,6 +54,8 @@ class ListeningSocket:
     is_deleted: bool = False
     unit: str | None = None
     container: str | None = None
+    container_name: str | None = None
+    image: str | None = None
     package: str | None = None
     version: str | None = None
     source: str | None = None
@@ -70,7 +73,8 @@ class ListeningSocket:
         found = (
             f"package {self.package} {self.version or ''}".rstrip() if self.package else None,
             self.unit,
-            f"container {self.container[:SHORT_ID]}" if self.container else None,
+            f"container {self.container_name or self.container[:SHORT_ID]}" if self.container else None,
+            f"image {self.image}" if self.image else None,
             f"{self.executable} is gone" if self.is_deleted else None,
         )
         return ", ".join(filter(None, found))
@@ -242,6 +246,8 @@ def _listener(item: dict[str, Any]) -> ListeningSocket:
         is_deleted=_typed(item.get("is_deleted", False), bool),
         unit=_word_if_any(item, "unit"),
         container=_word_if_any(item, "container"),
+        container_name=_word_if_any(item, "container_name"),
+        image=_word_if_any(item, "image"),
         package=_word_if_any(item, "package"),
         version=_word_if_any(item, "version"),
         source=_word_if_any(item, "source"),

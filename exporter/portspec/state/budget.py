@@ -6,15 +6,16 @@ A host says what it likes, also if it is broken into. Prometheus refuses a whole
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from portspec.audit.payload import SHORT_ID
 from portspec.ports import spell
 from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
 
 MAX_LABEL: Final = 128  # bytes of a label value that a host has chosen
@@ -25,7 +26,6 @@ _MORE: Final = "…"
 _WIDEST: Final = 4  # bytes of a character in UTF-8
 _LONGEST_LINE: Final = 110  # bytes of a line without the values that a host chose, and without its name
 
-_HOLDER: Final = attrgetter("process", "user", "package", "unit", "container")
 
 Labels = tuple[str, ...]
 
@@ -54,9 +54,14 @@ def listeners_of(audit: AuditState) -> Share:
     found = (
         (spell(port), *holder)
         for port, listeners in (sorted(correlation.listeners.items()) if correlation else ())
-        for holder in sorted({tuple(value or "" for value in _HOLDER(item)) for item in listeners})
+        for holder in sorted({_holder(item) for item in listeners})
     )
     return _fitted(audit.host, found, MAX_LISTENER_BYTES)
+
+
+def _holder(item: ListeningSocket) -> Labels:
+    container = item.container_name or (item.container or "")[:SHORT_ID]
+    return item.process or "", item.user or "", item.package or "", item.unit or "", container
 
 
 def left_out_of(audit: AuditState) -> int:

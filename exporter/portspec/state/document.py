@@ -78,6 +78,8 @@ class HolderDocument(TypedDict):
     is_deleted: bool
     unit: str | None
     container: str | None
+    container_name: str | None
+    image: str | None
     package: str | None
     version: str | None
     source: str | None
@@ -355,6 +357,8 @@ def _holder(item: ListeningSocket) -> HolderDocument:
         "is_deleted": item.is_deleted,
         "unit": item.unit,
         "container": item.container,
+        "container_name": item.container_name,
+        "image": item.image,
         "package": item.package,
         "version": item.version,
         "source": item.source,

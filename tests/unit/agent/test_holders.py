@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import socketserver
 import subprocess
-from typing import TYPE_CHECKING
+import threading
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.agent import (
+    Container,
     Holder,
     Listener,
     Owner,
     Owners,
+    gather_containers,
     linux_listeners,
     read_apk_owners,
     read_cgroup,
     read_dpkg_owners,
     read_pacman_owners,
     read_rpm_owners,
+    with_containers,
     with_packages,
 )
 from tests.unit.agent.test_listeners import ANY, USER, Proc, line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ID = "4f5e" * 16
@@ -145,7 +154,7 @@ def test_item_of_the_audit_has_only_what_is_known() -> None:
     assert Listener("tcp", ANY, 80, Holder(None, None)).as_json() == {
         "protocol": "tcp", "address": ANY, "port": 80, "process": None, "user": None,
     }  # fmt: skip
-    whole = Holder("nginx", "www", "/usr/sbin/nginx", True, "nginx.service", ID, *NGINX, "a note")  # noqa: FBT003
+    whole = Holder("nginx", "www", "/x", True, "nginx.service", ID, "shop", "nginx:1.27", *NGINX, "a")  # noqa: FBT003
     assert Listener("tcp", ANY, 80, whole).as_json().keys() == {"protocol", "address", "port", *Holder._fields}
 
 
@@ -168,10 +177,16 @@ def test_answers_of_apk_pacman_and_rpm_are_read() -> None:
     assert read_pacman_owners("/usr/bin/nginx is owned by nginx 1.26.2-1\nerror: No package owns /opt/x\n") == {
         "/usr/bin/nginx": Owner("nginx", "1.26.2-1", "nginx")
     }
-    paths = ["/usr/sbin/nginx", "/opt/x"]
-    text = "nginx-core\t1.20.1-14.el9\tnginx-1.20.1-14.el9.src.rpm\nfile /opt/x is not owned by any package\n"
-    assert read_rpm_owners(text, paths) == {"/usr/sbin/nginx": Owner("nginx-core", "1.20.1-14.el9", "nginx")}
-    assert read_rpm_owners(text, paths[:1]) is None
+    text = (
+        "nginx-core\t1.20.1-14.el9\tnginx-1.20.1-14.el9.src.rpm\t/usr/sbin/nginx\n"
+        "nginx-core\t1.20.1-14.el9\tnginx-1.20.1-14.el9.src.rpm\t/usr/share/x\n"
+        "file /opt/x is not owned by any package\n"
+        "bash\t4.2.46-34.el7\tbash-4.2.46-34.el7.src.rpm\t/bin/bash\n"
+    )
+    assert read_rpm_owners(text, ["/opt/x", "/usr/bin/bash", "/usr/sbin/nginx"]) == {
+        "/usr/bin/bash": Owner("bash", "4.2.46-34.el7", "bash"),
+        "/usr/sbin/nginx": Owner("nginx-core", "1.20.1-14.el9", "nginx"),
+    }
 
 
 @given(st.text(max_size=300))
@@ -204,3 +219,124 @@ def test_real_dpkg_tells_who_owns_a_file() -> None:
 def test_system_without_a_package_manager_says_so() -> None:
     """A package that cannot be looked up is not none."""
     assert Owners({}, {"rpm": ("/no/such/database",)}).of(["/x"]) == ({}, "no package manager is known here")
+
+
+class EngineHandler(BaseHTTPRequestHandler):
+    """The API of a container engine that has one answer."""
+
+    server: EngineServer
+
+    def do_GET(self) -> None:
+        """Answer as Docker does, or in no time at all."""
+        self.server.asked.append(self.requestline)
+        if self.server.answer is None:
+            self.server.over.wait(60.0)
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.server.answer)
+
+    def address_string(self) -> str:
+        """Return the client, which has no address."""
+        return "agent"
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+class EngineServer(socketserver.ThreadingUnixStreamServer):
+    """A server on a Unix socket."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, answer: bytes | None) -> None:
+        super().__init__(str(path), EngineHandler)
+        self.answer = answer
+        self.asked: list[str] = []
+        self.over = threading.Event()
+
+
+@contextlib.contextmanager
+def engine(path: Path, answer: bytes | None) -> Iterator[EngineServer]:
+    """Run a container engine whose answer is this, or none."""
+    with EngineServer(path, answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.over.set()
+            server.shutdown()
+            thread.join()
+
+
+SHOP = Container(ID, "shop", "nginx:1.27", {("tcp", 8443): {ANY, "::"}, ("udp", 53): {ANY}})
+ANSWER = json.dumps(
+    [
+        {
+            "Id": ID,
+            "Names": ["/shop"],
+            "Image": "nginx:1.27",
+            "Ports": [
+                {"IP": ANY, "PrivatePort": 443, "PublicPort": 8443, "Type": "tcp"},
+                {"IP": "::", "PrivatePort": 443, "PublicPort": 8443, "Type": "tcp"},
+                {"IP": ANY, "PrivatePort": 53, "PublicPort": 53, "Type": "udp"},
+                {"PrivatePort": 9000, "Type": "tcp"},
+                {"IP": "x", "PrivatePort": 1, "PublicPort": 1, "Type": "sctp"},
+            ],
+        }
+    ]
+).encode()
+
+
+def test_containers_are_asked_for_by_get_alone(tmp_path: Path) -> None:
+    """On the socket of DOCKER_HOST."""
+    path = tmp_path / "docker.sock"
+    with engine(path, ANSWER) as server:
+        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}) == [SHOP]
+        assert server.asked == ["GET /containers/json HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"{", b"<html>", b"null", b"{}", b'[{"Id": 1}]', b"[[]]", b'[{"Id":"x","Names":[]}]']
+)
+def test_engine_that_answers_something_else_does_no_harm(tmp_path: Path, answer: bytes) -> None:
+    """The containers are not known then."""
+    path = tmp_path / "docker.sock"
+    with engine(path, answer):
+        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}) == []
+
+
+def test_engine_that_hangs_does_not_keep_the_audit(tmp_path: Path) -> None:
+    """The question has a limit of time."""
+    path = tmp_path / "docker.sock"
+    with engine(path, None):
+        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}, timeout=0.1) == []
+
+
+def test_engine_that_is_not_there_does_no_harm(tmp_path: Path) -> None:
+    """As on most hosts."""
+    assert gather_containers({"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}) == []
+
+
+def test_published_port_has_the_container_that_it_leads_to() -> None:
+    """Held by docker-proxy, or by no process where a rule of NAT leads there; what is not known is told."""
+    proxy = Holder("docker-proxy", "root", "/usr/bin/docker-proxy")
+    inside = Holder("nginx", "root", "/usr/sbin/nginx", container=ID, note="in a container")
+    found = with_containers(
+        [Listener("tcp", ANY, 8443, proxy), Listener("tcp", ANY, 80, inside), Listener("tcp", ANY, 99, proxy)], [SHOP]
+    )
+    named: dict[str, Any] = {"container": ID, "container_name": "shop", "image": "nginx:1.27"}
+    assert found[:3] == [
+        Listener("tcp", ANY, 8443, proxy._replace(**named)),
+        Listener("tcp", ANY, 80, inside._replace(**named)),
+        Listener("tcp", ANY, 99, proxy._replace(note="no container engine tells to which container it leads")),
+    ]
+    assert found[3:] == [
+        Listener(
+            "udp",
+            ANY,
+            53,
+            Holder(None, None, **named, note="no process holds it: a rule of NAT leads to the container"),
+        )
+    ]

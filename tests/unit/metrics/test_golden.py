@@ -133,7 +133,14 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]
     held = {
-        (item.port, item.process or "", item.user or "", item.package or "", item.unit or "", item.container or "")
+        (
+            item.port,
+            item.process or "",
+            item.user or "",
+            item.package or "",
+            item.unit or "",
+            item.container_name or (item.container or "")[:12],
+        )
         for item in sockets
         if item.protocol == "tcp"
     }
