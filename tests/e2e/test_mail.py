@@ -201,7 +201,8 @@ def test_each_change_is_one_mail_to_each_recipient(network: Lab, server: MailSer
             assert f"{HOST} is out of specification." in mail.text
             unexpected = mail.text.partition("Open, not expected\n")[2].splitlines()
             assert re.fullmatch(rf"- {PORT}( \(.*\))? on {re.escape(ADDRESS)}", unexpected[0])
-            assert unexpected[1].startswith("  first seen ")
+            assert unexpected[1] == "  severity: warning"
+            assert unexpected[2].startswith("  first seen ")
             assert f"Expected ports: {EXPECTED}\nOpen ports: {EXPECTED}, {PORT}\n" in mail.text
             assert re.search(r"Scanned: [-0-9]+ [:0-9]+ UTC \([-0-9: ]+ CET\)", mail.text)
         service.wait_for_rounds(int(first + ROUNDS / 2 - service.value("portspec_scan_rounds_total")))

@@ -237,6 +237,13 @@ def _with_options(probes: Probes, flags: int) -> U8:
     return _packet(probes, segment, _HOP_BY_HOP, options=bytes([_TCP, 0, 1, 4, 0, 0, 0, 0]))
 
 
+def _swapped(probes: Probes) -> U32:
+    """Return right numbers in the other byte order; one in 65,536 is the same then, and has to be another one."""
+    right = _right(probes)
+    swapped = right.byteswap()
+    return np.where(swapped == right, right + np.uint32(2), swapped)
+
+
 def _header_error(probes: Probes) -> U8 | None:
     if not probes.is_ip4:
         return None  # there is no checksum of IPv6
@@ -262,7 +269,7 @@ KINDS: Final[Mapping[str, Callable[[Probes], U8 | None]]] = {
     "SYN-ACK of the SYN without counting it": lambda p: _packet(p, _segment(p, _SYN_ACK, p.sequence)),
     "SYN-ACK of one more": lambda p: _packet(p, _segment(p, _SYN_ACK, p.sequence + np.uint32(2))),
     "RST of one more": lambda p: _packet(p, _segment(p, _RST_ACK, p.sequence + np.uint32(2))),
-    "SYN-ACK in the other byte order": lambda p: _packet(p, _segment(p, _SYN_ACK, _right(p).byteswap())),
+    "SYN-ACK in the other byte order": lambda p: _packet(p, _segment(p, _SYN_ACK, _swapped(p))),
     "SYN-ACK from another port": lambda p: _packet(p, _segment(p.moved(), _SYN_ACK, _right(p))),
     "RST from another port": lambda p: _packet(p, _segment(p.moved(), _RST_ACK, _right(p))),
     "SYN-ACK to another port": lambda p: _packet(p, _segment(p.redirected(), _SYN_ACK, _right(p))),
