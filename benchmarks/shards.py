@@ -26,6 +26,7 @@ HOSTS: Final = 100_000  # of a shard
 SECONDS: Final = 60  # between two scrapes
 PATIENCE: Final = 1800.0  # seconds for a round of all shards
 PROGRAM: Final = (sys.executable, "-m", "benchmarks.simulated", "serve")
+LARGEST: Final = 16  # the prefix of the largest CIDR that conf.yml may have
 FIRST: Final = ipaddress.IPv4Address("127.96.0.0")
 
 
@@ -45,7 +46,11 @@ def report(shards: int = SHARDS, hosts: int = HOSTS, seconds: int = SECONDS) -> 
     """Print what each step took; returns the targets."""
     total = shards * hosts
     last = FIRST + total - 1
-    networks = [str(network) for network in ipaddress.summarize_address_range(FIRST, last)]
+    networks = [
+        str(part)
+        for network in ipaddress.summarize_address_range(FIRST, last)
+        for part in network.subnets(new_prefix=max(network.prefixlen, LARGEST))
+    ]
     print(f"\n## {shards} shards of {hosts:,} hosts each, simulated scans\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
