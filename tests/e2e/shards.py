@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -131,7 +132,13 @@ class Fleet:
         self._stack.close()
 
     def _number(self, expression: str) -> int:
-        return int(sum(value for _, value in self._prometheus.query(expression)))
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return int(sum(value for _, value in self._prometheus.query(expression)))
+            except TimeoutError:  # while many shards start on few processors
+                if time.monotonic() > deadline:
+                    raise
 
 
 @contextmanager
