@@ -78,6 +78,8 @@ MAX_SET_ASIDE = 10  # audits in the spool's directory "refused"
 MAX_TRIES = 10  # of an audit that fails while others arrive, or is too large
 MAX_WAIT = 30 * 86_400.0  # seconds
 MAX_LISTENERS = 10_000
+_MAX_WORD = 1000  # characters of a text about a listener, as the server takes
+_MAX_DETAILS = 1_000_000  # bytes of listeners with all that is known of them
 
 _LONGEST_NAME = 253  # RFC 1035, 2.3.4
 _MAX_ERRORS = 64 * 1024  # bytes of a tool's standard error that are kept, half from its begin, half from its end
@@ -1271,7 +1273,8 @@ class Listener(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return an item of the "listeners" of the audit; what is not known of the holder is left out."""
         known = {name: value for name, value in self.holder._asdict().items() if value or name in ("process", "user")}
-        return {"protocol": self.protocol, "address": self.address, "port": self.port, **known}
+        short = {name: value[:_MAX_WORD] if isinstance(value, str) else value for name, value in known.items()}
+        return {"protocol": self.protocol, "address": self.address, "port": self.port, **short}
 
 
 # proc(5): number, local and remote address, state, queues, timer, retransmissions, owner, timeout, inode
@@ -1586,7 +1589,7 @@ def gather_containers(environ: dict[str, str], timeout: float = _CONTAINER_TIMEO
     paths = [own[len("unix://") :]] if own.startswith("unix://") else list(_CONTAINER_SOCKETS)
     found: dict[str, Container] = {}
     for path in dict.fromkeys(os.path.realpath(each) for each in paths):
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError), _time_limit(timeout):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, RecursionError), _time_limit(timeout):
             with contextlib.closing(_UnixConnection(path, timeout)) as connection:
                 connection.request("GET", "/containers/json")
                 answer = connection.getresponse()
@@ -1616,7 +1619,7 @@ def _published(ports: Iterable[dict[str, Any]]) -> dict[tuple[str, int], set[str
     found: dict[tuple[str, int], set[str]] = {}
     for each in ports:
         port = each.get("PublicPort")
-        if isinstance(port, int) and 0 < port < 65536 and each.get("Type") in {"tcp", "udp"}:  # noqa: PLR2004
+        if isinstance(port, int) and 0 < port < 65536 and each.get("Type") in {"tcp", "udp"}:  # noqa: PLR2004 - of 16 bits
             with contextlib.suppress(ValueError):
                 address = spell_address(str(each.get("IP") or "0.0.0.0"))  # noqa: S104 - read, not bound
                 found.setdefault((each["Type"], port), set()).add(address)
@@ -1634,7 +1637,7 @@ def with_containers(listeners: list[Listener], containers: list[Container]) -> l
     for each in listeners:
         holder = each.holder
         container = by_id.get(holder.container or "")
-        if os.path.basename(holder.executable or holder.process or "") == "docker-proxy":  # noqa: PTH119
+        if os.path.basename(holder.executable or holder.process or "") == "docker-proxy":  # noqa: PTH119 - a name, not a path
             container = by_port.get((each.protocol, each.port))
             if container is None:
                 holder = holder._replace(note="no container engine tells to which container it leads")
@@ -1666,7 +1669,23 @@ def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, 
     ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))[:MAX_LISTENERS]
     if not system.is_bsd:
         ordered = with_packages(ordered, Owners(environ))
-    return [each.as_json() for each in ordered]
+    return _within(ordered, _MAX_DETAILS)
+
+
+def _within(listeners: list[Listener], most: int) -> list[dict[str, Any]]:
+    """Return listeners as JSON, with all that is known of the first ones, which take `most` bytes together.
+
+    Whoever has an account can listen on many ports from long paths. The audit must not become too large by that.
+    """
+    items, size = [], 0
+    for each in listeners:
+        item = each.as_json()
+        size += len(json.dumps(item))
+        if size > most:
+            known = Holder(each.holder.process, each.holder.user, note="the audit has no room for more of it")
+            item = each._replace(holder=known).as_json()
+        items.append(item)
+    return items
 
 
 # --- The audit --------------------------------------------------------------------------------------------------------

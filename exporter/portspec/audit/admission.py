@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REASONS: Final = ("too_large", "malformed", "roster", "signature", "time", "duplicate", "quota")
 MAX_PACKED: Final = 16 * 1024 * 1024  # bytes of an audit as it is sent
 MAX_PACKED_HEAD: Final = 8 << 10  # bytes as it is sent, in which its host must be named; gzip(1) adds a file's name
-MAX_PAYLOAD: Final = 24 * 1024 * 1024  # the agent's has 21 MB at most; to read it takes some 200 MB of memory
+MAX_PAYLOAD: Final = 24 * 1024 * 1024  # the agent's has 23 MB at most; to read it takes some 200 MB of memory
 MAX_AHEAD: Final = 600.0  # seconds that a host's clock may be ahead of ours
 MAX_DELAY: Final = 5 * 86_400.0  # seconds that an audit may be on its way: mail is tried as long (RFC 5321, 4.5.4.1)
 

@@ -22,6 +22,7 @@ from portspec.agent import (
     Listener,
     Owner,
     Owners,
+    _within,
     gather_containers,
     linux_listeners,
     read_apk_owners,
@@ -32,6 +33,7 @@ from portspec.agent import (
     with_containers,
     with_packages,
 )
+from portspec.audit.payload import read_payload
 from tests.unit.agent.test_listeners import ANY, USER, Proc, line
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ID = "4f5e" * 16
+PLAIN: dict[str, Any] = {
+    "version": 1,
+    "host": "web1",
+    "day": "2026-11-22",
+    "time": "2026-11-22T03:17:09Z",
+    "nonce": "00",
+    "agent": "portspec-send",
+    "system": None,
+    "tool": {"name": "apt", "version": None, "exit_status": 0, "output": "", "errors": "", "truncated": False},
+}
 NGINX = Owner("nginx-core", "1.22.1-9", "nginx")
 
 
@@ -154,8 +166,30 @@ def test_item_of_the_audit_has_only_what_is_known() -> None:
     assert Listener("tcp", ANY, 80, Holder(None, None)).as_json() == {
         "protocol": "tcp", "address": ANY, "port": 80, "process": None, "user": None,
     }  # fmt: skip
-    whole = Holder("nginx", "www", "/x", True, "nginx.service", ID, "shop", "nginx:1.27", *NGINX, "a")  # noqa: FBT003
+    whole = Holder("nginx", "www", "/x", *(True, "nginx.service", ID, "shop", "nginx:1.27"), *NGINX, "a note")
     assert Listener("tcp", ANY, 80, whole).as_json().keys() == {"protocol", "address", "port", *Holder._fields}
+
+
+def test_text_that_is_too_long_for_the_server_is_cut() -> None:
+    """A user who runs a program from a long path cannot have the audit of the host refused."""
+    item = Listener("tcp", ANY, 80, Holder("x", "eve", f"/{'d/' * 2000}x", image="i" * 5000)).as_json()
+    assert max(len(value) for value in item.values() if isinstance(value, str)) == 1000
+    payload = {**PLAIN, "listeners": [item]}
+    (found,) = read_payload(json.dumps(payload).encode()).listeners or ()
+    assert found.executable == item["executable"]
+
+
+def test_listeners_take_some_room_in_the_audit_and_no_more() -> None:
+    """Of those beyond it the process and its user stay, and that there is more is told."""
+    many = [Listener("tcp", ANY, port, Holder("x", "eve", f"/{'d/' * 450}{port}")) for port in range(1, 10_001)]
+    found = _within(many, 1_000_000)
+    assert len(found) == len(many)
+    assert len(json.dumps(found)) < 3_000_000
+    assert "executable" in found[0]
+    assert found[-1] == {
+        "protocol": "tcp", "address": ANY, "port": 10_000, "process": "x", "user": "eve",
+        "note": "the audit has no room for more of it",
+    }  # fmt: skip
 
 
 def test_answer_of_dpkg_is_read() -> None:
