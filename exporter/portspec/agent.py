@@ -79,6 +79,7 @@ MAX_TRIES = 10  # of an audit that fails while others arrive, or is too large
 MAX_WAIT = 30 * 86_400.0  # seconds
 MAX_LISTENERS = 10_000
 _MAX_WORD = 1000  # characters of a text about a listener, as the server takes
+_MAX_FILES = 5000  # libraries of processes that listen
 _MAX_DETAILS = 1_000_000  # bytes of listeners with all that is known of them
 
 _LONGEST_NAME = 253  # RFC 1035, 2.3.4
@@ -1245,7 +1246,9 @@ class Holder(NamedTuple):
 
     `executable` is the file that it runs, and `is_deleted` tells that this file is gone, as after an upgrade. `unit` is
     its unit of systemd, `container` the id of its container, which has a name and is of an `image`. `package`, its
-    `version` and its `source` package are those that own the executable.
+    `version` and its `source` package are those that own the executable. `libraries` are the other files whose code it
+    has mapped. `replaced` are the files of which it runs another version than the present one, and `script` is one that
+    may be so: its file is newer than the process.
     """
 
     process: str | None
@@ -1260,6 +1263,9 @@ class Holder(NamedTuple):
     version: str | None = None
     source: str | None = None
     note: str | None = None
+    libraries: tuple[str, ...] | None = None
+    replaced: tuple[str, ...] = ()
+    script: str | None = None
 
 
 class Listener(NamedTuple):
@@ -1270,10 +1276,20 @@ class Listener(NamedTuple):
     port: int
     holder: Holder
 
-    def as_json(self) -> dict[str, Any]:
-        """Return an item of the "listeners" of the audit; what is not known of the holder is left out."""
+    def as_json(self, numbers: dict[str, int] | None = None) -> dict[str, Any]:
+        """Return an item of the "listeners" of the audit; what is not known of the holder is left out.
+
+        Its libraries are given by their numbers in the "files" of the audit.
+        """
         known = {name: value for name, value in self.holder._asdict().items() if value or name in ("process", "user")}
         short = {name: value[:_MAX_WORD] if isinstance(value, str) else value for name, value in known.items()}
+        if self.holder.replaced:
+            short["replaced"] = [path[:_MAX_WORD] for path in self.holder.replaced[:_MAX_REPLACED]]
+        for name in ("libraries", "script"):
+            short.pop(name, None)
+        libraries = self.holder.libraries
+        if libraries is not None and numbers is not None and all(path in numbers for path in libraries):
+            short["libraries"] = [numbers[path] for path in libraries]
         return {"protocol": self.protocol, "address": self.address, "port": self.port, **short}
 
 
@@ -1362,17 +1378,100 @@ def _describe_process(directory: Path) -> Holder:
         holder = holder._replace(unit=unit, container=container)
     try:
         target = readable(os.fsencode(os.readlink(directory / "exe")))
-        root, own = os.stat(directory / "root"), os.stat("/")  # noqa: PTH116 - as the others
+        is_elsewhere = _is_elsewhere(directory)
     except OSError as error:
         return holder._replace(note=f"its executable cannot be seen: {_reason(error)}")
     is_deleted = target.endswith(_DELETED)
     executable = target[: -len(_DELETED)] if is_deleted else target
     note = None
-    if (root.st_dev, root.st_ino) != (own.st_dev, own.st_ino):
+    if is_elsewhere:
         note = "its executable is in another root directory, such as that of a container"
-    return holder._replace(executable=executable, is_deleted=is_deleted, note=note)
+        return holder._replace(executable=executable, is_deleted=is_deleted, note=note)
+    libraries, gone = _mapped_files(directory, executable)
+    replaced = (*((executable,) if is_deleted and not executable.startswith(_TRANSIENT) else ()), *gone)
+    script = _newer_script(directory)
+    return holder._replace(
+        executable=executable, is_deleted=is_deleted, libraries=libraries, replaced=replaced, script=script
+    )
 
 
+def _is_elsewhere(directory: Path) -> bool:
+    """Return whether paths of a process lead to other files than ours, as those of a container.
+
+    Services of systemd have mount namespaces of their own with the same root, and those that change their root with
+    chroot(2) are in the same namespace: both have the paths that we have.
+    """
+    root, own = os.stat(directory / "root"), os.stat("/")  # noqa: PTH116 - as the others
+    if (root.st_dev, root.st_ino) == (own.st_dev, own.st_ino):
+        return False
+    return os.readlink(directory / "ns" / "mnt") != os.readlink("/proc/self/ns/mnt")
+
+
+def _mapped_files(directory: Path, executable: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the files but for the executable whose code a process has mapped, None if that cannot be seen.
+
+    Those that are gone by now, as the libraries of a package that was upgraded, are returned apart.
+    """
+    try:
+        with (directory / "maps").open("rb") as file:
+            text = file.read(_MAX_MAPS + 1)
+    except OSError:
+        return None, ()
+    present, gone = read_maps(readable(text))
+    if len(text) > _MAX_MAPS or len(present) + len(gone) > _MAX_LIBRARIES:
+        return None, ()
+    return tuple(path for path in present if path != executable), tuple(path for path in gone if path != executable)
+
+
+def read_maps(text: str) -> tuple[list[str], list[str]]:
+    """Read /proc/PID/maps (proc(5)); return the files from which code is mapped, and those of them that are gone.
+
+    Files that programs make and remove themselves, to run code that they have compiled, are not among those.
+    """
+    files = dict.fromkeys(found[1] for found in map(_MAPPED.fullmatch, text.split("\n")) if found)
+    gone = [path[: -len(_DELETED)] for path in files if path.endswith(_DELETED)]
+    present = [path for path in files if not path.endswith(_DELETED)]
+    return present, [path for path in gone if not path.startswith(_TRANSIENT)]
+
+
+def _newer_script(directory: Path) -> str | None:
+    """Return the script that an interpreter runs if its file is newer than the process; None otherwise."""
+    try:
+        words = readable((directory / "cmdline").read_bytes()).split("\0")[1:_MAX_OPTIONS]
+        began = _began_at((directory / "stat").read_bytes(), (directory.parent / "stat").read_bytes())
+    except (OSError, ValueError, IndexError):
+        return None
+    script = next((word for word in words if not word.startswith("-")), "")
+    with contextlib.suppress(OSError, ValueError):
+        found = os.stat(script)  # noqa: PTH116 - a text that may be no path
+        # Of a process that began while its package was unpacked, nothing is known; neither time is exact.
+        if script.startswith("/") and stat.S_ISREG(found.st_mode) and found.st_ctime > began + _UNPACKING:
+            return os.path.realpath(script)
+    return None
+
+
+def _began_at(process: bytes, system: bytes) -> float:
+    """Return when a process began, in Unix seconds, by /proc/PID/stat and /proc/stat (proc(5)); or raise ValueError."""
+    ticks = int(process.rpartition(b")")[2].split()[19])
+    return _booted_at(system) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _booted_at(system: bytes) -> int:
+    found = re.search(rb"^btime ([0-9]+)$", system, re.MULTILINE)
+    if found is None:
+        raise ValueError("/proc/stat has no btime")
+    return int(found[1])
+
+
+_MAX_MAPS = 4_000_000  # bytes of /proc/PID/maps that are read
+_MAX_LIBRARIES = 1000  # of a process; a usual one has up to 200
+_MAX_REPLACED = 20  # files of a process that are told
+_MAX_OPTIONS = 6  # words of a command line in which the name of a script is looked for
+_UNPACKING = 5.0  # seconds
+# Address, permissions with execution, offset, device, inode other than 0, path.
+_MAPPED = re.compile(r"[0-9a-f]+-[0-9a-f]+ [r-][w-]x[ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ [1-9][0-9]* +(/.*)")
+# Of compilers (JIT), shared memory and devices; needrestart passes over the same.
+_TRANSIENT = ("/tmp/", "/var/tmp/", "/dev/", "/run/", "/var/run/", "/memfd:", "/SYSV", "/[aio]", "/anon_hugepage")  # noqa: S108 - read, not written
 _UNSEEN = "no process that the agent may look into holds it"
 _DELETED = " (deleted)"  # proc(5), /proc/PID/exe
 _CONTAINER = re.compile(r"(?:^|[-/:])([0-9a-f]{64})(?:\.scope)?(?:/|$)")  # of Docker, Podman, containerd and CRI-O
@@ -1536,12 +1635,18 @@ class Owners:
         return run(command, environ=self._environ, timeout=_SHORT, limit=50_000_000)
 
 
-def with_packages(listeners: list[Listener], owners: Owners) -> list[Listener]:
-    """Return listeners with the packages of their executables, or why these are not known."""
+def with_packages(listeners: list[Listener], owners: Owners) -> tuple[list[Listener], dict[str, Owner]]:
+    """Return listeners with the packages of their executables, or why these are not known; and those of their files.
+
+    Without these, what a process has mapped is not known, so its libraries are not, either.
+    """
     every = sorted({each.holder.executable for each in listeners if each.holder.executable and not each.holder.note})
-    sizes = itertools.accumulate(map(len, every))
-    paths = [path for path, size in zip(every, sizes) if size <= _MAX_PATHS]
-    found, why = owners.of(paths)
+    scripts = {each.holder.script for each in listeners if each.holder.script}
+    others = sorted(scripts.union(*(each.holder.libraries or () for each in listeners)))
+    sizes = itertools.accumulate(map(len, (*every, *others)))
+    paths = [path for path, size in zip((*every, *others), sizes) if size <= _MAX_PATHS]
+    asked = set(paths)
+    found, why = owners.of(list(dict.fromkeys(paths)))
     notes = {path: why or "no package owns its executable" for path in paths if path not in found}
     completed = []
     for each in listeners:
@@ -1552,8 +1657,12 @@ def with_packages(listeners: list[Listener], owners: Owners) -> list[Listener]:
                 None if owner else notes.get(holder.executable, "its package was not looked up: too many executables")
             )
             holder = holder._replace(**(owner._asdict() if owner else {}), note=note)
+        if holder.script in found:  # another one may be edited at any time, as on a machine of developers
+            holder = holder._replace(replaced=(*holder.replaced, holder.script))
+        if why or not asked.issuperset(holder.libraries or ()):
+            holder = holder._replace(libraries=None)
         completed.append(each._replace(holder=holder))
-    return completed
+    return completed, found
 
 
 class Container(NamedTuple):
@@ -1659,33 +1768,115 @@ def with_containers(listeners: list[Listener], containers: list[Container]) -> l
     return completed
 
 
-def gather_listeners(system: System, environ: dict[str, str]) -> list[dict[str, Any]] | None:
-    """Return the "listeners" of the audit: one for each socket and each process that holds it."""
+def gather_listeners(system: System, environ: dict[str, str]) -> tuple[list[dict[str, Any]] | None, list[list[str]]]:
+    """Return the "listeners" of the audit: one for each socket and each process that holds it; and the "files".
+
+    These are the libraries of the processes that packages own, each with its package, version and source package.
+    """
     found = bsd_listeners(environ) if system.is_bsd else linux_listeners(Path("/proc"))
     if found is None:
-        return None
+        return None, []
     if not system.is_bsd:
         found = with_containers(found, gather_containers(environ))
     ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))[:MAX_LISTENERS]
+    owners: dict[str, Owner] = {}
     if not system.is_bsd:
-        ordered = with_packages(ordered, Owners(environ))
-    return _within(ordered, _MAX_DETAILS)
+        ordered, owners = with_packages(ordered, Owners(environ))
+    return _within(ordered, owners, _MAX_DETAILS)
 
 
-def _within(listeners: list[Listener], most: int) -> list[dict[str, Any]]:
-    """Return listeners as JSON, with all that is known of the first ones, which take `most` bytes together.
+def _within(
+    listeners: list[Listener], owners: dict[str, Owner], most: int
+) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """Return listeners and files as JSON, with all that is known of the first ones, which take `most` bytes together.
 
-    Whoever has an account can listen on many ports from long paths. The audit must not become too large by that.
+    Whoever has an account can listen on many ports from long paths. The audit must not become too large by that. Only
+    files that packages own are told: of others, no vulnerability of a package is.
     """
+    used = {path for each in listeners for path in each.holder.libraries or () if path in owners}
+    files = sorted(path for path in used if len(path) <= _MAX_WORD)[:_MAX_FILES]
+    numbers = {path: number for number, path in enumerate(files)}
     items, size = [], 0
     for each in listeners:
-        item = each.as_json()
+        holder = each.holder
+        if holder.libraries is not None:
+            owned = tuple(path for path in holder.libraries if path in owners)
+            each = each._replace(holder=holder._replace(libraries=owned))  # noqa: PLW2901 - the same listener
+        item = each.as_json(numbers)
         size += len(json.dumps(item))
         if size > most:
             known = Holder(each.holder.process, each.holder.user, note="the audit has no room for more of it")
             item = each._replace(holder=known).as_json()
         items.append(item)
-    return items
+    return items, [[path, *(text[:_MAX_WORD] for text in owners[path])] for path in files]
+
+
+# --- The kernel -------------------------------------------------------------------------------------------------------
+
+_RELEASE = re.compile(r"([0-9]+(?:[.-][0-9]+)*)(.*)")  # of uname(1) and of the names of images in /boot
+_BUILD = re.compile(r"\.(?:fc|el|amzn|mga)[0-9][0-9_.]*|[+~](?:deb|bpo)[0-9][0-9a-z.~+]*")  # a distribution's
+
+
+class Kernel(NamedTuple):
+    """The release of a kernel: the numbers of its version, and its flavour, such as ("cloud", "amd64")."""
+
+    numbers: tuple[int, ...]
+    flavour: tuple[str, ...]
+
+
+def read_release(release: str) -> Kernel | None:
+    """Read what uname(1) prints; None if it does not begin with a version."""
+    found = _RELEASE.fullmatch(release)
+    if found is None:
+        return None
+    numbers = tuple(int(part) for part in re.split("[.-]", found[1]))
+    return Kernel(numbers, tuple(re.findall("[a-z]+", _BUILD.sub("", found[2]))))
+
+
+def newer_kernel(running: str, booted: float, images: dict[str, float]) -> tuple[bool, str | None]:
+    """Return whether images of the running kernel's flavour are installed, and the release of the newest, if newer.
+
+    `images` are the releases that are installed, with the times of their files, `booted` is a time, both in Unix
+    seconds. A kernel is newer by its version, or if it has the same one and was installed since the boot. An image
+    without a version in its name, as Alpine's "lts", can only be newer by its time.
+    """
+    own = read_release(running)
+    is_known, newest = False, None
+    for release, at in sorted(images.items()):
+        kernel = read_release(release)
+        if own is None or (kernel.flavour != own.flavour if kernel else not running.endswith(f"-{release}")):
+            continue
+        is_known = True
+        numbers = kernel.numbers if kernel else own.numbers
+        if (numbers > own.numbers or (numbers == own.numbers and at > booted)) and (
+            newest is None or numbers >= newest[0]
+        ):
+            newest = (numbers, release)
+    return is_known, newest[1] if newest else None
+
+
+def kernel_of_linux(boot: Path, modules: Path, proc: Path, running: str) -> dict[str, Any] | None:
+    """Return the "kernel" of the audit: the release that runs, and the installed one that is newer, or null.
+
+    None if no image of such a kernel is to be seen, as in a container or in a machine that has its kernel from outside.
+    """
+    images: dict[str, float] = {}
+    try:
+        booted = _booted_at((proc / "stat").read_bytes())
+        # Debian, Red Hat, Alpine and others; Arch and Fedora
+        found = [(path, path.name.partition("-")[2]) for path in boot.glob("vmlinu[xz]-*")]
+        found += [(path, path.parent.name) for path in modules.glob("*/vmlinuz")]
+        for path, release in found:
+            if not path.is_symlink():
+                images[release] = max(path.stat().st_ctime, images.get(release, 0.0))
+    except (OSError, ValueError):
+        return None
+    is_known, newer = newer_kernel(running, booted, images)
+    return {"running": running, "newer": newer} if is_known else None
+
+
+def _kernel_here() -> dict[str, Any] | None:
+    return kernel_of_linux(Path("/boot"), Path("/usr/lib/modules"), Path("/proc"), os.uname().release)
 
 
 # --- The audit --------------------------------------------------------------------------------------------------------
@@ -1701,6 +1892,7 @@ def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, st
     system = this_system()
     (tool, *more), ended_at, trouble = Audit(settings, environ, system).run()
     moment = spell_time(ended_at)
+    listeners, files = gather_listeners(system, environ)
     audit = {
         "version": 1,
         "host": settings.host,
@@ -1711,7 +1903,9 @@ def make_payload(settings: Settings, environ: dict[str, str]) -> tuple[bytes, st
         "system": system.as_json(),
         "tool": tool,
         "more_tools": more,
-        "listeners": gather_listeners(system, environ),
+        "files": files,
+        "kernel": None if system.is_bsd else _kernel_here(),
+        "listeners": listeners,
     }
     text = json.dumps(audit, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace"), trouble

@@ -172,7 +172,7 @@ def test_context_is_what_the_image_is_made_of() -> None:
 _LISTENERS = """
 import json, os
 from portspec import agent
-print(json.dumps(agent.gather_listeners(agent.this_system(), dict(os.environ))))
+print(json.dumps(agent.gather_listeners(agent.this_system(), dict(os.environ))[0]))
 """
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from functools import lru_cache
 from itertools import starmap
 from operator import attrgetter
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -14,17 +14,20 @@ from msgspec import Meta, Struct
 
 from portspec import documents
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
-from portspec.audit.payload import ListeningSocket
+from portspec.audit.payload import Kernel, Library, ListeningSocket
 from portspec.audit.state import HostAudit
 from portspec.documents import Finite
 from portspec.ports import MAX_PORT
 
-VERSION: Final = 6  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
-_MAX_KNOWN: Final = 4096  # listeners
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = 7  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+_MAX_KNOWN: Final = 4096  # listeners, libraries, and those of a process
 
 # The fields of both, in their order.
 _Texts = tuple[str, ...]
-_Vulnerability = tuple[str, str, str, Severity, _Texts, _Texts, str, str, _Texts, _Texts]
+_Vulnerability = tuple[str, str, str, Severity, _Texts, _Texts, str, str, _Texts, _Texts, Finite | None, bool]
 _Text = str | None
 _Listener = tuple[
     str,
@@ -43,6 +46,8 @@ _Listener = tuple[
     _Text,
     _Text,
 ]
+_WithFiles = tuple[_Listener, tuple[int, ...] | None, _Texts]  # numbers of its libraries, replaced files
+_Library = tuple[str, str, str, str]
 
 
 class _Version(Struct):
@@ -58,7 +63,9 @@ class _Document(_Version):
     reason: str
     database_at: Finite | None
     scopes: tuple[Scope, ...]
-    listeners: tuple[_Listener, ...] | None
+    listeners: tuple[_WithFiles, ...] | None
+    libraries: tuple[_Library, ...]
+    kernel: tuple[str, str | None] | None
     vulnerabilities: tuple[str, ...]  # a document each, by which equal ones are found
 
 
@@ -67,12 +74,16 @@ _DOCUMENT: Final = msgspec.json.Decoder(_Document)
 _VULNERABILITY: Final = msgspec.json.Decoder(_Vulnerability)
 
 _values_of_vulnerability = attrgetter(*(field.name for field in fields(Vulnerability)))
-_values_of_listener = attrgetter(*(field.name for field in fields(ListeningSocket)))
+_FILES: Final = ("libraries", "replaced")  # the last fields of a listener
+_values_of_listener = attrgetter(*(field.name for field in fields(ListeningSocket) if field.name not in _FILES))
+_values_of_library = attrgetter(*(field.name for field in fields(Library)))
 
 
 def encode(host_audit: HostAudit) -> str:
     """Return the document of an audit: JSON, in which each vulnerability is a text of its own."""
-    audit, listeners = host_audit.audit, host_audit.listeners
+    audit, listeners, kernel = host_audit.audit, host_audit.listeners, host_audit.kernel
+    libraries = {item: None for listener in listeners or () for item in listener.libraries or ()}
+    numbers = {item: number for number, item in enumerate(libraries)}
     return documents.encode(
         _Document(
             version=VERSION,
@@ -84,27 +95,37 @@ def encode(host_audit: HostAudit) -> str:
             reason=audit.reason,
             database_at=audit.database_at,
             scopes=audit.scopes,
-            listeners=None if listeners is None else tuple(map(_values_of_listener, listeners)),
+            listeners=None if listeners is None else tuple(_with_files(item, numbers) for item in listeners),
+            libraries=tuple(map(_values_of_library, libraries)),
+            kernel=(kernel.running, kernel.newer) if kernel else None,
             vulnerabilities=tuple(documents.encode(_values_of_vulnerability(item)) for item in audit.vulnerabilities),
         )
     )
 
 
+def _with_files(item: ListeningSocket, numbers: Mapping[Library, int]) -> _WithFiles:
+    found = None if item.libraries is None else tuple(numbers[library] for library in item.libraries)
+    return _values_of_listener(item), found, item.replaced
+
+
 class Decoder:
     """Reads documents. Vulnerabilities that many hosts have are one object: 10,000 hosts share most of theirs.
 
-    So are the most frequent listeners, such as sshd on port 22 of all addresses.
+    So are the most frequent listeners, such as sshd on port 22 of all addresses, and their libraries.
     """
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[str, Vulnerability] = WeakValueDictionary()
         self._listener = lru_cache(_MAX_KNOWN)(ListeningSocket)
+        self._library = lru_cache(_MAX_KNOWN)(Library)
+        self._libraries = lru_cache(_MAX_KNOWN)(_same)
 
     def decode(self, document: str) -> HostAudit | None:
         """Return the audit; None for a document of another version. Raises ValueError for what is no document."""
         if documents.decode(_VERSION, document).version != VERSION:
             return None
         stored = documents.decode(_DOCUMENT, document)
+        libraries = tuple(starmap(self._library, stored.libraries))
         return HostAudit(
             at=stored.at,
             tool=stored.tool,
@@ -117,11 +138,26 @@ class Decoder:
                 database_at=stored.database_at,
                 scopes=stored.scopes,
             ),
-            listeners=None if stored.listeners is None else tuple(starmap(self._listener, stored.listeners)),
+            listeners=None
+            if stored.listeners is None
+            else tuple(self._with_libraries(item, libraries) for item in stored.listeners),
+            kernel=Kernel(*stored.kernel) if stored.kernel else None,
         )
+
+    def _with_libraries(self, item: _WithFiles, libraries: tuple[Library, ...]) -> ListeningSocket:
+        """Return a listener; raise ValueError for a library that the document does not have."""
+        values, numbers, replaced = item
+        if numbers and not 0 <= min(numbers) <= max(numbers) < len(libraries):
+            raise ValueError("a listener has a library that is not in the document")
+        found = None if numbers is None else self._libraries(tuple(libraries[number] for number in numbers))
+        return self._listener(*values, found, replaced)
 
     def _vulnerability(self, text: str) -> Vulnerability:
         found = self._known.get(text)
         if found is None:
             found = self._known[text] = Vulnerability(*documents.decode(_VULNERABILITY, text))
         return found
+
+
+def _same(libraries: tuple[Library, ...]) -> tuple[Library, ...]:
+    return libraries

@@ -98,7 +98,8 @@ class Vulnerability:
 
     `id` is a CVE if there is one, otherwise the id of the advisory. `aliases` are the ids that other databases have for
     the same vulnerability; `advisories` describe it, and perhaps others as well (DSA, RHSA, an entry of VuXML).
-    `fixed_in` are the versions that no longer have it, `paths` the files in which it was found.
+    `fixed_in` are the versions that no longer have it, `paths` the files in which it was found. `epss` is its score,
+    from 0 to 1, and `is_exploited` is True if CISA's catalogue has it; None and False where the tool does not tell.
     """
 
     package: str
@@ -111,6 +112,8 @@ class Vulnerability:
     url: str = ""
     advisories: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    epss: float | None = None
+    is_exploited: bool = False
 
     @property
     def names(self) -> frozenset[str]:

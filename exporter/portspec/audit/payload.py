@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
@@ -22,6 +22,8 @@ _MAX_WORD = 1000  # characters of a name, a version, an address
 _MAX_LISTENERS = 200_000
 _MAX_MORE_TOOLS = 4
 _MAX_LIKE = 20
+_MAX_FILES = 20_000
+_MAX_REPLACED = 100  # files of a process
 _MAX_COMMAND = 100  # words
 MAX_VALUES = 500_000  # of JSON; one costs up to 200 bytes of memory. 10 MB that a tool prints have some 300,000
 SHORT_ID = 12  # digits of the id of a container that `docker ps` shows
@@ -37,12 +39,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Library:
+    """A file whose code a process has mapped, and the package that owns it, with its version and source package."""
+
+    path: str
+    package: str
+    version: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The release of the kernel that runs, and the one that is installed and newer; None if none is."""
+
+    running: str
+    newer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ListeningSocket:
     """A socket that something listens on, and what; None where the agent does not see it, and `note` says why.
 
     The process runs the file `executable`, which is gone if `is_deleted`, as after an upgrade. `package`, its `version`
     and its `source` package own that file. `unit` is the unit of systemd, `container` the id of a container, with its
-    name and its `image` if the agent may ask for them.
+    name and its `image` if the agent may ask for them. `libraries` are those of packages; None if the agent does not
+    see them. `replaced` are the files of which the process runs another version than the present one.
     """
 
     protocol: str
@@ -60,6 +81,8 @@ class ListeningSocket:
     version: str | None = None
     source: str | None = None
     note: str | None = None
+    libraries: tuple[Library, ...] | None = None
+    replaced: tuple[str, ...] = ()
 
     @property
     def spelled(self) -> str:
@@ -84,7 +107,8 @@ class ListeningSocket:
 class AuditPayload:
     """The audit of a host of one day: `at` is when its tool ended, a Unix time, and `day` its day in UTC.
 
-    `host` is canonical. `listeners` is None if they could not be gathered.
+    `host` is canonical. `listeners` is None if they could not be gathered, `kernel` if the agent does not see which
+    ones are installed.
     """
 
     host: str
@@ -95,6 +119,7 @@ class AuditPayload:
     tool_version: str | None
     runs: tuple[ToolRun, ...]
     listeners: tuple[ListeningSocket, ...] | None
+    kernel: Kernel | None = None
 
 
 def host_of(payload: bytes) -> str:
@@ -129,7 +154,8 @@ def read_payload(payload: bytes) -> AuditPayload:
             agent=_word(plain, "agent"),
             tool_version=_word_if_any(_mapping(plain, "tool"), "version"),
             runs=_runs(plain, at),
-            listeners=_listeners(plain["listeners"]),
+            listeners=_listeners(plain["listeners"], _files(plain.get("files", []))),
+            kernel=None if plain.get("kernel") is None else _kernel(_mapping(plain, "kernel")),
         )
     except KeyError as error:
         raise EnvelopeError("malformed", f"the payload lacks {error}") from None
@@ -224,15 +250,40 @@ def _scope(tool: dict[str, Any]) -> str:
     return str(scope)
 
 
-def _listeners(plain: Any) -> tuple[ListeningSocket, ...] | None:
+def _kernel(plain: dict[str, Any]) -> Kernel:
+    return Kernel(_word(plain, "running"), _word_if_any(plain, "newer"))
+
+
+def _files(plain: Any) -> tuple[Library, ...]:
+    """Read the libraries of all processes: path, package, version and source package of each."""
+    files = []
+    for item in _typed(plain, list):
+        if len(_typed(item, list)) != len(fields(Library)):
+            raise ValueError(f"files: expected path, package, version and source, found {_quoted(item)}")
+        files.append(Library(*_words({"files": item}, "files", len(item))))
+        if len(files) > _MAX_FILES:
+            raise ValueError(f"files: more than {_MAX_FILES:,}")
+    return tuple(files)
+
+
+def _libraries(plain: Any, files: tuple[Library, ...]) -> tuple[Library, ...]:
+    """Return the files that a listener has by their numbers."""
+    numbers = _typed(plain, list)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(files):
+            raise ValueError(f"libraries: {_quoted(number)} is not the number of a file")
+    return tuple(files[number] for number in dict.fromkeys(numbers))
+
+
+def _listeners(plain: Any, files: tuple[Library, ...]) -> tuple[ListeningSocket, ...] | None:
     if plain is None:
         return None
     if len(_typed(plain, list)) > _MAX_LISTENERS:
         raise ValueError(f"listeners: more than {_MAX_LISTENERS:,}")
-    return tuple(_listener(_typed(item, dict)) for item in plain)
+    return tuple(_listener(_typed(item, dict), files) for item in plain)
 
 
-def _listener(item: dict[str, Any]) -> ListeningSocket:
+def _listener(item: dict[str, Any], files: tuple[Library, ...]) -> ListeningSocket:
     port = item["port"]
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= MAX_PORT:
         raise ValueError(f"listeners: {_quoted(port)} is not a port")
@@ -252,6 +303,8 @@ def _listener(item: dict[str, Any]) -> ListeningSocket:
         version=_word_if_any(item, "version"),
         source=_word_if_any(item, "source"),
         note=_word_if_any(item, "note"),
+        libraries=None if item.get("libraries") is None else _libraries(item["libraries"], files),
+        replaced=_words(item, "replaced", _MAX_REPLACED),
     )
 
 

@@ -364,7 +364,8 @@ def _told(audit: Audit) -> dict[str, str | int]:
 
 def host_audit_of(payload: AuditPayload, audit: Audit) -> HostAudit:
     """Join a payload and what its tool's output came to."""
-    return HostAudit(payload.at, payload.runs[0].tool, payload.tool_version, audit, payload.listeners)
+    run = payload.runs[0]
+    return HostAudit(payload.at, run.tool, payload.tool_version, audit, payload.listeners, payload.kernel)
 
 
 def _tell_unreadable(error: Exception) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
+from portspec.audit.restart import restart_needs
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from portspec.audit.model import Audit, Severity, Vulnerability
-    from portspec.audit.payload import ListeningSocket
+    from portspec.audit.payload import Kernel, ListeningSocket
+    from portspec.audit.restart import RestartNeeds
     from portspec.config import MaintenanceWindow, VulnerabilityException
 
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class HostAudit:
     """What one audit says of its host, its tool's output being read; `at` is when the tool ended, a Unix time.
 
-    `listeners` is None if the agent could not gather them.
+    `listeners` is None if the agent could not gather them, `kernel` if it does not see which ones are installed.
     """
 
     at: float
@@ -30,6 +32,7 @@ class HostAudit:
     tool_version: str | None
     audit: Audit
     listeners: tuple[ListeningSocket, ...] | None
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ class AuditState:
     def reason(self) -> str:
         """Why it failed, or what is stale; "" otherwise."""
         return self.host_audit.audit.reason if self.host_audit else ""
+
+    @property
+    def restarts(self) -> RestartNeeds | None:
+        """What has to be restarted; None without an audit."""
+        return restart_needs(self.host_audit.listeners, self.host_audit.kernel) if self.host_audit else None
 
     @property
     def is_counted(self) -> bool:

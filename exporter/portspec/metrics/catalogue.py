@@ -137,6 +137,13 @@ AUDIT_VULNERABLE_PACKAGES = Metric(
     f"Number of packages with a vulnerability that no exception covers, {_AS_AUDITED}; absent if unknown.",
     ("host",),
 )
+AUDIT_RESTART_NEEDED = Metric(
+    "portspec_audit_restart_needed",
+    "gauge",
+    "Number of listening processes that run files of which another version is installed (kind=process), and 1 if a "
+    f"newer kernel is installed than the one that runs, 0 otherwise (kind=kernel), {_AS_AUDITED}; absent if unknown.",
+    ("host", "kind"),
+)
 AUDIT_VULNERABILITIES = Metric(
     "portspec_audit_vulnerabilities",
     "gauge",

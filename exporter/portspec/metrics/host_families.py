@@ -194,6 +194,14 @@ def _severities(state: AuditState) -> Samples:
             yield {"host": state.host, "severity": severity.value}, count
 
 
+def _restarts(state: AuditState) -> Samples:
+    if (needs := state.restarts) is not None:
+        if needs.processes is not None:
+            yield {"host": state.host, "kind": "process"}, len(needs.processes)
+        if needs.kernel is not None:
+            yield {"host": state.host, "kind": "kernel"}, needs.kernel.newer is not None
+
+
 def _vulnerabilities(state: AuditState) -> Samples:
     for package, version, name, severity, fixed_version in vulnerabilities_of(state).series:
         labels = {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}
@@ -230,6 +238,7 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     _of_host(m.AUDIT_TIMESTAMP, lambda state: state.host_audit.at if state.host_audit else 0.0),
     Part(m.AUDIT_STATUS, _statuses),
     _of_host(m.AUDIT_VULNERABLE_PACKAGES, lambda state: state.vulnerable_packages if state.is_counted else None),
+    Part(m.AUDIT_RESTART_NEEDED, _restarts),
     Part(m.AUDIT_VULNERABILITIES, _severities),
     Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
     Part(m.PORT_LISTENER_INFO, _listeners, rank=0),

@@ -51,8 +51,9 @@ class Need(enum.IntEnum):
     MISSING = 3
     AUDIT_FAILED = 4
     AUDIT_LATE = 5
-    UNKNOWN = 6
-    NONE = 7
+    RESTART = 6
+    UNKNOWN = 7
+    NONE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _machine(host: str, state: HostState | None, audit: AuditState | None, now: 
     is_late = host_audit is not None and now - host_audit.at > max_age
     return Machine(
         host=host,
-        need=_need(state, status, is_vulnerable=bool(vulnerabilities), is_late=is_late),
+        need=_need(state, audit, is_vulnerable=bool(vulnerabilities), is_late=is_late),
         state=state,
         audit=audit,
         status=status,
@@ -178,19 +179,20 @@ def _machine(host: str, state: HostState | None, audit: AuditState | None, now: 
     )
 
 
-def _need(state: HostState | None, status: Status | None, *, is_vulnerable: bool, is_late: bool) -> Need:
+def _need(state: HostState | None, audit: AuditState | None, *, is_vulnerable: bool, is_late: bool) -> Need:
     kinds = {item.kind for item in state.deviations} if state else set()
     if Kind.UNEXPECTED in kinds:
         return Need.UNEXPECTED_AND_VULNERABLE if is_vulnerable else Need.UNEXPECTED
-    if is_vulnerable:
-        return Need.VULNERABLE
-    if kinds:
-        return Need.MISSING
-    if status in FAILED_STATUSES:
-        return Need.AUDIT_FAILED
-    if is_late or status is Status.NEVER:
-        return Need.AUDIT_LATE
-    return Need.UNKNOWN if state and state.verdict is Verdict.UNKNOWN else Need.NONE
+    status = audit.status if audit else None
+    applies = (
+        (Need.VULNERABLE, is_vulnerable),
+        (Need.MISSING, bool(kinds)),
+        (Need.AUDIT_FAILED, status in FAILED_STATUSES),
+        (Need.AUDIT_LATE, is_late or status is Status.NEVER),
+        (Need.RESTART, bool(audit and audit.restarts)),
+        (Need.UNKNOWN, state is not None and state.verdict is Verdict.UNKNOWN),
+    )
+    return next((need for need, is_so in applies if is_so), Need.NONE)
 
 
 def _sort_key(machine: Machine) -> tuple[Need, tuple[int, ...], str, str]:

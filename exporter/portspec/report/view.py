@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
+    from portspec.audit.restart import RestartNeeds
     from portspec.audit.state import AuditState
     from portspec.config import MaintenanceWindow
     from portspec.report.model import Machine
@@ -77,16 +78,23 @@ def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
         yield f"{_count_vulnerabilities(machine.vulnerabilities)} ({wording.severities(machine.severities)})"
     if state and (missing := _ports_of_kind(state, Kind.MISSING)):
         yield f"missing {wording.ports(missing)}"
-    if machine.audit and machine.status in FAILED_STATUSES:
-        yield _with_reason(_FAILED_AUDITS[machine.status], machine.audit.reason)
-    if machine.is_late and machine.audit and machine.audit.host_audit:
-        yield f"last audit {wording.duration(now - machine.audit.host_audit.at)} ago"
-    if machine.status is Status.NEVER:
-        yield f"audit {STATUSES[Status.NEVER]}"
+    if machine.audit:
+        yield from _audit_reasons(machine, machine.audit, now)
     if state and state.verdict is Verdict.UNKNOWN:
         yield _verdict(state)
     if (window := machine.maintenance) and machine.need is not Need.NONE:
         yield f"under maintenance until {wording.time(window.until)}"
+
+
+def _audit_reasons(machine: Machine, audit: AuditState, now: float) -> Iterator[str]:
+    if machine.status in FAILED_STATUSES:
+        yield _with_reason(_FAILED_AUDITS[machine.status], audit.reason)
+    if machine.is_late and audit.host_audit:
+        yield f"last audit {wording.duration(now - audit.host_audit.at)} ago"
+    if machine.status is Status.NEVER:
+        yield f"audit {STATUSES[Status.NEVER]}"
+    if needs := audit.restarts:
+        yield _restart_summary(needs)
 
 
 def facts(machine: Machine, correlation: Correlation | None, now: float) -> Iterator[Fact]:
@@ -221,6 +229,15 @@ def _audit(machine: Machine, now: float) -> Iterator[Fact]:
         at = host_audit.audit.database_at
         database = "of unknown age" if at is None else f"of {wording.time(at)}, {wording.duration(now - at)} old"
         yield Fact("Audited", (audited, f"database {database}"), "bad" if machine.is_late else "")
+    if needs := audit.restarts:
+        yield Fact("Restart needed", tuple(wording.limit_lines(needs.lines)), "bad")
+
+
+def _restart_summary(needs: RestartNeeds) -> str:
+    """Say what has to be restarted: "restart needed: 2 processes, kernel"."""
+    processes = wording.count(len(needs.processes), "process", "processes") if needs.processes else ""
+    kernel = "kernel" if needs.kernel and needs.kernel.newer else ""
+    return f"restart needed: {', '.join(filter(None, (processes, kernel)))}"
 
 
 def _audit_lines(machine: Machine, status: Status, reason: str) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from portspec.audit.reach import is_loopback
 from portspec.ports import NO_PORTS, PortSet
 from portspec.state.verdict import Kind
 
@@ -59,14 +58,3 @@ def correlate(state: HostState | None, audit: AuditState | None) -> Correlation 
         unheld=(is_open & were_open) - held,
         newer=is_open - were_open - held,
     )
-
-
-@lru_cache(maxsize=1024)  # most sockets listen on one of a few addresses
-def is_loopback(address: str) -> bool:
-    """Return whether nobody else can reach an address; what is no address, such as `*`, is not."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
+    from portspec.audit.restart import RestartNeeds
     from portspec.audit.state import AuditState
     from portspec.config import MaintenanceWindow, VulnerabilityException
     from portspec.scan import AddressObservation
@@ -94,6 +95,33 @@ class ListenerDocument(HolderDocument):
     port: int
 
 
+class StaleProcessDocument(TypedDict):
+    """A process that listens, and the files of which it runs another version than the installed one."""
+
+    process: str | None
+    user: str | None
+    details: str
+    files: list[str]
+
+
+class KernelDocument(TypedDict):
+    """The release of the running kernel, and of the newer one that is installed; null if none is."""
+
+    running: str
+    newer: str | None
+
+
+class RestartDocument(TypedDict):
+    """What has to be restarted; null is what the audit does not tell.
+
+    `is_complete` is false if the agent did not see of every process that listens which files it runs.
+    """
+
+    processes: list[StaleProcessDocument] | None
+    is_complete: bool
+    kernel: KernelDocument | None
+
+
 class AuditDocument(TypedDict):
     """The last audit of a host; null is what it does not tell."""
 
@@ -108,6 +136,7 @@ class AuditDocument(TypedDict):
     vulnerabilities: list[VulnerabilityDocument]
     excepted: list[ExceptedDocument]
     listeners: list[ListenerDocument] | None
+    restart_needed: RestartDocument | None
     unexpected_listeners: dict[str, list[HolderDocument]]
     listening_unreachable: list[PortName]
     reachable_unheld: list[PortName]
@@ -260,6 +289,7 @@ def audit_document(audit: AuditState, correlation: Correlation | None) -> AuditD
         "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
         "listeners": None if listeners is None else [_listener(item) for item in listeners],
+        "restart_needed": _restarts(audit.restarts) if audit.restarts is not None else None,
         "unexpected_listeners": _unexpected_listeners(correlation) if correlation else {},
         "listening_unreachable": [spell(port) for port in correlation.unreachable] if correlation else [],
         "reachable_unheld": [spell(port) for port in correlation.unheld] if correlation else [],
@@ -363,6 +393,20 @@ def _holder(item: ListeningSocket) -> HolderDocument:
         "version": item.version,
         "source": item.source,
         "note": item.note,
+    }
+
+
+def _restarts(needs: RestartNeeds) -> RestartDocument:
+    kernel = needs.kernel
+    return {
+        "processes": None
+        if needs.processes is None
+        else [
+            {"process": item.process, "user": item.user, "details": item.details, "files": list(item.files)}
+            for item in needs.processes
+        ],
+        "is_complete": needs.is_complete,
+        "kernel": {"running": kernel.running, "newer": kernel.newer} if kernel else None,
     }
 
 

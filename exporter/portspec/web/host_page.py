@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from portspec.audit.model import RANKS
@@ -60,7 +61,7 @@ def scan_values(
 
 
 def vulnerability_values(audit: AuditState | None) -> dict[str, Any]:
-    """Return what is shown of the vulnerabilities of a host, the worst first."""
+    """Return what is shown of the vulnerabilities of a host, the worst first, and of what has to be restarted."""
     found = audit.vulnerabilities if audit else ()
     ranked = sorted(found, key=lambda item: (RANKS[item.severity], item.package))
     rows = [
@@ -73,7 +74,12 @@ def vulnerability_values(audit: AuditState | None) -> dict[str, Any]:
         }
         for item in ranked[:MAX_LISTED]
     ]
-    return {"vulnerabilities": rows, "more_vulnerabilities": max(0, len(ranked) - MAX_LISTED)}
+    needs = audit.restarts if audit else None
+    return {
+        "vulnerabilities": rows,
+        "more_vulnerabilities": max(0, len(ranked) - MAX_LISTED),
+        "restarts": list(islice(needs.lines, MAX_LISTED)) if needs else [],
+    }
 
 
 def _address(item: AddressObservation, state: HostState, accepted: PortSet) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import socketserver
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +39,6 @@ from tests.unit.agent.test_listeners import ANY, USER, Proc, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ID = "4f5e" * 16
 PLAIN: dict[str, Any] = {
@@ -76,16 +76,22 @@ def test_executable_that_is_gone_is_told_so(tmp_path: Path) -> None:
     assert (held(proc).executable, held(proc).is_deleted) == ("/usr/sbin/nginx", True)
 
 
-def test_executable_in_another_root_directory_is_not_looked_up(tmp_path: Path) -> None:
-    """The same path in a container is another file."""
+@pytest.mark.parametrize("is_container", [True, False])
+def test_executable_of_a_container_is_not_looked_up(tmp_path: Path, *, is_container: bool) -> None:
+    """The same path in a container is another file; of a process in a chroot(2) it is the same."""
     proc = Proc(tmp_path / "proc")
     directory = proc.add(7, b"nginx", 0, 5, executable="/usr/sbin/nginx")
     (directory / "root").unlink()
     (directory / "root").symlink_to(tmp_path)
+    (directory / "ns").mkdir()
+    (directory / "ns" / "mnt").symlink_to("mnt:[1]" if is_container else Path("/proc/self/ns/mnt").readlink())
     holder = held(proc)
     assert holder.executable == "/usr/sbin/nginx"
+    if not is_container:
+        assert holder.note is None
+        return
     assert holder.note == "its executable is in another root directory, such as that of a container"
-    (listener,) = with_packages([Listener("tcp", ANY, 80, holder)], Known({"/usr/sbin/nginx": NGINX}))
+    (listener,), _ = with_packages([Listener("tcp", ANY, 80, holder)], Known({"/usr/sbin/nginx": NGINX}))
     assert listener.holder == holder
 
 
@@ -134,7 +140,7 @@ def listener(port: int, executable: str | None, note: str | None = None) -> List
 def test_packages_are_looked_up_at_once_and_what_is_not_known_has_a_reason() -> None:
     """No executable, no owner, no answer of the package manager: each is told, and none is "none"."""
     owners = Known({"/usr/sbin/nginx": NGINX})
-    found = with_packages(
+    found, _ = with_packages(
         [listener(80, "/usr/sbin/nginx"), listener(443, "/usr/sbin/nginx"), listener(99, "/opt/x"),
          listener(1, None, "not to be seen")],
         owners,
@@ -146,14 +152,14 @@ def test_packages_are_looked_up_at_once_and_what_is_not_known_has_a_reason() -> 
         (None, None, None, "no package owns its executable"),
         (None, None, None, "not to be seen"),
     ]
-    (silent,) = with_packages([listener(80, "/usr/sbin/nginx")], Known({}, "dpkg-query did not tell"))
+    (silent,), _ = with_packages([listener(80, "/usr/sbin/nginx")], Known({}, "dpkg-query did not tell"))
     assert silent.holder.note == "dpkg-query did not tell"
 
 
 def test_more_executables_than_fit_into_a_command_line_are_not_looked_up() -> None:
     """A host cannot make the command line of the package manager as long as it likes."""
     owners = Known({})
-    found = with_packages([listener(port, f"/{port}{'x' * 1000}") for port in range(1, 201)], owners)
+    found, _ = with_packages([listener(port, f"/{port}{'x' * 1000}") for port in range(1, 201)], owners)
     assert sum(map(len, owners.asked[0])) <= 100_000
     assert {each.holder.note for each in found} == {
         "no package owns its executable",
@@ -166,8 +172,20 @@ def test_item_of_the_audit_has_only_what_is_known() -> None:
     assert Listener("tcp", ANY, 80, Holder(None, None)).as_json() == {
         "protocol": "tcp", "address": ANY, "port": 80, "process": None, "user": None,
     }  # fmt: skip
-    whole = Holder("nginx", "www", "/x", *(True, "nginx.service", ID, "shop", "nginx:1.27"), *NGINX, "a note")
-    assert Listener("tcp", ANY, 80, whole).as_json().keys() == {"protocol", "address", "port", *Holder._fields}
+    whole = Holder(
+        "nginx",
+        "www",
+        "/x",
+        *(True, "nginx.service", ID, "shop", "nginx:1.27"),
+        *NGINX,
+        "a note",
+        ("/y",),
+        ("/z",),
+        "/s",
+    )
+    item = Listener("tcp", ANY, 80, whole).as_json({"/y": 7})
+    assert item.keys() == {"protocol", "address", "port", *Holder._fields} - {"script"}
+    assert item["libraries"] == [7]
 
 
 def test_text_that_is_too_long_for_the_server_is_cut() -> None:
@@ -182,7 +200,7 @@ def test_text_that_is_too_long_for_the_server_is_cut() -> None:
 def test_listeners_take_some_room_in_the_audit_and_no_more() -> None:
     """Of those beyond it the process and its user stay, and that there is more is told."""
     many = [Listener("tcp", ANY, port, Holder("x", "eve", f"/{'d/' * 450}{port}")) for port in range(1, 10_001)]
-    found = _within(many, 1_000_000)
+    found, _ = _within(many, {}, 1_000_000)
     assert len(found) == len(many)
     assert len(json.dumps(found)) < 3_000_000
     assert "executable" in found[0]

@@ -242,13 +242,13 @@ def test_sockstat_of_old_is_asked_without_w(tmp_path: Path, monkeypatch: pytest.
     script.chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     bsd = System("FreeBSD", "freebsd", "/var/db/pkg/local.sqlite")
-    found = agent.gather_listeners(bsd, environ)
+    found, _ = agent.gather_listeners(bsd, environ)
     assert found is not None
     assert len(found) == len(set(read_sockstat(SOCKSTAT)))
     assert found[0] == {"protocol": "tcp", "address": ANY, "port": 22, "process": "sshd", "user": "root"}
     assert [each["port"] for each in found if each["protocol"] == "udp"] == [53, 53, 123]
     script.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    assert agent.gather_listeners(bsd, environ) is None
+    assert agent.gather_listeners(bsd, environ) == (None, [])
 
 
 @pytest.mark.parametrize(("jailed", "told"), [("0", 1), ("1", 2)])
@@ -263,7 +263,7 @@ def test_sockets_of_jails_are_not_those_of_the_host(tmp_path: Path, jailed: str,
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    found = agent.gather_listeners(System("FreeBSD", "freebsd", ""), environ)
+    found, _ = agent.gather_listeners(System("FreeBSD", "freebsd", ""), environ)
     assert found is not None
     assert len(found) == told
 
@@ -273,5 +273,5 @@ def test_number_of_listeners_is_bounded(proc: Proc, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(agent, "MAX_LISTENERS", BOTH_ENDS)
     monkeypatch.setattr(agent, "Path", lambda _: proc.path)
     proc.write_net("tcp", [line("00000000", port, "0A", 0, port) for port in (80, 22, 443)])
-    found = agent.gather_listeners(System("Linux", "", ""), {})
+    found, _ = agent.gather_listeners(System("Linux", "", ""), {})
     assert [each["port"] for each in found or []] == [22, 80]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from portspec.audit import document as encoding
 from portspec.audit.document import Decoder, encode
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import ListeningSocket
+from portspec.audit.payload import Kernel, Library, ListeningSocket
 from portspec.audit.state import HostAudit
 from tests.unit.factories import MODEST, NOW
 
@@ -27,7 +27,17 @@ VULNERABILITIES: Final = st.builds(
     TEXTS,
     TEXTS,
 )
-LISTENERS: Final = st.builds(ListeningSocket, TEXTS, TEXTS, st.integers(0, 65535), st.none() | TEXTS, st.none() | TEXTS)
+LIBRARIES: Final = st.builds(Library, TEXTS, TEXTS, TEXTS, TEXTS)
+LISTENERS: Final = st.builds(
+    ListeningSocket,
+    TEXTS,
+    TEXTS,
+    st.integers(0, 65535),
+    st.none() | TEXTS,
+    st.none() | TEXTS,
+    libraries=st.none() | st.lists(LIBRARIES, max_size=4).map(tuple),
+    replaced=st.lists(TEXTS, max_size=3).map(tuple),
+)
 INSPECTIONS: Final = st.builds(
     HostAudit,
     TIMES,
@@ -41,6 +51,7 @@ INSPECTIONS: Final = st.builds(
         st.none() | TIMES,
     ),
     st.none() | st.lists(LISTENERS, max_size=4).map(tuple),
+    st.none() | st.builds(Kernel, TEXTS, st.none() | TEXTS),
 )
 
 CURL: Final = Vulnerability(

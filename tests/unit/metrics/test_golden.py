@@ -21,7 +21,7 @@ from tests.unit.metrics.worlds import snapshots
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from portspec.audit.state import AuditState
+    from portspec.audit.state import AuditState, HostAudit
     from portspec.state.snapshot import HostState
 
     Key = tuple[str, frozenset[tuple[str, str]]]
@@ -100,6 +100,16 @@ def shortened(value: str) -> str:
     return value if len(data) <= 128 else f"{data[:125].decode(errors='ignore')}…"
 
 
+def said_of_restarts(report: HostAudit) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield what it says of processes, as far as any of them was looked into, and of the kernel."""
+    listeners = report.listeners
+    if listeners is not None and (not listeners or any(i.libraries is not None or i.replaced for i in listeners)):
+        stale = {(i.process, i.user, i.details, i.replaced) for i in listeners if i.replaced}
+        yield "portspec_audit_restart_needed", {"kind": "process"}, len(stale)
+    if report.kernel:
+        yield "portspec_audit_restart_needed", {"kind": "kernel"}, report.kernel.newer is not None
+
+
 def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
     """Return what /metrics should say of a host of the roster, by the contract and without the code that says it."""
     report = state.host_audit
@@ -112,6 +122,8 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
     yield "portspec_audit_timestamp_seconds", {}, report.at if report else 0
     for name in ("clean", "vulnerable", "failed", "stale_database", "unsupported", "never"):
         yield "portspec_audit_status", {"status": name}, name == status
+    if report:
+        yield from said_of_restarts(report)
     if found or status in {"clean", "stale_database", "vulnerable"}:
         yield "portspec_audit_vulnerable_packages", {}, len({(item.package, item.version) for item in found})
         severities = ("critical", "high", "medium", "low", "negligible", "unknown")

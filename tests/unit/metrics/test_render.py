@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.audit.model import Severity, Status, Vulnerability
+from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState
 from portspec.config import VulnerabilityException
 from portspec.metrics import exposition as exposition_module
@@ -292,9 +293,10 @@ def test_hosts_without_a_new_report_are_not_written_again() -> None:
     of = audited(300)
     renderer = Renderer(AUDITS, UNLIMITED)
     before = {id(block) for _, blocks in renderer.render(of.audits)[0] for block in blocks}
-    changed = AuditState("host200", (), inspected(Status.CLEAN, at=NOW + 1, listeners=()), NOW)
+    sockets = (ListeningSocket("tcp", "::", 9, "discard", "nobody"),)
+    changed = AuditState("host200", (), inspected(Status.CLEAN, at=NOW + 1, listeners=sockets), NOW)
     after = [block for _, blocks in renderer.render(of.audits.replacing(changed))[0] for block in blocks]
     fresh = [block for block in after if id(block) not in before]
-    families = len(AUDITS.parts) - 2  # of no host anything is left out, and none is under maintenance
+    families = len(AUDITS.parts) - 3  # nothing is left out or known to need a restart, no host is under maintenance
     assert len(fresh) == families
     assert len(after) == 3 * families

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
-from portspec.audit.payload import ListeningSocket
+from portspec.audit.payload import Kernel, ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
@@ -98,6 +98,8 @@ _LISTENERS = st.builds(
     _PORTS,
     st.none() | st.sampled_from(["nginx", ""]) | TEXTS,
     st.none() | TEXTS,
+    libraries=st.none() | st.just(()),
+    replaced=st.lists(TEXTS, max_size=2).map(tuple),
 )
 
 
@@ -109,7 +111,8 @@ def host_audits(draw: st.DrawFn) -> HostAudit:
     without = draw(st.sampled_from([Status.CLEAN, Status.FAILED, Status.STALE_DATABASE]))
     audit = Audit(status, found, draw(st.sampled_from(["", "the database is old"])), without=without)
     listeners = draw(st.none() | st.lists(_LISTENERS, max_size=8).map(tuple))
-    return HostAudit(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners)
+    kernel = draw(st.none() | st.builds(Kernel, TEXTS, st.none() | TEXTS))
+    return HostAudit(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners, kernel)
 
 
 @st.composite

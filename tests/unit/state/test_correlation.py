@@ -6,10 +6,11 @@ import pytest
 
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import ListeningSocket
+from portspec.audit.reach import is_loopback
 from portspec.audit.state import AuditState, HostAudit
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation, Failure, Reason
-from portspec.state.correlation import Correlation, correlate, is_loopback
+from portspec.state.correlation import Correlation, correlate
 from portspec.state.snapshot import HostState
 from tests.unit.factories import NOW, exception, result, seen, target
 

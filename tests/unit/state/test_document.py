@@ -280,6 +280,7 @@ def test_audit_of_a_scanned_host() -> None:
             {"protocol": "tcp", "address": "127.0.0.1", "port": 25, "process": "exim", "user": "mail", **NOTHING},
             {"protocol": "udp", "address": "::", "port": 53, "process": None, "user": None, **NOTHING},
         ],
+        "restart_needed": {"processes": None, "is_complete": False, "kernel": None},
         "unexpected_listeners": {
             "6379": [{"process": "redis", "user": "r", **NOTHING}, {"process": None, "user": "root", **NOTHING}]
         },

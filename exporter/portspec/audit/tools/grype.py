@@ -23,6 +23,8 @@ from portspec.audit.tools.json_reader import read_json
 from portspec.audit.tools.result import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from portspec.audit.tools.json_reader import JsonReader
     from portspec.audit.tools.result import ResultBuilder
 
@@ -138,6 +140,7 @@ def _add(result: ResultBuilder, match: JsonReader) -> None:
     if not (name and first):
         return
     urls = vulnerability.texts("urls")
+    records = [vulnerability, *match.objects("relatedVulnerabilities")]
     result.add(
         name,
         artifact.text("version"),
@@ -148,7 +151,16 @@ def _add(result: ResultBuilder, match: JsonReader) -> None:
         url=vulnerability.text("dataSource") or (urls[0] if urls else ""),
         advisories=advisories,
         paths=() if artifact.text("type") in _SYSTEM_PACKAGE_TYPES else _paths(artifact),
+        epss=_epss(records),
+        is_exploited=any(record.raw("knownExploited") for record in records),
     )
+
+
+def _epss(records: Iterable[JsonReader]) -> float | None:
+    """Return the highest score of EPSS that newer versions (from 0.92) have beside a vulnerability."""
+    lists = [found for record in records if isinstance(found := record.raw("epss"), list)]
+    scores = [item.get("epss") for found in lists for item in found if isinstance(item, dict)]
+    return max((score for score in scores if isinstance(score, float) and 0.0 <= score <= 1.0), default=None)
 
 
 def _paths(artifact: JsonReader) -> list[str]:

@@ -43,6 +43,8 @@ class _CollectedVulnerability:
     aliases: set[str] = field(default_factory=set)
     advisories: set[str] = field(default_factory=set)
     paths: dict[str, None] = field(default_factory=dict)
+    epss: float | None = None
+    is_exploited: bool = False
     fixed_in: dict[str, None] = field(default_factory=dict)  # in the order of the tool, without duplicates
 
 
@@ -95,6 +97,8 @@ class ResultBuilder:
         url: str = "",
         advisories: Iterable[str] = (),
         paths: Iterable[str] = (),
+        epss: float | None = None,
+        is_exploited: bool = False,
     ) -> None:
         """Add a vulnerability, or all vulnerabilities of an advisory.
 
@@ -103,7 +107,7 @@ class ResultBuilder:
         ids of an advisory about all of them.
 
         If the same package, version and id is added again, the entry keeps its title and URL, takes the worse
-        severity, and collects the aliases, advisories, fixed versions and paths of both.
+        severity and the higher score, and collects the aliases, advisories, fixed versions and paths of both.
 
         Args:
             package: The name of the package.
@@ -115,6 +119,8 @@ class ResultBuilder:
             url: Where to read more about it.
             advisories: Ids of advisories that are about this and perhaps other vulnerabilities, such as a DSA.
             paths: The files that it was found in, if it is not in a package of the system.
+            epss: Its score of EPSS, from 0 to 1.
+            is_exploited: True if CISA's catalogue has it.
         """
         known = dict.fromkeys(clean for each in ids if (clean := _normalize_id(each)))
         advisory_ids = dict.fromkeys(clean for each in advisories if (clean := _normalize_id(each)))
@@ -141,6 +147,8 @@ class ResultBuilder:
             entry.aliases.update(each for each in others if each != name)
             entry.advisories.update(each for each in advisory_ids if each != name)
             entry.fixed_in.update(dict.fromkeys(fixed))
+            entry.epss = max((each for each in (entry.epss, epss) if each is not None), default=None)
+            entry.is_exploited = entry.is_exploited or is_exploited
             for path in files[: _MAX_PATHS - len(entry.paths)]:
                 entry.paths[path] = None
 
@@ -234,6 +242,8 @@ class ResultBuilder:
                 entry.url,
                 tuple(sorted(entry.advisories)),
                 tuple(entry.paths),
+                entry.epss,
+                entry.is_exploited,
             )
             for (package, version, name), entry in entries
         )
