@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from portspec import __version__, log
 from portspec.app.ahead import render_ahead
+from portspec.app.feeds import FeedReader
 from portspec.app.hosts import hosts_of, own_targets
 from portspec.app.maintenance import Maintenance
 from portspec.app.publishing import Publishing
 from portspec.app.rulings import RulingLog
 from portspec.app.servicemanager import ServiceManager
 from portspec.app.supervisor import Supervisor
-from portspec.app.watch import WatchedFile, warn_of_others
+from portspec.app.watch import WatchedFile, warn_of_others, warn_of_restart
 from portspec.app.watchdog import Watchdog
 from portspec.audit.agent_key import AgentKey, AgentKeyError
 from portspec.audit.service import AuditService
@@ -31,7 +32,7 @@ from portspec.names import canonical
 from portspec.notify import RUNBOOKS, Links, Mailer, MailerState, discard_queued_mails
 from portspec.schedule.monitor import Monitor
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, Prober
-from portspec.store import Store, exporter_state_file, is_same_file, publish_location
+from portspec.store import Store, exporter_state_file, publish_location
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class Service:
         )
         self.maintenance = Maintenance(self.store, self._renew_hosts)
         self._rulings = RulingLog(self.store)
-        self.audits = AuditService(self.store)
+        self.audits = AuditService(self.store, scanned=lambda: self._monitor.snapshot.hosts)
+        self.feeds = FeedReader(self.store, self.audits.prioritize)
         self.agent_key = AgentKey.beside(self.store.path)
         self._supervisor = Supervisor()
         self._publishing = Publishing(lambda: self.snapshot, self.store, self._supervisor)
@@ -140,6 +142,8 @@ class Service:
         """Start to write the state, take up the last audits, and ask the sources of hosts for the first time."""
         self._loop = asyncio.get_running_loop()
         self.store.start()
+        self.feeds.apply(self._config.feeds, self._config.priorities)
+        await in_daemon_thread(self.feeds.restore)
         await self.audits.restore()
         if self._config.audit:
             try:
@@ -168,6 +172,7 @@ class Service:
             self._tasks.create_task(keep("maintenance", self.maintenance.run))
             self._tasks.create_task(keep("change log", self._rulings.run))
             self._tasks.create_task(keep("audits", self.audits.run))
+            self._tasks.create_task(keep("feeds", self.feeds.run))
             self._tasks.create_task(keep("configuration", watching))
             self._tasks.create_task(keep("rendering", partial(render_ahead, self.exposition, lambda: self.snapshot)))
             self._set_mailer(self._config.mail)
@@ -331,6 +336,7 @@ class Service:
             if (audit := self._config.audit)
             else None,
             reportfile=self._publishing.file_status,
+            feeds=self.feeds.status,
             canary_seen=self._engines.canaries.is_seen,
             restarts=self._supervisor.restarts,
             failing=self._supervisor.down.union(hang.part for hang in self._watchdog.hangs),
@@ -338,12 +344,7 @@ class Service:
 
     async def _go_on_by(self, config: Config) -> None:
         """Build what another configuration needs, then switch to it."""
-        now, then = self._begun_by.scan.engine, config.scan.engine
-        if now != then:
-            _log.warning("scan.engine takes effect at the next start", now=now, then=then)
-        path = await in_daemon_thread(lambda: exporter_state_file(config))
-        if not is_same_file(path, self.store.path):
-            _log.warning("state takes effect at the next start", now=self.store.path, then=path)
+        await in_daemon_thread(lambda: warn_of_restart(self._begun_by, config, self.store.path))
         discovery = self._discovery
         if config.discovery != self._config.discovery:
             discovery = Discovery(config.discovery, before=discovery)
@@ -357,6 +358,7 @@ class Service:
         self.store.history = config.history
         self._set_mailer(config.mail)
         self._apply_audit(config, hosts.roster)
+        self.feeds.apply(config.feeds, config.priorities)
         if self._tasks:
             self._publishing.apply(config, self._tasks)
         self._monitor.switch(transition, examiner, places=config.parallelscans + MAX_LOOKUPS, recheck=config.recheck)
@@ -426,8 +428,7 @@ class Service:
         )
 
     def _links(self) -> Links:
-        config = self._config
-        return Links(self._external_url or config.external_url, config.runbook_url or RUNBOOKS)
+        return Links(self._external_url or self._config.external_url, self._config.runbook_url or RUNBOOKS)
 
     def _hosts_of(self, config: Config, discovered: Sequence[HostConfig], present: Container[str]) -> Hosts:
         """Return the targets and what is known of them; states of `present` hosts are not restored from the file."""

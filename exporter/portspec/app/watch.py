@@ -1,4 +1,4 @@
-"""Whether conf.yml is another one than was read last, and whether others can change it."""
+"""Whether conf.yml is another one than was read last, whether others can change it, and what of it takes effect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from portspec import files, log
 from portspec.config.trust import complaints
 from portspec.config.yaml_document import MAX_BYTES
 from portspec.errors import NoThreadError
+from portspec.store import exporter_state_file, is_same_file
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -63,3 +64,13 @@ def warn_of_others(config: Config, state_file: str) -> None:
     """Log which files of an exporter others can change, and which secrets they can read."""
     for complaint in complaints(config, state_file):
         _log.warning("insecure configuration file", problem=complaint)
+
+
+def warn_of_restart(begun_by: Config, config: Config, state_file: str) -> None:
+    """Log what of another configuration takes effect at the next start only; blocks."""
+    now, then = begun_by.scan.engine, config.scan.engine
+    if now != then:
+        _log.warning("scan.engine takes effect at the next start", now=now, then=then)
+    path = exporter_state_file(config)
+    if not is_same_file(path, state_file):
+        _log.warning("state takes effect at the next start", now=state_file, then=path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from portspec.audit.model import RANKS, Vulnerability
 from portspec.audit.reach import Exposure, Reach
 from portspec.feeds import NO_FEEDS, Feeds, KevEntry
 from portspec.priorities import DEFAULT_RULES, Priority, PriorityRule
@@ -13,6 +13,7 @@ from portspec.priorities import DEFAULT_RULES, Priority, PriorityRule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from portspec.audit.model import Vulnerability
     from portspec.audit.reach import Exposures
 
 _ORDER: Final = {priority: rank for rank, priority in enumerate(Priority)}
@@ -26,6 +27,9 @@ class Facts:
     kev: KevEntry | None = None
     is_exploited: bool = False
     epss: float | None = None
+
+
+_UNKNOWN: Final = Facts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,6 @@ class Finding:
             said.append(f"{self.vulnerability.severity} severity")
         return "; ".join((*said, reach))
 
-    @property
-    def sort_key(self) -> tuple[int, int, str, str, str]:
-        """The most urgent first, then by severity and package."""
-        item = self.vulnerability
-        return _ORDER[self.priority], RANKS[item.severity], item.package, item.version, item.id
-
 
 def _exploited(facts: Facts) -> str:
     if facts.kev:
@@ -74,7 +72,7 @@ def _reach(exposure: Exposure) -> str:
     return f"{exposure.reach}: {exposure.steps or exposure.why}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Priorities:
     """Puts vulnerabilities into classes, by rules and by the lists that are known."""
 
@@ -83,16 +81,25 @@ class Priorities:
     _facts: dict[int, tuple[Vulnerability, Facts]] = field(default_factory=dict)  # by id(), of which both stay
 
     def findings(self, found: Iterable[Vulnerability], exposures: Exposures) -> list[Finding]:
-        """Return vulnerabilities with their classes, the most urgent first."""
-        return sorted((self._finding(item, exposures.of(item)) for item in found), key=lambda each: each.sort_key)
+        """Return vulnerabilities with their classes, the most urgent first; those of a class stay in their order."""
+        every = [self._finding(item, exposures.of(item)) for item in found]
+        return sorted(every, key=lambda each: _ORDER[each.priority])
 
-    def priority(self, item: Vulnerability, exposure: Exposure) -> Priority:
-        """Return the class of a vulnerability."""
-        rule = self._rule(item, exposure.reach, self.facts(item))
-        return rule.priority if rule else Priority.REST
+    def count(self, found: Iterable[Vulnerability], exposures: Exposures) -> dict[Priority, int]:
+        """Count vulnerabilities by class, the most urgent first; one of several packages once, in its most urgent."""
+        most_urgent: dict[object, int] = {}
+        for item in found:
+            rule = self._rule(item, exposures.of(item).reach, self.facts(item))
+            rank = _ORDER[rule.priority if rule else Priority.REST]
+            if rank < most_urgent.get(item.key, len(_ORDER)):
+                most_urgent[item.key] = rank
+        counts = Counter(most_urgent.values())
+        return {priority: counts[rank] for priority, rank in _ORDER.items()}
 
     def facts(self, item: Vulnerability) -> Facts:
         """Return what the lists say of a vulnerability, by any of its names."""
+        if not self.feeds:
+            return Facts(None, item.is_exploited, item.epss) if item.epss or item.is_exploited else _UNKNOWN
         known = self._facts.get(id(item))
         if known is None:
             names = (item.id, *item.aliases)
@@ -119,3 +126,6 @@ class Priorities:
             ):
                 return rule
         return None
+
+
+DEFAULT_PRIORITIES: Final = Priorities()

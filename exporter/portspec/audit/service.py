@@ -21,12 +21,14 @@ from portspec.audit.envelope import sign_answer
 from portspec.audit.ingest import IngestQueue, network_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
+from portspec.audit.priority import DEFAULT_PRIORITIES
 from portspec.audit.state import AuditState, HostAudit
 from portspec.audit.tools import parse
 from portspec.errors import NoThreadError
 from portspec.exceptions import outdated
 from portspec.names import canonical
 from portspec.state.budget import left_out_of
+from portspec.state.outside import seen_from_outside
 from portspec.state.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive
 from portspec.threads import in_daemon_thread
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 
     from portspec.audit.admission import RejectedError
     from portspec.audit.payload import AuditPayload
+    from portspec.audit.priority import Priorities
     from portspec.config import AuditConfig
     from portspec.inventory import AuditedHost
+    from portspec.state.snapshot import HostState, ScanResult
     from portspec.store import ArchivedAudit, ArchivePosition, Store
 
 POLL: Final = 2.0  # seconds between two looks for audits that `portspec receive` has archived
@@ -49,6 +53,7 @@ MAX_READ: Final = 20  # audits whose tool's output is read before the hosts' sta
 MAX_LOGGED: Final = 60  # refused audits a minute from one network that get a line in the log: anybody may post
 MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
 
+_NEVER_SEEN: Final = object()
 _log = log.get("audits")
 
 
@@ -74,12 +79,21 @@ class _Look:
 class AuditService:
     """Takes audits, and knows the last of each host: `states`, by the label `host`.
 
-    A host of the roster is in there once the archive was asked for it. `wall_clock` gives Unix seconds.
+    A host of the roster is in there once the archive was asked for it. `wall_clock` gives Unix seconds, and `scanned`
+    what the scans know of the hosts. `priorities` say what to fix first; others take effect with the next look.
     """
 
-    def __init__(self, store: Store, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        wall_clock: Callable[[], float] = time.time,
+        scanned: Callable[[], HostTable[HostState]] = HostTable,
+    ) -> None:
         self._store = store
         self._wall_clock = wall_clock
+        self._scanned = scanned
+        self._outside: dict[str, ScanResult | None] = {}  # what the view of each host was made from, by its label
+        self.priorities = DEFAULT_PRIORITIES
         self._roster: Mapping[str, AuditedHost] = {}
         self._states: dict[str, AuditState] = {}  # by canonical name
         self._is_restored = True
@@ -93,6 +107,11 @@ class AuditService:
         self._reading = Archive()
         self._decoder = Decoder()
         self._mark: ArchivePosition | None = None
+
+    def prioritize(self, priorities: Priorities) -> None:
+        """Have other priorities from the next look on, which is soon."""
+        self.priorities = priorities
+        self._has_news.set()
 
     def apply(self, audit: AuditConfig | None, roster: Mapping[str, AuditedHost]) -> None:
         """Go on with another roster: hosts that stay keep what is known of them."""
@@ -187,6 +206,8 @@ class AuditService:
                     is_told = True
                     _tell_unreadable(error)
             self._judge_again()
+            with contextlib.suppress(NoThreadError):  # is logged already; the next look makes up for it
+                await self._look_from_outside()
             self._logged.tell_rest()
             await self._let_posts_go_first()
             if not self.unread:
@@ -269,10 +290,11 @@ class AuditService:
         now = self._wall_clock()
         new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
         if new:
-            self._states |= {
-                name: AuditState(entry.host, entry.exceptions, found[name], now, entry.maintenance)
-                for name, entry in new.items()
-            }
+            scanned = self._scanned()
+            for name, entry in new.items():
+                state = AuditState(entry.host, entry.exceptions, found[name], now, entry.maintenance)
+                self._outside.pop(name, None)
+                self._states[name] = seen_from_outside(state, scanned.get(entry.host), self.priorities)
             self._tabulate()
 
     def _renew(self, found: Iterable[tuple[str, HostAudit]]) -> None:
@@ -302,6 +324,33 @@ class AuditService:
                 "exceptions or maintenance ended, or began; audits judged again", hosts=len(found), first=min(found)
             )
 
+    async def _look_from_outside(self) -> None:
+        """Take up what the scans saw since the last look, and priorities that are new."""
+        states, priorities, scanned = list(self._states.items()), self.priorities, self._scanned()
+
+        def look() -> list[tuple[str, AuditState, AuditState]]:
+            found = []
+            for name, state in states:
+                host = scanned.get(state.host)
+                result = host.conclusive if host else None
+                if result is self._outside.get(name, _NEVER_SEEN) and state.priorities is priorities:
+                    continue
+                self._outside[name] = result
+                after = seen_from_outside(state, host, priorities)
+                if after is not state:
+                    found.append((name, state, after))
+            return found
+
+        changed = []
+        for name, before, after in await in_daemon_thread(look):
+            if self._states.get(name) is before:
+                self._states[name] = after
+                changed.append(after)
+            else:  # a new audit came meanwhile
+                self._outside.pop(name, None)
+        if changed:
+            self.states = self.states.replacing_all(changed)
+
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state
         self.states = self.states.replacing(state)
@@ -319,7 +368,7 @@ def _under(entry: AuditedHost, state: AuditState, now: float) -> AuditState:
     """Return the state of a host by another roster; the same object if nothing differs."""
     if (entry.host, entry.exceptions, entry.maintenance) == (state.host, state.exceptions, state.windows):
         return state.judged(now)
-    return AuditState(entry.host, entry.exceptions, state.host_audit, now, entry.maintenance)
+    return replace(state, host=entry.host, exceptions=entry.exceptions, judged_at=now, windows=entry.maintenance)
 
 
 def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:

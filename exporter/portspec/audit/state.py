@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
+from portspec.audit.priority import DEFAULT_PRIORITIES
+from portspec.audit.reach import NOTHING_KNOWN, exposures
 from portspec.audit.restart import restart_needs
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import Kernel, ListeningSocket
+    from portspec.audit.priority import Finding, Priorities
+    from portspec.audit.reach import Exposures, OutsideView
     from portspec.audit.restart import RestartNeeds
     from portspec.config import MaintenanceWindow, VulnerabilityException
+    from portspec.priorities import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class AuditState:
 
     `host` is its name in conf.yml, the label; `exceptions` those that are about it, in force or not. `judged_at` is
     the time whose exceptions count, in Unix seconds. `windows` are the times of maintenance of a host that is not
-    scanned, over or not.
+    scanned, over or not. `view` is what the scans see of it from outside, and `priorities` say what to fix first.
     """
 
     host: str
@@ -49,6 +54,8 @@ class AuditState:
     host_audit: HostAudit | None = None
     judged_at: float = math.inf
     windows: tuple[MaintenanceWindow, ...] = ()
+    view: OutsideView = ()
+    priorities: Priorities = DEFAULT_PRIORITIES
 
     @property
     def maintenance(self) -> MaintenanceWindow | None:
@@ -64,6 +71,22 @@ class AuditState:
     def vulnerabilities(self) -> tuple[Vulnerability, ...]:
         """What counts: all that the tool found but for what is excepted."""
         return self._found(is_excepted=False)
+
+    @property
+    def exposures(self) -> Exposures:
+        """Which of its packages can be reached from outside."""
+        return exposures(self.host_audit.listeners, self.view) if self.host_audit else NOTHING_KNOWN
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What counts, with its class, the most urgent first."""
+        found = self.vulnerabilities
+        return self.priorities.findings(found, self.exposures) if found else []
+
+    @property
+    def by_class(self) -> Mapping[Priority, int]:
+        """The number of vulnerabilities of each class, the most urgent first; one of several packages counts once."""
+        return self.priorities.count(self.vulnerabilities, self.exposures)
 
     @property
     def excepted(self) -> tuple[Vulnerability, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD
 from portspec.audit.document import Decoder
+from portspec.audit.priority import Priorities
 from portspec.audit.service import decoded, read_audit
 from portspec.audit.state import AuditState
 from portspec.cli.check import source_warnings
@@ -20,8 +21,9 @@ from portspec.inventory.discovery import Discovery
 from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
 from portspec.report.output import write_output
+from portspec.state.outside import seen_from_outside
 from portspec.state.snapshot import HostState, HostTable, Snapshot
-from portspec.store import Store, find_state_file
+from portspec.store import Store, find_state_file, stored_feeds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,11 +97,12 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
             raise UsageError(f"--day: {host} is not an audited host of the configuration; --raw writes what it sent")
     host_audits = _host_audits(store, expected, day)
     states = store.restore(every)
+    hosts = HostTable(states.get(target.host) or HostState(target) for target in every)
+    priorities = Priorities(config.priorities, stored_feeds(store, config.feeds.places if config.feeds else ()))
+    audits = [AuditState(entry.host, entry.exceptions, host_audits.get(name), now) for name, entry in expected.items()]
     return Snapshot(
-        hosts=HostTable(states.get(target.host) or HostState(target) for target in every),
-        audits=HostTable(
-            AuditState(entry.host, entry.exceptions, host_audits.get(name), now) for name, entry in expected.items()
-        ),
+        hosts=hosts,
+        audits=HostTable(seen_from_outside(audit, hosts.get(audit.host), priorities) for audit in audits),
     )
 
 

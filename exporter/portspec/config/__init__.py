@@ -17,6 +17,7 @@ from portspec.config.load import load, load_again
 from portspec.config.model import (
     AuditConfig,
     Config,
+    FeedsConfig,
     HostConfig,
     MailConfig,
     MaintenanceWindow,
@@ -30,6 +31,7 @@ from portspec.config.model import (
 __all__ = [
     "AuditConfig",
     "Config",
+    "FeedsConfig",
     "HostConfig",
     "MailConfig",
     "MaintenanceWindow",

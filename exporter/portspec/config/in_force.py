@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AnySource,
         AuditConfig,
         Config,
+        FeedsConfig,
         HostConfig,
         MaintenanceWindow,
         Module,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         VulnerabilityException,
     )
     from portspec.ports import PortSet
+    from portspec.priorities import PriorityRule
 
 HIDDEN: Final = "<hidden>"
 MAX_HOSTS: Final = 200  # entries of `hosts` that are written
@@ -102,6 +104,7 @@ def document(config: Config) -> dict[str, Any]:
         "port_severity": {
             word: severity.value for ports, severity in config.severities.rules for word in _ports(ports)
         },
+        "priorities": [_priority(rule) for rule in config.priorities],
         "modules": {name: _module(item) for name, item in config.modules.items()},
         "probe_allow": list(config.probe_allow),
         "deny": [str(network) for network in config.deny.networks],
@@ -119,6 +122,8 @@ def document(config: Config) -> dict[str, Any]:
     }
     if config.audit:
         found["audit"] = _audit(config.audit)
+    if config.feeds:
+        found["feeds"] = _feeds(config.feeds)
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -216,6 +221,22 @@ def _mail(mail: MailConfig) -> dict[str, Any]:
         "alertmanager": mail.alertmanager and hidden_url(mail.alertmanager),
         "fallback_after": _duration(mail.fallback_after),
     }
+
+
+def _feeds(feeds: FeedsConfig) -> dict[str, Any]:
+    places = {name: hidden_url(place) if "://" in place else place for name, place in feeds.places.items()}
+    return {**places, "refresh": _duration(feeds.refresh)}
+
+
+def _priority(rule: PriorityRule) -> dict[str, Any]:
+    found = {
+        "class": rule.priority.value,
+        "exploited": rule.exploited,
+        "reach": sorted(rule.reach) if rule.reach is not None else None,
+        "epss": rule.epss,
+        "severity": sorted(rule.severity) if rule.severity is not None else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _audit(audit: AuditConfig) -> dict[str, Any]:

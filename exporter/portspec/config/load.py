@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from portspec import files
 from portspec.config.audit import audit_config, check_audit
 from portspec.config.discovery import raw_sources, sources
+from portspec.config.feeds import check_priorities, feeds_config, priority_rules
 from portspec.config.fields import lists_nothing
 from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
@@ -138,6 +139,7 @@ def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
             source.problem(("exceptions", place), message)
     check_mail(source, raw)
     check_audit(source, raw)
+    check_priorities(source, raw)
 
 
 def _check_hosts(source: YamlDocument, hosts: dict[str, Any]) -> None:
@@ -222,6 +224,8 @@ def _config(
         trusted=trusted,
         mail=mail_config(model),
         audit=audit_config(model.audit),
+        feeds=feeds_config(model.feeds),
+        priorities=priority_rules(model.priorities),
         reportfile=model.reportfile,
         reportmail=model.reportmail,
         external_url=model.external_url,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from portspec.deny import DEFAULT, Deny
 from portspec.exposure import DEFAULT_SEVERITIES, PortSeverities
 from portspec.ports import NO_PORTS, PortSet
+from portspec.priorities import DEFAULT_RULES, PriorityRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,6 +221,20 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedsConfig:
+    """The `feeds` block: the path or URL of each list, and the seconds after which it is read again."""
+
+    kev: str | None = None
+    epss: str | None = None
+    refresh: float = SECONDS_A_DAY
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The path or URL of each list that is configured, by its name (feeds.FeedName)."""
+        return {name: place for name, place in (("kev", self.kev), ("epss", self.epss)) if place}
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole conf.yml. `parallelscans` hosts are scanned at a time, ports that deviate again every `recheck` seconds.
 
@@ -227,6 +242,7 @@ class Config:
     names it (`is_state_named`), see store.place. `severities` are those of ports (`port_severity` in the file).
     `probe_allow` are the CIDRs whose addresses /probe may scan beside the hosts, `deny` those to which discovered hosts
     may not lead. Without what a mail needs there is no `mail`. `accepted` are the vulnerabilities among the exceptions.
+    `priorities` are the rules by which vulnerabilities have their classes; the first that holds decides.
     `trusted` are the paths of conf.yml and of the files that it names
     whose content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
     mailed each day at `reportmail`, in the machine's local time. Mails link to the pages of the exporter at
@@ -257,6 +273,8 @@ class Config:
     mail: MailConfig | None = None
     audit: AuditConfig | None = None
     accepted: tuple[VulnerabilityException, ...] = ()
+    feeds: FeedsConfig | None = None
+    priorities: tuple[PriorityRule, ...] = DEFAULT_RULES
     reportfile: str | None = None
     reportmail: time | None = None
     external_url: str | None = None

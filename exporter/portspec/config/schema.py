@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
+from portspec.config.feeds import FeedsModel, PriorityModel
 from portspec.config.fields import (
     STRICT,
     WHEN_GIVEN,
@@ -174,6 +175,8 @@ class ConfModel(_Strict, MailModel):
     history: Days = 365 * SECONDS_A_DAY
     autoreload: Flag = True
     audit: Annotated[AuditModel, WHEN_GIVEN] | None = None
+    feeds: Annotated[FeedsModel, WHEN_GIVEN] | None = None
+    priorities: list[Annotated[PriorityModel, WHEN_GIVEN]] | None = None
     reportfile: ReportFile = None
     reportmail: TimeOfDay = None
     external_url: Annotated[str, BeforeValidator(check_external_url)] | None = None
@@ -187,6 +190,8 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("hosts", "*"): EntryModel,
     ("scan",): ScanModel,
     ("audit",): AuditModel,
+    ("feeds",): FeedsModel,
+    ("priorities",): PriorityModel,
     ("exceptions",): ExceptionModel,
     ("maintenance",): MaintenanceModel,
     ("modules", "*"): ModuleModel,
@@ -199,6 +204,7 @@ _MISSING: dict[tuple[str, ...], str] = {
         "exceptions",
         "until",
     ): "missing; every exception has an end (a permanently accepted port belongs in allow)",
+    ("priorities", "class"): "missing; say which class the rule gives: fix_now, fix_soon, plan or rest",
     ("maintenance", "hosts"): 'missing; list the hosts that the maintenance is of, such as ["web*.example.org"]',
     ("maintenance", "until"): "missing; every maintenance has an end (remove a host that is not to be scanned)",
     **MISSING,

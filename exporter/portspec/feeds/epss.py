@@ -55,12 +55,12 @@ def read_epss(text: bytes) -> Epss:
     if head is None:
         raise FeedError("is not one of EPSS: it does not begin with #model_version:…,score_date:…")
     at = _time(head[1].decode("ascii"))
+    if not text.endswith(b"\n"):
+        raise FeedError("is cut off: its last line does not end")
     end = text.find(b"\n", head.end())
     columns = text[head.end() : max(end, head.end())].decode("ascii", "replace").strip()
     if tuple(columns.split(",")[: len(_COLUMNS)]) != _COLUMNS:
         raise FeedError(f"has other columns than {','.join(_COLUMNS)}")
-    if not text.endswith(b"\n"):
-        raise FeedError("is cut off: its last line does not end")
     numbers, scores = array("Q"), array("f")
     begin, line = end + 1, 2
     while begin < len(text):
@@ -70,6 +70,7 @@ def read_epss(text: bytes) -> Epss:
         begin = stop + 1
     if not numbers:
         raise FeedError("has no rows")
+    del text, head  # 10 MB, before more is needed to sort the rows
     return _sorted(at, numbers, scores)
 
 

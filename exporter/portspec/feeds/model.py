@@ -18,6 +18,7 @@ MAX_PACKED: Final = 16 << 20  # bytes of a file or an answer: EPSS has 2.5 MB wi
 MAX_UNPACKED: Final = 64 << 20
 _GZIP: Final = b"\x1f\x8b"  # RFC 1952, 2.3.1
 _CHUNK: Final = 1 << 20
+_BEGIN: Final = 1000  # bytes in which HTML begins
 
 
 class FeedName(enum.StrEnum):
@@ -36,6 +37,21 @@ class Feeds:
 
     def __bool__(self) -> bool:
         return self.kev is not None or self.epss is not None
+
+    def known(self, name: FeedName) -> Kev | Epss | None:
+        """Return a list; None if it is not known."""
+        return self.kev if name is FeedName.KEV else self.epss
+
+    def having(self, found: Kev | Epss) -> Feeds:
+        """Return the lists with one of them replaced."""
+        return Feeds(found, self.epss) if isinstance(found, Kev) else Feeds(self.kev, found)
+
+    def only(self, names: Iterable[FeedName]) -> Feeds:
+        """Return some of the lists; this object if no other one is known."""
+        kept = set(names)
+        if all(name in kept or self.known(name) is None for name in FeedName):
+            return self
+        return Feeds(self.kev if FeedName.KEV in kept else None, self.epss if FeedName.EPSS in kept else None)
 
     def exploited(self, names: Iterable[str]) -> KevEntry | None:
         """Return the entry of a vulnerability that is exploited, by any of its names; of several the first."""
@@ -61,23 +77,29 @@ def unpacked(data: bytes) -> bytes:
     if not data.startswith(_GZIP):
         return data
     decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    text = bytearray()
+    chunks: list[bytes] = []
+    size = 0
     try:
         while data and not decompressor.eof:
-            text += decompressor.decompress(data, _CHUNK)
+            chunks.append(decompressor.decompress(data, _CHUNK))
             data = decompressor.unconsumed_tail
-            if len(text) > MAX_UNPACKED:
+            size += len(chunks[-1])
+            if size > MAX_UNPACKED:
                 raise FeedError(f"is larger than {MAX_UNPACKED >> 20} MiB when it is unpacked")
     except zlib.error as error:
         raise FeedError(f"is damaged: {error}") from None
     if not decompressor.eof:
         raise FeedError("is cut off: its gzip data does not end")
-    return bytes(text)
+    return b"".join(chunks)
 
 
 def read_feed(name: FeedName, data: bytes) -> Kev | Epss:
     """Read a list, compressed or not. Raises FeedError, whose message says what is wrong with it."""
-    text = unpacked(data)
-    if text.lstrip()[:1] == b"<":
+    read = read_kev if name is FeedName.KEV else read_epss
+    return read(_no_page(unpacked(data)))  # no name for the text here, so that the reader can free it
+
+
+def _no_page(text: bytes) -> bytes:
+    if text[:_BEGIN].lstrip()[:1] == b"<":
         raise FeedError("is HTML or XML; is the URL or path that of a page about it?")
-    return read_kev(text) if name is FeedName.KEV else read_epss(text)
+    return text

@@ -20,13 +20,14 @@ How to add a metric:
 """
 
 from portspec.metrics.catalogue import CATALOGUE, Metric
-from portspec.metrics.exporter_families import AuditStatus, HttpStatus, ServiceStatus
+from portspec.metrics.exporter_families import AuditStatus, FeedStatus, HttpStatus, ServiceStatus
 from portspec.metrics.exposition import Exposition, Page, negotiated, probe_page
 
 __all__ = [
     "CATALOGUE",
     "AuditStatus",
     "Exposition",
+    "FeedStatus",
     "HttpStatus",
     "Metric",
     "Page",

@@ -150,12 +150,18 @@ AUDIT_VULNERABILITIES = Metric(
     f"Number of vulnerabilities that no exception covers, {_AS_AUDITED}; absent if unknown.",
     ("host", "severity"),
 )
+AUDIT_VULNERABILITIES_BY_CLASS = Metric(
+    "portspec_audit_vulnerabilities_by_class",
+    "gauge",
+    f"Number of vulnerabilities that no exception covers, by what to fix first, {_AS_AUDITED}; absent if unknown.",
+    ("host", "class"),
+)
 AUDIT_VULNERABILITY = Metric(
     "portspec_audit_vulnerability",
     "gauge",
     f"1 for each vulnerability of a package that no exception covers, {_AS_AUDITED}; absent otherwise. fixed_version "
     "is empty if the tool names none.",
-    ("host", "package", "version", "id", "severity", "fixed_version"),
+    ("host", "package", "version", "id", "severity", "fixed_version", "class"),
 )
 PORT_LISTENER_INFO = Metric(
     "port_listener_info",
@@ -334,6 +340,21 @@ DISCOVERY_SUCCESS = Metric(
     "gauge",
     "Unix time of the last successful refresh of a source of discovery; absent until there is one.",
     ("source",),
+)
+FEED_TIMESTAMP = Metric(
+    "portspec_feed_timestamp_seconds",
+    "gauge",
+    "Unix time at which the list about vulnerabilities that is in use was made; 0 if none was read yet.",
+    ("feed",),
+)
+FEED_ENTRIES = Metric(
+    "portspec_feed_entries", "gauge", "Number of vulnerabilities in the list that is in use.", ("feed",)
+)
+FEED_FAILURES = Metric(
+    "portspec_feed_failures_total",
+    "counter",
+    "Failed attempts to read a list about vulnerabilities; portspec keeps the last one.",
+    ("feed",),
 )
 PROBE_SUCCESS = Metric("probe_success", "gauge", "1 if this probe reached a verdict, 0 otherwise.")
 PROBE_DURATION = Metric(

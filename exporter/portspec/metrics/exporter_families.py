@@ -47,6 +47,15 @@ class AuditStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedStatus:
+    """How a list about vulnerabilities is: when it was made, a Unix time, or 0 if there is none; failed attempts."""
+
+    at: float
+    entries: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """The state of the exporter itself; `config_loaded_at` is in Unix seconds.
 
@@ -65,6 +74,7 @@ class ServiceStatus:
     mail: MailStatus | None = None
     audit: AuditStatus | None = None
     reportfile: ReportFileStatus | None = None
+    feeds: Mapping[str, FeedStatus] = field(default_factory=dict)
     canary_seen: bool | None = None
     restarts: Mapping[str, int] = field(default_factory=dict)
     failing: frozenset[str] = frozenset()
@@ -136,6 +146,10 @@ def exporter_families(
         yield _family(m.AUDIT_REJECTED, [((reason,), count) for reason, count in audit.rejected.items()])
         yield _family(m.AUDIT_MAX_AGE, [((), audit.max_age)])
         yield _family(m.AUDIT_UNREAD, [((), audit.unread)])
+    if feeds := status.feeds:
+        yield _family(m.FEED_TIMESTAMP, [((name,), feed.at) for name, feed in feeds.items()])
+        yield _family(m.FEED_ENTRIES, [((name,), feed.entries) for name, feed in feeds.items()])
+        yield _family(m.FEED_FAILURES, [((name,), feed.failures) for name, feed in feeds.items()])
     if sources := status.sources:
         yield _family(m.DISCOVERED_HOSTS, [((source.name,), source.hosts) for source in sources])
         yield _family(m.DISCOVERY_REFRESHES, [((source.name,), source.refreshes) for source in sources])

@@ -202,10 +202,16 @@ def _restarts(state: AuditState) -> Samples:
             yield {"host": state.host, "kind": "kernel"}, needs.kernel.newer is not None
 
 
+def _classes(state: AuditState) -> Samples:
+    if state.is_counted:
+        for priority, count in state.by_class.items():
+            yield {"host": state.host, "class": priority.value}, count
+
+
 def _vulnerabilities(state: AuditState) -> Samples:
-    for package, version, name, severity, fixed_version in vulnerabilities_of(state).series:
+    for package, version, name, severity, fixed_version, priority in vulnerabilities_of(state).series:
         labels = {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}
-        yield {**labels, "fixed_version": fixed_version}, 1
+        yield {**labels, "fixed_version": fixed_version, "class": priority}, 1
 
 
 def _listeners(state: AuditState) -> Samples:
@@ -240,6 +246,7 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     _of_host(m.AUDIT_VULNERABLE_PACKAGES, lambda state: state.vulnerable_packages if state.is_counted else None),
     Part(m.AUDIT_RESTART_NEEDED, _restarts),
     Part(m.AUDIT_VULNERABILITIES, _severities),
+    Part(m.AUDIT_VULNERABILITIES_BY_CLASS, _classes),
     Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
     Part(m.PORT_LISTENER_INFO, _listeners, rank=0),
     _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),  # of hosts that are not scanned

@@ -18,6 +18,7 @@ from markupsafe import escape
 from portspec import __version__
 from portspec.audit.model import Severity
 from portspec.errors import is_printable, printable
+from portspec.priorities import Priority
 from portspec.report import wording
 from portspec.report.model import anchor
 from portspec.report.view import MAX_SOCKETS, attention_reasons, facts, socket_rows
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from portspec.audit.model import Vulnerability
+    from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.report.model import FleetReport, Machine
     from portspec.report.view import Fact, SocketRow
 
 _BATCH_ROWS: Final = 1000  # rows in a piece of output
 _MAX_CACHED_ROWS: Final = 50_000  # rows kept for other machines with the same vulnerability: about 20 MB
-_ROW_STARTS: Final = {severity: f'<tr valign="top"><td class="{severity}">{severity}<td>' for severity in Severity}
+_SEVERITY_CELLS: Final = {severity: f'<td class="{severity}">{severity}<td>' for severity in Severity}
+_CLASS_CELLS: Final = {priority: f'<tr valign="top"><td class="{priority}">{priority.words}' for priority in Priority}
 _SEPARATOR: Final = "\n"  # between texts that are escaped together; no printable text contains it
 
 
@@ -45,7 +48,7 @@ class _Section:
     anchor: str
     name: str
     facts: str
-    vulnerabilities: Iterator[str] | None
+    findings: Iterator[str] | None
     accepted: Iterator[str] | None
     sockets: str
     more_sockets: int
@@ -99,7 +102,7 @@ def _section(machine: Machine, report: FleetReport, rows: VulnerabilityRows) -> 
         anchor=anchor(machine.host),
         name=report.names[machine.host],
         facts=_fact_rows(facts(machine, correlation, report.now)),
-        vulnerabilities=rows.write(machine.vulnerabilities) if machine.vulnerabilities else None,
+        findings=rows.write(machine.audit.findings) if machine.audit and machine.vulnerabilities else None,
         accepted=_accepted_rows(machine.audit, machine.excepted) if machine.audit and machine.excepted else None,
         sockets=_socket_rows(sockets[:MAX_SOCKETS]),
         more_sockets=max(0, len(sockets) - MAX_SOCKETS),
@@ -113,7 +116,7 @@ def _printable(value: Any) -> Any:
 
 
 class VulnerabilityRows:
-    """Formats rows of vulnerabilities; the row of an object that many machines share is formatted once.
+    """Formats rows of vulnerabilities; what many machines share of a row is formatted once.
 
     At most `limit` rows are cached.
     """
@@ -124,11 +127,12 @@ class VulnerabilityRows:
             int, tuple[Vulnerability, str]
         ] = {}  # by id(); holds the object so that its id stays its own
 
-    def write(self, found: Iterable[Vulnerability]) -> Iterator[str]:
+    def write(self, found: Iterable[Finding]) -> Iterator[str]:
         """Yield the rows, many in a piece."""
         rest = iter(found)
         while batch := list(islice(rest, _BATCH_ROWS)):
-            yield "".join(self._rows(batch))
+            rows = self._rows([item.vulnerability for item in batch])
+            yield "".join(map("".join, zip(_class_cells(batch), rows, strict=True)))
 
     def _rows(self, batch: Sequence[Vulnerability]) -> Iterable[str]:
         cached = self._cached
@@ -140,6 +144,13 @@ class VulnerabilityRows:
             return rows
         rest = iter(rows)
         return (cached[id(item)][1] if id(item) in cached else next(rest) for item in batch)
+
+
+def _class_cells(batch: Sequence[Finding]) -> Iterator[str]:
+    """Yield the first cell of each row: the class, and why, unless it is the last class."""
+    reasons = _escape(["" if item.priority is Priority.REST else item.why for item in batch])
+    for item, why in zip(batch, reasons, strict=True):
+        yield f"{_CLASS_CELLS[item.priority]}<br>{why}" if why else _CLASS_CELLS[item.priority]
 
 
 def _fact_rows(found: Iterable[Fact]) -> str:
@@ -158,7 +169,7 @@ def _accepted_rows(audit: AuditState, excepted: Iterable[Vulnerability]) -> Iter
     by_id = accepting(audit)
     for item in excepted:
         *fields, why = _escape((*_fields(item), wording.acceptance(exception_for(item, by_id))))
-        yield f"{_vulnerability_cells(item.severity, fields)}<td>{why}\n"
+        yield f'<tr valign="top">{_vulnerability_cells(item.severity, fields)}<td>{why}\n'
 
 
 def _socket_rows(sockets: Sequence[SocketRow]) -> str:
@@ -185,7 +196,7 @@ def _vulnerability_cells(severity: Severity, escaped: Sequence[str]) -> str:
         shown = f"{shown} ({advisories})"
     about = f"{shown}: {title}" if title and title != name else shown
     where = f"<br>in {paths}" if paths else ""
-    return f"{_ROW_STARTS[severity]}{package} {version}{where}<td>{about}<td>{fixed_in}"
+    return f"{_SEVERITY_CELLS[severity]}{package} {version}{where}<td>{about}<td>{fixed_in}"
 
 
 def _is_link(url: str) -> bool:

@@ -6,12 +6,19 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from portspec.state.document import host_document, timestamp, unscanned_document, vulnerability_document
+from portspec.state.document import (
+    host_document,
+    priority_document,
+    timestamp,
+    unscanned_document,
+    vulnerability_document,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from portspec.audit.model import Vulnerability
+    from portspec.audit.priority import Finding
     from portspec.report.model import FleetReport, Machine, Summary
 
 
@@ -32,9 +39,14 @@ def _machine(machine: Machine) -> str:
     if not machine.vulnerabilities:
         return json.dumps(document)
     document["audit"]["vulnerabilities"] = []
-    found = ", ".join(map(_vulnerability, machine.vulnerabilities))
+    found = ", ".join(map(_finding, machine.audit.findings if machine.audit else ()))
     # occurs once: within a string the quotes would be escaped
     return json.dumps(document).replace('"vulnerabilities": []', f'"vulnerabilities": [{found}]', 1)
+
+
+def _finding(finding: Finding) -> str:
+    priority = json.dumps(priority_document(finding))
+    return f"{_vulnerability(finding.vulnerability)[:-1]}, {priority[1:]}"
 
 
 @lru_cache(maxsize=20_000)
@@ -59,6 +71,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
         "not_scanned": summary.unscanned,
         "audits": {status.value: count for status, count in summary.audits.items()},
         "vulnerabilities": {severity.value: count for severity, count in summary.vulnerabilities.items()},
+        "classes": {priority.value: count for priority, count in summary.classes.items()},
         "vulnerable_machines": summary.vulnerable,
         "late_reports": summary.late,
     }

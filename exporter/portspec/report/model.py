@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status, count_by_severity
+from portspec.priorities import Priority
 from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ FAILED_STATUSES: Final = (Status.FAILED, Status.STALE_DATABASE, Status.UNSUPPORT
 
 _PACKAGE: Final = attrgetter("package", "version")
 _NO_VULNERABILITIES: Final = (0,) * len(Severity)
+URGENT: Final = 2  # the first classes: fix now, and fix soon
+_NO_CLASSES: Final = (0,) * len(Priority)
 _NUMBER: Final = re.compile("[0-9]+")
 _SORT_DIGITS: Final = 10  # to which numbers are padded: web2 comes before web10, 192.0.2.9 before 192.0.2.10
 _NOT_IN_ANCHOR: Final = re.compile(rb"[^A-Za-z0-9.-]")
@@ -45,15 +48,16 @@ class ReportSettings:
 class Need(enum.IntEnum):
     """Why a machine needs attention, most urgent first; a machine has the first one that applies."""
 
-    UNEXPECTED_AND_VULNERABLE = 0
-    UNEXPECTED = 1
-    VULNERABLE = 2
-    MISSING = 3
-    AUDIT_FAILED = 4
-    AUDIT_LATE = 5
-    RESTART = 6
-    UNKNOWN = 7
-    NONE = 8
+    FIX_NOW = 0
+    UNEXPECTED_AND_VULNERABLE = 1
+    UNEXPECTED = 2
+    VULNERABLE = 3
+    MISSING = 4
+    AUDIT_FAILED = 5
+    AUDIT_LATE = 6
+    RESTART = 7
+    UNKNOWN = 8
+    NONE = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Machine:
         status: the status of the audit.
         vulnerabilities: those that count.
         severities: how many different vulnerabilities count, by severity, worst first.
+        classes: the same by class, most urgent first.
         excepted: the vulnerabilities that do not count.
         is_late: True if the last audit is older than allowed; False if there is none.
     """
@@ -75,6 +80,7 @@ class Machine:
     status: Status | None
     vulnerabilities: tuple[Vulnerability, ...]
     severities: tuple[int, ...]
+    classes: tuple[int, ...]
     excepted: tuple[Vulnerability, ...]
     is_late: bool
 
@@ -101,6 +107,7 @@ class Summary:
     Attributes:
         audits: how many machines have an audit of each status.
         vulnerabilities: how many vulnerabilities count; one that several machines or packages share counts once.
+        classes: how many vulnerabilities are of each class; one that several machines share counts for each of them.
         vulnerable: how many machines have a vulnerability that counts.
         late: how many machines have a last audit that is older than `max_age` seconds.
     """
@@ -114,6 +121,7 @@ class Summary:
     unscanned: int
     audits: Mapping[Status, int]
     vulnerabilities: Mapping[Severity, int]
+    classes: Mapping[Priority, int]
     vulnerable: int
     late: int
     max_age: float
@@ -164,14 +172,16 @@ def _machine(host: str, state: HostState | None, audit: AuditState | None, now: 
     found = len(host_audit.audit.vulnerabilities) if host_audit else 0
     status = audit.status if audit else None
     is_late = host_audit is not None and now - host_audit.at > max_age
+    classes = tuple(audit.by_class.values()) if audit and vulnerabilities else _NO_CLASSES
     return Machine(
         host=host,
-        need=_need(state, audit, is_vulnerable=bool(vulnerabilities), is_late=is_late),
+        need=Need.FIX_NOW if classes[0] else _need(state, audit, is_vulnerable=bool(vulnerabilities), is_late=is_late),
         state=state,
         audit=audit,
         status=status,
         vulnerabilities=vulnerabilities,
         severities=tuple(count_by_severity(vulnerabilities).values()) if vulnerabilities else _NO_VULNERABILITIES,
+        classes=classes,
         excepted=audit.excepted
         if audit and len(vulnerabilities) < found
         else (),  # skipped where there is none: the search is slow
@@ -196,8 +206,8 @@ def _need(state: HostState | None, audit: AuditState | None, *, is_vulnerable: b
 
 
 def _sort_key(machine: Machine) -> tuple[Need, tuple[int, ...], str, str]:
-    is_by_severity = machine.need in (Need.UNEXPECTED_AND_VULNERABLE, Need.VULNERABLE)
-    worst = tuple(-count for count in machine.severities) if is_by_severity else ()
+    is_by_severity = machine.need in (Need.FIX_NOW, Need.UNEXPECTED_AND_VULNERABLE, Need.VULNERABLE)
+    worst = tuple(-count for count in (*machine.classes[:URGENT], *machine.severities)) if is_by_severity else ()
     return machine.need, worst, _NUMBER.sub(_padded, machine.host), machine.host
 
 
@@ -221,6 +231,9 @@ def summarize(machines: Sequence[Machine], max_age: float) -> Summary:
         unscanned=sum(machine.state is None for machine in machines),
         audits={status: statuses[status] for status in Status},
         vulnerabilities=count_by_severity(_distinct(machines)),
+        classes={
+            priority: sum(machine.classes[rank] for machine in machines) for rank, priority in enumerate(Priority)
+        },
         vulnerable=sum(bool(machine.vulnerabilities) for machine in machines),
         late=sum(machine.is_late for machine in machines),
         max_age=max_age,

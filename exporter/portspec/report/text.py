@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
+from portspec.priorities import Priority
 from portspec.report import wording
 from portspec.report.model import FleetReport
 from portspec.report.view import MAX_SOCKETS, attention_reasons, facts, socket_rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from portspec.audit.model import Vulnerability
+    from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.report.model import Machine, ReportSettings
     from portspec.state.snapshot import Snapshot
@@ -86,10 +88,17 @@ def _section(machine: Machine, report: FleetReport) -> Iterator[str]:
         yield _labelled(fact.label, fact.lines, _FACT_LABEL_WIDTH)
     if machine.vulnerabilities:
         yield "Vulnerabilities:\n"
-        yield from map(_vulnerability, machine.vulnerabilities)
+        yield from map(_finding, machine.audit.findings if machine.audit else ())
     if machine.audit:
         yield from _accepted(machine.audit, machine.excepted)
         yield from _sockets(machine.audit)
+
+
+def _finding(finding: Finding) -> str:
+    """Return the lines of a vulnerability, the class first; why it is in it, unless it is the last class."""
+    if finding.priority is Priority.REST:
+        return _vulnerability(finding.vulnerability)
+    return _line(f"{finding.priority.words}: {finding.why}", "    ", "  ") + _vulnerability(finding.vulnerability)
 
 
 @lru_cache(maxsize=20_000)  # many machines share a vulnerability

@@ -9,7 +9,7 @@ from portspec.audit.model import Status
 from portspec.exceptions import in_force
 from portspec.ports import PortSet
 from portspec.report import wording
-from portspec.report.model import FAILED_STATUSES, Need
+from portspec.report.model import FAILED_STATUSES, URGENT, Need
 from portspec.report.wording import STATUSES
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind, Verdict
@@ -69,6 +69,8 @@ class SocketRow(NamedTuple):
 def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
     """Yield why a machine needs attention, in the order of Need; nothing for a machine that does not."""
     state = machine.state
+    if urgent := wording.classes(machine.classes[:URGENT]):
+        yield f"vulnerabilities to fix: {urgent}"
     if state and (found := _ports_of_kind(state, Kind.UNEXPECTED)):
         groups = list(_lines_by_process(found, correlate(state, machine.audit), machine.audit))
         yield from (f"unexpected {words}" for words in groups[:MAX_UNEXPECTED_REASONS])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from portspec.audit.model import Severity, Status
 from portspec.exceptions import last_day
+from portspec.priorities import Priority
 from portspec.times import moment
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def time_ago(seconds: float, now: float) -> str:
 def severities(counts: Sequence[int]) -> str:
     """Format numbers of vulnerabilities, worst first: "1 critical, 2 high"."""
     return ", ".join(f"{number:,} {severity}" for severity, number in zip(Severity, counts, strict=True) if number)
+
+
+def classes(counts: Iterable[int]) -> str:
+    """Format numbers of vulnerabilities by class, of the first classes: "1 fix now, 2 fix soon"."""
+    return ", ".join(f"{number:,} {item.words}" for item, number in zip(Priority, counts, strict=False) if number)
 
 
 def ports(found: PortSet) -> str:
@@ -131,4 +137,6 @@ def summary_lines(summary: Summary) -> Iterator[tuple[str, str]]:
     found = sum(summary.vulnerabilities.values())
     by_severity = severities(tuple(summary.vulnerabilities.values()))
     yield "Vulnerabilities", f"{found:,} on {count(summary.vulnerable, 'machine')} ({by_severity})" if found else "none"
+    if found:
+        yield "By class", classes(summary.classes.values())
     yield "Late audits", f"{summary.late:,} older than {duration(summary.max_age)}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LABEL: Final = 128  # bytes of a label value that a host has chosen
 MAX_SERIES: Final = 1000  # in a family
-MAX_VULNERABILITY_BYTES: Final = 192 << 10  # of a family on the page: 1,000 findings of the usual kind take 130 kB
+MAX_VULNERABILITY_BYTES: Final = 224 << 10  # of a family on the page: 1,000 findings of the usual kind take 150 kB
 MAX_LISTENER_BYTES: Final = 64 << 10
 _MORE: Final = "…"
 _WIDEST: Final = 4  # bytes of a character in UTF-8
@@ -38,10 +38,12 @@ class Share(NamedTuple):
 
 
 def vulnerabilities_of(audit: AuditState) -> Share:
-    """Return package, version, id, severity and fixed versions of the vulnerabilities that count, the worst first."""
+    """Return package, version, id, severity, fixed versions and class of what counts, the most urgent first."""
     found: dict[Labels, Labels] = {}
-    for item in audit.vulnerabilities:
-        found.setdefault((item.package, item.version, item.id), (item.severity.value, ", ".join(item.fixed_in)))
+    for finding in audit.findings:
+        item = finding.vulnerability
+        others = item.severity.value, ", ".join(item.fixed_in), finding.priority.value
+        found.setdefault((item.package, item.version, item.id), others)
     return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
 
 
@@ -103,7 +105,9 @@ def _size(value: str) -> int:
 def _surely_fits(audit: AuditState) -> bool:
     """Return whether all vulnerabilities certainly fit: a cheap test that holds for nearly every host."""
     found = audit.vulnerabilities
-    room = MAX_VULNERABILITY_BYTES - len(found) * (_LONGEST_LINE + len(audit.host) + len("negligible"))
+    room = MAX_VULNERABILITY_BYTES - len(found) * (
+        _LONGEST_LINE + len(audit.host) + len("negligible") + len("fix_soon")
+    )
     if len(found) > MAX_SERIES:
         return False
     longest = MAX_LABEL // _WIDEST

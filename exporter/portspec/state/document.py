@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
 
 from msgspec import Meta
 
 from portspec.audit.model import Scope, Severity, Status
+from portspec.audit.reach import Reach
 from portspec.config.rulings import Ruling
 from portspec.documents import Count, PortName, Seconds, Timestamp
 from portspec.ports import spell
+from portspec.priorities import Priority
 from portspec.scan import PortState, Reason
 from portspec.state.budget import left_out_of
 from portspec.state.correlation import correlate
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
+    from portspec.audit.priority import Finding
     from portspec.audit.restart import RestartNeeds
     from portspec.audit.state import AuditState
     from portspec.config import MaintenanceWindow, VulnerabilityException
@@ -57,6 +60,18 @@ class VulnerabilityDocument(TypedDict):
     title: str
     url: str
     paths: list[str]
+
+
+_Class = TypedDict("_Class", {"class": Priority})  # a keyword
+
+
+class FindingDocument(VulnerabilityDocument, _Class):
+    """A vulnerability that counts: the class in which it is to be fixed, why, and whether it can be reached."""
+
+    why: str
+    reach: Reach
+    exploited: bool
+    epss: float | None
 
 
 class ExceptedDocument(VulnerabilityDocument):
@@ -133,7 +148,8 @@ class AuditDocument(TypedDict):
     database_at: Timestamp | None
     looked_at: list[Scope]
     vulnerable_packages: Count | None
-    vulnerabilities: list[VulnerabilityDocument]
+    classes: dict[Priority, Count] | None
+    vulnerabilities: list[FindingDocument]
     excepted: list[ExceptedDocument]
     listeners: list[ListenerDocument] | None
     restart_needed: RestartDocument | None
@@ -286,7 +302,8 @@ def audit_document(audit: AuditState, correlation: Correlation | None) -> AuditD
         "database_at": timestamp(host_audit.audit.database_at) if host_audit else None,
         "looked_at": list(host_audit.audit.scopes) if host_audit else [],
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
-        "vulnerabilities": [vulnerability_document(item) for item in audit.vulnerabilities],
+        "classes": dict(audit.by_class) if audit.is_counted else None,
+        "vulnerabilities": [finding_document(item) for item in audit.findings],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
         "listeners": None if listeners is None else [_listener(item) for item in listeners],
         "restart_needed": _restarts(audit.restarts) if audit.restarts is not None else None,
@@ -354,6 +371,23 @@ def vulnerability_document(item: Vulnerability) -> VulnerabilityDocument:
         "title": item.title,
         "url": item.url,
         "paths": list(item.paths),
+    }
+
+
+def finding_document(finding: Finding) -> FindingDocument:
+    """Return the JSON object of a vulnerability with its class."""
+    return {**vulnerability_document(finding.vulnerability), **priority_document(finding)}  # type: ignore[typeddict-item]
+
+
+def priority_document(finding: Finding) -> dict[str, Any]:
+    """Return what finding_document() adds to the object of the vulnerability."""
+    facts = finding.facts
+    return {
+        "class": finding.priority,
+        "why": finding.why,
+        "reach": finding.exposure.reach,
+        "exploited": facts.kev is not None or facts.is_exploited,
+        "epss": None if facts.epss is None else round(facts.epss, 5),
     }
 
 

@@ -16,6 +16,7 @@ from portspec.store.archive import (
     count_rejection,
 )
 from portspec.store.faults import StoreError
+from portspec.store.feeds import stored_feeds, write_feed
 from portspec.store.location import (
     StateFileLocation,
     exporter_state_file,
@@ -51,6 +52,8 @@ __all__ = [
     "publish_location",
     "read_maintenance",
     "read_value",
+    "stored_feeds",
+    "write_feed",
     "write_maintenance",
     "write_value",
 ]

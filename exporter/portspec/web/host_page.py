@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from portspec.audit.model import RANKS
 from portspec.exceptions import excepted_ports, in_force
 from portspec.exposure import PortSeverity, reason_of
 from portspec.ports import PortSet
+from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
 from portspec.times import spell_duration
@@ -18,6 +18,7 @@ from portspec.web.spelling import named_ports, port_list, process_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.scan import AddressObservation
     from portspec.state.changes import Change, DatedVerdict
@@ -61,24 +62,28 @@ def scan_values(
 
 
 def vulnerability_values(audit: AuditState | None) -> dict[str, Any]:
-    """Return what is shown of the vulnerabilities of a host, the worst first, and of what has to be restarted."""
-    found = audit.vulnerabilities if audit else ()
-    ranked = sorted(found, key=lambda item: (RANKS[item.severity], item.package))
-    rows = [
-        {
-            "severity": item.severity.value,
-            "id": item.id,
-            "package": item.package,
-            "version": item.version,
-            "fixed_version": ", ".join(item.fixed_in),
-        }
-        for item in ranked[:MAX_LISTED]
-    ]
+    """Return what is shown of the vulnerabilities of a host, the most urgent first, and of what is to be restarted."""
+    findings = audit.findings if audit else []
+    rows = [_finding(item) for item in findings[:MAX_LISTED]]
     needs = audit.restarts if audit else None
     return {
         "vulnerabilities": rows,
-        "more_vulnerabilities": max(0, len(ranked) - MAX_LISTED),
+        "more_vulnerabilities": max(0, len(findings) - MAX_LISTED),
         "restarts": list(islice(needs.lines, MAX_LISTED)) if needs else [],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    item = finding.vulnerability
+    return {
+        "css": {Priority.FIX_NOW: "bad", Priority.FIX_SOON: "odd"}.get(finding.priority, ""),
+        "class": finding.priority.words,
+        "why": "" if finding.priority is Priority.REST else finding.why,
+        "severity": item.severity.value,
+        "id": item.id,
+        "package": item.package,
+        "version": item.version,
+        "fixed_version": ", ".join(item.fixed_in),
     }
 
 

@@ -10,6 +10,7 @@ from portspec.audit.model import Status
 from portspec.exceptions import in_force
 from portspec.exposure import PortSeverity
 from portspec.ports import PortSet, spell
+from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
 from portspec.web.overview import Shown
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from portspec.web.overview import HostFilter, Row
 
 MAX_EXCEPTIONS: Final = 3  # that a row names
+_URGENT: Final = (Priority.FIX_NOW, Priority.FIX_SOON)
 VERDICTS: Final = {
     Shown.OUT_OF_SPEC: "out of spec",
     Shown.UNKNOWN: "unknown",
@@ -107,6 +109,9 @@ def _audit(audit: AuditState) -> dict[str, object]:
         "status": status.value.replace("_", " "),
         "vulnerabilities": sum(by_severity.values()),
         "severities": named,
+        "urgent": ", ".join(
+            f"{count} {item.words}" for item, count in audit.by_class.items() if count and item in _URGENT
+        ),
         "packages": len({(item.package, item.version) for item in vulnerabilities}),
         "reason": audit.reason,
         "at": audit.host_audit.at if audit.host_audit else None,

@@ -70,6 +70,10 @@ remind: 2d
 alertmanager: http://alertmanager.example.org:9093/path
 fallback_after: 1m
 audit: {passphrase: s3cret-passphrase-of-the-audits, hosts: [laptop7], domain: '\\.example', max_age: 30h, keep: 10}
+feeds: {kev: "https://kev.example.org/kev.json?token=s3cret-of-the-feed", epss: lists/epss.csv.gz, refresh: 12h}
+priorities:
+  - {class: fix_now, exploited: true, reach: [reachable, unknown]}
+  - {class: plan, epss: 0.25, severity: high}
 reportfile: report.html
 reportmail: "07:30"
 external_url: https://portspec.example.org/x
@@ -103,6 +107,7 @@ def without_secrets(config: Config) -> Config:
             token_command=(mail.token_command[0], HIDDEN) if mail.token_command else (),
         ),
         audit=audit and replace(audit, passphrases=tuple(HIDDEN for _ in audit.passphrases)),
+        feeds=config.feeds and replace(config.feeds, kev=config.feeds.kev and hidden_url(config.feeds.kev)),
         is_state_named=True,
     )
 

@@ -11,7 +11,7 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
-from portspec.metrics import AuditStatus, Exposition, ServiceStatus
+from portspec.metrics import AuditStatus, Exposition, FeedStatus, ServiceStatus
 from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
@@ -50,6 +50,7 @@ STATUS: Final = ServiceStatus(
     mail=MailStatus(waiting=9, sent=10, given_up=11, failed={"timeout": 12, "refused": 0}),
     audit=AuditStatus(received=13, rejected={"signature": 14, "time": 0}, max_age=93_600.0, unread=15),
     reportfile=ReportFileStatus(is_up=True, last_success=NOW),
+    feeds={"kev": FeedStatus(NOW, 1500, 2), "epss": FeedStatus(0.0, 0, 3)},
     canary_seen=False,
     restarts={"mailer": 2, "scheduler": 0},
     failing=frozenset({"mailer"}),

@@ -10,6 +10,7 @@ from portspec.audit.model import Severity, Status
 from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.metrics.render import MAX_HOST_SERIES, Renderer, render_host
 from portspec.ports import ALL_PORTS
+from portspec.priorities import Priority
 from portspec.scan import AddressObservation
 from portspec.state import snapshot as snapshot_module
 from portspec.state.snapshot import HostTable, OfHost
@@ -265,6 +266,7 @@ def test_numbers_of_reports_are_never_cut() -> None:
         "portspec_audit_status": 3 * len(Status),
         "portspec_audit_vulnerable_packages": 3,
         "portspec_audit_vulnerabilities": 3 * len(Severity),
+        "portspec_audit_vulnerabilities_by_class": 3 * len(Priority),
     }
 
 

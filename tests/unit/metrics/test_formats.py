@@ -209,6 +209,7 @@ def test_labels_survive_quotes_backslashes_and_newlines() -> None:
             "id": NASTY,
             "severity": "low",
             "fixed_version": "",
+            "class": "rest",
         }
         (labels,) = [dict(labels) for _, labels in samples(accept) if ("process", NASTY) in labels]
         nothing = dict.fromkeys(["user", "package", "unit", "container"], "")

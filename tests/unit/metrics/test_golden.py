@@ -110,6 +110,11 @@ def said_of_restarts(report: HostAudit) -> Iterator[tuple[str, dict[str, str], f
         yield "portspec_audit_restart_needed", {"kind": "kernel"}, report.kernel.newer is not None
 
 
+def class_of(severity: str) -> str:
+    """Return the class of what nobody has seen from outside, and of which no list tells."""
+    return "plan" if severity in {"critical", "high", "unknown"} else "rest"
+
+
 def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], float]]:
     """Return what /metrics should say of a host of the roster, by the contract and without the code that says it."""
     report = state.host_audit
@@ -133,11 +138,16 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         worst = [min(ranks) for ranks in by_id.values()]
         for rank, severity in enumerate(severities):
             yield "portspec_audit_vulnerabilities", {"severity": severity}, worst.count(rank)
-    every_one = {(item.package, item.version, item.id): item for item in reversed(found)}.values()
+        by_class = [min(class_of(severities[rank]) for rank in ranks) for ranks in by_id.values()]
+        for name in ("fix_now", "fix_soon", "plan", "rest"):
+            yield "portspec_audit_vulnerabilities_by_class", {"class": name}, by_class.count(name)
+    urgent = sorted(found, key=lambda item: class_of(str(item.severity)))
+    every_one = {(item.package, item.version, item.id): item for item in reversed(urgent)}.values()
     series: set[tuple[str, ...]] = set()
     for one in every_one:
         labels = {"package": one.package, "version": one.version, "id": one.id, "severity": str(one.severity)}
         labels["fixed_version"] = ", ".join(one.fixed_in)
+        labels["class"] = class_of(str(one.severity))
         short = {name: shortened(value) for name, value in labels.items()}
         series.add(tuple(short.values()))
         yield "portspec_audit_vulnerability", short, 1

@@ -315,11 +315,16 @@ portspec_audit_vulnerabilities{host="bad \"1\"",severity="medium"} 0.0
 portspec_audit_vulnerabilities{host="bad \"1\"",severity="low"} 0.0
 portspec_audit_vulnerabilities{host="bad \"1\"",severity="negligible"} 0.0
 portspec_audit_vulnerabilities{host="bad \"1\"",severity="unknown"} 1.0
+# TYPE portspec_audit_vulnerabilities_by_class gauge
+portspec_audit_vulnerabilities_by_class{class="fix_now",host="bad \"1\""} 0.0
+portspec_audit_vulnerabilities_by_class{class="fix_soon",host="bad \"1\""} 0.0
+portspec_audit_vulnerabilities_by_class{class="plan",host="bad \"1\""} 3.0
+portspec_audit_vulnerabilities_by_class{class="rest",host="bad \"1\""} 0.0
 # TYPE portspec_audit_vulnerability gauge
-portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
-portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
-portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
-portspec_audit_vulnerability{fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
+portspec_audit_vulnerability{class="plan",fixed_version="",host="bad \"1\"",id="CVE-2026-0001",package="openssl",severity="critical",version="3.0.1,1"} 1.0
+portspec_audit_vulnerability{class="plan",fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="8.1"} 1.0
+portspec_audit_vulnerability{class="plan",fixed_version="",host="bad \"1\"",id="CVE-2026-0002",package="curl",severity="high",version="7.9"} 1.0
+portspec_audit_vulnerability{class="plan",fixed_version="",host="bad \"1\"",id="é\\😀",package="a \" and \\ and \n",severity="unknown",version=""} 1.0
 # TYPE port_listener_info gauge
 port_listener_info{container="",host="bad \"1\"",package="",port="22",process="",unit="",user=""} 1.0
 port_listener_info{container="",host="bad \"1\"",package="",port="443",process="haproxy",unit="",user="root"} 1.0

@@ -285,7 +285,10 @@ def test_exception_that_lapses_is_seen_in_the_next_page() -> None:
     current = replace(current, audits=current.audits.replacing(state.judged(NOW + 10)))
     after = body(one.write(TEXT, "", NAMES)).decode()
     assert 'portspec_audit_status{host="db1",status="vulnerable"} 1.0\n' in after
-    assert 'portspec_audit_vulnerability{fixed_version="",host="db1",id="CVE-2026-0001",package="openssl",' in after
+    assert (
+        'portspec_audit_vulnerability{class="plan",fixed_version="",host="db1",id="CVE-2026-0001",package="openssl",'
+        in after
+    )
 
 
 def test_hosts_without_a_new_report_are_not_written_again() -> None:

@@ -10,8 +10,11 @@ from typing import Final
 import pytest
 
 from portspec.audit.model import Severity, Status
+from portspec.audit.priority import Facts, Finding
+from portspec.audit.reach import Exposure, Reach
 from portspec.config import PortException
 from portspec.ports import ALL_PORTS, PortSet
+from portspec.priorities import Priority
 from portspec.report import ReportSettings, write_report
 from portspec.report.html import VulnerabilityRows
 from portspec.report.view import MAX_SOCKETS
@@ -78,6 +81,7 @@ def test_summary_in_words() -> None:
         "Ports": "2 out of specification, 2 unknown, 5 in specification, 1 not scanned yet, 2 not scanned (audit only)",
         "Audits": "3 clean, 2 vulnerable, 1 failed, 1 stale database, 1 unsupported, 1 never received",
         "Vulnerabilities": "4 on 2 machines (1 critical, 1 high, 1 medium, 1 low)",
+        "By class": "2 plan, 2 rest",
         "Late audits": "1 older than 26 hours",
     }
 
@@ -136,8 +140,11 @@ def test_both_views_of_a_machine() -> None:
     }
 
 
+UNSEEN = "whether it is reachable is unknown: the audit does not tell which files sshd on port 22 runs"
+
+
 def test_vulnerabilities_with_their_links() -> None:
-    """A vulnerability has severity, package and version, id with a link, title, and the versions without it.
+    """A vulnerability has its class and why, severity, package, version, id, title, and the versions without it.
 
     The advisories that tell of it stand beside the id, the files that it is in beside the package.
     """
@@ -145,26 +152,28 @@ def test_vulnerabilities_with_their_links() -> None:
     rows = found.named("shop").rows("Vulnerabilities")
     assert rows[:2] == [
         [
+            f"plan\ncritical severity; {UNSEEN}",
             "critical",
             "redis-server 5:7.0.15-1~deb12u1",
             "CVE-2022-0543: Lua scripts leave their sandbox",
             "5:7.0.15-1~deb12u2, 5:7.2.4-1",
         ],
         [
+            f"plan\nhigh severity; {UNSEEN}",
             "high",
             "openssl 3.0.11-1~deb12u1\nin usr/lib/x86_64-linux-gnu/libssl.so.3",
             "CVE-2023-0001 (DSA-5532-1): a certificate with a long chain takes for ever",
             "3.0.11-1~deb12u2",
         ],
     ]
-    assert (rows[2][0], rows[2][3], len(rows)) == ("low", "-", 3)
+    assert (rows[2][0], rows[2][1], rows[2][4], len(rows)) == ("rest", "low", "-", 3)
     assert ("https://security-tracker.debian.org/tracker/CVE-2022-0543", "CVE-2022-0543") in found.links
 
 
 def test_accepted_vulnerabilities_stand_apart() -> None:
     """What is accepted stands in a table of its own, with until when, why and by whom."""
     found = page(fleet()).named("web1")
-    assert [row[2] for row in found.rows("Vulnerabilities")] == [
+    assert [row[3] for row in found.rows("Vulnerabilities")] == [
         "CVE-2023-5678: a certificate with a long chain takes for ever"
     ]
     assert found.rows("Accepted vulnerabilities") == [
@@ -325,7 +334,7 @@ def test_only_web_pages_are_linked(url: str) -> None:
     """A URL that is no http or https one is no link; the vulnerability is shown all the same."""
     found = page(snapshot_of(audits=[audited("a", vulnerability(url=url, title=""))]), ReportSettings())
     assert [href for href, _ in found.links] == ["#host-a"]
-    assert found.named("a").rows("Vulnerabilities")[0][2] == "CVE-2023-0001"
+    assert found.named("a").rows("Vulnerabilities")[0][3] == "CVE-2023-0001"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +364,7 @@ def test_vulnerability_without_an_id() -> None:
     """A vulnerability of which the tool gives no id has its title, once; without both that is said."""
     audit = audited("a", vulnerability("a title", title="a title", url=""), vulnerability("", title="", url=""))
     rows = section(snapshot_of(audits=[audit])).rows("Vulnerabilities")
-    assert [row[2] for row in rows] == ["a title", "without an id"]
+    assert [row[3] for row in rows] == ["a title", "without an id"]
 
 
 def test_finding_that_many_machines_share() -> None:
@@ -366,7 +375,7 @@ def test_finding_that_many_machines_share() -> None:
         for number in range(30)
     ]
     for name, found in ((each.name, each) for each in page(snapshot_of(audits=audits)).sections.values()):
-        ids = [row[2].partition(":")[0] for row in found.rows("Vulnerabilities")]
+        ids = [row[3].partition(":")[0] for row in found.rows("Vulnerabilities")]
         assert ids == ["CVE-1", f"CVE-{name[1:]}", "CVE-1", "CVE-1"]
 
 
@@ -377,7 +386,8 @@ def test_more_findings_than_are_kept() -> None:
     for limit in (0, 5, 11, 20, 1000):
         rows = VulnerabilityRows(limit)
         for found in machines:
-            ids = re.findall(r"CVE-[0-9]+(?=<)", "".join(rows.write(found)))
+            findings = [Finding(item, Priority.REST, None, Facts(), Exposure(Reach.UNKNOWN, "")) for item in found]
+            ids = re.findall(r"CVE-[0-9]+(?=<)", "".join(rows.write(findings)))
             assert ids == [item.id for item in found]
 
 

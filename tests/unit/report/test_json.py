@@ -45,6 +45,7 @@ def test_summary_as_an_object() -> None:
         "not_scanned": 2,
         "audits": {"clean": 3, "vulnerable": 2, "failed": 1, "stale_database": 1, "unsupported": 1, "never": 1},
         "vulnerabilities": {"critical": 1, "high": 1, "medium": 1, "low": 1, "negligible": 0, "unknown": 0},
+        "classes": {"fix_now": 0, "fix_soon": 0, "plan": 2, "rest": 2},
         "vulnerable_machines": 2,
         "late_reports": 1,
     }

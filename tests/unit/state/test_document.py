@@ -202,6 +202,8 @@ OBJECT = {
     "url": "https://a/b",
     "paths": ["usr/bin/x"],
 }
+WHY = "high severity; whether it is reachable is unknown: the audit does not tell what listens"
+PRIORITY = {"class": "plan", "why": WHY, "reach": "unknown", "exploited": False, "epss": None}
 
 
 def accept(until: float, *ids: str, owner: str = "") -> VulnerabilityException:
@@ -270,7 +272,10 @@ def test_audit_of_a_scanned_host() -> None:
         "database_at": "2023-11-14T22:11:20.000Z",
         "looked_at": ["system packages"],
         "vulnerable_packages": 1,
-        "vulnerabilities": [OBJECT],
+        "classes": {"fix_now": 0, "fix_soon": 0, "plan": 1, "rest": 0},
+        "vulnerabilities": [
+            OBJECT | PRIORITY | {"why": WHY.replace("what listens", "which files redis on port 6379 runs")}
+        ],
         "excepted": [],
         "listeners": [
             {"protocol": "tcp", "address": "::", "port": 6379, "process": "redis", "user": "r", **NOTHING},
@@ -333,4 +338,4 @@ def test_accepted_vulnerabilities_stand_apart() -> None:
     accepted = {"until": "2023-11-14T22:15:20.000Z", "reason": "because", "owner": "Ada"}
     assert document["excepted"] == [OBJECT | accepted]
     later = audit_document(audit.judged(NOW + 120), None)
-    assert (later["status"], later["vulnerabilities"], later["excepted"]) == ("vulnerable", [OBJECT], [])
+    assert (later["status"], later["vulnerabilities"], later["excepted"]) == ("vulnerable", [OBJECT | PRIORITY], [])

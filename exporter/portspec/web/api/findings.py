@@ -5,16 +5,24 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 import msgspec
 
+from portspec.audit.reach import Reach  # noqa: TC001 - msgspec reads the types of the fields
 from portspec.config import PortException, VulnerabilityException
 from portspec.documents import Count, PortName, Timestamp
 from portspec.exposure import PortSeverity
 from portspec.ports import PortSet, spell
+from portspec.priorities import Priority
 from portspec.scan import PortState
-from portspec.state.document import VulnerabilityDocument, spelled, timestamp, vulnerability_document
+from portspec.state.document import (
+    VulnerabilityDocument,
+    priority_document,
+    spelled,
+    timestamp,
+    vulnerability_document,
+)
 from portspec.state.verdict import Kind
 from portspec.web.api.answer import as_csv, as_json, media_of
 from portspec.web.api.cursor import part_of, read_cursor, spell_cursor
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from portspec.audit.model import Vulnerability
+    from portspec.audit.priority import Finding
     from portspec.state.snapshot import Snapshot
     from portspec.web.api.answer import Answers, Representation
     from portspec.web.api.cursor import Name, Position
@@ -74,11 +83,22 @@ class DeviationRow(TypedDict):
     since: Timestamp | None
 
 
-class VulnerabilityRow(VulnerabilityDocument):
-    """A vulnerability of a host, from its last audit; `excepted` tells that an exception accepts it."""
+_Class = TypedDict("_Class", {"class": Priority | None})  # a keyword
+
+
+class VulnerabilityRow(VulnerabilityDocument, _Class):
+    """A vulnerability of a host, from its last audit.
+
+    `excepted` tells that an exception accepts it; such a one has no `class`, and null for `why`, `reach`, `exploited`
+    and `epss`.
+    """
 
     host: str
     excepted: bool
+    why: str | None
+    reach: Reach | None
+    exploited: bool | None
+    epss: float | None
 
 
 class ExceptionRow(TypedDict):
@@ -140,14 +160,19 @@ def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRo
     audit = row.audit
     if audit is None:
         return
-    found = [(item, False) for item in audit.vulnerabilities] + [(item, True) for item in audit.excepted]
+    found: list[tuple[Vulnerability, Finding | None]] = [(item.vulnerability, item) for item in audit.findings]
+    found += [(item, None) for item in audit.excepted]
     found.sort(key=lambda pair: _name(pair[0]))
     seen: Counter[Name] = Counter()
-    for item, is_excepted in found:
+    for item, finding in found:
         name = _name(item)
-        document: VulnerabilityRow = {"host": row.host, **vulnerability_document(item), "excepted": is_excepted}
-        yield (*name, seen[name]), document
+        priority = priority_document(finding) if finding else _NO_PRIORITY
+        document = {"host": row.host, **vulnerability_document(item), **priority, "excepted": finding is None}
+        yield (*name, seen[name]), cast("VulnerabilityRow", document)
         seen[name] += 1
+
+
+_NO_PRIORITY: Final = {"class": None, "why": None, "reach": None, "exploited": None, "epss": None}
 
 
 def _name(item: Vulnerability) -> tuple[str, str, str]:

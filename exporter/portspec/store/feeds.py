@@ -1,0 +1,59 @@
+"""The lists about vulnerabilities, in the state file: as they came, compressed, in the key-value table.
+
+They are no table of their own, so that an older portspec still opens the file.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from portspec import log
+from portspec.feeds import NO_FEEDS, FeedError, FeedName, Feeds, read_feed
+from portspec.store.faults import StoreError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from portspec.store.store import Store
+
+_GZIP: Final = zlib.MAX_WBITS | 16
+_log = log.get("feeds")
+
+
+def write_feed(connection: sqlite3.Connection, name: FeedName, data: bytes) -> None:
+    """Replace a list in the file; in the transaction of the caller."""
+    connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (_key(name), _packed(data)))
+
+
+def read_stored_feed(connection: sqlite3.Connection, name: FeedName) -> bytes | None:
+    """Return a list that the file has; None if it has none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (_key(name),)).fetchone()
+    return bytes(row[0]) if row and isinstance(row[0], bytes) else None
+
+
+def stored_feeds(store: Store, names: Iterable[str]) -> Feeds:
+    """Return those of the lists that the file has and that can be read; the others are logged. Blocks."""
+    feeds = NO_FEEDS
+    for name in map(FeedName, names):
+        try:
+            data = store.read(lambda connection, name=name: read_stored_feed(connection, name))  # type: ignore[misc]
+            if data is not None:
+                feeds = feeds.having(read_feed(name, data))
+        except StoreError as error:
+            _log.warning("the stored list cannot be read", feed=name.value, file=error.path, why=error.why)
+        except FeedError as error:
+            _log.warning("the stored list is not used", feed=name.value, why=f"it {error}")
+    return feeds
+
+
+def _key(name: FeedName) -> str:
+    return f"feed_{name.value}"
+
+
+def _packed(data: bytes) -> bytes:
+    if data.startswith(b"\x1f\x8b"):
+        return data
+    compressor = zlib.compressobj(wbits=_GZIP)
+    return compressor.compress(data) + compressor.flush()
