@@ -171,4 +171,5 @@ def test_harness_runs_for_as_long_as_is_asked(capsys: pytest.CaptureFixture[str]
     assert (name, engine in {"atheris", "hypothesis"}) == ("durations", True)
     seconds, executions, _, inputs, findings = map(int, numbers)
     assert (seconds, findings) == (1, 0)
-    assert executions >= inputs > 0
+    assert executions > 0
+    assert inputs > 0

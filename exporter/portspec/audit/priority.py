@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.audit.reach import Exposure, Reach
 from portspec.feeds import NO_FEEDS, Feeds, KevEntry
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.audit.reach import Exposures
 
-_ORDER: Final = {priority: rank for rank, priority in enumerate(Priority)}
-_MAX_REMEMBERED: Final = 200_000  # vulnerabilities whose facts are looked up once: 10,000 hosts share most of theirs
+_PRIORITIES: Final = tuple(Priority)
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the lists say of a vulnerability: the entry in KEV, or that the tool calls it exploited; and its score."""
 
     kev: KevEntry | None = None
@@ -29,12 +28,11 @@ class Facts:
     epss: float | None = None
 
 
-_UNKNOWN: Final = Facts()
+class Finding(NamedTuple):
+    """A vulnerability of a host, its class, the rule that decided, and what is known of it.
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A vulnerability of a host, its class, the rule that decided, and what is known of it."""
+    A tuple: a fleet has millions, and a frozen dataclass takes three times as long to create.
+    """
 
     vulnerability: Vulnerability
     priority: Priority
@@ -72,48 +70,67 @@ def _reach(exposure: Exposure) -> str:
     return f"{exposure.reach}: {exposure.steps or exposure.why}"
 
 
-@dataclass(slots=True, eq=False)
-class Priorities:
-    """Puts vulnerabilities into classes, by rules and by the lists that are known."""
+class _Judged(NamedTuple):
+    """A vulnerability: what is known of it, and by its reach (in the order of Reach) the rule that decides."""
 
-    rules: tuple[PriorityRule, ...] = DEFAULT_RULES
-    feeds: Feeds = NO_FEEDS
-    _facts: dict[int, tuple[Vulnerability, Facts]] = field(default_factory=dict)  # by id(), of which both stay
+    itself: weakref.ref[Vulnerability]
+    facts: Facts
+    rules: tuple[PriorityRule | None, ...]
+    ranks: tuple[int, ...]  # of the classes that these give
+
+
+class Priorities:
+    """Puts vulnerabilities into classes, by rules and by the lists that are known.
+
+    What they say of a vulnerability is looked up once, as 10,000 hosts share most of theirs, and kept as long as it.
+    """
+
+    def __init__(self, rules: tuple[PriorityRule, ...] = DEFAULT_RULES, feeds: Feeds = NO_FEEDS) -> None:
+        self.rules = rules
+        self.feeds = feeds
+        self._judged: dict[int, _Judged] = {}  # by id()
 
     def findings(self, found: Iterable[Vulnerability], exposures: Exposures) -> list[Finding]:
         """Return vulnerabilities with their classes, the most urgent first; those of a class stay in their order."""
-        every = [self._finding(item, exposures.of(item)) for item in found]
-        return sorted(every, key=lambda each: _ORDER[each.priority])
+        by_class: tuple[list[Finding], ...] = tuple([] for _ in Priority)
+        for item in found:
+            exposure, judged = exposures.of(item), self._judge(item)
+            place = exposure.rank
+            rank = judged.ranks[place]
+            by_class[rank].append(Finding(item, _PRIORITIES[rank], judged.rules[place], judged.facts, exposure))
+        return list(chain.from_iterable(by_class))
+
+    def ranks(self, found: Iterable[Vulnerability], exposures: Exposures) -> list[int]:
+        """Return the places of the classes of vulnerabilities, in their order: 0 is the most urgent."""
+        return [self._judge(item).ranks[exposures.of(item).rank] for item in found]
 
     def count(self, found: Iterable[Vulnerability], exposures: Exposures) -> dict[Priority, int]:
         """Count vulnerabilities by class, the most urgent first; one of several packages once, in its most urgent."""
         most_urgent: dict[object, int] = {}
-        for item in found:
-            rule = self._rule(item, exposures.of(item).reach, self.facts(item))
-            rank = _ORDER[rule.priority if rule else Priority.REST]
-            if rank < most_urgent.get(item.key, len(_ORDER)):
-                most_urgent[item.key] = rank
+        every = tuple(found)
+        for item, rank in zip(every, self.ranks(every, exposures), strict=True):
+            key = item.key
+            if rank < most_urgent.get(key, len(_PRIORITIES)):
+                most_urgent[key] = rank
         counts = Counter(most_urgent.values())
-        return {priority: counts[rank] for priority, rank in _ORDER.items()}
+        return {priority: counts[rank] for rank, priority in enumerate(_PRIORITIES)}
 
-    def facts(self, item: Vulnerability) -> Facts:
-        """Return what the lists say of a vulnerability, by any of its names."""
-        if not self.feeds:
-            return Facts(None, item.is_exploited, item.epss) if item.epss or item.is_exploited else _UNKNOWN
-        known = self._facts.get(id(item))
+    def _judge(self, item: Vulnerability) -> _Judged:
+        key = id(item)
+        known = self._judged.get(key)
         if known is None:
-            names = (item.id, *item.aliases)
-            scores = [score for score in (self.feeds.score(names), item.epss) if score is not None]
-            facts = Facts(self.feeds.exploited(names), item.is_exploited, max(scores, default=None))
-            if len(self._facts) >= _MAX_REMEMBERED:
-                self._facts.clear()
-            known = self._facts[id(item)] = item, facts
-        return known[1]
+            facts = self._facts(item)
+            rules = tuple(self._rule(item, reach, facts) for reach in Reach)
+            ranks = tuple(_PRIORITIES.index(rule.priority if rule else Priority.REST) for rule in rules)
+            itself = weakref.ref(item, lambda _, judged=self._judged: judged.pop(key, None))  # type: ignore[misc]
+            known = self._judged[key] = _Judged(itself, facts, rules, ranks)
+        return known
 
-    def _finding(self, item: Vulnerability, exposure: Exposure) -> Finding:
-        facts = self.facts(item)
-        rule = self._rule(item, exposure.reach, facts)
-        return Finding(item, rule.priority if rule else Priority.REST, rule, facts, exposure)
+    def _facts(self, item: Vulnerability) -> Facts:
+        """Return what the lists say of a vulnerability, by any of its names, and what the tool said itself."""
+        names = (item.id, *item.aliases)
+        scores = [score for score in (self.feeds.score(names), item.epss) if score is not None]
+        return Facts(self.feeds.exploited(names), item.is_exploited, max(scores, default=None))
 
     def _rule(self, item: Vulnerability, reach: Reach, facts: Facts) -> PriorityRule | None:
         is_exploited = facts.kev is not None or facts.is_exploited

@@ -69,6 +69,11 @@ class Exposure:
     address: str = ""
 
     @property
+    def rank(self) -> int:
+        """The place of its reach among all: 0 is the nearest."""
+        return _RANKS[self.reach]
+
+    @property
     def steps(self) -> str:
         """The steps from the file to the address, as "/usr/sbin/nginx, nginx, 443, open at 192.0.2.1"."""
         if self.listener is None:
@@ -91,9 +96,11 @@ class Exposures:
 
     def of(self, vulnerability: Vulnerability) -> Exposure:
         """Return the exposure of a vulnerability: of the files in which it was found, else of its package."""
+        if not vulnerability.paths:
+            return self.by_name.get(vulnerability.package, self.other)
         names = [path if path.startswith("/") else f"/{path}" for path in vulnerability.paths]
-        found = [self.by_name[name] for name in names or (vulnerability.package,) if name in self.by_name]
-        return min(found, key=_rank, default=self.other)
+        found = [self.by_name[name] for name in names if name in self.by_name]
+        return min(found, key=lambda exposure: exposure.rank, default=self.other)
 
 
 NOTHING_KNOWN: Final = Exposures(MappingProxyType({}), Exposure(Reach.UNKNOWN, "the host has sent no audit"))
@@ -105,12 +112,14 @@ def exposures(listeners: Sequence[ListeningSocket] | None, view: OutsideView) ->
     if listeners is None:
         return Exposures(MappingProxyType({}), Exposure(Reach.UNKNOWN, "the audit does not tell what listens"))
     found: dict[str, Exposure] = {}
-    for listener in listeners:
-        reach, why, address = _reach(listener, view)
-        for name, file in _names(listener):
-            known = found.get(name)
-            if known is None or _RANKS[reach] < _RANKS[known.reach]:
-                found[name] = Exposure(reach, why, listener, file, address)
+    judged = [(_reach(listener, view), listener) for listener in listeners if not listener.container]
+    for (reach, why, address), listener in sorted(judged, key=lambda item: _RANKS[item[0][0]]):
+        for file, names in _files(listener):
+            exposure = None
+            for name in names:
+                if name not in found:
+                    exposure = exposure or Exposure(reach, why, listener, file, address)
+                    found[name] = exposure
     return Exposures(found, _of_others(listeners, view))
 
 
@@ -134,19 +143,22 @@ def _reach(listener: ListeningSocket, view: OutsideView) -> tuple[Reach, str, st
     return Reach.UNKNOWN, f"port {listener.port} is not scanned", ""
 
 
-def _names(listener: ListeningSocket) -> Iterator[tuple[str, str]]:
-    """Yield the packages of a process, and paths of its files, each with the file that belongs to it."""
-    if listener.container:
-        return  # its files are those of an image; docker-proxy, which may hold its port, passes on what it gets
+def _files(listener: ListeningSocket) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the files that a process runs, each with its names: its path, its package and its source package.
+
+    Not of one in a container: its files are those of an image, and docker-proxy, which may hold its port, passes on
+    what it gets.
+    """
     if listener.executable:
-        yield listener.executable, listener.executable
-        for name in (listener.package, listener.source):
-            if name:
-                yield name.partition(":")[0], listener.executable
+        yield listener.executable, _names(listener.executable, listener.package, listener.source)
     for library in listener.libraries or ():
-        yield library.path, library.path
-        for name in (library.package, library.source):  # of dpkg with the architecture, as in libssl3:amd64
-            yield name.partition(":")[0], library.path
+        yield library.path, _names(library.path, library.package, library.source)
+
+
+@lru_cache(maxsize=20_000)
+def _names(path: str, *packages: str | None) -> tuple[str, ...]:
+    # dpkg has the architecture in the name, as in libssl3:amd64.
+    return tuple(dict.fromkeys((path, *(name.partition(":")[0] for name in packages if name))))
 
 
 def _of_others(listeners: Sequence[ListeningSocket], view: OutsideView) -> Exposure:
@@ -163,10 +175,6 @@ def _of_others(listeners: Sequence[ListeningSocket], view: OutsideView) -> Expos
                 Reach.UNKNOWN, f"port {port} is open at {seen.address}, and the audit does not tell what listens there"
             )
     return _INSTALLED
-
-
-def _rank(exposure: Exposure) -> int:
-    return _RANKS[exposure.reach]
 
 
 @lru_cache(maxsize=1024)  # most sockets listen on one of a few addresses

@@ -84,6 +84,11 @@ class AuditState:
         return self.priorities.findings(found, self.exposures) if found else []
 
     @property
+    def ranks(self) -> list[int]:
+        """The places of the classes of what counts, in the order of `vulnerabilities`: 0 is the most urgent."""
+        return self.priorities.ranks(self.vulnerabilities, self.exposures)
+
+    @property
     def by_class(self) -> Mapping[Priority, int]:
         """The number of vulnerabilities of each class, the most urgent first; one of several packages counts once."""
         return self.priorities.count(self.vulnerabilities, self.exposures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -66,6 +66,15 @@ def _has_news(before: HostState, after: HostState) -> bool:
         or before.maintenance != after.maintenance
         or (before.missing, before.unexpected) != (after.missing, after.unexpected)
     )
+
+
+def _audit_has_news(before: AuditState, after: AuditState) -> bool:
+    """Return whether samples may differ; if only views or priorities do, whether any vulnerability changes its class.
+
+    With a new list of EPSS every host has other priorities, while hardly any vulnerability has another class.
+    """
+    is_same_audit = replace(after, view=before.view, priorities=before.priorities) == before
+    return not is_same_audit or before.ranks != after.ranks
 
 
 def _findings(result: ScanResult | None) -> tuple[object, ...] | None:
@@ -255,4 +264,4 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
 PORTS = Families(PORT_PARTS, _has_news)
 # A probe knows of no earlier scan.
 PROBED = Families(tuple(part for part in PORT_PARTS if part.metric is not m.PORT_DEVIATION_SINCE), _has_news)
-AUDITS = Families(AUDIT_PARTS, lambda *_: True)
+AUDITS = Families(AUDIT_PARTS, _audit_has_news)
