@@ -11,6 +11,7 @@ import pytest
 
 from portspec.audit.admission import RejectedError
 from portspec.audit.service import AuditService
+from portspec.state.snapshot import HostTable
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
 from tests.unit.signed import AUDIT, WEB, rostered
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Status
     from portspec.inventory import AuditedHost
+    from portspec.state.snapshot import HostState
     from portspec.store import Store
 
 HERE: Final = "192.0.2.7"  # whom an audit comes from
@@ -45,7 +47,8 @@ class Scene:
         self.path = path
         self.clock = clock
         self.store = store
-        self.audits = AuditService(store, clock)
+        self.hosts: HostTable[HostState] = HostTable()  # what the scans know
+        self.audits = AuditService(store, clock, lambda: self.hosts)
 
     async def refusal(self, audit: bytes) -> RejectedError:
         """Post an audit that must be refused."""

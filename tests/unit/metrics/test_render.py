@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 
 from portspec.audit.model import Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
+from portspec.audit.priority import Priorities
+from portspec.audit.reach import SeenAddress
 from portspec.audit.state import AuditState
 from portspec.config import VulnerabilityException
 from portspec.metrics import exposition as exposition_module
+from portspec.metrics import render as module
 from portspec.metrics.host_families import AUDITS, PORTS, Families, Part
-from portspec.metrics.render import Renderer
+from portspec.metrics.render import Renderer, render_host
+from portspec.ports import PortSet
+from portspec.priorities import Priority, PriorityRule
 from portspec.state import snapshot as snapshot_module
 from portspec.state.snapshot import HostTable
 from tests.unit.factories import MODEST, NOW, target, with_targets
@@ -44,6 +49,7 @@ from tests.unit.metrics.worlds import (
 )
 
 if TYPE_CHECKING:
+    from portspec.audit.reach import OutsideView
     from portspec.metrics import Metric
     from portspec.metrics.block import CachedBlock
     from portspec.metrics.host_families import Samples
@@ -303,3 +309,62 @@ def test_hosts_without_a_new_report_are_not_written_again() -> None:
     families = len(AUDITS.parts) - 3  # nothing is left out or known to need a restart, no host is under maintenance
     assert len(fresh) == families
     assert len(after) == 3 * families
+
+
+SOCKET = ListeningSocket("tcp", "::", 443, "nginx", "www", "/usr/sbin/nginx", package="nginx", libraries=())
+VIEWS = st.sampled_from([(), (SeenAddress("192.0.2.1", PortSet.of([443]), PortSet.of([443])),)])
+PRIORITIES = [
+    Priorities(),
+    Priorities(),
+    Priorities((PriorityRule(Priority.FIX_NOW, reach=frozenset({"reachable"})),)),
+    Priorities((PriorityRule(Priority.PLAN, severity=frozenset({"low"})),)),
+]
+
+
+@MODEST
+@given(
+    found=st.lists(
+        st.builds(
+            Vulnerability,
+            st.sampled_from(["nginx", "vim"]),
+            st.just("1"),
+            st.sampled_from(["CVE-1", "CVE-2"]),
+            st.sampled_from(Severity),
+        ),
+        max_size=4,
+    ),
+    steps=st.lists(st.tuples(VIEWS, st.sampled_from(PRIORITIES)), min_size=1, max_size=5),
+)
+def test_page_follows_views_and_priorities(
+    found: list[Vulnerability], steps: list[tuple[OutsideView, Priorities]]
+) -> None:
+    """What scans and lists say of an audit is shown, while a host whose classes stay the same is not written again."""
+    audit = inspected(Status.VULNERABLE, *found, listeners=(SOCKET,))
+    one = Renderer(AUDITS, UNLIMITED)
+    state = AuditState("web1", (), audit, NOW)
+    one.render(HostTable([state]))
+    for view, priorities in steps:
+        state = replace(state, view=view, priorities=priorities)
+        page = [block.text for _, blocks in one.render(HostTable([state]))[0] for block in blocks]
+        fresh = Renderer(AUDITS, UNLIMITED).render(HostTable([state]))[0]
+        assert page == [block.text for _, blocks in fresh for block in blocks]
+
+
+def test_other_list_with_the_same_classes_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a new list of EPSS does for nearly every host of a fleet each day."""
+    of = audited(300)
+    renderer = Renderer(AUDITS, UNLIMITED)
+    renderer.render(of.audits)
+    written: list[str] = []
+
+    def noted(part: Any, state: Any) -> tuple[list[str], int]:
+        written.append(state.host)
+        return render_host(part, state)
+
+    monkeypatch.setattr(module, "render_host", noted)
+    priorities = Priorities()
+    renderer.render(HostTable([replace(state, priorities=priorities) for state in of.audits.values()]))
+    assert written == []
+    other = Priorities((PriorityRule(Priority.FIX_NOW),))
+    renderer.render(of.audits.replacing(replace(of.audits["host7"], priorities=other)))
+    assert set(written) == {"host7"}
