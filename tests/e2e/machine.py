@@ -67,7 +67,7 @@ class Done:
 
 
 class Machine:
-    """A booted machine; MachineError says why there is none."""
+    """A booted machine, whose first process is `leader`; MachineError says why there is none."""
 
     def __init__(self, directory: Path, wheels: Path) -> None:
         self._directory = directory
@@ -98,7 +98,7 @@ class Machine:
                 start_new_session=True,
             )  # fmt: skip
         try:
-            self._leader = until(self._find_leader)
+            self.leader = until(self._find_leader)
             until(lambda: self.run("systemctl is-system-running --wait").output.strip() in ("running", "degraded"))
         except BaseException as error:
             self._end()
@@ -115,7 +115,7 @@ class Machine:
     def run(self, command: str, *, stdin: bytes = b"") -> Done:
         """Run a line of shell as root in the clone of the repository."""
         done = subprocess.run(
-            ["nsenter", "--target", str(self._leader), "--all", "env", "-i", f"PATH={_PATH}", "HOME=/root",
+            ["nsenter", "--target", str(self.leader), "--all", "env", "-i", f"PATH={_PATH}", "HOME=/root",
              "LANG=C.UTF-8", "sh", "-c", f"cd {SOURCE}\n{command}"],
             input=stdin,
             stdout=subprocess.PIPE,
