@@ -102,7 +102,13 @@ class Priorities:
 
     def ranks(self, found: Iterable[Vulnerability], exposures: Exposures) -> list[int]:
         """Return the places of the classes of vulnerabilities, in their order: 0 is the most urgent."""
-        return [self._judge(item).ranks[exposures.of(item).rank] for item in found]
+        judged, by_name, other = self._judged, exposures.by_name, exposures.other
+        ranks = []
+        for item in found:  # of a fleet there are millions
+            known = judged.get(id(item)) or self._judge(item)
+            exposure = exposures.of(item) if item.paths else by_name.get(item.package, other)
+            ranks.append(known.ranks[exposure.rank])
+        return ranks
 
     def count(self, found: Iterable[Vulnerability], exposures: Exposures) -> dict[Priority, int]:
         """Count vulnerabilities by class, the most urgent first; one of several packages once, in its most urgent."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -60,6 +60,7 @@ class Exposure:
         listener: the socket, and the process that listens; None without one.
         file: the executable or library of the process that the package owns.
         address: where the scan saw the port open.
+        rank: the place of its reach among all; 0 is the nearest.
     """
 
     reach: Reach
@@ -67,11 +68,10 @@ class Exposure:
     listener: ListeningSocket | None = None
     file: str = ""
     address: str = ""
+    rank: int = field(init=False, repr=False)
 
-    @property
-    def rank(self) -> int:
-        """The place of its reach among all: 0 is the nearest."""
-        return _RANKS[self.reach]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", _RANKS[self.reach])
 
     @property
     def steps(self) -> str:
@@ -114,12 +114,12 @@ def exposures(listeners: Sequence[ListeningSocket] | None, view: OutsideView) ->
     found: dict[str, Exposure] = {}
     judged = [(_reach(listener, view), listener) for listener in listeners if not listener.container]
     for (reach, why, address), listener in sorted(judged, key=lambda item: _RANKS[item[0][0]]):
-        for file, names in _files(listener):
-            exposure = None
-            for name in names:
-                if name not in found:
-                    exposure = exposure or Exposure(reach, why, listener, file, address)
-                    found[name] = exposure
+        for file, package, source in _files(listener):
+            if file in found:  # by a nearer socket, and its packages with it
+                continue
+            exposure = Exposure(reach, why, listener, file, address)
+            for name in _names(file, package, source):
+                found.setdefault(name, exposure)
     return Exposures(found, _of_others(listeners, view))
 
 
@@ -143,16 +143,16 @@ def _reach(listener: ListeningSocket, view: OutsideView) -> tuple[Reach, str, st
     return Reach.UNKNOWN, f"port {listener.port} is not scanned", ""
 
 
-def _files(listener: ListeningSocket) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the files that a process runs, each with its names: its path, its package and its source package.
+def _files(listener: ListeningSocket) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield the files that a process runs, each with its package and source package.
 
     Not of one in a container: its files are those of an image, and docker-proxy, which may hold its port, passes on
     what it gets.
     """
     if listener.executable:
-        yield listener.executable, _names(listener.executable, listener.package, listener.source)
+        yield listener.executable, listener.package, listener.source
     for library in listener.libraries or ():
-        yield library.path, _names(library.path, library.package, library.source)
+        yield library.path, library.package, library.source
 
 
 @lru_cache(maxsize=20_000)

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from portspec import files
 from portspec.cli.estimate import Pace, estimate
 from portspec.cli.output import count, write
 from portspec.cli.progress import lookup_progress
@@ -18,6 +19,7 @@ from portspec.config.trust import complaints
 from portspec.directories import directory_of
 from portspec.errors import spell_source
 from portspec.exceptions import last_day
+from portspec.feeds import MAX_PACKED, FeedError, FeedName, read_feed
 from portspec.inventory import MAX_LOOKUPS, SystemResolver, addresses_of, audited_hosts, targets
 from portspec.inventory.discovery import Discovery
 from portspec.scan import Reason
@@ -88,6 +90,7 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         *_exception_warnings(config, known, now := time.time()),
         *_maintenance_warnings(config, known, expected, now),
         *_audit_warnings(config, expected, now),
+        *_feed_warnings(config),
         *complaints(config, place.path, for_others=True),
         *_reportfile_warnings(config),
         *_limit_warnings(config, known, looked_up),
@@ -145,6 +148,20 @@ def source_warnings(sources: Sequence[SourceStats]) -> Iterator[str]:
             yield f"discovery.{source.name} failed and returned {count(source.hosts, 'host')}: {source.failure}"
         if source.targets_refused:
             yield f"discovery.{source.name} names {count(source.targets_refused, 'target')} that cannot be scanned"
+
+
+def _feed_warnings(config: Config) -> Iterator[str]:
+    """Yield warnings about lists that cannot be used; those that have a URL are not asked for."""
+    for name, place in config.feeds.places.items() if config.feeds else ():
+        if "://" not in place:
+            try:
+                read_feed(FeedName(name), files.read_regular(place, MAX_PACKED + 1))
+            except FeedError as error:
+                yield f"feeds.{name}: the list in {place} {error}"
+            except OSError as error:
+                yield f"feeds.{name}: {place} cannot be read: {(error.strerror or str(error)).lower()}"
+    if config.feeds and not config.audit:
+        yield "feeds has no effect without audit: the lists are about the vulnerabilities that audits find"
 
 
 def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> Iterator[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SECRET_KEYS = ("smtppassword", "passphrase", "previous_passphrase", "password", "bearer_token")
 _CA_FILE_KEYS = ("smtpcafile", "ca_file")
+_FEED_KEYS = ("kev", "epss")  # whoever can change a list decides what is urgent
 _ROOT = 0
 _MIN_PERSON_UID = 1000  # the user ids below are of services and of root (login.defs(5), SYS_UID_MAX)
 
@@ -39,6 +40,10 @@ def trusted_files(raw: dict[str, Any], conf: Path, expanded: Collection[KeyPath]
         for name in _CA_FILE_KEYS:
             if isinstance(file := block.get(name), str):
                 found.setdefault(str(conf.parent / file), False)
+    feeds = raw.get("feeds")
+    for name in _FEED_KEYS:
+        if isinstance(feeds, dict) and isinstance(place := feeds.get(name), str) and "://" not in place:
+            found.setdefault(str(conf.parent / place), False)
     for file in _command_files(raw.get("smtptokencommand"), conf.parent):
         found.setdefault(file, False)
     return ((str(conf), holds_secrets), *found.items())

@@ -73,8 +73,11 @@ def _audit_has_news(before: AuditState, after: AuditState) -> bool:
 
     With a new list of EPSS every host has other priorities, while hardly any vulnerability has another class.
     """
-    is_same_audit = replace(after, view=before.view, priorities=before.priorities) == before
-    return not is_same_audit or before.ranks != after.ranks
+    if replace(after, view=before.view, priorities=before.priorities) != before:
+        return True
+    found, exposures = after.vulnerabilities, after.exposures
+    earlier = exposures if before.view == after.view else before.exposures
+    return before.priorities.ranks(found, earlier) != after.priorities.ranks(found, exposures)
 
 
 def _findings(result: ScanResult | None) -> tuple[object, ...] | None:

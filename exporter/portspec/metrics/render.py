@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -239,7 +240,12 @@ def render_host(part: Part[S], state: S) -> tuple[list[str], int]:
         return [f'{name}{{host="{_escape(state.host)}"}} {_number(found)}\n'], left_out
     samples = iter(part.samples(state))
     limit = None if part.rank is None else MAX_HOST_SERIES
-    lines = [f"{name}{{{_labels(labels)}}} {_number(value)}\n" for labels, value in islice(samples, limit)]
+    lines: list[str] = []
+    names: list[str] = []  # those of all samples of a host in one part
+    for labels, value in islice(samples, limit):
+        names = names or sorted(labels)
+        written = ",".join([f'{label}="{_escape(labels[label])}"' for label in names])
+        lines.append(f"{name}{{{written}}} {_number(value)}\n")
     return lines, 0 if len(lines) != limit else sum(1 for _ in samples)
 
 
@@ -252,10 +258,7 @@ def _number(value: float) -> str:
     return spelled
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    return ",".join([f'{name}="{_escape(labels[name])}"' for name in sorted(labels)])
-
-
+@lru_cache(maxsize=1 << 14)  # hosts share most of their values
 def _escape(value: str) -> str:
     """Escape a label value (both text formats: backslash, quote and line feed)."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -6,10 +6,12 @@ A host says what it likes, also if it is broken into. Prometheus refuses a whole
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.audit.payload import SHORT_ID
 from portspec.ports import spell
+from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ MAX_LABEL: Final = 128  # bytes of a label value that a host has chosen
 MAX_SERIES: Final = 1000  # in a family
 MAX_VULNERABILITY_BYTES: Final = 224 << 10  # of a family on the page: 1,000 findings of the usual kind take 150 kB
 MAX_LISTENER_BYTES: Final = 64 << 10
+_CLASSES: Final = tuple(priority.value for priority in Priority)
 _MORE: Final = "…"
 _WIDEST: Final = 4  # bytes of a character in UTF-8
 _LONGEST_LINE: Final = 110  # bytes of a line without the values that a host chose, and without its name
@@ -40,9 +43,10 @@ class Share(NamedTuple):
 def vulnerabilities_of(audit: AuditState) -> Share:
     """Return package, version, id, severity, fixed versions and class of what counts, the most urgent first."""
     found: dict[Labels, Labels] = {}
-    for finding in audit.findings:
-        item = finding.vulnerability
-        others = item.severity.value, ", ".join(item.fixed_in), finding.priority.value
+    vulnerabilities, ranks = audit.vulnerabilities, audit.ranks
+    for place in sorted(range(len(ranks)), key=ranks.__getitem__):
+        item = vulnerabilities[place]
+        others = item.severity, ", ".join(item.fixed_in), _CLASSES[ranks[place]]
         found.setdefault((item.package, item.version, item.id), others)
     return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
 
@@ -86,14 +90,21 @@ def _fitted(host: str, found: Iterable[Labels], most: int) -> Share:
     kept: dict[Labels, None] = {}
     size = left_out = 0
     for values in found:
-        labels = tuple(map(cut, values))
-        line = _LONGEST_LINE + len(host) + sum(map(_size, labels))
+        labels, sizes = zip(*map(_fit, values), strict=True)
+        line = _LONGEST_LINE + len(host) + sum(sizes)
         if labels in kept or len(kept) >= MAX_SERIES or size + line > most:
             left_out += 1
         else:
             kept[labels] = None
             size += line
     return Share(list(kept), left_out)
+
+
+@lru_cache(maxsize=1 << 14)  # hosts share most of their values
+def _fit(value: str) -> tuple[str, int]:
+    """Return a value as it is cut, and its bytes on the page."""
+    found = cut(value)
+    return found, _size(found)
 
 
 def _size(value: str) -> int:

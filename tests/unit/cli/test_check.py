@@ -13,6 +13,7 @@ from portspec.inventory import Resolution, Target
 from portspec.ports import PortSet
 from tests.unit.capabilities import need_raw_sockets, unprivileged
 from tests.unit.cli.run import ONLY_PERMITTED, PROGRAM, call, run
+from tests.unit.feeds.lists import kev
 from tests.unit.scan.loopback import own_address
 
 if TYPE_CHECKING:
@@ -340,6 +341,23 @@ def test_check_warns_of_a_report_that_cannot_be_written(configure: Configure, tm
     (tmp_path / "pages").rmdir()
     done = call("check", "-c", conf)
     assert (done.code, f'directory "{tmp_path}/pages" does not exist' in done.err) == (2, True)
+
+
+def test_check_warns_of_lists_that_cannot_be_used(configure: Configure, tmp_path: Path) -> None:
+    """A file is read as the exporter does; a URL is not asked for."""
+    audit = {"passphrase": "a passphrase of the test", "hosts": ["db1"]}
+    feeds = {"kev": "kev.json", "epss": "https://example.org/epss.csv.gz"}
+    conf = configure({"127.0.0.1": []}, audit=audit, feeds=feeds)
+    path = tmp_path / "kev.json"
+    told = f"warning: feeds.kev: {path} cannot be read: no such file or directory"
+    assert told in call("check", "-c", conf).out.splitlines()
+    path.write_text("<html>", encoding="utf-8")
+    told = f"warning: feeds.kev: the list in {path} is HTML or XML; is the URL or path that of a page about it?"
+    assert told in call("check", "-c", conf).out.splitlines()
+    path.write_bytes(kev("CVE-2021-44228"))
+    assert "feeds" not in call("check", "-c", conf).out
+    conf = configure({"127.0.0.1": []}, feeds=feeds)
+    assert "warning: feeds has no effect without audit" in call("check", "-c", conf).out
 
 
 def test_a_network_is_one_line(configure: Configure) -> None:

@@ -101,6 +101,16 @@ def test_secret_of_the_environment_is_not_in_the_file(tmp_path: Path) -> None:
     assert complaints(config) == []
 
 
+@pytest.mark.parametrize("name", ["kev", "epss"])
+def test_list_that_others_can_change(tmp_path: Path, name: str) -> None:
+    """Whoever can change it decides what is urgent; a URL has no owner."""
+    (tmp_path / "list").touch()
+    (tmp_path / "list").chmod(0o646)
+    told = ["list is writable by every user: chmod o-w list"]
+    assert own(tmp_path, complaints(configure(tmp_path, feeds={name: "list"}))) == told
+    assert own(tmp_path, complaints(configure(tmp_path, feeds={name: "https://example.org/list"}))) == []
+
+
 @pytest.mark.parametrize(
     "keys",
     [
