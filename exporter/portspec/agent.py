@@ -1350,6 +1350,7 @@ def linux_listeners(proc: Path) -> list[Listener] | None:
 def _holders(proc: Path, inodes: set[str]) -> dict[str, set[Holder]]:
     """Find the processes that hold sockets; some end meanwhile, others are not ours to look into."""
     holders: dict[str, set[Holder]] = {}
+    room = _MAX_MAPPED
     for name in os.listdir(proc):  # noqa: PTH208 - names, not paths
         if not name.isdecimal():
             continue
@@ -1363,18 +1364,21 @@ def _holders(proc: Path, inodes: set[str]) -> dict[str, set[Holder]]:
         if held:
             with contextlib.suppress(OSError):
                 holder = _describe_process(proc / name)
+                room -= sum(map(len, (*(holder.libraries or ()), *holder.replaced)))
+                if room < 0 and holder.libraries is not None:
+                    holder = holder._replace(libraries=None, replaced=holder.replaced[:1])
                 for inode in held:
                     holders.setdefault(inode, set()).add(holder)
     return holders
 
 
 def _describe_process(directory: Path) -> Holder:
-    name = readable((directory / "comm").read_bytes()).rstrip("\n")
+    name = readable(_read_proc(directory / "comm")).rstrip("\n")
     # Not the owner of the directory: that is root for a process that has given up rights.
-    found = re.search(rb"^Uid:\t[0-9]+\t([0-9]+)", (directory / "status").read_bytes(), re.MULTILINE)
+    found = re.search(rb"^Uid:\t[0-9]+\t([0-9]+)", _read_proc(directory / "status"), re.MULTILINE)
     holder = Holder(name or None, name_of_user(int(found[1])) if found else None)
     with contextlib.suppress(OSError):
-        unit, container = read_cgroup(readable((directory / "cgroup").read_bytes()))
+        unit, container = read_cgroup(readable(_read_proc(directory / "cgroup")))
         holder = holder._replace(unit=unit, container=container)
     try:
         target = readable(os.fsencode(os.readlink(directory / "exe")))
@@ -1388,11 +1392,17 @@ def _describe_process(directory: Path) -> Holder:
         note = "its executable is in another root directory, such as that of a container"
         return holder._replace(executable=executable, is_deleted=is_deleted, note=note)
     libraries, gone = _mapped_files(directory, executable)
-    replaced = (*((executable,) if is_deleted and not executable.startswith(_TRANSIENT) else ()), *gone)
+    replaced = (*((executable,) if is_deleted and not _TRANSIENT.fullmatch(executable) else ()), *gone)
     script = _newer_script(directory)
     return holder._replace(
         executable=executable, is_deleted=is_deleted, libraries=libraries, replaced=replaced, script=script
     )
+
+
+def _read_proc(path: Path, most: int = 65_536) -> bytes:
+    """Return the beginning of a file in /proc: a process can make its command line of all of its memory."""
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def _is_elsewhere(directory: Path) -> bool:
@@ -1431,17 +1441,19 @@ def read_maps(text: str) -> tuple[list[str], list[str]]:
     files = dict.fromkeys(found[1] for found in map(_MAPPED.fullmatch, text.split("\n")) if found)
     gone = [path[: -len(_DELETED)] for path in files if path.endswith(_DELETED)]
     present = [path for path in files if not path.endswith(_DELETED)]
-    return present, [path for path in gone if not path.startswith(_TRANSIENT)]
+    return present, [path for path in gone if not _TRANSIENT.fullmatch(path)]
 
 
 def _newer_script(directory: Path) -> str | None:
     """Return the script that an interpreter runs if its file is newer than the process; None otherwise."""
     try:
-        words = readable((directory / "cmdline").read_bytes()).split("\0")[1:_MAX_OPTIONS]
-        began = _began_at((directory / "stat").read_bytes(), (directory.parent / "stat").read_bytes())
+        words = readable(_read_proc(directory / "cmdline")).split("\0", _MAX_OPTIONS)[:_MAX_OPTIONS]
+        began = _began_at(_read_proc(directory / "stat"), _read_proc(directory.parent / "stat", _MAX_MAPS))
     except (OSError, ValueError, IndexError):
         return None
-    script = next((word for word in words if not word.startswith("-")), "")
+    if not _INTERPRETER.fullmatch(os.path.basename(words[0])):  # noqa: PTH119 - a text that may be no path
+        return None  # what other programs are given may be a file of settings, which they read again
+    script = next((word for word in words[1:] if not word.startswith("-")), "")
     with contextlib.suppress(OSError, ValueError):
         found = os.stat(script)  # noqa: PTH116 - a text that may be no path
         # Of a process that began while its package was unpacked, nothing is known; neither time is exact.
@@ -1465,13 +1477,19 @@ def _booted_at(system: bytes) -> int:
 
 _MAX_MAPS = 4_000_000  # bytes of /proc/PID/maps that are read
 _MAX_LIBRARIES = 1000  # of a process; a usual one has up to 200
+_MAX_MAPPED = 20_000_000  # characters of paths of all processes
 _MAX_REPLACED = 20  # files of a process that are told
 _MAX_OPTIONS = 6  # words of a command line in which the name of a script is looked for
+_INTERPRETER = re.compile(r"(?:python|perl|ruby|node|nodejs|php|php-cgi|lua|tclsh|bash|dash|sh)[0-9.]*")
 _UNPACKING = 5.0  # seconds
 # Address, permissions with execution, offset, device, inode other than 0, path.
 _MAPPED = re.compile(r"[0-9a-f]+-[0-9a-f]+ [r-][w-]x[ps] [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ [1-9][0-9]* +(/.*)")
-# Of compilers (JIT), shared memory and devices; needrestart passes over the same.
-_TRANSIENT = ("/tmp/", "/var/tmp/", "/dev/", "/run/", "/var/run/", "/memfd:", "/SYSV", "/[aio]", "/anon_hugepage")  # noqa: S108 - read, not written
+# Files that programs make and remove to run code of their own: of compilers (JIT), libffi, JNA, netty, orc; shared
+# memory and devices; and files that never had a name (/#1234).
+_TRANSIENT = re.compile(
+    r"/(?:tmp|var/tmp|dev|run|var/run)/.*|/(?:memfd:|SYSV|\[aio\]|anon_hugepage|#).*|.*/(?:te?mp|\.cache)/.*|"
+    r".*/(?:orcexec\.|ffi|jna|libnetty|lib\w*_netty)[^/]*"
+)
 _UNSEEN = "no process that the agent may look into holds it"
 _DELETED = " (deleted)"  # proc(5), /proc/PID/exe
 _CONTAINER = re.compile(r"(?:^|[-/:])([0-9a-f]{64})(?:\.scope)?(?:/|$)")  # of Docker, Podman, containerd and CRI-O
@@ -1574,6 +1592,9 @@ def read_pacman_owners(text: str) -> dict[str, Owner]:
 
 
 _MAX_PATHS = 100_000  # characters of paths in one call
+_MAX_AT_ONCE = 200  # paths of libraries in one call: rpm prints all files of their packages for each
+_LOOK_UP_TIMEOUT = 60.0  # seconds after which no further call is made
+_FIRST_PERSON = 1000  # the user ids below are of services (login.defs(5), SYS_UID_MAX)
 # A line for each file of each package that was found: a line for each package would not tell of which path it is.
 _RPM_FORMAT = "[%{=NAME}\t%{=EVR}\t%{=SOURCERPM}\t%{FILENAMES}\n]"
 
@@ -1638,16 +1659,18 @@ class Owners:
 def with_packages(listeners: list[Listener], owners: Owners) -> tuple[list[Listener], dict[str, Owner]]:
     """Return listeners with the packages of their executables, or why these are not known; and those of their files.
 
-    Without these, what a process has mapped is not known, so its libraries are not, either.
+    Executables are asked for first and by themselves. If the packages of a process's libraries cannot be told, its
+    libraries are unknown.
     """
-    every = sorted({each.holder.executable for each in listeners if each.holder.executable and not each.holder.note})
-    scripts = {each.holder.script for each in listeners if each.holder.script}
-    others = sorted(scripts.union(*(each.holder.libraries or () for each in listeners)))
-    sizes = itertools.accumulate(map(len, (*every, *others)))
-    paths = [path for path, size in zip((*every, *others), sizes) if size <= _MAX_PATHS]
-    asked = set(paths)
-    found, why = owners.of(list(dict.fromkeys(paths)))
+    trusted = sorted(listeners, key=lambda each: rank_of_user(each.holder.user))
+    running = (each.holder.executable for each in trusted if each.holder.executable and not each.holder.note)
+    paths = _fitting(running, _MAX_PATHS)
+    found, why = owners.of(paths)
     notes = {path: why or "no package owns its executable" for path in paths if path not in found}
+    scripts = (each.holder.script for each in trusted if each.holder.script)
+    others = (path for each in trusted for path in each.holder.libraries or ())
+    asked, of_others = _owners_of_many(_fitting(itertools.chain(scripts, others), _MAX_MAPPED), owners)
+    found = {**of_others, **found}
     completed = []
     for each in listeners:
         holder = each.holder
@@ -1659,10 +1682,49 @@ def with_packages(listeners: list[Listener], owners: Owners) -> tuple[list[Liste
             holder = holder._replace(**(owner._asdict() if owner else {}), note=note)
         if holder.script in found:  # another one may be edited at any time, as on a machine of developers
             holder = holder._replace(replaced=(*holder.replaced, holder.script))
-        if why or not asked.issuperset(holder.libraries or ()):
+        if not asked.issuperset(holder.libraries or ()):
             holder = holder._replace(libraries=None)
         completed.append(each._replace(holder=holder))
     return completed, found
+
+
+@functools.lru_cache(maxsize=1000)
+def rank_of_user(name: str | None) -> int:
+    """Return 0 for root, 1 for the user of a service, 2 for others: what they run does not keep out what root runs."""
+    if name == "root":
+        return 0
+    try:
+        return 1 if name is not None and pwd.getpwnam(name).pw_uid < _FIRST_PERSON else 2
+    except KeyError:
+        return 2
+
+
+def _fitting(paths: Iterable[str], most: int) -> list[str]:
+    """Return paths, each once, of so many characters together; no package has one that is longer than _MAX_WORD."""
+    kept, size = [], 0
+    for path in dict.fromkeys(paths):
+        size += len(path) if len(path) <= _MAX_WORD else 0
+        if size > most:
+            break
+        if len(path) <= _MAX_WORD:
+            kept.append(path)
+    return kept
+
+
+def _owners_of_many(paths: list[str], owners: Owners) -> tuple[set[str], dict[str, Owner]]:
+    """Ask for the owners of many files, some at a time; return what was answered for, and the owners."""
+    asked: set[str] = set()
+    found: dict[str, Owner] = {}
+    until = time.monotonic() + _LOOK_UP_TIMEOUT
+    for start in range(0, len(paths), _MAX_AT_ONCE):
+        part = paths[start : start + _MAX_AT_ONCE]
+        own, why = owners.of(part)
+        if not why:
+            asked.update(part)
+            found.update(own)
+        if time.monotonic() > until:
+            break
+    return asked, found
 
 
 class Container(NamedTuple):
@@ -1778,11 +1840,17 @@ def gather_listeners(system: System, environ: dict[str, str]) -> tuple[list[dict
         return None, []
     if not system.is_bsd:
         found = with_containers(found, gather_containers(environ))
-    ordered = sorted(set(found), key=lambda each: (each.protocol, each.port, each.address, str(each)))[:MAX_LISTENERS]
+    ordered = sorted(set(found), key=_order)[:MAX_LISTENERS]
     owners: dict[str, Owner] = {}
     if not system.is_bsd:
         ordered, owners = with_packages(ordered, Owners(environ))
     return _within(ordered, owners, _MAX_DETAILS)
+
+
+def _order(listener: Listener) -> tuple[str, int, str, str]:
+    """Return what listeners are sorted by: not their libraries, which take long to compare."""
+    holder = listener.holder
+    return listener.protocol, listener.port, listener.address, str(holder._replace(libraries=None, replaced=()))
 
 
 def _within(
@@ -1793,28 +1861,35 @@ def _within(
     Whoever has an account can listen on many ports from long paths. The audit must not become too large by that. Only
     files that packages own are told: of others, no vulnerability of a package is.
     """
-    used = {path for each in listeners for path in each.holder.libraries or () if path in owners}
-    files = sorted(path for path in used if len(path) <= _MAX_WORD)[:_MAX_FILES]
+    trusted = sorted(range(len(listeners)), key=lambda place: rank_of_user(listeners[place].holder.user))
+    used = dict.fromkeys(
+        path for place in trusted for path in listeners[place].holder.libraries or () if path in owners
+    )
+    files = list(used)[:_MAX_FILES]
     numbers = {path: number for number, path in enumerate(files)}
-    items, size = [], 0
-    for each in listeners:
+    items: dict[int, dict[str, Any]] = {}
+    size = 0
+    for place in trusted:
+        each = listeners[place]
         holder = each.holder
         if holder.libraries is not None:
             owned = tuple(path for path in holder.libraries if path in owners)
-            each = each._replace(holder=holder._replace(libraries=owned))  # noqa: PLW2901 - the same listener
+            each = each._replace(holder=holder._replace(libraries=owned))
         item = each.as_json(numbers)
         size += len(json.dumps(item))
         if size > most:
             known = Holder(each.holder.process, each.holder.user, note="the audit has no room for more of it")
             item = each._replace(holder=known).as_json()
-        items.append(item)
-    return items, [[path, *(text[:_MAX_WORD] for text in owners[path])] for path in files]
+        items[place] = item
+    every = [items[place] for place in range(len(listeners))]
+    return every, [[path, *(text[:_MAX_WORD] for text in owners[path])] for path in files]
 
 
 # --- The kernel -------------------------------------------------------------------------------------------------------
 
 _RELEASE = re.compile(r"([0-9]+(?:[.-][0-9]+)*)(.*)")  # of uname(1) and of the names of images in /boot
 _BUILD = re.compile(r"\.(?:fc|el|amzn|mga)[0-9][0-9_.]*|[+~](?:deb|bpo)[0-9][0-9a-z.~+]*")  # a distribution's
+_BACKPORT = re.compile(r"\.(?:deb|bpo)[0-9]+(?=\.)")  # 6.1.0-0.deb11.21-amd64
 
 
 class Kernel(NamedTuple):
@@ -1826,7 +1901,7 @@ class Kernel(NamedTuple):
 
 def read_release(release: str) -> Kernel | None:
     """Read what uname(1) prints; None if it does not begin with a version."""
-    found = _RELEASE.fullmatch(release)
+    found = _RELEASE.fullmatch(_BACKPORT.sub("", release))
     if found is None:
         return None
     numbers = tuple(int(part) for part in re.split("[.-]", found[1]))
@@ -1837,8 +1912,8 @@ def newer_kernel(running: str, booted: float, images: dict[str, float]) -> tuple
     """Return whether images of the running kernel's flavour are installed, and the release of the newest, if newer.
 
     `images` are the releases that are installed, with the times of their files, `booted` is a time, both in Unix
-    seconds. A kernel is newer by its version, or if it has the same one and was installed since the boot. An image
-    without a version in its name, as Alpine's "lts", can only be newer by its time.
+    seconds. A kernel is newer by its version. An image without a version in its name, as Alpine's "lts", is newer if it
+    was installed since the boot.
     """
     own = read_release(running)
     is_known, newest = False, None
@@ -1847,11 +1922,10 @@ def newer_kernel(running: str, booted: float, images: dict[str, float]) -> tuple
         if own is None or (kernel.flavour != own.flavour if kernel else not running.endswith(f"-{release}")):
             continue
         is_known = True
-        numbers = kernel.numbers if kernel else own.numbers
-        if (numbers > own.numbers or (numbers == own.numbers and at > booted)) and (
-            newest is None or numbers >= newest[0]
-        ):
-            newest = (numbers, release)
+        if kernel is None:
+            newest = newest or ((own.numbers, release) if at > booted else None)
+        elif kernel.numbers > (newest[0] if newest else own.numbers):
+            newest = (kernel.numbers, release)
     return is_known, newest[1] if newest else None
 
 
@@ -1861,6 +1935,8 @@ def kernel_of_linux(boot: Path, modules: Path, proc: Path, running: str) -> dict
     None if no image of such a kernel is to be seen, as in a container or in a machine that has its kernel from outside.
     """
     images: dict[str, float] = {}
+    if (boot / "ostree").exists():
+        return None  # a system that is replaced as a whole has its next kernel elsewhere
     try:
         booted = _booted_at((proc / "stat").read_bytes())
         # Debian, Red Hat, Alpine and others; Arch and Fedora

@@ -232,7 +232,7 @@ def test_alerts_about_ports_name_all_that_is_known() -> None:
 def test_alerts_about_hosts_carry_their_labels() -> None:
     """What is about one host has the labels by which it can be routed, in the same words everywhere."""
     about_hosts = [alert for alert in ALERTS if "seen_by" in alert.annotations]
-    assert len(about_hosts) == 11
+    assert len(about_hosts) == 12
     join = "group_left (team, site, env, role, owner)"
     assert all(join in alert.expression for alert in about_hosts)
 

@@ -259,7 +259,6 @@ def test_update_shows_in_the_metrics(apt: Apt, tmp_path: Path) -> None:
         until(lambda: status(service, HOST) == "vulnerable")
         series: dict[str, dict[str, Any]] = service.series()
         assert series["portspec_audit_vulnerable_packages"] == {f'host="{HOST}"': 1.0}
-        labels = (
-            f'fixed_version="1.0-1+u1",host="{HOST}",id="{TITLE}",package="example",severity="unknown",version="1.0-1"'
-        )
+        found = f'fixed_version="1.0-1+u1",host="{HOST}",id="{TITLE}",package="example"'
+        labels = f'class="plan",{found},severity="unknown",version="1.0-1"'
         assert series["portspec_audit_vulnerability"] == {labels: 1.0}

@@ -147,7 +147,7 @@ def test_machine_is_audited_with_its_own_debsecan(tmp_path: Path, tracker: Track
             until(lambda: status(service, HOST) == "vulnerable")
             series = service.series()
             assert series["portspec_audit_vulnerability"] == {
-                f'fixed_version="9999:1",host="{HOST}",id="{FOUND}",package="{each.name}",'
+                f'class="plan",fixed_version="9999:1",host="{HOST}",id="{FOUND}",package="{each.name}",'
                 f'severity="high",version="{each.version}"': 1.0
                 for each in packages
             }

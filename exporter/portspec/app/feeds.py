@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class _Source:
     place: str
     due: float = 0.0
     retry: float = FIRST_RETRY
-    signature: tuple[int, int, int] | None = None  # of a file: what it was when it was read last
+    signature: tuple[int, int, int] | None = None  # of a file: what it was when it was tried last
+    digest: bytes = b""  # of the list in use
     failures: int = 0
     succeeded_at: float = 0.0
 
@@ -74,15 +76,15 @@ class FeedReader:
         kept = {name: source for name, source in self._sources.items() if places.get(name) == source.place}
         self._sources = {name: kept.get(name) or _Source(place) for name, place in places.items()}
         self._config = config
-        feeds = self.feeds.only(self._sources)
+        feeds = self.feeds.only(kept)
         if rules != self._rules or feeds is not self.feeds:
             self._rules = rules
             self._go_on_with(feeds)
         self._is_changed.set()
 
     def restore(self) -> None:
-        """Take up the lists that the state file has, at the start of the exporter; blocks."""
-        self._go_on_with(stored_feeds(self._store, self._sources))
+        """Take up the lists of these sources that the state file has, at the start of the exporter; blocks."""
+        self._go_on_with(stored_feeds(self._store, {name: source.place for name, source in self._sources.items()}))
 
     @property
     def status(self) -> Mapping[str, FeedStatus]:
@@ -112,12 +114,11 @@ class FeedReader:
             signature = None if is_url else await in_daemon_thread(partial(_signature, source.place))
             if not self._is_due(source, signature, now, config.refresh):
                 return
-            source.due = now + config.refresh
+            source.due, source.signature = now + config.refresh, signature
             data = await (_download(source.place) if is_url else in_daemon_thread(partial(_load, source.place)))
             found = await in_daemon_thread(partial(read_feed, name, data))
             if self._sources.get(name) is source:  # else conf.yml has another one meanwhile
-                source.signature = signature
-                await self._take(name, found, data)
+                await self._take(name, source, found, data)
         except NoThreadError:  # is logged already; the next look makes up for it
             source.due = 0.0
         except (FeedError, OSError, TimeoutError, *client.FAILURES) as error:
@@ -128,20 +129,22 @@ class FeedReader:
     def _is_due(self, source: _Source, signature: tuple[int, int, int] | None, now: float, refresh: float) -> bool:
         # A clock that was put back must not delay the next time by as much.
         is_time = now >= source.due or source.due > now + refresh
-        return is_time or (signature is not None and signature != source.signature and not source.failures)
+        return is_time or (signature is not None and signature != source.signature)
 
-    async def _take(self, name: FeedName, found: Kev | Epss, data: bytes) -> None:
+    async def _take(self, name: FeedName, source: _Source, found: Kev | Epss, data: bytes) -> None:
         known = self.feeds.known(name)
         if known is not None and found.at < known.at:
             raise FeedError(f"is older than the one that is known, of {_spelled(known.at)}")
         if found.at > self._wall_clock() + 2 * 86_400:
             raise FeedError(f"is of the future: of {_spelled(found.at)}")
-        if known is None or found.at > known.at or len(found) != len(known):
+        digest = hashlib.sha256(data).digest()
+        if known is None or digest != source.digest:
+            source.digest = digest
             self._go_on_with(self.feeds.having(found))
             _log.info("list read", feed=name.value, entries=len(found), of=_spelled(found.at))
             try:
                 await in_daemon_thread(
-                    partial(self._store.transact, lambda connection: write_feed(connection, name, data))
+                    partial(self._store.transact, lambda file: write_feed(file, name, source.place, data))
                 )
             except StoreError as error:
                 _log.error("failed to store the list", feed=name.value, file=error.path, why=error.why)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import fields
 from functools import lru_cache
-from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from weakref import WeakValueDictionary
@@ -15,14 +15,17 @@ from msgspec import Meta, Struct
 from portspec import documents
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
 from portspec.audit.payload import Kernel, Library, ListeningSocket
+from portspec.audit.since import FirstSeen
 from portspec.audit.state import HostAudit
 from portspec.documents import Finite
 from portspec.ports import MAX_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 VERSION: Final = 7  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
+_LATEST: Final = 2**32 - 1  # Unix seconds, in 2106: a fleet has millions of times, of four bytes each
+_MAX_SHARED: Final = 300  # libraries of a process, or characters of a library, that may be kept for other hosts
 _MAX_KNOWN: Final = 4096  # listeners, libraries, and those of a process
 
 # The fields of both, in their order.
@@ -50,8 +53,17 @@ _WithFiles = tuple[_Listener, tuple[int, ...] | None, _Texts]  # numbers of its 
 _Library = tuple[str, str, str, str]
 
 
+_FirstSeen = tuple[str, _Texts, _Texts, Finite]  # package, ids, advisories, Unix time
+
+
 class _Version(Struct):
     version: Any
+
+
+class _Dated(Struct):
+    """What any version of the document has since 7: it must not be lost when the output is read otherwise."""
+
+    first_seen: tuple[_FirstSeen, ...] = ()
 
 
 class _Document(_Version):
@@ -65,11 +77,13 @@ class _Document(_Version):
     scopes: tuple[Scope, ...]
     listeners: tuple[_WithFiles, ...] | None
     libraries: tuple[_Library, ...]
+    first_seen: tuple[_FirstSeen, ...]
     kernel: tuple[str, str | None] | None
     vulnerabilities: tuple[str, ...]  # a document each, by which equal ones are found
 
 
 _VERSION: Final = msgspec.json.Decoder(_Version)
+_DATED: Final = msgspec.json.Decoder(_Dated)
 _DOCUMENT: Final = msgspec.json.Decoder(_Document)
 _VULNERABILITY: Final = msgspec.json.Decoder(_Vulnerability)
 
@@ -79,8 +93,11 @@ _values_of_listener = attrgetter(*(field.name for field in fields(ListeningSocke
 _values_of_library = attrgetter(*(field.name for field in fields(Library)))
 
 
-def encode(host_audit: HostAudit) -> str:
-    """Return the document of an audit: JSON, in which each vulnerability is a text of its own."""
+def encode(host_audit: HostAudit, seen: Sequence[FirstSeen] = ()) -> str:
+    """Return the document of an audit: JSON, in which each vulnerability is a text of its own.
+
+    `seen` is what first_seen() returned for it.
+    """
     audit, listeners, kernel = host_audit.audit, host_audit.listeners, host_audit.kernel
     libraries = {item: None for listener in listeners or () for item in listener.libraries or ()}
     numbers = {item: number for number, item in enumerate(libraries)}
@@ -97,10 +114,19 @@ def encode(host_audit: HostAudit) -> str:
             scopes=audit.scopes,
             listeners=None if listeners is None else tuple(_with_files(item, numbers) for item in listeners),
             libraries=tuple(map(_values_of_library, libraries)),
+            first_seen=tuple(seen),
             kernel=(kernel.running, kernel.newer) if kernel else None,
             vulnerabilities=tuple(documents.encode(_values_of_vulnerability(item)) for item in audit.vulnerabilities),
         )
     )
+
+
+def decode_first_seen(document: str) -> tuple[FirstSeen, ...]:
+    """Return since when the vulnerabilities in a document of any version are known; none if it does not tell."""
+    try:
+        return tuple(FirstSeen(*item) for item in documents.decode(_DATED, document).first_seen)
+    except ValueError:
+        return ()
 
 
 def _with_files(item: ListeningSocket, numbers: Mapping[Library, int]) -> _WithFiles:
@@ -125,7 +151,7 @@ class Decoder:
         if documents.decode(_VERSION, document).version != VERSION:
             return None
         stored = documents.decode(_DOCUMENT, document)
-        libraries = tuple(starmap(self._library, stored.libraries))
+        libraries = tuple(map(self._shared_library, stored.libraries))
         return HostAudit(
             at=stored.at,
             tool=stored.tool,
@@ -142,21 +168,37 @@ class Decoder:
             if stored.listeners is None
             else tuple(self._with_libraries(item, libraries) for item in stored.listeners),
             kernel=Kernel(*stored.kernel) if stored.kernel else None,
+            since=_times(stored),
         )
+
+    def _shared_library(self, item: _Library) -> Library:
+        return self._library(*item) if sum(map(len, item)) <= _MAX_SHARED else Library(*item)
 
     def _with_libraries(self, item: _WithFiles, libraries: tuple[Library, ...]) -> ListeningSocket:
         """Return a listener; raise ValueError for a library that the document does not have."""
         values, numbers, replaced = item
         if numbers and not 0 <= min(numbers) <= max(numbers) < len(libraries):
             raise ValueError("a listener has a library that is not in the document")
-        found = None if numbers is None else self._libraries(tuple(libraries[number] for number in numbers))
-        return self._listener(*values, found, replaced)
+        found = None if numbers is None else tuple(libraries[number] for number in numbers)
+        # A host could fill the caches with large values, which would stay.
+        size = sum(len(value) for value in (*values, *replaced) if isinstance(value, str))
+        if len(found or ()) > _MAX_SHARED or size > 2 * _MAX_SHARED:
+            return ListeningSocket(*values, found, replaced)
+        return self._listener(*values, found and self._libraries(found), replaced)
 
     def _vulnerability(self, text: str) -> Vulnerability:
         found = self._known.get(text)
         if found is None:
             found = self._known[text] = Vulnerability(*documents.decode(_VULNERABILITY, text))
         return found
+
+
+def _times(stored: _Document) -> Sequence[int]:
+    """Return the times of the vulnerabilities, in their order; nothing if the document does not have all of them."""
+    times = [item[3] for item in stored.first_seen[: len(stored.vulnerabilities)]]
+    if not times or len(times) < len(stored.vulnerabilities):
+        return ()
+    return array("I", (min(max(int(at), 0), _LATEST) for at in times))
 
 
 def _same(libraries: tuple[Library, ...]) -> tuple[Library, ...]:

@@ -21,15 +21,18 @@ _PRIORITIES: Final = tuple(Priority)
 
 
 class Facts(NamedTuple):
-    """What the lists say of a vulnerability: the entry in KEV, or that the tool calls it exploited; and its score."""
+    """What the lists say of a vulnerability: its entry in KEV, and its score.
+
+    `is_exploited` is None without a catalogue, unless the tool calls it exploited.
+    """
 
     kev: KevEntry | None = None
-    is_exploited: bool = False
+    is_exploited: bool | None = None
     epss: float | None = None
 
 
 class Finding(NamedTuple):
-    """A vulnerability of a host, its class, the rule that decided, and what is known of it.
+    """A vulnerability of a host, its class, the rule that decided, what is known of it, and a Unix time since when.
 
     A tuple: a fleet has millions, and a frozen dataclass takes three times as long to create.
     """
@@ -39,6 +42,7 @@ class Finding(NamedTuple):
     rule: PriorityRule | None
     facts: Facts
     exposure: Exposure
+    since: int | None = None
 
     @property
     def why(self) -> str:
@@ -136,13 +140,14 @@ class Priorities:
         """Return what the lists say of a vulnerability, by any of its names, and what the tool said itself."""
         names = (item.id, *item.aliases)
         scores = [score for score in (self.feeds.score(names), item.epss) if score is not None]
-        return Facts(self.feeds.exploited(names), item.is_exploited, max(scores, default=None))
+        entry = self.feeds.exploited(names)
+        is_exploited = entry is not None or item.is_exploited or (None if self.feeds.kev is None else False)
+        return Facts(entry, is_exploited, max(scores, default=None))
 
     def _rule(self, item: Vulnerability, reach: Reach, facts: Facts) -> PriorityRule | None:
-        is_exploited = facts.kev is not None or facts.is_exploited
         for rule in self.rules:
             if (
-                (rule.exploited is None or rule.exploited is is_exploited)
+                (rule.exploited is None or rule.exploited is facts.is_exploited)
                 and (rule.reach is None or reach in rule.reach)
                 and (rule.severity is None or item.severity in rule.severity)
                 and (rule.epss is None or (facts.epss is not None and facts.epss >= rule.epss))

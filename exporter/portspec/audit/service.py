@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD, REASONS, AdmissionPolicy, sender_of
-from portspec.audit.document import Decoder, encode
+from portspec.audit.document import Decoder, decode_first_seen, encode
 from portspec.audit.envelope import sign_answer
 from portspec.audit.ingest import IngestQueue, network_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
 from portspec.audit.priority import DEFAULT_PRIORITIES
+from portspec.audit.since import first_seen
 from portspec.audit.state import AuditState, HostAudit
 from portspec.audit.tools import parse
 from portspec.errors import NoThreadError
@@ -72,6 +73,7 @@ class _Look:
     counted: Mapping[str, int]
     last: Sequence[ArchivedAudit | None]
     new: Sequence[ArchivedAudit]
+    results: Mapping[str, str]  # of these hosts, of their audits before
     mark: ArchivePosition
     left: int
 
@@ -121,6 +123,7 @@ class AuditService:
         self._states = {
             name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
         }
+        self._outside = {name: seen for name, seen in self._outside.items() if name in self._states}
         self._is_restored = len(roster) - len(self._states) <= MAX_READ  # so few are read as fast
         self._tabulate()
         self._has_news.set()
@@ -248,7 +251,9 @@ class AuditService:
                 file, self._mark or self._reading.read_position(file), 0 if unknown else MAX_READ
             )
             last = [self._reading.latest(file, name, until) for name in unknown]
-            return _Look(archive.read_counts(file), last, new, mark, left)
+            hosts = {item.host for item in (*last, *new) if item}
+            results = {host: found for host in hosts if (found := self._reading.result(file, host)) is not None}
+            return _Look(archive.read_counts(file), last, new, results, mark, left)
 
         seen = await in_daemon_thread(lambda: self._store.transact(look))
         self._tally = _Tally(seen.counted, self._tally.pending - pending)  # at once, for a scrape
@@ -263,12 +268,15 @@ class AuditService:
         Gives what the last audits come to, and the new ones, each of these with its host.
         """
         documents: list[tuple[str, int, str]] = []
+        before = {host: decode_first_seen(document) for host, document in seen.results.items()}
 
         def kept(item: ArchivedAudit) -> HostAudit:
             host_audit = read_audit(item)
             try:
-                document = encode(host_audit)
+                known = first_seen(host_audit.audit, host_audit.at, before.get(item.host, ()))
+                document = encode(host_audit, known)
                 found = self._decoder.decode(document)  # in this what hosts share is one object
+                before[item.host] = known
             except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
                 _log.exception("failed to store the result of an audit", host=item.host, day=item.day)
                 return _unreadable(item, error)

@@ -12,9 +12,10 @@ from portspec.audit.reach import NOTHING_KNOWN, exposures
 from portspec.audit.restart import restart_needs
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
+from portspec.priorities import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import Kernel, ListeningSocket
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from portspec.audit.reach import Exposures, OutsideView
     from portspec.audit.restart import RestartNeeds
     from portspec.config import MaintenanceWindow, VulnerabilityException
-    from portspec.priorities import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class HostAudit:
     """What one audit says of its host, its tool's output being read; `at` is when the tool ended, a Unix time.
 
     `listeners` is None if the agent could not gather them, `kernel` if it does not see which ones are installed.
+    `since` are the Unix times since when each vulnerability is known, in their order; empty if that is not known.
     """
 
     at: float
@@ -38,6 +39,7 @@ class HostAudit:
     audit: Audit
     listeners: tuple[ListeningSocket, ...] | None
     kernel: Kernel | None = None
+    since: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,11 @@ class AuditState:
     def findings(self) -> list[Finding]:
         """What counts, with its class, the most urgent first."""
         found = self.vulnerabilities
-        return self.priorities.findings(found, self.exposures) if found else []
+        if not found:
+            return []
+        since = {id(item): at for item, at in self.since}
+        findings = self.priorities.findings(found, self.exposures)
+        return [item._replace(since=since.get(id(item.vulnerability))) for item in findings] if since else findings
 
     @property
     def ranks(self) -> list[int]:
@@ -92,6 +98,29 @@ class AuditState:
     def by_class(self) -> Mapping[Priority, int]:
         """The number of vulnerabilities of each class, the most urgent first; one of several packages counts once."""
         return self.priorities.count(self.vulnerabilities, self.exposures)
+
+    @property
+    def oldest_by_class(self) -> dict[Priority, int]:
+        """The Unix time since when the oldest vulnerability of each class is known, of the classes that there are."""
+        dated = self.since
+        ranks = self.priorities.ranks((item for item, _ in dated), self.exposures)
+        oldest: dict[int, int] = {}
+        for rank, (_, at) in zip(ranks, dated, strict=True):
+            oldest[rank] = min(at, oldest.get(rank, at))
+        return {priority: oldest[rank] for rank, priority in enumerate(Priority) if rank in oldest}
+
+    @property
+    def since(self) -> list[tuple[Vulnerability, int]]:
+        """What counts, and the Unix time since when it is known; nothing if that is not known."""
+        if self.host_audit is None or not self.host_audit.since:
+            return []
+        every = self.host_audit.audit.vulnerabilities
+        counting = self.vulnerabilities
+        dated = zip(every, self.host_audit.since, strict=True)
+        if len(counting) == len(every):
+            return list(dated)
+        kept = set(map(id, counting))
+        return [(item, at) for item, at in dated if id(item) in kept]
 
     @property
     def excepted(self) -> tuple[Vulnerability, ...]:

@@ -98,7 +98,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     host_audits = _host_audits(store, expected, day)
     states = store.restore(every)
     hosts = HostTable(states.get(target.host) or HostState(target) for target in every)
-    priorities = Priorities(config.priorities, stored_feeds(store, config.feeds.places if config.feeds else ()))
+    priorities = Priorities(config.priorities, stored_feeds(store, config.feeds.places if config.feeds else {}))
     audits = [AuditState(entry.host, entry.exceptions, host_audits.get(name), now) for name, entry in expected.items()]
     return Snapshot(
         hosts=hosts,

@@ -14,12 +14,15 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
 from typing import Final
 
 from portspec.feeds.cve import number_of
 from portspec.feeds.errors import FeedError
 
 MAX_ROWS: Final = 2_000_000
+_MAX_LINE: Final = 200  # bytes; of a usual one there are 30
+_SORTED_AT_ONCE: Final = 16_384  # rows: no other thread runs meanwhile
 _HEAD: Final = re.compile(rb"#model_version:[^,\n]{1,40},score_date:([0-9TZ:+-]{10,30})\r?\n")
 _COLUMNS: Final = ("cve", "epss", "percentile")
 
@@ -28,7 +31,8 @@ _COLUMNS: Final = ("cve", "epss", "percentile")
 class Epss:
     """The list of a day: when it was made, a Unix time, and the score of each CVE.
 
-    `numbers` are those of the CVEs in ascending order, `scores` theirs, each of 32 bits: 12 bytes a CVE.
+    `numbers` are those of the CVEs in ascending order, `scores` theirs: 16 bytes a CVE. Of 32 bits a score would be
+    less than its own decimal number, and so than a threshold.
     """
 
     at: float
@@ -58,10 +62,10 @@ def read_epss(text: bytes) -> Epss:
     if not text.endswith(b"\n"):
         raise FeedError("is cut off: its last line does not end")
     end = text.find(b"\n", head.end())
-    columns = text[head.end() : max(end, head.end())].decode("ascii", "replace").strip()
-    if tuple(columns.split(",")[: len(_COLUMNS)]) != _COLUMNS:
+    columns = text[head.end() : min(end, head.end() + _MAX_LINE)].decode("ascii", "replace").strip()
+    if tuple(columns.split(",", len(_COLUMNS))[: len(_COLUMNS)]) != _COLUMNS:
         raise FeedError(f"has other columns than {','.join(_COLUMNS)}")
-    numbers, scores = array("Q"), array("f")
+    numbers, scores = array("Q"), array("d")
     begin, line = end + 1, 2
     while begin < len(text):
         stop = text.index(b"\n", begin)
@@ -85,13 +89,13 @@ def _time(word: str) -> float:
 
 
 def _add(row: bytes, line: int, numbers: array[int], scores: array[float]) -> None:
-    words = row.decode("ascii", "replace").split(",")
+    words = row[:_MAX_LINE].decode("ascii", "replace").split(",", 2)
     number = number_of(words[0])
     try:
         score = float(words[1])
     except (ValueError, IndexError):
         score = -1.0
-    if number is None or not 0.0 <= score <= 1.0:
+    if number is None or not 0.0 <= score <= 1.0 or len(row) > _MAX_LINE:
         raise FeedError(f"has no CVE with a score from 0 to 1 in line {line:,}")
     if len(numbers) >= MAX_ROWS:
         raise FeedError(f"has more than {MAX_ROWS:,} rows")
@@ -100,9 +104,13 @@ def _add(row: bytes, line: int, numbers: array[int], scores: array[float]) -> No
 
 
 def _sorted(at: float, numbers: array[int], scores: array[float]) -> Epss:
-    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    starts = range(0, len(numbers), _SORTED_AT_ONCE)
+    parts = [
+        sorted(range(start, min(start + _SORTED_AT_ONCE, len(numbers))), key=numbers.__getitem__) for start in starts
+    ]
+    order = array("I", merge(*parts, key=numbers.__getitem__))
     found = array("Q", map(numbers.__getitem__, order))
     for place in range(1, len(found)):
         if found[place] == found[place - 1]:
             raise FeedError(f"has a CVE twice, in lines {order[place - 1] + 3:,} and {order[place] + 3:,}")
-    return Epss(at, found, array("f", map(scores.__getitem__, order)))
+    return Epss(at, found, array("d", map(scores.__getitem__, order)))

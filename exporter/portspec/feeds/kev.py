@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ENTRIES: Final = 100_000
+MAX_SIZE: Final = 4 << 20  # bytes: while it is decoded no other thread runs
 
 
 class _Entry(msgspec.Struct):
@@ -58,6 +59,8 @@ class Kev:
 
 def read_kev(text: bytes) -> Kev:
     """Read the catalogue. Raises FeedError if it is none, if it is cut off, or if an entry makes no sense."""
+    if len(text) > MAX_SIZE:
+        raise FeedError(f"is larger than {MAX_SIZE >> 20} MiB when it is unpacked")
     try:
         catalogue = _DECODER.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -163,6 +163,20 @@ AUDIT_VULNERABILITY = Metric(
     "is empty if the tool names none.",
     ("host", "package", "version", "id", "severity", "fixed_version", "class"),
 )
+AUDIT_VULNERABILITY_SINCE = Metric(
+    "portspec_audit_vulnerability_since_timestamp_seconds",
+    "gauge",
+    "Unix time of the audit that named the vulnerability first, also if its package has another version since then; "
+    "for each vulnerability of a package that no exception covers.",
+    ("host", "package", "version", "id"),
+)
+AUDIT_OLDEST = Metric(
+    "portspec_audit_oldest_vulnerability_timestamp_seconds",
+    "gauge",
+    "Unix time since which the host has the oldest of its vulnerabilities of a class that no exception covers; absent "
+    "for a class without any.",
+    ("host", "class"),
+)
 PORT_LISTENER_INFO = Metric(
     "port_listener_info",
     "gauge",

@@ -11,7 +11,7 @@ from portspec.exceptions import in_force
 from portspec.exposure import highest
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
-from portspec.state.budget import left_out_of, listeners_of, vulnerabilities_of
+from portspec.state.budget import dated_of, left_out_of, listeners_of, vulnerabilities_of
 from portspec.state.snapshot import OfHost
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _severities(state: AuditState) -> Samples:
 
 def _restarts(state: AuditState) -> Samples:
     if (needs := state.restarts) is not None:
-        if needs.processes is not None:
+        if needs.processes or (needs.processes is not None and needs.is_complete):
             yield {"host": state.host, "kind": "process"}, len(needs.processes)
         if needs.kernel is not None:
             yield {"host": state.host, "kind": "kernel"}, needs.kernel.newer is not None
@@ -224,6 +224,16 @@ def _vulnerabilities(state: AuditState) -> Samples:
     for package, version, name, severity, fixed_version, priority in vulnerabilities_of(state).series:
         labels = {"host": state.host, "package": package, "version": version, "id": name, "severity": severity}
         yield {**labels, "fixed_version": fixed_version, "class": priority}, 1
+
+
+def _vulnerable_since(state: AuditState) -> Samples:
+    for (package, version, name), at in dated_of(state):
+        yield {"host": state.host, "package": package, "version": version, "id": name}, at
+
+
+def _oldest(state: AuditState) -> Samples:
+    for priority, at in state.oldest_by_class.items():
+        yield {"host": state.host, "class": priority.value}, at
 
 
 def _listeners(state: AuditState) -> Samples:
@@ -259,8 +269,10 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     Part(m.AUDIT_RESTART_NEEDED, _restarts),
     Part(m.AUDIT_VULNERABILITIES, _severities),
     Part(m.AUDIT_VULNERABILITIES_BY_CLASS, _classes),
-    Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=1),
-    Part(m.PORT_LISTENER_INFO, _listeners, rank=0),
+    Part(m.AUDIT_OLDEST, _oldest),
+    Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=2),
+    Part(m.AUDIT_VULNERABILITY_SINCE, _vulnerable_since, rank=0),
+    Part(m.PORT_LISTENER_INFO, _listeners, rank=1),
     _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),  # of hosts that are not scanned
     _of_host(m.AUDIT_SERIES_DROPPED, lambda state: left_out_of(state) or None, is_left_out=True),
 )

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import jinja2
 from markupsafe import escape
@@ -36,9 +36,16 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 1000  # rows in a piece of output
 _MAX_CACHED_ROWS: Final = 50_000  # rows kept for other machines with the same vulnerability: about 20 MB
-_SEVERITY_CELLS: Final = {severity: f'<td class="{severity}">{severity}<td>' for severity in Severity}
-_CLASS_CELLS: Final = {priority: f'<tr valign="top"><td class="{priority}">{priority.words}' for priority in Priority}
+_SEVERITY_STARTS: Final = {severity: f'<tr valign="top"><td class="{severity}">{severity}' for severity in Severity}
+_CLASS_STARTS: Final = {
+    (priority, severity): f'<tr valign="top"><td class="{priority}">{priority.words}, {severity}'
+    for priority in Priority
+    for severity in Severity
+}
 _SEPARATOR: Final = "\n"  # between texts that are escaped together; no printable text contains it
+
+
+_Cells: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +131,33 @@ class VulnerabilityRows:
     def __init__(self, limit: int = _MAX_CACHED_ROWS) -> None:
         self._limit = limit
         self._cached: dict[
-            int, tuple[Vulnerability, str]
+            int, tuple[Vulnerability, _Cells]
         ] = {}  # by id(); holds the object so that its id stays its own
 
     def write(self, found: Iterable[Finding]) -> Iterator[str]:
         """Yield the rows, many in a piece."""
         rest = iter(found)
         while batch := list(islice(rest, _BATCH_ROWS)):
-            rows = self._rows([item.vulnerability for item in batch])
-            yield "".join(map("".join, zip(_class_cells(batch), rows, strict=True)))
+            yield "".join(_finding_rows(batch, self._cells([item.vulnerability for item in batch])))
 
-    def _rows(self, batch: Sequence[Vulnerability]) -> Iterable[str]:
+    def _cells(self, batch: Sequence[Vulnerability]) -> Iterable[_Cells]:
         cached = self._cached
         new = [item for item in batch if id(item) not in cached]
-        rows = _vulnerability_rows(new)
+        cells = [_vulnerability_cells(fields) for fields in _escape_rows([_fields(item) for item in new])]
         if len(cached) + len(new) <= self._limit:
-            cached.update((id(item), (item, row)) for item, row in zip(new, rows, strict=True))
+            cached.update((id(item), (item, own)) for item, own in zip(new, cells, strict=True))
         if len(new) == len(batch):
-            return rows
-        rest = iter(rows)
+            return cells
+        rest = iter(cells)
         return (cached[id(item)][1] if id(item) in cached else next(rest) for item in batch)
 
 
-def _class_cells(batch: Sequence[Finding]) -> Iterator[str]:
-    """Yield the first cell of each row: the class, and why, unless it is the last class."""
+def _finding_rows(batch: Sequence[Finding], cells: Iterable[_Cells]) -> Iterator[str]:
+    """Yield the rows: the class and why a vulnerability is in it, unless it is the last class."""
     reasons = _escape(["" if item.priority is Priority.REST else item.why for item in batch])
-    for item, why in zip(batch, reasons, strict=True):
-        yield f"{_CLASS_CELLS[item.priority]}<br>{why}" if why else _CLASS_CELLS[item.priority]
+    for item, why, (about, fixed_in) in zip(batch, reasons, cells, strict=True):
+        start = _CLASS_STARTS[item.priority, item.vulnerability.severity]
+        yield f"{start}{about}<br>{why}{fixed_in}\n" if why else f"{start}{about}{fixed_in}\n"
 
 
 def _fact_rows(found: Iterable[Fact]) -> str:
@@ -169,17 +176,13 @@ def _accepted_rows(audit: AuditState, excepted: Iterable[Vulnerability]) -> Iter
     by_id = accepting(audit)
     for item in excepted:
         *fields, why = _escape((*_fields(item), wording.acceptance(exception_for(item, by_id))))
-        yield f'<tr valign="top">{_vulnerability_cells(item.severity, fields)}<td>{why}\n'
+        about, fixed_in = _vulnerability_cells(fields)
+        yield f"{_SEVERITY_STARTS[item.severity]}{about}{fixed_in}<td>{why}\n"
 
 
 def _socket_rows(sockets: Sequence[SocketRow]) -> str:
     rows = [(item.port, item.addresses, item.process or "-", item.user or "-", item.details or "-") for item in sockets]
     return "".join([f'<tr valign="top"><td>{"<td>".join(cells)}\n' for cells in _escape_rows(rows)])
-
-
-def _vulnerability_rows(found: Sequence[Vulnerability]) -> list[str]:
-    rows = _escape_rows([_fields(item) for item in found])
-    return [f"{_vulnerability_cells(item.severity, cells)}\n" for item, cells in zip(found, rows, strict=True)]
 
 
 def _fields(item: Vulnerability) -> Sequence[str]:
@@ -188,7 +191,8 @@ def _fields(item: Vulnerability) -> Sequence[str]:
     return item.package, item.version, item.id, fixed_in, item.title, item.link, advisories, paths
 
 
-def _vulnerability_cells(severity: Severity, escaped: Sequence[str]) -> str:
+def _vulnerability_cells(escaped: Sequence[str]) -> _Cells:
+    """Return the cells behind the first one: package and vulnerability, to which more can be added; fixed versions."""
     package, version, name, fixed_in, title, url, advisories, paths = escaped
     name = name or "without an id"
     shown = f'<a href="{url}">{name}</a>' if _is_link(url) else name
@@ -196,7 +200,7 @@ def _vulnerability_cells(severity: Severity, escaped: Sequence[str]) -> str:
         shown = f"{shown} ({advisories})"
     about = f"{shown}: {title}" if title and title != name else shown
     where = f"<br>in {paths}" if paths else ""
-    return f"{_SEVERITY_CELLS[severity]}{package} {version}{where}<td>{about}<td>{fixed_in}"
+    return f"<td>{package} {version}{where}<td>{about}", f"<td>{fixed_in}"
 
 
 def _is_link(url: str) -> bool:

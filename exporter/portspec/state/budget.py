@@ -15,7 +15,7 @@ from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
@@ -49,6 +49,18 @@ def vulnerabilities_of(audit: AuditState) -> Share:
         others = item.severity, ", ".join(item.fixed_in), _CLASSES[ranks[place]]
         found.setdefault((item.package, item.version, item.id), others)
     return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
+
+
+def dated_of(audit: AuditState) -> Iterator[tuple[Labels, int]]:
+    """Yield package, version and id of each series of vulnerabilities_of(), and since when it is known."""
+    oldest: dict[Labels, int] = {}
+    for item, at in audit.since:
+        key = cut(item.package), cut(item.version), cut(item.id)
+        oldest[key] = min(at, oldest.get(key, at))
+    if oldest:
+        for package, version, name, *_ in vulnerabilities_of(audit).series:
+            key = package, version, name
+            yield key, oldest[key]
 
 
 def listeners_of(audit: AuditState) -> Share:

@@ -70,8 +70,9 @@ class FindingDocument(VulnerabilityDocument, _Class):
 
     why: str
     reach: Reach
-    exploited: bool
+    exploited: bool | None
     epss: float | None
+    first_seen: Timestamp | None
 
 
 class ExceptedDocument(VulnerabilityDocument):
@@ -386,8 +387,9 @@ def priority_document(finding: Finding) -> dict[str, Any]:
         "class": finding.priority,
         "why": finding.why,
         "reach": finding.exposure.reach,
-        "exploited": facts.kev is not None or facts.is_exploited,
+        "exploited": facts.is_exploited,
         "epss": None if facts.epss is None else round(facts.epss, 5),
+        "first_seen": None if finding.since is None else timestamp(finding.since),
     }
 
 

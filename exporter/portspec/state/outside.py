@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from portspec.audit.reach import SeenAddress
+from portspec.ports import NO_PORTS
 
 if TYPE_CHECKING:
     from portspec.audit.priority import Priorities
     from portspec.audit.reach import OutsideView
     from portspec.audit.state import AuditState
+    from portspec.scan import AddressObservation
     from portspec.state.snapshot import HostState
 
 
@@ -18,11 +20,14 @@ def outside_view(state: HostState | None) -> OutsideView:
     """Return what the last conclusive scan saw of each address; nothing without one."""
     if state is None or state.conclusive is None:
         return ()
-    return tuple(
-        SeenAddress(item.address, item.scanned, item.accepting)
-        for item in state.conclusive.addresses
-        if item.failure is None
-    )
+    return tuple(map(_seen, state.conclusive.addresses))
+
+
+def _seen(item: AddressObservation) -> SeenAddress:
+    if not item.is_usable:
+        return SeenAddress(item.address, NO_PORTS, NO_PORTS)
+    settled = item.scanned if item.failure is None else item.open | item.filtered
+    return SeenAddress(item.address, settled - item.unconfirmed, item.accepting)
 
 
 def seen_from_outside(audit: AuditState, state: HostState | None, priorities: Priorities) -> AuditState:

@@ -242,6 +242,17 @@ class Archive:
             else:
                 yield host, number, document
 
+    def result(self, connection: sqlite3.Connection, host: str) -> str | None:
+        """Return the result of a host's last audit that was read; None if there is none, or if it is corrupt."""
+        row = connection.execute(
+            "SELECT dictionary, is_sample, document FROM audit_result WHERE host = ?", (host,)
+        ).fetchone()
+        try:
+            data = self._results.decompress(connection, Compressed(*row)) if row else b""
+            return data.decode("utf-8", "surrogatepass") or None
+        except ValueError:  # results() tells of it
+            return None
+
     def read_position(self, connection: sqlite3.Connection) -> ArchivePosition | None:
         """Return the position that was saved last."""
         number = read_value(connection, _POSITION_KEY)

@@ -5,16 +5,19 @@ They are no table of their own, so that an older portspec still opens the file.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.feeds import NO_FEEDS, FeedError, FeedName, Feeds, read_feed
 from portspec.store.faults import StoreError
+from portspec.store.schema import read_value, write_value
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from portspec.store.store import Store
 
@@ -22,23 +25,27 @@ _GZIP: Final = zlib.MAX_WBITS | 16
 _log = log.get("feeds")
 
 
-def write_feed(connection: sqlite3.Connection, name: FeedName, data: bytes) -> None:
-    """Replace a list in the file; in the transaction of the caller."""
+def write_feed(connection: sqlite3.Connection, name: FeedName, place: str, data: bytes) -> None:
+    """Replace a list in the file, and where it is from; in the transaction of the caller."""
     connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (_key(name), _packed(data)))
+    write_value(connection, f"{_key(name)}_source", _digest(place))
 
 
-def read_stored_feed(connection: sqlite3.Connection, name: FeedName) -> bytes | None:
-    """Return a list that the file has; None if it has none."""
+def read_stored_feed(connection: sqlite3.Connection, name: FeedName, place: str) -> bytes | None:
+    """Return a list that the file has from a place; None if it has none."""
+    if read_value(connection, f"{_key(name)}_source") != _digest(place):
+        return None
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (_key(name),)).fetchone()
     return bytes(row[0]) if row and isinstance(row[0], bytes) else None
 
 
-def stored_feeds(store: Store, names: Iterable[str]) -> Feeds:
-    """Return those of the lists that the file has and that can be read; the others are logged. Blocks."""
+def stored_feeds(store: Store, places: Mapping[str, str]) -> Feeds:
+    """Return the lists of these places, by name, that the file has; what cannot be read is logged. Blocks."""
     feeds = NO_FEEDS
-    for name in map(FeedName, names):
+    for word, place in places.items():
+        name = FeedName(word)
         try:
-            data = store.read(lambda connection, name=name: read_stored_feed(connection, name))  # type: ignore[misc]
+            data = store.read(partial(read_stored_feed, name=name, place=place))
             if data is not None:
                 feeds = feeds.having(read_feed(name, data))
         except StoreError as error:
@@ -46,6 +53,10 @@ def stored_feeds(store: Store, names: Iterable[str]) -> Feeds:
         except FeedError as error:
             _log.warning("the stored list is not used", feed=name.value, why=f"it {error}")
     return feeds
+
+
+def _digest(place: str) -> str:
+    return hashlib.sha256(place.encode()).hexdigest()  # a URL may contain a secret
 
 
 def _key(name: FeedName) -> str:

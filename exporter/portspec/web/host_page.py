@@ -79,6 +79,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "css": {Priority.FIX_NOW: "bad", Priority.FIX_SOON: "odd"}.get(finding.priority, ""),
         "class": finding.priority.words,
         "why": "" if finding.priority is Priority.REST else finding.why,
+        "since": finding.since,
         "severity": item.severity.value,
         "id": item.id,
         "package": item.package,

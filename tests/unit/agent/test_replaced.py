@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from portspec.agent import (
     Holder,
     Listener,
     Owner,
+    _order,
     _within,
     kernel_of_linux,
     linux_listeners,
@@ -44,6 +47,12 @@ def mapping(path: str, permissions: str = "r-xp", inode: int = 42) -> str:
     return f"7f31a7c28000-7f31a7d9d000 {permissions} 00028000 fe:01 {inode}                   {path}\n"
 
 
+TRANSIENT = [
+    "/root/.cache/JNA/temp/jna123.tmp", "/home/eve/orcexec.AbC123", "/#1234", "/var/lib/x/ffiAbC123", "/dev/shm/x",
+    "/opt/tomcat/temp/libnetty_transport_native_epoll_x86_64123.so",
+]  # fmt: skip
+
+
 def test_files_whose_code_is_mapped_are_read() -> None:
     """Each once; without data, anonymous memory, devices and what programs make and remove to run it."""
     text = "".join(
@@ -54,6 +63,7 @@ def test_files_whose_code_is_mapped_are_read() -> None:
             "7f31-7f32 rwxp 00000000 00:00 0 \n",
             mapping("/dev/zero (deleted)", inode=0), mapping("/memfd:jit (deleted)"), mapping("/tmp/ffi1 (deleted)"),
             mapping("/usr/lib/libz.so.1.2.13 (deleted)"), mapping("/usr/lib/libz.so.1.2.13 (deleted)", "r--p"),
+            *(mapping(f"{path} (deleted)") for path in TRANSIENT),
         ]
     )  # fmt: skip
     assert read_maps(text) == (["/usr/sbin/nginx", LIBSSL, "/opt/with space/lib.so"], ["/usr/lib/libz.so.1.2.13"])
@@ -65,12 +75,14 @@ def test_strange_maps_do_no_harm(text: str) -> None:
     assert all(path.startswith("/") for paths in read_maps(text) for path in paths)
 
 
-def process(tmp_path: Path, maps: str, *, script: Path | None = None, age: float = 0.0) -> Holder:
+def process(
+    tmp_path: Path, maps: str, *, script: Path | None = None, age: float = 0.0, interpreter: str = PYTHON
+) -> Holder:
     """Return the holder of a socket that has mapped files, or runs a script that is so much newer than it."""
     proc = Proc(tmp_path / "proc")
     directory = proc.add(7, b"x", 0, 5, executable=PYTHON if script else "/usr/sbin/nginx")
     (directory / "maps").write_text(maps, encoding="utf-8")
-    words = [PYTHON, "-s", str(script), "start"] if script else ["nginx: master process"]
+    words = [interpreter, "-s", str(script), "start"] if script else ["nginx: master process"]
     (directory / "cmdline").write_text("\0".join(words), encoding="utf-8")
     began = (script.stat().st_ctime if script else BOOTED) - age
     (proc.path / "stat").write_text(f"cpu 1 2\nbtime {int(began) - 10}\n", encoding="ascii")
@@ -120,6 +132,69 @@ def test_script_of_a_package_that_is_newer_than_its_process_is_replaced(
         assert found.holder.replaced == replaced
 
 
+def test_file_that_another_program_is_given_is_no_script(tmp_path: Path) -> None:
+    """Haproxy -f haproxy.cfg reads it again when it is told to, and is the same process then."""
+    conf = tmp_path / "haproxy.cfg"
+    conf.touch()
+    assert process(tmp_path, mapping(PYTHON), script=conf, age=60.0, interpreter="/usr/sbin/haproxy").script is None
+
+
+def test_command_line_that_fills_the_memory_is_not_read_whole(tmp_path: Path) -> None:
+    """A process can make it of all of its memory; the agent reads the beginning."""
+    holder = process(tmp_path, mapping("/usr/sbin/nginx"))
+    command = tmp_path / "proc" / "7" / "cmdline"
+    os.truncate(command, 1 << 40)
+    assert held_again(tmp_path) == holder
+
+
+def held_again(tmp_path: Path) -> Holder:
+    """Return who holds the socket of process() now."""
+    return (linux_listeners(tmp_path / "proc") or [])[0].holder
+
+
+def some(port: int, user: str, *libraries: str, executable: str = "/usr/sbin/x") -> Listener:
+    """Make a listener of a user."""
+    return Listener("tcp", ANY, port, Holder("x", user, executable, libraries=libraries))
+
+
+class Slow(Known):
+    """Owners that do not tell of some files, nor of any file that is asked for with them."""
+
+    def of(self, paths: list[str]) -> tuple[dict[str, Owner], str]:
+        """Fail for names that begin with bad."""
+        if any("/bad" in path for path in paths):
+            return {}, "rpm did not tell"
+        return super().of(paths)
+
+
+def test_what_users_run_does_not_keep_out_what_root_runs() -> None:
+    """However long their paths are, however many files they map, and however early their names come."""
+    long = tuple(f"/home/eve/{'d/' * 490}{number}" for number in range(900))
+    bad = tuple(f"/home/eve/bad{number}" for number in range(900))
+    own = {LIBSSL: OPENSSL, "/usr/sbin/x": Owner("x", "1", "x")}
+    listeners = [some(1024 + port, "eve", *files) for port, files in enumerate([long, bad] * 20)]
+    listeners.append(some(60_000, "root", LIBSSL))
+    found, owners = with_packages(listeners, Slow(own))
+    assert (found[-1].holder.libraries, found[-1].holder.package) == ((LIBSSL,), "x")
+    assert owners[LIBSSL] == OPENSSL
+    crowd = [some(1024 + port, "eve", *[f"/usr/lib/{n}" for n in range(1000)]) for port in range(2000)]
+    many = {f"/usr/lib/{number}": OPENSSL for number in range(6000)}
+    items, files = _within([*crowd, some(60_000, "root", LIBSSL)], {**many, LIBSSL: OPENSSL}, 1_000_000)
+    assert files[items[-1]["libraries"][0]][0] == LIBSSL
+
+
+def test_libraries_of_a_process_of_many_sockets_take_the_room_of_one() -> None:
+    """Sorting does not spell them for each socket."""
+    holder = Holder("x", "eve", libraries=tuple(f"/usr/lib/{'x' * 200}{number}" for number in range(900)))
+    tracemalloc.start()
+    try:
+        for port in range(1, 2000):
+            assert _order(Listener("tcp", ANY, port, holder))[1] == port
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
 CHILD = """
 import mmap, os, socket, sys
 file = os.open(sys.argv[1], os.O_RDONLY)
@@ -132,7 +207,7 @@ sys.stdin.read()
 
 def test_real_process_whose_library_was_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As dpkg does it: the new file is renamed over the old one, which the process has mapped."""
-    monkeypatch.setattr(agent, "_TRANSIENT", ())
+    monkeypatch.setattr(agent, "_TRANSIENT", re.compile("none"))
     library = tmp_path / "libfoo.so.1"
     library.write_bytes(bytes(mmap.PAGESIZE))
     command = [sys.executable, "-c", CHILD, str(library)]
@@ -178,7 +253,9 @@ def test_audit_has_each_file_once_and_processes_have_their_numbers() -> None:
         ("6.1.0-25-amd64", {"6.1.0-25-amd64": 0, "6.1.0-28-amd64": 0}, (True, "6.1.0-28-amd64")),
         ("6.1.0-28-amd64", {"6.1.0-25-amd64": 9, "6.1.0-28-amd64": 0}, (True, None)),
         ("6.1.0-9-amd64", {"6.1.0-9-amd64": 0, "6.1.0-10-amd64": 0}, (True, "6.1.0-10-amd64")),
-        ("6.1.0-25-amd64", {"6.1.0-25-amd64": 2}, (True, "6.1.0-25-amd64")),  # the same release, built anew
+        ("6.1.0-25-amd64", {"6.1.0-25-amd64": 2}, (True, None)),  # its file may have been touched
+        ("6.1.0-0.deb11.17-amd64", {"6.1.0-0.deb11.21-amd64": 0}, (True, "6.1.0-0.deb11.21-amd64")),
+        ("4.19.0-27-amd64", {"6.1.0-0.deb11.21-amd64": 0}, (True, "6.1.0-0.deb11.21-amd64")),
         ("6.1.0-25-amd64", {"6.1.0-25-amd64": 0, "6.1.0-28-rt-amd64": 0}, (True, None)),
         ("6.1.0-25-cloud-amd64", {"6.1.0-28-amd64": 0}, (False, None)),
         ("6.12.57+deb13-amd64", {"6.12.57+deb13-amd64": 0, "6.12.63+deb13-amd64": 0}, (True, "6.12.63+deb13-amd64")),

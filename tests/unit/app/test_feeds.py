@@ -107,6 +107,41 @@ def test_what_cannot_be_used_leaves_what_was_known(tmp_path: Path, path: Path, c
         assert (one.exploited, one.failures) == ({SECOND}, 1)
 
 
+def test_file_that_is_replaced_is_read_however_often_it_failed(tmp_path: Path, path: Path) -> None:
+    """As one that was read while it was copied: at the next look, and not a day later."""
+    with scene(tmp_path, FeedsConfig(str(path))) as one:
+        for number in range(1, 6):
+            path.write_bytes(b"<html>" * number)
+            one.look(later=60)
+            assert one.failures == number
+        path.write_bytes(kev(FIRST))
+        one.look(later=60)
+        assert one.exploited == {FIRST}
+
+
+def test_other_content_of_the_same_time_and_size_is_taken(tmp_path: Path, path: Path) -> None:
+    """A list that was wrong may be published again."""
+    with scene(tmp_path, FeedsConfig(str(path))) as one:
+        one.look()
+        path.write_bytes(kev(SECOND))
+        one.look(later=60)
+        assert one.exploited == {SECOND}
+
+
+def test_list_of_another_source_replaces_a_newer_one(tmp_path: Path, path: Path) -> None:
+    """With another path or URL in conf.yml nothing of the old one counts, also after a restart."""
+    other = tmp_path / "other.json"
+    other.write_bytes(kev(SECOND, at="2026-11-01T00:00:00Z"))
+    with scene(tmp_path, FeedsConfig(str(path))) as one:
+        one.look()
+        one.reader.apply(FeedsConfig(str(other)), DEFAULT_RULES)
+        assert one.exploited == set()
+        one.look()
+        assert (one.exploited, one.failures) == ({SECOND}, 0)
+    with scene(tmp_path, FeedsConfig(str(path))) as again:
+        assert again.exploited == set()
+
+
 def test_list_of_the_future_is_refused(tmp_path: Path, path: Path) -> None:
     """Else none of the real ones would be newer."""
     path.write_bytes(kev(FIRST, at="2027-11-28T15:00:00Z"))
@@ -123,7 +158,8 @@ def test_lists_survive_a_restart(tmp_path: Path, path: Path) -> None:
     with scene(tmp_path, config) as one:
         for name in FeedName:
             one.look(name)
-        assert stored_feeds(one.store, ["kev"]).epss is None
+        assert stored_feeds(one.store, {"kev": str(path)}).epss is None
+        assert stored_feeds(one.store, {"kev": "https://example.org/other"}).kev is None
     path.unlink()
     with scene(tmp_path, config) as again:
         assert again.exploited == {FIRST}

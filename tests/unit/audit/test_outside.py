@@ -33,7 +33,8 @@ CURLD = {
     "protocol": "tcp", "address": "::", "port": 443, "process": "curld", "user": "www",
     "executable": "/usr/sbin/curld", "package": "curl", "version": "8.1", "libraries": [],
 }  # fmt: skip
-PAYLOAD = signed(payload(output=VULNERABLE, listeners=[CURLD]))
+SSHD = CURLD | {"port": 22, "process": "sshd", "executable": "/usr/sbin/sshd", "package": "openssh-server"}
+PAYLOAD = signed(payload(output=VULNERABLE, listeners=[CURLD, SSHD]))
 LISTED = Priorities(feeds=Feeds(Kev(NOW, MappingProxyType({CURL: KevEntry(date(2026, 1, 2), is_ransomware=False)}))))
 
 
@@ -169,4 +170,4 @@ def test_view_is_of_the_addresses_that_could_be_scanned() -> None:
     of = target(WEB)
     assert outside_view(None) == outside_view(HostState(of)) == ()
     (view,) = outside_view(scanned(22, 443))
-    assert (list(view.open), list(view.scanned)) == ([22, 443], [22, 80, 443])
+    assert (list(view.open), list(view.settled)) == ([22, 443], [22, 80, 443])

@@ -90,6 +90,8 @@ def test_rules_of_conf_yml_replace_those_of_portspec() -> None:
         PriorityRule(Priority.FIX_NOW, reach=frozenset({"reachable", "unknown"}), exploited=False),
     )
     priorities = Priorities(rules, Feeds(KEV))
+    (unlisted,) = Priorities(rules).findings([Vulnerability("nginx", "1", "x")], SEEN)
+    assert unlisted.priority == "rest"  # without a catalogue it is not known to be not exploited
     for package, name, expected in (("vim", CVE, "rest"), ("nginx", "x", "fix_now"), ("nginx", CVE, "rest")):
         (found,) = priorities.findings([Vulnerability(package, "1", name)], SEEN)
         assert found.priority == expected

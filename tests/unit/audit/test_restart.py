@@ -56,7 +56,8 @@ def test_metric_is_absent_for_what_is_not_known() -> None:
     """And 0 for what is up to date."""
     assert samples(clean(OLD, kernel=KERNEL)) == {"process": 1, "kernel": 1}
     assert samples(clean(NGINX, kernel=Kernel("6.1"))) == {"process": 0, "kernel": 0}
-    assert samples(clean(UNSEEN)) == {}
+    assert samples(clean(UNSEEN)) == samples(clean(UNSEEN, NGINX)) == {}
+    assert samples(clean(UNSEEN, OLD)) == {"process": 1}
     assert samples(AuditState("web1")) == {}
 
 

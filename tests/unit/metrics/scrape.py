@@ -160,6 +160,7 @@ def audited_zoo() -> Snapshot:
         "bad": inspected(Status.VULNERABLE, openssl, curl, old_curl, xz, at=NOW - 0.5, listeners=()),
         "excused": inspected(Status.VULNERABLE, openssl),
         "excused and stale": inspected(Status.VULNERABLE, openssl, reason="the database is of 2023-01-01"),
+        "old": replace(inspected(Status.VULNERABLE, curl, xz, old_curl), since=(30, 20, 10)),
         "stale": inspected(Status.STALE_DATABASE, reason="the database is of 2023-01-01"),
         "failed": inspected(Status.FAILED, reason="no output"),
         "cut off": inspected(Status.FAILED, strange, reason="the output was cut off"),

@@ -36,6 +36,7 @@ KEPT_FIRST = [
     "port_deviation_since_timestamp_seconds",
     "portspec_audit_vulnerability",
     "port_listener_info",
+    "portspec_audit_vulnerability_since_timestamp_seconds",
 ]
 
 

@@ -21,6 +21,7 @@ from tests.unit.metrics.worlds import snapshots
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from portspec.audit.model import Vulnerability
     from portspec.audit.state import AuditState, HostAudit
     from portspec.state.snapshot import HostState
 
@@ -103,11 +104,32 @@ def shortened(value: str) -> str:
 def said_of_restarts(report: HostAudit) -> Iterator[tuple[str, dict[str, str], float]]:
     """Yield what it says of processes, as far as any of them was looked into, and of the kernel."""
     listeners = report.listeners
-    if listeners is not None and (not listeners or any(i.libraries is not None or i.replaced for i in listeners)):
-        stale = {(i.process, i.user, i.details, i.replaced) for i in listeners if i.replaced}
+    stale = {(i.process, i.user, i.details, i.replaced) for i in listeners or () if i.replaced}
+    if stale or (listeners is not None and all(i.libraries is not None for i in listeners)):
         yield "portspec_audit_restart_needed", {"kind": "process"}, len(stale)
     if report.kernel:
         yield "portspec_audit_restart_needed", {"kind": "kernel"}, report.kernel.newer is not None
+
+
+def said_of_times(report: HostAudit | None, found: list[Vulnerability]) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield since when each of what counts is known, and the oldest of each class."""
+    if report is None or not report.since:
+        return
+    kept = set(map(id, found))
+    dated = [
+        (item, at) for item, at in zip(report.audit.vulnerabilities, report.since, strict=True) if id(item) in kept
+    ]
+    oldest: dict[tuple[tuple[str, str], ...], int] = {}
+    by_class: dict[str, int] = {}
+    for item, at in dated:
+        names = ("package", shortened(item.package)), ("version", shortened(item.version)), ("id", shortened(item.id))
+        oldest[names] = min(at, oldest.get(names, at))
+        name = class_of(str(item.severity))
+        by_class[name] = min(at, by_class.get(name, at))
+    for labels, at in oldest.items():
+        yield "portspec_audit_vulnerability_since_timestamp_seconds", dict(labels), at
+    for name, at in by_class.items():
+        yield "portspec_audit_oldest_vulnerability_timestamp_seconds", {"class": name}, at
 
 
 def class_of(severity: str) -> str:
@@ -151,6 +173,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         short = {name: shortened(value) for name, value in labels.items()}
         series.add(tuple(short.values()))
         yield "portspec_audit_vulnerability", short, 1
+    yield from said_of_times(report, found)
     left_out = len(every_one) - len(series)
     loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     sockets = [item for item in (report.listeners or () if report else ()) if item.address not in loopback]

@@ -112,7 +112,8 @@ def host_audits(draw: st.DrawFn) -> HostAudit:
     audit = Audit(status, found, draw(st.sampled_from(["", "the database is old"])), without=without)
     listeners = draw(st.none() | st.lists(_LISTENERS, max_size=8).map(tuple))
     kernel = draw(st.none() | st.builds(Kernel, TEXTS, st.none() | TEXTS))
-    return HostAudit(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners, kernel)
+    since = draw(st.sampled_from([(), tuple(range(100, 100 - len(found), -1))]))
+    return HostAudit(draw(VALUES), "pkg-audit", draw(st.none() | TEXTS), audit, listeners, kernel, since)
 
 
 @st.composite

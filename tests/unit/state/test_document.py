@@ -203,7 +203,7 @@ OBJECT = {
     "paths": ["usr/bin/x"],
 }
 WHY = "high severity; whether it is reachable is unknown: the audit does not tell what listens"
-PRIORITY = {"class": "plan", "why": WHY, "reach": "unknown", "exploited": False, "epss": None}
+PRIORITY = {"class": "plan", "why": WHY, "reach": "unknown", "exploited": None, "epss": None, "first_seen": None}
 
 
 def accept(until: float, *ids: str, owner: str = "") -> VulnerabilityException:

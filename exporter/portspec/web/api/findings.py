@@ -89,8 +89,8 @@ _Class = TypedDict("_Class", {"class": Priority | None})  # a keyword
 class VulnerabilityRow(VulnerabilityDocument, _Class):
     """A vulnerability of a host, from its last audit.
 
-    `excepted` tells that an exception accepts it; such a one has no `class`, and null for `why`, `reach`, `exploited`
-    and `epss`.
+    `excepted` tells that an exception accepts it; such a one has no `class`, and null for `why`, `reach`, `exploited`,
+    `epss` and `first_seen`.
     """
 
     host: str
@@ -99,6 +99,7 @@ class VulnerabilityRow(VulnerabilityDocument, _Class):
     reach: Reach | None
     exploited: bool | None
     epss: float | None
+    first_seen: Timestamp | None
 
 
 class ExceptionRow(TypedDict):
@@ -172,7 +173,7 @@ def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRo
         seen[name] += 1
 
 
-_NO_PRIORITY: Final = {"class": None, "why": None, "reach": None, "exploited": None, "epss": None}
+_NO_PRIORITY: Final = {"class": None, "why": None, "reach": None, "exploited": None, "epss": None, "first_seen": None}
 
 
 def _name(item: Vulnerability) -> tuple[str, str, str]:
