@@ -24,7 +24,7 @@ RUN python3 -m venv /build \
     # a fifth of the size: the tests of numpy and what it needs to compile against it, the second of two
     # implementations of zstandard, which PyPy takes, the parsers of cffi, stubs of types, and languages to highlight
     && find /opt/portspec/lib/python3*/site-packages \( -path '*/numpy/*/tests' -o -path '*/numpy/testing' -o -path '*/numpy/f2py' \
-        -o -path '*/numpy/typing' -o -path '*/numpy/_core/include' -o -path '*/numpy/random/lib' -o -name '_cffi.*.so' \
+        -o -path '*/numpy/polynomial' -o -path '*/numpy/typing' -o -path '*/numpy/_core/include' -o -path '*/numpy/random/lib' -o -name '_cffi.*.so' \
         -o -path '*/site-packages/cffi' -o -path '*/site-packages/pycparser' -o -name '*.pyi' \
         -o -path '*/pygments/lexers' \) -prune -exec rm -r {} +
 COPY . .
