@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any, Final
 
 import pytest
@@ -180,3 +181,26 @@ def test_document_with_one_wrong_byte_is_an_inspection_or_an_error(place: int, b
     except ValueError:
         return
     assert found is None or isinstance(found.audit.status, Status)
+
+
+def test_audits_of_a_hostile_host_do_not_stay_in_memory() -> None:
+    """What many hosts share is kept, and what is larger than that of any real one is not."""
+    decoder = Decoder()
+
+    def decoded(number: int) -> int:
+        text = f"{number:05}{'x' * 900}"
+        libraries = tuple(Library(f"/{place}{text}", text, text, text) for place in range(400))
+        listeners = (
+            ListeningSocket("tcp", "::", 80, "x", libraries=libraries),
+            ListeningSocket("tcp", "::", 81, "x", libraries=(), replaced=tuple(f"/{text}{i}" for i in range(20))),
+            ListeningSocket("tcp", "::", 82, text, text, text, libraries=()),
+        )
+        decoder.decode(encode(HostAudit(NOW, "x", None, Audit(Status.CLEAN), listeners)))
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = decoded(0)
+        assert max(decoded(number) for number in range(1, 20)) - before < 1_000_000
+    finally:
+        tracemalloc.stop()
