@@ -31,6 +31,7 @@ from benchmarks import (
     kill,
     names,
     pages,
+    priorities,
     rounds,
     rules,
     shards,
@@ -43,7 +44,7 @@ from benchmarks.targets import Target, table
 from tests.lab.network import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs/measurements.md"
@@ -62,6 +63,7 @@ PARTS = (
     "kill",
     "soak",
     "audits",
+    "priorities",
     "rules",
     "abuse",
 )
@@ -110,22 +112,20 @@ def _run(chosen: Sequence[str], options: argparse.Namespace) -> tuple[bool, list
     targets: list[Target] = []
     if _IN_LAB.intersection(chosen):
         is_exact, targets = _run_in_lab(chosen, options.runs)
-    if "shards" in chosen:
-        targets += shards.report()
-    if "exposition" in chosen:
-        exposition.report(options.runs)
-    if "pages" in chosen:
-        pages.report()
-    if "kill" in chosen:
-        kill.report()
-    if "soak" in chosen:
-        soak.report()
-    if "audits" in chosen:
-        targets += audits.report()
-    if "rules" in chosen:
-        rules.report()
-    if "abuse" in chosen:
-        abuse.report(against=options.against)
+    others: dict[str, Callable[[], list[Target] | None]] = {
+        "shards": shards.report,
+        "exposition": lambda: exposition.report(options.runs),
+        "pages": pages.report,
+        "kill": kill.report,
+        "soak": soak.report,
+        "audits": audits.report,
+        "priorities": priorities.report,
+        "rules": rules.report,
+        "abuse": lambda: abuse.report(against=options.against),
+    }
+    for part, report in others.items():
+        if part in chosen:
+            targets += report() or []
     return is_exact, targets
 
 
