@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 HOST: Final = "db1.example.org"
 EVIL: Final = "db2.example.org"
 DAY: Final = 86_400.0
-PAGE: Final = 300_000  # bytes that one host may add to /metrics: its two budgets, and what is never cut
+PAGE: Final = 370_000  # bytes that one host may add to /metrics: its three budgets, and what is never cut
 MEMORY: Final = 230 << 20  # bytes by which a payload may make the exporter larger for a moment
 
 

@@ -281,7 +281,7 @@ class AuditService:
                 _log.exception("failed to store the result of an audit", host=item.host, day=item.day)
                 return _unreadable(item, error)
             _log.info("audit read", host=item.host, day=item.day, **_told(host_audit.audit))
-            _tell_left_out(item.host, host_audit)
+            _tell_left_out(item.host, found or host_audit)
             documents.append((item.host, item.number, document))
             return found or host_audit
 

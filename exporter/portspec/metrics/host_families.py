@@ -227,7 +227,7 @@ def _vulnerabilities(state: AuditState) -> Samples:
 
 
 def _vulnerable_since(state: AuditState) -> Samples:
-    for (package, version, name), at in dated_of(state):
+    for (package, version, name), at in dated_of(state).series:
         yield {"host": state.host, "package": package, "version": version, "id": name}, at
 
 

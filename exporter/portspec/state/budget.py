@@ -15,7 +15,7 @@ from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
@@ -24,6 +24,7 @@ MAX_LABEL: Final = 128  # bytes of a label value that a host has chosen
 MAX_SERIES: Final = 1000  # in a family
 MAX_VULNERABILITY_BYTES: Final = 224 << 10  # of a family on the page: 1,000 findings of the usual kind take 150 kB
 MAX_LISTENER_BYTES: Final = 64 << 10
+MAX_SINCE_BYTES: Final = 64 << 10  # 400 of the usual kind
 _CLASSES: Final = tuple(priority.value for priority in Priority)
 _MORE: Final = "…"
 _WIDEST: Final = 4  # bytes of a character in UTF-8
@@ -40,6 +41,13 @@ class Share(NamedTuple):
     left_out: int
 
 
+class Dated(NamedTuple):
+    """The label values of each series with a Unix time, and how many do not fit."""
+
+    series: list[tuple[Labels, int]]
+    left_out: int
+
+
 def vulnerabilities_of(audit: AuditState) -> Share:
     """Return package, version, id, severity, fixed versions and class of what counts, the most urgent first."""
     found: dict[Labels, Labels] = {}
@@ -51,16 +59,17 @@ def vulnerabilities_of(audit: AuditState) -> Share:
     return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
 
 
-def dated_of(audit: AuditState) -> Iterator[tuple[Labels, int]]:
-    """Yield package, version and id of each series of vulnerabilities_of(), and since when it is known."""
+def dated_of(audit: AuditState) -> Dated:
+    """Return package, version and id of series of vulnerabilities_of(), the most urgent first, and since when."""
     oldest: dict[Labels, int] = {}
     for item, at in audit.since:
         key = cut(item.package), cut(item.version), cut(item.id)
         oldest[key] = min(at, oldest.get(key, at))
-    if oldest:
-        for package, version, name, *_ in vulnerabilities_of(audit).series:
-            key = package, version, name
-            yield key, oldest[key]
+    if not oldest:
+        return Dated([], 0)
+    every = [values[:3] for values in vulnerabilities_of(audit).series]
+    kept = _fitted(audit.host, every, MAX_SINCE_BYTES).series
+    return Dated([(labels, oldest[labels]) for labels in kept], len(every) - len(kept))
 
 
 def listeners_of(audit: AuditState) -> Share:
@@ -84,7 +93,8 @@ def _holder(item: ListeningSocket) -> Labels:
 
 def left_out_of(audit: AuditState) -> int:
     """Return how many series of a host's audit do not fit."""
-    return (0 if _surely_fits(audit) else vulnerabilities_of(audit).left_out) + listeners_of(audit).left_out
+    vulnerabilities = 0 if _surely_fits(audit) else vulnerabilities_of(audit).left_out
+    return vulnerabilities + dated_of(audit).left_out + listeners_of(audit).left_out
 
 
 def cut(value: str) -> str:
