@@ -1754,20 +1754,36 @@ _CONTAINER_TIMEOUT = 10.0  # seconds for the whole answer: a hung engine must no
 _MAX_CONTAINERS_ANSWER = 10_000_000  # bytes
 
 
-def gather_containers(environ: dict[str, str], timeout: float = _CONTAINER_TIMEOUT) -> list[Container]:
-    """Ask Docker, and Podman, which containers run; none of an engine that is not there, or does not answer."""
+def gather_containers(environ: dict[str, str], timeout: float = _CONTAINER_TIMEOUT) -> tuple[list[Container], str]:
+    """Ask Docker, and Podman, which containers run; return them, and why some may be missing, "" if none is.
+
+    An engine that is not there has none.
+    """
     own = environ.get("DOCKER_HOST", "")
     paths = [own[len("unix://") :]] if own.startswith("unix://") else list(_CONTAINER_SOCKETS)
     found: dict[str, Container] = {}
+    why = ""
     for path in dict.fromkeys(os.path.realpath(each) for each in paths):
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, RecursionError), _time_limit(timeout):
-            with contextlib.closing(_UnixConnection(path, timeout)) as connection:
-                connection.request("GET", "/containers/json")
-                answer = connection.getresponse()
-                data = answer.read(_MAX_CONTAINERS_ANSWER + 1)
-            if answer.status == http.client.OK and len(data) <= _MAX_CONTAINERS_ANSWER:
-                found.update((each.id, each) for each in read_containers(json.loads(data)))
-    return list(found.values())
+        try:
+            found.update((each.id, each) for each in _ask_engine(path, timeout))
+        except (FileNotFoundError, ConnectionRefusedError):
+            continue
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            why = f"the container engine at {path} does not tell: {printable(str(error), 100) or type(error).__name__}"
+    return list(found.values()), why
+
+
+def _ask_engine(path: str, timeout: float) -> list[Container]:
+    with _time_limit(timeout):
+        with contextlib.closing(_UnixConnection(path, timeout)) as connection:
+            connection.request("GET", "/containers/json")
+            answer = connection.getresponse()
+            data = answer.read(_MAX_CONTAINERS_ANSWER + 1)
+        if answer.status != http.client.OK:
+            raise ValueError(f"status {answer.status}")
+        if len(data) > _MAX_CONTAINERS_ANSWER:
+            raise ValueError("its answer is too large")
+        return read_containers(json.loads(data))
 
 
 def read_containers(document: Any) -> list[Container]:
@@ -1797,10 +1813,11 @@ def _published(ports: Iterable[dict[str, Any]]) -> dict[tuple[str, int], set[str
     return found
 
 
-def with_containers(listeners: list[Listener], containers: list[Container]) -> list[Listener]:
+def with_containers(listeners: list[Listener], containers: list[Container], why: str = "") -> list[Listener]:
     """Return listeners with the containers that hold them, and those of ports that lead to a container without one.
 
-    A port that a container publishes is held by docker-proxy, or by no process if a NAT rule alone leads to it.
+    A port that a container publishes is held by docker-proxy, or by no process if a NAT rule alone leads to it. `why`
+    says why a container may not be among these.
     """
     by_id = {each.id: each for each in containers}
     by_port = {port: each for each in containers for port in each.ports}
@@ -1811,9 +1828,11 @@ def with_containers(listeners: list[Listener], containers: list[Container]) -> l
         if os.path.basename(holder.executable or holder.process or "") == "docker-proxy":  # noqa: PTH119 - a name, not a path
             container = by_port.get((each.protocol, each.port))
             if container is None:
-                holder = holder._replace(note="no container engine tells to which container it leads")
+                holder = holder._replace(note=why or "no container engine tells to which container it leads")
         if container:
             holder = holder._replace(container=container.id, container_name=container.name, image=container.image)
+        elif holder.container and why:
+            holder = holder._replace(note=f"{holder.note}; {why}" if holder.note else why)
         completed.append(each._replace(holder=holder))
     held = {(each.protocol, each.port) for each in listeners}
     for (protocol, port), container in by_port.items():
@@ -1839,7 +1858,7 @@ def gather_listeners(system: System, environ: dict[str, str]) -> tuple[list[dict
     if found is None:
         return None, []
     if not system.is_bsd:
-        found = with_containers(found, gather_containers(environ))
+        found = with_containers(found, *gather_containers(environ))
     ordered = sorted(set(found), key=_order)[:MAX_LISTENERS]
     owners: dict[str, Owner] = {}
     if not system.is_bsd:

@@ -345,7 +345,7 @@ def test_containers_are_asked_for_by_get_alone(tmp_path: Path) -> None:
     """On the socket of DOCKER_HOST."""
     path = tmp_path / "docker.sock"
     with engine(path, ANSWER) as server:
-        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}) == [SHOP]
+        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}) == ([SHOP], "")
         assert server.asked == ["GET /containers/json HTTP/1.1"]
 
 
@@ -353,22 +353,37 @@ def test_containers_are_asked_for_by_get_alone(tmp_path: Path) -> None:
     "answer", [b"", b"{", b"<html>", b"null", b"{}", b'[{"Id": 1}]', b"[[]]", b'[{"Id":"x","Names":[]}]']
 )
 def test_engine_that_answers_something_else_does_no_harm(tmp_path: Path, answer: bytes) -> None:
-    """The containers are not known then."""
+    """The containers are not known then, and why is told."""
     path = tmp_path / "docker.sock"
     with engine(path, answer):
-        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}) == []
+        found, why = gather_containers({"DOCKER_HOST": f"unix://{path}"})
+        assert found == []
+        assert why.startswith(f"the container engine at {path} does not tell: ") is (answer != b"{}")
 
 
 def test_engine_that_hangs_does_not_keep_the_audit(tmp_path: Path) -> None:
     """The question has a limit of time."""
     path = tmp_path / "docker.sock"
     with engine(path, None):
-        assert gather_containers({"DOCKER_HOST": f"unix://{path}"}, timeout=0.1) == []
+        found, why = gather_containers({"DOCKER_HOST": f"unix://{path}"}, timeout=0.1)
+        assert found == []
+        assert why.startswith(f"the container engine at {path} does not tell: timed out")
 
 
 def test_engine_that_is_not_there_does_no_harm(tmp_path: Path) -> None:
     """As on most hosts."""
-    assert gather_containers({"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}) == []
+    assert gather_containers({"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}) == ([], "")
+
+
+def test_container_without_a_name_says_why() -> None:
+    """As where an engine may not be asked; the id is known all the same."""
+    proxy = Holder("docker-proxy", "root", "/usr/bin/docker-proxy")
+    inside = Holder("nginx", "root", "/usr/sbin/nginx", container=ID, note="elsewhere")
+    why = "permission denied"
+    holders = (proxy, inside, inside._replace(note=None))
+    found = with_containers([Listener("tcp", ANY, 80, holder) for holder in holders], [], why)
+    assert [each.holder.note for each in found] == [why, f"elsewhere; {why}", why]
+    assert found[1].holder.container == ID
 
 
 def test_published_port_has_the_container_that_it_leads_to() -> None:
