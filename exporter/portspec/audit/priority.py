@@ -7,15 +7,17 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from portspec.audit.reach import Exposure, Reach
+from portspec.audit import reach
+from portspec.audit.reach import NOTHING_KNOWN, Exposure, Reach
 from portspec.feeds import NO_FEEDS, Feeds, KevEntry
 from portspec.priorities import DEFAULT_RULES, Priority, PriorityRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from portspec.audit.model import Vulnerability
-    from portspec.audit.reach import Exposures
+    from portspec.audit.payload import ListeningSocket
+    from portspec.audit.reach import Exposures, OutsideView
 
 _PRIORITIES: Final = tuple(Priority)
 
@@ -93,6 +95,14 @@ class Priorities:
         self.rules = rules
         self.feeds = feeds
         self._judged: dict[int, _Judged] = {}  # by id()
+        self._last: tuple[object, object, Exposures] = (self, self, NOTHING_KNOWN)
+
+    def exposures(self, listeners: Sequence[ListeningSocket] | None, view: OutsideView) -> Exposures:
+        """Return what reach.exposures() does. The last ones are kept: a host is asked several times in a row."""
+        last = self._last
+        if last[0] is not listeners or last[1] is not view:
+            last = self._last = listeners, view, reach.exposures(listeners, view)
+        return last[2]
 
     def findings(self, found: Iterable[Vulnerability], exposures: Exposures) -> list[Finding]:
         """Return vulnerabilities with their classes, the most urgent first; those of a class stay in their order."""
@@ -113,6 +123,16 @@ class Priorities:
             exposure = exposures.of(item) if item.paths else by_name.get(item.package, other)
             ranks.append(known.ranks[exposure.rank])
         return ranks
+
+    def may_differ(self, other: Priorities, found: Iterable[Vulnerability]) -> bool:
+        """Return whether any vulnerability may have another class than by other priorities, whatever its reach is."""
+        judged, others = self._judged, other._judged
+        for item in found:
+            key = id(item)
+            known = others.get(key)
+            if known is None or known.ranks != (judged.get(key) or self._judge(item)).ranks:
+                return True
+        return False
 
     def count(self, found: Iterable[Vulnerability], exposures: Exposures) -> dict[Priority, int]:
         """Count vulnerabilities by class, the most urgent first; one of several packages once, in its most urgent."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
 from portspec.audit.priority import DEFAULT_PRIORITIES
-from portspec.audit.reach import NOTHING_KNOWN, exposures
+from portspec.audit.reach import NOTHING_KNOWN
 from portspec.audit.restart import restart_needs
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
@@ -77,7 +77,8 @@ class AuditState:
     @property
     def exposures(self) -> Exposures:
         """Which of its packages can be reached from outside."""
-        return exposures(self.host_audit.listeners, self.view) if self.host_audit else NOTHING_KNOWN
+        audit = self.host_audit
+        return self.priorities.exposures(audit.listeners, self.view) if audit else NOTHING_KNOWN
 
     @property
     def findings(self) -> list[Finding]:

@@ -75,8 +75,11 @@ def _audit_has_news(before: AuditState, after: AuditState) -> bool:
     """
     if replace(after, view=before.view, priorities=before.priorities) != before:
         return True
-    found, exposures = after.vulnerabilities, after.exposures
-    earlier = exposures if before.view == after.view else before.exposures
+    found, is_same_view = after.vulnerabilities, before.view == after.view
+    if is_same_view and not after.priorities.may_differ(before.priorities, found):
+        return False
+    exposures = after.exposures
+    earlier = exposures if is_same_view else before.exposures
     return before.priorities.ranks(found, earlier) != after.priorities.ranks(found, exposures)
 
 

@@ -120,3 +120,28 @@ def test_findings_are_those_that_were_found_the_most_urgent_first(found: list[Vu
     counts = PRIORITIES.count(found, SEEN)
     assert sum(counts.values()) == len({item.key for item in found})
     assert (counts[Priority.FIX_NOW] > 0) == any(item.priority is Priority.FIX_NOW for item in findings)
+
+
+RULES = st.lists(
+    st.builds(
+        PriorityRule,
+        st.sampled_from(Priority),
+        st.none() | st.booleans(),
+        st.none() | st.sampled_from([frozenset({"reachable"}), frozenset({"installed", "unknown"})]),
+        st.none() | st.sampled_from([0.1, 0.2, 0.3]),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@given(found=st.lists(FOUND, max_size=4), rules=RULES, others=RULES, is_judged=st.booleans())
+def test_priorities_that_cannot_differ_do_not(
+    found: list[Vulnerability], rules: tuple[PriorityRule, ...], others: tuple[PriorityRule, ...], *, is_judged: bool
+) -> None:
+    """By whatever rules, and whether the earlier ones were ever asked."""
+    before, after = Priorities(rules, Feeds(KEV, EPSS)), Priorities(others, Feeds(KEV, EPSS))
+    if is_judged:
+        before.count(found, SEEN)
+    if not after.may_differ(before, found):
+        for exposed in (SEEN, NOTHING_KNOWN, exposures((), ())):
+            assert before.ranks(found, exposed) == after.ranks(found, exposed)
