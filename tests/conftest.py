@@ -84,3 +84,8 @@ def lab() -> Iterator[Lab]:
         forbidden(f"no lab on this machine: {why}")
     with Lab() as built:
         yield built
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test by the number of its bytes: each worker makes them by itself, and some have the time in them."""
+    return argname if isinstance(val, bytes) else None

@@ -44,4 +44,4 @@ def epss(rows: Iterable[tuple[str, float]], at: str = "2026-11-28T12:00:00Z") ->
 
 def packed(data: bytes) -> bytes:
     """Compress a list."""
-    return gzip.compress(data, 6)
+    return gzip.compress(data, 6, mtime=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 import tracemalloc
 from datetime import date
@@ -91,8 +90,8 @@ WHOLE_KEV, WHOLE_EPSS = kev(LOG4J, OTHER), epss(SCORES)
         (kev(LOG4J, at="yesterday"), "is not CISA's catalogue"),
         (kev(LOG4J, at="2026-11-27T15:00:11"), "has a dateReleased without a time zone"),
         (b'{"a":' * 100_000, "is not CISA's catalogue"),
-        (gzip.compress(b" " * (65 << 20)), "is larger than 64 MiB when it is unpacked"),
-        (gzip.compress(b" " * (5 << 20)), "is larger than 4 MiB when it is unpacked"),
+        (packed(b" " * (65 << 20)), "is larger than 64 MiB when it is unpacked"),
+        (packed(b" " * (5 << 20)), "is larger than 4 MiB when it is unpacked"),
         (bytes(MAX_PACKED + 1), "is larger than 16 MiB"),
     ],
 )
