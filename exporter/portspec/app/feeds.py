@@ -46,7 +46,6 @@ class _Source:
     signature: tuple[int, int, int] | None = None  # of a file: what it was when it was tried last
     digest: bytes = b""  # of the list in use
     failures: int = 0
-    succeeded_at: float = 0.0
 
 
 class FeedReader:
@@ -124,7 +123,7 @@ class FeedReader:
         except (FeedError, OSError, TimeoutError, *client.FAILURES) as error:
             self._fail(name, source, error, now, config.refresh)
         else:
-            source.retry, source.succeeded_at = FIRST_RETRY, now
+            source.retry = FIRST_RETRY
 
     def _is_due(self, source: _Source, signature: tuple[int, int, int] | None, now: float, refresh: float) -> bool:
         # A clock that was put back must not delay the next time by as much.

@@ -41,6 +41,9 @@ Endpoint = tuple[str, int]
 UNSETTLED, OPEN, CLOSED, FILTERED = range(4)
 MAX_ADDRESS_WINDOW = 512  # more is not faster (docs/performance.md), and less polite
 
+# Python 3.13 imports a module at the first seed that is a string. Later there may be no descriptor left for it.
+random.Random("")  # noqa: S311 - not a secret
+
 
 class SilentTry(NamedTuple):
     """A probe that was not answered, and when it was sent, in seconds of the engine's clock."""
