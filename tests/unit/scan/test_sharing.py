@@ -682,9 +682,10 @@ def test_scan_that_has_ended_is_freed_without_the_garbage_collector() -> None:
             await task
         scene.engine.jobs.clear()
         scene.engine.futures.clear()
-        return sum(isinstance(found, SharedScan) for found in gc.get_objects())
+        return sum(isinstance(found, SharedScan) for found in gc.get_objects()) - len(earlier)
 
     gc.collect()
+    earlier = [found for found in gc.get_objects() if isinstance(found, SharedScan)]  # of other tests
     gc.disable()
     try:
         assert asyncio.run(scenario()) == 1  # the last one, which may serve another job yet
