@@ -19,12 +19,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from portspec.ports import NO_PORTS
+from portspec.ports import NO_PORTS, PortSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from portspec.ports import PortSet
 
 
 class PortSeverity(enum.StrEnum):
@@ -199,6 +197,23 @@ class PortSeverities:
                 return severity
         found = exposures().get(port)
         return found.severity if found else PortSeverity.WARNING
+
+    def divided(self, ports: PortSet) -> Mapping[PortSeverity, PortSet]:
+        """Return unexpected open ports by their severity; none is left out."""
+        found: dict[PortSeverity, PortSet] = {}
+        for those, severity in (*self.rules, *_rules_of_table()):
+            found[severity] = found.get(severity, NO_PORTS) | (ports & those)
+            ports = ports - those
+        found[PortSeverity.WARNING] = found.get(PortSeverity.WARNING, NO_PORTS) | ports
+        return found
+
+
+@cache
+def _rules_of_table() -> tuple[tuple[PortSet, PortSeverity], ...]:
+    by_severity: dict[PortSeverity, list[int]] = {}
+    for port, item in exposures().items():
+        by_severity.setdefault(item.severity, []).append(port)
+    return tuple((PortSet.of(ports), severity) for severity, ports in by_severity.items())
 
 
 DEFAULT_SEVERITIES: Final = PortSeverities()

@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from portspec import log
 from portspec.config import HostConfig, MaintenanceWindow, PortException, Specification
+from portspec.deadlines import NO_DEADLINES, Deadlines
 from portspec.deny import NOTHING, Deny
 from portspec.exceptions import excepted_ports
 from portspec.inventory import Resolution, Target
@@ -77,13 +78,16 @@ def target(
     exceptions: Iterable[PortException] = (),
     maintenance: Iterable[MaintenanceWindow] = (),
     is_canary: bool = False,
+    owner: str = "",
+    deadlines: Deadlines = NO_DEADLINES,
 ) -> Target:
     """Make a target; `scan` are its scanports, to which its specification is added."""
     specification = Specification(PortSet.of(expect), PortSet.of(allow))
     ports = PortSet.of(scan) | specification.expect | specification.allow
     labels = MappingProxyType(dict(labels or {}))
     config = HostConfig(host, specification, ports, interval, labels, is_canary=is_canary)
-    return Target(host, config, address, tuple(exceptions), maintenance=tuple(maintenance))
+    windows = tuple(maintenance)
+    return Target(host, config, address, tuple(exceptions), maintenance=windows, owner=owner, deadlines=deadlines)
 
 
 def exception(*ports: int, until: float, hosts: Iterable[str] = ("*",)) -> PortException:

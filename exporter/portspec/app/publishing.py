@@ -1,18 +1,18 @@
-"""The reports that the exporter keeps up to date: a file, and a daily mail."""
+"""The reports that the exporter keeps up to date: a file, a daily mail, and weekly mails to the owners of hosts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from portspec.report import MailedReports, ReportFile, ReportMail, ReportSettings
+from portspec.report import DailyReport, MailedEditions, ReportFile, ReportSettings, ScheduledMail, WeeklyWorklists
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from portspec.app.supervisor import Supervisor
-    from portspec.config import Config
-    from portspec.report import ReportFileStatus
+    from portspec.config import Config, MailConfig
+    from portspec.report import Edition, ReportFileStatus
     from portspec.state.snapshot import Snapshot
     from portspec.store import Store
 
@@ -24,7 +24,7 @@ class Publishing:
         self._snapshot = snapshot
         self._store = store
         self._supervisor = supervisor
-        self._mailed = MailedReports()
+        self._mailed: dict[str, MailedEditions] = {}
         self._file: ReportFile | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._settings: object = None
@@ -38,19 +38,25 @@ class Publishing:
         """Publish with the settings of another configuration, and stop publishing with the previous ones."""
         audit = config.audit
         settings = ReportSettings(audit.domain, audit.max_age) if audit else ReportSettings()
-        used = (settings, config.reportfile, config.reportmail, config.mail)
+        weekly = (config.worklistmail, config.owners)
+        used = (settings, config.reportfile, config.reportmail, config.mail, weekly)
         if used == self._settings:
             return
         self._settings = used
         for task in self._tasks:
             task.cancel()
-        parts: dict[str, ReportFile | ReportMail] = {}
+        parts: dict[str, ReportFile | ScheduledMail] = {}
         self._file = None
         if config.reportfile:
             self._file = parts["report file"] = ReportFile(config.reportfile, settings, self._snapshot)
         if config.reportmail and config.mail:
-            parts["report mail"] = ReportMail(
-                config.reportmail, config.mail, settings, self._snapshot, self._store, self._mailed
-            )
+            parts["report mail"] = self._scheduled(DailyReport(config.reportmail, config.mail, settings), config.mail)
+        if config.worklistmail and config.mail:
+            worklists = WeeklyWorklists(config.worklistmail, config.mail, config.owners)
+            parts["worklist mail"] = self._scheduled(worklists, config.mail)
         keep = self._supervisor.keep
         self._tasks = tuple(tasks.create_task(keep(name, part.run)) for name, part in parts.items())
+
+    def _scheduled(self, edition: Edition, mail: MailConfig) -> ScheduledMail:
+        mailed = self._mailed.setdefault(edition.key, MailedEditions())
+        return ScheduledMail(edition, mail, self._snapshot, self._store, mailed)

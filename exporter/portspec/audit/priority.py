@@ -34,7 +34,9 @@ class Facts(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A vulnerability of a host, its class, the rule that decided, what is known of it, and a Unix time since when.
+    """A vulnerability of a host, its class, the rule that decided, what is known of it, and two Unix times.
+
+    These are since when it is known, and by when it is to be fixed; None where that is not known, or not set.
 
     A tuple: a fleet has millions, and a frozen dataclass takes three times as long to create.
     """
@@ -45,6 +47,13 @@ class Finding(NamedTuple):
     facts: Facts
     exposure: Exposure
     since: int | None = None
+    due: float | None = None
+
+    @property
+    def exploited_since(self) -> float | None:
+        """The Unix time since which it is known to be exploited, if that is why it is in its class."""
+        is_reason = self.rule is not None and self.rule.exploited
+        return self.facts.kev.added_at if is_reason and self.facts.kev else None
 
     @property
     def why(self) -> str:

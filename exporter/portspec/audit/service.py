@@ -29,7 +29,7 @@ from portspec.errors import NoThreadError
 from portspec.exceptions import outdated
 from portspec.names import canonical
 from portspec.state.budget import left_out_of
-from portspec.state.outside import seen_from_outside
+from portspec.state.outside import Basis, seen_from_outside
 from portspec.state.snapshot import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive
 from portspec.threads import in_daemon_thread
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from portspec.audit.priority import Priorities
     from portspec.config import AuditConfig
     from portspec.inventory import AuditedHost
-    from portspec.state.snapshot import HostState, ScanResult
+    from portspec.state.snapshot import HostState
     from portspec.store import ArchivedAudit, ArchivePosition, Store
 
 POLL: Final = 2.0  # seconds between two looks for audits that `portspec receive` has archived
@@ -54,7 +54,6 @@ MAX_READ: Final = 20  # audits whose tool's output is read before the hosts' sta
 MAX_LOGGED: Final = 60  # refused audits a minute from one network that get a line in the log: anybody may post
 MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
 
-_NEVER_SEEN: Final = object()
 _log = log.get("audits")
 
 
@@ -94,7 +93,7 @@ class AuditService:
         self._store = store
         self._wall_clock = wall_clock
         self._scanned = scanned
-        self._outside: dict[str, ScanResult | None] = {}  # what the view of each host was made from, by its label
+        self._looked: dict[str, Basis] = {}  # what the view and the due times of each host are from
         self.priorities = DEFAULT_PRIORITIES
         self._roster: Mapping[str, AuditedHost] = {}
         self._states: dict[str, AuditState] = {}  # by canonical name
@@ -121,9 +120,9 @@ class AuditService:
         self._posting.rules = AdmissionPolicy(frozenset(roster), audit.passphrases if audit else ())
         now = self._wall_clock()
         self._states = {
-            name: _under(entry, self._states[name], now) for name, entry in roster.items() if name in self._states
+            name: self._states[name].under(entry, now) for name, entry in roster.items() if name in self._states
         }
-        self._outside = {name: seen for name, seen in self._outside.items() if name in self._states}
+        self._looked = {name: seen for name, seen in self._looked.items() if name in self._states}
         self._is_restored = len(roster) - len(self._states) <= MAX_READ  # so few are read as fast
         self._tabulate()
         self._has_news.set()
@@ -300,8 +299,8 @@ class AuditService:
         if new:
             scanned = self._scanned()
             for name, entry in new.items():
-                state = AuditState(entry.host, entry.exceptions, found[name], now, entry.maintenance)
-                self._outside.pop(name, None)
+                state = AuditState.of(entry, found[name], now)
+                self._looked.pop(name, None)
                 self._states[name] = seen_from_outside(state, scanned.get(entry.host), self.priorities)
             self._tabulate()
 
@@ -329,7 +328,9 @@ class AuditService:
             }
             self._tabulate()
             _log.info(
-                "exceptions or maintenance ended, or began; audits judged again", hosts=len(found), first=min(found)
+                "an exception, maintenance or a deadline has begun or ended; audits judged again",
+                hosts=len(found),
+                first=min(found),
             )
 
     async def _look_from_outside(self) -> None:
@@ -340,11 +341,11 @@ class AuditService:
             found = []
             for name, state in states:
                 host = scanned.get(state.host)
-                result = host.conclusive if host else None
-                if result is self._outside.get(name, _NEVER_SEEN) and state.priorities is priorities:
+                basis = Basis.of(state, host)
+                if basis.is_same(self._looked.get(name)) and state.priorities is priorities:
                     continue
-                self._outside[name] = result
-                after = seen_from_outside(state, host, priorities)
+                self._looked[name] = basis
+                after = seen_from_outside(state, host, priorities).with_due_times()
                 if after is not state:
                     found.append((name, state, after))
             return found
@@ -355,7 +356,7 @@ class AuditService:
                 self._states[name] = after
                 changed.append(after)
             else:  # a new audit came meanwhile
-                self._outside.pop(name, None)
+                self._looked.pop(name, None)
         if changed:
             self.states = self.states.replacing_all(changed)
 
@@ -370,13 +371,6 @@ class AuditService:
             state is not known for state, known in zip(states, chain.from_iterable(self.states.chunks), strict=True)
         ):
             self.states = HostTable(states)
-
-
-def _under(entry: AuditedHost, state: AuditState, now: float) -> AuditState:
-    """Return the state of a host by another roster; the same object if nothing differs."""
-    if (entry.host, entry.exceptions, entry.maintenance) == (state.host, state.exceptions, state.windows):
-        return state.judged(now)
-    return replace(state, host=entry.host, exceptions=entry.exceptions, judged_at=now, windows=entry.maintenance)
 
 
 def decoded(decoder: Decoder, host: str, document: str) -> HostAudit | None:

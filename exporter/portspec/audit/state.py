@@ -10,12 +10,13 @@ from portspec.audit.model import Status, count_by_severity
 from portspec.audit.priority import DEFAULT_PRIORITIES
 from portspec.audit.reach import NOTHING_KNOWN
 from portspec.audit.restart import restart_needs
+from portspec.deadlines import NO_DEADLINES, NOTHING_DUE, Deadlines, DueTimes
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
 from portspec.priorities import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import Kernel, ListeningSocket
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from portspec.audit.reach import Exposures, OutsideView
     from portspec.audit.restart import RestartNeeds
     from portspec.config import MaintenanceWindow, VulnerabilityException
+    from portspec.inventory import AuditedHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class AuditState:
     `host` is its name in conf.yml, the label; `exceptions` those that are about it, in force or not. `judged_at` is
     the time whose exceptions count, in Unix seconds. `windows` are the times of maintenance of a host that is not
     scanned, over or not. `view` is what the scans see of it from outside, and `priorities` say what to fix first.
+    `owner` is who is responsible for the host, "" if nobody is named. `due` is when its vulnerabilities are due by its
+    `deadlines`, as with_due_times() found.
     """
 
     host: str
@@ -58,6 +62,22 @@ class AuditState:
     windows: tuple[MaintenanceWindow, ...] = ()
     view: OutsideView = ()
     priorities: Priorities = DEFAULT_PRIORITIES
+    owner: str = ""
+    deadlines: Deadlines = NO_DEADLINES
+    due: DueTimes = NOTHING_DUE
+
+    @classmethod
+    def of(cls, entry: AuditedHost, host_audit: HostAudit | None, now: float) -> AuditState:
+        """Return what is known of a host of the roster at a Unix time, before it is looked at from outside."""
+        return cls(
+            entry.host,
+            entry.exceptions,
+            host_audit,
+            now,
+            entry.maintenance,
+            owner=entry.owner,
+            deadlines=entry.deadlines,
+        )
 
     @property
     def maintenance(self) -> MaintenanceWindow | None:
@@ -66,8 +86,9 @@ class AuditState:
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """The Unix times from which it is judged by something else: by other exceptions, or under maintenance."""
-        return (*(item.until for item in self.exceptions), *edges(self.windows))
+        """The Unix times from which it is judged by something else: other exceptions, maintenance, a deadline."""
+        ends = (item.until for item in self.exceptions)
+        return (*ends, *edges(self.windows), *self.due.edges(self.judged_at))
 
     @property
     def vulnerabilities(self) -> tuple[Vulnerability, ...]:
@@ -88,7 +109,18 @@ class AuditState:
             return []
         since = {id(item): at for item, at in self.since}
         findings = self.priorities.findings(found, self.exposures)
-        return [item._replace(since=since.get(id(item.vulnerability))) for item in findings] if since else findings
+        return [self._dated(item, since.get(id(item.vulnerability))) for item in findings] if since else findings
+
+    @property
+    def overdue_by_class(self) -> Mapping[Priority, int] | None:
+        """The number of vulnerabilities of each class that are past their deadline; None where that is not known.
+
+        One that several packages have is counted once, in its most urgent class, by its earliest deadline.
+        """
+        is_known = self.is_counted and (not self.vulnerabilities or bool(self.since))
+        if not is_known or not self.deadlines.has_vulnerabilities:
+            return None
+        return {priority: self.due.overdue(priority, self.judged_at) for priority in Priority}
 
     @property
     def ranks(self) -> list[int]:
@@ -166,9 +198,34 @@ class AuditState:
         """
         return count_by_severity(self.vulnerabilities)
 
+    def with_due_times(self) -> AuditState:
+        """Return the state with when what counts is due; the same object if that is as before. It takes a while."""
+        due = _due_times(self.findings) if self.deadlines.has_vulnerabilities else NOTHING_DUE
+        return self if due == self.due else replace(self, due=due)
+
+    def under(self, entry: AuditedHost, now: float) -> AuditState:
+        """Return the state by another roster, judged at a Unix time; the same object if nothing differs."""
+        after = replace(
+            self,
+            host=entry.host,
+            exceptions=entry.exceptions,
+            windows=entry.maintenance,
+            owner=entry.owner,
+            deadlines=entry.deadlines,
+        )
+        return self.judged(now) if after == self else replace(after, judged_at=now)
+
     def judged(self, now: float) -> AuditState:
         """Return the state by the exceptions in force at `now`, in Unix seconds; the same object if nothing differs."""
         return replace(self, judged_at=now) if is_outdated(self, now) else self
+
+    def _dated(self, item: Finding, since: int | None) -> Finding:
+        """Return a finding with since when it is known, and when it is due."""
+        if since is None:
+            return item
+        severity = item.vulnerability.severity
+        due = self.deadlines.of_vulnerability(item.priority, severity, since, item.exploited_since)
+        return item._replace(since=since, due=due)
 
     def _found(self, *, is_excepted: bool) -> tuple[Vulnerability, ...]:
         if self.host_audit is None:
@@ -178,3 +235,12 @@ class AuditState:
         if not accepted:
             return () if is_excepted else found
         return tuple(item for item in found if accepted.isdisjoint(item.names) is not is_excepted)
+
+
+def _due_times(findings: Iterable[Finding]) -> DueTimes:
+    found: dict[object, tuple[Priority, float]] = {}
+    for item in findings:  # the most urgent first
+        key = item.vulnerability.key
+        priority, due = found.get(key, (item.priority, math.inf))
+        found[key] = priority, min(due, math.inf if item.due is None else item.due)
+    return DueTimes((priority, due) for priority, due in found.values() if due < math.inf)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         MaintenanceWindow,
         PortException,
         VulnerabilityException,
+        WeeklyTime,
     )
     from portspec.inventory import AuditedHost, Resolution, Resolver, Target
     from portspec.inventory.discovery import SourceStats
@@ -83,6 +84,8 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         lines.append(_reports(config.audit, len(expected)))
     if config.reportfile or config.reportmail:
         lines.append(_report_of_all(config))
+    if config.worklistmail:
+        lines.append(_worklists(config.owners, config.worklistmail))
     place = find_state_file(config)
     lines.append(_state(place))
     warnings = [
@@ -90,6 +93,7 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         *_exception_warnings(config, known, now := time.time()),
         *_maintenance_warnings(config, known, expected, now),
         *_audit_warnings(config, expected, now),
+        *_deadline_warnings(config, known),
         *_feed_warnings(config),
         *complaints(config, place.path, for_others=True),
         *_reportfile_warnings(config),
@@ -106,9 +110,27 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
     return 0
 
 
+def _is_sending(config: Config) -> bool:
+    is_alerting = config.mail is not None and config.mail.mode != "off"
+    return is_alerting or config.reportmail is not None or config.worklistmail is not None
+
+
+def _deadline_warnings(config: Config, known: Sequence[Target]) -> Iterator[str]:
+    """Yield warnings about deadlines and owners without effect, since no host has their labels."""
+    labels = [target.config.labels for target in known]
+    for rule in config.deadlines:
+        if rule.labels and not any(rule.applies_to(item) for item in labels):
+            named = ", ".join(f"{name}={value}" for name, value in rule.labels.items())
+            yield f"the deadlines of {named} match no host"
+    found = {target.owner for target in known}
+    for owner in config.owners:
+        if owner not in found:
+            yield f'owners: no host has the label {config.owner_label} with the value "{owner}"'
+
+
 def _mail_warnings(config: Config) -> Iterator[str]:
     """Yield a warning if mails can be read on their way."""
-    if config.mail and config.mail.tls == "none" and (config.mail.mode != "off" or config.reportmail):
+    if config.mail and config.mail.tls == "none" and _is_sending(config):
         yield 'mails are sent without TLS (smtptls is "none"): anyone on the network path can read them'
 
 
@@ -389,3 +411,8 @@ def _report_of_all(config: Config) -> str:
         to = count(len(config.mail.recipients), "address", "addresses")
         ways.append(f"mailed at {config.reportmail:%H:%M} each day to {to} by {config.mail.server}")
     return f"report of all machines: {', '.join(ways)}"
+
+
+def _worklists(owners: Mapping[str, Sequence[str]], at: WeeklyTime) -> str:
+    named = f"those of {', '.join(owners)} to their addresses, the others" if owners else "all"
+    return f"worklists: mailed each {at.spelled}, {named} to alertemail"

@@ -99,10 +99,12 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
     states = store.restore(every)
     hosts = HostTable(states.get(target.host) or HostState(target) for target in every)
     priorities = Priorities(config.priorities, stored_feeds(store, config.feeds.places if config.feeds else {}))
-    audits = [AuditState(entry.host, entry.exceptions, host_audits.get(name), now) for name, entry in expected.items()]
+    audits = [AuditState.of(entry, host_audits.get(name), now) for name, entry in expected.items()]
     return Snapshot(
         hosts=hosts,
-        audits=HostTable(seen_from_outside(audit, hosts.get(audit.host), priorities) for audit in audits),
+        audits=HostTable(
+            seen_from_outside(audit, hosts.get(audit.host), priorities).with_due_times() for audit in audits
+        ),
     )
 
 

@@ -93,7 +93,8 @@ def _report_file(value: object, info: ValidationInfo) -> str:
     return str(path)
 
 
-def _time_of_day(value: object) -> time:
+def read_time_of_day(value: object) -> time:
+    """Read a time of day; ValueError if it is none."""
     found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", value.strip()) if isinstance(value, str) else None
     if found is None:
         raise ValueError('expected a time of day from "00:00" to "23:59", such as "07:00"')
@@ -103,7 +104,7 @@ def _time_of_day(value: object) -> time:
 Secret = Annotated[Text, AfterValidator(_strong)]
 SecretInFile = Annotated[str, BeforeValidator(_strong_in_file)]
 ReportFile = Annotated[str | None, BeforeValidator(_report_file)]
-TimeOfDay = Annotated[time | None, BeforeValidator(_time_of_day)]
+TimeOfDay = Annotated[time | None, BeforeValidator(read_time_of_day)]
 
 
 class AuditModel(BaseModel):
@@ -155,7 +156,7 @@ def check_audit(source: YamlDocument, raw: dict[str, Any]) -> None:
 
 def _is_time(value: object) -> bool:
     try:
-        _time_of_day(value)
+        read_time_of_day(value)
     except ValueError:
         return False  # told by the key itself
     return True

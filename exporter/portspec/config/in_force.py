@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PortException,
         VulnerabilityException,
     )
+    from portspec.deadlines import DeadlineRule
     from portspec.ports import PortSet
     from portspec.priorities import PriorityRule
 
@@ -105,6 +106,10 @@ def document(config: Config) -> dict[str, Any]:
             word: severity.value for ports, severity in config.severities.rules for word in _ports(ports)
         },
         "priorities": [_priority(rule) for rule in config.priorities],
+        "deadlines": [_deadlines(rule) for rule in config.deadlines],
+        "owner_label": config.owner_label,
+        "owners": {name: list(addresses) for name, addresses in config.owners.items()},
+        "worklistmail": config.worklistmail and config.worklistmail.spelled,
         "modules": {name: _module(item) for name, item in config.modules.items()},
         "probe_allow": list(config.probe_allow),
         "deny": [str(network) for network in config.deny.networks],
@@ -237,6 +242,12 @@ def _priority(rule: PriorityRule) -> dict[str, Any]:
         "severity": sorted(rule.severity) if rule.severity is not None else None,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _deadlines(rule: DeadlineRule) -> dict[str, Any]:
+    of = rule.deadlines
+    limits = {**of.classes, **of.severities, **of.kinds}
+    return {**_labels(rule.labels), **{str(name): _duration(limit) for name, limit in limits.items()}}
 
 
 def _audit(audit: AuditConfig) -> dict[str, Any]:

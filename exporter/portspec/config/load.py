@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from portspec import files
 from portspec.config.audit import audit_config, check_audit
+from portspec.config.deadlines import check_deadlines, check_owners, deadline_rules
 from portspec.config.discovery import raw_sources, sources
 from portspec.config.feeds import check_priorities, feeds_config, priority_rules
 from portspec.config.fields import lists_nothing
@@ -140,6 +141,8 @@ def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
     check_mail(source, raw)
     check_audit(source, raw)
     check_priorities(source, raw)
+    check_deadlines(source, raw)
+    check_owners(source, raw)
 
 
 def _check_hosts(source: YamlDocument, hosts: dict[str, Any]) -> None:
@@ -226,6 +229,10 @@ def _config(
         audit=audit_config(model.audit),
         feeds=feeds_config(model.feeds),
         priorities=priority_rules(model.priorities),
+        deadlines=deadline_rules(model.deadlines),
+        owner_label=model.owner_label,
+        owners=MappingProxyType({name: tuple(addresses) for name, addresses in model.owners.items()}),
+        worklistmail=model.worklistmail,
         reportfile=model.reportfile,
         reportmail=model.reportmail,
         external_url=model.external_url,

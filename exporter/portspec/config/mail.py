@@ -126,6 +126,11 @@ def _alertmanager(value: object) -> str:
     return found
 
 
+Addresses = Annotated[
+    list[Annotated[str, BeforeValidator(_address)]], BeforeValidator(items), AfterValidator(_different)
+]
+
+
 class MailModel(BaseModel):
     """The keys, which stand beside the others."""
 
@@ -140,9 +145,7 @@ class MailModel(BaseModel):
     smtppassword: Text | None = None
     smtppassword_file: ReadableFile = None
     smtptokencommand: Command = ()
-    alertemail: Annotated[
-        list[Annotated[str, BeforeValidator(_address)]], BeforeValidator(items), AfterValidator(_different)
-    ] = []
+    alertemail: Addresses = []
     fromemail: Annotated[str, BeforeValidator(_address)] | None = None
     remind: Annotated[float, BeforeValidator(_remind)] = 86_400.0
     alertmanager: Annotated[str, BeforeValidator(_alertmanager)] | None = None

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import time
 
+    from portspec.deadlines import DeadlineRule
+
 EngineChoice = Literal["auto", "syn", "connect"]
 RecordType = Literal["SRV", "A", "AAAA"]
 Mailing = Literal["on", "off", "fallback"]
 SmtpTls = Literal["starttls", "implicit", "none"]
 SECONDS_A_DAY = 86_400.0
 CONF_YML = "conf.yml"
+OWNER_LABEL = "owner"
+WEEK = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,19 @@ class MailConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WeeklyTime:
+    """A local time of day, once a week; `weekday` is the number of its day in WEEK."""
+
+    weekday: int
+    at: time
+
+    @property
+    def spelled(self) -> str:
+        """The day and the time, as "monday 07:00"."""
+        return f"{WEEK[self.weekday]} {self.at:%H:%M}"
+
+
+@dataclass(frozen=True, slots=True)
 class AuditConfig:
     """The `audit` block: who has to report beside the `hosts` that must, and what their keys are made from.
 
@@ -242,7 +259,9 @@ class Config:
     names it (`is_state_named`), see store.place. `severities` are those of ports (`port_severity` in the file).
     `probe_allow` are the CIDRs whose addresses /probe may scan beside the hosts, `deny` those to which discovered hosts
     may not lead. Without what a mail needs there is no `mail`. `accepted` are the vulnerabilities among the exceptions.
-    `priorities` are the rules by which vulnerabilities have their classes; the first that holds decides.
+    `priorities` are the rules by which vulnerabilities have their classes, and `deadlines` those by when what was found
+    is to be fixed; the first that holds decides. The label `owner_label` of a host says whose it is; at `worklistmail`
+    the addresses of `owners` are mailed what there is to do.
     `trusted` are the paths of conf.yml and of the files that it names
     whose content decides, each with whether it holds a secret. The report of all machines is kept in `reportfile`, and
     mailed each day at `reportmail`, in the machine's local time. Mails link to the pages of the exporter at
@@ -275,6 +294,10 @@ class Config:
     accepted: tuple[VulnerabilityException, ...] = ()
     feeds: FeedsConfig | None = None
     priorities: tuple[PriorityRule, ...] = DEFAULT_RULES
+    deadlines: tuple[DeadlineRule, ...] = ()
+    owner_label: str = OWNER_LABEL
+    owners: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    worklistmail: WeeklyTime | None = None
     reportfile: str | None = None
     reportmail: time | None = None
     external_url: str | None = None

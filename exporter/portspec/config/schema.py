@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from portspec.config.audit import AuditModel, ReportFile, TimeOfDay
+from portspec.config.deadlines import DeadlineModel, DeadlineModels, Owner, Weekly
 from portspec.config.discovery import MISSING, MODELS, DiscoveryBlock, DiscoveryModel
 from portspec.config.feeds import FeedsModel, PriorityModel
 from portspec.config.fields import (
@@ -24,6 +25,7 @@ from portspec.config.fields import (
     HostRate,
     Identifier,
     Interval,
+    LabelName,
     MaxDuration,
     ModuleName,
     Network,
@@ -45,8 +47,8 @@ from portspec.config.fields import (
     some,
     whole,
 )
-from portspec.config.mail import MailModel
-from portspec.config.model import SECONDS_A_DAY
+from portspec.config.mail import Addresses, MailModel
+from portspec.config.model import OWNER_LABEL, SECONDS_A_DAY
 from portspec.deny import DEFAULT
 from portspec.names import check_host
 from portspec.times import read_until
@@ -177,6 +179,10 @@ class ConfModel(_Strict, MailModel):
     audit: Annotated[AuditModel, WHEN_GIVEN] | None = None
     feeds: Annotated[FeedsModel, WHEN_GIVEN] | None = None
     priorities: list[Annotated[PriorityModel, WHEN_GIVEN]] | None = None
+    deadlines: DeadlineModels = []
+    owner_label: LabelName = OWNER_LABEL
+    owners: dict[Owner, Addresses] = {}
+    worklistmail: Weekly | None = None
     reportfile: ReportFile = None
     reportmail: TimeOfDay = None
     external_url: Annotated[str, BeforeValidator(check_external_url)] | None = None
@@ -192,12 +198,13 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("audit",): AuditModel,
     ("feeds",): FeedsModel,
     ("priorities",): PriorityModel,
+    ("deadlines",): DeadlineModel,
     ("exceptions",): ExceptionModel,
     ("maintenance",): MaintenanceModel,
     ("modules", "*"): ModuleModel,
     **MODELS,
 }
-_USER_NAMED_BLOCKS = {"hosts", "modules", "port_severity"}  # mappings whose keys users choose
+_USER_NAMED_BLOCKS = {"hosts", "modules", "owners", "port_severity"}  # mappings whose keys users choose
 _MISSING: dict[tuple[str, ...], str] = {
     ("exceptions", "hosts"): 'missing; list the hosts that the exception applies to, such as ["web*.example.org"]',
     (

@@ -7,7 +7,7 @@ https://www.cisa.gov/known-exploited-vulnerabilities-catalog; its schema is publ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +45,11 @@ class KevEntry:
     added: date
     is_ransomware: bool
 
+    @property
+    def added_at(self) -> float:
+        """The beginning of the day on which it was added, in Unix seconds."""
+        return datetime.combine(self.added, time(), UTC).timestamp()
+
 
 @dataclass(frozen=True, slots=True)
 class Kev:
@@ -72,12 +77,15 @@ def read_kev(text: bytes) -> Kev:
         raise FeedError(f"has {found:,} entries, and by its own count {catalogue.count:,}")
     if catalogue.count > MAX_ENTRIES:
         raise FeedError(f"has more than {MAX_ENTRIES:,} entries")
+    last_day = catalogue.dateReleased.astimezone(UTC).date() + timedelta(days=1)  # in any time zone
     entries: dict[str, KevEntry] = {}
     for number, item in enumerate(catalogue.vulnerabilities, 1):
         try:
             added = date.fromisoformat(item.dateAdded)
         except ValueError:
             raise FeedError(f"has no date in dateAdded of entry {number:,}") from None
+        if added > last_day:  # which would put off its deadlines
+            raise FeedError(f"has a dateAdded in entry {number:,} that is later than its dateReleased")
         if not is_cve(item.cveID):
             raise FeedError(f"has no CVE in cveID of entry {number:,}")
         entries[item.cveID] = KevEntry(added, item.knownRansomwareCampaignUse == "Known")

@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from portspec.deadlines import NO_DEADLINES, Deadlines, deadlines_of
 from portspec.deny import NOTHING
 from portspec.errors import UsageError
 from portspec.exposure import DEFAULT_SEVERITIES, PortSeverities
@@ -32,7 +33,8 @@ class Target:
 
     `exceptions` are those of the configuration that are about this host, in force or not, and `maintenance` its times
     of maintenance, over or not. `deny` are the networks that it may not lead to, none for a host that stands in
-    conf.yml. `severities` are those of its ports that are open and not expected.
+    conf.yml. `severities` are those of its ports that are open and not expected. `owner` is who is responsible for it,
+    "" if it has no such label; `deadlines` say by when what was found is to be fixed.
     """
 
     host: str
@@ -42,6 +44,8 @@ class Target:
     deny: Deny = NOTHING
     maintenance: tuple[MaintenanceWindow, ...] = ()
     severities: PortSeverities = DEFAULT_SEVERITIES
+    owner: str = ""
+    deadlines: Deadlines = NO_DEADLINES
 
     @property
     def name(self) -> str:
@@ -69,8 +73,8 @@ def targets(
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
     `requested` is the maintenance that somebody asked for, by the canonical name of its host.
     """
-    found = _expanded(config.hosts, config.severities)
-    for name, target in _expanded(discovered, config.severities, config.deny).items():
+    found = _expanded(config.hosts, config)
+    for name, target in _expanded(discovered, config, config.deny).items():
         found.setdefault(name, target)
     if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
@@ -92,11 +96,12 @@ def _maintenance(
     return matching(config.maintenance, host, entry) + own
 
 
-def _expanded(entries: Sequence[HostConfig], severities: PortSeverities, deny: Deny = NOTHING) -> dict[str, Target]:
+def _expanded(entries: Sequence[HostConfig], config: Config, deny: Deny = NOTHING) -> dict[str, Target]:
     """Return the target of each address and name that entries stand for, by its canonical name, in their order."""
-    make = partial(Target, deny=deny, severities=severities)
     found: dict[str, tuple[int, int, Target]] = {}  # prefix, place among the entries, target
     for place, entry in enumerate(entries):
+        owner, deadlines = entry.labels.get(config.owner_label, ""), deadlines_of(config.deadlines, entry.labels)
+        make = partial(Target, deny=deny, severities=config.severities, owner=owner, deadlines=deadlines)
         if "/" in entry.name:
             network = ipaddress.ip_network(entry.name)
             for address in map(str, network):
@@ -137,11 +142,14 @@ class AuditedHost:
     """A host whose audits are expected: the label `host`, and the exceptions about it, in force or not.
 
     `maintenance` are its times of maintenance, over or not; none of a host that is also scanned, whose target has them.
+    `owner` and `deadlines` are those of its target; one that is not scanned has no labels.
     """
 
     host: str
     exceptions: tuple[VulnerabilityException, ...] = ()
     maintenance: tuple[MaintenanceWindow, ...] = ()
+    owner: str = ""
+    deadlines: Deadlines = NO_DEADLINES
 
 
 def audited_hosts(
@@ -155,21 +163,22 @@ def audited_hosts(
     """
     if config.audit is None:
         return {}
-    names = {canonical(host): (host, host) for host in config.audit.hosts}
-    scanned = set()
+    others = deadlines_of(config.deadlines, {})
+    found = {
+        canonical(host): AuditedHost(
+            host,
+            matching(config.accepted, host, host),
+            _maintenance(config, requested, canonical(host), host, host),
+            deadlines=others,
+        )
+        for host in config.audit.hosts
+    }
     for target in targets:
         name = target.name
-        if target.config.is_audited or name in names:
-            names[name] = (target.host, target.config.name)
-            scanned.add(name)
-    return {
-        name: AuditedHost(
-            host,
-            matching(config.accepted, host, entry),
-            () if name in scanned else _maintenance(config, requested, name, host, entry),
-        )
-        for name, (host, entry) in names.items()
-    }
+        if target.config.is_audited or name in found:
+            accepted = matching(config.accepted, target.host, target.config.name)
+            found[name] = AuditedHost(target.host, accepted, owner=target.owner, deadlines=target.deadlines)
+    return found
 
 
 class _OfHosts(Protocol):

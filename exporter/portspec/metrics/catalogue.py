@@ -42,6 +42,13 @@ PORT_DEVIATION_SINCE = Metric(
     "some address of the host, and since when it has; of many ports in one series, the earliest.",
     ("host", "address", "port", "kind", "state", "severity"),
 )
+PORT_DEVIATIONS_OVERDUE = Metric(
+    "port_deviations_overdue",
+    "gauge",
+    "Number of ports of the host that deviate in this way for longer than `deadlines` of conf.yml allow. Absent where "
+    "they say nothing of it.",
+    ("host", "owner", "kind"),
+)
 PORT_EXCEPTION_EXPIRY = Metric(
     "port_exception_expiry_timestamp_seconds",
     "gauge",
@@ -169,6 +176,13 @@ AUDIT_VULNERABILITY_SINCE = Metric(
     "Unix time of the audit that named the vulnerability first, also if its package has another version since then; "
     "for each vulnerability of a package that no exception covers.",
     ("host", "package", "version", "id"),
+)
+AUDIT_VULNERABILITIES_OVERDUE = Metric(
+    "portspec_audit_vulnerabilities_overdue",
+    "gauge",
+    "Number of vulnerabilities of the host that have been known for longer than `deadlines` of conf.yml allow, by the "
+    "class in which they are to be fixed. Absent where these say nothing of vulnerabilities.",
+    ("host", "owner", "class"),
 )
 AUDIT_OLDEST = Metric(
     "portspec_audit_oldest_vulnerability_timestamp_seconds",

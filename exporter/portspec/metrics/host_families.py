@@ -65,6 +65,7 @@ def _has_news(before: HostState, after: HostState) -> bool:
         or _exceptions_of(before) != _exceptions_of(after)
         or before.maintenance != after.maintenance
         or (before.missing, before.unexpected) != (after.missing, after.unexpected)
+        or before.overdue != after.overdue
     )
 
 
@@ -132,6 +133,11 @@ def _deviating_since(state: HostState) -> Samples:
         since = state.deviates_since(items[0].kind, PortSet.of(item.port for item in items))
         if since is not None:
             yield labels, since
+
+
+def _deviations_overdue(state: HostState) -> Samples:
+    for kind, ports in state.overdue.items():
+        yield {"host": state.host, "owner": state.target.owner, "kind": kind.value}, len(ports)
 
 
 def _grouped(state: HostState) -> Iterator[tuple[Mapping[str, str], list[Deviation]]]:
@@ -234,6 +240,11 @@ def _vulnerable_since(state: AuditState) -> Samples:
         yield {"host": state.host, "package": package, "version": version, "id": name}, at
 
 
+def _vulnerabilities_overdue(state: AuditState) -> Samples:
+    for priority, count in (state.overdue_by_class or {}).items():
+        yield {"host": state.host, "owner": state.owner, "class": priority.value}, count
+
+
 def _oldest(state: AuditState) -> Samples:
     for priority, at in state.oldest_by_class.items():
         yield {"host": state.host, "class": priority.value}, at
@@ -251,6 +262,7 @@ PORT_PARTS: tuple[Part[HostState], ...] = (
     Part(m.PORT_EXPECTED, _expected, rank=2),
     Part(m.PORT_DEVIATION, _deviations, rank=5),
     Part(m.PORT_DEVIATION_SINCE, _deviating_since, rank=0),
+    Part(m.PORT_DEVIATIONS_OVERDUE, _deviations_overdue),
     Part(m.PORT_EXCEPTION_EXPIRY, _exceptions, rank=4),
     _of_host(m.PORT_MAINTENANCE, lambda state: 1 if state.maintenance else None),
     _of_host(m.PORT_OUT_OF_SPEC, lambda state: len(state.deviations) if state.conclusive else None),
@@ -272,6 +284,7 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     Part(m.AUDIT_RESTART_NEEDED, _restarts),
     Part(m.AUDIT_VULNERABILITIES, _severities),
     Part(m.AUDIT_VULNERABILITIES_BY_CLASS, _classes),
+    Part(m.AUDIT_VULNERABILITIES_OVERDUE, _vulnerabilities_overdue),
     Part(m.AUDIT_OLDEST, _oldest),
     Part(m.AUDIT_VULNERABILITY, _vulnerabilities, rank=2),
     Part(m.AUDIT_VULNERABILITY_SINCE, _vulnerable_since, rank=0),
@@ -280,6 +293,6 @@ AUDIT_PARTS: tuple[Part[AuditState], ...] = (
     _of_host(m.AUDIT_SERIES_DROPPED, lambda state: left_out_of(state) or None, is_left_out=True),
 )
 PORTS = Families(PORT_PARTS, _has_news)
-# A probe knows of no earlier scan.
-PROBED = Families(tuple(part for part in PORT_PARTS if part.metric is not m.PORT_DEVIATION_SINCE), _has_news)
+_OF_EARLIER_SCANS = (m.PORT_DEVIATION_SINCE, m.PORT_DEVIATIONS_OVERDUE)  # of which a probe does not know
+PROBED = Families(tuple(part for part in PORT_PARTS if part.metric not in _OF_EARLIER_SCANS), _has_news)
 AUDITS = Families(AUDIT_PARTS, _audit_has_news)

@@ -38,7 +38,7 @@ mail in tests/artefacts/test_mails.py.
 from portspec.notify.alertmanager import AlertmanagerHealth
 from portspec.notify.content import RUNBOOKS, Links
 from portspec.notify.mailer import Mailer, MailerState, MailStatus, discard_queued_mails
-from portspec.notify.message import render_report_mail, render_test_mail
+from portspec.notify.message import render_report_mail, render_test_mail, render_worklist_mail
 from portspec.notify.smtp import DeliveryError, DeliveryErrorReason, Session, send_mails
 
 __all__ = [
@@ -54,5 +54,6 @@ __all__ = [
     "discard_queued_mails",
     "render_report_mail",
     "render_test_mail",
+    "render_worklist_mail",
     "send_mails",
 ]

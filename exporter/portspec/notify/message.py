@@ -116,6 +116,15 @@ def render_report_mail(
     return message.as_bytes()
 
 
+def render_worklist_mail(outcome: str, body: str, table: bytes, *, sender: str, recipient: str, now: float) -> bytes:
+    """Return the weekly mail with what the hosts of a recipient need, and the same as a `table` (CSV) attached."""
+    message = _message(f"{SUBJECT_PREFIX} worklist: {outcome}", body, sender=sender, recipient=recipient, now=now)
+    message["X-PortSpec-Alert"] = f"PortSpec Worklist [{outcome}]"
+    message["Message-ID"] = f"<worklist.{_hash(f'{now!r} {recipient}')}@{_domain(sender)}>"
+    message.add_attachment(table, maintype="text", subtype="csv", filename="portspec-worklist.csv")
+    return message.as_bytes()
+
+
 def render_store_failure_mail(why: str, *, sender: str, recipient: str, now: float, links: Links = NO_LINKS) -> bytes:
     """Return the mail which says that mails about hosts wait because writing the state file fails."""
     content = Content(

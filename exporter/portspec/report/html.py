@@ -109,7 +109,7 @@ def _section(machine: Machine, report: FleetReport, rows: VulnerabilityRows) -> 
         anchor=anchor(machine.host),
         name=report.names[machine.host],
         facts=_fact_rows(facts(machine, correlation, report.now)),
-        findings=rows.write(machine.audit.findings) if machine.audit and machine.vulnerabilities else None,
+        findings=rows.write(machine.audit.findings, report.now) if machine.audit and machine.vulnerabilities else None,
         accepted=_accepted_rows(machine.audit, machine.excepted) if machine.audit and machine.excepted else None,
         sockets=_socket_rows(sockets[:MAX_SOCKETS]),
         more_sockets=max(0, len(sockets) - MAX_SOCKETS),
@@ -134,11 +134,11 @@ class VulnerabilityRows:
             int, tuple[Vulnerability, _Cells]
         ] = {}  # by id(); holds the object so that its id stays its own
 
-    def write(self, found: Iterable[Finding]) -> Iterator[str]:
-        """Yield the rows, many in a piece."""
+    def write(self, found: Iterable[Finding], now: float) -> Iterator[str]:
+        """Yield the rows as of a Unix time, many in a piece."""
         rest = iter(found)
         while batch := list(islice(rest, _BATCH_ROWS)):
-            yield "".join(_finding_rows(batch, self._cells([item.vulnerability for item in batch])))
+            yield "".join(_finding_rows(batch, self._cells([item.vulnerability for item in batch]), now))
 
     def _cells(self, batch: Sequence[Vulnerability]) -> Iterable[_Cells]:
         cached = self._cached
@@ -152,9 +152,9 @@ class VulnerabilityRows:
         return (cached[id(item)][1] if id(item) in cached else next(rest) for item in batch)
 
 
-def _finding_rows(batch: Sequence[Finding], cells: Iterable[_Cells]) -> Iterator[str]:
-    """Yield the rows: the class and why a vulnerability is in it, unless it is the last class."""
-    reasons = _escape(["" if item.priority is Priority.REST else item.why for item in batch])
+def _finding_rows(batch: Sequence[Finding], cells: Iterable[_Cells], now: float) -> Iterator[str]:
+    """Yield the rows: the class, why a vulnerability is in it, unless it is the last class, and when it is due."""
+    reasons = _escape([wording.finding(item, now) for item in batch])
     for item, why, (about, fixed_in) in zip(batch, reasons, cells, strict=True):
         start = _CLASS_STARTS[item.priority, item.vulnerability.severity]
         yield f"{start}{about}<br>{why}{fixed_in}\n" if why else f"{start}{about}{fixed_in}\n"

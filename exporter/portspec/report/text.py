@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from portspec.errors import printable
-from portspec.priorities import Priority
 from portspec.report import wording
 from portspec.report.model import FleetReport
 from portspec.report.view import MAX_SOCKETS, attention_reasons, facts, socket_rows
@@ -18,16 +17,18 @@ from portspec.state.correlation import correlate
 from portspec.state.document import accepting, exception_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.report.model import Machine, ReportSettings
+    from portspec.report.worklist import WorkItem
     from portspec.state.snapshot import Snapshot
 
 COLUMNS: Final = 100
 MAX_MACHINES_IN_MAIL: Final = 100
+MAX_ITEMS_IN_MAIL: Final = 100  # of an owner
 _SUMMARY_LABEL_WIDTH: Final = 17
 _FACT_LABEL_WIDTH: Final = 30
 
@@ -48,6 +49,31 @@ def mail_report(snapshot: Snapshot, settings: ReportSettings, now: float) -> tup
     report = FleetReport.of(snapshot, settings, now)
     lines = [*_head(report, MAX_MACHINES_IN_MAIL), "\n", f"As of {wording.time(now)}.\n"]
     return _outcome(report), "".join(lines)
+
+
+def mail_worklists(by_owner: Mapping[str, Sequence[WorkItem]], now: float) -> tuple[str, str]:
+    """Return outcome, for the subject, and body of the mail with the worklists of some owners at a Unix time."""
+    every = [item for items in by_owner.values() for item in items]
+    overdue = sum(item.is_overdue(now) for item in every)
+    outcome = f"{wording.count(len(every), 'item')}, {overdue:,} overdue" if every else "nothing to do"
+    body = "".join("".join(_worklist(owner, items, now)) for owner, items in by_owner.items())
+    return outcome, f"{body}As of {wording.time(now)}. The attached table has all items.\n"
+
+
+def _worklist(owner: str, items: Sequence[WorkItem], now: float) -> Iterator[str]:
+    yield _underlined(owner or "Hosts without an owner", "=")
+    if not items:
+        yield "Nothing to do.\n"
+    for item in items[:MAX_ITEMS_IN_MAIL]:
+        urgency = f" ({item.urgency.replace('_', ' ')})" if item.urgency else ""
+        yield _line(f"{item.host}: {item.what}{urgency}: {item.action}", "    ", "  - ")
+        if due := wording.due(item.due, now):
+            yield _line(due, "    ")
+        if item.why:
+            yield _line(item.why, "    ")
+    if len(items) > MAX_ITEMS_IN_MAIL:
+        yield f"and {wording.count(len(items) - MAX_ITEMS_IN_MAIL, 'more item')}\n"
+    yield "\n"
 
 
 def _outcome(report: FleetReport) -> str:
@@ -88,17 +114,17 @@ def _section(machine: Machine, report: FleetReport) -> Iterator[str]:
         yield _labelled(fact.label, fact.lines, _FACT_LABEL_WIDTH)
     if machine.vulnerabilities:
         yield "Vulnerabilities:\n"
-        yield from map(_finding, machine.audit.findings if machine.audit else ())
+        yield from (_finding(item, report.now) for item in (machine.audit.findings if machine.audit else ()))
     if machine.audit:
         yield from _accepted(machine.audit, machine.excepted)
         yield from _sockets(machine.audit)
 
 
-def _finding(finding: Finding) -> str:
-    """Return the lines of a vulnerability, the class first; why it is in it, unless it is the last class."""
-    if finding.priority is Priority.REST:
-        return _vulnerability(finding.vulnerability)
-    return _line(f"{finding.priority.words}: {finding.why}", "    ", "  ") + _vulnerability(finding.vulnerability)
+def _finding(finding: Finding, now: float) -> str:
+    """Return the lines of a vulnerability: the class, why it is in it, and when it is due, if that says anything."""
+    about = wording.finding(finding, now)
+    first = _line(f"{finding.priority.words}: {about}", "    ", "  ") if about else ""
+    return first + _vulnerability(finding.vulnerability)
 
 
 @lru_cache(maxsize=20_000)  # many machines share a vulnerability

@@ -76,6 +76,8 @@ def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
         yield from (f"unexpected {words}" for words in groups[:MAX_UNEXPECTED_REASONS])
         if len(groups) > MAX_UNEXPECTED_REASONS:
             yield f"and more ({wording.count(len(found), 'unexpected port')} in total)"
+    if overdue := ", ".join(_overdue(machine)):
+        yield f"past the deadline: {overdue}"
     if machine.vulnerabilities:
         yield f"{_count_vulnerabilities(machine.vulnerabilities)} ({wording.severities(machine.severities)})"
     if state and (missing := _ports_of_kind(state, Kind.MISSING)):
@@ -86,6 +88,16 @@ def attention_reasons(machine: Machine, now: float) -> Iterator[str]:
         yield _verdict(state)
     if (window := machine.maintenance) and machine.need is not Need.NONE:
         yield f"under maintenance until {wording.time(window.until)}"
+
+
+def _overdue(machine: Machine) -> Iterator[str]:
+    """Yield what has not been fixed by its deadline: vulnerabilities by class, and ports."""
+    by_class = machine.audit.overdue_by_class if machine.audit else None
+    if by_class and (found := wording.classes(by_class.values())):
+        yield found
+    for kind, ports in (machine.state.overdue if machine.state else {}).items():
+        if ports:
+            yield f"{kind} {wording.ports(ports)}"
 
 
 def _audit_reasons(machine: Machine, audit: AuditState, now: float) -> Iterator[str]:

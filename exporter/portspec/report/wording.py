@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.audit.payload import ListeningSocket
+    from portspec.audit.priority import Finding
     from portspec.config import PortException, VulnerabilityException
     from portspec.ports import PortSet
     from portspec.report.model import Summary
@@ -109,6 +110,19 @@ def acceptance(exception: PortException | VulnerabilityException | None) -> str:
     return "; ".join(
         filter(None, (f"until {last_day(exception.until) or time(exception.until)}", exception.reason, owner))
     )
+
+
+def finding(item: Finding, now: float) -> str:
+    """Say why a vulnerability is in its class, unless that is the last one, and when it is due; "" for neither."""
+    why = "" if item.priority is Priority.REST else item.why
+    return "; ".join(filter(None, (why, due(item.due, now))))
+
+
+def due(at: float | None, now: float) -> str:
+    """Say when something is to be fixed, a Unix time, or that it is overdue; "" without a deadline."""
+    if at is None:
+        return ""
+    return f"due {time(at)}" if now < at else f"overdue since {time(at)}"
 
 
 def limit_lines(lines: Iterable[str]) -> Iterator[str]:

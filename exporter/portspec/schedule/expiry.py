@@ -1,12 +1,13 @@
-"""Judges hosts again when an exception ends, or maintenance begins or ends: it counts then, not at the next scan."""
+"""Judges hosts again when an exception, maintenance or a deadline ends: it counts then, not at the next scan."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 from portspec import log
-from portspec.exceptions import next_edge, outdated
+from portspec.exceptions import is_outdated, next_edge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import HostState
 
 CLOCK_CHECK_INTERVAL: Final = 30.0  # seconds between two looks at the wall clock, which may be set at any time
-_HOSTS_PER_TURN = 100  # hosts judged before the event loop may go on
+_HOSTS_PER_TURN = 100  # hosts looked at, and perhaps judged, before the event loop may go on
 
 _log = log.get("monitor")
 
@@ -28,22 +29,31 @@ async def watch(
 ) -> None:
     """Have hosts judged at the moment at which an exception ends, until cancelled; at any time, without loss.
 
-    So with maintenance that begins or ends, and where something is in force again since the wall clock was set back.
-    `states` are those of the hosts that an exception or maintenance is about. `judge` takes a host and the Unix time;
-    it is called for those that were judged by something else, as their states tell.
+    So with maintenance that begins or ends, with deadlines, and where something is in force again since the wall clock
+    was set back. `states` are those of the hosts that any of these is about. `judge` takes a host and the Unix time; it
+    is called for those that were judged by something else, as their states tell.
     """
     while True:
         now = wall_clock()
-        await _judge_outdated(states(), judge, now)
-        edge = next_edge(states(), now)
+        edge = await _judge_outdated(states(), judge, now)
         await clock.sleep(min(max(edge - now, 0.0), CLOCK_CHECK_INTERVAL))
 
 
-async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> None:
-    found = [state.host for state in outdated(states, now)]
-    for number, host in enumerate(found, 1):
-        judge(host, now)
+async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> float:
+    """Judge the hosts that were judged by something else; return the next time at which any is, or infinity."""
+    found: list[str] = []
+    edge = math.inf
+    for number, state in enumerate(states, 1):
+        if is_outdated(state, now):
+            judge(state.host, now)
+            found.append(state.host)
+        edge = min(edge, next_edge([state], now))
         if number % _HOSTS_PER_TURN == 0:
             await asyncio.sleep(0)
     if found:
-        _log.info("exceptions or maintenance ended, or began; hosts judged again", hosts=len(found), first=found[0])
+        _log.info(
+            "an exception, maintenance or a deadline has begun or ended; hosts judged again",
+            hosts=len(found),
+            first=found[0],
+        )
+    return edge

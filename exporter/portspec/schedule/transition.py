@@ -32,7 +32,7 @@ class Transition:
         stopped: The hosts that are gone or are to be scanned otherwise.
         changed: The hosts that are scanned as before, and are judged otherwise or have another interval.
         deviating: The hosts that are scanned as before, and are out of specification.
-        watched: The hosts that an exception or maintenance is about.
+        watched: The hosts that an exception, maintenance or a deadline is about.
         now: The Unix time by which they were judged.
     """
 
@@ -78,9 +78,13 @@ def prepare(
         stopped=frozenset(gone.union(target.host for target in started if target.host in old)),
         changed=tuple(changed),
         deviating=tuple(deviating),
-        watched=tuple(host for host, target in kept.items() if target.exceptions or target.maintenance),
+        watched=tuple(host for host, target in kept.items() if _is_watched(target)),
         now=now,
     )
+
+
+def _is_watched(target: Target) -> bool:
+    return bool(target.exceptions or target.maintenance or target.deadlines.has_ports)
 
 
 def _new(target: Target, now: float) -> HostState:
@@ -121,8 +125,12 @@ def _differs(before: HostState, after: HostState) -> bool:
 
 
 def is_news(before: HostState, after: HostState) -> bool:
-    """Return whether a host that is judged again is to be published: deviates otherwise, or alerts are held back."""
-    return after.conclusive is not before.conclusive or after.maintenance != before.maintenance
+    """Return whether a host that is judged again is to be published: it deviates otherwise, or something is overdue."""
+    return (
+        after.conclusive is not before.conclusive
+        or after.maintenance != before.maintenance
+        or after.overdue != before.overdue
+    )
 
 
 def _kept(target: Target, state: HostState | None) -> Target:

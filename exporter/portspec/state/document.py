@@ -66,13 +66,17 @@ _Class = TypedDict("_Class", {"class": Priority})  # a keyword
 
 
 class FindingDocument(VulnerabilityDocument, _Class):
-    """A vulnerability that counts: the class in which it is to be fixed, why, and whether it can be reached."""
+    """A vulnerability that counts: the class in which it is to be fixed, why, and whether it can be reached.
+
+    `due` is when it is to be fixed, by `deadlines` of conf.yml; null without a deadline.
+    """
 
     why: str
     reach: Reach
     exploited: bool | None
     epss: float | None
     first_seen: Timestamp | None
+    due: Timestamp | None
 
 
 class ExceptedDocument(VulnerabilityDocument):
@@ -150,6 +154,7 @@ class AuditDocument(TypedDict):
     looked_at: list[Scope]
     vulnerable_packages: Count | None
     classes: dict[Priority, Count] | None
+    overdue: dict[Priority, Count] | None
     vulnerabilities: list[FindingDocument]
     excepted: list[ExceptedDocument]
     listeners: list[ListenerDocument] | None
@@ -181,6 +186,7 @@ class HostDocument(TypedDict):
     missing: list[PortName]
     unexpected: list[PortName]
     excepted: list[PortName]
+    overdue: list[PortName]
     addresses: list[AddressDocument]
     last_scan: Timestamp | None
     duration_seconds: Seconds | None
@@ -240,6 +246,7 @@ def host_document(state: HostState, audit: AuditState | None = None) -> HostDocu
         "missing": _ports(state, Kind.MISSING),
         "unexpected": _ports(state, Kind.UNEXPECTED),
         "excepted": [spell(port) for port in sorted({item.port for item in state.excepted})],
+        "overdue": [spell(port) for port in sorted({port for ports in state.overdue.values() for port in ports})],
         "addresses": [_address(observation) for observation in shown.addresses] if shown else [],
         "last_scan": timestamp(shown.finished_at) if shown else None,
         "duration_seconds": round(shown.duration, 6) if shown else None,
@@ -264,6 +271,7 @@ def unscanned_document(audit: AuditState) -> HostDocument:
         "missing": [],
         "unexpected": [],
         "excepted": [],
+        "overdue": [],
         "addresses": [],
         "last_scan": None,
         "duration_seconds": None,
@@ -304,6 +312,7 @@ def audit_document(audit: AuditState, correlation: Correlation | None) -> AuditD
         "looked_at": list(host_audit.audit.scopes) if host_audit else [],
         "vulnerable_packages": audit.vulnerable_packages if audit.is_counted else None,
         "classes": dict(audit.by_class) if audit.is_counted else None,
+        "overdue": _counts(audit.overdue_by_class),
         "vulnerabilities": [finding_document(item) for item in audit.findings],
         "excepted": [_excepted(item, by_id) for item in audit.excepted],
         "listeners": None if listeners is None else [_listener(item) for item in listeners],
@@ -341,6 +350,10 @@ def change_document(number: int, change: Change) -> ChangeDocument:
         "first_seen": spelled(change.first_seen),
         "note": change.note,
     }
+
+
+def _counts(found: Mapping[Priority, int] | None) -> dict[Priority, Count] | None:
+    return None if found is None else dict(found)
 
 
 def _ports(state: HostState, kind: Kind) -> list[str]:
@@ -390,6 +403,7 @@ def priority_document(finding: Finding) -> dict[str, Any]:
         "exploited": facts.is_exploited,
         "epss": None if facts.epss is None else round(facts.epss, 5),
         "first_seen": None if finding.since is None else timestamp(finding.since),
+        "due": timestamp(finding.due),
     }
 
 

@@ -159,10 +159,12 @@ class HostState:
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """The Unix times from which it is judged by something else: by other exceptions, or under maintenance."""
-        if not (self.target.exceptions or self.target.maintenance):
-            return ()
-        return (*(item.until for item in self.target.exceptions), *edges(self.target.maintenance))
+        """The Unix times from which it is judged by something else: other exceptions, maintenance, a deadline."""
+        target = self.target
+        due = self._due_times() if target.deadlines.has_ports and (self.missing or self.unexpected) else ()
+        if not (target.exceptions or target.maintenance):  # most hosts
+            return tuple(due)
+        return (*(item.until for item in target.exceptions), *edges(target.maintenance), *due)
 
     @property
     def silenced(self) -> Mapping[str, AddressObservation]:
@@ -281,6 +283,49 @@ class HostState:
         """Return the Unix time since which the first of some ports deviates in a way; None if none does."""
         dated = self.unexpected if kind is Kind.UNEXPECTED else self.missing
         return next((began for began, found in sorted(dated, key=itemgetter(0)) if found & ports), None)
+
+    @property
+    def overdue(self) -> Mapping[Kind, PortSet]:
+        """The ports that deviate for longer than they may, none of them accepted, for each kind that has a deadline.
+
+        Nothing before the first scan with a verdict.
+        """
+        if not self.target.deadlines.has_ports or self.conclusive is None:  # most hosts
+            return {}
+        return {kind: self._overdue(kind) for kind in Kind if self._limits(kind)}
+
+    def _overdue(self, kind: Kind) -> PortSet:
+        ports = PortSet.of(item.port for item in self.deviations if item.kind is kind)
+        if not ports:
+            return NO_PORTS
+        is_unexpected = kind is Kind.UNEXPECTED
+        by_severity = self.target.severities.divided(ports) if is_unexpected else {PortSeverity.WARNING: ports}
+        dated = self.unexpected if is_unexpected else self.missing
+        limits = self._limits(kind)
+        return _union(
+            those & since
+            for severity, those in by_severity.items()
+            for began, since in dated
+            if severity in limits and began + limits[severity] <= self.judged_at
+        )
+
+    def due_at(self, item: Deviation) -> float | None:
+        """Return the Unix time by which a deviation is to be fixed; None without a deadline."""
+        limit = self.target.deadlines.of_port(item.kind, self.severity_of(item))
+        since = None if limit is None else self.deviates_since(item.kind, PortSet.of([item.port]))
+        return None if since is None or limit is None else since + limit
+
+    def _due_times(self) -> Iterator[float]:
+        """Yield when ports that deviate may be due: whatever their severity is."""
+        for kind, dated in ((Kind.MISSING, self.missing), (Kind.UNEXPECTED, self.unexpected)):
+            for limit in set(self._limits(kind).values()):
+                yield from (began + limit for began, _ in dated)
+
+    def _limits(self, kind: Kind) -> Mapping[PortSeverity, float]:
+        """Return for how many seconds ports may deviate in a way, by their severity."""
+        severities = PortSeverity if kind is Kind.UNEXPECTED else (PortSeverity.WARNING,)
+        found = {severity: self.target.deadlines.of_port(kind, severity) for severity in severities}
+        return {severity: limit for severity, limit in found.items() if limit is not None}
 
     def open_since(self, at: float) -> PortSet:
         """Return the ports that are open, and were so in a scan before a Unix time and in each one since."""

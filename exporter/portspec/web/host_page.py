@@ -52,6 +52,7 @@ def scan_values(
         "last_change": state.last_change,
         "addresses": [_address(item, state, accepted) for item in shown.addresses] if shown else [],
         "deviations": deviations,
+        "has_due_deviations": any(item["due"] is not None for item in deviations),
         "more_deviations": max(0, len(every) - MAX_LISTED),
         "exceptions": [
             {"ports": port_list(item.ports), "until": item.until, "reason": item.reason, "owner": item.owner}
@@ -68,6 +69,7 @@ def vulnerability_values(audit: AuditState | None) -> dict[str, Any]:
     needs = audit.restarts if audit else None
     return {
         "vulnerabilities": rows,
+        "has_due_vulnerabilities": any(row["due"] is not None for row in rows),
         "more_vulnerabilities": max(0, len(findings) - MAX_LISTED),
         "restarts": list(islice(needs.lines, MAX_LISTED)) if needs else [],
     }
@@ -80,6 +82,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "class": finding.priority.words,
         "why": "" if finding.priority is Priority.REST else finding.why,
         "since": finding.since,
+        "due": finding.due,
         "severity": item.severity.value,
         "id": item.id,
         "package": item.package,
@@ -116,5 +119,6 @@ def _deviation(
         "reason": reason_of(item.port) if item.kind is Kind.UNEXPECTED else None,
         "is_excepted": is_excepted,
         "since": state.deviates_since(item.kind, port),
+        "due": None if is_excepted else state.due_at(item),
         "held_by": process_names(listeners) if listeners else "",
     }

@@ -86,6 +86,7 @@ class PageRoutes:
         router.add_post("/hosts/{host}/scan", self._scan)
         router.add_get("/hosts/{host}/accept", self._accept)
         router.add_post("/hosts/{host}/accept", self._write_acceptance)
+        router.add_get("/worklist", self._worklist)
         router.add_get("/changes", self._changes)
         router.add_get("/changes.atom", self._feed)
         router.add_get("/status", self._show_status)
@@ -143,6 +144,14 @@ class PageRoutes:
         )
         verdicts = await self._service.verdicts(state.host, limit=VERDICTS_PER_HOST)
         return [change for _, change in rows], verdicts
+
+    async def _worklist(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the page of what an `owner` of hosts has to do, or, without one, of all owners."""
+        if complaint := _unknown(request, "owner"):
+            return self._problem(400, _NO_SENSE, complaint, "./")
+        owner, snapshot = request.query.get("owner"), self._service.snapshot
+        write = partial(self._pages.worklist, snapshot, owner)
+        return await self._answer(request, ("worklist page", owner), (snapshot.hosts, snapshot.audits), write)
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:
         """Answer with the page of changes: of a `host`, `before` the change of a number."""

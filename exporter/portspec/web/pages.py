@@ -18,6 +18,7 @@ import jinja2
 
 from portspec import __version__
 from portspec.audit.model import Status
+from portspec.report.worklist import owners, worklist
 from portspec.times import moment
 from portspec.web import spelling
 from portspec.web.host_page import scan_values, vulnerability_values
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 REFRESH: Final = 15  # seconds after which a page that is looked at is read again
 REFRESH_AFTER_SCAN: Final = 2
+MAX_ITEMS: Final = 500  # that the page of a worklist shows
 CHANGES_PER_HOST: Final = 50  # that the page of a host lists
 _WAYS: Final = (("until", "exception, until"), ("allow", "allowed from now on"), ("expect", "expected from now on"))
 _COLUMNS: Final = {
@@ -121,6 +123,22 @@ class Pages:
             changes_error=changes_error,
             **vulnerability_values(audit),
             **details,
+        )
+
+    def worklist(self, snapshot: Snapshot, owner: str | None) -> str:
+        """Return the page of what an owner has to do; None for the page of all owners."""
+        now = self._wall_clock()
+        items = [] if owner is None else worklist(snapshot, now, owner)
+        query = urlencode({"owner": owner or ""}, errors="replace")
+        return self._environment.get_template("worklist.html").render(
+            root="./",
+            now=now,
+            refresh=REFRESH,
+            owner=owner,
+            owners=[(item, urlencode({"owner": item.owner}, errors="replace")) for item in owners(snapshot)],
+            items=[(item, f"hosts/{spelling.quoted(item.host)}") for item in items[:MAX_ITEMS]],
+            more=max(0, len(items) - MAX_ITEMS),
+            table_url=f"./api/v1/worklist.csv?{query}",
         )
 
     def changes(self, rows: Sequence[Change], *, host: str, next_before: int | None) -> str:

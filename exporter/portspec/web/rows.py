@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from portspec.audit.model import Status
 from portspec.exceptions import in_force
 from portspec.exposure import PortSeverity
-from portspec.ports import PortSet, spell
+from portspec.ports import NO_PORTS, PortSet, spell
 from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 from portspec.state.verdict import Kind
@@ -62,6 +62,7 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         PortSet.of(item.port for item in deviations if item.kind is kind) for kind in (Kind.UNEXPECTED, Kind.MISSING)
     )
     conclusive = state.conclusive if state else None
+    overdue = state.overdue if state else {}
     return {
         "host": row.host,
         "url": f"{root}hosts/{quoted(row.host)}",
@@ -73,8 +74,10 @@ def row_values(row: Row, now: float, root: str, by: HostFilter) -> dict[str, Any
         "unexpected": named_ports(unexpected),
         "critical": named_ports(_critical(state)) if state else "",
         "since": state.deviates_since(Kind.UNEXPECTED, unexpected) if state else None,
+        "overdue": named_ports(overdue.get(Kind.UNEXPECTED, NO_PORTS)),
         "missing": named_ports(missing),
         "missing_since": state.deviates_since(Kind.MISSING, missing) if state else None,
+        "missing_overdue": named_ports(overdue.get(Kind.MISSING, NO_PORTS)),
         "open": port_list(conclusive.open_ports) if conclusive else "",
         "expected": port_list(state.target.config.specification.expect) if state else "",
         "accepted": list(islice(_accepted(state, now, Kind.UNEXPECTED), MAX_EXCEPTIONS)) if state else [],
@@ -111,6 +114,9 @@ def _audit(audit: AuditState) -> dict[str, object]:
         "severities": named,
         "urgent": ", ".join(
             f"{count} {item.words}" for item, count in audit.by_class.items() if count and item in _URGENT
+        ),
+        "overdue": ", ".join(
+            f"{count} {item.words}" for item, count in (audit.overdue_by_class or {}).items() if count
         ),
         "packages": len({(item.package, item.version) for item in vulnerabilities}),
         "reason": audit.reason,

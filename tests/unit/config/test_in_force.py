@@ -74,6 +74,12 @@ feeds: {kev: "https://kev.example.org/kev.json?token=s3cret-of-the-feed", epss: 
 priorities:
   - {class: fix_now, exploited: true, reach: [reachable, unknown]}
   - {class: plan, epss: 0.25, severity: high}
+deadlines:
+  - {labels: {team: web, env: test}, fix_now: 14, critical: 36h}
+  - {fix_now: 3, warning: 2w, unknown: 30, missing: 12h, rest: 365}
+owner_label: team
+owners: {web: [web@example.org, a@example.org], db: db@example.org}
+worklistmail: sun 23:05
 reportfile: report.html
 reportmail: "07:30"
 external_url: https://portspec.example.org/x

@@ -9,6 +9,7 @@ from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
+from portspec.deadlines import Deadlines
 from portspec.inventory import Shard
 from portspec.inventory.discovery import SourceStats
 from portspec.metrics import AuditStatus, Exposition, FeedStatus, ServiceStatus
@@ -84,7 +85,8 @@ def zoo() -> Snapshot:
     """Make a snapshot with a host of every kind."""
     good = target("good", expect=[22, 443], allow=[80], interval=60.0, labels={"site": "here", "nasty": NASTY})
     bad = target("bad", expect=[22, 25], interval=3600.0, labels={"site": "there"})
-    lost = target("lost", expect=[22], interval=60.5, address=None)
+    limits = Deadlines(severities={"critical": 30.0}, kinds={"missing": 7200.0})
+    lost = target("lost", expect=[22], interval=60.5, address=None, owner="us", deadlines=limits)
     never = target("never", expect=[80])
     waiting = target("waiting", expect=[443])
     exceptions = (
@@ -168,5 +170,7 @@ def audited_zoo() -> Snapshot:
         "greedy": inspected(Status.VULNERABLE, replace(xz, id=128 * "x" + "1"), replace(xz, id=128 * "x" + "2")),
         NASTY: None,
     }
-    states = (AuditState(host, exceptions, found, NOW) for host, found in host_audits.items())
-    return replace(zoo(), audits=HostTable(states))
+    limits = Deadlines({"plan": NOW - 15.0}, {"high": NOW - 5.0})
+    states = [AuditState(host, exceptions, found, NOW) for host, found in host_audits.items()]
+    due = (replace(state, owner="us", deadlines=limits).with_due_times() for state in states if state.host == "old")
+    return replace(zoo(), audits=HostTable([*(state for state in states if state.host != "old"), *due]))

@@ -89,10 +89,48 @@ def said_of(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
                 labels,
                 next(at for at, ports in dated if item.port in ports),
             )
+        yield from said_of_deadlines(state)
         yield "port_out_of_spec", {}, len(state.conclusive.judgement.deviations)
         yield "port_host_up", {}, any(item.answered for item in state.conclusive.addresses)
         yield "port_last_scan_timestamp_seconds", {}, state.conclusive.finished_at
         yield "port_scan_duration_seconds", {}, state.conclusive.duration
+
+
+def said_of_deadlines(state: HostState) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield how many ports are past their deadline, of each kind that has one for any port."""
+    limits = state.target.deadlines
+    for kind, severities in (("missing", ["warning"]), ("unexpected", ["critical", "warning", "info"])):
+        spans = {severity: (limits.kinds.get(kind), limits.severities.get(severity)) for severity in severities}
+        of = {severity: [span for span in found if span is not None] for severity, found in spans.items()}
+        late = set()
+        for item in state.deviations:
+            is_open = item.kind is Kind.UNEXPECTED
+            found = of.get(str(state.target.severities.of(item.port)) if is_open else "warning")
+            if item.kind == kind and found:
+                dated = state.unexpected if is_open else state.missing
+                since = next(at for at, ports in dated if item.port in ports)
+                late |= {item.port} if since + min(found) <= state.judged_at else set()
+        if any(of.values()):
+            yield "port_deviations_overdue", {"owner": state.target.owner, "kind": kind}, len(late)
+
+
+def said_of_due_times(state: AuditState, found: list[Vulnerability]) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield how many vulnerabilities are past their deadline; what several packages have counts once."""
+    report, limits = state.host_audit, state.deadlines
+    severities = {"critical", "high", "medium", "low", "negligible", "unknown"}
+    if not report or (found and not report.since) or not (limits.classes or severities & limits.severities.keys()):
+        return
+    since = dict(zip(map(id, report.audit.vulnerabilities), report.since, strict=False))
+    due: dict[object, float] = {}
+    classes: dict[object, str] = {}
+    for item in found:
+        one, of = item.id or (item.package, item.version), class_of(str(item.severity))
+        spans = (limits.classes.get(of), limits.severities.get(str(item.severity)))
+        due[one] = min([due.get(one, math.inf), *(since[id(item)] + span for span in spans if span is not None)])
+        classes[one] = min(of, classes.get(one, of))
+    late = [classes[one] for one, at in due.items() if at <= NOW]
+    for of in ("fix_now", "fix_soon", "plan", "rest"):
+        yield "portspec_audit_vulnerabilities_overdue", {"owner": state.owner, "class": of}, late.count(of)
 
 
 def shortened(value: str) -> str:
@@ -163,6 +201,7 @@ def said_of_audit(state: AuditState) -> Iterator[tuple[str, dict[str, str], floa
         by_class = [min(class_of(severities[rank]) for rank in ranks) for ranks in by_id.values()]
         for name in ("fix_now", "fix_soon", "plan", "rest"):
             yield "portspec_audit_vulnerabilities_by_class", {"class": name}, by_class.count(name)
+        yield from said_of_due_times(state, found)
     urgent = sorted(found, key=lambda item: class_of(str(item.severity)))
     every_one = {(item.package, item.version, item.id): item for item in reversed(urgent)}.values()
     series: set[tuple[str, ...]] = set()

@@ -62,6 +62,9 @@ port_deviation_since_timestamp_seconds{address="2001:db8::2",host="bad",kind="un
 port_deviation_since_timestamp_seconds{address="2001:db8::2",host="bad",kind="unexpected",port="8080",severity="warning",state="open"} 1.700000000125e+09
 port_deviation_since_timestamp_seconds{address="192.0.2.3",host="lost",kind="missing",port="22",severity="warning",state="closed"} 1.7e+09
 port_deviation_since_timestamp_seconds{address="192.0.2.3",host="lost",kind="unexpected",port="23",severity="critical",state="open"} 1.7e+09
+# TYPE port_deviations_overdue gauge
+port_deviations_overdue{host="lost",kind="missing",owner="us"} 0.0
+port_deviations_overdue{host="lost",kind="unexpected",owner="us"} 1.0
 # TYPE port_exception_expiry_timestamp_seconds gauge
 port_exception_expiry_timestamp_seconds{host="blind",port="23"} 1.7000036e+09
 port_exception_expiry_timestamp_seconds{host="blind",port="8000-8010"} 1.7000036e+09

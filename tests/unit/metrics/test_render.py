@@ -306,8 +306,9 @@ def test_hosts_without_a_new_report_are_not_written_again() -> None:
     changed = AuditState("host200", (), inspected(Status.CLEAN, at=NOW + 1, listeners=sockets), NOW)
     after = [block for _, blocks in renderer.render(of.audits.replacing(changed))[0] for block in blocks]
     fresh = [block for block in after if id(block) not in before]
-    # Nothing is left out or known to need a restart, no host is under maintenance, and since when is not known.
-    families = len(AUDITS.parts) - 5
+    # Nothing is left out or known to need a restart, no host is under maintenance, and neither since when nor by when
+    # is known.
+    families = len(AUDITS.parts) - 6
     assert len(fresh) == families
     assert len(after) == 3 * families
 

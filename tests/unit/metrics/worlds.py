@@ -11,6 +11,7 @@ from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.payload import Kernel, ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import PortException, VulnerabilityException
+from portspec.deadlines import NO_DEADLINES, Deadlines
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostTable, Snapshot
@@ -40,6 +41,13 @@ VALUES = st.one_of(
     st.sampled_from([0, -0.0, 1, 1e10, 1e-300, 5e-324, 1e6, 999999.0, 1e16, 1e22, NOW, 0.1, 123456789]),
 )
 _PORTS = st.sampled_from([22, 25, 80, 443, 8080])
+_LIMITS = st.sampled_from([1.0, 60.0, NOW - 100.0, NOW - 97.0])
+DEADLINES = st.just(NO_DEADLINES) | st.builds(
+    Deadlines,
+    st.dictionaries(st.sampled_from(["fix_now", "plan", "rest"]), _LIMITS),
+    st.dictionaries(st.sampled_from(["critical", "high", "unknown", "warning", "info"]), _LIMITS),
+    st.dictionaries(st.sampled_from(["missing", "unexpected"]), _LIMITS),
+)
 PORT_SETS = st.lists(_PORTS, unique=True, max_size=5)
 
 
@@ -56,7 +64,8 @@ def targets(draw: st.DrawFn, host: str) -> Target:
     )
     begins = draw(st.sampled_from([None, NOW - 1, NOW + 1]))
     maintenance = () if begins is None else (window(begins, begins + draw(st.sampled_from([1, 2]))),)
-    return replace(made, exceptions=tuple(exceptions), maintenance=maintenance)
+    owner, deadlines = draw(TEXTS), draw(DEADLINES)
+    return replace(made, exceptions=tuple(exceptions), maintenance=maintenance, owner=owner, deadlines=deadlines)
 
 
 @st.composite
@@ -127,7 +136,8 @@ def audit_states(draw: st.DrawFn, host: str) -> AuditState:
         )
         for _ in range(draw(st.integers(0, 2)))
     )
-    return AuditState(host, exceptions, draw(st.none() | host_audits()), NOW)
+    state = AuditState(host, exceptions, draw(st.none() | host_audits()), NOW)
+    return replace(state, owner=draw(TEXTS), deadlines=draw(DEADLINES)).with_due_times()
 
 
 @st.composite

@@ -385,7 +385,7 @@ def test_more_findings_than_are_kept() -> None:
         rows = VulnerabilityRows(limit)
         for found in machines:
             findings = [Finding(item, Priority.REST, None, Facts(), Exposure(Reach.UNKNOWN, "")) for item in found]
-            ids = re.findall(r"CVE-[0-9]+(?=<)", "".join(rows.write(findings)))
+            ids = re.findall(r"CVE-[0-9]+(?=<)", "".join(rows.write(findings, 0.0)))
             assert ids == [item.id for item in found]
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.config import MailConfig
-from portspec.report import publish_mail
-from portspec.report.publish_mail import MAX_DELAY, RETRY_INTERVAL, MailedReports, ReportMail
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.config import MailConfig, WeeklyTime
+from portspec.report import publish_mail, scheduled_mail
+from portspec.report.publish_mail import DailyReport, WeeklyWorklists
+from portspec.report.scheduled_mail import MAX_DELAY, RETRY_INTERVAL, MailedEditions, ScheduledMail
+from portspec.state.snapshot import HostState, HostTable, Snapshot
 from portspec.store import StoreError, write_value
 from tests.faults.registry import fault
 from tests.unit.app.exporter import running, until, write
+from tests.unit.factories import result, seen, target
 from tests.unit.notify.mailbox import Mailbox
 from tests.unit.report.fleets import SETTINGS, audited, fleet, never, vulnerability
 from tests.unit.store.scenes import Logs, opened
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from portspec.report import ReportSettings
+    from portspec.report import Edition, ReportSettings
     from portspec.store import Store
 
 A, B = "a@example.org", "b@example.org"
@@ -76,14 +78,18 @@ class Scene:
         self.mailbox = mailbox
         self.snapshot = snapshot
         self.now = now
-        self.mailed: MailedReports | None = None
+        self.mailed: MailedEditions | None = None
         self.mail = MailConfig("off", "127.0.0.1", mailbox.port, "none", "portspec@example.org", (A, B))
         self.begin()
 
     def begin(self, when: time_of_day = SEVEN, settings: ReportSettings = SETTINGS) -> None:
         """Begin anew, as after a restart or a reload."""
-        self.part = ReportMail(
-            when, self.mail, settings, lambda: self.snapshot, self.store, self.mailed, wall_clock=lambda: self.now
+        self.publish(DailyReport(when, self.mail, settings))
+
+    def publish(self, edition: Edition) -> None:
+        """Begin with something to be mailed."""
+        self.part = ScheduledMail(
+            edition, self.mail, lambda: self.snapshot, self.store, self.mailed, wall_clock=lambda: self.now
         )
 
     async def look(self, text: str | float, fold: int = 0) -> list[str]:
@@ -324,7 +330,7 @@ def test_mail_is_given_up_after_six_hours(path: Path, logs: Logs) -> None:
             for _ in range(2):
                 assert await scene.look("2026-11-22 13:00") == []
             errors = [event for event in logs.events if event["level"] == "error"]
-            told = {"event": "gave up mailing today's report to some recipients", "level": "error", "recipients": (B,)}
+            told = {"event": "gave up mailing the report to some recipients", "level": "error", "recipients": (B,)}
             assert errors == [told]
             scene.begin()
             assert await scene.look("2026-11-22 13:10") == []
@@ -376,7 +382,7 @@ def test_reload_while_mails_are_sent_makes_no_second_mail(path: Path) -> None:
     async def scenario() -> None:
         async with mailing(path) as scene:
             await scene.is_begun()
-            scene.mailed = MailedReports()
+            scene.mailed = MailedEditions()
             scene.begin()
             tasks = [asyncio.create_task(scene.part.run())]
 
@@ -455,7 +461,7 @@ def test_reload_while_the_state_file_fails_makes_no_second_mail(path: Path) -> N
 
     async def scenario() -> None:
         async with mailing(path) as scene:
-            scene.mailed = MailedReports()
+            scene.mailed = MailedEditions()
             scene.begin()
             await scene.is_begun()
             with contextlib.ExitStack() as stack:
@@ -563,6 +569,64 @@ def test_hour_that_comes_twice_has_one_report(path: Path) -> None:
     run(scenario)
 
 
+# --- Worklists ---
+
+MONDAY: Final = WeeklyTime(0, SEVEN)
+C: Final = "web@example.org"
+
+
+def owned(host: str, owner: str, *is_open: int) -> HostState:
+    """Make a host of an owner, with some ports open that are not expected."""
+    of = target(host, owner=owner)
+    return HostState(of).after(result(of, seen(is_open=is_open)))
+
+
+def test_worklists_are_mailed_on_their_day_to_the_owners(path: Path) -> None:
+    """What nobody has an address for goes to alertemail; 2026-11-23 is a Monday."""
+    hosts = HostTable([owned("web1", "web", 22, 80), owned("db1", "db", 22), owned("old", "", 443)])
+
+    async def scenario() -> None:
+        async with mailing(path, Snapshot(hosts)) as scene:
+            scene.publish(WeeklyWorklists(MONDAY, scene.mail, {"web": (C,), "app": (A,)}))
+            assert await scene.look("2026-11-21 20:00") == []
+            assert await scene.look("2026-11-22 07:00") == []
+            assert await scene.look("2026-11-23 06:59") == []
+            scene.now = at("2026-11-23 07:00")
+            await scene.part.send_if_due()
+            mails = {str(message["To"]): message for message in scene.mailbox.taken}
+            assert set(mails) == {A, B, C}
+            assert str(mails[C]["Subject"]) == "[portspec] worklist: 1 item, 0 overdue"
+            body, table = mails[C].get_body(("plain",)), next(mails[C].iter_attachments())
+            assert body
+            assert "web1: unexpected 22, 80 (warning): close, or accept in conf.yml" in body.get_content()
+            assert "db1" not in body.get_content()
+            assert (table.get_content_type(), table.get_filename()) == ("text/csv", "portspec-worklist.csv")
+            assert len(table.get_content().splitlines()) == 2
+            assert str(mails[B]["Subject"]) == "[portspec] worklist: 2 items, 0 overdue"
+            assert scene.mailbox.told() == [C, A, B]
+            assert await scene.look("2026-11-24 07:00") == []
+            assert await scene.look("2026-11-30 07:00") == [C, A, B]
+
+    run(scenario)
+
+
+def test_owner_with_nothing_to_do_is_told_so_and_others_get_no_mail(path: Path) -> None:
+    """Silence could as well mean that mails do not arrive."""
+    hosts = HostTable([owned("web1", "web"), owned("old", "")])
+
+    async def scenario() -> None:
+        async with mailing(path, Snapshot(hosts)) as scene:
+            scene.publish(WeeklyWorklists(MONDAY, scene.mail, {"web": (C,)}))
+            assert await scene.look("2026-11-21 20:00") == []
+            scene.now = at("2026-11-23 07:00")
+            await scene.part.send_if_due()
+            (message,) = scene.mailbox.taken
+            assert (str(message["To"]), str(message["Subject"])) == (C, "[portspec] worklist: nothing to do")
+            assert await scene.look(RETRY_INTERVAL) == [C]  # that mail, and no other
+
+    run(scenario)
+
+
 # --- As a part of the exporter ---
 
 
@@ -571,7 +635,7 @@ def test_exporter_mails_the_report_also_if_it_sends_no_alerts(
 ) -> None:
     """`reportmail` needs server, sender and addresses, and does not ask for `sendemail`."""
     monkeypatch.setattr(
-        publish_mail, "MAX_DELAY", 4 * MAX_DELAY
+        scheduled_mail, "MAX_DELAY", 4 * MAX_DELAY
     )  # so that midnight's is not too late, whenever this runs
     conf = tmp_path / "conf.yml"
 

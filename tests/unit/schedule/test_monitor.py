@@ -1060,7 +1060,9 @@ def test_lapse_that_makes_a_verdict_is_a_change() -> None:
     ((before, after),) = scene.told
     assert (before.conclusive, before.verdict, after.verdict) == (None, Verdict.UNKNOWN, Verdict.OUT_OF_SPEC)
     assert [item.port for item in after.deviations] == [80]
-    assert "exceptions or maintenance ended, or began; hosts judged again" in [line["event"] for line in logs]
+    assert "an exception, maintenance or a deadline has begun or ended; hosts judged again" in [
+        line["event"] for line in logs
+    ]
 
 
 def test_host_that_waits_for_the_scan_of_another_takes_no_place() -> None:

@@ -17,7 +17,7 @@ from tests.unit.factories import NOW, exception, result, seen, target
 
 KEYS = [
     "host", "labels", "verdict", "reason", "detail", "expected", "allowed", "missing", "unexpected", "excepted",
-    "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance", "audit",
+    "overdue", "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance", "audit",
 ]  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def test_host_out_of_spec() -> None:
         "missing": ["22", "5432"],
         "unexpected": ["9000", "10000"],
         "excepted": [],
+        "overdue": [],
         "addresses": [
             {
                 "address": "192.0.2.1",
@@ -203,7 +204,15 @@ OBJECT = {
     "paths": ["usr/bin/x"],
 }
 WHY = "high severity; whether it is reachable is unknown: the audit does not tell what listens"
-PRIORITY = {"class": "plan", "why": WHY, "reach": "unknown", "exploited": None, "epss": None, "first_seen": None}
+PRIORITY = {
+    "class": "plan",
+    "why": WHY,
+    "reach": "unknown",
+    "exploited": None,
+    "epss": None,
+    "first_seen": None,
+    "due": None,
+}
 
 
 def accept(until: float, *ids: str, owner: str = "") -> VulnerabilityException:
@@ -273,6 +282,7 @@ def test_audit_of_a_scanned_host() -> None:
         "looked_at": ["system packages"],
         "vulnerable_packages": 1,
         "classes": {"fix_now": 0, "fix_soon": 0, "plan": 1, "rest": 0},
+        "overdue": None,
         "vulnerabilities": [
             OBJECT | PRIORITY | {"why": WHY.replace("what listens", "which files redis on port 6379 runs")}
         ],

@@ -18,18 +18,18 @@ from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.metrics.accept import media_weight
+from portspec.report.table import write_table
 from portspec.state.snapshot import HostTable
 from portspec.web.api.answer import is_known
 from portspec.web.api.cursor import read_cursor, spell_cursor
 from portspec.web.api.findings import MAX_IN_CURSOR
-from portspec.web.api.table import write_table
 from tests.unit.factories import MODEST, NOW, exception, result, seen, snapshot, target
 from tests.unit.metrics.scrape import audited_zoo
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
 from tests.unit.web.test_api import change, parts_of
 
-LISTS = ("hosts", "deviations", "vulnerabilities", "exceptions", "changes")
+LISTS = ("hosts", "deviations", "vulnerabilities", "exceptions", "worklist", "changes")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -54,9 +54,9 @@ def test_deviations_of_all_hosts_are_one_list() -> None:
     document = exporter().document("/api/v1/deviations")
     assert (document["total"], document["next_cursor"]) == (3, None)
     assert [tuple(row.values()) for row in document["deviations"]] == [
-        ("web2", "192.0.2.1", "25", "missing", "closed", "warning", False, "2023-11-14T22:13:20.000Z"),
-        ("web2", "192.0.2.1", "8080", "unexpected", "open", "warning", True, "2023-11-14T22:13:20.000Z"),
-        ("web10", "192.0.2.1", "23", "unexpected", "open", "critical", False, "2023-11-14T22:12:20.000Z"),
+        ("web2", "192.0.2.1", "25", "missing", "closed", "warning", False, "2023-11-14T22:13:20.000Z", None),
+        ("web2", "192.0.2.1", "8080", "unexpected", "open", "warning", True, "2023-11-14T22:13:20.000Z", None),
+        ("web10", "192.0.2.1", "23", "unexpected", "open", "critical", False, "2023-11-14T22:12:20.000Z", None),
     ]
 
 
@@ -68,6 +68,21 @@ def test_vulnerabilities_of_all_hosts_are_one_list() -> None:
         ("web10", "curl", "CVE-2026-0002", False),
         ("web10", "xz", "CVE-2026-0003", True),
     ]
+
+
+def test_worklist_has_the_most_urgent_first_and_is_of_one_owner_or_all() -> None:
+    """As JSON and as a table; the limit leaves `total` as it is."""
+    of = exporter()
+    document = of.document("/api/v1/worklist")
+    assert document["total"] == 2
+    assert [(row["host"], row["what"], row["urgency"]) for row in document["worklist"]] == [
+        ("web10", "unexpected 23", "critical"),
+        ("web2", "missing 25", "warning"),
+    ]
+    one = of.document("/api/v1/worklist?limit=1")
+    assert (len(one["worklist"]), one["total"]) == (1, 2)
+    assert of.document("/api/v1/worklist?owner=web") == {"worklist": [], "total": 0}
+    assert len(of.document("/api/v1/worklist?owner=")["worklist"]) == 2
 
 
 def test_exceptions_of_all_hosts_are_one_list() -> None:

@@ -18,6 +18,7 @@ import pytest
 from portspec import log
 from portspec.audit.model import Status
 from portspec.config import load
+from portspec.deadlines import Deadlines
 from portspec.scan import Failure, PortState, Reason
 from portspec.state.changes import DatedVerdict
 from portspec.state.snapshot import HostState, Snapshot
@@ -28,7 +29,7 @@ from portspec.web.pages import CHANGES_PER_HOST
 from portspec.web.spelling import MAX_NAMED_PORTS, MAX_NAMED_PROCESSES
 from tests.unit.factories import ADDRESS, NOW, exception, result, seen, snapshot, target, window
 from tests.unit.metrics.scrape import NASTY, zoo
-from tests.unit.report.fleets import accept, audited, listener, never, scanned, snapshot_of, vulnerability
+from tests.unit.report.fleets import DAY, accept, audited, listener, never, scanned, snapshot_of, vulnerability
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import ScriptedService, ask, fetch, open_gate
 
@@ -138,7 +139,10 @@ def test_row_of_an_unknown_host_says_why() -> None:
     """An unknown host shows the reason, beside what the last conclusive scan found."""
     lost = row(page(zoo()), "lost")
     assert lost["Verdict"] == "unknown does not resolve"
-    assert (lost["Unexpected"], lost["Open"]) == ("23 (telnet) critical: 23 (telnet) since now", "23")
+    assert (lost["Unexpected"], lost["Open"]) == (
+        "23 (telnet) critical: 23 (telnet) since now past the deadline: 23 (telnet)",
+        "23",
+    )
 
 
 def test_row_of_a_host_that_was_not_scanned() -> None:
@@ -317,6 +321,48 @@ def test_page_of_a_host_does_without_the_change_log(monkeypatch: pytest.MonkeyPa
     assert "The change log cannot be read: " in text
     assert "it is gone" in text
     assert "80 (http)" in text
+
+
+LATE = Deadlines({"plan": DAY}, kinds={"unexpected": DAY})
+
+
+def overdue() -> Snapshot:
+    """Make a snapshot of a host whose port 80 and whose vulnerability are past their deadline."""
+    of = replace(DB, owner=EVIL, deadlines=LATE)
+    state = HostState(of).after(result(of, seen(is_open=[22, 80]), at=NOW - 2 * DAY)).judged(of, NOW)
+    audit = audited("db1", vulnerability("CVE-2023-1"))
+    assert audit.host_audit
+    known = replace(audit.host_audit, since=(int(NOW - 3 * DAY),))
+    audit = replace(audit, host_audit=known, owner=EVIL, deadlines=LATE).with_due_times()
+    return snapshot_of([state], [audit])
+
+
+def test_pages_show_what_is_past_its_deadline() -> None:
+    """The page of all hosts counts it, and that of the host has when each was due."""
+    text = ask(overdue(), "/").text
+    assert "past the deadline: 80 (http)" in text
+    assert "past the deadline: 1 plan" in text
+    text = ask(overdue(), "/hosts/db1").text
+    assert text.count('<th scope="col">Due</th>') == 2
+    assert text.count('<span class="bad"><time datetime="2023-11-13T22:13:20Z"') == 1
+    assert text.count('<span class="bad"><time datetime="2023-11-12T22:13:20Z"') == 1
+    assert '<th scope="col">Due</th>' not in ask(zoo(), "/hosts/bad").text
+
+
+def test_owner_has_a_page_of_what_there_is_to_do() -> None:
+    """All owners are listed on another; names of owners are text."""
+    of = overdue()
+    text = ask(of, "/worklist").text
+    Page(text)
+    (link,) = re.findall(r'href="\./(worklist\?owner=[^"]*)"', text)
+    text = ask(of, f"/{html.unescape(link)}").text
+    assert [row[:2] for row in Page(text).rows[1:]] == [
+        ["db1", "unexpected 80"],
+        ["db1", "openssl 3.0.11-1~deb12u1"],
+    ]
+    assert EVIL not in text
+    assert "Nothing to do." in ask(of, "/worklist?owner=").text
+    assert ask(of, "/worklist?owners=x").status == 400
 
 
 def test_host_that_only_sends_audits_has_a_page() -> None:

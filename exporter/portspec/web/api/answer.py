@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from portspec.metrics.accept import media_weight
+from portspec.report.table import write_table
 from portspec.threads import computed
 from portspec.web.api.operation import CSV, JSON, XML
-from portspec.web.api.table import write_table
 from portspec.web.sending import Text
 
 if TYPE_CHECKING:

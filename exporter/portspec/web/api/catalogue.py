@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from portspec.web.api import audits, changes, exporter, findings, hosts, maintenance, nmap, scan, verdicts
+from portspec.web.api import audits, changes, exporter, findings, hosts, maintenance, nmap, scan, verdicts, worklist
 from portspec.web.api.openapi import OPENAPI
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *hosts.OPERATIONS,
     *nmap.OPERATIONS,
     *findings.OPERATIONS,
+    *worklist.OPERATIONS,
     *changes.OPERATIONS,
     *verdicts.OPERATIONS,
     *scan.OPERATIONS,

@@ -70,7 +70,7 @@ class DeviationRow(TypedDict):
 
     `excepted` tells that an exception accepts it, so that it does not count. `severity` is how severe that is. `since`
     is the time of the scan, or of the change of conf.yml, from which on the port deviated in this way on any address of
-    the host; null if that is not known.
+    the host; null if that is not known. `due` is when it is to be fixed, by `deadlines` of conf.yml; null without one.
     """
 
     host: str
@@ -81,6 +81,7 @@ class DeviationRow(TypedDict):
     severity: PortSeverity
     excepted: bool
     since: Timestamp | None
+    due: Timestamp | None
 
 
 _Class = TypedDict("_Class", {"class": Priority | None})  # a keyword
@@ -90,7 +91,7 @@ class VulnerabilityRow(VulnerabilityDocument, _Class):
     """A vulnerability of a host, from its last audit.
 
     `excepted` tells that an exception accepts it; such a one has no `class`, and null for `why`, `reach`, `exploited`,
-    `epss` and `first_seen`.
+    `epss`, `first_seen` and `due`.
     """
 
     host: str
@@ -100,6 +101,7 @@ class VulnerabilityRow(VulnerabilityDocument, _Class):
     exploited: bool | None
     epss: float | None
     first_seen: Timestamp | None
+    due: Timestamp | None
 
 
 class ExceptionRow(TypedDict):
@@ -153,6 +155,7 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
             "severity": state.severity_of(item),
             "excepted": item in excepted,
             "since": timestamp(state.deviates_since(item.kind, PortSet.of([item.port]))),
+            "due": None if item in excepted else timestamp(state.due_at(item)),
         }
         yield (item.address, item.port, item.kind.value), document
 
@@ -173,7 +176,7 @@ def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRo
         seen[name] += 1
 
 
-_NO_PRIORITY: Final = {"class": None, "why": None, "reach": None, "exploited": None, "epss": None, "first_seen": None}
+_NO_PRIORITY: Final = dict.fromkeys(("class", "why", "reach", "exploited", "epss", "first_seen", "due"))
 
 
 def _name(item: Vulnerability) -> tuple[str, str, str]:
@@ -259,7 +262,7 @@ LISTS: Final = (
     FleetList(
         "deviations",
         _operations("deviations", DeviationsDocument, "the ports of all hosts that are not as specified"),
-        ("host", "address", "port", "kind", "state", "severity", "excepted", "since"),
+        ("host", "address", "port", "kind", "state", "severity", "excepted", "since", "due"),
         _deviations,
         _count_deviations,
         tuple[str, tuple[str, int, str]],
@@ -268,7 +271,7 @@ LISTS: Final = (
         "vulnerabilities",
         _operations("vulnerabilities", VulnerabilitiesDocument, "the vulnerabilities that all hosts reported last"),
         ("host", "package", "version", "id", "severity", "fixed_in", "excepted", "title", "url", "aliases",
-         "advisories", "paths"),
+         "advisories", "paths", "class", "first_seen", "due"),
         _vulnerabilities,
         _count_vulnerabilities,
         tuple[str, tuple[str, str, str, int]],

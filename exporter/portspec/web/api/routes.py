@@ -19,6 +19,7 @@ from portspec.web.api.operation import NoQuery
 from portspec.web.api.query import read_query
 from portspec.web.api.scan import SCAN, Scans
 from portspec.web.api.verdicts import VERDICTS, Verdicts
+from portspec.web.api.worklist import WORKLIST, WORKLIST_CSV, Worklists
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,6 +53,7 @@ class Api:
         findings, scans = Findings(backend, self._answers, wall_clock), Scans(backend)
         maintenance = MaintenanceRoutes(backend, self._answers, wall_clock)
         exporter = ExporterRoutes(backend, self._answers, http)
+        worklists = Worklists(backend, self._answers, wall_clock)
         nmap = NmapHosts(backend, self._answers, hosts.named, wall_clock)
         self._handlers: tuple[tuple[Operation, Handler], ...] = (
             (HOSTS, hosts.many),
@@ -60,6 +62,8 @@ class Api:
             (HOST_XML, nmap.one),  # before HOST, which matches it, too
             (HOST, hosts.one),
             *((operation, findings.handler(one)) for one in LISTS for operation in one.operations),
+            (WORKLIST, worklists.many),
+            (WORKLIST_CSV, worklists.many),
             (CHANGES, changes.many),
             (CHANGES_CSV, changes.many),
             (VERDICTS, Verdicts(backend, self._answers).many),
