@@ -6,11 +6,15 @@ An input is a line with the kind of document, then the document.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from portspec.audit import document
+from portspec.audit.fixes import Known
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
+from portspec.audit.result import result_of
+from portspec.audit.since import dated
 from portspec.audit.state import AuditState, HostAudit
 from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
 from portspec.notify.notification import NOTHING_NOTIFIED
@@ -59,7 +63,10 @@ def _read_notification(text: str) -> None:
 def _read_audit(text: str) -> None:
     found = document.Decoder().decode(text)
     if found is not None:
-        assert document.Decoder().decode(document.encode(found)) == found
+        assert document.Decoder().decode(document.encode(found)) == replace(found, since=())
+        result = result_of(found, text, document.Decoder())
+        assert result.before in (None, found)  # what it remembers may be invalid
+        assert not result.fixes  # of the very same audit
         _show(HostState(_TARGET), AuditState("web1", (), found, NOW))
 
 
@@ -107,7 +114,12 @@ def _documents() -> Iterator[bytes]:
     )
     audit = Audit(Status.VULNERABLE, (found,), "", NOW, Status.CLEAN, tuple(Scope)[:1])
     listeners = (ListeningSocket("tcp", "::", 22, "sshd", "root"), ListeningSocket("udp", "192.0.2.1", 53))
-    yield b"audit\n" + document.encode(HostAudit(NOW, "pkg-audit", "2.1", audit, listeners)).encode()
+    host_audit = HostAudit(NOW, "pkg-audit", "2.1", audit, listeners)
+    yield b"audit\n" + document.encode(host_audit).encode()
+    failed = replace(host_audit, audit=Audit(Status.FAILED))
+    known = Known(found, NOW - 9.5, "pkg-audit", audit.scopes)
+    yield b"audit\n" + document.encode(failed, (dated(found, NOW - 9),), (known,)).encode()
+    yield b"audit\n" + document.encode(host_audit, (dated(found, NOW - 9),), (known,)).encode()
     yield (
         b'notified\n{"told":"out_of_spec","told_at":1.5,"unknown_scans":0,"unknown_at":0,"unknown_since":0,"expiring":[1],'
         b'"findings":[["192.0.2.1","missing","22,80-90",1.5]],"since":1,"reason":"x","seen":[2]}'

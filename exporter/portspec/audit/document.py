@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import fields
 from functools import lru_cache
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from weakref import WeakValueDictionary
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from portspec import documents
+from portspec.audit.fixes import Known
 from portspec.audit.model import Audit, Scope, Severity, Status, Vulnerability
 from portspec.audit.payload import Kernel, Library, ListeningSocket
 from portspec.audit.since import FirstSeen
@@ -21,7 +23,7 @@ from portspec.documents import Finite
 from portspec.ports import MAX_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 VERSION: Final = 7  # of the document, and of what reads the output of tools: counted up when it reads them otherwise
 _LATEST: Final = 2**32 - 1  # Unix seconds, in 2106: a fleet has millions of times, of four bytes each
@@ -54,6 +56,7 @@ _Library = tuple[str, str, str, str]
 
 
 _FirstSeen = tuple[str, _Texts, _Texts, Finite]  # package, ids, advisories, Unix time
+_Remembered = tuple[str, tuple[Scope, ...], tuple[tuple[str, Finite], ...]]  # tool, scopes, documents and Unix times
 
 
 class _Version(Struct):
@@ -64,6 +67,7 @@ class _Dated(Struct):
     """What any version of the document has since 7: it must not be lost when the output is read otherwise."""
 
     first_seen: tuple[_FirstSeen, ...] = ()
+    at: Finite | None = None
 
 
 class _Document(_Version):
@@ -80,6 +84,8 @@ class _Document(_Version):
     first_seen: tuple[_FirstSeen, ...]
     kernel: tuple[str, str | None] | None
     vulnerabilities: tuple[str, ...]  # a document each, by which equal ones are found
+    remembered: tuple[_Remembered, ...] = ()  # what it does not name, and did not show to be gone
+    earlier: dict[str, Finite] = {}  # Unix times by id, of what another package had before those in first_seen
 
 
 _VERSION: Final = msgspec.json.Decoder(_Version)
@@ -93,14 +99,15 @@ _values_of_listener = attrgetter(*(field.name for field in fields(ListeningSocke
 _values_of_library = attrgetter(*(field.name for field in fields(Library)))
 
 
-def encode(host_audit: HostAudit, seen: Sequence[FirstSeen] = ()) -> str:
+def encode(host_audit: HostAudit, seen: Sequence[FirstSeen] = (), known: Sequence[Known] = ()) -> str:
     """Return the document of an audit: JSON, in which each vulnerability is a text of its own.
 
-    `seen` is what first_seen() returned for it.
+    `seen` is what first_seen() returned for it, and `known` what the host had after it, see compare().
     """
     audit, listeners, kernel = host_audit.audit, host_audit.listeners, host_audit.kernel
     libraries = {item: None for listener in listeners or () for item in listener.libraries or ()}
     numbers = {item: number for number, item in enumerate(libraries)}
+    count = len(audit.vulnerabilities)
     return documents.encode(
         _Document(
             version=VERSION,
@@ -116,7 +123,13 @@ def encode(host_audit: HostAudit, seen: Sequence[FirstSeen] = ()) -> str:
             libraries=tuple(map(_values_of_library, libraries)),
             first_seen=tuple(seen),
             kernel=(kernel.running, kernel.newer) if kernel else None,
-            vulnerabilities=tuple(documents.encode(_values_of_vulnerability(item)) for item in audit.vulnerabilities),
+            vulnerabilities=tuple(map(_encoded, audit.vulnerabilities)),
+            remembered=tuple(_remembered(known[count:])),
+            earlier={
+                item.vulnerability.id: item.since
+                for item, first in zip(known[:count], seen, strict=False)
+                if item.since < first.at
+            },
         )
     )
 
@@ -127,6 +140,23 @@ def decode_first_seen(document: str) -> tuple[FirstSeen, ...]:
         return tuple(FirstSeen(*item) for item in documents.decode(_DATED, document).first_seen)
     except ValueError:
         return ()
+
+
+def decode_time(document: str) -> float | None:
+    """Return when the audit in a document of any version was made, a Unix time; None if it does not tell."""
+    try:
+        return documents.decode(_DATED, document).at
+    except ValueError:
+        return None
+
+
+def _encoded(item: Vulnerability) -> str:
+    return documents.encode(_values_of_vulnerability(item))
+
+
+def _remembered(known: Sequence[Known]) -> Iterator[_Remembered]:
+    for (tool, scopes), items in groupby(known, key=lambda item: (item.tool, item.scopes)):
+        yield tool, scopes, tuple((_encoded(item.vulnerability), item.since) for item in items)
 
 
 def _with_files(item: ListeningSocket, numbers: Mapping[Library, int]) -> _WithFiles:
@@ -148,9 +178,25 @@ class Decoder:
 
     def decode(self, document: str) -> HostAudit | None:
         """Return the audit; None for a document of another version. Raises ValueError for what is no document."""
-        if documents.decode(_VERSION, document).version != VERSION:
+        stored = _stored(document)
+        return None if stored is None else self._host_audit(stored)
+
+    def decode_known(self, document: str) -> tuple[HostAudit, tuple[Known, ...]] | None:
+        """Return the audit, and what the host had after it, as far as that is dated; else as decode() does."""
+        stored = _stored(document)
+        if stored is None:
             return None
-        stored = documents.decode(_DOCUMENT, document)
+        host_audit = self._host_audit(stored)
+        audit, dated = host_audit.audit, stored.first_seen
+        known = [
+            Known(item, min(at, stored.earlier.get(item.id, at)), host_audit.tool, audit.scopes)
+            for item, (*_, at) in zip(audit.vulnerabilities, dated, strict=False)
+        ]
+        for tool, scopes, items in stored.remembered:
+            known += [Known(self._vulnerability(text), at, tool, scopes) for text, at in items]
+        return host_audit, tuple(known)
+
+    def _host_audit(self, stored: _Document) -> HostAudit:
         libraries = tuple(map(self._shared_library, stored.libraries))
         return HostAudit(
             at=stored.at,
@@ -191,6 +237,13 @@ class Decoder:
         if found is None:
             found = self._known[text] = Vulnerability(*documents.decode(_VULNERABILITY, text))
         return found
+
+
+def _stored(document: str) -> _Document | None:
+    """Return a document; None for one of another version. Raises ValueError for what is no document."""
+    if documents.decode(_VERSION, document).version != VERSION:
+        return None
+    return documents.decode(_DOCUMENT, document)
 
 
 def _times(stored: _Document) -> Sequence[int]:

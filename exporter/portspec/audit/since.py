@@ -7,12 +7,13 @@ is the same, too. What an audit that failed does not name is remembered: the nex
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from portspec.audit.model import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from portspec.audit.model import Audit, Vulnerability
 
@@ -37,26 +38,66 @@ def first_seen(audit: Audit, at: float, before: Iterable[FirstSeen]) -> tuple[Fi
         before: What this returned for the audit before.
     """
     earlier = tuple(before)
-    by_id: dict[tuple[str, str], list[FirstSeen]] = {}
-    by_advisory: dict[tuple[str, str], list[FirstSeen]] = {}
-    for item in earlier:
-        for name in item.ids:
-            by_id.setdefault((item.package, name), []).append(item)
-        for name in item.advisories:
-            by_advisory.setdefault((item.package, name), []).append(item)
-    found: list[FirstSeen] = []
-    again: set[int] = set()
-    for vulnerability in audit.vulnerabilities:
-        ids = _ids(vulnerability)
-        package, advisories = vulnerability.package, vulnerability.advisories
-        same = [item for name in (*ids, *advisories) for item in by_id.get((package, name), ())]
-        same += [item for name in ids for item in by_advisory.get((package, name), ())]
-        again.update(map(id, same))
-        found.append(FirstSeen(package, ids, advisories, min([at, *(item.at for item in same)])))
+    times, lost = recognised(audit.vulnerabilities, earlier)
+    found = [dated(item, min(at, known)) for item, known in zip(audit.vulnerabilities, times, strict=True)]
     if audit.status not in _CONCLUSIVE:
-        found += [item for item in earlier if id(item) not in again]
+        found += [earlier[place] for place in lost]
     return tuple(found)
 
 
-def _ids(vulnerability: Vulnerability) -> tuple[str, ...]:
+def shows_gone(audit: Audit) -> bool:
+    """Return whether an audit shows that what it does not name is gone: without what it names it would be clean.
+
+    One that names some, and has an old database or did not look everywhere, shows nothing of others.
+    """
+    return audit.status in _CONCLUSIVE and audit.without is Status.CLEAN
+
+
+def recognised(found: Sequence[Vulnerability], earlier: Sequence[FirstSeen]) -> tuple[list[float], list[int]]:
+    """Find vulnerabilities among those that were known earlier.
+
+    Returns:
+        Since when each is known, a Unix time, infinite if it is new; and the places in `earlier` of those that none of
+        them is.
+    """
+    by_id: dict[tuple[str, str], float] = {}
+    by_advisory: dict[tuple[str, str], float] = {}
+    for item in earlier:
+        for names, times in ((item.ids, by_id), (item.advisories, by_advisory)):
+            for name in names:
+                key = item.package, name
+                times[key] = min(item.at, times.get(key, math.inf))
+    since: list[float] = []
+    named: set[tuple[str, str]] = set()  # by id or advisory, of what is known by its id,
+    told: set[tuple[str, str]] = set()  # and by id, of what is known by its advisory
+    for vulnerability in found:  # of a host there may be thousands
+        package, first = vulnerability.package, math.inf
+        for name in ids_of(vulnerability):
+            key = package, name
+            told.add(key)
+            first = min(first, by_id.get(key, math.inf), by_advisory.get(key, math.inf))
+        for name in vulnerability.advisories:
+            key = package, name
+            named.add(key)
+            first = min(first, by_id.get(key, math.inf))
+        since.append(first)
+    named |= told
+    lost = [
+        place
+        for place, item in enumerate(earlier)
+        if not any((item.package, name) in named for name in item.ids)
+        and not any((item.package, name) in told for name in item.advisories)
+    ]
+    return since, lost
+
+
+def dated(vulnerability: Vulnerability, at: float) -> FirstSeen:
+    """Return a vulnerability as it is recognised in later audits, and since when it is known, a Unix time."""
+    return FirstSeen(vulnerability.package, ids_of(vulnerability), vulnerability.advisories, at)
+
+
+def ids_of(vulnerability: Vulnerability) -> tuple[str, ...]:
+    """Return the id and the aliases of a vulnerability, each once."""
+    if not vulnerability.aliases:
+        return (vulnerability.id,) if vulnerability.id else ()
     return tuple(filter(None, dict.fromkeys((vulnerability.id, *vulnerability.aliases))))
