@@ -17,6 +17,7 @@ from portspec.store.archive import (
 )
 from portspec.store.faults import StoreError
 from portspec.store.feeds import stored_feeds, write_feed
+from portspec.store.fixes import read_fixes
 from portspec.store.location import (
     StateFileLocation,
     exporter_state_file,
@@ -50,6 +51,7 @@ __all__ = [
     "is_same_file",
     "log_rules",
     "publish_location",
+    "read_fixes",
     "read_maintenance",
     "read_value",
     "stored_feeds",

@@ -11,6 +11,7 @@ import math
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec import log
@@ -18,10 +19,13 @@ from portspec.directories import followed
 from portspec.store import database
 from portspec.store.compression import AUDIT_RESULTS, AUDITS, Compressed, CompressionError, DictionaryCompressor
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind, classify_error
+from portspec.store.fixes import add_fixes
 from portspec.store.schema import read_value, transaction, write_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from portspec.audit.fixes import FixCount
 
 MIN_VERSION: Final = 3  # of the schema; a file of an earlier version has no archive
 MAX_REPLACED: Final = 10  # audits per host and day that any other may replace, and then that many good ones are tried
@@ -61,6 +65,7 @@ _ADD_COUNT: Final = """
     ON CONFLICT (outcome) DO UPDATE SET count = count + excluded.count
 """
 
+_NO_FIXES: Final[Mapping[int, Sequence[FixCount]]] = MappingProxyType({})
 _log = log.get("store")
 
 
@@ -204,16 +209,19 @@ class Archive:
         results: Iterable[tuple[str, int, str]],
         position: ArchivePosition,
         until: float = math.inf,
+        fixes: Mapping[int, Sequence[FixCount]] = _NO_FIXES,
     ) -> None:
         """Save the results of audits and the position up to which audits were read.
 
         The result of an earlier day does not replace that of a later one, unless the latter was made after `until`.
+        What a result shows to be fixed is added to the totals only if that result is saved.
 
         Args:
             connection: A connection in a transaction.
             results: Host, number of the audit, and the result as a document.
             position: The position; if it belongs to another archive, nothing is saved.
             until: The end of valid times in Unix seconds; an audit made later was accepted while the clock was ahead.
+            fixes: What the results show to be fixed, by the number of the audit.
         """
         if position.archive != _archive_id(connection):
             return
@@ -223,7 +231,8 @@ class Archive:
             except CompressionError as error:
                 _log.error("cannot save the result of an audit", host=host, why=str(error))
                 continue
-            connection.execute(_UPSERT_RESULT, (host, number, *compressed, until))
+            if connection.execute(_UPSERT_RESULT, (host, number, *compressed, until)).rowcount:
+                add_fixes(connection, fixes.get(number, ()))
             if compressed.is_sample:
                 self._results.update_dictionary(connection)
         write_value(connection, _POSITION_KEY, str(position.number))

@@ -175,6 +175,16 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     ),
     # the log has changes of conf.yml, too: until when, why, and who
     ("ALTER TABLE change ADD COLUMN note TEXT NOT NULL DEFAULT ''",),
+    (
+        # how long vulnerabilities took to be fixed, in seconds; a bucket is its upper bound, which may be infinite
+        """CREATE TABLE time_to_fix (
+            class TEXT NOT NULL,
+            bucket REAL NOT NULL,
+            count INTEGER NOT NULL,
+            sum REAL NOT NULL,
+            PRIMARY KEY (class, bucket)
+        )""",
+    ),
 )
 
 _NO_NOTES = "CREATE TEMP VIEW change AS SELECT *, '' AS note FROM main.change"
