@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING, Final
 
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD, REASONS, AdmissionPolicy, sender_of
-from portspec.audit.document import Decoder, decode_first_seen, encode
+from portspec.audit.document import Decoder
 from portspec.audit.envelope import sign_answer
+from portspec.audit.fixes import histograms
 from portspec.audit.ingest import IngestQueue, network_of
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
 from portspec.audit.priority import DEFAULT_PRIORITIES
-from portspec.audit.since import first_seen
+from portspec.audit.result import count_fixes, result_of
 from portspec.audit.state import AuditState, HostAudit
 from portspec.audit.tools import parse
 from portspec.errors import NoThreadError
 from portspec.exceptions import outdated
 from portspec.names import canonical
 from portspec.state.budget import left_out_of
-from portspec.state.outside import Basis, seen_from_outside
+from portspec.state.outside import Basis, outside_view, seen_from_outside
 from portspec.state.snapshot import HostTable
-from portspec.store import Archive, Outcome, StoreError, archive
+from portspec.store import Archive, Outcome, StoreError, archive, read_fixes
 from portspec.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portspec.audit.admission import RejectedError
+    from portspec.audit.fixes import FixCount, Histogram
     from portspec.audit.payload import AuditPayload
     from portspec.audit.priority import Priorities
+    from portspec.audit.result import Result
     from portspec.config import AuditConfig
     from portspec.inventory import AuditedHost
+    from portspec.priorities import Priority
     from portspec.state.snapshot import HostState
     from portspec.store import ArchivedAudit, ArchivePosition, Store
 
@@ -70,6 +74,7 @@ class _Look:
     """What a look into the file found: totals, some hosts' last audits, new ones, up to where, how many are left."""
 
     counted: Mapping[str, int]
+    fixed: Sequence[FixCount]
     last: Sequence[ArchivedAudit | None]
     new: Sequence[ArchivedAudit]
     results: Mapping[str, str]  # of these hosts, of their audits before
@@ -100,6 +105,7 @@ class AuditService:
         self._is_restored = True
         self.states: HostTable[AuditState] = HostTable()
         self.unread = 0
+        self.time_to_fix: Mapping[Priority, Histogram] = {}  # of all audits that were read, ever
         self._has_news = asyncio.Event()
         self._posting = IngestQueue(store, wall_clock, self.refuse, self._has_news.set)
         self._tally = _Tally()
@@ -184,8 +190,8 @@ class AuditService:
         except StoreError as error:
             _log.error("failed to read the latest audits", file=error.path, why=error.why, todo=error.kind.value)
         with contextlib.suppress(StoreError):  # the next read reports it
-            counted = await in_daemon_thread(lambda: self._store.transact(archive.read_counts))
-            self._tally = replace(self._tally, counted=counted)
+            counted, fixed = await in_daemon_thread(lambda: self._store.transact(_totals))
+            self._tally, self.time_to_fix = replace(self._tally, counted=counted), histograms(fixed)
 
     async def run(self) -> None:
         """Archive what is posted, and read what is new, until cancelled."""
@@ -252,45 +258,60 @@ class AuditService:
             last = [self._reading.latest(file, name, until) for name in unknown]
             hosts = {item.host for item in (*last, *new) if item}
             results = {host: found for host in hosts if (found := self._reading.result(file, host)) is not None}
-            return _Look(archive.read_counts(file), last, new, results, mark, left)
+            return _Look(*_totals(file), last, new, results, mark, left)
 
         seen = await in_daemon_thread(lambda: self._store.transact(look))
         self._tally = _Tally(seen.counted, self._tally.pending - pending)  # at once, for a scrape
+        self.time_to_fix = histograms(seen.fixed)
         self.unread = seen.left + max(0, len(self._roster) - len(self._states) - len(unknown))
-        last, new = await in_daemon_thread(lambda: self._read(seen))
+        scanned = self._scanned()
+        last, new = await in_daemon_thread(lambda: self._read(seen, scanned))
         self._know(dict(zip(unknown, last, strict=True)))
         self._renew(new)
 
-    def _read(self, seen: _Look) -> tuple[list[HostAudit | None], list[tuple[str, HostAudit]]]:
+    def _read(
+        self, seen: _Look, scanned: HostTable[HostState]
+    ) -> tuple[list[HostAudit | None], list[tuple[str, HostAudit]]]:
         """Read the output of tools in what was seen, and keep what it comes to. Raises StoreError.
 
-        Gives what the last audits come to, and the new ones, each of these with its host.
+        Gives what the last audits come to, and the new ones, each of these with its host. Only new ones show what is
+        fixed: the last ones are read again.
         """
         documents: list[tuple[str, int, str]] = []
-        before = {host: decode_first_seen(document) for host, document in seen.results.items()}
+        fixes: dict[int, list[FixCount]] = {}
+        before, until = dict(seen.results), self._until()
 
-        def kept(item: ArchivedAudit) -> HostAudit:
+        def kept(item: ArchivedAudit, *, is_new: bool) -> HostAudit:
             host_audit = read_audit(item)
             try:
-                known = first_seen(host_audit.audit, host_audit.at, before.get(item.host, ()))
-                document = encode(host_audit, known)
-                found = self._decoder.decode(document)  # in this what hosts share is one object
-                before[item.host] = known
+                result = result_of(host_audit, before.get(item.host, ""), self._decoder)
+                if is_new and host_audit.at <= until:
+                    fixes[item.number] = self._count_fixes(item.host, result, scanned)
             except Exception as error:  # noqa: BLE001 - one host's audit must not keep the others' from being read
                 _log.exception("failed to store the result of an audit", host=item.host, day=item.day)
                 return _unreadable(item, error)
             _log.info("audit read", host=item.host, day=item.day, **_told(host_audit.audit))
-            _tell_left_out(item.host, found or host_audit)
-            documents.append((item.host, item.number, document))
-            return found or host_audit
+            if result.replaces(until):
+                before[item.host] = result.document
+            _tell_left_out(item.host, result.host_audit)
+            documents.append((item.host, item.number, result.document))
+            return result.host_audit
 
-        last = [kept(item) if item else None for item in seen.last]
-        new = [(item.host, kept(item)) for item in seen.new]
+        def save(file: sqlite3.Connection) -> list[FixCount]:
+            self._reading.save_results(file, documents, seen.mark, until, fixes)
+            return read_fixes(file)
+
+        last = [kept(item, is_new=False) if item else None for item in seen.last]
+        new = [(item.host, kept(item, is_new=True)) for item in seen.new]
         if documents or seen.mark != self._mark:
-            until = self._until()
-            self._store.transact(lambda file: self._reading.save_results(file, documents, seen.mark, until))
+            self.time_to_fix = histograms(self._store.transact(save))
         self._mark = seen.mark
         return last, new
+
+    def _count_fixes(self, name: str, result: Result, scanned: HostTable[HostState]) -> list[FixCount]:
+        """Count what the audit of a host shows to be fixed, by canonical name; the host may have left the roster."""
+        entry = self._roster.get(name)
+        return count_fixes(result, self.priorities, outside_view(scanned.get(entry.host if entry else name)))
 
     def _know(self, found: Mapping[str, HostAudit | None]) -> None:
         """Take up the last audits of hosts that are new, by canonical name; None of those that never reported."""
@@ -417,6 +438,11 @@ def host_audit_of(payload: AuditPayload, audit: Audit) -> HostAudit:
     """Join a payload and what its tool's output came to."""
     run = payload.runs[0]
     return HostAudit(payload.at, run.tool, payload.tool_version, audit, payload.listeners, payload.kernel)
+
+
+def _totals(file: sqlite3.Connection) -> tuple[dict[str, int], list[FixCount]]:
+    """Return the numbers of audits by outcome, and how long vulnerabilities took to be fixed."""
+    return archive.read_counts(file), read_fixes(file)
 
 
 def _tell_unreadable(error: Exception) -> None:
