@@ -42,7 +42,9 @@ def text(name: str) -> str:
 
 def test_metrics_page_lists_the_catalogue() -> None:
     """docs/metrics.md names every metric with its type and labels, and no other."""
-    rows = re.findall(r"^\| `([a-z_]+)` \| (gauge|counter) \| ([a-z_, ]*) ?\|", text("docs/metrics.md"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| (gauge|counter|histogram) \| ([a-z_, ]*) ?\|", text("docs/metrics.md"), re.MULTILINE
+    )
     listed = {(name, kind, tuple(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows}
     assert listed == {(metric.name, metric.kind, metric.labels) for metric in CATALOGUE}
 

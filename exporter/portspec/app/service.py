@@ -318,6 +318,7 @@ class Service:
     @property
     def status(self) -> ServiceStatus:
         """The state of the exporter itself."""
+        audits, audit = self.audits, self._config.audit
         return ServiceStatus(
             engine=self._engines.scanner.name,
             config_loaded_at=self._loaded_at,
@@ -327,13 +328,8 @@ class Service:
             store=self.store.status,
             sources=self._discovery.stats,
             mail=self._mailer.status if self._mailer else None,
-            audit=AuditStatus(
-                received=self.audits.received,
-                rejected=self.audits.rejected,
-                max_age=audit.max_age,
-                unread=self.audits.unread,
-            )
-            if (audit := self._config.audit)
+            audit=AuditStatus(audits.received, audits.rejected, audit.max_age, audits.unread, audits.time_to_fix)
+            if audit
             else None,
             reportfile=self._publishing.file_status,
             feeds=self.feeds.status,

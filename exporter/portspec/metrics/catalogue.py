@@ -8,10 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family; a counter's name carries `_total`."""
+    """One family; a counter's name carries `_total`, the samples of a histogram `_bucket`, `_sum` and `_count`.
+
+    `labels` are without `le` of a histogram's buckets.
+    """
 
     name: str
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
 
@@ -212,6 +215,13 @@ AUDIT_REJECTED = Metric(
 )
 AUDIT_MAX_AGE = Metric(
     "portspec_audit_max_age_seconds", "gauge", "Configured age at which an audit is late, in seconds."
+)
+AUDIT_TIME_TO_FIX = Metric(
+    "portspec_audit_time_to_fix_seconds",
+    "histogram",
+    "Time from the audit that named a vulnerability first to the one that no longer does, by the class that it had; "
+    "a vulnerability of several packages counts once.",
+    ("class",),
 )
 AUDIT_UNREAD = Metric("portspec_audits_unread", "gauge", "Accepted audits whose tool output is not parsed yet.")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 from portspec import __version__
+from portspec.audit.fixes import BUCKETS, Histogram
 from portspec.exposure import reason_of
 from portspec.metrics import catalogue as m
 from portspec.metrics.host_families import single_ports
 from portspec.ports import spell
+from portspec.priorities import Priority
 from portspec.services import name_of
 
 if TYPE_CHECKING:
@@ -37,13 +41,15 @@ class AuditStatus:
 
     `received` and `rejected` count audits; the latter has every reason of audit.admission.REASONS, from 0, so that the
     first refusal is an increase. A report is late after `max_age` seconds. The tool's output of `unread` accepted ones
-    is still to be read.
+    is still to be read. `time_to_fix` are the seconds that vulnerabilities took to be fixed; a class that is not in it
+    has none yet.
     """
 
     received: int
     rejected: Mapping[str, int]
     max_age: float
     unread: int
+    time_to_fix: Mapping[Priority, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,7 @@ def exporter_families(
         yield _family(m.AUDIT_REJECTED, [((reason,), count) for reason, count in audit.rejected.items()])
         yield _family(m.AUDIT_MAX_AGE, [((), audit.max_age)])
         yield _family(m.AUDIT_UNREAD, [((), audit.unread)])
+        yield _time_to_fix(audit.time_to_fix)
     if feeds := status.feeds:
         yield _family(m.FEED_TIMESTAMP, [((name,), feed.at) for name, feed in feeds.items()])
         yield _family(m.FEED_ENTRIES, [((name,), feed.entries) for name, feed in feeds.items()])
@@ -176,6 +183,15 @@ def _of_ports(ports: Iterable[int]) -> Iterator[Family]:
     for metric, word_of in ((m.PORT_SERVICE_NAME_INFO, _name), (m.PORT_SEVERITY_REASON_INFO, reason_of)):
         if samples := [((spell(port), word), 1) for port in ports if (word := word_of(port))]:
             yield _family(metric, samples)
+
+
+def _time_to_fix(times: Mapping[Priority, Histogram]) -> Family:
+    metric, bounds = m.AUDIT_TIME_TO_FIX, tuple(map(floatToGoString, BUCKETS))
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for priority in Priority:
+        histogram = times.get(priority, Histogram())
+        family.add_metric([priority], list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
+    return family
 
 
 def _family(metric: m.Metric, samples: Samples) -> Family:

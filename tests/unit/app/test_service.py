@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 import portspec.app.ahead
 import portspec.app.watch
+from portspec.audit.fixes import FixCount
 from portspec.config import load
 from portspec.errors import NoThreadError
 from portspec.inventory import Shard, SystemResolver
@@ -18,6 +19,7 @@ from portspec.scan import Reason
 from portspec.schedule.on_demand import MAX_CONCURRENT_PROBES, ProbeError
 from portspec.state.verdict import Verdict
 from portspec.store import StoreError
+from portspec.store.fixes import add_fixes
 from portspec.threads import in_daemon_thread
 from tests.faults.registry import fault
 from tests.unit.app.exporter import answering, engines, metric, prepared, put, remove, running, until, write
@@ -51,6 +53,25 @@ def hosts(service: Service) -> list[str]:
 def asked(engine: ScriptedEngine) -> list[str]:
     """Return the addresses that were scanned, in any order."""
     return sorted(address for job in engine.jobs for address in job.addresses)
+
+
+def test_time_to_fix_is_that_of_the_state_file(conf: Path) -> None:
+    """Each class begins with none, and goes on after a restart; without audits there is no such family."""
+    name = "portspec_audit_time_to_fix_seconds_count"
+    audit = {"passphrase": "a passphrase of the tests", "hosts": [A]}
+
+    async def scenario() -> None:
+        async with prepared(conf) as service:
+            assert metric(service, name) == []
+        write(conf, {A: [22]}, audit=audit)
+        async with prepared(conf) as service:
+            classes = ("fix_now", "fix_soon", "plan", "rest")
+            assert metric(service, name) == [f'{name}{{class="{word}"}} 0.0' for word in classes]
+            service.store.transact(lambda file: add_fixes(file, [FixCount("plan", 86_400.0, 2, 9.0)]))
+        async with prepared(conf) as service:
+            assert f'{name}{{class="plan"}} 2.0' in metric(service, name)
+
+    asyncio.run(scenario())
 
 
 def test_hosts_are_scanned_at_the_start(conf: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from portspec.audit.fixes import Histogram
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
@@ -16,6 +17,7 @@ from portspec.metrics import AuditStatus, Exposition, FeedStatus, ServiceStatus
 from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.notify import MailStatus
 from portspec.ports import PortSet
+from portspec.priorities import Priority
 from portspec.report import ReportFileStatus
 from portspec.scan import Failure, Reason
 from portspec.state.snapshot import HostTable
@@ -49,7 +51,13 @@ STATUS: Final = ServiceStatus(
         SourceStats("dns", hosts=0, refreshes=1, failures=1, targets_refused=0, last_success=None),
     ),
     mail=MailStatus(waiting=9, sent=10, given_up=11, failed={"timeout": 12, "refused": 0}),
-    audit=AuditStatus(received=13, rejected={"signature": 14, "time": 0}, max_age=93_600.0, unread=15),
+    audit=AuditStatus(
+        received=13,
+        rejected={"signature": 14, "time": 0},
+        max_age=93_600.0,
+        unread=15,
+        time_to_fix={Priority.PLAN: Histogram((1, 0, 0, 4, 0, 0, 0, 0, 0, 0, 2), 7e7)},
+    ),
     reportfile=ReportFileStatus(is_up=True, last_success=NOW),
     feeds={"kev": FeedStatus(NOW, 1500, 2), "epss": FeedStatus(0.0, 0, 3)},
     canary_seen=False,

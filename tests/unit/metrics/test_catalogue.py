@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"(audit|port|portspec|probe|process|python)_[a-z0-9_]+")
 HTTP = ("portspec_http_connections", "portspec_http_connections_closed_total", "portspec_http_requests_refused_total")
+HISTOGRAM = ("bucket", "sum", "count")
 OURS = re.compile(r"(audit|port|portspec|probe)_")
 
 
 def parsed() -> dict[str, tuple[str, str, set[str]]]:
-    """Return kind, help and labels of every family in the outputs; a counter has the name of its samples."""
+    """Return kind, help and labels of every family in the outputs, but for `le`; a counter is named as its samples."""
     families = {}
     http = HttpStatus({"web": 3}, {"limit": 1}, {"host": 2})
     kept = HostState(target("kept", maintenance=[window(0.0, math.inf)]), judged_at=NOW)  # under maintenance
@@ -38,6 +39,9 @@ def parsed() -> dict[str, tuple[str, str, set[str]]]:
     for family in chain.from_iterable(map(text_string_to_metric_families, pages)):
         labels = {name for sample in family.samples for name in sample.labels}
         suffix = "_total" if family.type == "counter" else ""
+        if family.type == "histogram":
+            assert "le" in labels
+            labels.remove("le")
         families[family.name + suffix] = (family.type, family.documentation, labels)
     return families
 
@@ -67,18 +71,19 @@ def test_every_metric_of_the_catalogue_can_be_seen() -> None:
 
 def test_every_family_has_help_and_type_before_its_samples() -> None:
     """In the text each family begins with HELP and TYPE, once, and no sample stands outside of its family."""
-    current = None
+    current = kind = None
     begun: list[str] = []
     helped = None
     for line in text(audited_zoo()).splitlines():
         if line.startswith("# HELP "):
             helped = line.split(" ", 3)[2]
         elif line.startswith("# TYPE "):
-            current = line.split(" ", 3)[2]
+            _, _, current, kind = line.split(" ")
             assert helped == current
             begun.append(current)
         else:
-            assert re.split(r"[{ ]", line, maxsplit=1)[0] == current
+            name = re.split(r"[{ ]", line, maxsplit=1)[0]
+            assert name in ([f"{current}_{part}" for part in HISTOGRAM] if kind == "histogram" else [current])
     assert len(begun) == len(set(begun))
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from portspec.audit.admission import REASONS
+from portspec.audit.fixes import Histogram
 from portspec.audit.model import Severity, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
+from portspec.priorities import Priority
 from portspec.scan import Reason
 from portspec.state.snapshot import HostState, HostTable, Snapshot
 from tests.unit.factories import NOW, result, seen, snapshot, target, window, with_targets
@@ -233,6 +235,8 @@ def test_exporter_tells_of_itself() -> None:
         'portspec_audits_rejected_total{reason="time"} 0.0',
         "portspec_audit_max_age_seconds 93600.0",
         "portspec_audits_unread 15.0",
+        'portspec_audit_time_to_fix_seconds_bucket{class="plan",le="604800.0"} 5.0',
+        'portspec_audit_time_to_fix_seconds_count{class="plan"} 7.0',
     ):
         assert line in lines
 
@@ -435,6 +439,9 @@ def test_vulnerability_that_an_audit_has_twice_is_one_series() -> None:
     assert len([line for line in lines if line.startswith("portspec_audit_vulnerability{")]) == 1
 
 
+TIME_TO_FIX = "portspec_audit_time_to_fix_seconds"
+
+
 def own_lines(audit: AuditStatus | None, accept: str = TEXT) -> list[str]:
     """Return the lines of the exporter's own families about audits, without HELP and TYPE."""
     one = Exposition(Snapshot, lambda: replace(STATUS, audit=audit))
@@ -446,12 +453,31 @@ def own_lines(audit: AuditStatus | None, accept: str = TEXT) -> list[str]:
 def test_every_reason_is_counted_from_nought(accept: str) -> None:
     """Before any report came each counter is there with 0, so that the first refusal is an increase."""
     found = own_lines(AuditStatus(received=0, rejected=dict.fromkeys(REASONS, 0), max_age=93_600.0, unread=0), accept)
-    assert found == [
+    assert [line for line in found if not line.startswith(TIME_TO_FIX)] == [
         "portspec_audits_received_total 0.0",
         *(f'portspec_audits_rejected_total{{reason="{reason}"}} 0.0' for reason in REASONS),
         "portspec_audit_max_age_seconds 93600.0",
         "portspec_audits_unread 0.0",
     ]
+
+
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS])
+def test_time_to_fix_is_a_histogram_of_every_class(accept: str) -> None:
+    """Each class is there from the beginning; bounds are spelled as Prometheus spells them."""
+    plan = Histogram((1, 0, 2, 3, 0, 0, 0, 0, 0, 0, 4), 1.5e8)
+    status = AuditStatus(0, {}, 93_600.0, 0, {Priority.PLAN: plan})
+    found = [line for line in own_lines(status, accept) if line.startswith(TIME_TO_FIX)]
+    days = ["86400.0", "172800.0", "259200.0", "604800.0", "1.2096e+06", "2.592e+06", "5.184e+06", "7.776e+06"]
+    bounds = [*days, "1.5552e+07", "3.1536e+07", "+Inf"]
+    counts = {"fix_now": [0] * 11, "fix_soon": [0] * 11, "plan": [1, 1, 3, 6, 6, 6, 6, 6, 6, 6, 10], "rest": [0] * 11}
+    samples = [
+        f'{TIME_TO_FIX}_bucket{{class="{name}",le="{bound}"}} {count}.0'
+        for name, every in counts.items()
+        for bound, count in zip(bounds, every, strict=True)
+    ]
+    samples += [f'{TIME_TO_FIX}_count{{class="{name}"}} {every[-1]}.0' for name, every in counts.items()]
+    samples += [f'{TIME_TO_FIX}_sum{{class="{name}"}} {"1.5e+08" if name == "plan" else "0.0"}' for name in counts]
+    assert sorted(found) == sorted(samples)
 
 
 def test_exporter_without_audits_says_nothing_of_them() -> None:
