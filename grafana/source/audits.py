@@ -139,6 +139,28 @@ def _vulnerable() -> list[Panel]:
     ]
 
 
+def _deadlines() -> list[Panel]:
+    # Of exporters that know of the same host, the one that knows of most counts.
+    overdue = f"max by (job, owner, host, class) ({select('portspec_audit_vulnerabilities_overdue')})"
+    ports = f"max by (job, owner, host, kind) ({select('port_deviations_overdue')})"
+    return [
+        graph(
+            "Vulnerabilities past the deadline",
+            "Vulnerabilities of hosts of each owner that have been known for longer than `deadlines` of conf.yml "
+            "allow. Without deadlines there are none.",
+            {"{{owner}}": f"sum by (owner) ({overdue})"},
+            is_of_fleet=True,
+        ),
+        graph(
+            "Ports past the deadline",
+            "Ports of hosts of each owner that have deviated for longer than `deadlines` of conf.yml allow. Without "
+            "deadlines there are none.",
+            {"{{owner}}": f"sum by (owner) ({ports})"},
+            is_of_fleet=True,
+        ),
+    ]
+
+
 def _unknown() -> list[Panel]:
     failed = select("instance_host_status:portspec_audit_status:failed")
     made = select("portspec_audit_timestamp_seconds")
@@ -195,6 +217,7 @@ def dashboard() -> Dashboard:
         [
             ("Hosts that have to send audits", [*_numbers(), *_history()]),
             ("Vulnerable", _vulnerable()),
+            ("Deadlines", _deadlines()),
             ("Not known", _unknown()),
             ("Intake", _intake()),
         ],
