@@ -23,6 +23,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_NETWORK_ADDRESSES: Final = 65_536  # a /16; each address is a host with a state of its own
+MAX_FORMER_NAMES: Final = 16  # of a host: each is looked up in the state file and in the change log
 _MAX_NAME, _MAX_LABEL = 253, 63  # characters (RFC 1035, 2.3.4)
 _LABEL: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")  # RFC 1123, 2.1, with underscores as DNS has them
 _NUMBER: Final = re.compile(

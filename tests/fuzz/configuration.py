@@ -74,6 +74,7 @@ _KEYS: Final = (
     *("fromemail", "expect", "allow", "labels", "audit", "scan", "engine", "rate", "host_rate", "timeout", "retries"),
     *("confirm", "exceptions", "ports", "ids", "until", "reason", "owner", "discovery", "file_sd", "http_sd", "dns"),
     *("passphrase", "passphrase_file", "domain", "max_age", "state", "modules", "probe_allow", "history", "canary"),
+    "renamed_from",
 )
 _VALUES: Final = (
     *(

@@ -19,7 +19,7 @@ from portspec import files
 from portspec.config.model import SECONDS_A_DAY, EngineChoice
 from portspec.errors import shorten
 from portspec.exposure import PortSeverity
-from portspec.names import parse_range
+from portspec.names import MAX_FORMER_NAMES, canonical_one, parse_range
 from portspec.ports import PortSet, parse_ports
 from portspec.times import is_number, parse_duration, read_begin, read_until
 
@@ -194,6 +194,19 @@ def some(given: list[T]) -> list[T]:
     if not given:
         raise ValueError("is empty; name at least one")
     return given
+
+
+def _former_name(value: object) -> str:
+    """Validate a name that a host had; returns it in canonical form."""
+    if not isinstance(value, str):
+        raise ValueError("expected the name or address that the host had")  # noqa: TRY004 - pydantic takes ValueError
+    return canonical_one(value)
+
+
+def _not_too_many(names: list[str]) -> list[str]:
+    if len(names) > MAX_FORMER_NAMES:
+        raise ValueError(f"a host may have at most {MAX_FORMER_NAMES} former names; list the last ones")
+    return names
 
 
 def _days(value: object) -> float:
@@ -381,6 +394,9 @@ Network = Annotated[str, BeforeValidator(_network)]
 ModuleName = Annotated[str, AfterValidator(_module_name)]
 StateFile = Annotated[str | None, BeforeValidator(_path)]
 LabelName = Annotated[str, AfterValidator(check_label_name)]
+FormerNames = Annotated[
+    list[Annotated[str, BeforeValidator(_former_name)]], BeforeValidator(items), AfterValidator(_not_too_many)
+]
 
 
 class _WhenGiven:

@@ -141,6 +141,7 @@ def _host(host: HostConfig) -> dict[str, Any]:
         **_labels(host.labels),
         **({"audit": True} if host.is_audited else {}),
         **({"canary": True} if host.is_canary else {}),
+        **({"renamed_from": list(host.renamed_from)} if host.renamed_from else {}),
     }
 
 

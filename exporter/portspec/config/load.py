@@ -19,6 +19,7 @@ from portspec.config.deadlines import check_deadlines, check_owners, deadline_ru
 from portspec.config.discovery import raw_sources, sources
 from portspec.config.feeds import check_priorities, feeds_config, priority_rules
 from portspec.config.fields import lists_nothing
+from portspec.config.former_names import check_former_names
 from portspec.config.mail import check_mail, mail_config
 from portspec.config.model import (
     Config,
@@ -123,6 +124,7 @@ def _check_whole(source: YamlDocument, raw: dict[str, Any]) -> None:
         source.problem(("hosts",), f"{message}{hint}")
     if isinstance(hosts, dict):
         _check_hosts(source, hosts)
+        check_former_names(source, hosts, raw.get("audit"))
     _check_modules(source, raw)
     _check_severities(source, raw)
     own = bool(every or is_audited) and all(isinstance(entry, dict) and _has_ports(entry) for entry in every)
@@ -268,6 +270,7 @@ def _host(
         labels=MappingProxyType(dict(sorted(host.labels.items()))),
         is_audited=host.audit,
         is_canary=host.canary,
+        renamed_from=tuple(dict.fromkeys(host.renamed_from)),
     )
 
 

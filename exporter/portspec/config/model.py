@@ -41,7 +41,8 @@ class HostConfig:
 
     `ports` are those to scan: the host's `scanports` and everything in its specification.
     `interval` is in seconds. A host that `is_audited` is on the roster of audits. Of a canary an expected port is
-    always to be seen. `source` is what names it: CONF_YML, or the name of a source of discovery.
+    always to be seen. `renamed_from` are names that the host had, in canonical form, the last one first; a CIDR has
+    none. `source` is what names it: CONF_YML, or the name of a source of discovery.
     """
 
     name: str
@@ -51,6 +52,7 @@ class HostConfig:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     is_audited: bool = False
     is_canary: bool = False
+    renamed_from: tuple[str, ...] = ()
     source: str = CONF_YML
 
 

@@ -20,6 +20,7 @@ from portspec.config.fields import (
     Days,
     EngineName,
     Flag,
+    FormerNames,
     Glob,
     HostModel,
     HostRate,
@@ -121,6 +122,7 @@ class EntryModel(HostModel):
     """An entry of `hosts`."""
 
     canary: Flag = False
+    renamed_from: FormerNames = Field(default=[])
 
     @field_validator("canary")
     @classmethod

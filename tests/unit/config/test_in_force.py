@@ -36,7 +36,7 @@ scanports: [22, 80-90]
 hosts:
   db1: {expect: [5432], allow: [22], scanports: all, interval: 30s, labels: {team: "$${x}"}, audit: true, canary: true}
   192.0.2.0/30: [22]
-  web1: {expect: [80, 443], interval: 0.5h}
+  web1: {expect: [80, 443], interval: 0.5h, renamed_from: [WWW.example.org, "2001:DB8::0:7"]}
 scan: {engine: connect, rate: 1000, host_rate: 50, timeout: 250ms, retries: 3, confirm: 4,
        max_duration: 2h, max_addresses: 7}
 discovery:

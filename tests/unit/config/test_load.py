@@ -187,6 +187,23 @@ def test_a_host_may_be_a_mapping(conf: Conf) -> None:
     )
 
 
+def test_a_host_may_have_former_names(conf: Conf) -> None:
+    """One name or a list, in any spelling; each is known by its canonical form, once."""
+    config = conf.load("""\
+        hosts:
+          db1: {expect: [22], renamed_from: DB.Example.org.}
+          db2: {expect: [22], renamed_from: [db3, "2001:DB8::0:1", 192.0.2.1, Db3]}
+          192.0.2.16/28: [22]
+        audit: {passphrase: a passphrase of a test, hosts: [mail1]}
+        scanports: all
+    """)
+    assert [host.renamed_from for host in config.hosts] == [
+        ("db.example.org",),
+        ("db3", "2001:db8::1", "192.0.2.1"),
+        (),
+    ]
+
+
 def test_a_host_with_scanports_of_its_own_needs_no_others(conf: Conf) -> None:
     """Scanports may be left out at the top when every host has its own."""
     (host,) = conf.load("hosts: {db1: {scanports: 22}}\n").hosts

@@ -66,7 +66,7 @@ def test_hosts_may_be_merged(conf: Conf) -> None:
 def test_a_quoted_merge_key_is_a_key(conf: Conf) -> None:
     """Only the plain << merges."""
     (line,) = conf.problems(f'hosts:\n  db1: {{"<<": {{expect: [1]}}}}\n{ENDING}')
-    known = "allow, audit, canary, expect, interval, labels, scanports"
+    known = "allow, audit, canary, expect, interval, labels, renamed_from, scanports"
     assert line == f'conf.yml:2: hosts."db1"."<<": unknown key (known: {known})'
 
 
