@@ -11,7 +11,7 @@ from portspec.errors import is_printable, shorten
 from portspec.times import is_number, parse_duration, read_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_DURATION: Final = 90 * 86_400.0  # seconds that maintenance may last which somebody asks for
 MAX_TEXT: Final = 500  # characters of a reason, and of an owner
@@ -37,6 +37,11 @@ W = TypeVar("W", bound=Window)
 def lasting(windows: Iterable[W], now: float) -> W | None:
     """Return the maintenance that lasts at `now`, in Unix seconds; of several the one that ends last, None without."""
     return max((item for item in windows if item.begins <= now < item.until), key=lambda item: item.until, default=None)
+
+
+def requested_of(requested: Mapping[str, W], names: Iterable[str]) -> W | None:
+    """Return the maintenance that was asked for of a host, by the first of its canonical names that has one."""
+    return next((requested[name] for name in names if name in requested), None)
 
 
 def edges(windows: Iterable[Window]) -> Iterator[float]:

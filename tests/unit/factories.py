@@ -80,14 +80,24 @@ def target(
     is_canary: bool = False,
     owner: str = "",
     deadlines: Deadlines = NO_DEADLINES,
+    renamed_from: Iterable[str] = (),
 ) -> Target:
     """Make a target; `scan` are its scanports, to which its specification is added."""
     specification = Specification(PortSet.of(expect), PortSet.of(allow))
     ports = PortSet.of(scan) | specification.expect | specification.allow
     labels = MappingProxyType(dict(labels or {}))
-    config = HostConfig(host, specification, ports, interval, labels, is_canary=is_canary)
-    windows = tuple(maintenance)
-    return Target(host, config, address, tuple(exceptions), maintenance=windows, owner=owner, deadlines=deadlines)
+    former = tuple(renamed_from)
+    config = HostConfig(host, specification, ports, interval, labels, is_canary=is_canary, renamed_from=former)
+    return Target(
+        host,
+        config,
+        address,
+        tuple(exceptions),
+        maintenance=tuple(maintenance),
+        owner=owner,
+        deadlines=deadlines,
+        renamed_from=former,
+    )
 
 
 def exception(*ports: int, until: float, hosts: Iterable[str] = ("*",)) -> PortException:

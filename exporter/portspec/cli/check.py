@@ -90,6 +90,7 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
     lines.append(_state(place))
     warnings = [
         *source_warnings(discovery.stats),
+        *_former_name_warnings(known),
         *_exception_warnings(config, known, now := time.time()),
         *_maintenance_warnings(config, known, expected, now),
         *_audit_warnings(config, expected, now),
@@ -184,6 +185,16 @@ def _feed_warnings(config: Config) -> Iterator[str]:
                 yield f"feeds.{name}: {place} cannot be read: {(error.strerror or str(error)).lower()}"
     if config.feeds and not config.audit:
         yield "feeds has no effect without audit: the lists are about the vulnerabilities that audits find"
+
+
+def _former_name_warnings(known: Sequence[Target]) -> Iterator[str]:
+    """Yield warnings about former names that do not count; conf.yml has none of these."""
+    for target in known:
+        if ignored := [name for name in target.config.renamed_from if name not in target.renamed_from]:
+            yield (
+                f"{target.host} does not go on with what is known of {', '.join(ignored)}: that is a host, too, or a "
+                "former name of several hosts"
+            )
 
 
 def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> Iterator[str]:
@@ -370,7 +381,9 @@ def _spelled(target: Target, resolution: Resolution | None, most: int | None) ->
 def _ports(target: Target) -> str:
     specification = target.config.specification
     ports = f"{count(len(target.config.ports), 'port')}, expect {specification.expect}"
-    return f"{ports}, allow {specification.allow}" if specification.allow else ports
+    allowed = f", allow {specification.allow}" if specification.allow else ""
+    former = f", renamed from {', '.join(target.renamed_from)}" if target.renamed_from else ""
+    return f"{ports}{allowed}{former}"
 
 
 def _round(config: Config, known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> tuple[str, str]:

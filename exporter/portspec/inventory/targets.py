@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+from collections import Counter
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from portspec.config.model import CONF_YML
 from portspec.deadlines import NO_DEADLINES, Deadlines, deadlines_of
 from portspec.deny import NOTHING
 from portspec.errors import UsageError
 from portspec.exposure import DEFAULT_SEVERITIES, PortSeverities
+from portspec.maintenance import requested_of
 from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ class Target:
     `exceptions` are those of the configuration that are about this host, in force or not, and `maintenance` its times
     of maintenance, over or not. `deny` are the networks that it may not lead to, none for a host that stands in
     conf.yml. `severities` are those of its ports that are open and not expected. `owner` is who is responsible for it,
-    "" if it has no such label; `deadlines` say by when what was found is to be fixed.
+    "" if it has no such label; `deadlines` say by when what was found is to be fixed. `renamed_from` are the names that
+    it had, in canonical form, the last one first: those of its configuration that no other host has or had.
     """
 
     host: str
@@ -46,6 +50,7 @@ class Target:
     severities: PortSeverities = DEFAULT_SEVERITIES
     owner: str = ""
     deadlines: Deadlines = NO_DEADLINES
+    renamed_from: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -71,29 +76,57 @@ def targets(
 
     Where an address stands under several entries, the most specific one holds: the address itself,
     then the CIDR with the longest prefix. What the file has, a source of discovery does not change.
-    `requested` is the maintenance that somebody asked for, by the canonical name of its host.
+    `requested` is the maintenance that somebody asked for, by the canonical name of its host, or one that it had.
     """
     found = _expanded(config.hosts, config)
     for name, target in _expanded(discovered, config, config.deny).items():
         found.setdefault(name, target)
+    found |= _renamed(found)
     if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
     return tuple(
         replace(
             target,
             exceptions=matching(config.exceptions, target.host, target.config.name),
-            maintenance=_maintenance(config, requested, name, target.host, target.config.name),
+            maintenance=_maintenance(config, requested, (name, *target.renamed_from), target.host, target.config.name),
         )
         for name, target in found.items()
     )
 
 
 def _maintenance(
-    config: Config, requested: Mapping[str, MaintenanceWindow], name: str, host: str, entry: str
+    config: Config, requested: Mapping[str, MaintenanceWindow], names: Sequence[str], host: str, entry: str
 ) -> tuple[MaintenanceWindow, ...]:
-    """Return the times of maintenance of a host, by its canonical name, its name and that of its entry."""
-    own = (requested[name],) if name in requested else ()
-    return matching(config.maintenance, host, entry) + own
+    """Return the times of maintenance of a host, by its canonical names, its name and that of its entry."""
+    own = requested_of(requested, names)
+    return matching(config.maintenance, host, entry) + ((own,) if own else ())
+
+
+def _renamed(hosts: Mapping[str, Target]) -> dict[str, Target]:
+    """Return the hosts that had other names, with those that count, by canonical name.
+
+    A name that is that of a host does not count, nor does one that several hosts claim, except that what the file says
+    comes before what sources of discovery say: a list must not lead what is known of one host to another.
+    """
+    claims = {
+        name: tuple(former for former in target.config.renamed_from if former not in hosts)
+        for name, target in hosts.items()
+        if target.config.renamed_from
+    }
+    heirs: dict[str, str] = {}
+    for is_of_the_file in (True, False):
+        own = {name: former for name, former in claims.items() if _is_of_the_file(hosts[name]) is is_of_the_file}
+        numbers = Counter(item for former in own.values() for item in former)
+        for name, former in own.items():
+            for item in former:
+                if numbers[item] == 1:
+                    heirs.setdefault(item, name)
+    found = {name: tuple(item for item in former if heirs.get(item) == name) for name, former in claims.items()}
+    return {name: replace(hosts[name], renamed_from=former) for name, former in found.items() if former}
+
+
+def _is_of_the_file(target: Target) -> bool:
+    return target.config.source == CONF_YML
 
 
 def _expanded(entries: Sequence[HostConfig], config: Config, deny: Deny = NOTHING) -> dict[str, Target]:
@@ -143,6 +176,7 @@ class AuditedHost:
 
     `maintenance` are its times of maintenance, over or not; none of a host that is also scanned, whose target has them.
     `owner` and `deadlines` are those of its target; one that is not scanned has no labels.
+    `renamed_from` are the names that it had, as Target has them.
     """
 
     host: str
@@ -150,6 +184,7 @@ class AuditedHost:
     maintenance: tuple[MaintenanceWindow, ...] = ()
     owner: str = ""
     deadlines: Deadlines = NO_DEADLINES
+    renamed_from: tuple[str, ...] = ()
 
 
 def audited_hosts(
@@ -168,7 +203,7 @@ def audited_hosts(
         canonical(host): AuditedHost(
             host,
             matching(config.accepted, host, host),
-            _maintenance(config, requested, canonical(host), host, host),
+            _maintenance(config, requested, (canonical(host),), host, host),
             deadlines=others,
         )
         for host in config.audit.hosts
@@ -176,9 +211,20 @@ def audited_hosts(
     for target in targets:
         name = target.name
         if target.config.is_audited or name in found:
-            accepted = matching(config.accepted, target.host, target.config.name)
-            found[name] = AuditedHost(target.host, accepted, owner=target.owner, deadlines=target.deadlines)
-    return found
+            found[name] = AuditedHost(
+                target.host,
+                matching(config.accepted, target.host, target.config.name),
+                owner=target.owner,
+                deadlines=target.deadlines,
+                renamed_from=target.renamed_from,
+            )
+    return {name: _without_audited(entry, found) for name, entry in found.items()}
+
+
+def _without_audited(entry: AuditedHost, roster: Mapping[str, AuditedHost]) -> AuditedHost:
+    """Return a host without the former names under which others send audits."""
+    former = tuple(name for name in entry.renamed_from if name not in roster)
+    return entry if former == entry.renamed_from else replace(entry, renamed_from=former)
 
 
 class _OfHosts(Protocol):

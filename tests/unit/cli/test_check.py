@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -99,6 +100,18 @@ def warnings(conf: str) -> list[str]:
     assert (done.code, done.err) == (0, "")
     assert done.out.endswith(f"{conf} is valid.\n")
     return [line.removeprefix("warning: ") for line in done.out.splitlines() if line.startswith("warning: ")]
+
+
+def test_former_names_are_told(configure: Configure, tmp_path: Path) -> None:
+    """Those of a host stand in its line; those that do not count are a warning."""
+    targets = [{"targets": ["127.0.0.2"], "labels": {"__portspec_renamed_from": "old2,127.0.0.1"}}]
+    (tmp_path / "found.json").write_text(json.dumps(targets))
+    sources = {"file_sd": [{"files": [str(tmp_path / "found.json")]}]}
+    conf = configure({"127.0.0.1": {"renamed_from": ["OLD1", "old0"]}}, discovery=sources, deny=[])
+    lines = [" ".join(line.split()) for line in call("check", "-c", conf).out.splitlines()[:2]]
+    assert [line.partition("expect none, ")[2] for line in lines] == ["renamed from old1, old0", "renamed from old2"]
+    (warning,) = warnings(conf)
+    assert warning.startswith("127.0.0.2 does not go on with what is known of 127.0.0.1: that is a host, too, or ")
 
 
 def test_exception_that_does_nothing_is_a_warning(configure: Configure) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -164,3 +165,11 @@ def test_network_is_matched_in_any_spelling(network: str, glob: str) -> None:
 def test_glob_with_a_slash_matches_no_host_without_a_network() -> None:
     """A host with an entry of its own stands under no CIDR, whatever glob an exception has."""
     assert matching([accepted("*/*"), accepted("192.0.2.0/24")], "192.0.2.1", "192.0.2.1") == ()
+
+
+def test_audited_host_has_the_former_names_of_its_target() -> None:
+    """Unless a host on the roster has the name."""
+    renamed = replace(entry("new1", is_audited=True), renamed_from=("old1", "db1"))
+    config = config_of(renamed, entry("web1", is_audited=True), audit=["db1"])
+    found = audited_hosts(config, targets(config))
+    assert {name: host.renamed_from for name, host in found.items()} == {"db1": (), "new1": ("old1",), "web1": ()}

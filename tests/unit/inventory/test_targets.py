@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portspec.config import Config, HostConfig, PortException, Specification
+from portspec.config import Config, HostConfig, MaintenanceWindow, PortException, Specification
 from portspec.deny import NOTHING, deny_of
 from portspec.errors import UsageError
 from portspec.inventory import Target, select, targets
@@ -307,6 +307,58 @@ def test_only_discovered_hosts_are_denied_addresses() -> None:
     assert {target.host for target in found if target.deny == DENIED} == {
         *("new", "192.0.2.2", "203.0.113.0", "203.0.113.1")
     }
+
+
+def renamed(name: str, *former: str, source: str = "http_sd[0]") -> HostConfig:
+    """Make a host that had other names, as discovery gives it."""
+    return dataclasses.replace(discovered(name)[0], renamed_from=former, source=source)
+
+
+def former_names(config: Config, *found: HostConfig) -> dict[str, tuple[str, ...]]:
+    """Return the former names that count, by host, of hosts with some."""
+    return {target.host: target.renamed_from for target in targets(config, found) if target.renamed_from}
+
+
+def test_former_names_of_hosts_that_are_there_do_not_count() -> None:
+    """A host is not taken for another one, whichever of them discovery found."""
+    config = config_of("web1", "192.0.2.0/30")
+    assert former_names(config, renamed("new1", "web1", "old1", "192.0.2.1", "new2", "new1"), *discovered("new2")) == {
+        "new1": ("old1",)
+    }
+
+
+def test_former_name_of_several_hosts_is_that_of_none() -> None:
+    """Except for one that the file gives a name to: what it has, a source of discovery does not change."""
+    of_the_file = renamed("web1", "old1", source="conf.yml")
+    config = dataclasses.replace(config_of(), hosts=(of_the_file,))
+    assert former_names(config, renamed("new1", "old1", "old2"), renamed("new2", "old2", "old3")) == {
+        "web1": ("old1",),
+        "new2": ("old3",),
+    }
+
+
+FORMER = st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=4)
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(FORMER, st.booleans()), max_size=6))
+def test_each_former_name_leads_to_one_host(drawn: dict[str, tuple[list[str], bool]]) -> None:
+    """Whatever a file and lists say, it is one that named it, and no host has the name itself."""
+    of_the_file = [renamed(name, *former, source="conf.yml") for name, (former, is_there) in drawn.items() if is_there]
+    lists = [renamed(name, *former) for name, (former, is_there) in drawn.items() if not is_there]
+    found = former_names(dataclasses.replace(config_of(), hosts=tuple(of_the_file)), *lists)
+    every = [former for names in found.values() for former in names]
+    assert len(every) == len(set(every))
+    assert not set(every) & set(drawn)
+    for host, names in found.items():
+        assert [name for name in drawn[host][0] if name in names] == list(names)
+
+
+def test_requested_maintenance_of_a_former_name_is_that_of_the_host() -> None:
+    """That of the present name comes first."""
+    old, new = (MaintenanceWindow((name,), NOW, NOW + 60) for name in ("old1", "new1"))
+    found = renamed("new1", "old1")
+    assert [target.maintenance for target in targets(config_of(), [found], {"old1": old})] == [(old,)]
+    assert [target.maintenance for target in targets(config_of(), [found], {"old1": old, "new1": new})] == [(new,)]
 
 
 def test_host_that_is_denied_other_networks_is_scanned_otherwise() -> None:

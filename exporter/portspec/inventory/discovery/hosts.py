@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from portspec.config import HostConfig, Specification
 from portspec.inventory.discovery.targetgroups import check_label
-from portspec.names import canonical
+from portspec.names import MAX_FORMER_NAMES, canonical, canonical_one
 from portspec.ports import PortSet, parse_ports
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def host_of(target: object) -> str:
     return canonical(host)
 
 
-_Read = tuple[Specification, PortSet, "Mapping[str, str]"]  # what the labels of a group say
+_RENAMED_FROM = "__portspec_renamed_from"
+_Read = tuple[Specification, PortSet, "Mapping[str, str]", tuple[str, ...]]  # what the labels of a group say
 
 
 class _Finder:
@@ -102,10 +103,13 @@ class _Finder:
                 self.refused += len(group.targets)
                 self._complain(read)
             return
-        specification, ports, labels = read
+        specification, ports, labels, former = read
+        names: set[str] = set()
+        before = len(self.hosts)
         for target in group.targets:
             try:
                 name = host_of(target)
+                names.add(name)
                 if name not in self.hosts:
                     size = self._count(name)
                     self.hosts[name] = HostConfig(
@@ -120,6 +124,17 @@ class _Finder:
             except ValueError as error:
                 self.refused += 1
                 self._complain(error)
+        if former and len(self.hosts) > before:
+            self._rename(names, former)
+
+    def _rename(self, names: set[str], former: tuple[str, ...]) -> None:
+        """Note what a host was called before; that of a group with several hosts is that of none of them."""
+        name = min(names)
+        if len(names) == 1 and "/" not in name:
+            self.hosts[name] = replace(self.hosts[name], renamed_from=former)
+        else:
+            self.dropped += 1
+            self._complain(ValueError(f"{_RENAMED_FROM}: the group has several hosts; give each a group of its own"))
 
     def _read(self, labels: Mapping[str, object]) -> _Read | ValueError:
         """Read the labels of a group; those that many groups share, by aliases of YAML, only once.
@@ -130,7 +145,7 @@ class _Finder:
             found: _Read | ValueError
             try:
                 specification, ports = self._specification(labels)
-                found = (specification, ports, self._labels(labels))
+                found = (specification, ports, self._labels(labels), self._former_names(labels))
             except ValueError as error:
                 found = error
             self._known[id(labels)] = (labels, found)  # with the labels, so that no others get their id
@@ -157,6 +172,15 @@ class _Finder:
         if isinstance(ports, ValueError):
             raise ValueError(f"{label}: {ports}")  # noqa: TRY004 - as for a wrong text
         return ports
+
+    def _former_names(self, labels: Mapping[str, object]) -> tuple[str, ...]:
+        """Return the former names of a host; none if one is wrong, since the host is to be scanned all the same."""
+        try:
+            return _names(labels.get(_RENAMED_FROM))
+        except ValueError as error:
+            self.dropped += 1
+            self._complain(ValueError(f"{_RENAMED_FROM}: {error}"))
+            return ()
 
     def _labels(self, labels: Mapping[str, object]) -> Mapping[str, str]:
         kept = dict(self._entry.labels)
@@ -205,6 +229,18 @@ def _within_limits(name: str, value: str, others: Mapping[str, str]) -> str:
     if len(value) > MAX_LABEL_VALUE or len(value.encode()) > MAX_LABEL_VALUE:
         raise ValueError(f'the value of the label "{name}" is longer than {MAX_LABEL_VALUE:,} bytes')
     return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """Read names that are separated by commas or spaces, in canonical form; null is none."""
+    if value is None:
+        return ()
+    if not isinstance(value, str):
+        raise ValueError("the value is not a string")  # noqa: TRY004 - as for a wrong text
+    words = re.split(r"[\s,]+", value.strip(" \t\r\n,"), maxsplit=MAX_FORMER_NAMES)
+    if len(words) > MAX_FORMER_NAMES:
+        raise ValueError(f"a host may have at most {MAX_FORMER_NAMES} former names")
+    return tuple(dict.fromkeys(canonical_one(word) for word in words if word))
 
 
 def _ports(text: str) -> PortSet | ValueError:

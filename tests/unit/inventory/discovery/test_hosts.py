@@ -120,6 +120,50 @@ def test_labels_of_the_group_stand_over_those_of_the_source() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "former"),
+    [
+        ("old1", ("old1",)),
+        ("OLD1., 192.0.2.7 2001:DB8::0:1,old1", ("old1", "192.0.2.7", "2001:db8::1")),
+        (" , ", ()),
+        ("", ()),
+        (None, ()),
+        (",".join(f"old{number}" for number in range(16)), tuple(f"old{number}" for number in range(16))),
+    ],
+)
+def test_a_group_of_one_host_may_say_what_it_was_called(text: str | None, former: tuple[str, ...]) -> None:
+    """Names are separated by commas or spaces; the same host at two ports is one."""
+    answer = find_hosts([group("web1:80", "WEB1:443", __portspec_renamed_from=text), group("web2")], entry())
+    assert {found.name: found.renamed_from for found in answer.hosts} == {"web1": former, "web2": ()}
+    assert (answer.dropped, answer.complaints) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("targets", "text"),
+    [
+        (("web1",), "old1:9100"),
+        (("web1",), "192.0.2.0/30"),
+        (("web1",), "-old"),
+        (("web1",), 7),
+        (("web1",), ",".join(f"old{number}" for number in range(17))),
+        (("web1", "web2"), "old1"),
+        (("192.0.2.0/31",), "old1"),
+    ],
+)
+def test_former_names_that_make_no_sense_are_dropped_and_told(targets: tuple[str, ...], text: object) -> None:
+    """The hosts are scanned all the same."""
+    answer = find_hosts([group(*targets, __portspec_renamed_from=text)], entry())
+    assert [found.renamed_from for found in answer.hosts] == [()] * len(targets)
+    assert (answer.refused, answer.dropped, len(answer.complaints)) == (0, 1, 1)
+    assert answer.complaints[0].startswith("__portspec_renamed_from: ")
+
+
+def test_former_name_of_a_host_that_the_list_had_before_is_ignored() -> None:
+    """The first group of a host says what it was called, as it says everything else."""
+    drawn = [group("web1"), group("web1", __portspec_renamed_from="old1")]
+    assert [found.renamed_from for found in find_hosts(drawn, entry()).hosts] == [()]
+
+
+@pytest.mark.parametrize(
     "labels", [{"host": "x"}, {"a-b": "x"}, {"": "x"}, {"a": True}, {"a": []}, {"a": "\ud800"}, {"\ud800": "x"}]
 )
 def test_a_label_that_conf_yml_would_refuse_is_dropped_and_told(labels: dict[str, object]) -> None:
@@ -303,8 +347,13 @@ texts = st.one_of(
     ),
 )
 labels = st.dictionaries(
-    st.one_of(st.sampled_from(["__portspec_expect", "__portspec_allow", "__portspec_scanports", "host"]), st.text()),
-    st.one_of(st.none(), st.booleans(), st.sampled_from(["22,80", "all", "", "ssh"]), st.text(max_size=9)),
+    st.one_of(
+        st.sampled_from(
+            ["__portspec_expect", "__portspec_allow", "__portspec_scanports", "__portspec_renamed_from", "host"]
+        ),
+        st.text(),
+    ),
+    st.one_of(st.none(), st.booleans(), st.sampled_from(["22,80", "all", "", "ssh", "a, b"]), st.text(max_size=9)),
     max_size=4,
 )
 
