@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portspec.inventory import audited_hosts, targets
+from portspec.store import Restored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -27,8 +28,36 @@ class Hosts:
     targets: tuple[Target, ...]
     names: dict[str, str]
     roster: Mapping[str, AuditedHost]
-    restored: dict[str, HostState]
+    restored: Restored
     prober: Prober
+
+    @property
+    def former_names(self) -> dict[str, tuple[str, ...]]:
+        """The former names of each host that has some, by its canonical name."""
+        return {target.name: target.renamed_from for target in self.targets if target.renamed_from}
+
+    def continued(self, names: Mapping[str, str], states: Mapping[str, HostState]) -> dict[str, str]:
+        """Return the hosts that are called otherwise from now on, and what each is called now.
+
+        They only have another spelling, or have left under one of their former names, unless there is a state of the
+        present one.
+
+        Args:
+            names: The hosts until now, by canonical name.
+            states: Their states.
+        """
+        respelled = ((host, names[name]) for name, host in self.names.items() if name in names)
+        found = {host: before for host, before in respelled if before != host and before in states}
+        restored = self.restored
+        for target in self.targets:
+            host = target.host
+            has_own = host in states or host in found or (host in restored.states and host not in restored.former)
+            if target.renamed_from and not has_own:
+                former = (restored.former[host],) if host in restored.former else target.renamed_from
+                known = (names[name] for name in former if name in names)
+                if before := next((name for name in known if name in states and states[name].latest), None):
+                    found[host] = before
+        return found
 
 
 def own_targets(every: Iterable[Target], shard: Shard) -> tuple[Target, ...]:
@@ -55,5 +84,5 @@ def hosts_of(
     names = {target.name: target.host for target in mine}
     roster = audited_hosts(config, every, requested)
     audited = {name: host for name, host in roster.items() if shard.holds(host.host)}
-    restored = store.restore(new) if new else {}
+    restored = store.restore(new) if new else Restored()
     return Hosts(mine, names, audited, restored, new_prober(config, every))

@@ -125,6 +125,7 @@ class Service:
             )
         hosts = self._hosts_of(self._config, (), known)
         self._prober, self._names = hosts.prober, hosts.names
+        self.store.former_names = hosts.former_names
         self._apply_audit(self._config, hosts.roster)
         self._monitor = Monitor(
             hosts.targets,
@@ -369,15 +370,18 @@ class Service:
         def prepare() -> tuple[Hosts, dict[str, str], dict[str, HostState], Transition]:
             states = self._monitor.snapshot.hosts
             hosts = self._hosts_of(config, discovered, states)
-            respelled = self._respelled(hosts)
-            known = {host: states[before] for host, before in respelled.items()}
-            return hosts, respelled, known, self._monitor.prepare(hosts.targets, hosts.restored | known)
+            continued = hosts.continued(self._names, states)
+            known = {host: states[before] for host, before in continued.items()}
+            return hosts, continued, known, self._monitor.prepare(hosts.targets, hosts.restored.states | known)
 
-        hosts, respelled, known, transition = await in_daemon_thread(prepare)
+        hosts, continued, known, transition = await in_daemon_thread(prepare)
         present = self._monitor.snapshot.hosts
-        if any(present[before] is not known[host] for host, before in respelled.items()):  # a scan ended meanwhile
-            known = {host: present[before] for host, before in respelled.items()}
-            transition = self._monitor.prepare(hosts.targets, hosts.restored | known)
+        if any(present[before] is not known[host] for host, before in continued.items()):  # a scan ended meanwhile
+            known = {host: present[before] for host, before in continued.items()}
+            transition = self._monitor.prepare(hosts.targets, hosts.restored.states | known)
+        for host, before in continued.items():
+            self.store.carry_notification_state(before, host)
+        self.store.former_names = hosts.former_names
         self.store.retain(hosts.names.keys())
         return hosts, transition
 
@@ -431,12 +435,6 @@ class Service:
         return hosts_of(
             config, discovered, present, self._shard, self.maintenance.windows, self.store, self._new_prober
         )
-
-    def _respelled(self, hosts: Hosts) -> dict[str, str]:
-        """Return the hosts that only have another spelling from now on, and the one that they have now."""
-        states = self._monitor.snapshot.hosts
-        pairs = ((host, self._names.get(name, host)) for name, host in hosts.names.items())
-        return {host: before for host, before in pairs if before != host and before in states}
 
     def _on_takeover(self, newer: Sequence[HostState]) -> None:
         """Continue from what another exporter wrote to the state file; called in the writer thread."""

@@ -96,7 +96,7 @@ def _snapshot(config: Config, now: float, host: str | None, day: str | None) -> 
         if day is not None and not expected:
             raise UsageError(f"--day: {host} is not an audited host of the configuration; --raw writes what it sent")
     host_audits = _host_audits(store, expected, day)
-    states = store.restore(every)
+    states = store.restore(every).states
     hosts = HostTable(states.get(target.host) or HostState(target) for target in every)
     priorities = Priorities(config.priorities, stored_feeds(store, config.feeds.places if config.feeds else {}))
     audits = [AuditState.of(entry, host_audits.get(name), now) for name, entry in expected.items()]

@@ -30,7 +30,7 @@ from portspec.store.maintenance import read_maintenance, write_maintenance
 from portspec.store.rulings import log_rules
 from portspec.store.schema import read_value, write_value
 from portspec.store.status import StoreStatus
-from portspec.store.store import Store
+from portspec.store.store import Restored, Store
 
 __all__ = [
     "Archive",
@@ -39,6 +39,7 @@ __all__ = [
     "Change",
     "IncomingAudit",
     "Outcome",
+    "Restored",
     "StateFileLocation",
     "Store",
     "StoreError",

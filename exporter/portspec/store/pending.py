@@ -187,7 +187,8 @@ class PendingCommitter:
         changes = [change for entry in batch for change in entry.changes]
         notifications = [(entry.state.host, entry.notification) for entry in batch if entry.notification is not None]
         verdicts = [verdict for entry in batch for verdict in entry.verdicts]
-        write_states(connection, self._encode(batch), changes, verdicts, notifications, self._wall_clock())
+        former = {entry.key: names for entry in batch if (names := entry.state.target.renamed_from)}
+        write_states(connection, self._encode(batch), changes, verdicts, notifications, self._wall_clock(), former)
         self._file.verify_not_replaced(is_after_commit=True)
         pending.remove(len(batch))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -23,11 +25,11 @@ from portspec.scan import AddressObservation, Failure, PortState
 from portspec.state.changes import Change, DatedVerdict
 from portspec.state.snapshot import HostState, ScanResult
 from portspec.state.verdict import Judgement, Verdict
-from portspec.store.schema import host_key, transaction
+from portspec.store.schema import host_key, target_key, transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.inventory import Target
 
@@ -45,8 +47,13 @@ _UPSERT_STATE: Final = """
 _INSERT_NOTIFICATION: Final = "INSERT INTO notification (at, host, document) VALUES (?, ?, ?)"
 _INSERT_CHANGE: Final = """
     INSERT INTO change (at, host, address, ports, was, became, first_seen, note)
-    SELECT :at, :host, :address, :ports, :was, :became, min(:at, coalesce(min(first_seen), :at)), :note
+    SELECT :at, :host, :address, :ports, :was, :became, min(:at, :earlier, coalesce(min(first_seen), :at)), :note
     FROM change
+    WHERE host = :host AND address = :address AND became = :became
+        AND substr(ports, 1, 40) = substr(:ports, 1, 40) AND ports = :ports
+"""
+_SELECT_FIRST_SEEN: Final = """
+    SELECT min(first_seen) FROM change
     WHERE host = :host AND address = :address AND became = :became
         AND substr(ports, 1, 40) = substr(:ports, 1, 40) AND ports = :ports
 """
@@ -70,11 +77,12 @@ _DELETE_OLD_VERDICTS: Final = """
 _SELECT_VERDICTS: Final = """
     SELECT at, verdict, reason FROM verdict WHERE host = :host ORDER BY id DESC LIMIT :limit
 """
+_SELECT_ALL_VERDICTS: Final = "SELECT at, verdict, reason FROM verdict WHERE host IN ({}) ORDER BY id DESC"
 _PORT_STATES: Final = frozenset(PortState)
 _COLUMNS = "id, at, host, address, ports, was, became, first_seen, note"
 _RANGE = "id < :before_id AND at >= :since AND at < :until ORDER BY id DESC LIMIT :limit"
 _SELECT_CHANGES: Final = f"SELECT {_COLUMNS} FROM change WHERE {_RANGE}"  # noqa: S608 - of constants
-_SELECT_CHANGES_OF_HOST: Final = f"SELECT {_COLUMNS} FROM change WHERE host = :host AND {_RANGE}"  # noqa: S608 - the same
+_SELECT_CHANGES_OF_HOST: Final = f"SELECT {_COLUMNS} FROM change WHERE host IN ({{}}) AND {_RANGE}"  # noqa: S608 - the same
 _MAX_ID = 2**63 - 1
 
 
@@ -231,13 +239,14 @@ def write_states(
     verdicts: Iterable[DatedVerdict],
     notifications: Iterable[tuple[str, str]],
     now: float,
+    former: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Write states, changes, verdicts and notifications in one transaction.
 
     States and changes are stored under the key of their host, so that another spelling in conf.yml finds them. The
-    `first_seen` of a change is the earliest time at which the log has the same ports of the address in that state. Of
-    each host that changed, the log keeps the newest MAX_CHANGES_OF_HOST changes. A verdict is stored if it differs from
-    the last one of its host, of which the newest MAX_VERDICTS_OF_HOST are kept.
+    `first_seen` of a change is the earliest time at which the log has the same ports of the address in that state, also
+    under a former name of the host. Of each host that changed, the log keeps the newest MAX_CHANGES_OF_HOST changes. A
+    verdict is stored if it differs from the last one of its host, of which the newest MAX_VERDICTS_OF_HOST are kept.
 
     Args:
         connection: A connection that writes, outside of a transaction.
@@ -246,18 +255,27 @@ def write_states(
         verdicts: The verdicts of the states, the oldest first.
         notifications: Host and document.
         now: The time of writing, in Unix seconds.
+        former: The former names of hosts, by the key of the host.
     """
     with transaction(connection):
-        write_changes(connection, changes)
+        write_changes(connection, changes, former)
         _write_verdicts(connection, verdicts)
         rows = ((host_key(host), document, notification_state, now) for host, document, notification_state in states)
         connection.executemany(_UPSERT_STATE, rows)
         connection.executemany(_INSERT_NOTIFICATION, ((now, host, document) for host, document in notifications))
 
 
-def write_changes(connection: sqlite3.Connection, changes: Iterable[Change]) -> None:
+def write_changes(
+    connection: sqlite3.Connection,
+    changes: Iterable[Change],
+    former: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Append changes to the log, in the transaction of the caller; see write_states()."""
     parameters = [_parameters(change) for change in changes]
+    for row in parameters:
+        names = former.get(row["host"], ())
+        seen = [connection.execute(_SELECT_FIRST_SEEN, {**row, "host": name}).fetchone()[0] for name in names]
+        row["earlier"] = min((at for at in seen if at is not None), default=row["at"])
     connection.executemany(_INSERT_CHANGE, parameters)
     hosts = {row["host"] for row in parameters}
     connection.executemany(_DELETE_OLD_CHANGES, [{"host": host, "most": MAX_CHANGES_OF_HOST} for host in hosts])
@@ -287,32 +305,74 @@ def read_states(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str 
         )  # schemas before version 4 have no keys
 
 
+def read_states_of(
+    connection: sqlite3.Connection, targets: Iterable[Target]
+) -> Iterator[tuple[Target, str, str, str | None]]:
+    """Return the state of each target that has one in the file, in no order.
+
+    It is that under the name of the host, or else under the first of its former names that has one: target, key of that
+    name, document, and notification state (None if it has none).
+    """
+    wanted = {target_key(target): target for target in targets}
+    renamed = {key: target for key, target in wanted.items() if target.renamed_from}
+    former = {name for target in renamed.values() for name in target.renamed_from}
+    found: dict[str, tuple[str, str | None]] = {}
+    for key, document, notification_state in read_states(connection):
+        if key in former:
+            found[key] = document, notification_state
+        if target := wanted.get(key):
+            renamed.pop(key, None)
+            yield target, key, document, notification_state
+    for target in renamed.values():
+        if name := next((name for name in target.renamed_from if name in found), None):
+            yield target, name, *found[name]
+
+
 def read_changes(
     connection: sqlite3.Connection,
     *,
     host: str | None,
+    former: Sequence[str] = (),
     since: float | None,
     until: float | None,
     before_id: int | None,
     limit: int,
 ) -> tuple[tuple[int, Change], ...]:
-    """Return changes with their ids, the newest first; see Store.changes()."""
+    """Return changes with their ids, the newest first, also those under the `former` names; see Store.changes()."""
+    hosts = () if host is None else (host_key(host), *former)
     parameters = {
-        "host": None if host is None else host_key(host),
+        **_named(hosts),
         "since": -math.inf if since is None else since,
         "until": math.inf if until is None else until,
         "before_id": _MAX_ID if before_id is None else max(-_MAX_ID, min(before_id, _MAX_ID)),
         "limit": max(0, min(limit, _MAX_ID)),
     }
-    rows = connection.execute(_SELECT_CHANGES if host is None else _SELECT_CHANGES_OF_HOST, parameters)
+    statement = _SELECT_CHANGES_OF_HOST.format(_placeholders(hosts)) if hosts else _SELECT_CHANGES
+    rows = connection.execute(statement, parameters)
     return tuple(_change(*row) for row in rows)
 
 
-def read_verdicts(connection: sqlite3.Connection, host: str, limit: int) -> tuple[DatedVerdict, ...]:
-    """Return the verdicts of a host, the newest first; see Store.verdicts()."""
-    key = host_key(host)
-    rows = connection.execute(_SELECT_VERDICTS, {"host": key, "limit": max(0, min(limit, _MAX_ID))})
+def read_verdicts(
+    connection: sqlite3.Connection, host: str, limit: int, former: Sequence[str] = ()
+) -> tuple[DatedVerdict, ...]:
+    """Return the verdicts of a host, the newest first, also those under its `former` names; see Store.verdicts()."""
+    key, limit = host_key(host), max(0, min(limit, _MAX_ID))
+    if former:  # the first one under another name may be like the last one before it
+        hosts = (key, *former)
+        every = connection.execute(_SELECT_ALL_VERDICTS.format(_placeholders(hosts)), _named(hosts)).fetchall()
+        rows = [row for row, before in pairwise((*every, (0.0, None, ""))) if row[1] != before[1]][:limit]
+    else:
+        rows = connection.execute(_SELECT_VERDICTS, {"host": key, "limit": limit}).fetchall()
     return tuple(DatedVerdict(at, key, Verdict(verdict), reason) for at, verdict, reason in rows)
+
+
+def _named(hosts: Sequence[str]) -> dict[str, str]:
+    """Return the parameters of a statement about some hosts."""
+    return {f"host{place}": host for place, host in enumerate(hosts)}
+
+
+def _placeholders(hosts: Sequence[str]) -> str:
+    return ", ".join(f":{name}" for name in _named(hosts))
 
 
 def _parameters(change: Change) -> dict[str, Any]:

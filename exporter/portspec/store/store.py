@@ -7,6 +7,8 @@ import os
 import socket
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from portspec import log
@@ -16,14 +18,14 @@ from portspec.store.archive import Archive
 from portspec.store.compression import CompressionError
 from portspec.store.faults import StoreError, StoreFault, StoreFaultKind
 from portspec.store.lock import LockHolder
-from portspec.store.schema import target_key, verify
+from portspec.store.schema import host_key, target_key, verify
 from portspec.store.state_file import StateFile
-from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states, read_verdicts
+from portspec.store.states import StateCodec, StateDocumentError, read_changes, read_states_of, read_verdicts
 from portspec.store.writer import STUCK_AFTER, Writer
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from portspec.inventory import Target
     from portspec.state.changes import Change, DatedVerdict
@@ -35,7 +37,22 @@ T = TypeVar("T")
 
 DEFAULT_AUDIT_HISTORY: Final = 90 * 86_400.0  # seconds
 
+FLUSH_PATIENCE: Final = 2.0  # seconds to wait for what was just put, before a state is looked for by a former name
+
 _log = log.get("store")
+
+
+@dataclass(slots=True)
+class Restored:
+    """What the store knows of some targets.
+
+    Attributes:
+        states: The states by host.
+        former: By host, the former name under which its state was known, where that is not its present one.
+    """
+
+    states: dict[str, HostState] = field(default_factory=dict)
+    former: dict[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -46,6 +63,10 @@ class Store:
 
     open() takes the lock of the file and close() releases it. While another process has the lock, nothing is written
     and nothing is kept for later.
+
+    A host whose target has former names goes on with what is known under the first of them that has a state, if there
+    is none under its present name. `former_names` are those of the hosts, by the key of the host: their changes and
+    verdicts are read under all names.
 
     Args:
         path: The path of the file.
@@ -83,6 +104,7 @@ class Store:
             on_takeover=on_takeover,
         )
         self._restored: dict[str, HostState] = {}
+        self.former_names: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property
     def path(self) -> str:
@@ -105,7 +127,7 @@ class Store:
                 self._file.succeeded()
                 break
         try:
-            self._restored = self._restore(targets)
+            self._restored = self._read_states(targets)[0].states
         except StoreError as error:
             if self._file.is_up:
                 self._file.errors += 1
@@ -113,16 +135,32 @@ class Store:
                 self._suspect(error)
         return dict(self._restored)
 
-    def restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
+    def restore(self, targets: Iterable[Target]) -> Restored:
         """Return the states of targets that were not passed to open(): those that were put, else those in the file."""
-        wanted = {target.host: target for target in targets}
+        wanted = tuple(targets)
+        if any(target.renamed_from for target in wanted):
+            self._writer.flush(FLUSH_PATIENCE)
         try:
-            found = self._restore(wanted.values())
+            found, keys = self._read_states(wanted)
         except StoreError as error:
             self._suspect(error)
-            found = {}
+            found, keys = Restored(), {}
         now = self._wall_clock()
-        return found | {host: state.under(wanted[host], now) for host, state in self._writer.known(wanted).items()}
+        for target in wanted:
+            names = (target_key(target), *target.renamed_from)
+            known = self._writer.known(names)
+            name = next((name for name in names if name in known or name == keys.get(target.host)), None)
+            if name in known:
+                found.states[target.host] = known[name].under(target, now)
+                found.former.pop(target.host, None)
+                if name != names[0]:
+                    found.former[target.host] = name
+                    self._writer.carry_notification_state(name, target.host)
+        return found
+
+    def carry_notification_state(self, former: str, host: str) -> None:
+        """Have what the recipients of mails know of a host under its former name count for it."""
+        self._writer.carry_notification_state(former, host)
 
     def retain(self, keys: Iterable[str]) -> None:
         """Drop other hosts than those of these keys (schema.host_key) from memory once their states are written."""
@@ -226,7 +264,7 @@ class Store:
         The `host` of a change is the key of the host, see schema.host_key().
 
         Args:
-            host: Return changes of this host only.
+            host: Return changes of this host only, also those under its former names.
             since: The earliest time of a change, in Unix seconds.
             until: The end of the time range (exclusive), in Unix seconds.
             before_id: The last id of the previous page.
@@ -235,22 +273,22 @@ class Store:
         Raises:
             StoreError: The file cannot be read.
         """
+        former = () if host is None else self.former_names.get(host_key(host), ())
         return self.read(
-            lambda file: read_changes(file, host=host, since=since, until=until, before_id=before_id, limit=limit)
+            lambda file: read_changes(
+                file, host=host, former=former, since=since, until=until, before_id=before_id, limit=limit
+            )
         )
 
     def verdicts(self, host: str, *, limit: int = 100) -> tuple[DatedVerdict, ...]:
         """Return the committed verdicts of a host, each with the time since when it held, the newest first.
 
-        Thread-safe. Their `host` is the key of the host, see schema.host_key(). A verdict that held only while the
-        file could not be written may be missing. Raises StoreError if the file cannot be read.
+        Those under its former names are among them. Thread-safe. Their `host` is the key of the host, see
+        schema.host_key(). A verdict that held only while the file could not be written may be missing. Raises
+        StoreError if the file cannot be read.
         """
-        try:
-            with self._file.reading() as connection:
-                return read_verdicts(connection, host, limit)
-        except StoreError as error:
-            self._suspect(error)
-            raise
+        former = self.former_names.get(host_key(host), ())
+        return self.read(lambda file: read_verdicts(file, host, limit, former))
 
     def find_audit(self, host: str, day: str | None = None, *, until: float = math.inf) -> ArchivedAudit | None:
         """Return the audit of a host and day ("2026-11-22"), by default the latest one made until a Unix time.
@@ -303,21 +341,28 @@ class Store:
         with self._file.reading() as connection:
             yield connection if verify(connection) >= archive.MIN_VERSION else None
 
-    def _restore(self, targets: Iterable[Target]) -> dict[str, HostState]:
-        """Return the states of targets by host, without invalid ones. Raises StoreError."""
-        wanted = {target_key(target): target for target in targets}
+    def _read_states(self, targets: Iterable[Target]) -> tuple[Restored, dict[str, str]]:
+        """Return what the file knows of targets, without invalid states, and by host the name that has a state.
+
+        Raises StoreError.
+        """
         codec, now = StateCodec(), self._wall_clock()
-        found: dict[str, HostState] = {}
+        found = Restored()
+        keys: dict[str, str] = {}
         invalid: dict[str, StateDocumentError] = {}
         with self._file.reading() as connection:
-            for key, document, notification_state in read_states(connection):
-                if target := wanted.get(key):
-                    if notification_state is not None:
-                        self._writer.restore_notification_state(key, notification_state)
-                    try:
-                        found[target.host] = codec.decode(document, target, now)
-                    except StateDocumentError as error:
-                        invalid[target.host] = error
+            for target, key, document, notification_state in read_states_of(connection, targets):
+                own, host = target_key(target), target.host
+                keys[host] = key
+                if notification_state is not None:
+                    self._writer.restore_notification_state(own, notification_state)
+                try:
+                    found.states[host] = codec.decode(document, target, now)
+                except StateDocumentError as error:
+                    invalid[host] = error
+                else:
+                    if key != own:
+                        found.former[host] = key
         if invalid:
             self._file.errors += len(invalid)
             host, first = next(iter(invalid.items()))
@@ -328,7 +373,7 @@ class Store:
                 first=host,
                 why=str(first),
             )
-        return found
+        return found, keys
 
     def _suspect(self, error: StoreError) -> None:
         if error.kind is StoreFaultKind.CORRUPT:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from portspec.state.snapshot import HostState
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -35,6 +37,16 @@ def take_over(known: Mapping[str, HostState], theirs_of: Callable[[str, HostStat
             last_change = max(filter(None, (state.last_change, theirs.last_change)), default=None)
             found.ours[key] = theirs, replace(state, last_change=last_change)
     return found
+
+
+def with_former(rows: Mapping[str, T], known: Mapping[str, HostState]) -> dict[str, T]:
+    """Return rows by host key, in which each known host without a row has that of the first former name with one."""
+    former = {
+        key: next((name for name in state.target.renamed_from if name in rows), None)
+        for key, state in known.items()
+        if key not in rows
+    }
+    return {**rows, **{key: rows[name] for key, name in former.items() if name is not None}}
 
 
 def is_newer(one: HostState, other: HostState) -> bool:

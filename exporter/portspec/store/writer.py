@@ -27,7 +27,7 @@ from portspec.store.pending import PendingCommitter, PendingWrite, PendingWrites
 from portspec.store.schema import host_key, target_key, transaction
 from portspec.store.states import StateCodec, StateDocumentError, read_states
 from portspec.store.status import StoreStatus
-from portspec.store.takeover import is_newer, take_over
+from portspec.store.takeover import is_newer, take_over, with_former
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -131,9 +131,7 @@ class Writer:
         """
         self._known = {**{target_key(state.target): state for state in known.values()}, **self._known}
         self._is_standby = self._file.is_held
-        self._known_notification_states = {
-            key: document for key, document in self._notification_states.items() if key in self._known
-        }
+        self._known_notification_states = _only(self._notification_states, self._known)
         self._next_try = time.monotonic() + self._retry
         self._thread.start()
 
@@ -190,6 +188,11 @@ class Writer:
         with self._condition:
             if key not in self._known:
                 self._notification_states.setdefault(key, document)
+
+    def carry_notification_state(self, former: str, host: str) -> None:
+        """Set the notification state of a host to that under its former name."""
+        with self._condition:
+            _set_or_remove(self._notification_states, host_key(host), self.notification_state(former))
 
     def transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run a job in a transaction of the thread, after what was put so far; wait for its result.
@@ -464,6 +467,7 @@ class Writer:
         rows = {host_key(host): (document, notified) for host, document, notified in read_states(connection)}
         with self._condition:
             self._absorb(self._queue)
+            rows = with_former(rows, self._known)
             self._notification_states = {key: notified for key, (_, notified) in rows.items() if notified is not None}
         self._known_notification_states = _only(self._notification_states, self._known)
         self._pending = PendingWrites(MAX_PENDING_CHANGES, self._pending.dropped)

@@ -243,7 +243,7 @@ def test_notification_state_is_not_written_before_its_notification(path: Path, m
             return open_it(**options)
 
         def watched(connection: sqlite3.Connection, documents: Any, *others: Any) -> None:
-            queued = others[-2]
+            queued = others[2]
             written.append(({story for host, _, story in documents if host == "web1"}, list(queued)))
             write(connection, documents, *others)
 

@@ -17,7 +17,7 @@ from portspec.ports import ALL_PORTS, PortSet
 from portspec.scan import Reason
 from portspec.state.snapshot import HostState
 from portspec.state.verdict import Verdict
-from portspec.store import Store, StoreStatus
+from portspec.store import Restored, Store, StoreStatus
 from portspec.store.schema import host_key
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.store.scenes import DAY, DB, PATIENCE, WEB, commit, opened, scan, scanned
@@ -55,7 +55,7 @@ def test_all_spellings_of_a_host_are_equal(spellings: list[str], dots: tuple[str
             store.put(state, state, "told")
             commit(store)
             store.retain([host_key(after.host)])
-            assert store.restore([after])[after.host].latest == state.latest
+            assert store.restore([after]).states[after.host].latest == state.latest
         with opened(path, [after]) as (store, restored):
             assert (restored[after.host].last_change, restored[after.host].target) == (NOW - 5, after)
             assert store.notification_state(after.host) == store.notification_state(before.host) == "told"
@@ -218,7 +218,7 @@ def test_returning_host_has_the_state_put_last(path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
             second = scan(store, first, 22, 80, at=NOW + 60)
             assert not store.flush(PATIENCE)
-            assert store.restore([WEB]) == {"web1": second}
+            assert store.restore([WEB]) == Restored({"web1": second})
             other.execute("ROLLBACK")
 
 
@@ -231,4 +231,4 @@ def test_removed_host_is_not_kept_in_memory(path: Path) -> None:
         scan(store, HostState(WEB), 22)
         commit(store)
         assert list(store._writer.known(["web1", "db1"])) == ["web1"]
-        assert store.restore([DB])["db1"].conclusive == state.conclusive
+        assert store.restore([DB]).states["db1"].conclusive == state.conclusive
