@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from portspec import log
 from portspec.config import MaintenanceWindow
 from portspec.errors import NoThreadError
+from portspec.maintenance import requested_of
 from portspec.store import StoreError, read_maintenance, write_maintenance
 from portspec.threads import in_daemon_thread
 
@@ -26,7 +27,8 @@ _log = log.get("maintenance")
 class Maintenance:
     """The times of maintenance that were asked for: at most one of each host, by its canonical name.
 
-    The state file has them, and what it has counts: another exporter may hold it, or may have held it until now.
+    One of a former name of a host is that of the host. The state file has them, and what it has counts: another
+    exporter may hold it, or may have held it until now.
 
     Args:
         store: The state file.
@@ -61,7 +63,9 @@ class Maintenance:
         def begun(windows: Mapping[str, MaintenanceWindow]) -> dict[str, MaintenanceWindow]:
             found = dict(windows)
             for host in hosts:
-                before = windows.get(host)
+                before = requested_of(windows, self._names(host))
+                for name in self._names(host):
+                    found.pop(name, None)
                 since = before.begins if before and before.begins <= now < before.until else now
                 found[host] = MaintenanceWindow((host,), since, until, reason, owner)
             return found
@@ -72,11 +76,16 @@ class Maintenance:
 
     async def end(self, hosts: Collection[str]) -> None:
         """End the maintenance of hosts, by canonical name. Raises StoreError and NoThreadError; nothing ends then."""
+        ended = {name for host in hosts for name in self._names(host)}
         await self._change(
-            lambda windows: {host: item for host, item in windows.items() if host not in hosts}, self._wall_clock()
+            lambda windows: {host: item for host, item in windows.items() if host not in ended}, self._wall_clock()
         )
         for host in hosts:
             _log.info("maintenance is ended", host=host)
+
+    def window_of(self, host: str) -> MaintenanceWindow | None:
+        """Return the maintenance that was asked for of a host, by canonical name; None without."""
+        return requested_of(self.windows, self._names(host))
 
     async def run(self) -> None:
         """Keep up with the state file until cancelled: another exporter may write it, or it may be a new one."""
@@ -119,6 +128,9 @@ class Maintenance:
         self.windows, self._is_applied = windows, False
         await self._apply()
         self._is_applied = True
+
+    def _names(self, host: str) -> tuple[str, ...]:
+        return (host, *self._store.former_names.get(host, ()))
 
     def _read(self) -> dict[str, MaintenanceWindow] | None:
         return self._store.read(lambda file: _read(file, self._store.path))

@@ -25,6 +25,10 @@ class Maintenance(Protocol):
         """The times of maintenance by the canonical name of their host."""
         ...
 
+    def window_of(self, host: str) -> MaintenanceWindow | None:
+        """Return that of a host, by canonical name, also if it was asked for under a former name; None without."""
+        ...
+
     async def begin(self, hosts: Collection[str], until: float, reason: str, owner: str) -> None:
         """Begin maintenance of hosts, by canonical name, until a Unix time; StoreError if it cannot be kept."""
         ...

@@ -65,6 +65,20 @@ def test_maintenance_survives_a_restart(scene: Scene, path: Path) -> None:
         again.store.close()
 
 
+def test_maintenance_of_a_former_name_is_that_of_the_host(scene: Scene) -> None:
+    """Another request under the new name takes its place, and it is ended under the new name."""
+    scene.begin("old1", "db1", until=NOW + 60)
+    scene.store.former_names = {"new1": ("older1", "old1")}
+    assert scene.maintenance.window_of("new1") == window(NOW, NOW + 60, hosts=["old1"])
+    scene.now = NOW + 30
+    scene.begin("new1", until=NOW + 40)
+    assert set(scene.maintenance.windows) == {"new1", "db1"}
+    assert scene.maintenance.window_of("new1") == window(NOW, NOW + 40, hosts=["new1"])
+    scene.begin("old1", until=NOW + 60)
+    asyncio.run(scene.maintenance.end(["new1"]))
+    assert set(scene.maintenance.windows) == {"db1"}
+
+
 def test_another_request_changes_the_end_and_keeps_the_beginning(scene: Scene) -> None:
     """A host has one maintenance that was asked for; what is over is forgotten with the next request."""
     scene.begin("db1", until=NOW + 60)

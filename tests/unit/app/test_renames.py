@@ -246,3 +246,21 @@ def test_recipients_are_not_told_again_of_a_host_that_is_renamed(
     asyncio.run(scenario(first))
     if not is_running:
         asyncio.run(scenario(goes_on))
+
+
+def test_maintenance_that_was_asked_for_goes_on_under_the_new_name(conf: Path) -> None:
+    """It lasts as long as it was to, and ends under the new name."""
+
+    async def scenario() -> None:
+        async with running(conf) as service:
+            await service.maintenance.begin([OLD], 4e9, "move", "ops")
+            write(conf, RENAMED)
+            assert await service.reload() is None
+            lasts = service.find(NEW).maintenance
+            assert lasts
+            assert (lasts.until, lasts.reason, service.maintenance.window_of(NEW)) == (4e9, "move", lasts)
+            await service.maintenance.end([NEW])
+            assert service.find(NEW).maintenance is None
+            assert service.maintenance.windows == {}
+
+    asyncio.run(scenario())

@@ -67,6 +67,10 @@ class ScriptedMaintenance:
         self.fault = fault
         self.asked: list[tuple[object, ...]] = []
 
+    def window_of(self, host: str) -> MaintenanceWindow | None:
+        """Return that of a host, by canonical name."""
+        return self.windows.get(host)
+
     async def begin(self, hosts: Collection[str], until: float, reason: str, owner: str) -> None:
         """Note what begins."""
         self._note(("begin", *hosts, until, reason, owner))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from portspec.config import MaintenanceWindow
     from portspec.state.snapshot import Snapshot
     from portspec.web.api.answer import Answers, Representation
-    from portspec.web.backend import Backend
+    from portspec.web.backend import Backend, Maintenance
 
 PATH: Final = "/api/v1/maintenance"
 MAX_HOSTS: Final = 25  # of one request, whose line has at most 8 KiB; conf.yml takes globs
@@ -148,9 +148,9 @@ class MaintenanceRoutes:
     async def end(self, request: web.Request) -> web.StreamResponse:
         """End the maintenance of hosts that was asked for."""
         hosts = self._hosts(read_query(EndQuery, request.query, request.path).host)
-        now, requested = self._wall_clock(), self._backend.maintenance.windows
+        now = self._wall_clock()
         for key, host in hosts.items():
-            window = requested.get(key)
+            window = self._backend.maintenance.window_of(key)
             if window is None or window.until <= now:
                 stands = any(item.begins <= now < item.until for item in self._windows(host))
                 why = "stands in conf.yml; change it there" if stands else "does not last"
@@ -183,15 +183,13 @@ class MaintenanceRoutes:
             return audit.windows if audit else ()
 
     async def _answer(self, request: web.Request, chosen: Mapping[str, str] | None) -> web.StreamResponse:
-        snapshot, requested, now = self._backend.snapshot, self._backend.maintenance.windows, self._wall_clock()
+        snapshot, requested, now = self._backend.snapshot, self._backend.maintenance, self._wall_clock()
         names = None if chosen is None else frozenset(chosen.values())
-        key, parts = ("maintenance", names), (snapshot.hosts, snapshot.audits, requested)
+        key, parts = ("maintenance", names), (snapshot.hosts, snapshot.audits, requested.windows)
         return await self._answers.computed(request, key, parts, lambda: _write(snapshot, requested, names, now))
 
 
-def _write(
-    snapshot: Snapshot, requested: Mapping[str, MaintenanceWindow], names: frozenset[str] | None, now: float
-) -> Representation:
+def _write(snapshot: Snapshot, requested: Maintenance, names: frozenset[str] | None, now: float) -> Representation:
     found = [
         *((state.host, state.target.maintenance) for chunk in snapshot.hosts.chunks for state in chunk),
         *((audit.host, audit.windows) for chunk in snapshot.audits.chunks for audit in chunk),
@@ -202,7 +200,7 @@ def _write(
         if windows and (names is None or host in names)
         for item in sorted(windows, key=lambda item: (item.begins, item.until))
         if now < item.until
-        for source in ("request" if requested.get(canonical(host)) == item else "conf.yml",)
+        for source in ("request" if requested.window_of(canonical(host)) == item else "conf.yml",)
     ]
     return as_json({"maintenance": rows})
 
