@@ -77,7 +77,7 @@ class _Look:
     fixed: Sequence[FixCount]
     last: Sequence[ArchivedAudit | None]
     new: Sequence[ArchivedAudit]
-    results: Mapping[str, str]  # of these hosts, of their audits before
+    results: Mapping[str, str]  # of these hosts, of their audits before, or the last under a former name
     mark: ArchivePosition
     left: int
 
@@ -248,7 +248,7 @@ class AuditService:
     async def _read_some(self) -> None:
         """Read some audits: of hosts of which nothing is known yet, else those that are new. Raises StoreError."""
         unknown = [name for name in self._roster if name not in self._states][:MAX_READ]
-        pending, until = self._tally.pending, self._until()
+        pending, until, roster = self._tally.pending, self._until(), self._roster
 
         def look(file: sqlite3.Connection) -> _Look:
             archive.add_counts(file, pending)
@@ -256,8 +256,11 @@ class AuditService:
                 file, self._mark or self._reading.read_position(file), 0 if unknown else MAX_READ
             )
             last = [self._reading.latest(file, name, until) for name in unknown]
-            hosts = {item.host for item in (*last, *new) if item}
-            results = {host: found for host in hosts if (found := self._reading.result(file, host)) is not None}
+            results: dict[str, str] = {}
+            for host in {item.host for item in (*last, *new) if item}:
+                former = roster[host].renamed_from if host in roster else ()
+                if (found := self._reading.first_result(file, (host, *former))) is not None:
+                    results[host] = found
             return _Look(*_totals(file), last, new, results, mark, left)
 
         seen = await in_daemon_thread(lambda: self._store.transact(look))

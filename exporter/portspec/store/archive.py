@@ -251,11 +251,16 @@ class Archive:
             else:
                 yield host, number, document
 
-    def result(self, connection: sqlite3.Connection, host: str) -> str | None:
-        """Return the result of a host's last audit that was read; None if there is none, or if it is corrupt."""
-        row = connection.execute(
-            "SELECT dictionary, is_sample, document FROM audit_result WHERE host = ?", (host,)
-        ).fetchone()
+    def first_result(self, connection: sqlite3.Connection, hosts: Iterable[str]) -> str | None:
+        """Return the result of the last audit that was read, of the first of some hosts that has one.
+
+        None if there is none, or if it is corrupt.
+        """
+        rows = (
+            connection.execute("SELECT dictionary, is_sample, document FROM audit_result WHERE host = ?", (host,))
+            for host in hosts
+        )
+        row = next(filter(None, (found.fetchone() for found in rows)), None)
         try:
             data = self._results.decompress(connection, Compressed(*row)) if row else b""
             return data.decode("utf-8", "surrogatepass") or None

@@ -17,18 +17,20 @@ from portspec.audit.model import Audit, Status, Vulnerability
 from portspec.audit.since import first_seen
 from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
+from portspec.inventory import AuditedHost
 from portspec.metrics.host_families import AUDITS
 from portspec.metrics.render import render_host
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
 from tests.unit.reporting import HERE, Clock, running
-from tests.unit.signed import CLEAN, DAY, VULNERABLE, WEB, packed
+from tests.unit.signed import AUDIT, CLEAN, DAY, DB, VULNERABLE, WEB, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from portspec.audit.since import FirstSeen
+    from tests.unit.reporting import Scene
 
 
 def times(*audits: tuple[Status, list[Vulnerability]]) -> list[dict[str, float]]:
@@ -184,5 +186,74 @@ def test_times_survive_days_failures_restarts_and_an_upgrade(tmp_path: Path, mon
         await audited(CLEAN, [])
         clock.now += DAY
         await audited(VULNERABLE, [clock.now])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_times_survive_a_rename(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_running: bool,  # noqa: FBT001 - a value of the test
+) -> None:
+    """The first audit under the new name goes on from the last one under the former name, which is none of the host."""
+    monkeypatch.setattr(module, "POLL", 0.002)
+    path, clock = tmp_path / "portspec.db", Clock()
+    renamed = {DB: AuditedHost(DB, renamed_from=("older.example.org", WEB))}
+    first = clock.now
+
+    async def audited(scene: Scene, host: str, expected: list[float]) -> None:
+        await scene.audits.take(packed(host, at=clock.now, output=VULNERABLE), HERE)
+        await until(lambda: known(scene, host) == (clock.now, expected))
+        await scene.read()
+
+    def known(scene: Scene, host: str) -> tuple[float, list[float]] | None:
+        state = scene.audits.states.get(host)
+        found = state.host_audit if state else None
+        return (found.at, list(found.since)) if found else None
+
+    async def goes_on(scene: Scene) -> None:
+        await scene.become(db1=Status.NEVER)
+        clock.now += DAY
+        await audited(scene, DB, [first])
+        assert list(scene.audits.states) == [DB]
+
+    async def scenario() -> None:
+        async with running(path, clock) as scene:
+            await audited(scene, WEB, [first])
+            if is_running:
+                scene.audits.apply(AUDIT, renamed)
+                await goes_on(scene)
+        if not is_running:
+            async with running(path, clock, roster=renamed) as scene:
+                await goes_on(scene)
+        async with running(path, clock, roster=renamed) as scene:
+            await until(lambda: known(scene, DB) == (clock.now, [first]))
+
+    run(scenario)
+
+
+def test_times_under_the_present_name_come_before_those_of_a_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host with audits of its own has nothing of another one, though conf.yml calls it a former name later."""
+    monkeypatch.setattr(module, "POLL", 0.002)
+    path, clock = tmp_path / "portspec.db", Clock()
+
+    async def scenario() -> None:
+        async with running(path, clock, WEB, DB) as scene:
+            await scene.audits.take(packed(WEB, at=clock.now, output=VULNERABLE), HERE)
+            await scene.read()
+            clock.now += DAY
+            await scene.audits.take(packed(DB, at=clock.now, output=CLEAN), HERE)
+            await scene.become(web1=Status.VULNERABLE, db1=Status.CLEAN)
+            await scene.read()
+        clock.now += DAY
+        async with running(path, clock, roster={DB: AuditedHost(DB, renamed_from=(WEB,))}) as scene:
+            await scene.audits.take(packed(DB, at=clock.now, output=VULNERABLE), HERE)
+            await scene.become(db1=Status.VULNERABLE)
+            found = scene.audits.states[DB].host_audit
+            assert found
+            assert list(found.since) == [clock.now]
 
     run(scenario)
