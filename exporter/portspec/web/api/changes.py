@@ -31,7 +31,11 @@ class ChangesQuery(msgspec.Struct, frozen=True):
 
     host: (
         Annotated[
-            str, Meta(max_length=256, description="Only rows of this host, in any spelling; also of one that has left.")
+            str,
+            Meta(
+                max_length=256,
+                description="Only rows of this host, in any spelling, and its former names; also of one that has left.",
+            ),
         ]
         | None
     ) = None

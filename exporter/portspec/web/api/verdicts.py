@@ -31,7 +31,12 @@ class VerdictsQuery(msgspec.Struct, frozen=True):
     """Of which host, and how many."""
 
     host: Annotated[
-        str, Meta(min_length=1, max_length=256, description="The name of a host, in any spelling; also one that left.")
+        str,
+        Meta(
+            min_length=1,
+            max_length=256,
+            description="The name of a host, in any spelling; also one that left. Its former names are included.",
+        ),
     ]
     limit: Limit | None = None
 
