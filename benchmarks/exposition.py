@@ -33,7 +33,8 @@ from portspec.inventory import Shard, Target
 from portspec.metrics import Exposition, ServiceStatus
 from portspec.ports import PortSet
 from portspec.scan import AddressObservation
-from portspec.state.snapshot import HostTable, ScanResult, Snapshot
+from portspec.state.snapshot import ScanResult, Snapshot
+from portspec.state.table import HostTable
 from portspec.state.verdict import judge
 from portspec.store import StoreStatus
 from portspec.web import Gate, ListenAddress, WebServer

@@ -24,7 +24,7 @@ from portspec.feeds import NO_FEEDS, FeedName, read_feed
 from portspec.metrics.host_families import AUDITS
 from portspec.metrics.render import Renderer
 from portspec.ports import PortSet
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from tests.unit.feeds.lists import epss, kev, packed
 
 if TYPE_CHECKING:

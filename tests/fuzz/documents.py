@@ -19,7 +19,8 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.notify.encoding import decode_notification, decode_state, encode_notification, encode_state
 from portspec.notify.notification import NOTHING_NOTIFIED
 from portspec.state.document import host_document
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from portspec.store.states import StateCodec
 from tests.fuzz.harness import LARGE, Harness, Limit, first_line, text_of
 from tests.unit.factories import NOW, result, seen, target

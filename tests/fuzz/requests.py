@@ -27,7 +27,8 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.metrics.host_families import AUDITS, PORTS
 from portspec.metrics.render import Renderer
 from portspec.state.budget import cut
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import Snapshot
+from portspec.state.table import HostTable
 from portspec.web import WebServer
 from portspec.web.connection import _has_tiny_chunks
 from portspec.web.gate import Gate

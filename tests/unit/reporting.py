@@ -11,7 +11,7 @@ import pytest
 
 from portspec.audit.admission import RejectedError
 from portspec.audit.service import AuditService
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
 from tests.unit.signed import AUDIT, WEB, rostered

@@ -31,7 +31,7 @@ from portspec.exceptions import outdated
 from portspec.names import canonical
 from portspec.state.budget import left_out_of
 from portspec.state.outside import Basis, outside_view, seen_from_outside
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from portspec.store import Archive, Outcome, StoreError, archive, read_fixes
 from portspec.threads import in_daemon_thread
 

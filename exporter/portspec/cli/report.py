@@ -22,7 +22,8 @@ from portspec.names import canonical
 from portspec.report import ReportSettings, write_report
 from portspec.report.output import write_output
 from portspec.state.outside import seen_from_outside
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from portspec.store import Store, find_state_file, stored_feeds
 
 if TYPE_CHECKING:

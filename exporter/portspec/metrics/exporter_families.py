@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from portspec.inventory.discovery import SourceStats
     from portspec.notify import MailStatus
     from portspec.report import ReportFileStatus
-    from portspec.state.snapshot import HostState, HostTable, Snapshot
+    from portspec.state.snapshot import HostState, Snapshot
+    from portspec.state.table import HostTable
     from portspec.store import StoreStatus
 
     Samples = Iterable[tuple[Sequence[str], float]]

@@ -22,7 +22,7 @@ from portspec.metrics.exporter_families import (
 )
 from portspec.metrics.host_families import AUDITS, PORTS, PROBED
 from portspec.metrics.render import Renderer
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

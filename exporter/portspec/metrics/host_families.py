@@ -12,7 +12,7 @@ from portspec.exposure import highest
 from portspec.metrics import catalogue as m
 from portspec.ports import PortSet, spell
 from portspec.state.budget import dated_of, left_out_of, listeners_of, vulnerabilities_of
-from portspec.state.snapshot import OfHost
+from portspec.state.table import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -36,14 +36,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from prometheus_client.utils import floatToGoString
 
 from portspec.metrics.block import CachedBlock
-from portspec.state.snapshot import OfHost
+from portspec.state.table import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.metrics.catalogue import Metric
     from portspec.metrics.host_families import Families, Part
-    from portspec.state.snapshot import HostTable
+    from portspec.state.table import HostTable
 
     _Run = tuple["_Chunk[S] | None", int, int]
 

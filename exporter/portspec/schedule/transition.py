@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from portspec.inventory import Target
-    from portspec.state.snapshot import HostTable
+    from portspec.state.table import HostTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from portspec.config import VulnerabilityException
 from portspec.feeds import Feeds, Kev, KevEntry
 from portspec.priorities import Priority, PriorityRule
 from portspec.state.outside import outside_view
-from portspec.state.snapshot import HostState, HostTable
+from portspec.state.snapshot import HostState
+from portspec.state.table import HostTable
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.reporting import HERE, Clock, Scene, prepared, running

@@ -12,7 +12,8 @@ from portspec.metrics.host_families import AUDIT_PARTS
 from portspec.report.model import FleetReport, Need, ReportSettings
 from portspec.report.text import write_text
 from portspec.state.document import audit_document
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import Snapshot
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW
 
 LIBSSL = "/usr/lib/x86_64-linux-gnu/libssl.so.3"

@@ -13,7 +13,7 @@ import portspec.audit.service as module
 from portspec.audit import document as encoding
 from portspec.audit.model import Audit, Scope, Status, Vulnerability
 from portspec.priorities import Priority
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from portspec.store import Archive, IncomingAudit, StoreError
 from tests.unit.app.exporter import until
 from tests.unit.audit.test_outside import CURLD, LISTED, scanned

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prometheus_client.core import GaugeMetricFamily
 
 from portspec.metrics.host_families import AUDITS, PORTS
-from portspec.state.snapshot import OfHost
+from portspec.state.table import OfHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -20,7 +20,7 @@ from portspec.ports import PortSet
 from portspec.priorities import Priority
 from portspec.report import ReportFileStatus
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from portspec.store import StoreStatus
 from tests.unit.factories import NOW, result, seen, snapshot, target
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from portspec.metrics import exposition as exposition_module
 from portspec.metrics.block import CachedBlock, Deflater
 from portspec.metrics.exposition import MAX_AHEAD_AGE
-from portspec.state import snapshot as snapshot_module
+from portspec.state import table as table_module
 from tests.requirements import missing
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, OPENMETRICS, TEXT, audited_zoo, body, exposition
@@ -109,7 +109,7 @@ def test_compressed_page_is_the_plain_page(of: list[Snapshot]) -> None:
 
 def test_pieces_of_unchanged_hosts_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a change of one host nearly all pieces of the compressed page are the very objects of the page before."""
-    monkeypatch.setattr(snapshot_module, "_CHUNK", 128)
+    monkeypatch.setattr(table_module, "_CHUNK", 128)
     every = [target(f"host{number}", expect=[22, 80]) for number in range(1000)]
     current = snapshot(*((of, [result(of, seen(is_open=[22, 80]))]) for of in every))
     one = exposition(current)

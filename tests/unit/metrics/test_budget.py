@@ -12,8 +12,8 @@ from portspec.metrics.render import MAX_HOST_SERIES, Renderer, render_host
 from portspec.ports import ALL_PORTS
 from portspec.priorities import Priority
 from portspec.scan import AddressObservation
-from portspec.state import snapshot as snapshot_module
-from portspec.state.snapshot import HostTable, OfHost
+from portspec.state import table as table_module
+from portspec.state.table import HostTable, OfHost
 from tests.unit.factories import MODEST, result, seen, snapshot, target
 from tests.unit.metrics.scrape import HOST_FAMILIES, TEXT, UNLIMITED, body, exposition
 from tests.unit.metrics.worlds import audited, many, rescanned, snapshots
@@ -43,7 +43,7 @@ KEPT_FIRST = [
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let some hundred hosts be several chunks."""
-    monkeypatch.setattr(snapshot_module, "_CHUNK", 128)
+    monkeypatch.setattr(table_module, "_CHUNK", 128)
 
 
 # The series budget

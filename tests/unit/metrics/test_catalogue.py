@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from portspec.metrics import CATALOGUE, HttpStatus, probe_page
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from tests.requirements import missing
 from tests.unit.factories import NOW, snapshot, target, window
 from tests.unit.metrics.scrape import TEXT, UNLIMITED, audited_zoo, body, exposition, text, zoo

@@ -14,7 +14,8 @@ from portspec.config import VulnerabilityException
 from portspec.metrics import AuditStatus, Exposition
 from portspec.priorities import Priority
 from portspec.scan import Reason
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, snapshot, target, window, with_targets
 from tests.unit.metrics.scrape import (
     NASTY,

@@ -23,8 +23,8 @@ from portspec.metrics.host_families import AUDITS, PORTS, Families, Part
 from portspec.metrics.render import Renderer, render_host
 from portspec.ports import PortSet
 from portspec.priorities import Priority, PriorityRule
-from portspec.state import snapshot as snapshot_module
-from portspec.state.snapshot import HostTable
+from portspec.state import table as table_module
+from portspec.state.table import HostTable
 from tests.unit.factories import MODEST, NOW, target, with_targets
 from tests.unit.metrics.scrape import (
     HOST_FAMILIES,
@@ -61,7 +61,7 @@ NAMES = [*HOST_FAMILIES, "portspec_series_dropped", "portspec_hosts"]
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let some hundred hosts be several chunks."""
-    monkeypatch.setattr(snapshot_module, "_CHUNK", 128)
+    monkeypatch.setattr(table_module, "_CHUNK", 128)
 
 
 # Caching
@@ -100,7 +100,7 @@ def changed(draw: st.DrawFn, of: Snapshot) -> Snapshot:
 def test_page_after_any_changes_is_that_of_a_fresh_exposition(data: st.DataObject, budget: int) -> None:
     """Whatever happened to the hosts since the last scrapes, the page is as if it were the first that is written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot_module, "_CHUNK", 3)  # so that a few hosts are several chunks
+        patch.setattr(table_module, "_CHUNK", 3)  # so that a few hosts are several chunks
         current = data.draw(snapshots())
         one = exposition(current, budget)
         one._snapshot = lambda: current
@@ -147,7 +147,7 @@ def blocks_of(rendered: tuple[list[tuple[Metric, list[CachedBlock]]], int]) -> d
 def test_block_whose_text_did_not_change_is_the_same_object(data: st.DataObject) -> None:
     """After any scans, a block with the text of before is the block of before, with what it was compressed to."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot_module, "_CHUNK", 2)
+        patch.setattr(table_module, "_CHUNK", 2)
         of = data.draw(snapshots())
         renderer = Renderer(PORTS, UNLIMITED)
         before = blocks_of(renderer.render(of.hosts))
@@ -232,7 +232,7 @@ def test_what_was_written_ahead_is_not_written_by_the_scrape(monkeypatch: pytest
 def test_host_whose_state_is_the_same_is_never_written_again(data: st.DataObject) -> None:
     """Whatever happens to the other hosts, one whose state is the very object of before is not written again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot_module, "_CHUNK", 3)
+        patch.setattr(table_module, "_CHUNK", 3)
         calls = Calls(patch)
         renderer = Renderer(calls.families, UNLIMITED)
         before: Snapshot = data.draw(snapshots())

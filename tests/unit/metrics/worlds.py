@@ -14,7 +14,8 @@ from portspec.config import PortException, VulnerabilityException
 from portspec.deadlines import NO_DEADLINES, Deadlines
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import Snapshot
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, snapshot, target, window
 from tests.unit.metrics.scrape import NASTY, inspected
 

@@ -12,7 +12,8 @@ from portspec.config import PortException, VulnerabilityException
 from portspec.ports import PortSet
 from portspec.report import ReportSettings
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, target
 
 if TYPE_CHECKING:

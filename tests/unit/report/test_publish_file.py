@@ -15,7 +15,7 @@ import pytest
 from portspec.report import ReportSettings, publish_file, write_report
 from portspec.report.output import write_file
 from portspec.report.publish_file import MAX_WRITING_SHARE, POLL_INTERVAL, REWRITE_INTERVAL, ReportFile
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from portspec.store import Outcome
 from tests.unit.app.exporter import metric, remove, running, until, write
 from tests.unit.factories import result, seen, settle, snapshot, target, with_targets

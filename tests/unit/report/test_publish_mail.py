@@ -16,7 +16,8 @@ from portspec.config import MailConfig, WeeklyTime
 from portspec.report import publish_mail, scheduled_mail
 from portspec.report.publish_mail import DailyReport, WeeklyWorklists
 from portspec.report.scheduled_mail import MAX_DELAY, RETRY_INTERVAL, MailedEditions, ScheduledMail
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from portspec.store import StoreError, write_value
 from tests.faults.registry import fault
 from tests.unit.app.exporter import running, until, write

@@ -12,7 +12,8 @@ from portspec.deadlines import Deadlines
 from portspec.exposure import reason_of
 from portspec.priorities import Priority, PriorityRule
 from portspec.report.worklist import Work, WorkItem, owners, worklist
-from portspec.state.snapshot import HostState, HostTable, Snapshot
+from portspec.state.snapshot import HostState, Snapshot
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, target
 from tests.unit.report.fleets import DAY, audited, never, vulnerability
 

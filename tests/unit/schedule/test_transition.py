@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portspec.schedule.transition import caught_up, prepare
-from portspec.state.snapshot import HostState, HostTable
+from portspec.state.snapshot import HostState
+from portspec.state.table import HostTable
 from portspec.state.verdict import Verdict
 from tests.unit.factories import MODEST, NOW, exception, result, seen, target
 

@@ -21,7 +21,7 @@ from portspec.state.budget import (
     listeners_of,
     vulnerabilities_of,
 )
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW
 from tests.unit.metrics.scrape import UNLIMITED
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from portspec.ports import PortSet
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import MAX_KEPT_ADDRESSES, HostState, HostTable, Snapshot
+from portspec.state.snapshot import MAX_KEPT_ADDRESSES, HostState, Snapshot
+from portspec.state.table import HostTable
 from portspec.state.verdict import Verdict
 from tests.unit.factories import ADDRESS, MODEST, NOW, exception, result, seen, snapshot, target
 

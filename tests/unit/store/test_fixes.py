@@ -87,7 +87,8 @@ def test_fixes_go_with_the_transaction(connection: sqlite3.Connection) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         save()
-    assert (read_fixes(connection), held.read_position(connection), held.result(connection, "web1")) == ([], None, None)
+    assert (read_fixes(connection), held.read_position(connection)) == ([], None)
+    assert held.first_result(connection, ("web1",)) is None
 
 
 @pytest.mark.parametrize("version", [1, 5, 8])

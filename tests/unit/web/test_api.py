@@ -14,7 +14,8 @@ from portspec.audit.state import AuditState
 from portspec.scan import PortState
 from portspec.state.changes import DatedVerdict
 from portspec.state.document import host_document
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import Snapshot
+from portspec.state.table import HostTable
 from portspec.state.verdict import Verdict
 from portspec.store import Change, StoreError
 from portspec.store.faults import StoreFault, StoreFaultKind

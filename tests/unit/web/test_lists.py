@@ -19,7 +19,7 @@ from portspec.audit.state import AuditState, HostAudit
 from portspec.config import VulnerabilityException
 from portspec.metrics.accept import media_weight
 from portspec.report.table import write_table
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from portspec.web.api.answer import is_known
 from portspec.web.api.cursor import read_cursor, spell_cursor
 from portspec.web.api.findings import MAX_IN_CURSOR

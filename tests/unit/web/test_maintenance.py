@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from portspec.audit.state import AuditState
-from portspec.state.snapshot import HostTable, Snapshot
+from portspec.state.snapshot import Snapshot
+from portspec.state.table import HostTable
 from portspec.store import StoreError
 from portspec.store.faults import StoreFault, StoreFaultKind
 from tests.unit.factories import NOW, target, window

@@ -11,7 +11,7 @@ from portspec.audit.model import Audit, Status, Vulnerability
 from portspec.audit.payload import ListeningSocket
 from portspec.audit.state import AuditState, HostAudit
 from portspec.scan import Failure, Reason
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import converse, serving

@@ -12,7 +12,7 @@ import pytest
 import portspec.web.api.nmap
 from portspec.audit.state import AuditState
 from portspec.state.nmap_xml import nmap_xml
-from portspec.state.snapshot import HostTable
+from portspec.state.table import HostTable
 from tests.unit.factories import result, seen, snapshot, target
 from tests.unit.web.exporter import Exporter
 from tests.unit.web.site import fetch
