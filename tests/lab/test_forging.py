@@ -15,16 +15,22 @@ PACKETS: Final = 20_000
 
 
 def test_forged_answers_count_for_nothing(lab: Lab) -> None:
-    """Among 20,000 packets that almost answer its probes a scan finds the truth, though lost answers leave room."""
+    """Among 20,000 packets that almost answer its probes a scan finds the truth, though lost answers leave room.
+
+    On a busy machine the forger may be late: what it sends after the scan shows nothing, so it is done again.
+    """
     truths = hosts()
     lab.apply(truths)
     lab.loss(5)
     count = PACKETS // len(KINDS)
     jobs = [(truth.addresses, PORTS) for truth in truths]
-    outcome = scan_among_forgeries(lab, jobs, count, pause=0.01, timeout=0.4, retries=3)
-    assert outcome.found == expected_states(truths, PORTS)
-    assert outcome.sent == dict.fromkeys(KINDS, count)
-    assert outcome.margin > 0
+    for _ in range(5):
+        outcome = scan_among_forgeries(lab, jobs, count, pause=0.01, timeout=0.4, retries=3)
+        assert outcome.found == expected_states(truths, PORTS)
+        assert outcome.sent == dict.fromkeys(KINDS, count)
+        if outcome.margin > 0:
+            return
+    pytest.fail("the forger was late each time")
 
 
 @pytest.mark.parametrize(
