@@ -1,7 +1,7 @@
 """What to fix first on a real machine: packages of dpkg, a service of systemd, a firewall, an upgrade and a restart.
 
 A machine that systemd boots has a service, whose program and library are packages that the test builds. An exporter in
-another network namespace scans it and takes its audits.
+another network namespace scans it and takes its audits. How long it took to fix the library is counted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.timeout(300)  # that of the first one includes the boot
 INSIDE, OUTSIDE, PORT = "192.0.2.1", "192.0.2.2", 8443
 CVE: Final = "CVE-2026-1000"
 LIBRARY: Final = "/usr/lib/libdemo.so.1"
-# One audit a day is accepted of a host, so each one is of another name of the machine.
+# One audit a day is accepted of a host, so before each one conf.yml gives the machine another name.
 BEFORE, UPGRADED, RESTARTED = (f"{name}.example.org" for name in ("before", "upgraded", "restarted"))
 SERVER: Final = f"""\
 import ctypes, socket
@@ -99,6 +100,13 @@ class Scene:
     machine: Machine
     outside: int
     conf: Path
+    exporter: subprocess.Popen[bytes]
+
+    def rename(self, host: str, before: str) -> None:
+        """Give the machine another name in conf.yml."""
+        configure(self.conf, host, renamed_from=before)
+        self.exporter.send_signal(signal.SIGHUP)
+        until(lambda: bool(self.series("port_scan_success", host)))
 
     def run(self, *words: str) -> str:
         """Run a program beside the exporter."""
@@ -134,9 +142,27 @@ class Scene:
         found = self.series("portspec_audit_restart_needed", host)
         return [value for labels, value in found.items() if 'kind="process"' in labels]
 
+    def fixed(self) -> dict[str, float]:
+        """Return how many vulnerabilities were fixed, by class."""
+        found = parse(self.get("/metrics")).get("portspec_audit_time_to_fix_seconds_count", {})
+        return {labels.split('"')[1]: value for labels, value in found.items()}
+
     def document(self, host: str) -> Any:
         """Return what the API says of a host."""
         return json.loads(self.get(f"/api/v1/hosts/{host}"))
+
+
+def configure(conf: Path, host: str, **more: str) -> None:
+    """Write the configuration, in which the machine has a name."""
+    document = {
+        "hosts": {host: {"expect": [PORT], "audit": True, **more}},
+        "scanports": [PORT, 9],  # the machine answers on the second one that it is closed, so that silence counts
+        "interval": 1,
+        "scan": {"timeout": 0.2, "retries": 0},
+        "audit": {"passphrase": "a passphrase of the test"},
+        "feeds": {"kev": "kev.json"},
+    }
+    conf.write_text(json.dumps(document), encoding="utf-8")
 
 
 @contextmanager
@@ -164,13 +190,13 @@ def outside(machine: Machine, directory: Path) -> Iterator[int]:
 
 
 @contextmanager
-def exporter(outside: int, conf: Path) -> Iterator[None]:
+def exporter(outside: int, conf: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run an exporter there."""
     enter = ["nsenter", f"--target={outside}", "--net", "--mount"]
     serve = program("serve", "-c", str(conf), "--web.listen-address", f"{OUTSIDE}:10190")
     with (conf.parent / "log").open("w") as log, subprocess.Popen([*enter, *serve], stdout=log, stderr=log) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(30)
@@ -186,15 +212,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("exporter")
     (directory / "kev.json").write_bytes(kev(CVE))
     conf = directory / "conf.yml"
-    document = {
-        "hosts": {name: {"expect": [PORT], "audit": True} for name in (BEFORE, UPGRADED, RESTARTED)},
-        "scanports": [PORT, 9],  # the machine answers on the second one that it is closed, so that silence counts
-        "interval": 1,
-        "scan": {"timeout": 0.2, "retries": 0},
-        "audit": {"passphrase": "a passphrase of the test"},
-        "feeds": {"kev": "kev.json"},
-    }
-    conf.write_text(json.dumps(document), encoding="utf-8")
+    configure(conf, BEFORE)
     try:
         with ExitStack() as stack:
             machine = stack.enter_context(
@@ -202,8 +220,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             )
             machine.succeed(SET_UP)
             there = stack.enter_context(outside(machine, directory))
-            stack.enter_context(exporter(there, conf))
-            found = Scene(machine, there, conf)
+            found = Scene(machine, there, conf, stack.enter_context(exporter(there, conf)))
             until(lambda: found.get("/-/ready"))
             yield found
     except MachineError as error:
@@ -241,15 +258,26 @@ def test_firewall_makes_it_less_urgent(scene: Scene) -> None:
 
 
 def test_upgrade_without_a_restart_leaves_a_process_to_be_restarted(scene: Scene) -> None:
-    """Though the audit tool finds no vulnerability in the library any more; the restart ends it."""
+    """Though the audit tool finds no vulnerability in the library any more, which is fixed; the restart ends it."""
+    if not scene.classes(BEFORE):  # this test runs alone
+        scene.audit(BEFORE)
+    until(lambda: scene.classes(BEFORE).get(CVE) == "fix_now")
+    known = scene.document(BEFORE)["audit"]["vulnerabilities"][-1]["first_seen"]
+    assert scene.fixed() == {"fix_now": 0.0, "fix_soon": 0.0, "plan": 0.0, "rest": 0.0}
+    scene.rename(UPGRADED, BEFORE)
     scene.machine.succeed("dpkg --install /root/demo/libdemo1_1.1.deb > /dev/null")
     scene.audit(UPGRADED)
     until(lambda: scene.restarts(UPGRADED) == [1.0])
     assert scene.classes(UPGRADED) == {"CVE-2026-2000": "rest"}
+    until(lambda: scene.fixed() == {"fix_now": 1.0, "fix_soon": 0.0, "plan": 0.0, "rest": 0.0})
     needed = scene.document(UPGRADED)["audit"]["restart_needed"]
     (process,) = needed["processes"]
     assert (process["process"], process["files"]) == ("demo-server", [LIBRARY])
     assert "demo.service" in process["details"]
     scene.machine.succeed("systemctl restart demo.service")
+    scene.rename(RESTARTED, UPGRADED)
     scene.audit(RESTARTED)
     until(lambda: scene.restarts(RESTARTED) == [0.0])
+    (left,) = scene.document(RESTARTED)["audit"]["vulnerabilities"]
+    assert (left["id"], left["first_seen"]) == ("CVE-2026-2000", known)
+    assert sum(scene.fixed().values()) == 1

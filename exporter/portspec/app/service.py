@@ -104,7 +104,7 @@ class Service:
             on_takeover=self._on_takeover,
         )
         self.maintenance = Maintenance(self.store, self._renew_hosts)
-        self._rulings = RulingLog(self.store)
+        self.rulings = RulingLog(self.store)
         self.audits = AuditService(self.store, scanned=lambda: self._monitor.snapshot.hosts)
         self.feeds = FeedReader(self.store, self.audits.prioritize)
         self.agent_key = AgentKey.beside(self.store.path)
@@ -171,7 +171,7 @@ class Service:
             self._tasks.create_task(keep("scheduler", self._monitor.run, is_vital=True))
             self._tasks.create_task(keep("watchdog", self._watchdog.run, is_vital=True))
             self._tasks.create_task(keep("maintenance", self.maintenance.run))
-            self._tasks.create_task(keep("change log", self._rulings.run))
+            self._tasks.create_task(keep("change log", self.rulings.run))
             self._tasks.create_task(keep("audits", self.audits.run))
             self._tasks.create_task(keep("feeds", self.feeds.run))
             self._tasks.create_task(keep("configuration", watching))
@@ -207,7 +207,7 @@ class Service:
 
     def _note(self, by: str = "") -> None:
         """Tell of the configuration that is in force now, by whom it was changed, and who else could."""
-        self._rulings.note(self._config, by)
+        self.rulings.note(self._config, by)
         warn_of_others(self._config, self.store.path)
 
     @property

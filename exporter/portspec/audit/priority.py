@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.audit import reach
 from portspec.audit.reach import NOTHING_KNOWN, Exposure, Reach
+from portspec.deadlines import DueTimes
 from portspec.feeds import NO_FEEDS, Feeds, KevEntry
 from portspec.priorities import DEFAULT_RULES, Priority, PriorityRule
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.reach import Exposures, OutsideView
+    from portspec.deadlines import Deadlines
 
 _PRIORITIES: Final = tuple(Priority)
 
@@ -52,8 +54,7 @@ class Finding(NamedTuple):
     @property
     def exploited_since(self) -> float | None:
         """The Unix time since which it is known to be exploited, if that is why it is in its class."""
-        is_reason = self.rule is not None and self.rule.exploited
-        return self.facts.kev.added_at if is_reason and self.facts.kev else None
+        return _exploited_since(self.rule, self.facts)
 
     @property
     def why(self) -> str:
@@ -68,6 +69,10 @@ class Finding(NamedTuple):
         if rule.severity is not None:
             said.append(f"{self.vulnerability.severity} severity")
         return "; ".join((*said, reach))
+
+
+def _exploited_since(rule: PriorityRule | None, facts: Facts) -> float | None:
+    return facts.kev.added_at if rule and rule.exploited and facts.kev else None
 
 
 def _exploited(facts: Facts) -> str:
@@ -153,6 +158,28 @@ class Priorities:
                 most_urgent[key] = rank
         counts = Counter(most_urgent.values())
         return {priority: counts[rank] for rank, priority in enumerate(_PRIORITIES)}
+
+    def due_times(
+        self, dated: Iterable[tuple[Vulnerability, int]], exposures: Exposures, deadlines: Deadlines
+    ) -> DueTimes:
+        """Return when vulnerabilities that are known since Unix times are due; one of several packages once.
+
+        That counts in its most urgent class that has a deadline, by its earliest deadline.
+        """
+        limits = [deadlines.classes.get(priority) for priority in _PRIORITIES]
+        found: dict[object, tuple[int, float]] = {}
+        for item, since in dated:  # of a fleet there are millions
+            known = self._judged.get(id(item)) or self._judge(item)
+            place = exposures.of(item).rank
+            rank = known.ranks[place]
+            if limits[rank] is None and item.severity not in deadlines.severities:
+                continue
+            exploited_since = _exploited_since(known.rules[place], known.facts)
+            due = deadlines.of_vulnerability(_PRIORITIES[rank], item.severity, since, exploited_since)
+            if due is not None:
+                before, earliest = found.get(item.key, (rank, due))
+                found[item.key] = min(rank, before), min(due, earliest)
+        return DueTimes((_PRIORITIES[rank], due) for rank, due in found.values())
 
     def _judge(self, item: Vulnerability) -> _Judged:
         key = id(item)

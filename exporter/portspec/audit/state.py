@@ -16,7 +16,7 @@ from portspec.maintenance import edges, lasting
 from portspec.priorities import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import Kernel, ListeningSocket
@@ -115,7 +115,7 @@ class AuditState:
     def overdue_by_class(self) -> Mapping[Priority, int] | None:
         """The number of vulnerabilities of each class that are past their deadline; None where that is not known.
 
-        One that several packages have is counted once, in its most urgent class, by its earliest deadline.
+        One that several packages have is counted once; see Priorities.due_times().
         """
         is_known = self.is_counted and (not self.vulnerabilities or bool(self.since))
         if not is_known or not self.deadlines.has_vulnerabilities:
@@ -200,7 +200,10 @@ class AuditState:
 
     def with_due_times(self) -> AuditState:
         """Return the state with when what counts is due; the same object if that is as before. It takes a while."""
-        due = _due_times(self.findings) if self.deadlines.has_vulnerabilities else NOTHING_DUE
+        deadlines = self.deadlines
+        due = NOTHING_DUE
+        if deadlines.has_vulnerabilities:
+            due = self.priorities.due_times(self.since, self.exposures, deadlines)
         return self if due == self.due else replace(self, due=due)
 
     def under(self, entry: AuditedHost, now: float) -> AuditState:
@@ -235,12 +238,3 @@ class AuditState:
         if not accepted:
             return () if is_excepted else found
         return tuple(item for item in found if accepted.isdisjoint(item.names) is not is_excepted)
-
-
-def _due_times(findings: Iterable[Finding]) -> DueTimes:
-    found: dict[object, tuple[Priority, float]] = {}
-    for item in findings:  # the most urgent first
-        key = item.vulnerability.key
-        priority, due = found.get(key, (item.priority, math.inf))
-        found[key] = priority, min(due, math.inf if item.due is None else item.due)
-    return DueTimes((priority, due) for priority, due in found.values() if due < math.inf)

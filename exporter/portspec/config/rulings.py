@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from portspec.config.model import PortException
 from portspec.ports import PortSet, parse_ports
 from portspec.times import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from portspec.config.model import Config
+    from portspec.config.model import Config, VulnerabilityException
 
 Words = tuple[str, ...]
+ExemptionKey = tuple[str, Words, Words]
 
 
 class Ruling(enum.StrEnum):
@@ -30,7 +32,10 @@ class Ruling(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """An exception for one of its hosts, as conf.yml spells it: of ports, spelled as PortSet does, or of ids."""
+    """An exception for one of its hosts, as conf.yml spells it: of ports, spelled as PortSet does, or of ids.
+
+    `since` is the Unix time since which conf.yml has it, whatever else was changed of it; None if that is not known.
+    """
 
     host: str
     until: float
@@ -38,6 +43,12 @@ class Exemption:
     owner: str = ""
     ports: Words = ()
     ids: Words = ()
+    since: float | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> ExemptionKey:
+        """What it is about: an exception that ends later, or has another owner, is the same."""
+        return self.host, self.ports, self.ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,20 @@ def rules_of(config: Config) -> Rules:
             ),
         ),
     )
+
+
+def dated(before: Rules | None, after: Rules, now: float) -> Rules:
+    """Return rules with since when each exception is there, by the rules before; None without any."""
+    known = {item.key: item.since for item in before.exemptions} if before else {}
+    return replace(after, exemptions=tuple(replace(item, since=known.get(item.key, now)) for item in after.exemptions))
+
+
+def since_of(item: PortException | VulnerabilityException, times: Mapping[ExemptionKey, float | None]) -> float | None:
+    """Return since when conf.yml has an exception, a Unix time, by `times`; None if that is not known."""
+    ports = _spell(item.ports) if isinstance(item, PortException) else ()
+    ids = () if isinstance(item, PortException) else tuple(item.ids)
+    found = (times.get((host, ports, ids)) for host in item.hosts)
+    return min((at for at in found if at is not None), default=None)
 
 
 def changed_rules(before: Rules, after: Rules, now: float) -> Iterator[Changed]:

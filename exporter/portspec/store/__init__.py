@@ -27,7 +27,7 @@ from portspec.store.location import (
 )
 from portspec.store.lock import current_lock_holder
 from portspec.store.maintenance import read_maintenance, write_maintenance
-from portspec.store.rulings import log_rules
+from portspec.store.rulings import log_rules, read_rules
 from portspec.store.schema import read_value, write_value
 from portspec.store.status import StoreStatus
 from portspec.store.store import Restored, Store
@@ -54,6 +54,7 @@ __all__ = [
     "publish_location",
     "read_fixes",
     "read_maintenance",
+    "read_rules",
     "read_value",
     "stored_feeds",
     "write_feed",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from portspec import documents
-from portspec.config.rulings import Changed, Rules, changed_rules
+from portspec.config.rulings import Changed, Rules, changed_rules, dated
 from portspec.ports import PortError
 from portspec.state.changes import Change
 from portspec.store.schema import read_value, write_value
@@ -27,7 +27,7 @@ def log_rules(connection: sqlite3.Connection, rules: Rules, now: float, by: str 
 
     A file that has no rules yet gets them, and no row. `by` is who changed conf.yml, as far as that is known.
     """
-    before = _read(connection)
+    before = read_rules(connection)
     if before == rules:
         return 0
     rows = []
@@ -36,7 +36,7 @@ def log_rules(connection: sqlite3.Connection, rules: Rules, now: float, by: str 
             note = ", ".join(part for part in (item.note, by and f"by {by}") if part)
             rows.append(Change(now, item.host, "", item.what, None, item.ruling, now, note))
         write_changes(connection, rows)
-    write_value(connection, _KEY, documents.encode(rules))
+    write_value(connection, _KEY, documents.encode(dated(before, rules, now)))
     return len(rows)
 
 
@@ -48,7 +48,7 @@ def _changed(before: Rules, after: Rules, now: float) -> list[Changed]:
         return []
 
 
-def _read(connection: sqlite3.Connection) -> Rules | None:
+def read_rules(connection: sqlite3.Connection) -> Rules | None:
     """Return the rules of the file; None if it has none, or none that can be read."""
     document = read_value(connection, _KEY)
     try:

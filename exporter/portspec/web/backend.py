@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from portspec.audit.agent_key import AgentKey
     from portspec.audit.service import AuditService
     from portspec.config import Config, MaintenanceWindow
+    from portspec.config.rulings import ExemptionKey
     from portspec.metrics import Exposition, ServiceStatus
     from portspec.schedule.on_demand import Prober
     from portspec.state.changes import DatedVerdict
@@ -35,6 +36,15 @@ class Maintenance(Protocol):
 
     async def end(self, hosts: Collection[str]) -> None:
         """End maintenance of hosts, by canonical name; StoreError if that cannot be kept."""
+        ...
+
+
+class Rulings(Protocol):
+    """What is known of the rules of conf.yml over time."""
+
+    @property
+    def exception_times(self) -> Mapping[ExemptionKey, float | None]:
+        """Since when conf.yml has each exception, in Unix seconds; see config.rulings.since_of()."""
         ...
 
 
@@ -73,6 +83,11 @@ class Backend(Protocol):
     @property
     def config(self) -> Config:
         """The configuration in force."""
+        ...
+
+    @property
+    def rulings(self) -> Rulings:
+        """What is known of the rules of conf.yml over time."""
         ...
 
     @property

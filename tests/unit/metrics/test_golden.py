@@ -126,8 +126,9 @@ def said_of_due_times(state: AuditState, found: list[Vulnerability]) -> Iterator
     for item in found:
         one, of = item.id or (item.package, item.version), class_of(str(item.severity))
         spans = (limits.classes.get(of), limits.severities.get(str(item.severity)))
-        due[one] = min([due.get(one, math.inf), *(since[id(item)] + span for span in spans if span is not None)])
-        classes[one] = min(of, classes.get(one, of))
+        if any(span is not None for span in spans):
+            due[one] = min([due.get(one, math.inf), *(since[id(item)] + span for span in spans if span is not None)])
+            classes[one] = min(of, classes.get(one, of))
     late = [classes[one] for one, at in due.items() if at <= NOW]
     for of in ("fix_now", "fix_soon", "plan", "rest"):
         yield "portspec_audit_vulnerabilities_overdue", {"owner": state.owner, "class": of}, late.count(of)

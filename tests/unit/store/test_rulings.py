@@ -8,7 +8,7 @@ import pytest
 
 from portspec.config.rulings import Exemption, Rules, Ruling
 from portspec.state.snapshot import HostState
-from portspec.store import Store, log_rules, write_value
+from portspec.store import Store, log_rules, read_rules, write_value
 from portspec.store.rulings import MAX_CHANGES
 from tests.unit.factories import NOW
 from tests.unit.store.scenes import WEB, commit, opened, scan
@@ -44,6 +44,41 @@ def test_change_of_rules_is_in_the_log(path: Path) -> None:
             ("80", Ruling.EXPECTED, "by ada"),
         ]
         assert all(not row.note for row in rows[-seen:])
+
+
+def test_exception_is_known_since_it_came_into_the_file(path: Path) -> None:
+    """Another end, reason or owner, and a restart, do not change that; one that comes back is new."""
+
+    def since(store: Store) -> list[float | None]:
+        rules = store.transact(read_rules)
+        assert rules
+        return [item.since for item in rules.exemptions]
+
+    item = Exemption("web1", NOW + 60, ports=("80",))
+    with opened(path) as (store, _):
+        note(store, Rules({}, (item,)), NOW)
+        assert since(store) == [NOW]
+    with opened(path) as (store, _):
+        later = Exemption("web1", NOW + 900, "a test", "ops", ports=("80",))
+        note(store, Rules({}, (later, Exemption("web1", NOW + 60, ports=("81",)))), NOW + 1)
+        assert since(store) == [NOW, NOW + 1]
+        note(store, Rules({}, ()), NOW + 2)
+        note(store, Rules({}, (item,)), NOW + 3)
+        assert since(store) == [NOW + 3]
+
+
+def test_exception_of_a_file_of_before_is_known_since_no_time(path: Path) -> None:
+    """It was there already when portspec began to keep that."""
+    with opened(path) as (store, _):
+        store.transact(
+            lambda file: write_value(
+                file, "rules", '{"hosts": {}, "exemptions": [{"host": "web1", "until": 9.0, "ports": ["80"]}]}'
+            )
+        )
+        note(store, Rules({}, (Exemption("web1", NOW, ports=("80",)), Exemption("web1", NOW, ports=("81",)))), NOW)
+        rules = store.transact(read_rules)
+        assert rules
+        assert [item.since for item in rules.exemptions] == [None, NOW]
 
 
 def test_conf_that_is_written_anew_does_not_fill_the_log(path: Path) -> None:

@@ -21,7 +21,16 @@ from portspec.state.snapshot import Snapshot
 from portspec.web import Gate, WebServer
 from tests.unit.factories import NOW, ScriptedEngine, ScriptedResolver, all_closed
 from tests.unit.metrics.scrape import STATUS
-from tests.unit.web.site import LOOPBACK, Answer, ScriptedMaintenance, fetch, no_agent_key, no_audits, open_gate
+from tests.unit.web.site import (
+    LOOPBACK,
+    Answer,
+    ScriptedMaintenance,
+    ScriptedRulings,
+    fetch,
+    no_agent_key,
+    no_audits,
+    open_gate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -71,6 +80,7 @@ class Exporter:
     audits: AuditService = field(default_factory=no_audits)
     agent_key: AgentKey = field(default_factory=no_agent_key)
     maintenance: ScriptedMaintenance = field(default_factory=ScriptedMaintenance)
+    rulings: ScriptedRulings = field(default_factory=ScriptedRulings)
     series_budget: int = 100_000
     begun: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)

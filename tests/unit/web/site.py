@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.state import AuditState
     from portspec.config import MaintenanceWindow
+    from portspec.config.rulings import ExemptionKey
     from portspec.schedule.on_demand import Prober
     from portspec.state.changes import DatedVerdict
     from portspec.state.snapshot import HostState, Snapshot
@@ -85,6 +86,13 @@ class ScriptedMaintenance:
         self.asked.append(what)
 
 
+@dataclass
+class ScriptedRulings:
+    """Since when conf.yml has each exception."""
+
+    exception_times: Mapping[ExemptionKey, float | None] = field(default_factory=dict)
+
+
 class ScriptedService:
     """An exporter whose hosts are the snapshots that `state` gives; it probes, scans and reads nothing."""
 
@@ -101,6 +109,7 @@ class ScriptedService:
         self.status = STATUS
         self.config = Config("conf.yml", ())
         self.maintenance = ScriptedMaintenance()
+        self.rulings = ScriptedRulings()
 
     @property
     def snapshot(self) -> Snapshot:

@@ -86,12 +86,14 @@ def test_worklist_has_the_most_urgent_first_and_is_of_one_owner_or_all() -> None
 
 
 def test_exceptions_of_all_hosts_are_one_list() -> None:
-    """Of ports and of vulnerabilities, each with the host that it is about, and whether it is in force."""
-    document = exporter().document("/api/v1/exceptions")
+    """Of ports and of vulnerabilities, each with its host, since when conf.yml has it, and whether it is in force."""
+    of = exporter()
+    of.rulings.exception_times = {("*", (), ("cve-2026-0003",)): NOW - 1, ("*", ("8080",), ()): NOW - 2}
+    document = of.document("/api/v1/exceptions")
     until = "2023-11-14T22:14:20.000Z"
     assert [tuple(row.values()) for row in document["exceptions"]] == [
-        ("web2", ["8080"], [], until, True, "", ""),
-        ("web10", [], ["cve-2026-0003"], until, True, "not used", "ann"),
+        ("web2", ["8080"], [], "2023-11-14T22:13:18.000Z", until, True, "", ""),
+        ("web10", [], ["cve-2026-0003"], "2023-11-14T22:13:19.000Z", until, True, "not used", "ann"),
     ]
 
 

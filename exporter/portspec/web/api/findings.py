@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, cast
 
 import msgspec
 
 from portspec.audit.reach import Reach  # noqa: TC001 - msgspec reads the types of the fields
 from portspec.config import PortException, VulnerabilityException
+from portspec.config.rulings import since_of
 from portspec.documents import Count, PortName, Timestamp
 from portspec.exposure import PortSeverity
 from portspec.ports import PortSet, spell
@@ -40,18 +41,19 @@ from portspec.web.globs import matcher
 from portspec.web.overview import HostFilter, Row, by_name, chosen_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from aiohttp import web
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.priority import Finding
+    from portspec.config.rulings import ExemptionKey
     from portspec.state.snapshot import Snapshot
     from portspec.web.api.answer import Answers, Representation
     from portspec.web.api.cursor import Name, Position
     from portspec.web.backend import Backend
 
-    Items = Callable[[Row, float], Iterator[tuple[Name, Any]]]
+    Items = Callable[[Row, "Known"], Iterator[tuple[Name, Any]]]
 
 MAX_IN_CURSOR: Final = 120  # characters of a name: a cursor has at most 4096
 
@@ -105,11 +107,15 @@ class VulnerabilityRow(VulnerabilityDocument, _Class):
 
 
 class ExceptionRow(TypedDict):
-    """An exception of conf.yml for a host: of ports, or of vulnerabilities by their ids; in force before `until`."""
+    """An exception of conf.yml for a host: of ports, or of vulnerabilities by their ids; in force before `until`.
+
+    `since` is when conf.yml got it, whatever else was changed of it; null if that is not known.
+    """
 
     host: str
     ports: list[PortName]
     ids: list[str]
+    since: Timestamp | None
     until: Timestamp
     in_force: bool
     reason: str
@@ -140,7 +146,14 @@ class ExceptionsDocument(TypedDict):
     next_cursor: str | None
 
 
-def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
+class Known(NamedTuple):
+    """What is known beside the hosts: the Unix time, and since when conf.yml has each exception."""
+
+    now: float
+    exception_times: Mapping[ExemptionKey, float | None]
+
+
+def _deviations(row: Row, _: Known) -> Iterator[tuple[Name, DeviationRow]]:
     state = row.state
     if state is None:
         return
@@ -160,7 +173,7 @@ def _deviations(row: Row, _: float) -> Iterator[tuple[Name, DeviationRow]]:
         yield (item.address, item.port, item.kind.value), document
 
 
-def _vulnerabilities(row: Row, _: float) -> Iterator[tuple[Name, VulnerabilityRow]]:
+def _vulnerabilities(row: Row, _: Known) -> Iterator[tuple[Name, VulnerabilityRow]]:
     audit = row.audit
     if audit is None:
         return
@@ -184,7 +197,7 @@ def _name(item: Vulnerability) -> tuple[str, str, str]:
     return item.package[:MAX_IN_CURSOR], item.version[:MAX_IN_CURSOR], item.id[:MAX_IN_CURSOR]
 
 
-def _exceptions(row: Row, now: float) -> Iterator[tuple[Name, ExceptionRow]]:
+def _exceptions(row: Row, known: Known) -> Iterator[tuple[Name, ExceptionRow]]:
     of_ports = row.state.exceptions if row.state else ()
     of_ids = row.audit.exceptions if row.audit else ()
     every: tuple[PortException | VulnerabilityException, ...] = (*of_ports, *of_ids)
@@ -193,8 +206,9 @@ def _exceptions(row: Row, now: float) -> Iterator[tuple[Name, ExceptionRow]]:
             "host": row.host,
             "ports": [spell(port) for port in item.ports] if isinstance(item, PortException) else [],
             "ids": list(item.ids) if isinstance(item, VulnerabilityException) else [],
+            "since": timestamp(since_of(item, known.exception_times)),
             "until": spelled(item.until),
-            "in_force": now < item.until,
+            "in_force": known.now < item.until,
             "reason": item.reason,
             "owner": item.owner,
         }
@@ -279,7 +293,7 @@ LISTS: Final = (
     FleetList(
         "exceptions",
         _operations("exceptions", ExceptionsDocument, "the exceptions of conf.yml, for each host that they are about"),
-        ("host", "ports", "ids", "until", "in_force", "reason", "owner"),
+        ("host", "ports", "ids", "since", "until", "in_force", "reason", "owner"),
         _exceptions,
         _count_exceptions,
         tuple[str, tuple[int]],
@@ -303,9 +317,10 @@ class Findings:
             query = read_query(FleetQuery, request.query, request.path)
             after = read_cursor(query.cursor, of.position) if query.cursor else None
             snapshot, media, now = self._backend.snapshot, media_of(request), self._wall_clock()
-            parts = (snapshot.hosts, snapshot.audits)
+            known = Known(now, self._backend.rulings.exception_times)
+            parts = (snapshot.hosts, snapshot.audits, known.exception_times)
             return await self._answers.computed(
-                request, (of.name, query, media), parts, lambda: _write(of, snapshot, query, after, media, now),
+                request, (of.name, query, media), parts, lambda: _write(of, snapshot, query, after, media, known),
                 is_list=True,
             )  # fmt: skip
 
@@ -313,13 +328,13 @@ class Findings:
 
 
 def _write(
-    of: FleetList, snapshot: Snapshot, query: FleetQuery, after: Position | None, media: str, now: float
+    of: FleetList, snapshot: Snapshot, query: FleetQuery, after: Position | None, media: str, known: Known
 ) -> Representation:
     labels = tuple((name, value) for name, _, value in (label.partition("=") for label in query.label))
     matches = matcher(query.host.lower())
     rows = [row for row in chosen_rows(snapshot, HostFilter(labels=labels, order="host")) if matches(row.host.lower())]
     limit = query.limit or (MAX_PAGE_LENGTH if media == CSV else DEFAULT_PAGE_LENGTH)
-    found, last = part_of(rows, lambda row: of.items(row, now), after, limit, key=by_name)
+    found, last = part_of(rows, lambda row: of.items(row, known), after, limit, key=by_name)
     next_cursor = None if last is None else spell_cursor(last)
     if media == CSV:
         return as_csv(of.columns, found, of.name, next_cursor)
