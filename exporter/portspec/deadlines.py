@@ -134,4 +134,3 @@ def _counted(times: list[float]) -> Iterator[tuple[float, int]]:
 
 
 _TIME: Final = itemgetter(0)
-NOTHING_DUE: Final = DueTimes()

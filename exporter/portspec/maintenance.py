@@ -40,8 +40,8 @@ def lasting(windows: Iterable[W], now: float) -> W | None:
 
 
 def requested_of(requested: Mapping[str, W], names: Iterable[str]) -> W | None:
-    """Return the maintenance that was asked for of a host, by the first of its canonical names that has one."""
-    return next((requested[name] for name in names if name in requested), None)
+    """Return the maintenance that was asked for of a host by any of its canonical names: that which ends last."""
+    return max((requested[name] for name in names if name in requested), key=lambda item: item.until, default=None)
 
 
 def edges(windows: Iterable[Window]) -> Iterator[float]:

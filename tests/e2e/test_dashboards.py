@@ -176,6 +176,7 @@ def story(directory: Path) -> Path:
         scan={"timeout": 0.5, "retries": 1},
         audit={"passphrase": PASSPHRASE, "hosts": [GOOD, OPENED, LACKING, SILENT]},
         exceptions=[{"hosts": [OPENED], "ports": [8080], "until": day, "reason": "migration"}],
+        deadlines={"unexpected": 30, "fix_now": 30},
         discovery={"file_sd": [{"files": ["found.json"]}]},
         reportfile="report.html",
         sendemail=True,

@@ -52,7 +52,7 @@ class Publishing:
         if config.reportmail and config.mail:
             parts["report mail"] = self._scheduled(DailyReport(config.reportmail, config.mail, settings), config.mail)
         if config.worklistmail and config.mail:
-            worklists = WeeklyWorklists(config.worklistmail, config.mail, config.owners)
+            worklists = WeeklyWorklists(config.worklistmail, config.mail, config.owners, settings.max_age)
             parts["worklist mail"] = self._scheduled(worklists, config.mail)
         keep = self._supervisor.keep
         self._tasks = tuple(tasks.create_task(keep(name, part.run)) for name, part in parts.items())

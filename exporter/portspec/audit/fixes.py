@@ -12,7 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from portspec.audit.since import dated, ids_of, recognised, shows_gone
+from portspec.audit.since import MAX_REMEMBERED, dated, ids_of, recognised, shows_gone
 from portspec.priorities import Priority
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: The upper bounds of the buckets in seconds: a day to a year, and all that took longer.
 BUCKETS: Final = (*(days * 86_400.0 for days in (1, 2, 3, 7, 14, 30, 60, 90, 180, 365)), math.inf)
-MAX_REMEMBERED: Final = 10_000  # of one host: while its audits show nothing to be gone, each may name others
 
 
 class Known(NamedTuple):

@@ -12,22 +12,22 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec import log
 from portspec.audit.admission import MAX_AHEAD, REASONS, AdmissionPolicy, sender_of
 from portspec.audit.document import Decoder
 from portspec.audit.envelope import sign_answer
 from portspec.audit.fixes import histograms
-from portspec.audit.ingest import IngestQueue, network_of
+from portspec.audit.ingest import IngestQueue
 from portspec.audit.model import Audit, Status
 from portspec.audit.payload import read_payload
 from portspec.audit.priority import DEFAULT_PRIORITIES
+from portspec.audit.rejections import RejectionLog
 from portspec.audit.result import count_fixes, result_of
 from portspec.audit.state import AuditState, HostAudit
 from portspec.audit.tools import parse
 from portspec.errors import NoThreadError
-from portspec.exceptions import outdated
 from portspec.names import canonical
 from portspec.state.budget import left_out_of
 from portspec.state.outside import Basis, outside_view, seen_from_outside
@@ -55,8 +55,7 @@ BUSY: Final = 8  # audits waiting to be archived, with which the reading of othe
 LOOK: Final = 0.05  # seconds between two looks for that,
 MAX_PAUSE: Final = 5.0  # and seconds for which it waits
 MAX_READ: Final = 20  # audits whose tool's output is read before the hosts' states are replaced
-MAX_LOGGED: Final = 60  # refused audits a minute from one network that get a line in the log: anybody may post
-MAX_LOGGED_OF_ALL: Final = 4 * MAX_LOGGED  # from all of them: one network does not hide what others were refused
+LOOKED_AT: Final = 500  # hosts that are looked at again before their states are replaced
 
 _log = log.get("audits")
 
@@ -82,6 +81,16 @@ class _Look:
     left: int
 
 
+class _SeenAgain(NamedTuple):
+    """A host that was looked at again, by canonical name; `is_judged` if something else is in force."""
+
+    name: str
+    before: AuditState
+    after: AuditState
+    basis: Basis
+    is_judged: bool
+
+
 class AuditService:
     """Takes audits, and knows the last of each host: `states`, by the label `host`.
 
@@ -105,11 +114,11 @@ class AuditService:
         self._is_restored = True
         self.states: HostTable[AuditState] = HostTable()
         self.unread = 0
-        self.time_to_fix: Mapping[Priority, Histogram] = {}  # of all audits that were read, ever
+        self.time_to_fix: Mapping[Priority, Histogram] | None = None  # of all audits, once the file was read
         self._has_news = asyncio.Event()
         self._posting = IngestQueue(store, wall_clock, self.refuse, self._has_news.set)
         self._tally = _Tally()
-        self._logged = _Log(wall_clock)
+        self._rejections = RejectionLog(wall_clock)
         # Of the threads that read and write, one at a time each:
         self._reading = Archive()
         self._decoder = Decoder()
@@ -177,7 +186,7 @@ class AuditService:
     def refuse(self, error: RejectedError, origin: str) -> None:
         """Take note of an audit that is refused."""
         self._tally = replace(self._tally, pending=self._tally.pending + Counter([error.reason]))
-        self._logged.tell(error, origin)
+        self._rejections.tell(error, origin)
         self._has_news.set()  # so that it is counted in the file soon
 
     async def restore(self) -> None:
@@ -186,7 +195,7 @@ class AuditService:
         names = [name for name in self._roster if name not in self._states]
         try:
             if names:
-                self._know(await in_daemon_thread(lambda: self._documented(names)))
+                await self._know(await in_daemon_thread(lambda: self._documented(names)))
         except StoreError as error:
             _log.error("failed to read the latest audits", file=error.path, why=error.why, todo=error.kind.value)
         with contextlib.suppress(StoreError):  # the next read reports it
@@ -213,10 +222,9 @@ class AuditService:
                 if not is_told and (self._roster or self.is_expecting):  # else there are none to be read
                     is_told = True
                     _tell_unreadable(error)
-            self._judge_again()
             with contextlib.suppress(NoThreadError):  # is logged already; the next look makes up for it
-                await self._look_from_outside()
-            self._logged.tell_rest()
+                await self._look_again()
+            self._rejections.tell_rest()
             await self._let_posts_go_first()
             if not self.unread:
                 with contextlib.suppress(TimeoutError):
@@ -269,8 +277,8 @@ class AuditService:
         self.unread = seen.left + max(0, len(self._roster) - len(self._states) - len(unknown))
         scanned = self._scanned()
         last, new = await in_daemon_thread(lambda: self._read(seen, scanned))
-        self._know(dict(zip(unknown, last, strict=True)))
-        self._renew(new)
+        await self._know(dict(zip(unknown, last, strict=True)))
+        await self._renew(new)
 
     def _read(
         self, seen: _Look, scanned: HostTable[HostState]
@@ -316,73 +324,98 @@ class AuditService:
         entry = self._roster.get(name)
         return count_fixes(result, self.priorities, outside_view(scanned.get(entry.host if entry else name)))
 
-    def _know(self, found: Mapping[str, HostAudit | None]) -> None:
+    async def _know(self, found: Mapping[str, HostAudit | None]) -> None:
         """Take up the last audits of hosts that are new, by canonical name; None of those that never reported."""
-        now = self._wall_clock()
-        new = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
-        if new:
-            scanned = self._scanned()
-            for name, entry in new.items():
-                state = AuditState.of(entry, found[name], now)
-                self._looked.pop(name, None)
-                self._states[name] = seen_from_outside(state, scanned.get(entry.host), self.priorities)
-            self._tabulate()
+        roster = {name: self._roster[name] for name in found if name in self._roster and name not in self._states}
+        if not roster:
+            return
+        now, scanned, priorities = self._wall_clock(), self._scanned(), self.priorities
+        is_dated = len(roster) <= MAX_READ  # when what many hosts have is due comes with the next look
 
-    def _renew(self, found: Iterable[tuple[str, HostAudit]]) -> None:
+        def made() -> dict[str, AuditState]:
+            new = {}
+            for name, entry in roster.items():
+                state = AuditState.of(entry, found[name], now)
+                state = seen_from_outside(state, scanned.get(entry.host), priorities)
+                new[name] = state.with_due_times() if is_dated else state
+            return new
+
+        for name, state in (await in_daemon_thread(made)).items():
+            if self._roster.get(name) is roster[name] and name not in self._states:
+                self._looked.pop(name, None)
+                self._states[name] = state
+        self._tabulate()
+
+    async def _renew(self, found: Iterable[tuple[str, HostAudit]]) -> None:
         """Take up audits of hosts that are known, by canonical name; one of an earlier time changes nothing."""
         now, until = self._wall_clock(), self._until()
+        renewed: dict[str, HostAudit] = {}
         for name, host_audit in found:
             state = self._states.get(name)
             if state is None or host_audit.at > until:
                 continue
-            known = state.host_audit
+            known = renewed.get(name, state.host_audit)
             if known is None or not host_audit.at < known.at <= until:
-                self._replace(name, replace(state, host_audit=host_audit, judged_at=now))
+                renewed[name] = host_audit
+        if not renewed:
+            return
+        before = {name: self._states[name] for name in renewed}
+        after = {
+            name: replace(state, host_audit=renewed[name], judged_at=now, due=None) for name, state in before.items()
+        }
+        with contextlib.suppress(NoThreadError):  # the next look makes up for it
+            after = await in_daemon_thread(lambda: {name: state.with_due_times() for name, state in after.items()})
+        for name, state in before.items():
+            present = self._states.get(name)
+            if present is state:
+                self._replace(name, after[name])
+            elif present is not None:  # by another roster
+                self._replace(name, replace(present, host_audit=renewed[name], judged_at=now, due=None))
 
     def _until(self) -> float:
         """Return the Unix time after which no audit can be: what is of later came while our clock was ahead."""
         return self._wall_clock() + MAX_AHEAD
 
-    def _judge_again(self) -> None:
-        """Judge hosts anew of which other exceptions are in force, or whose maintenance has begun or ended."""
-        now = self._wall_clock()
-        if found := {state.host for state in outdated(self._states.values(), now)}:
-            self._states = {
-                name: state.judged(now) if state.host in found else state for name, state in self._states.items()
-            }
-            self._tabulate()
+    async def _look_again(self) -> None:
+        """Judge hosts by what is in force now, and take up what the scans saw, and priorities that are new."""
+        states, judged = list(self._states.items()), list[str]()
+        for start in range(0, len(states), LOOKED_AT):
+            judged += await self._look_at(states[start : start + LOOKED_AT])
+        if judged:
             _log.info(
-                "an exception, maintenance or a deadline has begun or ended; audits judged again",
-                hosts=len(found),
-                first=min(found),
+                "an exception or maintenance has begun or ended, or a deadline has passed; audits judged again",
+                hosts=len(judged),
+                first=judged[0],
             )
 
-    async def _look_from_outside(self) -> None:
-        """Take up what the scans saw since the last look, and priorities that are new."""
-        states, priorities, scanned = list(self._states.items()), self.priorities, self._scanned()
+    async def _look_at(self, states: Sequence[tuple[str, AuditState]]) -> list[str]:
+        """Look again at some hosts, by canonical name; returns those of which something else is in force."""
+        now, priorities, scanned, looked = self._wall_clock(), self.priorities, self._scanned(), self._looked
 
-        def look() -> list[tuple[str, AuditState, AuditState]]:
+        def look() -> list[_SeenAgain]:
             found = []
             for name, state in states:
-                host = scanned.get(state.host)
-                basis = Basis.of(state, host)
-                if basis.is_same(self._looked.get(name)) and state.priorities is priorities:
+                host, judged = scanned.get(state.host), state.judged(now)
+                after, basis = judged, Basis.of(judged, host)
+                if not basis.is_same(looked.get(name)) or state.priorities is not priorities:
+                    after = seen_from_outside(judged, host, priorities).with_due_times()
+                elif after is state:
                     continue
-                self._looked[name] = basis
-                after = seen_from_outside(state, host, priorities).with_due_times()
-                if after is not state:
-                    found.append((name, state, after))
+                found.append(_SeenAgain(name, state, after, basis, is_judged=judged is not state))
             return found
 
-        changed = []
-        for name, before, after in await in_daemon_thread(look):
-            if self._states.get(name) is before:
-                self._states[name] = after
-                changed.append(after)
-            else:  # a new audit came meanwhile
-                self._looked.pop(name, None)
+        changed, judged = [], []
+        for item in await in_daemon_thread(look):
+            if self._states.get(item.name) is not item.before:  # a new audit came meanwhile
+                continue
+            self._looked[item.name] = item.basis
+            if item.after is not item.before:
+                self._states[item.name] = item.after
+                changed.append(item.after)
+                judged += [item.after.host] if item.is_judged else []
         if changed:
             self.states = self.states.replacing_all(changed)
+        return judged
 
     def _replace(self, name: str, state: AuditState) -> None:
         self._states[name] = state
@@ -453,30 +486,3 @@ def _tell_unreadable(error: Exception) -> None:
         _log.warning("failed to read audits; retrying", file=error.path, why=error.why)
     elif not isinstance(error, NoThreadError):  # is logged already
         _log.error("failed to read audits", exc_info=error)
-
-
-class _Log:
-    """Logs rejected audits; beyond a limit per minute it logs only their number."""
-
-    def __init__(self, wall_clock: Callable[[], float]) -> None:
-        self._wall_clock = wall_clock
-        self._minute = 0
-        self._count = 0
-        self._told: Counter[str] = Counter()  # by network
-
-    def tell(self, error: RejectedError, origin: str) -> None:
-        self.tell_rest()
-        self._count += 1
-        network = network_of(origin)
-        if self._told.total() < MAX_LOGGED_OF_ALL and self._told[network] < MAX_LOGGED:
-            self._told[network] += 1
-            known = {"host": error.host} if error.host else {}
-            _log.error("audit rejected", reason=error.reason, why=str(error), origin=origin, **known)
-
-    def tell_rest(self) -> None:
-        minute = int(self._wall_clock() // 60)
-        if minute != self._minute:
-            if more := self._count - self._told.total():
-                _log.error("more audits rejected", audits=more)
-            self._minute, self._count = minute, 0
-            self._told.clear()

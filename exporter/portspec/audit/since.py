@@ -8,7 +8,7 @@ is the same, too. What an audit that failed does not name is remembered: the nex
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from portspec.audit.model import Status
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from portspec.audit.model import Audit, Vulnerability
 
-_CONCLUSIVE = frozenset({Status.CLEAN, Status.VULNERABLE})
+_CONCLUSIVE: Final = frozenset({Status.CLEAN, Status.VULNERABLE})
+MAX_REMEMBERED: Final = 10_000  # of one host: while its audits show nothing to be gone, each may name others
 
 
 class FirstSeen(NamedTuple):
@@ -40,8 +41,8 @@ def first_seen(audit: Audit, at: float, before: Iterable[FirstSeen]) -> tuple[Fi
     earlier = tuple(before)
     times, lost = recognised(audit.vulnerabilities, earlier)
     found = [dated(item, min(at, known)) for item, known in zip(audit.vulnerabilities, times, strict=True)]
-    if audit.status not in _CONCLUSIVE:
-        found += [earlier[place] for place in lost]
+    if not shows_gone(audit):
+        found += [earlier[place] for place in lost[:MAX_REMEMBERED]]
     return tuple(found)
 
 

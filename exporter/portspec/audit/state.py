@@ -10,7 +10,7 @@ from portspec.audit.model import Status, count_by_severity
 from portspec.audit.priority import DEFAULT_PRIORITIES
 from portspec.audit.reach import NOTHING_KNOWN
 from portspec.audit.restart import restart_needs
-from portspec.deadlines import NO_DEADLINES, NOTHING_DUE, Deadlines, DueTimes
+from portspec.deadlines import NO_DEADLINES, Deadlines, DueTimes
 from portspec.exceptions import in_force, is_outdated
 from portspec.maintenance import edges, lasting
 from portspec.priorities import Priority
@@ -52,7 +52,7 @@ class AuditState:
     the time whose exceptions count, in Unix seconds. `windows` are the times of maintenance of a host that is not
     scanned, over or not. `view` is what the scans see of it from outside, and `priorities` say what to fix first.
     `owner` is who is responsible for the host, "" if nobody is named. `due` is when its vulnerabilities are due by its
-    `deadlines`, as with_due_times() found.
+    `deadlines`, as with_due_times() found; None until then, and without deadlines.
     """
 
     host: str
@@ -64,7 +64,7 @@ class AuditState:
     priorities: Priorities = DEFAULT_PRIORITIES
     owner: str = ""
     deadlines: Deadlines = NO_DEADLINES
-    due: DueTimes = NOTHING_DUE
+    due: DueTimes | None = None
 
     @classmethod
     def of(cls, entry: AuditedHost, host_audit: HostAudit | None, now: float) -> AuditState:
@@ -88,7 +88,7 @@ class AuditState:
     def edges(self) -> tuple[float, ...]:
         """The Unix times from which it is judged by something else: other exceptions, maintenance, a deadline."""
         ends = (item.until for item in self.exceptions)
-        return (*ends, *edges(self.windows), *self.due.edges(self.judged_at))
+        return (*ends, *edges(self.windows), *(self.due.edges(self.judged_at) if self.due else ()))
 
     @property
     def vulnerabilities(self) -> tuple[Vulnerability, ...]:
@@ -118,7 +118,7 @@ class AuditState:
         One that several packages have is counted once; see Priorities.due_times().
         """
         is_known = self.is_counted and (not self.vulnerabilities or bool(self.since))
-        if not is_known or not self.deadlines.has_vulnerabilities:
+        if self.due is None or not is_known:
             return None
         return {priority: self.due.overdue(priority, self.judged_at) for priority in Priority}
 
@@ -201,9 +201,8 @@ class AuditState:
     def with_due_times(self) -> AuditState:
         """Return the state with when what counts is due; the same object if that is as before. It takes a while."""
         deadlines = self.deadlines
-        due = NOTHING_DUE
-        if deadlines.has_vulnerabilities:
-            due = self.priorities.due_times(self.since, self.exposures, deadlines)
+        is_due = deadlines.has_vulnerabilities
+        due = self.priorities.due_times(self.since, self.exposures, deadlines) if is_due else None
         return self if due == self.due else replace(self, due=due)
 
     def under(self, entry: AuditedHost, now: float) -> AuditState:
@@ -215,6 +214,7 @@ class AuditState:
             windows=entry.maintenance,
             owner=entry.owner,
             deadlines=entry.deadlines,
+            due=self.due if entry.deadlines == self.deadlines else None,
         )
         return self.judged(now) if after == self else replace(after, judged_at=now)
 

@@ -77,7 +77,7 @@ def read_kev(text: bytes) -> Kev:
         raise FeedError(f"has {found:,} entries, and by its own count {catalogue.count:,}")
     if catalogue.count > MAX_ENTRIES:
         raise FeedError(f"has more than {MAX_ENTRIES:,} entries")
-    last_day = catalogue.dateReleased.astimezone(UTC).date() + timedelta(days=1)  # in any time zone
+    last_day = _last_day(catalogue.dateReleased)
     entries: dict[str, KevEntry] = {}
     for number, item in enumerate(catalogue.vulnerabilities, 1):
         try:
@@ -90,3 +90,11 @@ def read_kev(text: bytes) -> Kev:
             raise FeedError(f"has no CVE in cveID of entry {number:,}")
         entries[item.cveID] = KevEntry(added, item.knownRansomwareCampaignUse == "Known")
     return Kev(catalogue.dateReleased.timestamp(), MappingProxyType(entries))
+
+
+def _last_day(released: datetime) -> date:
+    """Return the last day that an entry may have been added on, in any time zone. Raises FeedError."""
+    try:
+        return released.astimezone(UTC).date() + timedelta(days=1)
+    except OverflowError:
+        raise FeedError("has a dateReleased that is no time of this age") from None

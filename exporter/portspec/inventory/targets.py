@@ -20,7 +20,7 @@ from portspec.maintenance import requested_of
 from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from portspec.config import Config, HostConfig, MaintenanceWindow, PortException, VulnerabilityException
     from portspec.deny import Deny
@@ -81,7 +81,7 @@ def targets(
     found = _expanded(config.hosts, config)
     for name, target in _expanded(discovered, config, config.deny).items():
         found.setdefault(name, target)
-    found |= _renamed(found)
+    found |= _renamed(found, {canonical(host) for host in config.audit.hosts} if config.audit else set())
     if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
     return tuple(
@@ -102,14 +102,15 @@ def _maintenance(
     return matching(config.maintenance, host, entry) + ((own,) if own else ())
 
 
-def _renamed(hosts: Mapping[str, Target]) -> dict[str, Target]:
+def _renamed(hosts: Mapping[str, Target], audited: Collection[str]) -> dict[str, Target]:
     """Return the hosts that had other names, with those that count, by canonical name.
 
-    A name that is that of a host does not count, nor does one that several hosts claim, except that what the file says
-    comes before what sources of discovery say: a list must not lead what is known of one host to another.
+    A name that is that of a host, or of one that is only `audited`, does not count, nor does one that several hosts
+    claim, except that what the file says comes before what sources of discovery say: a list must not lead what is known
+    of one host to another.
     """
     claims = {
-        name: tuple(former for former in target.config.renamed_from if former not in hosts)
+        name: tuple(former for former in target.config.renamed_from if former not in hosts and former not in audited)
         for name, target in hosts.items()
         if target.config.renamed_from
     }

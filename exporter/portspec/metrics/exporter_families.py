@@ -50,7 +50,7 @@ class AuditStatus:
     rejected: Mapping[str, int]
     max_age: float
     unread: int
-    time_to_fix: Mapping[Priority, Histogram] = field(default_factory=dict)
+    time_to_fix: Mapping[Priority, Histogram] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,8 @@ def exporter_families(
         yield _family(m.AUDIT_REJECTED, [((reason,), count) for reason, count in audit.rejected.items()])
         yield _family(m.AUDIT_MAX_AGE, [((), audit.max_age)])
         yield _family(m.AUDIT_UNREAD, [((), audit.unread)])
-        yield _time_to_fix(audit.time_to_fix)
+        if audit.time_to_fix is not None:
+            yield _time_to_fix(audit.time_to_fix)
     if feeds := status.feeds:
         yield _family(m.FEED_TIMESTAMP, [((name,), feed.at) for name, feed in feeds.items()])
         yield _family(m.FEED_ENTRIES, [((name,), feed.entries) for name, feed in feeds.items()])

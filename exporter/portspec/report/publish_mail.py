@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from portspec.notify import render_report_mail, render_worklist_mail
 from portspec.report.formats import write_report
 from portspec.report.table import write_table
-from portspec.report.text import mail_report, mail_worklists
-from portspec.report.worklist import COLUMNS, WorkItem, owners, worklist
+from portspec.report.text import MAX_ROWS_IN_MAIL, mail_report, mail_worklists
+from portspec.report.worklist import COLUMNS, Worklist, owners, worklists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from portspec.report.model import ReportSettings
     from portspec.state.snapshot import Snapshot
 
+_OTHERS: Final = "Hosts without an owner, and of owners without an address"
 MAX_ATTACHMENT: Final = 5 << 20  # bytes before base64; many servers limit mails to 10 MB
 
 
@@ -32,6 +35,7 @@ class DailyReport:
     settings: ReportSettings
     name: str = "report"
     key: str = "report_mail"
+    settle: float = 0.0
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -60,13 +64,16 @@ class WeeklyWorklists:
 
     Attributes:
         addresses: Those of owners. What is of nobody, or of an owner without an address, goes to all who get mails.
+        max_age: Seconds after which an audit is late.
     """
 
     at: WeeklyTime
     mail: MailConfig
     addresses: Mapping[str, tuple[str, ...]]
+    max_age: float = math.inf
     name: str = "worklist"
     key: str = "worklist_mail"
+    settle: float = 600.0  # in which the sources of discovery answer, and hosts are scanned
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -80,24 +87,32 @@ class WeeklyWorklists:
 
     def mails(self, recipients: Sequence[str], snapshot: Snapshot, now: float) -> dict[str, bytes]:
         """Return the mail to each recipient; who has nothing to do and is nobody's address gets none."""
-        by_owner: dict[str, list[WorkItem]] = {item.owner: [] for item in owners(snapshot)}
-        for item in worklist(snapshot, now):
-            by_owner[item.owner].append(item)
-        found = {}
+        known = {item.owner for item in owners(snapshot)}
+        found = worklists(
+            snapshot,
+            now,
+            lambda owner: owner if self.addresses.get(owner) else _OTHERS,
+            limit=MAX_ROWS_IN_MAIL,
+            max_age=self.max_age,
+        )
+        mails = {}
         for recipient in recipients:
             own = {
-                owner: items
-                for owner, items in by_owner.items()
-                if recipient in self.addresses.get(owner, ())
-                or (not self.addresses.get(owner) and recipient in self.mail.recipients and items)
+                owner: found.get(owner, Worklist()) if owner in known else None
+                for owner, addresses in self.addresses.items()
+                if recipient in addresses
             }
+            if recipient in self.mail.recipients and _OTHERS in found:
+                own[_OTHERS] = found[_OTHERS]
             if own:
-                outcome, body = mail_worklists(own, now)
-                table = write_table(COLUMNS, [item.document(now) for items in own.values() for item in items])
-                found[recipient] = render_worklist_mail(
-                    outcome, body, table, sender=self.mail.sender, recipient=recipient, now=now
-                )
-        return found
+                mails[recipient] = self._mail(recipient, own, now)
+        return mails
+
+    def _mail(self, recipient: str, own: Mapping[str, Worklist | None], now: float) -> bytes:
+        outcome, body = mail_worklists(own, now)
+        items = chain.from_iterable(items.items for items in own.values() if items)
+        table = write_table(COLUMNS, [item.document(now) for item in islice(items, MAX_ROWS_IN_MAIL)])
+        return render_worklist_mail(outcome, body, table, sender=self.mail.sender, recipient=recipient, now=now)
 
 
 def _last_due(now: float, at: time, weekday: int | None = None) -> tuple[str, float]:

@@ -49,6 +49,11 @@ class Edition(Protocol):
         """Whom it is mailed to."""
         ...
 
+    @property
+    def settle(self) -> float:
+        """For how many seconds after the start an edition waits that was due before it."""
+        ...
+
     def last_due(self, now: float) -> tuple[str, float]:
         """Return the local day of the edition that was due last at a Unix time, and the Unix time when it was."""
         ...
@@ -105,6 +110,7 @@ class ScheduledMail:
         self._wall_clock = wall_clock
         self._mailed = mailed or MailedEditions()
         self._tried_at = -math.inf
+        self._begun_at = wall_clock()
 
     async def run(self) -> None:
         """Send the edition when it is due, until cancelled; starts when the previous ScheduledMail has ended."""
@@ -132,7 +138,8 @@ class ScheduledMail:
             return
         is_begun = last.day == day
         pending = tuple(item for item in self.edition.recipients if not is_begun or item in last.pending)
-        if not pending:
+        is_settling = due < self._begun_at and abs(now - self._begun_at) < self.edition.settle
+        if not pending or is_settling:
             return
         if now >= due + MAX_DELAY:
             if is_begun:
@@ -178,7 +185,8 @@ class ScheduledMail:
         if left_out := [recipient for recipient in recipients if recipient not in mails]:
             pending[:] = [recipient for recipient in pending if recipient not in left_out]
             await self._store_delivery(_Delivery(day, tuple(pending)))
-        await send_mails(self.mail, mails, on_outcome)
+        if mails:
+            await send_mails(self.mail, mails, on_outcome)
 
 
 def _parse_delivery(text: str) -> _Delivery | None:

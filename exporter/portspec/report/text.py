@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.report.model import Machine, ReportSettings
-    from portspec.report.worklist import WorkItem
+    from portspec.report.worklist import Worklist
     from portspec.state.snapshot import Snapshot
 
 COLUMNS: Final = 100
 MAX_MACHINES_IN_MAIL: Final = 100
-MAX_ITEMS_IN_MAIL: Final = 100  # of an owner
+MAX_ITEMS_IN_MAIL: Final = 100  # of a worklist
+MAX_ROWS_IN_MAIL: Final = 2000
 _SUMMARY_LABEL_WIDTH: Final = 17
 _FACT_LABEL_WIDTH: Final = 30
 
@@ -51,28 +52,33 @@ def mail_report(snapshot: Snapshot, settings: ReportSettings, now: float) -> tup
     return _outcome(report), "".join(lines)
 
 
-def mail_worklists(by_owner: Mapping[str, Sequence[WorkItem]], now: float) -> tuple[str, str]:
-    """Return outcome, for the subject, and body of the mail with the worklists of some owners at a Unix time."""
-    every = [item for items in by_owner.values() for item in items]
-    overdue = sum(item.is_overdue(now) for item in every)
-    outcome = f"{wording.count(len(every), 'item')}, {overdue:,} overdue" if every else "nothing to do"
-    body = "".join("".join(_worklist(owner, items, now)) for owner, items in by_owner.items())
-    return outcome, f"{body}As of {wording.time(now)}. The attached table has all items.\n"
+def mail_worklists(by_title: Mapping[str, Worklist | None], now: float) -> tuple[str, str]:
+    """Return outcome, for the subject, and body of the mail with some worklists at a Unix time.
+
+    None is that of an owner without hosts.
+    """
+    total = sum(found.total for found in by_title.values() if found)
+    overdue = sum(found.overdue for found in by_title.values() if found)
+    outcome = f"{wording.count(total, 'item')}, {overdue:,} overdue" if total else "nothing to do"
+    body = "".join("".join(_worklist(title, found, now)) for title, found in by_title.items())
+    return outcome, f"{body}As of {wording.time(now)}. The attached table has the first {MAX_ROWS_IN_MAIL:,} items.\n"
 
 
-def _worklist(owner: str, items: Sequence[WorkItem], now: float) -> Iterator[str]:
-    yield _underlined(owner or "Hosts without an owner", "=")
+def _worklist(title: str, found: Worklist | None, now: float) -> Iterator[str]:
+    yield _underlined(title, "=")
+    items = found.items if found else ()
     if not items:
-        yield "Nothing to do.\n"
+        yield "No host has this owner.\n" if found is None else "Nothing to do.\n"
     for item in items[:MAX_ITEMS_IN_MAIL]:
         urgency = f" ({item.urgency.replace('_', ' ')})" if item.urgency else ""
-        yield _line(f"{item.host}: {item.what}{urgency}: {item.action}", "    ", "  - ")
+        owner = f" ({item.owner})" if item.owner not in ("", title) else ""
+        yield _line(f"{item.host}{owner}: {item.what}{urgency}: {item.action}", "    ", "  - ")
         if due := wording.due(item.due, now):
             yield _line(due, "    ")
         if item.why:
             yield _line(item.why, "    ")
-    if len(items) > MAX_ITEMS_IN_MAIL:
-        yield f"and {wording.count(len(items) - MAX_ITEMS_IN_MAIL, 'more item')}\n"
+    if found and found.total > MAX_ITEMS_IN_MAIL:
+        yield f"and {wording.count(found.total - MAX_ITEMS_IN_MAIL, 'more item')}\n"
     yield "\n"
 
 

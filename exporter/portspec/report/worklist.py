@@ -1,5 +1,7 @@
 """What the owners of hosts have to do: ports that deviate, packages to upgrade, processes to restart. Pure.
 
+A host of which a view is missing has an item that says so: nobody knows then what else there is to do.
+
 All vulnerabilities of a package are one item, since one upgrade fixes them. Packages whose vulnerabilities are neither
 urgent nor have a deadline are left to the report of all machines.
 """
@@ -7,28 +9,30 @@ urgent nor have a deadline are left to the report of all machines.
 from __future__ import annotations
 
 import enum
+import heapq
 import math
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from portspec.exposure import PortSeverity, reason_of
 from portspec.ports import PortSet
 from portspec.priorities import Priority
 from portspec.report import wording
-from portspec.report.model import URGENT
+from portspec.report.model import FAILED_STATUSES, URGENT
+from portspec.report.wording import STATUSES
 from portspec.state.correlation import correlate
 from portspec.state.document import timestamp
-from portspec.state.verdict import Kind
+from portspec.state.verdict import Kind, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
     from portspec.state.snapshot import HostState, Snapshot
 
+G = TypeVar("G")
 COLUMNS: Final = ("owner", "host", "work", "what", "action", "urgency", "overdue", "due", "since", "why")
 MAX_NAMES: Final = 3  # ids and fixed versions of a package that an item names
 _ACTIONS: Final = {
@@ -49,6 +53,8 @@ class Work(enum.StrEnum):
     PORTS = "ports"
     PACKAGE = "package"
     RESTART = "restart"
+    SCAN = "scan"  # it is not known what else there is to do
+    AUDIT = "audit"  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +112,22 @@ class OwnerSummary:
     overdue: int
 
 
+@dataclass(frozen=True, slots=True)
+class Worklist:
+    """The first items of a worklist, and how many there are, and are overdue."""
+
+    items: Sequence[WorkItem] = ()
+    total: int = 0
+    overdue: int = 0
+
+
 def owners(snapshot: Snapshot) -> list[OwnerSummary]:
     """Return every owner in the order of their names, hosts without one last."""
     counts: dict[str, Counter[str]] = {}
     for state, audit in _hosts(snapshot):
         overdue = sum(len(ports) for ports in state.overdue.values()) if state else 0
         overdue += sum((audit.overdue_by_class or {}).values()) if audit else 0
-        deviations = len(state.deviations) if state else 0
+        deviations = len({(item.kind, item.port) for item in state.deviations}) if state else 0
         counts.setdefault(_owner(state, audit), Counter()).update(hosts=1, deviations=deviations, overdue=overdue)
     return [
         OwnerSummary(owner, of["hosts"], of["deviations"], of["overdue"])
@@ -120,12 +135,57 @@ def owners(snapshot: Snapshot) -> list[OwnerSummary]:
     ]
 
 
-def worklist(snapshot: Snapshot, now: float, owner: str | None = None) -> list[WorkItem]:
-    """Return what is to be done at a Unix time, what is overdue and urgent first; of one owner, or None for all."""
-    found = chain.from_iterable(
-        _items(state, audit) for state, audit in _hosts(snapshot) if owner is None or _owner(state, audit) == owner
-    )
-    return sorted(found, key=lambda item: _order(item, now))
+def worklist(
+    snapshot: Snapshot, now: float, owner: str | None = None, *, limit: int, max_age: float = math.inf
+) -> Worklist:
+    """Return what an owner has to do at a Unix time, or all of them, what is overdue and urgent first.
+
+    Args:
+        snapshot: The state of all hosts.
+        now: The Unix time.
+        owner: Whose hosts; None for all hosts.
+        limit: How many items are kept.
+        max_age: Seconds after which an audit is late.
+    """
+    found = worklists(snapshot, now, lambda of: 0 if owner in (None, of) else None, limit=limit, max_age=max_age)
+    return found.get(0, Worklist())
+
+
+def worklists(
+    snapshot: Snapshot, now: float, group: Callable[[str], G | None], *, limit: int, max_age: float = math.inf
+) -> dict[G, Worklist]:
+    """Return a worklist for each group of owners; `group` gives that of an owner, None if it is in none."""
+    found: dict[G, _FirstItems] = {}
+    for state, audit in _hosts(snapshot):
+        key = group(_owner(state, audit))
+        if key is None:
+            continue
+        for item in _items(state, audit, now, max_age):
+            found.setdefault(key, _FirstItems(now, limit)).add(item)
+    return {key: items.worklist() for key, items in found.items()}
+
+
+class _FirstItems:
+    """Keeps the first of many items: a fleet may have millions."""
+
+    def __init__(self, now: float, limit: int) -> None:
+        self._now = now
+        self._limit = limit
+        self._kept: list[WorkItem] = []
+        self._total = self._overdue = 0
+
+    def add(self, item: WorkItem) -> None:
+        self._total += 1
+        self._overdue += item.is_overdue(self._now)
+        self._kept.append(item)
+        if len(self._kept) > 2 * self._limit:
+            self._kept = self._first()
+
+    def worklist(self) -> Worklist:
+        return Worklist(self._first(), self._total, self._overdue)
+
+    def _first(self) -> list[WorkItem]:
+        return heapq.nsmallest(self._limit, self._kept, key=lambda item: _order(item, self._now))
 
 
 def _order(item: WorkItem, now: float) -> tuple[bool, int, float, str, str]:
@@ -146,12 +206,46 @@ def _owner(state: HostState | None, audit: AuditState | None) -> str:
     return state.target.owner if state else audit.owner if audit else ""
 
 
-def _items(state: HostState | None, audit: AuditState | None) -> Iterator[WorkItem]:
-    if state and state.deviations:
-        yield from _ports(state, audit)
+def _items(state: HostState | None, audit: AuditState | None, now: float, max_age: float) -> Iterator[WorkItem]:
+    if state:
+        if state.deviations:
+            yield from _ports(state, audit)
+        yield from _unseen(state, now)
     if audit:
         yield from _packages(audit)
         yield from _restarts(audit)
+        yield from _unaudited(audit, now, max_age)
+
+
+def _unseen(state: HostState, now: float) -> Iterator[WorkItem]:
+    """Yield that it is not known whether there is anything to do about ports."""
+    latest, conclusive = state.latest, state.conclusive
+    if latest is None:
+        action, why = "wait for the first scan", "not scanned yet"
+    elif state.verdict is Verdict.UNKNOWN:
+        failure = latest.judgement.failure
+        action, why = "find out why it cannot be scanned", f"{failure.detail} ({failure.reason})" if failure else ""
+    elif state.overdue_at is not None and state.overdue_at < now:
+        action, why = "find out why it is no longer scanned", f"last scan: {wording.time(latest.finished_at)}"
+    else:
+        return
+    since = conclusive.finished_at if conclusive else None
+    yield WorkItem(state.target.owner, state.host, Work.SCAN, "scan", "", action, why, since)
+
+
+def _unaudited(audit: AuditState, now: float, max_age: float) -> Iterator[WorkItem]:
+    """Yield that it is not known whether there is anything to do about vulnerabilities."""
+    status, host_audit = audit.status, audit.host_audit
+    if host_audit is None:
+        action, why = "install portspec-send", "no audit was received"
+    elif status in FAILED_STATUSES:
+        action, why = "find out why the audit has no result", ": ".join(filter(None, (STATUSES[status], audit.reason)))
+    elif now - host_audit.at > max_age:
+        action, why = "find out why no audit arrives", f"last audit: {wording.time(host_audit.at)}"
+    else:
+        return
+    since = host_audit.at if host_audit else None
+    yield WorkItem(audit.owner, audit.host, Work.AUDIT, "audit", "", action, why, since)
 
 
 def _ports(state: HostState, audit: AuditState | None) -> Iterator[WorkItem]:

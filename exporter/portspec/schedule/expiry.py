@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from portspec.state.snapshot import HostState
 
 CLOCK_CHECK_INTERVAL: Final = 30.0  # seconds between two looks at the wall clock, which may be set at any time
+_REST = 10.0  # times the duration of a pass before the next: of many hosts, something may end every second
 _HOSTS_PER_TURN = 100  # hosts looked at, and perhaps judged, before the event loop may go on
 
 _log = log.get("monitor")
@@ -34,9 +35,10 @@ async def watch(
     is called for those that were judged by something else, as their states tell.
     """
     while True:
-        now = wall_clock()
+        now, began = wall_clock(), clock.now()
         edge = await _judge_outdated(states(), judge, now)
-        await clock.sleep(min(max(edge - now, 0.0), CLOCK_CHECK_INTERVAL))
+        rest = _REST * (clock.now() - began)
+        await clock.sleep(min(max(edge - now, rest), CLOCK_CHECK_INTERVAL))
 
 
 async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, float], object], now: float) -> float:
@@ -52,7 +54,7 @@ async def _judge_outdated(states: Iterable[HostState], judge: Callable[[str, flo
             await asyncio.sleep(0)
     if found:
         _log.info(
-            "an exception, maintenance or a deadline has begun or ended; hosts judged again",
+            "an exception or maintenance has begun or ended, or a deadline has passed; hosts judged again",
             hosts=len(found),
             first=found[0],
         )

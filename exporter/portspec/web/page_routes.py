@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import threading
 import time
@@ -149,8 +150,8 @@ class PageRoutes:
         """Answer with the page of what an `owner` of hosts has to do, or, without one, of all owners."""
         if complaint := _unknown(request, "owner"):
             return self._problem(400, _NO_SENSE, complaint, "./")
-        owner, snapshot = request.query.get("owner"), self._service.snapshot
-        write = partial(self._pages.worklist, snapshot, owner)
+        owner, snapshot, audit = request.query.get("owner"), self._service.snapshot, self._service.config.audit
+        write = partial(self._pages.worklist, snapshot, owner, audit.max_age if audit else math.inf)
         return await self._answer(request, ("worklist page", owner), (snapshot.hosts, snapshot.audits), write)
 
     async def _changes(self, request: web.Request) -> web.StreamResponse:

@@ -18,7 +18,7 @@ import jinja2
 
 from portspec import __version__
 from portspec.audit.model import Status
-from portspec.report.worklist import owners, worklist
+from portspec.report.worklist import Worklist, owners, worklist
 from portspec.times import moment
 from portspec.web import spelling
 from portspec.web.host_page import scan_values, vulnerability_values
@@ -125,19 +125,21 @@ class Pages:
             **details,
         )
 
-    def worklist(self, snapshot: Snapshot, owner: str | None) -> str:
-        """Return the page of what an owner has to do; None for the page of all owners."""
+    def worklist(self, snapshot: Snapshot, owner: str | None, max_age: float) -> str:
+        """Return the page of what an owner has to do; None for the page of all owners.
+
+        An audit is late after `max_age` seconds.
+        """
         now = self._wall_clock()
-        items = [] if owner is None else worklist(snapshot, now, owner)
+        found = Worklist() if owner is None else worklist(snapshot, now, owner, limit=MAX_ITEMS, max_age=max_age)
         query = urlencode({"owner": owner or ""}, errors="replace")
         return self._environment.get_template("worklist.html").render(
             root="./",
             now=now,
-            refresh=REFRESH,
             owner=owner,
             owners=[(item, urlencode({"owner": item.owner}, errors="replace")) for item in owners(snapshot)],
-            items=[(item, f"hosts/{spelling.quoted(item.host)}") for item in items[:MAX_ITEMS]],
-            more=max(0, len(items) - MAX_ITEMS),
+            items=[(item, f"hosts/{spelling.quoted(item.host)}") for item in found.items],
+            more=found.total - len(found.items),
             table_url=f"./api/v1/worklist.csv?{query}",
         )
 

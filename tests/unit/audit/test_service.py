@@ -19,7 +19,8 @@ import portspec.audit.service as module
 from portspec.audit import document as encoding
 from portspec.audit.admission import RejectedError
 from portspec.audit.model import Status
-from portspec.audit.service import MAX_LOGGED, MAX_READ, AuditService
+from portspec.audit.rejections import MAX_LOGGED
+from portspec.audit.service import MAX_READ, AuditService
 from portspec.audit.tools import parse
 from portspec.config import VulnerabilityException
 from portspec.inventory import AuditedHost

@@ -78,6 +78,13 @@ def test_what_an_audit_that_failed_does_not_name_is_remembered(between: tuple[St
     assert times((FOUND, [A]), between, NONE, (FOUND, [A]))[-1] == {"CVE-1": 3}
 
 
+def test_what_an_audit_that_did_not_look_everywhere_does_not_name_is_remembered() -> None:
+    """It found something, and would not be clean without it."""
+    known = first_seen(Audit(FOUND, (A, of("CVE-2"))), 0, ())
+    known = first_seen(Audit(FOUND, (A,), "an old database", without=Status.STALE_DATABASE), 1, known)
+    assert [item.at for item in first_seen(Audit(FOUND, (A, of("CVE-2"))), 2, known)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HOST_KEYS = [
     "host", "labels", "verdict", "reason", "detail", "expected", "allowed", "missing", "unexpected", "excepted",
+    "overdue",
     "addresses", "last_scan", "duration_seconds", "last_change", "next_scan", "pace", "maintenance",
     "audit",
 ]  # fmt: skip
@@ -188,6 +189,7 @@ def test_json_is_the_object_of_the_contract(configure: Configure, engine: str, c
         "missing": ["1"],
         "unexpected": [str(second)],
         "excepted": [],
+        "overdue": [],
         "last_change": None,
         "next_scan": None,
         "pace": None,

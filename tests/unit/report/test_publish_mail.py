@@ -578,7 +578,7 @@ C: Final = "web@example.org"
 
 def owned(host: str, owner: str, *is_open: int) -> HostState:
     """Make a host of an owner, with some ports open that are not expected."""
-    of = target(host, owner=owner)
+    of = target(host, owner=owner, interval=1e9)
     return HostState(of).after(result(of, seen(is_open=is_open)))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from portspec.audit.model import Severity, Vulnerability
+from portspec.audit.model import Severity, Status, Vulnerability
 from portspec.audit.payload import Kernel, ListeningSocket
 from portspec.audit.priority import Priorities
 from portspec.deadlines import Deadlines
 from portspec.exposure import reason_of
 from portspec.priorities import Priority, PriorityRule
-from portspec.report.worklist import Work, WorkItem, owners, worklist
+from portspec.report.worklist import Work, WorkItem, owners, worklists
+from portspec.report.worklist import worklist as first_items
+from portspec.scan import Reason
 from portspec.state.snapshot import HostState, Snapshot
 from portspec.state.table import HostTable
 from tests.unit.factories import NOW, result, seen, target
@@ -30,9 +32,11 @@ PRIORITIES = Priorities(
 )
 
 
-def host(name: str, owner: str, *is_open: int, at: float = NOW, deadlines: Deadlines = LIMITS) -> HostState:
+def host(
+    name: str, owner: str, *is_open: int, at: float = NOW, deadlines: Deadlines = LIMITS, interval: float = 1e9
+) -> HostState:
     """Make a host that expects 22, and has some ports open since a time."""
-    of = target(name, expect=[22], scan=[22, 80, 81, 6379], owner=owner, deadlines=deadlines)
+    of = target(name, expect=[22], scan=[22, 80, 81, 6379], owner=owner, deadlines=deadlines, interval=interval)
     return HostState(of).after(result(of, seen(scanned=of.config.ports, is_open=is_open), at=at)).judged(of, NOW)
 
 
@@ -49,6 +53,11 @@ def of(*states: HostState | AuditState) -> Snapshot:
     """Make a snapshot."""
     hosts = HostTable(state for state in states if isinstance(state, HostState))
     return Snapshot(hosts, HostTable(state for state in states if not isinstance(state, HostState)))
+
+
+def worklist(snapshot: Snapshot, now: float, owner: str | None = None, max_age: float = 1e12) -> list[WorkItem]:
+    """Return the items of an owner, or of all."""
+    return list(first_items(snapshot, now, owner, limit=1000, max_age=max_age).items)
 
 
 def briefly(items: list[WorkItem]) -> list[tuple[str, str, str]]:
@@ -175,3 +184,45 @@ def test_item_is_a_row_of_a_table() -> None:
         "since": "2023-11-14T22:13:20.000Z",
         "why": "",
     }
+
+
+def test_host_of_which_a_view_is_missing_has_an_item() -> None:
+    """Nobody knows what else there is to do: it is not scanned, or its audit is missing, late or says nothing."""
+    of_unseen = target("unseen", owner="web")
+    unseen = HostState(of_unseen).after(result(of_unseen, seen(reason=Reason.NO_ROUTE)))
+    of_failed = audited("failed", status=Status.FAILED, reason="no output")
+    snapshot = of(
+        HostState(target("new", owner="web")),
+        unseen,
+        host("old", "web", 22, at=NOW - 3600, interval=60.0),
+        replace(never("never"), owner="db"),
+        replace(of_failed, owner="db"),
+        replace(audited("late", age=2 * DAY), owner="db"),
+        replace(audited("fresh", age=60), owner="db"),
+    )
+    found = {(item.host, item.work.value, item.why.partition(":")[0]) for item in worklist(snapshot, NOW, max_age=DAY)}
+    assert found == {
+        ("new", "scan", "not scanned yet"),
+        ("unseen", "scan", "no connection to 192.0.2.1"),
+        ("old", "scan", "last scan"),
+        ("never", "audit", "no audit was received"),
+        ("failed", "audit", "failed"),
+        ("late", "audit", "last audit"),
+    }
+
+
+def test_first_items_are_those_of_the_whole_list() -> None:
+    """However few are kept; all are counted."""
+    states = [host(f"web{number}", "web", 22, 80, at=NOW - number * DAY) for number in range(9)]
+    snapshot = of(*states)
+    every = worklist(snapshot, NOW)
+    for limit in (1, 2, 5, 100):
+        found = first_items(snapshot, NOW, limit=limit)
+        assert (list(found.items), found.total, found.overdue) == (every[:limit], len(every), 7)
+
+
+def test_worklists_of_groups_of_owners() -> None:
+    """An owner without a group has none."""
+    snapshot = of(host("web1", "web", 22, 80), host("db1", "db", 22, 80), host("x", "other", 22, 80))
+    found = worklists(snapshot, NOW, {"web": 1, "db": 1}.get, limit=10)
+    assert {key: [item.host for item in items.items] for key, items in found.items()} == {1: ["db1", "web1"]}

@@ -1060,7 +1060,7 @@ def test_lapse_that_makes_a_verdict_is_a_change() -> None:
     ((before, after),) = scene.told
     assert (before.conclusive, before.verdict, after.verdict) == (None, Verdict.UNKNOWN, Verdict.OUT_OF_SPEC)
     assert [item.port for item in after.deviations] == [80]
-    assert "an exception, maintenance or a deadline has begun or ended; hosts judged again" in [
+    assert "an exception or maintenance has begun or ended, or a deadline has passed; hosts judged again" in [
         line["event"] for line in logs
     ]
 

@@ -328,7 +328,7 @@ LATE = Deadlines({"plan": DAY}, kinds={"unexpected": DAY})
 
 def overdue() -> Snapshot:
     """Make a snapshot of a host whose port 80 and whose vulnerability are past their deadline."""
-    of = replace(DB, owner=EVIL, deadlines=LATE)
+    of = replace(DB, config=replace(DB.config, interval=1e9), owner=EVIL, deadlines=LATE)
     state = HostState(of).after(result(of, seen(is_open=[22, 80]), at=NOW - 2 * DAY)).judged(of, NOW)
     audit = audited("db1", vulnerability("CVE-2023-1"))
     assert audit.host_audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, Final, TypedDict
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from portspec.web.api.answer import Answers, Representation
     from portspec.web.backend import Backend
 
-MAX_OWNER: Final = 200  # characters
+MAX_OWNER: Final = 1024  # characters, as the label of a discovered host may have
 
 
 class WorklistQuery(msgspec.Struct, frozen=True):
@@ -107,16 +108,18 @@ class Worklists:
         """Answer with the worklist of an owner, or of all."""
         query = read_query(WorklistQuery, request.query, request.path)
         snapshot, media, now = self._backend.snapshot, media_of(request), self._wall_clock()
-        parts = (snapshot.hosts, snapshot.audits)
+        audit = self._backend.config.audit
+        parts, max_age = (snapshot.hosts, snapshot.audits), audit.max_age if audit else math.inf
         return await self._answers.computed(
-            request, ("worklist", query, media), parts, lambda: _write(snapshot, query, media, now), is_list=True
-        )
+            request, ("worklist", query, media), parts, lambda: _write(snapshot, query, media, now, max_age),
+            is_list=True,
+        )  # fmt: skip
 
 
-def _write(snapshot: Snapshot, query: WorklistQuery, media: str, now: float) -> Representation:
-    items = worklist.worklist(snapshot, now, query.owner)
+def _write(snapshot: Snapshot, query: WorklistQuery, media: str, now: float, max_age: float) -> Representation:
     limit = query.limit or (MAX_PAGE_LENGTH if media == CSV else DEFAULT_PAGE_LENGTH)
-    rows = [item.document(now) for item in items[:limit]]
+    found = worklist.worklist(snapshot, now, query.owner, limit=limit, max_age=max_age)
+    rows = [item.document(now) for item in found.items]
     if media == CSV:
         return as_csv(worklist.COLUMNS, rows, "worklist")
-    return as_json({"worklist": rows, "total": len(items)})
+    return as_json({"worklist": rows, "total": found.total})
