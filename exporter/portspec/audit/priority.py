@@ -14,7 +14,7 @@ from portspec.feeds import NO_FEEDS, Feeds, KevEntry
 from portspec.priorities import DEFAULT_RULES, Priority, PriorityRule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
@@ -110,6 +110,7 @@ class Priorities:
         self.feeds = feeds
         self._judged: dict[int, _Judged] = {}  # by id()
         self._last: tuple[object, object, Exposures] = (self, self, NOTHING_KNOWN)
+        self._compared: tuple[weakref.ref[Priorities], Mapping[int, Vulnerability]] = weakref.ref(self), {}
 
     def exposures(self, listeners: Sequence[ListeningSocket] | None, view: OutsideView) -> Exposures:
         """Return what reach.exposures() does. The last ones are kept: a host is asked several times in a row."""
@@ -138,15 +139,21 @@ class Priorities:
             ranks.append(known.ranks[exposure.rank])
         return ranks
 
-    def may_differ(self, other: Priorities, found: Iterable[Vulnerability]) -> bool:
-        """Return whether any vulnerability may have another class than by other priorities, whatever its reach is."""
-        judged, others = self._judged, other._judged
-        for item in found:
-            key = id(item)
-            known = others.get(key)
-            if known is None or known.ranks != (judged.get(key) or self._judge(item)).ranks:
-                return True
-        return False
+    def changed_from(self, other: Priorities, found: Iterable[Vulnerability]) -> list[Vulnerability]:
+        """Return the vulnerabilities that may have another class than by other priorities, whatever their reach is."""
+        if other is self:
+            return []
+        same = self._same_as(other)
+        return [item for item in found if id(item) not in same]
+
+    def _same_as(self, other: Priorities) -> Mapping[int, Vulnerability]:
+        """Return what has the same classes by other priorities, by id(); kept, as all hosts are asked for in a row."""
+        before, same = self._compared
+        if before() is not other:
+            every = [(key, known.itself(), known.ranks) for key, known in list(other._judged.items())]
+            same = {key: item for key, item, ranks in every if item and self._judge(item).ranks == ranks}
+            self._compared = weakref.ref(other), same
+        return same
 
     def count(self, found: Iterable[Vulnerability], exposures: Exposures) -> dict[Priority, int]:
         """Count vulnerabilities by class, the most urgent first; one of several packages once, in its most urgent."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from portspec.ports import PortSet, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from portspec.audit.model import Vulnerability
     from portspec.audit.payload import ListeningSocket
@@ -105,7 +105,7 @@ class Exposures:
         """Return the exposure of a vulnerability: of the files in which it was found, else of its package."""
         if not vulnerability.paths:
             return self.by_name.get(vulnerability.package, self.other)
-        names = [path if path.startswith("/") else f"/{path}" for path in vulnerability.paths]
+        names = list(map(_absolute, vulnerability.paths))
         found = [self.by_name[name] for name in names if name in self.by_name]
         rest = self.other if _are_seen(vulnerability.paths) else self.of_files
         return min((*found, rest), key=lambda exposure: exposure.rank)
@@ -116,6 +116,10 @@ _MAX_WORDS: Final = 120  # characters of a name or path in a reason, which stand
 _NO_MAPPED_FILE: Final = re.compile(
     r"\.(?:jar|war|ear|par|py|js|json|lock|txt|toml|mod|gemspec|php)$|/(?:METADATA|PKG-INFO)$"
 )
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _are_seen(paths: Sequence[str]) -> bool:
@@ -133,8 +137,20 @@ _READ_BY_A_PROCESS: Final = Exposure(Reach.UNKNOWN, "a process that listens may 
 _INSTALLED: Final = Exposure(Reach.INSTALLED, "it owns nothing of what listens")
 
 
-def exposures(listeners: Sequence[ListeningSocket] | None, view: OutsideView) -> Exposures:
-    """Join the listeners of an audit with what the scan saw; None are listeners that the agent could not gather."""
+def names_of(vulnerabilities: Iterable[Vulnerability]) -> frozenset[str]:
+    """Return the names by which the exposures of vulnerabilities are known: of packages, or paths of files."""
+    return frozenset(
+        name for item in vulnerabilities for name in (map(_absolute, item.paths) if item.paths else (item.package,))
+    )
+
+
+def exposures(
+    listeners: Sequence[ListeningSocket] | None, view: OutsideView, names: frozenset[str] | None = None
+) -> Exposures:
+    """Join the listeners of an audit with what the scan saw; None are listeners that the agent could not gather.
+
+    With `names` it is known of these alone, which takes less time.
+    """
     if listeners is None:
         return _all_unknown("the audit does not tell what listens")
     other = _of_others(listeners, view)
@@ -146,8 +162,11 @@ def exposures(listeners: Sequence[ListeningSocket] | None, view: OutsideView) ->
         for file, package, source in _files(listener):
             if file in found:  # by a nearer socket, and its packages with it
                 continue
+            own = (file, *_packages(package, source))
+            if names is not None and names.isdisjoint(own):
+                continue
             exposure = Exposure(reach, why, listener, file, address)
-            for name in (file, *_packages(package, source)):
+            for name in own:
                 found.setdefault(name, exposure)
     is_any = any(reach is Reach.REACHABLE or reach is Reach.UNKNOWN for (reach, _, _), _ in judged)
     return Exposures(found, other, _READ_BY_A_PROCESS if is_any and other is _INSTALLED else other)

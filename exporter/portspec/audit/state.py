@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from portspec.audit.model import Status, count_by_severity
 from portspec.audit.priority import DEFAULT_PRIORITIES
-from portspec.audit.reach import NOTHING_KNOWN
+from portspec.audit.reach import NOTHING_KNOWN, exposures, names_of
 from portspec.audit.restart import restart_needs
 from portspec.deadlines import NO_DEADLINES, Deadlines, DueTimes
 from portspec.exceptions import in_force, is_outdated
@@ -16,7 +16,7 @@ from portspec.maintenance import edges, lasting
 from portspec.priorities import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from portspec.audit.model import Audit, Severity, Vulnerability
     from portspec.audit.payload import Kernel, ListeningSocket
@@ -100,6 +100,11 @@ class AuditState:
         """Which of its packages can be reached from outside."""
         audit = self.host_audit
         return self.priorities.exposures(audit.listeners, self.view) if audit else NOTHING_KNOWN
+
+    def exposures_of(self, vulnerabilities: Iterable[Vulnerability]) -> Exposures:
+        """Return which of its packages can be reached from outside, of those that have some vulnerabilities."""
+        audit = self.host_audit
+        return exposures(audit.listeners, self.view, names_of(vulnerabilities)) if audit else NOTHING_KNOWN
 
     @property
     def findings(self) -> list[Finding]:

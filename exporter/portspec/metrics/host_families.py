@@ -76,12 +76,14 @@ def _audit_has_news(before: AuditState, after: AuditState) -> bool:
     """
     if replace(after, view=before.view, priorities=before.priorities) != before:
         return True
-    found, is_same_view = after.vulnerabilities, before.view == after.view
-    if is_same_view and not after.priorities.may_differ(before.priorities, found):
+    found = after.vulnerabilities
+    if before.view != after.view:
+        return before.ranks != after.ranks
+    changed = after.priorities.changed_from(before.priorities, found)
+    if not changed:
         return False
-    exposures = after.exposures
-    earlier = exposures if is_same_view else before.exposures
-    return before.priorities.ranks(found, earlier) != after.priorities.ranks(found, exposures)
+    exposures = after.exposures_of(changed)
+    return before.priorities.ranks(changed, exposures) != after.priorities.ranks(changed, exposures)
 
 
 def _findings(result: ScanResult | None) -> tuple[object, ...] | None:

@@ -31,7 +31,7 @@ from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from prometheus_client.utils import floatToGoString
 
@@ -62,6 +62,14 @@ class _Column:
     left_out: array[int]
     total: int  # lines
     total_left_out: int
+
+
+class _Written(NamedTuple):
+    """The lines of one host in one part: their text and number, and the number of those left out."""
+
+    text: bytes
+    lines: int
+    left_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +132,35 @@ class Renderer(Generic[S]):
         if any(states[place].host != old.states[place].host for place in changed):
             return self._regrouped(states)
         news = [place for place in changed if self._families.has_news(old.states[place], states[place])]
+        parts, has_news = self._families.parts, frozenset(news)
+        timed = [number for number, part in enumerate(parts) if part.is_timed]
+        written = {
+            place: self._write(states[place], range(len(parts)) if place in has_news else timed) for place in changed
+        }
         columns = (
-            _rewritten(column, part, changed if part.is_timed else news, states)
-            for part, column in zip(self._families.parts, old.columns, strict=True)
+            _rewritten(column, number, changed if part.is_timed else news, written)
+            for number, (part, column) in enumerate(zip(parts, old.columns, strict=True))
         )
         return _Chunk(states, tuple(columns))
 
     def _regrouped(self, states: tuple[S, ...]) -> _Chunk[S]:
         """Put a chunk together of hosts from anywhere: what is written already is copied."""
-        runs = tuple(self._runs(states))
-        columns = (_column(place, part, runs, states) for place, part in enumerate(self._families.parts))
-        return _Chunk(states, tuple(columns))
+        runs, every = tuple(self._runs(states)), range(len(self._families.parts))
+        written = {
+            place: self._write(states[place], every)
+            for source, first, last in runs
+            if source is None
+            for place in range(first, last)
+        }
+        return _Chunk(states, tuple(_column(number, runs, written) for number in every))
+
+    def _write(self, state: S, numbers: Iterable[int]) -> dict[int, _Written]:
+        """Write some parts of a host, one after the other: they share what is found out about the host."""
+        found = {}
+        for number in numbers:
+            lines, left_out = render_host(self._families.parts[number], state)
+            found[number] = _Written("".join(lines).encode(errors="replace"), len(lines), left_out)
+        return found
 
     def _runs(self, states: Sequence[S]) -> Iterator[_Run[S]]:
         """Split a chunk into runs: hosts [first, last) of an earlier chunk that are the same, or are to be written."""
@@ -160,8 +186,10 @@ class Renderer(Generic[S]):
         return None, 0
 
 
-def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Sequence[S]) -> _Column:
-    """Return a column in which the hosts at some places are written anew."""
+def _rewritten(
+    old: _Column, number: int, places: Sequence[int], written: Mapping[int, Mapping[int, _Written]]
+) -> _Column:
+    """Return the column of a part, by its number, in which the hosts at some places are replaced."""
     if not places:
         return old
     sizes, lines, left_out = old.sizes[:], old.lines[:], old.left_out[:]
@@ -171,34 +199,32 @@ def _rewritten(old: _Column, part: Part[S], places: Sequence[int], states: Seque
     ends = list(accumulate(old.sizes))
     copied = 0
     for place in places:
-        written, more = render_host(part, states[place])
-        own = "".join(written).encode(errors="replace")
-        pieces += (text[copied : ends[place] - old.sizes[place]], own)
+        own = written[place][number]
+        pieces += (text[copied : ends[place] - old.sizes[place]], own.text)
         copied = ends[place]
-        total += len(written) - lines[place]
-        total_left_out += more - left_out[place]
-        sizes[place], lines[place], left_out[place] = len(own), len(written), more
+        total += own.lines - lines[place]
+        total_left_out += own.left_out - left_out[place]
+        sizes[place], lines[place], left_out[place] = len(own.text), own.lines, own.left_out
     pieces.append(text[copied:])
     whole = b"".join(pieces)
     block = old.block if whole == old.block.text else CachedBlock(whole)
     return _Column(block, sizes, lines, left_out, total, total_left_out)
 
 
-def _column(place: int, part: Part[S], runs: Iterable[_Run[S]], states: Sequence[S]) -> _Column:
-    """Write a column, copying what is written already."""
+def _column(number: int, runs: Iterable[_Run[S]], written: Mapping[int, Mapping[int, _Written]]) -> _Column:
+    """Put the column of a part together, by its number, of what is written now and what was before."""
     sizes, lines, left_out = array("L"), array("L"), array("L")
     pieces: list[bytes | memoryview] = []
     for source, first, last in runs:
         if source is None:
-            for state in states[first:last]:
-                written, more = render_host(part, state)
-                text = "".join(written).encode(errors="replace")
-                pieces.append(text)
-                sizes.append(len(text))
-                lines.append(len(written))
-                left_out.append(more)
+            for place in range(first, last):
+                own = written[place][number]
+                pieces.append(own.text)
+                sizes.append(len(own.text))
+                lines.append(own.lines)
+                left_out.append(own.left_out)
         else:
-            old = source.columns[place]
+            old = source.columns[number]
             begin = sum(old.sizes[:first])
             pieces.append(memoryview(old.block.text)[begin : begin + sum(old.sizes[first:last])])
             sizes.extend(old.sizes[first:last])

@@ -6,8 +6,8 @@ A host says what it likes, also if it is broken into. Prometheus refuses a whole
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from portspec.audit.payload import SHORT_ID
 from portspec.ports import spell
@@ -15,7 +15,7 @@ from portspec.priorities import Priority
 from portspec.state.correlation import correlate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from portspec.audit.payload import ListeningSocket
     from portspec.audit.state import AuditState
@@ -31,6 +31,7 @@ _WIDEST: Final = 4  # bytes of a character in UTF-8
 _LONGEST_LINE: Final = 110  # bytes of a line without the values that a host chose, and without its name
 
 
+R = TypeVar("R")
 Labels = tuple[str, ...]
 
 
@@ -48,6 +49,23 @@ class Dated(NamedTuple):
     left_out: int
 
 
+def _kept(function: Callable[[AuditState], R]) -> Callable[[AuditState], R]:
+    """Keep the last result: the families of a host are written one after the other, and ask for the same."""
+    last: tuple[AuditState | None, R | None] = (None, None)
+
+    @wraps(function)
+    def kept(audit: AuditState) -> R:
+        nonlocal last
+        known, result = last  # at once, since other threads ask for other hosts
+        if known is not audit or result is None:
+            result = function(audit)
+            last = audit, result
+        return result
+
+    return kept
+
+
+@_kept
 def vulnerabilities_of(audit: AuditState) -> Share:
     """Return package, version, id, severity, fixed versions and class of what counts, the most urgent first."""
     found: dict[Labels, Labels] = {}
@@ -59,6 +77,7 @@ def vulnerabilities_of(audit: AuditState) -> Share:
     return _fitted(audit.host, ((*key, *others) for key, others in found.items()), MAX_VULNERABILITY_BYTES)
 
 
+@_kept
 def dated_of(audit: AuditState) -> Dated:
     """Return package, version and id of series of vulnerabilities_of(), the most urgent first, and since when."""
     oldest: dict[Labels, int] = {}
@@ -72,6 +91,7 @@ def dated_of(audit: AuditState) -> Dated:
     return Dated([(labels, oldest[labels]) for labels in kept], len(every) - len(kept))
 
 
+@_kept
 def listeners_of(audit: AuditState) -> Share:
     """Return port, process, user, package, unit and container of what listens on another than a loopback address.
 
