@@ -140,18 +140,21 @@ class Priorities:
         return ranks
 
     def changed_from(self, other: Priorities, found: Iterable[Vulnerability]) -> list[Vulnerability]:
-        """Return the vulnerabilities that may have another class than by other priorities, whatever their reach is."""
+        """Return the vulnerabilities that may have another class or deadline than by other priorities.
+
+        Whatever their reach is.
+        """
         if other is self:
             return []
         same = self._same_as(other)
         return [item for item in found if id(item) not in same]
 
     def _same_as(self, other: Priorities) -> Mapping[int, Vulnerability]:
-        """Return what has the same classes by other priorities, by id(); kept, as all hosts are asked for in a row."""
+        """Return what is judged alike by other priorities, by id(); kept, as all hosts are asked for in a row."""
         before, same = self._compared
         if before() is not other:
-            every = [(key, known.itself(), known.ranks) for key, known in list(other._judged.items())]
-            same = {key: item for key, item, ranks in every if item and self._judge(item).ranks == ranks}
+            every = [(key, known.itself(), known) for key, known in list(other._judged.items())]
+            same = {key: item for key, item, known in every if item and _is_as(known, self._judge(item))}
             self._compared = weakref.ref(other), same
         return same
 
@@ -217,6 +220,10 @@ class Priorities:
             ):
                 return rule
         return None
+
+
+def _is_as(one: _Judged, other: _Judged) -> bool:
+    return one.ranks == other.ranks and one.facts.kev == other.facts.kev
 
 
 DEFAULT_PRIORITIES: Final = Priorities()

@@ -396,11 +396,13 @@ class AuditService:
             found = []
             for name, state in states:
                 host, judged = scanned.get(state.host), state.judged(now)
-                after, basis = judged, Basis.of(judged, host)
-                if not basis.is_same(looked.get(name)) or state.priorities is not priorities:
-                    after = seen_from_outside(judged, host, priorities).with_due_times()
-                elif after is state:
+                basis = Basis.of(judged, host)
+                is_same = basis.is_same(looked.get(name))
+                if is_same and state.priorities is priorities and judged is state:
                     continue
+                after = seen_from_outside(judged, host, priorities)
+                if not is_same or priorities.changed_from(state.priorities, after.vulnerabilities):
+                    after = after.with_due_times()
                 found.append(_SeenAgain(name, state, after, basis, is_judged=judged is not state))
             return found
 

@@ -19,8 +19,9 @@ from portspec.inventory import AuditedHost
 from portspec.priorities import Priority, PriorityRule
 from tests.unit.app.exporter import until
 from tests.unit.factories import NOW
-from tests.unit.reporting import HERE, Clock, running
+from tests.unit.reporting import HERE, Clock, Scene, running
 from tests.unit.signed import AUDIT, DAY, VULNERABLE, WEB, packed
+from tests.unit.signed import CURL as SOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -147,5 +148,30 @@ def test_deadline_passes_without_another_audit(tmp_path: Path, monkeypatch: pyte
         async with running(path, clock, roster=roster) as scene:
             await until(lambda: bool(overdue(scene.audits.states[WEB])))
             assert scene.audits.states[WEB].owner == "web"
+
+    run(scenario)
+
+
+def test_list_of_exploited_vulnerabilities_changes_deadlines_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a host whose audit and scan are as before."""
+    monkeypatch.setattr(module, "POLL", 0.002)
+    clock = Clock()
+    roster = {WEB: AuditedHost(WEB, deadlines=Deadlines({"fix_soon": DAY}))}
+
+    async def become(scene: Scene, late: dict[str, int]) -> None:
+        await until(lambda: overdue(scene.audits.states[WEB]) == late)
+
+    async def scenario() -> None:
+        async with running(tmp_path / "portspec.db", clock, roster=roster) as scene:
+            await scene.audits.take(packed(at=clock.now, output=VULNERABLE), HERE)
+            await scene.become(web1=Status.VULNERABLE)
+            clock.now += 9 * DAY
+            await until(lambda: overdue(scene.audits.states[WEB]) == {})
+            for added, late in ((date(2020, 1, 1), {"fix_soon": 1}), (date(2033, 1, 1), {})) * 2:
+                entries = {SOCKS: KevEntry(added, is_ransomware=False)}
+                scene.audits.prioritize(Priorities(feeds=Feeds(kev=Kev(NOW, entries))))
+                await become(scene, late)
 
     run(scenario)
