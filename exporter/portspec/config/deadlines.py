@@ -91,7 +91,7 @@ def _weekly(value: object) -> WeeklyTime:
 
 def _owner(name: str) -> str:
     if not name.strip():
-        raise ValueError("is empty; hosts without an owner are in the mail to alertemail")
+        raise ValueError("is empty; remove it: worklists of hosts without an owner go to alertemail")
     return name
 
 
@@ -121,7 +121,7 @@ def check_deadlines(source: YamlDocument, raw: dict[str, Any]) -> None:
     """Reject rules without a limit, and rules that never apply, since one above applies to every host of theirs."""
     given = raw.get("deadlines")
     rules = given if isinstance(given, list) else [given]
-    above: list[dict[str, Any]] = []
+    above: list[tuple[dict[str, Any], int]] = []
     for place, rule in enumerate(rules):
         if not isinstance(rule, dict):
             continue
@@ -131,9 +131,15 @@ def check_deadlines(source: YamlDocument, raw: dict[str, Any]) -> None:
         labels = rule.get("labels") or {}
         if not isinstance(labels, dict):
             continue  # told by the key itself
-        if any(labels.items() >= earlier.items() for earlier in above):
-            source.problem(path, "never applies: a rule above applies to all its hosts; move it further up")
-        above.append(labels)
+        for earlier, line in above:
+            if labels == earlier:
+                source.problem(path, f"has the same labels as the rule on line {line}; write one rule with all limits")
+                break
+            if labels.items() >= earlier.items():
+                reason = f"the rule on line {line} applies to all of its hosts"
+                source.problem(path, f"never applies, because {reason}; move it above line {line}")
+                break
+        above.append((labels, source.line(path)))
 
 
 def deadline_rules(models: Iterable[DeadlineModel]) -> tuple[DeadlineRule, ...]:

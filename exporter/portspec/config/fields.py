@@ -205,7 +205,7 @@ def _former_name(value: object) -> str:
 
 def _not_too_many(names: list[str]) -> list[str]:
     if len(names) > MAX_FORMER_NAMES:
-        raise ValueError(f"a host may have at most {MAX_FORMER_NAMES} former names; list the last ones")
+        raise ValueError(f"a host may have at most {MAX_FORMER_NAMES} former names; keep the most recent ones")
     return names
 
 
