@@ -1156,17 +1156,42 @@ class Audit:
         """
         arguments = f"-C {self._system.release} {arguments}"
         done = self._run((program, *arguments.split()), _SHORT, self._settings.max_output)
-        moments = []
-        for text in re.findall(r"\(last: ([A-Za-z0-9: -]{1,40})\)", readable(done.output)):
-            for spelling in ("%a %b %d %H:%M:%S %Y", "%Y-%m-%d %H:%M:%S"):
-                with contextlib.suppress(ValueError, OverflowError):
-                    moments.append(time.mktime(time.strptime(text, spelling)))
-        return _oldest(moments)
+        return _oldest(ages_of_metadata(readable(done.output)))
 
     def _ask_age_of_zypper(self, program: str) -> str:
         """Return when the repository with patches was asked for news that was not asked for the longest time."""
         done = self._run((program, "--non-interactive", "--xmlout", "repos"), _SHORT, self._settings.max_output)
         return _oldest(ages_of_patches(readable(done.output), Path("/var/cache/zypp/raw")))
+
+
+_FIRST_DAY = 86_400  # seconds: whatever the time zone, the Unix time 0 as dnf tells it is before
+
+
+def ages_of_metadata(text: str) -> list[float]:
+    """Return when each repository was last refreshed, of those that dnf repolist -v or dnf5 repo info lists.
+
+    dnf 4 tells the Unix time 0 of a repository whose metadata_expire ended before the previous command did, as with
+    metadata_expire=1: then it is the time of the file that dnf touches with each refresh, in the cache that it names.
+    """
+    cache = re.search(r"^cachedir: (/.{1,1000})$", text, re.MULTILINE)
+    moments = []
+    for repository in re.split(r"^(?=Repo-id)", text, flags=re.MULTILINE):
+        name = re.match(r"Repo-id +: (\S{1,200})\n", repository)
+        for told in re.findall(r"\(last: ([A-Za-z0-9: -]{1,40})\)", repository):
+            for spelling in ("%a %b %d %H:%M:%S %Y", "%Y-%m-%d %H:%M:%S"):
+                with contextlib.suppress(ValueError, OverflowError):
+                    moment = time.mktime(time.strptime(told, spelling))
+                    touched = _primary_times(Path(cache[1]), name[1]) if moment < _FIRST_DAY and cache and name else []
+                    moments.append(max(touched, default=moment))
+    return moments
+
+
+def _primary_times(cache: Path, repository: str) -> list[float]:
+    directory = re.compile(re.escape(repository) + "-[0-9a-f]{16}")
+    with contextlib.suppress(OSError):
+        files = [path for path in cache.glob("*/repodata/*primary*") if directory.fullmatch(path.parts[-3])]
+        return [path.stat().st_mtime for path in files]
+    return []
 
 
 def ages_of_patches(text: str, cache: Path) -> list[float]:

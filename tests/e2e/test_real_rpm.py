@@ -14,6 +14,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 import portspec.agent
+from portspec.agent import ages_of_metadata
 from portspec.audit.model import Audit, Severity, Status, System, ToolRun
 from portspec.audit.tools import parse
 from tests.e2e.audits import printed, run
@@ -152,6 +153,12 @@ class Host:
         with self._configuration.open("a", encoding="ascii") as file:
             file.write(f"excludepkgs={packages}\n")
 
+    def ask(self, *arguments: str) -> str:
+        """Return what the tool prints."""
+        done = run(self.tool, *arguments, environment=self._environment)
+        assert done.code == 0, done.errors
+        return done.output.decode()
+
     def payload(self) -> tuple[dict[str, Any], str]:
         """Return the payload that the agent would send, and what it says."""
         command = (sys.executable, "-I", str(self._agent), "--dry-run", "--host", "web1", "--tool", self.tool)
@@ -197,6 +204,19 @@ def dnf(home: Path) -> Host:
 def zypper(home: Path) -> Host:
     """Return a host with zypper."""
     return makes("zypper", home)
+
+
+def test_age_of_metadata_that_dnf_holds_for_expired_is_that_of_its_files(dnf: Host) -> None:
+    """With metadata_expire=1, dnf tells 1970 of a repository that it refreshed a moment ago; the agent does not."""
+    publish(dnf.repository, ADVISORIES)
+    dnf.payload()
+    (expired,) = dnf.root.rglob("expired_repos.json")
+    expired.write_text('["updates"]', encoding="ascii")
+    (primary,) = dnf.root.rglob("updates-*/repodata/*primary.xml*")
+    os.utime(primary, (1_000_000, 1_000_000))
+    told = dnf.ask("-C", "repolist", "-v")
+    assert "(last: Thu Jan  1 00:00:00 1970)" in told
+    assert ages_of_metadata(told) == [1_000_000]
 
 
 def test_dnf_finds_what_is_to_be_updated_and_nothing_after_it(dnf: Host) -> None:
