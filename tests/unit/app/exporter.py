@@ -14,13 +14,17 @@ from portspec.inventory import Shard
 from portspec.ports import PortSet
 from portspec.scan import Observation
 from portspec.scan.pacing import Pacer
-from tests.unit.factories import ScriptedEngine, all_closed, seen
+from portspec.schedule.monitor import Monitor
+from tests.unit.factories import NOW, ScriptedEngine, all_closed, result, seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
+    import pytest
+
     from portspec.scan import ScanJob
+    from portspec.schedule.transition import Transition
 
 ALL = Shard()
 PATIENCE = 30.0  # seconds
@@ -55,6 +59,26 @@ def answering(*is_open: int) -> Callable[[ScanJob], Observation]:
         return Observation(found, 0.25, len(job.ports))
 
     return answer
+
+
+def scan_while_prepared(monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> list[Transition]:
+    """Have a scan of a host end while the first reload is prepared, which finds ports 22 and 80 of an address open.
+
+    Returns the transitions that were prepared so far.
+    """
+    prepare = Monitor.prepare
+    prepared: list[Transition] = []
+
+    def scanned_meanwhile(monitor: Monitor, *parts: Any) -> Transition:
+        prepared.append(prepare(monitor, *parts))
+        if len(prepared) == 2:  # the first one is that of the start
+            before = monitor.snapshot.hosts[host]
+            found = result(before.target, seen(address, is_open=[22, 80]), at=NOW)
+            monitor.snapshot = monitor.snapshot.with_state(before.after(found))
+        return prepared[-1]
+
+    monkeypatch.setattr(Monitor, "prepare", scanned_meanwhile)
+    return prepared
 
 
 @contextlib.asynccontextmanager

@@ -38,12 +38,6 @@ class Scene:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a state file."""
-    return tmp_path / "portspec.db"
-
-
-@pytest.fixture
 def scene(path: Path) -> Iterator[Scene]:
     """Return an exporter that holds the state file."""
     found = Scene(path)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from portspec.schedule.monitor import Monitor
 from portspec.state.verdict import Verdict
-from tests.unit.app.exporter import answering, engines, put, running, until, write
+from tests.unit.app.exporter import answering, engines, put, running, scan_while_prepared, until, write
 from tests.unit.app.test_mailing import MAIL, Taken
-from tests.unit.factories import NOW, ScriptedEngine, result, seen
+from tests.unit.factories import ScriptedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from portspec.app.service import Service
     from portspec.scan import Observation, ScanJob
-    from portspec.schedule.transition import Transition
     from portspec.state.snapshot import HostState
 
 OLD: Final = "127.0.0.1"
@@ -137,18 +135,7 @@ def test_host_that_leaves_and_returns_under_another_name_keeps_its_times(conf: P
 
 def test_scan_that_ends_while_a_rename_is_prepared_is_not_lost(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Preparing takes a while with many hosts: what was found under the former name meanwhile holds for the new one."""
-    prepare = Monitor.prepare
-    prepared: list[Transition] = []
-
-    def scanned_meanwhile(monitor: Monitor, *parts: Any) -> Transition:
-        prepared.append(prepare(monitor, *parts))
-        if len(prepared) == 2:  # the first one is that of the start
-            before = monitor.snapshot.hosts[OLD]
-            found = result(before.target, seen(OLD, is_open=[22, 80]), at=NOW)
-            monitor.snapshot = monitor.snapshot.with_state(before.after(found))
-        return prepared[-1]
-
-    monkeypatch.setattr(Monitor, "prepare", scanned_meanwhile)
+    prepared = scan_while_prepared(monkeypatch, OLD, OLD)
 
     async def scenario() -> None:
         async with running(conf, engines(ScriptedEngine(answering(22)))) as service:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from portspec.schedule.monitor import Monitor
 from portspec.state.verdict import Verdict
-from tests.unit.app.exporter import answering, engines, put, running, until, write
-from tests.unit.factories import NOW, ScriptedEngine, result, seen
+from tests.unit.app.exporter import answering, engines, put, running, scan_while_prepared, until, write
+from tests.unit.factories import ScriptedEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from portspec.app.service import Service
     from portspec.scan import Observation, ScanJob
-    from portspec.schedule.transition import Transition
 
 FIRST: Final = "2001:DB8:0:0::1"  # addresses, so that nothing is looked up
 SECOND: Final = "2001:db8::1"
@@ -78,18 +76,7 @@ def test_scan_that_ends_while_a_reload_is_prepared_is_not_lost(tmp_path: Path, m
     """Preparing takes a while with many hosts: what was found of the old spelling meanwhile holds for the new one."""
     conf = tmp_path / "conf.yml"
     write(conf, {FIRST: [22], OTHER: [22]})
-    prepare = Monitor.prepare
-    prepared: list[Transition] = []
-
-    def scanned_meanwhile(monitor: Monitor, *parts: Any) -> Transition:
-        prepared.append(prepare(monitor, *parts))
-        if len(prepared) == 2:  # the first one is that of the start
-            before = monitor.snapshot.hosts[FIRST]
-            found = result(before.target, seen(SECOND, is_open=[22, 80]), at=NOW)
-            monitor.snapshot = monitor.snapshot.with_state(before.after(found))
-        return prepared[-1]
-
-    monkeypatch.setattr(Monitor, "prepare", scanned_meanwhile)
+    prepared = scan_while_prepared(monkeypatch, FIRST, SECOND)
 
     async def scenario() -> None:
         async with running(conf, engines(ScriptedEngine(answering(22)))) as service:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import portspec.audit.service as module
 from portspec.audit.model import Audit, Severity, Status, Vulnerability
 from portspec.audit.priority import Priorities
 from portspec.audit.state import AuditState, HostAudit
@@ -119,9 +118,8 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60.0))
 
 
-def test_deadline_passes_without_another_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadline_passes_without_another_audit(tmp_path: Path) -> None:
     """While the exporter runs, and while it does not; another configuration counts at once."""
-    monkeypatch.setattr(module, "POLL", 0.002)
     path, clock = tmp_path / "portspec.db", Clock()
     limits = Deadlines(dict.fromkeys(map(str, Priority), 2 * DAY))
     roster = {WEB: AuditedHost(WEB, owner="web", deadlines=limits)}
@@ -152,11 +150,8 @@ def test_deadline_passes_without_another_audit(tmp_path: Path, monkeypatch: pyte
     run(scenario)
 
 
-def test_list_of_exploited_vulnerabilities_changes_deadlines_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_of_exploited_vulnerabilities_changes_deadlines_at_once(tmp_path: Path) -> None:
     """Of a host whose audit and scan are as before."""
-    monkeypatch.setattr(module, "POLL", 0.002)
     clock = Clock()
     roster = {WEB: AuditedHost(WEB, deadlines=Deadlines({"fix_soon": DAY}))}
 

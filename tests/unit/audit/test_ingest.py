@@ -116,12 +116,6 @@ def test_true_audit_waits_for_one_forged_one_at_most(path: Path) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60.0))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
 @pytest.mark.parametrize(
     ("address", "network"),
     [

@@ -8,9 +8,6 @@ from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-import portspec.audit.service as module
 from portspec.audit.priority import Priorities
 from portspec.audit.reach import Reach
 from portspec.config import VulnerabilityException
@@ -37,18 +34,6 @@ CURLD = {
 SSHD = CURLD | {"port": 22, "process": "sshd", "executable": "/usr/sbin/sshd", "package": "openssh-server"}
 PAYLOAD = signed(payload(output=VULNERABLE, listeners=[CURLD, SSHD]))
 LISTED = Priorities(feeds=Feeds(Kev(NOW, MappingProxyType({CURL: KevEntry(date(2026, 1, 2), is_ransomware=False)}))))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have everything be looked at all the time."""
-    monkeypatch.setattr(module, "POLL", 0.002)
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -51,36 +51,11 @@ from tests.unit.store.test_faults import locked, with_mounts
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Coroutine, Iterator, MutableMapping
+    from collections.abc import Callable, Coroutine, MutableMapping
 
     from portspec.config import AuditConfig
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Return a clock that stands still."""
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """Return the events that the test logs."""
-    with Logs() as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the archive be looked at all the time."""
-    monkeypatch.setattr(module, "POLL", 0.002)
 
 
 def archive_audit(path: Path, host: str, body: bytes, day: str = TODAY, at: float = NOW) -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import portspec.audit.service as module
 from portspec.audit import document as encoding
 from portspec.audit.document import Decoder, decode_first_seen, encode
 from portspec.audit.model import Audit, Status, Vulnerability
@@ -165,7 +164,6 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_times_survive_days_failures_restarts_and_an_upgrade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each audit is archived and read as ever, and what was known before it is carried on."""
-    monkeypatch.setattr(module, "POLL", 0.002)
     path, clock = tmp_path / "portspec.db", Clock()
 
     async def audited(output: str, expected: list[float]) -> None:
@@ -200,11 +198,9 @@ def test_times_survive_days_failures_restarts_and_an_upgrade(tmp_path: Path, mon
 @pytest.mark.parametrize("is_running", [True, False])
 def test_times_survive_a_rename(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     is_running: bool,  # noqa: FBT001 - a value of the test
 ) -> None:
     """The first audit under the new name goes on from the last one under the former name, which is none of the host."""
-    monkeypatch.setattr(module, "POLL", 0.002)
     path, clock = tmp_path / "portspec.db", Clock()
     renamed = {DB: AuditedHost(DB, renamed_from=("older.example.org", WEB))}
     first = clock.now
@@ -240,11 +236,8 @@ def test_times_survive_a_rename(
     run(scenario)
 
 
-def test_times_under_the_present_name_come_before_those_of_a_former_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_under_the_present_name_come_before_those_of_a_former_one(tmp_path: Path) -> None:
     """A host with audits of its own has nothing of another one, though conf.yml calls it a former name later."""
-    monkeypatch.setattr(module, "POLL", 0.002)
     path, clock = tmp_path / "portspec.db", Clock()
 
     async def scenario() -> None:

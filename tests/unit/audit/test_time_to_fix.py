@@ -20,42 +20,17 @@ from tests.unit.audit.test_outside import CURLD, LISTED, scanned
 from tests.unit.factories import NOW
 from tests.unit.reporting import HERE, Clock, Scene, in_file, prepared, running
 from tests.unit.signed import CLEAN, CURL, DAY, DB, VULNERABLE, WEB, accept, packed, payload, rostered, signed
-from tests.unit.store.scenes import Logs, opened
+from tests.unit.store.scenes import opened
 from tests.unit.store.test_faults import locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from portspec.audit.model import ToolRun
 
 A: Final = ["curl", "CVE-1"]
 TOTALS: Final = "SELECT class, sum(count), sum(sum) FROM time_to_fix GROUP BY class"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Return a clock that stands still."""
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """Return the events that the test logs."""
-    with Logs() as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the archive be looked at all the time."""
-    monkeypatch.setattr(module, "POLL", 0.002)
 
 
 @pytest.fixture

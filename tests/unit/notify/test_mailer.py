@@ -218,19 +218,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return scripted
 
 
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """Return the events that the test logs."""
-    with Logs() as found:
-        yield found
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a state file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
 class Stage:
     """Makes scenes on the same file, one after the other."""
 

@@ -21,11 +21,12 @@ from tests.unit.app.exporter import metric, remove, running, until, write
 from tests.unit.factories import result, seen, settle, snapshot, target, with_targets
 from tests.unit.report.fleets import audited, vulnerability
 from tests.unit.signed import CURL, PASSPHRASE, VULNERABLE, WEB, payload, signed
-from tests.unit.store.scenes import Logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from pathlib import Path
+
+    from tests.unit.store.scenes import Logs
 
 HOST: Final = target("db1", expect=[22])
 A, B = "192.0.2.1", "192.0.2.2"
@@ -36,13 +37,6 @@ def page(tmp_path: Path) -> Path:
     """Return the path of the page, in a directory of its own."""
     (tmp_path / "pages").mkdir()
     return tmp_path / "pages" / "index.html"
-
-
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """Return the events that the test logs."""
-    with Logs() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -39,19 +39,6 @@ SEVEN: Final = time_of_day(7, 0)
 MINUTE, HOUR = 60.0, 3600.0
 
 
-@pytest.fixture
-def logs() -> Iterator[Logs]:
-    """Return the events that the test logs."""
-    with Logs() as found:
-        yield found
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
 @pytest.fixture(autouse=True)
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Have the machine in a time zone, by default Berlin's, and give how to move it."""

@@ -51,12 +51,6 @@ LATER = "60"  # seconds after which to try again
 PATIENCE = 30.0  # seconds
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a file that is not there yet."""
-    return tmp_path / "portspec.db"
-
-
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[Logs]:
     """Return the events that the test logs."""
