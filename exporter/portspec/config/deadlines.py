@@ -10,11 +10,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, GetCoreSchemaHa
 from pydantic_core import CoreSchema, core_schema
 
 from portspec.config.audit import read_time_of_day
-from portspec.config.fields import STRICT, WHEN_GIVEN, LabelName, Text
+from portspec.config.fields import STRICT, WHEN_GIVEN, LabelName, Text, read_days
 from portspec.config.model import WEEK, WeeklyTime
 from portspec.deadlines import KINDS, SECONDS_A_DAY, SEVERITIES, DeadlineRule, Deadlines
 from portspec.priorities import Priority
-from portspec.times import is_number, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,19 +23,11 @@ if TYPE_CHECKING:
 _NAMES: Final = (*map(str, Priority), *SEVERITIES, *KINDS)
 _WEEKLY: Final = re.compile(r"([a-z]+)\s+([0-9]{1,2}:[0-9]{2})")
 _WORKLISTMAIL_REQUIRES: Final = ("smtpserver", "alertemail", "fromemail")
-_RANGE: Final = (3600.0, 3650 * SECONDS_A_DAY)
 
 
 def _limit(value: object) -> float:
-    """Read a number of days, or a duration; returns seconds."""
-    has_no_unit = not isinstance(value, str) or is_number(value)
-    try:
-        seconds = parse_duration(value) * (SECONDS_A_DAY if has_no_unit else 1)
-    except ValueError:
-        seconds = 0.0
-    if not _RANGE[0] <= seconds <= _RANGE[1]:
-        raise ValueError('expected days, such as 14, or a duration, such as "12h", between 1 hour and 3,650 days')
-    return seconds
+    expected = 'days, such as 14, or a duration, such as "12h", between 1 hour and 3,650 days'
+    return read_days(value, 3600.0, 3650 * SECONDS_A_DAY, expected)
 
 
 _Limit = Annotated[float | None, BeforeValidator(_limit)]

@@ -209,16 +209,21 @@ def _not_too_many(names: list[str]) -> list[str]:
     return names
 
 
-def _days(value: object) -> float:
-    """Read a number of days, or a duration; returns seconds."""
+def read_days(value: object, least: float, most: float, expected: str) -> float:
+    """Read a number of days, or a duration, between two of seconds; returns seconds. Raises ValueError."""
     has_no_unit = not isinstance(value, str) or is_number(value)
     try:
         seconds = parse_duration(value) * (SECONDS_A_DAY if has_no_unit else 1)
     except ValueError:
         seconds = 0.0
-    if not SECONDS_A_DAY <= seconds <= MAX_HISTORY_DAYS * SECONDS_A_DAY:
-        raise ValueError('expected days, such as 365, or a duration, such as "52w", between 1 and 36,500 days')
+    if not least <= seconds <= most:
+        raise ValueError(f"expected {expected}")
     return seconds
+
+
+def _days(value: object) -> float:
+    expected = 'days, such as 365, or a duration, such as "52w", between 1 and 36,500 days'
+    return read_days(value, SECONDS_A_DAY, MAX_HISTORY_DAYS * SECONDS_A_DAY, expected)
 
 
 def _network(value: object) -> str:
