@@ -43,6 +43,11 @@ class Deadlines:
         return bool(self.classes or not self.severities.keys().isdisjoint(priorities.SEVERITIES))
 
     @property
+    def needs_audits(self) -> bool:
+        """True if a limit is of vulnerabilities alone."""
+        return bool(self.classes) or not self.severities.keys() <= set(_OF_PORTS)
+
+    @property
     def has_ports(self) -> bool:
         """True if any port that deviates has a deadline."""
         return bool(self.kinds or not self.severities.keys().isdisjoint(_OF_PORTS))

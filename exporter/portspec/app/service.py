@@ -213,7 +213,7 @@ class Service:
     @property
     def snapshot(self) -> Snapshot:
         """The state of all hosts now."""
-        return replace(self._monitor.snapshot, audits=self.audits.states)
+        return replace(self._monitor.snapshot, audits=self.audits.states, unread=self.audits.unread_hosts)
 
     @property
     def is_ready(self) -> bool:

@@ -114,6 +114,7 @@ class AuditService:
         self._is_restored = True
         self.states: HostTable[AuditState] = HostTable()
         self.unread = 0
+        self.unread_hosts: tuple[AuditedHost, ...] = ()
         self.time_to_fix: Mapping[Priority, Histogram] | None = None  # of all audits, once the file was read
         self._has_news = asyncio.Event()
         self._posting = IngestQueue(store, wall_clock, self.refuse, self._has_news.set)
@@ -426,6 +427,7 @@ class AuditService:
     def _tabulate(self) -> None:
         """Make the table anew, unless nothing in it differs: what is the same object is not rendered again."""
         states = [self._states[name] for name in self._roster if name in self._states]
+        self.unread_hosts = tuple(host for name, host in self._roster.items() if name not in self._states)
         if len(states) != len(self.states) or any(
             state is not known for state, known in zip(states, chain.from_iterable(self.states.chunks), strict=True)
         ):

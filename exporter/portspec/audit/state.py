@@ -122,8 +122,7 @@ class AuditState:
 
         One that several packages have is counted once; see Priorities.due_times().
         """
-        is_known = self.is_counted and (not self.vulnerabilities or bool(self.since))
-        if self.due is None or not is_known:
+        if self.due is None or not self.is_counted or (self.vulnerabilities and not self.since):
             return None
         return {priority: self.due.overdue(priority, self.judged_at) for priority in Priority}
 

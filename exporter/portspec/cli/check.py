@@ -117,7 +117,9 @@ def _is_sending(config: Config) -> bool:
 
 
 def _deadline_warnings(config: Config, known: Sequence[Target]) -> Iterator[str]:
-    """Yield warnings about deadlines and owners without effect, since no host has their labels."""
+    """Yield warnings about deadlines and owners without effect: no host has their labels, or there are no audits."""
+    if config.audit is None and any(rule.deadlines.needs_audits for rule in config.deadlines):
+        yield "the deadlines of vulnerabilities have no effect without audit"
     labels = [target.config.labels for target in known]
     for rule in config.deadlines:
         if rule.labels and not any(rule.applies_to(item) for item in labels):

@@ -99,6 +99,11 @@ def check_owners(source: YamlDocument, raw: dict[str, Any]) -> None:
     elif raw.get("owners") and raw.get("worklistmail") is None:
         source.problem(("owners",), "has no effect without worklistmail, the time at which mails are sent to owners")
 
+    owners = raw.get("owners")
+    for name, addresses in owners.items() if isinstance(owners, dict) else ():
+        if addresses in (None, [], ""):
+            source.problem(("owners", name), "has no address; remove it: worklists of other owners go to alertemail")
+
 
 def _is_weekly(value: object) -> bool:
     try:

@@ -89,16 +89,22 @@ def rules_of(config: Config) -> Rules:
 
 
 def dated(before: Rules | None, after: Rules, now: float) -> Rules:
-    """Return rules with since when each exception is there, by the rules before; None without any."""
+    """Return rules with since when each exception is there, by the rules before.
+
+    Without rules before it is not known, as conf.yml may have been older.
+    """
     known = {item.key: item.since for item in before.exemptions} if before else {}
-    return replace(after, exemptions=tuple(replace(item, since=known.get(item.key, now)) for item in after.exemptions))
+    new = now if before else None
+    return replace(after, exemptions=tuple(replace(item, since=known.get(item.key, new)) for item in after.exemptions))
 
 
-def since_of(item: PortException | VulnerabilityException, times: Mapping[ExemptionKey, float | None]) -> float | None:
-    """Return since when conf.yml has an exception, a Unix time, by `times`; None if that is not known."""
+def since_of(
+    item: PortException | VulnerabilityException, globs: Iterable[str], times: Mapping[ExemptionKey, float | None]
+) -> float | None:
+    """Return since when conf.yml has an exception for one of `globs`, a Unix time, by `times`; None if not known."""
     ports = _spell(item.ports) if isinstance(item, PortException) else ()
     ids = () if isinstance(item, PortException) else tuple(item.ids)
-    found = (times.get((host, ports, ids)) for host in item.hosts)
+    found = (times.get((host, ports, ids)) for host in globs)
     return min((at for at in found if at is not None), default=None)
 
 

@@ -2,7 +2,7 @@
 
 from portspec.inventory.resolve import MAX_LOOKUPS, Lookups, Resolution, Resolver, SystemResolver, addresses_of
 from portspec.inventory.shard import Shard, parse_shard
-from portspec.inventory.targets import AuditedHost, Target, audited_hosts, select, targets
+from portspec.inventory.targets import AuditedHost, Target, audited_hosts, matching_globs, select, targets
 
 __all__ = [
     "MAX_LOOKUPS",
@@ -15,6 +15,7 @@ __all__ = [
     "Target",
     "addresses_of",
     "audited_hosts",
+    "matching_globs",
     "parse_shard",
     "select",
     "targets",

@@ -219,13 +219,7 @@ def audited_hosts(
                 deadlines=target.deadlines,
                 renamed_from=target.renamed_from,
             )
-    return {name: _without_audited(entry, found) for name, entry in found.items()}
-
-
-def _without_audited(entry: AuditedHost, roster: Mapping[str, AuditedHost]) -> AuditedHost:
-    """Return a host without the former names under which others send audits."""
-    former = tuple(name for name in entry.renamed_from if name not in roster)
-    return entry if former == entry.renamed_from else replace(entry, renamed_from=former)
+    return found
 
 
 class _OfHosts(Protocol):
@@ -242,12 +236,15 @@ def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
 
     `entry` is the name of its entry in conf.yml.
     """
-    if not exceptions:
-        return ()
+    return tuple(item for item in exceptions if matching_globs(item.hosts, host, entry)) if exceptions else ()
+
+
+def matching_globs(globs: Sequence[str], host: str, entry: str) -> list[str]:
+    """Return the globs that match a host, or (one with a /) the CIDR that it stands under; see matching()."""
     hosts = {host.lower(), canonical(host)}
     entries = {entry.lower(), canonical(entry)} if "/" in entry else set()
 
     def matches(glob: str) -> bool:
         return any(fnmatchcase(name, canonical_glob(glob)) for name in (entries if "/" in glob else hosts))
 
-    return tuple(item for item in exceptions if any(map(matches, item.hosts)))
+    return list(filter(matches, globs))

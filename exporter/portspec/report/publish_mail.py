@@ -87,7 +87,7 @@ class WeeklyWorklists:
 
     def mails(self, recipients: Sequence[str], snapshot: Snapshot, now: float) -> dict[str, bytes]:
         """Return the mail to each recipient; who has nothing to do and is nobody's address gets none."""
-        known = {item.owner for item in owners(snapshot)}
+        known = {item.owner for item in owners(snapshot, now)}
         found = worklists(
             snapshot,
             now,

@@ -138,7 +138,7 @@ class ScheduledMail:
             return
         is_begun = last.day == day
         pending = tuple(item for item in self.edition.recipients if not is_begun or item in last.pending)
-        is_settling = due < self._begun_at and abs(now - self._begun_at) < self.edition.settle
+        is_settling = abs(now - self._begun_at) < self.edition.settle
         if not pending or is_settling:
             return
         if now >= due + MAX_DELAY:

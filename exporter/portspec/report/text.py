@@ -55,11 +55,13 @@ def mail_report(snapshot: Snapshot, settings: ReportSettings, now: float) -> tup
 def mail_worklists(by_title: Mapping[str, Worklist | None], now: float) -> tuple[str, str]:
     """Return outcome, for the subject, and body of the mail with some worklists at a Unix time.
 
-    None is that of an owner without hosts.
+    None is that of an owner without hosts, or whose hosts another shard has.
     """
     total = sum(found.total for found in by_title.values() if found)
     overdue = sum(found.overdue for found in by_title.values() if found)
     outcome = f"{wording.count(total, 'item')}, {overdue:,} overdue" if total else "nothing to do"
+    if not total and None in by_title.values():
+        outcome = "an owner has no hosts"
     body = "".join("".join(_worklist(title, found, now)) for title, found in by_title.items())
     return outcome, f"{body}As of {wording.time(now)}. The attached table has the first {MAX_ROWS_IN_MAIL:,} items.\n"
 
@@ -68,7 +70,7 @@ def _worklist(title: str, found: Worklist | None, now: float) -> Iterator[str]:
     yield _underlined(title, "=")
     items = found.items if found else ()
     if not items:
-        yield "No host has this owner.\n" if found is None else "Nothing to do.\n"
+        yield "This exporter has no host of this owner.\n" if found is None else "Nothing to do.\n"
     for item in items[:MAX_ITEMS_IN_MAIL]:
         urgency = f" ({item.urgency.replace('_', ' ')})" if item.urgency else ""
         owner = f" ({item.owner})" if item.owner not in ("", title) else ""

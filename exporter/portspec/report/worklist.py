@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from portspec.audit.model import Status
 from portspec.exposure import PortSeverity, reason_of
 from portspec.ports import PortSet
 from portspec.priorities import Priority
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.priority import Finding
     from portspec.audit.state import AuditState
+    from portspec.inventory import AuditedHost
     from portspec.state.snapshot import HostState, Snapshot
 
 G = TypeVar("G")
@@ -104,10 +106,14 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class OwnerSummary:
-    """How much there is of an owner: hosts, ports that deviate, and what is past its deadline."""
+    """How much there is of an owner: hosts, ports that deviate, and what is past its deadline.
+
+    Of `unknown` hosts the scan or the audit is missing, late or without a result: there may be more.
+    """
 
     owner: str
     hosts: int
+    unknown: int
     deviations: int
     overdue: int
 
@@ -121,16 +127,28 @@ class Worklist:
     overdue: int = 0
 
 
-def owners(snapshot: Snapshot) -> list[OwnerSummary]:
-    """Return every owner in the order of their names, hosts without one last."""
+def owners(snapshot: Snapshot, now: float, *, max_age: float = math.inf) -> list[OwnerSummary]:
+    """Return every owner in the order of their names, hosts without one last.
+
+    `now` is a Unix time; an audit is late after `max_age` seconds.
+    """
     counts: dict[str, Counter[str]] = {}
+    unread = {host.host: host.owner for host in snapshot.unread}
     for state, audit in _hosts(snapshot):
+        is_unknown = bool(
+            (state and (unread.pop(state.host, None) is not None or any(_unseen(state, now))))
+            or (audit and any(_unaudited(audit, now, max_age)))
+        )
         overdue = sum(len(ports) for ports in state.overdue.values()) if state else 0
         overdue += sum((audit.overdue_by_class or {}).values()) if audit else 0
         deviations = len({(item.kind, item.port) for item in state.deviations}) if state else 0
-        counts.setdefault(_owner(state, audit), Counter()).update(hosts=1, deviations=deviations, overdue=overdue)
+        counts.setdefault(_owner(state, audit), Counter()).update(
+            hosts=1, unknown=is_unknown, deviations=deviations, overdue=overdue
+        )
+    for owner in unread.values():
+        counts.setdefault(owner, Counter()).update(hosts=1, unknown=1)
     return [
-        OwnerSummary(owner, of["hosts"], of["deviations"], of["overdue"])
+        OwnerSummary(owner, of["hosts"], of["unknown"], of["deviations"], of["overdue"])
         for owner, of in sorted(counts.items(), key=lambda item: (not item[0], item[0]))
     ]
 
@@ -162,6 +180,9 @@ def worklists(
             continue
         for item in _items(state, audit, now, max_age):
             found.setdefault(key, _FirstItems(now, limit)).add(item)
+    for host in snapshot.unread:
+        if (key := group(host.owner)) is not None:
+            found.setdefault(key, _FirstItems(now, limit)).add(_unread(host))
     return {key: items.worklist() for key, items in found.items()}
 
 
@@ -222,7 +243,7 @@ def _unseen(state: HostState, now: float) -> Iterator[WorkItem]:
     latest, conclusive = state.latest, state.conclusive
     if latest is None:
         action, why = "wait for the first scan", "not scanned yet"
-    elif state.verdict is Verdict.UNKNOWN:
+    elif state.verdict is Verdict.UNKNOWN or latest.judgement.failure:  # of one of several addresses, too
         failure = latest.judgement.failure
         action, why = "find out why it cannot be scanned", f"{failure.detail} ({failure.reason})" if failure else ""
     elif state.overdue_at is not None and state.overdue_at < now:
@@ -235,10 +256,11 @@ def _unseen(state: HostState, now: float) -> Iterator[WorkItem]:
 
 def _unaudited(audit: AuditState, now: float, max_age: float) -> Iterator[WorkItem]:
     """Yield that it is not known whether there is anything to do about vulnerabilities."""
-    status, host_audit = audit.status, audit.host_audit
+    host_audit = audit.host_audit
+    status = host_audit.audit.without if audit.status is Status.VULNERABLE and host_audit else audit.status
     if host_audit is None:
         action, why = "install portspec-send", "no audit was received"
-    elif status in FAILED_STATUSES:
+    elif status in FAILED_STATUSES:  # also if it names vulnerabilities: there may be others
         action, why = "find out why the audit has no result", ": ".join(filter(None, (STATUSES[status], audit.reason)))
     elif now - host_audit.at > max_age:
         action, why = "find out why no audit arrives", f"last audit: {wording.time(host_audit.at)}"
@@ -246,6 +268,12 @@ def _unaudited(audit: AuditState, now: float, max_age: float) -> Iterator[WorkIt
         return
     since = host_audit.at if host_audit else None
     yield WorkItem(audit.owner, audit.host, Work.AUDIT, "audit", "", action, why, since)
+
+
+def _unread(host: AuditedHost) -> WorkItem:
+    """Return that it is not known whether there is anything to do about vulnerabilities."""
+    action, why = "wait until the audit is read", "no audit of this host is read yet"
+    return WorkItem(host.owner, host.host, Work.AUDIT, "audit", "", action, why)
 
 
 def _ports(state: HostState, audit: AuditState | None) -> Iterator[WorkItem]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from portspec.audit.state import AuditState
     from portspec.config import MaintenanceWindow, PortException
-    from portspec.inventory import Target
+    from portspec.inventory import AuditedHost, Target
     from portspec.scan import AddressObservation
 
 Since: TypeAlias = tuple[tuple[float, PortSet], ...]  # Unix times, and the ports of which something holds since then
@@ -419,11 +419,13 @@ def _union(sets: Iterable[PortSet]) -> PortSet:
 class Snapshot:
     """Every host's state by its name, in the order of the configuration, and the monitor's totals.
 
-    `audits` are the hosts that have to report, scanned here or not.
+    `audits` are the hosts that have to report, scanned here or not; of those that are `unread` nothing is known yet,
+    not even whether they have reported.
     """
 
     hosts: HostTable[HostState] = field(default_factory=HostTable)
     audits: HostTable[AuditState] = field(default_factory=HostTable)
+    unread: tuple[AuditedHost, ...] = ()
     rounds: int = 0
     overruns: int = 0
     retries: int = 0

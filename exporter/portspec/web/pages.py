@@ -132,12 +132,13 @@ class Pages:
         """
         now = self._wall_clock()
         found = Worklist() if owner is None else worklist(snapshot, now, owner, limit=MAX_ITEMS, max_age=max_age)
+        every = owners(snapshot, now, max_age=max_age) if owner is None else []
         query = urlencode({"owner": owner or ""}, errors="replace")
         return self._environment.get_template("worklist.html").render(
             root="./",
             now=now,
             owner=owner,
-            owners=[(item, urlencode({"owner": item.owner}, errors="replace")) for item in owners(snapshot)],
+            owners=[(item, urlencode({"owner": item.owner}, errors="replace")) for item in every],
             items=[(item, f"hosts/{spelling.quoted(item.host)}") for item in found.items],
             more=found.total - len(found.items),
             table_url=f"./api/v1/worklist.csv?{query}",

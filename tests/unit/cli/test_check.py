@@ -373,6 +373,17 @@ def test_check_warns_of_lists_that_cannot_be_used(configure: Configure, tmp_path
     assert "warning: feeds has no effect without audit" in call("check", "-c", conf).out
 
 
+@pytest.mark.parametrize(
+    ("limit", "is_told"), [("fix_now", True), ("negligible", True), ("critical", False), ("missing", False)]
+)
+def test_deadlines_of_vulnerabilities_need_audits(configure: Configure, limit: str, *, is_told: bool) -> None:
+    """Without audits, limits of vulnerabilities alone get a warning; critical is a severity of ports, too."""
+    conf = configure({"127.0.0.1": []}, deadlines={limit: 3})
+    done = call("check", "-c", conf)
+    assert ("warning: the deadlines of vulnerabilities have no effect without audit" in done.out) is is_told
+    assert "no effect" not in call("check", "-c", configure({"127.0.0.1": []})).out
+
+
 def test_a_network_is_one_line(configure: Configure) -> None:
     """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
     conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])

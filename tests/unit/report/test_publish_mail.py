@@ -615,6 +615,21 @@ def test_owner_with_nothing_to_do_is_told_so_and_others_get_no_mail(path: Path) 
     run(scenario)
 
 
+def test_owner_without_a_host_here_is_not_told_that_there_is_nothing_to_do(path: Path) -> None:
+    """The hosts may be those of another shard."""
+
+    async def scenario() -> None:
+        async with mailing(path, Snapshot(HostTable([owned("web1", "web")]))) as scene:
+            scene.publish(WeeklyWorklists(MONDAY, scene.mail, {"db": (C,)}))
+            assert await scene.look("2026-11-21 20:00") == []
+            scene.now = at("2026-11-23 07:00")
+            await scene.part.send_if_due()
+            (message,) = scene.mailbox.taken
+            assert str(message["Subject"]) == "[portspec] worklist: an owner has no hosts"
+
+    run(scenario)
+
+
 # --- As a part of the exporter ---
 
 

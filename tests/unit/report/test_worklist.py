@@ -10,6 +10,7 @@ from portspec.audit.payload import Kernel, ListeningSocket
 from portspec.audit.priority import Priorities
 from portspec.deadlines import Deadlines
 from portspec.exposure import reason_of
+from portspec.inventory import AuditedHost
 from portspec.priorities import Priority, PriorityRule
 from portspec.report.worklist import Work, WorkItem, owners, worklists
 from portspec.report.worklist import worklist as first_items
@@ -165,8 +166,8 @@ def test_owners_are_counted() -> None:
         audit("web1", "web", vulnerability("CVE-2", Severity.CRITICAL), age=2 * DAY),
         replace(never("db1"), owner="db"),
     )
-    found = [(item.owner, item.hosts, item.deviations, item.overdue) for item in owners(snapshot)]
-    assert found == [("db", 1, 0, 0), ("web", 2, 1, 2), ("", 1, 1, 0)]
+    found = [(item.owner, item.hosts, item.unknown, item.deviations, item.overdue) for item in owners(snapshot, NOW)]
+    assert found == [("db", 1, 1, 0, 0), ("web", 2, 0, 1, 2), ("", 1, 0, 1, 0)]
 
 
 def test_item_is_a_row_of_a_table() -> None:
@@ -191,24 +192,49 @@ def test_host_of_which_a_view_is_missing_has_an_item() -> None:
     of_unseen = target("unseen", owner="web")
     unseen = HostState(of_unseen).after(result(of_unseen, seen(reason=Reason.NO_ROUTE)))
     of_failed = audited("failed", status=Status.FAILED, reason="no output")
+    low = vulnerability("CVE-2026-0001", Severity.LOW)
+    outdated = audited("outdated", low, reason="old")
+    assert outdated.host_audit
+    found_stale = replace(outdated.host_audit.audit, without=Status.STALE_DATABASE)
+    outdated = replace(outdated, host_audit=replace(outdated.host_audit, audit=found_stale))
+    of_half = target("half", owner="web", expect=[22], scan=[22])
+    halves = seen("192.0.2.1", scanned=[22]), seen("192.0.2.2", reason=Reason.NO_ROUTE)
+    half_seen = HostState(of_half).after(result(of_half, *halves))
     snapshot = of(
         HostState(target("new", owner="web")),
         unseen,
         host("old", "web", 22, at=NOW - 3600, interval=60.0),
         replace(never("never"), owner="db"),
         replace(of_failed, owner="db"),
+        replace(outdated, owner="db"),
+        half_seen,
         replace(audited("late", age=2 * DAY), owner="db"),
         replace(audited("fresh", age=60), owner="db"),
     )
     found = {(item.host, item.work.value, item.why.partition(":")[0]) for item in worklist(snapshot, NOW, max_age=DAY)}
     assert found == {
         ("new", "scan", "not scanned yet"),
+        ("half", "ports", ""),
+        ("half", "scan", "no connection to 192.0.2.2"),
+        ("outdated", "audit", "stale database"),
         ("unseen", "scan", "no connection to 192.0.2.1"),
         ("old", "scan", "last scan"),
         ("never", "audit", "no audit was received"),
         ("failed", "audit", "failed"),
         ("late", "audit", "last audit"),
     }
+
+
+def test_host_whose_audits_are_not_read_yet_has_an_item() -> None:
+    """Whether it is scanned or not; and its owner a host of which nothing is known."""
+    unread = (AuditedHost("web1", owner="web"), AuditedHost("db1", owner="db"))
+    snapshot = replace(of(host("web1", "web", 22)), unread=unread)
+    assert [(item.host, item.work, item.why) for item in worklist(snapshot, NOW)] == [
+        ("db1", Work.AUDIT, "no audit of this host is read yet"),
+        ("web1", Work.AUDIT, "no audit of this host is read yet"),
+    ]
+    assert [item.host for item in worklist(snapshot, NOW, "web")] == ["web1"]
+    assert [(item.owner, item.hosts, item.unknown) for item in owners(snapshot, NOW)] == [("db", 1, 1), ("web", 1, 1)]
 
 
 def test_first_items_are_those_of_the_whole_list() -> None:

@@ -56,6 +56,7 @@ def test_exception_is_known_since_it_came_into_the_file(path: Path) -> None:
 
     item = Exemption("web1", NOW + 60, ports=("80",))
     with opened(path) as (store, _):
+        note(store, Rules({}, ()), NOW - 1)
         note(store, Rules({}, (item,)), NOW)
         assert since(store) == [NOW]
     with opened(path) as (store, _):
@@ -65,6 +66,16 @@ def test_exception_is_known_since_it_came_into_the_file(path: Path) -> None:
         note(store, Rules({}, ()), NOW + 2)
         note(store, Rules({}, (item,)), NOW + 3)
         assert since(store) == [NOW + 3]
+
+
+def test_exception_of_the_first_start_is_known_since_no_time(path: Path) -> None:
+    """The configuration may be older than the state file."""
+    with opened(path) as (store, _):
+        for _ in range(2):
+            note(store, Rules({}, (Exemption("web1", NOW + 60, ports=("80",)),)), NOW)
+            rules = store.transact(read_rules)
+            assert rules
+            assert [item.since for item in rules.exemptions] == [None]
 
 
 def test_exception_of_a_file_of_before_is_known_since_no_time(path: Path) -> None:

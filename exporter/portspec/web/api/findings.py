@@ -14,6 +14,7 @@ from portspec.config import PortException, VulnerabilityException
 from portspec.config.rulings import since_of
 from portspec.documents import Count, PortName, Timestamp
 from portspec.exposure import PortSeverity
+from portspec.inventory import matching_globs
 from portspec.ports import PortSet, spell
 from portspec.priorities import Priority
 from portspec.scan import PortState
@@ -201,12 +202,14 @@ def _exceptions(row: Row, known: Known) -> Iterator[tuple[Name, ExceptionRow]]:
     of_ports = row.state.exceptions if row.state else ()
     of_ids = row.audit.exceptions if row.audit else ()
     every: tuple[PortException | VulnerabilityException, ...] = (*of_ports, *of_ids)
+    entry = row.state.target.config.name if row.state else row.host
     for number, item in enumerate(every):
+        globs = item.hosts if len(item.hosts) == 1 else matching_globs(item.hosts, row.host, entry)
         document: ExceptionRow = {
             "host": row.host,
             "ports": [spell(port) for port in item.ports] if isinstance(item, PortException) else [],
             "ids": list(item.ids) if isinstance(item, VulnerabilityException) else [],
-            "since": timestamp(since_of(item, known.exception_times)),
+            "since": timestamp(since_of(item, globs, known.exception_times)),
             "until": spelled(item.until),
             "in_force": known.now < item.until,
             "reason": item.reason,

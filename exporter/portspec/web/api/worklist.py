@@ -109,7 +109,7 @@ class Worklists:
         query = read_query(WorklistQuery, request.query, request.path)
         snapshot, media, now = self._backend.snapshot, media_of(request), self._wall_clock()
         audit = self._backend.config.audit
-        parts, max_age = (snapshot.hosts, snapshot.audits), audit.max_age if audit else math.inf
+        parts, max_age = (snapshot.hosts, snapshot.audits, snapshot.unread), audit.max_age if audit else math.inf
         return await self._answers.computed(
             request, ("worklist", query, media), parts, lambda: _write(snapshot, query, media, now, max_age),
             is_list=True,
