@@ -4,8 +4,8 @@ VENV := .venv
 BIN  := $(VENV)/bin
 SECONDS  ?= 60
 JOBS     ?= 1
-# Many tests wait more than they compute, hence more workers than processors.
-WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 4)))
+# Many tests wait more than they compute, hence more workers than processors; each worker takes 7 s of CPU to collect.
+WORKERS  ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 2)))
 # Compiled modules are kept, as both the tests and the programs that they start load a thousand of them.
 unexport PYTHONDONTWRITEBYTECODE
 # Each module runs in one process, as its fixtures may boot a machine; the long ones, in tests/e2e, come before others.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
     """Start a Docker engine that has the base image."""
     if os.geteuid() != 0:

@@ -101,6 +101,7 @@ class ScheduledMail:
         store: Store,
         mailed: MailedEditions | None = None,
         wall_clock: Callable[[], float] = time.time,
+        poll: float = POLL_INTERVAL,
     ) -> None:
         """Args: `mailed` is shared by all that run one after another; `wall_clock` returns Unix seconds."""
         self.edition = edition
@@ -109,6 +110,7 @@ class ScheduledMail:
         self._store = store
         self._wall_clock = wall_clock
         self._mailed = mailed or MailedEditions()
+        self._poll = poll
         self._tried_at = -math.inf
         self._begun_at = wall_clock()
 
@@ -122,7 +124,7 @@ class ScheduledMail:
                     pass  # already logged; without the store it is unknown what was sent
                 except Exception:  # noqa: BLE001 - the next edition may succeed
                     _log.exception(f"mailing the {self.edition.name} failed")
-                await asyncio.sleep(POLL_INTERVAL)
+                await asyncio.sleep(self._poll)
 
     async def send_if_due(self) -> None:
         """Send the edition to those that it is due for.

@@ -139,11 +139,16 @@ def test_every_key_is_written_and_means_the_same(conf: Conf, tmp_path: Path) -> 
     assert missing == {"smtpcafile", "smtppassword_file", "smtptokencommand"}
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the files of the tests, beside which others may be written."""
+    return shutil.copytree(DATA, tmp_path_factory.mktemp("copied") / "conf")
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("*.yml")))
-def test_files_that_load_mean_the_same_when_they_are_written(name: str, tmp_path: Path) -> None:
+def test_files_that_load_mean_the_same_when_they_are_written(name: str, copied: Path) -> None:
     """Each file of the tests that loads is one; the others are refused before."""
-    shutil.copytree(DATA, tmp_path / "conf")
-    path = tmp_path / "conf" / name
+    path = copied / name
     try:
         config = load(path, {})
     except ConfigError:

@@ -77,7 +77,7 @@ class Scene:
     def publish(self, edition: Edition) -> None:
         """Begin with something to be mailed."""
         self.part = ScheduledMail(
-            edition, self.mail, lambda: self.snapshot, self.store, self.mailed, wall_clock=lambda: self.now
+            edition, self.mail, lambda: self.snapshot, self.store, self.mailed, wall_clock=lambda: self.now, poll=0.01
         )
 
     async def look(self, text: str | float, fold: int = 0) -> list[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-import jsonschema
 import pytest
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from portspec.metrics import HttpStatus
 from portspec.store import StoreError
@@ -25,6 +23,9 @@ DOCUMENT: Final[Any] = json.loads(json.dumps(describe(OPERATIONS)))
 
 def test_document_is_valid() -> None:
     """It is OpenAPI 3.1, as the validator of the python-openapi project has it."""
+    # Imported here: it takes two seconds, in each process that collects the tests.
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
     OpenAPIV31SpecValidator(DOCUMENT).validate()
 
 
@@ -64,6 +65,8 @@ def check(path: str, template: str, *, of: Exporter, method: str = "GET", status
     media = answer.headers["Content-Type"].partition(";")[0]
     schema = {**described[media]["schema"], "components": DOCUMENT["components"]}
     document = json.loads(answer.text)
+    import jsonschema  # see above
+
     jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(document)
     return document
 
