@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
+from portspec import log
 from portspec.store import Store
 from tests.unit.factories import NOW, result, seen, target
 
@@ -87,6 +88,7 @@ class Logs:
 
     def __exit__(self, *_: object) -> None:
         structlog.reset_defaults()
+        log.configure()  # else capture_logs() of a later test would leave structlog in a state of its own
 
     @property
     def levels(self) -> list[str]:
