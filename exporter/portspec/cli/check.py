@@ -31,7 +31,7 @@ from portspec.state.document import timestamp
 from portspec.times import spell_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from portspec.access.model import WebConfig
     from portspec.config import (
@@ -45,9 +45,12 @@ if TYPE_CHECKING:
     )
     from portspec.inventory import AuditedHost, Resolution, Resolver, Target
     from portspec.inventory.discovery import SourceStats
+    from portspec.ports import PortSet
     from portspec.store import StateFileLocation
 
 MAX_LINES = 100  # of hosts, without --all, so that what follows them stays visible
+MAX_LENGTH = 200  # characters of the ports of a host, without --all
+MAX_WARNINGS = 20  # of each kind, without --all
 MAX_ADDRESSES = 8  # of one name, without --all
 LOOKUP_TIMEOUT = 30.0  # seconds for all names, without --all
 
@@ -88,27 +91,36 @@ def check(config: Config, *, web_config: str | None = None, everything: bool, sh
         lines.append(_worklists(config.owners, config.worklistmail))
     place = find_state_file(config)
     lines.append(_state(place))
-    warnings = [
-        *source_warnings(discovery.stats),
-        *_former_name_warnings(known),
-        *_exception_warnings(config, known, now := time.time()),
-        *_maintenance_warnings(config, known, expected, now),
-        *_audit_warnings(config, expected, now),
-        *_deadline_warnings(config, known),
-        *_feed_warnings(config),
-        *complaints(config, place.path, for_others=True),
-        *_reportfile_warnings(config),
-        *_limit_warnings(config, known, looked_up),
-        *_mail_warnings(config),
-        *([place.why] if place.unsearchable and not place.is_certain else []),
-        *_name_warnings(known, looked_up),
-        *([*web.warnings, *complaints(web, for_others=True)] if web else []),
-    ]
+    kinds: Sequence[Iterable[str]] = (
+        source_warnings(discovery.stats),
+        _former_name_warnings(known),
+        _exception_warnings(config, known, now := time.time()),
+        _maintenance_warnings(config, known, expected, now),
+        _audit_warnings(config, expected, now),
+        _deadline_warnings(config, known),
+        _feed_warnings(config),
+        complaints(config, place.path, for_others=True),
+        _reportfile_warnings(config),
+        _limit_warnings(config, known, looked_up),
+        _mail_warnings(config),
+        [place.why] if place.unsearchable and not place.is_certain else [],
+        _name_warnings(known, looked_up),
+        [*web.warnings, *complaints(web, for_others=True)] if web else [],
+    )
+    warnings = [line for kind in kinds for line in _first(kind, everything=everything)]
     if warnings:
         lines += ["", *(f"warning: {warning}" for warning in warnings)]
     valid = [f"{spell_source(path)} is valid." for path in (config.path, web_config) if path]
     write("\n".join((*lines, "", *valid, "")))
     return 0
+
+
+def _first(warnings: Iterable[str], *, everything: bool) -> list[str]:
+    """Return the first warnings of a kind, and how many others there are, unless `everything` is wanted."""
+    found = list(warnings)
+    if everything or len(found) <= MAX_WARNINGS:
+        return found
+    return [*found[:MAX_WARNINGS], f"{len(found) - MAX_WARNINGS:,} others like the last one (--all shows them)"]
 
 
 def _is_sending(config: Config) -> bool:
@@ -201,9 +213,13 @@ def _former_name_warnings(known: Sequence[Target]) -> Iterator[str]:
 
 def _exception_warnings(config: Config, known: Sequence[Target], now: float) -> Iterator[str]:
     """Yield warnings about exceptions without effect: expired ones, and ones that match no scanned host or port."""
+    scanned_by: dict[int, list[PortSet]] = {}
+    for target in known:
+        for item in target.exceptions:
+            scanned_by.setdefault(id(item), []).append(target.config.ports)
     for item in config.exceptions:
         what = _exception(item, f"ports {item.ports}")
-        ports = [target.config.ports for target in known if item in target.exceptions]
+        ports = scanned_by.get(id(item))
         if item.until <= now:
             yield f"{what} {_lapsed(item.until)}; its deviations count again: remove it or extend it"
         elif not ports:
@@ -348,9 +364,10 @@ def host_lines(known: Sequence[Target], looked_up: Mapping[int, Resolution], *, 
         name = target.config.name
         if name not in sizes:
             resolution = looked_up.get(place)
-            rows.append((_is_faulty(resolution), (target.host, _spelled(target, resolution, most), _ports(target))))
+            ports = _ports(target, MAX_LENGTH if most else None)
+            rows.append((_is_faulty(resolution), (target.host, _spelled(target, resolution, most), ports)))
         elif size := sizes[name]:
-            rows.append((False, (name, count(size, "address", "addresses"), _ports(target))))
+            rows.append((False, (name, count(size, "address", "addresses"), _ports(target, MAX_LENGTH))))
             sizes[name] = 0
     if everything or len(rows) <= MAX_LINES:
         return _columns([row for _, row in rows])
@@ -380,12 +397,20 @@ def _spelled(target: Target, resolution: Resolution | None, most: int | None) ->
     return ", ".join(words)
 
 
-def _ports(target: Target) -> str:
+def _ports(target: Target, most: int | None) -> str:
+    """Format what a host is expected to have open, each list of ports in at most so many characters."""
     specification = target.config.specification
-    ports = f"{count(len(target.config.ports), 'port')}, expect {specification.expect}"
-    allowed = f", allow {specification.allow}" if specification.allow else ""
+    ports = f"{count(len(target.config.ports), 'port')}, expect {_cut(specification.expect, most)}"
+    allowed = f", allow {_cut(specification.allow, most)}" if specification.allow else ""
     former = f", renamed from {', '.join(target.renamed_from)}" if target.renamed_from else ""
     return f"{ports}{allowed}{former}"
+
+
+def _cut(ports: PortSet, most: int | None) -> str:
+    text = str(ports)
+    if most is None or len(text) <= most:
+        return text
+    return f"{text[:most].rpartition(',')[0]}, … ({len(ports):,} in all; --all shows them)"
 
 
 def _round(config: Config, known: Sequence[Target], looked_up: Mapping[int, Resolution]) -> tuple[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import ipaddress
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from portspec.config.model import CONF_YML
 from portspec.deadlines import NO_DEADLINES, Deadlines, deadlines_of
@@ -20,7 +21,7 @@ from portspec.maintenance import requested_of
 from portspec.names import address_of, canonical, canonical_glob
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from portspec.config import Config, HostConfig, MaintenanceWindow, PortException, VulnerabilityException
     from portspec.deny import Deny
@@ -84,22 +85,22 @@ def targets(
     found |= _renamed(found, {canonical(host) for host in config.audit.hosts} if config.audit else set())
     if not (config.exceptions or config.maintenance or requested):
         return tuple(found.values())
+    exceptions, maintenance = HostGlobs(config.exceptions), HostGlobs(config.maintenance)
     return tuple(
         replace(
             target,
-            exceptions=matching(config.exceptions, target.host, target.config.name),
-            maintenance=_maintenance(config, requested, (name, *target.renamed_from), target.host, target.config.name),
+            exceptions=exceptions.matching(target.host, target.config.name),
+            maintenance=maintenance.matching(target.host, target.config.name)
+            + _requested(requested, (name, *target.renamed_from)),
         )
         for name, target in found.items()
     )
 
 
-def _maintenance(
-    config: Config, requested: Mapping[str, MaintenanceWindow], names: Sequence[str], host: str, entry: str
-) -> tuple[MaintenanceWindow, ...]:
-    """Return the times of maintenance of a host, by its canonical names, its name and that of its entry."""
+def _requested(requested: Mapping[str, MaintenanceWindow], names: Sequence[str]) -> tuple[MaintenanceWindow, ...]:
+    """Return the maintenance that somebody asked for, of a host by its canonical names."""
     own = requested_of(requested, names)
-    return matching(config.maintenance, host, entry) + ((own,) if own else ())
+    return (own,) if own else ()
 
 
 def _renamed(hosts: Mapping[str, Target], audited: Collection[str]) -> dict[str, Target]:
@@ -200,11 +201,12 @@ def audited_hosts(
     if config.audit is None:
         return {}
     others = deadlines_of(config.deadlines, {})
+    accepted, maintenance = HostGlobs(config.accepted), HostGlobs(config.maintenance)
     found = {
         canonical(host): AuditedHost(
             host,
-            matching(config.accepted, host, host),
-            _maintenance(config, requested, (canonical(host),), host, host),
+            accepted.matching(host, host),
+            maintenance.matching(host, host) + _requested(requested, (canonical(host),)),
             deadlines=others,
         )
         for host in config.audit.hosts
@@ -214,7 +216,7 @@ def audited_hosts(
         if target.config.is_audited or name in found:
             found[name] = AuditedHost(
                 target.host,
-                matching(config.accepted, target.host, target.config.name),
+                accepted.matching(target.host, target.config.name),
                 owner=target.owner,
                 deadlines=target.deadlines,
                 renamed_from=target.renamed_from,
@@ -231,20 +233,49 @@ class _OfHosts(Protocol):
         ...
 
 
-def matching(exceptions: Sequence[E], host: str, entry: str) -> tuple[E, ...]:
-    """Return the exceptions one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under.
+class HostGlobs(Generic[E]):
+    """Exceptions, or times of maintenance, by the hosts that their globs match.
 
-    `entry` is the name of its entry in conf.yml.
+    A glob without * ? [ is looked up by its name: of thousands of hosts, each usually has exceptions of its own.
     """
-    return tuple(item for item in exceptions if matching_globs(item.hosts, host, entry)) if exceptions else ()
+
+    def __init__(self, exceptions: Sequence[E]) -> None:
+        self._exceptions = exceptions
+        self._by_name: dict[str, list[int]] = {}
+        self._patterns: list[tuple[Callable[[str], object], bool, int]] = []  # whether it is about CIDRs, and the place
+        for place, item in enumerate(exceptions):
+            for glob in item.hosts:
+                spelled = canonical_glob(glob)
+                if any(character in spelled for character in "*?["):
+                    self._patterns.append((re.compile(fnmatch.translate(spelled)).match, "/" in glob, place))
+                else:
+                    self._by_name.setdefault(spelled, []).append(place)
+
+    def matching(self, host: str, entry: str) -> tuple[E, ...]:
+        """Return those one of whose globs matches a host, or (a glob with a /) the CIDR that it stands under.
+
+        `entry` is the name of its entry in conf.yml.
+        """
+        if not self._exceptions:
+            return ()
+        hosts, entries = _spellings(host, entry)
+        found = {place for name in hosts | entries for place in self._by_name.get(name, ())}
+        for matches, is_of_cidrs, place in self._patterns:
+            if place not in found and any(map(matches, entries if is_of_cidrs else hosts)):
+                found.add(place)
+        return tuple(self._exceptions[place] for place in sorted(found))
 
 
 def matching_globs(globs: Sequence[str], host: str, entry: str) -> list[str]:
-    """Return the globs that match a host, or (one with a /) the CIDR that it stands under; see matching()."""
-    hosts = {host.lower(), canonical(host)}
-    entries = {entry.lower(), canonical(entry)} if "/" in entry else set()
+    """Return the globs that match a host, or (one with a /) the CIDR that it stands under; see HostGlobs.matching()."""
+    hosts, entries = _spellings(host, entry)
 
     def matches(glob: str) -> bool:
-        return any(fnmatchcase(name, canonical_glob(glob)) for name in (entries if "/" in glob else hosts))
+        return any(fnmatch.fnmatchcase(name, canonical_glob(glob)) for name in (entries if "/" in glob else hosts))
 
     return list(filter(matches, globs))
+
+
+def _spellings(host: str, entry: str) -> tuple[set[str], set[str]]:
+    """Return the names by which globs match a host, and those of the CIDR that it stands under."""
+    return {host.lower(), canonical(host)}, ({entry.lower(), canonical(entry)} if "/" in entry else set())

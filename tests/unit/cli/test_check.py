@@ -384,6 +384,26 @@ def test_deadlines_of_vulnerabilities_need_audits(configure: Configure, limit: s
     assert "no effect" not in call("check", "-c", configure({"127.0.0.1": []})).out
 
 
+def test_many_warnings_of_a_kind_are_the_first_ones_and_their_number(configure: Configure) -> None:
+    """So that the conclusion stays visible; --all shows every one."""
+    exceptions = [{"hosts": [f"gone{number}"], "ports": [22], "until": "9999-12-31"} for number in range(50)]
+    conf = configure({"127.0.0.1": []}, [22], exceptions=exceptions)
+    lines = call("check", "-c", conf).out.splitlines()
+    assert sum("matches no host" in line for line in lines) == 20
+    assert "warning: 30 others like the last one (--all shows them)" in lines
+    lines = call("check", "--all", "-c", conf).out.splitlines()
+    assert sum("matches no host" in line for line in lines) == 50
+
+
+def test_long_list_of_ports_is_cut(configure: Configure) -> None:
+    """It ends at a port, with the number of all; --all shows each one."""
+    conf = configure({"127.0.0.1": list(range(1, 60_000, 2))}, ["all"])
+    line = call("check", "-c", conf).out.splitlines()[0]
+    assert line.endswith(", … (30,000 in all; --all shows them)")
+    assert len(line) < 300
+    assert "59997, 59999" in call("check", "--all", "-c", conf).out
+
+
 def test_a_network_is_one_line(configure: Configure) -> None:
     """Each address of a CIDR is shown with --all only; an address with an entry of its own has its own line."""
     conf = configure({"10.0.0.0/16": [22], "10.0.0.5": [22, 80], "10.1.0.0/30": {"expect": [22], "allow": [80]}}, [22])

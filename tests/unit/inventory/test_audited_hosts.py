@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from portspec.config import AuditConfig, Config, HostConfig, Specification, VulnerabilityException
 from portspec.inventory import AuditedHost, audited_hosts, targets
-from portspec.inventory.targets import matching
+from portspec.inventory.targets import HostGlobs, matching_globs
 from portspec.ports import ALL_PORTS
 from tests.unit.factories import NOW
 
@@ -159,12 +161,41 @@ def test_network_is_matched_in_any_spelling(network: str, glob: str) -> None:
     """An exception names a CIDR as it stands in the file, or in another spelling of it."""
     item = accepted(glob)
     host = network.partition("/")[0]
-    assert matching([item], host, network) == (item,)
+    assert HostGlobs([item]).matching(host, network) == (item,)
 
 
 def test_glob_with_a_slash_matches_no_host_without_a_network() -> None:
     """A host with an entry of its own stands under no CIDR, whatever glob an exception has."""
-    assert matching([accepted("*/*"), accepted("192.0.2.0/24")], "192.0.2.1", "192.0.2.1") == ()
+    globs = HostGlobs([accepted("*/*"), accepted("192.0.2.0/24")])
+    assert globs.matching("192.0.2.1", "192.0.2.1") == ()
+
+
+NAMES = [
+    "web1",
+    "WEB1",
+    "web1.",
+    "web*",
+    "w?b1",
+    "[uvw]eb1",
+    "*",
+    "192.0.2.1",
+    "192.0.2.0/24",
+    "192.0.2.0/*",
+    "*/*",
+    "bücher",
+]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3), max_size=4),
+    st.sampled_from(["web1", "WEB1.", "web22", "BÜCHER", "192.0.2.1"]),
+)
+def test_hosts_have_the_exceptions_whose_globs_match(globs: list[list[str]], host: str) -> None:
+    """In the order of the file, each once, whether a glob is looked up or tried."""
+    exceptions = [replace(accepted("x"), hosts=tuple(some)) for some in globs]
+    entry = "192.0.2.0/24" if host == "192.0.2.1" else "web1"
+    expected = tuple(item for item in exceptions if matching_globs(item.hosts, host, entry))
+    assert HostGlobs(exceptions).matching(host, entry) == expected
 
 
 def test_audited_host_has_the_former_names_of_its_target() -> None:
