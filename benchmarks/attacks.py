@@ -267,7 +267,7 @@ async def pipelined(of: Attacker) -> None:
                 if pair:
                     pair[0]._transport.pause_reading()  # type: ignore[attr-defined] # noqa: SLF001 - a client that does not read
                     while of.is_on():
-                        async with asyncio.timeout(max(0.1, of._end - asyncio.get_running_loop().time())):  # noqa: SLF001
+                        async with asyncio.timeout(max(0.1, of._end - asyncio.get_running_loop().time())):  # noqa: SLF001 - as above
                             await of.send(pair[1], burst)
                         of.requests += 400
 
